@@ -1,0 +1,83 @@
+# nodeseal: every target installs what it needs (Debian packages and a virtual environment), then does its work.
+#
+# The virtual environment is made by Debian's /usr/bin/python3, because bcc comes from apt for that interpreter only;
+# --system-site-packages lets the environment see it. Another python3 that stands first in PATH is never used.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON := /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+BUILD := build
+
+APT_RUN := python3 python3-venv python3-dev python3-bpfcc linux-libc-dev gcc pkg-config libssl-dev libnghttp2-dev \
+           iproute2 tcpdump curl
+APT_TEST := $(APT_RUN) procps
+APT_LINT := $(APT_RUN)
+
+C_SOURCES := $(wildcard cext/src/*.c cext/src/*.h cext/include/*.h)
+
+.PHONY: help demo test lint format clean install
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# A stamp file per package list: apt is asked only when a package is missing, so that a prepared machine works offline.
+define apt_install
+	@missing=""; for p in $(1); do dpkg-query -W -f='$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then \
+	  [ "$$(id -u)" = 0 ] || { echo "make: these Debian packages are missing:$$missing. Install them, or run make as root." >&2; exit 1; }; \
+	  echo "apt-get install$$missing"; \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get update -q >/dev/null && apt-get install -q -y --no-install-recommends $$missing >/dev/null; \
+	fi
+endef
+
+$(VENV)/bin/python:
+	$(call apt_install,$(APT_RUN))
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml cext/build_core.py $(C_SOURCES)
+	$(call apt_install,$(APT_RUN))
+	$(BIN)/pip install -q -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(call apt_install,$(APT_TEST))
+	$(BIN)/pip install -q -e '.[test]'
+	@touch $@
+
+$(VENV)/.installed-lint: $(VENV)/.installed
+	$(call apt_install,$(APT_LINT))
+	$(BIN)/pip install -q -e '.[lint,test]'
+	@touch $@
+
+install: $(VENV)/.installed ## a virtual environment with the nodeseal command in .venv/bin
+
+demo: $(VENV)/.installed ## the main job, shown with real processes and packets (root, under a minute)
+	$(BIN)/nodeseal lab demo
+
+test: $(VENV)/.installed-test ## all tests (root for the network namespace tests)
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-format, compiler warnings as errors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run -Werror $(wildcard cext/src/*.[ch] cext/include/*.h tests/cext/*.c bpf/*.[ch])
+	@mkdir -p $(BUILD)/lint
+	for f in $(wildcard cext/src/*.c); do \
+	  gcc -std=gnu11 -Wall -Wextra -Wconversion -Wshadow -Werror -O2 -Icext/include -c $$f -o $(BUILD)/lint/$$(basename $$f .c).o; done
+
+format: $(VENV)/.installed-lint ## rewrite the sources in the project's format
+	$(BIN)/ruff check --fix-only -q .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(wildcard cext/src/*.[ch] cext/include/*.h tests/cext/*.c bpf/*.[ch])
+
+clean: ## everything that make made
+	rm -rf $(VENV) $(BUILD) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf agent/nodeseal.egg-info agent/nodeseal/*.so

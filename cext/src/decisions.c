@@ -1,0 +1,236 @@
+/* decisions.c: see decisions.h. */
+#include "decisions.h"
+
+#include <string.h>
+
+struct entry {
+    struct entry *next;          /* in its bucket */
+    struct link order;           /* in `answered` or `pending`, oldest first */
+    struct ns_question question; /* the key; id is the last one asked under, 0 once answered */
+    struct decision *decision;   /* NULL while pending */
+    struct link waiters;         /* empty unless pending */
+};
+
+struct decisions {
+    struct entry *buckets[DECISIONS_BUCKETS];
+    struct link answered;
+    struct link pending;
+    size_t count; /* entries in both lists */
+    size_t pending_count;
+    uint64_t epoch;
+    uint64_t next_id; /* the worker's index in the top byte, so that an answer finds its worker */
+    uint64_t hits;
+    decision_ask *ask;
+    decision_ready *ready;
+    void *owner;
+};
+
+struct decision *decision_new(const struct ns_answer *answer)
+{
+    uint32_t count = answer->endpoint_count < NS_ENDPOINTS_MAX ? answer->endpoint_count : NS_ENDPOINTS_MAX;
+    struct decision *decision = ns_alloc(sizeof(*decision) + count * sizeof(decision->endpoints[0]));
+    decision->references = 1;
+    decision->epoch = answer->epoch;
+    decision->verdict = answer->verdict;
+    decision->endpoint_count = count;
+    memcpy(decision->reason, answer->reason, sizeof(decision->reason) - 1);
+    memcpy(decision->endpoints, answer->endpoints, count * sizeof(decision->endpoints[0]));
+    for (uint32_t i = 0; i < count; i++) {
+        decision->endpoints[i].identity[NS_IDENTITY_MAX - 1] = 0;
+        decision->endpoints[i].reason[NS_REASON_MAX - 1] = 0;
+    }
+    return decision;
+}
+
+struct decision *decision_hold(struct decision *decision)
+{
+    decision->references++;
+    return decision;
+}
+
+void decision_release(struct decision *decision)
+{
+    if (decision != NULL && --decision->references == 0)
+        free(decision);
+}
+
+/* ---- keys ---- */
+
+static uint64_t mix(uint64_t hash, const void *bytes, size_t length)
+{
+    const uint8_t *at = bytes;
+    for (size_t i = 0; i < length; i++)
+        hash = (hash ^ at[i]) * 1099511628211u; /* FNV-1a */
+    return hash;
+}
+
+static size_t bucket_of(const struct ns_question *q)
+{
+    uint64_t hash = 14695981039346656037u;
+    hash = mix(hash, &q->workload, sizeof(q->workload));
+    hash = mix(hash, &q->kind, sizeof(q->kind));
+    hash = mix(hash, q->source.ip, sizeof(q->source.ip));
+    hash = mix(hash, q->destination.ip, sizeof(q->destination.ip));
+    hash = mix(hash, &q->destination.port, sizeof(q->destination.port));
+    hash = mix(hash, q->peer, strlen(q->peer));
+    return (size_t)(hash ^ (hash >> 32)) % DECISIONS_BUCKETS;
+}
+
+/* The source's port is no part of the key: no decision depends on it. */
+static int same_question(const struct ns_question *a, const struct ns_question *b)
+{
+    return a->workload == b->workload && a->kind == b->kind && a->established == b->established &&
+           memcmp(a->source.ip, b->source.ip, sizeof(a->source.ip)) == 0 &&
+           memcmp(a->destination.ip, b->destination.ip, sizeof(a->destination.ip)) == 0 &&
+           a->destination.port == b->destination.port && strcmp(a->peer, b->peer) == 0;
+}
+
+/* ---- entries ---- */
+
+static struct entry *entry_find(struct decisions *decisions, const struct ns_question *question)
+{
+    for (struct entry *entry = decisions->buckets[bucket_of(question)]; entry != NULL; entry = entry->next)
+        if (same_question(&entry->question, question))
+            return entry;
+    return NULL;
+}
+
+static void entry_free(struct decisions *decisions, struct entry *entry)
+{
+    struct entry **at = &decisions->buckets[bucket_of(&entry->question)];
+    while (*at != entry)
+        at = &(*at)->next;
+    *at = entry->next;
+    link_remove(&entry->order);
+    decision_release(entry->decision);
+    decisions->count--;
+    free(entry);
+}
+
+static struct entry *entry_new(struct decisions *decisions, const struct ns_question *question)
+{
+    if (decisions->count >= DECISIONS_MAX && !link_empty(&decisions->answered))
+        entry_free(decisions, container_of(decisions->answered.next, struct entry, order));
+    struct entry *entry = ns_alloc(sizeof(*entry));
+    size_t bucket = bucket_of(question);
+    entry->question = *question;
+    entry->next = decisions->buckets[bucket];
+    decisions->buckets[bucket] = entry;
+    link_init(&entry->order);
+    link_init(&entry->waiters);
+    decisions->count++;
+    return entry;
+}
+
+/* Sends the entry's question under a new id. 0, or -1. */
+static int entry_ask(struct decisions *decisions, struct entry *entry)
+{
+    entry->question.id = decisions->next_id++;
+    return decisions->ask(decisions->owner, &entry->question);
+}
+
+/* ---- the interface ---- */
+
+struct decisions *decisions_new(uint32_t worker_index, decision_ask *ask, decision_ready *ready, void *owner)
+{
+    struct decisions *decisions = ns_alloc(sizeof(*decisions));
+    link_init(&decisions->answered);
+    link_init(&decisions->pending);
+    decisions->next_id = ((uint64_t)worker_index << 56) + 1;
+    decisions->ask = ask;
+    decisions->ready = ready;
+    decisions->owner = owner;
+    return decisions;
+}
+
+void decisions_free(struct decisions *decisions)
+{
+    struct link *lists[] = {&decisions->answered, &decisions->pending};
+    for (int i = 0; i < 2; i++) {
+        while (!link_empty(lists[i])) {
+            struct entry *entry = container_of(lists[i]->next, struct entry, order);
+            while (!link_empty(&entry->waiters))
+                link_remove(entry->waiters.next);
+            entry_free(decisions, entry);
+        }
+    }
+    free(decisions);
+}
+
+struct decision *decisions_get(struct decisions *decisions, const struct ns_question *question,
+                               struct decision_waiter *waiter, int *waiting)
+{
+    *waiting = 0;
+    struct entry *entry = entry_find(decisions, question);
+    if (entry != NULL && entry->decision != NULL) {
+        if (entry->decision->epoch == decisions->epoch) {
+            decisions->hits++;
+            return entry->decision;
+        }
+        entry_free(decisions, entry);
+        entry = NULL;
+    }
+    if (entry == NULL) {
+        if (decisions->pending_count >= DECISIONS_PENDING_MAX)
+            return NULL;
+        entry = entry_new(decisions, question);
+        if (entry_ask(decisions, entry) != 0) {
+            entry_free(decisions, entry);
+            return NULL;
+        }
+        link_append(&decisions->pending, &entry->order);
+        decisions->pending_count++;
+    }
+    link_append(&entry->waiters, &waiter->link);
+    *waiting = 1;
+    return NULL;
+}
+
+void decision_waiter_cancel(struct decision_waiter *waiter)
+{
+    link_remove(&waiter->link);
+}
+
+void decisions_answer(struct decisions *decisions, const struct ns_answer *answer)
+{
+    struct entry *entry = NULL;
+    for (struct link *at = decisions->pending.next; at != &decisions->pending; at = at->next) {
+        struct entry *candidate = container_of(at, struct entry, order);
+        if (candidate->question.id == answer->id) { /* answers come about in order: found near the front */
+            entry = candidate;
+            break;
+        }
+    }
+    if (entry == NULL)
+        return;
+    if (answer->epoch < decisions->epoch && entry_ask(decisions, entry) == 0)
+        return;
+
+    link_remove(&entry->order);
+    decisions->pending_count--;
+    entry->question.id = 0;
+    entry->decision = decision_new(answer);
+    link_append(&decisions->answered, &entry->order);
+
+    /* The callbacks may ask again and so change the tables: take what they need out first. */
+    struct decision *decision = decision_hold(entry->decision);
+    struct link waiters;
+    link_init(&waiters);
+    link_splice(&waiters, &entry->waiters);
+    while (!link_empty(&waiters)) {
+        struct decision_waiter *waiter = container_of(waiters.next, struct decision_waiter, link);
+        link_remove(&waiter->link);
+        decisions->ready(decisions->owner, waiter, decision);
+    }
+    decision_release(decision);
+}
+
+void decisions_epoch(struct decisions *decisions, uint64_t epoch)
+{
+    decisions->epoch = epoch;
+}
+
+uint64_t decisions_hits(const struct decisions *decisions)
+{
+    return decisions->hits;
+}

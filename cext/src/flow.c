@@ -1,0 +1,522 @@
+/*
+ * flow.c: see flow.h. From acceptance to the first byte, and the end; relay.c moves the bytes in between.
+ *
+ * The application on the near side of an outbound flow has a connected socket from the start: the kernel completed
+ * its handshake with us. Whatever goes wrong afterwards is told to it as a reset. Nothing is read from it before the
+ * far side is up, so nothing is lost when another endpoint or tunnel is tried, and a far side that never comes up gets
+ * not one byte.
+ */
+#include "flow.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "names.h"
+#include "relay.h"
+
+enum {
+    FLOW_MAGIC = 0x6e73666c,
+    ATTEMPTS_MAX = 3,       /* tunnels tried for one endpoint when they break before the stream was answered */
+    DEADLINE_SPARE_MS = 5000, /* a flow outlives the connection attempts it waits for */
+    REFUSED_STREAM = 7,     /* RFC 9113 section 7: the peer did not begin to process the stream */
+};
+
+static struct flow *flow_new(struct worker *worker, struct workload *workload, enum ns_direction direction)
+{
+    struct flow *flow = ns_alloc(sizeof(*flow));
+    flow->magic = FLOW_MAGIC;
+    flow->direction = direction;
+    flow->id = ((uint64_t)worker->index << 48) + worker->next_flow_id++;
+    flow->worker = worker;
+    flow->workload = workload;
+    link_init(&flow->tunnel_link);
+    link_init(&flow->busy_link);
+    link_init(&flow->waiting_link);
+    link_init(&flow->waiter.link);
+    flow->near.fd = -1;
+    flow->near.kind = POLL_NEAR;
+    flow->far.fd = -1;
+    flow->far.kind = POLL_FAR;
+    flow->accepted_ms = worker->now_ms;
+    flow->deadline_ms = worker->now_ms + worker->options->connect_timeout_ms + DEADLINE_SPARE_MS;
+    link_append(&workload->flows, &flow->link);
+    link_append(&worker->waiting_flows, &flow->waiting_link);
+    worker->live_flows++;
+    workload->stats.accepted++;
+    return flow;
+}
+
+void flow_free(struct flow *flow)
+{
+    NS_CHECK(flow, FLOW_MAGIC);
+    link_remove(&flow->link);
+    decision_release(flow->decision);
+    flow->magic = 0;
+    free(flow);
+}
+
+static void side_adopt(struct pollable *side, int fd)
+{
+    side->fd = fd;
+    side->readable = side->writable = side->ending = side->failed = 0;
+}
+
+/* ---- the end ---- */
+
+static void remember_closed(struct flow *flow, const char *reason)
+{
+    struct worker *worker = flow->worker;
+    if (worker->closed == NULL)
+        worker->closed = ns_alloc(CLOSED_KEPT * sizeof(worker->closed[0]));
+    struct ns_connection *slot = &worker->closed[worker->closed_next++ % CLOSED_KEPT];
+    flow_describe(flow, slot);
+    slot->state = NS_STATE_CLOSED;
+    slot->closed_ms = worker->now_ms;
+    if (reason != NULL && !(flow->state == FLOW_OPEN && !flow->mtls))
+        snprintf(slot->reason, sizeof(slot->reason), "%s", reason);
+}
+
+static void flow_leave_tunnel(struct flow *flow)
+{
+    struct tunnel *tunnel = flow->tunnel;
+    if (tunnel == NULL)
+        return;
+    if (flow->to_near.pending.length > 0)
+        h2_taken(tunnel->h2, flow->stream, flow->to_near.pending.length);
+    flow->tunnel = NULL;
+    link_remove(&flow->tunnel_link);
+    tunnel_flow_left(tunnel);
+}
+
+/* Ends the flow: sockets are closed by `close_side`, the rest is taken apart. */
+static void flow_close(struct flow *flow, const char *reason, void (*close_side)(int))
+{
+    struct worker *worker = flow->worker;
+    remember_closed(flow, reason);
+    if (flow->tunnel != NULL && flow->stream > 0) {
+        h2_stream_set(flow->tunnel->h2, flow->stream, NULL);
+        h2_reset(flow->tunnel->h2, flow->stream, H2_CANCEL);
+        tunnel_touch(flow->tunnel);
+    }
+    flow_leave_tunnel(flow);
+    flow->state = FLOW_CLOSED;
+    if (flow->near.fd >= 0)
+        close_side(flow->near.fd);
+    if (flow->far.fd >= 0)
+        close_side(flow->far.fd);
+    flow->near.fd = flow->far.fd = -1;
+    byte_queue_clear(&flow->to_near.pending, &worker->blocks);
+    byte_queue_clear(&flow->to_far.pending, &worker->blocks);
+    decision_waiter_cancel(&flow->waiter);
+    link_remove(&flow->busy_link);
+    link_remove(&flow->waiting_link);
+    link_remove(&flow->link);
+    link_append(&worker->dead_flows, &flow->link);
+    worker->live_flows--;
+}
+
+static void close_orderly(int fd)
+{
+    close(fd);
+}
+
+void flow_finish(struct flow *flow)
+{
+    flow_close(flow, NULL, close_orderly);
+}
+
+void flow_abort(struct flow *flow, const char *reason)
+{
+    NS_CHECK(flow, FLOW_MAGIC);
+    if (flow->state < FLOW_CLOSED)
+        flow_close(flow, reason, socket_abort);
+}
+
+void flow_fail(struct flow *flow, const char *reason)
+{
+    flow->workload->stats.failed++;
+    /* An inbound stream that was not answered yet gets an answer that says so. */
+    if (flow->direction == NS_INBOUND && flow->tunnel != NULL && flow->state < FLOW_OPEN) {
+        h2_stream_set(flow->tunnel->h2, flow->stream, NULL);
+        h2_respond(flow->tunnel->h2, flow->stream, 503);
+        tunnel_touch(flow->tunnel);
+        flow->stream = 0;
+    }
+    flow_abort(flow, reason);
+}
+
+/* ---- open ---- */
+
+static void flow_open(struct flow *flow)
+{
+    flow->state = FLOW_OPEN;
+    link_remove(&flow->waiting_link);
+    if (flow->mtls)
+        flow->workload->stats.tunnelled++;
+    else
+        flow->workload->stats.plaintext++;
+    flow_relay(flow);
+}
+
+static void flow_note_tls(struct flow *flow)
+{
+    memcpy(flow->peer, flow->tunnel->tls.peer, sizeof(flow->peer));
+    tls_describe(&flow->tunnel->tls, flow->tls, sizeof(flow->tls));
+}
+
+/* ---- outbound: towards an endpoint ---- */
+
+static int endpoint_begin(struct flow *flow, const struct ns_endpoint *endpoint)
+{
+    struct worker *worker = flow->worker;
+    flow->endpoint = endpoint->address;
+    flow->mtls = endpoint->tunnel != 0;
+    if (flow->mtls) {
+        struct tunnel *tunnel = tunnel_to(worker, flow->workload, &endpoint->address, endpoint->identity);
+        if (tunnel == NULL)
+            return -1;
+        flow->stream = h2_connect(tunnel->h2, &endpoint->address, &flow->source, flow);
+        if (flow->stream < 0)
+            return -1;
+        flow->tunnel = tunnel;
+        link_append(&tunnel->flows, &flow->tunnel_link);
+        tunnel_touch(tunnel);
+        return 0;
+    }
+    snprintf(flow->reason, sizeof(flow->reason), "%s", endpoint->reason);
+    int fd = socket_connect(&flow->workload->netns, &endpoint->address, NULL, NS_MARK_CORE);
+    if (fd < 0)
+        return -1;
+    side_adopt(&flow->far, fd);
+    return worker_watch(worker, &flow->far);
+}
+
+/* Tries endpoints in turn, starting at the decision's next one, until one can be dialled. */
+static void flow_route(struct flow *flow, const char *failure)
+{
+    struct decision *decision = flow->decision;
+    uint32_t limit = decision->endpoint_count > ATTEMPTS_MAX ? decision->endpoint_count : ATTEMPTS_MAX;
+    flow->state = FLOW_CONNECTING;
+    while (flow->attempts < limit) {
+        uint32_t chosen = decision->next_endpoint++ % decision->endpoint_count;
+        flow->attempts++;
+        if (endpoint_begin(flow, &decision->endpoints[chosen]) == 0)
+            return;
+        if (flow->far.fd >= 0)
+            close(flow->far.fd);
+        flow->far.fd = -1;
+        failure = "the endpoint cannot be dialled";
+    }
+    flow_fail(flow, failure);
+}
+
+/* An attempt failed before a byte was relayed. `again`: the same endpoint may do on another tunnel. */
+static void flow_route_failed(struct flow *flow, int again, const char *reason)
+{
+    if (flow->far.fd >= 0)
+        close(flow->far.fd);
+    flow->far.fd = -1;
+    flow->stream = 0;
+    flow_leave_tunnel(flow);
+    if (again || flow->attempts < flow->decision->endpoint_count)
+        flow_route(flow, reason);
+    else
+        flow_fail(flow, reason);
+}
+
+/* ---- inbound: towards the application ---- */
+
+static void flow_dial_application(struct flow *flow)
+{
+    flow->state = FLOW_CONNECTING;
+    flow->endpoint = flow->destination;
+    int fd = socket_connect(&flow->workload->netns, &flow->destination, &flow->source, NS_MARK_TO_APP);
+    if (fd < 0) {
+        flow_fail(flow, "no socket to the application");
+        return;
+    }
+    side_adopt(&flow->near, fd);
+    if (worker_watch(flow->worker, &flow->near) != 0)
+        flow_fail(flow, "no socket to the application");
+}
+
+static void application_connected(struct flow *flow)
+{
+    if (flow->tunnel != NULL) {
+        h2_respond(flow->tunnel->h2, flow->stream, 200);
+        tunnel_touch(flow->tunnel);
+    }
+    flow_open(flow);
+}
+
+/* ---- decisions ---- */
+
+static void flow_question(const struct flow *flow, struct ns_question *question, int established)
+{
+    memset(question, 0, sizeof(*question));
+    question->workload = flow->workload->key;
+    question->destination = flow->destination;
+    question->established = established && !flow->mtls;
+    if (flow->direction == NS_OUTBOUND) {
+        question->kind = NS_ASK_OUTBOUND;
+        question->source = flow->workload->address;
+    } else {
+        question->kind = flow->mtls ? NS_ASK_INBOUND_TUNNEL : NS_ASK_INBOUND_PLAINTEXT;
+        question->source = flow->source;
+        if (flow->mtls)
+            memcpy(question->peer, flow->peer, sizeof(question->peer));
+    }
+    question->source.port = 0;
+}
+
+static void flow_refuse(struct flow *flow, const struct decision *decision)
+{
+    flow->workload->stats.refused++;
+    if (flow->direction == NS_INBOUND && flow->tunnel != NULL && flow->state < FLOW_OPEN) {
+        h2_stream_set(flow->tunnel->h2, flow->stream, NULL);
+        h2_respond(flow->tunnel->h2, flow->stream, decision->verdict == NS_REFUSE ? 401 : 503);
+        tunnel_touch(flow->tunnel);
+        flow->stream = 0;
+    }
+    flow_abort(flow, decision->reason);
+}
+
+/* A live flow was asked about again. Only a refusal changes anything. */
+static void flow_rechecked(struct flow *flow, const struct decision *decision)
+{
+    if (decision->verdict == NS_REFUSE)
+        flow_refuse(flow, decision);
+    else if (decision->verdict == NS_ALLOW && !flow->mtls && flow->state == FLOW_OPEN)
+        snprintf(flow->reason, sizeof(flow->reason), "%s",
+                 flow->direction == NS_INBOUND      ? decision->reason
+                 : decision->endpoint_count > 0 ? decision->endpoints[0].reason
+                                                    : flow->reason);
+}
+
+void flow_decided(struct flow *flow, struct decision *decision)
+{
+    NS_CHECK(flow, FLOW_MAGIC);
+    if (flow->state != FLOW_DECIDING) {
+        flow_rechecked(flow, decision);
+        return;
+    }
+    flow->decision = decision_hold(decision);
+    if (decision->verdict != NS_ALLOW) {
+        flow_refuse(flow, decision);
+    } else if (flow->direction == NS_INBOUND) {
+        snprintf(flow->reason, sizeof(flow->reason), "%s", flow->mtls ? "" : decision->reason);
+        flow_dial_application(flow);
+    } else if (decision->endpoint_count == 0) {
+        flow_fail(flow, "the answer names no endpoint");
+    } else {
+        flow_route(flow, "no endpoint can be reached");
+    }
+}
+
+static void flow_ask(struct flow *flow, int established)
+{
+    struct ns_question question;
+    int waiting;
+    flow_question(flow, &question, established);
+    struct decision *decision = decisions_get(flow->worker->decisions, &question, &flow->waiter, &waiting);
+    if (decision != NULL)
+        flow_decided(flow, decision);
+    else if (!waiting && flow->state == FLOW_DECIDING)
+        flow_fail(flow, "too many flows wait for a decision");
+    else if (!waiting)
+        flow->worker->recheck_missed = 1; /* a live flow is asked about again at the next tick */
+}
+
+void flow_recheck(struct flow *flow)
+{
+    NS_CHECK(flow, FLOW_MAGIC);
+    if (flow->state >= FLOW_CONNECTING && flow->state < FLOW_CLOSED && link_empty(&flow->waiter.link))
+        flow_ask(flow, flow->state == FLOW_OPEN);
+}
+
+/* ---- acceptance ---- */
+
+void flow_accept(struct listener *listener, struct worker *worker, int fd)
+{
+    enum ns_direction direction = listener->role == NS_LISTEN_OUTBOUND ? NS_OUTBOUND : NS_INBOUND;
+    struct flow *flow = flow_new(worker, listener->workload, direction);
+    struct pollable *side = direction == NS_OUTBOUND ? &flow->near : &flow->far;
+    side_adopt(side, fd);
+    socket_tune(fd);
+    if (socket_peer_address(fd, &flow->source) != 0 || socket_local_address(fd, &flow->destination) != 0 ||
+        worker_watch(worker, side) != 0) {
+        flow_fail(flow, "the connection could not be set up");
+        return;
+    }
+    flow->endpoint = flow->destination;
+    flow_ask(flow, 0);
+}
+
+/* ---- a tunnel's streams (inside h2_feed and h2_produce) ---- */
+
+static void on_request(void *owner, int32_t id, const struct ns_address *authority, const struct ns_address *client)
+{
+    struct tunnel *tunnel = owner;
+    if (!address_same_ip(authority, &tunnel->local)) {
+        h2_respond(tunnel->h2, id, 400);
+        return;
+    }
+    struct flow *flow = flow_new(tunnel->worker, tunnel->workload, NS_INBOUND);
+    flow->tunnel = tunnel;
+    flow->stream = id;
+    flow->mtls = 1;
+    link_append(&tunnel->flows, &flow->tunnel_link);
+    h2_stream_set(tunnel->h2, id, flow);
+    flow->source = tunnel->peer;
+    /* The port is told by the peer; the address is the one that the connection came from. */
+    flow->source.port = address_same_ip(client, &tunnel->peer) ? client->port : 0;
+    flow->destination = *authority;
+    flow->endpoint = *authority;
+    flow_note_tls(flow);
+    flow_ask(flow, 0);
+}
+
+static void on_response(void *owner, void *stream, int status)
+{
+    (void)owner;
+    struct flow *flow = stream;
+    NS_CHECK(flow, FLOW_MAGIC);
+    if (flow->state != FLOW_CONNECTING || status < 200)
+        return;
+    if (status == 200) {
+        flow_note_tls(flow);
+        flow_open(flow);
+        return;
+    }
+    h2_stream_set(flow->tunnel->h2, flow->stream, NULL);
+    h2_reset(flow->tunnel->h2, flow->stream, H2_CANCEL);
+    flow_note_tls(flow);
+    flow_route_failed(flow, 0,
+                      status == 401   ? "the peer's policy denied it"
+                      : status == 503 ? "the peer could not reach the application"
+                                      : "the peer refused the request");
+}
+
+static void on_closed(void *owner, void *stream, uint32_t code)
+{
+    (void)owner;
+    struct flow *flow = stream;
+    NS_CHECK(flow, FLOW_MAGIC);
+    flow->stream = 0;
+    if (flow->state == FLOW_CONNECTING && flow->direction == NS_OUTBOUND) {
+        flow_route_failed(flow, code == REFUSED_STREAM, "the peer reset the request");
+        return;
+    }
+    flow_leave_tunnel(flow);
+    if (code == H2_NO_ERROR && flow->to_far.state == HALF_ENDED && flow->to_near.state >= HALF_ENDING)
+        flow_relay(flow); /* finishes once the application has taken what is pending */
+    else
+        flow_abort(flow, flow->near.failed ? "the application reset the connection" : "the peer reset the stream");
+}
+
+void flow_tunnel_lost(struct flow *flow, const char *reason)
+{
+    NS_CHECK(flow, FLOW_MAGIC);
+    flow->stream = 0;
+    if (flow->state == FLOW_CONNECTING && flow->direction == NS_OUTBOUND) {
+        /* A pooled tunnel may have died unnoticed: then a fresh one is tried. One that never opened is told. */
+        int again = flow->tunnel->tls.peer[0] != 0 && flow->tunnel->tls.error[0] == 0;
+        flow_route_failed(flow, again, reason);
+        return;
+    }
+    flow_leave_tunnel(flow);
+    flow_abort(flow, reason);
+}
+
+static void on_goaway(void *owner)
+{
+    tunnel_retire(owner);
+}
+
+static void on_pong(void *owner)
+{
+    struct tunnel *tunnel = owner;
+    tunnel->ping_ms = 0;
+}
+
+const struct h2_events FLOW_EVENTS = {
+    .request = on_request,
+    .response = on_response,
+    .data = relay_stream_data,
+    .end = relay_stream_end,
+    .closed = on_closed,
+    .source = relay_stream_source,
+    .goaway = on_goaway,
+    .pong = on_pong,
+};
+
+/* ---- events ---- */
+
+static void side_connected(struct flow *flow, struct pollable *side)
+{
+    int error = socket_error(side->fd);
+    if (error == 0) {
+        side->writable = 1;
+        if (side == &flow->near)
+            application_connected(flow);
+        else
+            flow_open(flow);
+    } else if (flow->direction == NS_OUTBOUND) {
+        flow_route_failed(flow, 0, error == ECONNREFUSED ? "the endpoint refused" : "the endpoint cannot be reached");
+    } else {
+        flow_fail(flow, error == ECONNREFUSED ? "the application refused" : "the application cannot be reached");
+    }
+}
+
+void flow_event(struct flow *flow, struct pollable *side, uint32_t events)
+{
+    NS_CHECK(flow, FLOW_MAGIC);
+    int dialled = side == (flow->direction == NS_OUTBOUND ? &flow->far : &flow->near);
+    if (flow->state == FLOW_CONNECTING && dialled) {
+        if (events & (EPOLLOUT | EPOLLERR | EPOLLHUP))
+            side_connected(flow, side);
+        return;
+    }
+    if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+        side->ending = 1;
+    if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+        side->readable = 1;
+    if (events & EPOLLOUT)
+        side->writable = 1;
+    if (events & EPOLLERR) {
+        int error = socket_error(side->fd);
+        side->failed = error != 0 ? error : ECONNRESET;
+    }
+    if (flow->state == FLOW_OPEN)
+        flow_relay(flow);
+    else if (side->failed)
+        flow_abort(flow, "the client went away");
+}
+
+/* ---- what is shown ---- */
+
+void flow_describe(const struct flow *flow, struct ns_connection *out)
+{
+    memset(out, 0, sizeof(*out));
+    out->id = flow->id;
+    out->workload = flow->workload->key;
+    out->direction = flow->direction;
+    out->state = flow->state == FLOW_DECIDING     ? NS_STATE_DECIDING
+                 : flow->state == FLOW_CONNECTING ? NS_STATE_CONNECTING
+                                                  : NS_STATE_OPEN;
+    out->mtls = flow->mtls && flow->peer[0] != 0;
+    out->source = flow->source;
+    out->destination = flow->destination;
+    out->endpoint = flow->endpoint;
+    const struct half *sent = flow->direction == NS_OUTBOUND ? &flow->to_far : &flow->to_near;
+    const struct half *received = flow->direction == NS_OUTBOUND ? &flow->to_near : &flow->to_far;
+    out->bytes_sent = sent->bytes;
+    out->bytes_received = received->bytes;
+    out->age_ms = flow->worker->now_ms - flow->accepted_ms;
+    memcpy(out->peer, flow->peer, sizeof(out->peer));
+    memcpy(out->tls, flow->tls, sizeof(out->tls));
+    memcpy(out->reason, flow->reason, sizeof(out->reason));
+}

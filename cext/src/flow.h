@@ -1,0 +1,84 @@
+/*
+ * flow.h: one application connection on its way through the core.
+ *
+ * `near` is the socket towards the workload's application: accepted from it (outbound) or connected to it (inbound).
+ * The far side is either a socket (plaintext) or a stream of a tunnel (mutual TLS).
+ *
+ *   outbound: application -> near | far -> endpoint, or tunnel to its node
+ *   inbound:  client -> far, or tunnel | near -> application
+ */
+#ifndef NS_FLOW_H
+#define NS_FLOW_H
+
+#include "tunnel.h"
+
+/* Ordered; a flow that is retried goes back from CONNECTING to DECIDING's end, never further. */
+enum flow_state {
+    FLOW_DECIDING = 0,   /* waits for an answer */
+    FLOW_CONNECTING = 1, /* outbound: to the endpoint; inbound: to the application */
+    FLOW_OPEN = 2,       /* bytes move */
+    FLOW_CLOSED = 3,     /* in the graveyard */
+};
+
+/* One direction of a flow. */
+enum half_state {
+    HALF_OPEN = 0,
+    HALF_ENDING = 1, /* its reader saw the end; bytes may still be pending */
+    HALF_ENDED = 2,  /* the end was passed on */
+};
+
+struct half {
+    enum half_state state;
+    struct byte_queue pending; /* read, counted, not yet written */
+    uint64_t bytes;            /* read so far */
+};
+
+struct flow {
+    uint32_t magic;
+    enum flow_state state;
+    enum ns_direction direction;
+    uint64_t id;
+    struct worker *worker;
+    struct workload *workload;
+    struct link link;         /* in its workload's flows; the graveyard once closed */
+    struct link tunnel_link;  /* in its tunnel's flows */
+    struct link busy_link;    /* in worker->busy_flows */
+    struct link waiting_link; /* in worker->waiting_flows until OPEN */
+    struct decision_waiter waiter;
+    struct decision *decision; /* held; NULL until answered */
+    uint32_t attempts;         /* endpoints or tunnels tried */
+    struct pollable near;
+    struct pollable far;   /* fd -1 when the far side is a tunnel */
+    struct tunnel *tunnel; /* NULL when plaintext, or when the stream has ended and only `to_near` is left to write */
+    int32_t stream;
+    struct half to_far;
+    struct half to_near;
+    struct ns_address source;
+    struct ns_address destination;
+    struct ns_address endpoint;
+    uint64_t accepted_ms;
+    uint64_t deadline_ms; /* until OPEN */
+    int mtls;
+    char reason[NS_REASON_MAX]; /* plaintext: why */
+    char peer[NS_IDENTITY_MAX]; /* mtls: survives the tunnel, for the list of connections */
+    char tls[64];
+};
+
+extern const struct h2_events FLOW_EVENTS; /* owner: the tunnel; stream: the flow */
+
+void flow_accept(struct listener *listener, struct worker *worker, int fd);
+void flow_event(struct flow *flow, struct pollable *side, uint32_t events);
+/* Moves bytes as far as they go now. */
+void flow_relay(struct flow *flow);
+/* The decision that the flow waited for. */
+void flow_decided(struct flow *flow, struct decision *decision);
+/* A new epoch: asks again whether a live flow is allowed. */
+void flow_recheck(struct flow *flow);
+void flow_tunnel_lost(struct flow *flow, const char *reason);
+/* Ends it with a reset; flow_fail also counts it, and answers an inbound stream that was not answered yet. */
+void flow_abort(struct flow *flow, const char *reason);
+void flow_fail(struct flow *flow, const char *reason);
+void flow_describe(const struct flow *flow, struct ns_connection *out);
+void flow_free(struct flow *flow);
+
+#endif

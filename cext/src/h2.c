@@ -1,0 +1,467 @@
+/*
+ * h2.c: see h2.h.
+ *
+ * The part that needs care is h2_produce. nghttp2_session_mem_send returns the bytes of one frame at a time, except
+ * for DATA frames: for those it calls source_read (how many bytes, and place them) and then send_data (write the
+ * header). Between those two calls nghttp2 writes nothing else, so source_read may put the bytes where they will be
+ * sent from: 9 bytes behind the end of what has been produced. If the buffer is too full for a frame worth sending,
+ * source_read defers the stream and puts it on the `starved` list; the next h2_produce resumes it.
+ */
+#include "h2.h"
+
+#include <nghttp2/nghttp2.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "link.h"
+#include "names.h"
+
+enum {
+    FRAME_HEADER = 9,
+    WORTHWHILE = 4096,     /* less room than this in the buffer: wait for the next one */
+    HEADER_BYTES_MAX = 65536, /* of one request; ztunnel's server limit */
+    STARVED_MAX = 64,      /* streams remembered for resuming; more than can fill one buffer */
+    H2_MAGIC = 0x6e736832,
+};
+
+struct h2 {
+    uint32_t magic;
+    int server;
+    nghttp2_session *session;
+    const struct h2_events *events;
+    void *owner;
+
+    /* Valid during h2_produce only. */
+    uint8_t *out;
+    size_t out_length;
+    size_t out_capacity;
+    int starved_count;
+    int32_t starved[STARVED_MAX]; /* streams deferred for lack of room in the buffer */
+
+    size_t open_streams; /* client: opened by us and not closed */
+    int goaway_seen;     /* the peer refuses new streams */
+    int goaway_sent;
+    size_t held;      /* bytes delivered and not taken, all streams */
+    size_t withheld;  /* connection window credit not given back, <= held */
+
+    /* The request whose headers are arriving; HTTP/2 never interleaves two. */
+    int32_t request_id; /* 0: none */
+    int request_bad;
+    int request_is_connect;
+    int request_has_authority;
+    size_t request_bytes;
+    struct ns_address request_authority;
+    struct ns_address request_client; /* all zero unless a forwarded header could be read */
+    int response_status; /* of the response whose headers are arriving */
+};
+
+static void *stream_of(const struct h2 *h2, int32_t id)
+{
+    return nghttp2_session_get_stream_user_data(h2->session, id);
+}
+
+/* ---- receiving ---- */
+
+static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *user)
+{
+    (void)session;
+    struct h2 *h2 = user;
+    h2->request_id = frame->hd.stream_id;
+    h2->request_bad = 0;
+    h2->request_is_connect = 0;
+    h2->request_has_authority = 0;
+    h2->request_bytes = 0;
+    memset(&h2->request_client, 0, sizeof(h2->request_client));
+    h2->response_status = 0;
+    return 0;
+}
+
+static int equals(const uint8_t *text, size_t length, const char *literal)
+{
+    return length == strlen(literal) && memcmp(text, literal, length) == 0;
+}
+
+/* Reads the address of a header `forwarded: for="10.0.0.1:80"` (RFC 7239); anything else leaves `client` as it is. */
+static void read_forwarded(const uint8_t *value, size_t length, struct ns_address *client)
+{
+    static const char PREFIX[] = "for=\"";
+    size_t prefix = sizeof(PREFIX) - 1;
+    if (length <= prefix || memcmp(value, PREFIX, prefix) != 0)
+        return;
+    const uint8_t *end = memchr(value + prefix, '"', length - prefix);
+    if (end != NULL)
+        (void)authority_parse((const char *)value + prefix, (size_t)(end - value) - prefix, client);
+}
+
+static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name,
+                     size_t name_length, const uint8_t *value, size_t value_length, uint8_t flags, void *user)
+{
+    (void)session;
+    (void)flags;
+    struct h2 *h2 = user;
+    if (frame->hd.type != NGHTTP2_HEADERS)
+        return 0;
+    h2->request_bytes += name_length + value_length + 32; /* as SETTINGS_MAX_HEADER_LIST_SIZE counts */
+    if (h2->request_bytes > HEADER_BYTES_MAX)
+        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+    if (equals(name, name_length, ":method"))
+        h2->request_is_connect = equals(value, value_length, "CONNECT");
+    else if (equals(name, name_length, ":authority"))
+        h2->request_has_authority =
+            authority_parse((const char *)value, value_length, &h2->request_authority) == 0;
+    else if (equals(name, name_length, ":protocol"))
+        h2->request_bad = 1; /* extended CONNECT is not a tunnel */
+    else if (equals(name, name_length, "forwarded"))
+        read_forwarded(value, value_length, &h2->request_client);
+    else if (equals(name, name_length, ":status") && value_length == 3)
+        h2->response_status = (value[0] - '0') * 100 + (value[1] - '0') * 10 + (value[2] - '0');
+    return 0;
+}
+
+static void request_complete(struct h2 *h2, const nghttp2_frame *frame)
+{
+    int32_t id = frame->hd.stream_id;
+    if (h2->request_bad || !h2->request_is_connect || !h2->request_has_authority) {
+        h2_respond(h2, id, 400);
+        return;
+    }
+    h2->events->request(h2->owner, id, &h2->request_authority, &h2->request_client);
+}
+
+static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, void *user)
+{
+    struct h2 *h2 = user;
+    int32_t id = frame->hd.stream_id;
+    switch (frame->hd.type) {
+    case NGHTTP2_HEADERS:
+        if (h2->server && frame->headers.cat == NGHTTP2_HCAT_REQUEST) {
+            request_complete(h2, frame);
+        } else if (!h2->server && frame->headers.cat == NGHTTP2_HCAT_RESPONSE && stream_of(h2, id) != NULL) {
+            h2->events->response(h2->owner, stream_of(h2, id), h2->response_status);
+        } else if (!h2->server && frame->headers.cat == NGHTTP2_HCAT_HEADERS && h2->response_status >= 200 &&
+                   stream_of(h2, id) != NULL) {
+            /* the final response behind an interim one */
+            h2->events->response(h2->owner, stream_of(h2, id), h2->response_status);
+        }
+        break;
+    case NGHTTP2_PING:
+        if (frame->hd.flags & NGHTTP2_FLAG_ACK)
+            h2->events->pong(h2->owner);
+        break;
+    case NGHTTP2_GOAWAY:
+        h2->goaway_seen = 1;
+        h2->events->goaway(h2->owner);
+        break;
+    default:
+        break;
+    }
+    if ((frame->hd.type == NGHTTP2_HEADERS || frame->hd.type == NGHTTP2_DATA) &&
+        (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) && nghttp2_session_find_stream(session, id) != NULL &&
+        stream_of(h2, id) != NULL)
+        h2->events->end(h2->owner, stream_of(h2, id));
+    return 0;
+}
+
+static int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *bytes, size_t length,
+                         void *user)
+{
+    (void)flags;
+    struct h2 *h2 = user;
+    void *stream = stream_of(h2, id);
+    if (stream == NULL) {
+        /* Nobody wants these bytes (the stream was reset by us), but the connection's window must not leak. */
+        nghttp2_session_consume_connection(session, length);
+        nghttp2_session_consume_stream(session, id, length);
+        return 0;
+    }
+    if (h2->held < H2_HELD_MAX)
+        nghttp2_session_consume_connection(session, length);
+    else
+        h2->withheld += length;
+    h2->held += length;
+    h2->events->data(h2->owner, stream, bytes, length);
+    return 0;
+}
+
+static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t code, void *user)
+{
+    (void)session;
+    struct h2 *h2 = user;
+    void *stream = stream_of(h2, id);
+    if (!h2->server && h2->open_streams > 0)
+        h2->open_streams--;
+    if (stream != NULL) {
+        nghttp2_session_set_stream_user_data(h2->session, id, NULL);
+        h2->events->closed(h2->owner, stream, code);
+    }
+    return 0;
+}
+
+int h2_feed(struct h2 *h2, const uint8_t *bytes, size_t length)
+{
+    NS_CHECK(h2, H2_MAGIC);
+    ssize_t taken = nghttp2_session_mem_recv(h2->session, bytes, length);
+    if (taken != (ssize_t)length)
+        return -1;
+    /* nghttp2 answers some violations with a GOAWAY of its own and then wants neither to read nor to write. */
+    return nghttp2_session_want_read(h2->session) || nghttp2_session_want_write(h2->session) ? 0 : -1;
+}
+
+void h2_taken(struct h2 *h2, int32_t id, size_t length)
+{
+    h2->held -= length;
+    nghttp2_session_consume_stream(h2->session, id, length); /* a stream that is gone is no error here */
+    if (h2->withheld > 0 && h2->held < H2_HELD_MAX) {
+        nghttp2_session_consume_connection(h2->session, h2->withheld);
+        h2->withheld = 0;
+    }
+}
+
+/* ---- sending ---- */
+
+static ssize_t frame_length(nghttp2_session *session, uint8_t type, int32_t id, int32_t connection_window,
+                            int32_t stream_window, uint32_t peer_frame_max, void *user)
+{
+    (void)session;
+    (void)type;
+    (void)id;
+    (void)connection_window;
+    (void)stream_window;
+    (void)user;
+    return peer_frame_max < H2_FRAME_MAX ? (ssize_t)peer_frame_max : H2_FRAME_MAX;
+}
+
+static ssize_t source_read(nghttp2_session *session, int32_t id, uint8_t *unused, size_t length, uint32_t *flags,
+                           nghttp2_data_source *source, void *user)
+{
+    (void)session;
+    (void)unused;
+    (void)source;
+    struct h2 *h2 = user;
+    void *stream = stream_of(h2, id);
+    if (stream == NULL)
+        return NGHTTP2_ERR_DEFERRED;
+    size_t room = h2->out_capacity - h2->out_length;
+    if (room < FRAME_HEADER + WORTHWHILE) {
+        if (h2->starved_count < STARVED_MAX)
+            h2->starved[h2->starved_count++] = id;
+        else
+            return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+        return NGHTTP2_ERR_DEFERRED;
+    }
+    if (length > room - FRAME_HEADER)
+        length = room - FRAME_HEADER;
+    int end = 0;
+    ssize_t got = h2->events->source(h2->owner, stream, h2->out + h2->out_length + FRAME_HEADER, length, &end);
+    if (got == H2_SOURCE_LATER)
+        return NGHTTP2_ERR_DEFERRED;
+    if (got == H2_SOURCE_FAILED)
+        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+    *flags |= NGHTTP2_DATA_FLAG_NO_COPY;
+    if (end)
+        *flags |= NGHTTP2_DATA_FLAG_EOF;
+    return got;
+}
+
+static int send_data(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *header, size_t length,
+                     nghttp2_data_source *source, void *user)
+{
+    (void)session;
+    (void)frame;
+    (void)source;
+    struct h2 *h2 = user;
+    memcpy(h2->out + h2->out_length, header, FRAME_HEADER);
+    h2->out_length += FRAME_HEADER + length;
+    return 0;
+}
+
+int h2_wants_produce(const struct h2 *h2)
+{
+    return h2->starved_count > 0 || nghttp2_session_want_write(h2->session);
+}
+
+size_t h2_produce(struct h2 *h2, uint8_t *out, size_t capacity, int *more)
+{
+    NS_CHECK(h2, H2_MAGIC);
+    int32_t starved[STARVED_MAX];
+    int starved_count = h2->starved_count;
+    memcpy(starved, h2->starved, sizeof(starved[0]) * (size_t)starved_count);
+    h2->starved_count = 0;
+    for (int i = 0; i < starved_count; i++)
+        nghttp2_session_resume_data(h2->session, starved[i]);
+
+    h2->out = out;
+    h2->out_length = 0;
+    h2->out_capacity = capacity;
+    *more = 0;
+    /* A control frame is at most 16 KiB plus its header (HEADERS with all they may hold): stop while one fits. */
+    while (capacity - h2->out_length > 16384 + FRAME_HEADER) {
+        const uint8_t *frame;
+        ssize_t length = nghttp2_session_mem_send(h2->session, &frame);
+        if (length < 0) {
+            h2->out = NULL;
+            return (size_t)-1;
+        }
+        if (length == 0)
+            break;
+        memcpy(h2->out + h2->out_length, frame, (size_t)length);
+        h2->out_length += (size_t)length;
+    }
+    *more = h2->starved_count > 0 || capacity - h2->out_length <= 16384 + FRAME_HEADER;
+    h2->out = NULL;
+    return h2->out_length;
+}
+
+/* ---- streams ---- */
+
+static nghttp2_nv header(const char *name, const char *value, size_t value_length)
+{
+    nghttp2_nv nv = {(uint8_t *)name, (uint8_t *)value, strlen(name), value_length, NGHTTP2_NV_FLAG_NONE};
+    return nv;
+}
+
+int32_t h2_connect(struct h2 *h2, const struct ns_address *authority, const struct ns_address *client, void *stream)
+{
+    NS_CHECK(h2, H2_MAGIC);
+    char target[AUTHORITY_MAX];
+    char source[AUTHORITY_MAX];
+    char forwarded[AUTHORITY_MAX + 8];
+    size_t target_length = authority_format(authority, target);
+    authority_format(client, source);
+    int forwarded_length = snprintf(forwarded, sizeof(forwarded), "for=\"%s\"", source);
+    nghttp2_nv headers[] = {
+        header(":method", "CONNECT", 7),
+        header(":authority", target, target_length),
+        header("forwarded", forwarded, (size_t)forwarded_length),
+    };
+    nghttp2_data_provider provider = {.read_callback = source_read};
+    int32_t id = nghttp2_submit_request(h2->session, NULL, headers, 3, &provider, stream);
+    if (id < 0)
+        return -1;
+    h2->open_streams++;
+    return id;
+}
+
+size_t h2_room(const struct h2 *h2)
+{
+    if (h2->goaway_seen || h2->goaway_sent)
+        return 0;
+    if (nghttp2_session_get_next_stream_id(h2->session) > (1u << 30))
+        return 0;
+    uint32_t peer = nghttp2_session_get_remote_settings(h2->session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
+    size_t limit = peer < H2_STREAMS_PER_TUNNEL ? peer : H2_STREAMS_PER_TUNNEL;
+    return h2->open_streams < limit ? limit - h2->open_streams : 0;
+}
+
+void h2_stream_set(struct h2 *h2, int32_t id, void *stream)
+{
+    nghttp2_session_set_stream_user_data(h2->session, id, stream);
+}
+
+void h2_respond(struct h2 *h2, int32_t id, int status)
+{
+    NS_CHECK(h2, H2_MAGIC);
+    char text[16];
+    int length = snprintf(text, sizeof(text), "%d", status);
+    nghttp2_nv headers[] = {header(":status", text, (size_t)length)};
+    nghttp2_data_provider provider = {.read_callback = source_read};
+    nghttp2_submit_response(h2->session, id, headers, 1, status == 200 ? &provider : NULL);
+    if (status != 200)
+        /* The answer ends our side; this ends the client's (RFC 9113 section 8.1). */
+        nghttp2_submit_rst_stream(h2->session, NGHTTP2_FLAG_NONE, id, NGHTTP2_NO_ERROR);
+}
+
+void h2_resume(struct h2 *h2, int32_t id)
+{
+    nghttp2_session_resume_data(h2->session, id); /* fails when the stream is not deferred: nothing to do then */
+}
+
+void h2_reset(struct h2 *h2, int32_t id, uint32_t code)
+{
+    nghttp2_submit_rst_stream(h2->session, NGHTTP2_FLAG_NONE, id, code);
+}
+
+int h2_stream_blocked(struct h2 *h2, int32_t id)
+{
+    return nghttp2_session_get_stream_remote_window_size(h2->session, id) <= 0 ||
+           nghttp2_session_get_remote_window_size(h2->session) <= 0;
+}
+
+void h2_ping(struct h2 *h2)
+{
+    nghttp2_submit_ping(h2->session, NGHTTP2_FLAG_NONE, NULL);
+}
+
+void h2_goaway(struct h2 *h2)
+{
+    if (h2->goaway_sent)
+        return;
+    h2->goaway_sent = 1;
+    nghttp2_submit_goaway(h2->session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(h2->session),
+                          NGHTTP2_NO_ERROR, NULL, 0);
+}
+
+/* ---- life ---- */
+
+static nghttp2_session *session_new(struct h2 *h2)
+{
+    nghttp2_session *session = NULL;
+    nghttp2_session_callbacks *callbacks;
+    nghttp2_option *option;
+    if (nghttp2_session_callbacks_new(&callbacks) != 0)
+        return NULL;
+    if (nghttp2_option_new(&option) != 0) {
+        nghttp2_session_callbacks_del(callbacks);
+        return NULL;
+    }
+    nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers);
+    nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header);
+    nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame_recv);
+    nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data_chunk);
+    nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);
+    nghttp2_session_callbacks_set_send_data_callback(callbacks, send_data);
+    nghttp2_session_callbacks_set_data_source_read_length_callback(callbacks, frame_length);
+    nghttp2_option_set_no_auto_window_update(option, 1);
+    nghttp2_option_set_no_closed_streams(option, 1);
+    int failed = h2->server ? nghttp2_session_server_new2(&session, callbacks, h2, option)
+                            : nghttp2_session_client_new2(&session, callbacks, h2, option);
+    nghttp2_option_del(option);
+    nghttp2_session_callbacks_del(callbacks);
+    return failed ? NULL : session;
+}
+
+struct h2 *h2_new(int server, const struct h2_events *events, void *owner)
+{
+    struct h2 *h2 = ns_alloc(sizeof(*h2));
+    h2->magic = H2_MAGIC;
+    h2->server = server;
+    h2->events = events;
+    h2->owner = owner;
+    h2->session = session_new(h2);
+    if (h2->session == NULL) {
+        fprintf(stderr, "nodeseal core: out of memory (HTTP/2 session)\n");
+        abort();
+    }
+    nghttp2_settings_entry settings[] = {
+        {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, H2_STREAM_WINDOW},
+        {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, H2_FRAME_MAX},
+        {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, server ? HEADER_BYTES_MAX : 16384},
+        {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, server ? H2_STREAMS_ACCEPTED : 0},
+        {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
+    };
+    size_t count = sizeof(settings) / sizeof(settings[0]) - (server ? 1 : 0); /* push is the client's to refuse */
+    nghttp2_submit_settings(h2->session, NGHTTP2_FLAG_NONE, settings, count);
+    nghttp2_session_set_local_window_size(h2->session, NGHTTP2_FLAG_NONE, 0, H2_CONNECTION_WINDOW);
+    return h2;
+}
+
+void h2_free(struct h2 *h2)
+{
+    if (h2 == NULL)
+        return;
+    NS_CHECK(h2, H2_MAGIC);
+    h2->magic = 0;
+    nghttp2_session_del(h2->session);
+    free(h2);
+}

@@ -1,0 +1,139 @@
+/* names.c: see names.h. */
+#include "names.h"
+
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <string.h>
+
+static const uint8_t V4_MAPPED[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+
+static int is_lower_or_digit(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
+}
+
+/* Length of the path segment at text, 0 if it is not an allowed one. */
+static size_t segment_length(const char *text, size_t length)
+{
+    size_t n = 0;
+    while (n < length && text[n] != '/') {
+        char c = text[n];
+        if (!is_lower_or_digit(c) && !(c >= 'A' && c <= 'Z') && c != '.' && c != '-' && c != '_')
+            return 0;
+        n++;
+    }
+    if ((n == 1 && text[0] == '.') || (n == 2 && text[0] == '.' && text[1] == '.'))
+        return 0;
+    return n;
+}
+
+static int skip_literal(const char **text, size_t *length, const char *literal)
+{
+    size_t n = strlen(literal);
+    if (*length < n || memcmp(*text, literal, n) != 0)
+        return 0;
+    *text += n;
+    *length -= n;
+    return 1;
+}
+
+static int skip_segment(const char **text, size_t *length)
+{
+    size_t n = segment_length(*text, *length);
+    *text += n;
+    *length -= n;
+    return n > 0;
+}
+
+int spiffe_id_valid(const char *text, size_t length)
+{
+    if (length >= NS_IDENTITY_MAX || !skip_literal(&text, &length, "spiffe://"))
+        return 0;
+    size_t domain = 0;
+    while (domain < length && text[domain] != '/') {
+        char c = text[domain];
+        if (!is_lower_or_digit(c) && c != '.' && c != '-' && c != '_')
+            return 0;
+        domain++;
+    }
+    if (domain == 0 || domain > 255)
+        return 0;
+    text += domain;
+    length -= domain;
+    return skip_literal(&text, &length, "/ns/") && skip_segment(&text, &length) &&
+           skip_literal(&text, &length, "/sa/") && skip_segment(&text, &length) && length == 0;
+}
+
+int spiffe_id_in_domain(const char *id, const char *trust_domain)
+{
+    size_t prefix = strlen("spiffe://");
+    size_t domain = strlen(trust_domain);
+    return domain > 0 && strncmp(id + prefix, trust_domain, domain) == 0 && id[prefix + domain] == '/';
+}
+
+int authority_parse(const char *text, size_t length, struct ns_address *out)
+{
+    char host[INET6_ADDRSTRLEN + 1];
+    size_t host_length, port_at;
+    int bracketed = length > 0 && text[0] == '[';
+    const char *end = bracketed ? memchr(text, ']', length) : memchr(text, ':', length);
+    if (end == NULL)
+        return -1;
+    if (bracketed) {
+        host_length = (size_t)(end - text) - 1;
+        port_at = (size_t)(end - text) + 2;
+        if (port_at > length || end[1] != ':')
+            return -1;
+    } else {
+        host_length = (size_t)(end - text);
+        port_at = host_length + 1;
+    }
+    if (host_length == 0 || host_length >= sizeof(host))
+        return -1;
+    memcpy(host, text + (bracketed ? 1 : 0), host_length);
+    host[host_length] = 0;
+    if (strlen(host) != host_length)
+        return -1;
+
+    if (length - port_at < 1 || length - port_at > 5)
+        return -1;
+    uint32_t port = 0;
+    for (size_t i = port_at; i < length; i++) {
+        if (text[i] < '0' || text[i] > '9')
+            return -1;
+        port = port * 10 + (uint32_t)(text[i] - '0');
+    }
+    if (port == 0 || port > 65535)
+        return -1;
+
+    struct ns_address address = {.port = (uint16_t)port};
+    if (bracketed) {
+        if (inet_pton(AF_INET6, host, address.ip) != 1)
+            return -1;
+    } else {
+        memcpy(address.ip, V4_MAPPED, sizeof(V4_MAPPED));
+        if (inet_pton(AF_INET, host, address.ip + 12) != 1)
+            return -1;
+    }
+    *out = address;
+    return 0;
+}
+
+int address_is_v4(const struct ns_address *address)
+{
+    return memcmp(address->ip, V4_MAPPED, sizeof(V4_MAPPED)) == 0;
+}
+
+int address_same_ip(const struct ns_address *a, const struct ns_address *b)
+{
+    return memcmp(a->ip, b->ip, sizeof(a->ip)) == 0;
+}
+
+size_t authority_format(const struct ns_address *address, char out[AUTHORITY_MAX])
+{
+    char host[INET6_ADDRSTRLEN] = "";
+    int v4 = address_is_v4(address);
+    inet_ntop(v4 ? AF_INET : AF_INET6, v4 ? address->ip + 12 : address->ip, host, sizeof(host));
+    int n = snprintf(out, AUTHORITY_MAX, v4 ? "%s:%u" : "[%s]:%u", host, address->port);
+    return (size_t)n;
+}

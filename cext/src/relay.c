@@ -1,0 +1,210 @@
+/*
+ * relay.c: see relay.h.
+ *
+ * Backpressure in plaintext: a side is read only while the other side has nothing pending, so at most one scratch
+ * buffer per direction is held. In a tunnel: towards the wire nothing is read that cannot be produced
+ * (relay_stream_source is the read); from the wire at most the stream's window is pending.
+ *
+ * Edge-triggered readiness: `readable` stays set until a read finds nothing. A short read also clears it, unless the
+ * end was announced (`ending`): then only the read that returns 0 or an error is the last.
+ *
+ * A socket that failed (EPOLLERR) may still hold bytes that arrived before the failure; they are relayed first. If they
+ * cannot be, because the other side does not take them, the reset overtakes them, as it does in TCP.
+ */
+#include "relay.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { WRITE_VECTORS = 16 };
+
+/* Results of an attempt on a socket. */
+enum progress { PROGRESS_DONE, PROGRESS_BLOCKED, PROGRESS_BROKEN };
+
+/* Writes what is pending for `side`; gives back the stream's window for it. */
+static enum progress side_drain(struct flow *flow, struct pollable *side, struct half *half)
+{
+    while (half->pending.length > 0) {
+        if (!side->writable)
+            return PROGRESS_BLOCKED;
+        struct iovec vectors[WRITE_VECTORS];
+        struct msghdr message = {.msg_iov = vectors};
+        message.msg_iovlen = (size_t)byte_queue_vectors(&half->pending, vectors, WRITE_VECTORS);
+        ssize_t sent = sendmsg(side->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (sent >= 0) {
+            byte_queue_consume(&half->pending, &flow->worker->blocks, (size_t)sent);
+            if (flow->tunnel != NULL && half == &flow->to_near) {
+                h2_taken(flow->tunnel->h2, flow->stream, (size_t)sent);
+                tunnel_touch(flow->tunnel);
+            }
+        } else if (errno == EAGAIN) {
+            side->writable = 0;
+        } else if (errno != EINTR) {
+            side->failed = errno;
+            return PROGRESS_BROKEN;
+        }
+    }
+    return PROGRESS_DONE;
+}
+
+/* Writes `length` bytes to `side`, or keeps what it does not take. */
+static enum progress side_write(struct flow *flow, struct pollable *side, struct half *half, const uint8_t *bytes,
+                                size_t length, size_t *written)
+{
+    *written = 0;
+    while (*written < length && half->pending.length == 0 && side->writable) {
+        ssize_t sent = send(side->fd, bytes + *written, length - *written, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (sent >= 0) {
+            *written += (size_t)sent;
+        } else if (errno == EAGAIN) {
+            side->writable = 0;
+        } else if (errno != EINTR) {
+            side->failed = errno;
+            return PROGRESS_BROKEN;
+        }
+    }
+    if (*written == length)
+        return PROGRESS_DONE;
+    byte_queue_append(&half->pending, &flow->worker->blocks, bytes + *written, length - *written);
+    return PROGRESS_BLOCKED;
+}
+
+/* Passes the end on once nothing is pending. */
+static void half_end_if_due(struct half *half, const struct pollable *side)
+{
+    if (half->state == HALF_ENDING && half->pending.length == 0) {
+        (void)shutdown(side->fd, SHUT_WR); /* fails only on a socket that is gone, which its events tell */
+        half->state = HALF_ENDED;
+    }
+}
+
+/* Relays from one socket to another. BROKEN: the flow must be reset. */
+static enum progress pump(struct flow *flow, struct pollable *from, struct pollable *to, struct half *half)
+{
+    struct worker *worker = flow->worker;
+    enum progress progress = side_drain(flow, to, half);
+    for (int turn = 0; progress == PROGRESS_DONE && from->readable && half->state == HALF_OPEN; turn++) {
+        if (turn == TURN_READS) {
+            if (link_empty(&flow->busy_link))
+                link_append(&worker->busy_flows, &flow->busy_link);
+            break;
+        }
+        ssize_t got = recv(from->fd, worker->plain, SCRATCH_SIZE, MSG_DONTWAIT);
+        if (got > 0) {
+            size_t written;
+            half->bytes += (uint64_t)got;
+            if (got < SCRATCH_SIZE && !from->ending)
+                from->readable = 0;
+            progress = side_write(flow, to, half, worker->plain, (size_t)got, &written);
+        } else if (got == 0 && !from->failed) {
+            from->readable = 0;
+            half->state = HALF_ENDING;
+        } else if (got < 0 && errno == EAGAIN) {
+            from->readable = 0;
+        } else if (got == 0 || errno != EINTR) {
+            return PROGRESS_BROKEN;
+        }
+    }
+    half_end_if_due(half, to);
+    if (progress == PROGRESS_BROKEN || (from->failed && (progress == PROGRESS_BLOCKED || half->state != HALF_OPEN)))
+        return PROGRESS_BROKEN;
+    return progress;
+}
+
+static void relay_plain(struct flow *flow)
+{
+    if (pump(flow, &flow->near, &flow->far, &flow->to_far) == PROGRESS_BROKEN ||
+        pump(flow, &flow->far, &flow->near, &flow->to_near) == PROGRESS_BROKEN)
+        flow_abort(flow, flow->near.failed ? "the application reset the connection"
+                                           : "the far side reset the connection");
+}
+
+static void relay_tunnel(struct flow *flow)
+{
+    struct pollable *near = &flow->near;
+    if (side_drain(flow, near, &flow->to_near) == PROGRESS_BROKEN) {
+        flow_abort(flow, "the application reset the connection");
+        return;
+    }
+    half_end_if_due(&flow->to_near, near);
+    if (flow->tunnel == NULL)
+        return;
+    if (near->readable && flow->to_far.state == HALF_OPEN) {
+        h2_resume(flow->tunnel->h2, flow->stream);
+        tunnel_touch(flow->tunnel);
+    }
+    if (near->failed && (flow->to_far.state != HALF_OPEN || h2_stream_blocked(flow->tunnel->h2, flow->stream)))
+        flow_abort(flow, "the application reset the connection");
+}
+
+void flow_relay(struct flow *flow)
+{
+    if (flow->state != FLOW_OPEN)
+        return;
+    if (flow->mtls)
+        relay_tunnel(flow);
+    else
+        relay_plain(flow);
+    if (flow->state == FLOW_OPEN && flow->to_far.state == HALF_ENDED && flow->to_near.state == HALF_ENDED &&
+        flow->tunnel == NULL)
+        flow_finish(flow);
+}
+
+/* ---- a tunnel's stream ---- */
+
+void relay_stream_data(void *owner, void *stream, const uint8_t *bytes, size_t length)
+{
+    struct tunnel *tunnel = owner;
+    struct flow *flow = stream;
+    size_t written;
+    flow->to_near.bytes += length;
+    enum progress progress = side_write(flow, &flow->near, &flow->to_near, bytes, length, &written);
+    if (progress == PROGRESS_BROKEN)
+        written = length; /* nobody will take the rest: give the windows back */
+    if (written > 0)
+        h2_taken(tunnel->h2, flow->stream, written);
+    if (progress == PROGRESS_BROKEN)
+        flow_abort(flow, "the application reset the connection");
+}
+
+void relay_stream_end(void *owner, void *stream)
+{
+    (void)owner;
+    struct flow *flow = stream;
+    if (flow->to_near.state == HALF_OPEN)
+        flow->to_near.state = HALF_ENDING;
+    if (flow->state == FLOW_OPEN)
+        half_end_if_due(&flow->to_near, &flow->near);
+}
+
+ssize_t relay_stream_source(void *owner, void *stream, uint8_t *out, size_t capacity, int *end)
+{
+    (void)owner;
+    struct flow *flow = stream;
+    struct pollable *near = &flow->near;
+    while (flow->state == FLOW_OPEN && near->readable) {
+        ssize_t got = recv(near->fd, out, capacity, MSG_DONTWAIT);
+        if (got > 0) {
+            flow->to_far.bytes += (uint64_t)got;
+            if ((size_t)got < capacity && !near->ending)
+                near->readable = 0;
+            return got;
+        }
+        if (got == 0 && !near->failed) {
+            near->readable = 0;
+            flow->to_far.state = HALF_ENDED;
+            *end = 1;
+            return 0;
+        }
+        if (got < 0 && errno == EAGAIN) {
+            near->readable = 0;
+        } else if (got == 0 || errno != EINTR) {
+            if (!near->failed)
+                near->failed = ECONNRESET;
+            return H2_SOURCE_FAILED;
+        }
+    }
+    return H2_SOURCE_LATER;
+}

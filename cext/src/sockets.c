@@ -1,0 +1,180 @@
+/* sockets.c: see sockets.h. */
+#define _GNU_SOURCE
+#include "sockets.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "names.h"
+
+enum {
+    SOURCE_PORT_FIRST = 1024,  /* below are privileged ports, by which some applications judge their clients */
+    SOURCE_PORT_LAST = 32767,  /* Linux's default ip_local_port_range starts at 32768 */
+    SOURCE_PORT_TRIES = 64,
+    KEEPALIVE_SECONDS = 180,
+};
+
+static _Thread_local uint64_t thread_netns; /* serial of the namespace that the thread is in; 0: the process's */
+
+int socket_in(const struct netns *netns, int family)
+{
+    if (thread_netns != netns->serial) {
+        if (setns(netns->fd, CLONE_NEWNET) != 0)
+            return -1;
+        thread_netns = netns->serial;
+    }
+    return socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+}
+
+socklen_t address_to_sockaddr(const struct ns_address *address, struct sockaddr_storage *out)
+{
+    memset(out, 0, sizeof(*out));
+    if (address_is_v4(address)) {
+        struct sockaddr_in *v4 = (struct sockaddr_in *)out;
+        v4->sin_family = AF_INET;
+        v4->sin_port = htons(address->port);
+        memcpy(&v4->sin_addr, address->ip + 12, 4);
+        return sizeof(*v4);
+    }
+    struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)out;
+    v6->sin6_family = AF_INET6;
+    v6->sin6_port = htons(address->port);
+    memcpy(&v6->sin6_addr, address->ip, 16);
+    return sizeof(*v6);
+}
+
+int address_from_sockaddr(const struct sockaddr_storage *from, struct ns_address *out)
+{
+    memset(out, 0, sizeof(*out));
+    if (from->ss_family == AF_INET) {
+        const struct sockaddr_in *v4 = (const struct sockaddr_in *)from;
+        out->ip[10] = out->ip[11] = 0xff;
+        memcpy(out->ip + 12, &v4->sin_addr, 4);
+        out->port = ntohs(v4->sin_port);
+        return 0;
+    }
+    if (from->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)from;
+        memcpy(out->ip, &v6->sin6_addr, 16);
+        out->port = ntohs(v6->sin6_port);
+        return 0;
+    }
+    return -1;
+}
+
+int socket_local_address(int fd, struct ns_address *out)
+{
+    struct sockaddr_storage storage;
+    socklen_t length = sizeof(storage);
+    return getsockname(fd, (struct sockaddr *)&storage, &length) == 0 ? address_from_sockaddr(&storage, out) : -1;
+}
+
+int socket_peer_address(int fd, struct ns_address *out)
+{
+    struct sockaddr_storage storage;
+    socklen_t length = sizeof(storage);
+    return getpeername(fd, (struct sockaddr *)&storage, &length) == 0 ? address_from_sockaddr(&storage, out) : -1;
+}
+
+static int set_option(int fd, int level, int name, int value)
+{
+    return setsockopt(fd, level, name, &value, sizeof(value));
+}
+
+void socket_tune(int fd)
+{
+    /* None of these can fail on a TCP socket; a connection without them still works. */
+    (void)set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    (void)set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+    (void)set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_SECONDS);
+    (void)set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_SECONDS / 3);
+}
+
+static int connect_to(int fd, const struct ns_address *destination)
+{
+    struct sockaddr_storage storage;
+    socklen_t length = address_to_sockaddr(destination, &storage);
+    if (connect(fd, (struct sockaddr *)&storage, length) == 0 || errno == EINPROGRESS)
+        return 0;
+    return -1;
+}
+
+static int bind_source(int fd, const struct ns_address *source, uint16_t port)
+{
+    struct sockaddr_storage storage;
+    struct ns_address from = *source;
+    from.port = port;
+    socklen_t length = address_to_sockaddr(&from, &storage);
+    return bind(fd, (struct sockaddr *)&storage, length);
+}
+
+static uint16_t random_source_port(void)
+{
+    uint32_t random = 0;
+    if (getrandom(&random, sizeof(random), GRND_NONBLOCK) != sizeof(random))
+        random = (uint32_t)rand();
+    return (uint16_t)(SOURCE_PORT_FIRST + random % (SOURCE_PORT_LAST - SOURCE_PORT_FIRST + 1));
+}
+
+static int close_keeping_errno(int fd)
+{
+    int error = errno;
+    close(fd);
+    errno = error;
+    return -1;
+}
+
+int socket_connect(const struct netns *netns, const struct ns_address *destination, const struct ns_address *source,
+                   uint32_t mark)
+{
+    int family = address_is_v4(destination) ? AF_INET : AF_INET6;
+    for (int tries = 0; tries < (source == NULL ? 1 : SOURCE_PORT_TRIES); tries++) {
+        int fd = socket_in(netns, family);
+        if (fd < 0)
+            return -1;
+        if (set_option(fd, SOL_SOCKET, SO_MARK, (int)mark) != 0)
+            return close_keeping_errno(fd);
+        socket_tune(fd);
+        if (source != NULL) {
+            int transparent = family == AF_INET ? set_option(fd, IPPROTO_IP, IP_TRANSPARENT, 1)
+                                                : set_option(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, 1);
+            /* SO_REUSEADDR lets one source port serve many destinations; connect() still refuses a whole
+             * address pair that is in use, and then another port is tried. */
+            if (transparent != 0 || set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1) != 0)
+                return close_keeping_errno(fd);
+            if (bind_source(fd, source, random_source_port()) != 0) {
+                if (errno != EADDRINUSE)
+                    return close_keeping_errno(fd);
+                close(fd);
+                continue;
+            }
+        }
+        if (connect_to(fd, destination) == 0)
+            return fd;
+        if (errno != EADDRNOTAVAIL || source == NULL)
+            return close_keeping_errno(fd);
+        close(fd);
+    }
+    errno = EADDRNOTAVAIL;
+    return -1;
+}
+
+int socket_error(int fd)
+{
+    int error = 0;
+    socklen_t length = sizeof(error);
+    return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) == 0 ? error : errno;
+}
+
+void socket_abort(int fd)
+{
+    struct linger linger = {.l_onoff = 1, .l_linger = 0};
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+    close(fd);
+}

@@ -1,0 +1,377 @@
+/*
+ * tls.c: see tls.h.
+ *
+ * OpenSSL talks to a BIO of our own type whose read side is the bytes being fed and whose write side is the sink. A
+ * memory BIO would copy once more and keep its high-water mark allocated.
+ */
+#include "tls.h"
+
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/x509v3.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "names.h"
+
+static const unsigned char ALPN_H2[] = {2, 'h', '2'};
+
+/* ---- the BIO ---- */
+
+static int bio_write(BIO *bio, const char *bytes, size_t length, size_t *written)
+{
+    struct tls *tls = BIO_get_data(bio);
+    struct tls_sink *sink = tls->sink;
+    if (sink == NULL || sink->capacity - sink->length < length)
+        return 0;
+    memcpy(sink->bytes + sink->length, bytes, length);
+    sink->length += length;
+    *written = length;
+    return 1;
+}
+
+static int bio_read(BIO *bio, char *out, size_t capacity, size_t *got)
+{
+    struct tls *tls = BIO_get_data(bio);
+    BIO_clear_retry_flags(bio);
+    if (tls->feed_length == 0) {
+        BIO_set_retry_read(bio);
+        return 0;
+    }
+    size_t part = capacity < tls->feed_length ? capacity : tls->feed_length;
+    memcpy(out, tls->feed, part);
+    tls->feed += part;
+    tls->feed_length -= part;
+    *got = part;
+    return 1;
+}
+
+static long bio_ctrl(BIO *bio, int command, long number, void *pointer)
+{
+    (void)bio;
+    (void)number;
+    (void)pointer;
+    return command == BIO_CTRL_FLUSH;
+}
+
+static BIO_METHOD *bio_method;
+static int session_index; /* of the struct tls in an SSL's ex_data */
+
+__attribute__((constructor)) static void bio_method_init(void)
+{
+    bio_method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "nodeseal");
+    BIO_meth_set_write_ex(bio_method, bio_write);
+    BIO_meth_set_read_ex(bio_method, bio_read);
+    BIO_meth_set_ctrl(bio_method, bio_ctrl);
+    session_index = SSL_get_ex_new_index(0, NULL, NULL, NULL, NULL);
+}
+
+/* ---- identity ---- */
+
+/* Copies the certificate's only URI SAN to out. 0, or -1 if there is not exactly one, or it is no SPIFFE id. */
+static int certificate_identity(X509 *certificate, char out[NS_IDENTITY_MAX])
+{
+    GENERAL_NAMES *names = X509_get_ext_d2i(certificate, NID_subject_alt_name, NULL, NULL);
+    int uris = 0;
+    int valid = 0;
+    for (int i = 0; names != NULL && i < sk_GENERAL_NAME_num(names); i++) {
+        const GENERAL_NAME *name = sk_GENERAL_NAME_value(names, i);
+        if (name->type != GEN_URI)
+            continue;
+        uris++;
+        const char *text = (const char *)ASN1_STRING_get0_data(name->d.uniformResourceIdentifier);
+        int length = ASN1_STRING_length(name->d.uniformResourceIdentifier);
+        if (length > 0 && spiffe_id_valid(text, (size_t)length)) {
+            memcpy(out, text, (size_t)length);
+            out[length] = 0;
+            valid = 1;
+        }
+    }
+    GENERAL_NAMES_free(names);
+    return uris == 1 && valid ? 0 : -1;
+}
+
+/* Runs inside the handshake for each certificate of the chain; 0 ends the handshake with an alert. */
+static int verify_peer(int chain_ok, X509_STORE_CTX *store_ctx)
+{
+    SSL *ssl = X509_STORE_CTX_get_ex_data(store_ctx, SSL_get_ex_data_X509_STORE_CTX_idx());
+    struct tls *tls = SSL_get_ex_data(ssl, session_index);
+    if (!chain_ok) {
+        snprintf(tls->error, sizeof(tls->error), "peer certificate refused: %.60s",
+                 X509_verify_cert_error_string(X509_STORE_CTX_get_error(store_ctx)));
+        return 0;
+    }
+    if (X509_STORE_CTX_get_error_depth(store_ctx) != 0)
+        return 1;
+    const char *wrong = NULL;
+    char identity[NS_IDENTITY_MAX];
+    if (certificate_identity(X509_STORE_CTX_get_current_cert(store_ctx), identity) != 0)
+        wrong = "peer certificate has no single SPIFFE id";
+    else if (!spiffe_id_in_domain(identity, tls->trust_domain))
+        wrong = "peer is of another trust domain";
+    else if (tls->expected[0] != 0 && strcmp(identity, tls->expected) != 0)
+        wrong = "peer has another identity than expected";
+    if (wrong != NULL) {
+        snprintf(tls->error, sizeof(tls->error), "%s", wrong);
+        X509_STORE_CTX_set_error(store_ctx, X509_V_ERR_APPLICATION_VERIFICATION);
+        return 0;
+    }
+    memcpy(tls->peer, identity, sizeof(identity));
+    return 1;
+}
+
+static int select_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_length, const unsigned char *in,
+                       unsigned int in_length, void *unused)
+{
+    (void)ssl;
+    (void)unused;
+    for (unsigned int i = 0; i + 1 < in_length; i += in[i] + 1u) {
+        if (in[i] == 2 && i + 2 < in_length && memcmp(in + i + 1, ALPN_H2 + 1, 2) == 0) {
+            *out = in + i + 1;
+            *out_length = 2;
+            return SSL_TLSEXT_ERR_OK;
+        }
+    }
+    return SSL_TLSEXT_ERR_ALERT_FATAL;
+}
+
+/* ---- credentials ---- */
+
+static void error_line(char *error, size_t size, const char *what)
+{
+    unsigned long code = ERR_peek_error();
+    const char *reason = code == 0 ? NULL : ERR_reason_error_string(code);
+    snprintf(error, size, "%s%s%s", what, reason == NULL ? "" : ": ", reason == NULL ? "" : reason);
+    ERR_clear_error();
+}
+
+/* Reads the next certificate of a PEM text into libctx; NULL at its end. */
+static X509 *next_certificate(BIO *pem, OSSL_LIB_CTX *libctx)
+{
+    X509 *certificate = X509_new_ex(libctx, NULL);
+    if (certificate != NULL && PEM_read_bio_X509(pem, &certificate, NULL, NULL) == NULL) {
+        X509_free(certificate);
+        certificate = NULL;
+        ERR_clear_error();
+    }
+    return certificate;
+}
+
+static int load_bundle(SSL_CTX *ctx, OSSL_LIB_CTX *libctx, const char *bundle_pem)
+{
+    X509_STORE *store = X509_STORE_new();
+    BIO *pem = BIO_new_mem_buf(bundle_pem, -1);
+    int count = 0;
+    X509 *certificate;
+    while (store != NULL && pem != NULL && (certificate = next_certificate(pem, libctx)) != NULL) {
+        count += X509_STORE_add_cert(store, certificate);
+        X509_free(certificate);
+    }
+    BIO_free(pem);
+    SSL_CTX_set_cert_store(ctx, store);
+    return count > 0 ? 0 : -1;
+}
+
+static int load_chain(SSL_CTX *ctx, OSSL_LIB_CTX *libctx, const char *chain_pem)
+{
+    BIO *pem = BIO_new_mem_buf(chain_pem, -1);
+    int count = 0;
+    int ok = pem != NULL;
+    X509 *certificate;
+    while (ok && (certificate = next_certificate(pem, libctx)) != NULL) {
+        ok = count == 0 ? SSL_CTX_use_certificate(ctx, certificate) == 1
+                        : SSL_CTX_add1_chain_cert(ctx, certificate) == 1;
+        X509_free(certificate);
+        count++;
+    }
+    BIO_free(pem);
+    return ok && count > 0 ? 0 : -1;
+}
+
+static int load_key(SSL_CTX *ctx, OSSL_LIB_CTX *libctx, const char *key_pem)
+{
+    BIO *pem = BIO_new_mem_buf(key_pem, -1);
+    EVP_PKEY *key = pem == NULL ? NULL : PEM_read_bio_PrivateKey_ex(pem, NULL, NULL, NULL, libctx, NULL);
+    BIO_free(pem);
+    int ok = key != NULL && SSL_CTX_use_PrivateKey(ctx, key) && SSL_CTX_check_private_key(ctx);
+    EVP_PKEY_free(key);
+    return ok ? 0 : -1;
+}
+
+static SSL_CTX *context_new(enum tls_role role, OSSL_LIB_CTX *libctx, const char *chain_pem, const char *key_pem,
+                            const char *bundle_pem, char *error, size_t error_size)
+{
+    ERR_clear_error();
+    SSL_CTX *ctx = SSL_CTX_new_ex(libctx, NULL, role == TLS_CLIENT ? TLS_client_method() : TLS_server_method());
+    if (ctx == NULL) {
+        error_line(error, error_size, "OpenSSL cannot make a context");
+        return NULL;
+    }
+    const char *wrong = NULL;
+    if (!SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION) ||
+        !SSL_CTX_set_ciphersuites(ctx, "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"))
+        wrong = "OpenSSL lacks TLS 1.3 with AES-GCM";
+    else if (load_bundle(ctx, libctx, bundle_pem) != 0)
+        wrong = "the trust bundle holds no certificate";
+    else if (load_chain(ctx, libctx, chain_pem) != 0)
+        wrong = "the certificate chain cannot be read";
+    else if (load_key(ctx, libctx, key_pem) != 0)
+        wrong = "the private key cannot be read or does not fit the certificate";
+    if (wrong != NULL) {
+        error_line(error, error_size, wrong);
+        SSL_CTX_free(ctx);
+        return NULL;
+    }
+    /* Tickets right after the handshake can deadlock a peer that only writes; pooled tunnels do not need them. */
+    SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION);
+    SSL_CTX_set_num_tickets(ctx, 0);
+    SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
+    SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
+    SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, verify_peer);
+    if (role == TLS_CLIENT)
+        SSL_CTX_set_alpn_protos(ctx, ALPN_H2, sizeof(ALPN_H2));
+    else
+        SSL_CTX_set_alpn_select_cb(ctx, select_alpn, NULL);
+    return ctx;
+}
+
+int tls_credentials_init(struct tls_credentials *credentials, OSSL_LIB_CTX *libctx, const char *chain_pem,
+                         const char *key_pem, const char *bundle_pem, char *error, size_t error_size)
+{
+    credentials->server = NULL;
+    credentials->client =
+        context_new(TLS_CLIENT, libctx, chain_pem, key_pem, bundle_pem, error, error_size);
+    if (credentials->client != NULL)
+        credentials->server =
+            context_new(TLS_SERVER, libctx, chain_pem, key_pem, bundle_pem, error, error_size);
+    if (credentials->server != NULL)
+        return 0;
+    tls_credentials_dispose(credentials);
+    return -1;
+}
+
+void tls_credentials_dispose(struct tls_credentials *credentials)
+{
+    SSL_CTX_free(credentials->client);
+    SSL_CTX_free(credentials->server);
+    credentials->client = NULL;
+    credentials->server = NULL;
+}
+
+/* ---- sessions ---- */
+
+int tls_init(struct tls *tls, enum tls_role role, const struct tls_credentials *credentials,
+             const char *trust_domain, const char *expected)
+{
+    memset(tls, 0, sizeof(*tls));
+    tls->trust_domain = trust_domain;
+    if (expected != NULL)
+        snprintf(tls->expected, sizeof(tls->expected), "%s", expected);
+    tls->ssl = SSL_new(role == TLS_CLIENT ? credentials->client : credentials->server);
+    BIO *bio = tls->ssl == NULL ? NULL : BIO_new(bio_method);
+    if (bio == NULL || !SSL_set_ex_data(tls->ssl, session_index, tls)) {
+        BIO_free(bio);
+        tls_dispose(tls);
+        return -1;
+    }
+    BIO_set_data(bio, tls);
+    BIO_set_init(bio, 1);
+    SSL_set_bio(tls->ssl, bio, bio);
+    if (role == TLS_CLIENT)
+        SSL_set_connect_state(tls->ssl);
+    else
+        SSL_set_accept_state(tls->ssl);
+    return 0;
+}
+
+void tls_dispose(struct tls *tls)
+{
+    SSL_free(tls->ssl);
+    tls->ssl = NULL;
+}
+
+void tls_feed(struct tls *tls, const uint8_t *bytes, size_t length)
+{
+    tls->feed = bytes;
+    tls->feed_length = length;
+}
+
+/* Turns OpenSSL's error for the last call into a result. */
+static enum tls_result session_result(struct tls *tls, int returned)
+{
+    switch (SSL_get_error(tls->ssl, returned)) {
+    case SSL_ERROR_WANT_READ:
+        return TLS_WANT;
+    case SSL_ERROR_ZERO_RETURN:
+        return TLS_CLOSED;
+    default:
+        if (tls->error[0] == 0)
+            error_line(tls->error, sizeof(tls->error), "TLS");
+        ERR_clear_error();
+        return TLS_FAILED;
+    }
+}
+
+enum tls_result tls_handshake(struct tls *tls, struct tls_sink *sink)
+{
+    ERR_clear_error();
+    tls->sink = sink;
+    int done = SSL_do_handshake(tls->ssl);
+    tls->sink = NULL;
+    if (done != 1)
+        return session_result(tls, done);
+    const unsigned char *alpn;
+    unsigned int alpn_length;
+    SSL_get0_alpn_selected(tls->ssl, &alpn, &alpn_length);
+    if (alpn_length != 2 || memcmp(alpn, ALPN_H2 + 1, 2) != 0) {
+        snprintf(tls->error, sizeof(tls->error), "peer does not speak HTTP/2 (ALPN h2)");
+        return TLS_FAILED;
+    }
+    return TLS_OK;
+}
+
+enum tls_result tls_read(struct tls *tls, struct tls_sink *sink, uint8_t *out, size_t capacity, size_t *length)
+{
+    *length = 0;
+    ERR_clear_error();
+    tls->sink = sink;
+    int returned = 1;
+    while (*length < capacity) {
+        size_t part = 0;
+        returned = SSL_read_ex(tls->ssl, out + *length, capacity - *length, &part);
+        if (returned != 1)
+            break;
+        *length += part;
+    }
+    tls->sink = NULL;
+    if (*length > 0)
+        return TLS_OK; /* an error met after these bytes is met again by the next call */
+    return session_result(tls, returned);
+}
+
+enum tls_result tls_write(struct tls *tls, struct tls_sink *sink, const uint8_t *bytes, size_t length)
+{
+    size_t written = 0;
+    ERR_clear_error();
+    tls->sink = sink;
+    int returned = SSL_write_ex(tls->ssl, bytes, length, &written);
+    tls->sink = NULL;
+    if (returned == 1 && written == length)
+        return TLS_OK;
+    (void)session_result(tls, returned);
+    return TLS_FAILED;
+}
+
+void tls_close(struct tls *tls, struct tls_sink *sink)
+{
+    ERR_clear_error();
+    tls->sink = sink;
+    (void)SSL_shutdown(tls->ssl);
+    tls->sink = NULL;
+    ERR_clear_error();
+}
+
+void tls_describe(const struct tls *tls, char *out, size_t size)
+{
+    snprintf(out, size, "%s %s", SSL_get_version(tls->ssl), SSL_get_cipher_name(tls->ssl));
+}

@@ -1,0 +1,426 @@
+/*
+ * tunnel.c: see tunnel.h.
+ *
+ * Reading: one recv of up to SCRATCH_SIZE, decrypted into one buffer, given to HTTP/2 in one piece, which hands the
+ * bytes of each DATA frame straight to the application's socket. Writing: at the end of a turn, frames of all ready
+ * streams are produced into one buffer, sealed into another, and sent. Whatever the socket does not take is kept in
+ * `pending`, and as long as there is some, nothing new is produced: streams then stay unread, and so the applications
+ * feel the pressure.
+ *
+ * A tunnel must not be torn down while nghttp2 or OpenSSL are on the stack: what finds a reason in a callback sets
+ * `doom` (tunnel_touch makes sure that the end of the turn looks at it).
+ */
+#include "tunnel.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "flow.h"
+#include "names.h"
+
+enum {
+    TUNNEL_MAGIC = 0x6e737475,
+    PING_AFTER_MS = 10000,
+    PING_ANSWER_MS = 20000,
+    RETRY_MS = 50,
+    WRITE_VECTORS = 64,
+};
+
+static size_t bucket_of(const struct workload *workload, const struct ns_address *address)
+{
+    uint64_t hash = workload->key;
+    for (size_t i = 0; i < sizeof(address->ip); i++)
+        hash = (hash ^ address->ip[i]) * 1099511628211u;
+    return (size_t)(hash >> 7) % TUNNEL_BUCKETS;
+}
+
+static struct tunnel *tunnel_new(struct worker *worker, struct workload *workload, enum tls_role role)
+{
+    struct tunnel *tunnel = ns_alloc(sizeof(*tunnel));
+    tunnel->magic = TUNNEL_MAGIC;
+    tunnel->role = role;
+    tunnel->state = TUNNEL_CONNECTING;
+    tunnel->worker = worker;
+    tunnel->workload = workload;
+    link_init(&tunnel->pool_link);
+    link_init(&tunnel->dirty_link);
+    link_init(&tunnel->busy_link);
+    link_init(&tunnel->flows);
+    tunnel->poll.fd = -1;
+    tunnel->poll.kind = POLL_TUNNEL;
+    tunnel->heard_ms = worker->now_ms;
+    tunnel->idle_ms = worker->now_ms;
+    tunnel->deadline_ms = worker->now_ms + worker->options->connect_timeout_ms;
+    tunnel->h2 = h2_new(role == TLS_SERVER, &FLOW_EVENTS, tunnel);
+    link_append(&workload->tunnels, &tunnel->link);
+    worker->live_tunnels++;
+    return tunnel;
+}
+
+/* ---- beginning ---- */
+
+/* Dials, or waits to dial again. 0, or -1 with errno when no socket can be had. */
+static int tunnel_dial(struct tunnel *tunnel)
+{
+    struct ns_address to = tunnel->peer;
+    to.port = NS_HBONE_PORT;
+    int fd = socket_connect(&tunnel->workload->netns, &to, NULL, NS_MARK_CORE);
+    if (fd < 0)
+        return -1;
+    tunnel->poll.fd = fd;
+    tunnel->poll.readable = tunnel->poll.writable = 0;
+    if (worker_watch(tunnel->worker, &tunnel->poll) != 0) {
+        close(fd);
+        tunnel->poll.fd = -1;
+        return -1;
+    }
+    return 0;
+}
+
+struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const struct ns_address *address,
+                         const char *identity)
+{
+    struct link *bucket = &worker->tunnels[bucket_of(workload, address)];
+    struct link *at, *next;
+    link_each(at, next, bucket)
+    {
+        struct tunnel *tunnel = container_of(at, struct tunnel, pool_link);
+        if (tunnel->workload == workload && !tunnel->retired && address_same_ip(&tunnel->peer, address) &&
+            strcmp(tunnel->tls.expected, identity) == 0 && h2_room(tunnel->h2) > 0)
+            return tunnel;
+    }
+    if (workload->credentials.client == NULL)
+        return NULL;
+    struct tunnel *tunnel = tunnel_new(worker, workload, TLS_CLIENT);
+    tunnel->peer = *address;
+    tunnel->first_try_ms = worker->now_ms;
+    if (tls_init(&tunnel->tls, TLS_CLIENT, &workload->credentials, worker->options->trust_domain, identity) != 0 ||
+        tunnel_dial(tunnel) != 0) {
+        tunnel_abort(tunnel, "no socket for a tunnel");
+        return NULL;
+    }
+    link_append(bucket, &tunnel->pool_link);
+    return tunnel;
+}
+
+void tunnel_accept(struct worker *worker, struct workload *workload, int fd)
+{
+    if (workload->credentials.server == NULL) {
+        socket_abort(fd);
+        return;
+    }
+    struct tunnel *tunnel = tunnel_new(worker, workload, TLS_SERVER);
+    tunnel->poll.fd = fd;
+    tunnel->state = TUNNEL_HANDSHAKE;
+    socket_tune(fd);
+    if (tls_init(&tunnel->tls, TLS_SERVER, &workload->credentials, worker->options->trust_domain, NULL) != 0 ||
+        socket_local_address(fd, &tunnel->local) != 0 || socket_peer_address(fd, &tunnel->peer) != 0 ||
+        worker_watch(worker, &tunnel->poll) != 0)
+        tunnel_abort(tunnel, "the connection could not be set up");
+}
+
+/* ---- writing ---- */
+
+/* Sends what is pending. */
+static void tunnel_drain(struct tunnel *tunnel)
+{
+    while (tunnel->pending.length > 0 && tunnel->poll.writable) {
+        struct iovec vectors[WRITE_VECTORS];
+        struct msghdr message = {.msg_iov = vectors};
+        message.msg_iovlen = (size_t)byte_queue_vectors(&tunnel->pending, vectors, WRITE_VECTORS);
+        ssize_t sent = sendmsg(tunnel->poll.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (sent >= 0) {
+            byte_queue_consume(&tunnel->pending, &tunnel->worker->blocks, (size_t)sent);
+        } else if (errno == EAGAIN) {
+            tunnel->poll.writable = 0;
+        } else if (errno != EINTR) {
+            tunnel->doom = "the connection to the peer broke";
+            return;
+        }
+    }
+}
+
+/* Sends ciphertext, or keeps what cannot be sent. */
+static void tunnel_send(struct tunnel *tunnel, const uint8_t *bytes, size_t length)
+{
+    if (tunnel->pending.length > 0)
+        tunnel_drain(tunnel);
+    while (length > 0 && tunnel->pending.length == 0 && tunnel->poll.writable && tunnel->doom == NULL) {
+        ssize_t sent = send(tunnel->poll.fd, bytes, length, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (sent >= 0) {
+            bytes += sent;
+            length -= (size_t)sent;
+        } else if (errno == EAGAIN) {
+            tunnel->poll.writable = 0;
+        } else if (errno != EINTR) {
+            tunnel->doom = "the connection to the peer broke";
+        }
+    }
+    if (length > 0 && tunnel->doom == NULL)
+        byte_queue_append(&tunnel->pending, &tunnel->worker->blocks, bytes, length);
+}
+
+static struct tls_sink tunnel_sink(struct tunnel *tunnel)
+{
+    struct tls_sink sink = {.bytes = tunnel->worker->cipher, .capacity = TLS_SEALED_SIZE(SCRATCH_SIZE) + 4096};
+    return sink;
+}
+
+void tunnel_touch(struct tunnel *tunnel)
+{
+    if (tunnel->state < TUNNEL_CLOSED && link_empty(&tunnel->dirty_link))
+        link_append(&tunnel->worker->dirty_tunnels, &tunnel->dirty_link);
+}
+
+void tunnel_flush(struct tunnel *tunnel)
+{
+    NS_CHECK(tunnel, TUNNEL_MAGIC);
+    struct worker *worker = tunnel->worker;
+    int more = 1;
+    for (int turn = 0; more && turn < TURN_READS && tunnel->state == TUNNEL_OPEN && tunnel->doom == NULL; turn++) {
+        tunnel_drain(tunnel);
+        if (tunnel->pending.length > 0 || tunnel->doom != NULL)
+            break; /* goes on when the socket is writable again */
+        size_t length = h2_produce(tunnel->h2, worker->plain, SCRATCH_SIZE, &more);
+        if (length == 0)
+            break;
+        struct tls_sink sink = tunnel_sink(tunnel);
+        if (length == (size_t)-1 || tls_write(&tunnel->tls, &sink, worker->plain, length) != TLS_OK)
+            tunnel->doom = "the tunnel could not be written";
+        else
+            tunnel_send(tunnel, sink.bytes, sink.length);
+    }
+    if (tunnel->doom != NULL)
+        tunnel_abort(tunnel, tunnel->doom);
+    else if (tunnel->state == TUNNEL_OPEN && more && tunnel->pending.length == 0 && h2_wants_produce(tunnel->h2))
+        tunnel_touch(tunnel); /* its share of this turn is used up */
+    else if (tunnel->state < TUNNEL_CLOSED && tunnel->retired && link_empty(&tunnel->flows) &&
+             tunnel->pending.length == 0)
+        tunnel_abort(tunnel, "no longer needed");
+}
+
+/* ---- reading ---- */
+
+static void handshake_done(struct tunnel *tunnel)
+{
+    tunnel->state = TUNNEL_OPEN;
+    tunnel_touch(tunnel); /* SETTINGS, and the streams that waited */
+}
+
+static void handshake_failed(struct tunnel *tunnel)
+{
+    tunnel->workload->stats.tls_failed++;
+    tunnel->doom = tunnel->tls.error;
+}
+
+/* Decrypts what has been fed and hands it on. */
+static void tunnel_digest(struct tunnel *tunnel)
+{
+    struct worker *worker = tunnel->worker;
+    struct tls_sink sink = tunnel_sink(tunnel);
+    enum tls_result result = TLS_OK;
+    if (tunnel->state == TUNNEL_HANDSHAKE) {
+        result = tls_handshake(&tunnel->tls, &sink);
+        if (result == TLS_OK)
+            handshake_done(tunnel);
+        else if (result != TLS_WANT)
+            handshake_failed(tunnel);
+    }
+    while (result == TLS_OK && tunnel->doom == NULL) {
+        size_t length;
+        result = tls_read(&tunnel->tls, &sink, worker->plain, SCRATCH_SIZE + SCRATCH_SPARE, &length);
+        if (result == TLS_OK && h2_feed(tunnel->h2, worker->plain, length) != 0)
+            tunnel->doom = "the peer broke the HTTP/2 protocol";
+    }
+    if (result == TLS_CLOSED && tunnel->doom == NULL)
+        tunnel->doom = "the peer closed the tunnel";
+    if (result == TLS_FAILED && tunnel->doom == NULL)
+        tunnel->doom = tunnel->tls.error;
+    if (sink.length > 0) {
+        const char *doom = tunnel->doom; /* an alert is worth sending all the same */
+        tunnel->doom = NULL;
+        tunnel_send(tunnel, sink.bytes, sink.length);
+        if (doom != NULL)
+            tunnel->doom = doom;
+    }
+}
+
+void tunnel_read(struct tunnel *tunnel)
+{
+    NS_CHECK(tunnel, TUNNEL_MAGIC);
+    struct worker *worker = tunnel->worker;
+    for (int turn = 0; turn < TURN_READS && tunnel->poll.readable && tunnel->doom == NULL; turn++) {
+        /* The sealed and the opened bytes share no buffer: plain is written while cipher is read. */
+        ssize_t got = recv(tunnel->poll.fd, worker->incoming, SCRATCH_SIZE, MSG_DONTWAIT);
+        if (got > 0) {
+            tunnel->heard_ms = worker->now_ms;
+            if (got < SCRATCH_SIZE && !tunnel->poll.ending)
+                tunnel->poll.readable = 0;
+            tls_feed(&tunnel->tls, worker->incoming, (size_t)got);
+            tunnel_digest(tunnel);
+        } else if (got == 0) {
+            tunnel->doom = "the peer closed the connection";
+        } else if (errno == EAGAIN) {
+            tunnel->poll.readable = 0;
+        } else if (errno != EINTR) {
+            tunnel->doom = "the connection to the peer broke";
+        }
+    }
+    if (tunnel->doom != NULL)
+        tunnel_abort(tunnel, tunnel->doom);
+    else {
+        if (tunnel->poll.readable && link_empty(&tunnel->busy_link))
+            link_append(&worker->busy_tunnels, &tunnel->busy_link);
+        tunnel_touch(tunnel);
+    }
+}
+
+/* ---- events ---- */
+
+static void tunnel_refused(struct tunnel *tunnel, int error)
+{
+    struct worker *worker = tunnel->worker;
+    close(tunnel->poll.fd);
+    tunnel->poll.fd = -1;
+    /* A peer that is just being enrolled is announced a moment before, or after, its core listens. */
+    if (error == ECONNREFUSED &&
+        worker->now_ms + RETRY_MS < tunnel->first_try_ms + worker->options->refused_retry_ms) {
+        worker->retrying_tunnels++;
+        tunnel->state = TUNNEL_WAITING;
+        return;
+    }
+    tunnel_abort(tunnel, error == ECONNREFUSED ? "the peer's port 15008 refuses connections"
+                                               : "the peer cannot be reached");
+}
+
+static void tunnel_connected(struct tunnel *tunnel)
+{
+    tunnel->state = TUNNEL_HANDSHAKE;
+    tunnel->poll.writable = 1;
+    (void)socket_local_address(tunnel->poll.fd, &tunnel->local);
+    tls_feed(&tunnel->tls, NULL, 0);
+    tunnel_digest(tunnel); /* ClientHello */
+    if (tunnel->doom != NULL)
+        tunnel_abort(tunnel, tunnel->doom);
+}
+
+void tunnel_event(struct tunnel *tunnel, uint32_t events)
+{
+    NS_CHECK(tunnel, TUNNEL_MAGIC);
+    if (tunnel->state == TUNNEL_CONNECTING) {
+        if (events & (EPOLLOUT | EPOLLERR | EPOLLHUP)) {
+            int error = socket_error(tunnel->poll.fd);
+            if (error != 0)
+                tunnel_refused(tunnel, error);
+            else
+                tunnel_connected(tunnel);
+        }
+        return;
+    }
+    if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+        tunnel->poll.ending = 1;
+    if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+        tunnel->poll.readable = 1;
+    if (events & EPOLLOUT) {
+        tunnel->poll.writable = 1;
+        tunnel_drain(tunnel);
+        tunnel_touch(tunnel);
+    }
+    if (tunnel->poll.readable)
+        tunnel_read(tunnel);
+}
+
+static void tick_open(struct tunnel *tunnel)
+{
+    struct worker *worker = tunnel->worker;
+    if (tunnel->ping_ms != 0 && worker->now_ms - tunnel->ping_ms > PING_ANSWER_MS) {
+        tunnel_abort(tunnel, "the peer does not answer");
+        return;
+    }
+    if (tunnel->ping_ms == 0 && worker->now_ms - tunnel->heard_ms > PING_AFTER_MS) {
+        tunnel->ping_ms = worker->now_ms;
+        h2_ping(tunnel->h2);
+        tunnel_touch(tunnel);
+    }
+    if (!tunnel->retired && link_empty(&tunnel->flows) &&
+        worker->now_ms - tunnel->idle_ms > worker->options->idle_timeout_ms)
+        tunnel_retire(tunnel);
+}
+
+void tunnel_tick(struct tunnel *tunnel)
+{
+    NS_CHECK(tunnel, TUNNEL_MAGIC);
+    struct worker *worker = tunnel->worker;
+    if (tunnel->state == TUNNEL_WAITING) {
+        worker->retrying_tunnels--;
+        tunnel->state = TUNNEL_CONNECTING;
+        if (tunnel_dial(tunnel) != 0)
+            tunnel_abort(tunnel, "no socket for a tunnel");
+    } else if (tunnel->state < TUNNEL_OPEN && worker->now_ms > tunnel->deadline_ms) {
+        tunnel_abort(tunnel, "the peer does not answer");
+    } else if (tunnel->state == TUNNEL_OPEN) {
+        tick_open(tunnel);
+    }
+}
+
+/* ---- ending ---- */
+
+void tunnel_flow_left(struct tunnel *tunnel)
+{
+    if (!link_empty(&tunnel->flows))
+        return;
+    tunnel->idle_ms = tunnel->worker->now_ms;
+    if (tunnel->retired)
+        tunnel_touch(tunnel);
+}
+
+void tunnel_retire(struct tunnel *tunnel)
+{
+    if (tunnel->retired)
+        return;
+    tunnel->retired = 1;
+    link_remove(&tunnel->pool_link);
+    h2_goaway(tunnel->h2);
+    tunnel_touch(tunnel);
+}
+
+void tunnel_abort(struct tunnel *tunnel, const char *reason)
+{
+    NS_CHECK(tunnel, TUNNEL_MAGIC);
+    if (tunnel->state == TUNNEL_CLOSED)
+        return;
+    struct worker *worker = tunnel->worker;
+    if (tunnel->state == TUNNEL_WAITING)
+        worker->retrying_tunnels--;
+    tunnel->retired = 1;
+    link_remove(&tunnel->pool_link);
+    if (tunnel->state == TUNNEL_OPEN && tunnel->pending.length == 0 && tunnel->poll.writable) {
+        struct tls_sink sink = tunnel_sink(tunnel);
+        tls_close(&tunnel->tls, &sink);
+        (void)!send(tunnel->poll.fd, sink.bytes, sink.length, MSG_NOSIGNAL | MSG_DONTWAIT);
+    }
+    tunnel->state = TUNNEL_CLOSED;
+    struct link *at, *next;
+    link_each(at, next, &tunnel->flows) flow_tunnel_lost(container_of(at, struct flow, tunnel_link), reason);
+    if (tunnel->poll.fd >= 0)
+        close(tunnel->poll.fd);
+    tunnel->poll.fd = -1;
+    link_remove(&tunnel->dirty_link);
+    link_remove(&tunnel->busy_link);
+    link_remove(&tunnel->link);
+    link_append(&worker->dead_tunnels, &tunnel->link);
+    worker->live_tunnels--;
+}
+
+void tunnel_free(struct tunnel *tunnel)
+{
+    NS_CHECK(tunnel, TUNNEL_MAGIC);
+    link_remove(&tunnel->link);
+    h2_free(tunnel->h2);
+    tls_dispose(&tunnel->tls);
+    byte_queue_clear(&tunnel->pending, &tunnel->worker->blocks);
+    tunnel->magic = 0;
+    free(tunnel);
+}

@@ -1,0 +1,69 @@
+/*
+ * tunnel.h: one mutual-TLS HTTP/2 connection to or from a peer, and the pool of those that this node opened.
+ *
+ * A tunnel belongs to one workload of this node (whose certificate it presents) and one peer. Many flows share it, a
+ * stream each. A client tunnel takes streams before it is connected; they leave when the handshake is done.
+ */
+#ifndef NS_TUNNEL_H
+#define NS_TUNNEL_H
+
+#include "h2.h"
+#include "worker.h"
+
+/* Ordered: a tunnel only moves forward, except from CONNECTING back to WAITING. */
+enum tunnel_state {
+    TUNNEL_WAITING = 0,    /* the peer refused; to be dialled again in a moment */
+    TUNNEL_CONNECTING = 1, /* TCP */
+    TUNNEL_HANDSHAKE = 2,  /* TLS */
+    TUNNEL_OPEN = 3,
+    TUNNEL_CLOSED = 4, /* in the graveyard */
+};
+
+struct tunnel {
+    uint32_t magic;
+    enum tunnel_state state;
+    enum tls_role role;
+    int retired; /* takes no new streams: new credentials, a GOAWAY, or doomed */
+    const char *doom; /* why it must end; acted on when the callback that found out has returned */
+    struct worker *worker;
+    struct workload *workload;
+    struct link link;       /* in its workload's tunnels */
+    struct link pool_link;  /* client: in the pool's bucket while it takes streams */
+    struct link dirty_link; /* in worker->dirty_tunnels */
+    struct link busy_link;  /* in worker->busy_tunnels */
+    struct link flows;      /* by flow.tunnel_link */
+    struct pollable poll;
+    struct tls tls;
+    struct h2 *h2;
+    struct byte_queue pending; /* ciphertext that the socket did not take; nothing is produced while there is some */
+    struct ns_address local;   /* server: where the peer connected to */
+    struct ns_address peer;
+    uint64_t first_try_ms;
+    uint64_t deadline_ms; /* CONNECTING and HANDSHAKE end here; WAITING: next try */
+    uint64_t heard_ms;    /* last bytes from the peer */
+    uint64_t ping_ms;     /* when the unanswered ping left, 0 if none */
+    uint64_t idle_ms;     /* since when it has had no flow */
+};
+
+/* A tunnel of `workload` to `identity` at address:15008 with room for a stream: from the pool, or a new one. NULL if
+ * none can be made (no credentials, no descriptor). */
+struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const struct ns_address *address,
+                         const char *identity);
+/* Takes over an accepted connection on 15008. */
+void tunnel_accept(struct worker *worker, struct workload *workload, int fd);
+
+/* Something is to be written: it will be at the end of the turn. */
+void tunnel_touch(struct tunnel *tunnel);
+/* The last flow may have gone. */
+void tunnel_flow_left(struct tunnel *tunnel);
+void tunnel_event(struct tunnel *tunnel, uint32_t events);
+void tunnel_read(struct tunnel *tunnel);
+void tunnel_flush(struct tunnel *tunnel);
+void tunnel_tick(struct tunnel *tunnel);
+/* No new streams; ends with its last flow. */
+void tunnel_retire(struct tunnel *tunnel);
+/* Ends it now: its flows are reset, or routed anew if they had not begun. */
+void tunnel_abort(struct tunnel *tunnel, const char *reason);
+void tunnel_free(struct tunnel *tunnel);
+
+#endif

@@ -1,0 +1,561 @@
+/* worker.c: see worker.h for how a turn goes. */
+#define _GNU_SOURCE
+#include "worker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "flow.h"
+#include "tunnel.h"
+
+enum {
+    WORKLOAD_MAGIC = 0x6e73776c,
+    EVENTS_PER_TURN = 256,
+    ACCEPTS_PER_EVENT = 64,
+    TICK_MS = 1000,
+    TICK_RETRY_MS = 50, /* while a tunnel waits to dial again */
+};
+
+static uint64_t clock_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* ---- workloads ---- */
+
+static struct link *workload_bucket(struct worker *worker, uint64_t key)
+{
+    return &worker->workloads[key % WORKLOAD_BUCKETS];
+}
+
+static struct workload *workload_find(struct worker *worker, uint64_t key)
+{
+    struct link *bucket = workload_bucket(worker, key);
+    struct link *at, *next;
+    link_each(at, next, bucket)
+    {
+        struct workload *workload = container_of(at, struct workload, link);
+        NS_CHECK(workload, WORKLOAD_MAGIC);
+        if (workload->key == key)
+            return workload;
+    }
+    return NULL;
+}
+
+typedef void workload_visit(struct worker *worker, struct workload *workload, void *argument);
+
+static void workloads_each(struct worker *worker, workload_visit *visit, void *argument)
+{
+    for (int i = 0; i < WORKLOAD_BUCKETS; i++) {
+        struct link *at, *next;
+        link_each(at, next, &worker->workloads[i])
+            visit(worker, container_of(at, struct workload, link), argument);
+    }
+}
+
+static void workload_add(struct worker *worker, struct command *command)
+{
+    struct workload *workload = ns_alloc(sizeof(*workload));
+    workload->magic = WORKLOAD_MAGIC;
+    workload->key = command->workload;
+    workload->netns.fd = command->fd;
+    workload->netns.serial = command->serial;
+    workload->address = command->address;
+    workload->stats.workload = command->workload;
+    for (int role = 0; role < LISTENER_ROLES; role++)
+        workload->listeners[role].poll.fd = -1;
+    link_init(&workload->flows);
+    link_init(&workload->tunnels);
+    link_append(workload_bucket(worker, workload->key), &workload->link);
+}
+
+static void workload_credentials(struct workload *workload, struct command *command)
+{
+    tls_credentials_dispose(&workload->credentials);
+    workload->credentials = command->credentials;
+    memset(&command->credentials, 0, sizeof(command->credentials));
+    struct link *at, *next;
+    link_each(at, next, &workload->tunnels)
+    {
+        struct tunnel *tunnel = container_of(at, struct tunnel, link);
+        if (tunnel->role == TLS_CLIENT)
+            tunnel_retire(tunnel);
+    }
+}
+
+/* ---- listeners ---- */
+
+static void listener_accepted(struct worker *worker, struct listener *listener, int fd)
+{
+    if (listener->role == NS_LISTEN_HBONE)
+        tunnel_accept(worker, listener->workload, fd);
+    else
+        flow_accept(listener, worker, fd);
+}
+
+/* Out of descriptors: the connection is taken and reset, instead of waking us again and again. */
+static void listener_shed(struct worker *worker, int listener_fd)
+{
+    if (worker->spare_fd >= 0)
+        close(worker->spare_fd);
+    int fd = accept4(listener_fd, NULL, NULL, SOCK_CLOEXEC);
+    if (fd >= 0)
+        socket_abort(fd);
+    worker->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+
+static void listener_event(struct worker *worker, struct listener *listener)
+{
+    for (int i = 0; i < ACCEPTS_PER_EVENT && listener->poll.fd >= 0; i++) {
+        int fd = accept4(listener->poll.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd >= 0)
+            listener_accepted(worker, listener, fd);
+        else if (errno == EMFILE || errno == ENFILE)
+            listener_shed(worker, listener->poll.fd);
+        else if (errno != ECONNABORTED && errno != EINTR)
+            return; /* EAGAIN: another worker was faster, or all are taken */
+    }
+}
+
+static void listener_close(struct worker *worker, struct listener *listener)
+{
+    if (listener->poll.fd < 0)
+        return;
+    listener_event(worker, listener); /* those who are in the queue were promised a connection */
+    (void)epoll_ctl(worker->epoll_fd, EPOLL_CTL_DEL, listener->poll.fd, NULL);
+    close(listener->poll.fd);
+    listener->poll.fd = -1;
+}
+
+static void listener_open(struct worker *worker, struct workload *workload, struct command *command)
+{
+    struct listener *listener = &workload->listeners[command->role];
+    listener_close(worker, listener);
+    listener->workload = workload;
+    listener->role = command->role;
+    listener->poll.kind = POLL_LISTENER;
+    listener->poll.fd = command->fd;
+    command->fd = -1;
+    struct epoll_event event = {.events = EPOLLIN | EPOLLEXCLUSIVE, .data.ptr = &listener->poll};
+    if (epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, listener->poll.fd, &event) != 0)
+        fprintf(stderr, "nodeseal core: cannot watch a listener: %s\n", strerror(errno));
+}
+
+int worker_watch(struct worker *worker, struct pollable *pollable)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = pollable};
+    return epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, pollable->fd, &event);
+}
+
+static void workload_remove(struct worker *worker, struct workload *workload, void *unused)
+{
+    (void)unused;
+    for (int role = 0; role < LISTENER_ROLES; role++)
+        listener_close(worker, &workload->listeners[role]);
+    struct link *at, *next;
+    link_each(at, next, &workload->flows) flow_abort(container_of(at, struct flow, link), "the workload was removed");
+    link_each(at, next, &workload->tunnels)
+        tunnel_abort(container_of(at, struct tunnel, link), "the workload was removed");
+    tls_credentials_dispose(&workload->credentials);
+    link_remove(&workload->link);
+    link_append(&worker->dead_workloads, &workload->link);
+}
+
+/* ---- snapshots ---- */
+
+struct snapshot_state {
+    struct snapshot_part *part;
+    size_t capacity;
+};
+
+static struct ns_connection *snapshot_next(struct snapshot_state *state)
+{
+    struct snapshot_part *part = state->part;
+    if (part->connection_count == state->capacity) {
+        state->capacity = state->capacity == 0 ? 64 : state->capacity * 2;
+        part->connections = realloc(part->connections, state->capacity * sizeof(part->connections[0]));
+        if (part->connections == NULL)
+            abort();
+    }
+    return &part->connections[part->connection_count++];
+}
+
+static void snapshot_connections(struct worker *worker, struct workload *workload, void *argument)
+{
+    (void)worker;
+    struct link *at, *next;
+    link_each(at, next, &workload->flows)
+        flow_describe(container_of(at, struct flow, link), snapshot_next(argument));
+}
+
+static void snapshot_workload(struct worker *worker, struct workload *workload, void *argument)
+{
+    (void)worker;
+    struct snapshot_part *part = argument;
+    part->workloads = realloc(part->workloads, (part->workload_count + 1) * sizeof(part->workloads[0]));
+    if (part->workloads == NULL)
+        abort();
+    struct ns_workload_stats *stats = &part->workloads[part->workload_count++];
+    *stats = workload->stats;
+    struct link *at, *next;
+    link_each(at, next, &workload->flows) stats->connections++;
+    link_each(at, next, &workload->tunnels) stats->tunnels++;
+}
+
+static void snapshot_closed(struct worker *worker, struct snapshot_state *state)
+{
+    uint64_t first = worker->closed_next > CLOSED_KEPT ? worker->closed_next - CLOSED_KEPT : 0;
+    for (uint64_t i = first; i < worker->closed_next; i++) {
+        const struct ns_connection *closed = &worker->closed[i % CLOSED_KEPT];
+        if (worker->now_ms - closed->closed_ms > CLOSED_SHOWN_MS)
+            continue;
+        struct ns_connection *out = snapshot_next(state);
+        *out = *closed;
+        out->closed_ms = worker->now_ms - closed->closed_ms;
+    }
+}
+
+static void snapshot_take(struct worker *worker, struct snapshot *snapshot)
+{
+    struct snapshot_part *part = &snapshot->parts[worker->index];
+    if (snapshot->want_connections) {
+        struct snapshot_state state = {.part = part};
+        workloads_each(worker, snapshot_connections, &state);
+        snapshot_closed(worker, &state);
+    }
+    workloads_each(worker, snapshot_workload, part);
+    part->live_connections = worker->live_flows;
+    part->live_tunnels = worker->live_tunnels;
+    part->cache_hits = decisions_hits(worker->decisions);
+    pthread_mutex_lock(&snapshot->mutex);
+    if (--snapshot->missing == 0)
+        pthread_cond_signal(&snapshot->done);
+    pthread_mutex_unlock(&snapshot->mutex);
+}
+
+/* ---- commands ---- */
+
+static void recheck_flows(struct worker *worker, struct workload *workload, void *unused)
+{
+    (void)worker;
+    (void)unused;
+    struct link *at, *next;
+    link_each(at, next, &workload->flows) flow_recheck(container_of(at, struct flow, link));
+}
+
+static void command_run(struct worker *worker, struct command *command)
+{
+    struct workload *workload = workload_find(worker, command->workload);
+    switch (command->kind) {
+    case COMMAND_ADD:
+        workload_add(worker, command);
+        command->fd = -1;
+        break;
+    case COMMAND_CREDENTIALS:
+        if (workload != NULL)
+            workload_credentials(workload, command);
+        break;
+    case COMMAND_LISTEN:
+        if (workload != NULL)
+            listener_open(worker, workload, command);
+        break;
+    case COMMAND_UNLISTEN:
+        if (workload != NULL)
+            listener_close(worker, &workload->listeners[command->role]);
+        break;
+    case COMMAND_REMOVE:
+        if (workload != NULL)
+            workload_remove(worker, workload, NULL);
+        break;
+    case COMMAND_EPOCH:
+        decisions_epoch(worker->decisions, command->epoch);
+        workloads_each(worker, recheck_flows, NULL);
+        break;
+    case COMMAND_ANSWER:
+        decisions_answer(worker->decisions, command->answer);
+        break;
+    case COMMAND_SNAPSHOT:
+        snapshot_take(worker, command->snapshot);
+        break;
+    case COMMAND_STOP:
+        worker->stopping = 1;
+        break;
+    }
+}
+
+static void command_free(struct command *command)
+{
+    if (command->fd >= 0)
+        close(command->fd);
+    tls_credentials_dispose(&command->credentials);
+    free(command->answer);
+    free(command);
+}
+
+void worker_post(struct worker *worker, struct command *command)
+{
+    command->next = NULL;
+    pthread_mutex_lock(&worker->mailbox_mutex);
+    *worker->mailbox_tail = command;
+    worker->mailbox_tail = &command->next;
+    pthread_mutex_unlock(&worker->mailbox_mutex);
+    uint64_t one = 1;
+    (void)!write(worker->wake.fd, &one, sizeof(one)); /* fails only when it is already raised to the brim */
+}
+
+static void mailbox_run(struct worker *worker)
+{
+    uint64_t count;
+    (void)!read(worker->wake.fd, &count, sizeof(count));
+    pthread_mutex_lock(&worker->mailbox_mutex);
+    struct command *command = worker->mailbox_head;
+    worker->mailbox_head = NULL;
+    worker->mailbox_tail = &worker->mailbox_head;
+    pthread_mutex_unlock(&worker->mailbox_mutex);
+    while (command != NULL) {
+        struct command *next = command->next;
+        command_run(worker, command);
+        command_free(command);
+        command = next;
+    }
+}
+
+/* ---- decisions ---- */
+
+static int ask(void *owner, const struct ns_question *question)
+{
+    struct worker *worker = owner;
+    return core_ask(worker->core, question);
+}
+
+static void answered(void *owner, struct decision_waiter *waiter, struct decision *decision)
+{
+    (void)owner;
+    flow_decided(container_of(waiter, struct flow, waiter), decision);
+}
+
+/* ---- the loop ---- */
+
+static void dispatch(struct worker *worker, struct pollable *pollable, uint32_t events)
+{
+    if (pollable->fd < 0)
+        return; /* closed earlier in this batch */
+    switch (pollable->kind) {
+    case POLL_WAKE:
+        mailbox_run(worker);
+        break;
+    case POLL_LISTENER:
+        listener_event(worker, container_of(pollable, struct listener, poll));
+        break;
+    case POLL_TUNNEL:
+        tunnel_event(container_of(pollable, struct tunnel, poll), events);
+        break;
+    case POLL_NEAR:
+        flow_event(container_of(pollable, struct flow, near), pollable, events);
+        break;
+    case POLL_FAR:
+        flow_event(container_of(pollable, struct flow, far), pollable, events);
+        break;
+    }
+}
+
+/* Those on the lists now; who is put there meanwhile has its turn later. */
+static void continue_busy(struct worker *worker)
+{
+    struct link flows, tunnels;
+    link_init(&flows);
+    link_init(&tunnels);
+    link_splice(&flows, &worker->busy_flows);
+    link_splice(&tunnels, &worker->busy_tunnels);
+    while (!link_empty(&flows)) {
+        struct flow *flow = container_of(flows.next, struct flow, busy_link);
+        link_remove(&flow->busy_link);
+        flow_relay(flow);
+    }
+    while (!link_empty(&tunnels)) {
+        struct tunnel *tunnel = container_of(tunnels.next, struct tunnel, busy_link);
+        link_remove(&tunnel->busy_link);
+        tunnel_read(tunnel);
+    }
+}
+
+static void flush_tunnels(struct worker *worker)
+{
+    struct link tunnels;
+    link_init(&tunnels);
+    link_splice(&tunnels, &worker->dirty_tunnels);
+    while (!link_empty(&tunnels)) {
+        struct tunnel *tunnel = container_of(tunnels.next, struct tunnel, dirty_link);
+        link_remove(&tunnel->dirty_link);
+        tunnel_flush(tunnel);
+    }
+}
+
+static void tick_tunnels(struct worker *worker, struct workload *workload, void *unused)
+{
+    (void)worker;
+    (void)unused;
+    struct link *at, *next;
+    link_each(at, next, &workload->tunnels) tunnel_tick(container_of(at, struct tunnel, link));
+}
+
+static void tick(struct worker *worker)
+{
+    worker->last_tick_ms = worker->now_ms;
+    workloads_each(worker, tick_tunnels, NULL);
+    struct link *at, *next;
+    link_each(at, next, &worker->waiting_flows)
+    {
+        struct flow *flow = container_of(at, struct flow, waiting_link);
+        if (worker->now_ms > flow->deadline_ms)
+            flow_fail(flow, "timed out");
+    }
+    if (worker->recheck_missed) {
+        worker->recheck_missed = 0;
+        workloads_each(worker, recheck_flows, NULL);
+    }
+}
+
+static void bury(struct worker *worker)
+{
+    while (!link_empty(&worker->dead_flows))
+        flow_free(container_of(worker->dead_flows.next, struct flow, link));
+    while (!link_empty(&worker->dead_tunnels))
+        tunnel_free(container_of(worker->dead_tunnels.next, struct tunnel, link));
+    while (!link_empty(&worker->dead_workloads)) {
+        struct workload *workload = container_of(worker->dead_workloads.next, struct workload, link);
+        link_remove(&workload->link);
+        close(workload->netns.fd);
+        workload->magic = 0;
+        free(workload);
+    }
+}
+
+static uint64_t tick_interval(const struct worker *worker)
+{
+    return worker->retrying_tunnels > 0 ? TICK_RETRY_MS : TICK_MS;
+}
+
+/* How long to sleep: until the next tick, if anything depends on time; else until something happens. */
+static int sleep_ms(const struct worker *worker)
+{
+    if (!link_empty(&worker->busy_flows) || !link_empty(&worker->busy_tunnels) || !link_empty(&worker->dirty_tunnels))
+        return 0;
+    if (worker->live_tunnels == 0 && link_empty(&worker->waiting_flows))
+        return -1;
+    uint64_t next = worker->last_tick_ms + tick_interval(worker);
+    return next > worker->now_ms ? (int)(next - worker->now_ms) : 0;
+}
+
+static void *worker_main(void *argument)
+{
+    struct worker *worker = argument;
+    struct epoll_event events[EVENTS_PER_TURN];
+    while (!worker->stopping) {
+        int count = epoll_wait(worker->epoll_fd, events, EVENTS_PER_TURN, sleep_ms(worker));
+        worker->now_ms = clock_ms();
+        for (int i = 0; i < count; i++)
+            dispatch(worker, events[i].data.ptr, events[i].events);
+        continue_busy(worker);
+        flush_tunnels(worker);
+        if (worker->now_ms - worker->last_tick_ms >= tick_interval(worker))
+            tick(worker);
+        bury(worker);
+    }
+    workloads_each(worker, workload_remove, NULL);
+    bury(worker);
+    return NULL;
+}
+
+/* ---- life ---- */
+
+static void worker_init(struct worker *worker, struct core *core, uint32_t index)
+{
+    worker->core = core;
+    worker->index = index;
+    worker->wake.kind = POLL_WAKE;
+    worker->mailbox_tail = &worker->mailbox_head;
+    pthread_mutex_init(&worker->mailbox_mutex, NULL);
+    for (int i = 0; i < WORKLOAD_BUCKETS; i++)
+        link_init(&worker->workloads[i]);
+    for (int i = 0; i < TUNNEL_BUCKETS; i++)
+        link_init(&worker->tunnels[i]);
+    link_init(&worker->dirty_tunnels);
+    link_init(&worker->busy_tunnels);
+    link_init(&worker->busy_flows);
+    link_init(&worker->waiting_flows);
+    link_init(&worker->dead_flows);
+    link_init(&worker->dead_tunnels);
+    link_init(&worker->dead_workloads);
+    worker->next_flow_id = 1;
+    worker->now_ms = worker->last_tick_ms = clock_ms();
+    worker->decisions = decisions_new(index, ask, answered, worker);
+    worker->incoming = ns_alloc(SCRATCH_SIZE);
+    worker->cipher = ns_alloc(TLS_SEALED_SIZE(SCRATCH_SIZE) + 4096);
+    worker->plain = ns_alloc(SCRATCH_SIZE + SCRATCH_SPARE);
+    worker->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    worker->wake.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    worker->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    worker->libctx = OSSL_LIB_CTX_new();
+}
+
+static void worker_dispose(struct worker *worker)
+{
+    struct command *command = worker->mailbox_head;
+    while (command != NULL) {
+        struct command *next = command->next;
+        command_free(command);
+        command = next;
+    }
+    decisions_free(worker->decisions);
+    block_pool_dispose(&worker->blocks);
+    OSSL_LIB_CTX_free(worker->libctx);
+    int fds[] = {worker->epoll_fd, worker->wake.fd, worker->spare_fd};
+    for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+    free(worker->closed);
+    free(worker->incoming);
+    free(worker->cipher);
+    free(worker->plain);
+    pthread_mutex_destroy(&worker->mailbox_mutex);
+}
+
+int worker_start(struct worker *worker, struct core *core, uint32_t index, char *error, size_t error_size)
+{
+    worker_init(worker, core, index);
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = &worker->wake};
+    sigset_t all, before;
+    sigfillset(&all);
+    int failed = worker->epoll_fd < 0 || worker->wake.fd < 0 || worker->libctx == NULL ||
+                 epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, worker->wake.fd, &event) != 0;
+    if (!failed) {
+        /* Signals are the main thread's; a worker inherits the mask it is started under. */
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        failed = pthread_create(&worker->thread, NULL, worker_main, worker) != 0;
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+    }
+    if (failed) {
+        snprintf(error, error_size, "worker %u cannot be started: %s", index, strerror(errno));
+        worker_dispose(worker);
+        return -1;
+    }
+    char name[16];
+    snprintf(name, sizeof(name), "worker-%u", index % 100);
+    pthread_setname_np(worker->thread, name);
+    return 0;
+}
+
+void worker_join(struct worker *worker)
+{
+    pthread_join(worker->thread, NULL);
+    worker_dispose(worker);
+}

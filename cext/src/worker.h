@@ -1,0 +1,169 @@
+/*
+ * worker.h: a worker thread and the objects that live on it.
+ *
+ * Workers share nothing. Each has its own epoll, OpenSSL library context, tunnels, flows, decision cache and counters;
+ * commands reach it through a mailbox. A listener is registered with every worker (EPOLLEXCLUSIVE): whoever accepts a
+ * connection keeps it.
+ *
+ * One turn of the loop: wait; handle each event; continue flows and tunnels that used up their share in the last turn;
+ * write out every tunnel that has something to send (once per turn, for all of its streams); run timers once a second;
+ * free what ended. Objects that end in the middle of a turn are only marked and go to the `graveyard`, because events
+ * that name them may still be in the same batch.
+ */
+#ifndef NS_WORKER_H
+#define NS_WORKER_H
+
+#include <openssl/ssl.h>
+#include <pthread.h>
+
+#include "byte_queue.h"
+#include "decisions.h"
+#include "link.h"
+#include "nodeseal_core.h"
+#include "sockets.h"
+#include "tls.h"
+
+enum {
+    SCRATCH_SIZE = 262144,    /* of one read or one write; 128-256 KiB measured best */
+    SCRATCH_SPARE = 32768,    /* a record left incomplete by the read before */
+    TURN_READS = 4,           /* scratch buffers that one connection may fill per turn */
+    WORKLOAD_BUCKETS = 256,
+    TUNNEL_BUCKETS = 256,
+    CLOSED_KEPT = 64,         /* ended connections that are still shown */
+    CLOSED_SHOWN_MS = 60000,
+    LISTENER_ROLES = 3,
+};
+
+/* What an epoll event points at. */
+enum pollable_kind { POLL_WAKE, POLL_LISTENER, POLL_TUNNEL, POLL_NEAR, POLL_FAR };
+
+/* A registered descriptor; edge triggered, so readiness is remembered here. */
+struct pollable {
+    int fd;                  /* -1: closed or never opened; its events are ignored */
+    enum pollable_kind kind; /* which object it is embedded in */
+    int readable;            /* a read may give something: set by events, cleared by EAGAIN */
+    int writable;            /* same for writes */
+    int ending;              /* the peer's end or an error was announced: a short read is not the last */
+    int failed;              /* errno that the kernel reported for the socket, 0 if none */
+};
+
+struct listener {
+    struct pollable poll;
+    struct workload *workload;
+    int role; /* enum ns_listener_role */
+};
+
+struct workload {
+    uint32_t magic;
+    struct link link; /* in its worker's bucket */
+    uint64_t key;
+    struct netns netns; /* own duplicate of the descriptor */
+    struct ns_address address;
+    struct tls_credentials credentials; /* contexts NULL until the first ones arrive */
+    struct listener listeners[LISTENER_ROLES];
+    struct link flows;
+    struct link tunnels;
+    struct ns_workload_stats stats; /* counters only; live numbers are counted when asked for */
+};
+
+/* A command for a worker; each kind uses some of the fields. The mailbox owns it until it was carried out. */
+enum command_kind {
+    COMMAND_ADD,
+    COMMAND_CREDENTIALS,
+    COMMAND_LISTEN,
+    COMMAND_UNLISTEN,
+    COMMAND_REMOVE,
+    COMMAND_EPOCH,
+    COMMAND_ANSWER,
+    COMMAND_SNAPSHOT,
+    COMMAND_STOP,
+};
+
+struct command {
+    struct command *next;
+    enum command_kind kind;
+    uint64_t workload;
+    uint64_t epoch;
+    int fd; /* ADD: network namespace; LISTEN: socket; handed over */
+    int role;
+    uint64_t serial; /* ADD: of the namespace */
+    struct ns_address address;
+    struct tls_credentials credentials; /* handed over */
+    struct ns_answer *answer;           /* freed with the command */
+    struct snapshot *snapshot;          /* borrowed from the caller, who waits */
+};
+
+/* What one worker puts into a snapshot; the arrays are the caller's to free. */
+struct snapshot_part {
+    struct ns_connection *connections;
+    size_t connection_count;
+    struct ns_workload_stats *workloads;
+    size_t workload_count;
+    uint64_t live_connections;
+    uint64_t live_tunnels;
+    uint64_t cache_hits;
+};
+
+struct snapshot {
+    pthread_mutex_t mutex;
+    pthread_cond_t done;
+    uint32_t missing; /* workers that have not answered */
+    int want_connections;
+    struct snapshot_part *parts; /* one per worker */
+};
+
+struct worker {
+    struct core *core;
+    uint32_t index;
+    pthread_t thread;
+    int epoll_fd;
+    struct pollable wake; /* eventfd: the mailbox has something */
+    int spare_fd;         /* given up for a moment when descriptors run out, to accept and reset a connection */
+    const struct core_options *options;
+    OSSL_LIB_CTX *libctx;
+
+    pthread_mutex_t mailbox_mutex; /* held for a few instructions only */
+    struct command *mailbox_head;
+    struct command **mailbox_tail;
+
+    uint64_t now_ms; /* monotonic, read once per turn */
+    uint64_t last_tick_ms;
+    int stopping;
+
+    struct link workloads[WORKLOAD_BUCKETS];
+    struct link tunnels[TUNNEL_BUCKETS]; /* client tunnels that take new streams, by peer */
+    struct link dirty_tunnels;           /* to be written at the end of the turn */
+    struct link busy_tunnels;            /* to be read on in the next turn */
+    struct link busy_flows;              /* to be relayed on in the next turn */
+    struct link waiting_flows;           /* not open yet; they have deadlines */
+    struct link dead_flows;              /* graveyard */
+    struct link dead_tunnels;
+    struct link dead_workloads;
+    int recheck_missed; /* a live flow could not be asked about after the last epoch */
+    uint32_t retrying_tunnels; /* that wait to dial again; the loop ticks faster while there are any */
+
+    struct decisions *decisions;
+    struct block_pool blocks;
+    uint64_t next_flow_id;
+    uint64_t live_flows;
+    uint64_t live_tunnels;
+
+    struct ns_connection *closed; /* ring of CLOSED_KEPT; allocated with the first; closed_ms holds the time of closing */
+    uint64_t closed_next;         /* number of connections ever put there */
+
+    uint8_t *incoming; /* SCRATCH_SIZE: ciphertext as received */
+    uint8_t *cipher;   /* SCRATCH_SIZE and room for sealing it: ciphertext to send */
+    uint8_t *plain;    /* SCRATCH_SIZE + SCRATCH_SPARE: what was opened, or is to be sealed */
+};
+
+/* worker.c */
+int worker_start(struct worker *worker, struct core *core, uint32_t index, char *error, size_t error_size);
+void worker_post(struct worker *worker, struct command *command); /* takes the command over */
+void worker_join(struct worker *worker);                          /* after COMMAND_STOP; frees everything */
+/* Registers an fd for edge-triggered input and output. 0, or -1. */
+int worker_watch(struct worker *worker, struct pollable *pollable);
+
+/* core.c: sends a question to Python's thread. 0, or -1 when too many wait. */
+int core_ask(struct core *core, const struct ns_question *question);
+
+#endif
