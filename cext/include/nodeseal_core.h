@@ -1,10 +1,10 @@
 /*
  * nodeseal_core.h: the splice core's public interface.
  *
- * The core moves bytes: it accepts captured connections, asks what to do with each new one, and relays it, either in
- * plaintext or through a pooled mutual-TLS HTTP/2 tunnel (HBONE). It makes no decision itself. Everything here may be
- * called from any thread; nothing here blocks on the network. The two calls that wait (core_next_question and the
- * snapshots) say so.
+ * The core moves bytes: it accepts captured connections, asks what to do with each new one, and relays it,
+ * either in plaintext or through a pooled mutual-TLS HTTP/2 tunnel (HBONE). It makes no decision itself.
+ * Everything here may be called from any thread; nothing here blocks on the network. The two calls that wait
+ * (core_next_question and the snapshots) say so.
  *
  * The text between the cffi marks is read by cext/build_core.py as well: keep preprocessor lines out of it.
  */
@@ -25,22 +25,26 @@ enum {
 
 /* Socket marks; bpf/nodeseal.h holds the same values and a test compares them. */
 enum {
-    NS_MARK_CAPTURED = 0x4e530001, /* on the application's socket: this connection goes to the core, for life */
-    NS_MARK_TO_APP = 0x4e530002,   /* on the core's socket towards the application: replies come back to the core */
-    NS_MARK_CORE = 0x4e530003,     /* on every other socket of the core: never captured */
+    NS_MARK_CAPTURED =
+        0x4e530001, /* on the application's socket: this connection goes to the core, for life */
+    NS_MARK_TO_APP =
+        0x4e530002, /* on the core's socket towards the application: replies come back to the core */
+    NS_MARK_CORE = 0x4e530003, /* on every other socket of the core: never captured */
     NS_HBONE_PORT = 15008,
 };
 
-/* An address and port. IPv4 addresses are in their v4-mapped form (::ffff:a.b.c.d), so that one type serves both. */
+/* An address and port. IPv4 addresses are in their v4-mapped form (::ffff:a.b.c.d), so that one type serves
+ * both. */
 struct ns_address {
     uint8_t ip[16]; /* network order */
     uint16_t port;  /* host order */
 };
 
 enum ns_listener_role {
-    NS_LISTEN_OUTBOUND = 0, /* captured connections of the workload; getsockname() is the original destination */
-    NS_LISTEN_INBOUND = 1,  /* captured plaintext connections to the workload; same */
-    NS_LISTEN_HBONE = 2,    /* mutual TLS from peers, port 15008 */
+    NS_LISTEN_OUTBOUND =
+        0, /* captured connections of the workload; getsockname() is the original destination */
+    NS_LISTEN_INBOUND = 1, /* captured plaintext connections to the workload; same */
+    NS_LISTEN_HBONE = 2,   /* mutual TLS from peers, port 15008 */
 };
 
 enum ns_question_kind {
@@ -51,13 +55,14 @@ enum ns_question_kind {
 
 /* What the core wants to know about a new flow, or, after a new epoch, about a live one. */
 struct ns_question {
-    uint64_t id;                    /* to be given back in the answer */
-    uint64_t workload;              /* the key given to core_workload_add */
-    uint32_t kind;                  /* enum ns_question_kind */
-    uint32_t established;           /* 1: the flow is already running in plaintext; 0: it is new, or runs in a tunnel */
-    struct ns_address source;       /* the client's address; outbound: the workload's own, port always 0 */
-    struct ns_address destination;  /* outbound: original destination; tunnel: the authority; plaintext: as dialled */
-    char peer[512];                 /* inbound tunnel: the peer's verified SPIFFE id; otherwise "" */
+    uint64_t id;          /* to be given back in the answer */
+    uint64_t workload;    /* the key given to core_workload_add */
+    uint32_t kind;        /* enum ns_question_kind */
+    uint32_t established; /* 1: the flow is already running in plaintext; 0: it is new, or runs in a tunnel */
+    struct ns_address source; /* the client's address; outbound: the workload's own, port always 0 */
+    struct ns_address
+        destination; /* outbound: original destination; tunnel: the authority; plaintext: as dialled */
+    char peer[512];  /* inbound tunnel: the peer's verified SPIFFE id; otherwise "" */
 };
 
 enum ns_verdict {
@@ -78,7 +83,7 @@ struct ns_answer {
     uint64_t epoch; /* of the mesh state that the answer was made from */
     uint32_t verdict;
     uint32_t endpoint_count; /* outbound and NS_ALLOW: at least 1 */
-    char reason[96];         /* refuse and unavailable: why; inbound plaintext allowed: why there is no mTLS */
+    char reason[96]; /* refuse and unavailable: why; inbound plaintext allowed: why there is no mTLS */
     struct ns_endpoint endpoints[32];
 };
 
@@ -94,32 +99,32 @@ enum ns_connection_state {
 struct ns_connection {
     uint64_t id; /* unique in the life of the core process */
     uint64_t workload;
-    uint32_t direction;          /* enum ns_direction */
-    uint32_t state;              /* enum ns_connection_state */
-    uint32_t mtls;               /* 1: the bytes cross the wire in a TLS tunnel whose peer is `peer` */
+    uint32_t direction; /* enum ns_direction */
+    uint32_t state;     /* enum ns_connection_state */
+    uint32_t mtls;      /* 1: the bytes cross the wire in a TLS tunnel whose peer is `peer` */
     uint32_t reserved;
-    struct ns_address source;    /* the application that dialled */
+    struct ns_address source;      /* the application that dialled */
     struct ns_address destination; /* what it dialled (outbound: the original destination) */
-    struct ns_address endpoint;  /* outbound: the endpoint that was chosen; inbound: same as destination */
-    uint64_t bytes_sent;         /* by the dialling application */
-    uint64_t bytes_received;     /* by the dialling application */
-    uint64_t age_ms;             /* since it was accepted */
-    uint64_t closed_ms;          /* closed ones: how long ago */
-    char peer[512];              /* mtls: the peer's verified SPIFFE id */
-    char tls[64];                /* mtls: protocol and cipher suite as negotiated, "TLSv1.3 TLS_AES_128_GCM_SHA256" */
-    char reason[96];             /* open plaintext: why; closed or failing: what ended it */
+    struct ns_address endpoint;    /* outbound: the endpoint that was chosen; inbound: same as destination */
+    uint64_t bytes_sent;           /* by the dialling application */
+    uint64_t bytes_received;       /* by the dialling application */
+    uint64_t age_ms;               /* since it was accepted */
+    uint64_t closed_ms;            /* closed ones: how long ago */
+    char peer[512];                /* mtls: the peer's verified SPIFFE id */
+    char tls[64];    /* mtls: protocol and cipher suite as negotiated, "TLSv1.3 TLS_AES_128_GCM_SHA256" */
+    char reason[96]; /* open plaintext: why; closed or failing: what ended it */
 };
 
 struct ns_workload_stats {
     uint64_t workload;
-    uint64_t connections;    /* live flows, tunnels' streams included */
-    uint64_t tunnels;        /* live TLS connections, both roles */
-    uint64_t accepted;       /* flows since the workload was added, by listener role below */
-    uint64_t tunnelled;      /* flows relayed through mTLS, both directions */
-    uint64_t plaintext;      /* flows relayed in plaintext, both directions */
-    uint64_t refused;        /* flows ended by a decision */
-    uint64_t failed;         /* flows ended because an endpoint or the application could not be reached */
-    uint64_t tls_failed;     /* TLS handshakes that failed, either role */
+    uint64_t connections; /* live flows, tunnels' streams included */
+    uint64_t tunnels;     /* live TLS connections, both roles */
+    uint64_t accepted;    /* flows since the workload was added, by listener role below */
+    uint64_t tunnelled;   /* flows relayed through mTLS, both directions */
+    uint64_t plaintext;   /* flows relayed in plaintext, both directions */
+    uint64_t refused;     /* flows ended by a decision */
+    uint64_t failed;      /* flows ended because an endpoint or the application could not be reached */
+    uint64_t tls_failed;  /* TLS handshakes that failed, either role */
 };
 
 struct ns_core_stats {
@@ -134,35 +139,37 @@ struct ns_core_stats {
 struct core;
 
 struct core_options {
-    uint32_t workers;              /* 1..64 */
-    uint32_t connect_timeout_ms;   /* towards peers and applications; 10000 */
-    uint32_t refused_retry_ms;     /* how long a refused connection to a peer's 15008 is tried again; 2000 */
-    uint32_t idle_timeout_ms;      /* a pooled tunnel without streams is closed after; 300000 */
+    uint32_t workers;            /* 1..64 */
+    uint32_t connect_timeout_ms; /* towards peers and applications; 10000 */
+    uint32_t refused_retry_ms;   /* how long a refused connection to a peer's 15008 is tried again; 2000 */
+    uint32_t idle_timeout_ms;    /* a pooled tunnel without streams is closed after; 300000 */
     char trust_domain[256];
 };
 
 /* Starts the worker threads. Returns NULL and writes one line to error on failure. */
 struct core *core_start(const struct core_options *options, char *error, size_t error_size);
-/* Ends the workers and frees everything; live connections are reset. No other call may be running, except that a
- * waiting core_next_question returns 0 first. */
+/* Ends the workers and frees everything; live connections are reset. No other call may be running, except
+ * that a waiting core_next_question returns 0 first. */
 void core_stop(struct core *core);
 
-/* Adds a workload. `netns_fd` is duplicated. `address` is the workload's own (port ignored). Key must be new. 0, or -1 with error. */
-int core_workload_add(struct core *core, uint64_t workload, int netns_fd, const struct ns_address *address, char *error,
-                      size_t error_size);
-/* New credentials: certificate chain (leaf first), private key, trust bundle, all PEM. Running tunnels keep theirs; tunnels this
- * workload opened take no new streams. Nothing changes when it fails. */
-int core_workload_credentials(struct core *core, uint64_t workload, const char *chain_pem, const char *key_pem,
-                              const char *bundle_pem, char *error, size_t error_size);
+/* Adds a workload. `netns_fd` is duplicated. `address` is the workload's own (port ignored). Key must be new.
+ * 0, or -1 with error. */
+int core_workload_add(struct core *core, uint64_t workload, int netns_fd, const struct ns_address *address,
+                      char *error, size_t error_size);
+/* New credentials: certificate chain (leaf first), private key, trust bundle, all PEM. Running tunnels keep
+ * theirs; tunnels this workload opened take no new streams. Nothing changes when it fails. */
+int core_workload_credentials(struct core *core, uint64_t workload, const char *chain_pem,
+                              const char *key_pem, const char *bundle_pem, char *error, size_t error_size);
 /* Listens on fd (duplicated, made non-blocking); one per role. */
-int core_workload_listen(struct core *core, uint64_t workload, int role, int fd, char *error, size_t error_size);
+int core_workload_listen(struct core *core, uint64_t workload, int role, int fd, char *error,
+                         size_t error_size);
 /* Closes the listener of one role; running connections are untouched. */
 int core_workload_unlisten(struct core *core, uint64_t workload, int role, char *error, size_t error_size);
 /* Forgets the workload: listeners close, its remaining connections are reset. */
 int core_workload_remove(struct core *core, uint64_t workload, char *error, size_t error_size);
 
-/* The mesh state moved on: cached answers are void and live flows are asked about again. The model that answers must
- * be in place before. Epochs only grow. */
+/* The mesh state moved on: cached answers are void and live flows are asked about again. The model that
+ * answers must be in place before. Epochs only grow. */
 void core_epoch(struct core *core, uint64_t epoch);
 
 /* Waits up to timeout_ms for a question. 1: question filled; 0: none, or the core is stopping. */
@@ -170,8 +177,8 @@ int core_next_question(struct core *core, struct ns_question *question, uint32_t
 /* Answers once; an unknown id is ignored (its flows may have gone). */
 void core_answer(struct core *core, const struct ns_answer *answer);
 
-/* Snapshots, taken by every worker at its next turn; waits for them (milliseconds; a worker never waits for the caller).
- * Writes at most `capacity` items, returns how many there are in all. */
+/* Snapshots, taken by every worker at its next turn; waits for them (milliseconds; a worker never waits for
+ * the caller). Writes at most `capacity` items, returns how many there are in all. */
 size_t core_connections(struct core *core, struct ns_connection *out, size_t capacity);
 size_t core_workload_stats(struct core *core, struct ns_workload_stats *out, size_t capacity);
 void core_stats(struct core *core, struct ns_core_stats *out);

@@ -1,9 +1,9 @@
 /*
  * byte_queue.h: bytes that could not be sent yet.
  *
- * A queue owns a chain of fixed blocks taken from its worker's pool. An idle connection holds none: blocks go back to
- * the pool as soon as their bytes are gone. The bound on a queue's length is its user's (an HTTP/2 stream window, or
- * one scratch buffer of a relay).
+ * A queue owns a chain of fixed blocks taken from its worker's pool. An idle connection holds none: blocks go
+ * back to the pool as soon as their bytes are gone. The bound on a queue's length is its user's (an HTTP/2
+ * stream window, or one scratch buffer of a relay).
  */
 #ifndef NS_BYTE_QUEUE_H
 #define NS_BYTE_QUEUE_H

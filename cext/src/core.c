@@ -1,9 +1,9 @@
 /*
- * core.c: the public interface (include/nodeseal_core.h): turns calls into commands for the workers, keeps the register
- * of workloads that validates them, and holds the queue of questions for Python.
+ * core.c: the public interface (include/nodeseal_core.h): turns calls into commands for the workers, keeps
+ * the register of workloads that validates them, and holds the queue of questions for Python.
  *
- * Every call is made under `mutex`, except waiting for questions. Workers take only the question queue's mutex, for
- * the time it takes to link one element.
+ * Every call is made under `mutex`, except waiting for questions. Workers take only the question queue's
+ * mutex, for the time it takes to link one element.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -165,8 +165,8 @@ static int post_all(struct core *core, const struct command *like, int fd, char 
     return 0;
 }
 
-int core_workload_add(struct core *core, uint64_t workload, int netns_fd, const struct ns_address *address, char *error,
-                      size_t error_size)
+int core_workload_add(struct core *core, uint64_t workload, int netns_fd, const struct ns_address *address,
+                      char *error, size_t error_size)
 {
     NS_CHECK(core, CORE_MAGIC);
     pthread_mutex_lock(&core->mutex);
@@ -188,14 +188,15 @@ int core_workload_add(struct core *core, uint64_t workload, int netns_fd, const 
     return result;
 }
 
-int core_workload_credentials(struct core *core, uint64_t workload, const char *chain_pem, const char *key_pem,
-                              const char *bundle_pem, char *error, size_t error_size)
+int core_workload_credentials(struct core *core, uint64_t workload, const char *chain_pem,
+                              const char *key_pem, const char *bundle_pem, char *error, size_t error_size)
 {
     NS_CHECK(core, CORE_MAGIC);
     struct tls_credentials made[WORKERS_MAX];
     /* Made here, each in its worker's library context, so that no worker spends time on parsing. */
     for (uint32_t i = 0; i < core->worker_count; i++) {
-        if (tls_credentials_init(&made[i], core->workers[i].libctx, chain_pem, key_pem, bundle_pem, error, error_size) != 0) {
+        if (tls_credentials_init(&made[i], core->workers[i].libctx, chain_pem, key_pem, bundle_pem, error,
+                                 error_size) != 0) {
             while (i-- > 0)
                 tls_credentials_dispose(&made[i]);
             return -1;
@@ -217,7 +218,8 @@ int core_workload_credentials(struct core *core, uint64_t workload, const char *
 }
 
 /* Common to the calls below: the workload must be known and the role one of the three. NULL with error. */
-static struct registered *registered_for(struct core *core, uint64_t workload, int role, char *error, size_t error_size)
+static struct registered *registered_for(struct core *core, uint64_t workload, int role, char *error,
+                                         size_t error_size)
 {
     struct registered *registered = registered_find(core, workload);
     if (registered == NULL)
@@ -235,7 +237,8 @@ static int set_nonblocking(int fd)
     return flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0 ? -1 : 0;
 }
 
-int core_workload_listen(struct core *core, uint64_t workload, int role, int fd, char *error, size_t error_size)
+int core_workload_listen(struct core *core, uint64_t workload, int role, int fd, char *error,
+                         size_t error_size)
 {
     NS_CHECK(core, CORE_MAGIC);
     pthread_mutex_lock(&core->mutex);

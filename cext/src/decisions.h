@@ -1,9 +1,9 @@
 /*
  * decisions.h: one worker's cache of answers, and the questions that are on their way to Python.
  *
- * A question is identified by what it depends on (its key). The first flow with a new key causes one question; others
- * with the same key wait beside it. An answer serves all of them and is kept until the mesh state's epoch moves on.
- * Sans-I/O: the worker sends the questions and delivers the answers.
+ * A question is identified by what it depends on (its key). The first flow with a new key causes one
+ * question; others with the same key wait beside it. An answer serves all of them and is kept until the mesh
+ * state's epoch moves on. Sans-I/O: the worker sends the questions and delivers the answers.
  */
 #ifndef NS_DECISIONS_H
 #define NS_DECISIONS_H
@@ -39,7 +39,8 @@ struct decision_waiter {
 
 struct decisions;
 
-/* Called for each waiter when its answer is there. The waiter is unlinked already; it may be freed or wait again. */
+/* Called for each waiter when its answer is there. The waiter is unlinked already; it may be freed or wait
+ * again. */
 typedef void decision_ready(void *owner, struct decision_waiter *waiter, struct decision *decision);
 /* Sends a question; 0, or -1 if it cannot be sent. The id in it is set. */
 typedef int decision_ask(void *owner, const struct ns_question *question);
@@ -48,8 +49,9 @@ struct decisions *decisions_new(uint32_t worker_index, decision_ask *ask, decisi
 void decisions_free(struct decisions *decisions);
 
 /*
- * Looks up the answer to `question` (its id is ignored). Returns a cached decision (borrowed: hold it to keep it), or
- * NULL: then either *waiting is 1 and `ready` will be called for the waiter, or *waiting is 0 and no answer can be had.
+ * Looks up the answer to `question` (its id is ignored). Returns a cached decision (borrowed: hold it to keep
+ * it), or NULL: then either *waiting is 1 and `ready` will be called for the waiter, or *waiting is 0 and no
+ * answer can be had.
  */
 struct decision *decisions_get(struct decisions *decisions, const struct ns_question *question,
                                struct decision_waiter *waiter, int *waiting);

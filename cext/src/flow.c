@@ -1,10 +1,10 @@
 /*
  * flow.c: see flow.h. From acceptance to the first byte, and the end; relay.c moves the bytes in between.
  *
- * The application on the near side of an outbound flow has a connected socket from the start: the kernel completed
- * its handshake with us. Whatever goes wrong afterwards is told to it as a reset. Nothing is read from it before the
- * far side is up, so nothing is lost when another endpoint or tunnel is tried, and a far side that never comes up gets
- * not one byte.
+ * The application on the near side of an outbound flow has a connected socket from the start: the kernel
+ * completed its handshake with us. Whatever goes wrong afterwards is told to it as a reset. Nothing is read
+ * from it before the far side is up, so nothing is lost when another endpoint or tunnel is tried, and a far
+ * side that never comes up gets not one byte.
  */
 #include "flow.h"
 
@@ -19,9 +19,9 @@
 
 enum {
     FLOW_MAGIC = 0x6e73666c,
-    ATTEMPTS_MAX = 3,       /* tunnels tried for one endpoint when they break before the stream was answered */
+    ATTEMPTS_MAX = 3, /* tunnels tried for one endpoint when they break before the stream was answered */
     DEADLINE_SPARE_MS = 5000, /* a flow outlives the connection attempts it waits for */
-    REFUSED_STREAM = 7,     /* RFC 9113 section 7: the peer did not begin to process the stream */
+    REFUSED_STREAM = 7,       /* RFC 9113 section 7: the peer did not begin to process the stream */
 };
 
 static struct flow *flow_new(struct worker *worker, struct workload *workload, enum ns_direction direction)
@@ -84,8 +84,6 @@ static void flow_leave_tunnel(struct flow *flow)
     struct tunnel *tunnel = flow->tunnel;
     if (tunnel == NULL)
         return;
-    if (flow->to_near.pending.length > 0)
-        h2_taken(tunnel->h2, flow->stream, flow->to_near.pending.length);
     flow->tunnel = NULL;
     link_remove(&flow->tunnel_link);
     tunnel_flow_left(tunnel);
@@ -291,9 +289,9 @@ static void flow_rechecked(struct flow *flow, const struct decision *decision)
         flow_refuse(flow, decision);
     else if (decision->verdict == NS_ALLOW && !flow->mtls && flow->state == FLOW_OPEN)
         snprintf(flow->reason, sizeof(flow->reason), "%s",
-                 flow->direction == NS_INBOUND      ? decision->reason
+                 flow->direction == NS_INBOUND  ? decision->reason
                  : decision->endpoint_count > 0 ? decision->endpoints[0].reason
-                                                    : flow->reason);
+                                                : flow->reason);
 }
 
 void flow_decided(struct flow *flow, struct decision *decision)
@@ -357,7 +355,8 @@ void flow_accept(struct listener *listener, struct worker *worker, int fd)
 
 /* ---- a tunnel's streams (inside h2_feed and h2_produce) ---- */
 
-static void on_request(void *owner, int32_t id, const struct ns_address *authority, const struct ns_address *client)
+static void on_request(void *owner, int32_t id, const struct ns_address *authority,
+                       const struct ns_address *client)
 {
     struct tunnel *tunnel = owner;
     if (!address_same_ip(authority, &tunnel->local)) {
@@ -414,7 +413,8 @@ static void on_closed(void *owner, void *stream, uint32_t code)
     if (code == H2_NO_ERROR && flow->to_far.state == HALF_ENDED && flow->to_near.state >= HALF_ENDING)
         flow_relay(flow); /* finishes once the application has taken what is pending */
     else
-        flow_abort(flow, flow->near.failed ? "the application reset the connection" : "the peer reset the stream");
+        flow_abort(flow,
+                   flow->near.failed ? "the application reset the connection" : "the peer reset the stream");
 }
 
 void flow_tunnel_lost(struct flow *flow, const char *reason)
@@ -422,7 +422,8 @@ void flow_tunnel_lost(struct flow *flow, const char *reason)
     NS_CHECK(flow, FLOW_MAGIC);
     flow->stream = 0;
     if (flow->state == FLOW_CONNECTING && flow->direction == NS_OUTBOUND) {
-        /* A pooled tunnel may have died unnoticed: then a fresh one is tried. One that never opened is told. */
+        /* A pooled tunnel may have died unnoticed: then a fresh one is tried. One that never opened is told.
+         */
         int again = flow->tunnel->tls.peer[0] != 0 && flow->tunnel->tls.error[0] == 0;
         flow_route_failed(flow, again, reason);
         return;
@@ -465,9 +466,11 @@ static void side_connected(struct flow *flow, struct pollable *side)
         else
             flow_open(flow);
     } else if (flow->direction == NS_OUTBOUND) {
-        flow_route_failed(flow, 0, error == ECONNREFUSED ? "the endpoint refused" : "the endpoint cannot be reached");
+        flow_route_failed(flow, 0,
+                          error == ECONNREFUSED ? "the endpoint refused" : "the endpoint cannot be reached");
     } else {
-        flow_fail(flow, error == ECONNREFUSED ? "the application refused" : "the application cannot be reached");
+        flow_fail(flow,
+                  error == ECONNREFUSED ? "the application refused" : "the application cannot be reached");
     }
 }
 

@@ -1,8 +1,8 @@
 /*
  * flow.h: one application connection on its way through the core.
  *
- * `near` is the socket towards the workload's application: accepted from it (outbound) or connected to it (inbound).
- * The far side is either a socket (plaintext) or a stream of a tunnel (mutual TLS).
+ * `near` is the socket towards the workload's application: accepted from it (outbound) or connected to it
+ * (inbound). The far side is either a socket (plaintext) or a stream of a tunnel (mutual TLS).
  *
  *   outbound: application -> near | far -> endpoint, or tunnel to its node
  *   inbound:  client -> far, or tunnel | near -> application
@@ -48,8 +48,9 @@ struct flow {
     struct decision *decision; /* held; NULL until answered */
     uint32_t attempts;         /* endpoints or tunnels tried */
     struct pollable near;
-    struct pollable far;   /* fd -1 when the far side is a tunnel */
-    struct tunnel *tunnel; /* NULL when plaintext, or when the stream has ended and only `to_near` is left to write */
+    struct pollable far; /* fd -1 when the far side is a tunnel */
+    struct tunnel
+        *tunnel; /* NULL when plaintext, or when the stream has ended and only `to_near` is left to write */
     int32_t stream;
     struct half to_far;
     struct half to_near;

@@ -1,11 +1,12 @@
 /*
  * h2.c: see h2.h.
  *
- * The part that needs care is h2_produce. nghttp2_session_mem_send returns the bytes of one frame at a time, except
- * for DATA frames: for those it calls source_read (how many bytes, and place them) and then send_data (write the
- * header). Between those two calls nghttp2 writes nothing else, so source_read may put the bytes where they will be
- * sent from: 9 bytes behind the end of what has been produced. If the buffer is too full for a frame worth sending,
- * source_read defers the stream and puts it on the `starved` list; the next h2_produce resumes it.
+ * The part that needs care is h2_produce. nghttp2_session_mem_send returns the bytes of one frame at a time,
+ * except for DATA frames: for those it calls source_read (how many bytes, and place them) and then send_data
+ * (write the header). Between those two calls nghttp2 writes nothing else, so source_read may put the bytes
+ * where they will be sent from: 9 bytes behind the end of what has been produced. If the buffer is too full
+ * for a frame worth sending, source_read defers the stream and puts it on the `starved` list; the next
+ * h2_produce resumes it.
  */
 #include "h2.h"
 
@@ -19,9 +20,9 @@
 
 enum {
     FRAME_HEADER = 9,
-    WORTHWHILE = 4096,     /* less room than this in the buffer: wait for the next one */
+    WORTHWHILE = 4096,        /* less room than this in the buffer: wait for the next one */
     HEADER_BYTES_MAX = 65536, /* of one request; ztunnel's server limit */
-    STARVED_MAX = 64,      /* streams remembered for resuming; more than can fill one buffer */
+    STARVED_MAX = 64,         /* streams remembered for resuming; more than can fill one buffer */
     H2_MAGIC = 0x6e736832,
 };
 
@@ -42,8 +43,6 @@ struct h2 {
     size_t open_streams; /* client: opened by us and not closed */
     int goaway_seen;     /* the peer refuses new streams */
     int goaway_sent;
-    size_t held;      /* bytes delivered and not taken, all streams */
-    size_t withheld;  /* connection window credit not given back, <= held */
 
     /* The request whose headers are arriving; HTTP/2 never interleaves two. */
     int32_t request_id; /* 0: none */
@@ -53,7 +52,7 @@ struct h2 {
     size_t request_bytes;
     struct ns_address request_authority;
     struct ns_address request_client; /* all zero unless a forwarded header could be read */
-    int response_status; /* of the response whose headers are arriving */
+    int response_status;              /* of the response whose headers are arriving */
 };
 
 static void *stream_of(const struct h2 *h2, int32_t id)
@@ -82,7 +81,8 @@ static int equals(const uint8_t *text, size_t length, const char *literal)
     return length == strlen(literal) && memcmp(text, literal, length) == 0;
 }
 
-/* Reads the address of a header `forwarded: for="10.0.0.1:80"` (RFC 7239); anything else leaves `client` as it is. */
+/* Reads the address of a header `forwarded: for="10.0.0.1:80"` (RFC 7239); anything else leaves `client` as
+ * it is. */
 static void read_forwarded(const uint8_t *value, size_t length, struct ns_address *client)
 {
     static const char PREFIX[] = "for=\"";
@@ -163,23 +163,17 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
     return 0;
 }
 
-static int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *bytes, size_t length,
-                         void *user)
+static int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *bytes,
+                         size_t length, void *user)
 {
     (void)flags;
     struct h2 *h2 = user;
     void *stream = stream_of(h2, id);
-    if (stream == NULL) {
-        /* Nobody wants these bytes (the stream was reset by us), but the connection's window must not leak. */
-        nghttp2_session_consume_connection(session, length);
+    nghttp2_session_consume_connection(session, length);
+    if (stream == NULL) { /* reset by us, but the peer did not know yet */
         nghttp2_session_consume_stream(session, id, length);
         return 0;
     }
-    if (h2->held < H2_HELD_MAX)
-        nghttp2_session_consume_connection(session, length);
-    else
-        h2->withheld += length;
-    h2->held += length;
     h2->events->data(h2->owner, stream, bytes, length);
     return 0;
 }
@@ -204,18 +198,14 @@ int h2_feed(struct h2 *h2, const uint8_t *bytes, size_t length)
     ssize_t taken = nghttp2_session_mem_recv(h2->session, bytes, length);
     if (taken != (ssize_t)length)
         return -1;
-    /* nghttp2 answers some violations with a GOAWAY of its own and then wants neither to read nor to write. */
+    /* nghttp2 answers some violations with a GOAWAY of its own and then wants neither to read nor to write.
+     */
     return nghttp2_session_want_read(h2->session) || nghttp2_session_want_write(h2->session) ? 0 : -1;
 }
 
 void h2_taken(struct h2 *h2, int32_t id, size_t length)
 {
-    h2->held -= length;
     nghttp2_session_consume_stream(h2->session, id, length); /* a stream that is gone is no error here */
-    if (h2->withheld > 0 && h2->held < H2_HELD_MAX) {
-        nghttp2_session_consume_connection(h2->session, h2->withheld);
-        h2->withheld = 0;
-    }
 }
 
 /* ---- sending ---- */
@@ -232,8 +222,8 @@ static ssize_t frame_length(nghttp2_session *session, uint8_t type, int32_t id, 
     return peer_frame_max < H2_FRAME_MAX ? (ssize_t)peer_frame_max : H2_FRAME_MAX;
 }
 
-static ssize_t source_read(nghttp2_session *session, int32_t id, uint8_t *unused, size_t length, uint32_t *flags,
-                           nghttp2_data_source *source, void *user)
+static ssize_t source_read(nghttp2_session *session, int32_t id, uint8_t *unused, size_t length,
+                           uint32_t *flags, nghttp2_data_source *source, void *user)
 {
     (void)session;
     (void)unused;
@@ -253,7 +243,8 @@ static ssize_t source_read(nghttp2_session *session, int32_t id, uint8_t *unused
     if (length > room - FRAME_HEADER)
         length = room - FRAME_HEADER;
     int end = 0;
-    ssize_t got = h2->events->source(h2->owner, stream, h2->out + h2->out_length + FRAME_HEADER, length, &end);
+    ssize_t got =
+        h2->events->source(h2->owner, stream, h2->out + h2->out_length + FRAME_HEADER, length, &end);
     if (got == H2_SOURCE_LATER)
         return NGHTTP2_ERR_DEFERRED;
     if (got == H2_SOURCE_FAILED)
@@ -295,7 +286,8 @@ size_t h2_produce(struct h2 *h2, uint8_t *out, size_t capacity, int *more)
     h2->out_length = 0;
     h2->out_capacity = capacity;
     *more = 0;
-    /* A control frame is at most 16 KiB plus its header (HEADERS with all they may hold): stop while one fits. */
+    /* A control frame is at most 16 KiB plus its header (HEADERS with all they may hold): stop while one
+     * fits. */
     while (capacity - h2->out_length > 16384 + FRAME_HEADER) {
         const uint8_t *frame;
         ssize_t length = nghttp2_session_mem_send(h2->session, &frame);
@@ -321,7 +313,8 @@ static nghttp2_nv header(const char *name, const char *value, size_t value_lengt
     return nv;
 }
 
-int32_t h2_connect(struct h2 *h2, const struct ns_address *authority, const struct ns_address *client, void *stream)
+int32_t h2_connect(struct h2 *h2, const struct ns_address *authority, const struct ns_address *client,
+                   void *stream)
 {
     NS_CHECK(h2, H2_MAGIC);
     char target[AUTHORITY_MAX];
@@ -374,7 +367,8 @@ void h2_respond(struct h2 *h2, int32_t id, int status)
 
 void h2_resume(struct h2 *h2, int32_t id)
 {
-    nghttp2_session_resume_data(h2->session, id); /* fails when the stream is not deferred: nothing to do then */
+    nghttp2_session_resume_data(h2->session,
+                                id); /* fails when the stream is not deferred: nothing to do then */
 }
 
 void h2_reset(struct h2 *h2, int32_t id, uint32_t code)
@@ -398,8 +392,8 @@ void h2_goaway(struct h2 *h2)
     if (h2->goaway_sent)
         return;
     h2->goaway_sent = 1;
-    nghttp2_submit_goaway(h2->session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(h2->session),
-                          NGHTTP2_NO_ERROR, NULL, 0);
+    nghttp2_submit_goaway(h2->session, NGHTTP2_FLAG_NONE,
+                          nghttp2_session_get_last_proc_stream_id(h2->session), NGHTTP2_NO_ERROR, NULL, 0);
 }
 
 /* ---- life ---- */
@@ -450,7 +444,8 @@ struct h2 *h2_new(int server, const struct h2_events *events, void *owner)
         {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, server ? H2_STREAMS_ACCEPTED : 0},
         {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
     };
-    size_t count = sizeof(settings) / sizeof(settings[0]) - (server ? 1 : 0); /* push is the client's to refuse */
+    size_t count =
+        sizeof(settings) / sizeof(settings[0]) - (server ? 1 : 0); /* push is the client's to refuse */
     nghttp2_submit_settings(h2->session, NGHTTP2_FLAG_NONE, settings, count);
     nghttp2_session_set_local_window_size(h2->session, NGHTTP2_FLAG_NONE, 0, H2_CONNECTION_WINDOW);
     return h2;

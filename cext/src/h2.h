@@ -1,17 +1,17 @@
 /*
  * h2.h: HTTP/2 CONNECT tunnels in both roles, sans-I/O. nghttp2 is hidden behind it.
  *
- * Plaintext from the peer goes in through h2_feed; plaintext for the peer comes out of h2_produce. Application bytes
- * are not copied on their way out: `source` is asked to place them right behind the 9 bytes of the frame header in the
- * buffer that is being produced.
+ * Plaintext from the peer goes in through h2_feed; plaintext for the peer comes out of h2_produce.
+ * Application bytes are not copied on their way out: `source` is asked to place them right behind the 9 bytes
+ * of the frame header in the buffer that is being produced.
  *
  * Flow control. A stream's window is given back only when its bytes have been taken by the application
- * (h2_taken), which bounds what one slow reader may make us hold to H2_STREAM_WINDOW. The connection's window is given back
- * on receipt as long as all streams together hold less than H2_HELD_MAX, so that slow readers do not starve the
- * others of the connection's window; beyond that it, too, waits.
+ * (h2_taken): that bounds what one slow reader makes us hold to H2_STREAM_WINDOW. The connection's window is
+ * given back on receipt, or a few slow readers would use it up and stall all others of the tunnel; so a
+ * tunnel holds at most H2_STREAMS_ACCEPTED stream windows.
  *
- * Callbacks run inside h2_feed and h2_produce. They may call any h2_ function of the same session except h2_feed,
- * h2_produce and h2_free.
+ * Callbacks run inside h2_feed and h2_produce. They may call any h2_ function of the same session except
+ * h2_feed, h2_produce and h2_free.
  */
 #ifndef NS_H2_H
 #define NS_H2_H
@@ -24,11 +24,11 @@
 
 enum {
     H2_STREAM_WINDOW = 1 << 20,
-    H2_CONNECTION_WINDOW = 16 << 20, /* a multiple of the stream's: equal sizes can deadlock applications (ztunnel) */
-    H2_HELD_MAX = 8 << 20,
-    H2_FRAME_MAX = 65536,        /* largest DATA frame sent; the peer's own limit also holds */
+    H2_CONNECTION_WINDOW = 16
+        << 20,            /* a multiple of the stream's: equal sizes can deadlock applications (ztunnel) */
+    H2_FRAME_MAX = 65536, /* largest DATA frame sent; the peer's own limit also holds */
     H2_STREAMS_PER_TUNNEL = 100, /* opened by us on one connection */
-    H2_STREAMS_ACCEPTED = 1024,  /* announced to peers */
+    H2_STREAMS_ACCEPTED = 200,   /* announced to peers; ztunnel's server accepts as many */
 };
 
 /* Error codes of RFC 9113 section 7 that we send. */
@@ -41,9 +41,11 @@ struct h2;
 
 /* The owner's side. `stream` is what h2_stream_set or h2_connect attached, NULL if nothing. */
 struct h2_events {
-    /* Server: a request came in. A malformed one was already answered 400. Attach a stream or answer at once. `client`
-     * is what the peer says of the application that dialled (the forwarded header); all zero if it says nothing. */
-    void (*request)(void *owner, int32_t id, const struct ns_address *authority, const struct ns_address *client);
+    /* Server: a request came in. A malformed one was already answered 400. Attach a stream or answer at once.
+     * `client` is what the peer says of the application that dialled (the forwarded header); all zero if it
+     * says nothing. */
+    void (*request)(void *owner, int32_t id, const struct ns_address *authority,
+                    const struct ns_address *client);
     /* Client: the peer answered with this status; 200 opens the tunnel. */
     void (*response)(void *owner, void *stream, int status);
     /* Bytes from the peer; to be acknowledged by h2_taken. */
@@ -52,8 +54,8 @@ struct h2_events {
     void (*end)(void *owner, void *stream);
     /* The stream is gone; code 0 if both sides ended it. No call with this stream follows. */
     void (*closed)(void *owner, void *stream, uint32_t code);
-    /* Places up to `capacity` bytes at out. Returns how many (with *end set if they are the last, 0 is then allowed),
-     * or H2_SOURCE_LATER (h2_resume continues), or H2_SOURCE_FAILED (the stream is reset). */
+    /* Places up to `capacity` bytes at out. Returns how many (with *end set if they are the last, 0 is then
+     * allowed), or H2_SOURCE_LATER (h2_resume continues), or H2_SOURCE_FAILED (the stream is reset). */
     ssize_t (*source)(void *owner, void *stream, uint8_t *out, size_t capacity, int *end);
     /* The peer will accept no new streams (GOAWAY). */
     void (*goaway)(void *owner);
@@ -66,14 +68,16 @@ void h2_free(struct h2 *h2);
 
 /* 0, or -1 when the peer broke the protocol: produce what is left (a GOAWAY), then close. */
 int h2_feed(struct h2 *h2, const uint8_t *bytes, size_t length);
-/* Writes frames to out; returns their length. *more is set if the buffer ended before the frames did. Room for one
- * largest frame is needed: capacity >= H2_FRAME_MAX + 1024. Returns (size_t)-1 on an internal failure. */
+/* Writes frames to out; returns their length. *more is set if the buffer ended before the frames did. Room
+ * for one largest frame is needed: capacity >= H2_FRAME_MAX + 1024. Returns (size_t)-1 on an internal
+ * failure. */
 size_t h2_produce(struct h2 *h2, uint8_t *out, size_t capacity, int *more);
 /* True while h2_produce would write something (streams that wait in LATER apart). */
 int h2_wants_produce(const struct h2 *h2);
 
 /* Client: opens a stream. Returns its id, or -1. The caller keeps below h2_room. */
-int32_t h2_connect(struct h2 *h2, const struct ns_address *authority, const struct ns_address *client, void *stream);
+int32_t h2_connect(struct h2 *h2, const struct ns_address *authority, const struct ns_address *client,
+                   void *stream);
 /* How many further streams may be opened: our own limit, the peer's, ids left, no GOAWAY seen. */
 size_t h2_room(const struct h2 *h2);
 

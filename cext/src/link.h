@@ -1,8 +1,8 @@
 /*
  * link.h: intrusive doubly linked lists, and the magic-number check that every object makes at entry.
  *
- * A `struct link` is either a list's head or embedded in a member. An unlinked member points at itself, so that
- * link_remove is harmless when called twice.
+ * A `struct link` is either a list's head or embedded in a member. An unlinked member points at itself, so
+ * that link_remove is harmless when called twice.
  */
 #ifndef NS_LINK_H
 #define NS_LINK_H
@@ -61,7 +61,8 @@ static inline void link_splice(struct link *to, struct link *from)
     link_init(from);
 }
 
-/* A freed or foreign object reached a function: memory can no longer be trusted, so the process ends at once. */
+/* A freed or foreign object reached a function: memory can no longer be trusted, so the process ends at once.
+ */
 #define NS_CHECK(object, expected)                                                                           \
     do {                                                                                                     \
         if ((object)->magic != (expected)) {                                                                 \

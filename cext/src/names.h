@@ -1,15 +1,15 @@
 /*
- * names.h: the three small texts that come from the network: SPIFFE ids, CONNECT authorities, and the addresses in
- * them. Sans-I/O; the input is hostile and need not be terminated.
+ * names.h: the three small texts that come from the network: SPIFFE ids, CONNECT authorities, and the
+ * addresses in them. Sans-I/O; the input is hostile and need not be terminated.
  */
 #ifndef NS_NAMES_H
 #define NS_NAMES_H
 
 #include "nodeseal_core.h"
 
-/* True if text is spiffe://<trust domain>/ns/<namespace>/sa/<service account>, of allowed characters, and shorter
- * than NS_IDENTITY_MAX. Source: SPIFFE-ID.md sections 2.1 and 2.2 (lower-case trust domain; path segments of letters,
- * digits, dots, dashes and underscores, neither empty nor "." or ".."). */
+/* True if text is spiffe://<trust domain>/ns/<namespace>/sa/<service account>, of allowed characters, and
+ * shorter than NS_IDENTITY_MAX. Source: SPIFFE-ID.md sections 2.1 and 2.2 (lower-case trust domain; path
+ * segments of letters, digits, dots, dashes and underscores, neither empty nor "." or ".."). */
 int spiffe_id_valid(const char *text, size_t length);
 /* True if the (valid) id belongs to the trust domain. */
 int spiffe_id_in_domain(const char *id, const char *trust_domain);

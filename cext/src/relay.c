@@ -1,15 +1,16 @@
 /*
  * relay.c: see relay.h.
  *
- * Backpressure in plaintext: a side is read only while the other side has nothing pending, so at most one scratch
- * buffer per direction is held. In a tunnel: towards the wire nothing is read that cannot be produced
+ * Backpressure in plaintext: a side is read only while the other side has nothing pending, so at most one
+ * scratch buffer per direction is held. In a tunnel: towards the wire nothing is read that cannot be produced
  * (relay_stream_source is the read); from the wire at most the stream's window is pending.
  *
- * Edge-triggered readiness: `readable` stays set until a read finds nothing. A short read also clears it, unless the
- * end was announced (`ending`): then only the read that returns 0 or an error is the last.
+ * Edge-triggered readiness: `readable` stays set until a read finds nothing. A short read also clears it,
+ * unless the end was announced (`ending`): then only the read that returns 0 or an error is the last.
  *
- * A socket that failed (EPOLLERR) may still hold bytes that arrived before the failure; they are relayed first. If they
- * cannot be, because the other side does not take them, the reset overtakes them, as it does in TCP.
+ * A socket that failed (EPOLLERR) may still hold bytes that arrived before the failure; they are relayed
+ * first. If they cannot be, because the other side does not take them, the reset overtakes them, as it does
+ * in TCP.
  */
 #include "relay.h"
 
@@ -50,8 +51,8 @@ static enum progress side_drain(struct flow *flow, struct pollable *side, struct
 }
 
 /* Writes `length` bytes to `side`, or keeps what it does not take. */
-static enum progress side_write(struct flow *flow, struct pollable *side, struct half *half, const uint8_t *bytes,
-                                size_t length, size_t *written)
+static enum progress side_write(struct flow *flow, struct pollable *side, struct half *half,
+                                const uint8_t *bytes, size_t length, size_t *written)
 {
     *written = 0;
     while (*written < length && half->pending.length == 0 && side->writable) {
@@ -108,7 +109,8 @@ static enum progress pump(struct flow *flow, struct pollable *from, struct polla
         }
     }
     half_end_if_due(half, to);
-    if (progress == PROGRESS_BROKEN || (from->failed && (progress == PROGRESS_BLOCKED || half->state != HALF_OPEN)))
+    if (progress == PROGRESS_BROKEN ||
+        (from->failed && (progress == PROGRESS_BLOCKED || half->state != HALF_OPEN)))
         return PROGRESS_BROKEN;
     return progress;
 }
@@ -135,7 +137,8 @@ static void relay_tunnel(struct flow *flow)
         h2_resume(flow->tunnel->h2, flow->stream);
         tunnel_touch(flow->tunnel);
     }
-    if (near->failed && (flow->to_far.state != HALF_OPEN || h2_stream_blocked(flow->tunnel->h2, flow->stream)))
+    if (near->failed &&
+        (flow->to_far.state != HALF_OPEN || h2_stream_blocked(flow->tunnel->h2, flow->stream)))
         flow_abort(flow, "the application reset the connection");
 }
 
@@ -161,8 +164,6 @@ void relay_stream_data(void *owner, void *stream, const uint8_t *bytes, size_t l
     size_t written;
     flow->to_near.bytes += length;
     enum progress progress = side_write(flow, &flow->near, &flow->to_near, bytes, length, &written);
-    if (progress == PROGRESS_BROKEN)
-        written = length; /* nobody will take the rest: give the windows back */
     if (written > 0)
         h2_taken(tunnel->h2, flow->stream, written);
     if (progress == PROGRESS_BROKEN)

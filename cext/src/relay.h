@@ -1,8 +1,9 @@
 /*
- * relay.h: moving the bytes of an open flow, with backpressure, half close and reset carried to the other side.
+ * relay.h: moving the bytes of an open flow, with backpressure, half close and reset carried to the other
+ * side.
  *
- * Each direction ends on its own: the end that one side's application announces (FIN, END_STREAM) is passed on after
- * the last byte, and the other direction goes on. A reset on one side becomes a reset on the other.
+ * Each direction ends on its own: the end that one side's application announces (FIN, END_STREAM) is passed
+ * on after the last byte, and the other direction goes on. A reset on one side becomes a reset on the other.
  */
 #ifndef NS_RELAY_H
 #define NS_RELAY_H

@@ -14,13 +14,14 @@
 #include "names.h"
 
 enum {
-    SOURCE_PORT_FIRST = 1024,  /* below are privileged ports, by which some applications judge their clients */
-    SOURCE_PORT_LAST = 32767,  /* Linux's default ip_local_port_range starts at 32768 */
+    SOURCE_PORT_FIRST = 1024, /* below are privileged ports, by which some applications judge their clients */
+    SOURCE_PORT_LAST = 32767, /* Linux's default ip_local_port_range starts at 32768 */
     SOURCE_PORT_TRIES = 64,
     KEEPALIVE_SECONDS = 180,
 };
 
-static _Thread_local uint64_t thread_netns; /* serial of the namespace that the thread is in; 0: the process's */
+static _Thread_local uint64_t
+    thread_netns; /* serial of the namespace that the thread is in; 0: the process's */
 
 int socket_in(const struct netns *netns, int family)
 {
@@ -72,14 +73,16 @@ int socket_local_address(int fd, struct ns_address *out)
 {
     struct sockaddr_storage storage;
     socklen_t length = sizeof(storage);
-    return getsockname(fd, (struct sockaddr *)&storage, &length) == 0 ? address_from_sockaddr(&storage, out) : -1;
+    return getsockname(fd, (struct sockaddr *)&storage, &length) == 0 ? address_from_sockaddr(&storage, out)
+                                                                      : -1;
 }
 
 int socket_peer_address(int fd, struct ns_address *out)
 {
     struct sockaddr_storage storage;
     socklen_t length = sizeof(storage);
-    return getpeername(fd, (struct sockaddr *)&storage, &length) == 0 ? address_from_sockaddr(&storage, out) : -1;
+    return getpeername(fd, (struct sockaddr *)&storage, &length) == 0 ? address_from_sockaddr(&storage, out)
+                                                                      : -1;
 }
 
 static int set_option(int fd, int level, int name, int value)
@@ -130,8 +133,8 @@ static int close_keeping_errno(int fd)
     return -1;
 }
 
-int socket_connect(const struct netns *netns, const struct ns_address *destination, const struct ns_address *source,
-                   uint32_t mark)
+int socket_connect(const struct netns *netns, const struct ns_address *destination,
+                   const struct ns_address *source, uint32_t mark)
 {
     int family = address_is_v4(destination) ? AF_INET : AF_INET6;
     for (int tries = 0; tries < (source == NULL ? 1 : SOURCE_PORT_TRIES); tries++) {

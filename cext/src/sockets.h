@@ -11,13 +11,14 @@
 /* A workload's network namespace. */
 struct netns {
     int fd;
-    uint64_t serial; /* never used twice in a process, unlike fd: tells a thread whether it is already there */
+    uint64_t
+        serial; /* never used twice in a process, unlike fd: tells a thread whether it is already there */
 };
 
 /*
- * A non-blocking TCP socket inside the network namespace, or -1 with errno. Moves the calling thread into that
- * namespace and leaves it there: a worker thread does nothing else that depends on its namespace. This is the only
- * function that needs the capability to enter a namespace.
+ * A non-blocking TCP socket inside the network namespace, or -1 with errno. Moves the calling thread into
+ * that namespace and leaves it there: a worker thread does nothing else that depends on its namespace. This
+ * is the only function that needs the capability to enter a namespace.
  */
 int socket_in(const struct netns *netns, int family);
 
@@ -30,14 +31,14 @@ int socket_peer_address(int fd, struct ns_address *out);
 /* Options of every connection: TCP_NODELAY, keepalive after 180 s (what ztunnel uses). */
 void socket_tune(int fd);
 /*
- * Begins a connection to `destination` that is marked `mark`. With `source`, the application is to see that address
- * as its client: the socket is transparent and bound to source's IP. Its port is chosen by us from below the range
- * that clients use for themselves: if both the client's own connection and ours to the application had the same
- * address and port, the kernel could not tell the two apart.
- * Returns the descriptor (connection in progress or done), or -1 with errno.
+ * Begins a connection to `destination` that is marked `mark`. With `source`, the application is to see that
+ * address as its client: the socket is transparent and bound to source's IP. Its port is chosen by us from
+ * below the range that clients use for themselves: if both the client's own connection and ours to the
+ * application had the same address and port, the kernel could not tell the two apart. Returns the descriptor
+ * (connection in progress or done), or -1 with errno.
  */
-int socket_connect(const struct netns *netns, const struct ns_address *destination, const struct ns_address *source,
-                   uint32_t mark);
+int socket_connect(const struct netns *netns, const struct ns_address *destination,
+                   const struct ns_address *source, uint32_t mark);
 /* The socket's pending error, cleared by reading it. */
 int socket_error(int fd);
 /* Closes with a reset instead of a FIN. */

@@ -1,8 +1,8 @@
 /*
  * tls.c: see tls.h.
  *
- * OpenSSL talks to a BIO of our own type whose read side is the bytes being fed and whose write side is the sink. A
- * memory BIO would copy once more and keep its high-water mark allocated.
+ * OpenSSL talks to a BIO of our own type whose read side is the bytes being fed and whose write side is the
+ * sink. A memory BIO would copy once more and keep its high-water mark allocated.
  */
 #include "tls.h"
 
@@ -68,7 +68,8 @@ __attribute__((constructor)) static void bio_method_init(void)
 
 /* ---- identity ---- */
 
-/* Copies the certificate's only URI SAN to out. 0, or -1 if there is not exactly one, or it is no SPIFFE id. */
+/* Copies the certificate's only URI SAN to out. 0, or -1 if there is not exactly one, or it is no SPIFFE id.
+ */
 static int certificate_identity(X509 *certificate, char out[NS_IDENTITY_MAX])
 {
     GENERAL_NAMES *names = X509_get_ext_d2i(certificate, NID_subject_alt_name, NULL, NULL);
@@ -120,8 +121,8 @@ static int verify_peer(int chain_ok, X509_STORE_CTX *store_ctx)
     return 1;
 }
 
-static int select_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_length, const unsigned char *in,
-                       unsigned int in_length, void *unused)
+static int select_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_length,
+                       const unsigned char *in, unsigned int in_length, void *unused)
 {
     (void)ssl;
     (void)unused;
@@ -198,11 +199,12 @@ static int load_key(SSL_CTX *ctx, OSSL_LIB_CTX *libctx, const char *key_pem)
     return ok ? 0 : -1;
 }
 
-static SSL_CTX *context_new(enum tls_role role, OSSL_LIB_CTX *libctx, const char *chain_pem, const char *key_pem,
-                            const char *bundle_pem, char *error, size_t error_size)
+static SSL_CTX *context_new(enum tls_role role, OSSL_LIB_CTX *libctx, const char *chain_pem,
+                            const char *key_pem, const char *bundle_pem, char *error, size_t error_size)
 {
     ERR_clear_error();
-    SSL_CTX *ctx = SSL_CTX_new_ex(libctx, NULL, role == TLS_CLIENT ? TLS_client_method() : TLS_server_method());
+    SSL_CTX *ctx =
+        SSL_CTX_new_ex(libctx, NULL, role == TLS_CLIENT ? TLS_client_method() : TLS_server_method());
     if (ctx == NULL) {
         error_line(error, error_size, "OpenSSL cannot make a context");
         return NULL;
@@ -222,7 +224,8 @@ static SSL_CTX *context_new(enum tls_role role, OSSL_LIB_CTX *libctx, const char
         SSL_CTX_free(ctx);
         return NULL;
     }
-    /* Tickets right after the handshake can deadlock a peer that only writes; pooled tunnels do not need them. */
+    /* Tickets right after the handshake can deadlock a peer that only writes; pooled tunnels do not need
+     * them. */
     SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION);
     SSL_CTX_set_num_tickets(ctx, 0);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
@@ -239,8 +242,7 @@ int tls_credentials_init(struct tls_credentials *credentials, OSSL_LIB_CTX *libc
                          const char *key_pem, const char *bundle_pem, char *error, size_t error_size)
 {
     credentials->server = NULL;
-    credentials->client =
-        context_new(TLS_CLIENT, libctx, chain_pem, key_pem, bundle_pem, error, error_size);
+    credentials->client = context_new(TLS_CLIENT, libctx, chain_pem, key_pem, bundle_pem, error, error_size);
     if (credentials->client != NULL)
         credentials->server =
             context_new(TLS_SERVER, libctx, chain_pem, key_pem, bundle_pem, error, error_size);
@@ -330,7 +332,8 @@ enum tls_result tls_handshake(struct tls *tls, struct tls_sink *sink)
     return TLS_OK;
 }
 
-enum tls_result tls_read(struct tls *tls, struct tls_sink *sink, uint8_t *out, size_t capacity, size_t *length)
+enum tls_result tls_read(struct tls *tls, struct tls_sink *sink, uint8_t *out, size_t capacity,
+                         size_t *length)
 {
     *length = 0;
     ERR_clear_error();

@@ -1,13 +1,13 @@
 /*
  * tls.h: a TLS 1.3 session and the credentials behind it, sans-I/O.
  *
- * Ciphertext goes in and out through memory only. While a call runs, the session reads from the bytes that the caller
- * feeds and writes into the caller's sink; between calls it holds no buffer of ours (OpenSSL keeps an incomplete
- * record, and nothing when idle). One session belongs to one thread.
+ * Ciphertext goes in and out through memory only. While a call runs, the session reads from the bytes that
+ * the caller feeds and writes into the caller's sink; between calls it holds no buffer of ours (OpenSSL keeps
+ * an incomplete record, and nothing when idle). One session belongs to one thread.
  *
- * Both sides prove an identity: a chain to the trust bundle, exactly one URI SAN that is a SPIFFE id, in the right
- * trust domain. A client also names the only identity it accepts. All of this is checked inside the handshake, so
- * that a peer with a wrong certificate never gets to send a byte of application data.
+ * Both sides prove an identity: a chain to the trust bundle, exactly one URI SAN that is a SPIFFE id, in the
+ * right trust domain. A client also names the only identity it accepts. All of this is checked inside the
+ * handshake, so that a peer with a wrong certificate never gets to send a byte of application data.
  */
 #ifndef NS_TLS_H
 #define NS_TLS_H
@@ -26,8 +26,8 @@ struct tls_credentials {
     SSL_CTX *server;
 };
 
-/* Makes both contexts in `libctx` (one per worker, because OpenSSL 3.0's own locks are slow). On failure returns -1,
- * writes one line to error, and leaves nothing allocated. */
+/* Makes both contexts in `libctx` (one per worker, because OpenSSL 3.0's own locks are slow). On failure
+ * returns -1, writes one line to error, and leaves nothing allocated. */
 int tls_credentials_init(struct tls_credentials *credentials, OSSL_LIB_CTX *libctx, const char *chain_pem,
                          const char *key_pem, const char *bundle_pem, char *error, size_t error_size);
 void tls_credentials_dispose(struct tls_credentials *credentials);
@@ -47,14 +47,14 @@ enum tls_result {
 };
 
 struct tls {
-    SSL *ssl;               /* NULL after dispose */
-    const uint8_t *feed;    /* ciphertext being fed; NULL between calls */
-    size_t feed_length;     /* bytes of it not read yet */
-    struct tls_sink *sink;  /* where ciphertext goes; NULL between calls */
-    const char *trust_domain;            /* borrowed; peers of another are refused */
-    char expected[NS_IDENTITY_MAX];      /* client: the only peer identity accepted */
-    char peer[NS_IDENTITY_MAX];          /* verified identity of the peer; "" before the handshake is done */
-    char error[NS_REASON_MAX];           /* after TLS_FAILED: one line */
+    SSL *ssl;                       /* NULL after dispose */
+    const uint8_t *feed;            /* ciphertext being fed; NULL between calls */
+    size_t feed_length;             /* bytes of it not read yet */
+    struct tls_sink *sink;          /* where ciphertext goes; NULL between calls */
+    const char *trust_domain;       /* borrowed; peers of another are refused */
+    char expected[NS_IDENTITY_MAX]; /* client: the only peer identity accepted */
+    char peer[NS_IDENTITY_MAX];     /* verified identity of the peer; "" before the handshake is done */
+    char error[NS_REASON_MAX];      /* after TLS_FAILED: one line */
 };
 
 /* `expected` is NULL for servers. 0, or -1 when OpenSSL cannot allocate. */
@@ -62,12 +62,14 @@ int tls_init(struct tls *tls, enum tls_role role, const struct tls_credentials *
              const char *trust_domain, const char *expected);
 void tls_dispose(struct tls *tls);
 
-/* Gives the session ciphertext for the following calls; they have taken all of it once one returns TLS_WANT. */
+/* Gives the session ciphertext for the following calls; they have taken all of it once one returns TLS_WANT.
+ */
 void tls_feed(struct tls *tls, const uint8_t *bytes, size_t length);
 /* Drives the handshake. TLS_OK once it is complete and the peer is verified. */
 enum tls_result tls_handshake(struct tls *tls, struct tls_sink *sink);
 /* Decrypts as much as fits; TLS_OK with *length > 0, or another result with *length == 0. */
-enum tls_result tls_read(struct tls *tls, struct tls_sink *sink, uint8_t *out, size_t capacity, size_t *length);
+enum tls_result tls_read(struct tls *tls, struct tls_sink *sink, uint8_t *out, size_t capacity,
+                         size_t *length);
 /* Encrypts all of it, in as few records as the protocol allows. TLS_OK or TLS_FAILED. */
 enum tls_result tls_write(struct tls *tls, struct tls_sink *sink, const uint8_t *bytes, size_t length);
 /* Writes close_notify. */

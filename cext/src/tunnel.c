@@ -1,14 +1,14 @@
 /*
  * tunnel.c: see tunnel.h.
  *
- * Reading: one recv of up to SCRATCH_SIZE, decrypted into one buffer, given to HTTP/2 in one piece, which hands the
- * bytes of each DATA frame straight to the application's socket. Writing: at the end of a turn, frames of all ready
- * streams are produced into one buffer, sealed into another, and sent. Whatever the socket does not take is kept in
- * `pending`, and as long as there is some, nothing new is produced: streams then stay unread, and so the applications
- * feel the pressure.
+ * Reading: one recv of up to SCRATCH_SIZE, decrypted into one buffer, given to HTTP/2 in one piece, which
+ * hands the bytes of each DATA frame straight to the application's socket. Writing: at the end of a turn,
+ * frames of all ready streams are produced into one buffer, sealed into another, and sent. Whatever the
+ * socket does not take is kept in `pending`, and as long as there is some, nothing new is produced: streams
+ * then stay unread, and so the applications feel the pressure.
  *
- * A tunnel must not be torn down while nghttp2 or OpenSSL are on the stack: what finds a reason in a callback sets
- * `doom` (tunnel_touch makes sure that the end of the turn looks at it).
+ * A tunnel must not be torn down while nghttp2 or OpenSSL are on the stack: what finds a reason in a callback
+ * sets `doom` (tunnel_touch makes sure that the end of the turn looks at it).
  */
 #include "tunnel.h"
 
@@ -96,7 +96,8 @@ struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const
     struct tunnel *tunnel = tunnel_new(worker, workload, TLS_CLIENT);
     tunnel->peer = *address;
     tunnel->first_try_ms = worker->now_ms;
-    if (tls_init(&tunnel->tls, TLS_CLIENT, &workload->credentials, worker->options->trust_domain, identity) != 0 ||
+    if (tls_init(&tunnel->tls, TLS_CLIENT, &workload->credentials, worker->options->trust_domain, identity) !=
+            0 ||
         tunnel_dial(tunnel) != 0) {
         tunnel_abort(tunnel, "no socket for a tunnel");
         return NULL;
@@ -115,7 +116,8 @@ void tunnel_accept(struct worker *worker, struct workload *workload, int fd)
     tunnel->poll.fd = fd;
     tunnel->state = TUNNEL_HANDSHAKE;
     socket_tune(fd);
-    if (tls_init(&tunnel->tls, TLS_SERVER, &workload->credentials, worker->options->trust_domain, NULL) != 0 ||
+    if (tls_init(&tunnel->tls, TLS_SERVER, &workload->credentials, worker->options->trust_domain, NULL) !=
+            0 ||
         socket_local_address(fd, &tunnel->local) != 0 || socket_peer_address(fd, &tunnel->peer) != 0 ||
         worker_watch(worker, &tunnel->poll) != 0)
         tunnel_abort(tunnel, "the connection could not be set up");
@@ -164,7 +166,8 @@ static void tunnel_send(struct tunnel *tunnel, const uint8_t *bytes, size_t leng
 
 static struct tls_sink tunnel_sink(struct tunnel *tunnel)
 {
-    struct tls_sink sink = {.bytes = tunnel->worker->cipher, .capacity = TLS_SEALED_SIZE(SCRATCH_SIZE) + 4096};
+    struct tls_sink sink = {.bytes = tunnel->worker->cipher,
+                            .capacity = TLS_SEALED_SIZE(SCRATCH_SIZE) + 4096};
     return sink;
 }
 
@@ -179,7 +182,8 @@ void tunnel_flush(struct tunnel *tunnel)
     NS_CHECK(tunnel, TUNNEL_MAGIC);
     struct worker *worker = tunnel->worker;
     int more = 1;
-    for (int turn = 0; more && turn < TURN_READS && tunnel->state == TUNNEL_OPEN && tunnel->doom == NULL; turn++) {
+    for (int turn = 0; more && turn < TURN_READS && tunnel->state == TUNNEL_OPEN && tunnel->doom == NULL;
+         turn++) {
         tunnel_drain(tunnel);
         if (tunnel->pending.length > 0 || tunnel->doom != NULL)
             break; /* goes on when the socket is writable again */
@@ -194,7 +198,8 @@ void tunnel_flush(struct tunnel *tunnel)
     }
     if (tunnel->doom != NULL)
         tunnel_abort(tunnel, tunnel->doom);
-    else if (tunnel->state == TUNNEL_OPEN && more && tunnel->pending.length == 0 && h2_wants_produce(tunnel->h2))
+    else if (tunnel->state == TUNNEL_OPEN && more && tunnel->pending.length == 0 &&
+             h2_wants_produce(tunnel->h2))
         tunnel_touch(tunnel); /* its share of this turn is used up */
     else if (tunnel->state < TUNNEL_CLOSED && tunnel->retired && link_empty(&tunnel->flows) &&
              tunnel->pending.length == 0)

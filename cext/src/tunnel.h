@@ -1,8 +1,9 @@
 /*
  * tunnel.h: one mutual-TLS HTTP/2 connection to or from a peer, and the pool of those that this node opened.
  *
- * A tunnel belongs to one workload of this node (whose certificate it presents) and one peer. Many flows share it, a
- * stream each. A client tunnel takes streams before it is connected; they leave when the handshake is done.
+ * A tunnel belongs to one workload of this node (whose certificate it presents) and one peer. Many flows
+ * share it, a stream each. A client tunnel takes streams before it is connected; they leave when the
+ * handshake is done.
  */
 #ifndef NS_TUNNEL_H
 #define NS_TUNNEL_H
@@ -23,7 +24,7 @@ struct tunnel {
     uint32_t magic;
     enum tunnel_state state;
     enum tls_role role;
-    int retired; /* takes no new streams: new credentials, a GOAWAY, or doomed */
+    int retired;      /* takes no new streams: new credentials, a GOAWAY, or doomed */
     const char *doom; /* why it must end; acted on when the callback that found out has returned */
     struct worker *worker;
     struct workload *workload;
@@ -35,8 +36,9 @@ struct tunnel {
     struct pollable poll;
     struct tls tls;
     struct h2 *h2;
-    struct byte_queue pending; /* ciphertext that the socket did not take; nothing is produced while there is some */
-    struct ns_address local;   /* server: where the peer connected to */
+    struct byte_queue
+        pending; /* ciphertext that the socket did not take; nothing is produced while there is some */
+    struct ns_address local; /* server: where the peer connected to */
     struct ns_address peer;
     uint64_t first_try_ms;
     uint64_t deadline_ms; /* CONNECTING and HANDSHAKE end here; WAITING: next try */
@@ -45,8 +47,8 @@ struct tunnel {
     uint64_t idle_ms;     /* since when it has had no flow */
 };
 
-/* A tunnel of `workload` to `identity` at address:15008 with room for a stream: from the pool, or a new one. NULL if
- * none can be made (no credentials, no descriptor). */
+/* A tunnel of `workload` to `identity` at address:15008 with room for a stream: from the pool, or a new one.
+ * NULL if none can be made (no credentials, no descriptor). */
 struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const struct ns_address *address,
                          const char *identity);
 /* Takes over an accepted connection on 15008. */

@@ -161,7 +161,8 @@ static void workload_remove(struct worker *worker, struct workload *workload, vo
     for (int role = 0; role < LISTENER_ROLES; role++)
         listener_close(worker, &workload->listeners[role]);
     struct link *at, *next;
-    link_each(at, next, &workload->flows) flow_abort(container_of(at, struct flow, link), "the workload was removed");
+    link_each(at, next, &workload->flows)
+        flow_abort(container_of(at, struct flow, link), "the workload was removed");
     link_each(at, next, &workload->tunnels)
         tunnel_abort(container_of(at, struct tunnel, link), "the workload was removed");
     tls_credentials_dispose(&workload->credentials);
@@ -447,7 +448,8 @@ static uint64_t tick_interval(const struct worker *worker)
 /* How long to sleep: until the next tick, if anything depends on time; else until something happens. */
 static int sleep_ms(const struct worker *worker)
 {
-    if (!link_empty(&worker->busy_flows) || !link_empty(&worker->busy_tunnels) || !link_empty(&worker->dirty_tunnels))
+    if (!link_empty(&worker->busy_flows) || !link_empty(&worker->busy_tunnels) ||
+        !link_empty(&worker->dirty_tunnels))
         return 0;
     if (worker->live_tunnels == 0 && link_empty(&worker->waiting_flows))
         return -1;

@@ -1,14 +1,14 @@
 /*
  * worker.h: a worker thread and the objects that live on it.
  *
- * Workers share nothing. Each has its own epoll, OpenSSL library context, tunnels, flows, decision cache and counters;
- * commands reach it through a mailbox. A listener is registered with every worker (EPOLLEXCLUSIVE): whoever accepts a
- * connection keeps it.
+ * Workers share nothing. Each has its own epoll, OpenSSL library context, tunnels, flows, decision cache and
+ * counters; commands reach it through a mailbox. A listener is registered with every worker (EPOLLEXCLUSIVE):
+ * whoever accepts a connection keeps it.
  *
- * One turn of the loop: wait; handle each event; continue flows and tunnels that used up their share in the last turn;
- * write out every tunnel that has something to send (once per turn, for all of its streams); run timers once a second;
- * free what ended. Objects that end in the middle of a turn are only marked and go to the `graveyard`, because events
- * that name them may still be in the same batch.
+ * One turn of the loop: wait; handle each event; continue flows and tunnels that used up their share in the
+ * last turn; write out every tunnel that has something to send (once per turn, for all of its streams); run
+ * timers once a second; free what ended. Objects that end in the middle of a turn are only marked and go to
+ * the `graveyard`, because events that name them may still be in the same batch.
  */
 #ifndef NS_WORKER_H
 #define NS_WORKER_H
@@ -24,12 +24,12 @@
 #include "tls.h"
 
 enum {
-    SCRATCH_SIZE = 262144,    /* of one read or one write; 128-256 KiB measured best */
-    SCRATCH_SPARE = 32768,    /* a record left incomplete by the read before */
-    TURN_READS = 4,           /* scratch buffers that one connection may fill per turn */
+    SCRATCH_SIZE = 262144, /* of one read or one write; 128-256 KiB measured best */
+    SCRATCH_SPARE = 32768, /* a record left incomplete by the read before */
+    TURN_READS = 4,        /* scratch buffers that one connection may fill per turn */
     WORKLOAD_BUCKETS = 256,
     TUNNEL_BUCKETS = 256,
-    CLOSED_KEPT = 64,         /* ended connections that are still shown */
+    CLOSED_KEPT = 64, /* ended connections that are still shown */
     CLOSED_SHOWN_MS = 60000,
     LISTENER_ROLES = 3,
 };
@@ -118,7 +118,7 @@ struct worker {
     pthread_t thread;
     int epoll_fd;
     struct pollable wake; /* eventfd: the mailbox has something */
-    int spare_fd;         /* given up for a moment when descriptors run out, to accept and reset a connection */
+    int spare_fd; /* given up for a moment when descriptors run out, to accept and reset a connection */
     const struct core_options *options;
     OSSL_LIB_CTX *libctx;
 
@@ -139,7 +139,7 @@ struct worker {
     struct link dead_flows;              /* graveyard */
     struct link dead_tunnels;
     struct link dead_workloads;
-    int recheck_missed; /* a live flow could not be asked about after the last epoch */
+    int recheck_missed;        /* a live flow could not be asked about after the last epoch */
     uint32_t retrying_tunnels; /* that wait to dial again; the loop ticks faster while there are any */
 
     struct decisions *decisions;
@@ -148,8 +148,9 @@ struct worker {
     uint64_t live_flows;
     uint64_t live_tunnels;
 
-    struct ns_connection *closed; /* ring of CLOSED_KEPT; allocated with the first; closed_ms holds the time of closing */
-    uint64_t closed_next;         /* number of connections ever put there */
+    struct ns_connection
+        *closed; /* ring of CLOSED_KEPT; allocated with the first; closed_ms holds the time of closing */
+    uint64_t closed_next; /* number of connections ever put there */
 
     uint8_t *incoming; /* SCRATCH_SIZE: ciphertext as received */
     uint8_t *cipher;   /* SCRATCH_SIZE and room for sealing it: ciphertext to send */
