@@ -1,0 +1,1 @@
+"""Identity: the embedded certificate authority and the certificates of workloads."""

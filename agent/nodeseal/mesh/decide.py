@@ -1,0 +1,198 @@
+"""The decisions: what to do with a connection. Pure functions of the model; the core process calls them.
+
+Theory of operation
+-------------------
+Two nodes learn of a change at different times, so a decision is made from the *deciding* node's knowledge, and must be
+right whatever the other node knows at that moment. A workload comes in and goes out in phases (nodeseal.mesh.model):
+
+    own node's phase   ABSENT  ABSENT (captured)  JOINING        ENROLLED   LEAVING        ABSENT
+    others see         ABSENT  ABSENT             either         ENROLLED   either         ABSENT
+
+The agent moves a workload on from JOINING, and takes the capture away after LEAVING, only when the others have had time
+to see what was published or withdrawn (the agent's `settle`). Given that, these rules refuse nothing wrongly:
+
+* A captured workload tunnels to every destination that it sees as enrolled, in whatever phase it is itself.
+* A captured workload takes tunnels in every phase.
+* Plaintext from an enrolled source is refused by an ENROLLED workload only: in every other phase the source may not
+  know, or may know already, that there is no tunnel to be used.
+
+and once both ends are ENROLLED plaintext between them is impossible twice over: the source does not begin it, and the
+destination does not accept it. A connection that ran in plaintext before that is never cut for it (`established`).
+
+A refusal is deliberate in these cases and no others: strict mode (established or not; while the workload joins or leaves
+only for sources that are not enrolled), a name or port that leads nowhere, the mesh's own ports, and a peer that is
+not who it should be.
+"""
+
+from dataclasses import dataclass
+
+from nodeseal.mesh.address import (
+    HBONE_PORT,
+    MESH_PORTS,
+    Address,
+    ApplicationAddress,
+    OriginalDestination,
+    TunnelAddress,
+)
+from nodeseal.mesh.model import Mesh, Mode, Phase, Service, Workload, WorkloadName
+from nodeseal.mesh.reasons import WhyPlaintext, WhyRefused
+from nodeseal.mesh.spiffe import SpiffeId
+
+POLICY_TRUST_DOMAIN = "same trust domain"
+POLICY_OWN_IDENTITY = "identity of the source's workload"
+POLICY_NO_PLAINTEXT = "no plaintext between enrolled workloads"
+POLICY_KNOWN_WORKLOAD = "workload in the mesh state"
+POLICY_MESH_PORTS = "no connection to the mesh's own ports"
+
+
+@dataclass(frozen=True, slots=True)
+class Plaintext:
+    """Connect to `address` without mutual TLS, because of `why`."""
+
+    address: ApplicationAddress
+    why: WhyPlaintext
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """Connect through HBONE to address.address, port 15008; `address` is the authority.
+
+    `identity` is the only one that is accepted from the peer.
+    """
+
+    address: ApplicationAddress
+    identity: SpiffeId
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Outbound: use any of `endpoints`; there is at least one."""
+
+    endpoints: tuple[Plaintext | Tunnel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Outbound: reset the connection."""
+
+    why: WhyRefused
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """Inbound: connect to the application. `why` there is no mutual TLS; None if there is."""
+
+    why: WhyPlaintext | None
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    """Inbound: refuse (HBONE: 401). `policy` says which rule in words, `why` in one word."""
+
+    policy: str
+    why: WhyRefused
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """Inbound tunnel: cannot be done here (HBONE: 503)."""
+
+    why: WhyRefused
+
+
+def outbound(
+    mesh: Mesh, workload: WorkloadName, destination: OriginalDestination, *, established: bool
+) -> Route | Refuse:
+    """Where a captured connection of `workload` goes.
+
+    `established` says that it already runs in plaintext: the answer is then always a Route of Plaintext, which is what
+    it may stay, however the mesh has changed under it. A flow that runs in a tunnel is asked for as a new one.
+    """
+    if not established and workload not in mesh.workloads:
+        return Refuse(WhyRefused.UNKNOWN_WORKLOAD)
+    if (service := mesh.service_by_address.get(destination.address)) is not None:
+        return _to_service(mesh, service, destination, established)
+    target = mesh.by_address.get(destination.address)
+    if target is None:
+        return _as_dialled(destination)
+    if destination.port in MESH_PORTS and not established:
+        return Refuse(WhyRefused.MESH_PORT)
+    return Route((_to_workload(mesh, target, destination.port, established),))
+
+
+def inbound_tunnel(
+    mesh: Mesh, workload: WorkloadName, peer: SpiffeId, source: Address, authority: TunnelAddress
+) -> Allow | Deny | Unavailable:
+    """Whether the CONNECT of an authenticated `peer`, coming from the address `source`, may reach `workload`.
+
+    A peer at a known workload's address must have that workload's identity. One at any other address (a gateway, a
+    node) is judged by its trust domain alone. The phase of `workload` plays no part: see the module's text.
+    """
+    if peer.trust_domain != mesh.trust_domain:
+        return Deny(POLICY_TRUST_DOMAIN, WhyRefused.WRONG_TRUST_DOMAIN)
+    here = mesh.workloads.get(workload)
+    if here is None:
+        return Unavailable(WhyRefused.UNKNOWN_WORKLOAD)
+    if authority.address != here.address:
+        return Unavailable(WhyRefused.WRONG_ADDRESS)
+    if authority.port in MESH_PORTS:
+        return Unavailable(WhyRefused.MESH_PORT)
+    origin = mesh.by_address.get(source)
+    if origin is not None and origin.identity(mesh.trust_domain) != peer:
+        return Deny(POLICY_OWN_IDENTITY, WhyRefused.IDENTITY_MISMATCH)
+    return Allow(None)
+
+
+def inbound_plaintext(
+    mesh: Mesh, workload: WorkloadName, source: Address, port: int, *, established: bool
+) -> Allow | Deny:
+    """Whether plaintext from the address `source` may reach `port` of `workload`.
+
+    `established` says that it already does: it is then refused by strict mode only.
+    """
+    here = mesh.workloads.get(workload)
+    if here is None:
+        return Deny(POLICY_KNOWN_WORKLOAD, WhyRefused.UNKNOWN_WORKLOAD)
+    origin = mesh.by_address.get(source)
+    # An enrolled peer that does not know yet that this workload joins or leaves means no harm by its plaintext.
+    unaware = here.phase is not Phase.ENROLLED and origin is not None and origin.accepts_tunnels
+    if here.mode is Mode.STRICT and not unaware:
+        return Deny(f"{here.key} mode strict", WhyRefused.STRICT)
+    if port == HBONE_PORT:
+        # Capture never steers this port here. Should it ever, going on would connect the core to itself.
+        return Deny(POLICY_MESH_PORTS, WhyRefused.MESH_PORT)
+    if origin is None:
+        return Allow(WhyPlaintext.SOURCE_NOT_IN_MESH)
+    if not origin.accepts_tunnels:
+        return Allow(WhyPlaintext.SOURCE_NOT_ENROLLED)
+    if here.phase is not Phase.ENROLLED:
+        return Allow(WhyPlaintext.SOURCE_JOINING)
+    if established:
+        return Allow(WhyPlaintext.OPENED_BEFORE_ENROLMENT)
+    return Deny(POLICY_NO_PLAINTEXT, WhyRefused.SOURCE_IS_ENROLLED)
+
+
+def _to_service(mesh: Mesh, service: Service, destination: OriginalDestination, established: bool) -> Route | Refuse:
+    port = service.target_port(destination.port)
+    if port is None:
+        return _as_dialled(destination) if established else Refuse(WhyRefused.NO_SUCH_PORT)
+    if port in MESH_PORTS and not established:
+        return Refuse(WhyRefused.MESH_PORT)
+    targets = [target for name in service.endpoints if (target := mesh.workloads.get(name)) is not None]
+    if not targets:
+        return _as_dialled(destination) if established else Refuse(WhyRefused.NO_ENDPOINT)
+    return Route(tuple(_to_workload(mesh, target, port, established) for target in targets))
+
+
+def _to_workload(mesh: Mesh, target: Workload, port: int, established: bool) -> Plaintext | Tunnel:
+    address = ApplicationAddress(target.address, port)
+    if not target.accepts_tunnels:
+        return Plaintext(address, WhyPlaintext.DESTINATION_NOT_ENROLLED)
+    if established:
+        return Plaintext(address, WhyPlaintext.OPENED_BEFORE_ENROLMENT)
+    return Tunnel(address, target.identity(mesh.trust_domain))
+
+
+def _as_dialled(destination: OriginalDestination) -> Route:
+    address = ApplicationAddress(destination.address, destination.port)
+    return Route((Plaintext(address, WhyPlaintext.DESTINATION_NOT_IN_MESH),))

@@ -1,0 +1,129 @@
+"""The model as JSON-able dicts, for the way from the agent to the core process.
+
+    {"trust_domain": "example.org",
+     "workloads": [{"namespace", "name", "service_account", "node", "address", "netns", "wanted", "mode", "phase"}],
+     "removed_workloads": ["ns/name"],
+     "services": [{"namespace", "name", "address", "ports": [[80, 8080]], "endpoints": ["ns/name"]}],
+     "removed_services": ["ns/name"]}
+
+Lists that are empty are left out. Both ends are the same release of nodeseal in all but an upgrade, which the control
+protocol's version guards: an unknown key is passed over, a missing one is an error.
+"""
+
+from collections.abc import Iterable, Mapping
+from sys import intern
+from typing import Any
+
+from nodeseal.mesh.address import Address, AddressError, parse_address
+from nodeseal.mesh.model import MeshDifference, MeshError, Mode, Phase, Service, ServicePort, Workload, WorkloadName
+
+
+def difference_to_wire(difference: MeshDifference) -> dict[str, object]:
+    """See the module's text for the keys."""
+    wire: dict[str, object] = {"trust_domain": difference.trust_domain}
+    if difference.workloads:
+        wire["workloads"] = [_workload_to_wire(workload) for workload in difference.workloads]
+    if difference.removed_workloads:
+        wire["removed_workloads"] = [str(name) for name in difference.removed_workloads]
+    if difference.services:
+        wire["services"] = [_service_to_wire(service) for service in difference.services]
+    if difference.removed_services:
+        wire["removed_services"] = [str(name) for name in difference.removed_services]
+    return wire
+
+
+def difference_from_wire(data: Mapping[str, object]) -> MeshDifference:
+    """The reverse. Raises MeshError for anything that difference_to_wire does not make."""
+    try:
+        return MeshDifference(
+            trust_domain=_text(data["trust_domain"]),
+            workloads=tuple(_workload_from_wire(item) for item in _list(data, "workloads")),
+            removed_workloads=_names(_list(data, "removed_workloads")),
+            services=tuple(_service_from_wire(item) for item in _list(data, "services")),
+            removed_services=_names(_list(data, "removed_services")),
+        )
+    except KeyError as error:
+        raise MeshError(f"mesh on the wire: {error.args[0]!r} is missing") from None
+    except (TypeError, ValueError, AttributeError, AddressError) as error:
+        raise MeshError(f"mesh on the wire: {error}") from None
+
+
+def _workload_to_wire(workload: Workload) -> dict[str, object]:
+    return {
+        "namespace": workload.key.namespace,
+        "name": workload.key.name,
+        "service_account": workload.service_account,
+        "node": workload.node,
+        "address": str(workload.address),
+        "netns": workload.netns,
+        "wanted": workload.wanted,
+        "mode": workload.mode.value,
+        "phase": workload.phase.value,
+    }
+
+
+def _workload_from_wire(item: Mapping[str, Any]) -> Workload:
+    netns, wanted = item["netns"], item["wanted"]
+    if not isinstance(wanted, bool):
+        raise TypeError(f"wanted is {wanted!a}, not a truth value")
+    return Workload(
+        key=WorkloadName(_shared(item["namespace"]), _text(item["name"])),
+        service_account=_shared(item["service_account"]),
+        node=_shared(item["node"]),
+        address=_address(item["address"]),
+        netns=None if netns is None else _text(netns),
+        wanted=wanted,
+        mode=Mode(item["mode"]),
+        phase=Phase(item["phase"]),
+    )
+
+
+def _service_to_wire(service: Service) -> dict[str, object]:
+    return {
+        "namespace": service.key.namespace,
+        "name": service.key.name,
+        "address": str(service.address),
+        "ports": [[pair.port, pair.target_port] for pair in service.ports],
+        "endpoints": [str(name) for name in service.endpoints],
+    }
+
+
+def _service_from_wire(item: Mapping[str, Any]) -> Service:
+    return Service(
+        key=WorkloadName(_shared(item["namespace"]), _text(item["name"])),
+        address=_address(item["address"]),
+        ports=tuple(ServicePort(_port(port), _port(target)) for port, target in item["ports"]),
+        endpoints=_names(item["endpoints"]),
+    )
+
+
+def _names(items: Iterable[Any]) -> tuple[WorkloadName, ...]:
+    return tuple(WorkloadName.parse(_text(item)) for item in items)
+
+
+def _list(data: Mapping[str, object], key: str) -> list[Any]:
+    value = data.get(key, [])
+    if not isinstance(value, list):
+        raise TypeError(f"{key} is not a list")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!a} is not a text")
+    return value
+
+
+def _shared(value: object) -> str:
+    # Few different ones, repeated by every workload: one object each keeps the core process small.
+    return intern(_text(value))
+
+
+def _address(value: object) -> Address:
+    return parse_address(_text(value))
+
+
+def _port(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 65535:
+        raise TypeError(f"{value!a} is not a port")
+    return value

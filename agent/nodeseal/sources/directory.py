@@ -1,0 +1,201 @@
+"""The mesh state from a directory of YAML files that is watched. docs/mesh-state.md is the reference of its format.
+
+A bad edit never disturbs what is running: the last good state stays, and what is wrong is told. Publications (which
+node has enrolled what) are followed even then, because they change without anybody's edit.
+"""
+
+import os
+from collections.abc import AsyncIterator, Iterable, Sequence
+from pathlib import Path
+
+from nodeseal.mesh.model import Mesh
+from nodeseal.sources.document import MAX_PROBLEMS, Content, Problem, read_content, shown_path, why_none
+from nodeseal.sources.publications import (
+    ENROLLED,
+    Publication,
+    PublicationError,
+    phases,
+    publish,
+    read_publication,
+    withdraw,
+)
+from nodeseal.sources.state import StateCache, StateFile, combine
+from nodeseal.sources.watch import DirectoryWatch, is_state_file
+
+__all__ = [
+    "DirectorySource",
+    "MeshStateError",
+    "Problem",
+    "PublicationError",
+    "load",
+    "publish",
+    "withdraw",
+]
+
+MAX_TOTAL_BYTES = 64 * 1024 * 1024
+"""Most that all files of the mesh state may hold together."""
+
+
+class MeshStateError(Exception):
+    """The mesh state, or a publication in it, is not as it should be. The text has one line per problem."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        shown = [str(problem) for problem in self.problems[:MAX_PROBLEMS]]
+        if len(self.problems) > MAX_PROBLEMS:
+            shown.append(f"and {len(self.problems) - MAX_PROBLEMS} more problems")
+        super().__init__("\n".join(shown))
+
+
+def load(directory: Path) -> Mesh:
+    """The mesh state as it is at this moment.
+
+    Workloads that their node has published are ENROLLED, all others ABSENT. A publication that cannot be read counts as
+    nodeseal.sources.publications says, and raises nothing; DirectorySource tells of it.
+
+    Raises MeshStateError with everything that is wrong with the state's files.
+    """
+    mesh, problems = _Reader(directory).take(_Snapshot(directory, frozenset()))
+    if mesh is None or any(not problem.file.startswith(f"{ENROLLED}/") for problem in problems):
+        raise MeshStateError(problems)
+    return mesh
+
+
+class DirectorySource:
+    """Follows the mesh state in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    async def changes(self) -> AsyncIterator[Mesh | MeshStateError]:
+        """First the present state, then an item for everything that alters something. Never ends by itself.
+
+        A Mesh is to be used from then on, and says that all is well, unless a MeshStateError follows it at once. A
+        MeshStateError tells what is wrong from then on, until the next item; the last Mesh stays good. One that comes
+        first means that there is no good state yet.
+        """
+        watch = DirectoryWatch(self.directory, ENROLLED)
+        reader = _Reader(self.directory)
+        told: Mesh | None = None
+        complained: Sequence[Problem] = ()
+        try:
+            while True:
+                snapshot = _Snapshot(self.directory, watch.held)
+                if watch.settled():
+                    mesh, problems = reader.take(snapshot)
+                    news = mesh is not None and (mesh != told or (bool(complained) and not problems))
+                    worse = bool(problems) and (news or problems != complained)
+                    told, complained = mesh, problems
+                    # What was read is not held on to while waiting for the next change.
+                    del snapshot
+                    if news and mesh is not None:
+                        yield mesh
+                    if worse:
+                        yield MeshStateError(problems)
+                await watch.changed()
+        finally:
+            watch.close()
+
+
+class _Snapshot:
+    """The content of all files at one moment, unparsed."""
+
+    def __init__(self, directory: Path, held: frozenset[Path]) -> None:
+        self.held = held
+        self.problems: list[Problem] = []
+        self.publications: list[Content] | None = None
+        """None if there is a directory of publications and it cannot be listed."""
+        self.state: list[Content] | None = None
+        """None if the directory cannot be listed."""
+        self._left = MAX_TOTAL_BYTES
+        self.state = self._read(directory, shown_path(directory), "")
+        if self.state is not None:
+            self.publications = self._read(directory / ENROLLED, f"{ENROLLED}/", f"{ENROLLED}/")
+
+    def _read(self, directory: Path, shown: str, prefix: str) -> list[Content] | None:
+        try:
+            names = sorted(path.name for path in directory.iterdir() if is_state_file(path.name))
+        except OSError as error:
+            if prefix and isinstance(error, FileNotFoundError):
+                return []
+            self.problems.append(Problem(shown, 0, "", "a directory that can be read", why_none(error)))
+            return None
+        contents = []
+        for name in names:
+            path, title = directory / name, prefix + shown_path(name)
+            if path in self.held:
+                contents.append(Content(path, title, None))
+                continue
+            content = read_content(path, title)
+            if content.data is None and not os.path.lexists(path):
+                continue
+            self._left -= len(content.data or b"")
+            if self._left < 0:
+                expected = f"at most {MAX_TOTAL_BYTES >> 20} MiB in all files"
+                content = Content(path, title, None, (Problem(title, 0, "", expected, "more"),))
+            contents.append(content)
+        return contents
+
+
+class _Reader:
+    """Makes models of snapshots, keeping what was good in those before."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._cache = StateCache()
+        self._files: list[StateFile] | None = None
+        self._combined: list[Problem] = []
+        self._base: Mesh | None = None
+        self._mesh: Mesh | None = None
+        self._publications: dict[str, Publication] = {}
+        self._listed = False
+
+    def take(self, snapshot: _Snapshot) -> tuple[Mesh | None, list[Problem]]:
+        """The best model there is (None: there never was a good state) and everything that is wrong now."""
+        problems = list(snapshot.problems)
+        if snapshot.state is not None:
+            problems += self._take_state(snapshot.state, snapshot.held)
+        self._take_publications(snapshot)
+        if self._base is not None:
+            wanted, more = phases(self._base, self._publications.values())
+            problems += more
+            # From the last model rather than from the base: what has not changed stays the same object.
+            self._mesh = (self._mesh or self._base).with_phases(wanted)
+        return self._mesh, problems
+
+    def _take_state(self, contents: list[Content], held: frozenset[Path]) -> list[Problem]:
+        files = []
+        for content in contents:
+            file = self._cache.last(content.path) if content.path in held else self._cache.parse(content)
+            if file is not None:
+                files.append(file)
+        self._cache.keep_only(content.path for content in contents)
+        if self._files is None or len(files) != len(self._files) or any(map(_is_not, files, self._files)):
+            self._files = files
+            combined = combine(shown_path(self._directory), files)
+            if isinstance(combined, Mesh):
+                self._base, self._mesh, self._combined = combined, None, []
+            else:
+                self._combined = combined
+        return self._combined
+
+    def _take_publications(self, snapshot: _Snapshot) -> None:
+        if snapshot.publications is None:
+            # What was known stays known. If nothing ever was, every node may have published: not the same as none.
+            if snapshot.state is not None and self._base is not None and not self._listed:
+                nodes = {workload.node for workload in self._base.workloads.values()}
+                self._publications = {node: Publication(node, f"{ENROLLED}/{node}.yaml", None) for node in nodes}
+            return
+        self._listed = True
+        current: dict[str, Publication] = {}
+        for content in snapshot.publications:
+            last = self._publications.get(content.path.stem)
+            if content.path not in snapshot.held:
+                last = read_publication(content, last)
+            if last is not None:
+                current[last.node] = last
+        self._publications = current
+
+
+def _is_not(one: object, other: object) -> bool:
+    return one is not other

@@ -1,0 +1,190 @@
+"""Typed values out of a document's nodes. Every reader notes what is wrong and goes on, so that all errors are seen.
+
+A reader that notes a problem returns a stand-in of the right type: whoever builds something from the values looks at
+the number of problems before and after, and throws it away if there are more.
+"""
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from enum import StrEnum
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import TypeVar
+
+from nodeseal.sources.document import (
+    Broken,
+    List,
+    Mapping,
+    Node,
+    Problem,
+    Problems,
+    Scalar,
+    Tag,
+    describe,
+    read_content,
+    read_document,
+    shown,
+)
+
+__all__ = ["Fields", "Problem", "Problems", "open_document", "read_name", "read_text"]
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+_NAME_EXPECTED = "1 to 253 characters of a-z, A-Z, 0-9, '.', '_' and '-', a letter or digit first and last"
+_TRUE = frozenset({"yes", "true", "on"})
+_ANY_ADDRESS = IPv4Address(0)
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+def open_document(path: Path, problems: Problems) -> "Fields | None":
+    """The fields of the mapping that a YAML file holds; None after noting why there are none."""
+    content = read_content(path, problems.file)
+    problems.extend(content.problems)
+    root = None if content.data is None else read_document(content.data, problems)
+    return None if root is None else Fields(problems, root)
+
+
+def read_text(problems: Problems, node: Node, field: str, expected: str = "a text") -> str:
+    """A text; a number or a truth value has to be in quotes to be one. Notes a problem and returns "" otherwise."""
+    if isinstance(node, Scalar) and node.tag is Tag.TEXT and node.text:
+        return node.text
+    if not isinstance(node, Broken):
+        quotes = isinstance(node, Scalar) and node.tag not in (Tag.TEXT, Tag.NOTHING)
+        problems.add(node.line, field, expected, describe(node) + (" (put it in quotes)" if quotes else ""))
+    return ""
+
+
+def read_name(problems: Problems, node: Node, field: str) -> str:
+    """A name as Kubernetes allows them, and a little more: safe in a file name, a SPIFFE id, a table."""
+    text = read_text(problems, node, field, "a name")
+    if text and _NAME.fullmatch(text) is None:
+        problems.add(node.line, field, _NAME_EXPECTED, shown(text))
+    return text
+
+
+class Fields:
+    """The fields of one mapping. Read every known one, then call `close`, which notes the unknown ones."""
+
+    def __init__(self, problems: Problems, node: Node, path: str = "") -> None:
+        self.problems = problems
+        self.path = path
+        self.line = node.line
+        self._known: list[str] = []
+        self._entries: dict[str, Node] = {}
+        self._broken = not isinstance(node, Mapping)
+        if isinstance(node, Mapping):
+            self._entries = node.entries
+        elif not isinstance(node, Broken):
+            problems.add(node.line, path, "a mapping", describe(node))
+
+    def at(self, name: str) -> str:
+        """The path of a field from the document's root, as messages show it."""
+        return f"{self.path}.{name}" if self.path else name
+
+    def line_of(self, name: str) -> int:
+        """The line of a field's value; the mapping's own when the field is absent."""
+        return self._entries[name].line if name in self._entries else self.line
+
+    def node(self, name: str, expected: str, *, required: bool) -> Node | None:
+        """The field's node, or None if it is absent, which is a problem if it is required."""
+        self._known.append(name)
+        node = self._entries.get(name)
+        if node is None and required and not self._broken:
+            self.problems.add(self.line, self.at(name), expected, "nothing")
+        return node
+
+    def name(self, name: str, default: str | None = None) -> str:
+        """A name; required if there is no default."""
+        node = self.node(name, "a name", required=default is None)
+        return (default or "") if node is None else read_name(self.problems, node, self.at(name))
+
+    def text(self, name: str, default: str | None = None, *, expected: str = "a text", pattern: str = "") -> str:
+        """A text, matching `pattern` as a whole if there is one; required if there is no default."""
+        node = self.node(name, expected, required=default is None)
+        if node is None:
+            return default or ""
+        text = read_text(self.problems, node, self.at(name), expected)
+        if text and pattern and re.fullmatch(pattern, text) is None:
+            self.problems.add(node.line, self.at(name), expected, shown(text))
+        return text
+
+    def truth(self, name: str, default: bool) -> bool:
+        """true or false (YAML 1.1 also has yes, no, on and off)."""
+        node = self.node(name, "true or false", required=False)
+        if node is None:
+            return default
+        if isinstance(node, Scalar) and node.tag is Tag.TRUTH:
+            return node.text.lower() in _TRUE
+        self._wrong(node, name, "true or false")
+        return default
+
+    def integer(self, name: str, default: int | None, low: int, high: int, expected: str) -> int:
+        """A decimal number from `low` to `high`, both at least 0; required if there is no default."""
+        node = self.node(name, expected, required=default is None)
+        if node is None:
+            return low if default is None else default
+        # The length comes first: int() of a million digits takes seconds.
+        if isinstance(node, Scalar) and node.tag is Tag.INTEGER and len(node.text) <= len(str(high)):
+            plain = re.fullmatch(r"0|[1-9][0-9]*", node.text) is not None
+            if plain and low <= int(node.text) <= high:
+                return int(node.text)
+        self._wrong(node, name, expected)
+        return low
+
+    def port(self, name: str, default: int | None = None) -> int:
+        """A port; required if there is no default."""
+        return self.integer(name, default, 1, 65535, "a port from 1 to 65535")
+
+    def choice(self, name: str, default: _Choice) -> _Choice:
+        """One of the values of the default's enumeration."""
+        kind = type(default)
+        expected = " or ".join(member.value for member in kind)
+        node = self.node(name, expected, required=False)
+        if node is None:
+            return default
+        if isinstance(node, Scalar) and node.tag is Tag.TEXT:
+            for member in kind:
+                if member.value == node.text:
+                    return member
+        self._wrong(node, name, expected)
+        return default
+
+    def ipv4(self, name: str) -> IPv4Address:
+        """A required IPv4 address that one application can have: not a network's, a group's or the loopback's."""
+        expected = "an IPv4 address"
+        node = self.node(name, expected, required=True)
+        if node is None:
+            return _ANY_ADDRESS
+        if isinstance(node, Scalar) and node.tag is Tag.TEXT and len(node.text) <= 15:
+            try:
+                address = IPv4Address(node.text)
+            except ValueError:
+                pass
+            else:
+                if not (address.is_unspecified or address.is_loopback or address.is_multicast or address.is_reserved):
+                    return address
+                expected = "an IPv4 address of an interface"
+        self._wrong(node, name, expected)
+        return _ANY_ADDRESS
+
+    def items(self, name: str, expected: str, *, required: bool) -> Sequence[Node]:
+        """The items of a list."""
+        node = self.node(name, expected, required=required)
+        if isinstance(node, List):
+            return node.items
+        if node is not None:
+            self._wrong(node, name, expected)
+        return ()
+
+    def close(self) -> None:
+        """Notes every field that nobody asked for, with the known one that looks most like it."""
+        for name in (name for name in self._entries if name not in self._known):
+            near = get_close_matches(name[:60], self._known, 1)
+            expected = f"'{near[0]}'" if near else f"only {', '.join(sorted(self._known))}"
+            where = self.at(name) if name.isidentifier() and len(name) <= 60 else self.path
+            self.problems.add(self._entries[name].line, where, expected, f"the unknown field {shown(name)}")
+
+    def _wrong(self, node: Node, name: str, expected: str) -> None:
+        if not isinstance(node, Broken):
+            self.problems.add(node.line, self.at(name), expected, describe(node))

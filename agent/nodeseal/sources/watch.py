@@ -1,0 +1,260 @@
+"""Watches a directory and one sub directory of it for changes of their *.yaml files.
+
+Theory of operation
+-------------------
+inotify(7) says what happened to which name, without a thread: its descriptor is readable when something did. Changes
+come in bursts (an editor writes a backup, renames, changes the mode; many nodes publish at once), so a change is
+reported once nothing more has come for QUIET seconds, or after PATIENCE seconds at the latest.
+
+A file that is being written in place must not be read half: from its creation or first modification until whoever
+writes closes it, it is in `held`, and the reader goes on with what the file said before. Renamed and linked files are
+whole when they appear.
+
+inotify has gaps: it is absent on some systems, it does not see what other hosts do to a network file system, nor what
+happens behind a symbolic link, and it follows a directory that is moved away. So the files' inode, size and times are
+compared every SAFETY seconds as well, and every POLL seconds where inotify cannot be relied on or the directory is
+missing. A difference counts when it stays the same for two comparisons, so that here too a file is not taken while it
+is being written.
+"""
+
+import asyncio
+import ctypes
+import errno
+import os
+import stat
+import struct
+from pathlib import Path
+
+QUIET = 0.05
+PATIENCE = 1.0
+POLL = 0.5
+SAFETY = 5.0
+
+# linux/inotify.h
+_IN_MODIFY, _IN_ATTRIB, _IN_CLOSE_WRITE = 0x2, 0x4, 0x8
+_IN_MOVED_FROM, _IN_MOVED_TO, _IN_CREATE, _IN_DELETE = 0x40, 0x80, 0x100, 0x200
+_IN_DELETE_SELF, _IN_MOVE_SELF = 0x400, 0x800
+_IN_Q_OVERFLOW, _IN_IGNORED, _IN_ONLYDIR, _IN_ISDIR = 0x4000, 0x8000, 0x1000000, 0x40000000
+_MASK = (
+    _IN_MODIFY | _IN_ATTRIB | _IN_CLOSE_WRITE | _IN_MOVED_FROM | _IN_MOVED_TO | _IN_CREATE | _IN_DELETE
+    | _IN_DELETE_SELF | _IN_MOVE_SELF | _IN_ONLYDIR
+)  # fmt: skip
+_EVENT = struct.Struct("iIII")
+
+# linux/magic.h, and cifs_fs.h: file systems that other hosts change without inotify seeing it (NFS, SMB, CIFS, SMB2,
+# FUSE, Ceph, AFS, 9P, Lustre).
+_REMOTE = {0x6969, 0x517B, 0xFF534D42, 0xFE534D42, 0x65735546, 0x00C36400, 0x5346414F, 0x01021997, 0x0BD00BD0}
+
+_Signature = tuple[object, ...]
+
+
+def is_state_file(name: str) -> bool:
+    """Whether a file of this name is part of the mesh state: *.yaml, not hidden."""
+    return name.endswith(".yaml") and not name.startswith(".")
+
+
+class DirectoryWatch:
+    """Begins to watch when made, which must be before the first reading. Needs a running event loop."""
+
+    def __init__(self, directory: Path, subdirectory: str) -> None:
+        self._paths = (directory, directory / subdirectory)
+        self._loop = asyncio.get_running_loop()
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._descriptor = self._open()
+        self._watches: dict[int, Path] = {}
+        self._watched: dict[Path, tuple[int, int, int]] = {}  # device, inode, watch descriptor
+        self._held: set[Path] = set()
+        self._newly_held = False
+        self._relevant = False
+        self._woken = asyncio.Event()
+        if self._descriptor >= 0:
+            self._loop.add_reader(self._descriptor, self._on_readable)
+        self._arm()
+        self._accepted = self._signature()
+        self._pending: _Signature | None = None
+
+    @property
+    def held(self) -> frozenset[Path]:
+        """Files that somebody is writing in place at this moment."""
+        return frozenset(self._held)
+
+    def close(self) -> None:
+        """Ends watching. May be called twice."""
+        if self._descriptor >= 0:
+            self._loop.remove_reader(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def settled(self) -> bool:
+        """Whether nobody began to write a file since `changed` returned (or the watch was made).
+
+        Asked after reading and before using what was read; if not, it is dropped, and `changed` will return again.
+        """
+        self._drain()
+        # Other files may have changed for good: they are to be read again without waiting for this one.
+        self._relevant = self._relevant or self._newly_held
+        return not self._newly_held
+
+    async def changed(self) -> None:
+        """Waits until something has changed since it last returned, and is at rest."""
+        while not self._relevant:
+            woken = await self._wait(self._timeout())
+            self._drain()
+            if self._arm():
+                self._relevant = True
+            if not woken and not self._relevant:
+                self._compare()
+        deadline = self._loop.time() + PATIENCE
+        while await self._wait(min(QUIET, deadline - self._loop.time())):
+            self._drain()
+        # The comparison's state is taken before the caller reads: what changes later than that is seen as a change.
+        self._arm()
+        self._accepted, self._pending = self._signature(), None
+        self._relevant = self._newly_held = False
+
+    def _timeout(self) -> float:
+        watches = [watch for _, _, watch in self._watched.values()]
+        reliable = self._paths[0] in self._watched and min(watches) >= 0 and not self._is_remote()
+        return SAFETY if reliable and self._pending is None else POLL
+
+    async def _wait(self, seconds: float) -> bool:
+        """Whether an event came within that time."""
+        try:
+            async with asyncio.timeout(max(seconds, 0)):
+                await self._woken.wait()
+        except TimeoutError:
+            return False
+        self._woken.clear()
+        return True
+
+    def _compare(self) -> None:
+        signature = self._signature()
+        if signature == self._accepted:
+            self._pending = None
+        elif signature == self._pending:
+            self._relevant = True
+        else:
+            self._pending = signature
+
+    def _signature(self) -> _Signature:
+        """Equal for equal content, as far as the system's file times can tell."""
+        parts: list[object] = []
+        for path in self._paths:
+            try:
+                with os.scandir(path) as entries:
+                    names = sorted(entry.name for entry in entries if is_state_file(entry.name))
+            except OSError as error:
+                parts.append((str(path), error.errno))
+                continue
+            for name in names:
+                try:
+                    status = (path / name).stat()
+                except OSError as error:
+                    parts.append((name, error.errno))
+                else:
+                    parts.append((name, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+        return tuple(parts)
+
+    def _is_remote(self) -> bool:
+        # struct statfs begins with the type, a word of the machine on every Linux that nodeseal runs on.
+        buffer = ctypes.create_string_buffer(256)
+        if self._libc.statfs(os.fsencode(self._paths[0]), buffer) != 0:
+            return True
+        kind: int = ctypes.c_ulong.from_buffer(buffer).value
+        return kind & 0xFFFFFFFF in _REMOTE
+
+    def _open(self) -> int:
+        descriptor: int = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        return descriptor
+
+    def _arm(self) -> bool:
+        """Watches what the paths lead to now. True if that is not what was watched."""
+        if self._descriptor < 0:
+            return False
+        different = False
+        for path in self._paths:
+            try:
+                status = path.stat()
+                found = (status.st_dev, status.st_ino)
+            except OSError:
+                found = None
+            known = self._watched.get(path)
+            if found == (known and known[:2]):
+                continue
+            different = True
+            if known is not None:
+                del self._watched[path]
+                self._forget(known[2])
+                self._libc.inotify_rm_watch(self._descriptor, known[2])
+            if found is not None:
+                # -1: there is none to be had (the user's limit is reached); the comparisons have to do.
+                watch = self._libc.inotify_add_watch(self._descriptor, os.fsencode(path), _MASK)
+                self._watched[path] = (*found, watch)
+                if watch >= 0:
+                    self._watches[watch] = path
+        return different
+
+    def _forget(self, watch: int) -> None:
+        path = self._watches.pop(watch, None)
+        if path is not None:
+            self._watched.pop(path, None)
+            self._held = {file for file in self._held if file.parent != path}
+
+    def _on_readable(self) -> None:
+        self._drain()
+        self._woken.set()
+
+    def _drain(self) -> None:
+        while self._descriptor >= 0:
+            try:
+                data = os.read(self._descriptor, 65536)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno == errno.EINTR:
+                    continue
+                raise
+            position = 0
+            while position < len(data):
+                watch, mask, _, length = _EVENT.unpack_from(data, position)
+                position += _EVENT.size
+                name = os.fsdecode(data[position : position + length].rstrip(b"\0"))
+                position += length
+                self._on_event(watch, mask, name)
+
+    def _on_event(self, watch: int, mask: int, name: str) -> None:
+        if mask & _IN_Q_OVERFLOW:
+            # What was lost may have been the end of a writing.
+            self._held.clear()
+            self._relevant = True
+            return
+        if mask & (_IN_IGNORED | _IN_DELETE_SELF | _IN_MOVE_SELF):
+            if mask & _IN_IGNORED:
+                self._forget(watch)
+            self._relevant = True
+            return
+        directory = self._watches.get(watch)
+        if directory is None:
+            return
+        if not is_state_file(name):
+            # A directory may be the sub directory; a symbolic link that others go through is changed by a rename.
+            self._relevant = self._relevant or bool(mask & (_IN_ISDIR | _IN_MOVED_TO | _IN_MOVED_FROM))
+            return
+        path = directory / name
+        if mask & _IN_MODIFY or (mask & _IN_CREATE and _is_being_made(path)):
+            if path not in self._held:
+                self._held.add(path)
+                self._newly_held = True
+            return
+        if not mask & _IN_ATTRIB:
+            self._held.discard(path)
+        self._relevant = True
+
+
+def _is_being_made(path: Path) -> bool:
+    """Whether a name that has just appeared is a new file, which its maker will write to and close; not a link."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+/*
+ * assign_lookup.c: gives captured connections to the core's outbound listener, and the SYNs that
+ * steer_ingress.c could not assign (see there: revisited) to the inbound one.
+ *
+ * Attached at sk_lookup to the workload's network namespace. It runs when a packet finds no connected socket.
+ * Packets to an address that is not local reach this point only through the route `local default dev lo`,
+ * which only marked packets follow; so "arrived by lo, for an address that is not ours" means captured, and
+ * the listener's accepted socket has the original destination as its own address.
+ *
+ * ingress_ifindex is lo for those alone: for traffic to an own address the kernel gives the device that owns
+ * the address. Addresses on lo itself are the exception, hence the `own` map; and a packet from an address to
+ * itself is never captured, which keeps the core from being fed its own connections should such an address
+ * appear later.
+ *
+ * Fails closed: with no listener the packet is dropped, never handed to a wildcard listener of the
+ * application.
+ */
+#include "nodeseal.h"
+
+BPF_TABLE("hash", u32, u8, own, 256);
+BPF_TABLE("sockmap", u32, u64, listeners, NS_LISTENER_COUNT);
+BPF_TABLE("lru_hash", struct ns_flow, u64, revisited, 1024);
+BPF_TABLE("percpu_array", u32, u64, counters, NS_COUNT_COUNT);
+
+static __always_inline void count(u32 key)
+{
+    u64 *value = counters.lookup(&key);
+
+    if (value)
+        *value += 1;
+}
+
+static __always_inline int captured(struct bpf_sk_lookup *ctx)
+{
+    u32 destination = ctx->local_ip4;
+
+    return !NS_LOOPBACK_NET(destination) && destination != ctx->remote_ip4 && !own.lookup(&destination);
+}
+
+/* Whether steer_ingress.c has let this very SYN pass just now; once. */
+static __always_inline int revisit(struct bpf_sk_lookup *ctx)
+{
+    struct ns_flow flow = {ctx->remote_ip4, ctx->local_ip4, ctx->remote_port, NS_NET16(ctx->local_port)};
+    u64 *noted = revisited.lookup(&flow);
+    int fresh;
+
+    if (!noted)
+        return 0;
+    fresh = bpf_ktime_get_ns() - *noted < NS_REVISIT_NS;
+    revisited.delete(&flow);
+    return fresh;
+}
+
+int assign_lookup(struct bpf_sk_lookup *ctx)
+{
+    u32 role = NS_LISTENER_OUTBOUND;
+    struct bpf_sock *listener;
+    long error;
+
+    if (ctx->family != NS_AF_INET || ctx->protocol != NS_IPPROTO_TCP)
+        return SK_PASS;
+    if (ctx->ingress_ifindex != NS_LOOPBACK_IFINDEX) {
+        if (!revisit(ctx))
+            return SK_PASS;
+        role = NS_LISTENER_INBOUND;
+    } else if (!captured(ctx)) {
+        return SK_PASS;
+    }
+
+    listener = (struct bpf_sock *)listeners.lookup(&role);
+    if (!listener) {
+        count(NS_COUNT_LOOKUP_NO_LISTENER);
+        return SK_DROP;
+    }
+    /* REPLACE: another program in this namespace may have chosen a socket; capture comes first. */
+    error = bpf_sk_assign(ctx, listener, BPF_SK_LOOKUP_F_REPLACE);
+    bpf_sk_release(listener);
+    if (error) {
+        count(NS_COUNT_LOOKUP_ASSIGN_FAILED);
+        return SK_DROP;
+    }
+    return SK_PASS;
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+/*
+ * mark_connect.c: marks the connections of enrolled workloads when the application dials.
+ *
+ * Attached at cgroup/connect4 and cgroup/connect6 to the root of the cgroup v2 tree, next to other programs.
+ * One program in two forms: the kernel calls connect6 alone for an AF_INET6 socket that dials a v4-mapped
+ * address
+ * (::ffff:10.0.0.1, as Java does by default), so connect4 by itself would leave those in plaintext.
+ *
+ * The mark makes the namespace's policy routing send the connection to lo, where assign_lookup.c finds the
+ * core's listener. It stays on the socket for life: a connection that was captured never turns into a direct
+ * one, and one that was opened before enrolment is never touched. What the program cannot mark it refuses
+ * (EPERM at connect()).
+ *
+ * A socket bound to a device (SO_BINDTODEVICE, curl --interface eth0) would skip the route to lo and leave in
+ * plaintext, so the binding is taken off: the core, which dials in its stead, chooses the device by route.
+ */
+#include "nodeseal.h"
+
+BPF_TABLE("hash", u64, struct ns_enrolment, enrolled, 4096);
+BPF_TABLE("percpu_array", u32, u64, counters, NS_COUNT_COUNT);
+
+#define NS_REFUSE 0
+#define NS_PROCEED 1
+
+static __always_inline void count(u32 key)
+{
+    u64 *value = counters.lookup(&key);
+
+    if (value)
+        *value += 1;
+}
+
+static __always_inline int mark(struct bpf_sock_addr *ctx, u32 destination)
+{
+    u64 cookie = bpf_get_netns_cookie(ctx);
+    struct ns_enrolment *enrolment = enrolled.lookup(&cookie);
+    struct bpf_sock *sk = ctx->sk;
+    u32 value = NS_MARK_CAPTURED;
+    char no_device = 0;
+
+    if (!enrolment || !sk)
+        return NS_PROCEED;
+
+    if (enrolment->state == NS_STATE_LEAVE) {
+        value = 0;
+        if (sk->mark == NS_MARK_CAPTURED &&
+            bpf_setsockopt(ctx, NS_SOL_SOCKET, NS_SO_MARK, &value, sizeof(value))) {
+            count(NS_COUNT_CONNECT_MARK_FAILED);
+            return NS_REFUSE;
+        }
+        return NS_PROCEED;
+    }
+
+    /* Connecting to 0.0.0.0 means the machine itself. */
+    if (NS_LOOPBACK_NET(destination) || destination == 0 || destination == enrolment->address)
+        return NS_PROCEED;
+
+    if (sk->mark && sk->mark != NS_MARK_CAPTURED) {
+        if (sk->mark != NS_MARK_CORE && sk->mark != NS_MARK_TO_APP)
+            count(NS_COUNT_CONNECT_FOREIGN_MARK);
+        return NS_PROCEED;
+    }
+
+    if (sk->bound_dev_if &&
+        bpf_setsockopt(ctx, NS_SOL_SOCKET, NS_SO_BINDTODEVICE, &no_device, sizeof(no_device))) {
+        count(NS_COUNT_CONNECT_UNBIND_FAILED);
+        return NS_REFUSE;
+    }
+
+    if (bpf_setsockopt(ctx, NS_SOL_SOCKET, NS_SO_MARK, &value, sizeof(value))) {
+        count(NS_COUNT_CONNECT_MARK_FAILED);
+        return NS_REFUSE;
+    }
+    return NS_PROCEED;
+}
+
+int mark_connect4(struct bpf_sock_addr *ctx)
+{
+    if (ctx->type != NS_SOCK_STREAM || ctx->protocol != NS_IPPROTO_TCP)
+        return NS_PROCEED;
+    return mark(ctx, ctx->user_ip4);
+}
+
+int mark_connect6(struct bpf_sock_addr *ctx)
+{
+    if (ctx->type != NS_SOCK_STREAM || ctx->protocol != NS_IPPROTO_TCP)
+        return NS_PROCEED;
+    if (ctx->user_ip6[0] || ctx->user_ip6[1] || ctx->user_ip6[2] != (NS_NET16(0xffff) << 16))
+        return NS_PROCEED;
+    return mark(ctx, ctx->user_ip6[3]);
+}

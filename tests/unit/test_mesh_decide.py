@@ -1,0 +1,191 @@
+"""Decisions other than those about phases, which test_mesh_transitions.py tries as a whole."""
+
+from ipaddress import IPv4Address
+
+import pytest
+
+from nodeseal.mesh.address import ApplicationAddress, OriginalDestination, TunnelAddress
+from nodeseal.mesh.decide import (
+    Allow,
+    Deny,
+    Plaintext,
+    Refuse,
+    Route,
+    Tunnel,
+    Unavailable,
+    inbound_plaintext,
+    inbound_tunnel,
+    outbound,
+)
+from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
+from nodeseal.mesh.reasons import WhyNotEnrolled, WhyPlaintext, WhyRefused
+from nodeseal.mesh.spiffe import SpiffeId
+
+A, B, C = (WorkloadName("default", name) for name in "abc")
+ADDRESS_A, ADDRESS_B, ADDRESS_C = (IPv4Address(f"10.0.0.{last}") for last in (1, 2, 3))
+VIP = IPv4Address("10.9.0.1")
+STRANGER = IPv4Address("192.0.2.7")
+IDENTITY_A = SpiffeId("example.org", "default", "a")
+IDENTITY_B = SpiffeId("example.org", "default", "b")
+
+
+def workload(key: WorkloadName, address: IPv4Address, phase: Phase) -> Workload:
+    return Workload(key, key.name, f"node-{key.name}", address, None, True, Mode.PERMISSIVE, phase)
+
+
+def mesh(*endpoints: WorkloadName, target_port: int = 8080) -> Mesh:
+    """a and b are enrolled, c is not; the service's port is 80."""
+    return Mesh.build(
+        "example.org",
+        [
+            workload(A, ADDRESS_A, Phase.ENROLLED),
+            workload(B, ADDRESS_B, Phase.ENROLLED),
+            workload(C, ADDRESS_C, Phase.ABSENT),
+        ],
+        [Service(WorkloadName("default", "web"), VIP, (ServicePort(80, target_port),), endpoints)],
+    )
+
+
+def out(model: Mesh, address: IPv4Address, port: int, *, established: bool = False) -> Route | Refuse:
+    return outbound(model, A, OriginalDestination(address, port), established=established)
+
+
+def test_outbound_to_an_enrolled_workload_is_a_tunnel_to_its_identity() -> None:
+    assert out(mesh(), ADDRESS_B, 8080) == Route((Tunnel(ApplicationAddress(ADDRESS_B, 8080), IDENTITY_B),))
+
+
+def test_outbound_to_a_workload_that_is_not_enrolled_is_plaintext() -> None:
+    expected = Plaintext(ApplicationAddress(ADDRESS_C, 8080), WhyPlaintext.DESTINATION_NOT_ENROLLED)
+    assert out(mesh(), ADDRESS_C, 8080) == Route((expected,))
+
+
+def test_outbound_to_an_unknown_address_is_plaintext_to_that_address() -> None:
+    expected = Plaintext(ApplicationAddress(STRANGER, 443), WhyPlaintext.DESTINATION_NOT_IN_MESH)
+    assert out(mesh(), STRANGER, 443) == Route((expected,))
+
+
+def test_outbound_to_a_service_offers_every_endpoint_in_its_own_way() -> None:
+    assert out(mesh(B, C), VIP, 80) == Route(
+        (
+            Tunnel(ApplicationAddress(ADDRESS_B, 8080), IDENTITY_B),
+            Plaintext(ApplicationAddress(ADDRESS_C, 8080), WhyPlaintext.DESTINATION_NOT_ENROLLED),
+        )
+    )
+
+
+def test_outbound_passes_over_endpoints_that_the_mesh_does_not_know() -> None:
+    route = out(mesh(WorkloadName("default", "gone"), C), VIP, 80)
+    assert isinstance(route, Route)
+    assert [endpoint.address.address for endpoint in route.endpoints] == [ADDRESS_C]
+
+
+def test_outbound_to_a_service_without_endpoints_is_refused() -> None:
+    assert out(mesh(), VIP, 80) == Refuse(WhyRefused.NO_ENDPOINT)
+
+
+def test_outbound_to_a_port_that_the_service_has_not_is_refused() -> None:
+    assert out(mesh(B), VIP, 81) == Refuse(WhyRefused.NO_SUCH_PORT)
+
+
+@pytest.mark.parametrize("port", [15001, 15006, 15008])
+@pytest.mark.parametrize("address", [ADDRESS_B, ADDRESS_C])
+def test_outbound_to_the_meshs_own_ports_is_refused(address: IPv4Address, port: int) -> None:
+    assert out(mesh(), address, port) == Refuse(WhyRefused.MESH_PORT)
+
+
+def test_outbound_to_a_service_that_leads_to_a_mesh_port_is_refused() -> None:
+    assert out(mesh(B, target_port=15008), VIP, 80) == Refuse(WhyRefused.MESH_PORT)
+
+
+def test_outbound_to_port_15008_outside_the_mesh_is_left_alone() -> None:
+    assert isinstance(out(mesh(), STRANGER, 15008), Route)
+
+
+def test_outbound_of_an_unknown_workload_is_refused() -> None:
+    route = outbound(mesh(), WorkloadName("default", "x"), OriginalDestination(ADDRESS_B, 80), established=False)
+    assert route == Refuse(WhyRefused.UNKNOWN_WORKLOAD)
+
+
+@pytest.mark.parametrize("source", [A, WorkloadName("default", "unknown")])
+@pytest.mark.parametrize(
+    ("address", "port"), [(ADDRESS_B, 80), (ADDRESS_B, 15008), (ADDRESS_C, 80), (VIP, 80), (VIP, 81), (STRANGER, 80)]
+)
+@pytest.mark.parametrize("endpoints", [(), (B,), (B, C)])
+def test_established_plaintext_is_never_refused_nor_moved_into_a_tunnel(
+    source: WorkloadName, address: IPv4Address, port: int, endpoints: tuple[WorkloadName, ...]
+) -> None:
+    route = outbound(mesh(*endpoints), source, OriginalDestination(address, port), established=True)
+    assert isinstance(route, Route)
+    assert route.endpoints
+    assert all(isinstance(endpoint, Plaintext) for endpoint in route.endpoints)
+
+
+def tunnel(
+    *,
+    key: WorkloadName = B,
+    peer: SpiffeId = IDENTITY_A,
+    source: IPv4Address = ADDRESS_A,
+    address: IPv4Address = ADDRESS_B,
+    port: int = 8080,
+) -> Allow | Deny | Unavailable:
+    return inbound_tunnel(mesh(), key, peer, source, TunnelAddress(address, port))
+
+
+def test_a_tunnel_from_a_workload_with_its_own_identity_is_allowed() -> None:
+    assert tunnel() == Allow(None)
+
+
+def test_a_tunnel_of_another_trust_domain_is_denied() -> None:
+    answer = tunnel(peer=SpiffeId("example.com", "default", "a"))
+    assert isinstance(answer, Deny)
+    assert answer.why is WhyRefused.WRONG_TRUST_DOMAIN
+
+
+def test_a_tunnel_with_a_borrowed_identity_is_denied() -> None:
+    answer = tunnel(peer=IDENTITY_B)
+    assert isinstance(answer, Deny)
+    assert answer.why is WhyRefused.IDENTITY_MISMATCH
+
+
+def test_a_tunnel_from_an_address_outside_the_mesh_is_judged_by_its_trust_domain() -> None:
+    assert tunnel(source=STRANGER, peer=SpiffeId("example.org", "istio-system", "gateway")) == Allow(None)
+
+
+def test_a_tunnel_to_another_address_is_unavailable() -> None:
+    assert tunnel(address=ADDRESS_C) == Unavailable(WhyRefused.WRONG_ADDRESS)
+
+
+@pytest.mark.parametrize("port", [15001, 15006, 15008])
+def test_a_tunnel_to_the_meshs_own_ports_is_unavailable(port: int) -> None:
+    assert tunnel(port=port) == Unavailable(WhyRefused.MESH_PORT)
+
+
+def test_a_tunnel_to_an_unknown_workload_is_unavailable() -> None:
+    assert tunnel(key=WorkloadName("default", "x")) == Unavailable(WhyRefused.UNKNOWN_WORKLOAD)
+
+
+def test_plaintext_from_outside_the_mesh_is_allowed_with_its_reason() -> None:
+    assert inbound_plaintext(mesh(), B, STRANGER, 80, established=False) == Allow(WhyPlaintext.SOURCE_NOT_IN_MESH)
+
+
+def test_plaintext_from_a_workload_that_is_not_enrolled_is_allowed_with_its_reason() -> None:
+    assert inbound_plaintext(mesh(), B, ADDRESS_C, 80, established=False) == Allow(WhyPlaintext.SOURCE_NOT_ENROLLED)
+
+
+def test_plaintext_to_an_unknown_workload_is_denied() -> None:
+    answer = inbound_plaintext(mesh(), WorkloadName("default", "x"), STRANGER, 80, established=False)
+    assert isinstance(answer, Deny)
+    assert answer.why is WhyRefused.UNKNOWN_WORKLOAD
+
+
+def test_plaintext_to_the_hbone_port_is_denied() -> None:
+    answer = inbound_plaintext(mesh(), B, STRANGER, 15008, established=False)
+    assert isinstance(answer, Deny)
+    assert answer.why is WhyRefused.MESH_PORT
+
+
+def test_reasons_fit_the_cores_buffer_and_are_words() -> None:
+    for reason in (*WhyPlaintext, *WhyRefused, *WhyNotEnrolled):
+        assert reason.isascii()
+        assert 0 < len(reason) <= 95
+        assert reason.replace("-", "").isalpha()

@@ -1,0 +1,191 @@
+import json
+from dataclasses import FrozenInstanceError, replace
+from ipaddress import IPv4Address
+
+import pytest
+
+from nodeseal.mesh.model import (
+    Mesh,
+    MeshDifference,
+    MeshError,
+    Mode,
+    Phase,
+    Service,
+    ServicePort,
+    Workload,
+    WorkloadName,
+    difference,
+)
+
+
+def name(text: str) -> WorkloadName:
+    return WorkloadName("default", text)
+
+
+def workload(text: str, last: int, **changes: object) -> Workload:
+    base = Workload(name(text), "default", "node1", IPv4Address(f"10.0.0.{last}"), None, True, Mode.PERMISSIVE)
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def service(text: str, last: int, *endpoints: str) -> Service:
+    return Service(name(text), IPv4Address(f"10.9.0.{last}"), (ServicePort(80, 8080),), tuple(map(name, endpoints)))
+
+
+def mesh(*workloads: Workload, services: tuple[Service, ...] = ()) -> Mesh:
+    return Mesh.build("example.org", workloads, services)
+
+
+def test_names_read_back_what_they_write() -> None:
+    assert WorkloadName.parse(str(name("a"))) == name("a")
+
+
+@pytest.mark.parametrize("text", ["", "a", "/a", "a/", "a/b/c"])
+def test_a_name_without_exactly_a_namespace_and_a_name_is_refused(text: str) -> None:
+    with pytest.raises(MeshError, match="namespace/name"):
+        WorkloadName.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("phase", "accepts"),
+    [(Phase.ABSENT, False), (Phase.JOINING, True), (Phase.ENROLLED, True), (Phase.LEAVING, False)],
+)
+def test_tunnels_are_opened_to_joining_and_enrolled_workloads(phase: Phase, accepts: bool) -> None:
+    assert workload("a", 1, phase=phase).accepts_tunnels is accepts
+
+
+def test_an_identity_is_made_of_namespace_and_service_account() -> None:
+    identity = workload("a", 1, service_account="robot").identity("example.org")
+    assert str(identity) == "spiffe://example.org/ns/default/sa/robot"
+
+
+def test_workloads_and_services_are_found_by_address() -> None:
+    one, web = workload("a", 1), service("web", 1, "a")
+    model = mesh(one, services=(web,))
+    assert model.by_address == {one.address: one}
+    assert model.service_by_address == {web.address: web}
+
+
+def test_a_model_cannot_be_changed() -> None:
+    model = mesh(workload("a", 1))
+    with pytest.raises(FrozenInstanceError):
+        model.trust_domain = "other"  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        model.workloads[name("b")] = workload("b", 2)  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("workloads", "services", "message"),
+    [
+        ((workload("a", 1), workload("a", 2)), (), "two workloads are named default/a"),
+        ((workload("a", 1), workload("b", 1)), (), "default/a and default/b share the address 10.0.0.1"),
+        ((), (service("a", 1), service("a", 2)), "two services are named default/a"),
+        ((), (service("a", 1), service("b", 1)), "default/a and default/b share the address 10.9.0.1"),
+        (
+            (workload("a", 1, address=IPv4Address("10.9.0.1")),),
+            (service("web", 1),),
+            "default/a and service default/web",
+        ),
+        ((workload("a", 1, service_account="a b"),), (), "service account 'a b'"),
+    ],
+)
+def test_what_cannot_be_in_one_mesh_is_refused(
+    workloads: tuple[Workload, ...], services: tuple[Service, ...], message: str
+) -> None:
+    with pytest.raises(MeshError, match=message):
+        Mesh.build("example.org", workloads, services)
+
+
+def test_a_bad_trust_domain_is_refused() -> None:
+    with pytest.raises(MeshError, match="trust domain"):
+        Mesh.build("Example", [], [])
+
+
+def test_phases_change_what_is_found_by_name_and_by_address() -> None:
+    model = mesh(workload("a", 1), workload("b", 2)).with_phases({name("a"): Phase.JOINING})
+    assert model.workloads[name("a")].phase is Phase.JOINING
+    assert model.by_address[IPv4Address("10.0.0.1")].phase is Phase.JOINING
+    assert model.workloads[name("b")].phase is Phase.ABSENT
+
+
+def test_phases_of_unknown_names_and_phases_that_are_so_already_change_nothing() -> None:
+    model = mesh(workload("a", 1))
+    assert model.with_phases({name("x"): Phase.ENROLLED, name("a"): Phase.ABSENT}) is model
+
+
+OLD = mesh(workload("a", 1), workload("b", 2), workload("c", 3), services=(service("web", 1, "a"), service("db", 2)))
+NEWS = [
+    pytest.param(OLD, id="nothing"),
+    pytest.param(mesh(), id="all-gone"),
+    pytest.param(mesh(*OLD.workloads.values(), workload("d", 4), services=tuple(OLD.services.values())), id="one-more"),
+    pytest.param(mesh(workload("a", 2), workload("b", 1), workload("c", 3)), id="addresses-exchanged"),
+    pytest.param(mesh(workload("d", 1), workload("b", 2), workload("c", 3)), id="address-taken-over"),
+    pytest.param(OLD.with_phases({name("a"): Phase.ENROLLED}), id="a-phase"),
+    pytest.param(mesh(services=(service("web", 2, "b"), service("db", 1))), id="virtual-addresses-exchanged"),
+    pytest.param(Mesh.build("example.net", OLD.workloads.values(), OLD.services.values()), id="trust-domain"),
+]
+
+
+@pytest.mark.parametrize("new", NEWS)
+def test_a_difference_leads_from_the_old_model_to_the_new_one(new: Mesh) -> None:
+    result = OLD.apply(difference(OLD, new))
+    assert result == new
+    assert dict(result.by_address) == dict(new.by_address)
+    assert dict(result.service_by_address) == dict(new.service_by_address)
+
+
+@pytest.mark.parametrize("new", NEWS)
+def test_a_difference_survives_the_wire(new: Mesh) -> None:
+    change = difference(OLD, new)
+    assert MeshDifference.from_wire(json.loads(json.dumps(change.to_wire()))) == change
+
+
+def test_a_difference_names_only_what_changed() -> None:
+    change = difference(OLD, OLD.with_phases({name("b"): Phase.ENROLLED}))
+    assert [item.key for item in change.workloads] == [name("b")]
+    assert change.size == 1
+
+
+def test_a_difference_that_does_not_fit_leaves_the_model_alone() -> None:
+    before = dict(OLD.workloads)
+    with pytest.raises(MeshError, match="share the address"):
+        OLD.apply(MeshDifference("example.org", workloads=(workload("x", 1),)))
+    assert dict(OLD.workloads) == before
+
+
+def test_a_mesh_survives_the_wire() -> None:
+    model = mesh(
+        workload("a", 1, netns="/run/netns/a", phase=Phase.LEAVING, mode=Mode.STRICT, wanted=False),
+        services=(service("web", 1, "a"),),
+    )
+    assert Mesh.from_wire(json.loads(json.dumps(model.to_wire()))) == model
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"trust_domain": 5}, "not a text"),
+        ({"workloads": {}}, "workloads is not a list"),
+        ({"workloads": [{}]}, "missing"),
+        ({"workloads": ["x"]}, "mesh on the wire"),
+        ({"removed_workloads": ["x"]}, "namespace/name"),
+        ({"removed_workloads": ["default/x"]}, "a whole mesh is expected"),
+        (
+            {"services": [{"namespace": "a", "name": "b", "address": "10.0.0.1", "ports": [[0, 1]], "endpoints": []}]},
+            "port",
+        ),
+    ],
+)
+def test_a_malformed_mesh_on_the_wire_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(MeshError, match=message):
+        Mesh.from_wire({**OLD.to_wire(), **change})
+
+
+def test_a_large_mesh_shares_what_did_not_change() -> None:
+    many = [
+        Workload(name(f"w{i}"), "default", f"node{i % 500}", IPv4Address(0x0A000000 + i), None, True, Mode.PERMISSIVE)
+        for i in range(50_000)
+    ]
+    model = Mesh.build("example.org", many)
+    moved = model.with_phases({name("w7"): Phase.ENROLLED})
+    assert difference(model, moved).size == 1
+    assert moved.workloads[name("w8")] is model.workloads[name("w8")]

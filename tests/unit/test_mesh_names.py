@@ -1,0 +1,86 @@
+"""SPIFFE ids and addresses with ports."""
+
+from ipaddress import IPv4Address, IPv6Address
+
+import pytest
+
+from nodeseal.mesh.address import AddressError, ApplicationAddress, OriginalDestination, SourceAddress, parse_address
+from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError
+
+GOOD = "spiffe://example.org/ns/default/sa/shipper"
+
+
+def test_an_id_reads_back_what_it_writes() -> None:
+    assert SpiffeId.parse(GOOD) == SpiffeId("example.org", "default", "shipper")
+    assert str(SpiffeId.parse(GOOD)) == GOOD
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "spiffe://",
+        "https://example.org/ns/default/sa/a",
+        "SPIFFE://example.org/ns/default/sa/a",
+        "spiffe://example.org",
+        "spiffe://example.org/ns/default/sa",
+        "spiffe://example.org/ns/default/sa/",
+        "spiffe://example.org/ns/default/sa/a/",
+        "spiffe://example.org/ns/default/sa/a/b",
+        "spiffe://example.org//default/sa/a",
+        "spiffe://example.org/ns//sa/a",
+        "spiffe://example.org/ns/../sa/a",
+        "spiffe://example.org/ns/default/sa/.",
+        "spiffe://example.org/sa/default/ns/a",
+        "spiffe://Example.org/ns/default/sa/a",
+        "spiffe://example.org:80/ns/default/sa/a",
+        "spiffe://user@example.org/ns/default/sa/a",
+        "spiffe:///ns/default/sa/a",
+        "spiffe://example.org/ns/default/sa/a?x=1",
+        "spiffe://example.org/ns/default/sa/a#x",
+        "spiffe://example.org/ns/default/sa/%61",
+        "spiffe://example.org/ns/default/sa/ä",
+        "spiffe://example.org/ns/default/sa/a\n",
+        "spiffe://example.org/ns/default/sa/a\0",
+    ],
+)
+def test_anything_else_is_no_id(text: str) -> None:
+    with pytest.raises(SpiffeIdError):
+        SpiffeId.parse(text)
+
+
+def test_an_id_of_511_bytes_is_the_longest() -> None:
+    room = 511 - len("spiffe://example.org/ns/default/sa/")
+    assert len(str(SpiffeId("example.org", "default", "a" * room))) == 511
+    with pytest.raises(SpiffeIdError, match="512"):
+        SpiffeId("example.org", "default", "a" * (room + 1))
+
+
+def test_an_invalid_id_cannot_be_made() -> None:
+    with pytest.raises(SpiffeIdError, match="namespace 'a/b'"):
+        SpiffeId("example.org", "a/b", "c")
+
+
+def test_addresses_read_back_what_they_write() -> None:
+    for text in ("10.0.0.1:80", "[2001:db8::1]:15008", "0.0.0.0:0"):
+        assert str(SourceAddress.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "10.0.0.1", "10.0.0.1:", ":80", "10.0.0.1:65536", "10.0.0.1:-1", "10.0.0.1:+1", "10.0.0.1:８0", "host:80",
+     "2001:db8::1:80", "[10.0.0.1]:80", "[2001:db8::1]", "[fe80::1%eth0]:80", "10.0.0.01:80", "10.0.0.1:000080"],
+)  # fmt: skip
+def test_anything_else_is_no_address(text: str) -> None:
+    with pytest.raises(AddressError):
+        SourceAddress.parse(text)
+
+
+def test_addresses_of_different_meaning_are_never_equal() -> None:
+    dialled: object = OriginalDestination(IPv4Address("10.0.0.1"), 80)
+    assert dialled != ApplicationAddress(IPv4Address("10.0.0.1"), 80)
+
+
+def test_both_families_are_read() -> None:
+    assert parse_address("10.0.0.1") == IPv4Address("10.0.0.1")
+    assert parse_address("::1") == IPv6Address("::1")

@@ -1,0 +1,407 @@
+"""Following a directory: publications, and what is told of which change."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from nodeseal.mesh.model import Mesh, Phase, WorkloadName
+from nodeseal.sources import watch
+from nodeseal.sources.directory import DirectorySource, MeshStateError, PublicationError, load, publish, withdraw
+from nodeseal.sources.watch import DirectoryWatch
+
+A = WorkloadName("default", "a")
+B = WorkloadName("default", "b")
+STATE = (
+    "trust_domain: example.org\n"
+    "workloads:\n"
+    "- {name: a, node: node1, address: 10.0.0.1, enrolled: true}\n"
+    "- {name: b, node: node2, address: 10.0.0.2, enrolled: true}\n"
+)
+MORE = STATE + "- {name: c, node: node2, address: 10.0.0.3}\n"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    path = tmp_path / "mesh"
+    path.mkdir()
+    (path / "m.yaml").write_text(STATE)
+    return path
+
+
+def replace(path: Path, text: str) -> None:
+    new = path.with_name(".new")
+    new.write_text(text)
+    new.replace(path)
+
+
+def move(source: Path, target: Path) -> None:
+    source.rename(target)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+Next = Callable[[], Awaitable[Mesh | MeshStateError]]
+
+
+@asynccontextmanager
+async def following(directory: Path) -> AsyncIterator[Next]:
+    """Gives a function that waits for the next item."""
+    changes = DirectorySource(directory).changes()
+
+    async def following_item() -> Mesh | MeshStateError:
+        async with asyncio.timeout(20):
+            return await anext(changes)
+
+    try:
+        yield following_item
+    finally:
+        await changes.aclose()  # type: ignore[attr-defined]
+
+
+def mesh_of(item: Mesh | MeshStateError) -> Mesh:
+    assert isinstance(item, Mesh), item
+    return item
+
+
+def error_of(item: Mesh | MeshStateError) -> str:
+    assert isinstance(item, MeshStateError), item
+    return str(item)
+
+
+def phases_of(item: Mesh | MeshStateError) -> dict[str, Phase]:
+    return {key.name: workload.phase for key, workload in mesh_of(item).workloads.items()}
+
+
+# Publications
+
+
+def test_a_published_workload_is_enrolled(directory: Path) -> None:
+    publish(directory, "node1", [A])
+    assert phases_of(load(directory)) == {"a": Phase.ENROLLED, "b": Phase.ABSENT}
+
+
+def test_a_withdrawn_workload_is_not(directory: Path) -> None:
+    publish(directory, "node1", [A])
+    withdraw(directory, "node1")
+    assert phases_of(load(directory)) == {"a": Phase.ABSENT, "b": Phase.ABSENT}
+    assert list((directory / "enrolled").iterdir()) == []
+
+
+def test_withdrawing_twice_is_fine(directory: Path) -> None:
+    withdraw(directory, "node1")
+    withdraw(directory, "node1")
+
+
+def test_publishing_nothing_is_a_publication(directory: Path) -> None:
+    publish(directory, "node1", [])
+    assert phases_of(load(directory))["a"] is Phase.ABSENT
+    assert (directory / "enrolled" / "node1.yaml").exists()
+
+
+def test_publishing_the_same_again_writes_nothing(directory: Path) -> None:
+    publish(directory, "node1", [A])
+    path = directory / "enrolled" / "node1.yaml"
+    before = path.stat().st_ino
+    publish(directory, "node1", [A, A])
+    assert path.stat().st_ino == before
+
+
+def test_a_publication_leaves_no_temporary_file(directory: Path) -> None:
+    publish(directory, "node1", [A])
+    assert [path.name for path in (directory / "enrolled").iterdir()] == ["node1.yaml"]
+
+
+@pytest.mark.parametrize("node", ["", "a/b", "..", ".hidden", "a\0b"])
+def test_a_node_that_cannot_be_a_file_name_is_refused(directory: Path, node: str) -> None:
+    with pytest.raises(PublicationError, match="cannot be a file name"):
+        publish(directory, node, [])
+
+
+def test_a_directory_that_cannot_be_written_is_one_clear_line(directory: Path) -> None:
+    (directory / "enrolled").write_text("in the way")
+    with pytest.raises(PublicationError) as caught:
+        publish(directory, "node1", [A])
+    assert str(caught.value).startswith(f"cannot publish the enrolled workloads in {directory}/enrolled/node1.yaml: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_another_nodes_workload_is_not_enrolled_by_a_publication(directory: Path) -> None:
+    publish(directory, "node1", [A, B])
+
+    async def check() -> None:
+        async with following(directory) as item:
+            assert phases_of(await item()) == {"a": Phase.ENROLLED, "b": Phase.ABSENT}
+            assert error_of(await item()) == (
+                "enrolled/node1.yaml: enrolled: expected workloads of node1, found default/b, of node2"
+            )
+
+    asyncio.run(check())
+
+
+def test_a_publication_under_another_nodes_file_name_is_not_trusted(directory: Path) -> None:
+    publish(directory, "node1", [A])
+    (directory / "enrolled" / "node1.yaml").rename(directory / "enrolled" / "node2.yaml")
+
+    async def check() -> None:
+        async with following(directory) as item:
+            # Unreadable and never read before: what is wanted on node2 counts as enrolled.
+            assert phases_of(await item()) == {"a": Phase.ABSENT, "b": Phase.ENROLLED}
+            assert "enrolled/node2.yaml:2: node: expected 'node2', as the file is named, found 'node1'" in error_of(
+                await item()
+            )
+
+    asyncio.run(check())
+
+
+def test_an_unknown_workload_in_a_publication_is_passed_over(directory: Path) -> None:
+    publish(directory, "node1", [A, WorkloadName("default", "gone")])
+
+    async def check() -> None:
+        async with following(directory) as item:
+            assert phases_of(await item())["a"] is Phase.ENROLLED
+            replace(directory / "m.yaml", MORE)
+            assert "c" in phases_of(await item())
+
+    asyncio.run(check())
+
+
+def test_a_publication_that_was_never_readable_counts_as_all_that_is_wanted(directory: Path) -> None:
+    (directory / "m.yaml").write_text(MORE)
+    (directory / "enrolled").mkdir()
+    (directory / "enrolled" / "node2.yaml").write_text("}")
+    assert phases_of(load(directory)) == {"a": Phase.ABSENT, "b": Phase.ENROLLED, "c": Phase.ABSENT}
+
+
+def test_publications_that_were_never_listed_count_as_all_that_is_wanted(directory: Path) -> None:
+    (directory / "enrolled").symlink_to(directory / "m.yaml")
+    assert phases_of(load(directory)) == {"a": Phase.ENROLLED, "b": Phase.ENROLLED}
+
+    async def check() -> None:
+        async with following(directory) as item:
+            assert phases_of(await item()) == {"a": Phase.ENROLLED, "b": Phase.ENROLLED}
+            assert "enrolled/: expected a directory that can be read" in error_of(await item())
+
+    asyncio.run(check())
+
+
+def test_a_publication_that_becomes_unreadable_keeps_counting(directory: Path) -> None:
+    publish(directory, "node1", [A])
+    publish(directory, "node2", [])
+
+    async def check() -> None:
+        async with following(directory) as item:
+            before = phases_of(await item())
+            replace(directory / "enrolled" / "node1.yaml", "node: node1\nenrolled: 5\n")
+            assert "enrolled/node1.yaml:2: enrolled: expected a list of workloads" in error_of(await item())
+            # Others go on being followed meanwhile, and the problem is told again after the new model.
+            publish(directory, "node2", [B])
+            assert phases_of(await item()) == {**before, "b": Phase.ENROLLED}
+            assert "enrolled/node1.yaml" in error_of(await item())
+            publish(directory, "node1", [])
+            assert phases_of(await item()) == {"a": Phase.ABSENT, "b": Phase.ENROLLED}
+
+    asyncio.run(check())
+
+
+# Following
+
+
+def test_the_present_state_comes_first(directory: Path) -> None:
+    async def check() -> None:
+        async with following(directory) as item:
+            assert mesh_of(await item()) == load(directory)
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("in_place", [False, True], ids=["renamed", "in-place"])
+def test_an_edit_is_followed(directory: Path, in_place: bool) -> None:
+    async def check() -> None:
+        async with following(directory) as item:
+            await item()
+            if in_place:
+                (directory / "m.yaml").write_text(MORE)
+            else:
+                replace(directory / "m.yaml", MORE)
+            assert "c" in phases_of(await item())
+
+    asyncio.run(check())
+
+
+def test_new_and_removed_files_are_followed(directory: Path) -> None:
+    async def check() -> None:
+        async with following(directory) as item:
+            await item()
+            extra = directory / "extra.yaml"
+            extra.write_text("workloads: [{name: d, node: n, address: 10.0.0.4}]\n")
+            assert "d" in phases_of(await item())
+            extra.unlink()
+            assert "d" not in phases_of(await item())
+
+    asyncio.run(check())
+
+
+def test_publications_are_followed_from_the_first(directory: Path) -> None:
+    async def check() -> None:
+        async with following(directory) as item:
+            await item()
+            publish(directory, "node2", [B])
+            assert phases_of(await item())["b"] is Phase.ENROLLED
+            withdraw(directory, "node2")
+            assert phases_of(await item())["b"] is Phase.ABSENT
+
+    asyncio.run(check())
+
+
+def test_a_bad_edit_is_told_and_a_good_one_clears_it(directory: Path) -> None:
+    async def check() -> None:
+        async with following(directory) as item:
+            first = mesh_of(await item())
+            replace(directory / "m.yaml", STATE.replace("10.0.0.2", "10.0.0.999"))
+            assert error_of(await item()) == (
+                "m.yaml:4: workloads[1].address: expected an IPv4 address, found '10.0.0.999'"
+            )
+            replace(directory / "m.yaml", STATE)
+            assert mesh_of(await item()) == first
+
+    asyncio.run(check())
+
+
+def test_publications_are_followed_while_the_state_is_broken(directory: Path) -> None:
+    async def check() -> None:
+        async with following(directory) as item:
+            await item()
+            replace(directory / "m.yaml", "}")
+            error = error_of(await item())
+            publish(directory, "node2", [B])
+            assert phases_of(await item())["b"] is Phase.ENROLLED
+            assert error_of(await item()) == error
+
+    asyncio.run(check())
+
+
+def test_a_broken_state_at_the_start_is_told_and_then_followed(directory: Path) -> None:
+    (directory / "m.yaml").write_text("}")
+
+    async def check() -> None:
+        async with following(directory) as item:
+            assert "m.yaml:1: expected YAML" in error_of(await item())
+            replace(directory / "m.yaml", STATE)
+            assert set(phases_of(await item())) == {"a", "b"}
+
+    asyncio.run(check())
+
+
+def test_what_alters_nothing_is_not_told(directory: Path) -> None:
+    async def check() -> None:
+        async with following(directory) as item:
+            await item()
+            replace(directory / "m.yaml", "# a comment\n" + STATE)
+            (directory / "notes.txt").write_text("x")
+            (directory / "m.yaml").touch()
+            # The next thing that is told is the next that alters something.
+            replace(directory / "m.yaml", MORE)
+            assert "c" in phases_of(await item())
+
+    asyncio.run(check())
+
+
+def test_a_file_that_is_being_written_is_not_taken_half(directory: Path) -> None:
+    async def check() -> None:
+        async with following(directory) as item:
+            await item()
+            with (directory / "m.yaml").open("w") as file:
+                file.write(STATE.splitlines(keepends=True)[0])
+                file.flush()
+                # Something else that makes the directory be read: the half file must not count.
+                publish(directory, "node2", [B])
+                assert phases_of(await item()) == {"a": Phase.ABSENT, "b": Phase.ENROLLED}
+                file.write("workloads: [{name: z, node: n, address: 10.0.0.9}]\n")
+            assert set(phases_of(await item())) == {"z"}
+
+    asyncio.run(check())
+
+
+def test_a_directory_that_goes_and_comes_back_is_followed(directory: Path) -> None:
+    async def check() -> None:
+        async with following(directory) as item:
+            await item()
+            away = directory.with_name("away")
+            move(directory, away)
+            assert "expected a directory that can be read, found none" in error_of(await item())
+            (away / "m.yaml").write_text(MORE)
+            away.rename(directory)
+            assert "c" in phases_of(await item())
+            publish(directory, "node1", [A])
+            assert phases_of(await item())["a"] is Phase.ENROLLED
+
+    asyncio.run(check())
+
+
+def test_a_missing_directory_leaves_publications_as_they_were(directory: Path) -> None:
+    publish(directory, "node2", [])
+
+    async def check() -> None:
+        async with following(directory) as item:
+            before = phases_of(await item())
+            move(directory, directory.with_name("away"))
+            error_of(await item())
+            directory.with_name("away").rename(directory)
+            assert phases_of(await item()) == before
+
+    asyncio.run(check())
+
+
+def test_a_directory_that_is_swapped_by_a_link_is_followed(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "SAFETY", 0.05)
+    other = directory.with_name("other")
+    other.mkdir()
+    (other / "m.yaml").write_text(MORE)
+    link = directory.with_name("current")
+    link.symlink_to(directory)
+
+    async def check() -> None:
+        async with following(link) as item:
+            await item()
+            new = link.with_name("new")
+            new.symlink_to(other)
+            new.replace(link)
+            assert "c" in phases_of(await item())
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("in_place", [False, True], ids=["renamed", "in-place"])
+def test_without_inotify_changes_are_found_by_comparing(
+    directory: Path, in_place: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DirectoryWatch, "_open", lambda self: -1)
+    monkeypatch.setattr(watch, "POLL", 0.05)
+
+    async def check() -> None:
+        async with following(directory) as item:
+            await item()
+            if in_place:
+                (directory / "m.yaml").write_text(MORE)
+            else:
+                replace(directory / "m.yaml", MORE)
+            assert "c" in phases_of(await item())
+            publish(directory, "node1", [A])
+            assert phases_of(await item())["a"] is Phase.ENROLLED
+
+    asyncio.run(check())
+
+
+def test_ending_the_iteration_closes_the_descriptor(directory: Path) -> None:
+    async def check() -> None:
+        before = descriptors()
+        async with following(directory) as item:
+            await item()
+        assert descriptors() == before
+
+    asyncio.run(check())
