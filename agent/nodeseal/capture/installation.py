@@ -1,0 +1,219 @@
+"""One workload's capture: putting it into its network namespace and taking it out again.
+
+Every step looks before it leaps, so that install() completes what a crash left half done, and remove() undoes whatever
+of it is there. The caller has written the journal entry before.
+
+The order of install(): what receives comes before what sends there, so that at no time is a connection steered to where
+nobody listens. The order of remove(): what steers goes first; the rules go before sk_lookup, since a captured packet
+that sk_lookup does not take would find a wildcard listener of the application.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from nodeseal.capture import constants, routing, syscalls, sysctls
+from nodeseal.capture.errors import CaptureError
+from nodeseal.capture.journal import Entry
+from nodeseal.capture.netns import NetworkNamespace
+from nodeseal.capture.programs import Programs
+
+MARKS = (constants.MARK_CAPTURED, constants.MARK_TO_APP)
+# Keys of the `listeners` map are the core's listener roles.
+_STEERED_ROLES = (0, 1)
+
+# Both found to be needed by leaving them out, with SYN cookies and without, rp_filter strict on every device (see
+# tests/netns/test_capture_settings.py). accept_local and src_valid_mark are not: what is looped through lo keeps the
+# route that it was sent by, so the kernel never validates its source again.
+SYSCTLS = {
+    # The application's accepted socket takes the mark of the core's SYN (TO_APP), so that its answers, which are
+    # addressed to the far client, follow the rule back to the core. Without it the SYN-ACK leaves for the real client.
+    "net/ipv4/tcp_fwmark_accept": "1",
+    # The same for what the kernel answers without a socket: the RST of a closed port. Without it the core's connection
+    # to a port where nobody listens hangs instead of being refused.
+    "net/ipv4/fwmark_reflect": "1",
+}
+
+
+def plan(entry: Entry, survey: routing.Survey) -> None:
+    """Fill in what install() is going to change: filters and settings. To be called inside the namespace.
+
+    What the entry holds already stays: it tells how things were before nodeseal came. Raises CaptureError.
+    """
+    known = {(item.device, item.index) for item in entry.filters}
+    entry.filters += routing.plan_filters(
+        [device for device in survey.devices if (device.name, device.index) not in known]
+    )
+    settings = {change.path for change in entry.sysctls}
+    entry.sysctls += sysctls.plan({path: value for path, value in SYSCTLS.items() if path not in settings})
+
+
+def install(
+    entry: Entry,
+    namespace: NetworkNamespace,
+    survey: routing.Survey,
+    programs: Programs,
+    shared: Mapping[str, int],
+    pins: Path,
+    listeners: Mapping[int, int],
+) -> None:
+    """Capture the namespace's connections. `shared`: the maps `enrolled` and `counters`; `pins`: the bpffs directory.
+
+    Raises CaptureError, and leaves undoing to the caller.
+    """
+    directory = pins / entry.pins
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            maps = {"counters": shared["counters"]}
+            for name in ("listeners", "own", "revisited"):
+                maps[name] = _pinned_or_new(directory / name, partial(programs.new_map, name))
+                stack.callback(os.close, maps[name])
+            for address in survey.addresses:
+                syscalls.map_update(maps["own"], address.packed, b"\x01")
+            for role in _STEERED_ROLES:
+                enter_listener(maps["listeners"], role, listeners[role])
+
+            namespace.run(lambda: _prepare_routing(entry, survey))
+
+            os.close(
+                _pinned_or_new(
+                    directory / "lookup", lambda: _attach_lookup(programs.load("assign_lookup", maps), namespace.fd)
+                )
+            )
+            steer = programs.load("steer_ingress", maps)
+            stack.callback(os.close, steer)
+            present = {device.index for device in survey.devices}
+            for item in entry.filters:
+                if item.index in present:
+                    namespace.run(partial(routing.add_filter, item, steer))
+        set_state(shared["enrolled"], entry, constants.STATE_CAPTURE)
+    except OSError as error:
+        raise CaptureError(f"cannot capture {entry.name} in {entry.netns}: {error.strerror}") from None
+
+
+def stop_new(entry: Entry, namespace: NetworkNamespace, enrolled: int) -> None:
+    """New connections go direct from here on, in both directions. Raises CaptureError.
+
+    Rules and sk_lookup stay: they serve the captured connections, and the SYNs that are under way.
+    """
+    try:
+        set_state(enrolled, entry, constants.STATE_LEAVE)
+    except OSError as error:
+        raise CaptureError(f"cannot stop capturing {entry.name}: {error.strerror}") from None
+    for item in entry.filters:
+        namespace.run(partial(routing.remove_filter, item))
+
+
+def remove(
+    entry: Entry, namespace: NetworkNamespace | None, enrolled: int | None, pins: Path
+) -> Iterator[str | CaptureError]:
+    """Undo everything. `namespace`: None when it is gone, and its rules, filters and settings with it.
+
+    Does as much as it can: yields a line for each thing that was there and is removed, a CaptureError for what failed.
+    """
+    where = f"{entry.name} ({entry.netns})"
+    steps: list[tuple[str, Callable[[], bool]]] = []
+    if enrolled is not None:
+        steps.append((f"capture of {where}", lambda: syscalls.map_delete(enrolled, _key(entry))))
+    if namespace is not None:
+        for item in entry.filters:
+            steps.append((f"tc filter on {item.device} of {where}", _inside(namespace, routing.remove_filter, item)))
+        for mark in entry.marks:
+            rule = _inside(namespace, routing.remove_rule, mark, entry.table, entry.rule_priority)
+            steps.append((f"routing rule for mark {mark:#x} of {where}", rule))
+        steps.append((f"routing table {entry.table} of {where}", _inside(namespace, routing.remove_table, entry.table)))
+    steps.append((f"BPF maps and links of {where}", lambda: remove_pins(pins / entry.pins)))
+    if namespace is not None:
+        for change in entry.sysctls:
+            steps.append((f"setting {change.path} of {where}", _inside(namespace, sysctls.restore, change)))
+    for what, step in steps:
+        try:
+            if step():
+                yield what
+        except CaptureError as error:
+            yield error
+        except OSError as error:
+            yield CaptureError(f"cannot remove {what}: {error.strerror}")
+
+
+def enter_listener(fd: int, role: int, listener: int) -> None:
+    """Put a listening socket into the `listeners` map. Raises OSError."""
+    syscalls.map_update(fd, struct.pack("=I", role), struct.pack("=Q", listener))
+
+
+def live_listeners(pins: Path, entry: Entry) -> dict[int, int]:
+    """Role -> socket cookie of the listeners that some process holds open. Empty when nothing is installed."""
+    try:
+        fd = syscalls.pinned(pins / entry.pins / "listeners")
+    except OSError:
+        return {}
+    try:
+        found = {role: syscalls.map_lookup(fd, struct.pack("=I", role), 8) for role in _STEERED_ROLES}
+    finally:
+        os.close(fd)
+    return {role: struct.unpack("=Q", value)[0] for role, value in found.items() if value is not None}
+
+
+def set_state(enrolled: int, entry: Entry, state: int) -> None:
+    """What the connect program does with the namespace's sockets. Raises OSError."""
+    syscalls.map_update(enrolled, _key(entry), entry.ipv4.packed + struct.pack("=I", state))
+
+
+def remove_pins(directory: Path) -> bool:
+    """Detach the links and forget the maps that are pinned in a directory; then the directory. Raises OSError."""
+    if not directory.is_dir():
+        return False
+    for path in sorted(directory.iterdir()):
+        if path.name in ("lookup", "connect4", "connect6"):
+            with contextlib.suppress(FileNotFoundError):
+                fd = syscalls.pinned(path)
+                try:
+                    syscalls.link_detach(fd)
+                except OSError:  # the namespace is gone, and the attachment with it
+                    pass
+                finally:
+                    os.close(fd)
+        path.unlink(missing_ok=True)
+    directory.rmdir()
+    return True
+
+
+def _key(entry: Entry) -> bytes:
+    return struct.pack("=Q", entry.cookie)
+
+
+def _inside(namespace: NetworkNamespace, action: Callable[..., bool], *arguments: object) -> Callable[[], bool]:
+    return lambda: namespace.run(lambda: action(*arguments))
+
+
+def _prepare_routing(entry: Entry, survey: routing.Survey) -> None:
+    sysctls.apply(entry.sysctls)
+    routing.add_table(entry.table, entry.ipv4, survey.devices)
+    for mark in entry.marks:
+        routing.add_rule(mark, entry.table, entry.rule_priority)
+
+
+def _attach_lookup(program: int, namespace_fd: int) -> int:
+    try:
+        return syscalls.link_create(program, namespace_fd, syscalls.ATTACH_SK_LOOKUP)
+    finally:
+        os.close(program)
+
+
+def _pinned_or_new(path: Path, make: Callable[[], int]) -> int:
+    try:
+        return syscalls.pinned(path)
+    except FileNotFoundError:
+        fd = make()
+        try:
+            syscalls.pin(fd, path)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd

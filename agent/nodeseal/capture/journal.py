@@ -1,0 +1,134 @@
+"""What capture has changed on this machine, written down before each change.
+
+`run_dir/capture.json` is the only thing that survives kill -9 besides the kernel's own state; cleanup and an agent that
+starts again work from it. It is rewritten as a whole under a temporary name and renamed: it is never half there.
+An entry says what may have been done, not what was: undoing something that never happened is harmless everywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, Literal
+
+from nodeseal.capture.errors import CaptureError
+
+FILE_NAME = "capture.json"
+_VERSION = 1
+
+# installing: enrol() has begun and the sockets were not handed out yet; capturing: all is in place; leaving: new
+# connections go direct, captured ones still go on.
+State = Literal["installing", "capturing", "leaving"]
+
+
+@dataclass(slots=True)
+class Filter:
+    """One tc filter. `qdisc`: the clsact qdisc was made for it, and goes with it unless others use it by then."""
+
+    device: str
+    index: int
+    priority: int
+    handle: int
+    qdisc: bool
+
+
+@dataclass(slots=True)
+class Sysctl:
+    """One setting below /proc/sys: what it was, and what it was set to."""
+
+    path: str
+    before: str
+    after: str
+
+
+@dataclass(slots=True)
+class Entry:
+    """One workload. `netns`: path; `cookie` says which namespace is meant should the path mean another one later."""
+
+    name: str
+    netns: str
+    cookie: int
+    inode: int
+    address: str
+    state: State
+    table: int
+    rule_priority: int
+    marks: list[int]
+    filters: list[Filter] = field(default_factory=list)
+    sysctls: list[Sysctl] = field(default_factory=list)
+
+    @property
+    def ipv4(self) -> IPv4Address:
+        """The workload's address."""
+        return IPv4Address(self.address)
+
+    @property
+    def pins(self) -> str:
+        """The directory, below the BPF file system, that holds this namespace's maps and links."""
+        return f"ns-{self.cookie}"
+
+
+class Journal:
+    """Entries by workload name. Call save() before changing what they describe."""
+
+    def __init__(self, path: Path, entries: dict[str, Entry]) -> None:
+        self.path = path
+        self.entries = entries
+
+    @classmethod
+    def load(cls, run_dir: Path) -> Journal:
+        """Read it; none yet is an empty one. Raises CaptureError when it cannot be read or understood."""
+        path = run_dir / FILE_NAME
+        try:
+            value = json.loads(path.read_text())
+        except FileNotFoundError:
+            return cls(path, {})
+        except OSError as error:
+            raise CaptureError(f"cannot read the capture journal {path}: {error.strerror}; run as root") from None
+        except ValueError as error:
+            raise CaptureError(f"the capture journal {path} is damaged ({error}); run `nodeseal cleanup`") from None
+        try:
+            if value["version"] != _VERSION:
+                raise CaptureError(
+                    f"the capture journal {path} is of version {value['version']}, this program writes {_VERSION}; "
+                    "run `nodeseal cleanup` of the version that wrote it"
+                )
+            return cls(path, {name: _entry(item) for name, item in value["entries"].items()})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CaptureError(f"the capture journal {path} is damaged ({error!r}); run `nodeseal cleanup`") from None
+
+    def save(self) -> None:
+        """Write it. Raises CaptureError."""
+        text = json.dumps(
+            {"version": _VERSION, "entries": {name: asdict(entry) for name, entry in self.entries.items()}}, indent=1
+        )
+        draft = self.path.with_suffix(".new")
+        try:
+            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "w") as stream:
+                stream.write(text)
+            draft.replace(self.path)
+        except OSError as error:
+            raise CaptureError(f"cannot write the capture journal {self.path}: {error.strerror}") from None
+
+    def delete(self) -> bool:
+        """Remove the file. False when there was none."""
+        self.path.with_suffix(".new").unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+            return True
+        return False
+
+
+def _entry(value: dict[str, Any]) -> Entry:
+    return Entry(
+        **{
+            **value,
+            "filters": [Filter(**item) for item in value["filters"]],
+            "sysctls": [Sysctl(**item) for item in value["sysctls"]],
+        }
+    )

@@ -1,0 +1,86 @@
+"""The core's three listening sockets, made inside a workload's network namespace.
+
+The outbound and inbound listeners get their connections from the BPF programs only. They are bound to 127.0.0.1 on a
+port that the kernel chooses: the address and port play no part in the assignment (sk_lookup and bpf_sk_assign hand a
+socket over whatever it is bound to), and there a packet from outside cannot reach them by number, as it would on the
+wildcard address. IP_TRANSPARENT lets the accepted sockets own the foreign address that was dialled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from ipaddress import IPv4Address
+
+from nodeseal.capture import constants, syscalls
+from nodeseal.capture.errors import CaptureError
+from nodeseal.capture.netns import NetworkNamespace
+
+BACKLOG = 4096
+OUTBOUND = 0
+INBOUND = 1
+HBONE = 2
+ROLES = (OUTBOUND, INBOUND, HBONE)
+
+
+class AddressInUseError(CaptureError):
+    """Something else in the workload's namespace holds the mesh port."""
+
+
+def make_listener(namespace: NetworkNamespace, role: int, address: IPv4Address) -> int:
+    """A non-blocking listening socket's descriptor for one role (`address`: the workload's own, used by HBONE).
+
+    Raises AddressInUseError, CaptureError.
+    """
+    return namespace.run(lambda: _listen(str(namespace.path), role, address))
+
+
+def make_listeners(namespace: NetworkNamespace, address: IPv4Address) -> dict[int, int]:
+    """All three, by role; all or none. Raises AddressInUseError, CaptureError."""
+    made: dict[int, int] = {}
+    try:
+        for role in (HBONE, OUTBOUND, INBOUND):
+            made[role] = make_listener(namespace, role, address)
+    except BaseException:
+        close_all(made)
+        raise
+    return made
+
+
+def close_all(listeners: dict[int, int]) -> None:
+    """Close and forget the descriptors; harmless when done twice."""
+    while listeners:
+        _, fd = listeners.popitem()
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def _listen(where: str, role: int, address: IPv4Address) -> int:
+    bind_to = (str(address), constants.HBONE_PORT) if role == HBONE else ("127.0.0.1", 0)
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    with listener:
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, constants.MARK_CORE)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if role != HBONE:
+                listener.setsockopt(socket.SOL_IP, syscalls.IP_TRANSPARENT, 1)
+            listener.bind(bind_to)
+            listener.listen(BACKLOG)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise AddressInUseError(
+                    f"address in use: {bind_to[0]}:{bind_to[1]} in {where} is held by another process; the mesh port "
+                    "must be free in every enrolled workload: stop what listens there, or do not enrol this workload"
+                ) from None
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise CaptureError(
+                    f"address not found: {address} is on no interface in {where}; correct the workload's address "
+                    "or netns"
+                ) from None
+            raise CaptureError(
+                f"cannot listen on {bind_to[0]}:{bind_to[1]} in {where}: {error.strerror}; this needs root, or "
+                "CAP_NET_ADMIN"
+            ) from None
+        return listener.detach()

@@ -1,0 +1,52 @@
+"""What the machine and this process have to offer: asked before anything is changed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nodeseal.capture import syscalls
+from nodeseal.capture.errors import CaptureError
+
+# capabilities(7): number -> name. CAP_SYS_ADMIN enters namespaces and mounts, and implies CAP_BPF.
+_CAPABILITIES = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN"}
+_CAP_BPF = 39
+
+
+def find_cgroup() -> Path:
+    """The root of the cgroup v2 tree. Raises CaptureError when none is mounted."""
+    found = syscalls.mounts("cgroup2")
+    if not found:
+        raise CaptureError(
+            "no cgroup v2 tree is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup/unified); on a host with "
+            "cgroup v1 it may stand beside it"
+        )
+    return found[0]
+
+
+def check_privileges() -> None:
+    """Raises CaptureError that names what this process lacks."""
+    status = Path("/proc/self/status").read_text()
+    effective = int(next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16)
+    missing = [name for number, name in _CAPABILITIES.items() if not effective >> number & 1]
+    if "CAP_SYS_ADMIN" in missing and not effective >> _CAP_BPF & 1:
+        missing.append("CAP_BPF")
+    if missing:
+        who = "root without all capabilities" if os.geteuid() == 0 else f"user {os.geteuid()}"
+        raise CaptureError(f"capture needs root's privileges: {who} lacks {', '.join(missing)}; run as root")
+
+
+def check_cgroup(cgroup: Path) -> Path:
+    """The same path. Raises CaptureError when it is no cgroup v2 directory."""
+    if not (cgroup / "cgroup.controllers").is_file():
+        raise CaptureError(
+            f"{cgroup} is not a cgroup v2 directory: leave `cgroup` out to have it found, or name the root of the "
+            "v2 tree"
+        )
+    return cgroup
+
+
+def possible_cpus() -> int:
+    """How many values a per-CPU map has under a key: one for each CPU that may ever come ("0-3", "0", "0,2-3")."""
+    text = Path("/sys/devices/system/cpu/possible").read_text().strip()
+    return int(text.replace(",", "-").rsplit("-", 1)[-1]) + 1

@@ -1,0 +1,241 @@
+"""Rules, routes and tc filters of a workload's network namespace, through rtnetlink.
+
+Functions here are to be called inside the namespace (NetworkNamespace.run). Adding what is there and removing what is
+not there is harmless, so that every step can be done again after a crash.
+
+The table that marked packets are routed by holds, for the workload at 10.0.0.5 with the device eth0:
+
+    local default dev lo src 10.0.0.5        everything is delivered here, to the core
+    local default dev eth0 metric 1          the same for a socket of the application that is bound to eth0: a route by
+                                             another device does not exist for it (listeners with SO_BINDTODEVICE)
+    unreachable default metric 2             what matches neither fails; it must never go on to the main table
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from nodeseal.capture.errors import CaptureError
+from nodeseal.capture.journal import Filter
+
+_LOOPBACK = 1
+_CLSACT = 0xFFFFFFF1
+_INGRESS = 0xFFFFFFF2
+_EGRESS = 0xFFFFFFF3
+_IFF_UP = 0x1
+_ETH_P_IP = 0x0800
+_HANDLE = 0x4E53
+_FILTER_NAME = "nodeseal"
+_FULL_MASK = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A network device other than lo."""
+
+    index: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What is in the namespace. `addresses`: all IPv4 addresses, those of lo included."""
+
+    devices: tuple[Device, ...]
+    addresses: frozenset[IPv4Address]
+    loopback_up: bool
+
+
+@contextmanager
+def _explain(what: str) -> Any:
+    try:
+        yield
+    except NetlinkError as error:
+        raise CaptureError(f"cannot {what}: {error.args[-1] if error.args else error}") from None
+
+
+def survey() -> Survey:
+    """Look at the namespace of the calling thread."""
+    with IPRoute() as ipr:
+        links = list(ipr.get_links())
+        addresses = list(ipr.get_addr(family=socket.AF_INET))
+    return Survey(
+        devices=tuple(
+            Device(link["index"], link.get_attr("IFLA_IFNAME")) for link in links if link["index"] != _LOOPBACK
+        ),
+        addresses=frozenset(
+            IPv4Address(item.get_attr("IFA_LOCAL") or item.get_attr("IFA_ADDRESS")) for item in addresses
+        ),
+        loopback_up=any(link["index"] == _LOOPBACK and link["flags"] & _IFF_UP for link in links),
+    )
+
+
+# ---- rules and routes
+
+
+def add_table(table: int, source: IPv4Address, devices: Iterable[Device]) -> None:
+    """Fill the table; `source` is what a captured socket gets as its own address. Raises CaptureError."""
+    local = {"dst": "default", "table": table, "type": "local", "scope": 254, "prefsrc": str(source)}
+    routes: list[dict[str, Any]] = [
+        {**local, "oif": _LOOPBACK},
+        *({**local, "oif": device.index, "priority": 1} for device in devices),
+        {"dst": "default", "table": table, "type": "unreachable", "priority": 2},
+    ]
+    with IPRoute() as ipr, _explain(f"fill the routing table {table}"):
+        for route in routes:
+            try:
+                # append, as the routes by several devices have the same metric
+                ipr.route("append", family=socket.AF_INET, proto=4, **route)
+            except NetlinkError as error:
+                if error.code == errno.ENETDOWN:  # a device that is down carries no connection to be captured
+                    continue
+                if error.code != errno.EEXIST:
+                    raise
+
+
+def remove_table(table: int) -> bool:
+    """Empty the table. True when it held anything."""
+    with IPRoute() as ipr, _explain(f"empty the routing table {table}"):
+        if not list(ipr.get_routes(family=socket.AF_INET, table=table)):
+            return False
+        ipr.flush_routes(family=socket.AF_INET, table=table)
+    return True
+
+
+def table_in_use(table: int) -> bool:
+    """Whether the table holds routes, or a rule refers to it."""
+    with IPRoute() as ipr:
+        rules = list(ipr.get_rules(family=socket.AF_INET))
+        return bool(list(ipr.get_routes(family=socket.AF_INET, table=table))) or any(
+            rule.get_attr("FRA_TABLE") == table for rule in rules
+        )
+
+
+def add_rule(mark: int, table: int, priority: int) -> None:
+    """Packets with this mark are routed by this table. Raises CaptureError."""
+    with IPRoute() as ipr, _explain(f"add the routing rule for mark {mark:#x}"):
+        try:
+            ipr.rule(
+                "add", family=socket.AF_INET, fwmark=mark, fwmask=_FULL_MASK, table=table, priority=priority, action=1
+            )
+        except NetlinkError as error:
+            if error.code != errno.EEXIST:
+                raise
+
+
+def remove_rule(mark: int, table: int, priority: int) -> bool:
+    """The opposite of add_rule. False when there was none."""
+    with IPRoute() as ipr, _explain(f"remove the routing rule for mark {mark:#x}"):
+        try:
+            ipr.rule(
+                "del", family=socket.AF_INET, fwmark=mark, fwmask=_FULL_MASK, table=table, priority=priority, action=1
+            )
+        except NetlinkError as error:
+            if error.code in (errno.ENOENT, errno.ESRCH):
+                return False
+            raise
+    return True
+
+
+# ---- tc filters
+
+
+def plan_filters(devices: Sequence[Device]) -> list[Filter]:
+    """A free place for our filter on each device, as far forward as there is one."""
+    plans = []
+    with IPRoute() as ipr:
+        for device in devices:
+            taken = {item["info"] >> 16 for item in _filters(ipr, device.index, _INGRESS)}
+            priority = next(number for number in range(1, 0xFFFF) if number not in taken)
+            plans.append(
+                Filter(
+                    device=device.name,
+                    index=device.index,
+                    priority=priority,
+                    handle=_HANDLE,
+                    qdisc=not _has_ingress(ipr, device.index),
+                )
+            )
+    return plans
+
+
+def add_filter(plan: Filter, program_fd: int) -> None:
+    """Attach the program to what comes in by the device. Raises CaptureError."""
+    with IPRoute() as ipr, _explain(f"attach the tc filter to {plan.device}"):
+        if not _has_ingress(ipr, plan.index):
+            ipr.tc("add", "clsact", plan.index)
+        if _ours(ipr, plan):
+            return
+        ipr.tc(
+            "add-filter",
+            "bpf",
+            plan.index,
+            plan.handle,
+            parent=_INGRESS,
+            prio=plan.priority,
+            protocol=_ETH_P_IP,
+            fd=program_fd,
+            name=_FILTER_NAME,
+            direct_action=True,
+        )
+
+
+def remove_filter(plan: Filter) -> bool:
+    """Detach the program; take away the qdisc if it was made for us and is empty. False: there was nothing to do."""
+    done = False
+    with IPRoute() as ipr, _explain(f"remove the tc filter from {plan.device}"):
+        names = [link.get_attr("IFLA_IFNAME") for link in ipr.get_links() if link["index"] == plan.index]
+        if not names or not _has_ingress(ipr, plan.index):
+            return False
+        if _ours(ipr, plan):
+            ipr.tc(
+                "del-filter",
+                "bpf",
+                plan.index,
+                plan.handle,
+                parent=_INGRESS,
+                prio=plan.priority,
+                protocol=_ETH_P_IP,
+            )
+            done = True
+        if (
+            plan.qdisc
+            and not list(_filters(ipr, plan.index, _INGRESS))
+            and not list(_filters(ipr, plan.index, _EGRESS))
+        ):
+            ipr.tc("del", "clsact", plan.index)
+            done = True
+    return done
+
+
+def filter_exists(plan: Filter) -> bool:
+    """Whether our filter is on its device."""
+    with IPRoute() as ipr:
+        return _has_ingress(ipr, plan.index) and _ours(ipr, plan)
+
+
+def _has_ingress(ipr: Any, index: int) -> bool:
+    return any(item.get_attr("TCA_KIND") in ("clsact", "ingress") for item in ipr.get_qdiscs(index))
+
+
+def _filters(ipr: Any, index: int, parent: int) -> list[Any]:
+    if not _has_ingress(ipr, index):
+        return []
+    return [item for item in ipr.get_filters(index, parent=parent) if item["handle"]]
+
+
+def _ours(ipr: Any, plan: Filter) -> bool:
+    for item in _filters(ipr, plan.index, _INGRESS):
+        if item["handle"] == plan.handle and item["info"] >> 16 == plan.priority:
+            options = item.get_attr("TCA_OPTIONS")
+            return options is not None and options.get_attr("TCA_BPF_NAME") == _FILTER_NAME
+    return False

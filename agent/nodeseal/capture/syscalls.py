@@ -1,0 +1,309 @@
+"""Every platform trick of capture in one place: bpf(2), mounts, namespaces and socket options that Python lacks.
+
+Functions here do one system call each and raise OSError with the kernel's errno, except where said. Layouts are those
+of union bpf_attr in include/uapi/linux/bpf.h; the kernel accepts an attribute that is longer than it knows as long as
+the rest is zero, so one zeroed buffer serves all commands.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import socket
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+# Socket options missing from the socket module (include/uapi/asm-generic/socket.h, include/uapi/linux/in.h).
+SO_MARK = 36
+SO_NETNS_COOKIE = 71
+IP_TRANSPARENT = 19
+
+# enum bpf_prog_type and enum bpf_attach_type.
+PROG_SCHED_CLS = 3
+PROG_CGROUP_SOCK_ADDR = 18
+PROG_SK_LOOKUP = 30
+ATTACH_CGROUP_INET4_CONNECT = 10
+ATTACH_CGROUP_INET6_CONNECT = 11
+ATTACH_SK_LOOKUP = 36
+
+_NR_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
+_CMD_MAP_CREATE = 0
+_CMD_MAP_LOOKUP = 1
+_CMD_MAP_UPDATE = 2
+_CMD_MAP_DELETE = 3
+_CMD_PROG_LOAD = 5
+_CMD_OBJ_PIN = 6
+_CMD_OBJ_GET = 7
+_CMD_PROG_TEST_RUN = 10
+_CMD_OBJ_INFO = 15
+_CMD_PROG_QUERY = 16
+_CMD_LINK_CREATE = 28
+_CMD_LINK_DETACH = 34
+
+_ATTR_SIZE = 144
+_LOG_SIZE = 1 << 20
+_LICENSE = b"GPL"  # bpf/*.c may be used under the GPL; bpf_fib_lookup asks for it
+_CLONE_NEWNET = 0x40000000
+_MNT_DETACH = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class VerifierError(OSError):
+    """BPF_PROG_LOAD failed. `reason`: the last meaningful line of the verifier's log, or ""."""
+
+    def __init__(self, number: int, log: str) -> None:
+        super().__init__(number, os.strerror(number))
+        lines = [
+            line
+            for line in log.splitlines()
+            if line.strip() and not line.startswith(("processed ", "verification time"))
+        ]
+        self.reason = lines[-1].strip() if lines else ""
+
+
+def _bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
+    number = _NR_BPF.get(platform.machine())
+    if number is None:
+        raise OSError(38, f"bpf(2) is not known for the machine type {platform.machine()}")
+    result = int(_libc.syscall(number, command, ctypes.byref(attributes), len(attributes)))
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return result
+
+
+def _attributes(layout: str, *values: int | bytes) -> ctypes.Array[ctypes.c_char]:
+    buffer = ctypes.create_string_buffer(_ATTR_SIZE)
+    struct.pack_into(layout, buffer, 0, *values)
+    return buffer
+
+
+def _object_name(name: str) -> bytes:
+    return name.encode()[:15]
+
+
+# ---- maps
+
+
+@dataclass(frozen=True, slots=True)
+class MapInfo:
+    """The head of struct bpf_map_info. `kind`: enum bpf_map_type; sizes in bytes."""
+
+    kind: int
+    identifier: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
+
+
+def map_create(kind: int, key_size: int, value_size: int, max_entries: int, flags: int, name: str) -> int:
+    """A new map's file descriptor."""
+    return _bpf(
+        _CMD_MAP_CREATE,
+        _attributes("=IIIIIII16s", kind, key_size, value_size, max_entries, flags, 0, 0, _object_name(name)),
+    )
+
+
+def map_info(fd: int) -> MapInfo:
+    """What the kernel knows about a map."""
+    info = _object_info(fd, 88)
+    return MapInfo(*struct.unpack_from("=IIIIII", info))
+
+
+def map_lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
+    """The value under a key (for per-CPU maps all CPUs' values, each padded to 8 bytes), or None."""
+    key_buffer = ctypes.create_string_buffer(key, len(key))
+    value_buffer = ctypes.create_string_buffer(value_size)
+    try:
+        _bpf(
+            _CMD_MAP_LOOKUP,
+            _attributes("=IxxxxQQQ", fd, ctypes.addressof(key_buffer), ctypes.addressof(value_buffer), 0),
+        )
+    except FileNotFoundError:
+        return None
+    return value_buffer.raw
+
+
+def map_update(fd: int, key: bytes, value: bytes) -> None:
+    """Create or replace the value under a key."""
+    key_buffer = ctypes.create_string_buffer(key, len(key))
+    value_buffer = ctypes.create_string_buffer(value, len(value))
+    _bpf(
+        _CMD_MAP_UPDATE,
+        _attributes("=IxxxxQQQ", fd, ctypes.addressof(key_buffer), ctypes.addressof(value_buffer), 0),
+    )
+
+
+def map_delete(fd: int, key: bytes) -> bool:
+    """Remove a key. False when it was not there."""
+    key_buffer = ctypes.create_string_buffer(key, len(key))
+    try:
+        _bpf(_CMD_MAP_DELETE, _attributes("=IxxxxQ", fd, ctypes.addressof(key_buffer)))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+# ---- programs and links
+
+
+def program_load(kind: int, attach_type: int, instructions: bytes, name: str) -> int:
+    """A verified program's file descriptor. Raises VerifierError."""
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    license_text = ctypes.create_string_buffer(_LICENSE)
+
+    def load(log_level: int, log: ctypes.Array[ctypes.c_char] | None) -> int:
+        return _bpf(
+            _CMD_PROG_LOAD,
+            _attributes(
+                "=IIQQIIQII16sII",
+                kind,
+                len(instructions) // 8,
+                ctypes.addressof(code),
+                ctypes.addressof(license_text),
+                log_level,
+                len(log) if log is not None else 0,
+                ctypes.addressof(log) if log is not None else 0,
+                0,
+                0,
+                _object_name(name),
+                0,
+                attach_type,
+            ),
+        )
+
+    try:
+        return load(0, None)
+    except OSError as first:
+        # Once more, for the reason: the log costs a megabyte that a program which loads does not need.
+        log = ctypes.create_string_buffer(_LOG_SIZE)
+        try:
+            return load(1, log)
+        except OSError:
+            raise VerifierError(first.errno or 0, log.value.decode(errors="replace")) from None
+
+
+def program_test_run(
+    fd: int, data: bytes | None, context: bytes | None = None, context_size_out: int = 0
+) -> tuple[int, bytes]:
+    """Run a program once (BPF_PROG_TEST_RUN). Returns its verdict, as an unsigned 32-bit number, and the context."""
+    data_in = ctypes.create_string_buffer(data or b"", len(data or b"") or 1)
+    context_in = ctypes.create_string_buffer(context or b"", len(context or b"") or 1)
+    context_out = ctypes.create_string_buffer(context_size_out or 1)
+    attributes = _attributes(
+        "=IIIIQQIIIIQQ",
+        fd,
+        0,
+        len(data or b""),
+        0,
+        ctypes.addressof(data_in) if data else 0,
+        0,
+        0 if data is None else 1,
+        0,
+        len(context or b""),
+        context_size_out,
+        ctypes.addressof(context_in) if context else 0,
+        ctypes.addressof(context_out) if context_size_out else 0,
+    )
+    _bpf(_CMD_PROG_TEST_RUN, attributes)
+    return struct.unpack_from("=I", attributes, 4)[0], context_out.raw[:context_size_out]
+
+
+def program_identifier(fd: int) -> int:
+    """The kernel's number of a program."""
+    identifier: int = struct.unpack_from("=II", _object_info(fd, 64))[1]
+    return identifier
+
+
+def cgroup_programs(cgroup_fd: int, attach_type: int) -> list[int]:
+    """The numbers of the programs attached to a cgroup, in the order in which they run."""
+    capacity = 256
+    identifiers = (ctypes.c_uint32 * capacity)()
+    attributes = _attributes("=IIIIQI", cgroup_fd, attach_type, 0, 0, ctypes.addressof(identifiers), capacity)
+    _bpf(_CMD_PROG_QUERY, attributes)
+    (count,) = struct.unpack_from("=I", attributes, 24)
+    return list(identifiers[:count])
+
+
+def link_create(program_fd: int, target_fd: int, attach_type: int) -> int:
+    """Attach a program; closing the last descriptor of the link, pins included, detaches it. cgroup links are MULTI."""
+    return _bpf(_CMD_LINK_CREATE, _attributes("=IIII", program_fd, target_fd, attach_type, 0))
+
+
+def link_program(fd: int) -> int:
+    """The kernel's number of the program that a link attaches."""
+    program: int = struct.unpack_from("=III", _object_info(fd, 64))[2]
+    return program
+
+
+def link_detach(fd: int) -> None:
+    """Detach at once, whoever else holds the link."""
+    _bpf(_CMD_LINK_DETACH, _attributes("=I", fd))
+
+
+def pin(fd: int, path: Path) -> None:
+    """Give a map, program or link a name in a BPF file system, which keeps it alive."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    _bpf(_CMD_OBJ_PIN, _attributes("=QII", ctypes.addressof(name), fd, 0))
+
+
+def pinned(path: Path) -> int:
+    """A descriptor of what is pinned at a path. Raises FileNotFoundError."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    return _bpf(_CMD_OBJ_GET, _attributes("=QII", ctypes.addressof(name), 0, 0))
+
+
+def _object_info(fd: int, size: int) -> bytes:
+    info = ctypes.create_string_buffer(size)
+    _bpf(_CMD_OBJ_INFO, _attributes("=IIQ", fd, size, ctypes.addressof(info)))
+    return info.raw
+
+
+# ---- namespaces and mounts
+
+
+def set_network_namespace(fd: int) -> None:
+    """Move the calling thread, and only it, into a network namespace."""
+    if _libc.setns(fd, _CLONE_NEWNET) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def network_namespace_cookie() -> int:
+    """The kernel's number of the calling thread's network namespace: unique until reboot, never used again."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        cookie: int = struct.unpack("=Q", probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8))[0]
+        return cookie
+
+
+def mount_bpf(path: Path) -> None:
+    """Mount a new BPF file system, for root only."""
+    if _libc.mount(b"nodeseal", os.fsencode(path), b"bpf", 0, b"mode=0700") != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def unmount(path: Path) -> None:
+    """Take a mount off; what still uses it keeps it until it is done."""
+    if _libc.umount2(os.fsencode(path), _MNT_DETACH) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def mounts(kind: str) -> list[Path]:
+    """Where file systems of this kind are mounted, as this process sees it, in the order of mounting."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        # proc_pid_mountinfo(5): "36 35 98:0 /root /mount/point options [optional]... - type source options"
+        left, _, right = line.partition(" - ")
+        if right.split(" ", 1)[0] == kind:
+            # Space, tab, newline and backslash are written in octal.
+            raw = left.split(" ")[4]
+            for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+                raw = raw.replace(code, character)
+            found.append(Path(raw))
+    return found

@@ -1,0 +1,223 @@
+"""What stands in the way of capture: one clear line each, and nothing half installed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+import pytest
+
+from nodeseal.capture import installation, programs, syscalls
+from nodeseal.capture.ebpf import CaptureError, EbpfCapture
+from nodeseal.capture.journal import Journal
+from nodeseal.capture.listeners import AddressInUseError
+from nodeseal.capture.netns import NamespaceGoneError
+from support.namespaces import needs_root
+from support.pods import Pods, compiled, echoes
+
+pytestmark = needs_root
+
+PREPARE = (
+    "import sys\nfrom pathlib import Path\nfrom nodeseal.capture.ebpf import CaptureError, EbpfCapture\n"
+    "try:\n    EbpfCapture(Path(sys.argv[1])).prepare()\nexcept CaptureError as error:\n    print(error)\n"
+)
+
+
+@pytest.fixture
+def pods(tmp_path: Path) -> Iterator[Pods]:
+    with Pods(tmp_path) as made:
+        yield made
+
+
+def prepare_in_child(run_dir: Path, *before: str, **environment: str) -> str:
+    """What prepare() says in another process; "" when it succeeds."""
+    path = os.pathsep.join(item for item in (environment.pop("PYTHONPATH", ""), *sys.path) if item)
+    child = subprocess.run(
+        [*before, sys.executable, "-c", PREPARE, str(run_dir)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+    )
+    return child.stdout.strip()
+
+
+def mounted(run_dir: Path) -> bool:
+    return run_dir / "bpf" in syscalls.mounts("bpf")
+
+
+def test_not_root(tmp_path: Path) -> None:
+    message = prepare_in_child(
+        tmp_path / "run", "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--inh-caps=-all"
+    )
+    assert message == (
+        "capture needs root's privileges: user 65534 lacks CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF; run as root"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_root_without_cap_bpf(tmp_path: Path) -> None:
+    message = prepare_in_child(
+        tmp_path / "run", "setpriv", "--bounding-set=-sys_admin,-bpf", "--inh-caps=-sys_admin,-bpf"
+    )
+    assert message == (
+        "capture needs root's privileges: root without all capabilities lacks CAP_SYS_ADMIN, CAP_BPF; run as root"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_bcc_missing(tmp_path: Path) -> None:
+    (tmp_path / "bcc.py").write_text("raise ImportError\n")
+    message = prepare_in_child(tmp_path / "run", PYTHONPATH=str(tmp_path))
+    assert "bcc is missing" in message
+    assert "apt-get install python3-bpfcc" in message
+    assert "\n" not in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_cgroup_v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(syscalls, "mounts", lambda kind: [])
+    with pytest.raises(CaptureError, match=r"no cgroup v2 tree is mounted: mount one"):
+        EbpfCapture(tmp_path / "run").prepare()
+    assert not (tmp_path / "run").exists()
+
+
+def test_cgroup_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(CaptureError, match="is not a cgroup v2 directory"):
+        EbpfCapture(tmp_path / "run", tmp_path).prepare()
+
+
+def test_prepare_undoes_what_it_did_when_a_program_cannot_be_attached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(program: int, target: int, kind: int) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("nodeseal.capture.ebpf.compile_in_child", compiled)
+    monkeypatch.setattr(syscalls, "link_create", refuse)
+    with pytest.raises(CaptureError, match="cannot attach to the cgroup"):
+        EbpfCapture(tmp_path / "run").prepare()
+    assert not mounted(tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_kernel_that_refuses_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(kind: int, attach_type: int, instructions: bytes, name: str) -> int:
+        raise syscalls.VerifierError(22, "0: (85) call unknown#122\ninvalid func unknown#122\nprocessed 1 insns\n")
+
+    monkeypatch.setattr("nodeseal.capture.ebpf.compile_in_child", compiled)
+    monkeypatch.setattr(programs.syscalls, "program_load", refuse)
+    with pytest.raises(CaptureError, match=r"refused the BPF program mark_connect4.*invalid func unknown#122"):
+        EbpfCapture(tmp_path / "run").prepare()
+    assert not (tmp_path / "run").exists()
+
+
+def test_namespace_that_does_not_exist(pods: Pods) -> None:
+    capture = pods.capture()
+    with pytest.raises(NamespaceGoneError, match="network namespace not found: /run/netns/nowhere does not exist"):
+        capture.enrol(replace(pods.client_target, netns="nowhere"))
+    assert Journal.load(pods.run_dir()).entries == {}
+
+
+def test_namespace_whose_file_is_left_behind(pods: Pods, tmp_path: Path) -> None:
+    (tmp_path / "stale").touch()
+    with pytest.raises(NamespaceGoneError, match="is no network namespace"):
+        pods.capture().enrol(replace(pods.client_target, netns=str(tmp_path / "stale")))
+
+
+def test_mesh_port_in_use(pods: Pods) -> None:
+    before = pods.client.state()
+    pods.echo(pods.client, 15008)
+    capture = pods.capture()
+    with pytest.raises(
+        AddressInUseError, match=r"address in use: 10\.91\.1\.2:15008 in /run/netns/.* is held by another"
+    ):
+        capture.enrol(pods.client_target)
+    assert pods.client.state() == before
+    assert Journal.load(pods.run_dir()).entries == {}
+
+
+def test_address_that_is_not_in_the_namespace(pods: Pods) -> None:
+    before = pods.client.state()
+    with pytest.raises(CaptureError, match=r"address not found: 10\.0\.0\.9 of default/client is on no interface"):
+        pods.capture().enrol(replace(pods.client_target, address=IPv4Address("10.0.0.9")))
+    assert pods.client.state() == before
+
+
+def test_ipv6_address(pods: Pods) -> None:
+    with pytest.raises(CaptureError, match="2001:db8::1 is not an IPv4 address"):
+        pods.capture().enrol(replace(pods.client_target, address=IPv6Address("2001:db8::1")))
+
+
+def test_lo_is_down(pods: Pods) -> None:
+    pods.client.ip("link", "set", "lo", "down")
+    with pytest.raises(CaptureError, match="lo is down in"):
+        pods.capture().enrol(pods.client_target)
+
+
+def test_two_workloads_in_one_namespace(pods: Pods) -> None:
+    capture = pods.capture()
+    capture.enrol(pods.client_target)
+    with pytest.raises(CaptureError, match="is default/client's, which is enrolled"):
+        capture.enrol(replace(pods.client_target, name="default/other"))
+
+
+@pytest.mark.parametrize("step", ["apply", "add_table", "add_rule", "add_filter", "link_create", "set_state"])
+def test_enrol_undoes_everything_when_a_step_fails(pods: Pods, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    before = pods.client.state()
+    capture = pods.capture()
+    owner = {
+        "apply": installation.sysctls,
+        "link_create": installation.syscalls,
+        "set_state": installation,
+    }.get(step, installation.routing)
+    original = getattr(owner, step)
+
+    def done_and_failed(*arguments: object) -> None:
+        result = original(*arguments)
+        if step == "link_create":
+            os.close(result)
+        raise CaptureError("no more")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, step, done_and_failed)
+        with pytest.raises(CaptureError, match="no more"):
+            capture.enrol(pods.client_target)
+    assert pods.client.state() == before
+    assert Journal.load(pods.run_dir()).entries == {}
+    assert list((pods.run_dir() / "bpf").glob("ns-*")) == []
+    pods.echo(pods.server)
+    assert echoes(pods.dial(pods.client, ("10.91.2.2", 8080)))
+    capture.enrol(pods.client_target)
+
+
+def test_enrol_that_fails_leaves_no_socket_open(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
+    capture = pods.capture()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    def no_room(*_: object) -> socket.socket:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(installation, "enter_listener", no_room)
+        with pytest.raises(CaptureError, match=r"cannot capture default/client .*Too many open files"):
+            capture.enrol(pods.client_target)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_map_of_another_version(pods: Pods) -> None:
+    pods.capture().close()
+    pinned = pods.run_dir() / "bpf" / "enrolled"
+    pinned.unlink()
+    other = syscalls.map_create(1, 8, 4, 16, 0, "other")
+    syscalls.pin(other, pinned)
+    os.close(other)
+    with pytest.raises(CaptureError, match="made by another version: run `nodeseal cleanup`"):
+        EbpfCapture(pods.run_dir()).prepare()

@@ -1,0 +1,406 @@
+"""What capture leaves on the machine, and how it is found again and removed: restarts, kill -9, cleanup."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from nodeseal.capture import constants, syscalls
+from nodeseal.capture.cleanup import cleanup
+from nodeseal.capture.ebpf import CaptureTarget
+from nodeseal.capture.journal import Journal
+from nodeseal.capture.probe import find_cgroup
+from support.namespaces import needs_root, wait_for
+from support.pods import CLIENT, SERVER, Pods, echoes
+
+pytestmark = needs_root
+
+ANYTHING = ("u32", "match", "u32", "0", "0", "classid", "1:1")
+
+
+@pytest.fixture
+def pods(tmp_path: Path) -> Iterator[Pods]:
+    with Pods(tmp_path) as made:
+        yield made
+
+
+def attached(programs: list[int]) -> list[int]:
+    """Which of these programs are attached to the cgroup tree. Other nodes on the machine come and go meanwhile."""
+    fd = os.open(find_cgroup(), os.O_RDONLY)
+    try:
+        present = {
+            program
+            for kind in (syscalls.ATTACH_CGROUP_INET4_CONNECT, syscalls.ATTACH_CGROUP_INET6_CONNECT)
+            for program in syscalls.cgroup_programs(fd, kind)
+        }
+    finally:
+        os.close(fd)
+    return [program for program in programs if program in present]
+
+
+def connect_programs(pods: Pods) -> list[int]:
+    """The numbers of the programs that a node has attached to the cgroup tree."""
+    programs = []
+    for name in ("connect4", "connect6"):
+        fd = syscalls.pinned(pods.run_dir() / "bpf" / name)
+        programs.append(syscalls.link_program(fd))
+        os.close(fd)
+    assert attached(programs) == programs
+    return programs
+
+
+def agent_that_is_killed(pods: Pods, tmp_path: Path) -> None:
+    """Another process captures both pods, and ends by SIGKILL."""
+    script = tmp_path / "agent.py"
+    script.write_text(
+        "import signal, sys\n"
+        "from ipaddress import IPv4Address\n"
+        "from pathlib import Path\n"
+        "from nodeseal.capture.ebpf import CaptureTarget, EbpfCapture\n"
+        "capture = EbpfCapture(Path(sys.argv[1]))\n"
+        "capture.prepare()\n"
+        "for name, netns, address in zip(*[iter(sys.argv[2:])] * 3):\n"
+        "    capture.enrol(CaptureTarget(name, netns, IPv4Address(address)))\n"
+        "print('ready', flush=True)\n"
+        "signal.pause()\n"
+    )
+    targets = [
+        part
+        for target in (pods.client_target, pods.server_target)
+        for part in (target.name, target.netns, target.address)
+    ]
+    command = [sys.executable, str(script), str(pods.run_dir()), *map(str, targets)]
+    path = os.pathsep.join(sys.path)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}) as agent:
+        assert agent.stdout is not None
+        assert agent.stdout.readline() == "ready\n"
+        pods.at_end(lambda: pods.cleanup())
+        agent.send_signal(signal.SIGKILL)
+
+
+def test_enrol_and_release_leave_the_namespace_as_it_was(pods: Pods) -> None:
+    before = pods.client.state()
+    capture = pods.capture()
+    capture.enrol(pods.client_target)
+    assert pods.client.rule_exists(constants.MARK_CAPTURED)
+    assert pods.client.rule_exists(constants.MARK_TO_APP)
+    assert pods.client.route_exists(constants.ROUTE_TABLE, "local default dev lo")
+    assert pods.client.filter_exists("eth0")
+    assert pods.client.state() != before
+    capture.stop_new(pods.client_target)
+    capture.release(pods.client_target)
+    assert pods.client.state() == before
+    assert Journal.load(pods.run_dir()).entries == {}
+    assert list((pods.run_dir() / "bpf").glob("ns-*")) == []
+
+
+def test_stop_new_and_release_can_be_repeated(pods: Pods) -> None:
+    before = pods.client.state()
+    capture = pods.capture()
+    capture.enrol(pods.client_target)
+    for _ in range(2):
+        capture.stop_new(pods.client_target)
+    for _ in range(2):
+        capture.release(pods.client_target)
+    assert pods.client.state() == before
+
+
+def test_enrol_twice_is_as_once(pods: Pods) -> None:
+    pods.echo(pods.server)
+    before = pods.client.state()
+    capture = pods.capture()
+    captured = capture.enrol(pods.client_target)
+    once = pods.client.state()
+    assert capture.enrol(pods.client_target) is captured
+    assert pods.client.state() == once
+    relay = pods.relay(captured)
+    assert echoes(pods.dial(pods.client, (SERVER, 8080)))
+    assert len(relay.flows) == 1
+    capture.release(pods.client_target)
+    assert pods.client.state() == before
+
+
+def test_cleanup_with_nobody_running_twice(pods: Pods, tmp_path: Path) -> None:
+    before = [pods.client.state(), pods.server.state()]
+    agent_that_is_killed(pods, tmp_path)
+    assert [pods.client.state(), pods.server.state()] != before
+    programs = connect_programs(pods)
+    first = cleanup(pods.run_dir())
+    assert first.failed == []
+    assert first.removed != []
+    assert [pods.client.state(), pods.server.state()] == before
+    assert attached(programs) == []
+    assert list(pods.run_dir().iterdir()) == []
+    second = cleanup(pods.run_dir())
+    assert (second.removed, second.failed) == ([], [])
+
+
+def test_cleanup_where_nothing_ever_was(tmp_path: Path) -> None:
+    report = cleanup(tmp_path / "none")
+    assert (report.removed, report.failed) == ([], [])
+
+
+def test_cleanup_after_the_namespace_is_gone(pods: Pods, tmp_path: Path) -> None:
+    agent_that_is_killed(pods, tmp_path)
+    programs = connect_programs(pods)
+    pods.client.close()
+    report = cleanup(pods.run_dir())
+    assert report.failed == []
+    assert attached(programs) == []
+    assert list(pods.run_dir().iterdir()) == []
+
+
+def test_cleanup_without_the_journal_detaches_the_programs(pods: Pods, tmp_path: Path) -> None:
+    agent_that_is_killed(pods, tmp_path)
+    programs = connect_programs(pods)
+    (pods.run_dir() / "capture.json").write_text("{")
+    report = cleanup(pods.run_dir())
+    assert len(report.failed) == 1
+    assert "damaged" in report.failed[0]
+    assert attached(programs) == []
+    assert not (pods.run_dir() / "bpf").exists()
+    (pods.run_dir() / "capture.json").unlink()
+
+
+def test_nothing_passes_while_nobody_holds_the_listeners(pods: Pods, tmp_path: Path) -> None:
+    """Fail closed: the programs outlive the agent, and drop what they can give to nobody."""
+    echo = pods.echo(pods.server)
+    outside = pods.echo(pods.router)
+    agent_that_is_killed(pods, tmp_path)
+    for namespace, destination in ((pods.client, ("10.91.1.1", 8080)), (pods.router, (SERVER, 8080))):
+        with pytest.raises(TimeoutError):
+            pods.dial(namespace, destination, timeout=0.5)
+    assert echo.peers == []
+    assert outside.peers == []
+    errors = pods.capture().errors()
+    assert errors["lookup_no_listener"] > 0
+    assert errors["steer_no_listener"] > 0
+
+
+def test_captured_syn_never_reaches_a_wildcard_listener_of_the_application(pods: Pods, tmp_path: Path) -> None:
+    own = pods.echo(pods.client)
+    agent_that_is_killed(pods, tmp_path)
+    with pytest.raises(TimeoutError):
+        pods.dial(pods.client, (SERVER, 8080), timeout=0.5)
+    assert own.peers == []
+
+
+def test_capture_works_on_while_the_core_holds_the_listeners(pods: Pods) -> None:
+    pods.echo(pods.server)
+    capture = pods.capture()
+    relay = pods.relay(capture.enrol(pods.client_target))
+    old = pods.dial(pods.client, (SERVER, 8080))
+    capture.close()
+    assert echoes(old)
+    assert echoes(pods.dial(pods.client, (SERVER, 8080)))
+    assert len(relay.flows) == 2
+
+
+def test_new_agent_adopts_and_can_undo(pods: Pods) -> None:
+    pods.echo(pods.server)
+    before = pods.client.state()
+    first = pods.capture()
+    captured = first.enrol(pods.client_target)
+    relay = pods.relay(captured)
+    hbone = os.dup(captured.listeners[2])
+    cookie = captured.cookie
+    first.close()
+    programs = connect_programs(pods)
+    second = pods.capture()
+    assert connect_programs(pods) == programs
+    (adopted,) = second.adopt()
+    assert (adopted.target.name, adopted.cookie, adopted.phase) == ("default/client", cookie, "capturing")
+    assert set(second.live_listeners(adopted)) == {0, 1}
+    held = {0: relay.fileno(0), 1: relay.fileno(1), 2: hbone}
+    assert second.take_listeners(adopted, held) == []
+    os.close(hbone)
+    assert echoes(pods.dial(pods.client, (SERVER, 8080)))
+    assert len(relay.flows) == 1
+    second.stop_new(adopted.target)
+    second.release(adopted.target)
+    assert pods.client.state() == before
+
+
+def test_new_agent_replaces_listeners_that_died(pods: Pods, tmp_path: Path) -> None:
+    pods.echo(pods.server)
+    agent_that_is_killed(pods, tmp_path)
+    capture = pods.capture()
+    adopted = {item.target.name: item for item in capture.adopt()}
+    assert sorted(adopted) == ["default/client", "default/server"]
+    for item in adopted.values():
+        assert capture.live_listeners(item) == {}
+        assert sorted(capture.take_listeners(item, {})) == [0, 1, 2]
+    relays = [pods.relay(item) for item in adopted.values()]
+    assert echoes(pods.dial(pods.client, (SERVER, 8080)))
+    assert [len(relay.flows) for relay in relays] == [1, 1]
+
+
+def test_leaving_workload_is_adopted_as_leaving(pods: Pods) -> None:
+    pods.echo(pods.server)
+    first = pods.capture()
+    relay = pods.relay(first.enrol(pods.client_target))
+    old = pods.dial(pods.client, (SERVER, 8080))
+    first.stop_new(pods.client_target)
+    first.close()
+    second = pods.capture()
+    (adopted,) = second.adopt()
+    assert adopted.phase == "leaving"
+    assert echoes(old)
+    assert echoes(pods.dial(pods.client, (SERVER, 8080)))
+    assert len(relay.flows) == 1
+
+
+def test_adopt_drops_a_workload_whose_namespace_is_gone(pods: Pods, tmp_path: Path) -> None:
+    agent_that_is_killed(pods, tmp_path)
+    pods.client.close()
+    capture = pods.capture()
+    assert [item.target.name for item in capture.adopt()] == ["default/server"]
+    assert sorted(Journal.load(pods.run_dir()).entries) == ["default/server"]
+
+
+def test_adopt_finds_the_namespace_through_its_processes(pods: Pods, tmp_path: Path) -> None:
+    agent_that_is_killed(pods, tmp_path)
+    with pods.client.popen("sleep", "60") as process:
+        wait_for(
+            lambda: Path(f"/proc/{process.pid}/ns/net").stat().st_ino == os.fstat(pods.client.fd).st_ino,
+            "the process is in the namespace",
+        )
+        pods.client.close()
+        adopted = {item.target.name for item in pods.capture().adopt()}
+        pods.cleanup()
+        process.kill()
+    assert adopted == {"default/client", "default/server"}
+
+
+def test_adopt_removes_what_was_half_installed(pods: Pods, tmp_path: Path) -> None:
+    before = pods.client.state()
+    agent_that_is_killed(pods, tmp_path)
+    journal = Journal.load(pods.run_dir())
+    journal.entries["default/client"].state = "installing"
+    journal.save()
+    assert [item.target.name for item in pods.capture().adopt()] == ["default/server"]
+    assert pods.client.state() == before
+
+
+def test_pod_that_was_made_again_is_a_new_workload(pods: Pods) -> None:
+    pods.echo(pods.server)
+    capture = pods.capture()
+    old = capture.enrol(pods.client_target)
+    again = pods.net.create("again")
+    pods.net.join(again, "eth0", "10.91.3.2/24", pods.router, "c0", "10.91.3.1/24")
+    again.ip("route", "add", "default", "via", "10.91.3.1")
+    new = capture.enrol(CaptureTarget("default/client", again.name, IPv4Address("10.91.3.2")))
+    assert new.cookie != old.cookie
+    assert not pods.client.rule_exists(constants.MARK_CAPTURED)
+    relay = pods.relay(new)
+    assert echoes(pods.dial(again, (SERVER, 8080)))
+    assert len(relay.flows) == 1
+
+
+def test_two_nodes_on_one_machine_do_not_touch_each_other(pods: Pods) -> None:
+    pods.echo(pods.server)
+    pods.capture("node1").enrol(pods.client_target)
+    relay = pods.relay(pods.capture("node2").enrol(pods.server_target))
+    pods.cleanup("node1")
+    assert not pods.client.rule_exists(constants.MARK_CAPTURED)
+    assert pods.server.rule_exists(constants.MARK_TO_APP)
+    assert echoes(pods.dial(pods.client, (SERVER, 8080)))
+    assert len(relay.flows) == 1
+
+
+def test_clsact_and_filters_of_others_are_kept(pods: Pods) -> None:
+    pods.client.tc("qdisc", "add", "dev", "eth0", "clsact")
+    pods.client.tc("filter", "add", "dev", "eth0", "ingress", "prio", "1", *ANYTHING)
+    pods.client.tc("filter", "add", "dev", "eth0", "egress", "prio", "1", *ANYTHING)
+    before = [pods.client.tc("filter", "show", "dev", "eth0", side) for side in ("ingress", "egress")]
+    capture = pods.capture()
+    capture.enrol(pods.client_target)
+    assert pods.client.filter_exists("eth0")
+    capture.release(pods.client_target)
+    assert [pods.client.tc("filter", "show", "dev", "eth0", side) for side in ("ingress", "egress")] == before
+
+
+def test_clsact_that_others_use_by_now_is_kept(pods: Pods) -> None:
+    capture = pods.capture()
+    capture.enrol(pods.client_target)
+    pods.client.tc("filter", "add", "dev", "eth0", "egress", "prio", "7", *ANYTHING)
+    capture.release(pods.client_target)
+    assert pods.client.qdisc_exists("eth0")
+    assert not pods.client.filter_exists("eth0")
+
+
+def test_setting_that_was_changed_meanwhile_is_kept(pods: Pods) -> None:
+    pods.client.sysctl("net/ipv4/fwmark_reflect", 1)
+    capture = pods.capture()
+    capture.enrol(pods.client_target)
+    capture.release(pods.client_target)
+    assert pods.client.sysctl("net/ipv4/fwmark_reflect") == "1"
+    assert pods.client.sysctl("net/ipv4/tcp_fwmark_accept") == "0"
+
+
+def test_routing_table_that_is_taken_is_left_alone(pods: Pods) -> None:
+    pods.client.ip("route", "add", "192.0.2.0/24", "via", "10.91.1.1", "table", str(constants.ROUTE_TABLE))
+    pods.echo(pods.server)
+    before = pods.client.state()
+    capture = pods.capture()
+    relay = pods.relay(capture.enrol(pods.client_target))
+    assert echoes(pods.dial(pods.client, (SERVER, 8080)))
+    assert len(relay.flows) == 1
+    capture.release(pods.client_target)
+    assert pods.client.state() == before
+
+
+def test_device_that_came_later_is_covered_by_enrolling_again(pods: Pods) -> None:
+    pods.echo(pods.server)
+    capture = pods.capture()
+    captured = capture.enrol(pods.server_target)
+    pods.net.join(pods.server, "eth1", "10.92.0.2/24", pods.client, "eth1", "10.92.0.1/24")
+    capture.enrol(pods.server_target)
+    relay = pods.relay(captured)
+    assert echoes(pods.dial(pods.client, ("10.92.0.2", 8080)))
+    assert [flow.destination for flow in relay.flows] == [("10.92.0.2", 8080)]
+
+
+def test_request_whose_listener_died_is_not_taken_by_the_application(pods: Pods) -> None:
+    """A SYN that is sent again meets the request of a dead core; it must go to the new one, not past it."""
+    echo = pods.echo(pods.server)
+    capture = pods.capture()
+    captured = capture.enrol(pods.server_target)
+    # The SYN-ACK does not arrive, so that the client keeps on sending its SYN.
+    pods.router.ip("neighbour", "replace", CLIENT, "lladdr", "02:00:00:00:00:01", "dev", "a0", "nud", "permanent")
+
+    def begin() -> socket.socket:
+        connection = socket.socket()
+        connection.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            connection.connect((SERVER, 8080))
+        return connection
+
+    with pods.client.run(begin) as connection:
+        waiting = lambda: "8080" in pods.server.run(requests)  # noqa: E731
+        wait_for(waiting, "the request is there")
+        for role in list(captured.listeners):
+            os.close(captured.listeners.pop(role))
+        assert sorted(capture.take_listeners(captured, {})) == [0, 1, 2]
+        relay = pods.relay(captured)
+        pods.router.ip("neighbour", "del", CLIENT, "dev", "a0")
+        connection.settimeout(10)
+        wait_for(lambda: connection.connect_ex((SERVER, 8080)) in (0, 106), "connected")
+        assert echoes(connection)
+    assert len(relay.flows) == 1
+    assert len(echo.peers) == 1
+
+
+def requests() -> str:
+    """Local ports of half-open connections (SYN_RECV), from /proc/thread-self/net/tcp."""
+    lines = Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]
+    return " ".join(str(int(line.split()[1].split(":")[1], 16)) for line in lines if line.split()[3] == "03")

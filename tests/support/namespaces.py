@@ -1,0 +1,186 @@
+"""Network namespaces for tests: made with unique names, joined by veth pairs, looked into, and removed again.
+
+    with Namespaces() as net:
+        pod, router = net.create("pod"), net.create("router")
+        net.join(pod, "eth0", "10.0.1.2/24", router, "pod0", "10.0.1.1/24")
+        pod.ip("route", "add", "default", "via", "10.0.1.1")
+
+The host's own namespace is never touched. Every namespace gets strict rp_filter before its devices come, as hardened
+hosts have it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import itertools
+import json
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import pytest
+
+T = TypeVar("T")
+
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+_numbers = itertools.count()
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root")
+
+
+def wait_for(condition: Callable[[], T], what: str, seconds: float = 10.0) -> T:
+    """Ask again and again until the condition holds; its value. Fails the test, naming `what`, when it never does."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"did not happen within {seconds:.0f} s: {what}")
+        time.sleep(0.01)
+
+
+class Namespace:
+    """One network namespace, by its name under /run/netns."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.path = Path("/run/netns") / name
+        self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def run(self, action: Callable[[], T]) -> T:
+        """Call `action` in a thread inside the namespace."""
+        results: list[T] = []
+        errors: list[BaseException] = []
+
+        def body() -> None:
+            try:
+                self.enter()
+                results.append(action())
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=body, daemon=True)
+        thread.start()
+        thread.join()
+        if errors:
+            raise errors.pop()
+        return results[0]
+
+    def enter(self) -> None:
+        """Move the calling thread (or, as preexec_fn, a new process) into the namespace."""
+        if _libc.setns(self.fd, _CLONE_NEWNET) != 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
+
+    def ip(self, *arguments: str) -> str:
+        """The `ip` command in the namespace; its output. Raises CalledProcessError."""
+        return _output("ip", "-n", self.name, *arguments)
+
+    def tc(self, *arguments: str) -> str:
+        """The `tc` command in the namespace; its output."""
+        return _output("tc", "-n", self.name, *arguments)
+
+    def json(self, *arguments: str) -> list[dict[str, Any]]:
+        """What `ip -json` prints, parsed."""
+        return json.loads(_output("ip", "-n", self.name, "-json", *arguments) or "[]")  # type: ignore[no-any-return]
+
+    def popen(self, *command: str, **options: Any) -> subprocess.Popen[str]:
+        """Start a program in the namespace."""
+        return subprocess.Popen(["nsenter", f"--net={self.path}", *command], text=True, **options)
+
+    def sysctl(self, name: str, value: str | int | None = None) -> str:
+        """Read a setting ("net/ipv4/ip_forward"), after writing it when a value is given."""
+
+        def body() -> str:
+            path = Path("/proc/sys") / name
+            if value is not None:
+                path.write_text(str(value))
+            return path.read_text().strip()
+
+        return self.run(body)
+
+    # ---- predicates
+
+    def route_exists(self, table: int | str, text: str = "") -> bool:
+        """Whether a routing table holds a route whose line contains `text`."""
+        try:
+            lines = self.ip("route", "show", "table", str(table)).splitlines()
+        except subprocess.CalledProcessError:  # "FIB table does not exist"
+            return False
+        return any(text in line for line in lines)
+
+    def rule_exists(self, mark: int) -> bool:
+        """Whether a rule asks for this mark."""
+        return any(int(str(rule.get("fwmark", "0")), 0) == mark for rule in self.json("rule", "show"))
+
+    def filter_exists(self, device: str, name: str = "nodeseal") -> bool:
+        """Whether a tc filter of this name stands at a device's ingress."""
+        return name in self.tc("filter", "show", "dev", device, "ingress")
+
+    def qdisc_exists(self, device: str, kind: str = "clsact") -> bool:
+        """Whether a device has a qdisc of this kind."""
+        return f"qdisc {kind} " in self.tc("qdisc", "show", "dev", device)
+
+    def state(self) -> str:
+        """Everything that capture might change, as text: two of them compare equal when nothing is left."""
+        devices = [link["ifname"] for link in self.json("link", "show")]
+        parts = [self.ip("rule", "show"), self.ip("-4", "route", "show", "table", "all")]
+        for device in devices:
+            parts += [self.tc("qdisc", "show", "dev", device), self.tc("filter", "show", "dev", device, "ingress")]
+        settings = _output("nsenter", f"--net={self.path}", "sysctl", "-a", "--pattern", r"^net\.(ipv4|mptcp)\.")
+        return "\n".join(parts) + settings
+
+    def close(self) -> None:
+        """Remove the namespace."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        subprocess.run(["ip", "netns", "del", self.name], check=False, capture_output=True, timeout=20)
+
+
+class Namespaces:
+    """Makes namespaces and removes them at the end."""
+
+    def __init__(self) -> None:
+        self.all: list[Namespace] = []
+
+    def create(self, label: str) -> Namespace:
+        """A new namespace with lo up and strict rp_filter; the name holds `label`, the process id and a number."""
+        name = f"nst-{label}-{os.getpid()}-{next(_numbers)}"
+        _output("ip", "netns", "add", name)
+        namespace = Namespace(name)
+        self.all.append(namespace)
+        namespace.sysctl("net/ipv4/conf/all/rp_filter", 1)
+        namespace.sysctl("net/ipv4/conf/default/rp_filter", 1)
+        namespace.ip("link", "set", "lo", "up")
+        return namespace
+
+    def join(self, one: Namespace, device: str, address: str, other: Namespace, peer: str, peer_address: str) -> None:
+        """A veth pair between two namespaces, with addresses ("10.0.0.1/24"), up."""
+        one.ip("link", "add", device, "type", "veth", "peer", "name", peer, "netns", other.name)
+        for namespace, name, text in ((one, device, address), (other, peer, peer_address)):
+            namespace.ip("address", "add", text, "dev", name)
+            namespace.ip("link", "set", name, "up")
+
+    def __enter__(self) -> Namespaces:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for namespace in self.all:
+            with contextlib.suppress(OSError):
+                namespace.close()
+        self.all.clear()
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout

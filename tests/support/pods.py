@@ -1,0 +1,196 @@
+"""Two pods joined by a router, and what capture tests do with them.
+
+10.91.1.2 client eth0 --- a0 10.91.1.1  router  10.91.2.1 b0 --- eth0 server 10.91.2.2
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+import threading
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from pathlib import Path
+from types import TracebackType
+
+from nodeseal.capture import ebpf
+from nodeseal.capture.cleanup import Report, cleanup
+from nodeseal.capture.compile import Compiled, compile_in_child
+from nodeseal.capture.ebpf import Captured, CaptureTarget, EbpfCapture
+from support.namespaces import Namespace, Namespaces
+from support.relay import Relay
+
+CLIENT = "10.91.1.2"
+SERVER = "10.91.2.2"
+
+
+@functools.cache
+def compiled() -> Compiled:
+    """bpf/, compiled once for all tests of a run."""
+    return compile_in_child()
+
+
+class Echo:
+    """A TCP server that sends back what it gets, and remembers from where it was dialled."""
+
+    def __init__(self, namespace: Namespace, port: int, address: str = "0.0.0.0", device: str = "") -> None:
+        def listen() -> socket.socket:
+            listener = socket.socket()
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if device:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
+            listener.bind((address, port))
+            listener.listen(64)
+            return listener
+
+        self.peers: list[tuple[str, int]] = []
+        self._listener = namespace.run(listen)
+        self._open: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def hang_up(self) -> None:
+        """Close all connections, from the server's side first."""
+        while self._open:
+            with contextlib.suppress(OSError):
+                self._open.pop().shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End the server and its connections."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+        self.hang_up()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                accepted, peer = self._listener.accept()
+            except OSError:
+                return
+            self.peers.append(peer)
+            self._open.append(accepted)
+            threading.Thread(target=self._serve, args=(accepted,), daemon=True).start()
+
+    @staticmethod
+    def _serve(accepted: socket.socket) -> None:
+        with accepted, contextlib.suppress(OSError):
+            while data := accepted.recv(65536):
+                accepted.sendall(data)
+
+
+def echoes(connection: socket.socket, data: bytes = b"4111 1111 1111 1111") -> bool:
+    """Whether the other side sends back what is sent."""
+    connection.sendall(data)
+    received = b""
+    while len(received) < len(data):
+        part = connection.recv(65536)
+        if not part:
+            return False
+        received += part
+    return received == data
+
+
+class Pods:
+    """The topology, captures with their run directories, relays and servers; all gone at the end."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Pods:
+        net = self._stack.enter_context(Namespaces())
+        self.net = net
+        self.client, self.router, self.server = (net.create(label) for label in ("client", "router", "server"))
+        net.join(self.client, "eth0", f"{CLIENT}/24", self.router, "a0", "10.91.1.1/24")
+        net.join(self.server, "eth0", f"{SERVER}/24", self.router, "b0", "10.91.2.1/24")
+        self.router.sysctl("net/ipv4/ip_forward", 1)
+        self.client.ip("route", "add", "default", "via", "10.91.1.1")
+        self.server.ip("route", "add", "default", "via", "10.91.2.1")
+        original = ebpf.compile_in_child
+        ebpf.compile_in_child = compiled
+        self._stack.callback(setattr, ebpf, "compile_in_child", original)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def client_target(self) -> CaptureTarget:
+        """The client as a workload."""
+        return CaptureTarget("default/client", self.client.name, IPv4Address(CLIENT))
+
+    @property
+    def server_target(self) -> CaptureTarget:
+        """The server as a workload."""
+        return CaptureTarget("default/server", self.server.name, IPv4Address(SERVER))
+
+    def capture(self, node: str = "node1") -> EbpfCapture:
+        """A prepared capture with a run directory of its own; the same node again stands for a new agent."""
+        capture = EbpfCapture(self.run_dir(node))
+        capture.prepare()
+        self._stack.callback(self.cleanup, node)
+        self._stack.callback(capture.close)
+        return capture
+
+    def at_end(self, action: Callable[[], object]) -> None:
+        """Call this when the test is over, before what was made earlier is removed."""
+        self._stack.callback(action)
+
+    def run_dir(self, node: str = "node1") -> Path:
+        """The run directory of a node."""
+        return self._directory / node
+
+    def cleanup(self, node: str = "node1") -> Report:
+        """`nodeseal cleanup` for a node."""
+        report = cleanup(self.run_dir(node))
+        assert report.failed == []
+        return report
+
+    def relay(self, captured: Captured) -> Relay:
+        """Serve the captured connections of a workload."""
+        namespace = captured.namespace.path.name
+        relay = Relay(next(item for item in self.net.all if item.name == namespace).run, captured.listeners)
+        self._stack.callback(relay.close)
+        return relay
+
+    def echo(self, namespace: Namespace, port: int = 8080, *, address: str = "0.0.0.0", device: str = "") -> Echo:
+        """An echo server."""
+        echo = Echo(namespace, port, address, device)
+        self._stack.callback(echo.close)
+        return echo
+
+    def dial(
+        self,
+        namespace: Namespace,
+        destination: tuple[str, int],
+        *,
+        family: int = socket.AF_INET,
+        timeout: float = 5.0,
+        options: tuple[tuple[int, int, bytes | int], ...] = (),
+        source_port: int = 0,
+        protocol: int = 0,
+    ) -> socket.socket:
+        """A connection of an application in the namespace."""
+
+        def connect() -> socket.socket:
+            connection = socket.socket(family, socket.SOCK_STREAM, protocol)
+            try:
+                connection.settimeout(timeout)
+                for level, option, value in options:
+                    connection.setsockopt(level, option, value)
+                if source_port:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    connection.bind(("", source_port))
+                connection.connect(destination)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+        connection = namespace.run(connect)
+        self._stack.callback(connection.close)
+        return connection

@@ -1,0 +1,50 @@
+"""The same numbers in bpf/nodeseal.h, cext/include/nodeseal_core.h and Python."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from nodeseal.capture import constants, installation, listeners
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def defines(path: Path) -> dict[str, int]:
+    """Numbers by name, from #define lines and enum constants."""
+    text = path.read_text()
+    found = re.findall(r"^#define (NS_\w+) (0x[0-9a-fA-F]+|\d+)\b", text, re.MULTILINE)
+    found += re.findall(r"\b(NS_\w+) =\s+(0x[0-9a-fA-F]+|\d+)\b", text)
+    return {name: int(value, 0) for name, value in found}
+
+
+BPF = defines(ROOT / "bpf" / "nodeseal.h")
+CORE = defines(ROOT / "cext" / "include" / "nodeseal_core.h")
+
+
+@pytest.mark.parametrize("name", ["NS_MARK_CAPTURED", "NS_MARK_TO_APP", "NS_MARK_CORE", "NS_HBONE_PORT"])
+def test_marks_and_port_agree_in_all_three(name: str) -> None:
+    assert BPF[name] == CORE[name] == getattr(constants, name.removeprefix("NS_"))
+
+
+def test_listener_roles_agree_with_the_core() -> None:
+    assert (BPF["NS_LISTENER_OUTBOUND"], BPF["NS_LISTENER_INBOUND"]) == (listeners.OUTBOUND, listeners.INBOUND)
+    assert (CORE["NS_LISTEN_OUTBOUND"], CORE["NS_LISTEN_INBOUND"], CORE["NS_LISTEN_HBONE"]) == listeners.ROLES
+    assert BPF["NS_LISTENER_COUNT"] == len(installation._STEERED_ROLES)
+
+
+def test_enrolment_states_agree() -> None:
+    assert BPF["NS_STATE_CAPTURE"] == constants.STATE_CAPTURE
+    assert BPF["NS_STATE_LEAVE"] == constants.STATE_LEAVE
+
+
+def test_counters_agree_by_number_and_name() -> None:
+    counters = {
+        name.removeprefix("NS_COUNT_").lower(): value
+        for name, value in BPF.items()
+        if name.startswith("NS_COUNT_") and name != "NS_COUNT_COUNT"
+    }
+    assert counters == {name: number for number, name in enumerate(constants.COUNTERS)}
+    assert BPF["NS_COUNT_COUNT"] == len(constants.COUNTERS)
