@@ -192,6 +192,19 @@ static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t code, 
     return 0;
 }
 
+/* An answer that ends our side before the client's: NO_ERROR ends the client's (RFC 9113 section 8.1). Only
+ * once the answer has been written, because nghttp2 sends nothing more for a stream whose reset has been
+ * submitted. */
+static int on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, void *user)
+{
+    struct h2 *h2 = user;
+    int32_t id = frame->hd.stream_id;
+    if (h2->server && frame->hd.type == NGHTTP2_HEADERS && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) &&
+        nghttp2_session_get_stream_remote_close(session, id) == 0)
+        nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, id, NGHTTP2_NO_ERROR);
+    return 0;
+}
+
 int h2_feed(struct h2 *h2, const uint8_t *bytes, size_t length)
 {
     NS_CHECK(h2, H2_MAGIC);
@@ -360,9 +373,6 @@ void h2_respond(struct h2 *h2, int32_t id, int status)
     nghttp2_nv headers[] = {header(":status", text, (size_t)length)};
     nghttp2_data_provider provider = {.read_callback = source_read};
     nghttp2_submit_response(h2->session, id, headers, 1, status == 200 ? &provider : NULL);
-    if (status != 200)
-        /* The answer ends our side; this ends the client's (RFC 9113 section 8.1). */
-        nghttp2_submit_rst_stream(h2->session, NGHTTP2_FLAG_NONE, id, NGHTTP2_NO_ERROR);
 }
 
 void h2_resume(struct h2 *h2, int32_t id)
@@ -414,6 +424,7 @@ static nghttp2_session *session_new(struct h2 *h2)
     nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame_recv);
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data_chunk);
     nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);
+    nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, on_frame_send);
     nghttp2_session_callbacks_set_send_data_callback(callbacks, send_data);
     nghttp2_session_callbacks_set_data_source_read_length_callback(callbacks, frame_length);
     nghttp2_option_set_no_auto_window_update(option, 1);
