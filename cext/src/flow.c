@@ -460,7 +460,6 @@ static void side_connected(struct flow *flow, struct pollable *side)
 {
     int error = socket_error(side->fd);
     if (error == 0) {
-        side->writable = 1;
         if (side == &flow->near)
             application_connected(flow);
         else
@@ -478,17 +477,19 @@ void flow_event(struct flow *flow, struct pollable *side, uint32_t events)
 {
     NS_CHECK(flow, FLOW_MAGIC);
     int dialled = side == (flow->direction == NS_OUTBOUND ? &flow->far : &flow->near);
-    if (flow->state == FLOW_CONNECTING && dialled) {
-        if (events & (EPOLLOUT | EPOLLERR | EPOLLHUP))
-            side_connected(flow, side);
-        return;
-    }
+    /* Noted in every state: an application that speaks first may do so in the very event that tells of its
+     * acceptance, and an edge is told once. */
     if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
         side->ending = 1;
     if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
         side->readable = 1;
     if (events & EPOLLOUT)
         side->writable = 1;
+    if (flow->state == FLOW_CONNECTING && dialled) {
+        if (events & (EPOLLOUT | EPOLLERR | EPOLLHUP))
+            side_connected(flow, side);
+        return;
+    }
     if (events & EPOLLERR) {
         int error = socket_error(side->fd);
         side->failed = error != 0 ? error : ECONNRESET;

@@ -22,7 +22,7 @@ enum {
     FRAME_HEADER = 9,
     WORTHWHILE = 4096,        /* less room than this in the buffer: wait for the next one */
     HEADER_BYTES_MAX = 65536, /* of one request; ztunnel's server limit */
-    STARVED_MAX = 64,         /* streams remembered for resuming; more than can fill one buffer */
+    CONTROL_MAX = 16384 + 9,  /* the largest frame but DATA: what every peer must accept, with its header */
     H2_MAGIC = 0x6e736832,
 };
 
@@ -37,8 +37,9 @@ struct h2 {
     uint8_t *out;
     size_t out_length;
     size_t out_capacity;
-    int starved_count;
-    int32_t starved[STARVED_MAX]; /* streams deferred for lack of room in the buffer */
+    size_t starved_count;
+    size_t starved_capacity;
+    int32_t *starved; /* streams deferred for lack of room in the buffer; each at most once */
 
     size_t open_streams; /* client: opened by us and not closed */
     int goaway_seen;     /* the peer refuses new streams */
@@ -235,6 +236,17 @@ static ssize_t frame_length(nghttp2_session *session, uint8_t type, int32_t id, 
     return peer_frame_max < H2_FRAME_MAX ? (ssize_t)peer_frame_max : H2_FRAME_MAX;
 }
 
+static void starve(struct h2 *h2, int32_t id)
+{
+    if (h2->starved_count == h2->starved_capacity) {
+        h2->starved_capacity = h2->starved_capacity == 0 ? 16 : h2->starved_capacity * 2;
+        h2->starved = realloc(h2->starved, h2->starved_capacity * sizeof(h2->starved[0]));
+        if (h2->starved == NULL)
+            abort();
+    }
+    h2->starved[h2->starved_count++] = id;
+}
+
 static ssize_t source_read(nghttp2_session *session, int32_t id, uint8_t *unused, size_t length,
                            uint32_t *flags, nghttp2_data_source *source, void *user)
 {
@@ -245,16 +257,13 @@ static ssize_t source_read(nghttp2_session *session, int32_t id, uint8_t *unused
     void *stream = stream_of(h2, id);
     if (stream == NULL)
         return NGHTTP2_ERR_DEFERRED;
-    size_t room = h2->out_capacity - h2->out_length;
-    if (room < FRAME_HEADER + WORTHWHILE) {
-        if (h2->starved_count < STARVED_MAX)
-            h2->starved[h2->starved_count++] = id;
-        else
-            return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+    size_t used = h2->out_length + CONTROL_MAX + FRAME_HEADER;
+    if (used + WORTHWHILE > h2->out_capacity) {
+        starve(h2, id);
         return NGHTTP2_ERR_DEFERRED;
     }
-    if (length > room - FRAME_HEADER)
-        length = room - FRAME_HEADER;
+    if (length > h2->out_capacity - used)
+        length = h2->out_capacity - used;
     int end = 0;
     ssize_t got =
         h2->events->source(h2->owner, stream, h2->out + h2->out_length + FRAME_HEADER, length, &end);
@@ -288,20 +297,19 @@ int h2_wants_produce(const struct h2 *h2)
 size_t h2_produce(struct h2 *h2, uint8_t *out, size_t capacity, int *more)
 {
     NS_CHECK(h2, H2_MAGIC);
-    int32_t starved[STARVED_MAX];
-    int starved_count = h2->starved_count;
-    memcpy(starved, h2->starved, sizeof(starved[0]) * (size_t)starved_count);
+    /* No callback runs in here: the list does not change under the loop. */
+    for (size_t i = 0; i < h2->starved_count; i++)
+        nghttp2_session_resume_data(h2->session, h2->starved[i]);
     h2->starved_count = 0;
-    for (int i = 0; i < starved_count; i++)
-        nghttp2_session_resume_data(h2->session, starved[i]);
 
     h2->out = out;
     h2->out_length = 0;
     h2->out_capacity = capacity;
-    *more = 0;
-    /* A control frame is at most 16 KiB plus its header (HEADERS with all they may hold): stop while one
-     * fits. */
-    while (capacity - h2->out_length > 16384 + FRAME_HEADER) {
+    int full = 0;
+    for (;;) {
+        full = h2->out_length + CONTROL_MAX > capacity;
+        if (full)
+            break;
         const uint8_t *frame;
         ssize_t length = nghttp2_session_mem_send(h2->session, &frame);
         if (length < 0) {
@@ -310,10 +318,12 @@ size_t h2_produce(struct h2 *h2, uint8_t *out, size_t capacity, int *more)
         }
         if (length == 0)
             break;
+        if ((size_t)length > capacity - h2->out_length)
+            abort(); /* CONTROL_MAX is wrong: better no process than bytes behind the buffer */
         memcpy(h2->out + h2->out_length, frame, (size_t)length);
         h2->out_length += (size_t)length;
     }
-    *more = h2->starved_count > 0 || capacity - h2->out_length <= 16384 + FRAME_HEADER;
+    *more = full || h2->starved_count > 0;
     h2->out = NULL;
     return h2->out_length;
 }
@@ -469,5 +479,6 @@ void h2_free(struct h2 *h2)
     NS_CHECK(h2, H2_MAGIC);
     h2->magic = 0;
     nghttp2_session_del(h2->session);
+    free(h2->starved);
     free(h2);
 }

@@ -69,7 +69,7 @@ void h2_free(struct h2 *h2);
 /* 0, or -1 when the peer broke the protocol: produce what is left (a GOAWAY), then close. */
 int h2_feed(struct h2 *h2, const uint8_t *bytes, size_t length);
 /* Writes frames to out; returns their length. *more is set if the buffer ended before the frames did. Room
- * for one largest frame is needed: capacity >= H2_FRAME_MAX + 1024. Returns (size_t)-1 on an internal
+ * for one largest frame is needed: capacity >= H2_FRAME_MAX. Returns (size_t)-1 on an internal
  * failure. */
 size_t h2_produce(struct h2 *h2, uint8_t *out, size_t capacity, int *more);
 /* True while h2_produce would write something (streams that wait in LATER apart). */

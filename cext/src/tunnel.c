@@ -70,7 +70,7 @@ static int tunnel_dial(struct tunnel *tunnel)
     if (fd < 0)
         return -1;
     tunnel->poll.fd = fd;
-    tunnel->poll.readable = tunnel->poll.writable = 0;
+    tunnel->poll.readable = tunnel->poll.writable = tunnel->poll.ending = 0;
     if (worker_watch(tunnel->worker, &tunnel->poll) != 0) {
         close(fd);
         tunnel->poll.fd = -1;
@@ -314,20 +314,23 @@ static void tunnel_connected(struct tunnel *tunnel)
 void tunnel_event(struct tunnel *tunnel, uint32_t events)
 {
     NS_CHECK(tunnel, TUNNEL_MAGIC);
-    if (tunnel->state == TUNNEL_CONNECTING) {
-        if (events & (EPOLLOUT | EPOLLERR | EPOLLHUP)) {
-            int error = socket_error(tunnel->poll.fd);
-            if (error != 0)
-                tunnel_refused(tunnel, error);
-            else
-                tunnel_connected(tunnel);
-        }
-        return;
-    }
+    /* Noted in every state: an edge is told once. */
     if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
         tunnel->poll.ending = 1;
     if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
         tunnel->poll.readable = 1;
+    if (tunnel->state == TUNNEL_CONNECTING) {
+        if (!(events & (EPOLLOUT | EPOLLERR | EPOLLHUP)))
+            return;
+        int error = socket_error(tunnel->poll.fd);
+        if (error != 0) {
+            tunnel_refused(tunnel, error);
+            return;
+        }
+        tunnel_connected(tunnel);
+        if (tunnel->state == TUNNEL_CLOSED)
+            return;
+    }
     if (events & EPOLLOUT) {
         tunnel->poll.writable = 1;
         tunnel_drain(tunnel);

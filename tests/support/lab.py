@@ -187,8 +187,8 @@ def running_lab(
     with_apps: bool = False,
     settings: dict[str, Any] | None = None,
 ) -> Iterator[RunningLab]:
-    """A lab with a name of its own below `root`, gone at the end. `more_pods` as in `lab up --pod`; `settings` are added
-    to the agents' configuration."""
+    """A lab with a name of its own below `root`, gone at the end. `more_pods` as in `lab up --pod`; `settings` are
+    added to the agents' configuration."""
     name = f"t{os.getpid()}x{next(_numbers)}"
     requests = [PodRequest.parse(text) for text in more_pods]
     plan = Plan.build(name, more_pods=requests, enrol=enrol)
@@ -348,6 +348,7 @@ class Programs:
     def __init__(self, lab: RunningLab) -> None:
         self.lab = lab
         self._stack = contextlib.ExitStack()
+        self._dialled: list[socket.socket] = []
 
     def __enter__(self) -> Programs:
         return self
@@ -355,6 +356,10 @@ class Programs:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # First of all: a thread that is to be waited for may hang on one of these.
+        for connection in self._dialled:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         self._stack.close()
 
     def at_end(self, action: Callable[[], object]) -> None:
@@ -381,6 +386,7 @@ class Programs:
             return connection
 
         connection = self.lab.run(pod, connect)
+        self._dialled.append(connection)
         self._stack.callback(connection.close)
         return connection
 
@@ -442,6 +448,40 @@ class Worker:
             self._value = self._function()
         except BaseException as error:
             self._error = error
+
+
+class Lines:
+    """Numbered lines to an echo server and back, one after the other, until told to stop. Each answer is checked: a
+    byte lost, doubled or out of order ends it with an error."""
+
+    def __init__(self, programs: Programs, pod: str, address: Address) -> None:
+        self.connection = programs.dial(pod, address)
+        self.count = 0
+        self._stop = threading.Event()
+        self._worker = programs.thread(self._run)
+        programs.at_end(self._stop.set)
+
+    def goes_on(self) -> None:
+        """Waits for some more lines. Fails the test when there are none."""
+        wanted = self.count + 20
+        wait_until(lambda: self.count >= wanted or not self._worker.running, "lines go on")
+        if not self._worker.running:
+            self._worker.result()
+
+    def finish(self) -> int:
+        """Stops, and returns how many lines there were. Raises what went wrong."""
+        self._stop.set()
+        self._worker.result()
+        return self.count
+
+    def _run(self) -> None:
+        # The pause only leaves the processors to others.
+        while not self._stop.wait(0.001):
+            line = b"line %09d %s\n" % (self.count, b"x" * (self.count % 997))
+            self.connection.sendall(line)
+            answer = receive_exactly(self.connection, len(line))
+            assert answer == line
+            self.count += 1
 
 
 # ---- the wire

@@ -1,0 +1,105 @@
+"""The agent's hold on capture: every call of EbpfCapture, in one thread of its own, because each of them blocks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from nodeseal.agent.direct import Direct, direct_connections
+from nodeseal.capture import constants
+from nodeseal.capture.cleanup import cleanup
+from nodeseal.capture.ebpf import Captured, CaptureTarget, EbpfCapture
+from nodeseal.capture.errors import CaptureError
+from nodeseal.capture.netns import NAMED, NetworkNamespace
+from nodeseal.mesh.model import Workload
+
+log = logging.getLogger("nodeseal.agent")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MARKS = frozenset({constants.MARK_CAPTURED, constants.MARK_TO_APP, constants.MARK_CORE})
+
+
+def target_of(workload: Workload) -> CaptureTarget:
+    """What to capture for a workload. Raises CaptureError when the mesh state gives it no namespace."""
+    if workload.netns is None:
+        raise CaptureError(f"cannot capture {workload.key}: the mesh state gives it no 'netns'")
+    return CaptureTarget(str(workload.key), workload.netns, workload.address)
+
+
+def is_at(captured: Captured, netns: str) -> bool:
+    """Whether the captured namespace is the one at `netns` (a path, or a name under /run/netns). One stat(2)."""
+    path = Path(netns) if "/" in netns else NAMED / netns
+    try:
+        return path.stat().st_ino == captured.namespace.inode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+class CaptureThread:
+    """Asynchronous EbpfCapture; the methods raise what it raises."""
+
+    def __init__(self, capture: EbpfCapture) -> None:
+        self._capture = capture
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="capture")
+
+    async def prepare(self) -> None:
+        """See EbpfCapture.prepare."""
+        await self._run(self._capture.prepare)
+
+    async def adopt(self) -> list[Captured]:
+        """See EbpfCapture.adopt."""
+        return await self._run(self._capture.adopt)
+
+    async def open_namespace(self, netns: str) -> NetworkNamespace:
+        """An open namespace, to be closed by the caller."""
+        return await self._run(NetworkNamespace.open, netns)
+
+    async def enrol(self, workload: Workload) -> Captured:
+        """Captures a workload, or one that is leaving again."""
+        return await self._run(self._capture.enrol, target_of(workload))
+
+    async def take_listeners(self, captured: Captured, held: Mapping[int, int]) -> None:
+        """Completes the listeners: duplicates of `held` (role -> descriptor), new ones for what is missing."""
+        await self._run(self._capture.take_listeners, captured, held)
+
+    async def stop_new(self, captured: Captured) -> None:
+        """New connections go direct from now on."""
+        await self._run(self._capture.stop_new, captured.target)
+
+    async def release(self, captured: Captured) -> None:
+        """Everything is as it was before; closes `captured`."""
+        await self._run(self._capture.release, captured.target)
+
+    async def errors(self) -> dict[str, int]:
+        """What went wrong in the BPF programs: name -> how often."""
+        return await self._run(self._capture.errors)
+
+    async def direct(self, captured: Captured) -> list[Direct]:
+        """Connections of the workload that do not go through the core. Raises DirectError."""
+        own = captured.target.address
+        if not isinstance(own, IPv4Address):
+            return []
+        return await self._run(captured.namespace.run, lambda: direct_connections(own, MARKS))
+
+    async def forget(self, run_dir: Path) -> None:
+        """Undoes prepare(), for a start that failed; nothing may be captured."""
+        await self._run(self._capture.close)
+        report = await self._run(cleanup, run_dir)
+        for line in report.failed:
+            log.error("%s", line)
+
+    def close(self) -> None:
+        """Waits for the call in hand and lets go; what is installed stays."""
+        self._thread.shutdown(wait=True)
+        self._capture.close()
+
+    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: function(*args, **kwargs))

@@ -1,0 +1,180 @@
+"""`nodeseal cleanup`: no trace of nodeseal on the node, whatever state it is in.
+
+The order keeps two promises. The core ends before its routes go, and every socket that was captured is ended while
+they are still there: one that outlived them would send its next bytes past the tunnel, in plaintext. And the agent
+ends first, because it would put everything back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nodeseal.agent import rundir
+from nodeseal.agent.direct import DirectError, end_marked
+from nodeseal.capture import constants
+from nodeseal.capture.cleanup import cleanup as cleanup_capture
+from nodeseal.capture.errors import CaptureError
+from nodeseal.capture.journal import Journal
+from nodeseal.capture.netns import NamespaceGoneError, NetworkNamespace
+from nodeseal.core import lockfile
+from nodeseal.core.bridge import CoreClient, CoreError
+from nodeseal.core.lockfile import AlreadyLocked, LockFile
+from nodeseal.sources.directory import PublicationError, withdraw
+from nodeseal.sources.publications import ENROLLED
+
+_AGENT_PATIENCE_S = 30.0
+_CORE_PATIENCE_S = 5.0
+_KILL_PATIENCE_S = 10.0
+_APPLICATION_MARKS = frozenset({constants.MARK_CAPTURED, constants.MARK_TO_APP})
+
+
+class CleanupError(Exception):
+    """Cleanup cannot begin; one line."""
+
+
+@dataclass(slots=True)
+class Report:
+    """One line for each thing that was removed, and for each that could not be."""
+
+    removed: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
+def cleanup(run_dir: Path) -> Report:
+    """Removes everything that belongs to `run_dir`. Raises CleanupError without root's privileges."""
+    if os.geteuid() != 0:
+        raise CleanupError("cleanup needs root's privileges: run it as root")
+    report = Report()
+    if not run_dir.is_dir():
+        return report
+    had_lock = (run_dir / rundir.AGENT_LOCK).exists()
+    _end_agent(run_dir, report)
+    try:
+        lock = LockFile(run_dir / rundir.AGENT_LOCK)
+    except AlreadyLocked as error:
+        report.failed.append(f"an agent (pid {error.pid}) was started again for {run_dir}: stop what starts it first")
+        return report
+    except OSError as error:
+        raise CleanupError(f"cannot lock {run_dir / rundir.AGENT_LOCK}: {error.strerror or error}") from None
+    try:
+        withdrawn = _withdraw(run_dir, report)
+        _end_core(run_dir, report)
+        _end_captured_sockets(run_dir, report)
+        capture = cleanup_capture(run_dir)
+        report.removed += capture.removed
+        report.failed += capture.failed
+        # The note of where it is stays for the next try.
+        kept = () if withdrawn else (rundir.PUBLICATION,)
+        _remove_files(run_dir, report, had_lock=had_lock, kept=kept)
+    finally:
+        lock.release(remove=True)
+    if report.removed and not report.failed:
+        # The lab keeps its own files there, a user perhaps as well: only an empty directory is ours to remove.
+        with contextlib.suppress(OSError):
+            run_dir.rmdir()
+    return report
+
+
+def _end_agent(run_dir: Path, report: Report) -> None:
+    pid = lockfile.holder(run_dir / rundir.AGENT_LOCK)
+    if pid is not None and _end_process(run_dir / rundir.AGENT_LOCK, pid, _AGENT_PATIENCE_S):
+        report.removed.append(f"agent, pid {pid} (it ran, and was ended)")
+
+
+def _withdraw(run_dir: Path, report: Report) -> bool:
+    """False when it should be tried again."""
+    try:
+        noted = rundir.remembered_publication(run_dir)
+        if noted is None:
+            return True
+        directory, node = noted
+        path = directory / ENROLLED / f"{node}.yaml"
+        there = path.exists()
+        withdraw(directory, node)
+        if there:
+            report.removed.append(f"publication {path}")
+    except (PublicationError, ValueError, OSError) as error:
+        report.failed.append(f"the publication of this node was not withdrawn: {error}")
+        return isinstance(error, ValueError)
+    return True
+
+
+def _end_core(run_dir: Path, report: Report) -> None:
+    path = run_dir / rundir.CORE_PID
+    pid = lockfile.holder(path)
+    if pid is None:
+        return
+    # Asked first: it then closes its connections by itself. One that does not answer is signalled.
+    with contextlib.suppress(CoreError), contextlib.closing(CoreClient.connect(run_dir, _CORE_PATIENCE_S)) as client:
+        if client.pid == pid:
+            client.stop()
+    if _end_process(path, pid, _CORE_PATIENCE_S):
+        report.removed.append(f"core, pid {pid}")
+    else:
+        report.failed.append(f"the core, pid {pid}, does not end")
+
+
+def _end_process(lock: Path, pid: int, patience: float) -> bool:
+    """Ends the process that holds `lock`: SIGTERM, after `patience` seconds SIGKILL. Whether it has ended."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        # Asked again now that the pid can no longer be another process's.
+        if lockfile.holder(lock) != pid:
+            return True
+        poller = select.poll()
+        poller.register(process, select.POLLIN)
+        for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, _KILL_PATIENCE_S)):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(process, number)
+            if poller.poll(seconds * 1000):
+                return True
+        return False
+    finally:
+        os.close(process)
+
+
+def _end_captured_sockets(run_dir: Path, report: Report) -> None:
+    try:
+        entries = Journal.load(run_dir).entries.values()
+    except CaptureError:
+        return  # cleanup_capture tells of it
+    for entry in entries:
+        try:
+            with NetworkNamespace.find(entry.netns, entry.cookie) as namespace:
+                count = namespace.run(lambda: end_marked(_APPLICATION_MARKS))
+        except NamespaceGoneError:
+            continue
+        except (CaptureError, DirectError, OSError) as error:
+            report.failed.append(f"captured connections in {entry.netns} were not ended: {error}")
+            continue
+        if count:
+            report.removed.append(f"{count} captured connection{'s' if count != 1 else ''} in {entry.netns}")
+
+
+def _remove_files(run_dir: Path, report: Report, *, had_lock: bool, kept: tuple[str, ...]) -> None:
+    gone = []
+    for name in rundir.OWN_FILES:
+        if name in kept:
+            continue
+        if name == rundir.AGENT_LOCK:
+            if had_lock:
+                gone.append(name)  # it goes when it is released
+            continue
+        for file in (run_dir / name, run_dir / f"{name}.new"):
+            try:
+                file.unlink()
+                gone.append(file.name)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                report.failed.append(f"cannot remove {file}: {error.strerror}")
+    if gone:
+        report.removed.append(f"files in {run_dir}: {', '.join(gone)}")

@@ -1,0 +1,55 @@
+"""A blocking client of the agent's local API, for the command line."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+from nodeseal.agent import rundir
+from nodeseal.core import lockfile
+
+_TIMEOUT_S = 20.0
+
+
+class AgentError(Exception):
+    """The agent refused a request or did not answer it; one line."""
+
+
+class AgentGone(AgentError):
+    """No agent runs for the run directory."""
+
+
+def ask(run_dir: Path, operation: str) -> dict[str, Any]:
+    """The answer to {"op": operation}. Raises AgentGone, AgentError."""
+    path = run_dir / rundir.AGENT_SOCKET
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(_TIMEOUT_S)
+            connection.connect(str(path))
+            connection.sendall(json.dumps({"op": operation}).encode() + b"\n")
+            with connection.makefile("rb") as lines:
+                line = lines.readline()
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise AgentGone(_gone(run_dir)) from None
+    except PermissionError:
+        raise AgentError(f"the agent at {path} may be asked by root only") from None
+    except OSError as error:
+        raise AgentError(f"the agent at {path} does not answer: {error.strerror or error}") from None
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        raise AgentError(f"the agent at {path} ended without an answer") from None
+    if not isinstance(answer, dict) or answer.get("ok") is not True:
+        error_text = answer.get("error") if isinstance(answer, dict) else None
+        raise AgentError(str(error_text or f"the agent at {path} gave no proper answer"))
+    return answer
+
+
+def _gone(run_dir: Path) -> str:
+    text = f"no agent runs for {run_dir}"
+    core = lockfile.holder(run_dir / rundir.CORE_PID)
+    if core is not None:
+        return f"{text}, its core (pid {core}) goes on; start the agent again, or end all with 'nodeseal cleanup'"
+    return f"{text}; start it with 'nodeseal agent --config FILE'"

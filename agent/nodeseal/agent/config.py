@@ -1,0 +1,114 @@
+"""The agent's configuration file, in the same YAML and with the same kind of messages as the mesh state.
+
+    node: node1                      # required; this node's name in the mesh state
+    mesh: /etc/nodeseal/mesh         # required; the mesh state's directory
+    ca: /etc/nodeseal/ca             # required; made by `nodeseal ca init`
+    run_dir: /run/nodeseal           # sockets, locks, journal
+    workers: 4                       # threads that move bytes; the default is the number of CPUs, at most 4
+    certificate_lifetime: 24h        # renewed at half of it
+    settle: 2s                       # how long the other nodes get to see a change
+    cgroup: /sys/fs/cgroup           # the root of the cgroup v2 tree; found if it is not given
+
+Relative paths are relative to the file's own directory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from nodeseal.sources.schema import Fields, Problems, open_document
+
+DEFAULT_RUN_DIR = Path("/run/nodeseal")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h|d)"
+_DURATION_EXPECTED = "a duration such as 30s, 10m, 24h or 7d"
+_LIFETIME_MIN = timedelta(seconds=2)
+_LIFETIME_MAX = timedelta(days=365)
+_SETTLE_MAX = timedelta(hours=1)
+_PATH_EXPECTED = "a path"
+# sun_path of a Unix socket holds 108 bytes (unix(7)); "/agent.sock" goes behind the run directory.
+_RUN_DIR_MAX = 90
+
+
+class ConfigError(Exception):
+    """The configuration file cannot be used; one line a problem."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """See the module's text. `cgroup` is None when it is to be found."""
+
+    node: str
+    mesh: Path
+    ca: Path
+    run_dir: Path
+    workers: int
+    certificate_lifetime: timedelta
+    settle: timedelta
+    cgroup: Path | None
+
+
+def load(path: Path) -> Config:
+    """Reads a configuration file. Raises ConfigError with every problem in it."""
+    problems = Problems(str(path))
+    fields = open_document(path, problems)
+    if fields is None:
+        raise _error(problems)
+    base = path.absolute().parent
+    config = Config(
+        node=fields.name("node"),
+        mesh=base / fields.text("mesh", expected=_PATH_EXPECTED),
+        ca=base / fields.text("ca", expected=_PATH_EXPECTED),
+        run_dir=base / fields.text("run_dir", str(DEFAULT_RUN_DIR), expected=_PATH_EXPECTED),
+        workers=fields.integer("workers", default_workers(), 1, 64, "a number of threads from 1 to 64"),
+        certificate_lifetime=_duration(fields, "certificate_lifetime", "24h", _LIFETIME_MIN, _LIFETIME_MAX),
+        settle=_duration(fields, "settle", "2s", timedelta(0), _SETTLE_MAX),
+        cgroup=_optional_path(fields, base),
+    )
+    if len(os.fsencode(config.run_dir)) > _RUN_DIR_MAX:
+        found = f"one of {len(os.fsencode(config.run_dir))}"
+        problems.add(fields.line_of("run_dir"), "run_dir", f"a path of at most {_RUN_DIR_MAX} bytes", found)
+    fields.close()
+    if problems.found:
+        raise _error(problems)
+    return config
+
+
+def default_workers() -> int:
+    """Worker threads unless the file says otherwise: one a CPU that this process may use, at most 4."""
+    return min(len(os.sched_getaffinity(0)), 4)
+
+
+def _error(problems: Problems) -> ConfigError:
+    return ConfigError("\n".join(str(problem) for problem in problems.found))
+
+
+def _optional_path(fields: Fields, base: Path) -> Path | None:
+    text = fields.text("cgroup", "", expected=_PATH_EXPECTED)
+    return base / text if text else None
+
+
+def _duration(fields: Fields, name: str, default: str, low: timedelta, high: timedelta) -> timedelta:
+    before = len(fields.problems.found)
+    text = fields.text(name, default, expected=_DURATION_EXPECTED, pattern=_DURATION)
+    match = re.fullmatch(_DURATION, text)
+    if len(fields.problems.found) > before or match is None:
+        return low
+    value = timedelta(seconds=float(match[1]) * _UNITS[match[2]]) if len(match[1]) < 10 else high * 2
+    if not low <= value <= high:
+        fields.problems.add(
+            fields.line_of(name), fields.at(name), f"a duration from {_shown(low)} to {_shown(high)}", text
+        )
+    return value
+
+
+def _shown(value: timedelta) -> str:
+    seconds = int(value.total_seconds())
+    for unit in ("d", "h", "m"):
+        if seconds and seconds % _UNITS[unit] == 0:
+            return f"{int(seconds / _UNITS[unit])}{unit}"
+    return f"{seconds}s"

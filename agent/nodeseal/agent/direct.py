@@ -1,0 +1,195 @@
+"""TCP connections of a workload that do not go through the core: those that are older than its enrolment.
+
+They are read from the kernel inside the workload's network namespace with sock_diag(7). A socket that carries one of
+nodeseal's marks belongs to a connection through the core (the application's own socket is CAPTURED, the one that it
+accepted from the core took TO_APP over from the SYN by tcp_fwmark_accept, the core's are TO_APP or CORE), so that what
+is left over is what the core does not see. INET_DIAG_MARK comes without being asked for, given CAP_NET_ADMIN
+(net/ipv4/inet_diag.c, inet_diag_msg_attrs_fill).
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+NETLINK_SOCK_DIAG = 4  # linux/netlink.h
+_SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21  # linux/sock_diag.h
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
+_INET_DIAG_INFO, _INET_DIAG_MARK = 2, 15  # linux/inet_diag.h
+_TCP_ESTABLISHED, _TCP_LISTEN = 1, 10
+_ANY_LIVE_STATE = 0xFFF & ~(1 << 6 | 1 << _TCP_LISTEN)  # all but TIME_WAIT, which has no application, and LISTEN
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
+_REQUEST = struct.Struct("=BBBBI48s")  # struct inet_diag_req_v2
+_MESSAGE = struct.Struct("=BBBB48sIIIII")  # struct inet_diag_msg
+_ATTRIBUTE = struct.Struct("=HH")
+_V4_MAPPED = b"\0" * 10 + b"\xff\xff"
+# struct tcp_info (linux/tcp.h): tcpi_bytes_received at 128; tcpi_bytes_sent, tcpi_bytes_retrans at 200.
+_BYTES_RECEIVED, _BYTES_SENT = 128, 200
+
+
+class DirectError(Exception):
+    """The kernel did not list a namespace's sockets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """An established connection with `local` (the workload's own address) and `remote`, each an address and a port.
+
+    `inbound`: the workload accepted it. `mark`: 0, or one that the application or somebody else gave it. Bytes are what
+    this side's application sent and received, retransmissions left out, or None when the kernel does not say.
+    """
+
+    local: tuple[IPv4Address, int]
+    remote: tuple[IPv4Address, int]
+    inbound: bool
+    mark: int
+    bytes_sent: int | None
+    bytes_received: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Socket:
+    family: int
+    state: int
+    identity: bytes
+    source: tuple[IPv4Address, int] | None
+    destination: tuple[IPv4Address, int] | None
+    mark: int
+    info: bytes
+
+
+def direct_connections(own: IPv4Address, marks: frozenset[int]) -> list[Direct]:
+    """The IPv4 connections of the calling thread's network namespace that carry none of `marks`.
+
+    Loopback and connections of the workload with itself are left out. Raises DirectError.
+    """
+    states = 1 << _TCP_ESTABLISHED | 1 << _TCP_LISTEN
+    # A dual-stack application's sockets are AF_INET6 ones with v4-mapped addresses.
+    sockets = [one for family in (socket.AF_INET, socket.AF_INET6) for one in _dump(family, states)]
+    listening = {one.source[1] for one in sockets if one.state == _TCP_LISTEN and one.source is not None}
+    found = []
+    for one in sockets:
+        if one.state != _TCP_ESTABLISHED or one.mark in marks or one.source is None or one.destination is None:
+            continue
+        local, remote = one.source, one.destination
+        if local[0].is_loopback or remote[0].is_loopback or remote[0] in (own, local[0]):
+            continue
+        sent, received = _byte_counts(one.info)
+        found.append(Direct(local, remote, local[1] in listening, one.mark, sent, received))
+    return found
+
+
+def end_marked(marks: frozenset[int]) -> int:
+    """Ends every TCP connection in the calling thread's network namespace that carries one of `marks` (SOCK_DESTROY).
+
+    For cleanup: a socket that was captured must not live on without its routes, or its next segment would leave the
+    namespace unprotected. How many were ended; a socket that ended by itself meanwhile does not count. Raises
+    DirectError.
+    """
+    ended = 0
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for one in list(_dump(family, _ANY_LIVE_STATE)):
+            if one.mark in marks:
+                ended += _destroy(one)
+    return ended
+
+
+def _dump(family: int, states: int) -> Iterator[_Socket]:
+    request = _REQUEST.pack(family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_INFO - 1), 0, states, b"\0" * 48)
+    with _netlink() as netlink:
+        _send(netlink, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, request)
+        while True:
+            for kind, payload in _messages(netlink):
+                if kind == _NLMSG_DONE:
+                    return
+                if kind == _NLMSG_ERROR:
+                    raise DirectError(f"sock_diag: error {-struct.unpack_from('=i', payload)[0]}")
+                yield _parse(payload)
+
+
+def _destroy(one: _Socket) -> int:
+    request = _REQUEST.pack(one.family, socket.IPPROTO_TCP, 0, 0, 1 << one.state, one.identity)
+    with _netlink() as netlink:
+        _send(netlink, _SOCK_DESTROY, _NLM_F_REQUEST | _NLM_F_ACK, request)
+        for kind, payload in _messages(netlink):
+            if kind == _NLMSG_ERROR:
+                number = -struct.unpack_from("=i", payload)[0]
+                if number in (0, 2):  # ENOENT: it has ended meanwhile
+                    return int(number == 0)
+                raise DirectError(f"SOCK_DESTROY: error {number}")
+    return 0
+
+
+def _netlink() -> socket.socket:
+    try:
+        netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
+    except OSError as error:
+        raise DirectError(f"sock_diag: {error.strerror}") from error
+    netlink.settimeout(5)
+    return netlink
+
+
+def _send(netlink: socket.socket, kind: int, flags: int, payload: bytes) -> None:
+    try:
+        netlink.send(_HEADER.pack(_HEADER.size + len(payload), kind, flags, 1, 0) + payload)
+    except OSError as error:
+        raise DirectError(f"sock_diag: {error.strerror or error}") from error
+
+
+def _messages(netlink: socket.socket) -> Iterator[tuple[int, bytes]]:
+    try:
+        data = netlink.recv(1 << 18)
+    except OSError as error:
+        raise DirectError(f"sock_diag: {error.strerror or error}") from error
+    offset = 0
+    while offset + _HEADER.size <= len(data):
+        length, kind, _flags, _sequence, _pid = _HEADER.unpack_from(data, offset)
+        if length < _HEADER.size:
+            return
+        yield kind, data[offset + _HEADER.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+def _parse(payload: bytes) -> _Socket:
+    family, state, _timer, _retrans, identity, *_rest = _MESSAGE.unpack_from(payload)
+    attributes = {}
+    offset = _MESSAGE.size
+    while offset + _ATTRIBUTE.size <= len(payload):
+        length, kind = _ATTRIBUTE.unpack_from(payload, offset)
+        if length < _ATTRIBUTE.size:
+            break
+        attributes[kind] = payload[offset + _ATTRIBUTE.size : offset + length]
+        offset += (length + 3) & ~3
+    source_port, destination_port = struct.unpack_from("!HH", identity)
+    source, destination = identity[4:20], identity[20:36]
+    mark = attributes.get(_INET_DIAG_MARK, b"\0\0\0\0")
+    return _Socket(
+        family=family,
+        state=state,
+        identity=identity,
+        source=_endpoint(family, source, source_port),
+        destination=_endpoint(family, destination, destination_port),
+        mark=struct.unpack("=I", mark[:4])[0],
+        info=attributes.get(_INET_DIAG_INFO, b""),
+    )
+
+
+def _endpoint(family: int, raw: bytes, port: int) -> tuple[IPv4Address, int] | None:
+    if family == socket.AF_INET:
+        return IPv4Address(raw[:4]), port
+    if raw.startswith(_V4_MAPPED):
+        return IPv4Address(raw[12:]), port
+    # A listener on :: takes IPv4 connections as well; its port is what counts.
+    return (IPv4Address(0), port) if raw == b"\0" * 16 else None
+
+
+def _byte_counts(info: bytes) -> tuple[int | None, int | None]:
+    if len(info) < _BYTES_SENT + 16:
+        return None, None
+    (received,) = struct.unpack_from("=Q", info, _BYTES_RECEIVED)
+    sent, again = struct.unpack_from("=QQ", info, _BYTES_SENT)
+    return sent - again, received

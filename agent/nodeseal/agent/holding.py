@@ -1,0 +1,89 @@
+"""What is in place for an enrolled workload, what went wrong with it, and what all enrolments of a node share."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from nodeseal.agent.capturing import CaptureThread
+from nodeseal.agent.credentials import Credential, Credentials, utc_now
+from nodeseal.agent.supervisor import CoreSupervisor
+from nodeseal.capture.ebpf import Captured
+from nodeseal.capture.listeners import AddressInUseError
+from nodeseal.capture.netns import NamespaceGoneError
+from nodeseal.mesh.model import Workload
+from nodeseal.mesh.reasons import WhyNotEnrolled
+from nodeseal.mesh.spiffe import SpiffeId
+
+
+class NodeServices(Protocol):
+    """What an enrolment needs of the node: see nodeseal.agent.node."""
+
+    trust_domain: str
+
+    async def push(self) -> None:
+        """Sends the mesh state with the present phases to the core."""
+
+    async def publish(self) -> None:
+        """Publishes the workloads that say `published`. Raises PublicationError."""
+
+    def new_key(self) -> int:
+        """A key that the core does not know."""
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """What all enrolments of a node share."""
+
+    node: NodeServices
+    core: CoreSupervisor
+    capture: CaptureThread
+    credentials: Credentials
+    settle: float
+    now: Callable[[], datetime] = utc_now
+    rand: Callable[[], float] = random.random
+
+
+@dataclass(slots=True)
+class Held:
+    """What is in place for a workload: `workload` is the mesh state's when it was installed."""
+
+    workload: Workload
+    key: int
+    identity: SpiffeId
+    captured: Captured
+    incarnation: int  # of the core that has it; 0: no core has
+    roles: set[int] = field(default_factory=set)  # of the listeners that the core has
+    credential: Credential | None = None
+    removing: bool = False  # the rest is being taken away; only `release` is left to be tried again
+
+    @property
+    def draining(self) -> bool:
+        """New connections go direct; those that were captured go on."""
+        return self.captured.phase == "leaving"
+
+
+@dataclass(slots=True)
+class Trouble:
+    """Why a workload is not where it should be, and when the next try is (event loop time)."""
+
+    reason: WhyNotEnrolled
+    detail: str
+    retry_at: float
+
+
+def reason_of(error: BaseException) -> WhyNotEnrolled:
+    """The word for a failed step."""
+    if isinstance(error, NamespaceGoneError):
+        return WhyNotEnrolled.NAMESPACE_GONE
+    if isinstance(error, AddressInUseError):
+        return WhyNotEnrolled.ADDRESS_IN_USE
+    return WhyNotEnrolled.FAILED
+
+
+def text_of(error: BaseException) -> str:
+    """The error in one line."""
+    return " ".join(str(error).split()) or type(error).__name__

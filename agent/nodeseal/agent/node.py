@@ -1,0 +1,359 @@
+"""The node: what the agent knows and keeps together, from the mesh state to the core and the workloads.
+
+The mesh that the core decides by is the source's with three changes: this node's workloads have the phases of their
+enrolments (a publication of our own says nothing that we do not know better), a workload that is leaving stays in it
+until it has left, and its address and identity are those it was captured with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol
+
+from nodeseal.agent import rundir
+from nodeseal.agent.backoff import Backoff
+from nodeseal.agent.capturing import CaptureThread
+from nodeseal.agent.config import Config
+from nodeseal.agent.credentials import Credentials, utc_now
+from nodeseal.agent.enrolment import Enrolment
+from nodeseal.agent.holding import Held, Surroundings
+from nodeseal.agent.supervisor import CoreSupervisor, StartCore
+from nodeseal.capture.ebpf import Captured
+from nodeseal.capture.listeners import HBONE, INBOUND
+from nodeseal.core.bridge import CoreClient, CoreError, CoreGone, CoreOptions, CoreWorkload, Hello, spawn
+from nodeseal.core.protocol import close_all
+from nodeseal.mesh.model import Mesh, MeshDifference, MeshError, Mode, Phase, Workload, WorkloadName, difference
+from nodeseal.sources.directory import DirectorySource, MeshStateError, load, publish
+
+log = logging.getLogger("nodeseal.agent")
+
+_STOP_TIMEOUT_S = 20.0
+_RESEND_S = 1.0
+
+
+class MeshSource(Protocol):
+    """Where the mesh state comes from: DirectorySource, and others later."""
+
+    def changes(self) -> AsyncIterator[Mesh | MeshStateError]:
+        """See DirectorySource.changes."""
+
+
+@dataclass(slots=True)
+class MeshTrouble:
+    """What is wrong with the mesh state, one line a problem, and since when."""
+
+    text: str
+    since: datetime
+
+
+class Node:
+    """One node's agent, without its sockets and signals. All methods belong to the event loop."""
+
+    def __init__(
+        self,
+        config: Config,
+        credentials: Credentials,
+        capture: CaptureThread,
+        *,
+        source: MeshSource | None = None,
+        start_core: StartCore = spawn,
+    ) -> None:
+        self.config = config
+        self.trust_domain = credentials.trust_domain
+        self.capture = capture
+        self.core = CoreSupervisor(
+            config.run_dir,
+            CoreOptions(config.workers, credentials.trust_domain),
+            on_start=self.push,
+            on_change=self._wake_all,
+            start=start_core,
+        )
+        self.around = Surroundings(self, self.core, capture, credentials, config.settle.total_seconds())
+        self.enrolments: dict[WorkloadName, Enrolment] = {}
+        self.mesh: Mesh | None = None
+        """What the core decides by."""
+        self.epoch = 0
+        self.trouble: MeshTrouble | None = None
+        self._source = source if source is not None else DirectorySource(config.mesh)
+        self._from_source: Mesh | None = None
+        self._pushing = asyncio.Lock()
+        self._publishing = asyncio.Lock()
+        self._sent: tuple[int, int, Mesh] | None = None  # incarnation of the core, epoch, mesh
+        self._published: frozenset[WorkloadName] | None = None
+        self._next_key = 1
+        self._drivers: dict[WorkloadName, asyncio.Task[None]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
+
+    # ---- beginning and end
+
+    async def begin(self) -> None:
+        """Finds or starts the core, prepares capture, adopts what is there. Raises CoreError, CaptureError,
+        PublicationError, OSError, with nothing left behind that was not there before."""
+        hello = await self.core.begin()
+        try:
+            await self.capture.prepare()
+            rundir.remember_publication(self.config.run_dir, self.config.mesh, self.config.node)
+            await self._adopt(hello)
+            # A publication of a former run may name what is not captured any more.
+            await self.publish()
+        except BaseException:
+            if self.core.started_here:
+                await self.core.stop_core()
+                if not self.enrolments:
+                    # Nothing was here before: nothing is to be left.
+                    await self.capture.forget(self.config.run_dir)
+            raise
+        await self.push()
+        self.core.set_ready()
+        self._tasks.append(asyncio.create_task(self.core.run(), name="core"))
+        self._tasks.append(asyncio.create_task(self._follow(), name="mesh"))
+        if self._from_source is not None:
+            # Without any mesh state nobody knows what is wanted: what is captured waits for one.
+            for name in self.enrolments:
+                self._start_driver(name)
+
+    async def end(self) -> None:
+        """Lets the steps in hand come to their end; core, capture and publication stay as they are."""
+        self._stopping = True
+        for enrolment in self.enrolments.values():
+            enrolment.stop()
+        drivers = list(self._drivers.values())
+        if drivers:
+            await asyncio.wait(drivers, timeout=_STOP_TIMEOUT_S)
+        for task in (*drivers, *self._tasks):
+            task.cancel()
+        await asyncio.gather(*drivers, *self._tasks, return_exceptions=True)
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of capture and core, which go on."""
+        self.capture.close()
+        self.core.close()
+
+    async def _adopt(self, hello: Hello) -> None:
+        """Takes over what a former agent left in capture and core; what only one of them has is brought in line."""
+        self.epoch = hello.epoch
+        self._next_key = max((workload.key for workload in hello.workloads), default=0) + 1
+        known = await self.core.call(CoreClient.mesh_read) if hello.epoch else None
+        if known is not None:
+            # The last good state, until the source has one: also while what is in the directory is bad.
+            self.mesh = known
+            self._sent = (self.core.incarnation, hello.epoch, known)
+        else:
+            # The former core is lost too. What this node published tells what was enrolled: fail closed from the start.
+            with contextlib.suppress(MeshStateError):
+                loaded = await asyncio.to_thread(load, self.config.mesh)
+                known = loaded if self._foreign_trust_domain(loaded) is None else None
+        self._from_source = known
+        in_core = {workload.name: workload for workload in hello.workloads}
+        for captured in await self.capture.adopt():
+            name = WorkloadName.parse(captured.target.name)
+            await self._adopt_one(name, captured, in_core.pop(name, None), known)
+        for leftover in in_core.values():
+            log.warning("the core's workload %s is not captured: removed", leftover.name)
+            await self.core.call(CoreClient.workload_remove, leftover.key)
+
+    async def _adopt_one(
+        self, name: WorkloadName, captured: Captured, in_core: CoreWorkload | None, known: Mesh | None
+    ) -> None:
+        workload = known.workloads.get(name) if known is not None else None
+        if workload is None or workload.address != captured.target.address:
+            account = in_core.identity.service_account if in_core is not None else "default"
+            workload = Workload(
+                name, account, self.config.node, captured.target.address, captured.target.netns, True, Mode.PERMISSIVE
+            )
+        identity = in_core.identity if in_core is not None else workload.identity(self.trust_domain)
+        held = Held(workload, 0, identity, captured, 0)
+        given: dict[int, int] = {}
+        if in_core is not None and in_core.address != captured.target.address:
+            await self.core.call(CoreClient.workload_remove, in_core.key)
+        elif in_core is not None:
+            held.key, held.incarnation = in_core.key, self.core.incarnation
+            given = await self.core.call(CoreClient.listeners, in_core.key)
+            held.roles = set(given)
+            if captured.phase == "leaving":
+                # The former agent may have ended before it said so.
+                await self.core.call(CoreClient.workload_unlisten, in_core.key, INBOUND, HBONE)
+                held.roles -= {INBOUND, HBONE}
+        try:
+            await self.capture.take_listeners(captured, given)
+        finally:
+            close_all(given.values())
+        wanted = known.workloads.get(name) if known is not None else None
+        if wanted is not None and wanted.node != self.config.node:
+            wanted = None
+        enrolment = Enrolment(name, self.around, replace(wanted, phase=Phase.ABSENT) if wanted else None, held)
+        phase = workload.phase
+        if captured.phase == "leaving":
+            phase = Phase.LEAVING
+        elif phase is Phase.ABSENT:
+            phase = Phase.JOINING
+        enrolment.adopt_phase(phase)
+        self.enrolments[name] = enrolment
+        log.info("adopted workload %s, %s, key %d", name, phase.value, held.key)
+
+    # ---- the mesh state
+
+    async def _follow(self) -> None:
+        backoff = Backoff(1.0, 60.0)
+        while True:
+            try:
+                await self._follow_source()
+            except Exception as error:
+                # The last good state stays in force, as for a bad edit.
+                self._note_trouble(f"the directory cannot be followed: {' '.join(str(error).split()) or repr(error)}")
+            await asyncio.sleep(backoff.next())
+
+    async def _follow_source(self) -> None:
+        async for item in self._source.changes():
+            if isinstance(item, Mesh):
+                problem = self._foreign_trust_domain(item)
+                if problem is None:
+                    self.trouble = None
+                    await self._take(item)
+                else:
+                    self._note_trouble(problem)
+            else:
+                self._note_trouble(str(item))
+
+    def _foreign_trust_domain(self, mesh: Mesh) -> str | None:
+        if mesh.trust_domain == self.trust_domain:
+            return None
+        return (
+            f"trust_domain: expected {self.trust_domain}, as in the CA directory {self.config.ca}, "
+            f"found {mesh.trust_domain}"
+        )
+
+    def _note_trouble(self, text: str) -> None:
+        self.trouble = MeshTrouble(text, utc_now())
+        lines = text.splitlines()
+        more = f" (and {len(lines) - 1} more problems)" if len(lines) > 1 else ""
+        log.warning("mesh state %s is not used: %s%s", self.config.mesh, lines[0] if lines else "", more)
+
+    async def _take(self, mesh: Mesh) -> None:
+        """A new state: every workload of this node gets to know what it is to be."""
+        self._from_source = mesh
+        ours = {name: workload for name, workload in mesh.workloads.items() if workload.node == self.config.node}
+        for name in ours.keys() - self.enrolments.keys():
+            self.enrolments[name] = Enrolment(name, self.around)
+        for name, enrolment in list(self.enrolments.items()):
+            workload = ours.get(name)
+            # The publication's phase is our own word and changes nothing.
+            enrolment.update(replace(workload, phase=Phase.ABSENT) if workload is not None else None)
+        await self.push()
+        for name in list(self.enrolments):
+            self._start_driver(name)
+
+    def _start_driver(self, name: WorkloadName) -> None:
+        if name in self._drivers or self._stopping:
+            return
+        enrolment = self.enrolments[name]
+        task = asyncio.create_task(enrolment.drive(), name=f"enrolment {name}")
+        self._drivers[name] = task
+
+        def done(_task: asyncio.Task[None]) -> None:
+            self._drivers.pop(name, None)
+            if self._stopping:
+                return
+            if enrolment.finished and self.enrolments.get(name) is enrolment:
+                del self.enrolments[name]
+            else:
+                # It came back into the mesh state in the moment that its driver ended.
+                self._start_driver(name)
+
+        task.add_done_callback(done)
+
+    def _wake_all(self) -> None:
+        for enrolment in self.enrolments.values():
+            enrolment.wake()
+
+    def _effective(self) -> Mesh | None:
+        source = self._from_source
+        if source is None:
+            return None
+        ours = {name: Phase.ABSENT for name, workload in source.workloads.items() if workload.node == self.config.node}
+        kept = []
+        for name, enrolment in self.enrolments.items():
+            wanted = source.workloads.get(name)
+            if wanted is not None and wanted.node != self.config.node:
+                # It has moved. Its new node's publication tells its phase, and its new address is where it is to be
+                # found; what is left of it here drains without being in the model.
+                continue
+            ours[name] = enrolment.phase
+            if enrolment.held is not None:
+                held = enrolment.held.workload
+                # For an agent that adopts: one that is kept only because it is leaving is not wanted.
+                asked = wanted is not None and wanted.wanted
+                mode = wanted.mode if wanted is not None else held.mode
+                kept.append(replace(held, phase=enrolment.phase, mode=mode, wanted=asked))
+        mesh = source.with_phases(ours)
+        changed = [workload for workload in kept if mesh.workloads.get(workload.key) != workload]
+        for workload in changed:
+            # One at a time: an address that the mesh state gives to another by now belongs to that other.
+            with contextlib.suppress(MeshError):
+                mesh = mesh.apply(MeshDifference(mesh.trust_domain, (workload,)))
+        return mesh
+
+    async def push(self) -> None:
+        """Sends the present mesh to the core, as a difference when it has the one before. Never raises: a core that is
+        gone gets everything when the next one starts, a refusal is tried again."""
+        async with self._pushing:
+            mesh = self._effective()
+            if mesh is None:
+                return
+            self.mesh = mesh
+            if self.core.pid is None:
+                return
+            incarnation = self.core.incarnation
+            base = self._sent if self._sent is not None and self._sent[0] == incarnation else None
+            change = difference(base[2], mesh) if base is not None else None
+            if base is not None and change is not None and not change.size:
+                self._sent = (incarnation, base[1], mesh)
+                return
+            epoch = self.epoch + 1
+            try:
+                if base is not None and change is not None:
+                    await self.core.call(CoreClient.mesh_difference, change, epoch, base=base[1])
+                else:
+                    await self.core.call(CoreClient.mesh, mesh, epoch)
+            except CoreGone:
+                self._sent = None
+                return
+            except CoreError as error:
+                log.error("the core did not take the mesh state: %s; sending it again", error)
+                self._sent = None
+                # It may have taken it and the answer was lost: its epoch only grows.
+                self.epoch = epoch
+                asyncio.get_running_loop().call_later(_RESEND_S, self._push_later)
+                return
+            self.epoch = epoch
+            self._sent = (incarnation, epoch, mesh)
+
+    def _push_later(self) -> None:
+        if not self._stopping:
+            self._tasks = [task for task in self._tasks if not task.done()]
+            self._tasks.append(asyncio.create_task(self.push(), name="push"))
+
+    # ---- what the enrolments ask for
+
+    async def publish(self) -> None:
+        """Publishes the workloads that are captured and stay. Raises PublicationError."""
+        async with self._publishing:
+            names = frozenset(name for name, enrolment in self.enrolments.items() if enrolment.published)
+            if names == self._published:
+                return
+            self._published = None
+            await asyncio.to_thread(publish, self.config.mesh, self.config.node, names)
+            self._published = names
+
+    def new_key(self) -> int:
+        """A key that no core has had from this agent."""
+        key = self._next_key
+        self._next_key += 1
+        return key

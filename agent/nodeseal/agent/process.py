@@ -1,0 +1,130 @@
+"""The agent's process: `nodeseal agent --config FILE`. It checks, begins, serves, and goes on SIGTERM or SIGINT.
+
+When it goes, core and capture stay as they are, for the agent that comes next. A start that fails says why in one line
+and leaves nothing that was not there before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nodeseal import __version__
+from nodeseal.agent import config as configuration
+from nodeseal.agent import rundir, view
+from nodeseal.agent.api import ApiServer
+from nodeseal.agent.capturing import CaptureThread
+from nodeseal.agent.config import Config, ConfigError
+from nodeseal.agent.credentials import Credentials
+from nodeseal.agent.node import Node
+from nodeseal.capture.ebpf import EbpfCapture
+from nodeseal.capture.errors import CaptureError
+from nodeseal.core import hardening
+from nodeseal.core.bridge import CoreError
+from nodeseal.core.lockfile import AlreadyLocked, LockFile
+from nodeseal.identity.authority import AuthorityError
+from nodeseal.sources.directory import PublicationError
+
+log = logging.getLogger("nodeseal.agent")
+
+
+class StartError(Exception):
+    """The agent cannot run; one line (a configuration error: one line a problem)."""
+
+
+def run(path: Path) -> int:
+    """Runs the agent with a configuration file until it is told to go. Raises StartError."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        config = configuration.load(path)
+    except ConfigError as error:
+        raise StartError(str(error)) from None
+    if os.geteuid() != 0:
+        raise StartError("the agent needs root's privileges: run it as root")
+    if not config.mesh.is_dir():
+        raise StartError(f"{path}: mesh: {config.mesh} is not a directory; create it or correct the path")
+    try:
+        hardening.forbid_dumps()
+        hardening.raise_descriptor_limit()
+        credentials = Credentials(config.ca, config.certificate_lifetime)
+    except AuthorityError as error:
+        raise StartError(str(error)) from None
+    except OSError as error:
+        raise StartError(f"cannot prepare the agent's process: {error.strerror or error}") from None
+    with _run_directory(config.run_dir):
+        try:
+            asyncio.run(_serve(config, credentials))
+        except (AuthorityError, CaptureError, CoreError, PublicationError) as error:
+            raise StartError(str(error)) from None
+        except OSError as error:
+            raise StartError(f"cannot start in {config.run_dir}: {error}") from None
+    return 0
+
+
+async def _serve(config: Config, credentials: Credentials) -> None:
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    log.info("agent %s for node %s, run directory %s", __version__, config.node, config.run_dir)
+    node = Node(config, credentials, CaptureThread(EbpfCapture(config.run_dir, config.cgroup)))
+    api = ApiServer(config.run_dir / rundir.AGENT_SOCKET, _operations(node))
+    try:
+        await node.begin()
+    except BaseException:
+        node.close()
+        raise
+    try:
+        await api.start()
+        rundir.write_pid(config.run_dir / rundir.AGENT_PID)
+        log.info("agent is ready, pid %d", os.getpid())
+        await told.wait()
+        log.info("agent goes; the core and what is captured stay")
+    finally:
+        await api.stop()
+        await node.end()
+
+
+def _operations(node: Node) -> dict[str, Any]:
+    async def version() -> dict[str, Any]:
+        return {"ok": True, "version": __version__, "pid": os.getpid()}
+
+    return {"status": lambda: view.status(node), "connections": lambda: view.connections(node), "version": version}
+
+
+@contextlib.contextmanager
+def _run_directory(run_dir: Path) -> Iterator[None]:
+    """The run directory with its lock held. After a StartError nothing is in it that was not there before."""
+    existed = run_dir.is_dir()
+    try:
+        run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        before = {entry.name for entry in run_dir.iterdir()}
+        lock = LockFile(run_dir / rundir.AGENT_LOCK)
+    except AlreadyLocked as error:
+        raise StartError(f"another agent (pid {error.pid}) runs for {run_dir}; stop it first") from None
+    except OSError as error:
+        raise StartError(f"cannot use the run directory {run_dir}: {error.strerror or error}") from None
+    failed = False
+    try:
+        yield
+    except StartError:
+        failed = True
+        for name in rundir.OWN_FILES:
+            if name not in before:
+                with contextlib.suppress(OSError):
+                    (run_dir / name).unlink()
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            (run_dir / rundir.AGENT_PID).unlink()
+        lock.release(remove=failed)
+        if failed and not existed:
+            with contextlib.suppress(OSError):
+                run_dir.rmdir()

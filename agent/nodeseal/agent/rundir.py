@@ -1,0 +1,50 @@
+"""The node's run directory: what lies in it, and which file says what about a running node."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from nodeseal.core.process import LOG_NAME, PID_NAME, SOCKET_NAME
+
+AGENT_LOCK = "agent.lock"
+AGENT_PID = "agent.pid"
+AGENT_SOCKET = "agent.sock"
+CORE_LOG, CORE_PID, CORE_SOCKET = LOG_NAME, PID_NAME, SOCKET_NAME
+CAPTURE_JOURNAL = "capture.json"
+PUBLICATION = "publication.json"
+OWN_FILES = (AGENT_SOCKET, AGENT_PID, AGENT_LOCK, CORE_SOCKET, CORE_PID, CORE_LOG, PUBLICATION)
+_TRACES = (AGENT_SOCKET, AGENT_LOCK, CORE_SOCKET, CORE_PID, CAPTURE_JOURNAL)
+
+
+def has_node(run_dir: Path) -> bool:
+    """Whether an agent or a core runs for this directory, or ran and left something."""
+    return any((run_dir / name).exists() for name in _TRACES)
+
+
+def remember_publication(run_dir: Path, mesh: Path, node: str) -> None:
+    """Notes where this node publishes, so that cleanup can withdraw it without a configuration. Raises OSError."""
+    text = json.dumps({"directory": str(mesh), "node": node})
+    draft = run_dir / (PUBLICATION + ".new")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(run_dir / PUBLICATION)
+
+
+def remembered_publication(run_dir: Path) -> tuple[Path, str] | None:
+    """(mesh directory, node) as noted, or None when nothing is. Raises ValueError when the note is damaged."""
+    try:
+        value = json.loads((run_dir / PUBLICATION).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    try:
+        return Path(value["directory"]), str(value["node"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{run_dir / PUBLICATION} is damaged ({error!r})") from None
+
+
+def write_pid(path: Path) -> None:
+    """Writes this process's id, whole or not at all. Raises OSError."""
+    draft = path.with_name(path.name + ".new")
+    draft.write_text(f"{os.getpid()}\n", encoding="ascii")
+    draft.replace(path)

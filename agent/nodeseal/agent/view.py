@@ -1,0 +1,188 @@
+"""What the local API answers: the node's state as JSON-able dicts. The keys are a contract with users' scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+from nodeseal import __version__
+from nodeseal.agent.direct import Direct, DirectError
+from nodeseal.agent.enrolment import Enrolment
+from nodeseal.agent.node import Node
+from nodeseal.core.bridge import CoreClient, CoreError
+from nodeseal.mesh.address import AddressError, parse_address
+from nodeseal.mesh.model import Mesh, Phase
+from nodeseal.mesh.reasons import WhyNotEnrolled, WhyPlaintext
+
+_CORE_PATIENCE_S = 3.0
+
+
+async def status(node: Node) -> dict[str, Any]:
+    """{"ok", "node", "trust_domain", "agent": {"pid", "version"}, "core": {"pid", "state", "error"},
+    "mesh": {"directory", "epoch", "error", "error_since"}, "workloads": [...]}; see _workload for a workload's keys."""
+    counts: dict[int, dict[str, Any]] = {}
+    core = node.core.describe()
+    if node.core.pid is not None:
+        try:
+            async with asyncio.timeout(_CORE_PATIENCE_S):
+                _stats, rows = await node.core.call(CoreClient.stats)
+            counts = {row["key"]: row for row in rows}
+        except (CoreError, TimeoutError) as error:
+            core["error"] = str(error) or "it does not answer"
+    workloads = [_workload(node, enrolment, counts) for _name, enrolment in sorted(node.enrolments.items())]
+    trouble = node.trouble
+    return {
+        "ok": True,
+        "node": node.config.node,
+        "trust_domain": node.trust_domain,
+        "agent": {"pid": os.getpid(), "version": __version__},
+        "core": core,
+        "mesh": {
+            "directory": str(node.config.mesh),
+            "epoch": node.epoch,
+            "error": trouble.text if trouble is not None else None,
+            "error_since": trouble.since.isoformat(timespec="seconds") if trouble is not None else None,
+        },
+        "workloads": workloads,
+    }
+
+
+def _workload(node: Node, enrolment: Enrolment, counts: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    held = enrolment.held
+    source = enrolment.wanted_state or (held.workload if held is not None else None)
+    reason, detail = enrolment.why()
+    identity = None
+    if held is not None:
+        identity = str(held.identity)
+    elif source is not None:
+        identity = str(source.identity(node.trust_domain))
+    count = counts.get(held.key, {}) if held is not None else {}
+    if reason is WhyNotEnrolled.PENDING and node.core.error:
+        detail = node.core.error
+    return {
+        "workload": str(enrolment.name),
+        "address": str(held.workload.address if held is not None else source.address if source is not None else ""),
+        "netns": source.netns if source is not None else None,
+        "wanted": enrolment.wanted_state is not None and enrolment.wanted_state.wanted,
+        "enrolled": enrolment.phase is Phase.ENROLLED,
+        "phase": enrolment.phase.value,
+        "draining": held is not None and held.draining,
+        "reason": reason.value if reason is not None else None,
+        "detail": detail,
+        "retry_seconds": _retry_seconds(enrolment),
+        "mode": source.mode.value if source is not None else None,
+        "identity": identity,
+        "certificate": _certificate(enrolment),
+        "connections": count.get("connections", 0),
+        "tunnels": count.get("tunnels", 0),
+    }
+
+
+def _retry_seconds(enrolment: Enrolment) -> float | None:
+    """Until the next try after a failure."""
+    if enrolment.trouble is None:
+        return None
+    return round(max(0.0, enrolment.trouble.retry_at - asyncio.get_running_loop().time()), 1)
+
+
+def _certificate(enrolment: Enrolment) -> dict[str, Any] | None:
+    held = enrolment.held
+    if held is None or held.credential is None:
+        return None
+    svid = held.credential.svid
+    remaining = (svid.not_after - enrolment.around.now()).total_seconds()
+    return {
+        "not_after": svid.not_after.isoformat(timespec="seconds"),
+        "remaining_seconds": round(remaining, 1),
+        "renews_at": held.credential.renew_at.isoformat(timespec="seconds"),
+        "serial": svid.serial,
+    }
+
+
+async def connections(node: Node) -> dict[str, Any]:
+    """{"ok", "node", "connections": [...]}: what the core carries, and what goes past it in captured namespaces.
+
+    Raises CoreError when the core does not answer.
+    """
+    async with asyncio.timeout(_CORE_PATIENCE_S * 2):
+        rows = await node.core.call(CoreClient.connections)
+    found = [_through_core(node.mesh, row) for row in rows]
+    errors = []
+    for name, enrolment in sorted(node.enrolments.items()):
+        # While it drains, what is new goes past the core as well, and nothing tells which is which.
+        if enrolment.held is None or enrolment.held.draining:
+            continue
+        try:
+            directs = await node.capture.direct(enrolment.held.captured)
+        except (DirectError, OSError) as error:
+            errors.append(f"{name}: connections past the core cannot be listed: {error}")
+            continue
+        found += [_past_core(node.mesh, enrolment, direct) for direct in directs]
+    return {"ok": True, "node": node.config.node, "connections": found, "errors": errors}
+
+
+def _through_core(mesh: Mesh | None, row: dict[str, Any]) -> dict[str, Any]:
+    closed = row["state"] == "closed"
+    return {
+        "id": row["id"],
+        "workload": row["workload"],
+        "direction": row["direction"],
+        "source": row["source"],
+        "source_workload": _name_of(mesh, row["source"]),
+        "destination": row["destination"],
+        "destination_workload": _name_of(mesh, row["destination"]),
+        "endpoint": row["endpoint"],
+        "endpoint_workload": _name_of(mesh, row["endpoint"]),
+        "state": row["state"],
+        "mtls": row["mtls"],
+        "peer": row["peer"] or None,
+        "tls": row["tls"] or None,
+        "reason": row["reason"] or None,
+        "bytes_sent": row["bytes_sent"],
+        "bytes_received": row["bytes_received"],
+        "age_seconds": row["age_ms"] / 1000,
+        "closed_seconds": row["closed_ms"] / 1000 if closed else None,
+    }
+
+
+def _past_core(mesh: Mesh | None, enrolment: Enrolment, direct: Direct) -> dict[str, Any]:
+    local = f"{direct.local[0]}:{direct.local[1]}"
+    remote = f"{direct.remote[0]}:{direct.remote[1]}"
+    source, destination = (remote, local) if direct.inbound else (local, remote)
+    # Counted for the dialling application, as the core does.
+    dialled = (direct.bytes_sent, direct.bytes_received)
+    sent, received = dialled[::-1] if direct.inbound else dialled
+    return {
+        "id": None,
+        "workload": str(enrolment.name),
+        "direction": "inbound" if direct.inbound else "outbound",
+        "source": source,
+        "source_workload": _name_of(mesh, source),
+        "destination": destination,
+        "destination_workload": _name_of(mesh, destination),
+        "endpoint": destination,
+        "endpoint_workload": _name_of(mesh, destination),
+        "state": "open",
+        "mtls": False,
+        "peer": None,
+        "tls": None,
+        # A mark of the application's own keeps its connection from being captured, whenever it is opened.
+        "reason": WhyPlaintext.OPENED_BEFORE_ENROLMENT.value if direct.mark == 0 else None,
+        "bytes_sent": sent,
+        "bytes_received": received,
+        "age_seconds": None,
+        "closed_seconds": None,
+    }
+
+
+def _name_of(mesh: Mesh | None, endpoint: str) -> str | None:
+    """ "ns/name" of the workload or service at "address:port", or None."""
+    if mesh is None or not endpoint:
+        return None
+    try:
+        address = parse_address(endpoint.rpartition(":")[0].strip("[]"))
+    except AddressError:
+        return None
+    known = mesh.by_address.get(address) or mesh.service_by_address.get(address)
+    return str(known.key) if known is not None else None

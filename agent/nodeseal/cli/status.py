@@ -1,0 +1,106 @@
+"""`nodeseal status`: this node's workloads, enrolled or why not."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from nodeseal.cli import nodes
+from nodeseal.cli.table import duration, note, render_first_that_fits
+
+_HEADER = ("WORKLOAD", "ENROLLED", "IDENTITY", "CERT", "CONNS")
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds `status`."""
+    parser = subparsers.add_parser("status", help="this node's workloads: enrolled or why not, identity, certificate")
+    nodes.add_options(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    found = nodes.ask_all(nodes.run_directories(args.run_dir), "status")
+    if args.output == "json":
+        print(json.dumps({"nodes": [_without_ok(answer) for answer in found.answers]}, indent=2))
+    elif found.answers:
+        print("\n\n".join(text(answer) for answer in found.answers))
+    return found.report_errors()
+
+
+def _without_ok(answer: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in answer.items() if key != "ok"}
+
+
+def text(status: dict[str, Any]) -> str:
+    """One node's status for a person: what runs, the workloads, and below them what is wrong."""
+    core, mesh = status["core"], status["mesh"]
+    core_text = f"core {core['state']}" + (f" (pid {core['pid']})" if core["pid"] is not None else "")
+    parts = [
+        f"node {status['node']}: agent {status['agent']['version']} (pid {status['agent']['pid']}), {core_text}",
+        note(f"mesh state {mesh['directory']}, epoch {mesh['epoch']}", ""),
+        "",
+    ]
+    workloads = status["workloads"]
+    if workloads:
+        parts.append(_table(workloads))
+    else:
+        parts.append("no workload of the mesh state is on this node")
+    details = [f"{one['workload']}: {one['detail']}{_retry(one)}" for one in workloads if one["detail"]]
+    if core.get("error"):
+        details.insert(0, f"core: {core['error']}")
+    if details:
+        parts.append("\n".join(note(detail) for detail in details))
+    if mesh["error"]:
+        problems = mesh["error"].splitlines()
+        head = "the mesh state has a problem" if len(problems) == 1 else f"the mesh state has {len(problems)} problems"
+        lines = [f"{head} since {mesh['error_since']}; the last good state stays in force:"]
+        parts.append("\n".join([*lines, *(note(problem) for problem in problems)]))
+    return "\n".join(parts)
+
+
+def _table(workloads: Sequence[dict[str, Any]]) -> str:
+    def rows(shorten: bool) -> list[tuple[str, ...]]:
+        return [
+            (
+                one["workload"],
+                _enrolled(one),
+                _identity(one["identity"], shorten),
+                _remaining(one["certificate"]),
+                str(one["connections"]),
+            )
+            for one in workloads
+        ]
+
+    return render_first_that_fits(_HEADER, (lambda: rows(False), lambda: rows(True)), right=(3, 4), narrow=2)
+
+
+def _enrolled(one: dict[str, Any]) -> str:
+    """ "yes", "yes, strict", or "no: " and the reason. Permissive goes without saying."""
+    if not one["enrolled"]:
+        return f"no: {one['reason']}"
+    return "yes, strict" if one["mode"] == "strict" else "yes"
+
+
+def _retry(one: dict[str, Any]) -> str:
+    return "" if one["retry_seconds"] is None else f" (next try in {duration(one['retry_seconds'])})"
+
+
+def _remaining(certificate: dict[str, Any] | None) -> str:
+    if certificate is None:
+        return "-"
+    seconds = certificate["remaining_seconds"]
+    return duration(seconds) if seconds > 0 else "expired"
+
+
+def _identity(identity: str | None, shorten: bool) -> str:
+    if identity is None:
+        return "-"
+    return short_identity(identity) if shorten else identity
+
+
+def short_identity(identity: str) -> str:
+    """ "spiffe://td/ns/x/sa/y" as "x/y", for where the whole does not fit."""
+    parts = identity.split("/")
+    return f"{parts[4]}/{parts[6]}" if len(parts) == 7 and parts[3] == "ns" and parts[5] == "sa" else identity

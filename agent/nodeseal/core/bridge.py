@@ -1,0 +1,243 @@
+"""The agent's side of the core: starting its process and asking it things.
+
+Everything here blocks (bounded by a timeout) and belongs into one thread; the agent keeps a thread for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from nodeseal.core import protocol
+from nodeseal.core.process import LOG_NAME, SOCKET_NAME
+from nodeseal.mesh.address import Address
+from nodeseal.mesh.model import Mesh, MeshDifference, WorkloadName
+from nodeseal.mesh.spiffe import SpiffeId
+
+_TIMEOUT_S = 10.0
+_START_TIMEOUT_S = 20.0
+
+
+class CoreError(Exception):
+    """The core could not be started, or refused a request; the text is one line."""
+
+
+class CoreGone(CoreError):
+    """No core answers on the control socket: it ended, or was never started."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoreWorkload:
+    """A workload as the core has it: `roles` are the listeners that it holds."""
+
+    key: int
+    name: WorkloadName
+    identity: SpiffeId
+    address: Address
+    roles: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What a core says of itself. `epoch` is 0 as long as it has no mesh state."""
+
+    pid: int
+    version: str
+    epoch: int
+    trust_domain: str
+    workloads: tuple[CoreWorkload, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CoreOptions:
+    """How a new core is started."""
+
+    workers: int
+    trust_domain: str
+
+
+class CoreClient:
+    """One control connection. Every method raises CoreError (refused) or CoreGone (no core)."""
+
+    def __init__(self, connection: socket.socket, timeout: float = _TIMEOUT_S) -> None:
+        self._connection = connection
+        self.broken = False  # no request can be made on this connection any more
+        connection.settimeout(timeout)
+        self.pid = protocol.peer_credentials(connection)[0]
+
+    @classmethod
+    def connect(cls, run_dir: Path, timeout: float = _TIMEOUT_S) -> CoreClient:
+        """Connects to the core of `run_dir`; `timeout` (seconds) is for each request. Raises CoreGone without one."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            connection.settimeout(timeout)
+            connection.connect(str(run_dir / SOCKET_NAME))
+            return cls(connection, timeout)
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            connection.close()
+            raise CoreGone(f"no core runs for {run_dir}") from error
+        except OSError as error:
+            connection.close()
+            raise CoreError(f"cannot reach the core at {run_dir / SOCKET_NAME}: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        """Ends the control connection; the core goes on."""
+        self._connection.close()
+
+    def hello(self) -> Hello:
+        """Who the core is and what it has."""
+        answer = self._ask({"op": "hello", "protocol": protocol.PROTOCOL})
+        workloads = tuple(
+            CoreWorkload(
+                key=row["key"],
+                name=WorkloadName.parse(row["name"]),
+                identity=SpiffeId.parse(row["identity"]),
+                address=ip_address(row["address"]),
+                roles=tuple(row["roles"]),
+            )
+            for row in answer["workloads"]
+        )
+        return Hello(answer["pid"], answer["version"], answer["epoch"], answer["trust_domain"], workloads)
+
+    def workload_add(
+        self, key: int, name: WorkloadName, identity: SpiffeId, address: Address, *, netns_fd: int
+    ) -> None:
+        """Adds a workload under a new key; `netns_fd` stays the caller's."""
+        request = {"key": key, "name": str(name), "identity": str(identity), "address": str(address)}
+        self._ask({"op": "workload_add", **request}, netns_fd)
+
+    def workload_credentials(
+        self, key: int, identity: SpiffeId, *, chain_pem: str, key_pem: str, bundle_pem: str
+    ) -> None:
+        """Gives a workload its certificate chain (leaf first), private key and trust bundle."""
+        pems = {"chain_pem": chain_pem, "key_pem": key_pem, "bundle_pem": bundle_pem}
+        self._ask({"op": "workload_credentials", "key": key, "identity": str(identity), **pems})
+
+    def workload_listen(self, key: int, listeners: Mapping[int, int]) -> None:
+        """Hands listening sockets over: role -> descriptor (which stays the caller's as well)."""
+        self._ask({"op": "workload_listen", "key": key, "roles": list(listeners)}, *listeners.values())
+
+    def workload_unlisten(self, key: int, *roles: int) -> None:
+        """The core closes its listeners of these roles; a role it does not have is passed over."""
+        self._ask({"op": "workload_unlisten", "key": key, "roles": list(roles)})
+
+    def workload_remove(self, key: int) -> None:
+        """The core forgets the workload; what is left of its connections is reset."""
+        self._ask({"op": "workload_remove", "key": key})
+
+    def listeners(self, key: int) -> dict[int, int]:
+        """The core's listening sockets of a workload: role -> a descriptor that is now the caller's too."""
+        answer, fds = self._exchange({"op": "listeners", "key": key})
+        return dict(zip(answer["roles"], fds, strict=True))
+
+    def mesh(self, mesh: Mesh, epoch: int) -> None:
+        """The whole mesh state."""
+        self._ask({"op": "mesh", "epoch": epoch, "full": mesh.to_wire()})
+
+    def mesh_difference(self, difference: MeshDifference, epoch: int, *, base: int) -> None:
+        """What changed since the epoch `base`; refused when that is not the one in force."""
+        self._ask({"op": "mesh", "epoch": epoch, "base": base, "difference": difference.to_wire()})
+
+    def mesh_read(self) -> Mesh | None:
+        """The mesh state that the core decides by, or None when it never had one."""
+        full = self._ask({"op": "mesh_read"})["full"]
+        return Mesh.from_wire(full) if full is not None else None
+
+    def connections(self) -> list[dict[str, Any]]:
+        """Live and lately closed connections; rows as native.Core.connections, `workload` by its name."""
+        rows: list[dict[str, Any]] = self._ask({"op": "connections"})["connections"]
+        return rows
+
+    def stats(self) -> tuple[dict[str, int], list[dict[str, Any]]]:
+        """(the process's counters, a row a workload with `key` and `workload`)."""
+        answer = self._ask({"op": "stats"})
+        return answer["core"], answer["workloads"]
+
+    def stop(self) -> None:
+        """The core resets its connections and ends."""
+        self._ask({"op": "stop"})
+
+    def _ask(self, request: dict[str, Any], *fds: int) -> dict[str, Any]:
+        answer, received = self._exchange(request, *fds)
+        protocol.close_all(received)
+        return answer
+
+    def _exchange(self, request: dict[str, Any], *fds: int) -> tuple[dict[str, Any], list[int]]:
+        try:
+            protocol.send(self._connection, request, fds)
+            answer, received = protocol.receive(self._connection)
+        except protocol.ControlClosed as error:
+            self.broken = True
+            raise CoreGone("the core ended") from error
+        except protocol.ControlError as error:
+            # A late answer would be taken for the next request's.
+            self.broken = True
+            raise CoreError(f"the core does not answer: {error}") from error
+        if answer.get("ok") is not True:
+            protocol.close_all(received)
+            raise CoreError(str(answer.get("error", "the core refused without a reason")))
+        return answer, received
+
+
+CORE_COMMAND = (sys.executable, "-m", "nodeseal", "core")
+
+
+def spawn(
+    run_dir: Path, options: CoreOptions, *, core_command: Sequence[str] = CORE_COMMAND
+) -> subprocess.Popen[bytes]:
+    """Starts a core in a session of its own and waits until it serves its control socket.
+
+    Its log goes to run_dir/core.log. Raises CoreError with the core's own line when it does not start.
+    """
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    command = [*core_command, "--run-dir", str(run_dir), "--ready-fd", str(writing)]
+    command += ["--workers", str(options.workers), "--trust-domain", options.trust_domain]
+    try:
+        try:
+            log_fd = os.open(run_dir / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log_fd,
+                    stderr=log_fd,
+                    pass_fds=(writing,),
+                    start_new_session=True,
+                )
+            finally:
+                os.close(log_fd)
+        finally:
+            os.close(writing)
+        said = _read_until_ready(reading)
+    except OSError as error:
+        raise CoreError(f"cannot start the core: {error.strerror or error}") from error
+    finally:
+        os.close(reading)
+    if said != b"ready\n":
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        process.wait()
+        line = said.decode("utf-8", "replace").strip() or f"it said nothing; see {run_dir / LOG_NAME}"
+        raise CoreError(f"the core did not start: {line}")
+    return process
+
+
+def _read_until_ready(reading: int) -> bytes:
+    poller = select.poll()
+    poller.register(reading, select.POLLIN)
+    said = b""
+    while poller.poll(int(_START_TIMEOUT_S * 1000)):
+        chunk = os.read(reading, 4096)
+        said += chunk
+        if not chunk or said == b"ready\n":
+            return said
+    return said or b"no sign of life in time"

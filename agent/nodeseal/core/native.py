@@ -1,0 +1,206 @@
+"""The C core as Python sees it: loading it, and carrying addresses, texts and snapshots across.
+
+Everything that touches cffi's structures by field name is in this module and in decider.py; the fields' meaning is
+documented in cext/include/nodeseal_core.h.
+"""
+
+from __future__ import annotations
+
+import importlib
+import ipaddress
+from dataclasses import dataclass
+from typing import Any
+
+from nodeseal.mesh.address import Address
+
+# enum ns_question_kind, enum ns_verdict, enum ns_listener_role of nodeseal_core.h
+ASK_OUTBOUND, ASK_INBOUND_TUNNEL, ASK_INBOUND_PLAINTEXT = 0, 1, 2
+REFUSE, ALLOW, UNAVAILABLE = 0, 1, 2
+LISTEN_OUTBOUND, LISTEN_INBOUND, LISTEN_HBONE = 0, 1, 2
+ROLES = (LISTEN_OUTBOUND, LISTEN_INBOUND, LISTEN_HBONE)
+DIRECTIONS = ("outbound", "inbound")
+STATES = ("deciding", "connecting", "open", "closed")
+
+_WORKLOAD_COUNTERS = (
+    "workload",
+    "connections",
+    "tunnels",
+    "accepted",
+    "tunnelled",
+    "plaintext",
+    "refused",
+    "failed",
+    "tls_failed",
+)
+_CORE_COUNTERS = ("epoch", "workers", "questions", "cache_hits", "live_connections", "live_tunnels")
+_ERROR_SIZE = 512
+_V4_MAPPED = b"\0" * 10 + b"\xff\xff"
+
+
+class NativeError(Exception):
+    """The C core could not be loaded, or refused a call; the text is the core's own line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """The compiled module's two halves (cffi, API mode); tests put their own in."""
+
+    ffi: Any
+    lib: Any
+
+
+def load() -> Native:
+    """The compiled core. Raises NativeError when it was not built for this interpreter."""
+    try:
+        module = importlib.import_module("nodeseal._core")
+    except ImportError as error:
+        raise NativeError(
+            f"the compiled core (nodeseal._core) cannot be loaded: {error}; build it with 'make install'"
+        ) from error
+    return Native(module.ffi, module.lib)
+
+
+def pack_address(into: Any, address: Address, port: int) -> None:
+    """Fills a struct ns_address; IPv4 goes in its v4-mapped form (RFC 4291, 2.5.5.2)."""
+    packed = address.packed
+    into.ip = list(packed if len(packed) == 16 else _V4_MAPPED + packed)
+    into.port = port
+
+
+def unpack_address(structure: Any) -> tuple[Address, int]:
+    """(address, port) of a struct ns_address; a v4-mapped address comes back as IPv4."""
+    packed = bytes(structure.ip)
+    if packed.startswith(_V4_MAPPED):
+        return ipaddress.IPv4Address(packed[12:]), structure.port
+    return ipaddress.IPv6Address(packed), structure.port
+
+
+def fit(text: str, size: int) -> bytes:
+    """`text` as UTF-8 for a char[size] with its terminating zero, cut between characters if it is too long."""
+    encoded = text.replace("\0", "").encode("utf-8", "replace")
+    if len(encoded) < size:
+        return encoded
+    return encoded[: size - 1].decode("utf-8", "ignore").encode()
+
+
+def endpoint_text(structure: Any) -> str:
+    """A struct ns_address as "10.0.0.1:80" or "[fd00::1]:80"; "" for the all-zero one."""
+    address, port = unpack_address(structure)
+    if int(address) == 0 and port == 0:
+        return ""
+    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
+
+
+class Core:
+    """One running C core: every call of nodeseal_core.h but the questions, with errors as NativeError."""
+
+    def __init__(self, native: Native, *, workers: int, trust_domain: str) -> None:
+        self.native = native
+        ffi, lib = native.ffi, native.lib
+        options = ffi.new("struct core_options *")
+        options.workers = workers
+        options.connect_timeout_ms = 10_000
+        options.refused_retry_ms = 2_000
+        options.idle_timeout_ms = 300_000
+        options.trust_domain = fit(trust_domain, 256)
+        error = ffi.new("char[]", _ERROR_SIZE)
+        self.handle = lib.core_start(options, error, _ERROR_SIZE)
+        if self.handle == ffi.NULL:
+            raise NativeError(_line(ffi, error))
+
+    def stop(self) -> None:
+        """Ends the workers; live connections are reset. No other call may be running but the decider's wait."""
+        self.native.lib.core_stop(self.handle)
+        self.handle = self.native.ffi.NULL
+
+    def workload_add(self, key: int, netns_fd: int, address: Address) -> None:
+        """See core_workload_add; `netns_fd` is duplicated."""
+        structure = self.native.ffi.new("struct ns_address *")
+        pack_address(structure, address, 0)
+        self._call("core_workload_add", key, netns_fd, structure)
+
+    def workload_credentials(self, key: int, chain_pem: str, key_pem: str, bundle_pem: str) -> None:
+        """See core_workload_credentials: all or nothing."""
+        self._call("core_workload_credentials", key, chain_pem.encode(), key_pem.encode(), bundle_pem.encode())
+
+    def workload_listen(self, key: int, role: int, fd: int) -> None:
+        """See core_workload_listen; `fd` is duplicated."""
+        self._call("core_workload_listen", key, role, fd)
+
+    def workload_unlisten(self, key: int, role: int) -> None:
+        """See core_workload_unlisten."""
+        self._call("core_workload_unlisten", key, role)
+
+    def workload_remove(self, key: int) -> None:
+        """See core_workload_remove: remaining connections are reset."""
+        self._call("core_workload_remove", key)
+
+    def epoch(self, epoch: int) -> None:
+        """Voids cached answers; the model that answers must be in place before."""
+        self.native.lib.core_epoch(self.handle, epoch)
+
+    def connections(self) -> list[dict[str, Any]]:
+        """The live connections and the last closed ones, as JSON-able rows named as in struct ns_connection."""
+        return [_connection_row(self.native.ffi, row) for row in self._snapshot("connection", "core_connections", 256)]
+
+    def workload_stats(self) -> list[dict[str, int]]:
+        """Counters a workload, named as in struct ns_workload_stats."""
+        rows = self._snapshot("workload_stats", "core_workload_stats", 128)
+        return [{name: getattr(row, name) for name in _WORKLOAD_COUNTERS} for row in rows]
+
+    def stats(self) -> dict[str, int]:
+        """The process's counters, named as in struct ns_core_stats."""
+        row = self.native.ffi.new("struct ns_core_stats *")
+        self.native.lib.core_stats(self.handle, row)
+        return {name: getattr(row, name) for name in _CORE_COUNTERS}
+
+    def _snapshot(self, structure: str, function: str, capacity: int) -> list[Any]:
+        while True:
+            out = self.native.ffi.new(f"struct ns_{structure}[]", capacity)
+            count = getattr(self.native.lib, function)(self.handle, out, capacity)
+            if count <= capacity:
+                # A row does not keep the array alive that it lies in.
+                return _Rows(out, count)
+            capacity = count + count // 4
+
+    def _call(self, function: str, *arguments: Any) -> None:
+        error = self.native.ffi.new("char[]", _ERROR_SIZE)
+        if getattr(self.native.lib, function)(self.handle, *arguments, error, _ERROR_SIZE) != 0:
+            raise NativeError(_line(self.native.ffi, error))
+
+
+class _Rows(list[Any]):
+    """Rows of a cffi array together with the array that owns their memory."""
+
+    def __init__(self, owner: Any, count: int) -> None:
+        super().__init__(owner[index] for index in range(count))
+        self._owner = owner
+
+
+def _connection_row(ffi: Any, row: Any) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "workload": row.workload,
+        "direction": DIRECTIONS[row.direction],
+        "state": STATES[row.state],
+        "mtls": bool(row.mtls),
+        "source": endpoint_text(row.source),
+        "destination": endpoint_text(row.destination),
+        "endpoint": endpoint_text(row.endpoint),
+        "bytes_sent": row.bytes_sent,
+        "bytes_received": row.bytes_received,
+        "age_ms": row.age_ms,
+        "closed_ms": row.closed_ms,
+        "peer": text(ffi, row.peer),
+        "tls": text(ffi, row.tls),
+        "reason": text(ffi, row.reason),
+    }
+
+
+def text(ffi: Any, array: Any) -> str:
+    """A char array up to its terminating zero."""
+    return bytes(ffi.string(array)).decode("utf-8", "replace")
+
+
+def _line(ffi: Any, error: Any) -> str:
+    return " ".join(text(ffi, error).split()) or "the core gave no reason"

@@ -1,0 +1,61 @@
+"""The demo's pods and what they do: requests, the servers' logs, and nodeseal's own view of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from nodeseal.lab.demo.evidence import CARD
+from nodeseal.lab.demo.report import CheckFailed
+from nodeseal.lab.errors import LabError
+from nodeseal.lab.lab import Lab
+from nodeseal.lab.plan import PIPELINE_HTTP_PORT, Plan
+from nodeseal.lab.processes import child_environment
+
+_CURL = ("curl", "--silent", "--show-error", "--max-time", "15")
+_COMMAND_SECONDS = 20.0
+
+
+class Scene:
+    """The pods of the story. `lab` is there from the moment that the lab is up."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.lab: Lab
+        self.shipper, self.pipeline, self.siem, self.intruder = (
+            plan.pod(pod) for pod in ("shipper", "pipeline", "siem", "intruder")
+        )
+        self.url = f"http://{self.pipeline.address}:{PIPELINE_HTTP_PORT}/"
+
+    def post_card(self) -> str:
+        """shipper sends a log line with the card number, over a new connection; returns siem's answer. Raises
+        CheckFailed."""
+        result = self.curl("shipper", "--fail", "--data-binary", f"card={CARD} amount=42.00 EUR\n")
+        if result.returncode != 0:
+            raise CheckFailed("shipper's log line is delivered", expected="HTTP 200", seen=result.stderr.strip())
+        return result.stdout.strip()
+
+    def curl(self, pod: str, *options: str) -> subprocess.CompletedProcess[str]:
+        return self.lab.run(pod, [*_CURL, *options, self.url])
+
+    def access_log(self, pod: str) -> list[str]:
+        return (self.lab.pod_directory(pod) / "access.log").read_text().splitlines()
+
+    def requests_from_intruder(self) -> int:
+        return sum(f" {self.intruder.address}:" in line for line in self.access_log("pipeline"))
+
+    def connections(self, node: str) -> list[dict[str, Any]]:
+        """What `nodeseal connections` says of a node. Raises LabError."""
+        connections: list[dict[str, Any]] = json.loads(self.nodeseal_connections(node, "-o", "json"))["connections"]
+        return connections
+
+    def nodeseal_connections(self, node: str, *options: str) -> str:
+        argv = [sys.executable, "-m", "nodeseal", "connections", "--run-dir", str(self.lab.run_dirs[node]), *options]
+        result = subprocess.run(
+            argv, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False, env=child_environment()
+        )
+        if result.returncode != 0:
+            raise LabError(f"nodeseal connections fails on {node}: {result.stderr.strip()}")
+        return result.stdout

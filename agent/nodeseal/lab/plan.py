@@ -1,0 +1,240 @@
+"""The plan of a lab: which nodes and pods there are, and their names and addresses. Pure: nothing is made here.
+
+Addresses (all inside the lab's own namespaces, so two labs may use the same ones):
+
+* 10.77.0.N      the uplink of node N, on the network between the nodes
+* 10.77.N.1      node N's bridge, the gateway of its pods
+* 10.77.N.10...  the pods of node N
+* 10.77.200.1    the virtual address of the service `pipeline`
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+from nodeseal.lab.errors import LabPlanError, UnknownPodError
+
+DEFAULT_NAME = "lab"
+NAMESPACE = "default"
+TRUST_DOMAIN = "example.org"
+MAX_NODES = 50
+MAX_PODS_PER_NODE = 200
+FIRST_POD_NUMBER = 10
+PIPELINE_HTTP_PORT = 8080
+PIPELINE_LINES_PORT = 7000
+SIEM_HTTP_PORT = 9000
+SERVICE_ADDRESS = IPv4Address("10.77.200.1")
+
+_FABRIC_NETWORK = IPv4Network("10.77.0.0/24")
+# No hyphen in a lab's name: "nodeseal-a-" must not be a prefix of another lab's namespaces.
+_LAB_NAME = re.compile(r"[a-z][a-z0-9]{0,15}")
+_POD_NAME = re.compile(r"[a-z]([a-z0-9-]{0,13}[a-z0-9])?")
+_RESERVED_POD_NAME = re.compile(r"fabric|localhost|node[0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class PodRequest:
+    """A pod as it was asked for: its name, its node's name, and whether it is enrolled from the start."""
+
+    name: str
+    node: str
+    enrolled: bool = True
+
+    @classmethod
+    def parse(cls, text: str) -> PodRequest:
+        """From `NAME:NODE` or `NAME:NODE:plain`. Raises LabPlanError."""
+        name, _, rest = text.partition(":")
+        node, colon, kind = rest.partition(":")
+        if not node or (colon and kind != "plain"):
+            raise LabPlanError(f"--pod {text}: expected NAME:NODE or NAME:NODE:plain, for example web:node2")
+        return cls(name, node, enrolled=not kind)
+
+
+DEFAULT_PODS = (
+    PodRequest("shipper", "node1"),
+    PodRequest("siem", "node1"),
+    PodRequest("pipeline", "node2"),
+    PodRequest("intruder", "node2", enrolled=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node: a routed hop with an uplink (`eth0`) and a bridge (`nsbr0`) for its pods."""
+
+    name: str
+    number: int
+    netns: str
+
+    @property
+    def address(self) -> IPv4Address:
+        return _FABRIC_NETWORK[self.number]
+
+    @property
+    def pod_network(self) -> IPv4Network:
+        return IPv4Network(f"10.77.{self.number}.0/24")
+
+    @property
+    def gateway(self) -> IPv4Address:
+        return self.pod_network[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod: one interface (`eth0`) on its node's bridge. `link` names the other end, in the node's namespace."""
+
+    name: str
+    node: str
+    netns: str
+    address: IPv4Address
+    enrolled_from_start: bool
+
+    @property
+    def link(self) -> str:
+        return f"pod{self.address.packed[-1]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A virtual address in front of pods: {port: port of the endpoints}."""
+
+    name: str
+    address: IPv4Address
+    ports: tuple[tuple[int, int], ...]
+    endpoints: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that a lab consists of."""
+
+    name: str
+    nodes: tuple[Node, ...]
+    pods: tuple[Pod, ...]
+
+    @classmethod
+    def build(
+        cls, name: str = DEFAULT_NAME, *, nodes: int = 2, more_pods: Sequence[PodRequest] = (), enrol: bool = True
+    ) -> Plan:
+        """The default pods plus `more_pods` on `nodes` nodes; `enrol` False starts with nobody enrolled.
+
+        Raises LabPlanError for a name, a number of nodes or a pod that cannot be."""
+        check_lab_name(name)
+        if not 2 <= nodes <= MAX_NODES:
+            raise LabPlanError(f"--nodes {nodes}: expected 2 to {MAX_NODES}")
+        planned = tuple(Node(f"node{n}", n, f"{prefix(name)}node{n}") for n in range(1, nodes + 1))
+        by_name = {node.name: node for node in planned}
+        numbers = dict.fromkeys(by_name, FIRST_POD_NUMBER)
+        pods: dict[str, Pod] = {}
+        for request in (*DEFAULT_PODS, *more_pods):
+            _check_pod(request, by_name, pods)
+            number = numbers[request.node]
+            numbers[request.node] += 1
+            if number >= FIRST_POD_NUMBER + MAX_PODS_PER_NODE:
+                raise LabPlanError(f"--pod {request.name}: {request.node} has {MAX_PODS_PER_NODE} pods already")
+            pods[request.name] = Pod(
+                name=request.name,
+                node=request.node,
+                netns=prefix(name) + request.name,
+                address=by_name[request.node].pod_network[number],
+                enrolled_from_start=enrol and request.enrolled,
+            )
+        return cls(name, planned, tuple(pods.values()))
+
+    @property
+    def fabric(self) -> str:
+        """The namespace whose bridge is the network between the nodes."""
+        return prefix(self.name) + "fabric"
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        port = PIPELINE_HTTP_PORT
+        return (Service("pipeline", SERVICE_ADDRESS, ((port, port),), ("pipeline",)),)
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        return (self.fabric, *(node.netns for node in self.nodes), *(pod.netns for pod in self.pods))
+
+    def pod(self, name: str) -> Pod:
+        """Raises UnknownPodError, which names those that exist."""
+        for pod in self.pods:
+            if pod.name == name:
+                return pod
+        raise UnknownPodError(name, (pod.name for pod in self.pods))
+
+    def node(self, name: str) -> Node:
+        """Raises LabPlanError."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise LabPlanError(f"unknown node '{name}': this lab has {', '.join(n.name for n in self.nodes)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the state file; `from_json` is its inverse."""
+        return {
+            "name": self.name,
+            "nodes": [{"name": node.name, "number": node.number, "netns": node.netns} for node in self.nodes],
+            "pods": [
+                {
+                    "name": pod.name,
+                    "node": pod.node,
+                    "netns": pod.netns,
+                    "address": str(pod.address),
+                    "enrolled_from_start": pod.enrolled_from_start,
+                }
+                for pod in self.pods
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Plan:
+        """Raises KeyError, TypeError or ValueError when it is not what to_json gives."""
+        return cls(
+            name=str(value["name"]),
+            nodes=tuple(Node(node["name"], node["number"], node["netns"]) for node in value["nodes"]),
+            pods=tuple(
+                Pod(
+                    name=pod["name"],
+                    node=pod["node"],
+                    netns=pod["netns"],
+                    address=IPv4Address(pod["address"]),
+                    enrolled_from_start=pod["enrolled_from_start"],
+                )
+                for pod in value["pods"]
+            ),
+        )
+
+    def hosts_file(self) -> str:
+        """What /etc/hosts says inside `lab exec`: every pod by its name, every service as NAME.svc."""
+        lines = ["127.0.0.1 localhost"]
+        lines += [f"{pod.address} {pod.name}" for pod in self.pods]
+        lines += [f"{service.address} {service.name}.svc" for service in self.services]
+        lines += [f"{node.address} {node.name}" for node in self.nodes]
+        return "\n".join(lines) + "\n"
+
+
+def prefix(name: str) -> str:
+    """How the names of all network namespaces of the lab `name` begin."""
+    return f"nodeseal-{name}-"
+
+
+def check_lab_name(name: str) -> None:
+    """Raises LabPlanError unless the name can be a lab's."""
+    if not _LAB_NAME.fullmatch(name):
+        raise LabPlanError(f"--name {name}: expected 1 to 16 lower case letters and digits, a letter first")
+
+
+def _check_pod(request: PodRequest, nodes: dict[str, Node], pods: dict[str, Pod]) -> None:
+    if not _POD_NAME.fullmatch(request.name) or _RESERVED_POD_NAME.fullmatch(request.name):
+        raise LabPlanError(
+            f"--pod {request.name}: expected 1 to 15 lower case letters, digits and hyphens, a letter first, "
+            "and not a node's name"
+        )
+    if request.name in pods:
+        raise LabPlanError(f"--pod {request.name}: the lab has a pod of this name already")
+    if request.node not in nodes:
+        raise LabPlanError(f"--pod {request.name}: no node '{request.node}': this lab has {', '.join(nodes)}")

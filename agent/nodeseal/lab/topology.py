@@ -1,0 +1,161 @@
+"""The lab's network: namespaces joined by veth pairs, made from a plan with pyroute2.
+
+```
+   pod        node                      fabric                     node        pod
+  eth0 ---- podK nsbr0   eth0 ---- node1 nsbr0 node2 ---- eth0   nsbr0 podK ---- eth0
+            10.77.1.1    10.77.0.1                   10.77.0.2   10.77.2.1
+```
+
+Both ends of every pair are made inside the lab's namespaces, so the host's own namespace never sees an interface of
+the lab.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from nodeseal.lab.errors import LabError
+from nodeseal.lab.namespaces import (
+    NETNS_DIR,
+    create_namespace,
+    list_namespaces,
+    remove_namespace,
+    run_in,
+    write_sysctls,
+)
+from nodeseal.lab.plan import Node, Plan, Pod, prefix
+
+BRIDGE = "nsbr0"
+UPLINK = "eth0"
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def make_topology(plan: Plan) -> None:
+    """Makes every namespace, link, address and route of the plan. Raises LabError; what was made by then stays, and
+    `remove_topology` removes it."""
+    for name in plan.namespaces:
+        create_namespace(name)
+    for node in plan.nodes:
+        _in_namespace(node.netns, partial(_make_node, plan, node))
+        write_sysctls(node.netns, _sysctls(UPLINK, BRIDGE, forward=True))
+    _in_namespace(plan.fabric, partial(_make_bridge, [node.name for node in plan.nodes]))
+    for pod in plan.pods:
+        node = plan.node(pod.node)
+        _in_namespace(pod.netns, partial(_make_pod, node, pod))
+        write_sysctls(pod.netns, _sysctls(UPLINK, forward=False))
+    for node in plan.nodes:
+        _in_namespace(node.netns, partial(_make_node_bridge, plan, node))
+
+
+def remove_topology(name: str) -> list[str]:
+    """Removes every namespace of the lab `name`, found by the beginning of their names. Returns the names removed."""
+    names = list_namespaces(prefix(name))
+    for namespace in names:
+        remove_namespace(namespace)
+    return names
+
+
+def netns_directory_is_mounted() -> bool:
+    """Whether /run/netns is a mount, as the first `ip netns add` after boot makes it."""
+    with Path("/proc/self/mountinfo").open() as mounts:
+        return any(line.split()[4] == str(NETNS_DIR) for line in mounts)
+
+
+def remove_netns_directory() -> None:
+    """Takes away /run/netns and its mount when no namespace is in it (to be called only if the lab made it)."""
+    if NETNS_DIR.is_dir() and not list_namespaces():
+        _libc.umount2(os.fsencode(NETNS_DIR), 0)
+        with contextlib.suppress(OSError):
+            NETNS_DIR.rmdir()
+
+
+def _make_node(plan: Plan, node: Node, links: Any) -> None:
+    _make_pair(links, UPLINK, plan.fabric, node.name)
+    _set_address(links, UPLINK, node.address, 24)
+    links.link("add", ifname=BRIDGE, kind="bridge")
+    for other in plan.nodes:
+        if other != node:
+            links.route("add", dst=str(other.pod_network), gateway=str(other.address))
+
+
+def _make_pod(node: Node, pod: Pod, links: Any) -> None:
+    _make_pair(links, UPLINK, node.netns, pod.link)
+    _set_address(links, UPLINK, pod.address, 24)
+    links.route("add", dst="default", gateway=str(node.gateway))
+
+
+def _make_node_bridge(plan: Plan, node: Node, links: Any) -> None:
+    _add_to_bridge(links, [pod.link for pod in plan.pods if pod.node == node.name])
+    _set_address(links, BRIDGE, node.gateway, 24)
+
+
+def _make_bridge(ports: Sequence[str], links: Any) -> None:
+    links.link("add", ifname=BRIDGE, kind="bridge")
+    _add_to_bridge(links, ports)
+
+
+def _in_namespace(netns: str, work: Callable[[Any], None]) -> None:
+    """Runs `work` with netlink inside a namespace, `lo` up. Turns what netlink refuses into one line.
+
+    The socket is made by a thread that is in the namespace: IPRoute(netns=...) would fork this process, signal handlers
+    and locks included."""
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    def connect() -> None:
+        with IPRoute() as links:
+            links.link("set", index=1, state="up")
+            work(links)
+
+    try:
+        run_in(netns, connect)
+    except NetlinkError as error:
+        raise LabError(f"cannot make the network in {netns}: {error}") from error
+
+
+def _make_pair(links: Any, name: str, peer_netns: str, peer_name: str) -> None:
+    links.link("add", ifname=name, kind="veth", peer={"ifname": peer_name, "net_ns_fd": peer_netns})
+
+
+def _add_to_bridge(links: Any, ports: Sequence[str]) -> None:
+    bridge = _index(links, BRIDGE)
+    links.link("set", index=bridge, state="up")
+    for name in ports:
+        links.link("set", index=_index(links, name), master=bridge, state="up")
+
+
+def _set_address(links: Any, name: str, address: IPv4Address, length: int) -> None:
+    index = _index(links, name)
+    links.addr("add", index=index, address=str(address), prefixlen=length)
+    links.link("set", index=index, state="up")
+
+
+def _index(links: Any, name: str) -> int:
+    found: list[int] = links.link_lookup(ifname=name)
+    if not found:
+        raise LabError(f"the interface {name} is gone while the lab is being made")
+    return found[0]
+
+
+def _sysctls(*devices: str, forward: bool) -> dict[str, str]:
+    """Strict reverse path filtering everywhere, as careful platforms have it; a loss-based congestion control, since
+    the lab is one machine (of these, a namespace may only have one of the host's allowed list, see
+    tcp_set_default_congestion_ control in net/ipv4/tcp_cong.c, and reno is always on it); no IPv6, which the lab does
+    not use."""
+    available = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control").read_text().split()
+    values = {f"ipv4/conf/{device}/rp_filter": "1" for device in ("all", "default", *devices)}
+    values["ipv4/tcp_congestion_control"] = "cubic" if "cubic" in available else "reno"
+    if Path("/proc/sys/net/ipv6").is_dir():
+        values["ipv6/conf/all/disable_ipv6"] = "1"
+        values["ipv6/conf/default/disable_ipv6"] = "1"
+    if forward:
+        values["ipv4/ip_forward"] = "1"
+    return values

@@ -1,0 +1,264 @@
+"""Stand-ins for what the agent drives: capture, the core, credentials, the mesh state's source."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from nodeseal.agent.credentials import Credential
+from nodeseal.capture.ebpf import Captured, CaptureTarget
+from nodeseal.capture.netns import NamespaceGoneError
+from nodeseal.core.bridge import CoreError, spawn
+from nodeseal.identity.authority import Svid
+from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
+from nodeseal.mesh.spiffe import SpiffeId
+from nodeseal.sources.directory import MeshStateError
+
+TRUST_DOMAIN = "example.org"
+fake_spawn = functools.partial(
+    spawn, core_command=(sys.executable, str(Path(__file__).with_name("fake_core_process.py")))
+)
+
+
+async def until(condition: Callable[[], object], what: str = "condition", seconds: float = 20.0) -> None:
+    """Lets the loop run until the condition holds. Fails, naming `what`, when it never does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"did not happen within {seconds:.0f} s: {what}"
+        await asyncio.sleep(0.002)
+
+
+def workload(name: str, netns: Path | str | None, **changes: Any) -> Workload:
+    """default/<name> on node1, wanted, at an address made of its name."""
+    values: dict[str, Any] = {
+        "key": WorkloadName("default", name),
+        "service_account": name,
+        "node": "node1",
+        "address": IPv4Address(0x0A000000 + sum(name.encode())),
+        "netns": str(netns) if netns is not None else None,
+        "wanted": True,
+        "mode": Mode.PERMISSIVE,
+        "phase": Phase.ABSENT,
+    }
+    return Workload(**{**values, **changes})
+
+
+def mesh(*workloads: Workload) -> Mesh:
+    """A model of these."""
+    return Mesh.build(TRUST_DOMAIN, workloads)
+
+
+def make_credential(identity: SpiffeId, now: datetime, serial: str) -> Credential:
+    """A credential that is due for renewal in an hour."""
+    svid = Svid(identity, "chain", "key", now, now + timedelta(hours=2), serial)
+    return Credential(svid, "bundle", now + timedelta(hours=1))
+
+
+class FakeCredentials:
+    """Issues without cryptography; `error` is raised instead when set."""
+
+    trust_domain = TRUST_DOMAIN
+
+    def __init__(self) -> None:
+        self.issued: list[SpiffeId] = []
+        self.error: Exception | None = None
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def issue(self, identity: SpiffeId) -> Credential:
+        if self.error is not None:
+            raise self.error
+        self.issued.append(identity)
+        return make_credential(identity, self.now, str(len(self.issued)))
+
+
+class FakeNamespace:
+    """A file stands for the namespace: its inode is the namespace's."""
+
+    def __init__(self, netns: str) -> None:
+        self.path = Path(netns)
+        try:
+            self.fd = os.open(netns, os.O_RDONLY)
+        except FileNotFoundError:
+            raise NamespaceGoneError(f"network namespace not found: {netns} does not exist") from None
+        self.inode = os.fstat(self.fd).st_ino
+        self.cookie = self.inode
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> FakeNamespace:
+        return self
+
+    def __exit__(self, *_rest: object) -> None:
+        self.close()
+
+
+def make_listeners(roles: tuple[int, ...] = (0, 1, 2)) -> dict[int, int]:
+    """Descriptors that stand for listeners."""
+    return {role: socket.socket().detach() for role in roles}
+
+
+class FakeCapture:
+    """CaptureThread without a kernel. `log` is what happened, `errors` are raised by the method of that name."""
+
+    def __init__(self, log: list[str] | None = None) -> None:
+        self.log: list[str] = log if log is not None else []
+        self.failures: dict[str, Exception] = {}
+        self.left_behind: list[Captured] = []
+        self.captured: dict[str, Captured] = {}
+
+    def _note(self, what: str, name: str) -> None:
+        if (error := self.failures.get(what)) is not None:
+            raise error
+        self.log.append(f"capture.{what} {name}".strip())
+
+    def make(self, target: CaptureTarget, phase: str = "capturing") -> Captured:
+        captured = Captured(target, FakeNamespace(target.netns), phase)  # type: ignore[arg-type]
+        self.captured[target.name] = captured
+        return captured
+
+    async def prepare(self) -> None:
+        self._note("prepare", "")
+
+    async def adopt(self) -> list[Captured]:
+        self._note("adopt", "")
+        return self.left_behind
+
+    async def forget(self, _run_dir: Path) -> None:
+        self._note("forget", "")
+
+    async def open_namespace(self, netns: str) -> FakeNamespace:
+        return FakeNamespace(netns)
+
+    async def enrol(self, one: Workload) -> Captured:
+        self._note("enrol", one.key.name)
+        assert one.netns is not None
+        captured = self.captured.get(str(one.key))
+        if captured is None:
+            captured = self.make(CaptureTarget(str(one.key), one.netns, one.address))
+        captured.phase = "capturing"
+        for role, fd in make_listeners().items():
+            if role in captured.listeners:
+                os.close(fd)
+            else:
+                captured.listeners[role] = fd
+        return captured
+
+    async def take_listeners(self, captured: Captured, held: Mapping[int, int]) -> None:
+        self._note("take_listeners", captured.target.name)
+        for role in (0, 1, 2) if captured.phase == "capturing" else (0,):
+            if role not in captured.listeners:
+                captured.listeners[role] = os.dup(held[role]) if role in held else socket.socket().detach()
+
+    async def stop_new(self, captured: Captured) -> None:
+        self._note("stop_new", captured.target.name)
+        captured.phase = "leaving"
+
+    async def release(self, captured: Captured) -> None:
+        self._note("release", captured.target.name)
+        self.captured.pop(captured.target.name, None)
+        captured.close()
+
+    async def direct(self, _captured: Captured) -> list[Any]:
+        return []
+
+    def close(self) -> None:
+        for captured in self.captured.values():
+            captured.close()
+
+
+class FakeCore:
+    """CoreSupervisor without a process: `log` gets every call, `failures` raise by the method's name."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+        self.failures: dict[str, CoreError] = {}
+        self.ready = True
+        self.incarnation = 1
+        self.pid: int | None = 1
+        self.error: str | None = None
+        self.live = 0
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+
+    async def run_blocking(self, function: Callable[..., Any], *args: Any) -> Any:
+        return function(*args)
+
+    async def call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        name = method.__name__
+        if (error := self.failures.get(name)) is not None:
+            raise error
+        self.calls.append((name, args, kwargs))
+        self.log.append(f"core.{name}")
+        if name == "stats":
+            return {}, [{"key": key, "connections": self.live, "tunnels": 0} for key in range(1, 20)]
+        return None
+
+
+class FakeNode:
+    """NodeServices: notes pushes and publications."""
+
+    trust_domain = TRUST_DOMAIN
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+        self.enrolment: Any = None
+        self.publish_error: Exception | None = None
+        self.publications: list[bool] = []
+        self._keys = 0
+
+    async def push(self) -> None:
+        self.log.append(f"push {self.enrolment.phase.value}")
+
+    async def publish(self) -> None:
+        if self.publish_error is not None:
+            raise self.publish_error
+        if self.publications[-1:] != [self.enrolment.published]:
+            self.publications.append(self.enrolment.published)
+            self.log.append(f"publish {'with' if self.enrolment.published else 'without'}")
+
+    def new_key(self) -> int:
+        self._keys += 1
+        return self._keys
+
+
+class FakeSource:
+    """A mesh state that the test writes: put() a Mesh or a MeshStateError."""
+
+    def __init__(self, *items: Mesh | MeshStateError) -> None:
+        self._queue: asyncio.Queue[Mesh | MeshStateError] = asyncio.Queue()
+        for item in items:
+            self._queue.put_nowait(item)
+
+    def put(self, item: Mesh | MeshStateError) -> None:
+        self._queue.put_nowait(item)
+
+    async def changes(self) -> AsyncIterator[Mesh | MeshStateError]:
+        while True:
+            yield await self._queue.get()
+
+
+def status_of(**changes: Any) -> Any:
+    """An object with these attributes."""
+    return SimpleNamespace(**changes)
+
+
+@contextlib.contextmanager
+def closing_captures(capture: FakeCapture) -> Any:
+    """Closes the descriptors that the fake capture still holds."""
+    try:
+        yield capture
+    finally:
+        capture.close()

@@ -1,0 +1,1075 @@
+/*
+ * The whole core, worker threads, epoll and all, over loopback addresses and without privileges: what needs a
+ * capability (entering a namespace, socket marks, transparent sockets) is taken out at the linker's --wrap,
+ * which tests/unit/test_cext.py asks for by the names of the __wrap_ functions here.
+ *
+ * One core holds both ends: the workload `shipper` with an outbound listener, and `pipeline` with an HBONE
+ * listener. The original destination of a captured connection is its listener's own address, so the answer to
+ * its question names where the application really listens. Addresses are of 127.0.0.0/8 and differ by
+ * process.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#include "certificates.h"
+#include "check.h"
+#include "nodeseal_core.h"
+#include "noise.h"
+
+#define DOMAIN "example.org"
+#define SHIPPER "spiffe://example.org/ns/default/sa/shipper"
+#define PIPELINE "spiffe://example.org/ns/default/sa/pipeline"
+
+enum { SHIPPER_KEY = 1, PIPELINE_KEY = 2, WAIT_SECONDS = 20 };
+
+/* ---- what needs privileges ---- */
+
+int __wrap_setns(int fd, int kind);
+int __wrap_setsockopt(int fd, int level, int name, const void *value, socklen_t length);
+int __real_setsockopt(int fd, int level, int name, const void *value, socklen_t length);
+
+int __wrap_setns(int fd, int kind)
+{
+    (void)fd;
+    (void)kind;
+    return 0;
+}
+
+int __wrap_setsockopt(int fd, int level, int name, const void *value, socklen_t length)
+{
+    if ((level == SOL_SOCKET && name == SO_MARK) || (level == IPPROTO_IP && name == IP_TRANSPARENT))
+        return 0;
+    return __real_setsockopt(fd, level, name, value, length);
+}
+
+/*
+ * A connection to this address is held back inside the core's connect() until the test has made the
+ * application act on it: then the core learns of the connection and of what the application did in one and
+ * the same event.
+ */
+static struct {
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    struct sockaddr_in address; /* port 0: none is held back */
+} gate = {.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+
+int __wrap_connect(int fd, const struct sockaddr *address, socklen_t length);
+int __real_connect(int fd, const struct sockaddr *address, socklen_t length);
+
+int __wrap_connect(int fd, const struct sockaddr *address, socklen_t length)
+{
+    int result = __real_connect(fd, address, length);
+    int error = errno;
+    pthread_mutex_lock(&gate.mutex);
+    while (gate.address.sin_port != 0 && length == sizeof(gate.address) &&
+           memcmp(address, &gate.address, sizeof(gate.address)) == 0)
+        pthread_cond_wait(&gate.changed, &gate.mutex);
+    pthread_mutex_unlock(&gate.mutex);
+    errno = error;
+    return result;
+}
+
+static void gate_close(const struct sockaddr_in *address)
+{
+    pthread_mutex_lock(&gate.mutex);
+    gate.address = *address;
+    pthread_mutex_unlock(&gate.mutex);
+}
+
+static void gate_open(void)
+{
+    pthread_mutex_lock(&gate.mutex);
+    gate.address.sin_port = 0;
+    pthread_cond_broadcast(&gate.changed);
+    pthread_mutex_unlock(&gate.mutex);
+}
+
+/* ---- sockets of applications ---- */
+
+static struct sockaddr_in host(int number, int port)
+{
+    unsigned process = (unsigned)getpid();
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    address.sin_addr.s_addr =
+        htonl(0x7f000000u | (64 + (process >> 8) % 128) << 16 | (process & 255) << 8 | (unsigned)number);
+    return address;
+}
+
+static void limit_waiting(int fd)
+{
+    struct timeval limit = {.tv_sec = WAIT_SECONDS};
+    CHECK_EQUAL(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)), 0);
+    CHECK_EQUAL(setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)), 0);
+}
+
+static int listen_at(struct sockaddr_in address)
+{
+    int one = 1;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK(fd >= 0);
+    limit_waiting(fd);
+    CHECK_EQUAL(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)), 0);
+    CHECK_CASE(bind(fd, (struct sockaddr *)&address, sizeof(address)) == 0, "%s", strerror(errno));
+    CHECK_EQUAL(listen(fd, 512), 0);
+    return fd;
+}
+
+static struct sockaddr_in local_of(int fd)
+{
+    struct sockaddr_in address;
+    socklen_t length = sizeof(address);
+    CHECK_EQUAL(getsockname(fd, (struct sockaddr *)&address, &length), 0);
+    return address;
+}
+
+static int dial(int listener)
+{
+    struct sockaddr_in address = local_of(listener);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK(fd >= 0);
+    limit_waiting(fd);
+    CHECK_EQUAL(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+    return fd;
+}
+
+static int take_connection(int listener)
+{
+    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    CHECK_CASE(fd >= 0, "%s", strerror(errno));
+    limit_waiting(fd);
+    return fd;
+}
+
+static void send_stream(int fd, uint64_t seed, uint64_t from, uint64_t length)
+{
+    uint8_t bytes[32768];
+    while (length > 0) {
+        size_t part = length < sizeof(bytes) ? (size_t)length : sizeof(bytes);
+        noise_fill(seed, from, bytes, part);
+        for (size_t at = 0; at < part;) {
+            ssize_t sent = send(fd, bytes + at, part - at, MSG_NOSIGNAL);
+            CHECK_CASE(sent > 0, "%s", strerror(errno));
+            at += (size_t)sent;
+        }
+        from += part;
+        length -= part;
+    }
+}
+
+static void receive_stream(int fd, uint64_t seed, uint64_t from, uint64_t length)
+{
+    uint8_t bytes[32768];
+    while (length > 0) {
+        ssize_t got = recv(fd, bytes, length < sizeof(bytes) ? (size_t)length : sizeof(bytes), 0);
+        CHECK_CASE(got > 0, "%zd %s", got, strerror(errno));
+        CHECK(noise_matches(seed, from, bytes, (size_t)got));
+        from += (uint64_t)got;
+        length -= (uint64_t)got;
+    }
+}
+
+static void expect_end(int fd)
+{
+    uint8_t byte;
+    ssize_t got = recv(fd, &byte, 1, 0);
+    CHECK_CASE(got == 0, "%zd %s", got, strerror(errno));
+}
+
+static void expect_reset(int fd)
+{
+    uint8_t byte;
+    ssize_t got = recv(fd, &byte, 1, 0);
+    CHECK_CASE(got == -1 && errno == ECONNRESET, "%zd %s", got, strerror(errno));
+}
+
+static void reset(int fd)
+{
+    struct linger linger = {.l_onoff = 1};
+    CHECK_EQUAL(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
+    close(fd);
+}
+
+/* Sends a stream from a thread of its own. */
+struct sender {
+    int fd;
+    uint64_t seed, length;
+    pthread_t thread;
+};
+
+static void *sender_main(void *argument)
+{
+    struct sender *sender = argument;
+    send_stream(sender->fd, sender->seed, 0, sender->length);
+    return NULL;
+}
+
+static void sender_start(struct sender *sender, int fd, uint64_t seed, uint64_t length)
+{
+    sender->fd = fd;
+    sender->seed = seed;
+    sender->length = length;
+    CHECK_EQUAL(pthread_create(&sender->thread, NULL, sender_main, sender), 0);
+}
+
+static void sender_join(struct sender *sender)
+{
+    CHECK_EQUAL(pthread_join(sender->thread, NULL), 0);
+}
+
+/* ---- the core and those who decide for it ---- */
+
+struct lab {
+    struct core *core;
+    struct authority authority;
+    int outbound, hbone; /* listeners that the core has duplicates of */
+    int application;     /* pipeline's own listener */
+    pthread_t decider;
+    pthread_mutex_t mutex; /* over what follows */
+    int stopping;
+    int tunnel;                  /* outbound answers name a tunnel */
+    const char *identity;        /* expected of its peer */
+    struct sockaddr_in endpoint; /* outbound answers name this */
+    uint32_t outbound_verdict, tunnel_verdict, plaintext_verdict;
+    uint64_t epoch;
+    struct ns_question last_tunnel; /* the last question about a tunnel's stream */
+};
+
+static struct ns_address mapped(struct sockaddr_in from)
+{
+    struct ns_address address = {.port = ntohs(from.sin_port)};
+    address.ip[10] = address.ip[11] = 0xff;
+    memcpy(address.ip + 12, &from.sin_addr, 4);
+    return address;
+}
+
+static void lab_decide(struct lab *lab, const struct ns_question *question, struct ns_answer *answer)
+{
+    memset(answer, 0, sizeof(*answer));
+    answer->id = question->id;
+    pthread_mutex_lock(&lab->mutex);
+    answer->epoch = lab->epoch;
+    answer->verdict = question->kind == NS_ASK_OUTBOUND         ? lab->outbound_verdict
+                      : question->kind == NS_ASK_INBOUND_TUNNEL ? lab->tunnel_verdict
+                                                                : lab->plaintext_verdict;
+    snprintf(answer->reason, sizeof(answer->reason), "%s",
+             answer->verdict == NS_ALLOW ? "allowed" : "strict");
+    if (question->kind == NS_ASK_OUTBOUND) {
+        answer->endpoint_count = 1;
+        answer->endpoints[0].address = mapped(lab->endpoint);
+        answer->endpoints[0].tunnel = (uint32_t)lab->tunnel;
+        snprintf(answer->endpoints[0].identity, NS_IDENTITY_MAX, "%s", lab->tunnel ? lab->identity : "");
+        snprintf(answer->endpoints[0].reason, NS_REASON_MAX, "%s",
+                 lab->tunnel ? "" : "destination-not-in-mesh");
+    } else if (question->kind == NS_ASK_INBOUND_TUNNEL) {
+        lab->last_tunnel = *question;
+    }
+    pthread_mutex_unlock(&lab->mutex);
+}
+
+static void *decider_main(void *argument)
+{
+    struct lab *lab = argument;
+    struct ns_question question;
+    struct ns_answer *answer = malloc(sizeof(*answer));
+    for (;;) {
+        pthread_mutex_lock(&lab->mutex);
+        int stopping = lab->stopping;
+        pthread_mutex_unlock(&lab->mutex);
+        if (stopping)
+            break;
+        if (core_next_question(lab->core, &question, 20)) {
+            lab_decide(lab, &question, answer);
+            core_answer(lab->core, answer);
+        }
+    }
+    free(answer);
+    return NULL;
+}
+
+static void lab_credentials(struct lab *lab, uint64_t key, const char *identity)
+{
+    struct certificate_wish wish = {.uris = {identity}};
+    struct certificate leaf = certificate_new(&lab->authority.intermediate, &wish);
+    char *chain = certificate_chain_pem(&leaf, &lab->authority.intermediate);
+    char *secret = certificate_key_pem(&leaf);
+    char *bundle = certificate_chain_pem(&lab->authority.root, NULL);
+    char error[NS_REASON_MAX] = "";
+    CHECK_EQUAL(core_workload_credentials(lab->core, key, chain, secret, bundle, error, sizeof(error)), 0);
+    free(chain);
+    free(secret);
+    free(bundle);
+    certificate_dispose(&leaf);
+}
+
+static void lab_workload(struct lab *lab, uint64_t key, int number, const char *identity)
+{
+    char error[NS_REASON_MAX] = "";
+    struct ns_address address = mapped(host(number, 0));
+    int any = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    CHECK_EQUAL(core_workload_add(lab->core, key, any, &address, error, sizeof(error)), 0);
+    close(any);
+    lab_credentials(lab, key, identity);
+}
+
+static int lab_listen(struct lab *lab, uint64_t key, int role, int fd)
+{
+    char error[NS_REASON_MAX] = "";
+    CHECK_EQUAL(core_workload_listen(lab->core, key, role, fd, error, sizeof(error)), 0);
+    return fd;
+}
+
+static struct lab *lab_new(void)
+{
+    struct lab *lab = calloc(1, sizeof(*lab));
+    struct core_options options = {.workers = 2,
+                                   .connect_timeout_ms = 3 * WAIT_SECONDS * 1000,
+                                   .refused_retry_ms = 100,
+                                   .idle_timeout_ms = 300000,
+                                   .trust_domain = DOMAIN};
+    char error[NS_REASON_MAX] = "";
+    CHECK(lab != NULL);
+    pthread_mutex_init(&lab->mutex, NULL);
+    lab->authority = authority_new();
+    lab->core = core_start(&options, error, sizeof(error));
+    CHECK_TEXT(error, "");
+    CHECK(lab->core != NULL);
+    lab->tunnel = 1;
+    lab->identity = PIPELINE;
+    lab->outbound_verdict = lab->tunnel_verdict = lab->plaintext_verdict = NS_ALLOW;
+    lab->epoch = 1;
+    core_epoch(lab->core, 1);
+    lab->application = listen_at(host(2, 0));
+    lab->endpoint = local_of(lab->application);
+    lab_workload(lab, SHIPPER_KEY, 1, SHIPPER);
+    lab_workload(lab, PIPELINE_KEY, 2, PIPELINE);
+    lab->outbound = lab_listen(lab, SHIPPER_KEY, NS_LISTEN_OUTBOUND, listen_at(host(1, 0)));
+    lab->hbone = lab_listen(lab, PIPELINE_KEY, NS_LISTEN_HBONE, listen_at(host(2, NS_HBONE_PORT)));
+    CHECK_EQUAL(pthread_create(&lab->decider, NULL, decider_main, lab), 0);
+    return lab;
+}
+
+static void lab_free(struct lab *lab)
+{
+    pthread_mutex_lock(&lab->mutex);
+    lab->stopping = 1;
+    pthread_mutex_unlock(&lab->mutex);
+    pthread_join(lab->decider, NULL);
+    core_stop(lab->core);
+    close(lab->outbound);
+    close(lab->hbone);
+    close(lab->application);
+    authority_dispose(&lab->authority);
+    pthread_mutex_destroy(&lab->mutex);
+    free(lab);
+}
+
+/* Changes what is answered from now on. */
+#define LAB_SET(lab, field, value)                                                                           \
+    do {                                                                                                     \
+        pthread_mutex_lock(&(lab)->mutex);                                                                   \
+        (lab)->field = (value);                                                                              \
+        pthread_mutex_unlock(&(lab)->mutex);                                                                 \
+    } while (0)
+
+/* Both ends of one relayed connection. */
+struct ends {
+    int client, server;
+};
+
+static struct ends lab_connect(struct lab *lab)
+{
+    struct ends ends;
+    ends.client = dial(lab->outbound);
+    ends.server = take_connection(lab->application);
+    return ends;
+}
+
+static void ends_close(struct ends *ends)
+{
+    close(ends->client);
+    close(ends->server);
+}
+
+static struct ns_workload_stats lab_stats(struct lab *lab, uint64_t key)
+{
+    struct ns_workload_stats stats[2];
+    CHECK_EQUAL(core_workload_stats(lab->core, stats, 2), 2);
+    return stats[0].workload == key ? stats[0] : stats[1];
+}
+
+static time_t deadline(void)
+{
+    return time(NULL) + WAIT_SECONDS;
+}
+
+/* Asks the core again and again; each time its workers take a turn. */
+#define WAIT_UNTIL(condition)                                                                                \
+    do {                                                                                                     \
+        time_t wait_end = deadline();                                                                        \
+        while (!(condition))                                                                                 \
+            CHECK_CASE(time(NULL) < wait_end, "waited %d s", (int)WAIT_SECONDS);                             \
+    } while (0)
+
+/* ---- through a tunnel ---- */
+
+static void check_both_ways(struct lab *lab, uint64_t length)
+{
+    struct ends ends = lab_connect(lab);
+    struct sender up, down;
+    sender_start(&up, ends.client, 1, length);
+    sender_start(&down, ends.server, 2, length);
+    struct sender *senders[] = {&up, &down};
+    for (uint64_t at = 0; at < length;) {
+        uint64_t part = length - at < 100000 ? length - at : 100000;
+        receive_stream(ends.server, 1, at, part);
+        receive_stream(ends.client, 2, at, part);
+        at += part;
+    }
+    for (int i = 0; i < 2; i++)
+        sender_join(senders[i]);
+    shutdown(ends.client, SHUT_WR);
+    expect_end(ends.server);
+    shutdown(ends.server, SHUT_WR);
+    expect_end(ends.client);
+    ends_close(&ends);
+}
+
+TEST(tunnel_carries_bytes_both_ways)
+{
+    struct lab *lab = lab_new();
+    check_both_ways(lab, 8000000);
+    CHECK_EQUAL(lab_stats(lab, SHIPPER_KEY).tunnelled, 1);
+    CHECK_EQUAL(lab_stats(lab, PIPELINE_KEY).tunnelled, 1);
+    lab_free(lab);
+}
+
+static void check_server_speaks_first(struct lab *lab)
+{
+    struct ends ends = lab_connect(lab);
+    send_stream(ends.server, 1, 0, 100);
+    receive_stream(ends.client, 1, 0, 100);
+    ends_close(&ends);
+}
+
+/* The application has spoken, and perhaps hung up, before the core sees that it is connected to it. */
+static void check_server_speaks_at_once(struct lab *lab, int hangs_up)
+{
+    struct ends ends;
+    gate_close(&lab->endpoint);
+    ends.client = dial(lab->outbound);
+    ends.server = take_connection(lab->application);
+    send_stream(ends.server, 1, 0, 100);
+    if (hangs_up)
+        shutdown(ends.server, SHUT_WR);
+    gate_open();
+    receive_stream(ends.client, 1, 0, 100);
+    if (hangs_up)
+        expect_end(ends.client);
+    send_stream(ends.client, 2, 0, 100);
+    receive_stream(ends.server, 2, 0, 100);
+    ends_close(&ends);
+}
+
+TEST(server_may_speak_first)
+{
+    struct lab *lab = lab_new();
+    check_server_speaks_first(lab);
+    lab_free(lab);
+}
+
+TEST(server_may_speak_before_the_core_sees_the_connection)
+{
+    struct lab *lab = lab_new();
+    check_server_speaks_at_once(lab, 0);
+    lab_free(lab);
+}
+
+TEST(server_may_speak_and_hang_up_before_the_core_sees_the_connection)
+{
+    struct lab *lab = lab_new();
+    check_server_speaks_at_once(lab, 1);
+    lab_free(lab);
+}
+
+static void check_client_half_close(struct lab *lab)
+{
+    struct ends ends = lab_connect(lab);
+    send_stream(ends.client, 1, 0, 300000);
+    shutdown(ends.client, SHUT_WR);
+    receive_stream(ends.server, 1, 0, 300000);
+    expect_end(ends.server);
+    struct sender down;
+    sender_start(&down, ends.server, 2, 3000000);
+    receive_stream(ends.client, 2, 0, 3000000);
+    sender_join(&down);
+    shutdown(ends.server, SHUT_WR);
+    expect_end(ends.client);
+    ends_close(&ends);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).connections == 0);
+}
+
+static void check_server_half_close(struct lab *lab)
+{
+    struct ends ends = lab_connect(lab);
+    send_stream(ends.server, 1, 0, 300000);
+    shutdown(ends.server, SHUT_WR);
+    receive_stream(ends.client, 1, 0, 300000);
+    expect_end(ends.client);
+    struct sender up;
+    sender_start(&up, ends.client, 2, 3000000);
+    receive_stream(ends.server, 2, 0, 3000000);
+    sender_join(&up);
+    shutdown(ends.client, SHUT_WR);
+    expect_end(ends.server);
+    ends_close(&ends);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).connections == 0);
+}
+
+static void check_client_reset(struct lab *lab)
+{
+    struct ends ends = lab_connect(lab);
+    send_stream(ends.client, 1, 0, 10);
+    receive_stream(ends.server, 1, 0, 10);
+    reset(ends.client);
+    expect_reset(ends.server);
+    close(ends.server);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).connections == 0);
+}
+
+static void check_server_reset(struct lab *lab)
+{
+    struct ends ends = lab_connect(lab);
+    send_stream(ends.server, 1, 0, 10);
+    receive_stream(ends.client, 1, 0, 10);
+    reset(ends.server);
+    expect_reset(ends.client);
+    close(ends.client);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).connections == 0);
+}
+
+TEST(client_half_close_crosses_a_tunnel)
+{
+    struct lab *lab = lab_new();
+    check_client_half_close(lab);
+    lab_free(lab);
+}
+
+TEST(server_half_close_crosses_a_tunnel)
+{
+    struct lab *lab = lab_new();
+    check_server_half_close(lab);
+    lab_free(lab);
+}
+
+TEST(client_reset_crosses_a_tunnel)
+{
+    struct lab *lab = lab_new();
+    check_client_reset(lab);
+    lab_free(lab);
+}
+
+TEST(server_reset_crosses_a_tunnel)
+{
+    struct lab *lab = lab_new();
+    check_server_reset(lab);
+    lab_free(lab);
+}
+
+TEST(bytes_sent_right_before_the_end_arrive)
+{
+    struct lab *lab = lab_new();
+    for (int i = 0; i < 40; i++) {
+        struct ends ends = lab_connect(lab);
+        send_stream(ends.client, 1, 0, 50000);
+        close(ends.client);
+        receive_stream(ends.server, 1, 0, 50000);
+        expect_end(ends.server);
+        close(ends.server);
+    }
+    lab_free(lab);
+}
+
+TEST(application_sees_a_low_port_of_the_peers_address)
+{
+    struct lab *lab = lab_new();
+    struct ends ends = lab_connect(lab);
+    struct sockaddr_in peer;
+    socklen_t length = sizeof(peer);
+    CHECK_EQUAL(getpeername(ends.server, (struct sockaddr *)&peer, &length), 0);
+    CHECK_EQUAL(ntohl(peer.sin_addr.s_addr), INADDR_LOOPBACK); /* what the tunnel dialled from */
+    CHECK(ntohs(peer.sin_port) >= 1024 && ntohs(peer.sin_port) < 32768);
+    ends_close(&ends);
+    lab_free(lab);
+}
+
+TEST(question_about_a_tunnels_stream_names_peer_and_authority)
+{
+    struct lab *lab = lab_new();
+    struct ends ends = lab_connect(lab);
+    struct ns_address expected = mapped(lab->endpoint);
+    pthread_mutex_lock(&lab->mutex);
+    struct ns_question question = lab->last_tunnel;
+    pthread_mutex_unlock(&lab->mutex);
+    CHECK_TEXT(question.peer, SHIPPER);
+    CHECK_EQUAL(question.workload, PIPELINE_KEY);
+    CHECK(memcmp(question.destination.ip, expected.ip, 16) == 0);
+    CHECK_EQUAL(question.destination.port, expected.port);
+    CHECK_EQUAL(question.established, 0);
+    ends_close(&ends);
+    lab_free(lab);
+}
+
+TEST(connections_are_listed_with_identities_and_bytes)
+{
+    struct lab *lab = lab_new();
+    struct ends ends = lab_connect(lab);
+    send_stream(ends.client, 1, 0, 1000);
+    receive_stream(ends.server, 1, 0, 1000);
+    send_stream(ends.server, 2, 0, 500);
+    receive_stream(ends.client, 2, 0, 500);
+    struct ns_connection list[8];
+    CHECK_EQUAL(core_connections(lab->core, list, 8), 2);
+    for (int i = 0; i < 2; i++) {
+        CHECK_EQUAL(list[i].state, NS_STATE_OPEN);
+        CHECK_EQUAL(list[i].mtls, 1);
+        CHECK_EQUAL(list[i].bytes_sent, 1000);
+        CHECK_EQUAL(list[i].bytes_received, 500);
+        CHECK_TEXT(list[i].tls, "TLSv1.3 TLS_AES_128_GCM_SHA256");
+        CHECK_TEXT(list[i].peer, list[i].direction == NS_OUTBOUND ? PIPELINE : SHIPPER);
+        CHECK_EQUAL(list[i].workload, list[i].direction == NS_OUTBOUND ? SHIPPER_KEY : PIPELINE_KEY);
+    }
+    CHECK_EQUAL(core_connections(lab->core, list, 1), 2);
+    CHECK_EQUAL(core_connections(lab->core, NULL, 0), 2);
+    ends_close(&ends);
+    lab_free(lab);
+}
+
+TEST(a_reader_that_stops_stalls_only_itself)
+{
+    enum { LENGTH = 20000000 };
+    struct lab *lab = lab_new();
+    struct ends stalled[4], quick;
+    struct sender senders[4];
+    for (int i = 0; i < 4; i++) {
+        stalled[i] = lab_connect(lab);
+        sender_start(&senders[i], stalled[i].server, 10 + (uint64_t)i, LENGTH / 4);
+    }
+    quick = lab_connect(lab);
+    for (int i = 0; i < 100; i++) {
+        send_stream(quick.client, 1, (uint64_t)i * 1000, 1000);
+        receive_stream(quick.server, 1, (uint64_t)i * 1000, 1000);
+        send_stream(quick.server, 2, (uint64_t)i * 1000, 1000);
+        receive_stream(quick.client, 2, (uint64_t)i * 1000, 1000);
+    }
+    for (int i = 0; i < 4; i++) {
+        receive_stream(stalled[i].client, 10 + (uint64_t)i, 0, LENGTH / 4);
+        sender_join(&senders[i]);
+        ends_close(&stalled[i]);
+    }
+    ends_close(&quick);
+    lab_free(lab);
+}
+
+TEST(many_connections_at_once_share_few_tunnels)
+{
+    enum { COUNT = 150 };
+    struct lab *lab = lab_new();
+    struct ends ends[COUNT];
+    for (int i = 0; i < COUNT; i++)
+        ends[i].client = dial(lab->outbound);
+    for (int i = 0; i < COUNT; i++) {
+        send_stream(ends[i].client, (uint64_t)i, 0, 4);
+        ends[i].server = take_connection(lab->application);
+    }
+    for (int i = 0; i < COUNT; i++)
+        send_stream(ends[i].server, 1, 0, 20000);
+    for (int i = 0; i < COUNT; i++)
+        receive_stream(ends[i].client, 1, 0, 20000);
+    CHECK_EQUAL(lab_stats(lab, SHIPPER_KEY).connections, COUNT);
+    CHECK(lab_stats(lab, SHIPPER_KEY).tunnels <= 4); /* two workers, a hundred streams each */
+    for (int i = 0; i < COUNT; i++)
+        ends_close(&ends[i]);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).connections == 0);
+    WAIT_UNTIL(lab_stats(lab, PIPELINE_KEY).connections == 0);
+    lab_free(lab);
+}
+
+TEST(many_busy_connections_at_once_lose_nothing)
+{
+    enum { COUNT = 150, LENGTH = 300000 };
+    struct lab *lab = lab_new();
+    struct ends ends[COUNT];
+    struct sender senders[COUNT];
+    for (int i = 0; i < COUNT; i++)
+        ends[i] = lab_connect(lab);
+    for (int i = 0; i < COUNT; i++)
+        sender_start(&senders[i], ends[i].server, (uint64_t)i, LENGTH);
+    for (int i = 0; i < COUNT; i++)
+        receive_stream(ends[i].client, (uint64_t)i, 0, LENGTH);
+    for (int i = 0; i < COUNT; i++)
+        sender_join(&senders[i]);
+    for (int i = 0; i < COUNT; i++)
+        ends_close(&ends[i]);
+    lab_free(lab);
+}
+
+/* ---- connections that cannot be ---- */
+
+TEST(closed_application_port_resets_the_client)
+{
+    struct lab *lab = lab_new();
+    int closed = listen_at(host(2, 0));
+    LAB_SET(lab, endpoint, local_of(closed));
+    close(closed);
+    int client = dial(lab->outbound);
+    expect_reset(client);
+    close(client);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).failed == 1);
+    WAIT_UNTIL(lab_stats(lab, PIPELINE_KEY).failed == 1);
+    lab_free(lab);
+}
+
+TEST(refused_outbound_connection_is_reset)
+{
+    struct lab *lab = lab_new();
+    LAB_SET(lab, outbound_verdict, NS_REFUSE);
+    int client = dial(lab->outbound);
+    expect_reset(client);
+    close(client);
+    CHECK_EQUAL(lab_stats(lab, SHIPPER_KEY).refused, 1);
+    lab_free(lab);
+}
+
+static void check_denied_stream(uint32_t verdict, const char *reason)
+{
+    struct lab *lab = lab_new();
+    LAB_SET(lab, tunnel_verdict, verdict);
+    int client = dial(lab->outbound);
+    expect_reset(client);
+    close(client);
+    WAIT_UNTIL(lab_stats(lab, PIPELINE_KEY).refused == 1);
+    struct ns_connection list[8];
+    size_t count = core_connections(lab->core, list, 8);
+    int told = 0;
+    for (size_t i = 0; i < count && i < 8; i++)
+        told += list[i].direction == NS_OUTBOUND && strcmp(list[i].reason, reason) == 0;
+    CHECK_EQUAL(told, 1);
+    lab_free(lab);
+}
+
+TEST(stream_denied_by_policy_resets_the_client)
+{
+    check_denied_stream(NS_REFUSE, "the peer's policy denied it");
+}
+
+TEST(unavailable_stream_resets_the_client)
+{
+    check_denied_stream(NS_UNAVAILABLE, "the peer could not reach the application");
+}
+
+TEST(peer_with_another_identity_gets_no_byte)
+{
+    struct lab *lab = lab_new();
+    LAB_SET(lab, identity, "spiffe://example.org/ns/default/sa/siem");
+    int client = dial(lab->outbound);
+    send_stream(client, 1, 0, 100);
+    expect_reset(client);
+    close(client);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).tls_failed >= 1);
+    CHECK_EQUAL(lab_stats(lab, PIPELINE_KEY).accepted, 0);
+    lab_free(lab);
+}
+
+TEST(peer_that_does_not_listen_resets_the_client_after_the_retries)
+{
+    struct lab *lab = lab_new();
+    LAB_SET(lab, endpoint, host(3, 8080));
+    int client = dial(lab->outbound);
+    expect_reset(client);
+    close(client);
+    CHECK_EQUAL(lab_stats(lab, SHIPPER_KEY).failed, 1);
+    lab_free(lab);
+}
+
+TEST(peer_that_closes_in_the_handshake_resets_the_client)
+{
+    struct lab *lab = lab_new();
+    int silent = listen_at(host(3, NS_HBONE_PORT));
+    LAB_SET(lab, endpoint, host(3, 8080));
+    int client = dial(lab->outbound);
+    close(take_connection(silent));
+    expect_reset(client);
+    close(client);
+    close(silent);
+    lab_free(lab);
+}
+
+TEST(peer_that_hangs_up_before_the_core_sees_the_connection_resets_the_client)
+{
+    struct lab *lab = lab_new();
+    int silent = listen_at(host(3, NS_HBONE_PORT));
+    struct sockaddr_in address = local_of(silent);
+    LAB_SET(lab, endpoint, host(3, 8080));
+    gate_close(&address);
+    int client = dial(lab->outbound);
+    close(take_connection(silent));
+    gate_open();
+    expect_reset(client); /* at once, not when the time for the handshake is up */
+    close(client);
+    close(silent);
+    lab_free(lab);
+}
+
+TEST(client_that_goes_away_while_the_tunnel_is_dialled_is_forgotten)
+{
+    struct lab *lab = lab_new();
+    int silent = listen_at(host(3, NS_HBONE_PORT));
+    LAB_SET(lab, endpoint, host(3, 8080));
+    int client = dial(lab->outbound);
+    int peer = take_connection(silent);
+    reset(client);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).connections == 0);
+    close(peer);
+    close(silent);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).tunnels == 0);
+    lab_free(lab);
+}
+
+/* ---- in plaintext ---- */
+
+static struct lab *lab_plain(void)
+{
+    struct lab *lab = lab_new();
+    LAB_SET(lab, tunnel, 0);
+    return lab;
+}
+
+TEST(plaintext_carries_bytes_both_ways)
+{
+    struct lab *lab = lab_plain();
+    check_both_ways(lab, 8000000);
+    CHECK_EQUAL(lab_stats(lab, SHIPPER_KEY).plaintext, 1);
+    CHECK_EQUAL(lab_stats(lab, SHIPPER_KEY).tunnels, 0);
+    lab_free(lab);
+}
+
+TEST(half_closes_and_resets_cross_in_plaintext)
+{
+    struct lab *lab = lab_plain();
+    check_client_half_close(lab);
+    check_server_half_close(lab);
+    check_client_reset(lab);
+    check_server_reset(lab);
+    lab_free(lab);
+}
+
+TEST(plaintext_server_may_speak_first)
+{
+    struct lab *lab = lab_plain();
+    check_server_speaks_first(lab);
+    lab_free(lab);
+}
+
+TEST(plaintext_server_may_speak_before_the_core_sees_the_connection)
+{
+    struct lab *lab = lab_plain();
+    check_server_speaks_at_once(lab, 0);
+    check_server_speaks_at_once(lab, 1);
+    lab_free(lab);
+}
+
+TEST(plaintext_endpoint_that_refuses_resets_the_client)
+{
+    struct lab *lab = lab_plain();
+    int closed = listen_at(host(2, 0));
+    LAB_SET(lab, endpoint, local_of(closed));
+    close(closed);
+    int client = dial(lab->outbound);
+    expect_reset(client);
+    close(client);
+    CHECK_EQUAL(lab_stats(lab, SHIPPER_KEY).failed, 1);
+    lab_free(lab);
+}
+
+/* ---- changes while connections run ---- */
+
+TEST(new_credentials_leave_running_connections_and_serve_new_ones)
+{
+    struct lab *lab = lab_new();
+    struct ends old = lab_connect(lab);
+    for (int i = 0; i < 5; i++) {
+        lab_credentials(lab, SHIPPER_KEY, SHIPPER);
+        lab_credentials(lab, PIPELINE_KEY, PIPELINE);
+        struct ends ends = lab_connect(lab);
+        send_stream(ends.client, 1, 0, 1000);
+        receive_stream(ends.server, 1, 0, 1000);
+        send_stream(old.client, 2, (uint64_t)i * 1000, 1000);
+        receive_stream(old.server, 2, (uint64_t)i * 1000, 1000);
+        ends_close(&ends);
+    }
+    ends_close(&old);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).connections == 0);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).tunnels <= 2); /* those that retired have ended */
+    lab_free(lab);
+}
+
+static void lab_move_on(struct lab *lab)
+{
+    pthread_mutex_lock(&lab->mutex);
+    uint64_t epoch = ++lab->epoch;
+    pthread_mutex_unlock(&lab->mutex);
+    core_epoch(lab->core, epoch);
+}
+
+TEST(a_new_epoch_that_allows_leaves_connections_alone)
+{
+    struct lab *lab = lab_new();
+    struct ends ends = lab_connect(lab);
+    for (int i = 0; i < 10; i++) {
+        lab_move_on(lab);
+        send_stream(ends.client, 1, (uint64_t)i * 100, 100);
+        receive_stream(ends.server, 1, (uint64_t)i * 100, 100);
+    }
+    ends_close(&ends);
+    lab_free(lab);
+}
+
+TEST(a_new_epoch_that_refuses_resets_both_ends)
+{
+    struct lab *lab = lab_new();
+    struct ends ends = lab_connect(lab);
+    LAB_SET(lab, tunnel_verdict, NS_REFUSE);
+    lab_move_on(lab);
+    expect_reset(ends.client);
+    expect_reset(ends.server);
+    ends_close(&ends);
+    lab_free(lab);
+}
+
+TEST(removing_a_workload_resets_its_connections)
+{
+    struct lab *lab = lab_new();
+    struct ends ends = lab_connect(lab);
+    char error[NS_REASON_MAX] = "";
+    CHECK_EQUAL(core_workload_remove(lab->core, SHIPPER_KEY, error, sizeof(error)), 0);
+    expect_reset(ends.client);
+    expect_reset(ends.server);
+    ends_close(&ends);
+    CHECK_EQUAL(core_workload_remove(lab->core, SHIPPER_KEY, error, sizeof(error)), -1);
+    CHECK(error[0] != 0);
+    lab_free(lab);
+}
+
+TEST(closing_a_listener_leaves_its_connections_alone)
+{
+    struct lab *lab = lab_new();
+    struct ends ends = lab_connect(lab);
+    char error[NS_REASON_MAX] = "";
+    CHECK_EQUAL(core_workload_unlisten(lab->core, SHIPPER_KEY, NS_LISTEN_OUTBOUND, error, sizeof(error)), 0);
+    CHECK_EQUAL(core_workload_unlisten(lab->core, PIPELINE_KEY, NS_LISTEN_HBONE, error, sizeof(error)), 0);
+    send_stream(ends.client, 1, 0, 100000);
+    receive_stream(ends.server, 1, 0, 100000);
+    ends_close(&ends);
+    lab_free(lab);
+}
+
+TEST(stopping_with_live_connections_resets_them)
+{
+    struct lab *lab = lab_new();
+    struct ends ends = lab_connect(lab);
+    send_stream(ends.client, 1, 0, 100000);
+    lab_free(lab);
+    expect_reset(ends.client);
+    ends_close(&ends);
+}
+
+/* ---- all at once ---- */
+
+struct rioter {
+    struct lab *lab;
+    uint64_t seed;
+    int client; /* dials; otherwise accepts */
+    pthread_t thread;
+};
+
+/* Does a few random things to a socket, then ends it in one of three ways. Errors are part of it. */
+static void riot(int fd, struct noise *noise)
+{
+    uint8_t *bytes = calloc(1, 100000);
+    for (size_t turns = noise_below(noise, 4); turns > 0; turns--) {
+        if (noise_below(noise, 2))
+            (void)!send(fd, bytes, noise_below(noise, 100000), MSG_NOSIGNAL | MSG_DONTWAIT);
+        else
+            (void)!recv(fd, bytes, 1 + noise_below(noise, 99999), MSG_DONTWAIT);
+    }
+    free(bytes);
+    switch (noise_below(noise, 3)) {
+    case 0:
+        reset(fd);
+        return;
+    case 1:
+        (void)shutdown(fd, SHUT_WR);
+        break;
+    default:
+        break;
+    }
+    close(fd);
+}
+
+static void *rioter_main(void *argument)
+{
+    enum { ROUNDS = 150 };
+    struct rioter *rioter = argument;
+    struct noise noise = noise_new(rioter->seed);
+    if (rioter->client) {
+        for (int i = 0; i < ROUNDS; i++)
+            riot(dial(rioter->lab->outbound), &noise);
+        return NULL;
+    }
+    for (;;) {
+        int fd = accept4(rioter->lab->application, NULL, NULL, SOCK_CLOEXEC);
+        if (fd < 0)
+            return NULL; /* the listener was shut down */
+        riot(fd, &noise);
+    }
+}
+
+static void check_riot(struct lab *lab)
+{
+    struct rioter rioters[4];
+    for (int i = 0; i < 4; i++) {
+        rioters[i] = (struct rioter){.lab = lab, .seed = 20 + (uint64_t)i, .client = i < 2};
+        CHECK_EQUAL(pthread_create(&rioters[i].thread, NULL, rioter_main, &rioters[i]), 0);
+    }
+    for (int i = 0; i < 10; i++) {
+        lab_credentials(lab, SHIPPER_KEY, SHIPPER);
+        lab_move_on(lab);
+        (void)core_connections(lab->core, NULL, 0);
+    }
+    for (int i = 0; i < 2; i++)
+        pthread_join(rioters[i].thread, NULL);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).connections == 0);
+    WAIT_UNTIL(lab_stats(lab, PIPELINE_KEY).connections == 0);
+    shutdown(lab->application, SHUT_RDWR);
+    for (int i = 2; i < 4; i++)
+        pthread_join(rioters[i].thread, NULL);
+    lab_free(lab);
+}
+
+TEST(disorderly_applications_leave_no_connection_behind_in_tunnels)
+{
+    check_riot(lab_new());
+}
+
+TEST(disorderly_applications_leave_no_connection_behind_in_plaintext)
+{
+    check_riot(lab_plain());
+}
+
+CHECK_MAIN

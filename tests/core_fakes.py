@@ -1,0 +1,117 @@
+"""A stand-in for the compiled core: the real structures of nodeseal_core.h, with behaviour that tests can look into."""
+
+from __future__ import annotations
+
+import os
+import queue
+from pathlib import Path
+from typing import Any
+
+import cffi
+
+from nodeseal.core.native import Native
+
+HEADER = Path(__file__).parent.parent / "cext" / "include" / "nodeseal_core.h"
+
+
+def make_ffi() -> cffi.FFI:
+    """The structures and constants of the header, without compiling anything."""
+    text = HEADER.read_text(encoding="utf-8")
+    ffi = cffi.FFI()
+    ffi.cdef(text.split("/* cffi: begin */")[1].split("/* cffi: end */")[0])
+    return ffi
+
+
+class FakeLib:
+    """The functions of nodeseal_core.h. `calls` records them; `questions` feeds the decision thread."""
+
+    NS_REASON_MAX = 96
+    NS_IDENTITY_MAX = 512
+    NS_ENDPOINTS_MAX = 32
+
+    def __init__(self, ffi: Any) -> None:
+        self._ffi = ffi
+        self.calls: list[tuple[Any, ...]] = []
+        self.questions: queue.Queue[Any] = queue.Queue()
+        self.answers: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.refuse: dict[str, str] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.stopped = False
+
+    def core_start(self, options: Any, error: Any, size: int) -> Any:
+        if (text := self.refuse.get("core_start")) is not None:
+            self._ffi.memmove(error, text.encode() + b"\0", len(text) + 1)
+            return self._ffi.NULL
+        self.calls.append(("core_start", options.workers, self._ffi.string(options.trust_domain).decode()))
+        return self._ffi.cast("struct core *", 1)
+
+    def core_stop(self, _core: Any) -> None:
+        self.stopped = True
+
+    def _result(self, name: str, error: Any, *call: Any) -> int:
+        self.calls.append((name, *call))
+        if (text := self.refuse.get(name)) is not None:
+            self._ffi.memmove(error, text.encode() + b"\0", len(text) + 1)
+            return -1
+        return 0
+
+    def core_workload_add(self, _core: Any, key: int, fd: int, address: Any, error: Any, _size: int) -> int:
+        os.fstat(fd)
+        return self._result("core_workload_add", error, key, bytes(address.ip)[12:])
+
+    def core_workload_credentials(
+        self, _core: Any, key: int, chain: bytes, private: bytes, bundle: bytes, error: Any, _size: int
+    ) -> int:
+        return self._result("core_workload_credentials", error, key, chain, private, bundle)
+
+    def core_workload_listen(self, _core: Any, key: int, role: int, fd: int, error: Any, _size: int) -> int:
+        os.fstat(fd)
+        return self._result("core_workload_listen", error, key, role)
+
+    def core_workload_unlisten(self, _core: Any, key: int, role: int, error: Any, _size: int) -> int:
+        return self._result("core_workload_unlisten", error, key, role)
+
+    def core_workload_remove(self, _core: Any, key: int, error: Any, _size: int) -> int:
+        return self._result("core_workload_remove", error, key)
+
+    def core_epoch(self, _core: Any, epoch: int) -> None:
+        self.calls.append(("core_epoch", epoch))
+
+    def core_next_question(self, _core: Any, question: Any, timeout_ms: int) -> int:
+        try:
+            fill = self.questions.get(timeout=min(timeout_ms, 50) / 1000)
+        except queue.Empty:
+            return 0
+        fill(question)
+        return 1
+
+    def core_answer(self, _core: Any, answer: Any) -> None:
+        self.answers.put(
+            {
+                "id": answer.id,
+                "epoch": answer.epoch,
+                "verdict": answer.verdict,
+                "reason": self._ffi.string(answer.reason).decode(),
+            }
+        )
+
+    def core_connections(self, _core: Any, out: Any, capacity: int) -> int:
+        for index, row in enumerate(self.rows[:capacity]):
+            for name, value in row.items():
+                setattr(out[index], name, value)
+        return len(self.rows)
+
+    def core_workload_stats(self, _core: Any, out: Any, capacity: int) -> int:
+        if capacity:
+            out[0].workload, out[0].connections = 1, len(self.rows)
+        return 1
+
+    def core_stats(self, _core: Any, out: Any) -> None:
+        out.epoch, out.workers = 3, 2
+
+
+def make_native() -> tuple[Native, FakeLib]:
+    """A fake compiled module and the library half of it."""
+    ffi = make_ffi()
+    lib = FakeLib(ffi)
+    return Native(ffi, lib), lib

@@ -1,0 +1,11 @@
+"""`nodeseal core` with a stand-in for the compiled part, run by path: a real process and control socket, no traffic."""
+
+from __future__ import annotations
+
+import sys
+
+from core_fakes import make_native
+from nodeseal.core import native, process
+
+native.load = lambda: make_native()[0]
+sys.exit(process.main(sys.argv[1:]))

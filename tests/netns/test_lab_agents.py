@@ -1,0 +1,254 @@
+"""The whole lab on a real kernel, with agents and cores: what a newcomer types, and `down` after the worst."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nodeseal.capture import syscalls
+from nodeseal.lab import agents
+from nodeseal.lab.demo.host_state import HostState, attached_programs
+from nodeseal.lab.errors import AgentError
+from nodeseal.lab.lab import LAB_ROOT, Lab, take_down
+from nodeseal.lab.namespaces import list_namespaces
+from nodeseal.lab.plan import Plan, prefix
+from nodeseal.lab.processes import child_environment, start_time
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces, which needs root")
+
+NAME = f"a{os.getpid()}"
+CATEGORIES = ("routing rules", "routes", "interfaces", "traffic control", "/sys/fs/bpf")
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Lab]:
+    """A lab that tests look at, and leave as it was."""
+    name = f"{NAME}s"
+    try:
+        yield Lab.up(Plan.build(name))
+    finally:
+        take_down(name)
+
+
+@pytest.fixture
+def name() -> Iterator[str]:
+    """The name of a lab that the test makes and may wreck."""
+    yield NAME
+    take_down(NAME)
+
+
+def nodeseal(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "nodeseal", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=child_environment(),
+    )
+
+
+def connections(lab: Lab, node: str) -> list[dict[str, Any]]:
+    answer: list[dict[str, Any]] = agents.ask_agent(lab.run_dirs[node], "connections")["connections"]
+    return answer
+
+
+def traces(lab: Lab) -> list[str]:
+    """What is left of a lab: namespaces, processes with its directory among their arguments, mounts, its directory."""
+    found = list_namespaces(prefix(lab.plan.name))
+    directory = os.fsencode(f"{lab.directory}/")
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if directory in entry.read_bytes() and start_time(int(entry.parent.name)) is not None:
+                found.append(str(entry))
+        except OSError:
+            continue
+    found += [str(mount) for mount in syscalls.mounts("bpf") if str(mount).startswith(f"{lab.directory}/")]
+    return found + ([str(lab.directory)] if lab.directory.exists() else [])
+
+
+def test_status_has_the_promised_shape(shared: Lab) -> None:
+    status = json.loads(nodeseal("lab", "status", "--name", shared.plan.name, "-o", "json").stdout)
+    assert set(status) == {"nodes", "pods"}
+    assert all(set(node) == {"name", "netns", "address", "agent_pid", "core_pids"} for node in status["nodes"])
+    assert all(set(pod) == {"name", "node", "netns", "address", "enrolled", "identity"} for pod in status["pods"])
+
+
+def test_up_returns_when_the_pods_are_enrolled(shared: Lab) -> None:
+    assert {pod["name"]: pod["identity"] for pod in shared.status()["pods"] if pod["enrolled"]} == {
+        "shipper": "spiffe://example.org/ns/default/sa/shipper",
+        "siem": "spiffe://example.org/ns/default/sa/siem",
+        "pipeline": "spiffe://example.org/ns/default/sa/pipeline",
+    }
+
+
+def test_status_names_the_processes_that_run(shared: Lab) -> None:
+    for node in shared.status()["nodes"]:
+        for pid in (node["agent_pid"], *node["core_pids"]):
+            assert str(shared.run_dirs[node["name"]]) in Path(f"/proc/{pid}/cmdline").read_text()
+
+
+@pytest.mark.parametrize("host", ["10.77.2.10", "pipeline", "10.77.200.1", "pipeline.svc"])
+def test_shipper_reaches_pipeline_over_mtls(shared: Lab, host: str) -> None:
+    before = {one["id"] for one in connections(shared, "node1")}
+    result = nodeseal(
+        *("lab", "exec", "--name", shared.plan.name, "shipper", "--"),
+        *("curl", "-sS", "--max-time", "10", f"http://{host}:8080/"),
+    )
+    assert (result.stdout, result.stderr) == ("pipeline: ready\n", "")
+    (one,) = [one for one in connections(shared, "node1") if one["id"] not in before]
+    assert (one["mtls"], one["peer"]) == (True, "spiffe://example.org/ns/default/sa/pipeline")
+
+
+def test_intruder_reaches_pipeline_in_plaintext(shared: Lab) -> None:
+    result = shared.run("intruder", ["curl", "-sS", "--max-time", "10", "http://10.77.2.10:8080/"])
+    assert result.stdout == "pipeline: ready\n"
+
+
+def test_strict_pod_refuses_intruder_at_once(shared: Lab) -> None:
+    shared.set_mode("pipeline", "strict")
+    try:
+        assert shared.run("intruder", ["curl", "-sS", "--max-time", "10", "http://10.77.2.10:8080/"]).returncode != 0
+    finally:
+        shared.set_mode("pipeline", "permissive")
+
+
+def test_pod_is_enrolled_and_un_enrolled_live(shared: Lab) -> None:
+    def enrolled() -> bool:
+        return next(pod["enrolled"] for pod in shared.status()["pods"] if pod["name"] == "intruder")
+
+    assert not enrolled()
+    shared.enrol("intruder")
+    assert enrolled()
+    shared.unenrol("intruder")
+    assert not enrolled()
+
+
+def test_enrolment_that_cannot_be_says_why(shared: Lab) -> None:
+    taken = (
+        "import socket, sys; s = socket.create_server(('10.77.2.11', 15008));"
+        "print('ready', flush=True); sys.stdin.read()"
+    )
+    argv = [sys.executable, "-m", "nodeseal", "lab", "exec", "--name", shared.plan.name, "intruder", "--"]
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        subprocess.Popen(
+            [*argv, sys.executable, "-c", taken],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=child_environment(),
+        ) as holder,
+    ):
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"ready\n"
+        patch.setattr(agents, "CHANGE_SECONDS", 3.0)
+        with pytest.raises(AgentError, match=r"not enrolled after 3 s: intruder: .*15008"):
+            shared.enrol("intruder")
+    shared.unenrol("intruder")
+
+
+def test_down_leaves_the_host_as_it_was(name: str) -> None:
+    before, programs = HostState.read(), attached_programs()
+    lab = Lab.up(Plan.build(name))
+    ours = set(attached_programs()) - set(programs)
+    assert ours
+    assert take_down(name).failures == ()
+    assert traces(lab) == []
+    assert not ours & set(attached_programs())
+    after = HostState.read()
+    assert {key: after.lines[key] for key in CATEGORIES} == {key: before.lines[key] for key in CATEGORIES}
+
+
+def test_down_after_everything_was_killed(name: str) -> None:
+    programs = attached_programs()
+    lab = Lab.up(Plan.build(name))
+    ours = set(attached_programs()) - set(programs)
+    for node in lab.status()["nodes"]:
+        for pid in (node["agent_pid"], *node["core_pids"]):
+            os.kill(pid, signal.SIGKILL)
+    assert take_down(name).failures == ()
+    assert traces(lab) == []
+    assert not ours & set(attached_programs())
+
+
+def test_status_and_enrolment_outlive_the_agents(name: str) -> None:
+    lab = Lab.up(Plan.build(name))
+    for node in lab.status()["nodes"]:
+        os.kill(node["agent_pid"], signal.SIGKILL)
+    lab.processes.end(record for record in lab.processes.records() if record.role.startswith("agent"))
+    status = lab.status()
+    assert [node["agent_pid"] for node in status["nodes"]] == [None, None]
+    assert [pod["name"] for pod in status["pods"] if pod["enrolled"]] == ["shipper", "siem", "pipeline"]
+    result = lab.run("shipper", ["curl", "-sS", "--max-time", "10", "http://10.77.2.10:8080/"])
+    assert result.stdout == "pipeline: ready\n"
+
+
+def test_down_ends_an_agent_that_was_started_again_by_hand(name: str) -> None:
+    lab = Lab.up(Plan.build(name, enrol=False))
+    lab.processes.end(record for record in lab.processes.records() if record.role == "agent node1")
+    table = type(lab.processes)(lab.directory / "by-hand")
+    run_dir = lab.run_dirs["node1"]
+    again = agents.start_agent(table, lab.plan.node("node1"), run_dir)
+    agents.wait_for_agents(lab.run_dirs, [again])
+    take_down(name)
+    assert traces(lab) == []
+    assert not again.alive
+
+
+def test_up_whose_agents_cannot_start_says_why_and_leaves_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodeseal.lab.mesh_state.SETTLE", "soon")
+    with pytest.raises(AgentError, match=r"the agent of node1 ended: .*settle"):
+        Lab.up(Plan.build(name))
+    assert list_namespaces(prefix(name)) == []
+    assert not (LAB_ROOT / name).exists()
+
+
+def test_demo_proves_every_step(name: str) -> None:
+    result = nodeseal("lab", "demo", "--name", name, "-o", "json")
+    report = json.loads(result.stdout)
+    assert (report["failure"], result.returncode) == (None, 0)
+    assert [step["step"] for step in report["steps"]] == list("abcdefgh")
+    assert list_namespaces(prefix(name)) == []
+
+
+def test_demo_fails_loudly_when_enrolment_does_nothing(name: str) -> None:
+    code = (
+        "import sys; from nodeseal.lab.lab import Lab; from nodeseal.lab.demo.run import run_demo;"
+        f"Lab.enrol = lambda self, *pods: None; sys.exit(run_demo({name!r}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False, env=child_environment()
+    )
+    failure = result.stdout.partition("FAILED in (c) Enrolment, live\n")[2]
+    assert "check:    no card number on the wire" in failure
+    assert "expected: 0 packets" in failure
+    assert "seen:     shipper -> pipeline:8080, pipeline -> siem:9000" in failure
+    assert result.returncode == 1
+    assert list_namespaces(prefix(name)) == []
+
+
+def test_demo_that_is_stopped_cleans_up(name: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "nodeseal", "lab", "demo", "--name", name],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=child_environment(),
+    ) as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if line.startswith("(b)"):
+                break
+        demo.send_signal(signal.SIGTERM)
+        demo.communicate(timeout=60)
+    assert demo.returncode == 130
+    assert list_namespaces(prefix(name)) == []
+    assert not (LAB_ROOT / name).exists()

@@ -1,0 +1,212 @@
+"""New connections of enrolled workloads: where they go, what can be read on the wire, and what the agents say."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from nodeseal.lab.plan import PIPELINE_HTTP_PORT, SERVICE_ADDRESS
+from support.lab import (
+    HBONE_PORT,
+    Programs,
+    RunningLab,
+    echoes,
+    endpoint,
+    ports_used,
+    receive_exactly,
+    wait_until,
+)
+from support.namespaces import needs_root
+
+pytestmark = needs_root
+
+CARD = b"card=4111 1111 1111 1111;"
+
+BETWEEN_NODES = pytest.mark.parametrize(
+    ("source", "target"),
+    [("shipper", "pipeline"), ("pipeline", "siem")],
+    ids=["node1-to-node2", "node2-to-node1"],
+)
+
+
+@BETWEEN_NODES
+def test_enrolled_pair_crosses_the_wire_in_tls_only(
+    lab: RunningLab, programs: Programs, source: str, target: str
+) -> None:
+    server = programs.serve(target)
+    with programs.sniff() as wire:
+        client = programs.dial(source, server.address)
+        assert echoes(client, CARD * 400)
+        packets = wire.cut()
+    ports = {packet.destination_port for packet in packets} | {packet.source_port for packet in packets}
+    assert HBONE_PORT in ports
+    assert server.address[1] not in ports
+    assert not any(CARD in packet.payload for packet in packets)
+
+
+def test_sniffer_reads_what_is_not_enrolled(lab: RunningLab, programs: Programs) -> None:
+    """What the other tests' sniffer would show if a connection were in plaintext."""
+    server = programs.serve("intruder")
+    with programs.sniff() as wire:
+        assert echoes(programs.dial("guest", server.address), CARD)
+        assert wire.carries(CARD)
+
+
+def test_pods_of_one_node_talk_in_tls_only(lab: RunningLab, programs: Programs) -> None:
+    server = programs.serve("siem")
+    with programs.sniff_pod("siem") as wire:
+        client = programs.dial("shipper", server.address)
+        assert echoes(client, CARD * 400)
+        packets = wire.cut()
+    ports = {packet.destination_port for packet in packets} | {packet.source_port for packet in packets}
+    assert HBONE_PORT in ports
+    assert server.address[1] not in ports
+    assert not any(CARD in packet.payload for packet in packets)
+    assert lab.outbound(client)["peer"] == lab.identity("siem")
+
+
+@BETWEEN_NODES
+def test_both_nodes_name_the_other_sides_identity(
+    lab: RunningLab, programs: Programs, source: str, target: str
+) -> None:
+    server = programs.serve(target)
+    client = programs.dial(source, server.address)
+    assert echoes(client)
+    near = lab.outbound(client)
+    assert near["mtls"]
+    assert near["peer"] == lab.identity(target)
+    assert near["tls"].startswith("TLSv1.3 ")
+    assert near["reason"] is None
+
+    def find() -> list[dict[str, object]]:
+        return [
+            row
+            for row in lab.connections(lab.node_of(target))
+            if row["direction"] == "inbound" and row["destination"] == endpoint(server.address)
+        ]
+
+    (far,) = wait_until(find, "the far agent shows the connection")
+    assert far["mtls"]
+    assert far["peer"] == lab.identity(source)
+    assert far["source_workload"] == f"default/{source}"
+
+
+def test_connection_shows_the_bytes_of_each_direction(lab: RunningLab, programs: Programs) -> None:
+    def answer(connection: socket.socket) -> None:
+        receive_exactly(connection, 1000)
+        connection.sendall(bytes(70_000))
+
+    server = programs.serve("pipeline", answer)
+    client = programs.dial("shipper", server.address)
+    client.sendall(bytes(1000))
+    receive_exactly(client, 70_000)
+    row = lab.outbound(client)
+    assert (row["bytes_sent"], row["bytes_received"]) == (1000, 70_000)
+
+
+def test_service_address_leads_to_an_endpoint_in_tls(lab: RunningLab, programs: Programs) -> None:
+    programs.serve("pipeline", port=PIPELINE_HTTP_PORT)
+    with programs.sniff() as wire:
+        client = programs.dial("shipper", (str(SERVICE_ADDRESS), PIPELINE_HTTP_PORT))
+        assert echoes(client, CARD)
+        packets = wire.cut()
+    assert not any(CARD in packet.payload for packet in packets)
+    assert str(SERVICE_ADDRESS) not in {packet.destination for packet in packets}
+    row = lab.outbound(client)
+    assert row["destination"] == f"{SERVICE_ADDRESS}:{PIPELINE_HTTP_PORT}"
+    assert row["endpoint"] == f"{lab.address('pipeline')}:{PIPELINE_HTTP_PORT}"
+    assert row["peer"] == lab.identity("pipeline")
+
+
+def test_service_without_such_a_port_refuses(lab: RunningLab, programs: Programs) -> None:
+    with pytest.raises(ConnectionError):  # noqa: PT012
+        client = programs.dial("shipper", (str(SERVICE_ADDRESS), 81))
+        receive_exactly(client, 1)
+
+
+def test_unenrolled_client_reaches_a_permissive_workload_in_plaintext(lab: RunningLab, programs: Programs) -> None:
+    server = programs.serve("pipeline")
+    client = programs.dial("guest", server.address)
+    with programs.sniff() as wire:
+        assert echoes(client, CARD)
+        assert wire.carries(CARD)
+    rows = [row for row in lab.connections("node2") if row["source_workload"] == "default/guest"]
+    assert [(row["mtls"], row["reason"]) for row in rows if row["state"] == "open"] == [(False, "source-not-enrolled")]
+
+
+def test_enrolled_client_reaches_an_unenrolled_workload_in_plaintext(lab: RunningLab, programs: Programs) -> None:
+    server = programs.serve("intruder")
+    client = programs.dial("shipper", server.address)
+    with programs.sniff() as wire:
+        assert echoes(client, CARD)
+        assert wire.carries(CARD)
+    row = lab.outbound(client)
+    assert (row["mtls"], row["reason"]) == (False, "destination-not-enrolled")
+
+
+def test_server_sees_the_clients_address(lab: RunningLab, programs: Programs) -> None:
+    server = programs.serve("pipeline")
+    assert echoes(programs.dial("shipper", server.address))
+    assert [peer[0] for peer in server.peers] == [lab.address("shipper")]
+
+
+def test_client_sees_the_address_it_dialled(lab: RunningLab, programs: Programs) -> None:
+    server = programs.serve("pipeline")
+    client = programs.dial("shipper", server.address)
+    assert echoes(client)
+    assert client.getpeername() == server.address
+    assert client.getsockname()[0] == lab.address("shipper")
+
+
+def test_own_address_and_loopback_stay_inside_the_pod(lab: RunningLab, programs: Programs) -> None:
+    server = programs.serve("pipeline")
+    with programs.sniff_pod("pipeline") as wire:
+        client = programs.dial("pipeline", server.address)
+        assert echoes(client, CARD)
+        assert [
+            packet for packet in wire.cut() if server.address[1] in (packet.source_port, packet.destination_port)
+        ] == []
+    source = endpoint(client.getsockname())
+    assert source not in {row["source"] for row in lab.connections("node2")}
+
+
+def test_connections_of_one_pair_share_a_tunnel(lab: RunningLab, programs: Programs) -> None:
+    server = programs.serve("pipeline")
+    first = programs.dial("shipper", server.address)
+    assert echoes(first)
+    with programs.sniff() as wire:
+        for _ in range(20):
+            assert echoes(programs.dial("shipper", server.address))
+        opened = [packet for packet in wire.cut() if packet.opens]
+    # One a worker thread: they share nothing.
+    assert len(opened) <= 4
+    assert ports_used(opened) <= {HBONE_PORT}
+
+
+def test_syn_cookies_on_both_sides(lab: RunningLab, programs: Programs) -> None:
+    pods = ("shipper", "pipeline", "intruder")
+    before = {pod: lab.sysctl(pod, "ipv4/tcp_syncookies") for pod in pods}
+    for pod in pods:
+        programs.at_end(lambda pod=pod: lab.sysctl(pod, "ipv4/tcp_syncookies", before[pod]))
+        lab.sysctl(pod, "ipv4/tcp_syncookies", "2")  # always, see ip-sysctl.rst
+    cookies = {pod: _cookies_received(lab, pod) for pod in pods}
+    server = programs.serve("pipeline")
+    with programs.sniff() as wire:
+        for _ in range(10):
+            assert echoes(programs.dial("shipper", server.address), CARD)
+        assert not wire.carries(CARD)
+    assert echoes(programs.dial("intruder", server.address))
+    assert _cookies_received(lab, "shipper") > cookies["shipper"]
+    assert _cookies_received(lab, "pipeline") > cookies["pipeline"]
+
+
+def _cookies_received(lab: RunningLab, pod: str) -> int:
+    def read() -> int:
+        # Not /proc/net: that is the namespace of the process's main thread.
+        text = Path("/proc/thread-self/net/netstat").read_text()
+        names, values = [line.split() for line in text.splitlines() if line.startswith("TcpExt:")]
+        return int(values[names.index("SyncookiesRecv")])
+
+    return lab.run(pod, read)

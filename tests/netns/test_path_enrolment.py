@@ -1,0 +1,226 @@
+"""Enrolling and un-enrolling live: what is open goes on, what is new goes the new way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from support.lab import (
+    HBONE_PORT,
+    Lines,
+    Programs,
+    RunningLab,
+    echoes,
+    endpoint,
+    ports_used,
+    running_lab,
+    silent,
+    wait_until,
+)
+from support.namespaces import needs_root
+
+pytestmark = needs_root
+
+CARD = b"card=4111 1111 1111 1111;"
+COMERS = ("comer", "haven")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
+    """As the shared one, and two pods that come and go: comer on node1, haven on node2."""
+    pods = ("guest:node1:plain", "comer:node1:plain", "haven:node2:plain")
+    with running_lab(tmp_path_factory.mktemp("enrolment"), more_pods=pods) as lab:
+        yield lab
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(lab: RunningLab) -> Iterator[None]:
+    """What a test enrolled is un-enrolled, down to the last connection; strict modes are over."""
+    yield
+    lab.lab.unenrol(*COMERS)
+    for pod in COMERS:
+        wait_until(lambda pod=pod: lab.workload(pod)["phase"] == "absent", f"{pod} has left the mesh")
+    for pod in ("pipeline", "haven"):
+        if lab.workload(pod)["mode"] != "permissive":
+            lab.lab.set_mode(pod, "permissive")
+
+
+@pytest.mark.parametrize("pods", [("comer",), ("haven",), COMERS], ids="+".join)
+def test_old_connection_outlives_enrolment_and_unenrolment(
+    lab: RunningLab, programs: Programs, pods: tuple[str, ...]
+) -> None:
+    server = programs.serve("haven")
+    lines = Lines(programs, "comer", server.address)
+    lines.goes_on()
+    lab.lab.enrol(*pods)
+    lines.goes_on()
+    lab.lab.unenrol(*pods)
+    lines.goes_on()
+    assert lines.finish() >= 60
+
+
+def test_old_connection_is_shown_with_its_reason(lab: RunningLab, programs: Programs) -> None:
+    server = programs.serve("haven")
+    old = programs.dial("comer", server.address)
+    assert echoes(old, CARD)
+    lab.lab.enrol(*COMERS)
+    assert echoes(old, CARD)
+    source = endpoint(old.getsockname())
+    for node in ("node1", "node2"):
+        rows = [row for row in lab.connections(node) if row["source"] == source]
+        assert [(row["mtls"], row["reason"]) for row in rows] == [(False, "opened-before-enrolment")]
+
+
+def test_new_connections_are_tunnelled_beside_an_old_one(lab: RunningLab, programs: Programs) -> None:
+    server = programs.serve("haven")
+    lines = Lines(programs, "comer", server.address)
+    lab.lab.enrol(*COMERS)
+    with programs.sniff() as wire:
+        new = programs.dial("comer", server.address)
+        assert echoes(new, CARD)
+        packets = wire.cut()
+    assert not any(CARD in packet.payload for packet in packets)
+    assert lab.outbound(new)["peer"] == lab.identity("haven")
+    lines.goes_on()
+    lines.finish()
+
+
+def test_captured_connection_outlives_unenrolment(lab: RunningLab, programs: Programs) -> None:
+    server = programs.serve("haven")
+    lab.lab.enrol(*COMERS)
+    lines = Lines(programs, "comer", server.address)
+    lines.goes_on()
+    assert lab.outbound(lines.connection)["mtls"]
+    lab.lab.unenrol(*COMERS)
+    with programs.sniff() as wire:
+        lines.goes_on()
+        packets = wire.cut()
+    # It still is what it was: not a byte of it in plaintext.
+    assert not any(b"line 0" in packet.payload for packet in packets)
+    assert {
+        row["mtls"] for row in lab.connections("node1") if row["source"] == endpoint(lines.connection.getsockname())
+    } == {True}
+    lines.finish()
+
+
+def test_new_connections_go_direct_after_unenrolment(lab: RunningLab, programs: Programs) -> None:
+    server = programs.serve("haven")
+    lab.lab.enrol(*COMERS)
+    lines = Lines(programs, "comer", server.address)
+    lines.goes_on()
+    lab.lab.unenrol(*COMERS)
+    with programs.sniff() as wire:
+        new = programs.dial("comer", server.address)
+        assert echoes(new, CARD)
+        packets = wire.cut()
+    assert any(CARD in packet.payload for packet in packets)
+    assert ports_used(packets) == {server.address[1]}
+    source = endpoint(new.getsockname())
+    through_core = [row for row in lab.connections("node1") if row["source"] == source and row["id"] is not None]
+    assert through_core == []
+    lines.finish()
+
+
+def test_unenrolled_workload_keeps_nothing_when_its_last_connection_ends(lab: RunningLab, programs: Programs) -> None:
+    server = programs.serve("haven")
+    lab.lab.enrol(*COMERS)
+    client = programs.dial("comer", server.address)
+    assert echoes(client)
+    lab.lab.unenrol(*COMERS)
+    assert lab.workload("comer")["phase"] == "leaving"
+    client.close()
+    for pod in COMERS:
+        wait_until(lambda pod=pod: lab.workload(pod)["phase"] == "absent", f"{pod} has left the mesh")
+
+
+def test_enrolment_again_while_old_connections_drain(lab: RunningLab, programs: Programs) -> None:
+    server = programs.serve("haven")
+    lab.lab.enrol(*COMERS)
+    lines = Lines(programs, "comer", server.address)
+    lab.lab.unenrol(*COMERS)
+    lab.lab.enrol(*COMERS)
+    new = programs.dial("comer", server.address)
+    assert echoes(new)
+    assert lab.outbound(new)["peer"] == lab.identity("haven")
+    lines.goes_on()
+    lines.finish()
+
+
+def test_connections_opened_while_enrolling_all_work(lab: RunningLab, programs: Programs) -> None:
+    """In every moment of two nodes' coming and going: a client that opens one connection after the other."""
+    server = programs.serve("haven")
+    stop = threading.Event()
+    programs.at_end(stop.set)
+    opened = 0
+
+    def client() -> None:
+        nonlocal opened
+        while not stop.is_set():
+            connection = programs.dial("comer", server.address)
+            assert echoes(connection)
+            connection.close()
+            opened += 1
+
+    worker = programs.thread(client)
+    for step in (lab.lab.enrol, lab.lab.unenrol):
+        step(*COMERS)
+        wanted = opened + 10
+        wait_until(lambda wanted=wanted: opened >= wanted or not worker.running, "the client goes on")
+    stop.set()
+    worker.result()
+
+
+def test_strict_resets_a_live_plaintext_connection(lab: RunningLab, programs: Programs) -> None:
+    server = programs.serve("pipeline", silent)
+    client = programs.dial("guest", server.address)
+    client.sendall(b"x")
+    assert server.connection().recv(1) == b"x"
+    lab.lab.set_mode("pipeline", "strict")
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    # The application behind it is told as well.
+    with pytest.raises(ConnectionResetError):
+        server.connection().recv(1)
+
+
+def test_strict_refuses_a_new_plaintext_connection(lab: RunningLab, programs: Programs) -> None:
+    server = programs.serve("pipeline")
+    lab.lab.set_mode("pipeline", "strict")
+    with pytest.raises((ConnectionRefusedError, ConnectionResetError)):  # noqa: PT012
+        client = programs.dial("guest", server.address)
+        client.recv(1)
+    assert server.peers == []
+    rows = [row for row in lab.connections("node2") if row["destination"] == endpoint(server.address)]
+    assert [(row["state"], row["reason"]) for row in rows] == [("closed", "strict")]
+
+
+def test_strict_disturbs_no_tunnelled_connection(lab: RunningLab, programs: Programs) -> None:
+    server = programs.serve("pipeline")
+    lines = Lines(programs, "shipper", server.address)
+    lines.goes_on()
+    lab.lab.set_mode("pipeline", "strict")
+    lines.goes_on()
+    assert echoes(programs.dial("shipper", server.address))
+    lab.lab.set_mode("pipeline", "permissive")
+    lines.goes_on()
+    lines.finish()
+
+
+def test_permissive_again_lets_plaintext_in(lab: RunningLab, programs: Programs) -> None:
+    server = programs.serve("pipeline")
+    lab.lab.set_mode("pipeline", "strict")
+    lab.lab.set_mode("pipeline", "permissive")
+    assert echoes(programs.dial("guest", server.address))
+
+
+def test_both_ends_enrolled_never_open_plaintext_again(lab: RunningLab, programs: Programs) -> None:
+    server = programs.serve("haven")
+    lab.lab.enrol(*COMERS)
+    with programs.sniff() as wire:
+        for _ in range(50):
+            assert echoes(programs.dial("comer", server.address), CARD)
+        packets = wire.cut()
+    assert ports_used(packets) <= {HBONE_PORT}
+    assert not any(CARD in packet.payload for packet in packets)

@@ -1,0 +1,71 @@
+"""The agent's configuration file."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from nodeseal.agent import config
+from nodeseal.agent.config import ConfigError
+
+MINIMAL = "node: node1\nmesh: mesh\nca: /etc/nodeseal/ca\n"
+
+
+def load(tmp_path: Path, text: str) -> config.Config:
+    path = tmp_path / "agent.yaml"
+    path.write_text(text)
+    return config.load(path)
+
+
+def problems(tmp_path: Path, text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    return [line.removeprefix(f"{tmp_path}/") for line in str(caught.value).splitlines()]
+
+
+def test_defaults_and_relative_paths(tmp_path: Path) -> None:
+    loaded = load(tmp_path, MINIMAL)
+    assert loaded.node == "node1"
+    assert loaded.mesh == tmp_path / "mesh"
+    assert loaded.ca == Path("/etc/nodeseal/ca")
+    assert loaded.run_dir == Path("/run/nodeseal")
+    assert 1 <= loaded.workers <= 4
+    assert (loaded.certificate_lifetime, loaded.settle) == (timedelta(hours=24), timedelta(seconds=2))
+    assert loaded.cgroup is None
+
+
+def test_everything_given(tmp_path: Path) -> None:
+    more = "run_dir: run\nworkers: 2\ncertificate_lifetime: 1.5h\nsettle: 250ms\ncgroup: /sys/fs/cgroup\n"
+    loaded = load(tmp_path, MINIMAL + more)
+    assert (loaded.run_dir, loaded.workers) == (tmp_path / "run", 2)
+    assert (loaded.certificate_lifetime, loaded.settle) == (timedelta(minutes=90), timedelta(milliseconds=250))
+    assert loaded.cgroup == Path("/sys/fs/cgroup")
+
+
+def test_every_problem_is_told_with_its_place(tmp_path: Path) -> None:
+    text = "node: node1\nmesh: mesh\nworkers: 100\nsettle: soon\ncertificat_lifetime: 1h\n"
+    assert problems(tmp_path, text) == [
+        "agent.yaml:1: ca: expected a path, found nothing",
+        "agent.yaml:3: workers: expected a number of threads from 1 to 64, found the number 100",
+        "agent.yaml:4: settle: expected a duration such as 30s, 10m, 24h or 7d, found 'soon'",
+        "agent.yaml:5: certificat_lifetime: expected 'certificate_lifetime', "
+        "found the unknown field 'certificat_lifetime'",
+    ]
+
+
+@pytest.mark.parametrize("value", ["1s", "0h", "400d"])
+def test_certificate_lifetime_has_bounds(tmp_path: Path, value: str) -> None:
+    (line,) = problems(tmp_path, MINIMAL + f"certificate_lifetime: {value}\n")
+    assert line == f"agent.yaml:4: certificate_lifetime: expected a duration from 2s to 365d, found {value}"
+
+
+def test_run_dir_must_leave_room_for_a_socket(tmp_path: Path) -> None:
+    (line,) = problems(tmp_path, MINIMAL + f"run_dir: /{'x' * 100}\n")
+    assert "run_dir: expected a path of at most 90 bytes" in line
+
+
+def test_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected a readable file"):
+        config.load(tmp_path / "none.yaml")

@@ -1,0 +1,480 @@
+"""One workload's way in and out, step by step, against stand-ins for capture and core."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent_fakes import FakeCapture, FakeCore, FakeCredentials, FakeNode, until, workload
+from nodeseal.agent.enrolment import Enrolment
+from nodeseal.agent.holding import Surroundings
+from nodeseal.capture.errors import CaptureError
+from nodeseal.capture.listeners import AddressInUseError
+from nodeseal.core.bridge import CoreError
+from nodeseal.identity.authority import AuthorityError
+from nodeseal.mesh.model import Mode, Phase, Workload, WorkloadName
+from nodeseal.mesh.reasons import WhyNotEnrolled
+from nodeseal.sources.directory import PublicationError
+
+NAME = WorkloadName("default", "shipper")
+FOREVER = 3600.0
+
+
+def remove(path: Path) -> None:
+    """The namespace goes; here a file stands for it."""
+    path.unlink()
+
+
+class World:
+    """An enrolment with everything around it; `log` is what happened, in order."""
+
+    def __init__(self, netns: Path, settle: float) -> None:
+        self.netns = netns
+        self.log: list[str] = []
+        self.capture = FakeCapture(self.log)
+        self.core = FakeCore(self.log)
+        self.credentials = FakeCredentials()
+        self.node = FakeNode(self.log)
+        self.now = self.credentials.now
+        around: Any = Surroundings(
+            self.node,
+            self.core,  # type: ignore[arg-type]
+            self.capture,  # type: ignore[arg-type]
+            self.credentials,  # type: ignore[arg-type]
+            settle,
+            now=lambda: self.now,
+            rand=lambda: 0.5,
+        )
+        self.enrolment = Enrolment(NAME, around)
+        self.node.enrolment = self.enrolment
+
+    def wants(self, **changes: Any) -> Workload:
+        wanted = workload("shipper", self.netns, **changes)
+        self.enrolment.update(wanted)
+        return wanted
+
+    def settle(self, seconds: float) -> None:
+        self.enrolment.around.settle = seconds
+        self.enrolment.wake()
+
+    async def phase(self, phase: Phase) -> None:
+        await until(lambda: self.enrolment.phase is phase, f"phase {phase.value}")
+
+    async def trouble(self) -> None:
+        await until(lambda: self.enrolment.trouble is not None, "trouble")
+
+
+@pytest.fixture
+def netns(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "netns"
+    path.touch()
+    yield path
+    gc.collect()
+
+
+def run(netns: Path, story: Callable[[World], Awaitable[None]], *, settle: float = 0.0) -> World:
+    """Plays a story with the enrolment's driver running beside it."""
+
+    async def play() -> World:
+        world = World(netns, settle)
+        driver = asyncio.create_task(world.enrolment.drive())
+        # The driver of a workload that nobody knows ends at once; a story begins by wanting something.
+        try:
+            await story(world)
+        finally:
+            world.enrolment.stop()
+            await driver
+            world.capture.close()
+        return world
+
+    return asyncio.run(asyncio.wait_for(play(), 60))
+
+
+def test_enrolling_prepares_the_core_then_captures_then_publishes(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+
+    assert run(netns, story).log == [
+        "core.workload_add",
+        "core.workload_credentials",
+        "capture.enrol shipper",
+        "core.workload_listen",
+        "push joining",
+        "publish with",
+        "push enrolled",
+    ]
+
+
+def test_joining_lasts_until_the_others_had_time(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.JOINING)
+        world.wants(wanted=True, service_account="shipper")
+        assert world.enrolment.why()[0] is WhyNotEnrolled.JOINING
+        world.settle(0)
+        await world.phase(Phase.ENROLLED)
+
+    run(netns, story, settle=FOREVER)
+
+
+def test_joining_is_not_over_before_it_could_be_published(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.node.publish_error = PublicationError("cannot publish: read-only file system")
+        world.wants()
+        await world.trouble()
+        assert world.enrolment.phase is Phase.JOINING
+        assert "read-only" in (world.enrolment.why()[1] or "")
+        world.node.publish_error = None
+        world.enrolment.wake()
+        await world.phase(Phase.ENROLLED)
+        assert world.enrolment.why() == (None, None)
+
+    run(netns, story)
+
+
+def test_unwanted_workload_is_left_alone(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants(wanted=False)
+        await asyncio.sleep(0)
+        assert world.enrolment.why() == (WhyNotEnrolled.NOT_WANTED, None)
+
+    assert run(netns, story).log == []
+
+
+def test_workload_without_namespace_says_so(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.enrolment.update(workload("shipper", None))
+        await asyncio.sleep(0)
+        assert world.enrolment.why()[0] is WhyNotEnrolled.NO_NETNS
+
+    assert run(netns, story).log == []
+
+
+def test_leaving_withdraws_first_and_keeps_capturing_until_the_others_had_time(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        world.enrolment.around.settle = FOREVER
+        world.log.clear()
+        world.wants(wanted=False)
+        await world.phase(Phase.LEAVING)
+        await until(lambda: "push leaving" in world.log)
+        assert world.log == ["publish without", "push leaving"]
+        world.settle(0)
+        await world.phase(Phase.ABSENT)
+
+    assert run(netns, story).log[2:] == [
+        "capture.stop_new default/shipper",
+        "core.workload_unlisten",
+        "core.stats",
+        "core.workload_remove",
+        "capture.release default/shipper",
+        "push absent",
+    ]
+
+
+def test_live_connections_hold_the_release_back(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        world.core.live = 3
+        world.wants(wanted=False)
+        await until(lambda: "core.stats" in world.log)
+        assert world.enrolment.held is not None
+        assert world.enrolment.held.draining
+        assert world.enrolment.why()[0] is WhyNotEnrolled.LEAVING
+        world.core.live = 0
+        world.enrolment.wake()
+        await world.phase(Phase.ABSENT)
+
+    run(netns, story)
+
+
+def test_draining_workload_that_is_wanted_again_is_captured_again(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        world.core.live = 1
+        world.wants(wanted=False)
+        await until(lambda: "core.stats" in world.log)
+        world.log.clear()
+        world.core.calls.clear()
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        # The outbound listener never went away; the core gets the other two anew.
+        (listen,) = [call for call in world.core.calls if call[0] == "workload_listen"]
+        assert sorted(listen[1][1]) == [1, 2]
+
+    world = run(netns, story)
+    assert "capture.release default/shipper" not in world.log
+    assert "core.workload_add" not in world.log
+
+
+def test_leaving_workload_that_is_wanted_again_joins_again(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        world.enrolment.around.settle = FOREVER
+        world.wants(wanted=False)
+        await world.phase(Phase.LEAVING)
+        world.wants()
+        await world.phase(Phase.JOINING)
+
+    assert "capture.stop_new default/shipper" not in run(netns, story).log
+
+
+def test_failed_withdrawal_keeps_the_workload_enrolled(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        world.node.publish_error = PublicationError("cannot publish")
+        world.wants(wanted=False)
+        await world.trouble()
+        assert world.enrolment.phase is Phase.ENROLLED
+
+    assert "capture.stop_new default/shipper" not in run(netns, story).log
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (CaptureError("no CAP_BPF"), WhyNotEnrolled.FAILED),
+        (AddressInUseError("address in use: 10.0.0.1:15008"), WhyNotEnrolled.ADDRESS_IN_USE),
+        (RuntimeError("a defect"), WhyNotEnrolled.FAILED),
+    ],
+)
+def test_capture_that_fails_leaves_nothing_and_says_why(netns: Path, error: Exception, reason: WhyNotEnrolled) -> None:
+    async def story(world: World) -> None:
+        world.capture.failures["enrol"] = error
+        world.wants()
+        await world.trouble()
+        assert world.enrolment.why() == (reason, str(error))
+        assert world.enrolment.phase is Phase.ABSENT
+        assert world.log[-1] == "core.workload_remove"
+        world.capture.failures.clear()
+        world.enrolment.wake()
+        await world.phase(Phase.ENROLLED)
+        assert world.enrolment.trouble is None
+
+    run(netns, story)
+
+
+def test_namespace_that_is_gone_says_so(netns: Path) -> None:
+    async def story(world: World) -> None:
+        remove(netns)
+        world.wants()
+        await world.trouble()
+        assert world.enrolment.why()[0] is WhyNotEnrolled.NAMESPACE_GONE
+
+    assert run(netns, story).log == []
+
+
+def test_core_that_refuses_the_listeners_undoes_the_capture(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.core.failures["workload_listen"] = CoreError("no")
+        world.wants()
+        await world.trouble()
+        assert world.enrolment.held is None
+        assert world.log[-2:] == ["capture.stop_new default/shipper", "capture.release default/shipper"]
+
+    run(netns, story)
+
+
+def test_nothing_begins_without_a_certificate(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.credentials.error = AuthorityError("the intermediate has expired")
+        world.wants()
+        await world.trouble()
+        assert "expired" in (world.enrolment.why()[1] or "")
+
+    assert run(netns, story).log == []
+
+
+def test_namespace_lost_while_enrolled_leaves_at_once(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        world.core.live = 5
+        world.enrolment.around.settle = FOREVER
+        world.log.clear()
+        remove(netns)
+        world.enrolment.wake()
+        await world.trouble()
+
+    assert run(netns, story).log == [
+        "publish without",
+        "capture.stop_new default/shipper",
+        "core.workload_remove",
+        "capture.release default/shipper",
+        "push absent",
+    ]
+
+
+def test_namespace_made_anew_is_enrolled_anew(netns: Path, tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        (tmp_path / "other").touch()
+        (tmp_path / "other").rename(netns)
+        world.log.clear()
+        world.enrolment.wake()
+        await until(lambda: "push enrolled" in world.log)
+
+    log = run(netns, story).log
+    assert log.index("capture.release default/shipper") < log.index("capture.enrol shipper")
+
+
+def test_changed_address_leaves_without_draining_and_enrols_anew(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        world.core.live = 5
+        world.log.clear()
+        world.wants(address=IPv4Address("10.9.9.9"))
+        await until(lambda: "push enrolled" in world.log)
+        assert world.enrolment.held is not None
+        assert world.enrolment.held.workload.address == IPv4Address("10.9.9.9")
+
+    assert "capture.release default/shipper" in run(netns, story).log
+
+
+def test_changed_service_account_gets_new_credentials_in_place(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        world.log.clear()
+        world.wants(service_account="other")
+        await until(lambda: world.enrolment.held and world.enrolment.held.workload.service_account == "other")
+        assert str(world.credentials.issued[-1]) == "spiffe://example.org/ns/default/sa/other"
+        await until(lambda: world.log[-1].startswith("push"))
+
+    assert run(netns, story).log == ["core.workload_credentials", "push enrolled"]
+
+
+def test_certificate_is_renewed_when_due(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        world.now += timedelta(hours=1, seconds=1)
+        world.credentials.now = world.now
+        world.enrolment.wake()
+        await until(lambda: len(world.credentials.issued) == 2)
+        await until(lambda: world.log[-1] == "core.workload_credentials")
+        assert world.enrolment.held is not None
+        assert world.enrolment.held.credential is not None
+        assert world.enrolment.held.credential.renew_at > world.now
+
+    run(netns, story)
+
+
+def test_failed_renewal_is_shown_and_tried_again(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        world.now += timedelta(hours=1, seconds=1)
+        world.credentials.error = AuthorityError("the intermediate has expired")
+        world.enrolment.wake()
+        await until(lambda: world.enrolment.renewal_trouble is not None)
+        assert world.enrolment.phase is Phase.ENROLLED
+        reason, detail = world.enrolment.why()
+        assert (reason, detail) == (None, "certificate not renewed: the intermediate has expired")
+        world.credentials.error = None
+        world.credentials.now = world.now
+        await until(lambda: world.enrolment.renewal_trouble is None, "renewed at the next try")
+
+    run(netns, story)
+
+
+def test_new_core_gets_the_workload_and_the_kept_listeners(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        listeners = dict(world.capture.captured["default/shipper"].listeners)
+        world.core.ready = False
+        world.core.incarnation = 2
+        world.enrolment.wake()
+        await asyncio.sleep(0)
+        world.log.clear()
+        world.core.calls.clear()
+        world.core.ready = True
+        world.enrolment.wake()
+        await until(lambda: "core.workload_listen" in world.log)
+        assert world.core.calls[-1][1][1] == listeners
+        assert len(world.credentials.issued) == 2
+
+    assert run(netns, story).log[:4] == [
+        "core.workload_add",
+        "core.workload_credentials",
+        "capture.take_listeners default/shipper",
+        "core.workload_listen",
+    ]
+
+
+def test_nothing_is_enrolled_while_there_is_no_core(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.core.ready = False
+        world.core.error = "the core did not start"
+        world.wants()
+        await asyncio.sleep(0)
+        assert world.enrolment.why() == (WhyNotEnrolled.PENDING, "the core did not start")
+        world.core.ready = True
+        world.enrolment.wake()
+        await world.phase(Phase.ENROLLED)
+
+    run(netns, story)
+
+
+def test_failed_release_is_tried_again_without_handing_over(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        world.capture.failures["release"] = CaptureError("cannot remove a rule")
+        world.wants(wanted=False)
+        await world.trouble()
+        assert world.enrolment.held is not None
+        assert world.enrolment.held.removing
+        world.log.clear()
+        world.capture.failures.clear()
+        world.enrolment.wake()
+        await world.phase(Phase.ABSENT)
+
+    assert "core.workload_add" not in run(netns, story).log
+
+
+def test_workload_removed_from_the_mesh_state_leaves_and_is_forgotten(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        world.enrolment.update(None)
+        await until(lambda: world.enrolment.finished)
+
+    assert run(netns, story).log[-1] == "push absent"
+
+
+def test_stopping_leaves_everything_in_place(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        world.log.clear()
+
+    assert run(netns, story).log == []
+
+
+def test_changed_mode_reaches_the_core_without_touching_the_enrolment(netns: Path) -> None:
+    async def story(world: World) -> None:
+        wanted = world.wants()
+        await world.phase(Phase.ENROLLED)
+        world.log.clear()
+        world.enrolment.update(replace(wanted, mode=Mode.STRICT))
+        await until(lambda: world.log)
+
+    assert run(netns, story).log == ["push enrolled"]

@@ -1,0 +1,500 @@
+"""The node: from the mesh state to a real core process (with a stand-in for its compiled part), and across restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent_fakes import FakeCapture, FakeCredentials, FakeSource, fake_spawn, mesh, until, workload
+from nodeseal.agent import rundir, view
+from nodeseal.agent.config import Config
+from nodeseal.agent.enrolment import Enrolment
+from nodeseal.agent.node import Node
+from nodeseal.capture.ebpf import CaptureTarget
+from nodeseal.capture.errors import CaptureError
+from nodeseal.core.bridge import CoreClient, CoreError, CoreGone, CoreOptions
+from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
+from nodeseal.sources.directory import MeshStateError, Problem, load
+
+SHIPPER = WorkloadName("default", "shipper")
+PIPELINE = WorkloadName("default", "pipeline")
+
+
+class World:
+    """A run directory, a mesh directory and one workload of this node; nodes come and go."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.run_dir = tmp_path / "run"
+        self.run_dir.mkdir()
+        self.mesh_dir = tmp_path / "mesh"
+        self.mesh_dir.mkdir()
+        self.netns = tmp_path / "netns"
+        self.netns.touch()
+        self.config = Config(
+            "node1", self.mesh_dir, tmp_path / "ca", self.run_dir, 1, timedelta(hours=24), timedelta(0), None
+        )
+        self.shipper = workload("shipper", self.netns)
+        self.remote = workload("pipeline", None, node="node2", phase=Phase.ENROLLED)
+        self.captures: list[FakeCapture] = []
+        self.core: Any = None
+
+    def state(self, *workloads: Workload) -> Mesh:
+        return mesh(*(workloads or (self.shipper, self.remote)))
+
+    @contextlib.asynccontextmanager
+    async def node(self, *items: Mesh | MeshStateError, capture: FakeCapture | None = None) -> Any:
+        """A running node that follows these states first; its core stays when it goes."""
+        source = FakeSource(*items)
+        fake = capture if capture is not None else FakeCapture()
+        self.captures.append(fake)
+        node = Node(
+            self.config,
+            FakeCredentials(),  # type: ignore[arg-type]
+            fake,  # type: ignore[arg-type]
+            source=source,
+            start_core=self.start_core,
+        )
+        node.around.now = lambda: FakeCredentials().now
+        try:
+            await node.begin()
+        except BaseException:
+            node.close()
+            raise
+        try:
+            yield node, source
+        finally:
+            await node.end()
+
+    def start_core(self, run_dir: Path, options: CoreOptions) -> Any:
+        self.core = fake_spawn(run_dir, options)
+        return self.core
+
+    def asks(self, method: Callable[[CoreClient], Any]) -> Any:
+        """One call on a control connection of the test's own."""
+        with contextlib.closing(CoreClient.connect(self.run_dir)) as client:
+            return method(client)
+
+    def end(self) -> None:
+        with contextlib.suppress(CoreError):
+            self.asks(CoreClient.stop)
+        if self.core is not None:
+            self.core.wait(timeout=20)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.end()
+
+
+def play(story: Awaitable[None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(60):
+            await story
+
+    asyncio.run(bounded())
+
+
+async def enrolled(node: Node) -> Enrolment:
+    await until(lambda: SHIPPER in node.enrolments and node.enrolments[SHIPPER].phase is Phase.ENROLLED, "enrolled")
+    await until(lambda: node.mesh is not None and node.mesh.workloads[SHIPPER].phase is Phase.ENROLLED, "a new model")
+    await until(lambda: not node._pushing.locked(), "pushed")
+    return node.enrolments[SHIPPER]
+
+
+def problem(text: str) -> MeshStateError:
+    return MeshStateError([Problem("workloads.yaml", 3, "workloads[0].address", "an IPv4 address", text)])
+
+
+def test_wanted_workload_becomes_enrolled_published_and_known_to_the_core(world: World) -> None:
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            await enrolled(node)
+            hello = world.asks(CoreClient.hello)
+            assert [(one.name, one.roles) for one in hello.workloads] == [(SHIPPER, (0, 1, 2))]
+            assert hello.epoch == node.epoch
+            model = world.asks(CoreClient.mesh_read)
+            assert model.workloads[SHIPPER].phase is Phase.ENROLLED
+            assert model.workloads[PIPELINE].phase is Phase.ENROLLED
+            assert '- "default/shipper"' in (world.mesh_dir / "enrolled" / "node1.yaml").read_text()
+
+    play(story())
+
+
+def test_workloads_of_other_nodes_are_not_touched(world: World) -> None:
+    async def story() -> None:
+        async with world.node(world.state(world.remote)) as (node, _source):
+            await until(lambda: node.mesh is not None)
+            assert node.enrolments == {}
+
+    play(story())
+
+
+def test_own_publication_does_not_decide_the_phase(world: World) -> None:
+    async def story() -> None:
+        unwanted = replace(world.shipper, wanted=False, phase=Phase.ENROLLED)
+        async with world.node(world.state(unwanted)) as (node, _source):
+            await until(lambda: node.mesh is not None)
+            assert node.mesh.workloads[SHIPPER].phase is Phase.ABSENT
+
+    play(story())
+
+
+def test_stale_publication_of_a_former_run_is_corrected_at_once(world: World) -> None:
+    (world.mesh_dir / "enrolled").mkdir()
+    path = world.mesh_dir / "enrolled" / "node1.yaml"
+    path.write_text('node: node1\nenrolled: ["default/shipper"]\n')
+
+    async def story() -> None:
+        async with world.node():
+            assert "enrolled: []" in path.read_text()
+
+    play(story())
+
+
+def test_bad_edit_leaves_the_last_good_state_and_is_shown_until_corrected(world: World) -> None:
+    async def story() -> None:
+        async with world.node(world.state()) as (node, source):
+            await enrolled(node)
+            epoch = node.epoch
+            source.put(problem("'10.0.0.999'"))
+            await until(lambda: node.trouble is not None)
+            status = await view.status(node)
+            assert "workloads.yaml:3" in status["mesh"]["error"]
+            assert status["mesh"]["error_since"]
+            assert status["workloads"][0]["enrolled"]
+            assert node.epoch == epoch
+            source.put(world.state())
+            await until(lambda: node.trouble is None)
+            assert (await view.status(node))["mesh"]["error"] is None
+
+    play(story())
+
+
+def test_state_of_another_trust_domain_is_not_used(world: World) -> None:
+    async def story() -> None:
+        async with world.node(world.state()) as (node, source):
+            await enrolled(node)
+            source.put(Mesh.build("other.org", [world.shipper]))
+            await until(lambda: node.trouble is not None)
+            assert "expected example.org" in node.trouble.text
+            assert node.mesh.trust_domain == "example.org"
+
+    play(story())
+
+
+def test_source_that_breaks_is_shown_and_followed_again(world: World) -> None:
+    class Breaking(FakeSource):
+        broken = False
+
+        async def changes(self) -> Any:
+            if not self.broken:
+                self.broken = True
+                raise OSError("no inotify instance left")
+            async for item in super().changes():
+                yield item
+
+    async def story() -> None:
+        async with world.node() as (node, _source):
+            node._source = Breaking(world.state())
+            for task in node._tasks:
+                if task.get_name() == "mesh":
+                    task.cancel()
+            node._tasks.append(asyncio.create_task(node._follow()))
+            await until(lambda: node.trouble is not None)
+            assert "no inotify instance left" in node.trouble.text
+            await enrolled(node)
+
+    play(story())
+
+
+def test_workload_taken_out_of_the_state_stays_in_the_model_until_it_has_left(world: World) -> None:
+    async def story() -> None:
+        capture = FakeCapture()
+        async with world.node(world.state(), capture=capture) as (node, source):
+            await enrolled(node)
+            capture.failures["stop_new"] = CaptureError("not yet")
+            source.put(world.state(world.remote))
+            await until(lambda: node.mesh.workloads[SHIPPER].phase is Phase.LEAVING)
+            assert not node.mesh.workloads[SHIPPER].wanted
+            capture.failures.clear()
+            node.enrolments[SHIPPER].wake()
+            await until(lambda: SHIPPER not in node.enrolments)
+            assert SHIPPER not in node.mesh.workloads
+
+    play(story())
+
+
+def test_model_keeps_the_address_that_was_captured_until_the_workload_has_moved(world: World) -> None:
+    async def story() -> None:
+        capture = FakeCapture()
+        async with world.node(world.state(), capture=capture) as (node, source):
+            await enrolled(node)
+            capture.failures["stop_new"] = CaptureError("not yet")
+            source.put(world.state(replace(world.shipper, address=IPv4Address("10.7.7.7")), world.remote))
+            await until(lambda: node.enrolments[SHIPPER].phase is Phase.LEAVING)
+            assert node.mesh.workloads[SHIPPER].address == world.shipper.address
+            capture.failures.clear()
+            node.enrolments[SHIPPER].wake()
+            await until(lambda: node.mesh.workloads[SHIPPER].address == IPv4Address("10.7.7.7"))
+            await enrolled(node)
+
+    play(story())
+
+
+def test_changed_mode_takes_effect_in_the_model_at_once(world: World) -> None:
+    async def story() -> None:
+        async with world.node(world.state()) as (node, source):
+            await enrolled(node)
+            source.put(world.state(replace(world.shipper, mode=Mode.STRICT), world.remote))
+            await until(lambda: node.mesh.workloads[SHIPPER].mode is Mode.STRICT)
+            assert node.mesh.workloads[SHIPPER].phase is Phase.ENROLLED
+
+    play(story())
+
+
+def test_one_workloads_failure_does_not_disturb_another(world: World) -> None:
+    async def story() -> None:
+        gone = workload("gone", world.run_dir / "no-such-namespace")
+        async with world.node(world.state(world.shipper, gone)) as (node, _source):
+            await enrolled(node)
+            await until(lambda: node.enrolments[gone.key].trouble is not None)
+            rows = {row["workload"]: row for row in (await view.status(node))["workloads"]}
+            assert rows["default/gone"]["reason"] == "namespace-gone"
+            assert rows["default/gone"]["retry_seconds"] is not None
+            assert rows["default/shipper"]["enrolled"]
+
+    play(story())
+
+
+def test_agent_that_goes_leaves_core_and_publication(world: World) -> None:
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            await enrolled(node)
+
+    play(story())
+    assert [one.roles for one in world.asks(CoreClient.hello).workloads] == [(0, 1, 2)]
+    assert "default/shipper" in (world.mesh_dir / "enrolled" / "node1.yaml").read_text()
+
+
+def left_behind(world: World, phase: str = "capturing") -> FakeCapture:
+    """What capture finds after an agent that enrolled the shipper has gone."""
+    capture = FakeCapture()
+    target = CaptureTarget(str(SHIPPER), str(world.netns), world.shipper.address)
+    capture.left_behind = [capture.make(target, phase)]
+    return capture
+
+
+async def enrol_and_go(world: World) -> int:
+    async with world.node(world.state()) as (node, _source):
+        await enrolled(node)
+    return int(node.epoch)
+
+
+def test_next_agent_adopts_without_touching_the_enrolment(world: World) -> None:
+    async def story() -> None:
+        epoch = await enrol_and_go(world)
+        capture = left_behind(world)
+        async with world.node(world.state(), capture=capture) as (node, _source):
+            assert node.enrolments[SHIPPER].phase is Phase.ENROLLED
+            # The same sockets that the core listens on.
+            roles = capture.left_behind[0].listeners
+            inodes = [os.fstat(fd).st_ino for _role, fd in sorted(roles.items())]
+            theirs = world.asks(lambda client: client.listeners(1))
+            assert [os.fstat(fd).st_ino for _role, fd in sorted(theirs.items())] == inodes
+            for fd in theirs.values():
+                os.close(fd)
+            await until(lambda: node.enrolments[SHIPPER].held.credential is not None, "a certificate to renew")
+            assert node.epoch >= epoch
+            hello = world.asks(CoreClient.hello)
+            assert [one.key for one in hello.workloads] == [1]
+        assert not [line for line in capture.log if "stop_new" in line or "enrol" in line or "release" in line]
+
+    play(story())
+
+
+def test_epoch_grows_across_restarts_of_the_agent(world: World) -> None:
+    async def story() -> None:
+        epoch = await enrol_and_go(world)
+        strict = replace(world.shipper, mode=Mode.STRICT)
+        async with world.node(world.state(strict, world.remote), capture=left_behind(world)) as (node, _source):
+            await until(lambda: node.epoch > epoch)
+            assert world.asks(CoreClient.hello).epoch == node.epoch
+
+    play(story())
+
+
+def test_next_agent_with_a_bad_state_keeps_what_the_core_had(world: World) -> None:
+    async def story() -> None:
+        await enrol_and_go(world)
+        async with world.node(problem("'x'"), capture=left_behind(world)) as (node, _source):
+            await until(lambda: node.trouble is not None)
+            assert node.enrolments[SHIPPER].phase is Phase.ENROLLED
+            assert world.asks(CoreClient.mesh_read).workloads[PIPELINE] == world.remote
+
+    play(story())
+
+
+def test_next_agent_lets_a_workload_leave_that_is_no_longer_wanted(world: World) -> None:
+    async def story() -> None:
+        await enrol_and_go(world)
+        capture = left_behind(world)
+        state = world.state(replace(world.shipper, wanted=False), world.remote)
+        async with world.node(state, capture=capture) as (node, _source):
+            await until(lambda: node.enrolments[SHIPPER].held is None)
+        assert capture.log[-2:] == ["capture.stop_new default/shipper", "capture.release default/shipper"]
+
+    play(story())
+
+
+def test_next_agent_goes_on_draining(world: World) -> None:
+    async def story() -> None:
+        await enrol_and_go(world)
+        capture = left_behind(world, "leaving")
+        state = world.state(replace(world.shipper, wanted=False), world.remote)
+        async with world.node(state, capture=capture) as (node, _source):
+            await until(lambda: node.enrolments[SHIPPER].held is None)
+        assert "capture.release default/shipper" in capture.log
+
+    play(story())
+
+
+def test_workload_that_only_the_core_has_is_removed_from_it(world: World) -> None:
+    async def story() -> None:
+        await enrol_and_go(world)
+        async with world.node(problem("'x'")):
+            assert world.asks(CoreClient.hello).workloads == ()
+
+    play(story())
+
+
+def test_after_the_loss_of_agent_and_core_enrolled_workloads_are_enrolled_from_the_start(world: World) -> None:
+    """From the publication: no moment in which plaintext of an enrolled peer would be accepted."""
+    (world.mesh_dir / "mesh.yaml").write_text(
+        "trust_domain: example.org\nworkloads:\n"
+        f"  - {{name: shipper, service_account: shipper, node: node1, address: {world.shipper.address}, "
+        f"netns: {world.netns}, enrolled: true}}\n"
+    )
+    (world.mesh_dir / "enrolled").mkdir()
+    (world.mesh_dir / "enrolled" / "node1.yaml").write_text('node: node1\nenrolled: ["default/shipper"]\n')
+
+    async def story() -> None:
+        async with world.node(capture=left_behind(world)) as (node, _source):
+            assert node.enrolments[SHIPPER].phase is Phase.ENROLLED
+            await until(lambda: len(world.asks(CoreClient.hello).workloads) == 1)
+            (held,) = world.asks(CoreClient.hello).workloads
+            assert str(held.identity) == "spiffe://example.org/ns/default/sa/shipper"
+            assert load(world.mesh_dir).workloads[SHIPPER].phase is Phase.ENROLLED
+
+    play(story())
+
+
+def test_core_that_dies_is_replaced_and_gets_everything_back(world: World) -> None:
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            await enrolled(node)
+            first, epoch = node.core.pid, node.epoch
+            os.kill(first, signal.SIGKILL)
+            await until(lambda: node.core.pid not in (first, None) and node.core.ready, "another core")
+            await until(lambda: [one.roles for one in world.asks(CoreClient.hello).workloads] == [(0, 1, 2)])
+            model = world.asks(CoreClient.mesh_read)
+            assert model.workloads[SHIPPER].phase is Phase.ENROLLED
+            assert world.asks(CoreClient.hello).epoch > epoch
+            assert node.enrolments[SHIPPER].phase is Phase.ENROLLED
+
+    play(story())
+
+
+def test_failed_start_leaves_no_core(world: World) -> None:
+    async def story() -> None:
+        capture = FakeCapture()
+        capture.failures["prepare"] = CaptureError("bcc is missing")
+        with pytest.raises(CaptureError, match="bcc is missing"):
+            async with world.node(capture=capture):
+                pass
+        assert capture.log == ["capture.forget"]
+
+    play(story())
+    with pytest.raises(CoreGone):
+        CoreClient.connect(world.run_dir)
+    assert rundir.remembered_publication(world.run_dir) is None
+
+
+def test_failed_start_leaves_an_adopted_core_alone(world: World) -> None:
+    async def story() -> None:
+        await enrol_and_go(world)
+        capture = left_behind(world)
+        capture.failures["prepare"] = CaptureError("bcc is missing")
+        with pytest.raises(CaptureError):
+            async with world.node(capture=capture):
+                pass
+
+    play(story())
+    assert len(world.asks(CoreClient.hello).workloads) == 1
+
+
+def test_core_of_another_trust_domain_is_not_adopted(world: World) -> None:
+    world.core = fake_spawn(world.run_dir, CoreOptions(1, "other.org"))
+
+    async def story() -> None:
+        with pytest.raises(CoreError, match=r"trust domain other\.org"):
+            async with world.node():
+                pass
+
+    play(story())
+
+
+def test_connections_carry_the_names_of_both_ends(world: World) -> None:
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            await enrolled(node)
+            answer = await view.connections(node)
+            assert answer == {"ok": True, "node": "node1", "connections": [], "errors": []}
+            row = {"id": 1, "workload": "default/shipper", "direction": "outbound", "state": "closed", "mtls": True}
+            row |= {"source": f"{world.shipper.address}:4000", "destination": f"{world.remote.address}:80"}
+            row |= {"endpoint": f"{world.remote.address}:80", "bytes_sent": 1, "bytes_received": 2, "age_ms": 2500}
+            row |= {"closed_ms": 500, "peer": "spiffe://x", "tls": "TLSv1.3", "reason": ""}
+            seen = view._through_core(node.mesh, row)
+            assert (seen["source_workload"], seen["destination_workload"]) == ("default/shipper", "default/pipeline")
+            assert (seen["age_seconds"], seen["closed_seconds"], seen["reason"]) == (2.5, 0.5, None)
+
+    play(story())
+
+
+def test_status_says_when_the_core_does_not_run(world: World) -> None:
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            await enrolled(node)
+            node.core._spawn = lambda *_arguments: (_ for _ in ()).throw(CoreError("no memory"))
+            os.kill(node.core.pid, signal.SIGKILL)
+            await until(lambda: node.core.error == "no memory")
+            core = (await view.status(node))["core"]
+            assert core == {"pid": None, "state": "not-running", "error": "no memory"}
+            with pytest.raises(CoreGone):
+                await view.connections(node)
+
+    play(story())
+
+
+def test_control_connection_that_was_lost_is_made_again(world: World) -> None:
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            await enrolled(node)
+            node.core._client._connection.shutdown(socket.SHUT_RDWR)
+            with pytest.raises(CoreGone):
+                await node.core.call(CoreClient.stats)
+            await node.core.call(CoreClient.stats)
+
+    play(story())

@@ -1,0 +1,136 @@
+"""Starts that fail: one clear line, exit status 1, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from nodeseal.agent import rundir
+from nodeseal.core.lockfile import LockFile
+from nodeseal.identity.initialise import init_authority
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the agent's start goes on as root only")
+
+
+class Place:
+    """A configuration in which everything is right, for one thing to be made wrong."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.path = tmp_path
+        self.run_dir = tmp_path / "run"
+        self.ca = tmp_path / "ca"
+        self.mesh = tmp_path / "mesh"
+        self.mesh.mkdir()
+        self.config = tmp_path / "agent.yaml"
+        self.config.write_text(f"node: node1\nrun_dir: {self.run_dir}\nmesh: {self.mesh}\nca: {self.ca}\n")
+
+    def make_ca(self, now: datetime | None = None) -> None:
+        init_authority(self.ca, trust_domain="example.org", now=now or datetime.now(UTC))
+
+    def start(self, code: str = "") -> tuple[int, str]:
+        """(exit status, standard error without the log). `code` runs first in the agent's process."""
+        program = f"import sys\n{code}\nfrom nodeseal.cli.main import main\nsys.exit(main(sys.argv[1:]))\n"
+        out = subprocess.run(
+            [sys.executable, "-c", program, "agent", "--config", str(self.config)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        lines = [line for line in out.stderr.splitlines() if not line.startswith("20")]
+        return out.returncode, "\n".join(lines)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_bad_configuration(place: Place) -> None:
+    place.config.write_text("node: node1\n")
+    status, text = place.start()
+    assert status == 1
+    assert text.startswith("nodeseal: ")
+    assert "agent.yaml:1: mesh: expected a path, found nothing" in text
+
+
+def test_not_root(place: Place) -> None:
+    place.make_ca()
+    status, text = place.start("import os\nos.geteuid = lambda: 1000")
+    assert (status, text) == (1, "nodeseal: the agent needs root's privileges: run it as root")
+    assert not place.run_dir.exists()
+
+
+@needs_root
+def test_mesh_directory_that_is_not_there(place: Place) -> None:
+    place.make_ca()
+    place.mesh.rmdir()
+    status, text = place.start()
+    assert status == 1
+    assert text.endswith("is not a directory; create it or correct the path")
+    assert not place.run_dir.exists()
+
+
+@needs_root
+def test_ca_directory_that_is_not_there(place: Place) -> None:
+    status, text = place.start()
+    assert status == 1
+    assert "\n" not in text
+    assert str(place.ca) in text
+    assert not place.run_dir.exists()
+
+
+@needs_root
+def test_expired_ca(place: Place) -> None:
+    place.make_ca(datetime.now(UTC) - timedelta(days=800))
+    status, text = place.start()
+    assert status == 1
+    assert "\n" not in text
+    assert "expired" in text
+    assert not place.run_dir.exists()
+
+
+@needs_root
+def test_second_agent(place: Place) -> None:
+    place.make_ca()
+    place.run_dir.mkdir()
+    lock = LockFile(place.run_dir / rundir.AGENT_LOCK)
+    status, text = place.start()
+    expected = f"nodeseal: another agent (pid {os.getpid()}) runs for {place.run_dir}; stop it first"
+    assert (status, text) == (1, expected)
+    assert lock.path.exists()
+    lock.release()
+
+
+@needs_root
+def test_core_that_does_not_start(place: Place) -> None:
+    place.make_ca()
+    code = (
+        "import nodeseal.core.bridge as b\nb.spawn.__kwdefaults__['core_command'] = (sys.executable, '-c', 'exit(3)')"
+    )
+    status, text = place.start(code)
+    assert status == 1
+    assert text.startswith("nodeseal: the core did not start: ")
+    assert "\n" not in text
+    assert not place.run_dir.exists()
+
+
+@needs_root
+@pytest.mark.parametrize("line", ["bcc is missing: apt-get install python3-bpfcc", "no cgroup v2 tree is mounted"])
+def test_capture_that_cannot_be_prepared(place: Place, line: str) -> None:
+    place.make_ca()
+    fake = Path(__file__).parent.parent / "fake_core_process.py"
+    code = (
+        "import nodeseal.core.bridge as b, nodeseal.capture.ebpf as e\n"
+        f"b.spawn.__kwdefaults__['core_command'] = (sys.executable, {str(fake)!r})\n"
+        f"def prepare(self): raise e.CaptureError({line!r})\n"
+        "e.EbpfCapture.prepare = prepare"
+    )
+    status, text = place.start(code)
+    assert (status, text) == (1, f"nodeseal: {line}")
+    assert not place.run_dir.exists()

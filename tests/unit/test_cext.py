@@ -1,0 +1,119 @@
+"""The C core's parts under AddressSanitizer and UndefinedBehaviorSanitizer: every TEST of tests/cext/test_*.c.
+
+The core's sources are compiled once per session, each to one object that all test programs link; every C test then
+runs in a process of its own, so that a failing one is named and cannot disturb the others. No privileges are needed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+TESTS = CHECKOUT / "tests" / "cext"
+SOURCES = CHECKOUT / "cext" / "src"
+
+COMPILE = [
+    "gcc",
+    "-std=gnu11",
+    "-g",
+    "-O1",
+    "-fno-omit-frame-pointer",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    *(f"-I{directory}" for directory in (CHECKOUT / "cext" / "include", SOURCES, TESTS)),
+]
+LIBRARIES = ["-lssl", "-lcrypto", "-lnghttp2", "-lpthread"]
+TEST_PATTERN = re.compile(r"^TEST\((\w+)\)$", re.MULTILINE)
+WRAP_PATTERN = re.compile(r"__wrap_(\w+)\(")
+COMPILE_SECONDS = 120
+RUN_SECONDS = 60
+
+LEAK = "#include <stdlib.h>\nint main(void) { volatile char *p = malloc(9); p = NULL; return p != NULL; }\n"
+
+
+def names_in(program: Path) -> list[str]:
+    """The names of the C tests in a source, in order."""
+    return TEST_PATTERN.findall(program.read_text(encoding="utf-8"))
+
+
+PROGRAMS = sorted(TESTS.glob("test_*.c"))
+CASES = [
+    pytest.param(program.stem, name, id=f"{program.stem}-{name}") for program in PROGRAMS for name in names_in(program)
+]
+
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
+
+
+def gcc(*arguments: str | Path) -> None:
+    """Runs the compiler. Raises AssertionError with what it said."""
+    command = [*COMPILE, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
+
+
+def link(source: Path, objects: list[Path], output: Path) -> None:
+    """Builds one test program; functions that it defines as __wrap_NAME take the place of NAME everywhere in it."""
+    wrapped = sorted(set(WRAP_PATTERN.findall(source.read_text(encoding="utf-8"))))
+    gcc(*(f"-Wl,--wrap={name}" for name in wrapped), source, *objects, "-o", output, *LIBRARIES)
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The compiled test programs by name. Under pytest-xdist every process has a directory of its own."""
+    build = tmp_path_factory.mktemp("cext")
+    sources = sorted(SOURCES.glob("*.c"))
+    objects = [build / f"{source.stem}.o" for source in sources]
+    outputs = {program.stem: build / program.stem for program in PROGRAMS}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda pair: gcc("-c", pair[0], "-o", pair[1]), zip(sources, objects, strict=True)))
+        list(pool.map(lambda program: link(program, objects, outputs[program.stem]), PROGRAMS))
+    return outputs
+
+
+@pytest.fixture(scope="session")
+def sanitizer_options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of the test programs; looks for leaks where LeakSanitizer works (not under ptrace, say)."""
+    build = tmp_path_factory.mktemp("leak")
+    (build / "leak.c").write_text(LEAK, encoding="utf-8")
+    gcc(build / "leak.c", "-o", build / "leak")
+    environment = dict(os.environ, UBSAN_OPTIONS="print_stacktrace=1")
+    for setting in ("detect_leaks=1", "detect_leaks=0"):
+        environment["ASAN_OPTIONS"] = f"{setting}:abort_on_error=0"
+        probe = subprocess.run([build / "leak"], env=environment, capture_output=True, text=True, timeout=RUN_SECONDS)
+        if "detected memory leaks" in probe.stderr:
+            break
+    return environment
+
+
+@pytest.mark.parametrize(("program", "name"), CASES)
+def test_c(program: str, name: str, programs: dict[str, Path], sanitizer_options: dict[str, str]) -> None:
+    done = subprocess.run(
+        [programs[program], name], env=sanitizer_options, capture_output=True, text=True, timeout=RUN_SECONDS
+    )
+    assert done.returncode == 0, f"{program} {name} ended with {done.returncode}\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("program", [program.stem for program in PROGRAMS])
+def test_program_lists_every_test_of_its_source(
+    program: str, programs: dict[str, Path], sanitizer_options: dict[str, str]
+) -> None:
+    done = subprocess.run(
+        [programs[program], "--list"], env=sanitizer_options, capture_output=True, text=True, timeout=RUN_SECONDS
+    )
+    assert done.stdout.split() == names_in(TESTS / f"{program}.c")
+
+
+def test_a_name_that_is_no_test_fails(programs: dict[str, Path], sanitizer_options: dict[str, str]) -> None:
+    command = [str(next(iter(programs.values()))), "no_such_test"]
+    done = subprocess.run(command, env=sanitizer_options, capture_output=True, text=True, timeout=RUN_SECONDS)
+    assert done.returncode == 2

@@ -1,0 +1,272 @@
+"""The command line: which node, which output, which exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nodeseal import __version__
+from nodeseal.agent import rundir
+from nodeseal.agent.cleanup import Report
+from nodeseal.cli import nodes
+from nodeseal.cli.main import main
+
+
+class FakeAgent:
+    """Answers every request on agent.sock with one prepared answer."""
+
+    def __init__(self, run_dir: Path, answer: dict[str, Any]) -> None:
+        import socket
+
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(run_dir / rundir.AGENT_SOCKET))
+        self._listener.listen()
+        self._answer = answer
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _address = self._listener.accept()
+            except OSError:
+                return
+            with connection, connection.makefile("rb") as lines:
+                lines.readline()
+                connection.sendall(json.dumps(self._answer).encode() + b"\n")
+
+    def end(self) -> None:
+        import socket
+
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+
+STATUS = {
+    "ok": True,
+    "node": "node1",
+    "agent": {"pid": 1, "version": "0.1.0"},
+    "core": {"pid": 2, "state": "running", "error": None},
+    "mesh": {"directory": "/m", "epoch": 1, "error": None, "error_since": None},
+    "workloads": [],
+}
+ROW = {
+    "id": 1,
+    "direction": "outbound",
+    "source": "10.0.0.1:1",
+    "source_workload": None,
+    "destination": "10.0.0.2:2",
+    "destination_workload": None,
+    "state": "open",
+    "mtls": False,
+    "peer": None,
+    "reason": "destination-not-in-mesh",
+    "bytes_sent": 1,
+    "bytes_received": 1,
+    "age_seconds": 1.0,
+    "closed_seconds": None,
+}
+
+
+@pytest.fixture
+def agents(tmp_path: Path) -> Iterator[list[FakeAgent]]:
+    started: list[FakeAgent] = []
+    yield started
+    for agent in started:
+        agent.end()
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["version"]) == 0
+    assert capsys.readouterr().out == f"nodeseal {__version__}\n"
+    assert main(["version", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"version": __version__}
+
+
+def test_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["stat"])
+    assert caught.value.code == 2
+    assert "invalid choice" in capsys.readouterr().err
+
+
+def test_core_is_not_offered_but_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert " core " not in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["core", "--help"])
+    assert "nodeseal core" in capsys.readouterr().out
+
+
+def test_core_command_imports_none_of_the_others() -> None:
+    code = (
+        "import sys\nfrom nodeseal.cli.main import main\n"
+        "try: main(['core', '--help'])\nexcept SystemExit: pass\n"
+        "print([m for m in sys.modules if m.startswith(('nodeseal.lab', 'nodeseal.agent', 'yaml', 'asyncio'))])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert out.stdout.splitlines()[-1] == "[]"
+
+
+def test_status_as_json_has_a_list_of_nodes(
+    tmp_path: Path, agents: list[FakeAgent], capsys: pytest.CaptureFixture[str]
+) -> None:
+    agents.append(FakeAgent(tmp_path, STATUS))
+    assert main(["status", "--run-dir", str(tmp_path), "-o", "json"]) == 0
+    (node,) = json.loads(capsys.readouterr().out)["nodes"]
+    assert node == {**{key: value for key, value in STATUS.items() if key != "ok"}, "run_dir": str(tmp_path)}
+
+
+def test_no_agent_is_one_line_and_status_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--run-dir", str(tmp_path)]) == 1
+    out = capsys.readouterr()
+    assert out.out == ""
+    assert out.err == f"nodeseal: no agent runs for {tmp_path}; start it with 'nodeseal agent --config FILE'\n"
+
+
+def test_refusal_of_the_agent_is_passed_on(
+    tmp_path: Path, agents: list[FakeAgent], capsys: pytest.CaptureFixture[str]
+) -> None:
+    agents.append(FakeAgent(tmp_path, {"ok": False, "error": "the core is not running"}))
+    assert main(["connections", "--run-dir", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "nodeseal: the core is not running\n"
+
+
+def test_connections_as_json_carry_their_node(
+    tmp_path: Path, agents: list[FakeAgent], capsys: pytest.CaptureFixture[str]
+) -> None:
+    agents.append(FakeAgent(tmp_path, {"ok": True, "node": "node1", "connections": [ROW], "errors": []}))
+    assert main(["connections", "--run-dir", str(tmp_path), "-o", "json"]) == 0
+    expected = {"node": "node1", "run_dir": str(tmp_path), **ROW}
+    assert json.loads(capsys.readouterr().out) == {"connections": [expected], "errors": []}
+
+
+def test_live_leaves_closed_connections_out(
+    tmp_path: Path, agents: list[FakeAgent], capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = {**ROW, "state": "closed", "closed_seconds": 3.0, "source": "10.0.0.9:9"}
+    agents.append(FakeAgent(tmp_path, {"ok": True, "node": "node1", "connections": [ROW, closed], "errors": []}))
+    assert main(["connections", "--live", "--run-dir", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "10.0.0.1:1" in out
+    assert "10.0.0.9:9" not in out
+
+
+class TestWhichNodes:
+    @pytest.fixture(autouse=True)
+    def places(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(nodes, "DEFAULT", tmp_path / "default")
+        monkeypatch.setattr(nodes, "LABS", tmp_path / "labs")
+        monkeypatch.delenv(nodes.ENVIRONMENT, raising=False)
+
+    def make(self, path: Path, *names: str) -> Path:
+        path.mkdir(parents=True)
+        for name in names:
+            (path / name).touch()
+        return path
+
+    def test_given_directory_wins(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(nodes.ENVIRONMENT, "/elsewhere")
+        assert nodes.run_directories(Path("/given")) == [Path("/given")]
+        assert nodes.run_directories(None) == [Path("/elsewhere")]
+
+    def test_default_when_a_node_runs_there(self, tmp_path: Path) -> None:
+        default = self.make(tmp_path / "default", rundir.CORE_PID)
+        self.make(tmp_path / "labs" / "lab" / "node1", "agent.yaml", rundir.AGENT_SOCKET)
+        assert nodes.run_directories(None) == [default]
+
+    def test_otherwise_the_nodes_of_a_running_lab(self, tmp_path: Path) -> None:
+        lab = tmp_path / "labs" / "lab"
+        running = [self.make(lab / name, "agent.yaml", rundir.AGENT_SOCKET) for name in ("node1", "node2")]
+        self.make(lab / "node3", "agent.yaml")
+        assert nodes.run_directories(None) == running
+
+    def test_default_when_there_is_nothing(self, tmp_path: Path) -> None:
+        assert nodes.run_directories(None) == [tmp_path / "default"]
+
+    def test_nodes_of_several_labs_are_told_apart(
+        self, tmp_path: Path, agents: list[FakeAgent], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for lab in ("demo", "lab"):
+            self.make(tmp_path / "labs" / lab / "node1", "agent.yaml")
+            agents.append(FakeAgent(tmp_path / "labs" / lab / "node1", STATUS))
+        assert main(["status"]) == 0
+        out = capsys.readouterr().out
+        assert "node demo/node1:" in out
+        assert "node lab/node1:" in out
+
+    def test_one_silent_node_does_not_hide_the_others(
+        self, tmp_path: Path, agents: list[FakeAgent], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        lab = tmp_path / "labs" / "lab"
+        self.make(lab / "node1", "agent.yaml", rundir.CORE_PID)
+        self.make(lab / "node2", "agent.yaml")
+        agents.append(FakeAgent(lab / "node2", {**STATUS, "node": "node2"}))
+        assert main(["status"]) == 1
+        out = capsys.readouterr()
+        assert "node node2" in out.out
+        assert f"no agent runs for {lab / 'node1'}" in out.err
+
+
+class TestCleanup:
+    def run(self, monkeypatch: pytest.MonkeyPatch, report: Report, *arguments: str) -> int:
+        monkeypatch.setattr("nodeseal.agent.cleanup.cleanup", lambda _directory: report)
+        return main(["cleanup", "--run-dir", "/run/none", *arguments])
+
+    def test_says_what_was_removed(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        assert self.run(monkeypatch, Report(["core, pid 3"], [])) == 0
+        assert capsys.readouterr().out == "removed core, pid 3\n"
+
+    def test_nothing_to_remove(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        assert self.run(monkeypatch, Report()) == 0
+        assert capsys.readouterr().out == "nothing to remove\n"
+
+    def test_failures_are_listed(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        assert self.run(monkeypatch, Report(["a"], ["b stays"]), "-o", "json") == 1
+        out = capsys.readouterr()
+        assert json.loads(out.out) == {"removed": ["a"], "failed": ["b stays"]}
+        assert out.err == "nodeseal: b stays\n"
+
+    def test_needs_root(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        assert main(["cleanup", "--run-dir", str(tmp_path)]) == 1
+        assert capsys.readouterr().err == "nodeseal: cleanup needs root's privileges: run it as root\n"
+
+
+def test_ca_init_makes_a_ca(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ca", "init", str(tmp_path / "ca"), "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["trust_domain"] == "example.org"
+    assert (tmp_path / "ca" / "intermediate.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_ca_init_does_not_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["ca", "init", str(tmp_path / "ca")])
+    capsys.readouterr()
+    assert main(["ca", "init", str(tmp_path / "ca")]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("nodeseal: ")
+    assert err.count("\n") == 1
+
+
+def test_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
+    out = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m nodeseal version -o json | true; echo ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert out.stderr == ""

@@ -1,0 +1,229 @@
+"""What people read: tables within 100 columns, compared with golden files (--update-golden writes them anew)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from nodeseal.cli import connections, status
+from nodeseal.cli.table import WIDTH, duration, note, render, size
+
+Golden = Callable[[str, str], None]
+
+
+def workload(name: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "workload": f"default/{name}",
+        "address": "10.77.1.10",
+        "enrolled": True,
+        "phase": "enrolled",
+        "reason": None,
+        "detail": None,
+        "retry_seconds": None,
+        "mode": "permissive",
+        "identity": f"spiffe://example.org/ns/default/sa/{name}",
+        "certificate": {"remaining_seconds": 86000.0},
+        "connections": 0,
+        **changes,
+    }
+
+
+def node_status(*workloads: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {
+        "node": "node1",
+        "agent": {"pid": 4101, "version": "0.1.0"},
+        "core": {"pid": 4102, "state": "running", "error": None},
+        "mesh": {"directory": "/etc/nodeseal/mesh", "epoch": 7, "error": None, "error_since": None},
+        "workloads": list(workloads),
+        **changes,
+    }
+
+
+def connection(**changes: Any) -> dict[str, Any]:
+    return {
+        "node": "node1",
+        "id": 1,
+        "workload": "default/shipper",
+        "direction": "outbound",
+        "source": "10.77.1.10:43512",
+        "source_workload": "default/shipper",
+        "destination": "10.77.2.10:8080",
+        "destination_workload": "default/pipeline",
+        "endpoint": "10.77.2.10:8080",
+        "endpoint_workload": "default/pipeline",
+        "state": "open",
+        "mtls": True,
+        "peer": "spiffe://example.org/ns/default/sa/pipeline",
+        "tls": "TLSv1.3 TLS_AES_128_GCM_SHA256",
+        "reason": None,
+        "bytes_sent": 1234,
+        "bytes_received": 104857600,
+        "age_seconds": 252.0,
+        "closed_seconds": None,
+        **changes,
+    }
+
+
+MIXED = [
+    connection(age_seconds=12.0),
+    connection(mtls=False, peer=None, reason="opened-before-enrolment", age_seconds=None, source="10.77.1.10:40001"),
+    connection(
+        mtls=False,
+        peer=None,
+        reason="destination-not-in-mesh",
+        destination="192.0.2.17:443",
+        destination_workload=None,
+        age_seconds=90061.0,
+    ),
+    connection(state="connecting", mtls=False, peer=None, bytes_sent=0, bytes_received=0, age_seconds=0.2),
+    connection(
+        direction="inbound",
+        source="10.77.2.11:52918",
+        source_workload="default/intruder",
+        destination="10.77.1.10:9000",
+        destination_workload="default/shipper",
+        state="closed",
+        mtls=False,
+        peer=None,
+        reason="source-not-enrolled",
+        closed_seconds=31.0,
+    ),
+    connection(state="closed", closed_seconds=4.0, age_seconds=8.0),
+]
+
+
+def fits(text: str) -> bool:
+    return max(len(line) for line in text.splitlines()) <= WIDTH
+
+
+def test_status_of_a_healthy_node(golden: Golden) -> None:
+    text = status.text(node_status(workload("shipper", connections=12), workload("siem", mode="strict")))
+    assert fits(text)
+    golden("status_healthy.txt", text + "\n")
+
+
+def test_status_says_why_a_workload_is_not_enrolled(golden: Golden) -> None:
+    failing = workload(
+        "siem",
+        enrolled=False,
+        phase="absent",
+        reason="address-in-use",
+        certificate=None,
+        retry_seconds=7.4,
+        detail="address in use: 10.77.1.11:15008 in /run/netns/siem is held by another process; the mesh port must be "
+        "free in every enrolled workload: stop what listens there, or do not enrol this workload",
+    )
+    unwanted = workload("intruder", enrolled=False, phase="absent", reason="not-wanted", certificate=None)
+    expired = workload("shipper", certificate={"remaining_seconds": -5.0})
+    text = status.text(node_status(expired, unwanted, failing))
+    assert fits(text)
+    golden("status_failing.txt", text + "\n")
+
+
+def test_status_shows_every_line_of_a_bad_mesh_state(golden: Golden) -> None:
+    error = (
+        "workloads.yaml:12: workloads[3].address: expected an IPv4 address, found '10.0.0.999'\n"
+        "workloads.yaml:14: workloads[3].mood: expected 'mode', found the unknown field 'mood'"
+    )
+    trouble = {
+        "directory": "/etc/nodeseal/mesh",
+        "epoch": 7,
+        "error": error,
+        "error_since": "2026-11-23T11:19:35+00:00",
+    }
+    text = status.text(node_status(workload("shipper"), mesh=trouble))
+    assert fits(text)
+    golden("status_mesh_error.txt", text + "\n")
+
+
+def test_status_without_core_or_workloads(golden: Golden) -> None:
+    core = {"pid": None, "state": "not-running", "error": "the core did not start: out of memory"}
+    text = status.text(node_status(core=core))
+    assert fits(text)
+    golden("status_no_core.txt", text + "\n")
+
+
+def test_status_with_long_names_still_fits(golden: Golden) -> None:
+    long = workload("x", identity="spiffe://example.org/ns/a-long-namespace/sa/a-service-account-with-a-long-name")
+    long["workload"] = "a-long-namespace/a-workload-with-a-very-long-name-0"
+    text = status.text(node_status(long))
+    assert fits(text)
+    assert "a-long-namespace/a-se…" in text
+    golden("status_long.txt", text + "\n")
+
+
+def test_connections_with_room_show_whole_identities(golden: Golden) -> None:
+    text = connections.text([connection(peer="spiffe://a.b/ns/x/sa/y", source_workload=None)], several_nodes=False)
+    assert fits(text)
+    assert "spiffe://a.b/ns/x/sa/y" in text
+    golden("connections_room.txt", text + "\n")
+
+
+def test_connections_shorten_the_identity_before_they_drop_an_address(golden: Golden) -> None:
+    text = connections.text([connection()], several_nodes=False)
+    assert fits(text)
+    assert "shipper 10.77.1.10:43512" in text
+    golden("connections_mtls.txt", text + "\n")
+
+
+def test_connections_of_all_kinds(golden: Golden) -> None:
+    text = connections.text(MIXED, several_nodes=False)
+    assert fits(text)
+    golden("connections_mixed.txt", text + "\n")
+
+
+def test_connections_of_several_nodes_name_them(golden: Golden) -> None:
+    text = connections.text([*MIXED, connection(node="node2", direction="inbound")], several_nodes=True)
+    assert fits(text)
+    golden("connections_nodes.txt", text + "\n")
+
+
+def test_connections_with_long_names_still_fit() -> None:
+    row = connection(
+        source_workload=f"a-long-namespace/{'s' * 60}", destination_workload=f"a-long-namespace/{'d' * 60}"
+    )
+    assert fits(connections.text([row], several_nodes=True))
+
+
+def test_no_connections() -> None:
+    assert connections.text([], several_nodes=False) == "no connections"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (None, "-"),
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (9949, "9.9 kB"),
+        (9950, "10 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1.0 MB"),
+        (104_857_600, "105 MB"),
+        (5 * 10**15, "5.0 PB"),
+    ],
+)
+def test_sizes(count: int | None, text: str) -> None:
+    assert size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (-1, "0s"), (59.9, "59s"), (61, "1m01s"), (7199, "1h59m"), (86000, "23h53m"), (180000, "2d")],
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_table_gives_way_in_the_named_column() -> None:
+    text = render(("A", "B"), [("a" * 60, "b" * 60)], narrow=1)
+    assert fits(text)
+    assert "a" * 60 in text
+    assert text.endswith("…")
+
+
+def test_note_keeps_long_words_whole() -> None:
+    assert note("see /a/very-long-path").endswith("/a/very-long-path")

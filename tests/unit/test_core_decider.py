@@ -1,0 +1,206 @@
+"""Questions of the C core answered by the decisions, through the real structures of nodeseal_core.h."""
+
+from __future__ import annotations
+
+import logging
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
+
+import pytest
+
+from core_fakes import make_native
+from nodeseal.core import native
+from nodeseal.core.decider import INTERNAL_ERROR, NO_MESH_STATE, Decider, State
+from nodeseal.mesh import decide
+from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
+
+SHIPPER, PIPELINE, SIEM = (WorkloadName("default", name) for name in ("shipper", "pipeline", "siem"))
+
+
+def workload(name: WorkloadName, address: str, phase: Phase = Phase.ENROLLED, mode: Mode = Mode.PERMISSIVE) -> Workload:
+    return Workload(name, name.name, "node1", IPv4Address(address), None, True, mode, phase)
+
+
+MESH = Mesh.build(
+    "example.org",
+    [
+        workload(SHIPPER, "10.0.0.1"),
+        workload(PIPELINE, "10.0.0.2"),
+        workload(SIEM, "10.0.0.3", Phase.ABSENT, Mode.STRICT),
+    ],
+    [Service(WorkloadName("default", "vip"), IPv4Address("10.9.0.1"), (ServicePort(80, 8080),), (PIPELINE, SIEM))],
+)
+
+
+class Asked:
+    """A decider with one question and one answer, both real structures."""
+
+    def __init__(self, mesh: Mesh | None = MESH, names: dict[int, WorkloadName] | None = None) -> None:
+        module, _lib = make_native()
+        core = native.Core(module, workers=1, trust_domain="example.org")
+        self.ffi = module.ffi
+        self.decider = Decider(core, (names or {1: SHIPPER, 2: PIPELINE, 3: SIEM}).get)
+        self.decider.state = State(mesh, 7) if mesh is not None else None
+        self.question = self.ffi.new("struct ns_question *")
+        self.answer = self.ffi.new("struct ns_answer *")
+
+    def ask(
+        self, kind: int, *, workload: int = 1, source: str = "10.0.0.1", destination: str = "", **fields: Any
+    ) -> Any:
+        self.question.id, self.question.workload, self.question.kind = 99, workload, kind
+        host, _colon, port = destination.rpartition(":")
+        native.pack_address(self.question.source, ip_address(source), 0)
+        native.pack_address(self.question.destination, ip_address(host), int(port))
+        for name, value in fields.items():
+            setattr(self.question, name, value)
+        self.decider.answer(self.question, self.answer)
+        return self.answer
+
+    def reason(self) -> str:
+        return native.text(self.ffi, self.answer.reason)
+
+
+def test_outbound_to_an_enrolled_workload_is_a_tunnel_to_its_identity() -> None:
+    asked = Asked()
+    answer = asked.ask(native.ASK_OUTBOUND, destination="10.0.0.2:8080")
+    endpoint = answer.endpoints[0]
+    assert (answer.id, answer.epoch, answer.verdict, answer.endpoint_count) == (99, 7, native.ALLOW, 1)
+    assert (endpoint.tunnel, native.endpoint_text(endpoint.address)) == (1, "10.0.0.2:8080")
+    assert native.text(asked.ffi, endpoint.identity) == "spiffe://example.org/ns/default/sa/pipeline"
+
+
+def test_plaintext_endpoint_carries_its_reason_and_no_identity_of_an_answer_before() -> None:
+    asked = Asked()
+    asked.ask(native.ASK_OUTBOUND, destination="10.0.0.2:8080")
+    endpoint = asked.ask(native.ASK_OUTBOUND, destination="10.0.0.3:8080").endpoints[0]
+    assert (endpoint.tunnel, native.text(asked.ffi, endpoint.identity)) == (0, "")
+    assert native.text(asked.ffi, endpoint.reason) == "destination-not-enrolled"
+
+
+def test_service_becomes_its_endpoints() -> None:
+    asked = Asked()
+    answer = asked.ask(native.ASK_OUTBOUND, destination="10.9.0.1:80")
+    texts = [native.endpoint_text(answer.endpoints[i].address) for i in range(answer.endpoint_count)]
+    assert texts == ["10.0.0.2:8080", "10.0.0.3:8080"]
+
+
+def test_more_endpoints_than_fit_become_a_sample_without_repetition() -> None:
+    many = [workload(WorkloadName("default", f"w{i}"), f"10.1.{i // 250}.{i % 250 + 1}") for i in range(300)]
+    service = Service(
+        WorkloadName("default", "vip"), IPv4Address("10.9.0.1"), (ServicePort(80, 80),), tuple(w.key for w in many)
+    )
+    asked = Asked(Mesh.build("example.org", [workload(SHIPPER, "10.0.0.1"), *many], [service]))
+    answer = asked.ask(native.ASK_OUTBOUND, destination="10.9.0.1:80")
+    texts = {native.endpoint_text(answer.endpoints[i].address) for i in range(32)}
+    assert answer.endpoint_count == len(texts) == 32
+
+
+def test_refusal_carries_its_reason() -> None:
+    asked = Asked()
+    assert asked.ask(native.ASK_OUTBOUND, destination="10.9.0.1:81").verdict == native.REFUSE
+    assert asked.reason() == "no-such-port"
+
+
+def test_inbound_tunnel_of_the_right_peer_is_allowed() -> None:
+    asked = Asked()
+    peer = b"spiffe://example.org/ns/default/sa/shipper"
+    answer = asked.ask(native.ASK_INBOUND_TUNNEL, workload=2, destination="10.0.0.2:8080", peer=peer)
+    assert (answer.verdict, asked.reason()) == (native.ALLOW, "")
+
+
+def test_inbound_tunnel_for_another_address_is_unavailable() -> None:
+    asked = Asked()
+    peer = b"spiffe://example.org/ns/default/sa/shipper"
+    answer = asked.ask(native.ASK_INBOUND_TUNNEL, workload=2, destination="10.0.0.9:8080", peer=peer)
+    assert (answer.verdict, asked.reason()) == (native.UNAVAILABLE, "wrong-address")
+
+
+def test_peer_identity_that_cannot_be_read_is_refused() -> None:
+    asked = Asked()
+    answer = asked.ask(native.ASK_INBOUND_TUNNEL, workload=2, destination="10.0.0.2:8080", peer=b"spiffe://x/y")
+    assert (answer.verdict, asked.reason()) == (native.REFUSE, "unknown-peer")
+
+
+def test_inbound_plaintext_allowed_says_why_there_is_no_mtls() -> None:
+    asked = Asked()
+    answer = asked.ask(native.ASK_INBOUND_PLAINTEXT, workload=2, source="192.0.2.1", destination="10.0.0.2:8080")
+    assert (answer.verdict, asked.reason()) == (native.ALLOW, "source-not-in-mesh")
+
+
+def test_strict_workload_refuses_plaintext() -> None:
+    asked = Asked()
+    answer = asked.ask(native.ASK_INBOUND_PLAINTEXT, workload=3, source="192.0.2.1", destination="10.0.0.3:80")
+    assert (answer.verdict, asked.reason()) == (native.REFUSE, "strict")
+
+
+def test_established_plaintext_stays() -> None:
+    asked = Asked()
+    asked.ask(native.ASK_OUTBOUND, destination="10.0.0.2:8080", established=1)
+    assert native.text(asked.ffi, asked.answer.endpoints[0].reason) == "opened-before-enrolment"
+
+
+def test_without_mesh_state_nothing_is_allowed() -> None:
+    asked = Asked(mesh=None)
+    answer = asked.ask(native.ASK_OUTBOUND, destination="192.0.2.1:80")
+    assert (answer.verdict, answer.epoch, asked.reason()) == (native.UNAVAILABLE, 0, NO_MESH_STATE)
+
+
+def test_question_for_a_removed_workload_is_unavailable() -> None:
+    asked = Asked()
+    answer = asked.ask(native.ASK_OUTBOUND, workload=44, destination="10.0.0.2:80")
+    assert (answer.verdict, asked.reason()) == (native.UNAVAILABLE, "unknown-workload")
+
+
+def test_exception_in_a_decision_is_answered_unavailable_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_arguments: object, **_names: object) -> None:
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr(decide, "outbound", broken)
+    asked = Asked()
+    with caplog.at_level(logging.ERROR):
+        for _ in range(5):
+            answer = asked.ask(native.ASK_OUTBOUND, destination="10.0.0.2:80")
+    assert (answer.id, answer.verdict, answer.endpoint_count) == (99, native.UNAVAILABLE, 0)
+    assert asked.reason() == INTERNAL_ERROR
+    assert [record.getMessage().count("\n") for record in caplog.records] == [0]
+
+
+def test_unknown_kind_of_question_is_an_internal_error() -> None:
+    asked = Asked()
+    assert asked.ask(17, destination="10.0.0.2:80").verdict == native.UNAVAILABLE
+
+
+def test_long_reason_is_cut_between_characters() -> None:
+    assert native.fit("ü" * 60, 96) == ("ü" * 47).encode()
+    assert native.fit("x" * 95, 96) == b"x" * 95
+    assert native.fit("a\0b", 96) == b"ab"
+
+
+def test_addresses_cross_in_both_directions() -> None:
+    module, _lib = make_native()
+    structure = module.ffi.new("struct ns_address *")
+    native.pack_address(structure, IPv4Address("10.1.2.3"), 80)
+    assert bytes(structure.ip) == b"\0" * 10 + b"\xff\xff\x0a\x01\x02\x03"
+    assert native.unpack_address(structure) == (IPv4Address("10.1.2.3"), 80)
+    native.pack_address(structure, IPv6Address("fd00::1"), 443)
+    assert native.endpoint_text(structure) == "[fd00::1]:443"
+
+
+def test_decision_thread_answers_and_ends() -> None:
+    module, lib = make_native()
+    core = native.Core(module, workers=1, trust_domain="example.org")
+    decider = Decider(core, {1: SHIPPER}.get)
+    decider.state = State(MESH, 7)
+    decider.start()
+
+    def fill(question: Any) -> None:
+        question.id, question.workload, question.kind = 5, 1, native.ASK_OUTBOUND
+        native.pack_address(question.destination, IPv4Address("10.9.0.1"), 81)
+
+    lib.questions.put(fill)
+    answer = lib.answers.get(timeout=10)
+    decider.stop_asking()
+    decider.join()
+    assert answer == {"id": 5, "epoch": 7, "verdict": native.REFUSE, "reason": "no-such-port"}

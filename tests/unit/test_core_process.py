@@ -1,0 +1,243 @@
+"""The core process's control server and the agent's client of it, over a real socket with a fake C core."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from core_fakes import FakeLib, make_native
+from nodeseal.core import native, process, protocol
+from nodeseal.core.bridge import CoreClient, CoreError, CoreGone, CoreOptions, spawn
+from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName, difference
+from nodeseal.mesh.spiffe import SpiffeId
+
+SHIPPER = WorkloadName("default", "shipper")
+IDENTITY = SpiffeId("example.org", "default", "shipper")
+ADDRESS = IPv4Address("10.0.0.1")
+
+
+def mesh(*names: str, phase: Phase = Phase.ENROLLED) -> Mesh:
+    workloads = [
+        Workload(WorkloadName("default", name), name, "n", IPv4Address(f"10.0.0.{i}"), None, True, Mode.STRICT, phase)
+        for i, name in enumerate(names, start=1)
+    ]
+    return Mesh.build("example.org", workloads)
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+class Running:
+    """A control server in a thread, with its fake library and a client."""
+
+    def __init__(self, run_dir: Path) -> None:
+        module, self.lib = make_native()
+        core = native.Core(module, workers=1, trust_domain="example.org")
+        self.server = process.ControlServer(core, trust_domain="example.org")
+        self._listener = protocol.listen(str(run_dir / process.SOCKET_NAME))
+        self._wake, self._signalled = socket.socketpair()
+        self._thread = threading.Thread(target=process.serve, args=(self.server, self._listener, self._wake))
+        self._thread.start()
+        self.client = CoreClient.connect(run_dir)
+
+    def add(self) -> None:
+        with Path("/proc/self/ns/net").open() as netns:
+            self.client.workload_add(1, SHIPPER, IDENTITY, ADDRESS, netns_fd=netns.fileno())
+
+    def end(self) -> None:
+        self._signalled.send(b"x")
+        self._thread.join()
+        self.client.close()
+        for one in (self._listener, self._wake, self._signalled):
+            one.close()
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    server = Running(tmp_path)
+    yield server
+    server.end()
+
+
+def calls(lib: FakeLib, name: str) -> list[tuple[object, ...]]:
+    return [call for call in lib.calls if call[0] == name]
+
+
+def test_hello_of_a_fresh_core_has_epoch_zero_and_no_workloads(running: Running) -> None:
+    hello = running.client.hello()
+    assert (hello.pid, hello.epoch, hello.trust_domain, hello.workloads) == (os.getpid(), 0, "example.org", ())
+
+
+def test_hello_of_another_protocol_is_refused_with_advice(running: Running) -> None:
+    answer, _fds = running.server.handle({"op": "hello", "protocol": 99}, [])
+    assert not answer["ok"]
+    assert "cleanup" in answer["error"]
+
+
+def test_workload_is_added_with_its_namespace_and_address(running: Running) -> None:
+    running.add()
+    assert calls(running.lib, "core_workload_add") == [("core_workload_add", 1, b"\x0a\0\0\1")]
+    (known,) = running.client.hello().workloads
+    assert (known.key, known.name, known.identity, known.address, known.roles) == (1, SHIPPER, IDENTITY, ADDRESS, ())
+
+
+def test_refused_workload_is_not_kept_and_the_cores_line_is_passed_on(running: Running) -> None:
+    running.lib.refuse["core_workload_add"] = "no such namespace"
+    with pytest.raises(CoreError, match="no such namespace"):
+        running.add()
+    assert running.client.hello().workloads == ()
+
+
+def test_listeners_are_handed_over_and_back(running: Running) -> None:
+    running.add()
+    with socket.socket() as one, socket.socket() as two:
+        running.client.workload_listen(1, {0: one.fileno(), 2: two.fileno()})
+        assert running.client.hello().workloads[0].roles == (0, 2)
+        back = running.client.listeners(1)
+        assert {role: os.fstat(fd).st_ino for role, fd in back.items()} == {
+            0: os.fstat(one.fileno()).st_ino,
+            2: os.fstat(two.fileno()).st_ino,
+        }
+    protocol.close_all(back.values())
+    running.client.workload_unlisten(1, 0, 1)
+    assert running.client.hello().workloads[0].roles == (2,)
+
+
+def test_second_listener_of_a_role_is_refused(running: Running) -> None:
+    running.add()
+    with socket.socket() as one:
+        running.client.workload_listen(1, {0: one.fileno()})
+        with pytest.raises(CoreError, match="already listens"):
+            running.client.workload_listen(1, {0: one.fileno()})
+
+
+def test_removed_workload_leaves_no_descriptor(running: Running) -> None:
+    running.client.hello()  # the server's thread has all of its own descriptors by then
+    before = open_descriptors()
+    running.add()
+    with socket.socket() as one:
+        running.client.workload_listen(1, {0: one.fileno()})
+    running.client.workload_remove(1)
+    assert running.client.hello().workloads == ()
+    assert open_descriptors() == before
+
+
+def test_credentials_reach_the_core_and_the_identity_is_remembered(running: Running) -> None:
+    running.add()
+    other = SpiffeId("example.org", "default", "other")
+    running.client.workload_credentials(1, other, chain_pem="chain", key_pem="key", bundle_pem="bundle")
+    assert calls(running.lib, "core_workload_credentials") == [
+        ("core_workload_credentials", 1, b"chain", b"key", b"bundle")
+    ]
+    assert running.client.hello().workloads[0].identity == other
+
+
+def test_mesh_is_in_place_before_the_epoch_moves(running: Running) -> None:
+    running.client.mesh(mesh("shipper"), 5)
+    assert calls(running.lib, "core_epoch") == [("core_epoch", 5)]
+    assert running.client.hello().epoch == 5
+    assert running.client.mesh_read() == mesh("shipper")
+
+
+def test_mesh_difference_is_applied(running: Running) -> None:
+    old, new = mesh("shipper", "gone"), mesh("shipper", "pipeline", "siem")
+    running.client.mesh(old, 5)
+    running.client.mesh_difference(difference(old, new), 6, base=5)
+    assert running.client.mesh_read() == new
+
+
+def test_difference_to_another_epoch_is_refused_and_changes_nothing(running: Running) -> None:
+    running.client.mesh(mesh("shipper"), 5)
+    with pytest.raises(CoreError, match="not in force"):
+        running.client.mesh_difference(difference(mesh("shipper"), mesh()), 7, base=4)
+    assert running.client.hello().epoch == 5
+
+
+def test_epoch_never_goes_back(running: Running) -> None:
+    running.client.mesh(mesh("shipper"), 5)
+    with pytest.raises(CoreError, match="not after"):
+        running.client.mesh(mesh(), 5)
+
+
+def test_mesh_read_of_a_fresh_core_is_none(running: Running) -> None:
+    assert running.client.mesh_read() is None
+
+
+def test_connections_are_rows_with_the_workloads_name(running: Running) -> None:
+    running.add()
+    source = {"ip": [0] * 10 + [255, 255, 10, 0, 0, 1], "port": 4000}
+    running.lib.rows = [
+        {"id": n, "workload": 1, "direction": 0, "state": 2, "mtls": 1, "source": source} for n in range(700)
+    ]
+    rows = running.client.connections()
+    assert len(rows) == 700
+    assert (rows[0]["workload"], rows[0]["direction"], rows[0]["state"]) == ("default/shipper", "outbound", "open")
+    assert (rows[0]["source"], rows[0]["destination"], rows[0]["mtls"]) == ("10.0.0.1:4000", "", True)
+
+
+def test_stats_name_the_workload(running: Running) -> None:
+    running.add()
+    core, (row,) = running.client.stats()
+    assert core["epoch"] == 3
+    assert (row["workload"], row["key"]) == ("default/shipper", 1)
+
+
+@pytest.mark.parametrize("request_", [{}, {"op": "none"}, {"op": "workload_add"}, {"op": "mesh", "epoch": "x"}])
+def test_malformed_request_is_an_error_answer(running: Running, request_: dict[str, object]) -> None:
+    answer, fds = running.server.handle(dict(request_), [])
+    assert (answer["ok"], fds) == (False, [])
+    assert "\n" not in answer["error"]
+
+
+def test_descriptors_of_a_refused_request_are_closed(running: Running) -> None:
+    reading, writing = os.pipe()
+    running.server.handle({"op": "none"}, [writing])
+    assert os.read(reading, 1) == b""
+    os.close(reading)
+
+
+def test_core_survives_the_agents_going(running: Running, tmp_path: Path) -> None:
+    running.client.mesh(mesh("shipper"), 5)
+    running.client.close()
+    with contextlib.closing(CoreClient.connect(tmp_path)) as again:
+        assert again.hello().epoch == 5
+
+
+def test_stop_ends_the_server(tmp_path: Path) -> None:
+    server = Running(tmp_path)
+    server.client.stop()
+    server._thread.join(timeout=10)
+    assert not server._thread.is_alive()
+    with pytest.raises(CoreGone):
+        server.client.hello()
+    server.end()
+
+
+def test_no_core_is_core_gone(tmp_path: Path) -> None:
+    with pytest.raises(CoreGone, match="no core runs"):
+        CoreClient.connect(tmp_path)
+
+
+def test_spawned_core_that_cannot_start_says_why(tmp_path: Path) -> None:
+    with pytest.raises(CoreError, match="expected 1 to 64"):
+        spawn(tmp_path, CoreOptions(workers=0, trust_domain="example.org"))
+
+
+def test_core_process_stays_small() -> None:
+    code = (
+        "import sys, nodeseal.core.process\n"
+        "print([m for m in ('asyncio', 'pyroute2', 'yaml', 'cryptography', 'psutil', 'cffi', 'subprocess')"
+        " if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,117 @@
+"""The plan of a lab: names, addresses, and what cannot be."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import IPv4Address
+
+import pytest
+
+from nodeseal.lab.errors import LabPlanError, UnknownPodError
+from nodeseal.lab.plan import MAX_NODES, Plan, PodRequest, check_lab_name, prefix
+
+
+def test_default_lab_has_the_pods_of_the_story() -> None:
+    plan = Plan.build()
+    assert [(pod.name, pod.node, str(pod.address), pod.enrolled_from_start) for pod in plan.pods] == [
+        ("shipper", "node1", "10.77.1.10", True),
+        ("siem", "node1", "10.77.1.11", True),
+        ("pipeline", "node2", "10.77.2.10", True),
+        ("intruder", "node2", "10.77.2.11", False),
+    ]
+
+
+def test_default_lab_has_two_routed_nodes() -> None:
+    plan = Plan.build()
+    assert [(node.name, str(node.address), str(node.gateway), str(node.pod_network)) for node in plan.nodes] == [
+        ("node1", "10.77.0.1", "10.77.1.1", "10.77.1.0/24"),
+        ("node2", "10.77.0.2", "10.77.2.1", "10.77.2.0/24"),
+    ]
+
+
+def test_namespaces_are_named_after_the_lab() -> None:
+    assert set(Plan.build("demo").namespaces) == {
+        f"nodeseal-demo-{name}" for name in ("fabric", "node1", "node2", "shipper", "siem", "pipeline", "intruder")
+    }
+
+
+def test_not_enrolled_applies_to_every_pod() -> None:
+    plan = Plan.build(more_pods=[PodRequest.parse("web:node1")], enrol=False)
+    assert not any(pod.enrolled_from_start for pod in plan.pods)
+
+
+def test_more_pods_get_the_next_addresses_of_their_node() -> None:
+    plan = Plan.build(nodes=3, more_pods=[PodRequest.parse("web:node3"), PodRequest.parse("db:node1:plain")])
+    assert plan.pod("web").address == IPv4Address("10.77.3.10")
+    assert plan.pod("db").address == IPv4Address("10.77.1.12")
+
+
+def test_plain_pod_is_not_enrolled() -> None:
+    assert not PodRequest.parse("db:node1:plain").enrolled
+
+
+def test_plan_survives_the_state_file() -> None:
+    plan = Plan.build("demo", nodes=3, more_pods=[PodRequest.parse("web:node3:plain")])
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+def test_largest_lab_has_distinct_addresses() -> None:
+    more = [PodRequest(f"web{n}", "node50") for n in range(200)]
+    plan = Plan.build(nodes=MAX_NODES, more_pods=more)
+    assert len({pod.address for pod in plan.pods}) == len(plan.pods)
+
+
+def test_too_many_pods_on_a_node_are_refused() -> None:
+    more = [PodRequest(f"web{n}", "node2") for n in range(199)]
+    with pytest.raises(LabPlanError, match="node2 has 200 pods already"):
+        Plan.build(more_pods=more)
+
+
+@pytest.mark.parametrize("text", ["web", "web:", "web:node1:fancy", "web:node1:plain:x"])
+def test_pod_option_in_another_form_is_refused(text: str) -> None:
+    with pytest.raises(LabPlanError, match="expected NAME:NODE or NAME:NODE:plain"):
+        PodRequest.parse(text)
+
+
+@pytest.mark.parametrize("name", ["", "Web", "web_1", "-web", "web-", "node7", "fabric", "localhost", "w" * 16, "../x"])
+def test_impossible_pod_name_is_refused(name: str) -> None:
+    with pytest.raises(LabPlanError, match="expected 1 to 15 lower case letters"):
+        Plan.build(more_pods=[PodRequest(name, "node1")])
+
+
+def test_second_pod_of_a_name_is_refused() -> None:
+    with pytest.raises(LabPlanError, match="has a pod of this name already"):
+        Plan.build(more_pods=[PodRequest("siem", "node2")])
+
+
+def test_pod_on_an_unknown_node_is_refused_naming_the_nodes() -> None:
+    with pytest.raises(LabPlanError, match="no node 'node3': this lab has node1, node2"):
+        Plan.build(more_pods=[PodRequest("web", "node3")])
+
+
+@pytest.mark.parametrize("nodes", [-1, 0, 1, MAX_NODES + 1])
+def test_impossible_number_of_nodes_is_refused(nodes: int) -> None:
+    with pytest.raises(LabPlanError, match="expected 2 to 50"):
+        Plan.build(nodes=nodes)
+
+
+@pytest.mark.parametrize("name", ["", "a-b", "A", "1a", "../../etc", "a" * 17])
+def test_impossible_lab_name_is_refused(name: str) -> None:
+    with pytest.raises(LabPlanError, match="expected 1 to 16"):
+        check_lab_name(name)
+
+
+def test_unknown_pod_error_names_the_pods() -> None:
+    with pytest.raises(UnknownPodError, match="unknown pod 'nope': this lab has shipper, siem, pipeline, intruder"):
+        Plan.build().pod("nope")
+
+
+def test_no_lab_is_a_prefix_of_another() -> None:
+    assert not prefix("lab2").startswith(prefix("lab"))
+
+
+def test_hosts_file_has_pods_and_services() -> None:
+    lines = Plan.build().hosts_file().splitlines()
+    assert "10.77.2.10 pipeline" in lines
+    assert "10.77.200.1 pipeline.svc" in lines
+    assert "127.0.0.1 localhost" in lines
