@@ -97,7 +97,13 @@ def test_more_endpoints_than_fit_become_a_sample_without_repetition() -> None:
 
 def test_refusal_carries_its_reason() -> None:
     asked = Asked()
-    assert asked.ask(native.ASK_OUTBOUND, destination="10.9.0.1:81").verdict == native.REFUSE
+    assert asked.ask(native.ASK_OUTBOUND, destination="10.0.0.2:15008").verdict == native.REFUSE
+    assert asked.reason() == "mesh-port"
+
+
+def test_a_port_that_leads_nowhere_is_unavailable_so_that_live_flows_are_not_cut() -> None:
+    asked = Asked()
+    assert asked.ask(native.ASK_OUTBOUND, destination="10.9.0.1:81").verdict == native.UNAVAILABLE
     assert asked.reason() == "no-such-port"
 
 
@@ -203,4 +209,4 @@ def test_decision_thread_answers_and_ends() -> None:
     answer = lib.answers.get(timeout=10)
     decider.stop_asking()
     decider.join()
-    assert answer == {"id": 5, "epoch": 7, "verdict": native.REFUSE, "reason": "no-such-port"}
+    assert answer == {"id": 5, "epoch": 7, "verdict": native.UNAVAILABLE, "reason": "no-such-port"}

@@ -79,12 +79,12 @@ def test_outbound_passes_over_endpoints_that_the_mesh_does_not_know() -> None:
     assert [endpoint.address.address for endpoint in route.endpoints] == [ADDRESS_C]
 
 
-def test_outbound_to_a_service_without_endpoints_is_refused() -> None:
-    assert out(mesh(), VIP, 80) == Refuse(WhyRefused.NO_ENDPOINT)
+def test_outbound_to_a_service_without_endpoints_is_unavailable() -> None:
+    assert out(mesh(), VIP, 80) == Unavailable(WhyRefused.NO_ENDPOINT)
 
 
-def test_outbound_to_a_port_that_the_service_has_not_is_refused() -> None:
-    assert out(mesh(B), VIP, 81) == Refuse(WhyRefused.NO_SUCH_PORT)
+def test_outbound_to_a_port_that_the_service_has_not_is_unavailable() -> None:
+    assert out(mesh(B), VIP, 81) == Unavailable(WhyRefused.NO_SUCH_PORT)
 
 
 @pytest.mark.parametrize("port", [15001, 15006, 15008])
@@ -101,9 +101,9 @@ def test_outbound_to_port_15008_outside_the_mesh_is_left_alone() -> None:
     assert isinstance(out(mesh(), STRANGER, 15008), Route)
 
 
-def test_outbound_of_an_unknown_workload_is_refused() -> None:
+def test_outbound_of_an_unknown_workload_is_unavailable() -> None:
     route = outbound(mesh(), WorkloadName("default", "x"), OriginalDestination(ADDRESS_B, 80), established=False)
-    assert route == Refuse(WhyRefused.UNKNOWN_WORKLOAD)
+    assert route == Unavailable(WhyRefused.UNKNOWN_WORKLOAD)
 
 
 @pytest.mark.parametrize("source", [A, WorkloadName("default", "unknown")])
@@ -172,10 +172,9 @@ def test_plaintext_from_a_workload_that_is_not_enrolled_is_allowed_with_its_reas
     assert inbound_plaintext(mesh(), B, ADDRESS_C, 80, established=False) == Allow(WhyPlaintext.SOURCE_NOT_ENROLLED)
 
 
-def test_plaintext_to_an_unknown_workload_is_denied() -> None:
+def test_plaintext_to_an_unknown_workload_is_unavailable() -> None:
     answer = inbound_plaintext(mesh(), WorkloadName("default", "x"), STRANGER, 80, established=False)
-    assert isinstance(answer, Deny)
-    assert answer.why is WhyRefused.UNKNOWN_WORKLOAD
+    assert answer == Unavailable(WhyRefused.UNKNOWN_WORKLOAD)
 
 
 def test_plaintext_to_the_hbone_port_is_denied() -> None:

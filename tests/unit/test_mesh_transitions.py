@@ -91,7 +91,7 @@ def connect(client: Stage, server: Stage, at_client: Mesh, at_server: Mesh, *, e
     if not server.captured:
         return Outcome("plaintext", None)
     reply = inbound_plaintext(at_server, SERVER, CLIENT_ADDRESS, PORT, established=established)
-    return Outcome("plaintext", reply.why if isinstance(reply, Deny) else None)
+    return Outcome("plaintext", None if isinstance(reply, Allow) else reply.why)
 
 
 @pytest.mark.parametrize(("client", "server", "client_seen", "server_seen"), SITUATIONS)

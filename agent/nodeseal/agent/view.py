@@ -167,8 +167,7 @@ def _past_core(mesh: Mesh | None, enrolment: Enrolment, direct: Direct) -> dict[
         "mtls": False,
         "peer": None,
         "tls": None,
-        # A mark of the application's own keeps its connection from being captured, whenever it is opened.
-        "reason": WhyPlaintext.OPENED_BEFORE_ENROLMENT.value if direct.mark == 0 else None,
+        "reason": (WhyPlaintext.OPENED_BEFORE_ENROLMENT if direct.mark == 0 else WhyPlaintext.APPLICATION_MARK).value,
         "bytes_sent": sent,
         "bytes_received": received,
         "age_seconds": None,

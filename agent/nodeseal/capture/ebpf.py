@@ -26,7 +26,7 @@ from typing import Literal
 
 from nodeseal.capture import constants, installation, listeners, probe, routing, syscalls
 from nodeseal.capture.compile import compile_in_child
-from nodeseal.capture.errors import CaptureError
+from nodeseal.capture.errors import AddressNotFoundError, CaptureError
 from nodeseal.capture.journal import Entry, Journal
 from nodeseal.capture.netns import NamespaceGoneError, NetworkNamespace
 from nodeseal.capture.programs import Programs
@@ -378,7 +378,7 @@ class EbpfCapture:
 def _survey(target: CaptureTarget, namespace: NetworkNamespace) -> routing.Survey:
     survey = namespace.run(routing.survey)
     if target.address not in survey.addresses:
-        raise CaptureError(
+        raise AddressNotFoundError(
             f"address not found: {target.address} of {target.name} is on no interface in {namespace.path}; correct the "
             "workload's address or netns"
         )

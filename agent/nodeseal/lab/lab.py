@@ -317,9 +317,8 @@ class Lab:
 
 
 def _goes_direct(workload: dict[str, Any]) -> bool:
-    """Whether nothing new of a workload that is not wanted is captured: the agent's status gives a detail while only
-    the connections that were captured before keep it."""
-    return workload["phase"] == "absent" or (workload["phase"] == "leaving" and workload["detail"] is not None)
+    """Whether nothing new of a workload that is not wanted is captured: at most what was captured before goes on."""
+    return bool(workload["phase"] == "absent" or workload["draining"])
 
 
 def take_down(name: str, root: Path = LAB_ROOT) -> DownReport:

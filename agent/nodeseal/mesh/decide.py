@@ -19,9 +19,9 @@ to see what was published or withdrawn (the agent's `settle`). Given that, these
 and once both ends are ENROLLED plaintext between them is impossible twice over: the source does not begin it, and the
 destination does not accept it. A connection that ran in plaintext before that is never cut for it (`established`).
 
-A refusal is deliberate in these cases and no others: strict mode (established or not; while the workload joins or leaves
-only for sources that are not enrolled), a name or port that leads nowhere, the mesh's own ports, and a peer that is
-not who it should be.
+A refusal is deliberate in these cases and no others: strict mode (established or not; while the workload joins or
+leaves only for sources that are not enrolled), the mesh's own ports, and a peer that is not who it should be. It also
+ends a flow that already runs. What merely leads nowhere (a name, a port, a workload that is gone) is Unavailable.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,6 @@ from nodeseal.mesh.spiffe import SpiffeId
 POLICY_TRUST_DOMAIN = "same trust domain"
 POLICY_OWN_IDENTITY = "identity of the source's workload"
 POLICY_NO_PLAINTEXT = "no plaintext between enrolled workloads"
-POLICY_KNOWN_WORKLOAD = "workload in the mesh state"
 POLICY_MESH_PORTS = "no connection to the mesh's own ports"
 
 
@@ -95,21 +94,21 @@ class Deny:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """Inbound tunnel: cannot be done here (HBONE: 503)."""
+    """Cannot be done: a new flow is reset (HBONE: 503), one that already runs is none the worse for it."""
 
     why: WhyRefused
 
 
 def outbound(
     mesh: Mesh, workload: WorkloadName, destination: OriginalDestination, *, established: bool
-) -> Route | Refuse:
+) -> Route | Refuse | Unavailable:
     """Where a captured connection of `workload` goes.
 
     `established` says that it already runs in plaintext: the answer is then always a Route of Plaintext, which is what
     it may stay, however the mesh has changed under it. A flow that runs in a tunnel is asked for as a new one.
     """
     if not established and workload not in mesh.workloads:
-        return Refuse(WhyRefused.UNKNOWN_WORKLOAD)
+        return Unavailable(WhyRefused.UNKNOWN_WORKLOAD)
     if (service := mesh.service_by_address.get(destination.address)) is not None:
         return _to_service(mesh, service, destination, established)
     target = mesh.by_address.get(destination.address)
@@ -145,14 +144,14 @@ def inbound_tunnel(
 
 def inbound_plaintext(
     mesh: Mesh, workload: WorkloadName, source: Address, port: int, *, established: bool
-) -> Allow | Deny:
+) -> Allow | Deny | Unavailable:
     """Whether plaintext from the address `source` may reach `port` of `workload`.
 
     `established` says that it already does: it is then refused by strict mode only.
     """
     here = mesh.workloads.get(workload)
     if here is None:
-        return Deny(POLICY_KNOWN_WORKLOAD, WhyRefused.UNKNOWN_WORKLOAD)
+        return Unavailable(WhyRefused.UNKNOWN_WORKLOAD)
     origin = mesh.by_address.get(source)
     # An enrolled peer that does not know yet that this workload joins or leaves means no harm by its plaintext.
     unaware = here.phase is not Phase.ENROLLED and origin is not None and origin.accepts_tunnels
@@ -172,15 +171,17 @@ def inbound_plaintext(
     return Deny(POLICY_NO_PLAINTEXT, WhyRefused.SOURCE_IS_ENROLLED)
 
 
-def _to_service(mesh: Mesh, service: Service, destination: OriginalDestination, established: bool) -> Route | Refuse:
+def _to_service(
+    mesh: Mesh, service: Service, destination: OriginalDestination, established: bool
+) -> Route | Refuse | Unavailable:
     port = service.target_port(destination.port)
     if port is None:
-        return _as_dialled(destination) if established else Refuse(WhyRefused.NO_SUCH_PORT)
+        return _as_dialled(destination) if established else Unavailable(WhyRefused.NO_SUCH_PORT)
     if port in MESH_PORTS and not established:
         return Refuse(WhyRefused.MESH_PORT)
     targets = [target for name in service.endpoints if (target := mesh.workloads.get(name)) is not None]
     if not targets:
-        return _as_dialled(destination) if established else Refuse(WhyRefused.NO_ENDPOINT)
+        return _as_dialled(destination) if established else Unavailable(WhyRefused.NO_ENDPOINT)
     return Route(tuple(_to_workload(mesh, target, port, established) for target in targets))
 
 

@@ -22,6 +22,8 @@ class WhyPlaintext(StrEnum):
     """Inbound: the client is enrolled; this workload is joining or leaving, so the client's node may not know of it."""
     OPENED_BEFORE_ENROLMENT = "opened-before-enrolment"
     """Both ends are enrolled now, but the connection is older than that and is left alone."""
+    APPLICATION_MARK = "application-mark"
+    """Outbound: the application set a mark (SO_MARK) of its own on the socket, which keeps it from being captured."""
 
 
 class WhyNotEnrolled(StrEnum):
