@@ -67,7 +67,7 @@ lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-forma
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/clang-format --dry-run -Werror $(wildcard cext/src/*.[ch] cext/include/*.h tests/cext/*.c bpf/*.[ch])
+	$(BIN)/clang-format --dry-run -Werror $(wildcard cext/src/*.[ch] cext/include/*.h tests/cext/*.[ch] bpf/*.[ch])
 	@mkdir -p $(BUILD)/lint
 	for f in $(wildcard cext/src/*.c); do \
 	  gcc -std=gnu11 -Wall -Wextra -Wconversion -Wshadow -Werror -O2 -Icext/include -c $$f -o $(BUILD)/lint/$$(basename $$f .c).o; done
@@ -75,7 +75,7 @@ lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-forma
 format: $(VENV)/.installed-lint ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix-only -q .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(wildcard cext/src/*.[ch] cext/include/*.h tests/cext/*.c bpf/*.[ch])
+	$(BIN)/clang-format -i $(wildcard cext/src/*.[ch] cext/include/*.h tests/cext/*.[ch] bpf/*.[ch])
 
 clean: ## everything that make made
 	rm -rf $(VENV) $(BUILD) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -44,6 +44,7 @@ struct h2 {
     size_t open_streams; /* client: opened by us and not closed */
     int goaway_seen;     /* the peer refuses new streams */
     int goaway_sent;
+    int broken; /* the peer violated the protocol, and a GOAWAY that says so was produced */
 
     /* The request whose headers are arriving; HTTP/2 never interleaves two. */
     int32_t request_id; /* 0: none */
@@ -203,18 +204,22 @@ static int on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, v
     if (h2->server && frame->hd.type == NGHTTP2_HEADERS && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) &&
         nghttp2_session_get_stream_remote_close(session, id) == 0)
         nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, id, NGHTTP2_NO_ERROR);
+    /* nghttp2 answers most violations with a GOAWAY of its own, and is deaf from then on. */
+    if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR)
+        h2->broken = 1;
     return 0;
+}
+
+int h2_broken(const struct h2 *h2)
+{
+    return h2->broken;
 }
 
 int h2_feed(struct h2 *h2, const uint8_t *bytes, size_t length)
 {
     NS_CHECK(h2, H2_MAGIC);
     ssize_t taken = nghttp2_session_mem_recv(h2->session, bytes, length);
-    if (taken != (ssize_t)length)
-        return -1;
-    /* nghttp2 answers some violations with a GOAWAY of its own and then wants neither to read nor to write.
-     */
-    return nghttp2_session_want_read(h2->session) || nghttp2_session_want_write(h2->session) ? 0 : -1;
+    return taken == (ssize_t)length && !h2->broken ? 0 : -1;
 }
 
 void h2_taken(struct h2 *h2, int32_t id, size_t length)

@@ -66,8 +66,10 @@ struct h2 *h2_new(int server, const struct h2_events *events, void *owner);
 /* Frees the session without calling back. */
 void h2_free(struct h2 *h2);
 
-/* 0, or -1 when the peer broke the protocol: produce what is left (a GOAWAY), then close. */
+/* 0, or -1 when the peer broke the protocol: close. Most violations are answered by a GOAWAY first: then
+ * h2_broken tells as soon as that was produced, and so does the next h2_feed. */
 int h2_feed(struct h2 *h2, const uint8_t *bytes, size_t length);
+int h2_broken(const struct h2 *h2);
 /* Writes frames to out; returns their length. *more is set if the buffer ended before the frames did. Room
  * for one largest frame is needed: capacity >= H2_FRAME_MAX. Returns (size_t)-1 on an internal
  * failure. */

@@ -22,6 +22,8 @@ static int bio_write(BIO *bio, const char *bytes, size_t length, size_t *written
 {
     struct tls *tls = BIO_get_data(bio);
     struct tls_sink *sink = tls->sink;
+    /* Those of an earlier read would make a full sink look like a wish for input. */
+    BIO_clear_retry_flags(bio);
     if (sink == NULL || sink->capacity - sink->length < length)
         return 0;
     memcpy(sink->bytes + sink->length, bytes, length);
@@ -110,14 +112,13 @@ static int verify_peer(int chain_ok, X509_STORE_CTX *store_ctx)
         wrong = "peer certificate has no single SPIFFE id";
     else if (!spiffe_id_in_domain(identity, tls->trust_domain))
         wrong = "peer is of another trust domain";
-    else if (tls->expected[0] != 0 && strcmp(identity, tls->expected) != 0)
+    else if (!SSL_is_server(ssl) && strcmp(identity, tls->expected) != 0)
         wrong = "peer has another identity than expected";
     if (wrong != NULL) {
         snprintf(tls->error, sizeof(tls->error), "%s", wrong);
         X509_STORE_CTX_set_error(store_ctx, X509_V_ERR_APPLICATION_VERIFICATION);
         return 0;
     }
-    memcpy(tls->peer, identity, sizeof(identity));
     return 1;
 }
 
@@ -146,14 +147,18 @@ static void error_line(char *error, size_t size, const char *what)
     ERR_clear_error();
 }
 
-/* Reads the next certificate of a PEM text into libctx; NULL at its end. */
-static X509 *next_certificate(BIO *pem, OSSL_LIB_CTX *libctx)
+/* Reads the next certificate of a PEM text into libctx; NULL at its end, with *ok cleared if it is no good.
+ */
+static X509 *next_certificate(BIO *pem, OSSL_LIB_CTX *libctx, int *ok)
 {
     X509 *certificate = X509_new_ex(libctx, NULL);
     if (certificate != NULL && PEM_read_bio_X509(pem, &certificate, NULL, NULL) == NULL) {
         X509_free(certificate);
         certificate = NULL;
-        ERR_clear_error();
+        if (ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE)
+            ERR_clear_error(); /* the end of the text */
+        else
+            *ok = 0;
     }
     return certificate;
 }
@@ -163,14 +168,16 @@ static int load_bundle(SSL_CTX *ctx, OSSL_LIB_CTX *libctx, const char *bundle_pe
     X509_STORE *store = X509_STORE_new();
     BIO *pem = BIO_new_mem_buf(bundle_pem, -1);
     int count = 0;
+    int ok = store != NULL && pem != NULL;
     X509 *certificate;
-    while (store != NULL && pem != NULL && (certificate = next_certificate(pem, libctx)) != NULL) {
-        count += X509_STORE_add_cert(store, certificate);
+    while (ok && (certificate = next_certificate(pem, libctx, &ok)) != NULL) {
+        ok = X509_STORE_add_cert(store, certificate);
         X509_free(certificate);
+        count++;
     }
     BIO_free(pem);
     SSL_CTX_set_cert_store(ctx, store);
-    return count > 0 ? 0 : -1;
+    return ok && count > 0 ? 0 : -1;
 }
 
 static int load_chain(SSL_CTX *ctx, OSSL_LIB_CTX *libctx, const char *chain_pem)
@@ -179,7 +186,7 @@ static int load_chain(SSL_CTX *ctx, OSSL_LIB_CTX *libctx, const char *chain_pem)
     int count = 0;
     int ok = pem != NULL;
     X509 *certificate;
-    while (ok && (certificate = next_certificate(pem, libctx)) != NULL) {
+    while (ok && (certificate = next_certificate(pem, libctx, &ok)) != NULL) {
         ok = count == 0 ? SSL_CTX_use_certificate(ctx, certificate) == 1
                         : SSL_CTX_add1_chain_cert(ctx, certificate) == 1;
         X509_free(certificate);
@@ -214,7 +221,7 @@ static SSL_CTX *context_new(enum tls_role role, OSSL_LIB_CTX *libctx, const char
         !SSL_CTX_set_ciphersuites(ctx, "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"))
         wrong = "OpenSSL lacks TLS 1.3 with AES-GCM";
     else if (load_bundle(ctx, libctx, bundle_pem) != 0)
-        wrong = "the trust bundle holds no certificate";
+        wrong = "the trust bundle cannot be read or holds no certificate";
     else if (load_chain(ctx, libctx, chain_pem) != 0)
         wrong = "the certificate chain cannot be read";
     else if (load_key(ctx, libctx, key_pem) != 0)
@@ -329,7 +336,8 @@ enum tls_result tls_handshake(struct tls *tls, struct tls_sink *sink)
         snprintf(tls->error, sizeof(tls->error), "peer does not speak HTTP/2 (ALPN h2)");
         return TLS_FAILED;
     }
-    return TLS_OK;
+    /* Only now has the peer proved that it holds the certificate's key. */
+    return certificate_identity(SSL_get0_peer_certificate(tls->ssl), tls->peer) == 0 ? TLS_OK : TLS_FAILED;
 }
 
 enum tls_result tls_read(struct tls *tls, struct tls_sink *sink, uint8_t *out, size_t capacity,

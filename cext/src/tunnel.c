@@ -195,6 +195,8 @@ void tunnel_flush(struct tunnel *tunnel)
             tunnel->doom = "the tunnel could not be written";
         else
             tunnel_send(tunnel, sink.bytes, sink.length);
+        if (h2_broken(tunnel->h2) && tunnel->doom == NULL)
+            tunnel->doom = "the peer broke the HTTP/2 protocol";
     }
     if (tunnel->doom != NULL)
         tunnel_abort(tunnel, tunnel->doom);

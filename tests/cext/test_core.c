@@ -776,9 +776,12 @@ TEST(unavailable_stream_resets_the_client)
 TEST(peer_with_another_identity_gets_no_byte)
 {
     struct lab *lab = lab_new();
+    struct sockaddr_in peer = local_of(lab->hbone);
     LAB_SET(lab, identity, "spiffe://example.org/ns/default/sa/siem");
+    gate_close(&peer);
     int client = dial(lab->outbound);
-    send_stream(client, 1, 0, 100);
+    send_stream(client, 1, 0, 100); /* before the core can know */
+    gate_open();
     expect_reset(client);
     close(client);
     WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).tls_failed >= 1);
