@@ -16,6 +16,7 @@
 
 #include "names.h"
 #include "relay.h"
+#include "snapshot.h"
 
 enum {
     FLOW_MAGIC = 0x6e73666c,
@@ -66,19 +67,6 @@ static void side_adopt(struct pollable *side, int fd)
 
 /* ---- the end ---- */
 
-static void remember_closed(struct flow *flow, const char *reason)
-{
-    struct worker *worker = flow->worker;
-    if (worker->closed == NULL)
-        worker->closed = ns_alloc(CLOSED_KEPT * sizeof(worker->closed[0]));
-    struct ns_connection *slot = &worker->closed[worker->closed_next++ % CLOSED_KEPT];
-    flow_describe(flow, slot);
-    slot->state = NS_STATE_CLOSED;
-    slot->closed_ms = worker->now_ms;
-    if (reason != NULL && !(flow->state == FLOW_OPEN && !flow->mtls))
-        snprintf(slot->reason, sizeof(slot->reason), "%s", reason);
-}
-
 static void flow_leave_tunnel(struct flow *flow)
 {
     struct tunnel *tunnel = flow->tunnel;
@@ -93,7 +81,7 @@ static void flow_leave_tunnel(struct flow *flow)
 static void flow_close(struct flow *flow, const char *reason, void (*close_side)(int))
 {
     struct worker *worker = flow->worker;
-    remember_closed(flow, reason);
+    snapshot_remember(flow, reason);
     if (flow->tunnel != NULL && flow->stream > 0) {
         h2_stream_set(flow->tunnel->h2, flow->stream, NULL);
         h2_reset(flow->tunnel->h2, flow->stream, H2_CANCEL);
@@ -498,29 +486,4 @@ void flow_event(struct flow *flow, struct pollable *side, uint32_t events)
         flow_relay(flow);
     else if (side->failed)
         flow_abort(flow, "the client went away");
-}
-
-/* ---- what is shown ---- */
-
-void flow_describe(const struct flow *flow, struct ns_connection *out)
-{
-    memset(out, 0, sizeof(*out));
-    out->id = flow->id;
-    out->workload = flow->workload->key;
-    out->direction = flow->direction;
-    out->state = flow->state == FLOW_DECIDING     ? NS_STATE_DECIDING
-                 : flow->state == FLOW_CONNECTING ? NS_STATE_CONNECTING
-                                                  : NS_STATE_OPEN;
-    out->mtls = flow->mtls && flow->peer[0] != 0;
-    out->source = flow->source;
-    out->destination = flow->destination;
-    out->endpoint = flow->endpoint;
-    const struct half *sent = flow->direction == NS_OUTBOUND ? &flow->to_far : &flow->to_near;
-    const struct half *received = flow->direction == NS_OUTBOUND ? &flow->to_near : &flow->to_far;
-    out->bytes_sent = sent->bytes;
-    out->bytes_received = received->bytes;
-    out->age_ms = flow->worker->now_ms - flow->accepted_ms;
-    memcpy(out->peer, flow->peer, sizeof(out->peer));
-    memcpy(out->tls, flow->tls, sizeof(out->tls));
-    memcpy(out->reason, flow->reason, sizeof(out->reason));
 }

@@ -79,7 +79,6 @@ void flow_tunnel_lost(struct flow *flow, const char *reason);
 /* Ends it with a reset; flow_fail also counts it, and answers an inbound stream that was not answered yet. */
 void flow_abort(struct flow *flow, const char *reason);
 void flow_fail(struct flow *flow, const char *reason);
-void flow_describe(const struct flow *flow, struct ns_connection *out);
 void flow_free(struct flow *flow);
 
 #endif

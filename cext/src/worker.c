@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "flow.h"
+#include "snapshot.h"
 #include "tunnel.h"
 
 enum {
@@ -50,9 +51,7 @@ static struct workload *workload_find(struct worker *worker, uint64_t key)
     return NULL;
 }
 
-typedef void workload_visit(struct worker *worker, struct workload *workload, void *argument);
-
-static void workloads_each(struct worker *worker, workload_visit *visit, void *argument)
+void workloads_each(struct worker *worker, workload_visit *visit, void *argument)
 {
     for (int i = 0; i < WORKLOAD_BUCKETS; i++) {
         struct link *at, *next;
@@ -168,78 +167,6 @@ static void workload_remove(struct worker *worker, struct workload *workload, vo
     tls_credentials_dispose(&workload->credentials);
     link_remove(&workload->link);
     link_append(&worker->dead_workloads, &workload->link);
-}
-
-/* ---- snapshots ---- */
-
-struct snapshot_state {
-    struct snapshot_part *part;
-    size_t capacity;
-};
-
-static struct ns_connection *snapshot_next(struct snapshot_state *state)
-{
-    struct snapshot_part *part = state->part;
-    if (part->connection_count == state->capacity) {
-        state->capacity = state->capacity == 0 ? 64 : state->capacity * 2;
-        part->connections = realloc(part->connections, state->capacity * sizeof(part->connections[0]));
-        if (part->connections == NULL)
-            abort();
-    }
-    return &part->connections[part->connection_count++];
-}
-
-static void snapshot_connections(struct worker *worker, struct workload *workload, void *argument)
-{
-    (void)worker;
-    struct link *at, *next;
-    link_each(at, next, &workload->flows)
-        flow_describe(container_of(at, struct flow, link), snapshot_next(argument));
-}
-
-static void snapshot_workload(struct worker *worker, struct workload *workload, void *argument)
-{
-    (void)worker;
-    struct snapshot_part *part = argument;
-    part->workloads = realloc(part->workloads, (part->workload_count + 1) * sizeof(part->workloads[0]));
-    if (part->workloads == NULL)
-        abort();
-    struct ns_workload_stats *stats = &part->workloads[part->workload_count++];
-    *stats = workload->stats;
-    struct link *at, *next;
-    link_each(at, next, &workload->flows) stats->connections++;
-    link_each(at, next, &workload->tunnels) stats->tunnels++;
-}
-
-static void snapshot_closed(struct worker *worker, struct snapshot_state *state)
-{
-    uint64_t first = worker->closed_next > CLOSED_KEPT ? worker->closed_next - CLOSED_KEPT : 0;
-    for (uint64_t i = first; i < worker->closed_next; i++) {
-        const struct ns_connection *closed = &worker->closed[i % CLOSED_KEPT];
-        if (worker->now_ms - closed->closed_ms > CLOSED_SHOWN_MS)
-            continue;
-        struct ns_connection *out = snapshot_next(state);
-        *out = *closed;
-        out->closed_ms = worker->now_ms - closed->closed_ms;
-    }
-}
-
-static void snapshot_take(struct worker *worker, struct snapshot *snapshot)
-{
-    struct snapshot_part *part = &snapshot->parts[worker->index];
-    if (snapshot->want_connections) {
-        struct snapshot_state state = {.part = part};
-        workloads_each(worker, snapshot_connections, &state);
-        snapshot_closed(worker, &state);
-    }
-    workloads_each(worker, snapshot_workload, part);
-    part->live_connections = worker->live_flows;
-    part->live_tunnels = worker->live_tunnels;
-    part->cache_hits = decisions_hits(worker->decisions);
-    pthread_mutex_lock(&snapshot->mutex);
-    if (--snapshot->missing == 0)
-        pthread_cond_signal(&snapshot->done);
-    pthread_mutex_unlock(&snapshot->mutex);
 }
 
 /* ---- commands ---- */

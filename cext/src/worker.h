@@ -158,6 +158,9 @@ struct worker {
 };
 
 /* worker.c */
+typedef void workload_visit(struct worker *worker, struct workload *workload, void *argument);
+/* Visits each workload; the visitor may remove it. */
+void workloads_each(struct worker *worker, workload_visit *visit, void *argument);
 int worker_start(struct worker *worker, struct core *core, uint32_t index, char *error, size_t error_size);
 void worker_post(struct worker *worker, struct command *command); /* takes the command over */
 void worker_join(struct worker *worker);                          /* after COMMAND_STOP; frees everything */

@@ -1,0 +1,111 @@
+/* snapshot.c: see snapshot.h. */
+#include "snapshot.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void describe(const struct flow *flow, struct ns_connection *out)
+{
+    memset(out, 0, sizeof(*out));
+    out->id = flow->id;
+    out->workload = flow->workload->key;
+    out->direction = flow->direction;
+    out->state = flow->state == FLOW_DECIDING     ? NS_STATE_DECIDING
+                 : flow->state == FLOW_CONNECTING ? NS_STATE_CONNECTING
+                                                  : NS_STATE_OPEN;
+    out->mtls = flow->mtls && flow->peer[0] != 0;
+    out->source = flow->source;
+    out->destination = flow->destination;
+    out->endpoint = flow->endpoint;
+    const struct half *sent = flow->direction == NS_OUTBOUND ? &flow->to_far : &flow->to_near;
+    const struct half *received = flow->direction == NS_OUTBOUND ? &flow->to_near : &flow->to_far;
+    out->bytes_sent = sent->bytes;
+    out->bytes_received = received->bytes;
+    out->age_ms = flow->worker->now_ms - flow->accepted_ms;
+    memcpy(out->peer, flow->peer, sizeof(out->peer));
+    memcpy(out->tls, flow->tls, sizeof(out->tls));
+    memcpy(out->reason, flow->reason, sizeof(out->reason));
+}
+
+void snapshot_remember(struct flow *flow, const char *reason)
+{
+    struct worker *worker = flow->worker;
+    if (worker->closed == NULL)
+        worker->closed = ns_alloc(CLOSED_KEPT * sizeof(worker->closed[0]));
+    struct ns_connection *slot = &worker->closed[worker->closed_next++ % CLOSED_KEPT];
+    describe(flow, slot);
+    slot->state = NS_STATE_CLOSED;
+    slot->closed_ms = worker->now_ms;
+    if (reason != NULL && !(flow->state == FLOW_OPEN && !flow->mtls))
+        snprintf(slot->reason, sizeof(slot->reason), "%s", reason);
+}
+
+struct snapshot_state {
+    struct snapshot_part *part;
+    size_t capacity;
+};
+
+static struct ns_connection *snapshot_next(struct snapshot_state *state)
+{
+    struct snapshot_part *part = state->part;
+    if (part->connection_count == state->capacity) {
+        state->capacity = state->capacity == 0 ? 64 : state->capacity * 2;
+        part->connections = realloc(part->connections, state->capacity * sizeof(part->connections[0]));
+        if (part->connections == NULL)
+            abort();
+    }
+    return &part->connections[part->connection_count++];
+}
+
+static void snapshot_connections(struct worker *worker, struct workload *workload, void *argument)
+{
+    (void)worker;
+    struct link *at, *next;
+    link_each(at, next, &workload->flows)
+        describe(container_of(at, struct flow, link), snapshot_next(argument));
+}
+
+static void snapshot_workload(struct worker *worker, struct workload *workload, void *argument)
+{
+    (void)worker;
+    struct snapshot_part *part = argument;
+    part->workloads = realloc(part->workloads, (part->workload_count + 1) * sizeof(part->workloads[0]));
+    if (part->workloads == NULL)
+        abort();
+    struct ns_workload_stats *stats = &part->workloads[part->workload_count++];
+    *stats = workload->stats;
+    struct link *at, *next;
+    link_each(at, next, &workload->flows) stats->connections++;
+    link_each(at, next, &workload->tunnels) stats->tunnels++;
+}
+
+static void snapshot_closed(struct worker *worker, struct snapshot_state *state)
+{
+    uint64_t first = worker->closed_next > CLOSED_KEPT ? worker->closed_next - CLOSED_KEPT : 0;
+    for (uint64_t i = first; i < worker->closed_next; i++) {
+        const struct ns_connection *closed = &worker->closed[i % CLOSED_KEPT];
+        if (worker->now_ms - closed->closed_ms > CLOSED_SHOWN_MS)
+            continue;
+        struct ns_connection *out = snapshot_next(state);
+        *out = *closed;
+        out->closed_ms = worker->now_ms - closed->closed_ms;
+    }
+}
+
+void snapshot_take(struct worker *worker, struct snapshot *snapshot)
+{
+    struct snapshot_part *part = &snapshot->parts[worker->index];
+    if (snapshot->want_connections) {
+        struct snapshot_state state = {.part = part};
+        workloads_each(worker, snapshot_connections, &state);
+        snapshot_closed(worker, &state);
+    }
+    workloads_each(worker, snapshot_workload, part);
+    part->live_connections = worker->live_flows;
+    part->live_tunnels = worker->live_tunnels;
+    part->cache_hits = decisions_hits(worker->decisions);
+    pthread_mutex_lock(&snapshot->mutex);
+    if (--snapshot->missing == 0)
+        pthread_cond_signal(&snapshot->done);
+    pthread_mutex_unlock(&snapshot->mutex);
+}
