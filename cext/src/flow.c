@@ -398,9 +398,12 @@ static void on_closed(void *owner, void *stream, uint32_t code)
         return;
     }
     flow_leave_tunnel(flow);
-    if (code == H2_NO_ERROR && flow->to_far.state == HALF_ENDED && flow->to_near.state >= HALF_ENDING)
+    if (code == H2_NO_ERROR && flow->to_near.state >= HALF_ENDING) {
+        /* Complete: the application is to have all of it, also when the peer takes no more of ours (RFC 9113
+         * section 8.1; Envoy resets so when its application ends first). */
+        flow->to_far.state = HALF_ENDED;
         flow_relay(flow); /* finishes once the application has taken what is pending */
-    else
+    } else
         flow_abort(flow,
                    flow->near.failed ? "the application reset the connection" : "the peer reset the stream");
 }

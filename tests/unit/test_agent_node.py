@@ -498,3 +498,18 @@ def test_control_connection_that_was_lost_is_made_again(world: World) -> None:
             await node.core.call(CoreClient.stats)
 
     play(story())
+
+
+def test_publication_that_somebody_emptied_is_written_again(world: World) -> None:
+    publication = world.mesh_dir / "enrolled" / "node1.yaml"
+
+    async def story() -> None:
+        async with world.node(world.state()) as (node, source):
+            await enrolled(node)
+            written = publication.read_text()
+            publication.write_text("node: node1\nenrolled: []\n")
+            # What the source then sees: this node's workload is not published.
+            source.put(world.state())
+            await until(lambda: publication.read_text() == written, "the publication is written again")
+
+    play(story())

@@ -14,7 +14,7 @@ import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nodeseal.agent import rundir
+from nodeseal.agent import claim, rundir
 from nodeseal.agent.direct import DirectError, end_marked
 from nodeseal.capture import constants
 from nodeseal.capture.cleanup import cleanup as cleanup_capture
@@ -93,9 +93,12 @@ def _withdraw(run_dir: Path, report: Report) -> bool:
         if noted is None:
             return True
         directory, node = noted
+        if not claim.owns(run_dir, directory, node):
+            return True  # another run directory publishes for this node by now
         path = directory / ENROLLED / f"{node}.yaml"
         there = path.exists()
         withdraw(directory, node)
+        claim.forget(directory, node)
         if there:
             report.removed.append(f"publication {path}")
     except (PublicationError, ValueError, OSError) as error:

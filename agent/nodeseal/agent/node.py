@@ -28,7 +28,7 @@ from nodeseal.capture.listeners import HBONE, INBOUND
 from nodeseal.core.bridge import CoreClient, CoreError, CoreGone, CoreOptions, CoreWorkload, Hello, spawn
 from nodeseal.core.protocol import close_all
 from nodeseal.mesh.model import Mesh, MeshDifference, MeshError, Mode, Phase, Workload, WorkloadName, difference
-from nodeseal.sources.directory import DirectorySource, MeshStateError, load, publish
+from nodeseal.sources.directory import DirectorySource, MeshStateError, PublicationError, load, publish
 
 log = logging.getLogger("nodeseal.agent")
 
@@ -247,8 +247,27 @@ class Node:
             # The publication's phase is our own word and changes nothing.
             enrolment.update(replace(workload, phase=Phase.ABSENT) if workload is not None else None)
         await self.push()
+        await self._heal_publication({name for name, workload in ours.items() if workload.accepts_tunnels})
         for name in list(self.enrolments):
             self._start_driver(name)
+
+    async def _heal_publication(self, read: set[WorkloadName]) -> None:
+        """Publishes again when the file does not say what this agent wrote: somebody edited or removed it, and peers
+        that believe it would send plaintext. What was read may also be older than what was written; then this writes
+        nothing."""
+        if self._published is None or read == self._published & self._known_names():
+            return
+        try:
+            await self.publish(healing=True)
+        except PublicationError as error:
+            log.warning("%s", error)
+
+    def _known_names(self) -> set[WorkloadName]:
+        """This node's workloads in the mesh state; of others, a publication says nothing."""
+        mesh = self._from_source
+        if mesh is None:
+            return set()
+        return {name for name, workload in mesh.workloads.items() if workload.node == self.config.node}
 
     def _start_driver(self, name: WorkloadName) -> None:
         if name in self._drivers or self._stopping:
@@ -342,15 +361,18 @@ class Node:
 
     # ---- what the enrolments ask for
 
-    async def publish(self) -> None:
-        """Publishes the workloads that are captured and stay. Raises PublicationError."""
+    async def publish(self, *, healing: bool = False) -> None:
+        """Publishes the workloads that are captured and stay; `healing`: although they were published before. Raises
+        PublicationError."""
         async with self._publishing:
             names = frozenset(name for name, enrolment in self.enrolments.items() if enrolment.published)
-            if names == self._published:
+            if names == self._published and not healing:
                 return
             self._published = None
-            await asyncio.to_thread(publish, self.config.mesh, self.config.node, names)
+            wrote = await asyncio.to_thread(publish, self.config.mesh, self.config.node, names)
             self._published = names
+            if healing and wrote:
+                log.warning("the publication of this node had been changed by somebody else: written again")
 
     def new_key(self) -> int:
         """A key that no core has had from this agent."""

@@ -21,6 +21,7 @@ from nodeseal.agent import config as configuration
 from nodeseal.agent import rundir, view
 from nodeseal.agent.api import ApiServer
 from nodeseal.agent.capturing import CaptureThread
+from nodeseal.agent.claim import Claim, ClaimError
 from nodeseal.agent.config import Config, ConfigError
 from nodeseal.agent.credentials import Credentials
 from nodeseal.agent.node import Node
@@ -58,7 +59,7 @@ def run(path: Path) -> int:
         raise StartError(str(error)) from None
     except OSError as error:
         raise StartError(f"cannot prepare the agent's process: {error.strerror or error}") from None
-    with _run_directory(config.run_dir):
+    with _run_directory(config.run_dir), _claimed(config):
         try:
             asyncio.run(_serve(config, credentials))
         except (AuthorityError, CaptureError, CoreError, PublicationError) as error:
@@ -97,6 +98,23 @@ def _operations(node: Node) -> dict[str, Any]:
         return {"ok": True, "version": __version__, "pid": os.getpid()}
 
     return {"status": lambda: view.status(node), "connections": lambda: view.connections(node), "version": version}
+
+
+@contextlib.contextmanager
+def _claimed(config: Config) -> Iterator[None]:
+    """The node's publication is this agent's alone."""
+    try:
+        claim = Claim(config.mesh, config.node, config.run_dir)
+    except ClaimError as error:
+        raise StartError(str(error)) from None
+    failed = False
+    try:
+        yield
+    except StartError:
+        failed = True
+        raise
+    finally:
+        claim.release(undo=failed)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ import fcntl
 import os
 from pathlib import Path
 
+_NOTE_MAX = 8192
+
 
 class AlreadyLocked(Exception):
     """Another process holds the lock. `pid` is that process, or None when the kernel did not say."""
@@ -22,9 +24,12 @@ class AlreadyLocked(Exception):
 
 
 class LockFile:
-    """An flock on `path`, held until release() or the process's end; the file's text is the holder's pid."""
+    """An flock on `path`, held until release() or the process's end.
 
-    def __init__(self, path: Path) -> None:
+    The file's text is `note`, the holder's pid if none is given; `previous` is the text that was there before.
+    """
+
+    def __init__(self, path: Path, note: str | None = None) -> None:
         """Takes the lock at once. Raises AlreadyLocked, or OSError when the file cannot be made."""
         self.path = path
         while True:
@@ -41,9 +46,14 @@ class LockFile:
             if _same_file(fd, path):
                 break
             os.close(fd)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._fd = fd
+        self.previous = os.pread(fd, _NOTE_MAX, 0).decode(errors="replace").rstrip("\n")
+        self.write(note if note is not None else str(os.getpid()))
+
+    def write(self, note: str) -> None:
+        """Replaces the file's text."""
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{note}\n".encode(), 0)
 
     def release(self, *, remove: bool = False) -> None:
         """Gives the lock up; with `remove`, the file goes first, while nobody else can hold it."""

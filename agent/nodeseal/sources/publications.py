@@ -46,10 +46,10 @@ class PublicationError(Exception):
     """A publication could not be written or removed."""
 
 
-def publish(directory: Path, node: str, names: Iterable[WorkloadName]) -> None:
+def publish(directory: Path, node: str, names: Iterable[WorkloadName]) -> bool:
     """Says that exactly these workloads of `node` are enrolled. Atomic: readers see the old list or the new one.
 
-    Writes nothing if that is what the file says already. Raises PublicationError.
+    Writes nothing if that is what the file says already, and returns whether it wrote. Raises PublicationError.
     """
     path = _path(directory, node)
     lines = [f"# Written by the agent of {node}; do not edit.", f"node: {json.dumps(node)}"]
@@ -62,7 +62,7 @@ def publish(directory: Path, node: str, names: Iterable[WorkloadName]) -> None:
     try:
         with suppress(FileNotFoundError):
             if path.read_bytes() == data:
-                return
+                return False
         path.parent.mkdir(mode=0o755, exist_ok=True)
         try:
             with temporary.open("wb") as file:
@@ -78,6 +78,7 @@ def publish(directory: Path, node: str, names: Iterable[WorkloadName]) -> None:
         raise PublicationError(
             f"cannot publish the enrolled workloads in {path}: {error.strerror or error}; make the directory writable"
         ) from error
+    return True
 
 
 def withdraw(directory: Path, node: str) -> None:

@@ -1,0 +1,78 @@
+"""One agent per node: the claim on the publication."""
+
+from pathlib import Path
+
+import pytest
+
+from nodeseal.agent import rundir
+from nodeseal.agent.claim import Claim, ClaimError, forget, owns
+
+NODE = "node1"
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Path:
+    directory = tmp_path / "mesh"
+    directory.mkdir()
+    return directory
+
+
+def claim_file(mesh: Path) -> Path:
+    return mesh / "enrolled" / ".node1.claim"
+
+
+def test_second_agent_of_a_node_is_refused_and_told_the_pid(mesh: Path, tmp_path: Path) -> None:
+    first = Claim(mesh, NODE, tmp_path / "a")
+    with pytest.raises(ClaimError, match=r"another agent \(pid \d+\) runs for the node node1 .*; stop it first"):
+        Claim(mesh, NODE, tmp_path / "b")
+    first.release()
+
+
+def test_agents_of_two_nodes_share_a_mesh_directory(mesh: Path, tmp_path: Path) -> None:
+    first, second = Claim(mesh, NODE, tmp_path / "a"), Claim(mesh, "node2", tmp_path / "b")
+    first.release()
+    second.release()
+
+
+def test_node_stays_with_the_run_directory_whose_core_is_left(mesh: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "a"
+    run_dir.mkdir()
+    Claim(mesh, NODE, run_dir).release()
+    (run_dir / rundir.CORE_PID).write_text("1\n")
+    with pytest.raises(ClaimError, match=f"in use by the run directory {run_dir}"):
+        Claim(mesh, NODE, tmp_path / "b")
+    assert owns(run_dir, mesh, NODE)
+    Claim(mesh, NODE, run_dir).release()
+
+
+def test_node_is_free_once_the_former_run_directory_is_cleaned_up(mesh: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "a"
+    run_dir.mkdir()
+    Claim(mesh, NODE, run_dir).release()
+    Claim(mesh, NODE, tmp_path / "b").release()
+    assert not owns(run_dir, mesh, NODE)
+    assert owns(tmp_path / "b", mesh, NODE)
+
+
+def test_failed_start_leaves_no_claim_behind(mesh: Path, tmp_path: Path) -> None:
+    Claim(mesh, NODE, tmp_path / "a").release(undo=True)
+    assert not claim_file(mesh).exists()
+
+
+def test_failed_start_leaves_the_claim_of_before(mesh: Path, tmp_path: Path) -> None:
+    Claim(mesh, NODE, tmp_path / "a").release()
+    Claim(mesh, NODE, tmp_path / "a").release(undo=True)
+    assert claim_file(mesh).exists()
+
+
+def test_forgetting_twice_is_harmless(mesh: Path, tmp_path: Path) -> None:
+    Claim(mesh, NODE, tmp_path / "a").release()
+    forget(mesh, NODE)
+    forget(mesh, NODE)
+    assert not claim_file(mesh).exists()
+    assert owns(tmp_path / "anybody", mesh, NODE)
+
+
+def test_unwritable_mesh_directory_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ClaimError, match=r"cannot write .*\.node1\.claim: "):
+        Claim(tmp_path / "missing", NODE, tmp_path / "a")
