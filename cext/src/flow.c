@@ -387,6 +387,14 @@ static void on_response(void *owner, void *stream, int status)
                                       : "the peer refused the request");
 }
 
+/* Drops what the application still sends, for as long as a connection may take to end. */
+static void flow_discard(struct flow *flow)
+{
+    flow->to_far.state = HALF_DISCARDING;
+    flow->deadline_ms = flow->worker->now_ms + flow->worker->options->connect_timeout_ms;
+    link_append(&flow->worker->waiting_flows, &flow->waiting_link);
+}
+
 static void on_closed(void *owner, void *stream, uint32_t code)
 {
     (void)owner;
@@ -398,10 +406,12 @@ static void on_closed(void *owner, void *stream, uint32_t code)
         return;
     }
     flow_leave_tunnel(flow);
-    if (code == H2_NO_ERROR && flow->to_near.state >= HALF_ENDING) {
+    if (code == H2_NO_ERROR && flow->state == FLOW_OPEN && flow->to_near.state >= HALF_ENDING) {
         /* Complete: the application is to have all of it, also when the peer takes no more of ours (RFC 9113
-         * section 8.1; Envoy resets so when its application ends first). */
-        flow->to_far.state = HALF_ENDED;
+         * section 8.1; Envoy resets so when its application ends first). Closing while it still sends would
+         * reset it and destroy what it has not received yet. */
+        if (flow->to_far.state < HALF_ENDED)
+            flow_discard(flow);
         flow_relay(flow); /* finishes once the application has taken what is pending */
     } else
         flow_abort(flow,

@@ -23,8 +23,9 @@ enum flow_state {
 /* One direction of a flow. */
 enum half_state {
     HALF_OPEN = 0,
-    HALF_ENDING = 1, /* its reader saw the end; bytes may still be pending */
-    HALF_ENDED = 2,  /* the end was passed on */
+    HALF_ENDING = 1,     /* its reader saw the end; bytes may still be pending */
+    HALF_DISCARDING = 2, /* nobody takes the bytes any more: they are read and dropped until the end */
+    HALF_ENDED = 3,      /* the end was passed on, or there is nobody to pass it on to */
 };
 
 struct half {

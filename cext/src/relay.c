@@ -123,6 +123,21 @@ static void relay_plain(struct flow *flow)
                                            : "the far side reset the connection");
 }
 
+/* Reads what nobody takes any more (MSG_TRUNC: tcp(7), the bytes are not even copied). */
+static enum progress side_discard(struct flow *flow, struct pollable *side, struct half *half)
+{
+    while (side->readable && half->state == HALF_DISCARDING) {
+        ssize_t got = recv(side->fd, flow->worker->plain, SCRATCH_SIZE, MSG_DONTWAIT | MSG_TRUNC);
+        if (got == 0 && !side->failed)
+            half->state = HALF_ENDED;
+        else if (got < 0 && errno == EAGAIN)
+            side->readable = 0;
+        else if (got == 0 || (got < 0 && errno != EINTR))
+            return PROGRESS_BROKEN;
+    }
+    return PROGRESS_DONE;
+}
+
 static void relay_tunnel(struct flow *flow)
 {
     struct pollable *near = &flow->near;
@@ -131,6 +146,10 @@ static void relay_tunnel(struct flow *flow)
         return;
     }
     half_end_if_due(&flow->to_near, near);
+    if (side_discard(flow, near, &flow->to_far) == PROGRESS_BROKEN) {
+        flow_abort(flow, "the application reset the connection");
+        return;
+    }
     if (flow->tunnel == NULL)
         return;
     if (near->readable && flow->to_far.state == HALF_OPEN) {

@@ -65,9 +65,13 @@ class Envoy:
         path = self.directory / "access.log"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def log(self) -> str:
-        """What it complained about."""
-        return (self.directory / "envoy.log").read_text()
+    def entry(self, key: str, value: str) -> dict[str, Any]:
+        """The entry of the access log with this value; waits until it is there."""
+
+        def find() -> list[dict[str, Any]]:
+            return [entry for entry in self.access_log() if entry[key] == value]
+
+        return wait_until(find, f"an entry of Envoy's access log with {key} {value}")[0]
 
     def stop(self) -> None:
         """Ends the process. Fine when it has ended."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import socket
@@ -14,6 +13,7 @@ import pytest
 
 from interop.certificates import identity, issue
 from interop.envoy import Envoy
+from interop.exchange import digest, receive_all
 from support.lab import (
     Programs,
     RunningLab,
@@ -46,32 +46,12 @@ def dial(lab: RunningLab, programs: Programs, port: int) -> socket.socket:
     return programs.dial("edge", (lab.address("edge"), port))
 
 
-def receive_all(connection: socket.socket) -> bytes:
-    data = bytearray()
-    while part := connection.recv(1 << 20):
-        data += part
-    return bytes(data)
-
-
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
 def shown(lab: RunningLab, source: str) -> dict[str, Any]:
     """The client's connection as `nodeseal connections` shows it on pipeline's node: Envoy tells the client's port in
     the header `forwarded`."""
     command = lab.command("connections", "--run-dir", str(lab.run_dir("node2")), "-o", "json")
     assert command.returncode == 0, command.stderr
     return next(row for row in json.loads(command.stdout)["connections"] if row["source"] == source)
-
-
-def access_entry(envoy: Envoy, source: str) -> dict[str, Any]:
-    """Envoy's entry for the connection of this client, which it writes at its end."""
-
-    def find() -> list[dict[str, Any]]:
-        return [entry for entry in envoy.access_log() if entry["client"] == source]
-
-    return wait_until(find, f"Envoy's access log has {source}")[0]
 
 
 def test_request_reaches_the_application(lab: RunningLab, programs: Programs, envoy: Envoy) -> None:
@@ -106,7 +86,7 @@ def test_envoy_verifies_our_identity(lab: RunningLab, programs: Programs, envoy:
     source = endpoint(client.getsockname())
     assert echoes(client, b"one line\n")
     client.close()
-    entry = access_entry(envoy, source)
+    entry = envoy.entry("client", source)
     assert entry["peer"] == identity("pipeline")
     assert entry["tls"] == "TLSv1.3"
 
@@ -238,7 +218,7 @@ def test_closed_port_is_answered_503(lab: RunningLab, programs: Programs, envoy:
     client = dial(lab, programs, CLOSED)
     source = endpoint(client.getsockname())
     assert receive_all(client) == b""  # Envoy has read all that there was, so it ends the connection in order
-    assert access_entry(envoy, source)["failure"] == "tunnel_response:503"
+    assert envoy.entry("client", source)["failure"] == "tunnel_response:503"
     row = shown(lab, source)
     assert (row["state"], row["reason"]) == ("closed", "the application refused")
 

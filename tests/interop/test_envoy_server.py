@@ -2,28 +2,32 @@
 
 The pod belongs to a node of its own, `envoy-node`, which has no agent of ours: the tests publish it as enrolled, as
 that node would.
+
+Two things are not asked of Envoy 1.40, because it cannot do them here: when its application ends first, it resets the
+stream behind the answer, so nothing can be sent to that application any more; and if more than about a stream's window
+is still on its way then, it resets in the middle. test_envoy_client.py has both, with our core as the server.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from interop.certificates import Credential, identity, issue, issue_from_new_ca, sign
+from interop.certificates import CLIENT, Credential, identity, issue, issue_from_new_ca, sign
 from interop.envoy import Envoy
+from interop.exchange import digest, receive_all
 from nodeseal.lab import agents
-from nodeseal.lab.demo.tls import parse_client_hello, parse_server_hello
 from nodeseal.lab.demo.pcap import streams
+from nodeseal.lab.demo.tls import parse_client_hello, parse_server_hello
 from nodeseal.lab.mesh_state import change_workloads
-from nodeseal.lab.plan import NAMESPACE, TRUST_DOMAIN
+from nodeseal.lab.plan import NAMESPACE
 from nodeseal.mesh.model import WorkloadName
 from nodeseal.sources.publications import publish
 from support.lab import (
@@ -31,7 +35,6 @@ from support.lab import (
     Programs,
     RunningLab,
     carries,
-    echo,
     echoes,
     endpoint,
     ports_used,
@@ -86,13 +89,8 @@ def envoy_with(
 
 
 @pytest.fixture
-def proper(lab: RunningLab) -> Credential:
-    return issue(lab.directory / "ca", "gate")
-
-
-@pytest.fixture
-def envoy(lab: RunningLab, tmp_path: Path, proper: Credential) -> Iterator[Envoy]:
-    with envoy_with(lab, tmp_path / "envoy", proper) as envoy:
+def envoy(lab: RunningLab, tmp_path: Path) -> Iterator[Envoy]:
+    with envoy_with(lab, tmp_path / "envoy", proper(lab, tmp_path)) as envoy:
         yield envoy
 
 
@@ -101,25 +99,25 @@ def dial(programs: Programs, port: int) -> socket.socket:
     return programs.dial("shipper", (programs.lab.address("gate"), port))
 
 
-def receive_all(connection: socket.socket) -> bytes:
-    data = bytearray()
-    while part := connection.recv(1 << 20):
-        data += part
-    return bytes(data)
+def forwarded(source: str) -> str:
+    """How our core tells a client's address and port in the header (RFC 7239)."""
+    return f'for="{source}"'
 
 
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def refused(lab: RunningLab, programs: Programs, port: int) -> dict[str, Any]:
+    """A client that sends a card number is reset; its connection, as the agent of its node shows it afterwards."""
 
+    def attempt() -> None:
+        client = dial(programs, port)
+        client.sendall(CARD + b"\n")
+        client.recv(1)
 
-def access_entry(envoy: Envoy, source: str) -> dict[str, Any]:
-    """Envoy's entry for the request of this client, which it writes at its end; our core tells the client's port in the
-    header `forwarded`."""
-
-    def find() -> list[dict[str, Any]]:
-        return [entry for entry in envoy.access_log() if entry["forwarded"] == f'for="{source}"']
-
-    return wait_until(find, f"Envoy's access log has {source}")[0]
+    # The reset may be there before the client gets to send, or even before connect() has returned.
+    with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        attempt()
+    destination = f"{lab.address('gate')}:{port}"
+    rows = [row for row in lab.connections("node1") if row["destination"] == destination and row["state"] == "closed"]
+    return min(rows, key=lambda row: float(row["closed_seconds"]))
 
 
 def test_request_reaches_the_application(programs: Programs, envoy: Envoy) -> None:
@@ -140,26 +138,29 @@ def test_connection_is_shown_as_mtls_with_envoys_identity(lab: RunningLab, progr
     assert row["endpoint"] == f"{lab.address('gate')}:{LINES}"
 
 
-def test_envoy_sees_our_identity_and_the_clients_address(
-    lab: RunningLab, programs: Programs, envoy: Envoy
-) -> None:
+def test_envoy_sees_our_identity_and_the_clients_address(lab: RunningLab, programs: Programs, envoy: Envoy) -> None:
     client = dial(programs, LINES)
     source = endpoint(client.getsockname())
     assert echoes(client, b"one line\n")
     client.close()
-    entry = access_entry(envoy, source)
+    entry = envoy.entry("forwarded", forwarded(source))
     assert entry["peer"] == identity("shipper")
     assert entry["tls"] == "TLSv1.3"
     assert entry["client"].startswith(f"{lab.address('shipper')}:")
     assert (entry["method"], entry["authority"]) == ("CONNECT", f"{lab.address('gate')}:{LINES}")
 
 
-def test_wire_carries_tls_1_3_and_nothing_readable(programs: Programs, proper: Credential, envoy: Envoy) -> None:
+def test_wire_carries_tls_1_3_and_nothing_readable(lab: RunningLab, programs: Programs, envoy: Envoy) -> None:
     with programs.sniff("node1") as wire:
         assert echoes(dial(programs, LINES), CARD + b"\n")
         packets = wire.cut()
-    print(ports_used(packets))
+    assert ports_used(packets) == {HBONE_PORT}
     assert not carries(packets, CARD)
+    data = streams(packets)
+    (flow,) = [packet.flow for packet in packets if packet.opens]
+    assert flow[0] == lab.address("shipper")
+    assert parse_client_hello(data[flow]).versions == ("TLS 1.3",)
+    assert parse_server_hello(data[flow[2:] + flow[:2]]).version == "TLS 1.3"
 
 
 def test_large_bodies_both_ways_at_once(programs: Programs, envoy: Envoy) -> None:
@@ -195,10 +196,30 @@ def test_large_download_of_random_bytes(programs: Programs, envoy: Envoy) -> Non
 
     def give(connection: socket.socket) -> None:
         connection.sendall(sent)
+        assert receive_all(connection) == b"thanks"
         connection.shutdown(socket.SHUT_WR)
 
     programs.serve("gate", give, TEST)
-    assert digest(receive_all(dial(programs, TEST))) == digest(sent)
+    client = dial(programs, TEST)
+    assert digest(receive_exactly(client, LARGE)) == digest(sent)
+    client.sendall(b"thanks")
+    client.shutdown(socket.SHUT_WR)
+    assert receive_all(client) == b""
+
+
+def test_complete_answer_is_delivered_when_envoy_resets_behind_it(programs: Programs, envoy: Envoy) -> None:
+    """RFC 9113 section 8.1: RST_STREAM with NO_ERROR may follow a complete answer, which must not be discarded."""
+    sent = os.urandom(500_000)
+
+    def give(connection: socket.socket) -> None:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+
+    programs.serve("gate", give, TEST)
+    client = dial(programs, TEST)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)  # most of it waits in our core
+    envoy.entry("forwarded", forwarded(endpoint(client.getsockname())))  # Envoy is done with the stream
+    assert digest(receive_all(client)) == digest(sent)
 
 
 def test_many_connections_at_once(lab: RunningLab, programs: Programs, envoy: Envoy) -> None:
@@ -226,18 +247,6 @@ def test_client_half_close_still_receives(programs: Programs, envoy: Envoy) -> N
     assert receive_all(client) == b"answer"
 
 
-def test_application_half_close_still_receives(programs: Programs, envoy: Envoy) -> None:
-    server = programs.serve("gate", silent, TEST)
-    client = dial(programs, TEST)
-    application = server.connection()
-    application.sendall(b"banner")
-    application.shutdown(socket.SHUT_WR)
-    assert receive_all(client) == b"banner"
-    client.sendall(b"late")
-    client.shutdown(socket.SHUT_WR)
-    assert receive_all(application) == b"late"
-
-
 def test_reset_by_the_application_reaches_the_client(programs: Programs, envoy: Envoy) -> None:
     server = programs.serve("gate", silent, TEST)
     client = dial(programs, TEST)
@@ -249,47 +258,105 @@ def test_reset_by_the_application_reaches_the_client(programs: Programs, envoy: 
         client.recv(1)
 
 
-def test_reset_by_the_client_reaches_the_application(programs: Programs, envoy: Envoy) -> None:
+def test_reset_by_the_client_resets_the_stream(programs: Programs, envoy: Envoy) -> None:
     server = programs.serve("gate", silent, TEST)
     client = dial(programs, TEST)
+    source = endpoint(client.getsockname())
     client.sendall(b"question")
     application = server.connection()
     assert receive_exactly(application, 8) == b"question"
     reset(client)
-    with pytest.raises(ConnectionResetError):
-        application.recv(1)
+    assert application.recv(1) == b""  # Envoy closes towards its application in order
+    assert envoy.entry("forwarded", forwarded(source))["flags"] == "DR"  # "downstream remote reset"
 
 
 def test_closed_port_resets_the_client(lab: RunningLab, programs: Programs, envoy: Envoy) -> None:
-    client = dial(programs, CLOSED)
-    source = endpoint(client.getsockname())
-    with pytest.raises(ConnectionResetError):
-        client.recv(1)
-    assert access_entry(envoy, source)["status"] == 503
-    assert lab.outbound(client)["reason"] == "the peer could not reach the application"
+    row = refused(lab, programs, CLOSED)
+    assert envoy.entry("forwarded", forwarded(row["source"]))["status"] == 503
+    assert row["reason"] == "the peer could not reach the application"
 
 
-@pytest.mark.parametrize("case", ["another identity", "another CA", "another trust domain", "TLS 1.2", "no HTTP/2"])
-def test_peer_is_refused(lab: RunningLab, programs: Programs, tmp_path: Path, proper: Credential, case: str) -> None:
-    ca = lab.directory / "ca"
-    known = proper.bundle
-    tls, alpn = "TLSv1_3", "h2"
-    credential = proper
-    if case == "another identity":
-        credential = issue(ca, "intruder")
-    elif case == "another CA":
-        stranger = issue_from_new_ca(tmp_path / "ca", "gate")
-        credential = Credential(stranger.chain, stranger.key, known)
-    elif case == "another trust domain":
-        credential = sign(ca, uris=[identity("gate", "other.example")])
-    elif case == "TLS 1.2":
-        tls = "TLSv1_2"
-    else:
-        alpn = "http/1.1"
-    with programs.sniff("node1") as wire, envoy_with(lab, tmp_path / "envoy", credential, tls=tls, alpn=alpn) as envoy:
-        client = dial(programs, LINES)
-        client.sendall(CARD + b"\n")
-        with pytest.raises(ConnectionResetError):
-            client.recv(1)
+def test_slow_reader_stalls_only_itself(programs: Programs, envoy: Envoy) -> None:
+    sent = 0
+
+    def give(connection: socket.socket) -> None:
+        nonlocal sent
+        while True:
+            sent += connection.send(bytes(1 << 20))
+
+    programs.serve("gate", give, TEST)
+    slow = dial(programs, TEST)
+    assert receive_exactly(slow, 1) == b"\0"
+    wait_until(lambda: sent > 4 << 20, "much more is sent than was read")
+    for _ in range(16):
+        assert echoes(dial(programs, LINES), os.urandom(1 << 20).hex().encode() + b"\n")
+    assert sent < 64 << 20
+
+
+def another_identity(lab: RunningLab, directory: Path) -> Credential:
+    return issue(lab.directory / "ca", "intruder")
+
+
+def another_ca(lab: RunningLab, directory: Path) -> Credential:
+    """Same names, but from a CA that nobody trusts; it trusts ours itself, so that it is not Envoy that refuses."""
+    stranger = issue_from_new_ca(directory / "ca", "gate")
+    return replace(stranger, bundle=issue(lab.directory / "ca", "gate").bundle)
+
+
+def another_trust_domain(lab: RunningLab, directory: Path) -> Credential:
+    return sign(lab.directory / "ca", uris=[identity("gate", "other.example")])
+
+
+def expired(lab: RunningLab, directory: Path) -> Credential:
+    return sign(lab.directory / "ca", uris=[identity("gate")], expired=True)
+
+
+def for_clients_only(lab: RunningLab, directory: Path) -> Credential:
+    return sign(lab.directory / "ca", uris=[identity("gate")], usage=[CLIENT])
+
+
+def proper(lab: RunningLab, directory: Path) -> Credential:
+    return issue(lab.directory / "ca", "gate")
+
+
+@pytest.mark.parametrize(
+    ("credential", "tls", "alpn", "reason"),
+    [
+        pytest.param(another_identity, "TLSv1_3", "h2", "peer has another identity than expected", id="identity"),
+        pytest.param(another_ca, "TLSv1_3", "h2", "peer certificate refused: unable to get local issuer", id="ca"),
+        pytest.param(another_trust_domain, "TLSv1_3", "h2", "peer is of another trust domain", id="trust-domain"),
+        pytest.param(expired, "TLSv1_3", "h2", "peer certificate refused: certificate has expired", id="expired"),
+        pytest.param(for_clients_only, "TLSv1_3", "h2", "peer certificate refused: unsuitable", id="usage"),
+        pytest.param(proper, "TLSv1_2", "h2", "TLS: tlsv1 alert protocol version", id="tls-1.2"),
+        pytest.param(proper, "TLSv1_3", "http/1.1", "peer does not speak HTTP/2 (ALPN h2)", id="alpn"),
+    ],
+)
+def test_peer_is_refused_and_gets_nothing(
+    lab: RunningLab,
+    programs: Programs,
+    tmp_path: Path,
+    credential: Callable[[RunningLab, Path], Credential],
+    tls: str,
+    alpn: str,
+    reason: str,
+) -> None:
+    with programs.sniff("node1") as wire:
+        with envoy_with(lab, tmp_path / "envoy", credential(lab, tmp_path), tls=tls, alpn=alpn) as envoy:
+            row = refused(lab, programs, LINES)
+            assert envoy.access_log() == []
         packets = wire.cut()
-        print(lab.outbound(client)["reason"], envoy.stats("listener.*15008.ssl"), ports_used(packets), envoy.access_log())
+    assert row["reason"].startswith(reason)
+    assert (row["mtls"], row["bytes_sent"], row["peer"]) == (False, 0, None)
+    assert ports_used(packets) == {HBONE_PORT}
+    assert not carries(packets, CARD)
+    with envoy_with(lab, tmp_path / "proper", proper(lab, tmp_path)):
+        assert echoes(dial(programs, LINES), CARD + b"\n")
+
+
+def test_nothing_crosses_in_plaintext_while_envoy_is_away(lab: RunningLab, programs: Programs) -> None:
+    with programs.sniff("node1") as wire:
+        row = refused(lab, programs, LINES)
+        packets = wire.cut()
+    assert row["reason"] == "the peer's port 15008 refuses connections"
+    assert ports_used(packets) == {HBONE_PORT}
+    assert not carries(packets, CARD)

@@ -52,11 +52,6 @@ def _workload(node: Node, enrolment: Enrolment, counts: dict[int, dict[str, Any]
     held = enrolment.held
     source = enrolment.wanted_state or (held.workload if held is not None else None)
     reason, detail = enrolment.why()
-    identity = None
-    if held is not None:
-        identity = str(held.identity)
-    elif source is not None:
-        identity = str(source.identity(node.trust_domain))
     count = counts.get(held.key, {}) if held is not None else {}
     if reason is WhyNotEnrolled.PENDING and node.core.error:
         detail = node.core.error
@@ -72,10 +67,14 @@ def _workload(node: Node, enrolment: Enrolment, counts: dict[int, dict[str, Any]
         "detail": detail,
         "retry_seconds": _retry_seconds(enrolment),
         "mode": source.mode.value if source is not None else None,
-        "identity": identity,
+        # Only what is enrolled has one.
+        "identity": str(held.identity) if held is not None else None,
         "certificate": _certificate(enrolment),
         "connections": count.get("connections", 0),
         "tunnels": count.get("tunnels", 0),
+        "refused": count.get("refused", 0),
+        "failed": count.get("failed", 0),
+        "failed_handshakes": count.get("tls_failed", 0),
     }
 
 
