@@ -7,6 +7,7 @@ directory, and outlives it: while a core or capture of that run directory is in 
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from nodeseal.agent import rundir
@@ -24,7 +25,7 @@ class Claim:
     def __init__(self, mesh: Path, node: str, run_dir: Path) -> None:
         """Raises ClaimError."""
         path = _path(mesh, node)
-        self._existed = path.exists()
+        self._existed, self._directory_existed = path.exists(), path.parent.exists()
         try:
             path.parent.mkdir(exist_ok=True)
             self._lock = LockFile(path, str(run_dir))
@@ -47,6 +48,9 @@ class Claim:
     def release(self, *, undo: bool = False) -> None:
         """The run directory stays noted; with `undo`, nothing is left that was not there before."""
         self._lock.release(remove=undo and not self._existed)
+        if undo and not self._directory_existed:
+            with contextlib.suppress(OSError):
+                self._lock.path.parent.rmdir()
 
 
 def owns(run_dir: Path, mesh: Path, node: str) -> bool:

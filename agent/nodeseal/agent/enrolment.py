@@ -265,12 +265,7 @@ class Enrolment:
         if remaining > 0:
             return remaining
         await self.around.capture.stop_new(held.captured)
-        # The outbound listener stays: a SYN may be under way to it.
-        await self.around.core.call(CoreClient.workload_unlisten, held.key, INBOUND, HBONE)
-        for role in (INBOUND, HBONE):
-            held.roles.discard(role)
-            if (fd := held.captured.listeners.pop(role, -1)) >= 0:
-                os.close(fd)
+        held.direct_since = asyncio.get_running_loop().time()
         log.info("workload %s: new connections are no longer captured", self.name)
         return 0
 
@@ -281,12 +276,26 @@ class Enrolment:
             await self._give_listeners(held)
             await self._join()
             return 0
+        if held.roles & {INBOUND, HBONE}:
+            # Handshakes that were under way when capture ended come to their end first.
+            remaining = self._remaining(held.direct_since)
+            if remaining > 0:
+                return remaining
+            await self._close_inbound(held)
         _core, rows = await self.around.core.call(CoreClient.stats)
         live = next((row["connections"] for row in rows if row["key"] == held.key), 0)
         if live and not self._moved(held):
             return _DRAIN_POLL_S
         await self._remove(held)
         return 0
+
+    async def _close_inbound(self, held: Held) -> None:
+        """The outbound listener stays to the end: a captured SYN may be under way to it."""
+        await self.around.core.call(CoreClient.workload_unlisten, held.key, INBOUND, HBONE)
+        for role in (INBOUND, HBONE):
+            held.roles.discard(role)
+            if (fd := held.captured.listeners.pop(role, -1)) >= 0:
+                os.close(fd)
 
     async def _abandon(self, held: Held, why: str) -> None:
         log.warning("workload %s leaves at once: %s", self.name, why)

@@ -59,6 +59,7 @@ class Held:
     incarnation: int  # of the core that has it; 0: no core has
     roles: set[int] = field(default_factory=set)  # of the listeners that the core has
     credential: Credential | None = None
+    direct_since: float = 0.0  # draining: when capture ended (event loop time); 0: before this agent began
     removing: bool = False  # the rest is being taken away; only `release` is left to be tried again
 
     @property

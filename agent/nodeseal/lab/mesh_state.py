@@ -15,7 +15,7 @@ from nodeseal.lab.files import write_atomically
 from nodeseal.lab.plan import NAMESPACE, TRUST_DOMAIN, Node, Plan
 
 WORKLOADS = "workloads.yaml"
-SETTLE = "1s"
+SETTLE = "1500ms"
 
 
 def write_mesh(directory: Path, plan: Plan) -> None:
