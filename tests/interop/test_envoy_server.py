@@ -10,8 +10,10 @@ is still on its way then, it resets in the middle. test_envoy_client.py has both
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -218,6 +220,30 @@ def test_complete_answer_is_delivered_when_envoy_resets_behind_it(programs: Prog
     programs.serve("gate", give, TEST)
     client = dial(programs, TEST)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)  # most of it waits in our core
+    envoy.entry("forwarded", forwarded(endpoint(client.getsockname())))  # Envoy is done with the stream
+    assert digest(receive_all(client)) == digest(sent)
+
+
+def test_complete_answer_is_delivered_to_a_client_that_is_still_sending(programs: Programs, envoy: Envoy) -> None:
+    """An early answer to a large upload: closing the application's socket with unread bytes would reset it."""
+    sent = os.urandom(100_000)
+    uploading = threading.Event()
+
+    def give(connection: socket.socket) -> None:
+        uploading.wait(30)
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+
+    programs.serve("gate", give, TEST)
+    client = dial(programs, TEST)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+    timeout = client.gettimeout()
+    client.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:  # until everything on the way is full
+            client.send(bytes(65536))
+    client.settimeout(timeout)
+    uploading.set()
     envoy.entry("forwarded", forwarded(endpoint(client.getsockname())))  # Envoy is done with the stream
     assert digest(receive_all(client)) == digest(sent)
 

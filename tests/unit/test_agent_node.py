@@ -513,3 +513,20 @@ def test_publication_that_somebody_emptied_is_written_again(world: World) -> Non
             await until(lambda: publication.read_text() == written, "the publication is written again")
 
     play(story())
+
+
+@pytest.mark.parametrize("was_wanted", [False, True])
+def test_workload_that_moved_to_another_node_is_what_that_node_publishes(world: World, was_wanted: bool) -> None:
+    """Taken for absent, it would be sent plaintext although it is enrolled over there."""
+    here = replace(world.shipper, wanted=was_wanted)
+    there = replace(world.shipper, node="node2", address=IPv4Address("10.77.2.99"), phase=Phase.ENROLLED)
+
+    async def story() -> None:
+        async with world.node(world.state(here, world.remote)) as (node, source):
+            await until(lambda: node.mesh is not None, "a first model")
+            if was_wanted:
+                await enrolled(node)
+            source.put(world.state(there, world.remote))
+            await until(lambda: node.mesh.workloads[SHIPPER] == there, "the other node's word counts")
+
+    play(story())

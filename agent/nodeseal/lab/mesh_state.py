@@ -15,6 +15,7 @@ from nodeseal.lab.files import write_atomically
 from nodeseal.lab.plan import NAMESPACE, TRUST_DOMAIN, Node, Plan
 
 WORKLOADS = "workloads.yaml"
+# More than the first retransmission of a SYN (1 s), which may carry a connection over from before enrolment.
 SETTLE = "1500ms"
 
 
