@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -75,6 +76,7 @@ def pod_state(lab: Lab, pod: str) -> frozenset[str]:
 
     def read() -> frozenset[str]:
         lines = [line for command in _POD_COMMANDS for line in _output(command)]
+        lines += [f"TCX program {number} on eth0" for number in _tcx_programs("eth0")]
         return frozenset(
             [*lines, *(f"{key} = {Path('/proc/sys/net/ipv4', key).read_text().strip()}" for key in _POD_SYSCTLS)]
         )
@@ -100,6 +102,13 @@ def attached_programs() -> list[int]:
             finally:
                 os.close(fd)
     return sorted(set(found))
+
+
+def _tcx_programs(device: str) -> list[int]:
+    """The programs at a device's ingress; none where the kernel has no TCX."""
+    with contextlib.suppress(OSError):
+        return syscalls.tcx_programs(socket.if_nametoindex(device))
+    return []
 
 
 def processes_of(lab: Lab, records: Iterable[ProcessRecord]) -> list[str]:
