@@ -2,9 +2,10 @@
 /*
  * steer_ingress.c: gives connections that arrive from outside to the core's inbound listener.
  *
- * A tc classifier (clsact ingress, direct action) on every device of the workload's namespace but lo. It
- * assigns a socket to packets that open a connection; all others pass and find their socket as always, so
- * connections older than enrolment stay with the application.
+ * Attached as the first TCX program at the ingress of every device of the workload's namespace but lo; where
+ * the kernel has no TCX (before 6.6), as a tc filter (clsact ingress, direct action). It assigns a socket to
+ * packets that open a connection; all others pass and find their socket as always, so connections older than
+ * enrolment stay with the application.
  *
  * What opens a connection: a SYN, unless a connection or a request with these four numbers is there already
  * (then it is a retransmission, or the kernel has to answer with a challenge ACK); and an ACK for which there
@@ -20,7 +21,8 @@
  * sk_lookup alone cannot do all this: it cannot tell traffic from outside from the core's own connection to
  * the application.
  *
- * TC_ACT_UNSPEC lets filters that follow ours have their say; with none, the packet goes on.
+ * TC_ACT_UNSPEC (TCX_NEXT is the same number) lets the TCX programs and tc filters that follow have their say;
+ * with none, the packet goes on.
  *
  * Fails closed: a connection that cannot be given to the core is dropped, never handed to the application.
  */
@@ -132,7 +134,7 @@ int steer_ingress(struct __sk_buff *skb)
     u32 length;
     long error;
 
-    /* A tagged packet comes by again on its VLAN device, which has this filter as well. */
+    /* A tagged packet comes by again on its VLAN device, which has this program as well. */
     if (skb->protocol != NS_NET16(ETH_P_IP) || skb->vlan_present)
         return TC_ACT_UNSPEC;
     if (bpf_skb_load_bytes_relative(skb, 0, &ip, sizeof(ip), BPF_HDR_START_NET)) {

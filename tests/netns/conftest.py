@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
-from support.lab import Programs, RunningLab, running_lab
+from support.lab import Programs, RunningLab, live_labs, running_lab
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows what the agents and cores of the labs that are up wrote last: with the lab it is gone."""
+    report = yield
+    if report.failed:
+        report.sections += [(name, text) for lab in live_labs for name, text in lab.logs()]
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import installation, programs, syscalls
+from nodeseal.capture import installation, programs, steering, syscalls
 from nodeseal.capture.ebpf import CaptureError, EbpfCapture
 from nodeseal.capture.journal import Journal
 from nodeseal.capture.listeners import AddressInUseError
@@ -169,12 +169,17 @@ def test_two_workloads_in_one_namespace(pods: Pods) -> None:
         capture.enrol(replace(pods.client_target, name="default/other"))
 
 
-@pytest.mark.parametrize("step", ["apply", "add_table", "add_rule", "add_filter", "link_create", "set_state"])
+@pytest.mark.parametrize(
+    "step", ["apply", "add_table", "add_rule", "add_link", "add_filter", "link_create", "set_state"]
+)
 def test_enrol_undoes_everything_when_a_step_fails(pods: Pods, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    if step == "add_filter":
+        monkeypatch.setattr(steering, "probe_tcx", lambda: False)
     before = pods.client.state()
     capture = pods.capture()
     owner = {
         "apply": installation.sysctls,
+        "add_link": steering,
         "link_create": installation.syscalls,
         "set_state": installation,
     }.get(step, installation.routing)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import constants, syscalls
+from nodeseal.capture import constants, steering, syscalls
 from nodeseal.capture.cleanup import cleanup
 from nodeseal.capture.ebpf import CaptureTarget
 from nodeseal.capture.journal import Journal
@@ -27,9 +27,17 @@ pytestmark = needs_root
 ANYTHING = ("u32", "match", "u32", "0", "0", "classid", "1:1")
 
 
+@pytest.fixture(params=[True, False], ids=["links", "filters"])
+def pods(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pods]:
+    if request.param and not steering.probe_tcx():
+        pytest.skip("the kernel has no TCX")
+    with Pods(tmp_path, tcx=request.param) as made:
+        yield made
+
+
 @pytest.fixture
-def pods(tmp_path: Path) -> Iterator[Pods]:
-    with Pods(tmp_path) as made:
+def filter_pods(tmp_path: Path) -> Iterator[Pods]:
+    with Pods(tmp_path, tcx=False) as made:
         yield made
 
 
@@ -65,10 +73,13 @@ def agent_that_is_killed(pods: Pods, tmp_path: Path) -> None:
         "import signal, sys\n"
         "from ipaddress import IPv4Address\n"
         "from pathlib import Path\n"
+        "from nodeseal.capture import steering\n"
         "from nodeseal.capture.ebpf import CaptureTarget, EbpfCapture\n"
+        "if sys.argv[2] == 'filters':\n"
+        "    steering.probe_tcx = lambda: False\n"
         "capture = EbpfCapture(Path(sys.argv[1]))\n"
         "capture.prepare()\n"
-        "for name, netns, address in zip(*[iter(sys.argv[2:])] * 3):\n"
+        "for name, netns, address in zip(*[iter(sys.argv[3:])] * 3):\n"
         "    capture.enrol(CaptureTarget(name, netns, IPv4Address(address)))\n"
         "print('ready', flush=True)\n"
         "signal.pause()\n"
@@ -78,7 +89,8 @@ def agent_that_is_killed(pods: Pods, tmp_path: Path) -> None:
         for target in (pods.client_target, pods.server_target)
         for part in (target.name, target.netns, target.address)
     ]
-    command = [sys.executable, str(script), str(pods.run_dir()), *map(str, targets)]
+    command = [sys.executable, str(script), str(pods.run_dir()), "links" if pods.tcx else "filters"]
+    command += map(str, targets)
     path = os.pathsep.join(sys.path)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}) as agent:
         assert agent.stdout is not None
@@ -94,7 +106,7 @@ def test_enrol_and_release_leave_the_namespace_as_it_was(pods: Pods) -> None:
     assert pods.client.rule_exists(constants.MARK_CAPTURED)
     assert pods.client.rule_exists(constants.MARK_TO_APP)
     assert pods.client.route_exists(constants.ROUTE_TABLE, "local default dev lo")
-    assert pods.client.filter_exists("eth0")
+    assert pods.steered(pods.client)
     assert pods.client.state() != before
     capture.stop_new(pods.client_target)
     capture.release(pods.client_target)
@@ -317,25 +329,25 @@ def test_two_nodes_on_one_machine_do_not_touch_each_other(pods: Pods) -> None:
     assert len(relay.flows) == 1
 
 
-def test_clsact_and_filters_of_others_are_kept(pods: Pods) -> None:
-    pods.client.tc("qdisc", "add", "dev", "eth0", "clsact")
-    pods.client.tc("filter", "add", "dev", "eth0", "ingress", "prio", "1", *ANYTHING)
-    pods.client.tc("filter", "add", "dev", "eth0", "egress", "prio", "1", *ANYTHING)
-    before = [pods.client.tc("filter", "show", "dev", "eth0", side) for side in ("ingress", "egress")]
-    capture = pods.capture()
-    capture.enrol(pods.client_target)
-    assert pods.client.filter_exists("eth0")
-    capture.release(pods.client_target)
-    assert [pods.client.tc("filter", "show", "dev", "eth0", side) for side in ("ingress", "egress")] == before
+def test_clsact_and_filters_of_others_are_kept(filter_pods: Pods) -> None:
+    filter_pods.client.tc("qdisc", "add", "dev", "eth0", "clsact")
+    filter_pods.client.tc("filter", "add", "dev", "eth0", "ingress", "prio", "1", *ANYTHING)
+    filter_pods.client.tc("filter", "add", "dev", "eth0", "egress", "prio", "1", *ANYTHING)
+    before = [filter_pods.client.tc("filter", "show", "dev", "eth0", side) for side in ("ingress", "egress")]
+    capture = filter_pods.capture()
+    capture.enrol(filter_pods.client_target)
+    assert filter_pods.client.filter_exists("eth0")
+    capture.release(filter_pods.client_target)
+    assert [filter_pods.client.tc("filter", "show", "dev", "eth0", side) for side in ("ingress", "egress")] == before
 
 
-def test_clsact_that_others_use_by_now_is_kept(pods: Pods) -> None:
-    capture = pods.capture()
-    capture.enrol(pods.client_target)
-    pods.client.tc("filter", "add", "dev", "eth0", "egress", "prio", "7", *ANYTHING)
-    capture.release(pods.client_target)
-    assert pods.client.qdisc_exists("eth0")
-    assert not pods.client.filter_exists("eth0")
+def test_clsact_that_others_use_by_now_is_kept(filter_pods: Pods) -> None:
+    capture = filter_pods.capture()
+    capture.enrol(filter_pods.client_target)
+    filter_pods.client.tc("filter", "add", "dev", "eth0", "egress", "prio", "7", *ANYTHING)
+    capture.release(filter_pods.client_target)
+    assert filter_pods.client.qdisc_exists("eth0")
+    assert not filter_pods.client.filter_exists("eth0")
 
 
 def test_setting_that_was_changed_meanwhile_is_kept(pods: Pods) -> None:

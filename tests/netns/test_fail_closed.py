@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import signal
 import socket
 import struct
-from collections.abc import Iterator
+import termios
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
 from support.lab import (
-    PATIENCE,
     Programs,
     RunningLab,
     Server,
@@ -46,8 +47,7 @@ def recovery(lab: RunningLab) -> Iterator[None]:
     yield
     for node in NODES:
         _continue(lab, node)
-        if not _agent_runs(lab, node):
-            lab.start_agent(node)
+    lab.start_agents()
     wait_until(lambda: lab.enrolled(*ENROLLED), "everything is enrolled again")
     with Programs(lab) as programs:
         for source, target in (("shipper", "pipeline"), ("pipeline", "siem")):
@@ -74,7 +74,9 @@ PAIRS = [("shipper", "pipeline"), ("pipeline", "siem")]
 
 @DEATHS
 @DEAD_NODES
-def test_new_connections_never_cross_in_plaintext(lab: RunningLab, programs: Programs, death, dead) -> None:  # type: ignore[no-untyped-def]
+def test_new_connections_never_cross_in_plaintext(
+    lab: RunningLab, programs: Programs, death: Callable[[RunningLab, str], None], dead: tuple[str, ...]
+) -> None:
     """Both directions, so that the dead node is the client's once and the server's once."""
     servers = {target: programs.serve(target) for _, target in PAIRS}
     for node in dead:
@@ -140,8 +142,7 @@ def test_agents_that_come_back_open_the_way_again(lab: RunningLab, programs: Pro
     attempt = Attempt(lab, programs, "shipper", server)
     wait_until(attempt.is_over, "the client fails, or hangs")
     with programs.sniff() as wire:
-        for node in NODES:
-            lab.start_agent(node)
+        lab.start_agents()
         wait_until(lambda: _works(programs, "shipper", server), "new connections work again")
         assert_nothing_readable(wire, [server])
 
@@ -158,31 +159,33 @@ class Attempt:
 
         self._client = lab.run(pod, begin)
         programs.at_end(self._client.close)
-        self._error: OSError | None = None
+        self._sent = 0
 
     def is_over(self) -> bool:
-        """Whether it was refused or reset, was told that it has ended, or had to send something again: it hangs."""
-        if self._error is None:
-            try:
-                self._client.send(CARD)
-            except BlockingIOError:
-                pass
-            except OSError as error:
-                self._error = error
-        if self._error is not None:
+        """Whether it was refused or reset or was told that it has ended, or hangs: it had to send something again, or
+        all that it sent was acknowledged, by whoever has it, and nothing more will happen."""
+        try:
+            if not self._sent:
+                self._sent = self._client.send(CARD)
+        except BlockingIOError:
+            pass
+        except OSError:
             return True
         poll = select.poll()
         poll.register(self._client, select.POLLRDHUP)
         if poll.poll(0):
             return True
         info = self._client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-        return bool(struct.unpack_from("=I", info, _TCP_INFO_TOTAL_RETRANS)[0])
+        if struct.unpack_from("=I", info, _TCP_INFO_TOTAL_RETRANS)[0]:
+            return True
+        unacknowledged = struct.unpack("=i", fcntl.ioctl(self._client, termios.TIOCOUTQ, bytes(4)))[0]
+        return self._sent > 0 and unacknowledged == 0
 
 
-def assert_nothing_readable(wire: Sniffer, servers: object) -> None:
+def assert_nothing_readable(wire: Sniffer, servers: Iterable[Server]) -> None:
     """Neither the card number nor a single byte to or from the servers' own ports."""
     packets = wire.cut()
-    ports = {server.address[1] for server in servers}  # type: ignore[attr-defined]
+    ports = {server.address[1] for server in servers}
     assert not any(CARD in packet.payload for packet in packets)
     direct = [packet for packet in packets if ports & {packet.source_port, packet.destination_port}]
     assert [packet for packet in direct if packet.payload] == []
@@ -205,14 +208,7 @@ def _works(programs: Programs, source: str, server: Server) -> bool:
         return False
 
 
-def _agent_runs(lab: RunningLab, node: str) -> bool:
-    try:
-        lab.agent_pid(node)
-    except AssertionError:
-        return False
-    return True
-
-
 def _continue(lab: RunningLab, node: str) -> None:
-    if _agent_runs(lab, node):
+    """Lets an agent that was stopped go on."""
+    if lab.agent_runs(node):
         os.kill(lab.agent_pid(node), signal.SIGCONT)

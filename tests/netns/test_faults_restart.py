@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from nodeseal.lab.mesh_state import change_workloads
 from support.lab import (
     Lines,
     Programs,
@@ -37,9 +38,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
 def agents_run(lab: RunningLab) -> Iterator[None]:
     """Before and after each test, also one that failed half way."""
     yield
-    for node in NODES:
-        if not agent_runs(lab, node):
-            lab.start_agent(node)
+    lab.start_agents()
     wait_until(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
 
 
@@ -59,10 +58,9 @@ def test_no_connection_is_cut_when_agents_restart(lab: RunningLab, programs: Pro
         lab.kill_agent(node, number)
         for one in lines:
             one.goes_on()
-    for node in NODES:
-        lab.start_agent(node)
-        for one in lines:
-            one.goes_on()
+    lab.start_agents()
+    for one in lines:
+        one.goes_on()
     assert all(one.finish() > 0 for one in lines)
     assert [lab.core_pid(node) for node in NODES] == cores
 
@@ -112,8 +110,6 @@ def test_adopted_workload_can_be_unenrolled(lab: RunningLab, programs: Programs,
 
 @ENDINGS
 def test_change_made_while_no_agent_runs_is_taken_up(lab: RunningLab, programs: Programs, number: int) -> None:
-    from nodeseal.lab.mesh_state import change_workloads
-
     server = programs.serve("pipeline")
     lab.kill_agent("node1", number)
     change_workloads(lab.lab.mesh, {"comer": {"enrolled": True}})
@@ -166,17 +162,11 @@ def test_agent_and_core_that_died_together_come_back(lab: RunningLab, programs: 
     for node in NODES:
         lab.kill_agent(node)
         lab.kill_core(node)
-    for node in NODES:
-        lab.start_agent(node)
+    lab.start_agents()
     wait_until(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
     client = programs.dial("shipper", server.address)
     assert echoes(client)
     assert lab.outbound(client)["mtls"]
-
-
-def agent_runs(lab: RunningLab, node: str) -> bool:
-    """Whether an agent runs."""
-    return lab.lab.status()["nodes"][NODES.index(node)]["agent_pid"] is not None
 
 
 def core_runs(lab: RunningLab, node: str, *, other_than: int) -> bool:

@@ -133,10 +133,19 @@ def test_pod_is_enrolled_and_un_enrolled_live(shared: Lab) -> None:
 
 
 def test_enrolment_that_cannot_be_says_why(shared: Lab) -> None:
-    taken = (
-        "import socket, sys; s = socket.create_server(('10.77.2.11', 15008));"
-        "print('ready', flush=True); sys.stdin.read()"
-    )
+    # An enrolment of before may hold the port until it has drained.
+    taken = """
+import errno, socket, sys
+while True:
+    try:
+        server = socket.create_server(("10.77.2.11", 15008))
+        break
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+print("ready", flush=True)
+sys.stdin.read()
+"""
     argv = [sys.executable, "-m", "nodeseal", "lab", "exec", "--name", shared.plan.name, "intruder", "--"]
     with (
         pytest.MonkeyPatch.context() as patch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ import pytest
 
 from support.lab import (
     HBONE_PORT,
+    PATIENCE,
     Lines,
     Programs,
     RunningLab,
@@ -170,6 +172,44 @@ def test_connections_opened_while_enrolling_all_work(lab: RunningLab, programs: 
         wait_until(lambda wanted=wanted: opened >= wanted or not worker.running, "the client goes on")
     stop.set()
     worker.result()
+
+
+@pytest.mark.parametrize("pod", COMERS)
+def test_enrolment_and_unenrolment_lose_no_packet(lab: RunningLab, programs: Programs, pod: str) -> None:
+    """UDP, which nobody sends again, and which is not captured: numbered datagrams from the pod to another one."""
+
+    def listen() -> socket.socket:
+        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        receiver.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE
+        receiver.settimeout(PATIENCE)
+        receiver.bind((lab.address("siem"), 0))
+        return receiver
+
+    receiver = lab.run("siem", listen)
+    sender = lab.run(pod, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    programs.at_end(receiver.close)
+    programs.at_end(sender.close)
+    stop = threading.Event()
+    programs.at_end(stop.set)
+
+    def send() -> int:
+        sent = 0
+        while not stop.wait(0.0002):
+            sender.sendto(b"%d" % sent, receiver.getsockname())
+            sent += 1
+        # What comes after the last one says that nothing is still to come.
+        sender.sendto(b"end", receiver.getsockname())
+        return sent
+
+    sending = programs.thread(send)
+    lab.lab.enrol(pod)
+    lab.lab.unenrol(pod)
+    wait_until(lambda: lab.workload(pod)["phase"] == "absent", f"{pod} has left the mesh")
+    stop.set()
+    received = set()
+    while (datagram := receiver.recv(100)) != b"end":
+        received.add(int(datagram))
+    assert set(range(sending.result())) - received == set()
 
 
 def test_strict_resets_a_live_plaintext_connection(lab: RunningLab, programs: Programs) -> None:

@@ -59,6 +59,8 @@ _DISCARD_PORT = 9
 _ETH_P_ALL = 3
 _SOL_PACKET, _PACKET_STATISTICS = 263, 6  # linux/if_packet.h
 _numbers = itertools.count()
+live_labs: list[RunningLab] = []
+"""The labs that are up now; see tests/netns/conftest.py."""
 
 
 def wait_until(condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
@@ -138,6 +140,13 @@ class RunningLab:
         except (AgentError, KeyError):
             return False
 
+    def logs(self) -> Iterator[tuple[str, str]]:
+        """(name, the last lines) of every agent's and core's log."""
+        for run_dir in self.lab.run_dirs.values():
+            for name in ("agent.log", "core.log"):
+                with contextlib.suppress(OSError):
+                    yield f"{run_dir.name}/{name}", "\n".join((run_dir / name).read_text().splitlines()[-40:])
+
     # ---- the nodes' processes
 
     def agent_pid(self, node: str) -> int:
@@ -145,6 +154,10 @@ class RunningLab:
         pid = agents.agent_pid(self.run_dir(node))
         assert pid is not None, f"no agent runs on {node}"
         return pid
+
+    def agent_runs(self, node: str) -> bool:
+        """Whether there is an agent, also one that is stopped and answers nobody."""
+        return agents.agent_pid(self.run_dir(node)) is not None
 
     def core_pid(self, node: str) -> int:
         """The running core. Fails the test when there is none."""
@@ -166,6 +179,13 @@ class RunningLab:
         add_settings(run_dir / "agent.yaml", settings)
         record = agents.start_agent(self.lab.processes, self.lab.plan.node(node), run_dir)
         agents.wait_for_agents({node: run_dir}, [record])
+
+    def start_agents(self) -> None:
+        """Starts the agent of every node that has none, all at the same time, and waits until they answer."""
+        missing = {name: run_dir for name, run_dir in self.lab.run_dirs.items() if not self.agent_runs(name)}
+        nodes = [(self.lab.plan.node(name), run_dir) for name, run_dir in missing.items()]
+        records = [agents.start_agent(self.lab.processes, node, run_dir) for node, run_dir in nodes]
+        agents.wait_for_agents(missing, records)
 
     def restart_agent(self, node: str, number: int = signal.SIGTERM, **settings: Any) -> None:
         """kill_agent, start_agent."""
@@ -199,9 +219,12 @@ def running_lab(
 
     with mock.patch("nodeseal.lab.lab.write_agent_config", write_config):
         lab = Lab.up(plan, with_agents=with_agents, with_apps=with_apps, root=root)
+    running = RunningLab(lab)
+    live_labs.append(running)
     try:
-        yield RunningLab(lab)
+        yield running
     finally:
+        live_labs.remove(running)
         report = take_down(name, root)
     assert report.failures == (), "the lab was not taken down"
 

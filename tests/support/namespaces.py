@@ -16,6 +16,7 @@ import ctypes
 import itertools
 import json
 import os
+import socket
 import subprocess
 import threading
 import time
@@ -25,6 +26,8 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import pytest
+
+from nodeseal.capture import syscalls
 
 T = TypeVar("T")
 
@@ -125,6 +128,16 @@ class Namespace:
         """Whether a tc filter of this name stands at a device's ingress."""
         return name in self.tc("filter", "show", "dev", device, "ingress")
 
+    def tcx_programs(self, device: str) -> list[int]:
+        """The numbers of the TCX programs at a device's ingress; none where the kernel has no TCX."""
+
+        def body() -> list[int]:
+            with contextlib.suppress(OSError):
+                return syscalls.tcx_programs(socket.if_nametoindex(device))
+            return []
+
+        return self.run(body)
+
     def qdisc_exists(self, device: str, kind: str = "clsact") -> bool:
         """Whether a device has a qdisc of this kind."""
         return f"qdisc {kind} " in self.tc("qdisc", "show", "dev", device)
@@ -135,6 +148,7 @@ class Namespace:
         parts = [self.ip("rule", "show"), self.ip("-4", "route", "show", "table", "all")]
         for device in devices:
             parts += [self.tc("qdisc", "show", "dev", device), self.tc("filter", "show", "dev", device, "ingress")]
+            parts.append(f"{device}: TCX programs {self.tcx_programs(device)}")
         settings = _output("nsenter", f"--net={self.path}", "sysctl", "-a", "--pattern", r"^net\.(ipv4|mptcp)\.")
         return "\n".join(parts) + settings
 

@@ -12,9 +12,9 @@ import threading
 from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 
-from nodeseal.capture import ebpf
+from nodeseal.capture import ebpf, steering
 from nodeseal.capture.cleanup import Report, cleanup
 from nodeseal.capture.compile import Compiled, compile_in_child
 from nodeseal.capture.ebpf import Captured, CaptureTarget, EbpfCapture
@@ -95,8 +95,10 @@ def echoes(connection: socket.socket, data: bytes = b"4111 1111 1111 1111") -> b
 class Pods:
     """The topology, captures with their run directories, relays and servers; all gone at the end."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, tcx: bool = True) -> None:
+        """`tcx`: False makes capture believe that the kernel has no TCX."""
         self._directory = directory
+        self.tcx = tcx
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Pods:
@@ -108,9 +110,9 @@ class Pods:
         self.router.sysctl("net/ipv4/ip_forward", 1)
         self.client.ip("route", "add", "default", "via", "10.91.1.1")
         self.server.ip("route", "add", "default", "via", "10.91.2.1")
-        original = ebpf.compile_in_child
-        ebpf.compile_in_child = compiled
-        self._stack.callback(setattr, ebpf, "compile_in_child", original)
+        self._patch(ebpf, "compile_in_child", compiled)
+        if not self.tcx:
+            self._patch(steering, "probe_tcx", lambda: False)
         return self
 
     def __exit__(
@@ -127,6 +129,16 @@ class Pods:
     def server_target(self) -> CaptureTarget:
         """The server as a workload."""
         return CaptureTarget("default/server", self.server.name, IPv4Address(SERVER))
+
+    def _patch(self, module: ModuleType, name: str, value: object) -> None:
+        self._stack.callback(setattr, module, name, getattr(module, name))
+        setattr(module, name, value)
+
+    def steered(self, namespace: Namespace, device: str = "eth0") -> bool:
+        """Whether steer_ingress.c is on a device, in the way that is expected of this kernel."""
+        if self.tcx:
+            return bool(namespace.tcx_programs(device)) and not namespace.qdisc_exists(device)
+        return namespace.filter_exists(device) and not namespace.tcx_programs(device)
 
     def capture(self, node: str = "node1") -> EbpfCapture:
         """A prepared capture with a run directory of its own; the same node again stands for a new agent."""

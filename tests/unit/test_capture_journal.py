@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from nodeseal.capture import compile as compiler
 from nodeseal.capture.compile import Compiled, MapShape, ProgramCode
 from nodeseal.capture.errors import CaptureError
-from nodeseal.capture.journal import Entry, Filter, Journal, Sysctl
+from nodeseal.capture.journal import Entry, Filter, Journal, Link, Sysctl
 
 
 def entry() -> Entry:
@@ -26,6 +27,7 @@ def entry() -> Entry:
         marks=[1, 2],
         filters=[Filter("eth0", 2, 1, 20051, True)],
         sysctls=[Sysctl("net/ipv4/fwmark_reflect", "0", "1")],
+        links=[Link("eth1", 3)],
     )
 
 
@@ -65,6 +67,19 @@ def test_journal_of_another_version(tmp_path: Path) -> None:
     (tmp_path / "capture.json").write_text('{"version": 7, "entries": {}}')
     with pytest.raises(CaptureError, match="is of version 7"):
         Journal.load(tmp_path)
+
+
+def test_journal_of_version_1_knows_no_links(tmp_path: Path) -> None:
+    journal = Journal.load(tmp_path)
+    journal.entries["default/shipper"] = entry()
+    journal.save()
+    value = json.loads(journal.path.read_text())
+    value["version"] = 1
+    del value["entries"]["default/shipper"]["links"]
+    journal.path.write_text(json.dumps(value))
+    (read,) = Journal.load(tmp_path).entries.values()
+    assert read.links == []
+    assert read.filters == entry().filters
 
 
 def test_deleting_the_journal_twice(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ when no process of ours runs:
     cgroup links connect4, connect6   one pair per run directory, pinned in run_dir/bpf; the map `enrolled` (by network
                                       namespace cookie) says whom they concern, so several nodes can share a machine
     map counters                      pinned; what went wrong, counted by all programs of this run directory
-    ns-<cookie>/{lookup,listeners,own}  per namespace: the sk_lookup link and its maps, pinned
-    rules, routes, tc filters, sysctls  in the namespace; written down in run_dir/capture.json
+    ns-<cookie>/{lookup,listeners,own}  per namespace: the sk_lookup link and the maps, pinned
+    ns-<cookie>/steer-<index>         per device of it: the TCX link of steer_ingress.c, pinned
+    rules, routes, sysctls            in the namespace; written down in run_dir/capture.json
+    clsact qdiscs, tc filters         the same, instead of TCX links where the kernel has none (steering.py)
 
 The listening sockets are held by the core and by the agent. While one of them lives, capture works; when both are dead,
 captured connections are dropped (fail closed) until an agent comes, adopts what is there and puts in new listeners.
@@ -19,17 +21,16 @@ import contextlib
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Literal
 
-from nodeseal.capture import constants, installation, listeners, probe, routing, syscalls
+from nodeseal.capture import constants, installation, listeners, probe, routing, steering, syscalls
 from nodeseal.capture.compile import compile_in_child
 from nodeseal.capture.errors import AddressNotFoundError, CaptureError
 from nodeseal.capture.journal import Entry, Journal
 from nodeseal.capture.netns import NamespaceGoneError, NetworkNamespace
 from nodeseal.capture.programs import Programs
+from nodeseal.capture.workload import Captured, CaptureTarget
 
 __all__ = ["CaptureError", "CaptureTarget", "Captured", "EbpfCapture"]
 
@@ -39,44 +40,6 @@ _CONNECT = {
     "connect6": ("mark_connect6", syscalls.ATTACH_CGROUP_INET6_CONNECT),
 }
 _SHARED_MAPS = ("enrolled", "counters")
-
-
-@dataclass(frozen=True, slots=True)
-class CaptureTarget:
-    """What to capture. `name`: "namespace/name"; `netns`: a path, or a name under /run/netns."""
-
-    name: str
-    netns: str
-    address: IPv4Address | IPv6Address
-
-
-@dataclass(slots=True)
-class Captured:
-    """A workload whose namespace is captured.
-
-    `phase`: capturing, or leaving (after stop_new). `listeners`: role (0 outbound, 1 inbound, 2 HBONE) -> descriptor of
-    the listening socket. They and `netns_fd` belong to this object until release(); hand duplicates over (SCM_RIGHTS).
-    """
-
-    target: CaptureTarget
-    namespace: NetworkNamespace
-    phase: Literal["capturing", "leaving"]
-    listeners: dict[int, int] = field(default_factory=dict)
-
-    @property
-    def cookie(self) -> int:
-        """The network namespace's cookie (SO_NETNS_COOKIE)."""
-        return self.namespace.cookie
-
-    @property
-    def netns_fd(self) -> int:
-        """An open descriptor of the network namespace."""
-        return self.namespace.fd
-
-    def close(self) -> None:
-        """Let go of the descriptors; what is installed stays."""
-        listeners.close_all(self.listeners)
-        self.namespace.close()
 
 
 class EbpfCapture:
@@ -92,6 +55,7 @@ class EbpfCapture:
         self._links: dict[str, int] = {}
         self._captured: dict[str, Captured] = {}
         self._journal: Journal | None = None
+        self._tcx = False
 
     # ---- the node
 
@@ -104,6 +68,7 @@ class EbpfCapture:
         cgroup = probe.check_cgroup(self._cgroup or probe.find_cgroup())
         programs = Programs(compile_in_child())
         programs.probe()
+        self._tcx = steering.probe_tcx()
         with contextlib.ExitStack() as undo:
             try:
                 self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -170,7 +135,7 @@ class EbpfCapture:
         if entry is None:
             entry = _new_entry(target, namespace, journal)
         try:
-            namespace.run(lambda: installation.plan(entry, survey))
+            namespace.run(lambda: installation.plan(entry, survey, tcx=self._tcx))
             if fresh:
                 namespace.run(lambda: _check_table(entry))
                 journal.entries[target.name] = entry
@@ -185,7 +150,7 @@ class EbpfCapture:
                 with contextlib.suppress(CaptureError):  # what resists stays in the journal, for cleanup
                     self._remove(entry, namespace)
             elif entry.state == "leaving":
-                installation.stop_new(entry, namespace, self._shared["enrolled"])
+                installation.stop_new(entry, namespace, self._shared["enrolled"], self._pins)
             namespace.close()
             raise
         if held:
@@ -210,7 +175,7 @@ class EbpfCapture:
         entry.state = "leaving"
         journal.save()
         if captured is not None:
-            installation.stop_new(entry, captured.namespace, self._shared["enrolled"])
+            installation.stop_new(entry, captured.namespace, self._shared["enrolled"], self._pins)
             captured.phase = "leaving"
 
     def release(self, target: CaptureTarget) -> None:
@@ -251,7 +216,7 @@ class EbpfCapture:
             target = CaptureTarget(entry.name, entry.netns, entry.ipv4)
             self._captured[entry.name] = Captured(target, namespace, entry.state)
             if entry.state == "leaving":
-                installation.stop_new(entry, namespace, self._shared["enrolled"])
+                installation.stop_new(entry, namespace, self._shared["enrolled"], self._pins)
         return list(self._captured.values())
 
     def live_listeners(self, captured: Captured) -> dict[int, int]:

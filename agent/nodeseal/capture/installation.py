@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from nodeseal.capture import constants, routing, syscalls, sysctls
+from nodeseal.capture import constants, routing, steering, syscalls, sysctls
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Entry
 from nodeseal.capture.netns import NetworkNamespace
@@ -40,15 +40,13 @@ SYSCTLS = {
 }
 
 
-def plan(entry: Entry, survey: routing.Survey) -> None:
-    """Fill in what install() is going to change: filters and settings. To be called inside the namespace.
+def plan(entry: Entry, survey: routing.Survey, *, tcx: bool) -> None:
+    """Fill in what install() is going to change: links or filters, and settings. To be called inside the namespace.
 
-    What the entry holds already stays: it tells how things were before nodeseal came. Raises CaptureError.
+    `tcx`: whether the kernel has TCX links. What the entry holds already stays: it tells how things were before
+    nodeseal came. Raises CaptureError.
     """
-    known = {(item.device, item.index) for item in entry.filters}
-    entry.filters += routing.plan_filters(
-        [device for device in survey.devices if (device.name, device.index) not in known]
-    )
+    steering.plan(entry, survey.devices, tcx=tcx)
     settings = {change.path for change in entry.sysctls}
     entry.sysctls += sysctls.plan({path: value for path, value in SYSCTLS.items() if path not in settings})
 
@@ -89,25 +87,23 @@ def install(
             steer = programs.load("steer_ingress", maps)
             stack.callback(os.close, steer)
             present = {device.index for device in survey.devices}
-            for item in entry.filters:
-                if item.index in present:
-                    namespace.run(partial(routing.add_filter, item, steer))
+            steering.attach(entry, namespace, present, steer, directory)
         set_state(shared["enrolled"], entry, constants.STATE_CAPTURE)
     except OSError as error:
         raise CaptureError(f"cannot capture {entry.name} in {entry.netns}: {error.strerror}") from None
 
 
-def stop_new(entry: Entry, namespace: NetworkNamespace, enrolled: int) -> None:
+def stop_new(entry: Entry, namespace: NetworkNamespace, enrolled: int, pins: Path) -> None:
     """New connections go direct from here on, in both directions. Raises CaptureError.
 
     Rules and sk_lookup stay: they serve the captured connections, and the SYNs that are under way.
     """
     try:
         set_state(enrolled, entry, constants.STATE_LEAVE)
+        for _, detach in steering.removals(entry, namespace, pins / entry.pins):
+            detach()
     except OSError as error:
         raise CaptureError(f"cannot stop capturing {entry.name}: {error.strerror}") from None
-    for item in entry.filters:
-        namespace.run(partial(routing.remove_filter, item))
 
 
 def remove(
@@ -121,9 +117,8 @@ def remove(
     steps: list[tuple[str, Callable[[], bool]]] = []
     if enrolled is not None:
         steps.append((f"capture of {where}", lambda: syscalls.map_delete(enrolled, _key(entry))))
+    steps += [(f"{what} of {where}", step) for what, step in steering.removals(entry, namespace, pins / entry.pins)]
     if namespace is not None:
-        for item in entry.filters:
-            steps.append((f"tc filter on {item.device} of {where}", _inside(namespace, routing.remove_filter, item)))
         for mark in entry.marks:
             rule = _inside(namespace, routing.remove_rule, mark, entry.table, entry.rule_priority)
             steps.append((f"routing rule for mark {mark:#x} of {where}", rule))
@@ -170,7 +165,9 @@ def remove_pins(directory: Path) -> bool:
     if not directory.is_dir():
         return False
     for path in sorted(directory.iterdir()):
-        if path.name in ("lookup", "connect4", "connect6"):
+        if path.name.startswith(steering.PIN_PREFIX):
+            steering.remove_link(path)
+        elif path.name in ("lookup", "connect4", "connect6"):
             with contextlib.suppress(FileNotFoundError):
                 fd = syscalls.pinned(path)
                 try:

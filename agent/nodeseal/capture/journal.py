@@ -18,7 +18,8 @@ from typing import Any, Literal
 from nodeseal.capture.errors import CaptureError
 
 FILE_NAME = "capture.json"
-_VERSION = 1
+_VERSION = 2
+_READABLE = (1, 2)  # 1 knew tc filters only: its entries have no `links`
 
 # installing: enrol() has begun and the sockets were not handed out yet; capturing: all is in place; leaving: new
 # connections go direct, captured ones still go on.
@@ -26,8 +27,18 @@ State = Literal["installing", "capturing", "leaving"]
 
 
 @dataclass(slots=True)
+class Link:
+    """One TCX link, pinned as steer-<index> in the directory of the namespace's pins."""
+
+    device: str
+    index: int
+
+
+@dataclass(slots=True)
 class Filter:
-    """One tc filter. `qdisc`: the clsact qdisc was made for it, and goes with it unless others use it by then."""
+    """One tc filter, where there is no TCX. `qdisc`: the clsact qdisc was made for it, and goes with it unless others
+    use it by then.
+    """
 
     device: str
     index: int
@@ -60,6 +71,7 @@ class Entry:
     marks: list[int]
     filters: list[Filter] = field(default_factory=list)
     sysctls: list[Sysctl] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
 
     @property
     def ipv4(self) -> IPv4Address:
@@ -92,7 +104,7 @@ class Journal:
         except ValueError as error:
             raise CaptureError(f"the capture journal {path} is damaged ({error}); run `nodeseal cleanup`") from None
         try:
-            if value["version"] != _VERSION:
+            if value["version"] not in _READABLE:
                 raise CaptureError(
                     f"the capture journal {path} is of version {value['version']}, this program writes {_VERSION}; "
                     "run `nodeseal cleanup` of the version that wrote it"
@@ -130,5 +142,6 @@ def _entry(value: dict[str, Any]) -> Entry:
             **value,
             "filters": [Filter(**item) for item in value["filters"]],
             "sysctls": [Sysctl(**item) for item in value["sysctls"]],
+            "links": [Link(**item) for item in value.get("links", [])],
         }
     )

@@ -1,4 +1,4 @@
-"""Rules, routes and tc filters of a workload's network namespace, through rtnetlink.
+"""Rules, routes and (see steering.py) tc filters of a workload's network namespace, through rtnetlink.
 
 Functions here are to be called inside the namespace (NetworkNamespace.run). Adding what is there and removing what is
 not there is harmless, so that every step can be done again after a crash.

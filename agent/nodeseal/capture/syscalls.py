@@ -27,6 +27,8 @@ PROG_SK_LOOKUP = 30
 ATTACH_CGROUP_INET4_CONNECT = 10
 ATTACH_CGROUP_INET6_CONNECT = 11
 ATTACH_SK_LOOKUP = 36
+ATTACH_TCX_INGRESS = 46
+_BEFORE = 1 << 3  # BPF_F_BEFORE; with no other program named: before all
 
 _NR_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 _CMD_MAP_CREATE = 0
@@ -221,9 +223,18 @@ def program_identifier(fd: int) -> int:
 
 def cgroup_programs(cgroup_fd: int, attach_type: int) -> list[int]:
     """The numbers of the programs attached to a cgroup, in the order in which they run."""
+    return _attached_programs(cgroup_fd, attach_type)
+
+
+def tcx_programs(index: int) -> list[int]:
+    """The same for what comes in by a device of the calling thread's namespace: its TCX programs."""
+    return _attached_programs(index, ATTACH_TCX_INGRESS)
+
+
+def _attached_programs(target: int, attach_type: int) -> list[int]:
     capacity = 256
     identifiers = (ctypes.c_uint32 * capacity)()
-    attributes = _attributes("=IIIIQI", cgroup_fd, attach_type, 0, 0, ctypes.addressof(identifiers), capacity)
+    attributes = _attributes("=IIIIQI", target, attach_type, 0, 0, ctypes.addressof(identifiers), capacity)
     _bpf(_CMD_PROG_QUERY, attributes)
     (count,) = struct.unpack_from("=I", attributes, 24)
     return list(identifiers[:count])
@@ -232,6 +243,11 @@ def cgroup_programs(cgroup_fd: int, attach_type: int) -> list[int]:
 def link_create(program_fd: int, target_fd: int, attach_type: int) -> int:
     """Attach a program; closing the last descriptor of the link, pins included, detaches it. cgroup links are MULTI."""
     return _bpf(_CMD_LINK_CREATE, _attributes("=IIII", program_fd, target_fd, attach_type, 0))
+
+
+def tcx_link_create(program_fd: int, index: int) -> int:
+    """Attach a program to what comes in by a device of the calling thread's namespace, before all others there."""
+    return _bpf(_CMD_LINK_CREATE, _attributes("=IIII", program_fd, index, ATTACH_TCX_INGRESS, _BEFORE))
 
 
 def link_program(fd: int) -> int:
@@ -269,6 +285,13 @@ def _object_info(fd: int, size: int) -> bytes:
 def set_network_namespace(fd: int) -> None:
     """Move the calling thread, and only it, into a network namespace."""
     if _libc.setns(fd, _CLONE_NEWNET) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def new_network_namespace() -> None:
+    """Move the calling thread, and only it, into a network namespace of its own."""
+    if _libc.unshare(_CLONE_NEWNET) != 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
 

@@ -1,0 +1,150 @@
+"""Attaching steer_ingress.c to the devices of a namespace: by TCX links, or by tc filters where the kernel has no TCX.
+
+A TCX link (Linux 6.6, BPF_LINK_CREATE with BPF_TCX_INGRESS) changes nothing but the list of programs that run on what
+comes in. A tc filter needs the clsact qdisc, and adding or deleting that one takes the device out of service for two
+RCU grace periods (qdisc_graft() in net/sched/sch_api.c calls dev_deactivate() for ingress qdiscs too): the pod loses
+everything that it sends meanwhile. So filters are the second choice.
+
+A link is pinned beside the namespace's maps: it outlives the agent, and goes with its pin or its device. Removing it
+needs neither the journal nor the namespace.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from nodeseal.capture import routing, syscalls
+from nodeseal.capture.errors import CaptureError
+from nodeseal.capture.journal import Entry, Link
+from nodeseal.capture.netns import NetworkNamespace
+
+PIN_PREFIX = "steer-"
+_LOOPBACK = 1
+# mov r0, -1 (TCX_NEXT); exit
+_DO_NOTHING = bytes.fromhex("b7000000ffffffff") + bytes.fromhex("9500000000000000")
+
+
+def probe_tcx() -> bool:
+    """Whether the kernel attaches programs by TCX links: found out by doing it, in a network namespace made for it."""
+    answers: list[bool] = []
+
+    def attempt() -> None:
+        try:
+            syscalls.new_network_namespace()
+            program = syscalls.program_load(syscalls.PROG_SCHED_CLS, 0, _DO_NOTHING, "probe_tcx")
+            try:
+                os.close(syscalls.tcx_link_create(program, _LOOPBACK))
+            finally:
+                os.close(program)
+        except OSError:
+            return
+        answers.append(True)
+
+    # A thread that ends at once, and the namespace with it: the caller's must stay where it is.
+    thread = threading.Thread(target=attempt, name="nodeseal-probe", daemon=True)
+    thread.start()
+    thread.join()
+    return bool(answers)
+
+
+def plan(entry: Entry, devices: Iterable[routing.Device], *, tcx: bool) -> None:
+    """Enter the devices that are new into the journal's entry. To be called inside the namespace."""
+    known = {(item.device, item.index) for item in entry.links} | {(item.device, item.index) for item in entry.filters}
+    new = [device for device in devices if (device.name, device.index) not in known]
+    if tcx:
+        entry.links += [Link(device.name, device.index) for device in new]
+    else:
+        entry.filters += routing.plan_filters(new)
+
+
+def attach(entry: Entry, namespace: NetworkNamespace, present: set[int], program: int, directory: Path) -> None:
+    """Attach the program to the planned devices that are present (their indices); what is attached already stays.
+
+    `directory`: where the links are pinned. Raises CaptureError.
+    """
+
+    def body() -> None:
+        for link in entry.links:
+            if link.index in present:
+                add_link(link, program, pin_of(directory, link))
+        for item in entry.filters:
+            if item.index in present:
+                routing.add_filter(item, program)
+
+    namespace.run(body)
+
+
+def removals(entry: Entry, namespace: NetworkNamespace | None, directory: Path) -> list[tuple[str, Callable[[], bool]]]:
+    """The steps that detach everything again: what each removes, and the action. An action returns False when there was
+    nothing to do; it raises CaptureError or OSError.
+    """
+    steps: list[tuple[str, Callable[[], bool]]] = []
+    for link in entry.links:
+        steps.append((f"TCX link on {link.device}", _later(remove_link, pin_of(directory, link))))
+    if namespace is not None:
+        for item in entry.filters:
+            steps.append((f"tc filter on {item.device}", _inside(namespace, _later(routing.remove_filter, item))))
+    return steps
+
+
+def pin_of(directory: Path, link: Link) -> Path:
+    """Where a link is pinned."""
+    return directory / f"{PIN_PREFIX}{link.index}"
+
+
+def add_link(plan: Link, program: int, pin: Path) -> None:
+    """Attach the program to what comes in by the device. To be called inside its namespace. Raises CaptureError."""
+    try:
+        if link_exists(plan, pin):
+            return
+        remove_link(pin)
+        fd = syscalls.tcx_link_create(program, plan.index)
+        try:
+            syscalls.pin(fd, pin)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if error.errno == errno.ENODEV:  # gone since the survey
+            return
+        raise CaptureError(f"cannot attach to what comes in by {plan.device}: {error.strerror}") from None
+
+
+def remove_link(pin: Path) -> bool:
+    """The opposite, from anywhere. False when nothing is pinned there. Raises OSError."""
+    try:
+        fd = syscalls.pinned(pin)
+    except FileNotFoundError:
+        return False
+    try:
+        syscalls.link_detach(fd)
+    except OSError as error:
+        if error.errno != errno.ENOLINK:  # ENOLINK: the device is gone, and the attachment with it
+            raise
+    finally:
+        os.close(fd)
+    pin.unlink(missing_ok=True)
+    return True
+
+
+def link_exists(plan: Link, pin: Path) -> bool:
+    """Whether the pinned link is on the device: its index may have passed to another one. To be called inside."""
+    try:
+        fd = syscalls.pinned(pin)
+    except FileNotFoundError:
+        return False
+    try:
+        return syscalls.link_program(fd) in syscalls.tcx_programs(plan.index)
+    finally:
+        os.close(fd)
+
+
+def _later(action: Callable[..., bool], *arguments: object) -> Callable[[], bool]:
+    return lambda: action(*arguments)
+
+
+def _inside(namespace: NetworkNamespace, action: Callable[[], bool]) -> Callable[[], bool]:
+    return lambda: namespace.run(action)

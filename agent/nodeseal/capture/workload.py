@@ -1,0 +1,48 @@
+"""A workload as capture sees it: what to capture, and what is held open while it is captured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+from typing import Literal
+
+from nodeseal.capture import listeners
+from nodeseal.capture.netns import NetworkNamespace
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureTarget:
+    """What to capture. `name`: "namespace/name"; `netns`: a path, or a name under /run/netns."""
+
+    name: str
+    netns: str
+    address: IPv4Address | IPv6Address
+
+
+@dataclass(slots=True)
+class Captured:
+    """A workload whose namespace is captured.
+
+    `phase`: capturing, or leaving (after stop_new). `listeners`: role (0 outbound, 1 inbound, 2 HBONE) -> descriptor of
+    the listening socket. They and `netns_fd` belong to this object until release(); hand duplicates over (SCM_RIGHTS).
+    """
+
+    target: CaptureTarget
+    namespace: NetworkNamespace
+    phase: Literal["capturing", "leaving"]
+    listeners: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def cookie(self) -> int:
+        """The network namespace's cookie (SO_NETNS_COOKIE)."""
+        return self.namespace.cookie
+
+    @property
+    def netns_fd(self) -> int:
+        """An open descriptor of the network namespace."""
+        return self.namespace.fd
+
+    def close(self) -> None:
+        """Let go of the descriptors; what is installed stays."""
+        listeners.close_all(self.listeners)
+        self.namespace.close()

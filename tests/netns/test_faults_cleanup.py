@@ -1,0 +1,236 @@
+"""`nodeseal cleanup` and `lab down` leave nothing, whatever was running and however it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nodeseal.capture import syscalls
+from nodeseal.lab.demo.host_state import attached_programs
+from nodeseal.lab.lab import take_down
+from nodeseal.lab.namespaces import list_namespaces, remove_namespace
+from nodeseal.lab.plan import prefix
+from support.lab import (
+    Programs,
+    RunningLab,
+    echoes,
+    nodeseal,
+    running_lab,
+    wait_until,
+)
+from support.namespaces import needs_root
+
+pytestmark = needs_root
+
+CARD = b"card=4111 1111 1111 1111;"
+NODES = ("node1", "node2")
+PODS = ("shipper", "siem", "pipeline")
+LABS_OWN = {"agent.yaml", "agent.log"}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
+    """A lab that begins with nothing enrolled, so that one can look at what enrolment changes."""
+    with running_lab(tmp_path_factory.mktemp("cleanup"), more_pods=("goner:node1:plain",), enrol=False) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def untouched(lab: RunningLab) -> dict[str, str]:
+    """The pods before anything was ever enrolled."""
+    return {pod: pod_state(lab, pod) for pod in PODS}
+
+
+@pytest.fixture
+def programs(lab: RunningLab, untouched: dict[str, str]) -> Iterator[Programs]:
+    """With agents that run and pods that are enrolled, also after a test that removed everything."""
+    lab.start_agents()
+    lab.lab.enrol(*PODS)
+    assert all(pod_state(lab, pod) != untouched[pod] for pod in PODS)
+    with Programs(lab) as programs:
+        yield programs
+
+
+def kill_agents_and_cores(lab: RunningLab) -> None:
+    """kill -9 of everything."""
+    for node in NODES:
+        lab.kill_agent(node)
+        lab.kill_core(node)
+
+
+def kill_agents(lab: RunningLab) -> None:
+    """kill -9 of the agents; the cores go on."""
+    for node in NODES:
+        lab.kill_agent(node)
+
+
+def kill_nothing(lab: RunningLab) -> None:
+    """Everything runs."""
+
+
+@pytest.mark.parametrize("before", [kill_agents_and_cores, kill_agents, kill_nothing])
+def test_cleanup_leaves_everything_as_it_was(
+    lab: RunningLab, programs: Programs, untouched: dict[str, str], before: Callable[[RunningLab], None]
+) -> None:
+    server = programs.serve("pipeline")
+    live = programs.dial("shipper", server.address)
+    assert echoes(live)
+    pinned = {node: pinned_programs(lab, node) for node in NODES}
+    assert all(pinned.values())
+    assert set().union(*pinned.values()) <= set(attached_programs())
+
+    before(lab)
+    for node in NODES:
+        result = cleanup(lab, node)
+        assert result.returncode == 0, result.stderr
+        assert result.stderr == ""
+        assert "removed" in result.stdout
+
+    for pod in PODS:
+        assert pod_state(lab, pod) == untouched[pod]
+    for node in NODES:
+        assert mounts_below(lab.run_dir(node)) == []
+        assert {entry.name for entry in lab.run_dir(node).iterdir()} <= LABS_OWN
+        assert processes_with(lab.run_dir(node)) == []
+        assert not (lab.lab.mesh / "enrolled" / f"{node}.yaml").exists()
+    # The kernel takes programs apart a moment after their last reference has gone.
+    wait_until(
+        lambda: not set().union(*pinned.values()) & set(attached_programs()), "the connect programs are detached"
+    )
+    # The pods' applications talk on, without the mesh.
+    assert echoes(programs.dial("shipper", server.address))
+
+
+def test_cleanup_twice_in_a_row_is_harmless(lab: RunningLab, programs: Programs, untouched: dict[str, str]) -> None:
+    kill_agents_and_cores(lab)
+    for node in NODES:
+        assert cleanup(lab, node).returncode == 0
+        again = cleanup(lab, node)
+        assert (again.returncode, again.stdout, again.stderr) == (0, "nothing to remove\n", "")
+    assert {pod: pod_state(lab, pod) for pod in PODS} == untouched
+
+
+def test_cleanup_of_a_directory_that_never_was(tmp_path: Path) -> None:
+    result = nodeseal("cleanup", "--run-dir", str(tmp_path / "never"))
+    assert (result.returncode, result.stdout) == (0, "nothing to remove\n")
+    assert not (tmp_path / "never").exists()
+
+
+def test_agent_starts_again_after_cleanup(lab: RunningLab, programs: Programs) -> None:
+    kill_agents_and_cores(lab)
+    for node in NODES:
+        cleanup(lab, node)
+    lab.start_agents()
+    wait_until(lambda: lab.enrolled(*PODS), "everything is enrolled again")
+    server = programs.serve("pipeline")
+    with programs.sniff() as wire:
+        assert echoes(programs.dial("shipper", server.address), CARD)
+        assert not wire.carries(CARD)
+
+
+def test_cleanup_ends_captured_connections_and_none_goes_on_in_plaintext(lab: RunningLab, programs: Programs) -> None:
+    server = programs.serve("pipeline")
+    client = programs.dial("shipper", server.address)
+    assert echoes(client, CARD)
+
+    def write() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client.sendall(CARD)
+
+    with programs.sniff() as wire:
+        writer = programs.thread(write)
+        reader = programs.thread(lambda: _drain(client))
+        for node in NODES:
+            assert cleanup(lab, node).returncode == 0
+        writer.result()
+        reader.result()
+        assert not wire.carries(CARD)
+
+
+def test_cleanup_when_a_namespace_is_gone(lab: RunningLab, programs: Programs, untouched: dict[str, str]) -> None:
+    lab.lab.enrol("goner")
+    kill_agents_and_cores(lab)
+    remove_namespace(lab.lab.plan.pod("goner").netns)
+    result = cleanup(lab, "node1")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert pod_state(lab, "shipper") == untouched["shipper"]
+    assert {entry.name for entry in lab.run_dir("node1").iterdir()} <= LABS_OWN
+
+
+def test_lab_down_after_kill_9_of_everything_leaves_nothing(tmp_path: Path) -> None:
+    with running_lab(tmp_path / "labs") as lab:
+        name = lab.lab.plan.name
+        kill_agents_and_cores(lab)
+        report = take_down(name, tmp_path / "labs")
+        assert report.failures == ()
+        assert list_namespaces(prefix(name)) == []
+        assert mounts_below(lab.directory) == []
+        assert processes_with(lab.directory) == []
+        assert not (tmp_path / "labs").exists()
+
+
+def cleanup(lab: RunningLab, node: str) -> subprocess.CompletedProcess[str]:
+    """`nodeseal cleanup` for a node."""
+    return nodeseal("cleanup", "--run-dir", str(lab.run_dir(node)))
+
+
+def pod_state(lab: RunningLab, pod: str) -> str:
+    """Everything in the pod's namespace that could be changed: rules, routes, traffic control, settings."""
+    commands = [
+        ["ip", "rule", "show"],
+        ["ip", "-6", "rule", "show"],
+        ["ip", "route", "show", "table", "all"],
+        ["tc", "qdisc", "show"],
+        ["tc", "filter", "show", "dev", "eth0", "ingress"],
+        ["tc", "filter", "show", "dev", "lo", "ingress"],
+        ["sysctl", "-a", "--pattern", r"^net\.(ipv4|mptcp)\."],
+    ]
+
+    def read() -> str:
+        shown = "".join(
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+            for command in commands
+        )
+        return f"{shown}tcx {syscalls.tcx_programs(socket.if_nametoindex('eth0'))}"
+
+    return lab.run(pod, read)
+
+
+def pinned_programs(lab: RunningLab, node: str) -> set[int]:
+    """The identifiers of the programs that the node attached to the cgroup."""
+    found = set()
+    for name in ("connect4", "connect6"):
+        fd = syscalls.pinned(lab.run_dir(node) / "bpf" / name)
+        found.add(syscalls.link_program(fd))
+        os.close(fd)
+    return found
+
+
+def mounts_below(directory: Path) -> list[str]:
+    """The mount points in a directory."""
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [point for point in points if Path(point).is_relative_to(directory)]
+
+
+def processes_with(directory: Path) -> list[str]:
+    """The command lines that name a directory."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            arguments = path.read_bytes().decode(errors="replace").split("\0")
+            if any(str(directory) in argument for argument in arguments):
+                found.append(" ".join(arguments))
+    return found
+
+
+def _drain(client: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while client.recv(1 << 16):
+            pass

@@ -1,0 +1,317 @@
+"""An agent that cannot start says so in one line, exits with a status that is not zero, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nodeseal.capture.syscalls import mounts
+from nodeseal.identity.authority import init_authority
+from nodeseal.lab.processes import child_environment
+from support.lab import Programs, RunningLab, echoes, end_process, nodeseal, running_lab, wait_until
+from support.namespaces import needs_root
+
+pytestmark = needs_root
+
+TRUST_DOMAIN = "example.org"
+# CAP_SYS_ADMIN holds all that CAP_BPF and CAP_PERFMON do, see capabilities(7).
+NO_BPF = "-bpf,-sys_admin"
+
+
+@dataclass
+class Site:
+    """What an agent needs, in a directory that everybody may read. One workload is wanted: something could be done."""
+
+    directory: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.run_dir = self.directory / "run"
+        self.mesh = self.directory / "mesh"
+        self.ca = self.directory / "ca"
+        self.config = self.directory / "agent.yaml"
+        self.mesh.mkdir()
+        workload = {"name": "web", "node": "node1", "address": "10.99.0.1", "netns": "nodeseal-none", "enrolled": True}
+        mesh = {"trust_domain": TRUST_DOMAIN, "workloads": [workload]}
+        (self.mesh / "mesh.yaml").write_text(yaml.safe_dump(mesh))
+        init_authority(self.ca, trust_domain=TRUST_DOMAIN, now=datetime.now(UTC))
+        names = {"node": "node1", "mesh": str(self.mesh), "ca": str(self.ca), "run_dir": str(self.run_dir)}
+        self.config.write_text(yaml.safe_dump(names))
+
+    def configure(self, **settings: Any) -> None:
+        """Changes fields of the configuration."""
+        self.config.write_text(yaml.safe_dump(yaml.safe_load(self.config.read_text()) | settings))
+
+    def start(self, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Runs the agent, which must end by itself."""
+        return nodeseal("agent", "--config", str(self.config), **options)
+
+    def traces(self) -> list[str]:
+        """What could be left: files, mounts, processes."""
+        files = [str(path) for path in self.directory.rglob("*")]
+        points = [str(path) for path in mounts("bpf") if path.is_relative_to(self.directory)]
+        return sorted([*files, *points, *self.processes()])
+
+    def processes(self) -> list[str]:
+        """The processes that name the directory."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                text = path.read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if str(self.directory) in text:
+                found.append(f"{path.parent.name} {text}")
+        return found
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """Not below pytest's own directory: that one is root's alone."""
+    directory = Path(tempfile.mkdtemp(prefix="nodeseal-site-"))
+    directory.chmod(0o755)
+    yield Site(directory)
+    shutil.rmtree(directory)
+
+
+def assert_refuses(site: Site, *texts: str, **options: Any) -> None:
+    """It ends with one line on standard error that holds every one of the texts, and nothing has changed."""
+    before = site.traces()
+    result = site.start(**options)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    said = [line for line in result.stderr.splitlines() if not is_log(line)]
+    assert len(said) == 1, result.stderr
+    assert said[0].startswith("nodeseal: ")
+    for text in texts:
+        assert text in said[0]
+    assert site.traces() == before
+
+
+def is_log(line: str) -> bool:
+    """Whether it is a line of the agent's log, which begins with the date."""
+    return line[:4].isdigit() and line[4:5] == "-"
+
+
+def test_not_root(site: Site) -> None:
+    assert_refuses(site, "root", prefix=("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"))
+
+
+def test_cleanup_not_root(site: Site) -> None:
+    site.run_dir.mkdir()
+    result = nodeseal(
+        "cleanup",
+        "--run-dir",
+        str(site.run_dir),
+        prefix=("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"),
+    )
+    assert result.returncode == 1
+    assert result.stderr == "nodeseal: cleanup needs root's privileges: run it as root\n"
+
+
+def test_no_cap_bpf(site: Site) -> None:
+    assert_refuses(site, "CAP_BPF", prefix=("setpriv", f"--bounding-set={NO_BPF}", f"--inh-caps={NO_BPF}"))
+
+
+def test_no_cap_net_admin(site: Site) -> None:
+    drop = "-net_admin,-sys_admin"
+    assert_refuses(site, "CAP_NET_ADMIN", prefix=("setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}"))
+
+
+def test_bcc_missing(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "bcc.py").write_text("raise ImportError('No module named bcc')\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    assert_refuses(site, "bcc", "apt-get install python3-bpfcc", env={"PYTHONPATH": path})
+
+
+def test_cgroup2_absent(site: Site, tmp_path: Path) -> None:
+    site.configure(cgroup=str(tmp_path))
+    assert_refuses(site, str(tmp_path), "cgroup")
+
+
+def test_cgroup_that_is_not_there(site: Site) -> None:
+    site.configure(cgroup="/nodeseal-none/cgroup")
+    assert_refuses(site, "/nodeseal-none/cgroup")
+
+
+def test_ca_directory_missing(site: Site) -> None:
+    shutil.rmtree(site.ca)
+    assert_refuses(site, str(site.ca), "nodeseal ca init")
+
+
+@pytest.mark.parametrize("name", ["root.pem", "intermediate.pem", "intermediate.key"])
+def test_ca_file_missing(site: Site, name: str) -> None:
+    (site.ca / name).unlink()
+    assert_refuses(site, str(site.ca / name))
+
+
+@pytest.mark.parametrize("name", ["root.pem", "intermediate.pem", "intermediate.key"])
+def test_ca_file_that_holds_something_else(site: Site, name: str) -> None:
+    (site.ca / name).write_text("this is no PEM\n")
+    assert_refuses(site, str(site.ca / name))
+
+
+def test_ca_file_that_may_not_be_read(site: Site) -> None:
+    os.chown(site.ca / "intermediate.key", 65534, 65534)
+    drop = "-dac_override,-dac_read_search"
+    assert_refuses(
+        site,
+        str(site.ca / "intermediate.key"),
+        prefix=("setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}"),
+    )
+
+
+def test_ca_expired(site: Site) -> None:
+    shutil.rmtree(site.ca)
+    past = datetime.now(UTC) - timedelta(days=500)
+    init_authority(site.ca, trust_domain=TRUST_DOMAIN, now=past)  # the intermediate lives for one year
+    assert_refuses(site, str(site.ca / "intermediate.pem"), "expired")
+
+
+def test_ca_not_valid_yet(site: Site) -> None:
+    shutil.rmtree(site.ca)
+    init_authority(site.ca, trust_domain=TRUST_DOMAIN, now=datetime.now(UTC) + timedelta(days=5))
+    assert_refuses(site, str(site.ca / "intermediate.pem"))
+
+
+def test_key_of_another_ca(site: Site, tmp_path: Path) -> None:
+    init_authority(tmp_path / "other", trust_domain=TRUST_DOMAIN, now=datetime.now(UTC))
+    shutil.copy(tmp_path / "other" / "intermediate.key", site.ca / "intermediate.key")
+    assert_refuses(site, str(site.ca / "intermediate.key"))
+
+
+def test_mesh_directory_missing(site: Site) -> None:
+    shutil.rmtree(site.mesh)
+    assert_refuses(site, str(site.mesh))
+
+
+def test_run_directory_that_cannot_be_made(site: Site) -> None:
+    (site.directory / "file").write_text("")
+    site.configure(run_dir=str(site.directory / "file" / "run"))
+    assert_refuses(site, str(site.directory / "file" / "run"))
+
+
+def test_configuration_missing(site: Site) -> None:
+    site.config.unlink()
+    assert_refuses(site, str(site.config))
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"workers": "many"}, "workers: expected a number of threads from 1 to 64, found"),
+        ({"certificate_lifetime": "soon"}, "certificate_lifetime: expected a duration such as 30s"),
+        ({"setle": "2s"}, "setle: "),
+        ({"node": None}, "node: "),
+    ],
+    ids=["type", "duration", "unknown-key", "required"],
+)
+def test_bad_configuration_names_file_line_and_field(site: Site, settings: dict[str, Any], text: str) -> None:
+    site.configure(**settings)
+    (name,) = settings
+    line = 1 + [text.partition(":")[0] for text in site.config.read_text().splitlines()].index(name)
+    assert_refuses(site, f"{site.config}:{line}: ", text)
+
+
+def test_configuration_with_many_problems_names_each(site: Site) -> None:
+    site.configure(workers=0, settle="never")
+    before = site.traces()
+    result = site.start()
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 2
+    assert "workers: " in result.stderr
+    assert "settle: " in result.stderr
+    assert site.traces() == before
+
+
+# ---- a second agent on the node
+
+
+def test_second_agent_for_the_same_directory(lab: RunningLab, programs: Programs) -> None:
+    server = programs.serve("pipeline")
+    client = programs.dial("shipper", server.address)
+    assert echoes(client)
+    pid, files = lab.agent_pid("node1"), sorted(lab.run_dir("node1").iterdir())
+    result = nodeseal("agent", "--config", str(lab.run_dir("node1") / "agent.yaml"))
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line == f"nodeseal: another agent (pid {pid}) runs for {lab.run_dir('node1')}; stop it first"
+    assert sorted(lab.run_dir("node1").iterdir()) == files
+    assert lab.agent_pid("node1") == pid
+    assert lab.enrolled("shipper", "siem")
+    assert echoes(client)
+    assert echoes(programs.dial("shipper", server.address))
+
+
+def test_second_agent_for_the_same_node_with_another_directory(tmp_path: Path) -> None:
+    """Two agents of one node would fight for its workloads and overwrite each other's publication."""
+    # A lab of its own: were the second agent to run, it would disturb the first.
+    with running_lab(tmp_path / "labs") as lab, Programs(lab) as programs:
+        server = programs.serve("pipeline")
+        client = programs.dial("shipper", server.address)
+        assert echoes(client)
+        publication = lab.lab.mesh / "enrolled" / "node1.yaml"
+        before = publication.read_text()
+        config = tmp_path / "agent.yaml"
+        first = yaml.safe_load((lab.run_dir("node1") / "agent.yaml").read_text())
+        config.write_text(yaml.safe_dump(first | {"run_dir": str(tmp_path / "run")}))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nodeseal", "agent", "--config", str(config)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=child_environment(),
+        )
+        try:
+            wait_until(
+                lambda: process.poll() is not None or publication.read_text() != before,
+                "the second agent refuses, or takes the first one's place",
+            )
+            assert publication.read_text() == before
+            _, errors = process.communicate(timeout=30)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+            nodeseal("cleanup", "--run-dir", str(tmp_path / "run"))
+        assert process.returncode == 1
+        said = [line for line in errors.splitlines() if not is_log(line)]
+        assert len(said) == 1
+        assert "node1" in said[0]
+        assert not (tmp_path / "run").exists()
+        assert publication.read_text() == before
+        assert echoes(client)
+        assert echoes(programs.dial("shipper", server.address))
+
+
+def test_agent_that_is_told_to_go_leaves_with_status_zero(site: Site) -> None:
+    """What the refusals above are to be compared with: the same site, when nothing is wrong."""
+    log = site.directory / "agent.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nodeseal", "agent", "--config", str(site.config)],
+            stdout=output,
+            stderr=output,
+            env=child_environment(),
+        )
+    try:
+        wait_until(lambda: "agent is ready" in log.read_text() or process.poll() is not None, "the agent is ready")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        if process.poll() is None:
+            end_process(process.pid)
+        assert nodeseal("cleanup", "--run-dir", str(site.run_dir)).returncode == 0
+    assert site.processes() == []
+    assert not site.run_dir.exists()
