@@ -44,7 +44,7 @@ from nodeseal.lab.lab import Lab, take_down
 from nodeseal.lab.mesh_state import write_agent_config
 from nodeseal.lab.namespaces import run_in
 from nodeseal.lab.plan import NAMESPACE, TRUST_DOMAIN, Node, Plan, PodRequest
-from nodeseal.lab.processes import child_environment, start_time
+from nodeseal.lab.processes import child_environment
 from nodeseal.lab.topology import UPLINK
 from support.namespaces import wait_for
 
@@ -246,10 +246,18 @@ def nodeseal(*arguments: str, timeout: float = 60, **options: Any) -> subprocess
 
 
 def end_process(pid: int, number: int = signal.SIGKILL) -> None:
-    """Signals a process and waits until it has ended (a zombie has)."""
-    began = start_time(pid)
-    os.kill(pid, number)
-    wait_until(lambda: start_time(pid) != began, f"process {pid} ends after signal {number}")
+    """Signals a process and waits until all its threads have ended, and with them its locks and sockets are gone.
+
+    The state Z in /proc/PID/stat comes earlier: it tells of the main thread only."""
+    process = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(process, number)
+        poll = select.poll()
+        poll.register(process, select.POLLIN)
+        if not poll.poll(PATIENCE * 1000):
+            pytest.fail(f"process {pid} does not end after signal {number}")
+    finally:
+        os.close(process)
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
 

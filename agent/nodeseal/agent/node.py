@@ -221,6 +221,8 @@ class Node:
                     self._note_trouble(problem)
             else:
                 self._note_trouble(str(item))
+                # What cannot be read may be this node's own publication.
+                await self._republish()
 
     def _foreign_trust_domain(self, mesh: Mesh) -> str | None:
         if mesh.trust_domain == self.trust_domain:
@@ -255,8 +257,12 @@ class Node:
         """Publishes again when the file does not say what this agent wrote: somebody edited or removed it, and peers
         that believe it would send plaintext. What was read may also be older than what was written; then this writes
         nothing."""
-        if self._published is None or read == self._published & self._known_names():
-            return
+        if self._published is not None and read != self._published & self._known_names():
+            await self._republish()
+
+    async def _republish(self) -> None:
+        if self._published is None:
+            return  # whoever publishes first, or could not, tries by himself
         try:
             await self.publish(healing=True)
         except PublicationError as error:
