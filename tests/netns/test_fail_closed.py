@@ -100,6 +100,18 @@ def test_new_connections_between_pods_of_a_dead_node_never_cross_in_plaintext(
     assert server.peers == []
 
 
+@DEATHS
+def test_plaintext_from_outside_does_not_get_past_a_dead_core(
+    lab: RunningLab, programs: Programs, death: Callable[[RunningLab, str], None]
+) -> None:
+    """Nobody could say whether it is allowed: the workload may be strict."""
+    server = programs.serve("pipeline")
+    death(lab, "node2")
+    attempt = Attempt(lab, programs, "guest", server)
+    wait_until(attempt.is_over, "the client fails, or hangs")
+    assert server.peers == []
+
+
 @pytest.mark.parametrize("dead", NODES)
 def test_live_connection_never_goes_on_in_plaintext(lab: RunningLab, programs: Programs, dead: str) -> None:
     server = programs.serve("pipeline")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from nodeseal.lab.lab import take_down
 from nodeseal.lab.namespaces import list_namespaces, remove_namespace
 from nodeseal.lab.plan import prefix
 from support.lab import (
+    PATIENCE,
     Programs,
     RunningLab,
     echoes,
@@ -152,6 +154,33 @@ def test_cleanup_ends_captured_connections_and_none_goes_on_in_plaintext(lab: Ru
         writer.result()
         reader.result()
         assert not wire.carries(CARD)
+
+
+def test_cleanup_ends_a_connection_that_waits_and_it_does_not_begin_in_plaintext(
+    lab: RunningLab, programs: Programs
+) -> None:
+    """It was dialled while it had to be protected: without its routes, its next SYN would leave as it is."""
+    server = programs.serve("pipeline")
+    kill_agents_and_cores(lab)
+
+    def dial() -> socket.socket:
+        client = socket.socket()
+        client.setblocking(False)
+        client.connect_ex(server.address)
+        client.settimeout(PATIENCE)
+        return client
+
+    client = lab.run("shipper", dial)
+    programs.at_end(client.close)
+    with programs.sniff() as wire:
+        for node in NODES:
+            assert cleanup(lab, node).returncode == 0
+        # Ended, or established past the mesh: either way it can be written to or tells why not.
+        select.select([], [client], [], PATIENCE)
+        with pytest.raises(OSError):  # noqa: PT011
+            client.sendall(CARD)
+        assert not wire.carries(CARD)
+    assert server.peers == []
 
 
 def test_cleanup_when_a_namespace_is_gone(lab: RunningLab, programs: Programs, untouched: dict[str, str]) -> None:

@@ -96,11 +96,10 @@ def test_what_runs_is_adopted(lab: RunningLab, programs: Programs, number: int) 
         assert echoes(client)
 
 
-@ENDINGS
-def test_adopted_workload_can_be_unenrolled(lab: RunningLab, programs: Programs, number: int) -> None:
+def test_adopted_workload_can_be_unenrolled(lab: RunningLab, programs: Programs) -> None:
     server = programs.serve("pipeline")
     lab.lab.enrol("comer")
-    lab.restart_agent("node1", number)
+    lab.restart_agent("node1", signal.SIGKILL)
     lab.lab.unenrol("comer")
     wait_until(lambda: lab.workload("comer")["phase"] == "absent", "comer has left the mesh")
     with programs.sniff() as wire:
@@ -108,17 +107,16 @@ def test_adopted_workload_can_be_unenrolled(lab: RunningLab, programs: Programs,
         assert wire.carries(CARD)
 
 
-@ENDINGS
-def test_change_made_while_no_agent_runs_is_taken_up(lab: RunningLab, programs: Programs, number: int) -> None:
+def test_change_made_while_no_agent_runs_is_taken_up(lab: RunningLab, programs: Programs) -> None:
     server = programs.serve("pipeline")
-    lab.kill_agent("node1", number)
+    lab.kill_agent("node1", signal.SIGKILL)
     change_workloads(lab.lab.mesh, {"comer": {"enrolled": True}})
     lab.start_agent("node1")
     wait_until(lambda: lab.enrolled("comer"), "comer is enrolled")
     client = programs.dial("comer", server.address)
     assert echoes(client)
     assert lab.outbound(client)["mtls"]
-    lab.kill_agent("node1", number)
+    lab.kill_agent("node1", signal.SIGTERM)
     change_workloads(lab.lab.mesh, {"comer": {"enrolled": False}})
     lab.start_agent("node1")
     client.close()

@@ -26,6 +26,11 @@ from support.namespaces import needs_root
 pytestmark = needs_root
 
 TRUST_DOMAIN = "example.org"
+# Not root, but able to read a checkout that lies in root's home.
+NOBODY = (
+    *("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"),
+    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
+)
 # CAP_SYS_ADMIN holds all that CAP_BPF and CAP_PERFMON do, see capabilities(7).
 NO_BPF = "-bpf,-sys_admin"
 
@@ -106,7 +111,7 @@ def is_log(line: str) -> bool:
 
 
 def test_not_root(site: Site) -> None:
-    assert_refuses(site, "root", prefix=("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"))
+    assert_refuses(site, "root", prefix=NOBODY)
 
 
 def test_cleanup_not_root(site: Site) -> None:
@@ -115,7 +120,7 @@ def test_cleanup_not_root(site: Site) -> None:
         "cleanup",
         "--run-dir",
         str(site.run_dir),
-        prefix=("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"),
+        prefix=NOBODY,
     )
     assert result.returncode == 1
     assert result.stderr == "nodeseal: cleanup needs root's privileges: run it as root\n"

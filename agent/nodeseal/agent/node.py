@@ -34,6 +34,7 @@ log = logging.getLogger("nodeseal.agent")
 
 _STOP_TIMEOUT_S = 20.0
 _RESEND_S = 1.0
+_PUBLICATION_CHECK_S = 5.0
 
 
 class MeshSource(Protocol):
@@ -113,6 +114,7 @@ class Node:
         self.core.set_ready()
         self._tasks.append(asyncio.create_task(self.core.run(), name="core"))
         self._tasks.append(asyncio.create_task(self._follow(), name="mesh"))
+        self._tasks.append(asyncio.create_task(self._keep_publication(), name="publication"))
         if self._from_source is not None:
             # Without any mesh state nobody knows what is wanted: what is captured waits for one.
             for name in self.enrolments:
@@ -258,6 +260,12 @@ class Node:
         that believe it would send plaintext. What was read may also be older than what was written; then this writes
         nothing."""
         if self._published is not None and read != self._published & self._known_names():
+            await self._republish()
+
+    async def _keep_publication(self) -> None:
+        """Looks after the file itself: an edit right after another one may not alter what the source sees."""
+        while True:
+            await asyncio.sleep(_PUBLICATION_CHECK_S)
             await self._republish()
 
     async def _republish(self) -> None:
