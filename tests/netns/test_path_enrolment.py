@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -96,6 +97,8 @@ def test_captured_connection_outlives_unenrolment(lab: RunningLab, programs: Pro
     lines.goes_on()
     assert lab.outbound(lines.connection)["mtls"]
     lab.lab.unenrol(*COMERS)
+    # By then what is left of a workload is only what its connections need.
+    wait_until(lambda: not any(takes_tunnels(lab, pod) for pod in COMERS), "nothing listens on port 15008 any more")
     with programs.sniff() as wire:
         lines.goes_on()
         packets = wire.cut()
@@ -104,6 +107,7 @@ def test_captured_connection_outlives_unenrolment(lab: RunningLab, programs: Pro
     assert {
         row["mtls"] for row in lab.connections("node1") if row["source"] == endpoint(lines.connection.getsockname())
     } == {True}
+    assert [lab.workload(pod)["phase"] for pod in COMERS] == ["leaving", "leaving"]
     lines.finish()
 
 
@@ -264,3 +268,14 @@ def test_both_ends_enrolled_never_open_plaintext_again(lab: RunningLab, programs
         packets = wire.cut()
     assert ports_used(packets) <= {HBONE_PORT}
     assert not any(CARD in packet.payload for packet in packets)
+
+
+def takes_tunnels(lab: RunningLab, pod: str) -> bool:
+    """Whether somebody listens on port 15008 in the pod."""
+
+    def read() -> bool:
+        lines = Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]
+        listening = [line.split()[1] for line in lines if line.split()[3] == "0A"]  # TCP_LISTEN
+        return any(address.endswith(f":{HBONE_PORT:04X}") for address in listening)
+
+    return lab.run(pod, read)
