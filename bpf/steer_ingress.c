@@ -21,8 +21,8 @@
  * sk_lookup alone cannot do all this: it cannot tell traffic from outside from the core's own connection to
  * the application.
  *
- * TC_ACT_UNSPEC (TCX_NEXT is the same number) lets the TCX programs and tc filters that follow have their say;
- * with none, the packet goes on.
+ * TC_ACT_UNSPEC (TCX_NEXT is the same number) lets the TCX programs and tc filters that follow have their
+ * say; with none, the packet goes on.
  *
  * Fails closed: a connection that cannot be given to the core is dropped, never handed to the application.
  */
