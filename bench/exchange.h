@@ -3,11 +3,11 @@
  * A connection begins with a request in the form of HTTP/1.1; the first letter of its path says what follows:
  *
  *   /keep      the server answers with RESPONSE_SIZE bytes and waits for the next request
- *   /close     the server answers and closes. The server closes first on purpose: the state TIME_WAIT then stays with the
- *              accepting side of every hop, and no hop runs out of ports for its outgoing connections
+ *   /close     the server answers and closes. The server closes first on purpose: the state TIME_WAIT then
+ * stays with the accepting side of every hop, and no hop runs out of ports for its outgoing connections
  *   /download  the server sends until the connection ends
- *   /upload    the server discards what follows, and reports after every REPORT_EVERY bytes how many have arrived in all
- *              (8 bytes, in the machine's order: both run on the same one)
+ *   /upload    the server discards what follows, and reports after every REPORT_EVERY bytes how many have
+ * arrived in all (8 bytes, in the machine's order: both run on the same one)
  */
 #ifndef BENCH_EXCHANGE_H
 #define BENCH_EXCHANGE_H
@@ -25,11 +25,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Stands in every request and every response: who sees it on a wire sees plaintext. bench/wire.py looks for it. */
+/* Stands in every request and every response: who sees it on a wire sees plaintext. bench/wire.py looks for
+ * it. */
 #define MARKER "nodeseal-bench-marker"
 
 #define REQUEST(path) "GET " path " HTTP/1.1\r\nHost: bench\r\nX-Marker: " MARKER "\r\n\r\n"
-#define RESPONSE_HEAD "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 1024\r\n\r\n"
+#define RESPONSE_HEAD                                                                                        \
+    "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 1024\r\n\r\n"
 
 enum {
     RESPONSE_BODY = 1024,

