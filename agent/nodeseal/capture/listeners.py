@@ -62,7 +62,10 @@ def _listen(where: str, role: int, address: IPv4Address) -> int:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     with listener:
         try:
-            listener.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, constants.MARK_CORE)
+            # What the core accepts inherits the mark, and fwmark_reflect gives it to the resets that answer it: towards
+            # a captured application those must stay on lo, instead of leaving for the address that it dialled.
+            mark = constants.MARK_CAPTURED if role == OUTBOUND else constants.MARK_CORE
+            listener.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, mark)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if role != HBONE:
                 listener.setsockopt(socket.SOL_IP, syscalls.IP_TRANSPARENT, 1)
