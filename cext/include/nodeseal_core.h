@@ -160,7 +160,8 @@ int core_workload_add(struct core *core, uint64_t workload, int netns_fd, const 
  * theirs; tunnels this workload opened take no new streams. Nothing changes when it fails. */
 int core_workload_credentials(struct core *core, uint64_t workload, const char *chain_pem,
                               const char *key_pem, const char *bundle_pem, char *error, size_t error_size);
-/* Listens on fd (duplicated, made non-blocking); one per role. */
+/* Listens on fd (duplicated, made non-blocking); one per role. What is accepted inherits its options:
+ * TCP_NODELAY should be set on it, and keepalive on that of NS_LISTEN_INBOUND. */
 int core_workload_listen(struct core *core, uint64_t workload, int role, int fd, char *error,
                          size_t error_size);
 /* Closes the listener of one role; running connections are untouched. */

@@ -33,6 +33,7 @@ static struct flow *flow_new(struct worker *worker, struct workload *workload, e
     flow->id = ((uint64_t)worker->index << 48) + worker->next_flow_id++;
     flow->worker = worker;
     flow->workload = workload;
+    flow->window = H2_STREAM_WINDOW;
     link_init(&flow->tunnel_link);
     link_init(&flow->busy_link);
     link_init(&flow->waiting_link);
@@ -96,6 +97,9 @@ static void flow_close(struct flow *flow, const char *reason, void (*close_side)
     flow->near.fd = flow->far.fd = -1;
     byte_queue_clear(&flow->to_near.pending, &worker->blocks);
     byte_queue_clear(&flow->to_far.pending, &worker->blocks);
+    worker->window_spare += flow->window - H2_STREAM_WINDOW;
+    if (worker->gathered.flow == flow)
+        worker->gathered.flow = NULL;
     decision_waiter_cancel(&flow->waiter);
     link_remove(&flow->busy_link);
     link_remove(&flow->waiting_link);
@@ -325,15 +329,14 @@ void flow_recheck(struct flow *flow)
 
 /* ---- acceptance ---- */
 
-void flow_accept(struct listener *listener, struct worker *worker, int fd)
+void flow_accept(struct listener *listener, struct worker *worker, int fd, const struct ns_address *peer)
 {
     enum ns_direction direction = listener->role == NS_LISTEN_OUTBOUND ? NS_OUTBOUND : NS_INBOUND;
     struct flow *flow = flow_new(worker, listener->workload, direction);
     struct pollable *side = direction == NS_OUTBOUND ? &flow->near : &flow->far;
     side_adopt(side, fd);
-    socket_tune(fd);
-    if (socket_peer_address(fd, &flow->source) != 0 || socket_local_address(fd, &flow->destination) != 0 ||
-        worker_watch(worker, side) != 0) {
+    flow->source = *peer;
+    if (socket_local_address(fd, &flow->destination) != 0 || worker_watch(worker, side) != 0) {
         flow_fail(flow, "the connection could not be set up");
         return;
     }
@@ -401,6 +404,9 @@ static void on_closed(void *owner, void *stream, uint32_t code)
     struct flow *flow = stream;
     NS_CHECK(flow, FLOW_MAGIC);
     flow->stream = 0;
+    relay_gathered(flow->worker);
+    if (flow->state == FLOW_CLOSED)
+        return;
     if (flow->state == FLOW_CONNECTING && flow->direction == NS_OUTBOUND) {
         flow_route_failed(flow, code == REFUSED_STREAM, "the peer reset the request");
         return;
@@ -457,9 +463,14 @@ const struct h2_events FLOW_EVENTS = {
 
 /* ---- events ---- */
 
-static void side_connected(struct flow *flow, struct pollable *side)
+static void side_connected(struct flow *flow, struct pollable *side, uint32_t events)
 {
-    int error = socket_error(side->fd);
+    int error = 0;
+    if (events & (EPOLLERR | EPOLLHUP)) {
+        error = socket_error(side->fd);
+        if (error == 0)
+            error = ECONNRESET; /* made, and reset before we looked */
+    }
     if (error == 0) {
         if (side == &flow->near)
             application_connected(flow);
@@ -488,7 +499,7 @@ void flow_event(struct flow *flow, struct pollable *side, uint32_t events)
         side->writable = 1;
     if (flow->state == FLOW_CONNECTING && dialled) {
         if (events & (EPOLLOUT | EPOLLERR | EPOLLHUP))
-            side_connected(flow, side);
+            side_connected(flow, side, events);
         return;
     }
     if (events & EPOLLERR) {

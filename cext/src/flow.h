@@ -55,6 +55,8 @@ struct flow {
     int32_t stream;
     struct half to_far;
     struct half to_near;
+    uint32_t
+        window; /* its stream's receive window; what exceeds H2_STREAM_WINDOW is of worker->window_spare */
     struct ns_address source;
     struct ns_address destination;
     struct ns_address endpoint;
@@ -68,7 +70,7 @@ struct flow {
 
 extern const struct h2_events FLOW_EVENTS; /* owner: the tunnel; stream: the flow */
 
-void flow_accept(struct listener *listener, struct worker *worker, int fd);
+void flow_accept(struct listener *listener, struct worker *worker, int fd, const struct ns_address *peer);
 void flow_event(struct flow *flow, struct pollable *side, uint32_t events);
 /* Moves bytes as far as they go now. */
 void flow_relay(struct flow *flow);

@@ -227,6 +227,11 @@ void h2_taken(struct h2 *h2, int32_t id, size_t length)
     nghttp2_session_consume_stream(h2->session, id, length); /* a stream that is gone is no error here */
 }
 
+void h2_widen(struct h2 *h2, int32_t id, uint32_t window)
+{
+    nghttp2_session_set_local_window_size(h2->session, NGHTTP2_FLAG_NONE, id, (int32_t)window);
+}
+
 /* ---- sending ---- */
 
 static ssize_t frame_length(nghttp2_session *session, uint8_t type, int32_t id, int32_t connection_window,

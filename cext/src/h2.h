@@ -6,9 +6,10 @@
  * of the frame header in the buffer that is being produced.
  *
  * Flow control. A stream's window is given back only when its bytes have been taken by the application
- * (h2_taken): that bounds what one slow reader makes us hold to H2_STREAM_WINDOW. The connection's window is
- * given back on receipt, or a few slow readers would use it up and stall all others of the tunnel; so a
- * tunnel holds at most H2_STREAMS_ACCEPTED stream windows.
+ * (h2_taken): that bounds what one slow reader makes us hold to its window. All begin with H2_STREAM_WINDOW;
+ * the owner widens those that move much (h2_widen). The connection's window is given back on receipt, or a
+ * few slow readers would use it up and stall all others of the tunnel; so a tunnel holds at most the sum of
+ * its streams' windows.
  *
  * Callbacks run inside h2_feed and h2_produce. They may call any h2_ function of the same session except
  * h2_feed, h2_produce and h2_free.
@@ -24,9 +25,11 @@
 
 enum {
     H2_STREAM_WINDOW = 1 << 20,
-    H2_CONNECTION_WINDOW = 16
-        << 20,            /* a multiple of the stream's: equal sizes can deadlock applications (ztunnel) */
-    H2_FRAME_MAX = 65536, /* largest DATA frame sent; the peer's own limit also holds */
+    H2_STREAM_WINDOW_MAX = 16 << 20,
+    H2_CONNECTION_WINDOW = 64
+        << 20, /* a multiple of the stream's: equal sizes can deadlock applications (ztunnel) */
+    H2_FRAME_MAX = 224
+        << 10, /* largest DATA frame; a scratch buffer holds one. When sent, the peer's limit also holds */
     H2_STREAMS_PER_TUNNEL = 100, /* opened by us on one connection */
     H2_STREAMS_ACCEPTED = 200,   /* announced to peers; ztunnel's server accepts as many */
 };
@@ -90,6 +93,8 @@ void h2_resume(struct h2 *h2, int32_t id);
 void h2_reset(struct h2 *h2, int32_t id, uint32_t code);
 /* The application took `length` bytes that `data` delivered. */
 void h2_taken(struct h2 *h2, int32_t id, size_t length);
+/* Sets a stream's receive window, which must be larger than before. */
+void h2_widen(struct h2 *h2, int32_t id, uint32_t window);
 /* True while flow control, the peer's reluctance, keeps this stream from sending. */
 int h2_stream_blocked(struct h2 *h2, int32_t id);
 

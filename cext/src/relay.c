@@ -19,7 +19,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { WRITE_VECTORS = 16 };
+enum {
+    WRITE_VECTORS = 16,
+    WIDEN_AFTER_WINDOWS = 4,
+};
 
 /* Results of an attempt on a socket. */
 enum progress { PROGRESS_DONE, PROGRESS_BLOCKED, PROGRESS_BROKEN };
@@ -50,15 +53,34 @@ static enum progress side_drain(struct flow *flow, struct pollable *side, struct
     return PROGRESS_DONE;
 }
 
-/* Writes `length` bytes to `side`, or keeps what it does not take. */
-static enum progress side_write(struct flow *flow, struct pollable *side, struct half *half,
-                                const uint8_t *bytes, size_t length, size_t *written)
+/* Takes `length` bytes off the front of the pieces. */
+static void pieces_consume(struct msghdr *pieces, size_t length)
 {
+    while (pieces->msg_iovlen > 0 && length >= pieces->msg_iov->iov_len) {
+        length -= pieces->msg_iov->iov_len;
+        pieces->msg_iov++;
+        pieces->msg_iovlen--;
+    }
+    if (length > 0) {
+        pieces->msg_iov->iov_base = (uint8_t *)pieces->msg_iov->iov_base + length;
+        pieces->msg_iov->iov_len -= length;
+    }
+}
+
+/* Writes the pieces to `side`, or keeps what it does not take. */
+static enum progress side_write(struct flow *flow, struct pollable *side, struct half *half,
+                                struct iovec *pieces, int count, size_t *written)
+{
+    struct msghdr message = {.msg_iov = pieces, .msg_iovlen = (size_t)count};
     *written = 0;
-    while (*written < length && half->pending.length == 0 && side->writable) {
-        ssize_t sent = send(side->fd, bytes + *written, length - *written, MSG_NOSIGNAL | MSG_DONTWAIT);
+    while (message.msg_iovlen > 0 && half->pending.length == 0 && side->writable) {
+        /* One piece is the rule, and send() costs less than sendmsg(). */
+        ssize_t sent = message.msg_iovlen == 1 ? send(side->fd, message.msg_iov->iov_base,
+                                                      message.msg_iov->iov_len, MSG_NOSIGNAL | MSG_DONTWAIT)
+                                               : sendmsg(side->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (sent >= 0) {
             *written += (size_t)sent;
+            pieces_consume(&message, (size_t)sent);
         } else if (errno == EAGAIN) {
             side->writable = 0;
         } else if (errno != EINTR) {
@@ -66,23 +88,29 @@ static enum progress side_write(struct flow *flow, struct pollable *side, struct
             return PROGRESS_BROKEN;
         }
     }
-    if (*written == length)
+    if (message.msg_iovlen == 0)
         return PROGRESS_DONE;
-    byte_queue_append(&half->pending, &flow->worker->blocks, bytes + *written, length - *written);
+    for (; message.msg_iovlen > 0; message.msg_iov++, message.msg_iovlen--)
+        byte_queue_append(&half->pending, &flow->worker->blocks, message.msg_iov->iov_base,
+                          message.msg_iov->iov_len);
     return PROGRESS_BLOCKED;
 }
 
-/* Passes the end on once nothing is pending. */
-static void half_end_if_due(struct half *half, const struct pollable *side)
+/* Passes the end on once nothing is pending. When the opposite direction has ended too, the close that
+ * follows at once says the same to the peer. */
+static void half_end_if_due(struct half *half, const struct half *opposite, const struct pollable *side)
 {
     if (half->state == HALF_ENDING && half->pending.length == 0) {
-        (void)shutdown(side->fd, SHUT_WR); /* fails only on a socket that is gone, which its events tell */
+        if (opposite->state != HALF_ENDED)
+            (void)shutdown(side->fd,
+                           SHUT_WR); /* fails only on a socket that is gone, which its events tell */
         half->state = HALF_ENDED;
     }
 }
 
 /* Relays from one socket to another. BROKEN: the flow must be reset. */
-static enum progress pump(struct flow *flow, struct pollable *from, struct pollable *to, struct half *half)
+static enum progress pump(struct flow *flow, struct pollable *from, struct pollable *to, struct half *half,
+                          const struct half *opposite)
 {
     struct worker *worker = flow->worker;
     enum progress progress = side_drain(flow, to, half);
@@ -98,7 +126,8 @@ static enum progress pump(struct flow *flow, struct pollable *from, struct polla
             half->bytes += (uint64_t)got;
             if (got < SCRATCH_SIZE && !from->ending)
                 from->readable = 0;
-            progress = side_write(flow, to, half, worker->plain, (size_t)got, &written);
+            struct iovec piece = {worker->plain, (size_t)got};
+            progress = side_write(flow, to, half, &piece, 1, &written);
         } else if (got == 0 && !from->failed) {
             from->readable = 0;
             half->state = HALF_ENDING;
@@ -108,7 +137,7 @@ static enum progress pump(struct flow *flow, struct pollable *from, struct polla
             return PROGRESS_BROKEN;
         }
     }
-    half_end_if_due(half, to);
+    half_end_if_due(half, opposite, to);
     if (progress == PROGRESS_BROKEN ||
         (from->failed && (progress == PROGRESS_BLOCKED || half->state != HALF_OPEN)))
         return PROGRESS_BROKEN;
@@ -117,8 +146,8 @@ static enum progress pump(struct flow *flow, struct pollable *from, struct polla
 
 static void relay_plain(struct flow *flow)
 {
-    if (pump(flow, &flow->near, &flow->far, &flow->to_far) == PROGRESS_BROKEN ||
-        pump(flow, &flow->far, &flow->near, &flow->to_near) == PROGRESS_BROKEN)
+    if (pump(flow, &flow->near, &flow->far, &flow->to_far, &flow->to_near) == PROGRESS_BROKEN ||
+        pump(flow, &flow->far, &flow->near, &flow->to_near, &flow->to_far) == PROGRESS_BROKEN)
         flow_abort(flow, flow->near.failed ? "the application reset the connection"
                                            : "the far side reset the connection");
 }
@@ -145,7 +174,7 @@ static void relay_tunnel(struct flow *flow)
         flow_abort(flow, "the application reset the connection");
         return;
     }
-    half_end_if_due(&flow->to_near, near);
+    half_end_if_due(&flow->to_near, &flow->to_far, near);
     if (side_discard(flow, near, &flow->to_far) == PROGRESS_BROKEN) {
         flow_abort(flow, "the application reset the connection");
         return;
@@ -176,27 +205,65 @@ void flow_relay(struct flow *flow)
 
 /* ---- a tunnel's stream ---- */
 
-void relay_stream_data(void *owner, void *stream, const uint8_t *bytes, size_t length)
+/* A stream that has moved several windows' worth, to an application that keeps up, gets a wider one: over a
+ * long way the window is all that a round trip can carry. */
+static void widen(struct flow *flow)
 {
-    struct tunnel *tunnel = owner;
-    struct flow *flow = stream;
+    struct worker *worker = flow->worker;
+    if (flow->window < H2_STREAM_WINDOW_MAX &&
+        flow->to_near.bytes >= WIDEN_AFTER_WINDOWS * (uint64_t)flow->window &&
+        worker->window_spare >= flow->window) {
+        worker->window_spare -= flow->window;
+        flow->window *= 2;
+        h2_widen(flow->tunnel->h2, flow->stream, flow->window);
+    }
+}
+
+void relay_gathered(struct worker *worker)
+{
+    struct gathered *gathered = &worker->gathered;
+    struct flow *flow = gathered->flow;
+    if (flow == NULL)
+        return;
+    gathered->flow = NULL;
     size_t written;
-    flow->to_near.bytes += length;
-    enum progress progress = side_write(flow, &flow->near, &flow->to_near, bytes, length, &written);
-    if (written > 0)
-        h2_taken(tunnel->h2, flow->stream, written);
+    enum progress progress =
+        side_write(flow, &flow->near, &flow->to_near, gathered->pieces, gathered->count, &written);
+    if (flow->stream > 0) { /* else the stream has just ended */
+        h2_taken(flow->tunnel->h2, flow->stream, written);
+        if (progress == PROGRESS_DONE)
+            widen(flow);
+    }
     if (progress == PROGRESS_BROKEN)
         flow_abort(flow, "the application reset the connection");
 }
 
+void relay_stream_data(void *owner, void *stream, const uint8_t *bytes, size_t length)
+{
+    struct tunnel *tunnel = owner;
+    struct flow *flow = stream;
+    struct gathered *gathered = &tunnel->worker->gathered;
+    if (gathered->flow != NULL && (gathered->flow != flow || gathered->count == GATHERED_PIECES))
+        relay_gathered(tunnel->worker);
+    if (flow->state == FLOW_CLOSED)
+        return; /* by the write just made */
+    if (gathered->flow == NULL) {
+        gathered->flow = flow;
+        gathered->count = 0;
+    }
+    flow->to_near.bytes += length;
+    gathered->pieces[gathered->count++] = (struct iovec){(void *)(uintptr_t)bytes, length};
+}
+
 void relay_stream_end(void *owner, void *stream)
 {
-    (void)owner;
+    struct tunnel *tunnel = owner;
     struct flow *flow = stream;
+    relay_gathered(tunnel->worker);
     if (flow->to_near.state == HALF_OPEN)
         flow->to_near.state = HALF_ENDING;
     if (flow->state == FLOW_OPEN)
-        half_end_if_due(&flow->to_near, &flow->near);
+        half_end_if_due(&flow->to_near, &flow->to_far, &flow->near);
 }
 
 ssize_t relay_stream_source(void *owner, void *stream, uint8_t *out, size_t capacity, int *end)

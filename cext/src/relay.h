@@ -15,6 +15,9 @@ void relay_stream_data(void *owner, void *stream, const uint8_t *bytes, size_t l
 void relay_stream_end(void *owner, void *stream);
 ssize_t relay_stream_source(void *owner, void *stream, uint8_t *out, size_t capacity, int *end);
 
+/* Writes what relay_stream_data has gathered. To be called after each h2_feed, before its bytes go. */
+void relay_gathered(struct worker *worker);
+
 /* Both directions have ended and everything is written: closes in order. (flow.c) */
 void flow_finish(struct flow *flow);
 

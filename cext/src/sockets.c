@@ -6,7 +6,6 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sched.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <unistd.h>
@@ -77,23 +76,14 @@ int socket_local_address(int fd, struct ns_address *out)
                                                                       : -1;
 }
 
-int socket_peer_address(int fd, struct ns_address *out)
-{
-    struct sockaddr_storage storage;
-    socklen_t length = sizeof(storage);
-    return getpeername(fd, (struct sockaddr *)&storage, &length) == 0 ? address_from_sockaddr(&storage, out)
-                                                                      : -1;
-}
-
 static int set_option(int fd, int level, int name, int value)
 {
     return setsockopt(fd, level, name, &value, sizeof(value));
 }
 
-void socket_tune(int fd)
+/* None of these can fail on a TCP socket; a connection without them still works. */
+static void keep_alive(int fd)
 {
-    /* None of these can fail on a TCP socket; a connection without them still works. */
-    (void)set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     (void)set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
     (void)set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_SECONDS);
     (void)set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_SECONDS / 3);
@@ -117,11 +107,17 @@ static int bind_source(int fd, const struct ns_address *source, uint16_t port)
     return bind(fd, (struct sockaddr *)&storage, length);
 }
 
+/* The kernel is asked once per thread: these numbers are to collide seldom, not to be secret (xorshift64*).
+ */
 static uint16_t random_source_port(void)
 {
-    uint32_t random = 0;
-    if (getrandom(&random, sizeof(random), GRND_NONBLOCK) != sizeof(random))
-        random = (uint32_t)rand();
+    static _Thread_local uint64_t state;
+    if (state == 0 && (getrandom(&state, sizeof(state), GRND_NONBLOCK) != sizeof(state) || state == 0))
+        state = 1 + (uint64_t)(uintptr_t)&state;
+    state ^= state >> 12;
+    state ^= state << 25;
+    state ^= state >> 27;
+    uint32_t random = (uint32_t)((state * 2685821657736338717u) >> 32);
     return (uint16_t)(SOURCE_PORT_FIRST + random % (SOURCE_PORT_LAST - SOURCE_PORT_FIRST + 1));
 }
 
@@ -143,8 +139,10 @@ int socket_connect(const struct netns *netns, const struct ns_address *destinati
             return -1;
         if (set_option(fd, SOL_SOCKET, SO_MARK, (int)mark) != 0)
             return close_keeping_errno(fd);
-        socket_tune(fd);
-        if (source != NULL) {
+        (void)set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+        if (source == NULL) {
+            keep_alive(fd);
+        } else {
             int transparent = family == AF_INET ? set_option(fd, IPPROTO_IP, IP_TRANSPARENT, 1)
                                                 : set_option(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, 1);
             /* SO_REUSEADDR lets one source port serve many destinations; connect() still refuses a whole
@@ -166,6 +164,18 @@ int socket_connect(const struct netns *netns, const struct ns_address *destinati
     }
     errno = EADDRNOTAVAIL;
     return -1;
+}
+
+int socket_accept(int listener, struct ns_address *peer)
+{
+    struct sockaddr_storage storage;
+    socklen_t length = sizeof(storage);
+    int fd = accept4(listener, (struct sockaddr *)&storage, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd >= 0 && address_from_sockaddr(&storage, peer) != 0) {
+        errno = EAFNOSUPPORT;
+        return close_keeping_errno(fd);
+    }
+    return fd;
 }
 
 int socket_error(int fd)

@@ -26,16 +26,20 @@ int socket_in(const struct netns *netns, int family);
 socklen_t address_to_sockaddr(const struct ns_address *address, struct sockaddr_storage *out);
 int address_from_sockaddr(const struct sockaddr_storage *from, struct ns_address *out);
 int socket_local_address(int fd, struct ns_address *out);
-int socket_peer_address(int fd, struct ns_address *out);
 
-/* Options of every connection: TCP_NODELAY, keepalive after 180 s (what ztunnel uses). */
-void socket_tune(int fd);
+/* The next connection of a listener, non-blocking, and who made it; or -1 with errno (EAFNOSUPPORT for one
+ * that is neither IPv4 nor IPv6). It inherits the listener's options: TCP_NODELAY is not set again. */
+int socket_accept(int listener, struct ns_address *peer);
+
 /*
  * Begins a connection to `destination` that is marked `mark`. With `source`, the application is to see that
  * address as its client: the socket is transparent and bound to source's IP. Its port is chosen by us from
  * below the range that clients use for themselves: if both the client's own connection and ours to the
  * application had the same address and port, the kernel could not tell the two apart. Returns the descriptor
  * (connection in progress or done), or -1 with errno.
+ *
+ * TCP_NODELAY is set on every socket. Keepalive (after 180 s, as ztunnel) only without a source: such a
+ * socket goes to another machine, which can vanish without a word; an application in the namespace cannot.
  */
 int socket_connect(const struct netns *netns, const struct ns_address *destination,
                    const struct ns_address *source, uint32_t mark);

@@ -19,6 +19,7 @@
 
 #include "flow.h"
 #include "names.h"
+#include "relay.h"
 
 enum {
     TUNNEL_MAGIC = 0x6e737475,
@@ -106,7 +107,7 @@ struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const
     return tunnel;
 }
 
-void tunnel_accept(struct worker *worker, struct workload *workload, int fd)
+void tunnel_accept(struct worker *worker, struct workload *workload, int fd, const struct ns_address *peer)
 {
     if (workload->credentials.server == NULL) {
         socket_abort(fd);
@@ -115,11 +116,10 @@ void tunnel_accept(struct worker *worker, struct workload *workload, int fd)
     struct tunnel *tunnel = tunnel_new(worker, workload, TLS_SERVER);
     tunnel->poll.fd = fd;
     tunnel->state = TUNNEL_HANDSHAKE;
-    socket_tune(fd);
+    tunnel->peer = *peer;
     if (tls_init(&tunnel->tls, TLS_SERVER, &workload->credentials, worker->options->trust_domain, NULL) !=
             0 ||
-        socket_local_address(fd, &tunnel->local) != 0 || socket_peer_address(fd, &tunnel->peer) != 0 ||
-        worker_watch(worker, &tunnel->poll) != 0)
+        socket_local_address(fd, &tunnel->local) != 0 || worker_watch(worker, &tunnel->poll) != 0)
         tunnel_abort(tunnel, "the connection could not be set up");
 }
 
@@ -240,6 +240,7 @@ static void tunnel_digest(struct tunnel *tunnel)
         result = tls_read(&tunnel->tls, &sink, worker->plain, SCRATCH_SIZE + SCRATCH_SPARE, &length);
         if (result == TLS_OK && h2_feed(tunnel->h2, worker->plain, length) != 0)
             tunnel->doom = "the peer broke the HTTP/2 protocol";
+        relay_gathered(worker);
     }
     if (result == TLS_CLOSED && tunnel->doom == NULL)
         tunnel->doom = "the peer closed the tunnel";
@@ -324,9 +325,9 @@ void tunnel_event(struct tunnel *tunnel, uint32_t events)
     if (tunnel->state == TUNNEL_CONNECTING) {
         if (!(events & (EPOLLOUT | EPOLLERR | EPOLLHUP)))
             return;
-        int error = socket_error(tunnel->poll.fd);
-        if (error != 0) {
-            tunnel_refused(tunnel, error);
+        if (events & (EPOLLERR | EPOLLHUP)) {
+            int error = socket_error(tunnel->poll.fd);
+            tunnel_refused(tunnel, error != 0 ? error : ECONNRESET);
             return;
         }
         tunnel_connected(tunnel);

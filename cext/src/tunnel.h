@@ -52,7 +52,7 @@ struct tunnel {
 struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const struct ns_address *address,
                          const char *identity);
 /* Takes over an accepted connection on 15008. */
-void tunnel_accept(struct worker *worker, struct workload *workload, int fd);
+void tunnel_accept(struct worker *worker, struct workload *workload, int fd, const struct ns_address *peer);
 
 /* Something is to be written: it will be at the end of the turn. */
 void tunnel_touch(struct tunnel *tunnel);

@@ -92,12 +92,13 @@ static void workload_credentials(struct workload *workload, struct command *comm
 
 /* ---- listeners ---- */
 
-static void listener_accepted(struct worker *worker, struct listener *listener, int fd)
+static void listener_accepted(struct worker *worker, struct listener *listener, int fd,
+                              const struct ns_address *peer)
 {
     if (listener->role == NS_LISTEN_HBONE)
-        tunnel_accept(worker, listener->workload, fd);
+        tunnel_accept(worker, listener->workload, fd, peer);
     else
-        flow_accept(listener, worker, fd);
+        flow_accept(listener, worker, fd, peer);
 }
 
 /* Out of descriptors: the connection is taken and reset, instead of waking us again and again. */
@@ -114,9 +115,10 @@ static void listener_shed(struct worker *worker, int listener_fd)
 static void listener_event(struct worker *worker, struct listener *listener)
 {
     for (int i = 0; i < ACCEPTS_PER_EVENT && listener->poll.fd >= 0; i++) {
-        int fd = accept4(listener->poll.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        struct ns_address peer;
+        int fd = socket_accept(listener->poll.fd, &peer);
         if (fd >= 0)
-            listener_accepted(worker, listener, fd);
+            listener_accepted(worker, listener, fd, &peer);
         else if (errno == EMFILE || errno == ENFILE)
             listener_shed(worker, listener->poll.fd);
         else if (errno != ECONNABORTED && errno != EINTR)
@@ -425,6 +427,7 @@ static void worker_init(struct worker *worker, struct core *core, uint32_t index
     link_init(&worker->dead_tunnels);
     link_init(&worker->dead_workloads);
     worker->next_flow_id = 1;
+    worker->window_spare = WINDOW_SPARE;
     worker->now_ms = worker->last_tick_ms = clock_ms();
     worker->decisions = decisions_new(index, ask, answered, worker);
     worker->incoming = ns_alloc(SCRATCH_SIZE);

@@ -32,10 +32,20 @@ enum {
     CLOSED_KEPT = 64, /* ended connections that are still shown */
     CLOSED_SHOWN_MS = 60000,
     LISTENER_ROLES = 3,
+    GATHERED_PIECES = 32,
+    WINDOW_SPARE = 256 << 20, /* by which all streams of a worker together may exceed their first window */
 };
 
 /* What an epoll event points at. */
 enum pollable_kind { POLL_WAKE, POLL_LISTENER, POLL_TUNNEL, POLL_NEAR, POLL_FAR };
+
+/* Bytes for one flow's application that lie in worker->plain, in pieces (between them are frame headers):
+ * written with one call. Only while a tunnel's plaintext is being read. */
+struct gathered {
+    struct flow *flow; /* NULL: nothing gathered */
+    int count;
+    struct iovec pieces[GATHERED_PIECES];
+};
 
 /* A registered descriptor; edge triggered, so readiness is remembered here. */
 struct pollable {
@@ -152,6 +162,8 @@ struct worker {
         *closed; /* ring of CLOSED_KEPT; allocated with the first; closed_ms holds the time of closing */
     uint64_t closed_next; /* number of connections ever put there */
 
+    size_t window_spare; /* what is left of WINDOW_SPARE */
+    struct gathered gathered;
     uint8_t *incoming; /* SCRATCH_SIZE: ciphertext as received */
     uint8_t *cipher;   /* SCRATCH_SIZE and room for sealing it: ciphertext to send */
     uint8_t *plain;    /* SCRATCH_SIZE + SCRATCH_SPARE: what was opened, or is to be sealed */

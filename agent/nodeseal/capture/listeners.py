@@ -22,6 +22,7 @@ BACKLOG = 4096
 OUTBOUND = 0
 INBOUND = 1
 HBONE = 2
+_KEEPALIVE_SECONDS = 180  # as ztunnel, and as the core's own connections to other machines
 ROLES = (OUTBOUND, INBOUND, HBONE)
 
 
@@ -69,6 +70,13 @@ def _listen(where: str, role: int, address: IPv4Address) -> int:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if role != HBONE:
                 listener.setsockopt(socket.SOL_IP, syscalls.IP_TRANSPARENT, 1)
+            # Accepted sockets inherit these, which saves a system call for each of them per connection. Only inbound
+            # plaintext needs keepalive: tunnels have pings, and a workload cannot vanish without a word.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if role == INBOUND:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_SECONDS)
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_SECONDS // 3)
             listener.bind(bind_to)
             listener.listen(BACKLOG)
         except OSError as error:
