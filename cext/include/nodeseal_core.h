@@ -143,6 +143,8 @@ struct core_options {
     uint32_t connect_timeout_ms; /* towards peers and applications; 10000 */
     uint32_t refused_retry_ms;   /* how long a refused connection to a peer's 15008 is tried again; 2000 */
     uint32_t idle_timeout_ms;    /* a pooled tunnel without streams is closed after; 300000 */
+    uint32_t spin_us;            /* before a worker sleeps it looks for events so long; 0: not at all */
+    char congestion_control[16]; /* of the connections to and from peers; "": what the system has */
     char trust_domain[256];
 };
 

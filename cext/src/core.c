@@ -245,10 +245,14 @@ int core_workload_listen(struct core *core, uint64_t workload, int role, int fd,
     int result = -1;
     if (registered_for(core, workload, role, error, error_size) != NULL) {
         struct command like = {.kind = COMMAND_LISTEN, .workload = workload, .role = role};
-        if (set_nonblocking(fd) != 0)
+        if (set_nonblocking(fd) != 0 || (like.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0)) < 0) {
             fail(error, error_size, "the listener is no usable descriptor", errno);
-        else
-            result = post_all(core, &like, fd, error, error_size);
+        } else {
+            struct command *command = command_new(like.kind, workload);
+            *command = like;
+            worker_post(&core->workers[workload % core->worker_count], command);
+            result = 0;
+        }
     }
     pthread_mutex_unlock(&core->mutex);
     return result;
@@ -398,15 +402,33 @@ void core_stats(struct core *core, struct ns_core_stats *out)
 
 /* ---- life ---- */
 
+/* 0, or -1 with error: what the kernel lacks is told now and not by each connection. */
+static int try_congestion_control(const char *name, char *error, size_t error_size)
+{
+    if (name[0] == 0)
+        return 0;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int failed = fd < 0 || socket_congestion(fd, name) != 0;
+    int number = errno;
+    if (fd >= 0)
+        close(fd);
+    if (failed)
+        snprintf(error, error_size, "congestion control %s cannot be used: %s", name, strerror(number));
+    return failed ? -1 : 0;
+}
+
 struct core *core_start(const struct core_options *options, char *error, size_t error_size)
 {
     if (options->workers < 1 || options->workers > WORKERS_MAX) {
         fail(error, error_size, "the number of workers must be 1 to 64", 0);
         return NULL;
     }
+    if (try_congestion_control(options->congestion_control, error, error_size) != 0)
+        return NULL;
     struct core *core = ns_alloc(sizeof(*core));
     core->magic = CORE_MAGIC;
     core->options = *options;
+    core->options.congestion_control[sizeof(core->options.congestion_control) - 1] = 0;
     core->options.trust_domain[sizeof(core->options.trust_domain) - 1] = 0;
     core->questions_tail = &core->questions_head;
     link_init(&core->registered);
@@ -420,6 +442,8 @@ struct core *core_start(const struct core_options *options, char *error, size_t 
     core->workers = ns_alloc(options->workers * sizeof(core->workers[0]));
     for (uint32_t i = 0; i < options->workers; i++) {
         core->workers[i].options = &core->options;
+        core->workers[i].all = core->workers;
+        core->workers[i].all_count = options->workers;
         if (worker_start(&core->workers[i], core, i, error, error_size) != 0) {
             core_stop(core);
             return NULL;

@@ -97,6 +97,11 @@ static void flow_close(struct flow *flow, const char *reason, void (*close_side)
     flow->near.fd = flow->far.fd = -1;
     byte_queue_clear(&flow->to_near.pending, &worker->blocks);
     byte_queue_clear(&flow->to_far.pending, &worker->blocks);
+    if (flow->to_near.pipe != NULL)
+        splice_give(&worker->pipes, flow->to_near.pipe);
+    if (flow->to_far.pipe != NULL)
+        splice_give(&worker->pipes, flow->to_far.pipe);
+    flow->to_near.pipe = flow->to_far.pipe = NULL;
     worker->window_spare += flow->window - H2_STREAM_WINDOW;
     if (worker->gathered.flow == flow)
         worker->gathered.flow = NULL;
@@ -329,10 +334,10 @@ void flow_recheck(struct flow *flow)
 
 /* ---- acceptance ---- */
 
-void flow_accept(struct listener *listener, struct worker *worker, int fd, const struct ns_address *peer)
+void flow_accept(struct worker *worker, struct workload *workload, enum ns_direction direction, int fd,
+                 const struct ns_address *peer)
 {
-    enum ns_direction direction = listener->role == NS_LISTEN_OUTBOUND ? NS_OUTBOUND : NS_INBOUND;
-    struct flow *flow = flow_new(worker, listener->workload, direction);
+    struct flow *flow = flow_new(worker, workload, direction);
     struct pollable *side = direction == NS_OUTBOUND ? &flow->near : &flow->far;
     side_adopt(side, fd);
     flow->source = *peer;

@@ -10,6 +10,7 @@
 #ifndef NS_FLOW_H
 #define NS_FLOW_H
 
+#include "splice.h"
 #include "tunnel.h"
 
 /* Ordered; a flow that is retried goes back from CONNECTING to DECIDING's end, never further. */
@@ -32,6 +33,8 @@ struct half {
     enum half_state state;
     struct byte_queue pending; /* read, counted, not yet written */
     uint64_t bytes;            /* read so far */
+    int bulk;                  /* plaintext: the last read was large, the next is spliced */
+    struct splice_pipe *pipe;  /* plaintext: read, counted, not yet written, as `pending` is; NULL: none */
 };
 
 struct flow {
@@ -70,7 +73,8 @@ struct flow {
 
 extern const struct h2_events FLOW_EVENTS; /* owner: the tunnel; stream: the flow */
 
-void flow_accept(struct listener *listener, struct worker *worker, int fd, const struct ns_address *peer);
+void flow_accept(struct worker *worker, struct workload *workload, enum ns_direction direction, int fd,
+                 const struct ns_address *peer);
 void flow_event(struct flow *flow, struct pollable *side, uint32_t events);
 /* Moves bytes as far as they go now. */
 void flow_relay(struct flow *flow);

@@ -2,8 +2,9 @@
  * relay.c: see relay.h.
  *
  * Backpressure in plaintext: a side is read only while the other side has nothing pending, so at most one
- * scratch buffer per direction is held. In a tunnel: towards the wire nothing is read that cannot be produced
- * (relay_stream_source is the read); from the wire at most the stream's window is pending.
+ * scratch buffer per direction is held, or one pipe: bulk is spliced and never seen by us. In a tunnel:
+ * towards the wire nothing is read that cannot be produced (relay_stream_source is the read); from the wire
+ * at most the stream's window is pending.
  *
  * Edge-triggered readiness: `readable` stays set until a read finds nothing. A short read also clears it,
  * unless the end was announced (`ending`): then only the read that returns 0 or an error is the last.
@@ -22,6 +23,7 @@
 enum {
     WRITE_VECTORS = 16,
     WIDEN_AFTER_WINDOWS = 4,
+    SPLICE_FROM = 65536, /* bytes in one read: below, a copy costs less than a pipe */
 };
 
 /* Results of an attempt on a socket. */
@@ -108,36 +110,92 @@ static void half_end_if_due(struct half *half, const struct half *opposite, cons
     }
 }
 
+/* One read and its write. DONE: there may be more; BLOCKED: either side has to wait; BROKEN. */
+static enum progress pump_copy(struct flow *flow, struct pollable *from, struct pollable *to,
+                               struct half *half)
+{
+    struct worker *worker = flow->worker;
+    ssize_t got = recv(from->fd, worker->plain, SCRATCH_SIZE, MSG_DONTWAIT);
+    if (got > 0) {
+        struct iovec piece = {worker->plain, (size_t)got};
+        size_t written;
+        half->bytes += (uint64_t)got;
+        half->bulk = got >= SPLICE_FROM;
+        if (got < SCRATCH_SIZE && !from->ending)
+            from->readable = 0;
+        return side_write(flow, to, half, &piece, 1, &written);
+    }
+    if (got == 0 && !from->failed) {
+        from->readable = 0;
+        half->state = HALF_ENDING;
+    } else if (got < 0 && errno == EAGAIN) {
+        from->readable = 0;
+    } else if (got == 0 || errno != EINTR) {
+        return PROGRESS_BROKEN;
+    }
+    return PROGRESS_DONE;
+}
+
+/* Writes what is in the pipe, and gives it back. */
+static enum progress pipe_drain(struct flow *flow, struct pollable *to, struct half *half)
+{
+    while (half->pipe != NULL && half->pipe->held > 0) {
+        if (!to->writable)
+            return PROGRESS_BLOCKED;
+        ssize_t moved = splice_out(half->pipe, to->fd);
+        if (moved < 0 && errno == EAGAIN) {
+            to->writable = 0;
+        } else if (moved < 0 && errno != EINTR) {
+            to->failed = errno;
+            return PROGRESS_BROKEN;
+        }
+    }
+    if (half->pipe != NULL)
+        splice_give(&flow->worker->pipes, half->pipe);
+    half->pipe = NULL;
+    return PROGRESS_DONE;
+}
+
+/* The same without copies. A short splice does not tell that there is no more: a pipe has so many slots, not
+ * so many bytes. */
+static enum progress pump_splice(struct flow *flow, struct pollable *from, struct pollable *to,
+                                 struct half *half)
+{
+    half->pipe = splice_take(&flow->worker->pipes);
+    if (half->pipe == NULL)
+        return pump_copy(flow, from, to, half);
+    ssize_t moved = splice_in(half->pipe, from->fd);
+    int error = errno;
+    half->bulk = moved >= SPLICE_FROM;
+    if (moved > 0) {
+        half->bytes += (uint64_t)moved;
+        return pipe_drain(flow, to, half);
+    }
+    (void)pipe_drain(flow, to, half);
+    if (moved < 0 && error == EAGAIN)
+        from->readable = 0;
+    /* The end, or an error: told again by the read that copies. */
+    return PROGRESS_DONE;
+}
+
 /* Relays from one socket to another. BROKEN: the flow must be reset. */
 static enum progress pump(struct flow *flow, struct pollable *from, struct pollable *to, struct half *half,
                           const struct half *opposite)
 {
     struct worker *worker = flow->worker;
     enum progress progress = side_drain(flow, to, half);
+    if (progress == PROGRESS_DONE)
+        progress = pipe_drain(flow, to, half);
     for (int turn = 0; progress == PROGRESS_DONE && from->readable && half->state == HALF_OPEN; turn++) {
         if (turn == TURN_READS) {
             if (link_empty(&flow->busy_link))
                 link_append(&worker->busy_flows, &flow->busy_link);
             break;
         }
-        ssize_t got = recv(from->fd, worker->plain, SCRATCH_SIZE, MSG_DONTWAIT);
-        if (got > 0) {
-            size_t written;
-            half->bytes += (uint64_t)got;
-            if (got < SCRATCH_SIZE && !from->ending)
-                from->readable = 0;
-            struct iovec piece = {worker->plain, (size_t)got};
-            progress = side_write(flow, to, half, &piece, 1, &written);
-        } else if (got == 0 && !from->failed) {
-            from->readable = 0;
-            half->state = HALF_ENDING;
-        } else if (got < 0 && errno == EAGAIN) {
-            from->readable = 0;
-        } else if (got == 0 || errno != EINTR) {
-            return PROGRESS_BROKEN;
-        }
+        progress = half->bulk ? pump_splice(flow, from, to, half) : pump_copy(flow, from, to, half);
     }
-    half_end_if_due(half, opposite, to);
+    if (half->pipe == NULL)
+        half_end_if_due(half, opposite, to);
     if (progress == PROGRESS_BROKEN ||
         (from->failed && (progress == PROGRESS_BLOCKED || half->state != HALF_OPEN)))
         return PROGRESS_BROKEN;

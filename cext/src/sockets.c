@@ -178,6 +178,11 @@ int socket_accept(int listener, struct ns_address *peer)
     return fd;
 }
 
+int socket_congestion(int fd, const char *name)
+{
+    return setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name));
+}
+
 int socket_error(int fd)
 {
     int error = 0;

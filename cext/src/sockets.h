@@ -43,6 +43,9 @@ int socket_accept(int listener, struct ns_address *peer);
  */
 int socket_connect(const struct netns *netns, const struct ns_address *destination,
                    const struct ns_address *source, uint32_t mark);
+/* Sets a connection's congestion control (tcp(7), TCP_CONGESTION). 0, or -1 with errno: ENOENT if the kernel
+ * has none of that name. */
+int socket_congestion(int fd, const char *name);
 /* The socket's pending error, cleared by reading it. */
 int socket_error(int fd);
 /* Closes with a reset instead of a FIN. */

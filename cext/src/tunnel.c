@@ -62,6 +62,13 @@ static struct tunnel *tunnel_new(struct worker *worker, struct workload *workloa
 
 /* ---- beginning ---- */
 
+/* core_start has tried it; should it be gone since, the system's own does as well. */
+static void use_congestion_control(const struct tunnel *tunnel, int fd)
+{
+    if (tunnel->worker->options->congestion_control[0] != 0)
+        (void)socket_congestion(fd, tunnel->worker->options->congestion_control);
+}
+
 /* Dials, or waits to dial again. 0, or -1 with errno when no socket can be had. */
 static int tunnel_dial(struct tunnel *tunnel)
 {
@@ -70,6 +77,7 @@ static int tunnel_dial(struct tunnel *tunnel)
     int fd = socket_connect(&tunnel->workload->netns, &to, NULL, NS_MARK_CORE);
     if (fd < 0)
         return -1;
+    use_congestion_control(tunnel, fd);
     tunnel->poll.fd = fd;
     tunnel->poll.readable = tunnel->poll.writable = tunnel->poll.ending = 0;
     if (worker_watch(tunnel->worker, &tunnel->poll) != 0) {
@@ -117,6 +125,7 @@ void tunnel_accept(struct worker *worker, struct workload *workload, int fd, con
     tunnel->poll.fd = fd;
     tunnel->state = TUNNEL_HANDSHAKE;
     tunnel->peer = *peer;
+    use_congestion_control(tunnel, fd);
     if (tls_init(&tunnel->tls, TLS_SERVER, &workload->credentials, worker->options->trust_domain, NULL) !=
             0 ||
         socket_local_address(fd, &tunnel->local) != 0 || worker_watch(worker, &tunnel->poll) != 0)

@@ -8,11 +8,13 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "balance.h"
+#include "clock.h"
 #include "flow.h"
 #include "snapshot.h"
+#include "spin.h"
 #include "tunnel.h"
 
 enum {
@@ -22,13 +24,6 @@ enum {
     TICK_MS = 1000,
     TICK_RETRY_MS = 50, /* while a tunnel waits to dial again */
 };
-
-static uint64_t clock_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
 
 /* ---- workloads ---- */
 
@@ -92,13 +87,25 @@ static void workload_credentials(struct workload *workload, struct command *comm
 
 /* ---- listeners ---- */
 
-static void listener_accepted(struct worker *worker, struct listener *listener, int fd,
-                              const struct ns_address *peer)
+static void connection_begin(struct worker *worker, struct workload *workload, int role, int fd,
+                             const struct ns_address *peer)
 {
-    if (listener->role == NS_LISTEN_HBONE)
-        tunnel_accept(worker, listener->workload, fd, peer);
+    if (role == NS_LISTEN_HBONE)
+        tunnel_accept(worker, workload, fd, peer);
     else
-        flow_accept(listener, worker, fd, peer);
+        flow_accept(worker, workload, role == NS_LISTEN_OUTBOUND ? NS_OUTBOUND : NS_INBOUND, fd, peer);
+}
+
+static void connection_hand_over(struct worker *to, const struct listener *listener, int fd,
+                                 const struct ns_address *peer)
+{
+    struct command *command = ns_alloc(sizeof(*command));
+    command->kind = COMMAND_ACCEPTED;
+    command->workload = listener->workload->key;
+    command->role = listener->role;
+    command->fd = fd;
+    command->address = *peer;
+    worker_post(to, command);
 }
 
 /* Out of descriptors: the connection is taken and reset, instead of waking us again and again. */
@@ -114,15 +121,22 @@ static void listener_shed(struct worker *worker, int listener_fd)
 
 static void listener_event(struct worker *worker, struct listener *listener)
 {
-    for (int i = 0; i < ACCEPTS_PER_EVENT && listener->poll.fd >= 0; i++) {
+    for (int i = 0; i < ACCEPTS_PER_EVENT || listener->closing; i++) {
         struct ns_address peer;
         int fd = socket_accept(listener->poll.fd, &peer);
+        if (fd >= 0) {
+            struct worker *to = listener->closing ? worker : balance_choose(worker);
+            if (to == worker)
+                connection_begin(worker, listener->workload, listener->role, fd, &peer);
+            else
+                connection_hand_over(to, listener, fd, &peer);
+        }
         if (fd >= 0)
-            listener_accepted(worker, listener, fd, &peer);
-        else if (errno == EMFILE || errno == ENFILE)
+            continue;
+        if (errno == EMFILE || errno == ENFILE)
             listener_shed(worker, listener->poll.fd);
         else if (errno != ECONNABORTED && errno != EINTR)
-            return; /* EAGAIN: another worker was faster, or all are taken */
+            return; /* EAGAIN: all are taken */
     }
 }
 
@@ -130,7 +144,10 @@ static void listener_close(struct worker *worker, struct listener *listener)
 {
     if (listener->poll.fd < 0)
         return;
-    listener_event(worker, listener); /* those who are in the queue were promised a connection */
+    /* Those who are in the queue were promised a connection. They stay here: none is to be on its way to
+     * another worker when the caller counts what is left. */
+    listener->closing = 1;
+    listener_event(worker, listener);
     (void)epoll_ctl(worker->epoll_fd, EPOLL_CTL_DEL, listener->poll.fd, NULL);
     close(listener->poll.fd);
     listener->poll.fd = -1;
@@ -144,8 +161,9 @@ static void listener_open(struct worker *worker, struct workload *workload, stru
     listener->role = command->role;
     listener->poll.kind = POLL_LISTENER;
     listener->poll.fd = command->fd;
+    listener->closing = 0;
     command->fd = -1;
-    struct epoll_event event = {.events = EPOLLIN | EPOLLEXCLUSIVE, .data.ptr = &listener->poll};
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = &listener->poll};
     if (epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, listener->poll.fd, &event) != 0)
         fprintf(stderr, "nodeseal core: cannot watch a listener: %s\n", strerror(errno));
 }
@@ -200,6 +218,13 @@ static void command_run(struct worker *worker, struct command *command)
     case COMMAND_UNLISTEN:
         if (workload != NULL)
             listener_close(worker, &workload->listeners[command->role]);
+        break;
+    case COMMAND_ACCEPTED:
+        if (workload != NULL)
+            connection_begin(worker, workload, command->role, command->fd, &command->address);
+        else
+            socket_abort(command->fd);
+        command->fd = -1;
         break;
     case COMMAND_REMOVE:
         if (workload != NULL)
@@ -391,8 +416,8 @@ static void *worker_main(void *argument)
     struct worker *worker = argument;
     struct epoll_event events[EVENTS_PER_TURN];
     while (!worker->stopping) {
-        int count = epoll_wait(worker->epoll_fd, events, EVENTS_PER_TURN, sleep_ms(worker));
-        worker->now_ms = clock_ms();
+        int count = spin_wait(worker, events, EVENTS_PER_TURN, sleep_ms(worker));
+        worker->now_ms = clock_us(CLOCK_MONOTONIC) / 1000;
         for (int i = 0; i < count; i++)
             dispatch(worker, events[i].data.ptr, events[i].events);
         continue_busy(worker);
@@ -400,6 +425,7 @@ static void *worker_main(void *argument)
         if (worker->now_ms - worker->last_tick_ms >= tick_interval(worker))
             tick(worker);
         bury(worker);
+        balance_show(worker);
     }
     workloads_each(worker, workload_remove, NULL);
     bury(worker);
@@ -428,7 +454,7 @@ static void worker_init(struct worker *worker, struct core *core, uint32_t index
     link_init(&worker->dead_workloads);
     worker->next_flow_id = 1;
     worker->window_spare = WINDOW_SPARE;
-    worker->now_ms = worker->last_tick_ms = clock_ms();
+    worker->now_ms = worker->last_tick_ms = clock_us(CLOCK_MONOTONIC) / 1000;
     worker->decisions = decisions_new(index, ask, answered, worker);
     worker->incoming = ns_alloc(SCRATCH_SIZE);
     worker->cipher = ns_alloc(TLS_SEALED_SIZE(SCRATCH_SIZE) + 4096);
@@ -449,6 +475,7 @@ static void worker_dispose(struct worker *worker)
     }
     decisions_free(worker->decisions);
     block_pool_dispose(&worker->blocks);
+    splice_pool_dispose(&worker->pipes);
     OSSL_LIB_CTX_free(worker->libctx);
     int fds[] = {worker->epoll_fd, worker->wake.fd, worker->spare_fd};
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)

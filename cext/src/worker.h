@@ -2,8 +2,12 @@
  * worker.h: a worker thread and the objects that live on it.
  *
  * Workers share nothing. Each has its own epoll, OpenSSL library context, tunnels, flows, decision cache and
- * counters; commands reach it through a mailbox. A listener is registered with every worker (EPOLLEXCLUSIVE):
- * whoever accepts a connection keeps it.
+ * counters; commands reach it through a mailbox.
+ *
+ * Each workload has a home worker (by its key), which alone watches its listeners and keeps what it accepts:
+ * so one tunnel serves a peer, and one turn serves many connections. A second worker on the same listeners
+ * costs a quarter more CPU per connection, because both wake for less. Only when the home worker has no
+ * CPU time left, or holds many more connections than another, it hands new ones to the least loaded.
  *
  * One turn of the loop: wait; handle each event; continue flows and tunnels that used up their share in the
  * last turn; write out every tunnel that has something to send (once per turn, for all of its streams); run
@@ -21,6 +25,7 @@
 #include "link.h"
 #include "nodeseal_core.h"
 #include "sockets.h"
+#include "splice.h"
 #include "tls.h"
 
 enum {
@@ -60,7 +65,8 @@ struct pollable {
 struct listener {
     struct pollable poll;
     struct workload *workload;
-    int role; /* enum ns_listener_role */
+    int role;    /* enum ns_listener_role */
+    int closing; /* what is accepted now stays with this worker */
 };
 
 struct workload {
@@ -80,8 +86,9 @@ struct workload {
 enum command_kind {
     COMMAND_ADD,
     COMMAND_CREDENTIALS,
-    COMMAND_LISTEN,
+    COMMAND_LISTEN, /* to the home worker only */
     COMMAND_UNLISTEN,
+    COMMAND_ACCEPTED, /* from the home worker: a connection for another one */
     COMMAND_REMOVE,
     COMMAND_EPOCH,
     COMMAND_ANSWER,
@@ -94,10 +101,10 @@ struct command {
     enum command_kind kind;
     uint64_t workload;
     uint64_t epoch;
-    int fd; /* ADD: network namespace; LISTEN: socket; handed over */
+    int fd; /* ADD: network namespace; LISTEN, ACCEPTED: socket; handed over */
     int role;
-    uint64_t serial; /* ADD: of the namespace */
-    struct ns_address address;
+    uint64_t serial;                    /* ADD: of the namespace */
+    struct ns_address address;          /* ADD: the workload's; ACCEPTED: who connected */
     struct tls_credentials credentials; /* handed over */
     struct ns_answer *answer;           /* freed with the command */
     struct snapshot *snapshot;          /* borrowed from the caller, who waits */
@@ -125,6 +132,17 @@ struct snapshot {
 struct worker {
     struct core *core;
     uint32_t index;
+    struct worker
+        *all; /* the core's workers, itself included: for their mailboxes and the two figures below */
+    uint32_t all_count;
+    uint64_t
+        shown_load; /* atomic: CPU time used, in thousandths, and when that was measured; see balance.c */
+    uint64_t shown_held;    /* atomic: live flows and tunnels */
+    uint64_t load_ms;       /* of the last measurement */
+    uint64_t load_cpu_us;   /* the thread's CPU time then */
+    uint64_t spun_us;       /* since then: spent waiting without sleep */
+    uint64_t spin_after_us; /* no spinning before */
+    uint32_t vain_spins;    /* in a row */
     pthread_t thread;
     int epoll_fd;
     struct pollable wake; /* eventfd: the mailbox has something */
@@ -154,6 +172,7 @@ struct worker {
 
     struct decisions *decisions;
     struct block_pool blocks;
+    struct splice_pool pipes;
     uint64_t next_flow_id;
     uint64_t live_flows;
     uint64_t live_tunnels;

@@ -4,7 +4,9 @@
     mesh: /etc/nodeseal/mesh         # required; the mesh state's directory
     ca: /etc/nodeseal/ca             # required; made by `nodeseal ca init`
     run_dir: /run/nodeseal           # sockets, locks, journal
-    workers: 4                       # threads that move bytes; the default is the number of CPUs, at most 4
+    workers: 4                       # threads that move bytes; the default is one for every two CPUs, at most 4
+    congestion_control: bbr          # between nodes; the default is what each workload's namespace has
+    spin: 50us                       # how long a worker looks for more before it sleeps; the default is not at all
     certificate_lifetime: 24h        # renewed at half of it
     settle: 2s                       # how long the other nodes get to see a change
     cgroup: /sys/fs/cgroup           # the root of the cgroup v2 tree; found if it is not given
@@ -23,12 +25,13 @@ from pathlib import Path
 from nodeseal.sources.schema import Fields, Problems, open_document
 
 DEFAULT_RUN_DIR = Path("/run/nodeseal")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h|d)"
+_UNITS = {"us": 0.000001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(us|ms|s|m|h|d)"
 _DURATION_EXPECTED = "a duration such as 30s, 10m, 24h or 7d"
 _LIFETIME_MIN = timedelta(seconds=2)
 _LIFETIME_MAX = timedelta(days=365)
 _SETTLE_MAX = timedelta(hours=1)
+_SPIN_MAX = timedelta(milliseconds=1)
 _PATH_EXPECTED = "a path"
 # sun_path of a Unix socket holds 108 bytes (unix(7)); "/agent.sock" goes behind the run directory.
 _RUN_DIR_MAX = 90
@@ -47,6 +50,9 @@ class Config:
     ca: Path
     run_dir: Path
     workers: int
+    congestion_control: str
+    """"" for the system's own."""
+    spin: timedelta
     certificate_lifetime: timedelta
     settle: timedelta
     cgroup: Path | None
@@ -65,6 +71,13 @@ def load(path: Path) -> Config:
         ca=base / fields.text("ca", expected=_PATH_EXPECTED),
         run_dir=base / fields.text("run_dir", str(DEFAULT_RUN_DIR), expected=_PATH_EXPECTED),
         workers=fields.integer("workers", default_workers(), 1, 64, "a number of threads from 1 to 64"),
+        congestion_control=fields.text(
+            "congestion_control",
+            "",
+            expected="the name of a congestion control of the kernel, such as cubic or bbr",
+            pattern=r"[a-z0-9_-]{0,15}",
+        ),
+        spin=_duration(fields, "spin", "0us", timedelta(0), _SPIN_MAX),
         certificate_lifetime=_duration(fields, "certificate_lifetime", "24h", _LIFETIME_MIN, _LIFETIME_MAX),
         settle=_duration(fields, "settle", "2s", timedelta(0), _SETTLE_MAX),
         cgroup=_optional_path(fields, base),
@@ -79,8 +92,11 @@ def load(path: Path) -> Config:
 
 
 def default_workers() -> int:
-    """Worker threads unless the file says otherwise: one a CPU that this process may use, at most 4."""
-    return min(len(os.sched_getaffinity(0)), 4)
+    """Worker threads unless the file says otherwise: one for every two CPUs that this process may use, at most 4.
+
+    The applications need the other CPUs, and fewer workers serve each connection with less CPU (docs/performance.md).
+    """
+    return max(1, min(len(os.sched_getaffinity(0)) // 2, 4))
 
 
 def _error(problems: Problems) -> ConfigError:
@@ -107,8 +123,9 @@ def _duration(fields: Fields, name: str, default: str, low: timedelta, high: tim
 
 
 def _shown(value: timedelta) -> str:
-    seconds = int(value.total_seconds())
-    for unit in ("d", "h", "m"):
-        if seconds and seconds % _UNITS[unit] == 0:
-            return f"{int(seconds / _UNITS[unit])}{unit}"
-    return f"{seconds}s"
+    microseconds = value // timedelta(microseconds=1)
+    for unit, seconds in sorted(_UNITS.items(), key=lambda item: -item[1]):
+        size = round(seconds * 1_000_000)
+        if microseconds % size == 0 and (microseconds or unit == "s"):
+            return f"{microseconds // size}{unit}"
+    return f"{microseconds}us"

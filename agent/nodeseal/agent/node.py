@@ -69,7 +69,12 @@ class Node:
         self.capture = capture
         self.core = CoreSupervisor(
             config.run_dir,
-            CoreOptions(config.workers, credentials.trust_domain),
+            CoreOptions(
+                config.workers,
+                credentials.trust_domain,
+                spin_us=round(config.spin.total_seconds() * 1_000_000),
+                congestion_control=config.congestion_control,
+            ),
             on_start=self.push,
             on_change=self._wake_all,
             start=start_core,

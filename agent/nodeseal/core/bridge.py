@@ -63,6 +63,8 @@ class CoreOptions:
 
     workers: int
     trust_domain: str
+    spin_us: int = 0
+    congestion_control: str = ""
 
 
 class CoreClient:
@@ -201,6 +203,7 @@ def spawn(
     reading, writing = os.pipe2(os.O_CLOEXEC)
     command = [*core_command, "--run-dir", str(run_dir), "--ready-fd", str(writing)]
     command += ["--workers", str(options.workers), "--trust-domain", options.trust_domain]
+    command += ["--spin-us", str(options.spin_us), "--congestion-control", options.congestion_control]
     try:
         try:
             log_fd = os.open(run_dir / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

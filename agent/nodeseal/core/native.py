@@ -94,7 +94,9 @@ def endpoint_text(structure: Any) -> str:
 class Core:
     """One running C core: every call of nodeseal_core.h but the questions, with errors as NativeError."""
 
-    def __init__(self, native: Native, *, workers: int, trust_domain: str) -> None:
+    def __init__(
+        self, native: Native, *, workers: int, trust_domain: str, spin_us: int = 0, congestion_control: str = ""
+    ) -> None:
         self.native = native
         ffi, lib = native.ffi, native.lib
         options = ffi.new("struct core_options *")
@@ -102,6 +104,8 @@ class Core:
         options.connect_timeout_ms = 10_000
         options.refused_retry_ms = 2_000
         options.idle_timeout_ms = 300_000
+        options.spin_us = spin_us
+        options.congestion_control = fit(congestion_control, 16)
         options.trust_domain = fit(trust_domain, 256)
         error = ffi.new("char[]", _ERROR_SIZE)
         self.handle = lib.core_start(options, error, _ERROR_SIZE)

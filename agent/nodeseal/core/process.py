@@ -309,7 +309,9 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="nodeseal core", description="The splice core; started by the agent.")
     result.add_argument("--run-dir", type=Path, required=True, help="the node's run directory")
     result.add_argument("--trust-domain", required=True, help="the SPIFFE trust domain")
-    result.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 4), help="worker threads, 1 to 64")
+    result.add_argument("--workers", type=int, default=1, help="worker threads, 1 to 64")
+    result.add_argument("--spin-us", type=int, default=0, help="microseconds to look for events before a sleep")
+    result.add_argument("--congestion-control", default="", help="of connections between nodes")
     result.add_argument("--ready-fd", type=int, default=-1, help=argparse.SUPPRESS)
     return result
 
@@ -351,7 +353,13 @@ def _run(options: argparse.Namespace) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: None)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        core = native.Core(native.load(), workers=options.workers, trust_domain=options.trust_domain)
+        core = native.Core(
+            native.load(),
+            workers=options.workers,
+            trust_domain=options.trust_domain,
+            spin_us=options.spin_us,
+            congestion_control=options.congestion_control,
+        )
         path = options.run_dir / SOCKET_NAME
         try:
             with protocol.listen(str(path)) as listener:
