@@ -26,7 +26,7 @@
 enum {
     H2_STREAM_WINDOW = 1 << 20,
     H2_STREAM_WINDOW_MAX = 16 << 20,
-    H2_CONNECTION_WINDOW = 64
+    H2_CONNECTION_WINDOW = 32
         << 20, /* a multiple of the stream's: equal sizes can deadlock applications (ztunnel) */
     H2_FRAME_MAX = 224
         << 10, /* largest DATA frame; a scratch buffer holds one. When sent, the peer's limit also holds */

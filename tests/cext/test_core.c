@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -88,6 +89,45 @@ static void gate_open(void)
     gate.address.sin_port = 0;
     pthread_cond_broadcast(&gate.changed);
     pthread_mutex_unlock(&gate.mutex);
+}
+
+/* ---- calls that are counted, or refused ---- */
+
+#define COUNT_RESET(counter) __atomic_store_n(&(counter), 0, __ATOMIC_RELAXED)
+#define COUNT(counter) __atomic_load_n(&(counter), __ATOMIC_RELAXED)
+
+static int splices;       /* that moved something */
+static int looks;         /* for events, without sleep */
+static int pipes_refused; /* as when descriptors have run out */
+
+ssize_t __wrap_splice(int from, off_t *from_at, int to, off_t *to_at, size_t length, unsigned flags);
+ssize_t __real_splice(int from, off_t *from_at, int to, off_t *to_at, size_t length, unsigned flags);
+int __wrap_pipe2(int ends[2], int flags);
+int __real_pipe2(int ends[2], int flags);
+int __wrap_epoll_wait(int fd, struct epoll_event *events, int capacity, int timeout);
+int __real_epoll_wait(int fd, struct epoll_event *events, int capacity, int timeout);
+
+ssize_t __wrap_splice(int from, off_t *from_at, int to, off_t *to_at, size_t length, unsigned flags)
+{
+    ssize_t moved = __real_splice(from, from_at, to, to_at, length, flags);
+    if (moved > 0)
+        __atomic_add_fetch(&splices, 1, __ATOMIC_RELAXED);
+    return moved;
+}
+
+int __wrap_pipe2(int ends[2], int flags)
+{
+    if (!COUNT(pipes_refused))
+        return __real_pipe2(ends, flags);
+    errno = EMFILE;
+    return -1;
+}
+
+int __wrap_epoll_wait(int fd, struct epoll_event *events, int capacity, int timeout)
+{
+    if (timeout == 0)
+        __atomic_add_fetch(&looks, 1, __ATOMIC_RELAXED);
+    return __real_epoll_wait(fd, events, capacity, timeout);
 }
 
 /* ---- sockets of applications ---- */
@@ -324,14 +364,19 @@ static int lab_listen(struct lab *lab, uint64_t key, int role, int fd)
     return fd;
 }
 
-static struct lab *lab_new(void)
+static struct core_options options_default(void)
 {
-    struct lab *lab = calloc(1, sizeof(*lab));
     struct core_options options = {.workers = 2,
                                    .connect_timeout_ms = 3 * WAIT_SECONDS * 1000,
                                    .refused_retry_ms = 100,
                                    .idle_timeout_ms = 300000,
                                    .trust_domain = DOMAIN};
+    return options;
+}
+
+static struct lab *lab_with(struct core_options options)
+{
+    struct lab *lab = calloc(1, sizeof(*lab));
     char error[NS_REASON_MAX] = "";
     CHECK(lab != NULL);
     pthread_mutex_init(&lab->mutex, NULL);
@@ -352,6 +397,11 @@ static struct lab *lab_new(void)
     lab->hbone = lab_listen(lab, PIPELINE_KEY, NS_LISTEN_HBONE, listen_at(host(2, NS_HBONE_PORT)));
     CHECK_EQUAL(pthread_create(&lab->decider, NULL, decider_main, lab), 0);
     return lab;
+}
+
+static struct lab *lab_new(void)
+{
+    return lab_with(options_default());
 }
 
 static void lab_free(struct lab *lab)
@@ -862,6 +912,72 @@ TEST(plaintext_carries_bytes_both_ways)
     lab_free(lab);
 }
 
+/* The receiver waits until the sender is stopped by all that stands between them, so that reads are large. */
+static void check_bulk(struct lab *lab, uint64_t length)
+{
+    struct ends ends = lab_connect(lab);
+    struct sender up;
+    sender_start(&up, ends.client, 1, length);
+    uint64_t before = 0;
+    for (int calm = 0; calm < 3; calm++) { /* reads nothing until nothing moves any more */
+        struct ns_connection list[2];
+        CHECK(core_connections(lab->core, list, 2) >= 1);
+        if (list[0].bytes_sent != before)
+            calm = 0;
+        before = list[0].bytes_sent;
+        usleep(2000);
+    }
+    receive_stream(ends.server, 1, 0, length);
+    sender_join(&up);
+    send_stream(ends.server, 2, 0, 1000);
+    receive_stream(ends.client, 2, 0, 1000);
+    shutdown(ends.client, SHUT_WR);
+    expect_end(ends.server);
+    shutdown(ends.server, SHUT_WR);
+    expect_end(ends.client);
+    ends_close(&ends);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).connections == 0);
+}
+
+TEST(plaintext_bulk_is_spliced_and_small_messages_are_not)
+{
+    struct lab *lab = lab_plain();
+    COUNT_RESET(splices);
+    check_server_speaks_first(lab);
+    CHECK_EQUAL(COUNT(splices), 0);
+    check_bulk(lab, 48000000);
+    CHECK(COUNT(splices) > 10);
+    lab_free(lab);
+}
+
+TEST(plaintext_bulk_goes_on_when_no_pipe_can_be_had)
+{
+    struct lab *lab = lab_plain();
+    COUNT_RESET(splices);
+    __atomic_store_n(&pipes_refused, 1, __ATOMIC_RELAXED);
+    check_bulk(lab, 16000000);
+    CHECK_EQUAL(COUNT(splices), 0);
+    __atomic_store_n(&pipes_refused, 0, __ATOMIC_RELAXED);
+    lab_free(lab);
+}
+
+TEST(bulk_that_is_being_spliced_can_be_reset_at_either_end)
+{
+    struct lab *lab = lab_plain();
+    for (int server = 0; server < 2; server++) {
+        struct ends ends = lab_connect(lab);
+        int flags = fcntl(ends.client, F_GETFL);
+        CHECK_EQUAL(fcntl(ends.client, F_SETFL, flags | O_NONBLOCK), 0);
+        uint8_t bytes[65536] = {0};
+        for (int i = 0; i < 400; i++)
+            (void)!send(ends.client, bytes, sizeof(bytes), MSG_NOSIGNAL);
+        reset(server ? ends.server : ends.client);
+        close(server ? ends.client : ends.server);
+        WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).connections == 0);
+    }
+    lab_free(lab);
+}
+
 TEST(half_closes_and_resets_cross_in_plaintext)
 {
     struct lab *lab = lab_plain();
@@ -897,6 +1013,80 @@ TEST(plaintext_endpoint_that_refuses_resets_the_client)
     expect_reset(client);
     close(client);
     CHECK_EQUAL(lab_stats(lab, SHIPPER_KEY).failed, 1);
+    lab_free(lab);
+}
+
+/* ---- workers ---- */
+
+/* How many workers have outbound connections; an id's upper bits name the worker. */
+static int workers_in_use(struct lab *lab, uint64_t expected)
+{
+    static struct ns_connection list[1024];
+    uint64_t outbound[4] = {0};
+    size_t count = core_connections(lab->core, list, 1024);
+    CHECK(count <= 1024);
+    for (size_t i = 0; i < count; i++)
+        outbound[list[i].id >> 48] += list[i].direction == NS_OUTBOUND;
+    CHECK_EQUAL(outbound[0] + outbound[1] + outbound[2] + outbound[3], expected);
+    return (outbound[0] > 0) + (outbound[1] > 0) + (outbound[2] > 0) + (outbound[3] > 0);
+}
+
+TEST(connections_of_a_workload_share_a_worker_until_they_are_many)
+{
+    enum { FEW = 20, MANY = 150 };
+    struct core_options options = options_default();
+    options.workers = 4;
+    struct lab *lab = lab_with(options);
+    struct ends ends[MANY];
+    for (int i = 0; i < FEW; i++)
+        ends[i] = lab_connect(lab);
+    CHECK_EQUAL(workers_in_use(lab, FEW), 1);
+    CHECK_EQUAL(lab_stats(lab, SHIPPER_KEY).tunnels, 1);
+    for (int i = FEW; i < MANY; i++)
+        ends[i] = lab_connect(lab);
+    CHECK(workers_in_use(lab, MANY) > 1);
+    for (int i = 0; i < MANY; i++) {
+        send_stream(ends[i].client, (uint64_t)i, 0, 1000);
+        receive_stream(ends[i].server, (uint64_t)i, 0, 1000);
+        ends_close(&ends[i]);
+    }
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).connections == 0);
+    lab_free(lab);
+}
+
+TEST(a_worker_spins_only_while_there_is_traffic)
+{
+    struct core_options options = options_default();
+    options.spin_us = 1000;
+    struct lab *lab = lab_with(options);
+    struct ends ends = lab_connect(lab);
+    COUNT_RESET(looks);
+    for (uint64_t i = 0; i < 1000; i++) {
+        send_stream(ends.client, 1, i * 100, 100);
+        receive_stream(ends.server, 1, i * 100, 100);
+        send_stream(ends.server, 2, i * 100, 100);
+        receive_stream(ends.client, 2, i * 100, 100);
+    }
+    CHECK(COUNT(looks) > 0);
+    /* One that spins on for nothing would look thousands of times. */
+    usleep(20000);
+    COUNT_RESET(looks);
+    usleep(50000);
+    CHECK(COUNT(looks) < 100);
+    ends_close(&ends);
+    lab_free(lab);
+}
+
+TEST(an_unknown_congestion_control_is_refused_at_the_start)
+{
+    struct core_options options = options_default();
+    char error[NS_REASON_MAX] = "";
+    strcpy(options.congestion_control, "nosuchthing");
+    CHECK(core_start(&options, error, sizeof(error)) == NULL);
+    CHECK_TEXT(error, "congestion control nosuchthing cannot be used: No such file or directory");
+    strcpy(options.congestion_control, "reno");
+    struct lab *lab = lab_with(options);
+    check_both_ways(lab, 100000);
     lab_free(lab);
 }
 

@@ -431,7 +431,8 @@ TEST(data_for_a_reset_stream_does_not_use_up_the_connections_window)
 {
     struct pair pair = pair_new();
     settle(pair.client, pair.server);
-    for (int i = 0; i < 40; i++) { /* 40 stream windows are more than two connection windows */
+    enum { RESET = 2 * H2_CONNECTION_WINDOW / H2_STREAM_WINDOW + 1 };
+    for (int i = 0; i < RESET; i++) { /* their windows are more than two of the connection's */
         struct stream *stream = end_open(pair.client, PIPELINE, H2_STREAM_WINDOW, 0);
         move_once(pair.client, pair.server);
         struct stream *theirs = &pair.server->streams[pair.server->count - 1];
@@ -445,7 +446,7 @@ TEST(data_for_a_reset_stream_does_not_use_up_the_connections_window)
     struct stream *last = end_open(pair.client, PIPELINE, 3000000, 1);
     settle(pair.client, pair.server);
     CHECK_EQUAL(last->to_send, 0);
-    CHECK_EQUAL(pair.server->streams[40].received, 3000000);
+    CHECK_EQUAL(pair.server->streams[RESET].received, 3000000);
     pair_free(&pair);
 }
 
@@ -486,7 +487,7 @@ TEST(a_stream_that_takes_nothing_gets_one_window_and_stops_nobody)
 
 TEST(many_streams_that_take_nothing_do_not_stop_another)
 {
-    enum { SLOW = 40 }; /* their windows together exceed the connection's */
+    enum { SLOW = H2_CONNECTION_WINDOW / H2_STREAM_WINDOW + 1 }; /* their windows together exceed it */
     struct pair pair = pair_new();
     pair.server->hoard_after = 0;
     settle(pair.client, pair.server);
@@ -500,6 +501,20 @@ TEST(many_streams_that_take_nothing_do_not_stop_another)
     settle(pair.client, pair.server);
     CHECK_EQUAL(quick->to_send, 0);
     CHECK_EQUAL(pair.server->streams[SLOW].received, 1000000);
+    pair_free(&pair);
+}
+
+TEST(a_widened_stream_gets_as_much_as_its_window)
+{
+    struct pair pair = pair_new();
+    pair.server->hoard_after = 0;
+    settle(pair.client, pair.server);
+    end_open(pair.client, PIPELINE, 8 * H2_STREAM_WINDOW, 1);
+    settle(pair.client, pair.server);
+    CHECK_EQUAL(pair.server->streams[0].received, H2_STREAM_WINDOW);
+    h2_widen(pair.server->h2, pair.server->streams[0].id, 4 * H2_STREAM_WINDOW);
+    settle(pair.client, pair.server);
+    CHECK_EQUAL(pair.server->streams[0].received, 4 * H2_STREAM_WINDOW);
     pair_free(&pair);
 }
 
