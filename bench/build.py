@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import runpy
 import shutil
 import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +16,7 @@ from bench.errors import BenchError
 SOURCES = Path(__file__).parent
 CHECKOUT = SOURCES.parent
 BUILD = CHECKOUT / "build"
+TRAFFIC = SOURCES / "instructions"
 _FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-pthread")
 
 
@@ -35,11 +40,41 @@ def _compile(name: str, directory: Path) -> Path:
     newest = max(source.stat().st_mtime, header.stat().st_mtime)
     if program.exists() and program.stat().st_mtime >= newest:
         return program
+    _gcc(*_FLAGS, "-o", program, source)
+    return program
+
+
+def build_traffic(directory: Path, more: Sequence[str] = ()) -> Path:
+    """The program of bench/instructions, with the core's sources in it, compiled as the extension is (with `more` after
+    its flags) and with debug information. Raises BenchError with the compiler's message."""
+    core = CHECKOUT / "cext"
+    setup = runpy.run_path(str(core / "build_core.py"))
+    directory.mkdir(parents=True, exist_ok=True)
+    includes = (f"-I{core / 'include'}", "-isystem", CHECKOUT / "tests" / "cext")
+    sources = [*sorted((core / "src").glob("*.c")), *sorted(TRAFFIC.glob("*.c"))]
+    objects = [directory / f"{source.stem}.o" for source in sources]
+
+    def compile_one(source: Path, output: Path) -> None:
+        _gcc(*setup["COMPILE"], "-g", "-fPIC", *more, *includes, "-c", source, "-o", output)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compile_one, sources, objects))
+    program = directory / "traffic"
+    wraps = [f"-Wl,--wrap={name}" for name in _wrapped(directory / "kernel.o")]
+    _gcc(*wraps, *objects, "-o", program, *(f"-l{name}" for name in setup["LIBRARIES"]))
+    return program
+
+
+def _wrapped(kernel: Path) -> list[str]:
+    """The functions that the kernel in memory takes the place of: NAME for every __wrap_NAME that it defines."""
+    done = subprocess.run(["nm", "--defined-only", str(kernel)], capture_output=True, text=True, check=True)
+    symbols = (line.split()[-1] for line in done.stdout.splitlines())
+    return [symbol.removeprefix("__wrap_") for symbol in symbols if symbol.startswith("__wrap_")]
+
+
+def _gcc(*arguments: str | Path) -> None:
     if shutil.which("gcc") is None:
         raise BenchError("gcc is missing: apt-get install gcc libc6-dev")
-    done = subprocess.run(
-        ["gcc", *_FLAGS, "-o", str(program), str(source)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["gcc", *map(str, arguments)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise BenchError(f"cannot compile {source}: {done.stderr.strip()}")
-    return program
+        raise BenchError(f"gcc cannot build {arguments[-1]}: {done.stderr.strip()}")

@@ -24,6 +24,8 @@ def relative(path: Path) -> str:
     return os.path.relpath(path)
 
 
+COMPILE = ["-std=gnu11", "-O2", "-fno-strict-aliasing", "-Wall", "-Wextra"]
+LIBRARIES = ["ssl", "crypto", "nghttp2", "pthread"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"] if os.environ.get("NODESEAL_SANITIZE") else []
 
 ffi = FFI()
@@ -33,8 +35,8 @@ ffi.set_source(
     '#include "nodeseal_core.h"',
     sources=sorted(relative(path) for path in (HERE / "src").glob("*.c")),
     include_dirs=[relative(HERE / "include")],
-    libraries=["ssl", "crypto", "nghttp2", "pthread"],
-    extra_compile_args=["-std=gnu11", "-O2", "-fno-strict-aliasing", "-Wall", "-Wextra", *SANITIZE],
+    libraries=LIBRARIES,
+    extra_compile_args=[*COMPILE, *SANITIZE],
     extra_link_args=SANITIZE,
 )
 
