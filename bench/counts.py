@@ -44,19 +44,24 @@ class Counts:
     nghttp2: float
     libc: float
     other: float
-    system_calls: float
     allocations: float
+    calls: Mapping[str, float]  # system calls by name
+
+    @property
+    def system_calls(self) -> float:
+        return round(sum(self.calls.values()), 3)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A checked figure that moved by more than LIMIT."""
+    """A checked figure that moved by more than LIMIT; `details` says more of it, or is empty."""
 
     load: str
     figure: str
     unit: str
     recorded: float
     now: float
+    details: str = ""
 
     @property
     def rose(self) -> bool:
@@ -66,7 +71,7 @@ class Change:
         share = f" ({abs(self.now / self.recorded - 1):.1%})" if self.recorded else ""
         return (
             f"{self.load}: {CHECKED[self.figure]} per {self.unit} {'rose' if self.rose else 'fell'} "
-            f"from {number(self.recorded)} to {number(self.now)}{share}"
+            f"from {number(self.recorded)} to {number(self.now)}{share}{self.details}"
         )
 
 
@@ -79,15 +84,14 @@ class Record:
     loads: Mapping[str, Counts]
 
 
-def per_unit(unit: str, units: int, parts: Mapping[str, int], system_calls: int, allocations: int) -> Counts:
+def per_unit(unit: str, units: int, parts: Mapping[str, int], calls: Mapping[str, int], allocations: int) -> Counts:
     """The figures of a load in which `units` units were counted; instructions in whole numbers."""
-    each = {part: float(round(count / units)) for part, count in parts.items()}
     return Counts(
         unit=unit,
-        total=float(round(sum(parts.values()) / units)),
-        system_calls=round(system_calls / units, 3),
+        total=round(sum(parts.values()) / units),
+        **{part: round(count / units) for part, count in parts.items()},
         allocations=round(allocations / units, 3),
-        **each,
+        calls={name: round(count / units, 3) for name, count in calls.items()},
     )
 
 
@@ -102,8 +106,15 @@ def changes(recorded: Mapping[str, Counts], now: Mapping[str, Counts]) -> list[C
             before, after = getattr(recorded[load], figure), getattr(counts, figure)
             least = _LIBRARY_LIMIT * recorded[load].total if figure in ("openssl", "nghttp2", "libc") else _NOTHING
             if abs(after - before) > max(LIMIT * before, least):
-                moved.append(Change(load, figure, counts.unit, before, after))
+                details = _calls_changed(recorded[load].calls, counts.calls) if figure == "system_calls" else ""
+                moved.append(Change(load, figure, counts.unit, before, after, details))
     return moved
+
+
+def _calls_changed(before: Mapping[str, float], now: Mapping[str, float]) -> str:
+    names = (name for name in sorted({*before, *now}) if abs(now.get(name, 0) - before.get(name, 0)) > _NOTHING)
+    told = (f"{name} {number(before.get(name, 0))} to {number(now.get(name, 0))}" for name in names)
+    return f": {', '.join(told)}"
 
 
 def differences(recorded: Mapping[str, str], here: Mapping[str, str]) -> str:

@@ -87,7 +87,7 @@ def count(program: Path, loads: Sequence[Load], output: Path) -> Mapping[str, Ru
 def counts_of(load: Load, run: Run) -> Counts:
     """The figures of one run."""
     parts = run.profile.parts(f"{TRAFFIC.parent.name}/{TRAFFIC.name}/")
-    return per_unit(load.unit, load.units, parts, sum(run.said["system_calls"].values()), run.profile.allocations)
+    return per_unit(load.unit, load.units, parts, run.said["system_calls"], run.profile.allocations)
 
 
 def judge(recorded: Record, here: Record) -> int:

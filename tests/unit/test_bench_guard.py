@@ -75,7 +75,7 @@ fn=0x1
 totals: 5188
 """
 
-COUNTS = Counts("request", 1000, 100, 600, 200, 80, 20, 12.0, 4.0)
+COUNTS = Counts("request", 1000, 100, 600, 200, 80, 20, 4.0, {"recv": 8.0, "send": 4.0})
 
 
 def test_instructions_are_sorted_by_where_they_are_spent() -> None:
@@ -108,20 +108,27 @@ def test_processor_features_that_are_missing_are_named() -> None:
 
 def test_figures_are_per_unit() -> None:
     parts = {"own": 1000, "openssl": 5004, "nghttp2": 0, "libc": 0, "other": 0}
-    counts = per_unit("MB", 10, parts, system_calls=25, allocations=1)
+    counts = per_unit("MB", 10, parts, {"recv": 20, "send": 5}, allocations=1)
     assert (counts.total, counts.own, counts.openssl) == (600, 100, 500)
-    assert (counts.system_calls, counts.allocations) == (2.5, 0.1)
+    assert (counts.calls, counts.system_calls, counts.allocations) == ({"recv": 2.0, "send": 0.5}, 2.5, 0.1)
 
 
 def test_change_within_the_limit_is_none() -> None:
-    assert changes({"a": COUNTS}, {"a": replace(COUNTS, total=1050, own=95, system_calls=12.6)}) == []
+    assert changes({"a": COUNTS}, {"a": replace(COUNTS, total=1050, own=95, calls={"recv": 8.6, "send": 4.0})}) == []
 
 
-@pytest.mark.parametrize("figure", ["total", "own", "libc", "system_calls", "allocations"])
+@pytest.mark.parametrize("figure", ["total", "own", "libc", "allocations"])
 def test_rise_over_the_limit_is_told(figure: str) -> None:
     now = replace(COUNTS, **{figure: getattr(COUNTS, figure) * 1.2})
     (change,) = changes({"a": COUNTS}, {"a": now})
     assert (change.figure, change.rose) == (figure, True)
+
+
+def test_system_calls_that_rose_are_named() -> None:
+    (change,) = changes({"a": COUNTS}, {"a": replace(COUNTS, calls={"recv": 8.0, "send": 5.0, "splice": 1.0})})
+    assert str(change) == (
+        "a: system calls per request rose from 12.00 to 14.00 (16.7%): send 4.00 to 5.00, splice 0.00 to 1.00"
+    )
 
 
 def test_fall_is_no_rise() -> None:
