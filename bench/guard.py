@@ -52,6 +52,8 @@ LOADS = (
     Load("download_1", "MB", 16),
     Load("download_8", "MB", 16),
     Load("connections", "connection", 400),
+    Load("plain_requests_1", "request", 2000),
+    Load("plain_download_1", "MB", 32),
 )
 
 

@@ -229,6 +229,20 @@ ssize_t file_send(struct file *file, const uint8_t *bytes, size_t length)
     return (ssize_t)part;
 }
 
+ssize_t file_splice(struct file *from, struct file *to, size_t length)
+{
+    static uint8_t bytes[BUFFER_SIZE];
+    if (to->peer == NULL)
+        return refuse(EPIPE);
+    size_t part = least(length, BUFFER_SIZE - to->peer->length);
+    if (part == 0) {
+        to->starved = 1;
+        return refuse(EAGAIN);
+    }
+    ssize_t got = file_receive(from, bytes, part, 0);
+    return got > 0 ? file_send(to, bytes, (size_t)got) : got;
+}
+
 ssize_t file_scatter(struct file *file, const struct iovec *vectors, size_t count, int sending, int flags)
 {
     ssize_t total = 0;

@@ -61,6 +61,7 @@ int file_connect(struct file *file, const struct sockaddr *address);
 int file_shutdown(struct file *file);
 ssize_t file_receive(struct file *file, uint8_t *out, size_t capacity, int flags);
 ssize_t file_send(struct file *file, const uint8_t *bytes, size_t length);
+ssize_t file_splice(struct file *from, struct file *to, size_t length);
 ssize_t file_scatter(struct file *file, const struct iovec *vectors, size_t count, int sending, int flags);
 int file_name(const struct sockaddr_in *name, struct sockaddr *out, socklen_t *length);
 int file_set_option(struct file *file, int level, int name, const void *value);

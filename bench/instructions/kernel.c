@@ -21,8 +21,9 @@ enum {
 /* What is counted; recvmsg and readv count as recv, and so on. */
 /* clang-format off */
 #define CALLS(X)                                                                                             \
-    X(accept) X(bind) X(close) X(connect) X(epoll_ctl) X(epoll_wait) X(getpeername) X(getsockname)           \
-    X(getsockopt) X(listen) X(read) X(recv) X(send) X(setns) X(setsockopt) X(shutdown) X(socket) X(write)
+    X(accept) X(bind) X(clock_gettime) X(close) X(connect) X(epoll_ctl) X(epoll_wait) X(fcntl)               \
+    X(getpeername) X(getrandom) X(getsockname) X(getsockopt) X(listen) X(pipe) X(read) X(recv) X(send)       \
+    X(setns) X(setsockopt) X(shutdown) X(socket) X(splice) X(write)
 /* clang-format on */
 #define AS_ENUM(name) CALL_##name,
 #define AS_TEXT(name) #name,
@@ -85,8 +86,7 @@ void kernel_print_calls(FILE *out)
 
 /* ---- calls: sockets ---- */
 
-/* A call of the core or of an application. With a descriptor that is not of this kernel it is the C
- * library's. */
+/* A call of the core or of an application; with a descriptor of another kernel it is the C library's. */
 #define CALL(type, counted, name, parameters, arguments, body)                                               \
     type __real_##name parameters;                                                                           \
     type __wrap_##name parameters;                                                                           \
@@ -142,6 +142,8 @@ CALL(ssize_t, write, write, (int fd, const void *bytes, size_t length), (fd, byt
     type __wrap_##name parameters
 
 DECLARE(int, socket, (int family, int type, int protocol));
+DECLARE(int, pipe2, (int fds[2], int flags));
+DECLARE(ssize_t, splice, (int in, off_t *in_at, int out, off_t *out_at, size_t length, unsigned int flags));
 DECLARE(int, fcntl, (int fd, int command, ...));
 DECLARE(int, eventfd, (unsigned int initial, int flags));
 DECLARE(int, epoll_create1, (int flags));
@@ -173,7 +175,36 @@ int __wrap_fcntl(int fd, int command, ...)
     struct file *file = file_of(fd);
     if (file == NULL)
         return __real_fcntl(fd, command, value);
-    return command == F_DUPFD || command == F_DUPFD_CLOEXEC ? descriptor_new(file) : 0;
+    enter(CALL_fcntl);
+    int result = command == F_DUPFD || command == F_DUPFD_CLOEXEC ? descriptor_new(file) : 0;
+    leave();
+    return result;
+}
+
+/* A pipe is a connection of which one direction is used. */
+int __wrap_pipe2(int fds[2], int flags)
+{
+    (void)flags;
+    enter(CALL_pipe);
+    struct file *output = file_new(FILE_SOCKET);
+    fds[0] = descriptor_new(output);
+    struct file *input = file_new(FILE_SOCKET);
+    fds[1] = descriptor_new(input);
+    input->peer = output;
+    output->peer = input;
+    leave();
+    return 0;
+}
+
+ssize_t __wrap_splice(int in, off_t *in_at, int out, off_t *out_at, size_t length, unsigned int flags)
+{
+    struct file *from = file_of(in), *to = file_of(out);
+    if (from == NULL || to == NULL)
+        return __real_splice(in, in_at, out, out_at, length, flags);
+    enter(CALL_splice);
+    ssize_t result = file_splice(from, to, length);
+    leave();
+    return result;
 }
 
 int __wrap_eventfd(unsigned int initial, int flags)
@@ -220,8 +251,7 @@ int __wrap_epoll_wait(int fd, struct epoll_event *events, int capacity, int time
     enter(CALL_epoll_wait);
     now_ns += STEP_NS;
     int count = files_ready(events, capacity);
-    /* The applications act when the core is idle, all in one go: the order of events is the same every time.
-     */
+    /* The applications act when the core is idle, all in one go: the order of events never changes. */
     while (count == 0 && applications())
         count = files_ready(events, capacity);
     if (count == 0 && timeout > 0)
@@ -248,16 +278,29 @@ ssize_t __wrap_getrandom(void *out, size_t length, unsigned int flags)
 {
     static uint8_t next;
     (void)flags;
+    enter(CALL_getrandom);
     for (size_t i = 0; i < length; i++)
         ((uint8_t *)out)[i] = next++;
+    leave();
     return (ssize_t)length;
 }
 
-int __wrap_clock_gettime(clockid_t clock, struct timespec *out)
+static int clock_read(struct timespec *out)
 {
-    (void)clock;
     out->tv_sec = (time_t)(now_ns / 1000000000);
     out->tv_nsec = (long)(now_ns % 1000000000);
+    return 0;
+}
+
+/* The clocks of the world are read without a system call (vdso(7)), those of processes and threads with one.
+ */
+int __wrap_clock_gettime(clockid_t clock, struct timespec *out)
+{
+    if (clock != CLOCK_PROCESS_CPUTIME_ID && clock != CLOCK_THREAD_CPUTIME_ID)
+        return clock_read(out);
+    enter(CALL_clock_gettime);
+    clock_read(out);
+    leave();
     return 0;
 }
 

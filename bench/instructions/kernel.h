@@ -1,5 +1,5 @@
 /*
- * kernel.h: the part of Linux that the core stands on, in memory: TCP sockets, epoll, eventfd, a clock.
+ * kernel.h: the part of Linux that the core stands on, in memory: sockets, pipes, epoll, eventfd, a clock.
  *
  * bench/guard.py links the core's sources with `-Wl,--wrap=NAME` for every __wrap_NAME of kernel.c, so that
  * the core's calls (and those of the applications in traffic.c) come here instead of to the C library.
@@ -28,8 +28,7 @@ enum {
 /* Lets the applications act once; 0 when none of them could do anything. */
 typedef int kernel_idle(void);
 
-/* Runs the core's worker on this thread. `idle` ends the program when the load is done; it does not return.
- */
+/* Runs the core's worker on this thread; `idle` ends the program when the load is done. */
 _Noreturn void kernel_run(kernel_idle *idle);
 /* 1: from now on what the core does is counted; 0: no longer. To be called by kernel_idle. */
 void kernel_measure(int on);
