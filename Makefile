@@ -14,12 +14,16 @@ BUILD := build
 
 APT_RUN := python3 python3-venv python3-dev python3-bpfcc linux-libc-dev gcc pkg-config libssl-dev libnghttp2-dev \
            iproute2 tcpdump curl
-APT_TEST := $(APT_RUN) procps
+APT_TEST := $(APT_RUN) procps binutils valgrind
 APT_LINT := $(APT_RUN)
+APT_GUARD := $(APT_RUN) binutils valgrind
+APT_BENCH := $(APT_RUN) haproxy nginx-light libnginx-mod-stream
+APT_PROFILE := $(APT_RUN) linux-perf valgrind
 
 C_SOURCES := $(wildcard cext/src/*.c cext/src/*.h cext/include/*.h)
+C_FORMATTED := $(wildcard cext/src/*.[ch] cext/include/*.h tests/cext/*.[ch] bpf/*.[ch] bench/*.[ch] bench/instructions/*.[ch])
 
-.PHONY: help demo test lint format clean install
+.PHONY: help demo test lint guard bench profile scale format clean install
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,7 +55,12 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 $(VENV)/.installed-lint: $(VENV)/.installed
 	$(call apt_install,$(APT_LINT))
-	$(BIN)/pip install -q -e '.[lint,test]'
+	$(BIN)/pip install -q -e '.[lint,test,bench]'
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(call apt_install,$(APT_BENCH))
+	$(BIN)/pip install -q -e '.[bench]'
 	@touch $@
 
 install: $(VENV)/.installed ## a virtual environment with the nodeseal command in .venv/bin
@@ -66,16 +75,31 @@ lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-forma
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=agent $(BIN)/mypy --strict bench
 	$(BIN)/lint-imports
-	$(BIN)/clang-format --dry-run -Werror $(wildcard cext/src/*.[ch] cext/include/*.h tests/cext/*.[ch] bpf/*.[ch])
+	$(BIN)/clang-format --dry-run -Werror $(C_FORMATTED)
 	@mkdir -p $(BUILD)/lint
 	for f in $(wildcard cext/src/*.c); do \
 	  gcc -std=gnu11 -Wall -Wextra -Wconversion -Wshadow -Werror -O2 -Icext/include -c $$f -o $(BUILD)/lint/$$(basename $$f .c).o; done
 
+guard: $(VENV)/.installed ## instructions of the data path, compared with the recorded ones (20 s)
+	$(call apt_install,$(APT_GUARD))
+	$(BIN)/python -m bench.guard
+
+bench: $(VENV)/.installed-bench ## speed beside other proxies (root, 30 minutes, alone on the machine; QUICK=1: 3 minutes)
+	$(BIN)/python -m bench $(if $(QUICK),--quick)
+
+profile: $(VENV)/.installed-bench ## flame graphs of the core under each load, in build/profile (root, 3 minutes)
+	$(call apt_install,$(APT_PROFILE))
+	$(BIN)/python -m bench.profile
+
+scale: $(VENV)/.installed-bench ## 200 workloads, 10,000 connections, 50,000 workloads in the mesh (root, 5 minutes)
+	$(BIN)/python -m bench.scale
+
 format: $(VENV)/.installed-lint ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix-only -q .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(wildcard cext/src/*.[ch] cext/include/*.h tests/cext/*.[ch] bpf/*.[ch])
+	$(BIN)/clang-format -i $(C_FORMATTED)
 
 clean: ## everything that make made
 	rm -rf $(VENV) $(BUILD) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
