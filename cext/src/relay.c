@@ -74,12 +74,14 @@ static enum progress side_write(struct flow *flow, struct pollable *side, struct
                                 struct iovec *pieces, int count, size_t *written)
 {
     struct msghdr message = {.msg_iov = pieces, .msg_iovlen = (size_t)count};
+    /* The last bytes: the end, which follows at once, goes in the same segment and wakes the application once. */
+    int flags = MSG_NOSIGNAL | MSG_DONTWAIT | (half->state == HALF_ENDING ? MSG_MORE : 0);
     *written = 0;
     while (message.msg_iovlen > 0 && half->pending.length == 0 && side->writable) {
         /* One piece is the rule, and send() costs less than sendmsg(). */
-        ssize_t sent = message.msg_iovlen == 1 ? send(side->fd, message.msg_iov->iov_base,
-                                                      message.msg_iov->iov_len, MSG_NOSIGNAL | MSG_DONTWAIT)
-                                               : sendmsg(side->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t sent = message.msg_iovlen == 1
+                           ? send(side->fd, message.msg_iov->iov_base, message.msg_iov->iov_len, flags)
+                           : sendmsg(side->fd, &message, flags);
         if (sent >= 0) {
             *written += (size_t)sent;
             pieces_consume(&message, (size_t)sent);
@@ -317,9 +319,9 @@ void relay_stream_end(void *owner, void *stream)
 {
     struct tunnel *tunnel = owner;
     struct flow *flow = stream;
-    relay_gathered(tunnel->worker);
     if (flow->to_near.state == HALF_OPEN)
         flow->to_near.state = HALF_ENDING;
+    relay_gathered(tunnel->worker);
     if (flow->state == FLOW_OPEN)
         half_end_if_due(&flow->to_near, &flow->to_far, &flow->near);
 }
