@@ -10,6 +10,7 @@ import yaml
 from bench.bed import Bed
 from bench.errors import BenchError
 from bench.peers.peer import Peer, Started, first_line
+from nodeseal.agent.config import default_workers
 from nodeseal.lab import agents
 from nodeseal.lab.mesh_state import write_agent_config, write_mesh
 
@@ -17,12 +18,14 @@ _SETTLE = "200ms"
 
 
 class Nodeseal(Peer):
-    """`settings` are added to the agents' configuration."""
+    """With its defaults, but for `settle`, which is time that nobody measures. `settings` are added to the agents'
+    configuration."""
 
     name = "nodeseal"
 
     def __init__(self, settings: Mapping[str, object] | None = None) -> None:
-        self.settings = {"workers": self.threads, "settle": _SETTLE} | dict(settings or {})
+        self.settings = {"workers": default_workers(), "settle": _SETTLE} | dict(settings or {})
+        self.threads = int(str(self.settings["workers"]))
 
     def version(self) -> str:
         settings = ", ".join(f"{key} {value}" for key, value in self.settings.items())

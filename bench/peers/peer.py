@@ -49,7 +49,7 @@ class Peer(ABC):
     encrypts: bool = True
     """Whether the wire between the nodes must not show plaintext."""
     threads: int = 2
-    """Threads that move bytes, in each of the two proxies."""
+    """Threads that move bytes, in each of the two proxies; nodeseal has what it takes by default."""
     shares_descriptors: bool = False
     """Whether one process needs two descriptors for each connection, as a proxy without a multiplexed tunnel does."""
 
