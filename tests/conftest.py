@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from support import workers
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew instead of comparing")
+    parser.addoption(
+        "--workers",
+        metavar="N",
+        help=f"worker threads of every core in netns and interop, 1 to {workers.WORKERS_MAX} (default: "
+        f"${workers.ENVIRONMENT}, or what an agent chooses)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    asked = config.getoption("--workers")
+    try:
+        if asked is not None:
+            os.environ[workers.ENVIRONMENT] = str(workers.parse_workers(asked))
+        workers.asked_workers()
+    except ValueError as error:
+        where = workers.ENVIRONMENT if asked is None else "--workers"
+        raise pytest.UsageError(f"{where}: {error}") from error
+
+
+def pytest_report_header() -> str:
+    how = "what an agent chooses here" if workers.asked_workers() is None else "as asked"
+    return f"worker threads of a core: {workers.expected_workers()} ({how})"
 
 
 @pytest.fixture

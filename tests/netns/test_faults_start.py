@@ -22,6 +22,7 @@ from nodeseal.identity.authority import init_authority
 from nodeseal.lab.processes import child_environment
 from support.lab import Programs, RunningLab, echoes, end_process, nodeseal, running_lab, wait_until
 from support.namespaces import needs_root
+from support.workers import worker_settings
 
 pytestmark = needs_root
 
@@ -53,7 +54,7 @@ class Site:
         (self.mesh / "mesh.yaml").write_text(yaml.safe_dump(mesh))
         init_authority(self.ca, trust_domain=TRUST_DOMAIN, now=datetime.now(UTC))
         names = {"node": "node1", "mesh": str(self.mesh), "ca": str(self.ca), "run_dir": str(self.run_dir)}
-        self.config.write_text(yaml.safe_dump(names))
+        self.config.write_text(yaml.safe_dump(names | worker_settings()))
 
     def configure(self, **settings: Any) -> None:
         """Changes fields of the configuration."""

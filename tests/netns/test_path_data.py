@@ -228,6 +228,7 @@ def test_200_connections_opened_in_parallel(lab: RunningLab, programs: Programs)
 def one_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     """Cores with one worker thread each: every connection of a pair of workloads is in one and the same tunnel."""
     with running_lab(tmp_path_factory.mktemp("one"), more_pods=("guest:node1:plain",), settings={"workers": 1}) as lab:
+        assert [lab.core_stats(node)["workers"] for node in ("node1", "node2")] == [1, 1]
         yield lab
 
 

@@ -31,22 +31,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
-from unittest import mock
 
 import pytest
-import yaml
 
+from nodeseal.core.bridge import CoreClient
 from nodeseal.lab import agents
 from nodeseal.lab.demo.pcap import TCP, UDP, Packet, parse_frame, streams
 from nodeseal.lab.errors import AgentError
-from nodeseal.lab.files import write_atomically
 from nodeseal.lab.lab import Lab, take_down
-from nodeseal.lab.mesh_state import write_agent_config
 from nodeseal.lab.namespaces import run_in
-from nodeseal.lab.plan import NAMESPACE, TRUST_DOMAIN, Node, Plan, PodRequest
+from nodeseal.lab.plan import NAMESPACE, TRUST_DOMAIN, Plan, PodRequest
 from nodeseal.lab.processes import child_environment
 from nodeseal.lab.topology import UPLINK
 from support.namespaces import wait_for
+from support.workers import add_settings, lab_settings
 
 T = TypeVar("T")
 Address = tuple[str, int]
@@ -147,6 +145,14 @@ class RunningLab:
                 with contextlib.suppress(OSError):
                     yield f"{run_dir.name}/{name}", "\n".join((run_dir / name).read_text().splitlines()[-40:])
 
+    def core_stats(self, node: str) -> dict[str, int]:
+        """The counters of the node's core. Raises CoreError when it does not answer."""
+        core = CoreClient.connect(self.run_dir(node))
+        try:
+            return core.stats()[0]
+        finally:
+            core.close()
+
     # ---- the nodes' processes
 
     def agent_pid(self, node: str) -> int:
@@ -213,11 +219,7 @@ def running_lab(
     requests = [PodRequest.parse(text) for text in more_pods]
     plan = Plan.build(name, more_pods=requests, enrol=enrol)
 
-    def write_config(path: Path, node: Node, **directories: Path) -> None:
-        write_agent_config(path, node, **directories)
-        add_settings(path, settings or {})
-
-    with mock.patch("nodeseal.lab.lab.write_agent_config", write_config):
+    with lab_settings(settings):
         lab = Lab.up(plan, with_agents=with_agents, with_apps=with_apps, root=root)
     running = RunningLab(lab)
     live_labs.append(running)
@@ -227,11 +229,6 @@ def running_lab(
         live_labs.remove(running)
         report = take_down(name, root)
     assert report.failures == (), "the lab was not taken down"
-
-
-def add_settings(config: Path, settings: dict[str, Any]) -> None:
-    """Sets fields of a YAML file whose content is a mapping."""
-    write_atomically(config, yaml.safe_dump(yaml.safe_load(config.read_text()) | settings))
 
 
 def nodeseal(*arguments: str, timeout: float = 60, **options: Any) -> subprocess.CompletedProcess[str]:
