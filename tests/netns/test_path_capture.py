@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,16 @@ import pytest
 from nodeseal.lab.plan import PIPELINE_HTTP_PORT, SERVICE_ADDRESS
 from support.lab import (
     HBONE_PORT,
+    Address,
     Programs,
     RunningLab,
+    Server,
     echoes,
     endpoint,
     ports_used,
     receive_exactly,
+    reset,
+    silent,
     wait_until,
 )
 from support.namespaces import needs_root
@@ -181,8 +186,106 @@ def test_connections_of_one_pair_share_a_tunnel(lab: RunningLab, programs: Progr
             assert echoes(programs.dial("shipper", server.address))
         opened = [packet for packet in wire.cut() if packet.opens]
     # One a worker thread: they share nothing.
-    assert len(opened) <= 4
+    assert len(opened) <= lab.core_stats("node1")["workers"]
     assert ports_used(opened) <= {HBONE_PORT}
+
+
+# ---- clients that go before their answer comes
+
+
+def close_before(client: socket.socket, server: Server) -> None:
+    """The answer meets a socket that nobody reads any more: the client's kernel resets."""
+    client.close()
+    application = server.connection()
+    assert application.recv(1) == b""
+    application.sendall(CARD)
+    application.close()
+
+
+def reset_before(client: socket.socket, server: Server) -> None:
+    """There is nobody to answer."""
+    reset(client)
+    with pytest.raises(ConnectionResetError):
+        server.connection().recv(1)
+
+
+def close_in_the_middle(client: socket.socket, server: Server) -> None:
+    """More of the answer comes after the client, which has not read what it got, has closed."""
+    application = server.connection()
+    application.sendall(CARD)
+    receive_exactly(client, 1)
+    client.close()
+    with pytest.raises(OSError):  # noqa: PT011, PT012
+        while True:
+            application.sendall(CARD * 1000)
+
+
+GOINGS = pytest.mark.parametrize("goes", [close_before, reset_before, close_in_the_middle])
+KINDS = pytest.mark.parametrize("target", ["pipeline", "intruder"], ids=["mtls", "plaintext"])
+
+
+@pytest.fixture
+def gone(lab: RunningLab, programs: Programs, goes: Callable[[socket.socket, Server], None], target: str) -> Gone:
+    """A captured connection of shipper whose client has gone so, seen on the link between the pod and its node."""
+    return Gone(lab, programs, goes, target)
+
+
+@KINDS
+@GOINGS
+def test_nothing_of_a_captured_connection_leaves_when_its_client_goes(gone: Gone) -> None:
+    assert gone.packets == []
+
+
+@KINDS
+@GOINGS
+def test_no_socket_is_left_when_the_client_of_a_captured_connection_goes(gone: Gone) -> None:
+    wait_until(lambda: gone.sockets() == [], "no socket of the connection waits for an acknowledgement", 10)
+
+
+class Gone:
+    """`packets`: those of the captured connection itself that left the pod by its interface."""
+
+    def __init__(
+        self, lab: RunningLab, programs: Programs, goes: Callable[[socket.socket, Server], None], target: str
+    ) -> None:
+        server = programs.serve(target, silent)
+        client = programs.dial("shipper", server.address)
+        self._lab = lab
+        self._source: Address = client.getsockname()
+        self._server = server.address
+        client.sendall(CARD)
+        assert receive_exactly(server.connection(), len(CARD)) == CARD
+        with programs.sniff_pod("shipper") as wire:
+            goes(client, server)
+            wait_until(self._is_closed, "the core is done with the connection")
+            wait_until(lambda: "01" not in self.sockets(), "the application's side of it has ended")
+            ends = {self._source, self._server}
+            self.packets = [
+                packet
+                for packet in wire.cut()
+                if {(packet.source, packet.source_port), (packet.destination, packet.destination_port)} == ends
+            ]
+
+    def sockets(self) -> list[str]:
+        """The states (include/net/tcp_states.h) of the sockets that it has in the pod, but for TIME_WAIT: both ends are
+        there, the application's and the core's."""
+
+        def read() -> list[str]:
+            lines = Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]
+            ends = {_as_in_proc(self._source), _as_in_proc(self._server)}
+            rows = [line.split() for line in lines]
+            return [row[3] for row in rows if {row[1], row[2]} == ends and row[3] != "06"]
+
+        return self._lab.run("shipper", read)
+
+    def _is_closed(self) -> bool:
+        source = endpoint(self._source)
+        rows = [row for row in self._lab.connections("node1") if row["source"] == source]
+        return [row["state"] for row in rows] == ["closed"]
+
+
+def _as_in_proc(address: Address) -> str:
+    return f"{socket.inet_aton(address[0])[::-1].hex().upper()}:{address[1]:04X}"
 
 
 def test_syn_cookies_on_both_sides(lab: RunningLab, programs: Programs) -> None:
