@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import socket
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nodeseal.capture import syscalls
-from nodeseal.lab.demo.host_state import attached_programs
+from nodeseal.lab.demo.host_state import attached_programs, pinned_programs
 from nodeseal.lab.lab import take_down
 from nodeseal.lab.namespaces import list_namespaces, remove_namespace
 from nodeseal.lab.plan import prefix
@@ -83,9 +82,8 @@ def test_cleanup_leaves_everything_as_it_was(
     server = programs.serve("pipeline")
     live = programs.dial("shipper", server.address)
     assert echoes(live)
-    pinned = {node: pinned_programs(lab, node) for node in NODES}
-    assert all(pinned.values())
-    assert set().union(*pinned.values()) <= set(attached_programs())
+    pinned = pinned_programs(lab.lab)
+    assert pinned <= set(attached_programs())
 
     before(lab)
     for node in NODES:
@@ -102,9 +100,7 @@ def test_cleanup_leaves_everything_as_it_was(
         assert processes_with(lab.run_dir(node)) == []
         assert not (lab.lab.mesh / "enrolled" / f"{node}.yaml").exists()
     # The kernel takes programs apart a moment after their last reference has gone.
-    wait_until(
-        lambda: not set().union(*pinned.values()) & set(attached_programs()), "the connect programs are detached"
-    )
+    wait_until(lambda: not pinned & set(attached_programs()), "the connect programs are detached")
     # The pods' applications talk on, without the mesh.
     assert echoes(programs.dial("shipper", server.address))
 
@@ -230,16 +226,6 @@ def pod_state(lab: RunningLab, pod: str) -> str:
         return f"{shown}tcx {syscalls.tcx_programs(socket.if_nametoindex('eth0'))}"
 
     return lab.run(pod, read)
-
-
-def pinned_programs(lab: RunningLab, node: str) -> set[int]:
-    """The identifiers of the programs that the node attached to the cgroup."""
-    found = set()
-    for name in ("connect4", "connect6"):
-        fd = syscalls.pinned(lab.run_dir(node) / "bpf" / name)
-        found.add(syscalls.link_program(fd))
-        os.close(fd)
-    return found
 
 
 def mounts_below(directory: Path) -> list[str]:

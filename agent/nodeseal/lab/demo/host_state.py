@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nodeseal.capture import syscalls
+from nodeseal.capture.ebpf import BPF_DIRECTORY
 from nodeseal.lab.lab import Lab
 from nodeseal.lab.namespaces import list_namespaces, run_in
 from nodeseal.lab.plan import prefix
 from nodeseal.lab.processes import MARKER, ProcessRecord, start_time
 
-_BPF_DIRECTORY = Path("/sys/fs/bpf")
+_BPFFS = Path("/sys/fs/bpf")
+_CONNECT_LINKS = ("connect4", "connect6")
 _COMMANDS = {
     "routing rules": ("ip", "-details", "rule", "show"),
     "routing rules (IPv6)": ("ip", "-6", "-details", "rule", "show"),
@@ -52,7 +54,7 @@ class HostState:
         state = {name: _output(command) for name, command in _COMMANDS.items()}
         state["network namespaces"] = list_namespaces()
         state["mounts"] = [line.split(" ", 4)[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-        state["/sys/fs/bpf"] = [str(path) for path in _walk(_BPF_DIRECTORY)]
+        state["/sys/fs/bpf"] = [str(path) for path in _walk(_BPFFS)]
         state["cgroup programs"] = [f"program {number} at connect()" for number in attached_programs()]
         return cls({name: frozenset(lines) for name, lines in state.items()})
 
@@ -88,6 +90,20 @@ def our_traces(lab: Lab, programs: Iterable[int]) -> tuple[str, ...]:
     """Texts that only the lab's own things carry. `programs`: the numbers of the BPF programs that its nodes pinned."""
     names = (prefix(lab.plan.name), str(lab.directory), "10.77.", "nsbr0", "0x4e53")
     return (*names, *(f"program {number} at connect()" for number in programs))
+
+
+def pinned_programs(lab: Lab) -> set[int]:
+    """The numbers of the BPF programs that the lab's nodes have attached for connect(). Every agent must have been
+    ready, or this raises FileNotFoundError."""
+    found = set()
+    for run_dir in lab.run_dirs.values():
+        for name in _CONNECT_LINKS:
+            link = syscalls.pinned(run_dir / BPF_DIRECTORY / name)
+            try:
+                found.add(syscalls.link_program(link))
+            finally:
+                os.close(link)
+    return found
 
 
 def attached_programs() -> list[int]:

@@ -16,7 +16,7 @@ from nodeseal.lab.demo.evidence import (
     payload,
     with_card,
 )
-from nodeseal.lab.demo.host_state import HostState, attached_programs, our_traces, pod_state, processes_of
+from nodeseal.lab.demo.host_state import HostState, our_traces, pinned_programs, pod_state, processes_of
 from nodeseal.lab.demo.pcap import TCP, Packet
 from nodeseal.lab.demo.report import CheckFailed, Report
 from nodeseal.lab.demo.scene import Scene
@@ -70,10 +70,9 @@ class Demo(Scene):
             report.say("An earlier demo was killed half way: removing what is left of it.")
             _raise_failures(take_down(self.plan.name).failures)
         self.host_before = HostState.read()
-        programs = set(attached_programs())
         began = time.monotonic()
         self.lab = Lab.up(self.plan)
-        self.programs = set(attached_programs()) - programs
+        self.programs = pinned_programs(self.lab)
         self.wire = Wiretap(self.lab, "node1", towards=self.plan.node("node2").address)
         self.pods_before = {pod: pod_state(self.lab, pod) for pod in ENROLLED}
         report.say(
