@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from support.agent import use_compiled
 from support.lab import Programs, RunningLab, running_lab
+from support.pods import compiled
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,11 +24,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 PODS = ("edge:node1:plain", "gate:node2:plain")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     """The lab's usual pods with their programs, and two for peers that are not ours: `edge` on node1, `gate` on node2.
-    Both are known workloads that no agent of ours enrols."""
-    with running_lab(tmp_path_factory.mktemp("interop"), more_pods=PODS, with_apps=True) as lab:
+    Both are known workloads that no agent of ours enrols. Tests leave pipeline and edge as they are."""
+    with (
+        use_compiled(compiled(), tmp_path_factory.mktemp("bpf") / "compiled.json"),
+        running_lab(tmp_path_factory.mktemp("interop"), more_pods=PODS, with_apps=True) as lab,
+    ):
         yield lab
 
 

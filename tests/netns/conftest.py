@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator
 
 import pytest
 
+from support.agent import use_compiled
 from support.lab import Programs, RunningLab, live_labs, running_lab
+from support.pods import compiled
 
 
 @pytest.hookimpl(wrapper=True)
@@ -18,6 +21,16 @@ def pytest_runtest_makereport(
     if report.failed:
         report.sections += [(name, text) for lab in live_labs for name, text in lab.logs()]
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The BPF programs are compiled once. Agents that tests start by nodeseal's command line compile their own."""
+    if os.geteuid() != 0:
+        yield
+        return
+    with use_compiled(compiled(), tmp_path_factory.mktemp("bpf") / "compiled.json"):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nodeseal.lab.mesh_state import SETTLE
 from support.lab import (
     HBONE_PORT,
     PATIENCE,
@@ -28,13 +29,13 @@ pytestmark = needs_root
 
 CARD = b"card=4111 1111 1111 1111;"
 COMERS = ("comer", "haven")
+PODS = ("guest:node1:plain", "comer:node1:plain", "haven:node2:plain")
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     """As the shared one, and two pods that come and go: comer on node1, haven on node2."""
-    pods = ("guest:node1:plain", "comer:node1:plain", "haven:node2:plain")
-    with running_lab(tmp_path_factory.mktemp("enrolment"), more_pods=pods) as lab:
+    with running_lab(tmp_path_factory.mktemp("enrolment"), more_pods=PODS) as lab:
         yield lab
 
 
@@ -154,8 +155,14 @@ def test_enrolment_again_while_old_connections_drain(lab: RunningLab, programs: 
     lines.finish()
 
 
-def test_connections_opened_while_enrolling_all_work(lab: RunningLab, programs: Programs) -> None:
+def test_connections_opened_while_enrolling_all_work(tmp_path: Path) -> None:
     """In every moment of two nodes' coming and going: a client that opens one connection after the other."""
+    with running_lab(tmp_path, more_pods=PODS, settings={"settle": SETTLE}) as lab, Programs(lab) as programs:
+        enrol_and_unenrol_under_connections(lab, programs)
+
+
+def enrol_and_unenrol_under_connections(lab: RunningLab, programs: Programs) -> None:
+    """Raises what a connection raises that does not work."""
     server = programs.serve("haven")
     stop = threading.Event()
     programs.at_end(stop.set)

@@ -53,6 +53,10 @@ HBONE_PORT = 15008
 PATIENCE = 60.0
 """Seconds after which what should have happened has not: only a test that fails waits for so long."""
 
+QUICK_SETTLE = "500ms"
+"""How long workloads join and leave, where no test opens connections meanwhile. Where one does, it has to be SETTLE of
+nodeseal.lab.mesh_state: a SYN that is lost is sent again after a second."""
+
 _DISCARD_PORT = 9
 _ETH_P_ALL = 3
 _SOL_PACKET, _PACKET_STATISTICS = 263, 6  # linux/if_packet.h
@@ -214,12 +218,12 @@ def running_lab(
     settings: dict[str, Any] | None = None,
 ) -> Iterator[RunningLab]:
     """A lab with a name of its own below `root`, gone at the end. `more_pods` as in `lab up --pod`; `settings` are
-    added to the agents' configuration."""
+    added to the agents' configuration, whose `settle` is QUICK_SETTLE otherwise."""
     name = f"t{os.getpid()}x{next(_numbers)}"
     requests = [PodRequest.parse(text) for text in more_pods]
     plan = Plan.build(name, more_pods=requests, enrol=enrol)
 
-    with lab_settings(settings):
+    with lab_settings({"settle": QUICK_SETTLE} | (settings or {})):
         lab = Lab.up(plan, with_agents=with_agents, with_apps=with_apps, root=root)
     running = RunningLab(lab)
     live_labs.append(running)

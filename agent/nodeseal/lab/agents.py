@@ -24,11 +24,12 @@ CHANGE_SECONDS = 20.0
 CLEANUP_SECONDS = 60.0
 POLL_SECONDS = 0.05
 REQUEST_SECONDS = 5.0
+AGENT_COMMAND: Sequence[str] = (sys.executable, "-m", "nodeseal", "agent")
 
 
 def start_agent(table: ProcessTable, node: Node, run_dir: Path) -> ProcessRecord:
     """Starts the agent in its node's namespace (the network one only: it must see the host's mounts)."""
-    argv = [sys.executable, "-m", "nodeseal", "agent", "--config", str(run_dir / "agent.yaml")]
+    argv = [*AGENT_COMMAND, "--config", str(run_dir / "agent.yaml")]
     return table.start(f"agent {node.name}", argv, netns=node.netns, output=run_dir / "agent.log")
 
 
