@@ -21,6 +21,7 @@ from nodeseal.lab.lab import LAB_ROOT, Lab, take_down
 from nodeseal.lab.namespaces import list_namespaces
 from nodeseal.lab.plan import Plan, prefix
 from nodeseal.lab.processes import child_environment, start_time
+from support.lab import QUICK_SETTLE
 from support.namespaces import Namespace, Namespaces, wait_for
 from support.workers import lab_settings, nodeseal_command
 
@@ -32,9 +33,9 @@ TESTS = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def workers() -> Iterator[None]:
-    """Every lab has the number of worker threads that was asked for."""
-    with lab_settings():
+def settings() -> Iterator[None]:
+    """Every lab has the number of worker threads that was asked for, and settles soon."""
+    with lab_settings({"settle": QUICK_SETTLE}):
         yield
 
 
@@ -242,9 +243,11 @@ def test_down_ends_an_agent_that_was_started_again_by_hand(name: str) -> None:
     assert not again.alive
 
 
-def test_up_whose_agents_cannot_start_says_why_and_leaves_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nodeseal.lab.mesh_state.SETTLE", "soon")
-    with pytest.raises(AgentError, match=r"the agent of node1 ended: .*settle"):
+def test_up_whose_agents_cannot_start_says_why_and_leaves_nothing(name: str) -> None:
+    with (
+        lab_settings({"settle": "soon"}),
+        pytest.raises(AgentError, match=r"the agent of node1 ended: .*settle"),
+    ):
         Lab.up(Plan.build(name))
     assert list_namespaces(prefix(name)) == []
     assert not (LAB_ROOT / name).exists()
