@@ -20,7 +20,7 @@ from nodeseal.capture.ebpf import CaptureTarget
 from nodeseal.capture.journal import Journal
 from nodeseal.capture.probe import find_cgroup
 from support.namespaces import needs_root, wait_for
-from support.pods import CLIENT, SERVER, Pods, echoes
+from support.pods import CLIENT, SERVER, Pods, compiled, echoes
 
 pytestmark = needs_root
 
@@ -73,23 +73,27 @@ def agent_that_is_killed(pods: Pods, tmp_path: Path) -> None:
         "import signal, sys\n"
         "from ipaddress import IPv4Address\n"
         "from pathlib import Path\n"
-        "from nodeseal.capture import steering\n"
+        "from nodeseal.capture import ebpf, steering\n"
+        "from nodeseal.capture.compile import Compiled\n"
         "from nodeseal.capture.ebpf import CaptureTarget, EbpfCapture\n"
+        "ebpf.compile_in_child = lambda: Compiled.from_json(Path(sys.argv[3]).read_text())\n"
         "if sys.argv[2] == 'filters':\n"
         "    steering.probe_tcx = lambda: False\n"
         "capture = EbpfCapture(Path(sys.argv[1]))\n"
         "capture.prepare()\n"
-        "for name, netns, address in zip(*[iter(sys.argv[3:])] * 3):\n"
+        "for name, netns, address in zip(*[iter(sys.argv[4:])] * 3):\n"
         "    capture.enrol(CaptureTarget(name, netns, IPv4Address(address)))\n"
         "print('ready', flush=True)\n"
         "signal.pause()\n"
     )
+    programs = tmp_path / "compiled.json"
+    programs.write_text(compiled().to_json())
     targets = [
         part
         for target in (pods.client_target, pods.server_target)
         for part in (target.name, target.netns, target.address)
     ]
-    command = [sys.executable, str(script), str(pods.run_dir()), "links" if pods.tcx else "filters"]
+    command = [sys.executable, str(script), str(pods.run_dir()), "links" if pods.tcx else "filters", str(programs)]
     command += map(str, targets)
     path = os.pathsep.join(sys.path)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}) as agent:
