@@ -21,7 +21,7 @@ from nodeseal.lab.lab import LAB_ROOT, Lab, take_down
 from nodeseal.lab.namespaces import list_namespaces
 from nodeseal.lab.plan import Plan, prefix
 from nodeseal.lab.processes import child_environment, start_time
-from support.lab import QUICK_SETTLE
+from support.lab import QUICK_SETTLE, end_process
 from support.namespaces import Namespace, Namespaces, wait_for
 from support.workers import lab_settings, nodeseal_command
 
@@ -222,7 +222,7 @@ def assert_nothing_left(lab: Lab, programs: set[int]) -> None:
 def test_status_and_enrolment_outlive_the_agents(name: str) -> None:
     lab = Lab.up(Plan.build(name))
     for node in lab.status()["nodes"]:
-        os.kill(node["agent_pid"], signal.SIGKILL)
+        end_process(node["agent_pid"])
     lab.processes.end(record for record in lab.processes.records() if record.role.startswith("agent"))
     status = lab.status()
     assert [node["agent_pid"] for node in status["nodes"]] == [None, None]
