@@ -23,10 +23,10 @@ APT_PROFILE := $(APT_RUN) linux-perf valgrind
 C_SOURCES := $(wildcard cext/src/*.c cext/src/*.h cext/include/*.h)
 C_FORMATTED := $(wildcard cext/src/*.[ch] cext/include/*.h tests/cext/*.[ch] bpf/*.[ch] bench/*.[ch] bench/instructions/*.[ch])
 
-.PHONY: help demo test lint guard bench profile scale format clean install
+.PHONY: help demo test test-workers lint guard bench profile scale format clean install
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # A stamp file per package list: apt is asked only when a package is missing, so that a prepared machine works offline.
 define apt_install
@@ -68,8 +68,11 @@ install: $(VENV)/.installed ## a virtual environment with the nodeseal command i
 demo: $(VENV)/.installed ## the main job, shown with real processes and packets (root, under a minute)
 	$(BIN)/nodeseal lab demo
 
-test: $(VENV)/.installed-test ## all tests (root for the network namespace tests)
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed-test ## all tests (root for the network namespace tests); WORKERS=4: worker threads of a core
+	$(BIN)/python -m pytest $(if $(WORKERS),--workers $(WORKERS))
+
+test-workers: $(VENV)/.installed-test ## the netns and interop tests with 1, 2 and 4 worker threads of a core (root)
+	for n in 1 2 4; do $(BIN)/python -m pytest tests/netns tests/interop --workers $$n; done
 
 lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-format, compiler warnings as errors
 	$(BIN)/ruff check .
