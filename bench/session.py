@@ -34,7 +34,7 @@ class Settings:
 
     @classmethod
     def full(cls, rounds: int) -> Settings:
-        return cls(rounds, warmup=1.0, seconds=3.0, idle_connections=IDLE_CONNECTIONS, quick=False)
+        return cls(rounds, warmup=0.7, seconds=2.0, idle_connections=IDLE_CONNECTIONS, quick=False)
 
     @classmethod
     def short(cls, rounds: int) -> Settings:
