@@ -9,18 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bench.bed import remove_old_beds
 from bench.build import BUILD, CHECKOUT, build_programs
 from bench.errors import BenchError
 from bench.figures import summarise
 from bench.machine import describe_machine
-from bench.peers.configured import EnvoyHbone, EnvoyMtls, Haproxy, Nginx
+from bench.peers.catalogue import all_peers
 from bench.peers.external import External, read_description
-from bench.peers.nodeseal import Nodeseal
+from bench.peers.nodeseal import parse_settings
 from bench.peers.peer import Peer
-from bench.peers.plain import Direct, Relay
 from bench.plots import draw_plots
 from bench.report import markdown_report, terminal_report, write_page
 from bench.session import Session, Settings
@@ -85,9 +82,7 @@ def _positive(text: str) -> int:
 
 def _choose(options: argparse.Namespace) -> list[Peer]:
     """The peers to be measured. Raises BenchError when one is unknown, or needs something first."""
-    peers: list[Peer] = [
-        Direct(), Relay(), Nodeseal(_settings(options.setting)), EnvoyHbone(), EnvoyMtls(), Haproxy(), Nginx(),
-    ]  # fmt: skip
+    peers = all_peers(parse_settings(options.setting))
     for path in options.extra:
         peers.append(External(read_description(path, [peer.name for peer in peers])))
     if options.only:
@@ -101,16 +96,6 @@ def _choose(options: argparse.Namespace) -> list[Peer]:
     if missing:
         raise BenchError(f"not everything is there ({'; '.join(missing)}), or leave peers out with --only")
     return peers
-
-
-def _settings(pairs: Sequence[str]) -> dict[str, object]:
-    settings: dict[str, object] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise BenchError(f"--setting {pair}: expected KEY=VALUE, for example workers=4")
-        settings[key] = yaml.safe_load(value)
-    return settings
 
 
 def _publish(session: Session, output: Path, *, complete: bool) -> int:

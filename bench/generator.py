@@ -9,7 +9,7 @@ import select
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,9 +138,19 @@ def running(bed: Bed, started: Started, load: Load, *, warmup: float, seconds: f
                 stream.close()
 
 
-def measure(bed: Bed, started: Started, load: Load, *, server: int, warmup: float, seconds: float) -> Measured:
-    """One load, measured. `server`: the pid of the application. Raises BenchError."""
-    with running(bed, started, load, warmup=warmup, seconds=seconds) as generator:
+def measure(
+    bed: Bed,
+    started: Started,
+    load: Load,
+    *,
+    server: int,
+    warmup: float,
+    seconds: float,
+    observer: AbstractContextManager[object] | None = None,
+) -> Measured:
+    """One load, measured. `server`: the pid of the application. `observer`: entered when the load is warm, left when
+    it has been measured. Raises BenchError."""
+    with running(bed, started, load, warmup=warmup, seconds=seconds) as generator, observer or contextlib.nullcontext():
         pids = started.pids
         ends = [generator.process.pid, server]
         before, ends_before, busy_before = read_usage(pids), read_usage(ends), read_machine_busy()

@@ -76,13 +76,13 @@ class Session:
         visit: dict[str, Any] = {"peer": peer.name, "round": number, "proxied": peer.threads > 0}
         with new_bed(self.programs) as bed:
             self._note_congestion_control(bed)
-            started = _start(bed, peer)
+            started = start_peer(bed, peer)
             visit["memory"] = {
                 "idle_mb": read_memory(started.pids).pss_mb,
                 "idle_private_mb": read_memory(started.pids).private_mb,
                 "helpers_mb": read_memory(started.helpers).pss_mb,
             }
-            server = _server_pid(bed)
+            server = server_pid(bed)
             visit["loads"] = {load.name: self._measure(bed, peer, started, load, server) for load in LOADS}
         if peer.threads > 0:
             with new_bed(self.programs) as bed:
@@ -101,7 +101,7 @@ class Session:
 
     def _hold(self, bed: Bed, peer: Peer) -> dict[str, Any]:
         """Memory and CPU for connections on which nothing happens, in a bed that has seen nothing else."""
-        started = _start(bed, peer)
+        started = start_peer(bed, peer)
         wanted = peer.idle_connections(self.settings.idle_connections)
         before = read_memory(started.pids)
         with running(bed, started, Load("idle", idle=wanted), warmup=self.settings.warmup, seconds=1.0) as generator:
@@ -127,7 +127,7 @@ class Session:
         """nodeseal with WORKLOADS_AT_REST workloads on each node and no traffic: mean of the two nodes."""
         try:
             with new_bed(self.programs, pods_per_node=WORKLOADS_AT_REST) as bed:
-                started = _start(bed, peer)
+                started = start_peer(bed, peer)
                 before = read_usage([*started.pids, *started.helpers])
                 time.sleep(self.settings.seconds)  # what is measured is that nothing happens
                 spent = read_usage([*started.pids, *started.helpers]) - before
@@ -159,7 +159,8 @@ class Session:
         return asdict(self.settings)
 
 
-def _start(bed: Bed, peer: Peer) -> Started:
+def start_peer(bed: Bed, peer: Peer) -> Started:
+    """Starts the peer, and waits until requests pass through it, encrypted if it encrypts. Raises BenchError."""
     bed.wait_ready(bed.app, REQUEST, RESPONSE_SIZE, ())
     started = peer.start(bed)
     bed.wait_ready(started.target, REQUEST, RESPONSE_SIZE, started.watched)
@@ -167,7 +168,8 @@ def _start(bed: Bed, peer: Peer) -> Started:
     return started
 
 
-def _server_pid(bed: Bed) -> int:
+def server_pid(bed: Bed) -> int:
+    """The application of the server pod."""
     return next(record.pid for record in bed.lab.processes.records() if record.role == f"serve {SERVER}" and record.pid)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 import yaml
@@ -58,3 +58,14 @@ class Nodeseal(Peer):
             )
         helpers = tuple(record.pid for record in records if record.pid)
         return Started(bed.app, proxies=cores, helpers=helpers)
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
+    """Settings of agents from the command line, KEY=VALUE with YAML values. Raises BenchError."""
+    settings: dict[str, object] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise BenchError(f"--setting {pair}: expected KEY=VALUE, for example workers=4")
+        settings[key] = yaml.safe_load(value)
+    return settings

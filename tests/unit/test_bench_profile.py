@@ -1,0 +1,219 @@
+"""From what perf prints to the flame graph, the texts and the page."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from bench import profile, sampler
+from bench.errors import BenchError
+from bench.flamegraph import WIDTH, build_tree, draw_flame_graph
+from bench.profile_report import COLUMNS, Profile, load_text, terminal_table, write_index, write_load
+from bench.stacks import (
+    GROUPS,
+    Folded,
+    Frame,
+    core_functions,
+    fold_script,
+    group_of,
+    group_shares,
+    top_symbols,
+)
+
+RECORDED = (Path(__file__).parent / "golden" / "perf-script.txt").read_text()
+SAMPLES = 13
+SVG = "{http://www.w3.org/2000/svg}"
+
+CORE, LIBSSL, LIBCRYPTO = "_core.abi3.so", "libssl.so.3", "libcrypto.so.3"
+
+
+@pytest.fixture(scope="module")
+def folded() -> Folded:
+    return fold_script(RECORDED, {8954: "client side", 8956: "server side"}.__getitem__)
+
+
+def made_profile(folded: Folded, load: str = "down_1") -> Profile:
+    return Profile(load, "nodeseal", "1.23 s/GB", folded, "samples", ("a machine", "a <date> & more"))
+
+
+def test_every_sample_is_folded(folded: Folded) -> None:
+    assert folded.total() == SAMPLES
+    assert {stack[0].symbol for stack in folded} == {"client side", "server side"}
+
+
+def test_stack_begins_at_the_worker_and_ends_in_the_function_that_ran(folded: Folded) -> None:
+    for stack in folded:
+        assert stack[1] == Frame("worker_main", CORE)
+    receive = next(stack for stack in folded if stack[-1].symbol == "_copy_to_iter")
+    symbols = [frame.symbol for frame in receive]
+    assert symbols[2:5] == ["tunnel_read", "__libc_recv", "__x64_sys_recvfrom"]
+
+
+def test_functions_without_a_name_fold_into_their_module(folded: Folded) -> None:
+    seal = next(stack for stack in folded if stack[-1].module == LIBCRYPTO and not stack[-1].named)
+    assert [frame.symbol for frame in seal[-5:]] == [
+        "tls_write", "SSL_write_ex", "[libssl.so.3]", "EVP_EncryptUpdate", "[libcrypto.so.3]",
+    ]  # fmt: skip
+
+
+def test_sample_in_the_kernels_entry_is_kept() -> None:
+    folded = fold_script(
+        "worker 1/2 \n\tffffffff821ef666 do_syscall_64 ([kernel.kallsyms])\n\t 10 send (/lib/libc.so.6)\n"
+    )
+    assert list(folded) == [(Frame("send", "libc.so.6"), Frame("do_syscall_64", "[kernel.kallsyms]"))]
+
+
+def test_sample_without_a_known_frame_still_counts() -> None:
+    folded = fold_script("worker 1/2 \n\tffffffffffffffff [unknown] ([unknown])\n")
+    assert folded.total() == 1
+
+
+def test_command_name_with_blanks_is_a_sample() -> None:
+    assert fold_script("a name (x) 1/2 \n\t 10 send (/lib/libc.so.6)\n").total() == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "group"),
+    [
+        ("[kernel.kallsyms]", "kernel"),
+        ("[br_netfilter]", "kernel"),
+        ("bpf_prog_eb5698ad08261d8c_steer_ingress", "kernel"),
+        ("[vdso]", "libc"),
+        ("libc.so.6", "libc"),
+        ("ld-linux-x86-64.so.2", "libc"),
+        (LIBCRYPTO, "libcrypto"),
+        (LIBSSL, "libssl"),
+        ("libnghttp2.so.14.24.1", "nghttp2"),
+        (CORE, "core"),
+        ("python3.11", "python"),
+        ("envoy", "other"),
+        ("[unknown]", "other"),
+    ],
+)
+def test_group_of_a_module(module: str, group: str) -> None:
+    assert group_of(module) == group
+
+
+def test_shares_add_up_to_one(folded: Folded) -> None:
+    shares = group_shares(folded)
+    assert tuple(shares) == GROUPS
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert shares["libcrypto"] == pytest.approx(3 / SAMPLES)
+
+
+def test_shares_of_nothing_are_zero() -> None:
+    assert set(group_shares(Counter()).values()) == {0.0}
+
+
+def test_top_symbols_say_around_which_function_an_unnamed_one_is(folded: Folded) -> None:
+    symbols = top_symbols(folded, 100)
+    assert sum(entry.samples for entry in symbols) == SAMPLES
+    assert (1, Frame("[libcrypto.so.3]", LIBCRYPTO), "EVP_EncryptUpdate") in symbols
+    assert (2, Frame("[libssl.so.3]", LIBSSL), "SSL_write_ex") in symbols
+
+
+def test_core_functions_with_what_they_called(folded: Folded) -> None:
+    functions = {name: (samples, dict(callees)) for name, samples, callees in core_functions(folded, 100)}
+    assert functions["tunnel_send"] == (2, {"__send": 1, "-": 1})
+    assert functions["tunnel_read"] == (1, {"__libc_recv": 1})
+    assert sum(samples for samples, _ in functions.values()) == SAMPLES
+
+
+def test_widths_of_the_callees_fit_into_the_caller(folded: Folded) -> None:
+    boxes = [build_tree(folded)]
+    assert boxes[0].samples == SAMPLES
+    for box in boxes:
+        assert sum(callee.samples for callee in box.callees.values()) <= box.samples
+        boxes += box.callees.values()
+
+
+def drawn_boxes(svg: str) -> list[tuple[float, float, float]]:
+    """(x, width, y) of every box."""
+    root = ElementTree.fromstring(svg)  # noqa: S314 (our own output)
+    return [
+        (float(group.attrib["data-x"]), float(group.attrib["data-w"]), float(group.attrib["data-y"]))
+        for group in root.iter(f"{SVG}g")
+    ]
+
+
+def test_picture_is_xml_whose_rows_are_as_wide_as_their_samples(folded: Folded) -> None:
+    boxes = drawn_boxes(draw_flame_graph(folded, "a title", ["a note"]))
+    rows: dict[float, list[tuple[float, float]]] = {}
+    for x, width, y in boxes:
+        rows.setdefault(y, []).append((x, width))
+    full = max(width for _, width, _ in boxes)
+    assert WIDTH - 30 < full < WIDTH
+    sides = sorted(rows, reverse=True)[1]
+    assert sum(width for _, width in rows[sides]) == pytest.approx(full, abs=0.01)
+    for row in rows.values():
+        row.sort()
+        for (x, width), (following, _) in itertools.pairwise(row):
+            assert x + width <= following + 0.01
+
+
+def test_picture_needs_nothing_from_outside(folded: Folded) -> None:
+    svg = draw_flame_graph(folded, "a title")
+    assert re.findall(r"(?:href|src|url)\s*[=(]", svg) == []
+    assert svg.count("http:") == 1  # the name of the SVG namespace
+
+
+def test_names_with_markup_are_escaped() -> None:
+    folded: Folded = Counter({(Frame('operator<<"&', "envoy"),): 3})
+    svg = draw_flame_graph(folded, 'a "title" < b & c', ["<note>"])
+    root = ElementTree.fromstring(svg)  # noqa: S314
+    titles = [title.text for title in root.iter(f"{SVG}title")]
+    assert 'operator<<"& (envoy): 100.0%, 3 samples' in titles
+    assert titles[0] == 'a "title" < b & c'
+
+
+def test_picture_of_nothing_is_still_a_picture() -> None:
+    assert drawn_boxes(draw_flame_graph(Counter(), "nothing")) == []
+
+
+def test_text_of_a_load(folded: Folded) -> None:
+    text = load_text(made_profile(folded))
+    assert "nodeseal, down_1: 1.23 s/GB, 13 samples" in text
+    assert "[libcrypto.so.3] under EVP_EncryptUpdate" in text
+    assert re.search(r"15\.4%  tunnel_send +(?:__send 7\.7%|itself 7\.7%)", text)
+
+
+def test_table_fits_a_terminal(folded: Folded) -> None:
+    lines = terminal_table([made_profile(folded, "connections_c32")]).splitlines()
+    assert all(len(line) <= 100 for line in lines)
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_shares_of_the_table_cover_every_group() -> None:
+    assert sorted(group for _, groups in COLUMNS for group in groups) == sorted(GROUPS)
+
+
+def test_files_of_a_profile(folded: Folded, tmp_path: Path) -> None:
+    profiles = [made_profile(folded, "down_1"), made_profile(folded, "mix")]
+    for made in profiles:
+        write_load(made, tmp_path / "new")
+    index = write_index(profiles, tmp_path / "new").read_text()
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {
+        "down_1.svg", "down_1.txt", "mix.svg", "mix.txt", "index.html",
+    }  # fmt: skip
+    assert 'data="mix.svg"' in index
+    assert "a &lt;date&gt; &amp; more" in index
+
+
+def test_unknown_load_and_peer_are_named() -> None:
+    with pytest.raises(BenchError, match=r"--only sideways: there is no such load; there are requests_c1, "):
+        profile.choose_loads("down_1,sideways")
+    with pytest.raises(BenchError, match=r"--peer direct: there is no such peer; there are relay, nodeseal"):
+        profile.choose_peer("direct", [])
+
+
+def test_usual_loads_exist() -> None:
+    assert [load.name for load in profile.choose_loads(None)] == list(profile.USUAL_LOADS)
+
+
+def test_missing_perf_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert sampler.perf_missing() == "perf is missing: apt-get install linux-perf"
