@@ -115,7 +115,7 @@ def _place(box: Box, level: int, x: float, scale: float) -> Iterator[tuple[Box, 
 def _box(box: Box, total: int, unit: str, x: float, width: float, y: float) -> list[str]:
     name = box.frame.symbol
     module = f" ({box.frame.module})" if box.frame.module else ""
-    said = escape(f"{name}{module}: {box.samples / total:.1%}, {box.samples} {unit}")
+    said = escape(f"{name}{module}: {box.samples / total:.1%}, {box.samples:,} {unit}")
     letters = int((width - 6) / _LETTER)
     text = "" if letters < 3 else name if len(name) <= letters else f"{name[: letters - 1]}\N{HORIZONTAL ELLIPSIS}"
     quoted = escape(name, {'"': "&quot;"})

@@ -17,6 +17,7 @@ from bench.bed import CLIENT, SERVER, Bed, new_bed, remove_old_beds
 from bench.build import BUILD, build_programs
 from bench.errors import BenchError
 from bench.generator import measure
+from bench.instrumented import Instrumented, callgrind_missing
 from bench.loads import LOADS, Load
 from bench.machine import describe_machine
 from bench.peers.catalogue import all_peers
@@ -45,13 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         peer = choose_peer(options.peer, options.setting)
         loads = choose_loads(options.only)
         output = options.output or (OUTPUT if peer.name == OURS else OUTPUT / peer.name)
-        if (why := perf_missing()) is not None:
-            raise BenchError(why)
+        sample = _count if choose_callgrind(peer, asked=options.callgrind) else _sample
         remove_old_beds()
         profiles: list[Profile] = []
         try:
             with signals_interrupt():
-                for profile in _sample(peer, loads, options.seconds):
+                for profile in sample(peer, loads, options.seconds):
                     write_load(profile, output)
                     profiles.append(profile)
                     print(f"{profile.title}: {output / profile.load}.svg", file=sys.stderr, flush=True)
@@ -80,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--setting", action="append", default=[], metavar="KEY=VALUE", help="for the configuration of nodeseal's agents"
+    )
+    parser.add_argument(
+        "--callgrind", action="store_true", help="count instructions with callgrind, as where perf cannot sample"
     )
     parser.add_argument("--peer", default=OURS, metavar="NAME", help="another peer of the bench instead of nodeseal")
     return parser
@@ -110,6 +113,20 @@ def choose_loads(names: str | None) -> list[Load]:
         if name not in known:
             raise BenchError(f"--only {name}: there is no such load; there are {', '.join(known)}")
     return [known[name] for name in wanted]
+
+
+def choose_callgrind(peer: Peer, *, asked: bool) -> bool:
+    """Whether callgrind is to be used instead of perf. Raises BenchError when neither can be."""
+    why = "callgrind was asked for" if asked else perf_missing()
+    if why is None:
+        return False
+    if peer.name != OURS:
+        raise BenchError(f"{why}; callgrind is for nodeseal alone, not for {peer.name}")
+    if (missing := callgrind_missing()) is not None:
+        raise BenchError(missing if asked else f"{why}; and {missing}")
+    if not asked:
+        print(f"{why}; instead callgrind counts instructions in user space", file=sys.stderr)
+    return True
 
 
 def side_namer(bed: Bed) -> Callable[[int], str]:
@@ -157,6 +174,24 @@ def _sample(peer: Peer, loads: Sequence[Load], seconds: float) -> Iterator[Profi
             yield Profile(
                 load.name, peer.name, cost_of(measured), sampler.fold(side_of), "samples", (*notes, neighbours)
             )
+
+
+def _count(peer: Peer, loads: Sequence[Load], seconds: float) -> Iterator[Profile]:
+    """The same with cores under callgrind. Raises BenchError, LabError."""
+    programs = build_programs()
+    with tempfile.TemporaryDirectory(prefix="nodeseal-profile-") as directory, new_bed(programs) as bed:
+        instrumented, side_of = Instrumented(Path(directory)), side_namer(bed)
+        with instrumented.cores():
+            started = start_peer(bed, peer)
+        congestion_control = bed.setting(CLIENT, "ipv4/tcp_congestion_control")
+        method = "callgrind: instructions in user space only, the kernel's part is not seen; both sides"
+        notes = (*_machine(peer, congestion_control), method)
+        for load in loads:
+            observer = instrumented.counting(started.proxies)
+            server = server_pid(bed)
+            measure(bed, started, load, server=server, warmup=WARMUP, seconds=seconds, observer=observer)
+            folded = instrumented.fold(started.proxies, side_of)
+            yield Profile(load.name, peer.name, "user space only", folded, "instructions", notes)
 
 
 def _machine(peer: Peer, congestion_control: str) -> tuple[str, str]:

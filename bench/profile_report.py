@@ -40,7 +40,7 @@ class Profile:
 
     @property
     def title(self) -> str:
-        return f"{self.peer}, {self.load}: {self.cost}, {self.folded.total()} {self.unit}"
+        return f"{self.peer}, {self.load}: {self.cost}, {self.folded.total():,} {self.unit}"
 
     def shares(self) -> dict[str, float]:
         """By the names of COLUMNS; 0..1."""
@@ -94,11 +94,14 @@ def load_text(profile: Profile) -> str:
 
 
 def write_load(profile: Profile, directory: Path) -> None:
-    """<load>.svg and <load>.txt."""
+    """<load>.svg, <load>.txt, and <load>.folded: a line a stack, "outermost;...;innermost COUNT", as other programs for
+    flame graphs and their differences read it."""
     directory.mkdir(parents=True, exist_ok=True)
     svg = draw_flame_graph(profile.folded, profile.title, profile.notes, profile.unit)
     (directory / f"{profile.load}.svg").write_text(svg)
     (directory / f"{profile.load}.txt").write_text(load_text(profile))
+    stacks = (";".join(frame.symbol for frame in stack) + f" {count}\n" for stack, count in profile.folded.items())
+    (directory / f"{profile.load}.folded").write_text("".join(sorted(stacks)))
 
 
 def write_index(profiles: Sequence[Profile], directory: Path) -> Path:

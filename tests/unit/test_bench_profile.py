@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 from bench import profile, sampler
 from bench.errors import BenchError
 from bench.flamegraph import WIDTH, build_tree, draw_flame_graph
+from bench.instrumented import Instrumented, fold_callgrind
 from bench.profile_report import COLUMNS, Profile, load_text, terminal_table, write_index, write_load
 from bench.stacks import (
     GROUPS,
@@ -197,10 +201,14 @@ def test_files_of_a_profile(folded: Folded, tmp_path: Path) -> None:
         write_load(made, tmp_path / "new")
     index = write_index(profiles, tmp_path / "new").read_text()
     assert {path.name for path in (tmp_path / "new").iterdir()} == {
-        "down_1.svg", "down_1.txt", "mix.svg", "mix.txt", "index.html",
-    }  # fmt: skip
+        "index.html",
+        *(f"{load}.{kind}" for load in ("down_1", "mix") for kind in ("svg", "txt", "folded")),
+    }
     assert 'data="mix.svg"' in index
     assert "a &lt;date&gt; &amp; more" in index
+    stacks = (tmp_path / "new" / "mix.folded").read_text().splitlines()
+    assert sum(int(line.rpartition(" ")[2]) for line in stacks) == SAMPLES
+    assert "server side;worker_main;tunnel_flush;tunnel_send;__send 1" in stacks
 
 
 def test_unknown_load_and_peer_are_named() -> None:
@@ -217,3 +225,95 @@ def test_usual_loads_exist() -> None:
 def test_missing_perf_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert sampler.perf_missing() == "perf is missing: apt-get install linux-perf"
+
+
+CALLGRIND = """# callgrind format
+positions: line
+events: Ir
+
+ob=(1) /checkout/_core.abi3.so
+fl=(1) tls.c
+fn=(1) tls_read'tunnel_read'worker_main
+10 5
+cob=(2) /usr/lib/libssl.so.3
+cfi=(2) ???
+cfn=(2) SSL_read_ex'tls_read'tunnel_read'worker_main
+calls=1 0
++2 90
+* 2
+
+fn=(3) tunnel_read'worker_main
+1 1
+fn=(4) worker_main
+1 1
+
+ob=(2)
+fl=(2)
+fn=(2)
+0 20
+cfn=(5) 0x000000000004fee0'SSL_read_ex'tls_read'tunnel_read'worker_main
+calls=3 0
+0 70
+fn=(5)
+0 70
+
+ob=(3) ???
+fn=(6) 0x1000'SSL_read_ex'tls_read'tunnel_read'worker_main
+0 4
+totals: 103
+"""
+
+
+def test_callgrinds_contexts_are_stacks() -> None:
+    core = tuple(Frame(symbol, CORE) for symbol in ("worker_main", "tunnel_read", "tls_read"))
+    read = (*core, Frame("SSL_read_ex", LIBSSL))
+    assert fold_callgrind(CALLGRIND) == {
+        core[:1]: 1,
+        core[:2]: 1,
+        core: 7,
+        read: 24,
+        (*read, Frame("[libssl.so.3]", LIBSSL)): 70,
+    }
+
+
+def test_environment_is_as_before_after_instrumented_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    with Instrumented(tmp_path).cores():
+        assert os.environ["PYTHONPATH"] == f"{tmp_path}{os.pathsep}/somewhere"
+        printed = subprocess.run(
+            [sys.executable, "-c", "import sys; print(sys.executable)"], capture_output=True, text=True, check=True
+        ).stdout
+        assert printed.strip() == str(tmp_path / "python")
+        # What is not a core runs as ever.
+        done = subprocess.run([str(tmp_path / "python"), "-c", "print(6 * 7)"], capture_output=True, check=True)
+        assert done.stdout == b"42\n"
+    assert os.environ["PYTHONPATH"] == "/somewhere"
+    assert "NODESEAL_PROFILE_EXECUTABLE" not in os.environ
+
+
+def choosing(monkeypatch: pytest.MonkeyPatch, *, perf: str | None, callgrind: str | None) -> None:
+    monkeypatch.setattr(profile, "perf_missing", lambda: perf)
+    monkeypatch.setattr(profile, "callgrind_missing", lambda: callgrind)
+
+
+def test_callgrind_is_used_where_perf_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    peer = profile.choose_peer("nodeseal", [])
+    choosing(monkeypatch, perf=None, callgrind="no valgrind")
+    assert profile.choose_callgrind(peer, asked=False) is False
+    choosing(monkeypatch, perf="no perf", callgrind=None)
+    assert profile.choose_callgrind(peer, asked=False) is True
+    assert "no perf; instead callgrind counts" in capsys.readouterr().err
+
+
+def test_neither_perf_nor_callgrind_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    choosing(monkeypatch, perf="no perf", callgrind="no valgrind")
+    with pytest.raises(BenchError, match=r"^no perf; and no valgrind$"):
+        profile.choose_callgrind(profile.choose_peer("nodeseal", []), asked=False)
+
+
+def test_callgrind_is_not_for_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    choosing(monkeypatch, perf="no perf", callgrind=None)
+    with pytest.raises(BenchError, match="callgrind is for nodeseal alone, not for relay"):
+        profile.choose_callgrind(profile.choose_peer("relay", []), asked=False)
