@@ -52,9 +52,8 @@ struct slot {
     uint64_t served;    /* fixed rate: requests that were begun */
     uint64_t report;    /* UP: the bytes received so far, as they come in; may be there in part */
     size_t report_held; /* UP: bytes of the report that are here */
-    uint64_t first_at, first_bytes, last_at,
-        last_bytes; /* UP: the first and last report within the measured time */
-    uint64_t bytes; /* DOWN: within the measured time */
+    uint64_t first_bytes, last_bytes; /* UP: the last reports before the measured time and within it */
+    uint64_t bytes;                   /* DOWN: within the measured time */
 };
 
 struct tally {
@@ -284,14 +283,11 @@ static void read_report(struct slot *slot)
         return;
     slot->report_held = 0;
     count_opened(slot);
-    if (phase != MEASURING)
-        return;
-    slot->last_at = clock_now();
-    slot->last_bytes = slot->report;
-    if (slot->first_at == 0) {
-        slot->first_at = slot->last_at;
+    /* The rate is over the whole time: reports may come in a bunch, with no time between them. */
+    if (phase <= MEASURING)
+        slot->last_bytes = slot->report;
+    if (phase < MEASURING)
         slot->first_bytes = slot->report;
-    }
 }
 
 static void on_connected(struct slot *slot)
@@ -394,9 +390,7 @@ static void print_results(void)
 
     for (size_t i = 0; i < slot_count; i++) {
         const struct slot *const slot = &slots[i];
-        if (slot->last_at > slot->first_at)
-            up += (double)(slot->last_bytes - slot->first_bytes) * 1e9 /
-                  (double)(slot->last_at - slot->first_at);
+        up += (double)(slot->last_bytes - slot->first_bytes) / seconds;
         down += (double)slot->bytes / seconds;
         idle += slot->kind == IDLE && slot->state == FREE;
     }
