@@ -34,7 +34,7 @@ OUTPUT = BUILD / "profile"
 USUAL_LOADS = (
     "requests_c1", "requests_c64", "connections_c32", "down_1", "up_1", "down_8", "up_8", "mix",
 )  # fmt: skip
-WARMUP = 0.5
+WARMUP, SECONDS_MAX = 0.5, 600.0
 OURS = "nodeseal"
 
 
@@ -89,9 +89,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds <= 600:
-        raise ValueError
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= SECONDS_MAX:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 to {SECONDS_MAX:.0f}")
     return seconds
 
 

@@ -45,7 +45,7 @@ def perf_missing() -> str | None:
     if done.returncode == 0:
         return None
     said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
-    return f"perf cannot sample here: {said[:200]} (see /proc/sys/kernel/perf_event_paranoid)"
+    return f"perf cannot sample here: {said[:200]} (perf_event_open needs CAP_PERFMON, also in a container)"
 
 
 @dataclass
