@@ -35,6 +35,7 @@ USUAL_LOADS = (
     "requests_c1", "requests_c64", "connections_c32", "down_1", "up_1", "down_8", "up_8", "mix",
 )  # fmt: skip
 WARMUP, SECONDS_MAX = 0.5, 600.0
+CALLGRIND_WARMUP = 2.0
 OURS = "nodeseal"
 
 
@@ -192,7 +193,7 @@ def _count(peer: Peer, loads: Sequence[Load], seconds: float) -> Iterator[Profil
         for load in loads:
             observer = instrumented.counting(started.proxies)
             server = server_pid(bed)
-            measure(bed, started, load, server=server, warmup=WARMUP, seconds=seconds, observer=observer)
+            measure(bed, started, load, server=server, warmup=CALLGRIND_WARMUP, seconds=seconds, observer=observer)
             folded = instrumented.fold(started.proxies, side_of)
             yield Profile(load.name, peer.name, "user space only", folded, "instructions", notes)
 

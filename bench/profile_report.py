@@ -118,7 +118,8 @@ def write_index(profiles: Sequence[Profile], directory: Path) -> Path:
             f'<p><a href="{load}.svg">the picture alone</a>, <a href="{load}.txt">text</a></p>\n'
             f'<object type="image/svg+xml" data="{load}.svg"></object>'
         )
-    notes = "<br>\n".join(escape(note) for note in profiles[0].notes) if profiles else ""
+    common = [note for note in profiles[0].notes if all(note in other.notes for other in profiles)] if profiles else []
+    notes = "<br>\n".join(map(escape, common))
     page = _PAGE.format(
         title=f"Where the time goes: {escape(profiles[0].peer if profiles else 'nothing')}",
         notes=notes,
