@@ -46,6 +46,7 @@ def make_topology(plan: Plan) -> None:
     for node in plan.nodes:
         _in_namespace(node.netns, partial(_make_node, plan, node))
         write_sysctls(node.netns, _sysctls(UPLINK, BRIDGE, forward=True))
+    write_sysctls(plan.fabric, _bridge_sysctls())
     _in_namespace(plan.fabric, partial(_make_bridge, [node.name for node in plan.nodes]))
     for pod in plan.pods:
         node = plan.node(pod.node)
@@ -157,5 +158,12 @@ def _sysctls(*devices: str, forward: bool) -> dict[str, str]:
         values["ipv6/conf/all/disable_ipv6"] = "1"
         values["ipv6/conf/default/disable_ipv6"] = "1"
     if forward:
-        values["ipv4/ip_forward"] = "1"
+        values |= {"ipv4/ip_forward": "1"} | _bridge_sysctls()
     return values
+
+
+def _bridge_sysctls() -> dict[str, str]:
+    """Frames that cross a bridge do not visit the IP firewall, as they do where br_netfilter is loaded: the lab has no
+    firewall, and its hops shall cost no more than they must."""
+    names = ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables", "bridge-nf-call-arptables")
+    return {f"bridge/{name}": "0" for name in names if Path("/proc/sys/net/bridge", name).exists()}
