@@ -351,15 +351,14 @@ int32_t h2_connect(struct h2 *h2, const struct ns_address *authority, const stru
 {
     NS_CHECK(h2, H2_MAGIC);
     char target[AUTHORITY_MAX];
-    char source[AUTHORITY_MAX];
-    char forwarded[AUTHORITY_MAX + 8];
+    char forwarded[AUTHORITY_MAX + 8] = "for=\"";
     size_t target_length = authority_format(authority, target);
-    authority_format(client, source);
-    int forwarded_length = snprintf(forwarded, sizeof(forwarded), "for=\"%s\"", source);
+    size_t forwarded_length = 5 + authority_format(client, forwarded + 5);
+    forwarded[forwarded_length++] = '"';
     nghttp2_nv headers[] = {
         header(":method", "CONNECT", 7),
         header(":authority", target, target_length),
-        header("forwarded", forwarded, (size_t)forwarded_length),
+        header("forwarded", forwarded, forwarded_length),
     };
     nghttp2_data_provider provider = {.read_callback = source_read};
     int32_t id = nghttp2_submit_request(h2->session, NULL, headers, 3, &provider, stream);
