@@ -74,7 +74,8 @@ static enum progress side_write(struct flow *flow, struct pollable *side, struct
                                 struct iovec *pieces, int count, size_t *written)
 {
     struct msghdr message = {.msg_iov = pieces, .msg_iovlen = (size_t)count};
-    /* The last bytes: the end, which follows at once, goes in the same segment and wakes the application once. */
+    /* The last bytes: the end, which follows at once, goes in the same segment and wakes the application
+     * once. */
     int flags = MSG_NOSIGNAL | MSG_DONTWAIT | (half->state == HALF_ENDING ? MSG_MORE : 0);
     *written = 0;
     while (message.msg_iovlen > 0 && half->pending.length == 0 && side->writable) {
