@@ -1,8 +1,9 @@
 /*
  * tls.c: see tls.h.
  *
- * OpenSSL talks to a BIO of our own type whose read side is the bytes being fed and whose write side is the
- * sink. A memory BIO would copy once more and keep its high-water mark allocated.
+ * In the handshake OpenSSL talks to a BIO of our own type whose read side is the bytes being fed and whose
+ * write side is the sink. It reads no further than the last record of the handshake, whatever else is fed
+ * with it, because `read_ahead` is off.
  */
 #include "tls.h"
 
@@ -36,14 +37,14 @@ static int bio_read(BIO *bio, char *out, size_t capacity, size_t *got)
 {
     struct tls *tls = BIO_get_data(bio);
     BIO_clear_retry_flags(bio);
-    if (tls->feed_length == 0) {
+    if (tls->feed.length == 0) {
         BIO_set_retry_read(bio);
         return 0;
     }
-    size_t part = capacity < tls->feed_length ? capacity : tls->feed_length;
-    memcpy(out, tls->feed, part);
-    tls->feed += part;
-    tls->feed_length -= part;
+    size_t part = capacity < tls->feed.length ? capacity : tls->feed.length;
+    memcpy(out, tls->feed.bytes, part);
+    tls->feed.bytes += part;
+    tls->feed.length -= part;
     *got = part;
     return 1;
 }
@@ -135,6 +136,68 @@ static int select_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_l
         }
     }
     return SSL_TLSEXT_ERR_ALERT_FATAL;
+}
+
+/* ---- what the record layer needs to go on after the handshake ---- */
+
+/* The session's keys are known only here. Of the four secrets of a handshake those of its data are kept. */
+static void take_secret(const SSL *ssl, const char *line)
+{
+    static const char *const LABELS[] = {"CLIENT_TRAFFIC_SECRET_0 ", "SERVER_TRAFFIC_SECRET_0 "};
+    struct tls *tls = SSL_get_ex_data(ssl, session_index);
+    for (int of_server = 0; of_server < 2; of_server++) {
+        size_t label_length = strlen(LABELS[of_server]);
+        if (strncmp(line, LABELS[of_server], label_length) != 0)
+            continue;
+        struct record_keys *keys =
+            of_server == SSL_is_server(ssl) ? &tls->record.sealing : &tls->record.opening;
+        const char *secret = strchr(line + label_length, ' '); /* behind the client's random bytes */
+        if (secret == NULL || !OPENSSL_hexstr2buf_ex(keys->secret, sizeof(keys->secret), &keys->secret_length,
+                                                     secret + 1, '\0'))
+            keys->secret_length = 0;
+    }
+}
+
+/* Behind its Finished a side writes under the keys that the record layer is to begin with, so that nothing
+ * may have been written or read there. */
+static void watch_message(int writes, int version, int type, const void *bytes, size_t length, SSL *ssl,
+                          void *unused)
+{
+    (void)version;
+    (void)unused;
+    struct tls *tls = SSL_get_ex_data(ssl, session_index);
+    const uint8_t side = writes ? 1 : 2;
+    if (type != SSL3_RT_HANDSHAKE && type != SSL3_RT_ALERT)
+        return;
+    if (tls->finished & side)
+        tls->late = 1;
+    if (type == SSL3_RT_HANDSHAKE && length > 0 && *(const uint8_t *)bytes == SSL3_MT_FINISHED)
+        tls->finished |= side;
+}
+
+/* Lets the record layer go on where OpenSSL stands now, and frees OpenSSL's session. 0, or -1 with an error.
+ */
+static int tls_hand_over(struct tls *tls)
+{
+    const SSL_CIPHER *cipher = SSL_get_current_cipher(tls->ssl);
+    unsigned fragment = SSL_SESSION_get_max_fragment_length(SSL_get0_session(tls->ssl));
+    const char *wrong = NULL;
+    if (SSL_version(tls->ssl) != TLS1_3_VERSION || cipher == NULL || tls->finished != 3 || tls->late ||
+        SSL_has_pending(tls->ssl))
+        wrong = "the handshake has no clean end";
+    else if (fragment >= TLSEXT_max_fragment_length_512 && fragment <= TLSEXT_max_fragment_length_4096)
+        wrong = "the peer asks for short records (max_fragment_length)";
+    else if (record_start(&tls->record, SSL_CIPHER_get_protocol_id(cipher), tls->libctx,
+                          !SSL_is_server(tls->ssl)) != 0)
+        wrong = tls->record.failure;
+    if (wrong != NULL) {
+        tls->record.failure = wrong;
+        snprintf(tls->error, sizeof(tls->error), "TLS: %s", wrong);
+        return -1;
+    }
+    SSL_free(tls->ssl);
+    tls->ssl = NULL;
+    return 0;
 }
 
 /* ---- credentials ---- */
@@ -237,6 +300,8 @@ static SSL_CTX *context_new(enum tls_role role, OSSL_LIB_CTX *libctx, const char
     SSL_CTX_set_num_tickets(ctx, 0);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
+    SSL_CTX_set_keylog_callback(ctx, take_secret);
+    SSL_CTX_set_msg_callback(ctx, watch_message);
     SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, verify_peer);
     if (role == TLS_CLIENT)
         SSL_CTX_set_alpn_protos(ctx, ALPN_H2, sizeof(ALPN_H2));
@@ -248,6 +313,7 @@ static SSL_CTX *context_new(enum tls_role role, OSSL_LIB_CTX *libctx, const char
 int tls_credentials_init(struct tls_credentials *credentials, OSSL_LIB_CTX *libctx, const char *chain_pem,
                          const char *key_pem, const char *bundle_pem, char *error, size_t error_size)
 {
+    credentials->libctx = libctx;
     credentials->server = NULL;
     credentials->client = context_new(TLS_CLIENT, libctx, chain_pem, key_pem, bundle_pem, error, error_size);
     if (credentials->client != NULL)
@@ -274,6 +340,7 @@ int tls_init(struct tls *tls, enum tls_role role, const struct tls_credentials *
 {
     memset(tls, 0, sizeof(*tls));
     tls->trust_domain = trust_domain;
+    tls->libctx = credentials->libctx;
     if (expected != NULL)
         snprintf(tls->expected, sizeof(tls->expected), "%s", expected);
     tls->ssl = SSL_new(role == TLS_CLIENT ? credentials->client : credentials->server);
@@ -297,16 +364,17 @@ void tls_dispose(struct tls *tls)
 {
     SSL_free(tls->ssl);
     tls->ssl = NULL;
+    record_dispose(&tls->record);
 }
 
 void tls_feed(struct tls *tls, const uint8_t *bytes, size_t length)
 {
-    tls->feed = bytes;
-    tls->feed_length = length;
+    tls->feed.bytes = bytes;
+    tls->feed.length = length;
 }
 
 /* Turns OpenSSL's error for the last call into a result. */
-static enum tls_result session_result(struct tls *tls, int returned)
+static enum tls_result handshake_result(struct tls *tls, int returned)
 {
     switch (SSL_get_error(tls->ssl, returned)) {
     case SSL_ERROR_WANT_READ:
@@ -328,7 +396,7 @@ enum tls_result tls_handshake(struct tls *tls, struct tls_sink *sink)
     int done = SSL_do_handshake(tls->ssl);
     tls->sink = NULL;
     if (done != 1)
-        return session_result(tls, done);
+        return handshake_result(tls, done);
     const unsigned char *alpn;
     unsigned int alpn_length;
     SSL_get0_alpn_selected(tls->ssl, &alpn, &alpn_length);
@@ -336,53 +404,40 @@ enum tls_result tls_handshake(struct tls *tls, struct tls_sink *sink)
         snprintf(tls->error, sizeof(tls->error), "peer does not speak HTTP/2 (ALPN h2)");
         return TLS_FAILED;
     }
+    char peer[NS_IDENTITY_MAX];
+    if (certificate_identity(SSL_get0_peer_certificate(tls->ssl), peer) != 0 || tls_hand_over(tls) != 0)
+        return TLS_FAILED;
     /* Only now has the peer proved that it holds the certificate's key. */
-    return certificate_identity(SSL_get0_peer_certificate(tls->ssl), tls->peer) == 0 ? TLS_OK : TLS_FAILED;
+    snprintf(tls->peer, sizeof(tls->peer), "%s", peer);
+    return TLS_OK;
+}
+
+/* Notes why the record layer failed. */
+static enum tls_result record_result(struct tls *tls, enum tls_result result)
+{
+    if (result == TLS_FAILED && tls->error[0] == 0)
+        snprintf(tls->error, sizeof(tls->error), "TLS: %s", tls->record.failure);
+    return result;
 }
 
 enum tls_result tls_read(struct tls *tls, struct tls_sink *sink, uint8_t *out, size_t capacity,
                          size_t *length)
 {
-    *length = 0;
-    ERR_clear_error();
-    tls->sink = sink;
-    int returned = 1;
-    while (*length < capacity) {
-        size_t part = 0;
-        returned = SSL_read_ex(tls->ssl, out + *length, capacity - *length, &part);
-        if (returned != 1)
-            break;
-        *length += part;
-    }
-    tls->sink = NULL;
-    if (*length > 0)
-        return TLS_OK; /* an error met after these bytes is met again by the next call */
-    return session_result(tls, returned);
+    return record_result(tls, record_read(&tls->record, &tls->feed, sink, out, capacity, length));
 }
 
 enum tls_result tls_write(struct tls *tls, struct tls_sink *sink, const uint8_t *bytes, size_t length)
 {
-    size_t written = 0;
-    ERR_clear_error();
-    tls->sink = sink;
-    int returned = SSL_write_ex(tls->ssl, bytes, length, &written);
-    tls->sink = NULL;
-    if (returned == 1 && written == length)
-        return TLS_OK;
-    (void)session_result(tls, returned);
-    return TLS_FAILED;
+    return record_result(tls, record_write(&tls->record, sink, bytes, length));
 }
 
 void tls_close(struct tls *tls, struct tls_sink *sink)
 {
-    ERR_clear_error();
-    tls->sink = sink;
-    (void)SSL_shutdown(tls->ssl);
-    tls->sink = NULL;
-    ERR_clear_error();
+    record_end(&tls->record, sink);
 }
 
 void tls_describe(const struct tls *tls, char *out, size_t size)
 {
-    snprintf(out, size, "%s %s", SSL_get_version(tls->ssl), SSL_get_cipher_name(tls->ssl));
+    const struct record_suite *suite = tls->record.suite;
+    snprintf(out, size, "%s%s", suite == NULL ? "" : "TLSv1.3 ", suite == NULL ? "" : suite->name);
 }

@@ -2,8 +2,9 @@
  * tls.h: a TLS 1.3 session and the credentials behind it, sans-I/O.
  *
  * Ciphertext goes in and out through memory only. While a call runs, the session reads from the bytes that
- * the caller feeds and writes into the caller's sink; between calls it holds no buffer of ours (OpenSSL keeps
- * an incomplete record, and nothing when idle). One session belongs to one thread.
+ * the caller feeds and writes into the caller's sink; between calls it holds an incomplete record, and no
+ * buffer when idle. The handshake is OpenSSL's; once it is done, its session is freed and the record layer
+ * (record.h) has the traffic secrets. One session belongs to one thread.
  *
  * Both sides prove an identity: a chain to the trust bundle, exactly one URI SAN that is a SPIFFE id, in the
  * right trust domain. A client also names the only identity it accepts. All of this is checked inside the
@@ -17,6 +18,7 @@
 #include <stdint.h>
 
 #include "nodeseal_core.h"
+#include "record.h"
 
 enum tls_role { TLS_CLIENT = 0, TLS_SERVER = 1 };
 
@@ -24,6 +26,7 @@ enum tls_role { TLS_CLIENT = 0, TLS_SERVER = 1 };
 struct tls_credentials {
     SSL_CTX *client;
     SSL_CTX *server;
+    OSSL_LIB_CTX *libctx; /* borrowed; NULL: OpenSSL's default */
 };
 
 /* Makes both contexts in `libctx` (one per worker, because OpenSSL 3.0's own locks are slow). On failure
@@ -32,26 +35,15 @@ int tls_credentials_init(struct tls_credentials *credentials, OSSL_LIB_CTX *libc
                          const char *key_pem, const char *bundle_pem, char *error, size_t error_size);
 void tls_credentials_dispose(struct tls_credentials *credentials);
 
-/* Where ciphertext is written. */
-struct tls_sink {
-    uint8_t *bytes;
-    size_t length;   /* written so far */
-    size_t capacity; /* a session that finds no room fails: callers size it for the plaintext they write */
-};
-
-enum tls_result {
-    TLS_OK = 0,     /* done; for reads: bytes were returned */
-    TLS_WANT = 1,   /* more ciphertext from the peer is needed */
-    TLS_CLOSED = 2, /* the peer said close_notify */
-    TLS_FAILED = 3, /* protocol or verification failure; tls->error says which; an alert may be in the sink */
-};
-
 struct tls {
-    SSL *ssl;                       /* NULL after dispose */
-    const uint8_t *feed;            /* ciphertext being fed; NULL between calls */
-    size_t feed_length;             /* bytes of it not read yet */
-    struct tls_sink *sink;          /* where ciphertext goes; NULL between calls */
-    const char *trust_domain;       /* borrowed; peers of another are refused */
+    SSL *ssl;                 /* NULL once the handshake is done, and after dispose */
+    struct record record;     /* begins when the handshake is done */
+    struct record_feed feed;  /* ciphertext being fed */
+    struct tls_sink *sink;    /* of a running tls_handshake; else NULL */
+    OSSL_LIB_CTX *libctx;     /* the credentials' */
+    uint8_t finished;         /* of the handshake's two Finished: 1: ours was written, 2: theirs read */
+    uint8_t late;             /* the handshake went on behind a Finished: no one else may go on with it */
+    const char *trust_domain; /* borrowed; peers of another are refused */
     char expected[NS_IDENTITY_MAX]; /* client: the only peer identity accepted */
     char peer[NS_IDENTITY_MAX];     /* verified identity of the peer; "" before the handshake is done */
     char error[NS_REASON_MAX];      /* after TLS_FAILED: one line */
@@ -67,17 +59,20 @@ void tls_dispose(struct tls *tls);
 void tls_feed(struct tls *tls, const uint8_t *bytes, size_t length);
 /* Drives the handshake. TLS_OK once it is complete and the peer is verified. */
 enum tls_result tls_handshake(struct tls *tls, struct tls_sink *sink);
-/* Decrypts as much as fits; TLS_OK with *length > 0, or another result with *length == 0. */
+/* Decrypts as much as fits into `out`, which must not overlap the feed; TLS_OK with *length > 0, or another
+ * result with *length == 0. */
 enum tls_result tls_read(struct tls *tls, struct tls_sink *sink, uint8_t *out, size_t capacity,
                          size_t *length);
-/* Encrypts all of it, in as few records as the protocol allows. TLS_OK or TLS_FAILED. */
+/* Encrypts all of it, in as few records as the protocol allows; it must not overlap the sink. TLS_OK or
+ * TLS_FAILED. */
 enum tls_result tls_write(struct tls *tls, struct tls_sink *sink, const uint8_t *bytes, size_t length);
 /* Writes close_notify. */
 void tls_close(struct tls *tls, struct tls_sink *sink);
-/* "TLSv1.3 TLS_AES_128_GCM_SHA256", as negotiated. */
+/* "TLSv1.3 TLS_AES_128_GCM_SHA256", as negotiated; "" before the handshake is done. */
 void tls_describe(const struct tls *tls, char *out, size_t size);
 
-/* Upper bound of what tls_write adds to `length` bytes of plaintext: 22 bytes for each record of 16 KiB. */
-#define TLS_SEALED_SIZE(length) ((length) + ((length) / 16384 + 1) * 32)
+/* Upper bound of what tls_write makes of `length` bytes: 22 more for each record of 16 KiB, and a KeyUpdate.
+ */
+#define TLS_SEALED_SIZE(length) ((length) + ((length) / 16384 + 1) * 32 + 32)
 
 #endif

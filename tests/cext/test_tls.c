@@ -67,7 +67,7 @@ static void end_digest(struct end *end, const uint8_t *bytes, size_t length)
         end->received_length += got;
     }
     if (end->result == TLS_WANT)
-        CHECK_EQUAL(end->tls.feed_length, 0);
+        CHECK_EQUAL(end->tls.feed.length, 0);
     if (end->result == TLS_FAILED)
         CHECK(end->tls.error[0] != 0);
     free(exact);
@@ -316,27 +316,6 @@ TEST(close_notify_is_seen_after_the_last_byte)
     mesh_dispose(&mesh);
 }
 
-TEST(a_peer_that_renews_its_traffic_keys_is_followed)
-{
-    struct mesh mesh;
-    mesh_init(&mesh);
-    mesh_connect(&mesh, SINK);
-    struct end *client = &mesh.pair.client;
-    CHECK_EQUAL(SSL_key_update(client->tls.ssl, SSL_KEY_UPDATE_REQUESTED), 1);
-    CHECK_EQUAL(tls_write(&client->tls, &client->sink, (const uint8_t *)"new key", 7), TLS_OK);
-    deliver(client, &mesh.pair.server, 10);
-    CHECK_EQUAL(mesh.pair.server.received_length, 7);
-    /* Its own update, as was requested, goes in front of what it writes next. */
-    CHECK_EQUAL(tls_write(&mesh.pair.server.tls, &mesh.pair.server.sink, (const uint8_t *)"ours too", 8),
-                TLS_OK);
-    deliver(&mesh.pair.server, client, 10);
-    CHECK_EQUAL(client->received_length, 8);
-    transfer(&mesh.pair.server, &mesh.pair.client, 2, 1000, 1000, 10);
-    transfer(&mesh.pair.client, &mesh.pair.server, 3, 1000, 1000, 10);
-    pair_dispose(&mesh.pair);
-    mesh_dispose(&mesh);
-}
-
 TEST(no_session_tickets_are_sent)
 {
     struct mesh mesh;
@@ -430,7 +409,7 @@ TEST(client_without_certificate_is_refused)
 {
     struct mesh mesh;
     mesh_init(&mesh);
-    struct tls_credentials bare = {SSL_CTX_new(TLS_client_method()), NULL};
+    struct tls_credentials bare = {.client = SSL_CTX_new(TLS_client_method())};
     SSL_CTX_set_alpn_protos(bare.client, (const unsigned char *)"\2h2", 3);
     check_client_refused(&mesh, &bare, "did not return a certificate");
     CHECK_TEXT(mesh.pair.server.tls.peer, "");
@@ -714,6 +693,113 @@ TEST(h2_is_chosen_among_several_alpn_protocols)
     mesh_init(&mesh);
     SSL_CTX_set_alpn_protos(mesh.shipper.client, (const unsigned char *)"\x08http/1.1\2h3\2h2", 15);
     mesh_connect(&mesh, SINK);
+    pair_dispose(&mesh.pair);
+    mesh_dispose(&mesh);
+}
+
+/* ---- the end of the handshake ---- */
+
+TEST(openssls_session_is_freed_when_the_handshake_is_done)
+{
+    struct mesh mesh;
+    mesh_init(&mesh);
+    char text[64];
+    pair_begin(&mesh.pair, &mesh.shipper, &mesh.pipeline, PIPELINE);
+    tls_describe(&mesh.pair.client.tls, text, sizeof(text));
+    CHECK_TEXT(text, "");
+    exchange(&mesh.pair, SINK);
+    CHECK(mesh.pair.client.tls.ssl == NULL && mesh.pair.server.tls.ssl == NULL);
+    CHECK(mesh.pair.client.tls.record.kept == NULL && mesh.pair.server.tls.record.kept == NULL);
+    pair_dispose(&mesh.pair);
+    mesh_dispose(&mesh);
+}
+
+TEST(data_that_arrives_with_the_end_of_the_handshake_is_read)
+{
+    struct mesh mesh;
+    mesh_init(&mesh);
+    pair_begin(&mesh.pair, &mesh.shipper, &mesh.pipeline, PIPELINE);
+    struct end *client = &mesh.pair.client, *server = &mesh.pair.server;
+    deliver(client, server, SINK);
+    deliver(server, client, SINK);
+    CHECK(!client->handshaking && server->handshaking);
+    CHECK_EQUAL(tls_write(&client->tls, &client->sink, (const uint8_t *)"early", 5), TLS_OK);
+    deliver(client, server, SINK);
+    CHECK_EQUAL(server->received_length, 5);
+    pair_dispose(&mesh.pair);
+    mesh_dispose(&mesh);
+}
+
+TEST(a_handshake_that_goes_on_behind_its_end_fails)
+{
+    struct mesh mesh;
+    mesh_init(&mesh);
+    /* A ticket would use up the sequence number that the record layer begins with. */
+    SSL_CTX_clear_options(mesh.pipeline.server, SSL_OP_NO_TICKET);
+    CHECK_EQUAL(SSL_CTX_set_num_tickets(mesh.pipeline.server, 1), 1);
+    pair_begin(&mesh.pair, &mesh.shipper, &mesh.pipeline, PIPELINE);
+    exchange(&mesh.pair, SINK);
+    CHECK_EQUAL(mesh.pair.server.result, TLS_FAILED);
+    CHECK_TEXT(mesh.pair.server.tls.error, "TLS: the handshake has no clean end");
+    CHECK_TEXT(mesh.pair.server.tls.peer, "");
+    pair_dispose(&mesh.pair);
+    mesh_dispose(&mesh);
+}
+
+TEST(a_handshake_without_its_secrets_fails)
+{
+    struct mesh mesh;
+    mesh_init(&mesh);
+    SSL_CTX_set_keylog_callback(mesh.shipper.client, NULL);
+    pair_begin(&mesh.pair, &mesh.shipper, &mesh.pipeline, PIPELINE);
+    exchange(&mesh.pair, SINK);
+    CHECK_EQUAL(mesh.pair.client.result, TLS_FAILED);
+    CHECK_TEXT(mesh.pair.client.tls.error, "TLS: the traffic secrets are missing or cannot be used");
+    CHECK_TEXT(mesh.pair.client.tls.peer, "");
+    CHECK_EQUAL(tls_write(&mesh.pair.client.tls, &mesh.pair.client.sink, (const uint8_t *)"x", 1),
+                TLS_FAILED);
+    pair_dispose(&mesh.pair);
+    mesh_dispose(&mesh);
+}
+
+TEST(a_peer_that_asks_for_short_records_is_refused)
+{
+    struct mesh mesh;
+    mesh_init(&mesh);
+    CHECK_EQUAL(SSL_CTX_set_tlsext_max_fragment_length(mesh.shipper.client, TLSEXT_max_fragment_length_512),
+                1);
+    pair_begin(&mesh.pair, &mesh.shipper, &mesh.pipeline, PIPELINE);
+    exchange(&mesh.pair, SINK);
+    CHECK_EQUAL(mesh.pair.server.result, TLS_FAILED);
+    CHECK_TEXT(mesh.pair.server.tls.error, "TLS: the peer asks for short records (max_fragment_length)");
+    pair_dispose(&mesh.pair);
+    mesh_dispose(&mesh);
+}
+
+TEST(sessions_with_aes_256_work_both_ways)
+{
+    struct mesh mesh;
+    mesh_init(&mesh);
+    CHECK_EQUAL(SSL_CTX_set_ciphersuites(mesh.shipper.client, "TLS_AES_256_GCM_SHA384"), 1);
+    mesh_connect(&mesh, SINK);
+    char text[64];
+    tls_describe(&mesh.pair.server.tls, text, sizeof(text));
+    CHECK_TEXT(text, "TLSv1.3 TLS_AES_256_GCM_SHA384");
+    transfer(&mesh.pair.client, &mesh.pair.server, 1, 100000, 70000, 999);
+    transfer(&mesh.pair.server, &mesh.pair.client, 2, 100000, 70000, 999);
+    pair_dispose(&mesh.pair);
+    mesh_dispose(&mesh);
+}
+
+TEST(an_answered_key_update_fits_the_promised_bound)
+{
+    struct mesh mesh;
+    mesh_init(&mesh);
+    mesh_connect(&mesh, SINK);
+    mesh.pair.client.tls.record.answer_due = 1; /* as after a KeyUpdate of the server */
+    transfer(&mesh.pair.client, &mesh.pair.server, 1, 1, 1, SINK);
+    mesh.pair.client.tls.record.answer_due = 1;
+    transfer(&mesh.pair.client, &mesh.pair.server, 2, 262144, 262144, SINK);
     pair_dispose(&mesh.pair);
     mesh_dispose(&mesh);
 }
