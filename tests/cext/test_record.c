@@ -647,9 +647,10 @@ TEST(other_alerts_fail_by_their_name_whatever_their_level)
     static const struct {
         const char *content, *name;
     } CASES[] = {
-        {"\2\x74", "tlsv13 alert certificate required"},
-        {"\1\x2a", "sslv3 alert bad certificate"},
-        {"\0\x30", "tlsv1 alert unknown ca"},
+        /* without OpenSSL's word for the protocol, which changes with its version */
+        {"\2\x74", "alert certificate required"},
+        {"\1\x2a", "alert bad certificate"},
+        {"\0\x30", "alert unknown ca"},
         {"\2\xff", "unknown alert"},
     };
     CHECK_EQUAL(OPENSSL_init_ssl(OPENSSL_INIT_LOAD_SSL_STRINGS, NULL), 1);
@@ -659,7 +660,7 @@ TEST(other_alerts_fail_by_their_name_whatever_their_level)
         forge(&scene, RECORD_ALERT, CASES[i].content, 2);
         deliver(&scene, WIRE);
         CHECK_EQUAL(scene.result, TLS_FAILED);
-        CHECK_TEXT(scene.record.failure, CASES[i].name);
+        CHECK_CASE(strstr(scene.record.failure, CASES[i].name) != NULL, "%s", scene.record.failure);
         CHECK_EQUAL(scene.sink.length, 0); /* it is not answered */
         scene_dispose(&scene);
     }

@@ -566,7 +566,7 @@ TEST(client_that_does_not_hold_the_certificates_key_is_refused)
     struct mesh mesh;
     mesh_init(&mesh);
     struct tls_credentials thief = credentials_stolen(&mesh);
-    check_client_refused(&mesh, &thief, "TLS: bad signature");
+    check_client_refused(&mesh, &thief, "signature"); /* "bad signature", or "provider signature failure" */
     tls_credentials_dispose(&thief);
     mesh_dispose(&mesh);
 }
