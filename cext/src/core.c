@@ -383,13 +383,17 @@ void core_stats(struct core *core, struct ns_core_stats *out)
 {
     NS_CHECK(core, CORE_MAGIC);
     struct snapshot snapshot;
+    struct latencies decisions = {{0}};
     memset(out, 0, sizeof(*out));
     snapshot_begin(core, &snapshot, 0);
     for (uint32_t i = 0; i < core->worker_count; i++) {
         out->live_connections += snapshot.parts[i].live_connections;
         out->live_tunnels += snapshot.parts[i].live_tunnels;
         out->cache_hits += snapshot.parts[i].cache_hits;
+        latencies_merge(&decisions, &snapshot.parts[i].decisions);
     }
+    out->decision_p50_ns = latencies_percentile(&decisions, 50);
+    out->decision_p99_ns = latencies_percentile(&decisions, 99);
     snapshot_end(core, &snapshot);
     pthread_mutex_lock(&core->mutex);
     out->epoch = core->epoch;

@@ -2,6 +2,7 @@
 #include "decisions.h"
 
 #include <string.h>
+#include <time.h>
 
 struct entry {
     struct entry *next;          /* in its bucket */
@@ -9,6 +10,7 @@ struct entry {
     struct ns_question question; /* the key; id is the last one asked under, 0 once answered */
     struct decision *decision;   /* NULL while pending */
     struct link waiters;         /* empty unless pending */
+    uint64_t asked_ns;           /* when the question was first sent */
 };
 
 struct decisions {
@@ -20,6 +22,7 @@ struct decisions {
     uint64_t epoch;
     uint64_t next_id; /* the worker's index in the top byte, so that an answer finds its worker */
     uint64_t hits;
+    struct latencies latencies;
     decision_ask *ask;
     decision_ready *ready;
     void *owner;
@@ -52,6 +55,13 @@ void decision_release(struct decision *decision)
 {
     if (decision != NULL && --decision->references == 0)
         free(decision);
+}
+
+static uint64_t clock_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
 /* ---- keys ---- */
@@ -174,6 +184,7 @@ struct decision *decisions_get(struct decisions *decisions, const struct ns_ques
         if (decisions->pending_count >= DECISIONS_PENDING_MAX)
             return NULL;
         entry = entry_new(decisions, question);
+        entry->asked_ns = clock_ns();
         if (entry_ask(decisions, entry) != 0) {
             entry_free(decisions, entry);
             return NULL;
@@ -206,6 +217,7 @@ void decisions_answer(struct decisions *decisions, const struct ns_answer *answe
     if (answer->epoch < decisions->epoch && entry_ask(decisions, entry) == 0)
         return;
 
+    latencies_add(&decisions->latencies, clock_ns() - entry->asked_ns);
     link_remove(&entry->order);
     decisions->pending_count--;
     entry->question.id = 0;
@@ -228,6 +240,11 @@ void decisions_answer(struct decisions *decisions, const struct ns_answer *answe
 void decisions_epoch(struct decisions *decisions, uint64_t epoch)
 {
     decisions->epoch = epoch;
+}
+
+const struct latencies *decisions_latencies(const struct decisions *decisions)
+{
+    return &decisions->latencies;
 }
 
 uint64_t decisions_hits(const struct decisions *decisions)

@@ -8,6 +8,7 @@
 #ifndef NS_DECISIONS_H
 #define NS_DECISIONS_H
 
+#include "latencies.h"
 #include "link.h"
 #include "nodeseal_core.h"
 
@@ -62,6 +63,8 @@ void decision_waiter_cancel(struct decision_waiter *waiter);
 void decisions_answer(struct decisions *decisions, const struct ns_answer *answer);
 void decisions_epoch(struct decisions *decisions, uint64_t epoch);
 
+/* From sending each question to having its answer. */
+const struct latencies *decisions_latencies(const struct decisions *decisions);
 uint64_t decisions_hits(const struct decisions *decisions);
 
 #endif

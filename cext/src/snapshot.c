@@ -104,6 +104,7 @@ void snapshot_take(struct worker *worker, struct snapshot *snapshot)
     part->live_connections = worker->live_flows;
     part->live_tunnels = worker->live_tunnels;
     part->cache_hits = decisions_hits(worker->decisions);
+    part->decisions = *decisions_latencies(worker->decisions);
     pthread_mutex_lock(&snapshot->mutex);
     if (--snapshot->missing == 0)
         pthread_cond_signal(&snapshot->done);

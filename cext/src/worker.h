@@ -119,6 +119,7 @@ struct snapshot_part {
     uint64_t live_connections;
     uint64_t live_tunnels;
     uint64_t cache_hits;
+    struct latencies decisions; /* of the questions answered so far */
 };
 
 struct snapshot {

@@ -32,7 +32,16 @@ _WORKLOAD_COUNTERS = (
     "failed",
     "tls_failed",
 )
-_CORE_COUNTERS = ("epoch", "workers", "questions", "cache_hits", "live_connections", "live_tunnels")
+_CORE_COUNTERS = (
+    "epoch",
+    "workers",
+    "questions",
+    "cache_hits",
+    "live_connections",
+    "live_tunnels",
+    "decision_p50_ns",
+    "decision_p99_ns",
+)
 _ERROR_SIZE = 512
 _V4_MAPPED = b"\0" * 10 + b"\xff\xff"
 
