@@ -50,7 +50,7 @@ int main(int argc, char **argv)
         key(i, &question);
         (void)decisions_get(decisions, &question, &waiter, &waiting);
         answer.id = asked;
-        decisions_answer(decisions, &answer);
+        decisions_answer(decisions, decision_new(&answer));
     }
     struct timespec begin, end;
     clock_gettime(CLOCK_MONOTONIC, &begin);

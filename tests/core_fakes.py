@@ -77,13 +77,19 @@ class FakeLib:
     def core_epoch(self, _core: Any, epoch: int) -> None:
         self.calls.append(("core_epoch", epoch))
 
-    def core_next_question(self, _core: Any, question: Any, timeout_ms: int) -> int:
+    def core_next_questions(self, _core: Any, questions: Any, capacity: int, timeout_ms: int) -> int:
+        count = 0
         try:
             fill = self.questions.get(timeout=min(timeout_ms, 50) / 1000)
+            while True:
+                fill(questions[count])
+                count += 1
+                if count == capacity:
+                    break
+                fill = self.questions.get_nowait()
         except queue.Empty:
-            return 0
-        fill(question)
-        return 1
+            pass
+        return count
 
     def core_answer(self, _core: Any, answer: Any) -> None:
         self.answers.put(

@@ -103,7 +103,7 @@ static int decide(void)
 {
     static struct ns_question question;
     static struct ns_answer answer;
-    if (!core_next_question(traffic.core, &question, 0))
+    if (core_next_questions(traffic.core, &question, 1, 0) == 0)
         return 0;
     memset(&answer, 0, sizeof(answer));
     answer.id = question.id;

@@ -4,7 +4,7 @@
  * The core moves bytes: it accepts captured connections, asks what to do with each new one, and relays it,
  * either in plaintext or through a pooled mutual-TLS HTTP/2 tunnel (HBONE). It makes no decision itself.
  * Everything here may be called from any thread; nothing here blocks on the network. The two calls that wait
- * (core_next_question and the snapshots) say so.
+ * (core_next_questions and the snapshots) say so.
  *
  * The text between the cffi marks is read by cext/build_core.py as well: keep preprocessor lines out of it.
  */
@@ -153,7 +153,7 @@ struct core_options {
 /* Starts the worker threads. Returns NULL and writes one line to error on failure. */
 struct core *core_start(const struct core_options *options, char *error, size_t error_size);
 /* Ends the workers and frees everything; live connections are reset. No other call may be running, except
- * that a waiting core_next_question returns 0 first. */
+ * that a waiting core_next_questions returns 0 first. */
 void core_stop(struct core *core);
 
 /* Adds a workload. `netns_fd` is duplicated. `address` is the workload's own (port ignored). Key must be new.
@@ -177,8 +177,10 @@ int core_workload_remove(struct core *core, uint64_t workload, char *error, size
  * answers must be in place before. Epochs only grow. */
 void core_epoch(struct core *core, uint64_t epoch);
 
-/* Waits up to timeout_ms for a question. 1: question filled; 0: none, or the core is stopping. */
-int core_next_question(struct core *core, struct ns_question *question, uint32_t timeout_ms);
+/* Waits up to timeout_ms for questions and takes the oldest, at most `capacity`. How many; 0: none, or the
+ * core is stopping. */
+size_t core_next_questions(struct core *core, struct ns_question *questions, size_t capacity,
+                           uint32_t timeout_ms);
 /* Answers once; an unknown id is ignored (its flows may have gone). */
 void core_answer(struct core *core, const struct ns_answer *answer);
 

@@ -68,7 +68,25 @@ int core_ask(struct core *core, const struct ns_question *question)
     return full ? -1 : 0;
 }
 
-int core_next_question(struct core *core, struct ns_question *question, uint32_t timeout_ms)
+/* Takes up to `capacity` elements off the queue, linked; the mutex is held. */
+static struct queued_question *questions_take(struct core *core, size_t capacity)
+{
+    struct queued_question *first = core->questions_head;
+    struct queued_question **at = &core->questions_head;
+    for (; capacity > 0 && *at != NULL; capacity--) {
+        at = &(*at)->next;
+        core->questions_count--;
+    }
+    struct queued_question *rest = *at;
+    *at = NULL;
+    core->questions_head = rest;
+    if (rest == NULL)
+        core->questions_tail = &core->questions_head;
+    return first;
+}
+
+size_t core_next_questions(struct core *core, struct ns_question *questions, size_t capacity,
+                           uint32_t timeout_ms)
 {
     NS_CHECK(core, CORE_MAGIC);
     struct timespec until;
@@ -84,19 +102,17 @@ int core_next_question(struct core *core, struct ns_question *question, uint32_t
     while (core->questions_head == NULL && !core->stopping)
         if (pthread_cond_timedwait(&core->questions_ready, &core->questions_mutex, &until) == ETIMEDOUT)
             break;
-    if (!core->stopping && core->questions_head != NULL) {
-        queued = core->questions_head;
-        core->questions_head = queued->next;
-        core->questions_count--;
-        if (core->questions_head == NULL)
-            core->questions_tail = &core->questions_head;
-    }
+    if (!core->stopping && core->questions_head != NULL)
+        queued = questions_take(core, capacity);
     pthread_mutex_unlock(&core->questions_mutex);
-    if (queued == NULL)
-        return 0;
-    *question = queued->question;
-    free(queued);
-    return 1;
+    size_t count = 0;
+    while (queued != NULL) {
+        struct queued_question *next = queued->next;
+        questions[count++] = queued->question;
+        free(queued);
+        queued = next;
+    }
+    return count;
 }
 
 void core_answer(struct core *core, const struct ns_answer *answer)
@@ -108,8 +124,7 @@ void core_answer(struct core *core, const struct ns_answer *answer)
     struct command *command = ns_alloc(sizeof(*command));
     command->kind = COMMAND_ANSWER;
     command->fd = -1;
-    command->answer = ns_alloc(sizeof(*answer));
-    *command->answer = *answer;
+    command->decision = decision_new(answer); /* without the room for endpoints that it does not name */
     worker_post(&core->workers[index], command);
 }
 

@@ -33,6 +33,7 @@ struct decision *decision_new(const struct ns_answer *answer)
     uint32_t count = answer->endpoint_count < NS_ENDPOINTS_MAX ? answer->endpoint_count : NS_ENDPOINTS_MAX;
     struct decision *decision = ns_alloc(sizeof(*decision) + count * sizeof(decision->endpoints[0]));
     decision->references = 1;
+    decision->id = answer->id;
     decision->epoch = answer->epoch;
     decision->verdict = answer->verdict;
     decision->endpoint_count = count;
@@ -202,30 +203,33 @@ void decision_waiter_cancel(struct decision_waiter *waiter)
     link_remove(&waiter->link);
 }
 
-void decisions_answer(struct decisions *decisions, const struct ns_answer *answer)
+/* The pending entry that waits for the answer to a question; NULL if there is none. */
+static struct entry *pending_find(struct decisions *decisions, uint64_t id)
 {
-    struct entry *entry = NULL;
     for (struct link *at = decisions->pending.next; at != &decisions->pending; at = at->next) {
         struct entry *candidate = container_of(at, struct entry, order);
-        if (candidate->question.id == answer->id) { /* answers come about in order: found near the front */
-            entry = candidate;
-            break;
-        }
+        if (candidate->question.id == id) /* answers come about in order: found near the front */
+            return candidate;
     }
-    if (entry == NULL)
-        return;
-    if (answer->epoch < decisions->epoch && entry_ask(decisions, entry) == 0)
-        return;
+    return NULL;
+}
 
+void decisions_answer(struct decisions *decisions, struct decision *answer)
+{
+    struct entry *entry = pending_find(decisions, answer->id);
+    if (entry == NULL || (answer->epoch < decisions->epoch && entry_ask(decisions, entry) == 0)) {
+        decision_release(answer);
+        return;
+    }
     latencies_add(&decisions->latencies, clock_ns() - entry->asked_ns);
     link_remove(&entry->order);
     decisions->pending_count--;
     entry->question.id = 0;
-    entry->decision = decision_new(answer);
+    entry->decision = answer;
     link_append(&decisions->answered, &entry->order);
 
     /* The callbacks may ask again and so change the tables: take what they need out first. */
-    struct decision *decision = decision_hold(entry->decision);
+    struct decision *decision = decision_hold(answer);
     struct link waiters;
     link_init(&waiters);
     link_splice(&waiters, &entry->waiters);

@@ -21,6 +21,7 @@ enum {
 /* An answer, shared by the cache and the flows that go by it. Immutable, counted, of one thread. */
 struct decision {
     uint32_t references;
+    uint64_t id; /* of the question that it answers */
     uint32_t next_endpoint; /* where the next flow starts: round robin */
     uint64_t epoch;
     uint32_t verdict; /* enum ns_verdict */
@@ -29,6 +30,7 @@ struct decision {
     struct ns_endpoint endpoints[];
 };
 
+/* May be made by one thread and handed to another. */
 struct decision *decision_new(const struct ns_answer *answer);
 struct decision *decision_hold(struct decision *decision);
 void decision_release(struct decision *decision); /* NULL is allowed */
@@ -59,8 +61,9 @@ struct decision *decisions_get(struct decisions *decisions, const struct ns_ques
 /* Stops waiting; harmless if it does not wait. */
 void decision_waiter_cancel(struct decision_waiter *waiter);
 
-/* An answer from Python. If it was made before the present epoch, the question is asked once more. */
-void decisions_answer(struct decisions *decisions, const struct ns_answer *answer);
+/* An answer from Python, taken over. If it was made before the present epoch, the question is asked once
+ * more. */
+void decisions_answer(struct decisions *decisions, struct decision *answer);
 void decisions_epoch(struct decisions *decisions, uint64_t epoch);
 
 /* From sending each question to having its answer. */

@@ -235,7 +235,8 @@ static void command_run(struct worker *worker, struct command *command)
         workloads_each(worker, recheck_flows, NULL);
         break;
     case COMMAND_ANSWER:
-        decisions_answer(worker->decisions, command->answer);
+        decisions_answer(worker->decisions, command->decision);
+        command->decision = NULL;
         break;
     case COMMAND_SNAPSHOT:
         snapshot_take(worker, command->snapshot);
@@ -251,7 +252,7 @@ static void command_free(struct command *command)
     if (command->fd >= 0)
         close(command->fd);
     tls_credentials_dispose(&command->credentials);
-    free(command->answer);
+    decision_release(command->decision);
     free(command);
 }
 
@@ -259,11 +260,14 @@ void worker_post(struct worker *worker, struct command *command)
 {
     command->next = NULL;
     pthread_mutex_lock(&worker->mailbox_mutex);
+    int first = worker->mailbox_head == NULL;
     *worker->mailbox_tail = command;
     worker->mailbox_tail = &command->next;
     pthread_mutex_unlock(&worker->mailbox_mutex);
+    /* What lies beside others was announced with the first of them, and is taken with them. */
     uint64_t one = 1;
-    (void)!write(worker->wake.fd, &one, sizeof(one)); /* fails only when it is already raised to the brim */
+    if (first)
+        (void)!write(worker->wake.fd, &one, sizeof(one)); /* fails only when raised to the brim already */
 }
 
 static void mailbox_run(struct worker *worker)

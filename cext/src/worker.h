@@ -106,7 +106,7 @@ struct command {
     uint64_t serial;                    /* ADD: of the namespace */
     struct ns_address address;          /* ADD: the workload's; ACCEPTED: who connected */
     struct tls_credentials credentials; /* handed over */
-    struct ns_answer *answer;           /* freed with the command */
+    struct decision *decision;          /* ANSWER: handed over */
     struct snapshot *snapshot;          /* borrowed from the caller, who waits */
 };
 

@@ -323,7 +323,7 @@ static void *decider_main(void *argument)
         pthread_mutex_unlock(&lab->mutex);
         if (stopping)
             break;
-        if (core_next_question(lab->core, &question, 20)) {
+        if (core_next_questions(lab->core, &question, 1, 20) == 1) {
             lab_decide(lab, &question, answer);
             core_answer(lab->core, answer);
         }

@@ -99,7 +99,7 @@ static void desk_answer(struct desk *desk, uint64_t id, uint64_t epoch, const ch
     answer->verdict = NS_ALLOW;
     answer->endpoint_count = 1;
     snprintf(answer->reason, sizeof(answer->reason), "%s", reason);
-    decisions_answer(desk->decisions, answer);
+    decisions_answer(desk->decisions, decision_new(answer));
     free(answer);
 }
 

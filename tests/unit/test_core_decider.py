@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 import pytest
 
-from core_fakes import make_native
+from core_fakes import FakeLib, make_native
 from nodeseal.core import native
 from nodeseal.core.decider import INTERNAL_ERROR, NO_MESH_STATE, Decider, State
 from nodeseal.mesh import decide
@@ -41,8 +42,10 @@ class Asked:
         self.ffi = module.ffi
         self.decider = Decider(core, (names or {1: SHIPPER, 2: PIPELINE, 3: SIEM}).get)
         self.decider.state = State(mesh, 7) if mesh is not None else None
-        self.question = self.ffi.new("struct ns_question *")
-        self.answer = self.ffi.new("struct ns_answer *")
+        self.questions = native.Questions(self.ffi, 2)
+        self.question = self.questions.array[1]
+        self.written = native.Answer(self.ffi)
+        self.answer = self.written.structure
 
     def ask(
         self, kind: int, *, workload: int = 1, source: str = "10.0.0.1", destination: str = "", **fields: Any
@@ -53,7 +56,7 @@ class Asked:
         native.pack_address(self.question.destination, ip_address(host), int(port))
         for name, value in fields.items():
             setattr(self.question, name, value)
-        self.decider.answer(self.question, self.answer)
+        self.decider.answer(self.questions[1], self.written)
         return self.answer
 
     def reason(self) -> str:
@@ -184,6 +187,59 @@ def test_long_reason_is_cut_between_characters() -> None:
     assert native.fit("a\0b", 96) == b"ab"
 
 
+def test_questions_and_answers_are_laid_out_as_in_the_header() -> None:
+    ffi = make_native()[0].ffi
+    sizes = [ffi.sizeof(f"struct ns_{name}") for name in ("question", "endpoint", "answer")]
+    answer_size = native.ANSWER_HEAD.size + native.ENDPOINTS_MAX * native.ENDPOINT.size
+    assert sizes == [native.QUESTION_SIZE, native.ENDPOINT.size, answer_size]
+    assert ffi.offsetof("struct ns_question", "peer") == native.QUESTION_HEAD.size
+    assert ffi.offsetof("struct ns_answer", "endpoints") == native.ANSWER_HEAD.size
+    constants = (native.IDENTITY_MAX, native.REASON_MAX, native.ENDPOINTS_MAX)
+    assert constants == (FakeLib.NS_IDENTITY_MAX, FakeLib.NS_REASON_MAX, FakeLib.NS_ENDPOINTS_MAX)
+
+
+def test_a_question_is_read_field_by_field() -> None:
+    ffi = make_native()[0].ffi
+    questions = native.Questions(ffi, 2)
+    structure = questions.array[1]
+    structure.id, structure.workload, structure.kind, structure.established = 2**63, 7, native.ASK_INBOUND_TUNNEL, 1
+    native.pack_address(structure.source, IPv4Address("10.0.0.1"), 1)
+    native.pack_address(structure.destination, IPv6Address("fd00::1"), 65535)
+    structure.peer = b"spiffe://a/ns/b/sa/c"
+    assert questions[1] == native.Question(
+        2**63,
+        7,
+        native.ASK_INBOUND_TUNNEL,
+        True,
+        IPv4Address("10.0.0.1"),
+        IPv6Address("fd00::1"),
+        65535,
+        b"spiffe://a/ns/b/sa/c",
+    )
+
+
+def test_an_answer_is_written_field_by_field() -> None:
+    ffi = make_native()[0].ffi
+    answer = native.Answer(ffi)
+    answer.set_endpoint(0, IPv4Address("10.0.0.1"), 80, identity="spiffe://a/ns/b/sa/c")
+    answer.set_endpoint(1, IPv6Address("fd00::1"), 81, reason="why")
+    answer.fill(2**63, 9, native.ALLOW, "said", endpoints=2)
+    written = answer.structure
+    assert (written.id, written.epoch, written.verdict, written.endpoint_count) == (2**63, 9, native.ALLOW, 2)
+    assert native.text(ffi, written.reason) == "said"
+    rows = [
+        (native.endpoint_text(row.address), row.tunnel, native.text(ffi, row.identity), native.text(ffi, row.reason))
+        for row in (written.endpoints[0], written.endpoints[1])
+    ]
+    assert rows == [("10.0.0.1:80", 1, "spiffe://a/ns/b/sa/c", ""), ("[fd00::1]:81", 0, "", "why")]
+
+
+def test_an_identity_that_is_too_long_is_refused_not_cut() -> None:
+    answer = native.Answer(make_native()[0].ffi)
+    with pytest.raises(ValueError, match="too long"):
+        answer.set_endpoint(0, IPv4Address("10.0.0.1"), 80, identity="x" * native.IDENTITY_MAX)
+
+
 def test_addresses_cross_in_both_directions() -> None:
     module, _lib = make_native()
     structure = module.ffi.new("struct ns_address *")
@@ -210,3 +266,21 @@ def test_decision_thread_answers_and_ends() -> None:
     decider.stop_asking()
     decider.join()
     assert answer == {"id": 5, "epoch": 7, "verdict": native.UNAVAILABLE, "reason": "no-such-port"}
+
+
+def test_all_waiting_questions_are_answered_in_order() -> None:
+    module, lib = make_native()
+    decider = Decider(native.Core(module, workers=1, trust_domain="example.org"), {1: SHIPPER}.get)
+    decider.state = State(MESH, 7)
+
+    def fill(question: Any, number: int) -> None:
+        question.id, question.workload, question.kind = number, 1, native.ASK_OUTBOUND
+        native.pack_address(question.destination, IPv4Address("10.9.0.1"), number)
+
+    for number in range(1, 201):
+        lib.questions.put(functools.partial(fill, number=number))
+    decider.start()
+    answers = [lib.answers.get(timeout=10)["id"] for _ in range(200)]
+    decider.stop_asking()
+    decider.join()
+    assert answers == list(range(1, 201))

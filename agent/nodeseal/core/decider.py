@@ -1,8 +1,9 @@
 """The core process's decision thread: the C core's questions, answered by nodeseal.mesh.decide.
 
-How it works: the C side puts a question into its queue and the flow waits; this thread takes one question at a time,
-reads the current model once (one reference holds model and epoch together, so that an answer is never made from one
-and stamped with the other), asks the pure function and fills the answer. The C side caches it until the next epoch.
+How it works: the C side puts a question into its queue and the flow waits; this thread takes all that are waiting (a
+fresh node has a thousand at once). For each it reads the current model once (one reference holds model and epoch
+together, so that an answer is never made from one and stamped with the other), asks the pure function and fills the
+answer. The C side caches it until the next epoch.
 
 What must hold: every question is answered. Anything unforeseen is answered "unavailable" with the reason
 "internal-error" and costs one log line. Without a model nothing is known of peers, so nothing is allowed.
@@ -10,16 +11,16 @@ What must hold: every question is answered. Anything unforeseen is answered "una
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from nodeseal.core import native
-from nodeseal.core.native import Core
+from nodeseal.core.native import Core, Question
 from nodeseal.mesh import decide
 from nodeseal.mesh.address import OriginalDestination, TunnelAddress
 from nodeseal.mesh.model import Mesh, WorkloadName
@@ -31,6 +32,7 @@ log = logging.getLogger("nodeseal.core")
 INTERNAL_ERROR = "internal-error"
 NO_MESH_STATE = "no-mesh-state"
 _WAIT_MS = 500
+_QUESTIONS_AT_ONCE = 64
 _LOG_INTERVAL_S = 1.0
 
 
@@ -63,7 +65,7 @@ class Decider:
         self._thread.start()
 
     def stop_asking(self) -> None:
-        """No question is taken after the one in hand; call before core_stop, then join()."""
+        """No question is taken after those in hand; call before core_stop, then join()."""
         self._stopping.set()
 
     def join(self) -> None:
@@ -72,87 +74,75 @@ class Decider:
 
     def _run(self) -> None:
         ffi, lib = self._core.native.ffi, self._core.native.lib
-        question = ffi.new("struct ns_question *")
-        answer = ffi.new("struct ns_answer *")
+        questions = native.Questions(ffi, _QUESTIONS_AT_ONCE)
+        answer = native.Answer(ffi)
         while not self._stopping.is_set():
-            if lib.core_next_question(self._core.handle, question, _WAIT_MS):
-                self.answer(question, answer)
-                lib.core_answer(self._core.handle, answer)
+            count = lib.core_next_questions(self._core.handle, questions.array, questions.capacity, _WAIT_MS)
+            for index in range(count):
+                self.answer(questions[index], answer)
+                lib.core_answer(self._core.handle, answer.structure)
 
-    def answer(self, question: Any, answer: Any) -> None:
-        """Fills `answer` (struct ns_answer) for `question` (struct ns_question); never raises."""
+    def answer(self, question: Question, answer: native.Answer) -> None:
+        """Fills `answer` for `question`; never raises."""
         state = self.state
-        answer.id = question.id
-        answer.epoch = state.epoch if state is not None else 0
         try:
             if state is None:
-                self._fill(answer, native.UNAVAILABLE, NO_MESH_STATE)
+                answer.fill(question.id, 0, native.UNAVAILABLE, NO_MESH_STATE)
             else:
-                self._decide(state.mesh, question, answer)
+                self._decide(state, question, answer)
         except Exception as error:
-            self._fill(answer, native.UNAVAILABLE, INTERNAL_ERROR)
+            answer.fill(question.id, state.epoch if state is not None else 0, native.UNAVAILABLE, INTERNAL_ERROR)
             self._report(question, error)
 
-    def _decide(self, mesh: Mesh, question: Any, answer: Any) -> None:
+    def _decide(self, state: State, question: Question, answer: native.Answer) -> None:
+        mesh, epoch = state.mesh, state.epoch
         name = self._name_of(question.workload)
         if name is None:
-            self._fill(answer, native.UNAVAILABLE, WhyRefused.UNKNOWN_WORKLOAD)
+            answer.fill(question.id, epoch, native.UNAVAILABLE, WhyRefused.UNKNOWN_WORKLOAD)
             return
-        source, _source_port = native.unpack_address(question.source)
-        address, port = native.unpack_address(question.destination)
-        established = bool(question.established)
+        address, port = question.destination, question.port
         result: decide.Route | decide.Refuse | decide.Allow | decide.Deny | decide.Unavailable
         if question.kind == native.ASK_OUTBOUND:
-            result = decide.outbound(mesh, name, OriginalDestination(address, port), established=established)
+            destination = OriginalDestination(address, port)
+            result = decide.outbound(mesh, name, destination, established=question.established)
         elif question.kind == native.ASK_INBOUND_TUNNEL:
             try:
-                peer = SpiffeId.parse(native.text(self._core.native.ffi, question.peer))
+                peer = _peer(question.peer)
             except SpiffeIdError:
-                self._fill(answer, native.REFUSE, WhyRefused.UNKNOWN_PEER)
+                answer.fill(question.id, epoch, native.REFUSE, WhyRefused.UNKNOWN_PEER)
                 return
-            result = decide.inbound_tunnel(mesh, name, peer, source, TunnelAddress(address, port))
+            result = decide.inbound_tunnel(mesh, name, peer, question.source, TunnelAddress(address, port))
         elif question.kind == native.ASK_INBOUND_PLAINTEXT:
-            result = decide.inbound_plaintext(mesh, name, source, port, established=established)
+            result = decide.inbound_plaintext(mesh, name, question.source, port, established=question.established)
         else:
             raise ValueError(f"question of an unknown kind {question.kind}")
 
         match result:
             case decide.Route(endpoints=endpoints):
-                self._fill_route(answer, endpoints)
+                count = self._fill_endpoints(answer, endpoints)
+                answer.fill(question.id, epoch, native.ALLOW, "", endpoints=count)
             case decide.Allow(why=why):
-                self._fill(answer, native.ALLOW, why or "")
+                answer.fill(question.id, epoch, native.ALLOW, why or "")
             case decide.Refuse(why=why_refused) | decide.Deny(why=why_refused):
-                self._fill(answer, native.REFUSE, why_refused)
+                answer.fill(question.id, epoch, native.REFUSE, why_refused)
             case decide.Unavailable(why=why_unavailable):
-                self._fill(answer, native.UNAVAILABLE, why_unavailable)
+                answer.fill(question.id, epoch, native.UNAVAILABLE, why_unavailable)
 
-    def _fill(self, answer: Any, verdict: int, reason: str) -> None:
-        answer.verdict = verdict
-        answer.endpoint_count = 0
-        answer.reason = native.fit(reason, self._core.native.lib.NS_REASON_MAX)
-
-    def _fill_route(self, answer: Any, endpoints: tuple[decide.Plaintext | decide.Tunnel, ...]) -> None:
+    def _fill_endpoints(self, answer: native.Answer, endpoints: tuple[decide.Plaintext | decide.Tunnel, ...]) -> int:
+        """How many there are; of too many a sample."""
         if not endpoints:
             raise ValueError("a route without an endpoint")
-        lib = self._core.native.lib
-        if len(endpoints) > lib.NS_ENDPOINTS_MAX:
-            endpoints = tuple(self._random.sample(endpoints, lib.NS_ENDPOINTS_MAX))
-        for slot, endpoint in zip(answer.endpoints, endpoints, strict=False):
-            native.pack_address(slot.address, endpoint.address.address, endpoint.address.port)
+        if len(endpoints) > native.ENDPOINTS_MAX:
+            endpoints = tuple(self._random.sample(endpoints, native.ENDPOINTS_MAX))
+        for index, endpoint in enumerate(endpoints):
+            address, port = endpoint.address.address, endpoint.address.port
             if isinstance(endpoint, decide.Tunnel):
-                identity = str(endpoint.identity).encode()
-                # A shortened identity would be another one: an error, never cut.
-                if len(identity) >= lib.NS_IDENTITY_MAX:
-                    raise ValueError("an identity that is too long for the core")
-                slot.tunnel, slot.identity, slot.reason = 1, identity, b""
+                answer.set_endpoint(index, address, port, identity=str(endpoint.identity))
             else:
-                slot.tunnel, slot.identity = 0, b""
-                slot.reason = native.fit(endpoint.why, lib.NS_REASON_MAX)
-        answer.verdict = native.ALLOW
-        answer.endpoint_count = len(endpoints)
-        answer.reason = b""
+                answer.set_endpoint(index, address, port, reason=endpoint.why)
+        return len(endpoints)
 
-    def _report(self, question: Any, error: Exception) -> None:
+    def _report(self, question: Question, error: Exception) -> None:
         now = time.monotonic()
         if now - self._logged_at < _LOG_INTERVAL_S:
             self._unlogged += 1
@@ -168,3 +158,8 @@ class Decider:
             text,
             more,
         )
+
+
+@functools.lru_cache(maxsize=1024)
+def _peer(identity: bytes) -> SpiffeId:
+    return SpiffeId.parse(identity.decode("utf-8", "replace"))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib
 import ipaddress
+import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from nodeseal.mesh.address import Address
 
@@ -43,6 +44,12 @@ _CORE_COUNTERS = (
     "decision_p99_ns",
 )
 _ERROR_SIZE = 512
+# struct ns_question, ns_answer and ns_endpoint as bytes; a test compares them with the header.
+QUESTION_HEAD = struct.Struct("=QQII16s2x16sH")
+QUESTION_SIZE = 576
+ANSWER_HEAD = struct.Struct("=QQII96s")
+ENDPOINT = struct.Struct("=16sH2xI512s96s")
+IDENTITY_MAX, REASON_MAX, ENDPOINTS_MAX = 512, 96, 32
 _V4_MAPPED = b"\0" * 10 + b"\xff\xff"
 
 
@@ -78,10 +85,7 @@ def pack_address(into: Any, address: Address, port: int) -> None:
 
 def unpack_address(structure: Any) -> tuple[Address, int]:
     """(address, port) of a struct ns_address; a v4-mapped address comes back as IPv4."""
-    packed = bytes(structure.ip)
-    if packed.startswith(_V4_MAPPED):
-        return ipaddress.IPv4Address(packed[12:]), structure.port
-    return ipaddress.IPv6Address(packed), structure.port
+    return _address(bytes(structure.ip)), structure.port
 
 
 def fit(text: str, size: int) -> bytes:
@@ -90,6 +94,70 @@ def fit(text: str, size: int) -> bytes:
     if len(encoded) < size:
         return encoded
     return encoded[: size - 1].decode("utf-8", "ignore").encode()
+
+
+class Question(NamedTuple):
+    """A struct ns_question; `peer` is the bytes of its SPIFFE id."""
+
+    id: int
+    workload: int
+    kind: int
+    established: bool
+    source: Address
+    destination: Address
+    port: int
+    peer: bytes
+
+
+class Questions:
+    """Room for `capacity` questions, at `array`.
+
+    They are read as bytes: a field at a time through cffi costs more than the decision itself.
+    """
+
+    def __init__(self, ffi: Any, capacity: int) -> None:
+        self.capacity = capacity
+        self.array = ffi.new("struct ns_question[]", capacity)
+        self._bytes = ffi.buffer(self.array)
+
+    def __getitem__(self, index: int) -> Question:
+        at = index * QUESTION_SIZE
+        number, workload, kind, established, source, destination, port = QUESTION_HEAD.unpack_from(self._bytes, at)
+        peer = b""
+        if kind == ASK_INBOUND_TUNNEL:
+            peer = self._bytes[at + QUESTION_HEAD.size : at + QUESTION_SIZE].partition(b"\0")[0]
+        return Question(number, workload, kind, established != 0, _address(source), _address(destination), port, peer)
+
+
+class Answer:
+    """A struct ns_answer at `structure`, written as bytes for the same reason."""
+
+    def __init__(self, ffi: Any) -> None:
+        self.structure = ffi.new("struct ns_answer *")
+        self._bytes = ffi.buffer(self.structure)
+
+    def fill(self, question: int, epoch: int, verdict: int, reason: str, *, endpoints: int = 0) -> None:
+        """All but the endpoints, which `set_endpoint` has filled, `endpoints` of them."""
+        ANSWER_HEAD.pack_into(self._bytes, 0, question, epoch, verdict, endpoints, fit(reason, REASON_MAX))
+
+    def set_endpoint(self, index: int, address: Address, port: int, *, identity: str = "", reason: str = "") -> None:
+        """An endpoint through a tunnel to `identity`, or, when that is "", in plaintext because of `reason`.
+
+        Raises ValueError for an identity that is too long: a shortened one would be another.
+        """
+        name = identity.encode()
+        if len(name) >= IDENTITY_MAX:
+            raise ValueError("an identity that is too long for the core")
+        at = ANSWER_HEAD.size + index * ENDPOINT.size
+        packed = address.packed
+        mapped = packed if len(packed) == 16 else _V4_MAPPED + packed
+        ENDPOINT.pack_into(self._bytes, at, mapped, port, 1 if name else 0, name, fit(reason, REASON_MAX))
+
+
+def _address(packed: bytes) -> Address:
+    if packed.startswith(_V4_MAPPED):
+        return ipaddress.IPv4Address(packed[12:])
+    return ipaddress.IPv6Address(packed)
 
 
 def endpoint_text(structure: Any) -> str:

@@ -4,6 +4,7 @@ A model knows phases from two sides. For workloads of other nodes there are two:
 them) and ABSENT. For the workloads of its own node the agent puts in all four with `Mesh.with_phases`.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -56,6 +57,9 @@ class Phase(StrEnum):
     """Withdrawn; still captured and still accepting tunnels, so that other nodes have time to see it."""
 
 
+# Every decision about a tunnel names an identity, and checking one anew costs more than the rest of the decision.
+_identity = functools.lru_cache(maxsize=1024)(SpiffeId)
+
 _ACCEPTS_TUNNELS = frozenset({Phase.JOINING, Phase.ENROLLED})
 
 
@@ -81,7 +85,7 @@ class Workload:
 
     def identity(self, trust_domain: str) -> SpiffeId:
         """Its SPIFFE id in that trust domain. Raises SpiffeIdError, never for a workload that is in a Mesh."""
-        return SpiffeId(trust_domain, self.key.namespace, self.service_account)
+        return _identity(trust_domain, self.key.namespace, self.service_account)
 
 
 @dataclass(frozen=True, slots=True)
