@@ -21,7 +21,7 @@ enum {
 /* An answer, shared by the cache and the flows that go by it. Immutable, counted, of one thread. */
 struct decision {
     uint32_t references;
-    uint64_t id; /* of the question that it answers */
+    uint64_t id;            /* of the question that it answers */
     uint32_t next_endpoint; /* where the next flow starts: round robin */
     uint64_t epoch;
     uint32_t verdict; /* enum ns_verdict */

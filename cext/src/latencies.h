@@ -21,7 +21,8 @@ struct latencies {
 void latencies_add(struct latencies *latencies, uint64_t ns);
 /* Adds the counts of another. */
 void latencies_merge(struct latencies *into, const struct latencies *from);
-/* The value in nanoseconds that `percent` of all do not exceed: the end of its bucket. 0 if there are none. */
+/* The value in nanoseconds that `percent` of all do not exceed: the end of its bucket. 0 if there are none.
+ */
 uint64_t latencies_percentile(const struct latencies *latencies, uint32_t percent);
 
 #endif

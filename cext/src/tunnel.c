@@ -219,6 +219,15 @@ void tunnel_flush(struct tunnel *tunnel)
 
 /* ---- reading ---- */
 
+/* It has more to do than it may do now. */
+static void tunnel_defer(struct tunnel *tunnel)
+{
+    struct worker *worker = tunnel->worker;
+    if (link_empty(&tunnel->busy_link))
+        link_append(tunnel->state == TUNNEL_OPEN ? &worker->busy_tunnels : &worker->handshakes,
+                    &tunnel->busy_link);
+}
+
 static void handshake_done(struct tunnel *tunnel)
 {
     tunnel->state = TUNNEL_OPEN;
@@ -288,8 +297,8 @@ void tunnel_read(struct tunnel *tunnel)
     if (tunnel->doom != NULL)
         tunnel_abort(tunnel, tunnel->doom);
     else {
-        if (tunnel->poll.readable && link_empty(&tunnel->busy_link))
-            link_append(&worker->busy_tunnels, &tunnel->busy_link);
+        if (tunnel->poll.readable)
+            tunnel_defer(tunnel);
         tunnel_touch(tunnel);
     }
 }
@@ -317,8 +326,18 @@ static void tunnel_connected(struct tunnel *tunnel)
     tunnel->state = TUNNEL_HANDSHAKE;
     tunnel->poll.writable = 1;
     (void)socket_local_address(tunnel->poll.fd, &tunnel->local);
+    tunnel_defer(tunnel); /* ClientHello */
+}
+
+void tunnel_handshake(struct tunnel *tunnel)
+{
+    NS_CHECK(tunnel, TUNNEL_MAGIC);
+    if (tunnel->poll.readable) {
+        tunnel_read(tunnel);
+        return;
+    }
     tls_feed(&tunnel->tls, NULL, 0);
-    tunnel_digest(tunnel); /* ClientHello */
+    tunnel_digest(tunnel);
     if (tunnel->doom != NULL)
         tunnel_abort(tunnel, tunnel->doom);
 }
@@ -340,15 +359,15 @@ void tunnel_event(struct tunnel *tunnel, uint32_t events)
             return;
         }
         tunnel_connected(tunnel);
-        if (tunnel->state == TUNNEL_CLOSED)
-            return;
     }
     if (events & EPOLLOUT) {
         tunnel->poll.writable = 1;
         tunnel_drain(tunnel);
         tunnel_touch(tunnel);
     }
-    if (tunnel->poll.readable)
+    if (tunnel->poll.readable && tunnel->state < TUNNEL_OPEN)
+        tunnel_defer(tunnel);
+    else if (tunnel->poll.readable)
         tunnel_read(tunnel);
 }
 

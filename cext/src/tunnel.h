@@ -31,7 +31,7 @@ struct tunnel {
     struct link link;       /* in its workload's tunnels */
     struct link pool_link;  /* client: in the pool's bucket while it takes streams */
     struct link dirty_link; /* in worker->dirty_tunnels */
-    struct link busy_link;  /* in worker->busy_tunnels */
+    struct link busy_link;  /* in worker->busy_tunnels; before OPEN in worker->handshakes */
     struct link flows;      /* by flow.tunnel_link */
     struct pollable poll;
     struct tls tls;
@@ -60,6 +60,8 @@ void tunnel_touch(struct tunnel *tunnel);
 void tunnel_flow_left(struct tunnel *tunnel);
 void tunnel_event(struct tunnel *tunnel, uint32_t events);
 void tunnel_read(struct tunnel *tunnel);
+/* Makes a step of the handshake, as far as the peer's bytes lead. */
+void tunnel_handshake(struct tunnel *tunnel);
 void tunnel_flush(struct tunnel *tunnel);
 void tunnel_tick(struct tunnel *tunnel);
 /* No new streams; ends with its last flow. */

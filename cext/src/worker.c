@@ -346,6 +346,15 @@ static void continue_busy(struct worker *worker)
     }
 }
 
+static void continue_handshakes(struct worker *worker)
+{
+    for (int i = 0; i < TURN_HANDSHAKES && !link_empty(&worker->handshakes); i++) {
+        struct tunnel *tunnel = container_of(worker->handshakes.next, struct tunnel, busy_link);
+        link_remove(&tunnel->busy_link);
+        tunnel_handshake(tunnel);
+    }
+}
+
 static void flush_tunnels(struct worker *worker)
 {
     struct link tunnels;
@@ -407,7 +416,7 @@ static uint64_t tick_interval(const struct worker *worker)
 static int sleep_ms(const struct worker *worker)
 {
     if (!link_empty(&worker->busy_flows) || !link_empty(&worker->busy_tunnels) ||
-        !link_empty(&worker->dirty_tunnels))
+        !link_empty(&worker->dirty_tunnels) || !link_empty(&worker->handshakes))
         return 0;
     if (worker->live_tunnels == 0 && link_empty(&worker->waiting_flows))
         return -1;
@@ -425,6 +434,7 @@ static void *worker_main(void *argument)
         for (int i = 0; i < count; i++)
             dispatch(worker, events[i].data.ptr, events[i].events);
         continue_busy(worker);
+        continue_handshakes(worker);
         flush_tunnels(worker);
         if (worker->now_ms - worker->last_tick_ms >= tick_interval(worker))
             tick(worker);
@@ -451,6 +461,7 @@ static void worker_init(struct worker *worker, struct core *core, uint32_t index
         link_init(&worker->tunnels[i]);
     link_init(&worker->dirty_tunnels);
     link_init(&worker->busy_tunnels);
+    link_init(&worker->handshakes);
     link_init(&worker->busy_flows);
     link_init(&worker->waiting_flows);
     link_init(&worker->dead_flows);

@@ -10,9 +10,11 @@
  * CPU time left, or holds many more connections than another, it hands new ones to the least loaded.
  *
  * One turn of the loop: wait; handle each event; continue flows and tunnels that used up their share in the
- * last turn; write out every tunnel that has something to send (once per turn, for all of its streams); run
- * timers once a second; free what ended. Objects that end in the middle of a turn are only marked and go to
- * the `graveyard`, because events that name them may still be in the same batch.
+ * last turn; make a few steps of handshakes (each costs as much as hundreds of requests, so that a hundred
+ * new peers at once would be felt by every open stream); write out every tunnel that has something to send
+ * (once per turn, for all of its streams); run timers once a second; free what ended. Objects that end in the
+ * middle of a turn are only marked and go to the `graveyard`, because events that name them may still be in
+ * the same batch.
  */
 #ifndef NS_WORKER_H
 #define NS_WORKER_H
@@ -32,6 +34,7 @@ enum {
     SCRATCH_SIZE = 262144, /* of one read or one write; 128-256 KiB measured best */
     SCRATCH_SPARE = 32768, /* a record left incomplete by the read before */
     TURN_READS = 4,        /* scratch buffers that one connection may fill per turn */
+    TURN_HANDSHAKES = 4,   /* steps of handshakes per turn, of all tunnels; see above */
     WORKLOAD_BUCKETS = 256,
     TUNNEL_BUCKETS = 256,
     CLOSED_KEPT = 64, /* ended connections that are still shown */
@@ -163,6 +166,7 @@ struct worker {
     struct link tunnels[TUNNEL_BUCKETS]; /* client tunnels that take new streams, by peer */
     struct link dirty_tunnels;           /* to be written at the end of the turn */
     struct link busy_tunnels;            /* to be read on in the next turn */
+    struct link handshakes;              /* tunnels with a step to make of their handshake, oldest first */
     struct link busy_flows;              /* to be relayed on in the next turn */
     struct link waiting_flows;           /* not open yet; they have deadlines */
     struct link dead_flows;              /* graveyard */

@@ -22,6 +22,7 @@
 #include "check.h"
 #include "nodeseal_core.h"
 #include "noise.h"
+#include "worker.h"
 
 #define DOMAIN "example.org"
 #define SHIPPER "spiffe://example.org/ns/default/sa/shipper"
@@ -99,6 +100,9 @@ static void gate_open(void)
 static int splices;       /* that moved something */
 static int looks;         /* for events, without sleep */
 static int pipes_refused; /* as when descriptors have run out */
+static int steps;         /* of handshakes */
+static int steps_most;    /* that a worker made between two looks or waits for events */
+static _Thread_local int steps_now;
 
 ssize_t __wrap_splice(int from, off_t *from_at, int to, off_t *to_at, size_t length, unsigned flags);
 ssize_t __real_splice(int from, off_t *from_at, int to, off_t *to_at, size_t length, unsigned flags);
@@ -106,6 +110,8 @@ int __wrap_pipe2(int ends[2], int flags);
 int __real_pipe2(int ends[2], int flags);
 int __wrap_epoll_wait(int fd, struct epoll_event *events, int capacity, int timeout);
 int __real_epoll_wait(int fd, struct epoll_event *events, int capacity, int timeout);
+enum tls_result __wrap_tls_handshake(struct tls *tls, struct tls_sink *sink);
+enum tls_result __real_tls_handshake(struct tls *tls, struct tls_sink *sink);
 
 ssize_t __wrap_splice(int from, off_t *from_at, int to, off_t *to_at, size_t length, unsigned flags)
 {
@@ -127,7 +133,17 @@ int __wrap_epoll_wait(int fd, struct epoll_event *events, int capacity, int time
 {
     if (timeout == 0)
         __atomic_add_fetch(&looks, 1, __ATOMIC_RELAXED);
+    if (steps_now > COUNT(steps_most))
+        __atomic_store_n(&steps_most, steps_now, __ATOMIC_RELAXED);
+    steps_now = 0;
     return __real_epoll_wait(fd, events, capacity, timeout);
+}
+
+enum tls_result __wrap_tls_handshake(struct tls *tls, struct tls_sink *sink)
+{
+    __atomic_add_fetch(&steps, 1, __ATOMIC_RELAXED);
+    steps_now++;
+    return __real_tls_handshake(tls, sink);
 }
 
 /* ---- sockets of applications ---- */
@@ -278,6 +294,8 @@ struct lab {
     uint32_t outbound_verdict, tunnel_verdict, plaintext_verdict;
     uint64_t epoch;
     struct ns_question last_tunnel; /* the last question about a tunnel's stream */
+    int stuck;                      /* nothing is answered; `changed` is waited for */
+    pthread_cond_t changed;
 };
 
 static struct ns_address mapped(struct sockaddr_in from)
@@ -293,6 +311,8 @@ static void lab_decide(struct lab *lab, const struct ns_question *question, stru
     memset(answer, 0, sizeof(*answer));
     answer->id = question->id;
     pthread_mutex_lock(&lab->mutex);
+    while (lab->stuck)
+        pthread_cond_wait(&lab->changed, &lab->mutex);
     answer->epoch = lab->epoch;
     answer->verdict = question->kind == NS_ASK_OUTBOUND         ? lab->outbound_verdict
                       : question->kind == NS_ASK_INBOUND_TUNNEL ? lab->tunnel_verdict
@@ -380,6 +400,7 @@ static struct lab *lab_with(struct core_options options)
     char error[NS_REASON_MAX] = "";
     CHECK(lab != NULL);
     pthread_mutex_init(&lab->mutex, NULL);
+    pthread_cond_init(&lab->changed, NULL);
     lab->authority = authority_new();
     lab->core = core_start(&options, error, sizeof(error));
     CHECK_TEXT(error, "");
@@ -404,6 +425,14 @@ static struct lab *lab_new(void)
     return lab_with(options_default());
 }
 
+/* What two workers would do twice is done once. */
+static struct lab *lab_new_of_one_worker(void)
+{
+    struct core_options options = options_default();
+    options.workers = 1;
+    return lab_with(options);
+}
+
 static void lab_free(struct lab *lab)
 {
     pthread_mutex_lock(&lab->mutex);
@@ -415,6 +444,7 @@ static void lab_free(struct lab *lab)
     close(lab->hbone);
     close(lab->application);
     authority_dispose(&lab->authority);
+    pthread_cond_destroy(&lab->changed);
     pthread_mutex_destroy(&lab->mutex);
     free(lab);
 }
@@ -424,6 +454,7 @@ static void lab_free(struct lab *lab)
     do {                                                                                                     \
         pthread_mutex_lock(&(lab)->mutex);                                                                   \
         (lab)->field = (value);                                                                              \
+        pthread_cond_broadcast(&(lab)->changed);                                                             \
         pthread_mutex_unlock(&(lab)->mutex);                                                                 \
     } while (0)
 
@@ -451,6 +482,13 @@ static struct ns_workload_stats lab_stats(struct lab *lab, uint64_t key)
     struct ns_workload_stats stats[2];
     CHECK_EQUAL(core_workload_stats(lab->core, stats, 2), 2);
     return stats[0].workload == key ? stats[0] : stats[1];
+}
+
+static struct ns_core_stats lab_core_stats(struct lab *lab)
+{
+    struct ns_core_stats stats;
+    core_stats(lab->core, &stats);
+    return stats;
 }
 
 static time_t deadline(void)
@@ -1263,6 +1301,131 @@ TEST(disorderly_applications_leave_no_connection_behind_in_tunnels)
 TEST(disorderly_applications_leave_no_connection_behind_in_plaintext)
 {
     check_riot(lab_plain());
+}
+
+/* ---- new flows beside others ---- */
+
+static void exchange(struct ends *ends, uint64_t from)
+{
+    send_stream(ends->client, 1, from, 100);
+    receive_stream(ends->server, 1, from, 100);
+    send_stream(ends->server, 2, from, 100);
+    receive_stream(ends->client, 2, from, 100);
+}
+
+/* A plaintext listener of pipeline: its flows are decided apart from those of the others. */
+static int lab_listen_inbound(struct lab *lab)
+{
+    return lab_listen(lab, PIPELINE_KEY, NS_LISTEN_INBOUND, listen_at(host(2, 0)));
+}
+
+TEST(a_stuck_decider_stalls_only_those_who_wait_for_it)
+{
+    struct lab *lab = lab_new_of_one_worker();
+    int inbound = lab_listen_inbound(lab);
+    LAB_SET(lab, plaintext_verdict, NS_REFUSE);
+    struct ends open = lab_connect(lab);
+    exchange(&open, 0);
+    LAB_SET(lab, stuck, 1);
+    int waiting = dial(inbound);
+    WAIT_UNTIL(lab_stats(lab, PIPELINE_KEY).connections == 2);
+    for (int i = 1; i < 20; i++)
+        exchange(&open, (uint64_t)i * 100);
+    struct ends cached = lab_connect(lab); /* its decisions, of both ends, are known */
+    exchange(&cached, 0);
+    CHECK_EQUAL(lab_stats(lab, PIPELINE_KEY).refused, 0);
+    LAB_SET(lab, stuck, 0);
+    expect_reset(waiting);
+    close(waiting);
+    ends_close(&open);
+    ends_close(&cached);
+    close(inbound);
+    lab_free(lab);
+}
+
+TEST(hundreds_of_waiting_flows_with_one_key_are_one_question)
+{
+    enum { FLOWS = 300 };
+    struct lab *lab = lab_new_of_one_worker();
+    int inbound = lab_listen_inbound(lab);
+    int waiting[FLOWS];
+    LAB_SET(lab, plaintext_verdict, NS_REFUSE);
+    LAB_SET(lab, stuck, 1);
+    for (int i = 0; i < FLOWS; i++)
+        waiting[i] = dial(inbound);
+    WAIT_UNTIL(lab_stats(lab, PIPELINE_KEY).connections == FLOWS);
+    CHECK_EQUAL(lab_core_stats(lab).questions, 1);
+    LAB_SET(lab, stuck, 0);
+    for (int i = 0; i < FLOWS; i++) {
+        expect_reset(waiting[i]);
+        close(waiting[i]);
+    }
+    CHECK_EQUAL(lab_core_stats(lab).questions, 1);
+    CHECK(lab_core_stats(lab).decision_p50_ns > 0);
+    close(inbound);
+    lab_free(lab);
+}
+
+TEST(handshakes_with_many_peers_at_once_are_spread_over_turns)
+{
+    enum { PEERS = 40, FIRST_KEY = 10 };
+    struct lab *lab = lab_new_of_one_worker();
+    int listeners[PEERS];
+    struct ends ends[PEERS];
+    for (int i = 0; i < PEERS; i++) {
+        lab_workload(lab, (uint64_t)(FIRST_KEY + i), 10 + i, SHIPPER);
+        listeners[i] =
+            lab_listen(lab, (uint64_t)(FIRST_KEY + i), NS_LISTEN_OUTBOUND, listen_at(host(10 + i, 0)));
+    }
+    LAB_SET(lab, stuck, 1); /* they shall all dial in the same turn */
+    for (int i = 0; i < PEERS; i++)
+        ends[i].client = dial(listeners[i]);
+    WAIT_UNTIL(lab_core_stats(lab).live_connections == PEERS);
+    LAB_SET(lab, stuck, 0);
+    for (int i = 0; i < PEERS; i++) {
+        send_stream(ends[i].client, 1, 0, 100);
+        ends[i].server = take_connection(lab->application);
+        receive_stream(ends[i].server, 1, 0, 100);
+    }
+    CHECK(COUNT(steps) >= 3 * PEERS); /* a client makes two steps, a server too */
+    CHECK_CASE(COUNT(steps_most) <= TURN_HANDSHAKES, "%d", COUNT(steps_most));
+    for (int i = 0; i < PEERS; i++) {
+        ends_close(&ends[i]);
+        close(listeners[i]);
+    }
+    lab_free(lab);
+}
+
+/* The peer of this address takes connections, as the kernel does for it, and says nothing. */
+TEST(a_peer_that_does_not_answer_delays_no_other)
+{
+    struct lab *lab = lab_new_of_one_worker();
+    struct ends open = lab_connect(lab);
+    int silent = listen_at(host(3, NS_HBONE_PORT));
+    struct sockaddr_in known = lab->endpoint;
+    lab_workload(lab, 3, 4, SHIPPER);
+    int other = lab_listen(lab, 3, NS_LISTEN_OUTBOUND, listen_at(host(4, 0)));
+    LAB_SET(lab, endpoint, host(3, 80));
+    int waiting = dial(other);
+    int peer = take_connection(silent);
+    LAB_SET(lab, endpoint, known);
+    exchange(&open, 0);
+    lab_workload(lab, 4, 5, SHIPPER);
+    int third = lab_listen(lab, 4, NS_LISTEN_OUTBOUND, listen_at(host(5, 0)));
+    struct ends fresh = {.client = dial(third), .server = take_connection(lab->application)};
+    exchange(&fresh, 0); /* through a tunnel of its own, made meanwhile */
+    struct ns_connection list[8];
+    CHECK_EQUAL(core_connections(lab->core, list, 8), 5);
+    int connecting = 0;
+    for (int i = 0; i < 5; i++)
+        connecting += list[i].state == NS_STATE_CONNECTING;
+    CHECK_EQUAL(connecting, 1);
+    int fds[] = {waiting, peer, silent, other, third};
+    for (int i = 0; i < 5; i++)
+        close(fds[i]);
+    ends_close(&open);
+    ends_close(&fresh);
+    lab_free(lab);
 }
 
 CHECK_MAIN
