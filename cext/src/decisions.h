@@ -35,9 +35,13 @@ struct decision *decision_new(const struct ns_answer *answer);
 struct decision *decision_hold(struct decision *decision);
 void decision_release(struct decision *decision); /* NULL is allowed */
 
-/* Something that waits for an answer; embedded in a flow. */
+/* What the waiter is embedded in. */
+enum waiter_kind { WAITER_FLOW = 0, WAITER_WARM = 1 };
+
+/* Something that waits for an answer. */
 struct decision_waiter {
     struct link link; /* in its entry's list of waiters; unlinked when it does not wait */
+    enum waiter_kind kind;
 };
 
 struct decisions;

@@ -17,6 +17,7 @@
 #include "names.h"
 #include "relay.h"
 #include "snapshot.h"
+#include "warm.h"
 
 enum {
     FLOW_MAGIC = 0x6e73666c,
@@ -178,6 +179,7 @@ static int endpoint_begin(struct flow *flow, const struct ns_endpoint *endpoint)
             return -1;
         flow->tunnel = tunnel;
         link_append(&tunnel->flows, &flow->tunnel_link);
+        warm_used(tunnel, &flow->destination);
         tunnel_touch(tunnel);
         return 0;
     }

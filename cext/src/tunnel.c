@@ -20,6 +20,7 @@
 #include "flow.h"
 #include "names.h"
 #include "relay.h"
+#include "warm.h"
 
 enum {
     TUNNEL_MAGIC = 0x6e737475,
@@ -88,8 +89,8 @@ static int tunnel_dial(struct tunnel *tunnel)
     return 0;
 }
 
-struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const struct ns_address *address,
-                         const char *identity)
+struct tunnel *tunnel_pooled(struct worker *worker, struct workload *workload,
+                             const struct ns_address *address, const char *identity)
 {
     struct link *bucket = &worker->tunnels[bucket_of(workload, address)];
     struct link *at, *next;
@@ -100,9 +101,16 @@ struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const
             strcmp(tunnel->tls.expected, identity) == 0 && h2_room(tunnel->h2) > 0)
             return tunnel;
     }
-    if (workload->credentials.client == NULL)
-        return NULL;
-    struct tunnel *tunnel = tunnel_new(worker, workload, TLS_CLIENT);
+    return NULL;
+}
+
+struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const struct ns_address *address,
+                         const char *identity)
+{
+    struct tunnel *tunnel = tunnel_pooled(worker, workload, address, identity);
+    if (tunnel != NULL || workload->credentials.client == NULL)
+        return tunnel;
+    tunnel = tunnel_new(worker, workload, TLS_CLIENT);
     tunnel->peer = *address;
     tunnel->first_try_ms = worker->now_ms;
     if (tls_init(&tunnel->tls, TLS_CLIENT, &workload->credentials, worker->options->trust_domain, identity) !=
@@ -111,7 +119,7 @@ struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const
         tunnel_abort(tunnel, "no socket for a tunnel");
         return NULL;
     }
-    link_append(bucket, &tunnel->pool_link);
+    link_append(&worker->tunnels[bucket_of(workload, address)], &tunnel->pool_link);
     return tunnel;
 }
 
@@ -410,7 +418,7 @@ void tunnel_flow_left(struct tunnel *tunnel)
 {
     if (!link_empty(&tunnel->flows))
         return;
-    tunnel->idle_ms = tunnel->worker->now_ms;
+    tunnel->idle_ms = tunnel->used_ms = tunnel->worker->now_ms;
     if (tunnel->retired)
         tunnel_touch(tunnel);
 }
@@ -419,6 +427,7 @@ void tunnel_retire(struct tunnel *tunnel)
 {
     if (tunnel->retired)
         return;
+    warm_remember(tunnel);
     tunnel->retired = 1;
     link_remove(&tunnel->pool_link);
     h2_goaway(tunnel->h2);
@@ -433,6 +442,8 @@ void tunnel_abort(struct tunnel *tunnel, const char *reason)
     struct worker *worker = tunnel->worker;
     if (tunnel->state == TUNNEL_WAITING)
         worker->retrying_tunnels--;
+    if (!tunnel->retired)
+        warm_remember(tunnel);
     tunnel->retired = 1;
     link_remove(&tunnel->pool_link);
     if (tunnel->state == TUNNEL_OPEN && tunnel->pending.length == 0 && tunnel->poll.writable) {

@@ -45,8 +45,17 @@ struct tunnel {
     uint64_t heard_ms;    /* last bytes from the peer */
     uint64_t ping_ms;     /* when the unanswered ping left, 0 if none */
     uint64_t idle_ms;     /* since when it has had no flow */
+
+    struct ns_address destination; /* client: where its last flow went */
+    uint64_t used_ms;  /* client: when its last flow left; dialled ahead: that of the one before */
+    uint32_t failures; /* dialled ahead: how often in vain before this */
+    uint32_t ahead;    /* 1: dialled ahead of need, and no flow has come yet */
 };
 
+/* The pooled tunnel of `workload` to `identity` at address:15008 with room for a stream; NULL if there is
+ * none. */
+struct tunnel *tunnel_pooled(struct worker *worker, struct workload *workload,
+                             const struct ns_address *address, const char *identity);
 /* A tunnel of `workload` to `identity` at address:15008 with room for a stream: from the pool, or a new one.
  * NULL if none can be made (no credentials, no descriptor). */
 struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const struct ns_address *address,

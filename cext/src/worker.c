@@ -16,6 +16,7 @@
 #include "snapshot.h"
 #include "spin.h"
 #include "tunnel.h"
+#include "warm.h"
 
 enum {
     WORKLOAD_MAGIC = 0x6e73776c,
@@ -68,6 +69,7 @@ static void workload_add(struct worker *worker, struct command *command)
         workload->listeners[role].poll.fd = -1;
     link_init(&workload->flows);
     link_init(&workload->tunnels);
+    link_init(&workload->warm_peers);
     link_append(workload_bucket(worker, workload->key), &workload->link);
 }
 
@@ -184,6 +186,7 @@ static void workload_remove(struct worker *worker, struct workload *workload, vo
         flow_abort(container_of(at, struct flow, link), "the workload was removed");
     link_each(at, next, &workload->tunnels)
         tunnel_abort(container_of(at, struct tunnel, link), "the workload was removed");
+    warm_forget(workload);
     tls_credentials_dispose(&workload->credentials);
     link_remove(&workload->link);
     link_append(&worker->dead_workloads, &workload->link);
@@ -298,7 +301,10 @@ static int ask(void *owner, const struct ns_question *question)
 static void answered(void *owner, struct decision_waiter *waiter, struct decision *decision)
 {
     (void)owner;
-    flow_decided(container_of(waiter, struct flow, waiter), decision);
+    if (waiter->kind == WAITER_WARM)
+        warm_decided(container_of(waiter, struct warm_peer, waiter), decision);
+    else
+        flow_decided(container_of(waiter, struct flow, waiter), decision);
 }
 
 /* ---- the loop ---- */
@@ -367,18 +373,18 @@ static void flush_tunnels(struct worker *worker)
     }
 }
 
-static void tick_tunnels(struct worker *worker, struct workload *workload, void *unused)
+static void tick_tunnels(struct worker *worker, struct workload *workload, void *dials)
 {
-    (void)worker;
-    (void)unused;
     struct link *at, *next;
     link_each(at, next, &workload->tunnels) tunnel_tick(container_of(at, struct tunnel, link));
+    warm_tick(worker, workload, dials);
 }
 
 static void tick(struct worker *worker)
 {
+    int dials = WARM_DIALS;
     worker->last_tick_ms = worker->now_ms;
-    workloads_each(worker, tick_tunnels, NULL);
+    workloads_each(worker, tick_tunnels, &dials);
     struct link *at, *next;
     link_each(at, next, &worker->waiting_flows)
     {
@@ -418,7 +424,7 @@ static int sleep_ms(const struct worker *worker)
     if (!link_empty(&worker->busy_flows) || !link_empty(&worker->busy_tunnels) ||
         !link_empty(&worker->dirty_tunnels) || !link_empty(&worker->handshakes))
         return 0;
-    if (worker->live_tunnels == 0 && link_empty(&worker->waiting_flows))
+    if (worker->live_tunnels == 0 && link_empty(&worker->waiting_flows) && worker->warm == 0)
         return -1;
     uint64_t next = worker->last_tick_ms + tick_interval(worker);
     return next > worker->now_ms ? (int)(next - worker->now_ms) : 0;

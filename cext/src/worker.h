@@ -82,6 +82,7 @@ struct workload {
     struct listener listeners[LISTENER_ROLES];
     struct link flows;
     struct link tunnels;
+    struct link warm_peers;         /* to be dialled ahead of need, see warm.h */
     struct ns_workload_stats stats; /* counters only; live numbers are counted when asked for */
 };
 
@@ -174,6 +175,8 @@ struct worker {
     struct link dead_workloads;
     int recheck_missed;        /* a live flow could not be asked about after the last epoch */
     uint32_t retrying_tunnels; /* that wait to dial again; the loop ticks faster while there are any */
+
+    uint32_t warm; /* of the workloads' warm_peers, and tunnels dialled ahead and not used yet */
 
     struct decisions *decisions;
     struct block_pool blocks;

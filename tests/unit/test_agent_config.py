@@ -33,14 +33,16 @@ def test_defaults_and_relative_paths(tmp_path: Path) -> None:
     assert loaded.run_dir == Path("/run/nodeseal")
     assert 1 <= loaded.workers <= 4
     assert (loaded.certificate_lifetime, loaded.settle) == (timedelta(hours=24), timedelta(seconds=2))
+    assert loaded.warm_tunnels == timedelta(0)
     assert loaded.cgroup is None
 
 
 def test_everything_given(tmp_path: Path) -> None:
     more = "run_dir: run\nworkers: 2\ncertificate_lifetime: 1.5h\nsettle: 250ms\ncgroup: /sys/fs/cgroup\n"
-    loaded = load(tmp_path, MINIMAL + more)
+    loaded = load(tmp_path, MINIMAL + more + "warm_tunnels: 10m\n")
     assert (loaded.run_dir, loaded.workers) == (tmp_path / "run", 2)
     assert (loaded.certificate_lifetime, loaded.settle) == (timedelta(minutes=90), timedelta(milliseconds=250))
+    assert loaded.warm_tunnels == timedelta(minutes=10)
     assert loaded.cgroup == Path("/sys/fs/cgroup")
 
 
@@ -59,6 +61,11 @@ def test_every_problem_is_told_with_its_place(tmp_path: Path) -> None:
 def test_certificate_lifetime_has_bounds(tmp_path: Path, value: str) -> None:
     (line,) = problems(tmp_path, MINIMAL + f"certificate_lifetime: {value}\n")
     assert line == f"agent.yaml:4: certificate_lifetime: expected a duration from 2s to 365d, found {value}"
+
+
+def test_warm_tunnels_has_a_bound(tmp_path: Path) -> None:
+    (line,) = problems(tmp_path, MINIMAL + "warm_tunnels: 2d\n")
+    assert line == "agent.yaml:4: warm_tunnels: expected a duration from 0s to 1d, found 2d"
 
 
 def test_run_dir_must_leave_room_for_a_socket(tmp_path: Path) -> None:

@@ -42,7 +42,17 @@ class World:
         self.netns = tmp_path / "netns"
         self.netns.touch()
         self.config = Config(
-            "node1", self.mesh_dir, tmp_path / "ca", self.run_dir, 1, timedelta(hours=24), timedelta(0), None
+            node="node1",
+            mesh=self.mesh_dir,
+            ca=tmp_path / "ca",
+            run_dir=self.run_dir,
+            workers=1,
+            congestion_control="",
+            spin=timedelta(0),
+            certificate_lifetime=timedelta(hours=24),
+            settle=timedelta(0),
+            warm_tunnels=timedelta(0),
+            cgroup=None,
         )
         self.shipper = workload("shipper", self.netns)
         self.remote = workload("pipeline", None, node="node2", phase=Phase.ENROLLED)

@@ -9,6 +9,7 @@
     spin: 50us                       # how long a worker looks for more before it sleeps; the default is not at all
     certificate_lifetime: 24h        # renewed at half of it
     settle: 2s                       # how long the other nodes get to see a change
+    warm_tunnels: 0s                 # peers used within it get a new tunnel ahead of need; 0s: none do
     cgroup: /sys/fs/cgroup           # the root of the cgroup v2 tree; found if it is not given
 
 Relative paths are relative to the file's own directory.
@@ -32,6 +33,7 @@ _LIFETIME_MIN = timedelta(seconds=2)
 _LIFETIME_MAX = timedelta(days=365)
 _SETTLE_MAX = timedelta(hours=1)
 _SPIN_MAX = timedelta(milliseconds=1)
+_WARM_MAX = timedelta(days=1)
 _PATH_EXPECTED = "a path"
 # sun_path of a Unix socket holds 108 bytes (unix(7)); "/agent.sock" goes behind the run directory.
 _RUN_DIR_MAX = 90
@@ -55,6 +57,7 @@ class Config:
     spin: timedelta
     certificate_lifetime: timedelta
     settle: timedelta
+    warm_tunnels: timedelta
     cgroup: Path | None
 
 
@@ -80,6 +83,7 @@ def load(path: Path) -> Config:
         spin=_duration(fields, "spin", "0us", timedelta(0), _SPIN_MAX),
         certificate_lifetime=_duration(fields, "certificate_lifetime", "24h", _LIFETIME_MIN, _LIFETIME_MAX),
         settle=_duration(fields, "settle", "2s", timedelta(0), _SETTLE_MAX),
+        warm_tunnels=_duration(fields, "warm_tunnels", "0s", timedelta(0), _WARM_MAX),
         cgroup=_optional_path(fields, base),
     )
     if len(os.fsencode(config.run_dir)) > _RUN_DIR_MAX:

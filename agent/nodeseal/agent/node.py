@@ -74,6 +74,7 @@ class Node:
                 credentials.trust_domain,
                 spin_us=round(config.spin.total_seconds() * 1_000_000),
                 congestion_control=config.congestion_control,
+                warm_ms=round(config.warm_tunnels.total_seconds() * 1000),
             ),
             on_start=self.push,
             on_change=self._wake_all,

@@ -65,6 +65,8 @@ class CoreOptions:
     trust_domain: str
     spin_us: int = 0
     congestion_control: str = ""
+    warm_ms: int = 0
+    """Peers used within so many milliseconds are dialled again ahead of need; 0: none are."""
 
 
 class CoreClient:
@@ -204,6 +206,7 @@ def spawn(
     command = [*core_command, "--run-dir", str(run_dir), "--ready-fd", str(writing)]
     command += ["--workers", str(options.workers), "--trust-domain", options.trust_domain]
     command += ["--spin-us", str(options.spin_us), "--congestion-control", options.congestion_control]
+    command += ["--warm-ms", str(options.warm_ms)]
     try:
         try:
             log_fd = os.open(run_dir / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

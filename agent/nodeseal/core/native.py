@@ -172,7 +172,14 @@ class Core:
     """One running C core: every call of nodeseal_core.h but the questions, with errors as NativeError."""
 
     def __init__(
-        self, native: Native, *, workers: int, trust_domain: str, spin_us: int = 0, congestion_control: str = ""
+        self,
+        native: Native,
+        *,
+        workers: int,
+        trust_domain: str,
+        spin_us: int = 0,
+        congestion_control: str = "",
+        warm_ms: int = 0,
     ) -> None:
         self.native = native
         ffi, lib = native.ffi, native.lib
@@ -183,6 +190,7 @@ class Core:
         options.idle_timeout_ms = 300_000
         options.spin_us = spin_us
         options.congestion_control = fit(congestion_control, 16)
+        options.warm_ms = warm_ms
         options.trust_domain = fit(trust_domain, 256)
         error = ffi.new("char[]", _ERROR_SIZE)
         self.handle = lib.core_start(options, error, _ERROR_SIZE)
