@@ -12,25 +12,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address
-from pathlib import Path
 from typing import Any
 
 from bench.build import BUILD, CHECKOUT
 from bench.errors import BenchError
-from nodeseal.capture import syscalls
-from nodeseal.capture.netns import NetworkNamespace
-from nodeseal.core.bridge import CoreClient, CoreOptions, spawn
+from bench.lone import lone_core, lone_namespace
+from nodeseal.core.bridge import CoreClient
 from nodeseal.core.native import LISTEN_OUTBOUND
 from nodeseal.lab.errors import LabError
-from nodeseal.lab.namespaces import create_namespace, enter, remove_namespace
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
 
 MESH_SIZES = (2, 50_000)
@@ -52,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     options = parser.parse_args(argv)
     try:
-        with _namespace():
+        with lone_namespace():
             figures = measure(options.workers, options.questions)
     except (BenchError, LabError, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)
@@ -157,43 +152,14 @@ class _Site:
 
 
 @contextlib.contextmanager
-def _namespace() -> Iterator[None]:
-    """Moves this process into a network namespace of its own, until the end of the block."""
-    name = f"benchdecisions{os.getpid()}"
-    with NetworkNamespace.open("/proc/self/ns/net") as home:
-        create_namespace(name)
-        try:
-            enter(name)
-            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-            yield
-        finally:
-            syscalls.set_network_namespace(home.fd)
-            remove_namespace(name)
-
-
-@contextlib.contextmanager
 def _site(mesh: Mesh, workers: int) -> Iterator[_Site]:
     """A new core with a mesh, ended with the block."""
     source = next(iter(mesh.workloads.values()))
-    with (
-        tempfile.TemporaryDirectory(prefix="nodeseal-bench-") as directory,
-        socket.create_server(("0.0.0.0", _PORT), backlog=FLOWS) as listener,
-        NetworkNamespace.open("/proc/self/ns/net") as namespace,
-    ):
-        run_dir = Path(directory)
-        process = spawn(run_dir, CoreOptions(workers=workers, trust_domain=_DOMAIN))
-        try:
-            client = CoreClient.connect(run_dir, timeout=_SECONDS)
-            client.mesh(mesh, 1)
-            client.workload_add(1, source.key, source.identity(_DOMAIN), source.address, netns_fd=namespace.fd)
-            client.workload_listen(1, {LISTEN_OUTBOUND: listener.fileno()})
-            time.sleep(_SETTLE_SECONDS)
-            yield _Site(client)
-            client.stop()
-            client.close()
-        finally:
-            process.terminate()
-            process.wait()
+    with lone_core(workers, _DOMAIN) as core, socket.create_server(("0.0.0.0", _PORT), backlog=FLOWS) as listener:
+        core.client.mesh(mesh, 1)
+        core.add(1, source, _DOMAIN, {LISTEN_OUTBOUND: listener.fileno()})
+        time.sleep(_SETTLE_SECONDS)
+        yield _Site(core.client)
 
 
 def _connect(number: int) -> socket.socket:

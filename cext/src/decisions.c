@@ -2,7 +2,8 @@
 #include "decisions.h"
 
 #include <string.h>
-#include <time.h>
+
+#include "clock.h"
 
 struct entry {
     struct entry *next;          /* in its bucket */
@@ -10,7 +11,7 @@ struct entry {
     struct ns_question question; /* the key; id is the last one asked under, 0 once answered */
     struct decision *decision;   /* NULL while pending */
     struct link waiters;         /* empty unless pending */
-    uint64_t asked_ns;           /* when the question was first sent */
+    uint64_t asked_us;           /* when the question was first sent */
 };
 
 struct decisions {
@@ -56,13 +57,6 @@ void decision_release(struct decision *decision)
 {
     if (decision != NULL && --decision->references == 0)
         free(decision);
-}
-
-static uint64_t clock_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
 /* ---- keys ---- */
@@ -185,7 +179,7 @@ struct decision *decisions_get(struct decisions *decisions, const struct ns_ques
         if (decisions->pending_count >= DECISIONS_PENDING_MAX)
             return NULL;
         entry = entry_new(decisions, question);
-        entry->asked_ns = clock_ns();
+        entry->asked_us = clock_us(CLOCK_MONOTONIC);
         if (entry_ask(decisions, entry) != 0) {
             entry_free(decisions, entry);
             return NULL;
@@ -221,7 +215,7 @@ void decisions_answer(struct decisions *decisions, struct decision *answer)
         decision_release(answer);
         return;
     }
-    latencies_add(&decisions->latencies, clock_ns() - entry->asked_ns);
+    latencies_add(&decisions->latencies, (clock_us(CLOCK_MONOTONIC) - entry->asked_us) * 1000);
     link_remove(&entry->order);
     decisions->pending_count--;
     entry->question.id = 0;

@@ -352,9 +352,16 @@ static void continue_busy(struct worker *worker)
     }
 }
 
-static void continue_handshakes(struct worker *worker)
+/* As many steps as take no longer than the rest of the turn, which began at begun_us; one at least. */
+static void continue_handshakes(struct worker *worker, uint64_t begun_us)
 {
+    if (link_empty(&worker->handshakes))
+        return;
+    uint64_t now_us = clock_us(CLOCK_MONOTONIC);
+    uint64_t until_us = now_us + (now_us - begun_us);
     for (int i = 0; i < TURN_HANDSHAKES && !link_empty(&worker->handshakes); i++) {
+        if (i > 0 && clock_us(CLOCK_MONOTONIC) >= until_us)
+            return;
         struct tunnel *tunnel = container_of(worker->handshakes.next, struct tunnel, busy_link);
         link_remove(&tunnel->busy_link);
         tunnel_handshake(tunnel);
@@ -436,11 +443,12 @@ static void *worker_main(void *argument)
     struct epoll_event events[EVENTS_PER_TURN];
     while (!worker->stopping) {
         int count = spin_wait(worker, events, EVENTS_PER_TURN, sleep_ms(worker));
-        worker->now_ms = clock_us(CLOCK_MONOTONIC) / 1000;
+        uint64_t begun_us = clock_us(CLOCK_MONOTONIC);
+        worker->now_ms = begun_us / 1000;
         for (int i = 0; i < count; i++)
             dispatch(worker, events[i].data.ptr, events[i].events);
         continue_busy(worker);
-        continue_handshakes(worker);
+        continue_handshakes(worker, begun_us);
         flush_tunnels(worker);
         if (worker->now_ms - worker->last_tick_ms >= tick_interval(worker))
             tick(worker);

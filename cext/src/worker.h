@@ -10,11 +10,11 @@
  * CPU time left, or holds many more connections than another, it hands new ones to the least loaded.
  *
  * One turn of the loop: wait; handle each event; continue flows and tunnels that used up their share in the
- * last turn; make a few steps of handshakes (each costs as much as hundreds of requests, so that a hundred
- * new peers at once would be felt by every open stream); write out every tunnel that has something to send
- * (once per turn, for all of its streams); run timers once a second; free what ended. Objects that end in the
- * middle of a turn are only marked and go to the `graveyard`, because events that name them may still be in
- * the same batch.
+ * last turn; make a step of a handshake, or a few if the rest of the turn took as long (a step costs as much
+ * as dozens of requests, so that a hundred new peers at once would be felt by every open stream); write out
+ * every tunnel that has something to send (once per turn, for all of its streams); run timers once a second;
+ * free what ended. Objects that end in the middle of a turn are only marked and go to the `graveyard`,
+ * because events that name them may still be in the same batch.
  */
 #ifndef NS_WORKER_H
 #define NS_WORKER_H
@@ -34,7 +34,7 @@ enum {
     SCRATCH_SIZE = 262144, /* of one read or one write; 128-256 KiB measured best */
     SCRATCH_SPARE = 32768, /* a record left incomplete by the read before */
     TURN_READS = 4,        /* scratch buffers that one connection may fill per turn */
-    TURN_HANDSHAKES = 4,   /* steps of handshakes per turn, of all tunnels; see above */
+    TURN_HANDSHAKES = 4,   /* steps of handshakes per turn at most, of all tunnels; see above */
     WORKLOAD_BUCKETS = 256,
     TUNNEL_BUCKETS = 256,
     CLOSED_KEPT = 64, /* ended connections that are still shown */
