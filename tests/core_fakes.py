@@ -114,6 +114,7 @@ class FakeLib:
 
     def core_stats(self, _core: Any, out: Any) -> None:
         out.epoch, out.workers = 3, 2
+        out.questions, out.cache_hits, out.decision_p50_ns, out.decision_p99_ns = 7, 30, 40960, 98304
 
 
 def make_native() -> tuple[Native, FakeLib]:

@@ -483,6 +483,16 @@ def test_connections_carry_the_names_of_both_ends(world: World) -> None:
     play(story())
 
 
+def test_status_says_what_decisions_take(world: World) -> None:
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            await enrolled(node)
+            core = (await view.status(node))["core"]
+            assert core["decisions"] == {"asked": 7, "cached": 30, "p50_us": 40.96, "p99_us": 98.304}
+
+    play(story())
+
+
 def test_status_says_when_the_core_does_not_run(world: World) -> None:
     async def story() -> None:
         async with world.node(world.state()) as (node, _source):

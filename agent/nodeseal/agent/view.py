@@ -19,15 +19,16 @@ _CORE_PATIENCE_S = 3.0
 
 
 async def status(node: Node) -> dict[str, Any]:
-    """{"ok", "node", "trust_domain", "agent": {"pid", "version"}, "core": {"pid", "state", "error"},
+    """{"ok", "node", "trust_domain", "agent": {"pid", "version"}, "core": {"pid", "state", "error", "decisions"},
     "mesh": {"directory", "epoch", "error", "error_since"}, "workloads": [...]}; see _workload for a workload's keys."""
     counts: dict[int, dict[str, Any]] = {}
     core = node.core.describe()
     if node.core.pid is not None:
         try:
             async with asyncio.timeout(_CORE_PATIENCE_S):
-                _stats, rows = await node.core.call(CoreClient.stats)
+                stats, rows = await node.core.call(CoreClient.stats)
             counts = {row["key"]: row for row in rows}
+            core["decisions"] = _decisions(stats)
         except (CoreError, TimeoutError) as error:
             core["error"] = str(error) or "it does not answer"
     workloads = [_workload(node, enrolment, counts) for _name, enrolment in sorted(node.enrolments.items())]
@@ -45,6 +46,17 @@ async def status(node: Node) -> dict[str, Any]:
             "error_since": trouble.since.isoformat(timespec="seconds") if trouble is not None else None,
         },
         "workloads": workloads,
+    }
+
+
+def _decisions(stats: dict[str, int]) -> dict[str, float]:
+    """How many were made and taken from the cache since the core's start, and what one took, in microseconds."""
+    return {
+        "asked": stats["questions"],
+        "cached": stats["cache_hits"],
+        # A core that was started by an earlier version does not tell.
+        "p50_us": stats.get("decision_p50_ns", 0) / 1000,
+        "p99_us": stats.get("decision_p99_ns", 0) / 1000,
     }
 
 
