@@ -22,6 +22,7 @@ enum {
     WORKLOAD_MAGIC = 0x6e73776c,
     EVENTS_PER_TURN = 256,
     ACCEPTS_PER_EVENT = 64,
+    TUNNELS_PER_EVENT = 8, /* accepted; one costs several times what a flow does */
     TICK_MS = 1000,
     TICK_RETRY_MS = 50, /* while a tunnel waits to dial again */
 };
@@ -123,7 +124,8 @@ static void listener_shed(struct worker *worker, int listener_fd)
 
 static void listener_event(struct worker *worker, struct listener *listener)
 {
-    for (int i = 0; i < ACCEPTS_PER_EVENT || listener->closing; i++) {
+    int limit = listener->role == NS_LISTEN_HBONE ? TUNNELS_PER_EVENT : ACCEPTS_PER_EVENT;
+    for (int i = 0; i < limit || listener->closing; i++) {
         struct ns_address peer;
         int fd = socket_accept(listener->poll.fd, &peer);
         if (fd >= 0) {
@@ -273,15 +275,29 @@ void worker_post(struct worker *worker, struct command *command)
         (void)!write(worker->wake.fd, &one, sizeof(one)); /* fails only when raised to the brim already */
 }
 
-static void mailbox_run(struct worker *worker)
+/* What lies in the mailbox, or the first TURN_COMMANDS of it: an answer may dial a tunnel, and a thousand of
+ * them would be felt by every open stream. The eventfd stays raised until all are taken. */
+static struct command *mailbox_take(struct worker *worker)
 {
     uint64_t count;
-    (void)!read(worker->wake.fd, &count, sizeof(count));
     pthread_mutex_lock(&worker->mailbox_mutex);
-    struct command *command = worker->mailbox_head;
-    worker->mailbox_head = NULL;
-    worker->mailbox_tail = &worker->mailbox_head;
+    struct command *first = worker->mailbox_head;
+    struct command **end = &first;
+    for (int i = 0; i < TURN_COMMANDS && *end != NULL; i++)
+        end = &(*end)->next;
+    worker->mailbox_head = *end;
+    *end = NULL;
+    if (worker->mailbox_head == NULL) {
+        worker->mailbox_tail = &worker->mailbox_head;
+        (void)!read(worker->wake.fd, &count, sizeof(count));
+    }
     pthread_mutex_unlock(&worker->mailbox_mutex);
+    return first;
+}
+
+static void mailbox_run(struct worker *worker)
+{
+    struct command *command = mailbox_take(worker);
     while (command != NULL) {
         struct command *next = command->next;
         command_run(worker, command);

@@ -107,6 +107,8 @@ static int pipes_refused; /* as when descriptors have run out */
 static int steps;         /* of handshakes */
 static int steps_most;    /* that a worker made between two looks or waits for events */
 static _Thread_local int steps_now;
+static int answers_most; /* that a worker took between two looks or waits for events */
+static _Thread_local int answers_now;
 
 ssize_t __wrap_splice(int from, off_t *from_at, int to, off_t *to_at, size_t length, unsigned flags);
 ssize_t __real_splice(int from, off_t *from_at, int to, off_t *to_at, size_t length, unsigned flags);
@@ -116,6 +118,8 @@ int __wrap_epoll_wait(int fd, struct epoll_event *events, int capacity, int time
 int __real_epoll_wait(int fd, struct epoll_event *events, int capacity, int timeout);
 enum tls_result __wrap_tls_handshake(struct tls *tls, struct tls_sink *sink);
 enum tls_result __real_tls_handshake(struct tls *tls, struct tls_sink *sink);
+void __wrap_decisions_answer(struct decisions *decisions, struct decision *answer);
+void __real_decisions_answer(struct decisions *decisions, struct decision *answer);
 
 ssize_t __wrap_splice(int from, off_t *from_at, int to, off_t *to_at, size_t length, unsigned flags)
 {
@@ -139,7 +143,9 @@ int __wrap_epoll_wait(int fd, struct epoll_event *events, int capacity, int time
         __atomic_add_fetch(&looks, 1, __ATOMIC_RELAXED);
     if (steps_now > COUNT(steps_most))
         __atomic_store_n(&steps_most, steps_now, __ATOMIC_RELAXED);
-    steps_now = 0;
+    if (answers_now > COUNT(answers_most))
+        __atomic_store_n(&answers_most, answers_now, __ATOMIC_RELAXED);
+    steps_now = answers_now = 0;
     return __real_epoll_wait(fd, events, capacity, timeout);
 }
 
@@ -148,6 +154,12 @@ enum tls_result __wrap_tls_handshake(struct tls *tls, struct tls_sink *sink)
     __atomic_add_fetch(&steps, 1, __ATOMIC_RELAXED);
     steps_now++;
     return __real_tls_handshake(tls, sink);
+}
+
+void __wrap_decisions_answer(struct decisions *decisions, struct decision *answer)
+{
+    answers_now++;
+    __real_decisions_answer(decisions, answer);
 }
 
 /* ---- sockets of applications ---- */
@@ -298,6 +310,7 @@ struct lab {
     uint32_t outbound_verdict, tunnel_verdict, plaintext_verdict;
     uint64_t epoch;
     struct ns_question last_tunnel; /* the last question about a tunnel's stream */
+    int answers;                    /* given; counted */
     int stuck;                      /* nothing is answered; `changed` is waited for */
     pthread_cond_t changed;
 };
@@ -350,6 +363,7 @@ static void *decider_main(void *argument)
         if (core_next_questions(lab->core, &question, 1, 20) == 1) {
             lab_decide(lab, &question, answer);
             core_answer(lab->core, answer);
+            __atomic_add_fetch(&lab->answers, 1, __ATOMIC_RELAXED);
         }
     }
     free(answer);
@@ -1404,6 +1418,38 @@ TEST(handshakes_with_many_peers_at_once_are_spread_over_turns)
     CHECK_CASE(COUNT(steps_most) <= TURN_HANDSHAKES, "%d", COUNT(steps_most));
     for (int i = 0; i < PEERS; i++) {
         ends_close(&ends[i]);
+        close(listeners[i]);
+    }
+    lab_free(lab);
+}
+
+TEST(answers_that_come_all_at_once_are_spread_over_turns)
+{
+    enum { FLOWS = 60, FIRST_KEY = 10 };
+    struct lab *lab = lab_new_of_one_worker();
+    int listeners[FLOWS], clients[FLOWS];
+    struct sockaddr_in application = lab->endpoint;
+    LAB_SET(lab, tunnel, 0);
+    for (int i = 0; i < FLOWS; i++) {
+        lab_workload(lab, (uint64_t)(FIRST_KEY + i), 10 + i, SHIPPER);
+        listeners[i] =
+            lab_listen(lab, (uint64_t)(FIRST_KEY + i), NS_LISTEN_OUTBOUND, listen_at(host(10 + i, 0)));
+    }
+    LAB_SET(lab, stuck, 1);
+    for (int i = 0; i < FLOWS; i++)
+        clients[i] = dial(listeners[i]);
+    WAIT_UNTIL(lab_core_stats(lab).live_connections == FLOWS);
+    gate_close(&application); /* the worker is held in the first one's connect() */
+    LAB_SET(lab, stuck, 0);
+    WAIT_UNTIL(COUNT(lab->answers) == FLOWS);
+    gate_open();
+    for (int i = 0; i < FLOWS; i++) {
+        int server = take_connection(lab->application);
+        close(server);
+    }
+    CHECK_CASE(COUNT(answers_most) > 1 && COUNT(answers_most) <= TURN_COMMANDS, "%d", COUNT(answers_most));
+    for (int i = 0; i < FLOWS; i++) {
+        close(clients[i]);
         close(listeners[i]);
     }
     lab_free(lab);
