@@ -28,13 +28,15 @@ from bench.certificates import issue, make_authority
 from bench.errors import BenchError
 from nodeseal.lab.lab import LAB_ROOT, Lab, take_down
 from nodeseal.lab.namespaces import run_in
-from nodeseal.lab.plan import Plan, PodRequest
+from nodeseal.lab.plan import FIRST_POD_NUMBER, Plan, Pod, prefix
 from nodeseal.lab.processes import ProcessRecord, start_time
 
 T = TypeVar("T")
 
 CLIENT, SERVER = "shipper", "pipeline"
 APP_PORT = 8080
+MAX_PODS = 240
+"""On one node: its pods have one /24."""
 READY_SECONDS = 30.0
 _POLL_SECONDS = 0.02
 _NAME = re.compile(r"bench([0-9]+)x[0-9]+")
@@ -139,11 +141,12 @@ class Bed:
 
 
 @contextlib.contextmanager
-def new_bed(programs: Programs, *, pods_per_node: int = 1) -> Iterator[Bed]:
-    """A bed with its server running; taken down at the end of the block, however that ends. `pods_per_node`: more than
-    one adds pods in which nothing runs. Raises BenchError, LabError."""
+def new_bed(programs: Programs, *, pods_per_node: int | tuple[int, int] = 1) -> Iterator[Bed]:
+    """A bed with its server running; taken down at the end of the block, however that ends. `pods_per_node` (for both,
+    or for each of them): more than one adds pods in which nothing runs. Raises BenchError, LabError."""
     name = f"bench{os.getpid()}x{next(_numbers)}"
-    lab = Lab.up(_plan(name, pods_per_node), with_agents=False, with_apps=False)
+    counts = (pods_per_node, pods_per_node) if isinstance(pods_per_node, int) else pods_per_node
+    lab = Lab.up(_plan(name, counts), with_agents=False, with_apps=False)
     try:
         bed = Bed(lab, programs)
         bed.start(SERVER, [str(programs.serve), bed.app], "serve")
@@ -163,8 +166,13 @@ def remove_old_beds() -> None:
                 take_down(path.name)
 
 
-def _plan(name: str, pods_per_node: int) -> Plan:
-    more = [PodRequest(f"more{n}-{k}", f"node{n}") for n in (1, 2) for k in range(pods_per_node - 1)]
-    plan = Plan.build(name, more_pods=more)
-    kept = {CLIENT, SERVER, *(request.name for request in more)}
-    return dataclasses.replace(plan, pods=tuple(pod for pod in plan.pods if pod.name in kept))
+def _plan(name: str, counts: tuple[int, int]) -> Plan:
+    plan = Plan.build(name)
+    pods = []
+    for node, first, count in zip(plan.nodes, (CLIENT, SERVER), counts, strict=True):
+        if not 1 <= count <= MAX_PODS:
+            raise BenchError(f"{count} pods on {node.name}: expected 1 to {MAX_PODS}")
+        names = [first, *(f"more{node.number}-{k}" for k in range(count - 1))]
+        for number, pod in enumerate(names, FIRST_POD_NUMBER):
+            pods.append(Pod(pod, node.name, prefix(name) + pod, node.pod_network[number], enrolled_from_start=True))
+    return dataclasses.replace(plan, pods=tuple(pods))
