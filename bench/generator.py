@@ -98,8 +98,11 @@ class Generator:
         assert self.process.stdout is not None
         deadline = time.monotonic() + seconds
         fd = self.process.stdout.fileno()
+        # select() refuses descriptors from 1024 on, of which the bench may hold thousands.
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
         while b"\n" not in self._buffer:
-            if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 raise BenchError(f"load {self.load.name}: no answer from the generator after {seconds:.0f} s")
             part = os.read(fd, 1 << 16)
             if not part:

@@ -1,15 +1,19 @@
 """Following a directory: publications, and what is told of which change."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from nodeseal.mesh.model import Mesh, Phase, WorkloadName
-from nodeseal.sources import watch
+from nodeseal.sources import directory as directory_module
+from nodeseal.sources import document, publications, state, watch
 from nodeseal.sources.directory import DirectorySource, MeshStateError, PublicationError, load, publish, withdraw
+from nodeseal.sources.document import Mapping, OnItem, Problem, Problems
+from nodeseal.sources.state import StateFile
 from nodeseal.sources.watch import DirectoryWatch
 
 A = WorkloadName("default", "a")
@@ -405,3 +409,102 @@ def test_ending_the_iteration_closes_the_descriptor(directory: Path) -> None:
         assert descriptors() == before
 
     asyncio.run(check())
+
+
+# Large states
+
+
+def test_the_event_loop_goes_on_while_a_state_is_read(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check() -> None:
+        loop = asyncio.get_running_loop()
+        reading, told = asyncio.Event(), threading.Event()
+        combine = directory_module.combine
+
+        def slow_combine(shown: str, files: Iterable[StateFile]) -> Mesh | list[Problem]:
+            loop.call_soon_threadsafe(reading.set)
+            assert told.wait(20)
+            return combine(shown, files)
+
+        monkeypatch.setattr(directory_module, "combine", slow_combine)
+        async with following(directory) as item, asyncio.timeout(20):
+            waiting = asyncio.create_task(item())
+            await reading.wait()
+            assert not waiting.done()
+            told.set()
+            assert phases_of(await waiting) == {"a": Phase.ABSENT, "b": Phase.ABSENT}
+
+    asyncio.run(check())
+
+
+def test_what_changes_while_a_state_is_read_comes_after_it(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check() -> None:
+        combine, texts = directory_module.combine, [MORE]
+
+        def combine_and_change(shown: str, files: Iterable[StateFile]) -> Mesh | list[Problem]:
+            if texts:
+                replace(directory / "m.yaml", texts.pop())
+            return combine(shown, files)
+
+        monkeypatch.setattr(directory_module, "combine", combine_and_change)
+        async with following(directory) as item:
+            assert set(phases_of(await item())) == {"a", "b"}
+            assert set(phases_of(await item())) == {"a", "b", "c"}
+
+    asyncio.run(check())
+
+
+def test_a_change_of_one_file_reads_no_other_again(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check() -> None:
+        (directory / "n.yaml").write_text("workloads: [{name: n, node: node3, address: 10.0.0.9}]\n")
+        publish(directory, "node1", [A])
+        read: list[str] = []
+        read_document = document.read_document
+
+        def noting(data: bytes, problems: Problems, on_item: OnItem | None = None) -> Mapping | None:
+            read.append(problems.file)
+            return read_document(data, problems, on_item)
+
+        monkeypatch.setattr(state, "read_document", noting)
+        monkeypatch.setattr(publications, "read_document", noting)
+        monkeypatch.setattr(publications, "take_plain_publication", lambda data: None)
+        async with following(directory) as item:
+            await item()
+            assert sorted(read) == ["enrolled/node1.yaml", "m.yaml", "n.yaml"]
+            replace(directory / "m.yaml", MORE)
+            await item()
+            publish(directory, "node2", [B])
+            await item()
+            assert sorted(read[3:]) == ["enrolled/node2.yaml", "m.yaml"]
+
+    asyncio.run(check())
+
+
+def test_workloads_that_do_not_change_stay_the_same_objects(directory: Path) -> None:
+    async def check() -> None:
+        publish(directory, "node1", [A])
+        async with following(directory) as item:
+            first = mesh_of(await item())
+            replace(directory / "m.yaml", MORE.replace("name: b", "mode: strict, name: b"))
+            second = mesh_of(await item())
+        assert first.workloads[A].phase is Phase.ENROLLED
+        assert second.workloads[A] is first.workloads[A]
+        assert second.workloads[B] != first.workloads[B]
+
+    asyncio.run(check())
+
+
+def test_a_publication_that_comes_back_as_it_was_counts_again(directory: Path) -> None:
+    publish(directory, "node1", [A])
+    reader = directory_module._Reader(directory)
+
+    def take() -> Phase:
+        mesh, problems = reader.take(directory_module._Snapshot(directory, frozenset()))
+        assert mesh is not None
+        assert not problems
+        return mesh.workloads[A].phase
+
+    assert take() is Phase.ENROLLED
+    withdraw(directory, "node1")
+    assert take() is Phase.ABSENT
+    publish(directory, "node1", [A])
+    assert take() is Phase.ENROLLED

@@ -4,6 +4,7 @@ A bad edit never disturbs what is running: the last good state stays, and what i
 node has enrolled what) are followed even then, because they change without anybody's edit.
 """
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from nodeseal.sources.publications import (
     read_publication,
     withdraw,
 )
-from nodeseal.sources.state import StateCache, StateFile, combine
+from nodeseal.sources.state import StateCache, StateFile, combine, digest_of
 from nodeseal.sources.watch import DirectoryWatch, is_state_file
 
 __all__ = [
@@ -80,10 +81,11 @@ class DirectorySource:
         complained: Sequence[Problem] = ()
         try:
             while True:
-                snapshot = _Snapshot(self.directory, watch.held)
+                # Reading a large state takes long: in a thread, so that whoever follows it does not stand still.
+                snapshot = await asyncio.to_thread(_Snapshot, self.directory, watch.held)
                 if watch.settled():
-                    mesh, problems = reader.take(snapshot)
-                    news = mesh is not None and (mesh != told or (bool(complained) and not problems))
+                    mesh, problems = await asyncio.to_thread(reader.take, snapshot)
+                    news = mesh is not None and (mesh is not told or (bool(complained) and not problems))
                     worse = bool(problems) and (news or problems != complained)
                     told, complained = mesh, problems
                     # What was read is not held on to while waiting for the next change.
@@ -145,25 +147,32 @@ class _Reader:
         self._cache = StateCache()
         self._files: list[StateFile] | None = None
         self._combined: list[Problem] = []
-        self._base: Mesh | None = None
         self._mesh: Mesh | None = None
         self._publications: dict[str, Publication] = {}
+        self._digests: dict[str, bytes] = {}
+        """Of the publications' files, by node."""
         self._listed = False
 
     def take(self, snapshot: _Snapshot) -> tuple[Mesh | None, list[Problem]]:
-        """The best model there is (None: there never was a good state) and everything that is wrong now."""
+        """The best model there is (None: there never was a good state; the same object: it is as it was) and everything
+        that is wrong now."""
         problems = list(snapshot.problems)
+        last = mesh = self._mesh
         if snapshot.state is not None:
-            problems += self._take_state(snapshot.state, snapshot.held)
-        self._take_publications(snapshot)
-        if self._base is not None:
-            wanted, more = phases(self._base, self._publications.values())
+            combined, more = self._take_state(snapshot.state, snapshot.held)
             problems += more
-            # From the last model rather than from the base: what has not changed stays the same object.
-            self._mesh = (self._mesh or self._base).with_phases(wanted)
+            mesh = combined or mesh
+        self._take_publications(snapshot, mesh)
+        if mesh is not None:
+            wanted, more = phases(mesh, self._publications.values())
+            problems += more
+            # What has not changed stays the same object, in memory once and found equal at once.
+            mesh = mesh.with_phases(wanted, like=last)
+            self._mesh = last if mesh == last else mesh
         return self._mesh, problems
 
-    def _take_state(self, contents: list[Content], held: frozenset[Path]) -> list[Problem]:
+    def _take_state(self, contents: list[Content], held: frozenset[Path]) -> tuple[Mesh | None, list[Problem]]:
+        """(the model if the files have changed and are good, what is wrong with them)."""
         files = []
         for content in contents:
             file = self._cache.last(content.path) if content.path in held else self._cache.parse(content)
@@ -174,27 +183,31 @@ class _Reader:
             self._files = files
             combined = combine(shown_path(self._directory), files)
             if isinstance(combined, Mesh):
-                self._base, self._mesh, self._combined = combined, None, []
-            else:
-                self._combined = combined
-        return self._combined
+                self._combined = []
+                return combined, []
+            self._combined = combined
+        return None, self._combined
 
-    def _take_publications(self, snapshot: _Snapshot) -> None:
+    def _take_publications(self, snapshot: _Snapshot, mesh: Mesh | None) -> None:
         if snapshot.publications is None:
             # What was known stays known. If nothing ever was, every node may have published: not the same as none.
-            if snapshot.state is not None and self._base is not None and not self._listed:
-                nodes = {workload.node for workload in self._base.workloads.values()}
+            if snapshot.state is not None and mesh is not None and not self._listed:
+                nodes = {workload.node for workload in mesh.workloads.values()}
                 self._publications = {node: Publication(node, f"{ENROLLED}/{node}.yaml", None) for node in nodes}
             return
         self._listed = True
         current: dict[str, Publication] = {}
+        digests: dict[str, bytes] = {}
         for content in snapshot.publications:
-            last = self._publications.get(content.path.stem)
-            if content.path not in snapshot.held:
-                last = read_publication(content, last)
+            node = content.path.stem
+            last, digest = self._publications.get(node), self._digests.get(node)
+            if content.path not in snapshot.held and (digest is None or digest != digest_of(content)):
+                last, digest = read_publication(content, last), digest_of(content)
             if last is not None:
-                current[last.node] = last
-        self._publications = current
+                current[node] = last
+                if digest is not None:
+                    digests[node] = digest
+        self._publications, self._digests = current, digests
 
 
 def _is_not(one: object, other: object) -> bool:

@@ -341,12 +341,13 @@ class _Reader:
         if not event.implicit[0]:
             return Tag.TEXT
         text: str = event.value
-        return _tag_of_short(text) if len(text) <= 64 else _tag_of(text)
+        return _tag_of_short(text) if len(text) <= 64 else tag_of(text)
 
 
-def _tag_of(text: str) -> Tag:
+def tag_of(text: str) -> Tag:
+    """What YAML 1.1 takes a scalar without quotes for."""
     return _TAGS.get(_RESOLVER.resolve(yaml.ScalarNode, text, (True, False)), Tag.OTHER)
 
 
 # Field names and the names of namespaces and nodes come again and again.
-_tag_of_short = lru_cache(4096)(_tag_of)
+_tag_of_short = lru_cache(4096)(tag_of)

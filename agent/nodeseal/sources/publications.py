@@ -35,6 +35,7 @@ from pathlib import Path
 
 from nodeseal.mesh.model import Mesh, Phase, WorkloadName
 from nodeseal.sources.document import MAX_PROBLEMS, Content, Problem, Problems, read_document, shown
+from nodeseal.sources.plain import take_plain_publication
 from nodeseal.sources.schema import Fields
 from nodeseal.sources.state import read_workload_name
 
@@ -114,6 +115,9 @@ class Publication:
 def read_publication(content: Content, last: Publication | None) -> Publication:
     """The publication that a file holds; its names are the `last` ones if it cannot be read. Never raises."""
     node = content.path.stem
+    plain = None if content.data is None else take_plain_publication(content.data)
+    if plain is not None and plain[0] == node:
+        return Publication(node, content.name, frozenset(plain[1]))
     problems = Problems(content.name)
     problems.extend(content.problems)
     names = None if content.data is None else _read_names(content.data, node, problems)
@@ -149,15 +153,18 @@ def phases(mesh: Mesh, publications: Iterable[Publication]) -> tuple[dict[Worklo
         if publication.names is None:
             unread.add(publication.node)
             continue
-        for name in sorted(publication.names):
+        foreign = []
+        for name in publication.names:
             workload = mesh.workloads.get(name)
             if workload is None:
                 continue
             if workload.node == publication.node:
                 result[name] = Phase.ENROLLED
-            elif len(problems) < MAX_PROBLEMS:
-                expected = f"workloads of {publication.node}"
-                problems.append(Problem(publication.file, 0, "enrolled", expected, f"{name}, of {workload.node}"))
+            else:
+                foreign.append((name, workload.node))
+        for name, node in sorted(foreign)[: max(0, MAX_PROBLEMS - len(problems))]:
+            expected = f"workloads of {publication.node}"
+            problems.append(Problem(publication.file, 0, "enrolled", expected, f"{name}, of {node}"))
     if unread:
         for name, workload in mesh.workloads.items():
             if workload.wanted and workload.node in unread:

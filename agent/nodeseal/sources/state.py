@@ -5,7 +5,8 @@ does not parse the others again.
 """
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -13,7 +14,7 @@ from sys import intern
 from typing import Generic, Protocol, TypeVar
 
 from nodeseal.mesh.address import MESH_PORTS
-from nodeseal.mesh.model import Mesh, Mode, Service, ServicePort, Workload, WorkloadName
+from nodeseal.mesh.model import Mesh, MeshError, Mode, Service, ServicePort, Workload, WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError, check_trust_domain
 from nodeseal.sources.document import (
     Broken,
@@ -26,6 +27,7 @@ from nodeseal.sources.document import (
     read_document,
     shown,
 )
+from nodeseal.sources.plain import take_plain_workloads
 from nodeseal.sources.schema import Fields, read_text
 
 _DEFAULT = "default"
@@ -60,6 +62,14 @@ class Placed(Generic[_Item]):
         self.items.append(item)
         self.lines.append(node.line)
 
+    def share(self, earlier: "Placed[_Item]") -> None:
+        """Takes the earlier list's object for every item that is equal to one there, so that models that follow each
+        other share what has not changed."""
+        known = {item.key: item for _, item in earlier.valid()}
+        for index, item in self.valid():
+            if (same := known.get(item.key)) is not None and same == item:
+                self.items[index] = same
+
     def problem(self, index: int, field_name: str, expected: str, found: str) -> Problem:
         """A problem with a field of an item."""
         return Problem(self.file, self.lines[index], f"{self.list_name}[{index}].{field_name}", expected, found)
@@ -68,8 +78,8 @@ class Placed(Generic[_Item]):
 class StateFile:
     """What one file of the mesh state says, or what is wrong with it."""
 
-    def __init__(self, content: Content) -> None:
-        """Takes any content. Never raises."""
+    def __init__(self, content: Content, earlier: "StateFile | None" = None) -> None:
+        """Takes any content. Never raises. `earlier`: what the file said before."""
         self.name = name = content.name
         self.trust_domain: str | None = None
         self.trust_domain_line = 0
@@ -77,9 +87,27 @@ class StateFile:
         self.services: Placed[Service] = Placed(name, "services")
         problems = Problems(name)
         problems.extend(content.problems)
-        if content.data is not None:
+        if content.data is not None and not self._read_plain(content.data):
             self._read(content.data, problems)
         self.problems: tuple[Problem, ...] = tuple(problems.found)
+        if earlier is not None and not self.problems:
+            self.workloads.share(earlier.workloads)
+            self.services.share(earlier.services)
+
+    def _read_plain(self, data: bytes) -> bool:
+        """False if the file has to be read as YAML as a whole, also to find out what is wrong with it."""
+        plain = take_plain_workloads(data)
+        if plain is None:
+            return False
+        problems = Problems(self.name)
+        self._read(plain.rest, problems)
+        if problems.count or self.workloads.items:
+            self.trust_domain, self.trust_domain_line = None, 0
+            self.workloads, self.services = Placed(self.name, "workloads"), Placed(self.name, "services")
+            return False
+        self.workloads.items = [workload for _, workload in plain.workloads]
+        self.workloads.lines = array("L", [line for line, _ in plain.workloads])
+        return True
 
     def _read(self, data: bytes, problems: Problems) -> None:
         def on_item(field_name: str, index: int, node: Node) -> None:
@@ -118,10 +146,11 @@ class StateCache:
 
     def parse(self, content: Content) -> StateFile:
         """What the file says; parsed only if its content is not what it was last time."""
-        digest = blake2b(content.data or repr(content.problems).encode(), digest_size=16).digest()
+        digest = digest_of(content)
         known = self._files.get(content.path)
         if known is None or known[0] != digest:
-            known = self._files[content.path] = (digest, StateFile(content))
+            file = StateFile(content, None if known is None else known[1])
+            known = self._files[content.path] = (digest, file)
         return known[1]
 
     def last(self, path: Path) -> StateFile | None:
@@ -136,18 +165,32 @@ class StateCache:
             del self._files[path]
 
 
+def digest_of(content: Content) -> bytes:
+    """Equal for equal contents, and for equal reasons why there is none."""
+    return blake2b(content.data or repr(content.problems).encode(), digest_size=16).digest()
+
+
 def combine(directory: str, files: Iterable[StateFile]) -> Mesh | list[Problem]:
     """One model of all files, every workload in the phase ABSENT; or everything that is wrong with them."""
     files = list(files)
     problems = [problem for file in files for problem in file.problems]
     trust_domain = _trust_domain(directory, files, problems)
+    if not problems:
+        # Where nothing is wrong, the model itself finds that out fastest.
+        with suppress(MeshError):
+            mesh = _build(trust_domain, files)
+            _check_endpoints(files, mesh.workloads, problems)
+            return problems or mesh
     _check_unique([file.workloads for file in files], [file.services for file in files], problems)
     # What refers to something else is looked at only when that was read: a mistake is to be reported once.
     if not problems:
         _check_identities(trust_domain, files, problems)
-        _check_endpoints(files, problems)
-    if problems:
-        return problems
+        names = {workload.key for file in files for _, workload in file.workloads.valid()}
+        _check_endpoints(files, names, problems)
+    return problems or _build(trust_domain, files)
+
+
+def _build(trust_domain: str, files: list[StateFile]) -> Mesh:
     workloads = [item for file in files for _, item in file.workloads.valid()]
     services = [item for file in files for _, item in file.services.valid()]
     return Mesh.build(trust_domain, workloads, services)
@@ -274,8 +317,7 @@ def _check_identities(trust_domain: str, files: list[StateFile], problems: list[
                 problems.append(file.workloads.problem(index, "service_account", expected, f"one for which: {error}"))
 
 
-def _check_endpoints(files: list[StateFile], problems: list[Problem]) -> None:
-    names = {workload.key for file in files for _, workload in file.workloads.valid()}
+def _check_endpoints(files: list[StateFile], names: Container[WorkloadName], problems: list[Problem]) -> None:
     for file in files:
         for index, service in file.services.valid():
             for position, endpoint in enumerate(service.endpoints):
