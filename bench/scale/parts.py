@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bench.accounting import read_usage
 from bench.generator import running
 from bench.histogram import Histogram
 from bench.loads import Load
@@ -22,6 +23,8 @@ Say = Callable[[str], None]
 _APPLY_SECONDS = 120.0
 _LOAD = Load("beside", keepalive=8, rate=400, churn=1)
 _LASTING_SECONDS = 3.0
+_QUIET_S = 0.1
+"""CPU seconds within one second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ def measure_mesh(scene: Scene, sizes: Sizes, say: Say) -> dict[str, Any]:
     publications = scene.mesh / "enrolled"
     for name, content in far_publications(sizes.mesh):
         write_atomically(publications / name, content.decode())
-    time.sleep(1.0)  # they concern nobody yet; what reading them costs is not part of the first change
+    _wait_quiet(scene)  # they concern nobody yet; what reading them costs is not part of the first change
     texts = {name: content.decode() for name, content in _states(sizes.mesh)}
     result["file_mb"] = len(texts["all"]) / 1e6
     changed = next(iter(far_publications(sizes.mesh, without=0)))
@@ -135,6 +138,7 @@ def _measure_change(
     spent = {side.node: _spent(side, before[side.node], taken[side.node]) for side in sides}
     result: dict[str, Any] = {"write_s": written - began, "felt": felt}
     time.sleep(_LASTING_SECONDS)
+    _wait_quiet(scene)
     for side in sides:
         start = before[side.node]
         one = spent[side.node]
@@ -149,6 +153,16 @@ def _measure_change(
             "core_peak_mb": read_peak_mb(side.core),
         }
     return result
+
+
+def _wait_quiet(scene: Scene) -> None:
+    """Waits until the agents have nothing to do, for a minute at most."""
+    pids = [scene.near.agent, scene.far.agent]
+    for _ in range(60):
+        before = read_usage(pids)
+        time.sleep(1.0)
+        if (read_usage(pids) - before).total_s < _QUIET_S:
+            return
 
 
 @contextlib.contextmanager

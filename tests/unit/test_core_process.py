@@ -17,7 +17,7 @@ import pytest
 from core_fakes import FakeLib, make_native
 from nodeseal.core import native, process, protocol
 from nodeseal.core.bridge import CoreClient, CoreError, CoreGone, CoreOptions, spawn
-from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName, difference
+from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName, difference
 from nodeseal.mesh.spiffe import SpiffeId
 
 SHIPPER = WorkloadName("default", "shipper")
@@ -167,6 +167,51 @@ def test_epoch_never_goes_back(running: Running) -> None:
     running.client.mesh(mesh("shipper"), 5)
     with pytest.raises(CoreError, match="not after"):
         running.client.mesh(mesh(), 5)
+
+
+def large_mesh(count: int, mode: Mode = Mode.PERMISSIVE) -> Mesh:
+    workloads = [
+        Workload(WorkloadName("default", f"w{n}"), "default", "node1", IPv4Address(0x0A000001 + n), None, True, mode)
+        for n in range(count)
+    ]
+    services = [
+        Service(WorkloadName("default", f"s{n}"), IPv4Address(0x0B000001 + n), (ServicePort(80, 8080),), ())
+        for n in range(count // 2)
+    ]
+    return Mesh.build("example.org", workloads, services)
+
+
+@pytest.mark.parametrize("count", [protocol.MESH_PART - 1, protocol.MESH_PART, 2 * protocol.MESH_PART + 1])
+def test_large_mesh_goes_over_in_parts_and_comes_back(running: Running, count: int) -> None:
+    old = large_mesh(count)
+    running.client.mesh(old, 5)
+    assert running.client.mesh_read() == old
+    new = large_mesh(count + 7, Mode.STRICT)
+    running.client.mesh_difference(difference(old, new), 6, base=5)
+    assert running.client.mesh_read() == new
+    running.client.mesh_difference(difference(new, mesh()), 7, base=6)
+    assert running.client.mesh_read() == mesh()
+
+
+def test_parts_of_a_mesh_count_for_nothing_before_it_is_complete(running: Running) -> None:
+    running.client.mesh(mesh("shipper"), 5)
+    part = large_mesh(3).to_wire()
+    assert running.server.handle({"op": "mesh_part", "number": 0, "part": part}, [])[0]["ok"]
+    assert running.client.mesh_read() == mesh("shipper")
+    assert calls(running.lib, "core_epoch") == [("core_epoch", 5)]
+
+
+def test_mesh_with_a_part_missing_is_refused_as_a_whole(running: Running) -> None:
+    running.client.mesh(mesh("shipper"), 5)
+    part, last = large_mesh(3).to_wire(), mesh("pipeline").to_wire()
+    assert not running.server.handle({"op": "mesh_part", "number": 1, "part": part}, [])[0]["ok"]
+    assert running.server.handle({"op": "mesh_part", "number": 0, "part": part}, [])[0]["ok"]
+    answer, _fds = running.server.handle({"op": "mesh", "epoch": 6, "parts": 2, "full": last}, [])
+    assert not answer["ok"]
+    assert "3 parts" in answer["error"]
+    # Nor is what came of it taken for a part of the next.
+    assert running.server.handle({"op": "mesh", "epoch": 7, "parts": 0, "full": last}, [])[0]["ok"]
+    assert running.client.mesh_read() == mesh("pipeline")
 
 
 def test_mesh_read_of_a_fresh_core_is_none(running: Running) -> None:

@@ -40,7 +40,6 @@ from nodeseal.mesh.spiffe import SpiffeId
 log = logging.getLogger("nodeseal.agent")
 
 _DRAIN_POLL_S = 1.0
-_NAMESPACE_POLL_S = 5.0
 _LONGEST_SLEEP_S = 60.0  # wall-clock deadlines are looked at again, should the clock be set
 
 
@@ -85,6 +84,11 @@ class Enrolment:
     def wake(self) -> None:
         """Something changed: the driver looks again at once."""
         self._changed.set()
+
+    def wake_if_gone(self) -> None:
+        """Wakes the driver when the captured namespace is not there any more."""
+        if self.held is not None and not self._in_place(self.held):
+            self.wake()
 
     def stop(self) -> None:
         """The driver ends after the step in hand; everything stays in place."""
@@ -240,7 +244,7 @@ class Enrolment:
         if held.workload != wanted and held.identity == wanted.identity(self.around.node.trust_domain):
             held.workload = wanted
             await self.around.node.push()
-        waits = [until_renewal, _NAMESPACE_POLL_S, _LONGEST_SLEEP_S]
+        waits = [until_renewal, _LONGEST_SLEEP_S]
         if self.phase is Phase.JOINING:
             waits.append(remaining)
         return max(0.0, min(waits))

@@ -35,6 +35,7 @@ log = logging.getLogger("nodeseal.agent")
 _STOP_TIMEOUT_S = 20.0
 _RESEND_S = 1.0
 _PUBLICATION_CHECK_S = 5.0
+_NAMESPACE_CHECK_S = 5.0
 
 
 class MeshSource(Protocol):
@@ -88,7 +89,11 @@ class Node:
         self.trouble: MeshTrouble | None = None
         self._source = source if source is not None else DirectorySource(config.mesh)
         self._from_source: Mesh | None = None
+        self._ours: dict[WorkloadName, Workload] = {}
+        """This node's workloads in the source's mesh."""
         self._pushing = asyncio.Lock()
+        self._push_asked = 0
+        self._push_done = 0
         self._publishing = asyncio.Lock()
         self._sent: tuple[int, int, Mesh] | None = None  # incarnation of the core, epoch, mesh
         self._published: frozenset[WorkloadName] | None = None
@@ -121,6 +126,7 @@ class Node:
         self._tasks.append(asyncio.create_task(self.core.run(), name="core"))
         self._tasks.append(asyncio.create_task(self._follow(), name="mesh"))
         self._tasks.append(asyncio.create_task(self._keep_publication(), name="publication"))
+        self._tasks.append(asyncio.create_task(self._watch_namespaces(), name="namespaces"))
         if self._from_source is not None:
             # Without any mesh state nobody knows what is wanted: what is captured waits for one.
             for name in self.enrolments:
@@ -158,7 +164,7 @@ class Node:
             with contextlib.suppress(MeshStateError):
                 loaded = await asyncio.to_thread(load, self.config.mesh)
                 known = loaded if self._foreign_trust_domain(loaded) is None else None
-        self._from_source = known
+        self._use(known)
         in_core = {workload.name: workload for workload in hello.workloads}
         for captured in await self.capture.adopt():
             name = WorkloadName.parse(captured.target.name)
@@ -248,8 +254,8 @@ class Node:
 
     async def _take(self, mesh: Mesh) -> None:
         """A new state: every workload of this node gets to know what it is to be."""
-        self._from_source = mesh
-        ours = {name: workload for name, workload in mesh.workloads.items() if workload.node == self.config.node}
+        self._use(mesh)
+        ours = self._ours
         for name in ours.keys() - self.enrolments.keys():
             self.enrolments[name] = Enrolment(name, self.around)
         for name, enrolment in list(self.enrolments.items()):
@@ -261,11 +267,16 @@ class Node:
         for name in list(self.enrolments):
             self._start_driver(name)
 
+    def _use(self, mesh: Mesh | None) -> None:
+        self._from_source = mesh
+        workloads = mesh.workloads.values() if mesh is not None else ()
+        self._ours = {workload.key: workload for workload in workloads if workload.node == self.config.node}
+
     async def _heal_publication(self, read: set[WorkloadName]) -> None:
         """Publishes again when the file does not say what this agent wrote: somebody edited or removed it, and peers
         that believe it would send plaintext. What was read may also be older than what was written; then this writes
         nothing."""
-        if self._published is not None and read != self._published & self._known_names():
+        if self._published is not None and read != self._published & self._ours.keys():
             await self._republish()
 
     async def _keep_publication(self) -> None:
@@ -274,6 +285,13 @@ class Node:
             await asyncio.sleep(_PUBLICATION_CHECK_S)
             await self._republish()
 
+    async def _watch_namespaces(self) -> None:
+        """Wakes the enrolments whose network namespace is gone: a look at each costs far less than waking all."""
+        while True:
+            await asyncio.sleep(_NAMESPACE_CHECK_S)
+            for enrolment in self.enrolments.values():
+                enrolment.wake_if_gone()
+
     async def _republish(self) -> None:
         if self._published is None:
             return  # whoever publishes first, or could not, tries by himself
@@ -281,13 +299,6 @@ class Node:
             await self.publish(healing=True)
         except PublicationError as error:
             log.warning("%s", error)
-
-    def _known_names(self) -> set[WorkloadName]:
-        """This node's workloads in the mesh state; of others, a publication says nothing."""
-        mesh = self._from_source
-        if mesh is None:
-            return set()
-        return {name for name, workload in mesh.workloads.items() if workload.node == self.config.node}
 
     def _start_driver(self, name: WorkloadName) -> None:
         if name in self._drivers or self._stopping:
@@ -316,7 +327,7 @@ class Node:
         source = self._from_source
         if source is None:
             return None
-        ours = {name: Phase.ABSENT for name, workload in source.workloads.items() if workload.node == self.config.node}
+        ours = dict.fromkeys(self._ours, Phase.ABSENT)
         kept = []
         for name, enrolment in self.enrolments.items():
             wanted = source.workloads.get(name)
@@ -342,37 +353,46 @@ class Node:
     async def push(self) -> None:
         """Sends the present mesh to the core, as a difference when it has the one before. Never raises: a core that is
         gone gets everything when the next one starts, a refusal is tried again."""
+        self._push_asked += 1
+        asked = self._push_asked
         async with self._pushing:
-            mesh = self._effective()
-            if mesh is None:
-                return
-            self.mesh = mesh
-            if self.core.pid is None:
-                return
-            incarnation = self.core.incarnation
-            base = self._sent if self._sent is not None and self._sent[0] == incarnation else None
-            change = difference(base[2], mesh) if base is not None else None
-            if base is not None and change is not None and not change.size:
-                self._sent = (incarnation, base[1], mesh)
-                return
-            epoch = self.epoch + 1
-            try:
-                if base is not None and change is not None:
-                    await self.core.call(CoreClient.mesh_difference, change, epoch, base=base[1])
-                else:
-                    await self.core.call(CoreClient.mesh, mesh, epoch)
-            except CoreGone:
-                self._sent = None
-                return
-            except CoreError as error:
-                log.error("the core did not take the mesh state: %s; sending it again", error)
-                self._sent = None
-                # It may have taken it and the answer was lost: its epoch only grows.
-                self.epoch = epoch
-                asyncio.get_running_loop().call_later(_RESEND_S, self._push_later)
-                return
+            if self._push_done >= asked:
+                return  # one that began after this was asked for has taken it along
+            covered = self._push_asked
+            await self._push()
+            self._push_done = covered
+
+    async def _push(self) -> None:
+        mesh = self._effective()
+        if mesh is None:
+            return
+        self.mesh = mesh
+        if self.core.pid is None:
+            return
+        incarnation = self.core.incarnation
+        base = self._sent if self._sent is not None and self._sent[0] == incarnation else None
+        change = difference(base[2], mesh) if base is not None else None
+        if base is not None and change is not None and not change.size:
+            self._sent = (incarnation, base[1], mesh)
+            return
+        epoch = self.epoch + 1
+        try:
+            if base is not None and change is not None:
+                await self.core.call(CoreClient.mesh_difference, change, epoch, base=base[1])
+            else:
+                await self.core.call(CoreClient.mesh, mesh, epoch)
+        except CoreGone:
+            self._sent = None
+            return
+        except CoreError as error:
+            log.error("the core did not take the mesh state: %s; sending it again", error)
+            self._sent = None
+            # It may have taken it and the answer was lost: its epoch only grows.
             self.epoch = epoch
-            self._sent = (incarnation, epoch, mesh)
+            asyncio.get_running_loop().call_later(_RESEND_S, self._push_later)
+            return
+        self.epoch = epoch
+        self._sent = (incarnation, epoch, mesh)
 
     def _push_later(self) -> None:
         if not self._stopping:

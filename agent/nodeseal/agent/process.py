@@ -35,6 +35,8 @@ from nodeseal.sources.directory import PublicationError
 
 log = logging.getLogger("nodeseal.agent")
 
+_SWITCH_S = 0.001  # the event loop waits no longer for the lock while a thread reads a large mesh state
+
 
 class StartError(Exception):
     """The agent cannot run; one line (a configuration error: one line a problem)."""
@@ -52,6 +54,7 @@ def run(path: Path) -> int:
     if not config.mesh.is_dir():
         raise StartError(f"{path}: mesh: {config.mesh} is not a directory; create it or correct the path")
     try:
+        sys.setswitchinterval(_SWITCH_S)
         hardening.forbid_dumps()
         hardening.raise_descriptor_limit()
         credentials = Credentials(config.ca, config.certificate_lifetime)

@@ -145,16 +145,29 @@ class CoreClient:
 
     def mesh(self, mesh: Mesh, epoch: int) -> None:
         """The whole mesh state."""
-        self._ask({"op": "mesh", "epoch": epoch, "full": mesh.to_wire()})
+        self._send_mesh({"op": "mesh", "epoch": epoch}, "full", mesh.as_difference())
 
     def mesh_difference(self, difference: MeshDifference, epoch: int, *, base: int) -> None:
         """What changed since the epoch `base`; refused when that is not the one in force."""
-        self._ask({"op": "mesh", "epoch": epoch, "base": base, "difference": difference.to_wire()})
+        self._send_mesh({"op": "mesh", "epoch": epoch, "base": base}, "difference", difference)
+
+    def _send_mesh(self, request: dict[str, Any], key: str, content: MeshDifference) -> None:
+        *first, last = content.parts(protocol.MESH_PART)
+        for number, part in enumerate(first):
+            self._ask({"op": "mesh_part", "number": number, "part": part.to_wire()})
+        self._ask({**request, "parts": len(first), key: last.to_wire()})
 
     def mesh_read(self) -> Mesh | None:
         """The mesh state that the core decides by, or None when it never had one."""
-        full = self._ask({"op": "mesh_read"})["full"]
-        return Mesh.from_wire(full) if full is not None else None
+        parts: list[MeshDifference] = []
+        first: int | None = 0
+        while first is not None:
+            answer = self._ask({"op": "mesh_read", "first": first})
+            if answer["part"] is None:
+                return None
+            parts.append(MeshDifference.from_wire(answer["part"]))
+            first = answer["next"]
+        return Mesh.from_difference(MeshDifference.joined(parts))
 
     def connections(self) -> list[dict[str, Any]]:
         """Live and lately closed connections; rows as native.Core.connections, `workload` by its name."""

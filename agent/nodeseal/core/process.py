@@ -10,7 +10,9 @@ Ops (a request's further fields -> the answer's), one request at a time:
   workload_credentials {key, chain_pem, key_pem, bundle_pem}
   workload_listen {key, roles} + one descriptor a role
   workload_unlisten {key, roles};  workload_remove {key};  listeners {key} -> {roles} + one descriptor a role
-  mesh {epoch, full} or {epoch, base, difference}: the model, then the epoch;  mesh_read {} -> {epoch, full}
+  mesh {epoch, parts, full} or {epoch, parts, base, difference}: the model, then the epoch. What is too large for one
+    message comes before, as `parts` requests mesh_part {number, part}, with nothing else in between
+  mesh_read {first} -> {part, next}: the model from its object number `first` on, `next` null at its end
   connections {} -> {connections};  stats {} -> {core, workloads};  stop {}
 """
 
@@ -34,8 +36,9 @@ from nodeseal import __version__
 from nodeseal.core import hardening, native, protocol
 from nodeseal.core.decider import Decider, State
 from nodeseal.core.lockfile import AlreadyLocked, LockFile
+from nodeseal.core.transfer import Incoming, TransferError, part_of
 from nodeseal.mesh.address import Address
-from nodeseal.mesh.model import Mesh, MeshDifference, WorkloadName
+from nodeseal.mesh.model import Mesh, WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId
 
 log = logging.getLogger("nodeseal.core")
@@ -45,6 +48,7 @@ PID_NAME = "core.pid"
 LOG_NAME = "core.log"
 _PEER_TIMEOUT_S = 10.0
 WORKERS_MAX = 64
+_SWITCH_S = 0.0005  # a flow that waits for a decision waits no longer for the lock while a mesh state is taken in
 
 
 class RequestError(Exception):
@@ -74,6 +78,7 @@ class ControlServer:
         self._records: dict[int, Record] = {}
         self.decider = Decider(core, self._name_of)
         self.stopping = False
+        self._incoming = Incoming()
         self._ops: dict[str, Callable[[dict[str, Any], list[int]], Answer]] = {
             "hello": self._hello,
             "workload_add": self._workload_add,
@@ -82,6 +87,7 @@ class ControlServer:
             "workload_unlisten": self._workload_unlisten,
             "workload_remove": self._workload_remove,
             "listeners": self._listeners,
+            "mesh_part": self._mesh_part,
             "mesh": self._mesh,
             "mesh_read": self._mesh_read,
             "connections": self._connections,
@@ -101,7 +107,7 @@ class ControlServer:
                 raise RequestError(f"the core does not know the operation {request.get('op')!r}")
             answer, answer_fds = op(request, fds)
             return {"ok": True, **answer}, answer_fds
-        except (RequestError, native.NativeError) as error:
+        except (RequestError, TransferError, native.NativeError) as error:
             return {"ok": False, "error": str(error)}, []
         except (KeyError, TypeError, ValueError) as error:
             return {"ok": False, "error": f"malformed request {request.get('op')!r}: {error!r}"}, []
@@ -208,17 +214,24 @@ class ControlServer:
         listeners = sorted(self._record(request).listeners.items())
         return {"roles": [role for role, _fd in listeners]}, [fd for _role, fd in listeners]
 
+    def _mesh_part(self, request: dict[str, Any], fds: list[int]) -> Answer:
+        self._incoming.add(int(request["number"]), request["part"])
+        return {}, []
+
     def _mesh(self, request: dict[str, Any], fds: list[int]) -> Answer:
+        content = self._incoming.complete(
+            int(request.get("parts", 0)), request["full"] if "full" in request else request["difference"]
+        )
         epoch = int(request["epoch"])
         state = self.decider.state
         if state is not None and epoch <= state.epoch:
             raise RequestError(f"mesh epoch {epoch} is not after {state.epoch}")
         if "full" in request:
-            mesh = Mesh.from_wire(request["full"])
+            mesh = Mesh.from_difference(content)
         else:
             if state is None or request["base"] != state.epoch:
                 raise RequestError(f"mesh difference to the epoch {request['base']}, which is not in force")
-            mesh = state.mesh.apply(MeshDifference.from_wire(request["difference"]))
+            mesh = state.mesh.apply(content)
         self.decider.state = State(mesh, epoch)
         self._core.epoch(epoch)
         log.info("mesh epoch %d: %d workloads, %d services", epoch, len(mesh.workloads), len(mesh.services))
@@ -227,8 +240,9 @@ class ControlServer:
     def _mesh_read(self, request: dict[str, Any], fds: list[int]) -> Answer:
         state = self.decider.state
         if state is None:
-            return {"epoch": 0, "full": None}, []
-        return {"epoch": state.epoch, "full": state.mesh.to_wire()}, []
+            return {"part": None, "next": None}, []
+        part, following = part_of(state.mesh, int(request["first"]))
+        return {"part": part, "next": following}, []
 
     def _connections(self, request: dict[str, Any], fds: list[int]) -> Answer:
         rows = self._core.connections()
@@ -345,6 +359,7 @@ def _run(options: argparse.Namespace) -> None:
         raise native.NativeError(f"--workers {options.workers}: expected 1 to {WORKERS_MAX}")
     hardening.forbid_dumps()
     hardening.raise_descriptor_limit()
+    sys.setswitchinterval(_SWITCH_S)
     options.run_dir = options.run_dir.absolute()
     lock = LockFile(options.run_dir / PID_NAME)
     wake, signalled = socket.socketpair()

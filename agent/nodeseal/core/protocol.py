@@ -18,9 +18,12 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-PROTOCOL = 1
+PROTOCOL = 2
+MESH_PART = 1000
+"""Most workloads and services in one message. A mesh state goes over in parts: writing and reading JSON keeps the
+interpreter's lock, and whatever else is to run in the agent or in the core, the decisions above all, waits for it."""
 INLINE_MAX = 32 * 1024
-MESSAGE_MAX = 256 * 1024 * 1024  # far above a full mesh state of 50,000 workloads (about 15 MB)
+MESSAGE_MAX = 256 * 1024 * 1024  # far above any one part of a mesh state, or the rows of all connections
 DESCRIPTORS_MAX = 16
 _MEMFD_KEY = "@memfd"
 

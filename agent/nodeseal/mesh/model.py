@@ -5,11 +5,11 @@ them) and ABSENT. For the workloads of its own node the agent puts in all four w
 """
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import NamedTuple, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError, check_trust_domain
@@ -134,6 +134,28 @@ class MeshDifference:
         """Number of objects put in or removed. 0 still may change the trust domain."""
         return len(self.workloads) + len(self.removed_workloads) + len(self.services) + len(self.removed_services)
 
+    def parts(self, size: int) -> "list[MeshDifference]":
+        """The same in pieces of at most `size` objects, at least one piece; `joined` puts them together again."""
+        lists = (self.workloads, self.removed_workloads, self.services, self.removed_services)
+        pieces: list[MeshDifference] = []
+        for number, items in enumerate(lists):
+            for first in range(0, len(items), size):
+                piece: list[tuple[Any, ...]] = [(), (), (), ()]
+                piece[number] = items[first : first + size]
+                pieces.append(MeshDifference(self.trust_domain, *piece))
+        return pieces if self.size > size else [self]
+
+    @classmethod
+    def joined(cls, pieces: "Sequence[MeshDifference]") -> "MeshDifference":
+        """One of all, which must be for the same trust domain; at least one piece."""
+        return cls(
+            pieces[0].trust_domain,
+            tuple(workload for piece in pieces for workload in piece.workloads),
+            tuple(key for piece in pieces for key in piece.removed_workloads),
+            tuple(service for piece in pieces for service in piece.services),
+            tuple(key for piece in pieces for key in piece.removed_services),
+        )
+
     def to_wire(self) -> dict[str, object]:
         """A dict that json can write; see nodeseal.mesh.wire for its keys."""
         from nodeseal.mesh import wire
@@ -246,19 +268,25 @@ class Mesh:
         _check_identities(difference.trust_domain, difference.workloads if same_domain else workloads.values())
         return Mesh(difference.trust_domain, workloads, services, by_address, service_by_address)
 
+    def as_difference(self) -> MeshDifference:
+        """What turns nothing into this model."""
+        return MeshDifference(self.trust_domain, tuple(self.workloads.values()), (), tuple(self.services.values()))
+
+    @classmethod
+    def from_difference(cls, content: MeshDifference) -> "Mesh":
+        """The reverse of as_difference. Raises MeshError, as `build` does, and when something is to be removed."""
+        if content.removed_workloads or content.removed_services:
+            raise MeshError("a whole mesh is expected, a difference with removals was found")
+        return cls.build(content.trust_domain, content.workloads, content.services)
+
     def to_wire(self) -> dict[str, object]:
         """A dict that json can write: the difference from nothing to this model."""
-        return MeshDifference(
-            self.trust_domain, tuple(self.workloads.values()), (), tuple(self.services.values())
-        ).to_wire()
+        return self.as_difference().to_wire()
 
     @classmethod
     def from_wire(cls, data: Mapping[str, object]) -> "Mesh":
         """The reverse of to_wire. Raises MeshError for anything else."""
-        content = MeshDifference.from_wire(data)
-        if content.removed_workloads or content.removed_services:
-            raise MeshError("a whole mesh is expected, a difference with removals was found")
-        return cls.build(content.trust_domain, content.workloads, content.services)
+        return cls.from_difference(MeshDifference.from_wire(data))
 
 
 def difference(old: Mesh, new: Mesh) -> MeshDifference:

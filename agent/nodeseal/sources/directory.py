@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nodeseal.mesh.model import Mesh
 from nodeseal.sources.document import MAX_PROBLEMS, Content, Problem, read_content, shown_path, why_none
+from nodeseal.sources.heap import Heap
 from nodeseal.sources.publications import (
     ENROLLED,
     Publication,
@@ -76,20 +77,18 @@ class DirectorySource:
         first means that there is no good state yet.
         """
         watch = DirectoryWatch(self.directory, ENROLLED)
-        reader = _Reader(self.directory)
+        reader, heap = _Reader(self.directory), Heap()
         told: Mesh | None = None
         complained: Sequence[Problem] = ()
         try:
             while True:
                 # Reading a large state takes long: in a thread, so that whoever follows it does not stand still.
-                snapshot = await asyncio.to_thread(_Snapshot, self.directory, watch.held)
+                snapshot = [await asyncio.to_thread(_Snapshot, self.directory, watch.held)]
                 if watch.settled():
-                    mesh, problems = await asyncio.to_thread(reader.take, snapshot)
+                    mesh, problems = await asyncio.to_thread(_take, reader, heap, snapshot)
                     news = mesh is not None and (mesh is not told or (bool(complained) and not problems))
                     worse = bool(problems) and (news or problems != complained)
                     told, complained = mesh, problems
-                    # What was read is not held on to while waiting for the next change.
-                    del snapshot
                     if news and mesh is not None:
                         yield mesh
                     if worse:
@@ -145,7 +144,7 @@ class _Reader:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._cache = StateCache()
-        self._files: list[StateFile] | None = None
+        self.files: list[StateFile] | None = None
         self._combined: list[Problem] = []
         self._mesh: Mesh | None = None
         self._publications: dict[str, Publication] = {}
@@ -179,8 +178,8 @@ class _Reader:
             if file is not None:
                 files.append(file)
         self._cache.keep_only(content.path for content in contents)
-        if self._files is None or len(files) != len(self._files) or any(map(_is_not, files, self._files)):
-            self._files = files
+        if self.files is None or len(files) != len(self.files) or any(map(_is_not, files, self.files)):
+            self.files = files
             combined = combine(shown_path(self._directory), files)
             if isinstance(combined, Mesh):
                 self._combined = []
@@ -208,6 +207,17 @@ class _Reader:
                 if digest is not None:
                     digests[node] = digest
         self._publications, self._digests = current, digests
+
+
+def _take(reader: _Reader, heap: Heap, snapshots: list[_Snapshot]) -> tuple[Mesh | None, list[Problem]]:
+    """Takes the one snapshot out of the list, so that nobody holds on to it."""
+    before = reader.files
+    with heap.reading():
+        result = reader.take(snapshots.pop())
+    if result[0] is not None and reader.files is not before:
+        before = None
+        heap.settle(len(result[0].workloads))
+    return result
 
 
 def _is_not(one: object, other: object) -> bool:
