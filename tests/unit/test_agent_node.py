@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from agent_fakes import FakeCapture, FakeCredentials, FakeSource, fake_spawn, mesh, until, workload
+from nodeseal.agent import node as node_module
 from nodeseal.agent import rundir, view
 from nodeseal.agent.config import Config
 from nodeseal.agent.enrolment import Enrolment
@@ -548,5 +549,72 @@ def test_workload_that_moved_to_another_node_is_what_that_node_publishes(world: 
                 await enrolled(node)
             source.put(world.state(there, world.remote))
             await until(lambda: node.mesh.workloads[SHIPPER] == there, "the other node's word counts")
+
+    play(story())
+
+
+# ---- many at once
+
+
+def test_pushes_that_wait_are_covered_by_one(world: World) -> None:
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            enrolment = await enrolled(node)
+            began: list[int] = []
+            effective = node._effective
+
+            def noting() -> Mesh | None:
+                began.append(node._push_asked)
+                return effective()
+
+            node._effective = noting
+            enrolment.phase = Phase.LEAVING
+            await asyncio.gather(*(node.push() for _ in range(50)))
+            # The first went its way at once; the second took the other forty-nine along.
+            assert len(began) == 2
+
+    play(story())
+
+
+def test_push_takes_along_what_changed_before_it_was_asked_for(world: World) -> None:
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            enrolment = await enrolled(node)
+            first = asyncio.create_task(node.push())
+            await asyncio.sleep(0)
+            enrolment.phase = Phase.LEAVING
+            await node.push()
+            await first
+            known = world.asks(CoreClient.mesh_read)
+            assert known is not None
+            assert known.workloads[SHIPPER].phase is Phase.LEAVING
+
+    play(story())
+
+
+def test_namespace_that_goes_is_noticed_although_the_enrolment_sleeps(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "_NAMESPACE_CHECK_S", 0.05)
+
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            await enrolled(node)
+            world.netns.unlink()
+            await until(lambda: "capture.release default/shipper" in world.captures[-1].log, "released")
+
+    play(story())
+
+
+def test_enrolled_workload_is_not_woken_for_its_namespace(world: World) -> None:
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            enrolment = await enrolled(node)
+            await until(lambda: not enrolment._changed.is_set(), "asleep")
+            enrolment.wake_if_gone()
+            assert not enrolment._changed.is_set()
+            world.netns.unlink()
+            enrolment.wake_if_gone()
+            assert enrolment._changed.is_set()
 
     play(story())

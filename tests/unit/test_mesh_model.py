@@ -189,3 +189,37 @@ def test_a_large_mesh_shares_what_did_not_change() -> None:
     moved = model.with_phases({name("w7"): Phase.ENROLLED})
     assert difference(model, moved).size == 1
     assert moved.workloads[name("w8")] is model.workloads[name("w8")]
+
+
+def test_a_change_copies_no_workload_that_it_does_not_concern() -> None:
+    old = Mesh.build("example.org", [workload(f"w{n}", n) for n in range(1, 9)])
+    changed = workload("w3", 3, mode=Mode.STRICT)
+    new = old.apply(MeshDifference("example.org", (changed,)))
+    assert [key for key, one in new.workloads.items() if one is not old.workloads[key]] == [changed.key]
+    assert new.services is old.services
+    assert new.service_by_address is old.service_by_address
+
+
+def test_phases_are_taken_from_a_model_that_has_them_already() -> None:
+    base = Mesh.build("example.org", [workload(f"w{n}", n) for n in range(1, 4)])
+    phases = dict.fromkeys(base.workloads, Phase.ENROLLED)
+    first = base.with_phases(phases)
+    again = Mesh.build("example.org", [workload("w1", 1), workload("w2", 2, mode=Mode.STRICT), workload("w3", 3)])
+    second = again.with_phases(phases, like=first)
+    assert second == again.with_phases(phases)
+    shared = [second.workloads[key] is first.workloads[key] for key in first.workloads]
+    assert shared == [True, False, True]
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 100])
+def test_a_difference_in_parts_is_the_same_when_joined(size: int) -> None:
+    services = tuple(service(f"s{n}", n) for n in range(1, 4))
+    gone = tuple(name(f"gone{n}") for n in range(4))
+    whole = MeshDifference("example.org", tuple(workload(f"w{n}", n) for n in range(1, 8)), gone, services, gone[:2])
+    parts = whole.parts(size)
+    assert all(1 <= part.size <= size for part in parts)
+    assert MeshDifference.joined(parts) == whole
+
+
+def test_an_empty_difference_is_one_part() -> None:
+    assert MeshDifference("example.org").parts(10) == [MeshDifference("example.org")]
