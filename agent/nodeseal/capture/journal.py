@@ -115,8 +115,8 @@ class Journal:
 
     def save(self) -> None:
         """Write it. Raises CaptureError."""
-        # An entry a line. It is written twice for each workload that is enrolled, with all others in it: asdict() and an
-        # indented text, which only the encoder in Python makes, would take ten times as long.
+        # An entry a line. It is written twice for each workload that is enrolled, with all others in it: with asdict()
+        # and indentation, which only the encoder in Python makes, that would take ten times as long.
         lines = [f"{json.dumps(name)}: {json.dumps(_value(entry))}" for name, entry in self.entries.items()]
         text = f'{{"version": {_VERSION}, "entries": {{\n' + ",\n".join(lines) + "\n}}\n"
         draft = self.path.with_suffix(".new")
