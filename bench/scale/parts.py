@@ -97,7 +97,7 @@ def measure_mesh(scene: Scene, sizes: Sizes, say: Say) -> dict[str, Any]:
     before = {side.node: read_side(side) for side in sides}
     with _beside(scene, sizes.seconds) as felt:
         result["at_rest"] = felt
-    # What the load beside costs by itself, to be taken from the cost of a change.
+    # What answering the probe costs the agent, to be taken from the cost of a change.
     load = {side.node: _spent(side, before[side.node], 0.0) for side in sides}
     result["load"] = load
 
@@ -142,8 +142,7 @@ def _measure_change(
     for side in sides:
         start = before[side.node]
         one = spent[side.node]
-        for process in ("agent", "core"):
-            one[f"{process}_cpu_s"] = max(0.0, one[f"{process}_cpu_s"] - load[side.node][f"{process}_cpu_s"])
+        one["agent_cpu_s"] = max(0.0, one["agent_cpu_s"] - load[side.node]["agent_cpu_s"])
         result[side.node] = one | {
             "agent_pss_mb": read_side(side).agent_memory.pss_mb,
             "core_pss_mb": read_side(side).core_memory.pss_mb,
@@ -234,6 +233,7 @@ def _spent(side: Side, before: Reading, seconds: float, *, per: int = 0) -> dict
     now = read_side(side)
     agent_s, core_s = (now.agent - before.agent).total_s, (now.core - before.core).total_s
     result = {"seconds": seconds, "agent_cpu_s": agent_s, "core_cpu_s": core_s}
+    result["core_main_cpu_s"] = now.core_main_s - before.core_main_s
     if per:
         result |= {"agent_cpu_ms_each": agent_s * 1000 / per, "core_cpu_ms_each": core_s * 1000 / per}
     return result

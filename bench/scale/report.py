@@ -56,7 +56,7 @@ def _mesh(part: Mapping[str, Any]) -> list[str]:
     for step, title in steps.items():
         for node in sorted(key for key in part[step] if key.startswith("node")):
             one = part[step][node]
-            figures = [one["seconds"], one["agent_cpu_s"], one["core_cpu_s"]]
+            figures = [one["seconds"], one["agent_cpu_s"], one["core_main_cpu_s"]]
             for process in ("agent", "core"):
                 figures += [one[f"{process}_pss_before_mb"], one[f"{process}_peak_mb"], one[f"{process}_pss_mb"]]
             spent.append([title, node, *map(number, figures)])

@@ -157,12 +157,19 @@ class Reading:
     core: Usage
     agent_memory: Memory
     core_memory: Memory
+    core_main_s: float
+    """CPU seconds of the core's main thread, which takes in what the agent sends; no other thread's work is in it."""
 
 
 def read_side(side: Side) -> Reading:
     """The present accounts."""
     return Reading(
-        read_usage([side.agent]), read_usage([side.core]), read_memory([side.agent]), read_memory([side.core])
+        read_usage([side.agent]),
+        read_usage([side.core]),
+        read_memory([side.agent]),
+        read_memory([side.core]),
+        # Of the process's first thread alone (Documentation/scheduler/sched-stats.rst).
+        int(Path(f"/proc/{side.core}/schedstat").read_text().split()[0]) / 1e9,
     )
 
 

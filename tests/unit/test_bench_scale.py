@@ -107,7 +107,7 @@ def test_tables_fit_a_hundred_columns() -> None:
     wait = {"p50": 12345.6, "p99": 12345.6, "longest": 12345.6}
     sides = ("node1", "node2")
     rest = dict.fromkeys(("agent_pss_mb", "core_pss_mb", "agent_cpu_ms_per_s", "core_cpu_ms_per_s"), 12345.6)
-    names = ("seconds", "agent_cpu_s", "core_cpu_s")
+    names = ("seconds", "agent_cpu_s", "core_main_cpu_s")
     names += tuple(f"{process}_{what}_mb" for process in ("agent", "core") for what in ("pss_before", "peak", "pss"))
     spent = dict.fromkeys(names, 1234.5)
     felt = dict.fromkeys(("requests_ms", "connections_ms", "decisions_ms", "loop_wait_ms"), wait)

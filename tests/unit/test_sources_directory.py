@@ -493,6 +493,19 @@ def test_workloads_that_do_not_change_stay_the_same_objects(directory: Path) -> 
     asyncio.run(check())
 
 
+def test_workloads_stay_the_same_objects_when_others_come_before_them(directory: Path) -> None:
+    reader = directory_module._Reader(directory)
+    first, _ = reader.take(directory_module._Snapshot(directory, frozenset()))
+    replace(
+        directory / "m.yaml", STATE.replace("- {name: a", "- {name: c, node: node2, address: 10.0.0.3}\n- {name: a")
+    )
+    second, _ = reader.take(directory_module._Snapshot(directory, frozenset()))
+    assert first is not None
+    assert second is not None
+    assert [second.workloads[name] is first.workloads[name] for name in (A, B)] == [True, True]
+    assert len(second.workloads) == 3
+
+
 def test_a_publication_that_comes_back_as_it_was_counts_again(directory: Path) -> None:
     publish(directory, "node1", [A])
     reader = directory_module._Reader(directory)

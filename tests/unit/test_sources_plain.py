@@ -83,6 +83,7 @@ def read_long(text: str) -> Read:
         (INDENTED + "\n", 2),
         (ITEM, 1),
         ("---\n" + ITEM, 1),
+        (ITEM + "services:\n- name: s\n  address: 10.1.0.1\n  ports:\n  - port: 80\n  endpoints:\n  - a\n", 1),
         (ITEM + "services: []\n", 1),
         (ITEM + ITEM.removeprefix("workloads:\n").replace("name: a", "name: b").replace("0.1", "0.2"), 2),
     ],

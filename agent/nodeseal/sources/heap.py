@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _LARGE = 1000
+_M_MMAP_THRESHOLD = -3  # malloc.h
+_MMAP_THRESHOLD = 256 * 1024
 
 
 class Heap:
@@ -20,8 +22,12 @@ class Heap:
 
     def __init__(self) -> None:
         self.objects = 0
+        libc = ctypes.CDLL(None)
         # glibc only; other C libraries give back what they can by themselves.
-        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        self._trim = getattr(libc, "malloc_trim", None)
+        if (set_option := getattr(libc, "mallopt", None)) is not None:
+            # By itself it grows with the first large file that is read, and nothing below it is given back at once.
+            set_option(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
 
     @contextmanager
     def reading(self) -> Iterator[None]:

@@ -65,33 +65,56 @@ def take_plain_workloads(data: bytes) -> PlainList | None:
     begin = _FIRST.match(text, head.end()) if head is not None else None
     if head is None or begin is None:
         return None
-    found = _END.search(text, head.end())
-    end = found.end() if found is not None else len(text)
-    if not text.endswith("\n", 0, end) or (end < len(text) and not "a" <= text[end] <= "z"):
-        return None
-    line = text.count("\n", 0, head.end()) + 1
+    items = _Items(text, head.end(), begin[0], text.count("\n", 0, head.end()) + 1)
     try:
-        workloads = list(_items(text, begin.start(), end, begin[0], line))
+        workloads = list(items)
     except (_NotPlain, ValueError, OSError, KeyError):
         return None
-    lines = text.count("\n", head.end(), end) + 1
-    rest = text[: head.end() - 1] + " []" + "\n" * lines + text[end:]
+    rest = text[: head.end() - 1] + " []" + "\n" * (items.lines + 1) + text[items.position :]
     return PlainList(rest.encode(), workloads)
 
 
-def _items(text: str, position: int, end: int, begin: str, line: int) -> Iterator[tuple[int, Workload]]:
-    """Item by item rather than all at once: the pieces of a large file take more memory than the file."""
-    reader = _Reader()
-    separator = "\n" + " " * len(begin)
-    while position < end:
-        if not text.startswith(begin, position):
-            raise _NotPlain
-        following = text.find("\n" + begin, position, end)
-        stop = following if following >= 0 else end - 1
-        fields = text[position + len(begin) : stop].split(separator)
-        yield line, reader.workload(fields)
-        line += len(fields)
-        position = stop + 1
+class _Items:
+    """The items of a list, each with its line. At the end, `position` is that of the line after the list, and `lines`
+    the number of its lines.
+
+    Item by item rather than all at once: the pieces of a large file take more memory than the file, and a search
+    through all of it keeps other threads waiting.
+    """
+
+    def __init__(self, text: str, position: int, begin: str, line: int) -> None:
+        self.position = position
+        self.lines = 0
+        self._text = text
+        self._begin = begin
+        self._line = line
+
+    def __iter__(self) -> Iterator[tuple[int, Workload]]:
+        text, begin, reader = self._text, self._begin, _Reader()
+        separator, following = "\n" + " " * len(begin), "\n" + begin
+        end = len(text)
+        while self.position < end:
+            if not text.startswith(begin, self.position):
+                raise _NotPlain
+            first = self.position + len(begin)
+            stop = text.find(following, first)
+            if stop < 0 and not text.endswith("\n"):
+                raise _NotPlain
+            stop = stop if stop >= 0 else end - 1
+            fields = text[first:stop].split(separator)
+            try:
+                workload = reader.workload(fields)
+            except (_NotPlain, ValueError, OSError, KeyError):
+                # Perhaps it is the last one, and what follows does not belong to it.
+                found = _END.search(text, first, stop + 1)
+                if found is None or found.end() >= end or not "a" <= text[found.end()] <= "z":
+                    raise
+                stop, end = found.start(), found.end()
+                fields = text[first:stop].split(separator)
+                workload = reader.workload(fields)
+            yield self._line + self.lines, workload
+            self.lines += len(fields)
+            self.position = stop + 1
 
 
 class _Reader:

@@ -65,9 +65,14 @@ class Placed(Generic[_Item]):
     def share(self, earlier: "Placed[_Item]") -> None:
         """Takes the earlier list's object for every item that is equal to one there, so that models that follow each
         other share what has not changed."""
-        known = {item.key: item for _, item in earlier.valid()}
+        known: dict[WorkloadName, _Item] = {}
         for index, item in self.valid():
-            if (same := known.get(item.key)) is not None and same == item:
+            same = earlier.items[index] if index < len(earlier.items) else None
+            if same is None or same.key != item.key:
+                # Something was put in or taken out before it.
+                known = known or {one.key: one for _, one in earlier.valid()}
+                same = known.get(item.key)
+            if same == item:
                 self.items[index] = same
 
     def problem(self, index: int, field_name: str, expected: str, found: str) -> Problem:
