@@ -369,18 +369,13 @@ class Node:
         self.mesh = mesh
         if self.core.pid is None:
             return
-        incarnation = self.core.incarnation
+        incarnation, epoch = self.core.incarnation, self.epoch + 1
         base = self._sent if self._sent is not None and self._sent[0] == incarnation else None
-        change = difference(base[2], mesh) if base is not None else None
-        if base is not None and change is not None and not change.size:
-            self._sent = (incarnation, base[1], mesh)
-            return
-        epoch = self.epoch + 1
         try:
-            if base is not None and change is not None:
-                await self.core.call(CoreClient.mesh_difference, change, epoch, base=base[1])
-            else:
+            if base is None:
                 await self.core.call(CoreClient.mesh, mesh, epoch)
+            elif not await self.core.call(_send_change, base[2], mesh, epoch, base=base[1]):
+                epoch = base[1]
         except CoreGone:
             self._sent = None
             return
@@ -391,7 +386,7 @@ class Node:
             self.epoch = epoch
             asyncio.get_running_loop().call_later(_RESEND_S, self._push_later)
             return
-        self.epoch = epoch
+        self.epoch = max(self.epoch, epoch)
         self._sent = (incarnation, epoch, mesh)
 
     def _push_later(self) -> None:
@@ -419,3 +414,11 @@ class Node:
         key = self._next_key
         self._next_key += 1
         return key
+
+
+def _send_change(client: CoreClient, old: Mesh, new: Mesh, epoch: int, *, base: int) -> bool:
+    """In the core's thread: for a large mesh, finding what is different takes a while too. False: nothing is."""
+    change = difference(old, new)
+    if change.size:
+        client.mesh_difference(change, epoch, base=base)
+    return change.size > 0

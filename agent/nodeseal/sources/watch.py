@@ -103,14 +103,16 @@ class DirectoryWatch:
             if self._arm():
                 self._relevant = True
             if not woken and not self._relevant:
-                self._compare()
+                await self._compare()
         deadline = self._loop.time() + PATIENCE
         while await self._wait(min(QUIET, deadline - self._loop.time())):
             self._drain()
-        # The comparison's state is taken before the caller reads: what changes later than that is seen as a change.
         self._arm()
-        self._accepted, self._pending = self._signature(), None
+        # What happens from here on is for the next time.
         self._relevant = self._newly_held = False
+        # The comparison's state is taken before the caller reads: what changes later than that is seen as a change. In
+        # a thread: a directory that is being written to, or is far away, can keep one waiting.
+        self._accepted, self._pending = await asyncio.to_thread(self._signature), None
 
     def _timeout(self) -> float:
         watches = [watch for _, _, watch in self._watched.values()]
@@ -127,8 +129,8 @@ class DirectoryWatch:
         self._woken.clear()
         return True
 
-    def _compare(self) -> None:
-        signature = self._signature()
+    async def _compare(self) -> None:
+        signature = await asyncio.to_thread(self._signature)
         if signature == self._accepted:
             self._pending = None
         elif signature == self._pending:
