@@ -214,9 +214,9 @@ def _take(reader: _Reader, heap: Heap, snapshots: list[_Snapshot]) -> tuple[Mesh
     before = reader.files
     with heap.reading():
         result = reader.take(snapshots.pop())
-    if result[0] is not None and reader.files is not before:
-        before = None
-        heap.settle(len(result[0].workloads))
+        if result[0] is not None and reader.files is not before:
+            before = None
+            heap.settle(len(result[0].workloads))
     return result
 
 

@@ -41,7 +41,8 @@ class Heap:
                 gc.enable()
 
     def settle(self, objects: int) -> None:
-        """After a reading that made something new, when all that it needed is freed; `objects`: how many the state has.
+        """After a reading that made something new, when all that it needed is freed, but within `reading`: the first
+        collection after it would look at everything that is new. `objects`: how many the state has.
 
         Freezing also freezes garbage that waits to be collected; so it is done only when the state has grown.
         """

@@ -70,7 +70,10 @@ def take_plain_workloads(data: bytes) -> PlainList | None:
         workloads = list(items)
     except (_NotPlain, ValueError, OSError, KeyError):
         return None
-    rest = text[: head.end() - 1] + " []" + "\n" * (items.lines + 1) + text[items.position :]
+    rest = f"{text[: head.end() - 1]} []\n"
+    if items.position < len(text):
+        # The lines of what follows are to be what they are; the empty ones cost time as well.
+        rest += "\n" * items.lines + text[items.position :]
     return PlainList(rest.encode(), workloads)
 
 
