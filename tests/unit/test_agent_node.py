@@ -121,7 +121,7 @@ def play(story: Awaitable[None]) -> None:
 async def enrolled(node: Node) -> Enrolment:
     await until(lambda: SHIPPER in node.enrolments and node.enrolments[SHIPPER].phase is Phase.ENROLLED, "enrolled")
     await until(lambda: node.mesh is not None and node.mesh.workloads[SHIPPER].phase is Phase.ENROLLED, "a new model")
-    await until(lambda: not node._pushing.locked(), "pushed")
+    await until(lambda: not node.pusher.busy, "pushed")
     return node.enrolments[SHIPPER]
 
 
@@ -561,13 +561,13 @@ def test_pushes_that_wait_are_covered_by_one(world: World) -> None:
         async with world.node(world.state()) as (node, _source):
             enrolment = await enrolled(node)
             began: list[int] = []
-            effective = node._effective
+            effective = node.pusher._effective
 
             def noting() -> Mesh | None:
-                began.append(node._push_asked)
+                began.append(node.pusher._asked)
                 return effective()
 
-            node._effective = noting
+            node.pusher._effective = noting
             enrolment.phase = Phase.LEAVING
             await asyncio.gather(*(node.push() for _ in range(50)))
             # The first went its way at once; the second took the other forty-nine along.

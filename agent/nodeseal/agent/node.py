@@ -22,18 +22,18 @@ from nodeseal.agent.config import Config
 from nodeseal.agent.credentials import Credentials, utc_now
 from nodeseal.agent.enrolment import Enrolment
 from nodeseal.agent.holding import Held, Surroundings
+from nodeseal.agent.pushing import MeshPusher
 from nodeseal.agent.supervisor import CoreSupervisor, StartCore
 from nodeseal.capture.ebpf import Captured
 from nodeseal.capture.listeners import HBONE, INBOUND
-from nodeseal.core.bridge import CoreClient, CoreError, CoreGone, CoreOptions, CoreWorkload, Hello, spawn
+from nodeseal.core.bridge import CoreClient, CoreOptions, CoreWorkload, Hello, spawn
 from nodeseal.core.protocol import close_all
-from nodeseal.mesh.model import Mesh, MeshDifference, MeshError, Mode, Phase, Workload, WorkloadName, difference
+from nodeseal.mesh.model import Mesh, MeshDifference, MeshError, Mode, Phase, Workload, WorkloadName
 from nodeseal.sources.directory import DirectorySource, MeshStateError, PublicationError, load, publish
 
 log = logging.getLogger("nodeseal.agent")
 
 _STOP_TIMEOUT_S = 20.0
-_RESEND_S = 1.0
 _PUBLICATION_CHECK_S = 5.0
 _NAMESPACE_CHECK_S = 5.0
 
@@ -83,24 +83,28 @@ class Node:
         )
         self.around = Surroundings(self, self.core, capture, credentials, config.settle.total_seconds())
         self.enrolments: dict[WorkloadName, Enrolment] = {}
-        self.mesh: Mesh | None = None
-        """What the core decides by."""
-        self.epoch = 0
+        self.pusher = MeshPusher(self.core, self._effective)
         self.trouble: MeshTrouble | None = None
         self._source = source if source is not None else DirectorySource(config.mesh)
         self._from_source: Mesh | None = None
         self._ours: dict[WorkloadName, Workload] = {}
         """This node's workloads in the source's mesh."""
-        self._pushing = asyncio.Lock()
-        self._push_asked = 0
-        self._push_done = 0
         self._publishing = asyncio.Lock()
-        self._sent: tuple[int, int, Mesh] | None = None  # incarnation of the core, epoch, mesh
         self._published: frozenset[WorkloadName] | None = None
         self._next_key = 1
         self._drivers: dict[WorkloadName, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """What the core decides by."""
+        return self.pusher.mesh
+
+    @property
+    def epoch(self) -> int:
+        """By which the core knows it."""
+        return self.pusher.epoch
 
     # ---- beginning and end
 
@@ -135,6 +139,7 @@ class Node:
     async def end(self) -> None:
         """Lets the steps in hand come to their end; core, capture and publication stay as they are."""
         self._stopping = True
+        self.pusher.stop()
         for enrolment in self.enrolments.values():
             enrolment.stop()
         drivers = list(self._drivers.values())
@@ -152,14 +157,11 @@ class Node:
 
     async def _adopt(self, hello: Hello) -> None:
         """Takes over what a former agent left in capture and core; what only one of them has is brought in line."""
-        self.epoch = hello.epoch
         self._next_key = max((workload.key for workload in hello.workloads), default=0) + 1
         known = await self.core.call(CoreClient.mesh_read) if hello.epoch else None
-        if known is not None:
-            # The last good state, until the source has one: also while what is in the directory is bad.
-            self.mesh = known
-            self._sent = (self.core.incarnation, hello.epoch, known)
-        else:
+        # The last good state, until the source has one: also while what is in the directory is bad.
+        self.pusher.adopt(known, hello.epoch)
+        if known is None:
             # The former core is lost too. What this node published tells what was enrolled: fail closed from the start.
             with contextlib.suppress(MeshStateError):
                 loaded = await asyncio.to_thread(load, self.config.mesh)
@@ -351,48 +353,8 @@ class Node:
         return mesh
 
     async def push(self) -> None:
-        """Sends the present mesh to the core, as a difference when it has the one before. Never raises: a core that is
-        gone gets everything when the next one starts, a refusal is tried again."""
-        self._push_asked += 1
-        asked = self._push_asked
-        async with self._pushing:
-            if self._push_done >= asked:
-                return  # one that began after this was asked for has taken it along
-            covered = self._push_asked
-            await self._push()
-            self._push_done = covered
-
-    async def _push(self) -> None:
-        mesh = self._effective()
-        if mesh is None:
-            return
-        self.mesh = mesh
-        if self.core.pid is None:
-            return
-        incarnation, epoch = self.core.incarnation, self.epoch + 1
-        base = self._sent if self._sent is not None and self._sent[0] == incarnation else None
-        try:
-            if base is None:
-                await self.core.call(CoreClient.mesh, mesh, epoch)
-            elif not await self.core.call(_send_change, base[2], mesh, epoch, base=base[1]):
-                epoch = base[1]
-        except CoreGone:
-            self._sent = None
-            return
-        except CoreError as error:
-            log.error("the core did not take the mesh state: %s; sending it again", error)
-            self._sent = None
-            # It may have taken it and the answer was lost: its epoch only grows.
-            self.epoch = epoch
-            asyncio.get_running_loop().call_later(_RESEND_S, self._push_later)
-            return
-        self.epoch = max(self.epoch, epoch)
-        self._sent = (incarnation, epoch, mesh)
-
-    def _push_later(self) -> None:
-        if not self._stopping:
-            self._tasks = [task for task in self._tasks if not task.done()]
-            self._tasks.append(asyncio.create_task(self.push(), name="push"))
+        """Sends the present mesh to the core. Never raises, see MeshPusher."""
+        await self.pusher.push()
 
     # ---- what the enrolments ask for
 
@@ -414,11 +376,3 @@ class Node:
         key = self._next_key
         self._next_key += 1
         return key
-
-
-def _send_change(client: CoreClient, old: Mesh, new: Mesh, epoch: int, *, base: int) -> bool:
-    """In the core's thread: for a large mesh, finding what is different takes a while too. False: nothing is."""
-    change = difference(old, new)
-    if change.size:
-        client.mesh_difference(change, epoch, base=base)
-    return change.size > 0
