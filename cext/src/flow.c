@@ -65,6 +65,7 @@ static void side_adopt(struct pollable *side, int fd)
 {
     side->fd = fd;
     side->readable = side->writable = side->ending = side->failed = 0;
+    side->finished = side->urgent = 0;
 }
 
 /* ---- the end ---- */
@@ -500,6 +501,10 @@ void flow_event(struct flow *flow, struct pollable *side, uint32_t events)
      * acceptance, and an edge is told once. */
     if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
         side->ending = 1;
+    if (events & EPOLLPRI)
+        side->urgent = 1;
+    if ((events & EPOLLRDHUP) && !(events & EPOLLERR) && !side->urgent)
+        side->finished = 1;
     if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
         side->readable = 1;
     if (events & EPOLLOUT)

@@ -9,6 +9,10 @@
  * Edge-triggered readiness: `readable` stays set until a read finds nothing. A short read also clears it,
  * unless the end was announced (`ending`): then only the read that returns 0 or an error is the last.
  *
+ * Once the FIN itself was announced (`finished`), everything that will ever arrive is there, so a short read
+ * is the last and its bytes and the end leave in one frame. Only urgent data makes a read stop short of what
+ * is there.
+ *
  * A socket that failed (EPOLLERR) may still hold bytes that arrived before the failure; they are relayed
  * first. If they cannot be, because the other side does not take them, the reset overtakes them, as it does
  * in TCP.
@@ -336,8 +340,13 @@ ssize_t relay_stream_source(void *owner, void *stream, uint8_t *out, size_t capa
         ssize_t got = recv(near->fd, out, capacity, MSG_DONTWAIT);
         if (got > 0) {
             flow->to_far.bytes += (uint64_t)got;
-            if ((size_t)got < capacity && !near->ending)
+            if ((size_t)got < capacity && near->finished) {
                 near->readable = 0;
+                flow->to_far.state = HALF_ENDED;
+                *end = 1;
+            } else if ((size_t)got < capacity && !near->ending) {
+                near->readable = 0;
+            }
             return got;
         }
         if (got == 0 && !near->failed) {

@@ -269,12 +269,12 @@ static int load_key(SSL_CTX *ctx, OSSL_LIB_CTX *libctx, const char *key_pem)
     return ok ? 0 : -1;
 }
 
-static SSL_CTX *context_new(enum tls_role role, OSSL_LIB_CTX *libctx, const char *chain_pem,
-                            const char *key_pem, const char *bundle_pem, char *error, size_t error_size)
+/* One for both roles: a session takes its role when it begins. */
+static SSL_CTX *context_new(OSSL_LIB_CTX *libctx, const char *chain_pem, const char *key_pem,
+                            const char *bundle_pem, char *error, size_t error_size)
 {
     ERR_clear_error();
-    SSL_CTX *ctx =
-        SSL_CTX_new_ex(libctx, NULL, role == TLS_CLIENT ? TLS_client_method() : TLS_server_method());
+    SSL_CTX *ctx = SSL_CTX_new_ex(libctx, NULL, TLS_method());
     if (ctx == NULL) {
         error_line(error, error_size, "OpenSSL cannot make a context");
         return NULL;
@@ -303,10 +303,8 @@ static SSL_CTX *context_new(enum tls_role role, OSSL_LIB_CTX *libctx, const char
     SSL_CTX_set_keylog_callback(ctx, take_secret);
     SSL_CTX_set_msg_callback(ctx, watch_message);
     SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, verify_peer);
-    if (role == TLS_CLIENT)
-        SSL_CTX_set_alpn_protos(ctx, ALPN_H2, sizeof(ALPN_H2));
-    else
-        SSL_CTX_set_alpn_select_cb(ctx, select_alpn, NULL);
+    SSL_CTX_set_alpn_protos(ctx, ALPN_H2, sizeof(ALPN_H2));
+    SSL_CTX_set_alpn_select_cb(ctx, select_alpn, NULL);
     return ctx;
 }
 
@@ -314,23 +312,14 @@ int tls_credentials_init(struct tls_credentials *credentials, OSSL_LIB_CTX *libc
                          const char *key_pem, const char *bundle_pem, char *error, size_t error_size)
 {
     credentials->libctx = libctx;
-    credentials->server = NULL;
-    credentials->client = context_new(TLS_CLIENT, libctx, chain_pem, key_pem, bundle_pem, error, error_size);
-    if (credentials->client != NULL)
-        credentials->server =
-            context_new(TLS_SERVER, libctx, chain_pem, key_pem, bundle_pem, error, error_size);
-    if (credentials->server != NULL)
-        return 0;
-    tls_credentials_dispose(credentials);
-    return -1;
+    credentials->context = context_new(libctx, chain_pem, key_pem, bundle_pem, error, error_size);
+    return credentials->context != NULL ? 0 : -1;
 }
 
 void tls_credentials_dispose(struct tls_credentials *credentials)
 {
-    SSL_CTX_free(credentials->client);
-    SSL_CTX_free(credentials->server);
-    credentials->client = NULL;
-    credentials->server = NULL;
+    SSL_CTX_free(credentials->context);
+    credentials->context = NULL;
 }
 
 /* ---- sessions ---- */
@@ -343,7 +332,7 @@ int tls_init(struct tls *tls, enum tls_role role, const struct tls_credentials *
     tls->libctx = credentials->libctx;
     if (expected != NULL)
         snprintf(tls->expected, sizeof(tls->expected), "%s", expected);
-    tls->ssl = SSL_new(role == TLS_CLIENT ? credentials->client : credentials->server);
+    tls->ssl = SSL_new(credentials->context);
     BIO *bio = tls->ssl == NULL ? NULL : BIO_new(bio_method);
     if (bio == NULL || !SSL_set_ex_data(tls->ssl, session_index, tls)) {
         BIO_free(bio);

@@ -22,14 +22,13 @@
 
 enum tls_role { TLS_CLIENT = 0, TLS_SERVER = 1 };
 
-/* What one workload presents and trusts; immutable, counted by OpenSSL through its two contexts. */
+/* What one workload presents and trusts; immutable, counted by OpenSSL through its context. */
 struct tls_credentials {
-    SSL_CTX *client;
-    SSL_CTX *server;
+    SSL_CTX *context;     /* for both roles */
     OSSL_LIB_CTX *libctx; /* borrowed; NULL: OpenSSL's default */
 };
 
-/* Makes both contexts in `libctx` (one per worker, because OpenSSL 3.0's own locks are slow). On failure
+/* Makes them in `libctx` (one per worker, because OpenSSL 3.0's own locks are slow). On failure
  * returns -1, writes one line to error, and leaves nothing allocated. */
 int tls_credentials_init(struct tls_credentials *credentials, OSSL_LIB_CTX *libctx, const char *chain_pem,
                          const char *key_pem, const char *bundle_pem, char *error, size_t error_size);

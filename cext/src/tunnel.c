@@ -108,7 +108,7 @@ struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const
                          const char *identity)
 {
     struct tunnel *tunnel = tunnel_pooled(worker, workload, address, identity);
-    if (tunnel != NULL || workload->credentials.client == NULL)
+    if (tunnel != NULL || workload->credentials.context == NULL)
         return tunnel;
     tunnel = tunnel_new(worker, workload, TLS_CLIENT);
     tunnel->peer = *address;
@@ -125,7 +125,7 @@ struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const
 
 void tunnel_accept(struct worker *worker, struct workload *workload, int fd, const struct ns_address *peer)
 {
-    if (workload->credentials.server == NULL) {
+    if (workload->credentials.context == NULL) {
         socket_abort(fd);
         return;
     }

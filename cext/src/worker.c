@@ -174,7 +174,8 @@ static void listener_open(struct worker *worker, struct workload *workload, stru
 
 int worker_watch(struct worker *worker, struct pollable *pollable)
 {
-    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = pollable};
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLET,
+                                .data.ptr = pollable};
     return epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, pollable->fd, &event);
 }
 

@@ -63,6 +63,8 @@ struct pollable {
     int readable;            /* a read may give something: set by events, cleared by EAGAIN */
     int writable;            /* same for writes */
     int ending;              /* the peer's end or an error was announced: a short read is not the last */
+    int finished;            /* nothing arrives after what is there now: the next short read is the last */
+    int urgent;              /* urgent data was announced, at which reads stop short */
     int failed;              /* errno that the kernel reported for the socket, 0 if none */
 };
 
@@ -79,7 +81,7 @@ struct workload {
     uint64_t key;
     struct netns netns; /* own duplicate of the descriptor */
     struct ns_address address;
-    struct tls_credentials credentials; /* contexts NULL until the first ones arrive */
+    struct tls_credentials credentials; /* context NULL until the first ones arrive */
     struct listener listeners[LISTENER_ROLES];
     struct link flows;
     struct link tunnels;

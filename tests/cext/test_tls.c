@@ -409,8 +409,8 @@ TEST(client_without_certificate_is_refused)
 {
     struct mesh mesh;
     mesh_init(&mesh);
-    struct tls_credentials bare = {.client = SSL_CTX_new(TLS_client_method())};
-    SSL_CTX_set_alpn_protos(bare.client, (const unsigned char *)"\2h2", 3);
+    struct tls_credentials bare = {.context = SSL_CTX_new(TLS_method())};
+    SSL_CTX_set_alpn_protos(bare.context, (const unsigned char *)"\2h2", 3);
     check_client_refused(&mesh, &bare, "did not return a certificate");
     CHECK_TEXT(mesh.pair.server.tls.peer, "");
     tls_credentials_dispose(&bare);
@@ -553,7 +553,7 @@ TEST(certificate_signed_by_a_leaf_is_refused)
 static struct tls_credentials credentials_stolen(const struct mesh *mesh)
 {
     struct tls_credentials credentials = credentials_of(&mesh->authority, SHIPPER);
-    X509 *shown = SSL_CTX_get0_certificate(credentials.client);
+    X509 *shown = SSL_CTX_get0_certificate(credentials.context);
     EVP_PKEY *other = EVP_EC_gen("P-256");
     X509_set_pubkey(shown, other);
     CHECK(X509_sign(shown, mesh->authority.intermediate.key, EVP_sha256()) > 0);
@@ -639,8 +639,8 @@ TEST(tls_1_2_client_is_refused)
 {
     struct mesh mesh;
     mesh_init(&mesh);
-    SSL_CTX_set_min_proto_version(mesh.shipper.client, TLS1_2_VERSION);
-    SSL_CTX_set_max_proto_version(mesh.shipper.client, TLS1_2_VERSION);
+    SSL_CTX_set_min_proto_version(mesh.shipper.context, TLS1_2_VERSION);
+    SSL_CTX_set_max_proto_version(mesh.shipper.context, TLS1_2_VERSION);
     check_client_refused(&mesh, &mesh.shipper, "unsupported protocol");
     mesh_dispose(&mesh);
 }
@@ -649,8 +649,8 @@ TEST(tls_1_2_server_is_refused)
 {
     struct mesh mesh;
     mesh_init(&mesh);
-    SSL_CTX_set_min_proto_version(mesh.pipeline.server, TLS1_2_VERSION);
-    SSL_CTX_set_max_proto_version(mesh.pipeline.server, TLS1_2_VERSION);
+    SSL_CTX_set_min_proto_version(mesh.pipeline.context, TLS1_2_VERSION);
+    SSL_CTX_set_max_proto_version(mesh.pipeline.context, TLS1_2_VERSION);
     check_server_refused(&mesh, &mesh.pipeline, PIPELINE, "TLS");
     mesh_dispose(&mesh);
 }
@@ -659,7 +659,7 @@ TEST(cipher_suite_without_aes_gcm_is_refused)
 {
     struct mesh mesh;
     mesh_init(&mesh);
-    CHECK_EQUAL(SSL_CTX_set_ciphersuites(mesh.shipper.client, "TLS_CHACHA20_POLY1305_SHA256"), 1);
+    CHECK_EQUAL(SSL_CTX_set_ciphersuites(mesh.shipper.context, "TLS_CHACHA20_POLY1305_SHA256"), 1);
     check_client_refused(&mesh, &mesh.shipper, "no shared cipher");
     mesh_dispose(&mesh);
 }
@@ -668,7 +668,7 @@ TEST(client_without_alpn_is_refused)
 {
     struct mesh mesh;
     mesh_init(&mesh);
-    SSL_CTX_set_alpn_protos(mesh.shipper.client, NULL, 0);
+    SSL_CTX_set_alpn_protos(mesh.shipper.context, NULL, 0);
     pair_begin(&mesh.pair, &mesh.shipper, &mesh.pipeline, PIPELINE);
     exchange(&mesh.pair, SINK);
     CHECK_EQUAL(mesh.pair.client.result, TLS_FAILED);
@@ -682,7 +682,7 @@ TEST(client_with_another_alpn_is_refused)
 {
     struct mesh mesh;
     mesh_init(&mesh);
-    SSL_CTX_set_alpn_protos(mesh.shipper.client, (const unsigned char *)"\x08http/1.1\2h3\1h", 14);
+    SSL_CTX_set_alpn_protos(mesh.shipper.context, (const unsigned char *)"\x08http/1.1\2h3\1h", 14);
     check_client_refused(&mesh, &mesh.shipper, "TLS");
     mesh_dispose(&mesh);
 }
@@ -691,7 +691,7 @@ TEST(h2_is_chosen_among_several_alpn_protocols)
 {
     struct mesh mesh;
     mesh_init(&mesh);
-    SSL_CTX_set_alpn_protos(mesh.shipper.client, (const unsigned char *)"\x08http/1.1\2h3\2h2", 15);
+    SSL_CTX_set_alpn_protos(mesh.shipper.context, (const unsigned char *)"\x08http/1.1\2h3\2h2", 15);
     mesh_connect(&mesh, SINK);
     pair_dispose(&mesh.pair);
     mesh_dispose(&mesh);
@@ -735,8 +735,8 @@ TEST(a_handshake_that_goes_on_behind_its_end_fails)
     struct mesh mesh;
     mesh_init(&mesh);
     /* A ticket would use up the sequence number that the record layer begins with. */
-    SSL_CTX_clear_options(mesh.pipeline.server, SSL_OP_NO_TICKET);
-    CHECK_EQUAL(SSL_CTX_set_num_tickets(mesh.pipeline.server, 1), 1);
+    SSL_CTX_clear_options(mesh.pipeline.context, SSL_OP_NO_TICKET);
+    CHECK_EQUAL(SSL_CTX_set_num_tickets(mesh.pipeline.context, 1), 1);
     pair_begin(&mesh.pair, &mesh.shipper, &mesh.pipeline, PIPELINE);
     exchange(&mesh.pair, SINK);
     CHECK_EQUAL(mesh.pair.server.result, TLS_FAILED);
@@ -750,7 +750,7 @@ TEST(a_handshake_without_its_secrets_fails)
 {
     struct mesh mesh;
     mesh_init(&mesh);
-    SSL_CTX_set_keylog_callback(mesh.shipper.client, NULL);
+    SSL_CTX_set_keylog_callback(mesh.shipper.context, NULL);
     pair_begin(&mesh.pair, &mesh.shipper, &mesh.pipeline, PIPELINE);
     exchange(&mesh.pair, SINK);
     CHECK_EQUAL(mesh.pair.client.result, TLS_FAILED);
@@ -766,7 +766,7 @@ TEST(a_peer_that_asks_for_short_records_is_refused)
 {
     struct mesh mesh;
     mesh_init(&mesh);
-    CHECK_EQUAL(SSL_CTX_set_tlsext_max_fragment_length(mesh.shipper.client, TLSEXT_max_fragment_length_512),
+    CHECK_EQUAL(SSL_CTX_set_tlsext_max_fragment_length(mesh.shipper.context, TLSEXT_max_fragment_length_512),
                 1);
     pair_begin(&mesh.pair, &mesh.shipper, &mesh.pipeline, PIPELINE);
     exchange(&mesh.pair, SINK);
@@ -780,7 +780,7 @@ TEST(sessions_with_aes_256_work_both_ways)
 {
     struct mesh mesh;
     mesh_init(&mesh);
-    CHECK_EQUAL(SSL_CTX_set_ciphersuites(mesh.shipper.client, "TLS_AES_256_GCM_SHA384"), 1);
+    CHECK_EQUAL(SSL_CTX_set_ciphersuites(mesh.shipper.context, "TLS_AES_256_GCM_SHA384"), 1);
     mesh_connect(&mesh, SINK);
     char text[64];
     tls_describe(&mesh.pair.server.tls, text, sizeof(text));
@@ -941,7 +941,7 @@ static void check_credentials_refused(const char *chain, const char *key, const 
     CHECK_EQUAL(tls_credentials_init(&credentials, NULL, chain, key, bundle, text, sizeof(text)), -1);
     CHECK_CASE(strstr(text, error) == text, "%s", text);
     CHECK(strchr(text, '\n') == NULL);
-    CHECK(credentials.client == NULL && credentials.server == NULL);
+    CHECK(credentials.context == NULL);
 }
 
 struct texts {
