@@ -28,6 +28,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -320,7 +321,12 @@ def _serve_one(server: ControlServer, peer: socket.socket) -> bool:
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `nodeseal core`; the agent fills it, see bridge.spawn."""
-    result = argparse.ArgumentParser(prog="nodeseal core", description="The splice core; started by the agent.")
+    # argparse asks shutil for a width that is not given, and shutil brings three compression libraries: 0.7 MB.
+    result = argparse.ArgumentParser(
+        prog="nodeseal core",
+        description="The splice core; started by the agent.",
+        formatter_class=partial(argparse.HelpFormatter, width=100),
+    )
     result.add_argument("--run-dir", type=Path, required=True, help="the node's run directory")
     result.add_argument("--trust-domain", required=True, help="the SPIFFE trust domain")
     result.add_argument("--workers", type=int, default=1, help="worker threads, 1 to 64")
