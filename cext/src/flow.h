@@ -60,6 +60,8 @@ struct flow {
     struct half to_near;
     uint32_t
         window; /* its stream's receive window; what exceeds H2_STREAM_WINDOW is of worker->window_spare */
+    uint64_t widen_bytes; /* received, from which on it is looked at again */
+    uint64_t widen_us;    /* when it was last looked at, 0: never */
     struct ns_address source;
     struct ns_address destination;
     struct ns_address endpoint;

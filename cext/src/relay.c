@@ -24,9 +24,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "clock.h"
+
 enum {
     WRITE_VECTORS = 16,
-    WIDEN_AFTER_WINDOWS = 4,
+    WIDEN_EVERY_WINDOWS = 4,
+    REACTION_US = 300,   /* until the application has taken what arrived, and the peer may send again */
     SPLICE_FROM = 65536, /* bytes in one read: below, a copy costs less than a pipe */
 };
 
@@ -270,17 +273,34 @@ void flow_relay(struct flow *flow)
 
 /* ---- a tunnel's stream ---- */
 
-/* A stream that has moved several windows' worth, to an application that keeps up, gets a wider one: over a
- * long way the window is all that a round trip can carry. */
+/* Twice what arrives within a round trip and our own reaction to it: with less the peer waits for us, with
+ * more the surplus lies in socket buffers, and all others of the tunnel wait behind it. */
+uint32_t relay_window(uint32_t window, uint64_t bytes, uint64_t elapsed_us, uint32_t round_trip_us)
+{
+    uint64_t needed = 2 * bytes * (round_trip_us + REACTION_US) / (elapsed_us > 0 ? elapsed_us : 1);
+    return needed > window && window < H2_STREAM_WINDOW_MAX ? 2 * window : window;
+}
+
+/* From time to time looks whether the stream's window is what limits it. */
 static void widen(struct flow *flow)
 {
     struct worker *worker = flow->worker;
-    if (flow->window < H2_STREAM_WINDOW_MAX &&
-        flow->to_near.bytes >= WIDEN_AFTER_WINDOWS * (uint64_t)flow->window &&
-        worker->window_spare >= flow->window) {
-        worker->window_spare -= flow->window;
-        flow->window *= 2;
-        h2_widen(flow->tunnel->h2, flow->stream, flow->window);
+    if (flow->to_near.bytes < flow->widen_bytes)
+        return;
+    uint64_t span = WIDEN_EVERY_WINDOWS * (uint64_t)flow->window;
+    uint64_t now_us = clock_us(CLOCK_MONOTONIC);
+    uint64_t elapsed_us = now_us - flow->widen_us;
+    int measured = flow->widen_us != 0;
+    flow->widen_bytes = flow->to_near.bytes + span;
+    flow->widen_us = now_us;
+    if (!measured)
+        return;
+    uint32_t wanted =
+        relay_window(flow->window, span, elapsed_us, socket_round_trip_us(flow->tunnel->poll.fd));
+    if (wanted > flow->window && worker->window_spare >= wanted - flow->window) {
+        worker->window_spare -= wanted - flow->window;
+        flow->window = wanted;
+        h2_widen(flow->tunnel->h2, flow->stream, wanted);
     }
 }
 

@@ -3,8 +3,8 @@
 #include "sockets.h"
 
 #include <errno.h>
+#include <linux/tcp.h> /* glibc's has no tcpi_min_rtt */
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/random.h>
@@ -181,6 +181,17 @@ int socket_accept(int listener, struct ns_address *peer)
 int socket_congestion(int fd, const char *name)
 {
     return setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name));
+}
+
+uint32_t socket_round_trip_us(int fd)
+{
+    struct tcp_info info;
+    socklen_t length = sizeof(info);
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) != 0 ||
+        length < offsetof(struct tcp_info, tcpi_min_rtt) + sizeof(info.tcpi_min_rtt) ||
+        info.tcpi_min_rtt == UINT32_MAX)
+        return 0;
+    return info.tcpi_min_rtt;
 }
 
 int socket_error(int fd)

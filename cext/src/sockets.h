@@ -46,6 +46,9 @@ int socket_connect(const struct netns *netns, const struct ns_address *destinati
 /* Sets a connection's congestion control (tcp(7), TCP_CONGESTION). 0, or -1 with errno: ENOENT if the kernel
  * has none of that name. */
 int socket_congestion(int fd, const char *name);
+/* The shortest round trip that the connection has seen, in microseconds; 0 if that is not known. Queues on
+ * the way are not in it. */
+uint32_t socket_round_trip_us(int fd);
 /* The socket's pending error, cleared by reading it. */
 int socket_error(int fd);
 /* Closes with a reset instead of a FIN. */

@@ -33,7 +33,7 @@
 enum {
     SCRATCH_SIZE = 262144, /* of one read or one write; 128-256 KiB measured best */
     SCRATCH_SPARE = 32768, /* a record left incomplete by the read before */
-    TURN_READS = 4,        /* scratch buffers that one connection may fill per turn */
+    TURN_READS = 1,        /* scratch buffers that one connection may fill per turn */
     TURN_COMMANDS = 16,    /* of the mailbox per turn */
     TURN_HANDSHAKES = 4,   /* steps of handshakes per turn at most, of all tunnels; see above */
     WORKLOAD_BUCKETS = 256,
