@@ -6,12 +6,13 @@ Pure but for reading and writing the file of recorded figures.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
+from bench.tables import aligned
 
 LIMIT = 0.05
 """How far a figure may rise over the recorded one."""
@@ -137,7 +138,7 @@ def table(recorded: Mapping[str, Counts], now: Mapping[str, Counts]) -> str:
             number(counts.system_calls), changed["system_calls"],
             number(counts.allocations), changed["allocations"],
         ])  # fmt: skip
-    return _aligned(rows)
+    return aligned(rows, left=2)
 
 
 def number(value: float) -> str:
@@ -172,14 +173,3 @@ def not_recorded(recorded: Iterable[str], now: Iterable[str]) -> list[str]:
 def _percent(before: Counts | None, now: Counts, figure: str) -> str:
     old = getattr(before, figure) if before else 0.0
     return f"{getattr(now, figure) / old - 1:+.1%}" if old else "-"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )

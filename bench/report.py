@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
+from bench.tables import aligned
 from bench.targets import Target, targets
 
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
@@ -87,10 +88,10 @@ def terminal_report(result: Mapping[str, Any]) -> str:
     for title, columns in TABLES:
         rows = [["", *(heading for _, heading in columns)]]
         rows += [[peer, *(_number(figures.get(name)) for name, _ in columns)] for peer, figures in medians.items()]
-        parts.append(f"{title}\n{_aligned(rows)}")
+        parts.append(f"{title}\n{aligned(rows)}")
     rows = [["nodeseal / envoy-hbone", "ratio", "target", ""]]
     rows += [[target.name, _number(target.ratio), target.wanted, target.verdict] for target in targets(medians)]
-    parts.append(_aligned(rows))
+    parts.append(aligned(rows))
     if rest := result["runs"].get("rest"):
         parts.append(_rest(rest))
     return "\n\n".join(parts)
@@ -168,14 +169,3 @@ def _number(value: float | None) -> str:
     if abs(value) >= 100:
         return f"{value:.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3f}"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )

@@ -13,8 +13,25 @@ from bench.peers.peer import Peer, Started, first_line
 from nodeseal.agent.config import default_workers
 from nodeseal.lab import agents
 from nodeseal.lab.mesh_state import write_agent_config, write_mesh
+from nodeseal.lab.processes import ProcessRecord
 
 _SETTLE = "200ms"
+
+
+def start_agents(bed: Bed, settings: Mapping[str, object]) -> list[ProcessRecord]:
+    """An agent on each node, with the lab's configuration and these settings; the mesh state must be there. Raises
+    LabError."""
+    lab = bed.lab
+    records = []
+    for node in lab.plan.nodes:
+        run_dir = lab.run_dirs[node.name]
+        run_dir.mkdir()
+        path = run_dir / "agent.yaml"
+        write_agent_config(path, node, mesh=lab.mesh, ca=bed.authority)
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | dict(settings)))
+        records.append(agents.start_agent(lab.processes, node, run_dir))
+    agents.wait_for_agents(lab.run_dirs, records)
+    return records
 
 
 class Nodeseal(Peer):
@@ -34,15 +51,7 @@ class Nodeseal(Peer):
     def start(self, bed: Bed) -> Started:
         lab = bed.lab
         write_mesh(lab.mesh, lab.plan)
-        records = []
-        for node in lab.plan.nodes:
-            run_dir = lab.run_dirs[node.name]
-            run_dir.mkdir()
-            path = run_dir / "agent.yaml"
-            write_agent_config(path, node, mesh=lab.mesh, ca=bed.authority)
-            path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | self.settings))
-            records.append(agents.start_agent(lab.processes, node, run_dir))
-        agents.wait_for_agents(lab.run_dirs, records)
+        records = start_agents(bed, self.settings)
         agents.wait_for_workloads(
             lab.run_dirs,
             lab.plan.pods,

@@ -9,16 +9,15 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from bench.accounting import Memory, Usage, read_memory, read_usage
 from bench.bed import APP_PORT, Bed
 from bench.errors import BenchError
+from bench.peers.nodeseal import start_agents
 from bench.scale.state import near_state
 from bench.wire import REQUEST, RESPONSE_SIZE
 from nodeseal.lab import agents
 from nodeseal.lab.files import write_atomically
-from nodeseal.lab.mesh_state import WORKLOADS, write_agent_config, write_mesh
+from nodeseal.lab.mesh_state import WORKLOADS, write_mesh
 from nodeseal.lab.plan import Pod
 from nodeseal.lab.processes import ProcessRecord
 
@@ -192,16 +191,7 @@ def new_scene(bed: Bed) -> Iterator[Scene]:
     lab = bed.lab
     write_mesh(lab.mesh, lab.plan)
     write_atomically(lab.mesh / WORKLOADS, near_state(lab.plan.pods, ()))
-    records = []
-    for node in lab.plan.nodes:
-        run_dir = lab.run_dirs[node.name]
-        run_dir.mkdir()
-        path = run_dir / "agent.yaml"
-        write_agent_config(path, node, mesh=lab.mesh, ca=bed.authority)
-        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"settle": SETTLE, "workers": WORKERS}))
-        records.append(agents.start_agent(lab.processes, node, run_dir))
-    agents.wait_for_agents(lab.run_dirs, records)
-    scene = Scene(bed, records)
+    scene = Scene(bed, start_agents(bed, {"settle": SETTLE, "workers": WORKERS}))
     try:
         yield scene
     finally:

@@ -16,6 +16,8 @@ enum {
  * the CPUs are the shortage, another worker has no more of them. */
 void balance_show(struct worker *worker)
 {
+    if (worker->all_count == 1)
+        return; /* nobody looks */
     __atomic_store_n(&worker->shown_held, worker->live_flows + worker->live_tunnels, __ATOMIC_RELAXED);
     uint64_t elapsed_ms = worker->now_ms - worker->load_ms;
     if (elapsed_ms < LOAD_EVERY_MS)

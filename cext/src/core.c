@@ -121,23 +121,12 @@ void core_answer(struct core *core, const struct ns_answer *answer)
     uint64_t index = answer->id >> 56;
     if (index >= core->worker_count)
         return;
-    struct command *command = ns_alloc(sizeof(*command));
-    command->kind = COMMAND_ANSWER;
-    command->fd = -1;
+    struct command *command = command_new(COMMAND_ANSWER, 0);
     command->decision = decision_new(answer); /* without the room for endpoints that it does not name */
     worker_post(&core->workers[index], command);
 }
 
 /* ---- commands ---- */
-
-static struct command *command_new(enum command_kind kind, uint64_t workload)
-{
-    struct command *command = ns_alloc(sizeof(*command));
-    command->kind = kind;
-    command->workload = workload;
-    command->fd = -1;
-    return command;
-}
 
 static struct registered *registered_find(struct core *core, uint64_t key)
 {
@@ -259,12 +248,13 @@ int core_workload_listen(struct core *core, uint64_t workload, int role, int fd,
     pthread_mutex_lock(&core->mutex);
     int result = -1;
     if (registered_for(core, workload, role, error, error_size) != NULL) {
-        struct command like = {.kind = COMMAND_LISTEN, .workload = workload, .role = role};
-        if (set_nonblocking(fd) != 0 || (like.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0)) < 0) {
+        int own = set_nonblocking(fd) == 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
+        if (own < 0) {
             fail(error, error_size, "the listener is no usable descriptor", errno);
         } else {
-            struct command *command = command_new(like.kind, workload);
-            *command = like;
+            struct command *command = command_new(COMMAND_LISTEN, workload);
+            command->role = role;
+            command->fd = own;
             worker_post(&core->workers[workload % core->worker_count], command);
             result = 0;
         }

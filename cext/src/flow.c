@@ -99,10 +99,8 @@ static void flow_close(struct flow *flow, const char *reason, void (*close_side)
     flow->near.fd = flow->far.fd = -1;
     byte_queue_clear(&flow->to_near.pending, &worker->blocks);
     byte_queue_clear(&flow->to_far.pending, &worker->blocks);
-    if (flow->to_near.pipe != NULL)
-        splice_give(&worker->pipes, flow->to_near.pipe);
-    if (flow->to_far.pipe != NULL)
-        splice_give(&worker->pipes, flow->to_far.pipe);
+    splice_give(&worker->pipes, flow->to_near.pipe);
+    splice_give(&worker->pipes, flow->to_far.pipe);
     flow->to_near.pipe = flow->to_far.pipe = NULL;
     worker->window_spare += flow->window - H2_STREAM_WINDOW;
     if (worker->gathered.flow == flow)
@@ -252,16 +250,21 @@ static void application_connected(struct flow *flow)
 
 /* ---- decisions ---- */
 
-static void flow_question(const struct flow *flow, struct ns_question *question, int established)
+void outbound_question(const struct workload *workload, const struct ns_address *destination,
+                       struct ns_question *question)
 {
     memset(question, 0, sizeof(*question));
-    question->workload = flow->workload->key;
-    question->destination = flow->destination;
+    question->workload = workload->key;
+    question->kind = NS_ASK_OUTBOUND;
+    question->source = workload->address;
+    question->destination = *destination;
+}
+
+static void flow_question(const struct flow *flow, struct ns_question *question, int established)
+{
+    outbound_question(flow->workload, &flow->destination, question);
     question->established = established && !flow->mtls;
-    if (flow->direction == NS_OUTBOUND) {
-        question->kind = NS_ASK_OUTBOUND;
-        question->source = flow->workload->address;
-    } else {
+    if (flow->direction == NS_INBOUND) {
         question->kind = flow->mtls ? NS_ASK_INBOUND_TUNNEL : NS_ASK_INBOUND_PLAINTEXT;
         question->source = flow->source;
         if (flow->mtls)

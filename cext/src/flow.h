@@ -75,6 +75,9 @@ struct flow {
 
 extern const struct h2_events FLOW_EVENTS; /* owner: the tunnel; stream: the flow */
 
+/* What is asked for a new connection of the workload to `destination`; the id is left 0. */
+void outbound_question(const struct workload *workload, const struct ns_address *destination,
+                       struct ns_question *question);
 void flow_accept(struct worker *worker, struct workload *workload, enum ns_direction direction, int fd,
                  const struct ns_address *peer);
 void flow_event(struct flow *flow, struct pollable *side, uint32_t events);

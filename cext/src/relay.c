@@ -160,8 +160,7 @@ static enum progress pipe_drain(struct flow *flow, struct pollable *to, struct h
             return PROGRESS_BROKEN;
         }
     }
-    if (half->pipe != NULL)
-        splice_give(&flow->worker->pipes, half->pipe);
+    splice_give(&flow->worker->pipes, half->pipe);
     half->pipe = NULL;
     return PROGRESS_DONE;
 }
@@ -192,18 +191,14 @@ static enum progress pump_splice(struct flow *flow, struct pollable *from, struc
 static enum progress pump(struct flow *flow, struct pollable *from, struct pollable *to, struct half *half,
                           const struct half *opposite)
 {
-    struct worker *worker = flow->worker;
     enum progress progress = side_drain(flow, to, half);
     if (progress == PROGRESS_DONE)
         progress = pipe_drain(flow, to, half);
-    for (int turn = 0; progress == PROGRESS_DONE && from->readable && half->state == HALF_OPEN; turn++) {
-        if (turn == TURN_READS) {
-            if (link_empty(&flow->busy_link))
-                link_append(&worker->busy_flows, &flow->busy_link);
-            break;
-        }
+    if (progress == PROGRESS_DONE && from->readable && half->state == HALF_OPEN)
         progress = half->bulk ? pump_splice(flow, from, to, half) : pump_copy(flow, from, to, half);
-    }
+    if (progress == PROGRESS_DONE && from->readable && half->state == HALF_OPEN &&
+        link_empty(&flow->busy_link))
+        link_append(&flow->worker->busy_flows, &flow->busy_link); /* its share of this turn is used up */
     if (half->pipe == NULL)
         half_end_if_due(half, opposite, to);
     if (progress == PROGRESS_BROKEN ||

@@ -45,6 +45,8 @@ struct splice_pipe *splice_take(struct splice_pool *pool)
 
 void splice_give(struct splice_pool *pool, struct splice_pipe *pipe)
 {
+    if (pipe == NULL)
+        return;
     if (pipe->held > 0 || pool->free_count >= SPLICE_PIPES_KEPT) {
         pipe_free(pipe);
         return;

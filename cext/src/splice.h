@@ -27,7 +27,7 @@ struct splice_pool {
 void splice_pool_dispose(struct splice_pool *pool);
 /* An empty pipe, or NULL when none can be had: the bytes are to be copied then. */
 struct splice_pipe *splice_take(struct splice_pool *pool);
-/* Gives it back; bytes still in it are lost. */
+/* Gives it back; bytes still in it are lost. NULL is allowed. */
 void splice_give(struct splice_pool *pool, struct splice_pipe *pipe);
 
 /* Moves bytes from a socket into an empty pipe, or from the pipe to a socket, without waiting. Returns how

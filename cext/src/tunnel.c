@@ -194,27 +194,33 @@ void tunnel_touch(struct tunnel *tunnel)
         link_append(&tunnel->worker->dirty_tunnels, &tunnel->dirty_link);
 }
 
+/* Seals and sends what the streams have, one buffer of it. True if the buffer ended before the frames did. */
+static int tunnel_produce(struct tunnel *tunnel)
+{
+    struct worker *worker = tunnel->worker;
+    int more = 1;
+    tunnel_drain(tunnel);
+    if (tunnel->pending.length > 0 || tunnel->doom != NULL)
+        return 1; /* goes on when the socket is writable again */
+    size_t length = h2_produce(tunnel->h2, worker->plain, SCRATCH_SIZE, &more);
+    if (length == 0)
+        return more;
+    struct tls_sink sink = tunnel_sink(tunnel);
+    if (length == (size_t)-1 || tls_write(&tunnel->tls, &sink, worker->plain, length) != TLS_OK)
+        tunnel->doom = "the tunnel could not be written";
+    else
+        tunnel_send(tunnel, sink.bytes, sink.length);
+    if (h2_broken(tunnel->h2) && tunnel->doom == NULL)
+        tunnel->doom = "the peer broke the HTTP/2 protocol";
+    return more;
+}
+
 void tunnel_flush(struct tunnel *tunnel)
 {
     NS_CHECK(tunnel, TUNNEL_MAGIC);
-    struct worker *worker = tunnel->worker;
     int more = 1;
-    for (int turn = 0; more && turn < TURN_READS && tunnel->state == TUNNEL_OPEN && tunnel->doom == NULL;
-         turn++) {
-        tunnel_drain(tunnel);
-        if (tunnel->pending.length > 0 || tunnel->doom != NULL)
-            break; /* goes on when the socket is writable again */
-        size_t length = h2_produce(tunnel->h2, worker->plain, SCRATCH_SIZE, &more);
-        if (length == 0)
-            break;
-        struct tls_sink sink = tunnel_sink(tunnel);
-        if (length == (size_t)-1 || tls_write(&tunnel->tls, &sink, worker->plain, length) != TLS_OK)
-            tunnel->doom = "the tunnel could not be written";
-        else
-            tunnel_send(tunnel, sink.bytes, sink.length);
-        if (h2_broken(tunnel->h2) && tunnel->doom == NULL)
-            tunnel->doom = "the peer broke the HTTP/2 protocol";
-    }
+    if (tunnel->state == TUNNEL_OPEN && tunnel->doom == NULL)
+        more = tunnel_produce(tunnel);
     if (tunnel->doom != NULL)
         tunnel_abort(tunnel, tunnel->doom);
     else if (tunnel->state == TUNNEL_OPEN && more && tunnel->pending.length == 0 &&
@@ -285,7 +291,7 @@ void tunnel_read(struct tunnel *tunnel)
 {
     NS_CHECK(tunnel, TUNNEL_MAGIC);
     struct worker *worker = tunnel->worker;
-    for (int turn = 0; turn < TURN_READS && tunnel->poll.readable && tunnel->doom == NULL; turn++) {
+    if (tunnel->poll.readable && tunnel->doom == NULL) {
         /* The sealed and the opened bytes share no buffer: plain is written while cipher is read. */
         ssize_t got = recv(tunnel->poll.fd, worker->incoming, SCRATCH_SIZE, MSG_DONTWAIT);
         if (got > 0) {

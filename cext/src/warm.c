@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "flow.h"
 #include "names.h"
 
 enum {
@@ -121,11 +122,7 @@ static void warm_ask(struct warm_peer *peer)
 {
     struct ns_question question;
     int waiting;
-    memset(&question, 0, sizeof(question));
-    question.workload = peer->workload->key;
-    question.kind = NS_ASK_OUTBOUND;
-    question.source = peer->workload->address;
-    question.destination = peer->destination;
+    outbound_question(peer->workload, &peer->destination, &question);
     struct decision *decision = decisions_get(peer->worker->decisions, &question, &peer->waiter, &waiting);
     if (decision != NULL)
         warm_decided(peer, decision);

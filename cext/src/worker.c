@@ -102,9 +102,7 @@ static void connection_begin(struct worker *worker, struct workload *workload, i
 static void connection_hand_over(struct worker *to, const struct listener *listener, int fd,
                                  const struct ns_address *peer)
 {
-    struct command *command = ns_alloc(sizeof(*command));
-    command->kind = COMMAND_ACCEPTED;
-    command->workload = listener->workload->key;
+    struct command *command = command_new(COMMAND_ACCEPTED, listener->workload->key);
     command->role = listener->role;
     command->fd = fd;
     command->address = *peer;
@@ -251,6 +249,15 @@ static void command_run(struct worker *worker, struct command *command)
         worker->stopping = 1;
         break;
     }
+}
+
+struct command *command_new(enum command_kind kind, uint64_t workload)
+{
+    struct command *command = ns_alloc(sizeof(*command));
+    command->kind = kind;
+    command->workload = workload;
+    command->fd = -1;
+    return command;
 }
 
 static void command_free(struct command *command)

@@ -33,7 +33,6 @@
 enum {
     SCRATCH_SIZE = 262144, /* of one read or one write; 128-256 KiB measured best */
     SCRATCH_SPARE = 32768, /* a record left incomplete by the read before */
-    TURN_READS = 1,        /* scratch buffers that one connection may fill per turn */
     TURN_COMMANDS = 16,    /* of the mailbox per turn */
     TURN_HANDSHAKES = 4,   /* steps of handshakes per turn at most, of all tunnels; see above */
     WORKLOAD_BUCKETS = 256,
@@ -204,6 +203,8 @@ typedef void workload_visit(struct worker *worker, struct workload *workload, vo
 /* Visits each workload; the visitor may remove it. */
 void workloads_each(struct worker *worker, workload_visit *visit, void *argument);
 int worker_start(struct worker *worker, struct core *core, uint32_t index, char *error, size_t error_size);
+/* A command with nothing handed over yet: fd is -1. */
+struct command *command_new(enum command_kind kind, uint64_t workload);
 void worker_post(struct worker *worker, struct command *command); /* takes the command over */
 void worker_join(struct worker *worker);                          /* after COMMAND_STOP; frees everything */
 /* Registers an fd for edge-triggered input and output. 0, or -1. */

@@ -127,9 +127,8 @@ def _duration(fields: Fields, name: str, default: str, low: timedelta, high: tim
 
 
 def _shown(value: timedelta) -> str:
-    microseconds = value // timedelta(microseconds=1)
-    for unit, seconds in sorted(_UNITS.items(), key=lambda item: -item[1]):
-        size = round(seconds * 1_000_000)
-        if microseconds % size == 0 and (microseconds or unit == "s"):
-            return f"{microseconds // size}{unit}"
-    return f"{microseconds}us"
+    """In the largest unit that needs no fraction."""
+    if not value:
+        return "0s"
+    sizes = sorted(((timedelta(seconds=seconds), unit) for unit, seconds in _UNITS.items()), reverse=True)
+    return next(f"{value // size}{unit}" for size, unit in sizes if not value % size)
