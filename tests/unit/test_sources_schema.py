@@ -180,7 +180,9 @@ def test_a_wrong_service(tmp_path: Path, fields: str, message: str) -> None:
         (DOMAIN.encode("utf-16"), "m.yaml:1: expected UTF-8 text, found the byte 0xff"),
         (f"{DOMAIN}x: \x00\n", "m.yaml:2: expected printable text, found the character U+0000"),
         (f"{DOMAIN}x: \x1b[31m\n", "m.yaml:2: expected printable text, found the character U+001B"),
-        (f"{DOMAIN}x: {'[' * 100_000}\n", "m.yaml:2: x[0][0][0][0][0][0][0]: expected at most 8 levels of lists"),
+        (f"{DOMAIN}x: {'[' * 900}\n", "m.yaml:2: x[0][0][0][0][0][0][0]: expected at most 8 levels of lists"),
+        # PyYAML counts for itself as well, from 6.0.4 on.
+        (f"{DOMAIN}x: {'[' * 100_000}\n", "m.yaml:2: "),
         (DOMAIN + "".join(f"k{i}: 1\n" for i in range(2000)), "m.yaml:1001: expected at most 1000 fields, found more"),
         (
             f"{DOMAIN}services: [{{endpoints: [{'a,' * 100_001}]}}]\n",
