@@ -230,11 +230,8 @@ class Demo(Scene):
         old_port = self.old.local.rpartition(":")[2]
         for node, direction, peer in (("node1", "outbound", "pipeline"), ("node2", "inbound", "shipper")):
             # An earlier connection, closed by now, may have had the same port.
-            ours = [
-                one
-                for one in self.connections(node)
-                if one["source"].endswith(f":{port}") and one["direction"] == direction and one["state"] != "closed"
-            ]
+            connections = [one for one in self.connections(node) if one["state"] != "closed"]
+            ours = [one for one in connections if one["source"].endswith(f":{port}") and one["direction"] == direction]
             expected = {"state": "open", "mtls": True, "peer": _identity(peer)}
             seen = [{key: one[key] for key in expected} for one in ours]
             report.check(
