@@ -100,7 +100,7 @@ def traces(lab: Lab) -> list[str]:
 
 def test_status_has_the_promised_shape(shared: Lab) -> None:
     status = json.loads(nodeseal("lab", "status", "--name", shared.plan.name, "-o", "json").stdout)
-    assert set(status) == {"nodes", "pods"}
+    assert set(status) == {"nodes", "pods", "supervisor_pid"}
     assert all(set(node) == {"name", "netns", "address", "agent_pid", "core_pids"} for node in status["nodes"])
     assert all(set(pod) == {"name", "node", "netns", "address", "enrolled", "identity"} for pod in status["pods"])
 
@@ -220,7 +220,7 @@ def assert_nothing_left(lab: Lab, programs: set[int]) -> None:
 
 
 def test_status_and_enrolment_outlive_the_agents(name: str) -> None:
-    lab = Lab.up(Plan.build(name))
+    lab = Lab.up(Plan.build(name), supervised=False)
     for node in lab.status()["nodes"]:
         end_process(node["agent_pid"])
     lab.processes.end(record for record in lab.processes.records() if record.role.startswith("agent"))
@@ -232,7 +232,7 @@ def test_status_and_enrolment_outlive_the_agents(name: str) -> None:
 
 
 def test_down_ends_an_agent_that_was_started_again_by_hand(name: str) -> None:
-    lab = Lab.up(Plan.build(name, enrol=False))
+    lab = Lab.up(Plan.build(name, enrol=False), supervised=False)
     lab.processes.end(record for record in lab.processes.records() if record.role == "agent node1")
     table = type(lab.processes)(lab.directory / "by-hand")
     run_dir = lab.run_dirs["node1"]

@@ -215,16 +215,18 @@ def running_lab(
     enrol: bool = True,
     with_agents: bool = True,
     with_apps: bool = False,
+    supervised: bool = False,
     settings: dict[str, Any] | None = None,
 ) -> Iterator[RunningLab]:
     """A lab with a name of its own below `root`, gone at the end. `more_pods` as in `lab up --pod`; `settings` are
-    added to the agents' configuration, whose `settle` is QUICK_SETTLE otherwise."""
+    added to the agents' configuration, whose `settle` is QUICK_SETTLE otherwise. An agent that ends stays away unless
+    `supervised`."""
     name = f"t{os.getpid()}x{next(_numbers)}"
     requests = [PodRequest.parse(text) for text in more_pods]
     plan = Plan.build(name, more_pods=requests, enrol=enrol)
 
     with lab_settings({"settle": QUICK_SETTLE} | (settings or {})):
-        lab = Lab.up(plan, with_agents=with_agents, with_apps=with_apps, root=root)
+        lab = Lab.up(plan, with_agents=with_agents, with_apps=with_apps, supervised=supervised, root=root)
     running = RunningLab(lab)
     live_labs.append(running)
     try:

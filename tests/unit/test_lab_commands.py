@@ -173,6 +173,7 @@ def test_status_of_a_lab_whose_agents_are_gone(root: Path, capsys: pytest.Captur
     write_lab(root, Plan.build())
     assert run("status", "-o", "json") == 0
     status = json.loads(capsys.readouterr().out)
+    assert status["supervisor_pid"] is None
     assert status["nodes"][0] == {
         "name": "node1",
         "netns": "nodeseal-lab-node1",

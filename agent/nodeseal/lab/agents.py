@@ -27,10 +27,16 @@ REQUEST_SECONDS = 5.0
 AGENT_COMMAND: Sequence[str] = (sys.executable, "-m", "nodeseal", "agent")
 
 
-def start_agent(table: ProcessTable, node: Node, run_dir: Path) -> ProcessRecord:
-    """Starts the agent in its node's namespace (the network one only: it must see the host's mounts)."""
-    argv = [*AGENT_COMMAND, "--config", str(run_dir / "agent.yaml")]
-    return table.start(f"agent {node.name}", argv, netns=node.netns, output=run_dir / "agent.log")
+def role_of(node: str) -> str:
+    """What the record of a node's agent says that it is for."""
+    return f"agent {node}"
+
+
+def start_agent(table: ProcessTable, node: Node, run_dir: Path, argv: Sequence[str] | None = None) -> ProcessRecord:
+    """Starts the agent in its node's namespace (the network one only: it must see the host's mounts), `argv` being the
+    command of the one before it, if there was one."""
+    argv = argv or [*AGENT_COMMAND, "--config", str(run_dir / "agent.yaml")]
+    return table.start(role_of(node.name), argv, netns=node.netns, output=run_dir / "agent.log")
 
 
 def ask_agent(run_dir: Path, operation: str) -> dict[str, Any]:

@@ -38,6 +38,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="one more pod, enrolled unless plain (repeatable); it runs nothing of its own",
     )
     up.add_argument("--not-enrolled", action="store_true", help="start with no pod enrolled")
+    up.add_argument("--unsupervised", action="store_true", help="leave an agent that ends at that")
 
     execute = _command(commands, "exec", _exec, "run a command in a pod: nodeseal lab exec POD -- CMD...")
     execute.add_argument("pod", metavar="POD")
@@ -96,7 +97,7 @@ def _up(args: argparse.Namespace) -> int:
     more = [PodRequest.parse(text) for text in args.pods]
     plan = Plan.build(args.name, nodes=args.nodes, more_pods=more, enrol=not args.not_enrolled)
     with signals_interrupt():
-        status = Lab.up(plan).status()
+        status = Lab.up(plan, supervised=not args.unsupervised).status()
     if args.output == "json":
         print(json.dumps(status, indent=2))
         return 0

@@ -7,6 +7,7 @@
                       ca/ mesh/      the certificate authority and the mesh state directory, shared by the nodes
                       nodeN/         the run directory of node N's agent, with agent.yaml and agent.log
                       pods/POD/      the logs of the programs in a pod
+                      supervisor.log what was started again (see supervisor.py)
 ```
 """
 
@@ -59,6 +60,9 @@ from nodeseal.lab.topology import (
 LAB_ROOT = Path("/run/nodeseal-lab")
 APPS = Path(__file__).parent / "apps"
 
+SUPERVISOR = "supervisor"
+"""The role of the supervisor's record."""
+
 # Stands in the root for "the lab made /run/netns": the last lab to go takes it away again.
 _NETNS_DIR_MADE = "netns-directory-made"
 
@@ -96,11 +100,19 @@ class Lab:
             ) from error
 
     @classmethod
-    def up(cls, plan: Plan, *, with_agents: bool = True, with_apps: bool = True, root: Path = LAB_ROOT) -> Lab:
+    def up(
+        cls,
+        plan: Plan,
+        *,
+        with_agents: bool = True,
+        with_apps: bool = True,
+        supervised: bool = True,
+        root: Path = LAB_ROOT,
+    ) -> Lab:
         """Makes everything in the plan and waits until the programs answer and the pods to be enrolled are.
 
         Raises LabError; by then everything is taken down again. `with_agents` False makes the network and programs
-        only."""
+        only; `supervised` False leaves an agent that ends at that."""
         require_root("nodeseal lab up")
         _require_outside("nodeseal lab up")
         lab = cls(plan, root)
@@ -113,6 +125,8 @@ class Lab:
             with _locked(lab.directory, plan.name):
                 lab._write_state()
                 lab._make(with_agents=with_agents, with_apps=with_apps)
+                if with_agents and supervised:
+                    lab.start_supervisor()
         except BaseException:
             take_down(plan.name, root)
             raise
@@ -183,13 +197,24 @@ class Lab:
         log = directory / (output or f"{program}.log")
         return self.processes.start(f"app {pod}", argv, netns=self.plan.pod(pod).netns, output=log)
 
+    def start_supervisor(self) -> ProcessRecord:
+        """Starts what starts agents again when they end; the lab must have none that runs."""
+        argv = [sys.executable, "-m", "nodeseal.lab.supervisor", str(self.directory)]
+        return self.processes.start(SUPERVISOR, argv, netns=self.plan.fabric, output=self.directory / "supervisor.log")
+
+    def supervisor_pid(self) -> int | None:
+        """The supervisor, or None when it does not run."""
+        running = [record.pid for record in self.processes.records() if record.role == SUPERVISOR and record.alive]
+        return running[0] if running else None
+
     def status(self) -> dict[str, Any]:
         """What really runs, in the shape that `lab status -o json` promises:
 
         {"nodes": [{"name", "netns", "address", "agent_pid", "core_pids"}],
-         "pods": [{"name", "node", "netns", "address", "enrolled", "identity"}]}
+         "pods": [{"name", "node", "netns", "address", "enrolled", "identity"}],
+         "supervisor_pid"}
 
-        `agent_pid` is null and `core_pids` is empty when they do not run; `identity` is null unless enrolled."""
+        The pids are null, and `core_pids` is empty, when they do not run; `identity` is null unless enrolled."""
         workloads = {name: self._workloads(run_dir) for name, run_dir in self.run_dirs.items()}
         nodes = [
             {
@@ -215,7 +240,7 @@ class Lab:
                     "identity": workload.get("identity") if enrolled else None,
                 }
             )
-        return {"nodes": nodes, "pods": pods}
+        return {"nodes": nodes, "pods": pods, "supervisor_pid": self.supervisor_pid()}
 
     def _refuse_if_up(self) -> None:
         name = self.plan.name
@@ -334,11 +359,15 @@ def take_down(name: str, root: Path = LAB_ROOT) -> DownReport:
     ended: list[str] = []
     with _locked(directory, name) if directory.is_dir() else contextlib.nullcontext():
         table = ProcessTable(directory / "processes")
+        # First, and alone: what it starts until it has ended has a record, and is ended with the rest.
+        supervisors = [record for record in table.records() if record.role == SUPERVISOR]
+        stuck = table.end(supervisors)
+        ended = [record.role for record in supervisors if record not in stuck]
         records = list(table.records())
         run_dirs = sorted(path.parent for path in directory.glob("*/agent.yaml"))
         records += agents.restarted_agents(run_dirs, records)
         stuck = table.end(records)
-        ended = [record.role for record in records if record not in stuck]
+        ended += [record.role for record in records if record not in stuck]
         failures += [f"process {record.pid} ({record.role}) does not end" for record in stuck]
         failures += agents.cleanup_nodes(run_dirs)
         namespaces = remove_topology(name)
