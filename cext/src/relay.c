@@ -7,11 +7,15 @@
  * at most the stream's window is pending.
  *
  * Edge-triggered readiness: `readable` stays set until a read finds nothing. A short read also clears it,
- * unless the end was announced (`ending`): then only the read that returns 0 or an error is the last.
+ * unless the end was announced (`ending`): then only the read that returns 0 or an error is the last. Once
+ * urgent data was announced only a read that finds nothing clears it, because reads stop short of that.
  *
  * Once the FIN itself was announced (`finished`), everything that will ever arrive is there, so a short read
  * is the last and its bytes and the end leave in one frame. Only urgent data makes a read stop short of what
  * is there.
+ *
+ * Urgent data stays in its place in the stream (SO_OOBINLINE); that it is urgent is not told to the other
+ * side, which HTTP/2 has no means for. splice() makes no step beyond it, so it is not used after that.
  *
  * A socket that failed (EPOLLERR) may still hold bytes that arrived before the failure; they are relayed
  * first. If they cannot be, because the other side does not take them, the reset overtakes them, as it does
@@ -131,7 +135,7 @@ static enum progress pump_copy(struct flow *flow, struct pollable *from, struct 
         size_t written;
         half->bytes += (uint64_t)got;
         half->bulk = got >= SPLICE_FROM;
-        if (got < SCRATCH_SIZE && !from->ending)
+        if (got < SCRATCH_SIZE && !from->ending && !from->urgent)
             from->readable = 0;
         return side_write(flow, to, half, &piece, 1, &written);
     }
@@ -195,7 +199,8 @@ static enum progress pump(struct flow *flow, struct pollable *from, struct polla
     if (progress == PROGRESS_DONE)
         progress = pipe_drain(flow, to, half);
     if (progress == PROGRESS_DONE && from->readable && half->state == HALF_OPEN)
-        progress = half->bulk ? pump_splice(flow, from, to, half) : pump_copy(flow, from, to, half);
+        progress =
+            half->bulk && !from->urgent ? pump_splice(flow, from, to, half) : pump_copy(flow, from, to, half);
     if (progress == PROGRESS_DONE && from->readable && half->state == HALF_OPEN &&
         link_empty(&flow->busy_link))
         link_append(&flow->worker->busy_flows, &flow->busy_link); /* its share of this turn is used up */
@@ -359,7 +364,7 @@ ssize_t relay_stream_source(void *owner, void *stream, uint8_t *out, size_t capa
                 near->readable = 0;
                 flow->to_far.state = HALF_ENDED;
                 *end = 1;
-            } else if ((size_t)got < capacity && !near->ending) {
+            } else if ((size_t)got < capacity && !near->ending && !near->urgent) {
                 near->readable = 0;
             }
             return got;

@@ -140,6 +140,7 @@ int socket_connect(const struct netns *netns, const struct ns_address *destinati
         if (set_option(fd, SOL_SOCKET, SO_MARK, (int)mark) != 0)
             return close_keeping_errno(fd);
         (void)set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+        (void)set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1); /* no byte is left out of the stream */
         if (source == NULL) {
             keep_alive(fd);
         } else {

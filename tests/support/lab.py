@@ -313,13 +313,25 @@ class Server:
     """Accepts in a pod until close(); `handler` gets each connection in a thread of its own. A handler that returns or
     raises OSError or EOFError leaves the connection open until close(): the test decides how it ends."""
 
-    def __init__(self, lab: RunningLab, pod: str, handler: Handler, port: int = 0) -> None:
-        host = lab.address(pod)
+    def __init__(
+        self,
+        lab: RunningLab,
+        pod: str,
+        handler: Handler,
+        port: int = 0,
+        *,
+        host: str = "",
+        protocol: int = 0,
+        prepare: Callable[[socket.socket], None] | None = None,
+    ) -> None:
+        """`host`: where it listens, at the pod's address unless given; `prepare` gets the socket before it listens."""
 
         def listen() -> socket.socket:
-            listener = socket.socket()
+            listener = socket.socket(proto=protocol)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((host, port))
+            if prepare is not None:
+                prepare(listener)
+            listener.bind((host or lab.address(pod), port))
             listener.listen(1024)
             return listener
 
@@ -400,9 +412,9 @@ class Programs:
         """Calls this when the test is over, before what was made earlier is closed."""
         self._stack.callback(action)
 
-    def serve(self, pod: str, handler: Handler = echo, port: int = 0) -> Server:
-        """A server in the pod; port 0: a free one, see Server.address."""
-        server = Server(self.lab, pod, handler, port)
+    def serve(self, pod: str, handler: Handler = echo, port: int = 0, **options: Any) -> Server:
+        """A server in the pod; port 0: a free one, see Server.address. `options` as for Server."""
+        server = Server(self.lab, pod, handler, port, **options)
         self._stack.callback(server.close)
         return server
 

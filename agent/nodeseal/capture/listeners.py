@@ -73,6 +73,8 @@ def _listen(where: str, role: int, address: IPv4Address) -> int:
             # Accepted sockets inherit these, which saves a system call for each of them per connection. Only inbound
             # plaintext needs keepalive: tunnels have pings, and a workload cannot vanish without a word.
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # What an application sends as urgent stays in its place in the stream: else it would be left out.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
             if role == INBOUND:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_SECONDS)
