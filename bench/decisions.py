@@ -102,7 +102,7 @@ def _mesh(size: int, services: int) -> Mesh:
             WorkloadName("default", f"w{i}"),
             f"w{i}",
             "node1",
-            IPv4Address((10 << 24) + 256 + i),
+            (IPv4Address((10 << 24) + 256 + i),),
             None,
             True,
             Mode.PERMISSIVE,
@@ -116,7 +116,7 @@ def _mesh(size: int, services: int) -> Mesh:
         [
             Service(
                 WorkloadName("default", f"s{i}"),
-                IPv4Address(_service(i)),
+                (IPv4Address(_service(i)),),
                 (ServicePort(_PORT, _PORT),),
                 (workloads[2 * i % size].key, workloads[(2 * i + 1) % size].key),
             )

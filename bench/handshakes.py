@@ -115,7 +115,7 @@ def _site() -> Iterator[list[str]]:
     sources = [_workload(f"w{i}", f"127.3.0.{i + 1}") for i in range(TUNNELS + 1)]
     addresses = [f"127.2.0.{i + 1}" for i in range(TUNNELS + 1)]
     services = [
-        Service(WorkloadName("default", f"s{i}"), IPv4Address(address), (ServicePort(_PORT, _PORT),), (server.key,))
+        Service(WorkloadName("default", f"s{i}"), (IPv4Address(address),), (ServicePort(_PORT, _PORT),), (server.key,))
         for i, address in enumerate(addresses)
     ]
     with contextlib.ExitStack() as stack:
@@ -138,7 +138,7 @@ def _site() -> Iterator[list[str]]:
 
 def _workload(name: str, address: str) -> Workload:
     key = WorkloadName("default", name)
-    return Workload(key, name, "node1", IPv4Address(address), None, True, Mode.PERMISSIVE, Phase.ENROLLED)
+    return Workload(key, name, "node1", (IPv4Address(address),), None, True, Mode.PERMISSIVE, Phase.ENROLLED)
 
 
 def _certify(core: LoneCore, key: int, workload: Workload, issuer: Issuer) -> None:

@@ -28,7 +28,7 @@ class LoneCore:
     def add(self, key: int, workload: Workload, trust_domain: str, listeners: Mapping[int, int]) -> None:
         """Gives it a workload and its listening sockets by role, which stay the caller's."""
         identity = workload.identity(trust_domain)
-        self.client.workload_add(key, workload.key, identity, workload.address, netns_fd=self._namespace.fd)
+        self.client.workload_add(key, workload.key, identity, workload.addresses, netns_fd=self._namespace.fd)
         self.client.workload_listen(key, listeners)
 
 

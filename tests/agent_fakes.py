@@ -45,7 +45,7 @@ def workload(name: str, netns: Path | str | None, **changes: Any) -> Workload:
         "key": WorkloadName("default", name),
         "service_account": name,
         "node": "node1",
-        "address": IPv4Address(0x0A000000 + sum(name.encode())),
+        "addresses": (IPv4Address(0x0A000000 + sum(name.encode())),),
         "netns": str(netns) if netns is not None else None,
         "wanted": True,
         "mode": Mode.PERMISSIVE,
@@ -148,7 +148,7 @@ class FakeCapture:
         assert one.netns is not None
         captured = self.captured.get(str(one.key))
         if captured is None:
-            captured = self.make(CaptureTarget(str(one.key), one.netns, one.address))
+            captured = self.make(CaptureTarget(str(one.key), one.netns, one.addresses))
         captured.phase = "capturing"
         for role, fd in make_listeners().items():
             if role in captured.listeners:

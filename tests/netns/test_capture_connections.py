@@ -282,7 +282,7 @@ def test_address_that_is_added_later_is_captured(pods: Pods) -> None:
 def test_forwarded_connection_is_not_steered(pods: Pods) -> None:
     """A workload that routes for others keeps routing."""
     pods.echo(pods.server)
-    router = CaptureTarget("default/router", pods.router.name, IPv4Address("10.91.1.1"))
+    router = CaptureTarget("default/router", pods.router.name, (IPv4Address("10.91.1.1"),))
     relay = pods.relay(pods.capture().enrol(router))
     assert echoes(pods.dial(pods.client, (SERVER, 8080)))
     assert relay.flows == []

@@ -149,13 +149,13 @@ def test_mesh_port_in_use(pods: Pods) -> None:
 def test_address_that_is_not_in_the_namespace(pods: Pods) -> None:
     before = pods.client.state()
     with pytest.raises(CaptureError, match=r"address not found: 10\.0\.0\.9 of default/client is on no interface"):
-        pods.capture().enrol(replace(pods.client_target, address=IPv4Address("10.0.0.9")))
+        pods.capture().enrol(replace(pods.client_target, addresses=(IPv4Address("10.0.0.9"),)))
     assert pods.client.state() == before
 
 
 def test_ipv6_address(pods: Pods) -> None:
     with pytest.raises(CaptureError, match="2001:db8::1 is not an IPv4 address"):
-        pods.capture().enrol(replace(pods.client_target, address=IPv6Address("2001:db8::1")))
+        pods.capture().enrol(replace(pods.client_target, addresses=(IPv6Address("2001:db8::1"),)))
 
 
 def test_lo_is_down(pods: Pods) -> None:

@@ -82,7 +82,7 @@ def agent_that_is_killed(pods: Pods, tmp_path: Path) -> None:
         "capture = EbpfCapture(Path(sys.argv[1]))\n"
         "capture.prepare()\n"
         "for name, netns, address in zip(*[iter(sys.argv[4:])] * 3):\n"
-        "    capture.enrol(CaptureTarget(name, netns, IPv4Address(address)))\n"
+        "    capture.enrol(CaptureTarget(name, netns, (IPv4Address(address),)))\n"
         "print('ready', flush=True)\n"
         "signal.pause()\n"
     )
@@ -91,7 +91,7 @@ def agent_that_is_killed(pods: Pods, tmp_path: Path) -> None:
     targets = [
         part
         for target in (pods.client_target, pods.server_target)
-        for part in (target.name, target.netns, target.address)
+        for part in (target.name, target.netns, target.addresses[0])
     ]
     command = [sys.executable, str(script), str(pods.run_dir()), "links" if pods.tcx else "filters", str(programs)]
     command += map(str, targets)
@@ -314,7 +314,7 @@ def test_pod_that_was_made_again_is_a_new_workload(pods: Pods) -> None:
     again = pods.net.create("again")
     pods.net.join(again, "eth0", "10.91.3.2/24", pods.router, "c0", "10.91.3.1/24")
     again.ip("route", "add", "default", "via", "10.91.3.1")
-    new = capture.enrol(CaptureTarget("default/client", again.name, IPv4Address("10.91.3.2")))
+    new = capture.enrol(CaptureTarget("default/client", again.name, (IPv4Address("10.91.3.2"),)))
     assert new.cookie != old.cookie
     assert not pods.client.rule_exists(constants.MARK_CAPTURED)
     relay = pods.relay(new)

@@ -86,7 +86,7 @@ def show_error(lab: RunningLab, node: str) -> str:
 @pytest.mark.parametrize(
     ("edit", "text"),
     [
-        (bad_field, "workloads[1].address: expected an IPv4 address, found"),
+        (bad_field, "workloads[1].address: expected an IPv4 or IPv6 address, found"),
         (bad_syntax, ""),
         (unknown_key, "workloads[0].enroled: "),
         (empty_file, ""),

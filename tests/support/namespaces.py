@@ -87,6 +87,10 @@ class Namespace:
         """The `ip` command in the namespace; its output. Raises CalledProcessError."""
         return _output("ip", "-n", self.name, *arguments)
 
+    def add_address(self, device: str, text: str) -> None:
+        """Give a device an address with its prefix; an IPv6 one counts at once, no other is looked for."""
+        self.ip("address", "add", text, "dev", device, *(["nodad"] if ":" in text else []))
+
     def tc(self, *arguments: str) -> str:
         """The `tc` command in the namespace; its output."""
         return _output("tc", "-n", self.name, *arguments)
@@ -178,10 +182,10 @@ class Namespaces:
         return namespace
 
     def join(self, one: Namespace, device: str, address: str, other: Namespace, peer: str, peer_address: str) -> None:
-        """A veth pair between two namespaces, with addresses ("10.0.0.1/24"), up."""
+        """A veth pair between two namespaces, with addresses ("10.0.0.1/24", "fd00::1/64"), up."""
         one.ip("link", "add", device, "type", "veth", "peer", "name", peer, "netns", other.name)
         for namespace, name, text in ((one, device, address), (other, peer, peer_address)):
-            namespace.ip("address", "add", text, "dev", name)
+            namespace.add_address(name, text)
             namespace.ip("link", "set", name, "up")
 
     def __enter__(self) -> Namespaces:

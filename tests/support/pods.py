@@ -123,12 +123,12 @@ class Pods:
     @property
     def client_target(self) -> CaptureTarget:
         """The client as a workload."""
-        return CaptureTarget("default/client", self.client.name, IPv4Address(CLIENT))
+        return CaptureTarget("default/client", self.client.name, (IPv4Address(CLIENT),))
 
     @property
     def server_target(self) -> CaptureTarget:
         """The server as a workload."""
-        return CaptureTarget("default/server", self.server.name, IPv4Address(SERVER))
+        return CaptureTarget("default/server", self.server.name, (IPv4Address(SERVER),))
 
     def _patch(self, module: ModuleType, name: str, value: object) -> None:
         self._stack.callback(setattr, module, name, getattr(module, name))

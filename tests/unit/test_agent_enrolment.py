@@ -339,7 +339,7 @@ def test_changed_address_leaves_without_draining_and_enrols_anew(netns: Path) ->
         await world.phase(Phase.ENROLLED)
         world.core.live = 5
         world.log.clear()
-        world.wants(address=IPv4Address("10.9.9.9"))
+        world.wants(addresses=(IPv4Address("10.9.9.9"),))
         await until(lambda: "push enrolled" in world.log)
         assert world.enrolment.held is not None
         assert world.enrolment.held.workload.address == IPv4Address("10.9.9.9")

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +254,7 @@ def test_model_keeps_the_address_that_was_captured_until_the_workload_has_moved(
         async with world.node(world.state(), capture=capture) as (node, source):
             await enrolled(node)
             capture.failures["stop_new"] = CaptureError("not yet")
-            source.put(world.state(replace(world.shipper, address=IPv4Address("10.7.7.7")), world.remote))
+            source.put(world.state(replace(world.shipper, addresses=(IPv4Address("10.7.7.7"),)), world.remote))
             await until(lambda: node.enrolments[SHIPPER].phase is Phase.LEAVING)
             assert node.mesh.workloads[SHIPPER].address == world.shipper.address
             capture.failures.clear()
@@ -272,6 +272,16 @@ def test_changed_mode_takes_effect_in_the_model_at_once(world: World) -> None:
             source.put(world.state(replace(world.shipper, mode=Mode.STRICT), world.remote))
             await until(lambda: node.mesh.workloads[SHIPPER].mode is Mode.STRICT)
             assert node.mesh.workloads[SHIPPER].phase is Phase.ENROLLED
+
+    play(story())
+
+
+def test_status_names_all_addresses(world: World) -> None:
+    async def story() -> None:
+        dual = replace(world.shipper, addresses=(IPv6Address("fd00::1"), IPv4Address("10.0.0.1")))
+        async with world.node(world.state(dual)) as (node, _source):
+            (row,) = (await view.status(node))["workloads"]
+            assert (row["address"], row["addresses"]) == ("fd00::1", ["fd00::1", "10.0.0.1"])
 
     play(story())
 
@@ -303,7 +313,7 @@ def test_agent_that_goes_leaves_core_and_publication(world: World) -> None:
 def left_behind(world: World, phase: str = "capturing") -> FakeCapture:
     """What capture finds after an agent that enrolled the shipper has gone."""
     capture = FakeCapture()
-    target = CaptureTarget(str(SHIPPER), str(world.netns), world.shipper.address)
+    target = CaptureTarget(str(SHIPPER), str(world.netns), world.shipper.addresses)
     capture.left_behind = [capture.make(target, phase)]
     return capture
 
@@ -540,7 +550,7 @@ def test_publication_that_somebody_emptied_is_written_again(world: World) -> Non
 def test_workload_that_moved_to_another_node_is_what_that_node_publishes(world: World, was_wanted: bool) -> None:
     """Taken for absent, it would be sent plaintext although it is enrolled over there."""
     here = replace(world.shipper, wanted=was_wanted)
-    there = replace(world.shipper, node="node2", address=IPv4Address("10.77.2.99"), phase=Phase.ENROLLED)
+    there = replace(world.shipper, node="node2", addresses=(IPv4Address("10.77.2.99"),), phase=Phase.ENROLLED)
 
     async def story() -> None:
         async with world.node(world.state(here, world.remote)) as (node, source):

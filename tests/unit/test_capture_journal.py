@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def entry() -> Entry:
         netns="/run/netns/shipper",
         cookie=4097,
         inode=4026532000,
-        address="10.0.0.5",
+        addresses=["10.0.0.5", "fd00::5"],
         state="capturing",
         table=20051,
         rule_priority=100,
@@ -80,6 +81,19 @@ def test_journal_of_version_1_knows_no_links(tmp_path: Path) -> None:
     (read,) = Journal.load(tmp_path).entries.values()
     assert read.links == []
     assert read.filters == entry().filters
+
+
+def test_journal_of_version_2_knows_one_address(tmp_path: Path) -> None:
+    journal = Journal.load(tmp_path)
+    journal.entries["default/shipper"] = entry()
+    journal.save()
+    value = json.loads(journal.path.read_text())
+    value["version"] = 2
+    del value["entries"]["default/shipper"]["addresses"]
+    value["entries"]["default/shipper"]["address"] = "10.0.0.5"
+    journal.path.write_text(json.dumps(value))
+    (read,) = Journal.load(tmp_path).entries.values()
+    assert read == replace(entry(), addresses=["10.0.0.5"])
 
 
 def test_deleting_the_journal_twice(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ SHIPPER, PIPELINE, SIEM = (WorkloadName("default", name) for name in ("shipper",
 
 
 def workload(name: WorkloadName, address: str, phase: Phase = Phase.ENROLLED, mode: Mode = Mode.PERMISSIVE) -> Workload:
-    return Workload(name, name.name, "node1", IPv4Address(address), None, True, mode, phase)
+    return Workload(name, name.name, "node1", (IPv4Address(address),), None, True, mode, phase)
 
 
 MESH = Mesh.build(
@@ -29,7 +29,7 @@ MESH = Mesh.build(
         workload(PIPELINE, "10.0.0.2"),
         workload(SIEM, "10.0.0.3", Phase.ABSENT, Mode.STRICT),
     ],
-    [Service(WorkloadName("default", "vip"), IPv4Address("10.9.0.1"), (ServicePort(80, 8080),), (PIPELINE, SIEM))],
+    [Service(WorkloadName("default", "vip"), (IPv4Address("10.9.0.1"),), (ServicePort(80, 8080),), (PIPELINE, SIEM))],
 )
 
 
@@ -90,7 +90,7 @@ def test_service_becomes_its_endpoints() -> None:
 def test_more_endpoints_than_fit_become_a_sample_without_repetition() -> None:
     many = [workload(WorkloadName("default", f"w{i}"), f"10.1.{i // 250}.{i % 250 + 1}") for i in range(300)]
     service = Service(
-        WorkloadName("default", "vip"), IPv4Address("10.9.0.1"), (ServicePort(80, 80),), tuple(w.key for w in many)
+        WorkloadName("default", "vip"), (IPv4Address("10.9.0.1"),), (ServicePort(80, 80),), tuple(w.key for w in many)
     )
     asked = Asked(Mesh.build("example.org", [workload(SHIPPER, "10.0.0.1"), *many], [service]))
     answer = asked.ask(native.ASK_OUTBOUND, destination="10.9.0.1:80")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -23,11 +23,14 @@ from nodeseal.mesh.spiffe import SpiffeId
 SHIPPER = WorkloadName("default", "shipper")
 IDENTITY = SpiffeId("example.org", "default", "shipper")
 ADDRESS = IPv4Address("10.0.0.1")
+ADDRESS_6 = IPv6Address("fd00::1")
 
 
 def mesh(*names: str, phase: Phase = Phase.ENROLLED) -> Mesh:
     workloads = [
-        Workload(WorkloadName("default", name), name, "n", IPv4Address(f"10.0.0.{i}"), None, True, Mode.STRICT, phase)
+        Workload(
+            WorkloadName("default", name), name, "n", (IPv4Address(f"10.0.0.{i}"),), None, True, Mode.STRICT, phase
+        )
         for i, name in enumerate(names, start=1)
     ]
     return Mesh.build("example.org", workloads)
@@ -52,7 +55,7 @@ class Running:
 
     def add(self) -> None:
         with Path("/proc/self/ns/net").open() as netns:
-            self.client.workload_add(1, SHIPPER, IDENTITY, ADDRESS, netns_fd=netns.fileno())
+            self.client.workload_add(1, SHIPPER, IDENTITY, (ADDRESS, ADDRESS_6), netns_fd=netns.fileno())
 
     def end(self) -> None:
         self._signalled.send(b"x")
@@ -88,7 +91,8 @@ def test_workload_is_added_with_its_namespace_and_address(running: Running) -> N
     running.add()
     assert calls(running.lib, "core_workload_add") == [("core_workload_add", 1, b"\x0a\0\0\1")]
     (known,) = running.client.hello().workloads
-    assert (known.key, known.name, known.identity, known.address, known.roles) == (1, SHIPPER, IDENTITY, ADDRESS, ())
+    assert (known.key, known.name, known.identity) == (1, SHIPPER, IDENTITY)
+    assert (known.addresses, known.roles) == ((ADDRESS, ADDRESS_6), ())
 
 
 def test_refused_workload_is_not_kept_and_the_cores_line_is_passed_on(running: Running) -> None:
@@ -171,11 +175,11 @@ def test_epoch_never_goes_back(running: Running) -> None:
 
 def large_mesh(count: int, mode: Mode = Mode.PERMISSIVE) -> Mesh:
     workloads = [
-        Workload(WorkloadName("default", f"w{n}"), "default", "node1", IPv4Address(0x0A000001 + n), None, True, mode)
+        Workload(WorkloadName("default", f"w{n}"), "default", "node1", (IPv4Address(0x0A000001 + n),), None, True, mode)
         for n in range(count)
     ]
     services = [
-        Service(WorkloadName("default", f"s{n}"), IPv4Address(0x0B000001 + n), (ServicePort(80, 8080),), ())
+        Service(WorkloadName("default", f"s{n}"), (IPv4Address(0x0B000001 + n),), (ServicePort(80, 8080),), ())
         for n in range(count // 2)
     ]
     return Mesh.build("example.org", workloads, services)

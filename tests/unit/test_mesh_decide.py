@@ -1,6 +1,7 @@
 """Decisions other than those about phases, which test_mesh_transitions.py tries as a whole."""
 
-from ipaddress import IPv4Address
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
@@ -30,7 +31,7 @@ IDENTITY_B = SpiffeId("example.org", "default", "b")
 
 
 def workload(key: WorkloadName, address: IPv4Address, phase: Phase) -> Workload:
-    return Workload(key, key.name, f"node-{key.name}", address, None, True, Mode.PERMISSIVE, phase)
+    return Workload(key, key.name, f"node-{key.name}", (address,), None, True, Mode.PERMISSIVE, phase)
 
 
 def mesh(*endpoints: WorkloadName, target_port: int = 8080) -> Mesh:
@@ -42,11 +43,11 @@ def mesh(*endpoints: WorkloadName, target_port: int = 8080) -> Mesh:
             workload(B, ADDRESS_B, Phase.ENROLLED),
             workload(C, ADDRESS_C, Phase.ABSENT),
         ],
-        [Service(WorkloadName("default", "web"), VIP, (ServicePort(80, target_port),), endpoints)],
+        [Service(WorkloadName("default", "web"), (VIP,), (ServicePort(80, target_port),), endpoints)],
     )
 
 
-def out(model: Mesh, address: IPv4Address, port: int, *, established: bool = False) -> Route | Refuse:
+def out(model: Mesh, address: IPv4Address | IPv6Address, port: int, *, established: bool = False) -> Route | Refuse:
     return outbound(model, A, OriginalDestination(address, port), established=established)
 
 
@@ -77,6 +78,49 @@ def test_outbound_passes_over_endpoints_that_the_mesh_does_not_know() -> None:
     route = out(mesh(WorkloadName("default", "gone"), C), VIP, 80)
     assert isinstance(route, Route)
     assert [endpoint.address.address for endpoint in route.endpoints] == [ADDRESS_C]
+
+
+ADDRESS_B6, VIP_6 = IPv6Address("fd00::2"), IPv6Address("fd00:9::1")
+
+
+def dual() -> Mesh:
+    """As mesh(B, C), but b and the service have IPv6 addresses as well, and a's is its second."""
+    model = mesh(B, C)
+    return Mesh.build(
+        "example.org",
+        [
+            replace(model.workloads[A], addresses=(IPv6Address("fd00::1"), ADDRESS_A)),
+            replace(model.workloads[B], addresses=(ADDRESS_B, ADDRESS_B6)),
+            model.workloads[C],
+        ],
+        [replace(service, addresses=(VIP, VIP_6)) for service in model.services.values()],
+    )
+
+
+@pytest.mark.parametrize("address", [ADDRESS_B, ADDRESS_B6])
+def test_outbound_goes_to_the_address_that_was_dialled(address: IPv4Address | IPv6Address) -> None:
+    assert out(dual(), address, 8080) == Route((Tunnel(ApplicationAddress(address, 8080), IDENTITY_B),))
+
+
+@pytest.mark.parametrize(("vip", "address"), [(VIP, ADDRESS_B), (VIP_6, ADDRESS_B6)])
+def test_a_services_endpoint_is_reached_by_the_family_that_was_dialled_if_it_has_it(
+    vip: IPv4Address | IPv6Address, address: IPv4Address | IPv6Address
+) -> None:
+    route = out(dual(), vip, 80)
+    assert isinstance(route, Route)
+    assert [endpoint.address.address for endpoint in route.endpoints] == [address, ADDRESS_C]
+
+
+@pytest.mark.parametrize("address", [ADDRESS_B, ADDRESS_B6])
+def test_a_tunnel_may_come_to_any_of_the_addresses(address: IPv4Address | IPv6Address) -> None:
+    answer = inbound_tunnel(dual(), B, IDENTITY_A, IPv6Address("fd00::1"), TunnelAddress(address, 8080))
+    assert answer == Allow(None)
+
+
+def test_plaintext_from_any_address_of_an_enrolled_workload_is_denied() -> None:
+    for source in (ADDRESS_A, IPv6Address("fd00::1")):
+        answer = inbound_plaintext(dual(), B, source, 8080, established=False)
+        assert isinstance(answer, Deny)
 
 
 def test_outbound_to_a_service_without_endpoints_is_unavailable() -> None:

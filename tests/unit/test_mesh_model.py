@@ -1,6 +1,6 @@
 import json
 from dataclasses import FrozenInstanceError, replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
@@ -23,12 +23,12 @@ def name(text: str) -> WorkloadName:
 
 
 def workload(text: str, last: int, **changes: object) -> Workload:
-    base = Workload(name(text), "default", "node1", IPv4Address(f"10.0.0.{last}"), None, True, Mode.PERMISSIVE)
+    base = Workload(name(text), "default", "node1", (IPv4Address(f"10.0.0.{last}"),), None, True, Mode.PERMISSIVE)
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
 def service(text: str, last: int, *endpoints: str) -> Service:
-    return Service(name(text), IPv4Address(f"10.9.0.{last}"), (ServicePort(80, 8080),), tuple(map(name, endpoints)))
+    return Service(name(text), (IPv4Address(f"10.9.0.{last}"),), (ServicePort(80, 8080),), tuple(map(name, endpoints)))
 
 
 def mesh(*workloads: Workload, services: tuple[Service, ...] = ()) -> Mesh:
@@ -62,7 +62,33 @@ def test_workloads_and_services_are_found_by_address() -> None:
     one, web = workload("a", 1), service("web", 1, "a")
     model = mesh(one, services=(web,))
     assert model.by_address == {one.address: one}
-    assert model.service_by_address == {web.address: web}
+    assert model.service_by_address == {web.addresses[0]: web}
+
+
+def test_dual_stack_workloads_and_services_are_found_by_both_addresses() -> None:
+    one = workload("a", 1, addresses=(IPv4Address("10.0.0.1"), IPv6Address("fd00::1")))
+    web = replace(service("web", 1, "a"), addresses=(IPv6Address("fd00::9"), IPv4Address("10.9.0.1")))
+    model = mesh(one, services=(web,)).with_phases({one.key: Phase.JOINING})
+    (joined,) = model.workloads.values()
+    assert model.by_address == dict.fromkeys(one.addresses, joined)
+    assert model.service_by_address == dict.fromkeys(web.addresses, web)
+    assert (one.address, web.addresses[0]) == (IPv4Address("10.0.0.1"), IPv6Address("fd00::9"))
+
+
+def test_an_address_that_one_of_two_gave_up_is_not_found_any_more() -> None:
+    both = (IPv4Address("10.0.0.1"), IPv6Address("fd00::1"))
+    old = mesh(workload("a", 1, addresses=both), workload("b", 2))
+    new = mesh(workload("a", 1, addresses=both[:1]), workload("b", 2, addresses=(IPv4Address("10.0.0.2"), both[1])))
+    result = old.apply(difference(old, new))
+    assert (result, result.by_address) == (new, new.by_address)
+
+
+@pytest.mark.parametrize("addresses", [[], ["10.0.0.1", "10.0.0.2"], ["10.0.0.1", "fd00::1", "fd00::2"], "10.0.0.1"])
+def test_addresses_on_the_wire_are_one_or_one_of_each_family(addresses: object) -> None:
+    wire = mesh(workload("a", 1)).to_wire()
+    wire["workloads"][0]["addresses"] = addresses  # type: ignore[index]
+    with pytest.raises(MeshError, match="addresses"):
+        Mesh.from_wire(wire)
 
 
 def test_a_model_cannot_be_changed() -> None:
@@ -81,9 +107,19 @@ def test_a_model_cannot_be_changed() -> None:
         ((), (service("a", 1), service("a", 2)), "two services are named default/a"),
         ((), (service("a", 1), service("b", 1)), "default/a and default/b share the address 10.9.0.1"),
         (
-            (workload("a", 1, address=IPv4Address("10.9.0.1")),),
+            (workload("a", 1, addresses=(IPv4Address("10.9.0.1"),)),),
             (service("web", 1),),
             "default/a and service default/web",
+        ),
+        (
+            (workload("a", 1), workload("b", 2, addresses=(IPv6Address("fd00::1"), IPv4Address("10.0.0.1")))),
+            (),
+            "default/a and default/b share the address 10.0.0.1",
+        ),
+        (
+            (workload("a", 1, addresses=(IPv4Address("10.0.0.1"), IPv6Address("fd00::1"))),),
+            (replace(service("web", 1), addresses=(IPv4Address("10.9.0.1"), IPv6Address("fd00::1"))),),
+            "default/a and service default/web share the address fd00::1",
         ),
         ((workload("a", 1, service_account="a b"),), (), "service account 'a b'"),
     ],
@@ -119,6 +155,10 @@ NEWS = [
     pytest.param(mesh(*OLD.workloads.values(), workload("d", 4), services=tuple(OLD.services.values())), id="one-more"),
     pytest.param(mesh(workload("a", 2), workload("b", 1), workload("c", 3)), id="addresses-exchanged"),
     pytest.param(mesh(workload("d", 1), workload("b", 2), workload("c", 3)), id="address-taken-over"),
+    pytest.param(
+        mesh(workload("a", 1, addresses=(IPv4Address("10.0.0.1"), IPv6Address("fd00::1"))), workload("b", 2)),
+        id="dual-stack",
+    ),
     pytest.param(OLD.with_phases({name("a"): Phase.ENROLLED}), id="a-phase"),
     pytest.param(mesh(services=(service("web", 2, "b"), service("db", 1))), id="virtual-addresses-exchanged"),
     pytest.param(Mesh.build("example.net", OLD.workloads.values(), OLD.services.values()), id="trust-domain"),
@@ -170,7 +210,11 @@ def test_a_mesh_survives_the_wire() -> None:
         ({"removed_workloads": ["x"]}, "namespace/name"),
         ({"removed_workloads": ["default/x"]}, "a whole mesh is expected"),
         (
-            {"services": [{"namespace": "a", "name": "b", "address": "10.0.0.1", "ports": [[0, 1]], "endpoints": []}]},
+            {
+                "services": [
+                    {"namespace": "a", "name": "b", "addresses": ["10.0.0.1"], "ports": [[0, 1]], "endpoints": []}
+                ]
+            },
             "port",
         ),
     ],
@@ -182,8 +226,7 @@ def test_a_malformed_mesh_on_the_wire_is_refused(change: dict[str, object], mess
 
 def test_a_large_mesh_shares_what_did_not_change() -> None:
     many = [
-        Workload(name(f"w{i}"), "default", f"node{i % 500}", IPv4Address(0x0A000000 + i), None, True, Mode.PERMISSIVE)
-        for i in range(50_000)
+        workload(f"w{i}", 1, addresses=(IPv4Address(0x0A000000 + i),), node=f"node{i % 500}") for i in range(50_000)
     ]
     model = Mesh.build("example.org", many)
     moved = model.with_phases({name("w7"): Phase.ENROLLED})

@@ -58,8 +58,8 @@ def mesh_of(client: Phase, server: Phase, mode: Mode = Mode.PERMISSIVE) -> Mesh:
     return Mesh.build(
         TRUST_DOMAIN,
         [
-            Workload(CLIENT, "client", "node1", CLIENT_ADDRESS, None, True, Mode.PERMISSIVE, client),
-            Workload(SERVER, "server", "node2", SERVER_ADDRESS, None, True, mode, server),
+            Workload(CLIENT, "client", "node1", (CLIENT_ADDRESS,), None, True, Mode.PERMISSIVE, client),
+            Workload(SERVER, "server", "node2", (SERVER_ADDRESS,), None, True, mode, server),
         ],
     )
 

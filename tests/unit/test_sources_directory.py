@@ -268,7 +268,7 @@ def test_a_bad_edit_is_told_and_a_good_one_clears_it(directory: Path) -> None:
             first = mesh_of(await item())
             replace(directory / "m.yaml", STATE.replace("10.0.0.2", "10.0.0.999"))
             assert error_of(await item()) == (
-                "m.yaml:4: workloads[1].address: expected an IPv4 address, found '10.0.0.999'"
+                "m.yaml:4: workloads[1].address: expected an IPv4 or IPv6 address, found '10.0.0.999'"
             )
             replace(directory / "m.yaml", STATE)
             assert mesh_of(await item()) == first

@@ -33,6 +33,13 @@ workloads:
 - address: 10.0.0.3
   name: third
   node: node1
+- name: fourth
+  addresses: [10.0.0.4, fd00::4]
+  node: node1
+- name: fifth
+  node: node1
+  addresses:
+  - fd00::5
 services:
 - name: front
   address: 10.1.0.1
@@ -79,12 +86,24 @@ def read_long(text: str) -> Read:
 @pytest.mark.parametrize(
     ("text", "count"),
     [
-        (PLAIN, 3),
+        (PLAIN, 5),
         (INDENTED + "\n", 2),
         (ITEM, 1),
         ("---\n" + ITEM, 1),
         (ITEM + "services:\n- name: s\n  address: 10.1.0.1\n  ports:\n  - port: 80\n  endpoints:\n  - a\n", 1),
         (ITEM + "services: []\n", 1),
+        (ITEM.replace("10.0.0.1", "fd00::1"), 1),
+        (ITEM.replace("10.0.0.1", "2001:20:30:10:5:6:7:8"), 1),
+        (ITEM.replace("address: 10.0.0.1", "addresses: [10.0.0.1]"), 1),
+        (ITEM.replace("address: 10.0.0.1", "addresses: [fd00::1, 10.0.0.1]"), 1),
+        (ITEM.replace("address: 10.0.0.1", "addresses:\n  - 10.0.0.1\n  - 2001:DB8:1:2:3:4:5:6\n  enrolled: true"), 1),
+        (
+            ITEM
+            + ITEM.removeprefix("workloads:\n").replace(
+                "name: a\n  node: n\n  address: 10.0.0.1", "addresses:\n  - fd00::1\n  name: b\n  node: n"
+            ),
+            2,
+        ),
         (ITEM + ITEM.removeprefix("workloads:\n").replace("name: a", "name: b").replace("0.1", "0.2"), 2),
     ],
 )
@@ -95,8 +114,18 @@ def test_the_plain_form_is_taken_and_reads_as_yaml_does(text: str, count: int) -
     assert read(text) == read_long(text)
 
 
-def test_what_a_yaml_library_writes_is_plain() -> None:
-    workloads = [{"name": f"w{n}", "node": "node1", "address": f"10.0.0.{n}", "enrolled": True} for n in range(1, 9)]
+def _numbered(addresses: dict[str, object], n: int) -> dict[str, object]:
+    return {
+        key: value.format(n) if isinstance(value, str) else [text.format(n) for text in value]  # type: ignore[attr-defined]
+        for key, value in addresses.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "addresses", [{"address": "10.0.0.{}"}, {"address": "fd00::{}"}, {"addresses": ["10.0.0.{}", "fd00::1:{}"]}]
+)
+def test_what_a_yaml_library_writes_is_plain(addresses: dict[str, object]) -> None:
+    workloads = [{"name": f"w{n}", "node": "node1", **_numbered(addresses, n), "enrolled": True} for n in range(1, 9)]
     text = yaml.safe_dump({"workloads": workloads}, sort_keys=False)
     assert take_plain_workloads(text.encode()) is not None
     assert read(text) == read_long(text)
@@ -139,6 +168,27 @@ def test_what_a_yaml_library_writes_is_plain() -> None:
         ITEM.replace("10.0.0.1", "224.0.0.1"),
         ITEM.replace("10.0.0.1", "255.255.255.255"),
         ITEM.replace("10.0.0.1", "10.0"),
+        ITEM.replace("10.0.0.1", "::1"),
+        ITEM.replace("10.0.0.1", "fd00::"),
+        ITEM.replace("10.0.0.1", "fd00::1%lo"),
+        ITEM.replace("10.0.0.1", "fe80::1"),
+        ITEM.replace("10.0.0.1", "febf::1"),
+        ITEM.replace("10.0.0.1", "ff02::1"),
+        ITEM.replace("10.0.0.1", "0:0::ffff:a00:1"),
+        ITEM.replace("10.0.0.1", "0::ffff:10.0.0.1"),
+        ITEM.replace("address: 10.0.0.1", "addresses: 10.0.0.1"),
+        ITEM.replace("address: 10.0.0.1", "addresses: []"),
+        ITEM.replace("address: 10.0.0.1", "addresses: ["),
+        ITEM.replace("address: 10.0.0.1", "addresses: "),
+        ITEM.replace("address: 10.0.0.1", "addresses:"),
+        ITEM.replace("address: 10.0.0.1", "addresses: [10.0.0.1,fd00::1]"),
+        ITEM.replace("address: 10.0.0.1", "addresses: [10.0.0.1, fd00::]"),
+        ITEM.replace("address: 10.0.0.1", "addresses: [10.0.0.1, 10.0.0.2]"),
+        ITEM.replace("address: 10.0.0.1", "addresses: [10.0.0.1, fd00::1, fd00::2]"),
+        ITEM.replace("address: 10.0.0.1", "addresses:\n  - 10.0.0.1, fd00::1"),
+        ITEM.replace("address: 10.0.0.1", "addresses:\n  -  10.0.0.1"),
+        ITEM.replace("address: 10.0.0.1", "addresses:\n    - 10.0.0.1"),
+        ITEM + "  addresses: [fd00::1]\n",
         ITEM + "  netns: ../escape\n",
         ITEM + "  enrolled: yes\n",
         ITEM + "  enrolled: 'true'\n",

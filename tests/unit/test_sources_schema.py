@@ -82,14 +82,20 @@ def test_hidden_files_and_other_suffixes_are_passed_over(tmp_path: Path) -> None
     [
         ("node: n, address: 10.0.0.1", "m.yaml:3: workloads[0].name: expected a name, found nothing"),
         ("name: a, address: 10.0.0.1", "m.yaml:3: workloads[0].node: expected a name, found nothing"),
-        ("name: a, node: n", "m.yaml:3: workloads[0].address: expected an IPv4 address, found nothing"),
+        ("name: a, node: n", "m.yaml:3: workloads[0].address: expected an IPv4 or IPv6 address, found nothing"),
         ("name: ~, node: n, address: 10.0.0.1", "m.yaml:3: workloads[0].name: expected a name, found nothing"),
-        ("name: a, node: n, address: 10.0.0.999", "workloads[0].address: expected an IPv4 address, found '10.0.0.999'"),
-        ("name: a, node: n, address: '::1'", "workloads[0].address: expected an IPv4 address, found '::1'"),
-        ("name: a, node: n, address: 10.0", "address: expected an IPv4 address, found the fraction 10.0"),
+        (
+            "name: a, node: n, address: 10.0.0.999",
+            "workloads[0].address: expected an IPv4 or IPv6 address, found '10.0.0.999'",
+        ),
+        (
+            "name: a, node: n, address: '::1'",
+            "workloads[0].address: expected an IPv6 address of an interface, found '::1'",
+        ),
+        ("name: a, node: n, address: 10.0", "address: expected an IPv4 or IPv6 address, found the fraction 10.0"),
         ("name: a, node: n, address: 127.0.0.1", "expected an IPv4 address of an interface, found '127.0.0.1'"),
         ("name: a, node: n, address: 224.0.0.1", "expected an IPv4 address of an interface, found '224.0.0.1'"),
-        ("name: a, node: n, address: [10.0.0.1]", "expected an IPv4 address, found a list"),
+        ("name: a, node: n, address: [10.0.0.1]", "expected an IPv4 or IPv6 address, found a list"),
         ("name: 123, node: n, address: 10.0.0.1", "expected a name, found the number 123 (put it in quotes)"),
         ("name: no, node: n, address: 10.0.0.1", "expected a name, found the truth value no (put it in quotes)"),
         ("name: a/b, node: n, address: 10.0.0.1", "a letter or digit first and last, found 'a/b'"),
@@ -100,13 +106,29 @@ def test_hidden_files_and_other_suffixes_are_passed_over(tmp_path: Path) -> None
         ("name: a, node: n, address: 10.0.0.1, mode: hard", "mode: expected permissive or strict, found 'hard'"),
         ("name: a, node: n, address: 10.0.0.1, netns: ../x", "netns: expected a path or a name under /run/netns"),
         ("name: a, node: n, address: 10.0.0.1, netns: /run/../x", "expected a path or a name under /run/netns"),
+        ("name: a, node: n, address: 'fd00::1%eth0'", "expected an IPv4 or IPv6 address, found 'fd00::1%eth0'"),
+        ("name: a, node: n, address: fe80::1", "expected an address that is valid beyond the link, found 'fe80::1'"),
+        ("name: a, node: n, address: ff02::1", "expected an IPv6 address of an interface, found 'ff02::1'"),
+        ("name: a, node: n, address: 0::ffff:10.0.0.1", "expected 10.0.0.1, as IPv4, found '0::ffff:10.0.0.1'"),
+        (
+            "name: a, node: n, address: 10.0.0.1, addresses: [fd00::1]",
+            "expected either 'address' or 'addresses', found both",
+        ),
+        (
+            "name: a, node: n, addresses: 10.0.0.1",
+            "addresses: expected one address, or one of each family, found '10.0.0.1'",
+        ),
+        ("name: a, node: n, addresses: []", "expected one address, or one of each family, found a list of 0"),
+        ("name: a, node: n, addresses: [1.1.1.1, fd00::1, fd00::2]", "one of each family, found a list of 3"),
+        ("name: a, node: n, addresses: [1.1.1.1, 1.1.1.2]", "one of each family, found two IPv4 addresses"),
+        ("name: a, node: n, addresses: [1.1.1.1, x]", "addresses[1]: expected an IPv4 or IPv6 address, found 'x'"),
         (
             "name: a, node: n, address: 10.0.0.1, enroled: true",
             "expected 'enrolled', found the unknown field 'enroled'",
         ),
         (
             "name: a, node: n, address: 10.0.0.1, qqqqq: 1",
-            "expected only address, enrolled, mode, name, namespace, netns",
+            "expected only address, addresses, enrolled, mode, name",
         ),
         (
             "name: a, name: b, node: n, address: 10.0.0.1",
@@ -199,9 +221,9 @@ def test_all_errors_of_all_files_are_told_in_one_go(tmp_path: Path) -> None:
     write(tmp_path, a=f"{DOMAIN}workloads:\n- {{name: a}}\n- {{nam: b, node: n, address: x}}\n", b="services: 5\n")
     assert complaints(tmp_path) == [
         "a.yaml:3: workloads[0].node: expected a name, found nothing",
-        "a.yaml:3: workloads[0].address: expected an IPv4 address, found nothing",
+        "a.yaml:3: workloads[0].address: expected an IPv4 or IPv6 address, found nothing",
         "a.yaml:4: workloads[1].name: expected a name, found nothing",
-        "a.yaml:4: workloads[1].address: expected an IPv4 address, found 'x'",
+        "a.yaml:4: workloads[1].address: expected an IPv4 or IPv6 address, found 'x'",
         "a.yaml:4: workloads[1].nam: expected 'name', found the unknown field 'nam'",
         "b.yaml:1: services: expected a list of services, found the number 5",
     ]

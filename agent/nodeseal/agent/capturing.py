@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -30,7 +29,7 @@ def target_of(workload: Workload) -> CaptureTarget:
     """What to capture for a workload. Raises CaptureError when the mesh state gives it no namespace."""
     if workload.netns is None:
         raise CaptureError(f"cannot capture {workload.key}: the mesh state gives it no 'netns'")
-    return CaptureTarget(str(workload.key), workload.netns, workload.address)
+    return CaptureTarget(str(workload.key), workload.netns, workload.addresses)
 
 
 def is_at(captured: Captured, netns: str) -> bool:
@@ -83,9 +82,7 @@ class CaptureThread:
 
     async def direct(self, captured: Captured) -> list[Direct]:
         """Connections of the workload that do not go through the core. Raises DirectError."""
-        own = captured.target.address
-        if not isinstance(own, IPv4Address):
-            return []
+        own = captured.target.addresses
         return await self._run(captured.namespace.run, lambda: direct_connections(own, MARKS))
 
     async def forget(self, run_dir: Path) -> None:

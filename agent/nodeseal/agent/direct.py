@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
+
+from nodeseal.mesh.address import Address
 
 NETLINK_SOCK_DIAG = 4  # linux/netlink.h
 _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21  # linux/sock_diag.h
@@ -43,8 +45,8 @@ class Direct:
     this side's application sent and received, retransmissions left out, or None when the kernel does not say.
     """
 
-    local: tuple[IPv4Address, int]
-    remote: tuple[IPv4Address, int]
+    local: tuple[Address, int]
+    remote: tuple[Address, int]
     inbound: bool
     mark: int
     bytes_sent: int | None
@@ -56,27 +58,34 @@ class _Socket:
     family: int
     state: int
     identity: bytes
-    source: tuple[IPv4Address, int] | None
-    destination: tuple[IPv4Address, int] | None
+    source: tuple[Address, int]
+    destination: tuple[Address, int]
     mark: int
     info: bytes
 
 
-def direct_connections(own: IPv4Address, marks: frozenset[int]) -> list[Direct]:
-    """The IPv4 connections of the calling thread's network namespace that carry none of `marks`.
+def direct_connections(own: Collection[Address], marks: frozenset[int]) -> list[Direct]:
+    """The connections of the calling thread's network namespace that carry none of `marks`, of the families of `own`,
+    the workload's addresses.
 
-    Loopback and connections of the workload with itself are left out. Raises DirectError.
+    Loopback, IPv6 on the link and connections of the workload with itself are left out: they are never captured. Raises
+    DirectError.
     """
+    families = {address.version for address in own}
     states = 1 << _TCP_ESTABLISHED | 1 << _TCP_LISTEN
     # A dual-stack application's sockets are AF_INET6 ones with v4-mapped addresses.
     sockets = [one for family in (socket.AF_INET, socket.AF_INET6) for one in _dump(family, states)]
-    listening = {one.source[1] for one in sockets if one.state == _TCP_LISTEN and one.source is not None}
+    listening = {one.source[1] for one in sockets if one.state == _TCP_LISTEN}
     found = []
     for one in sockets:
-        if one.state != _TCP_ESTABLISHED or one.mark in marks or one.source is None or one.destination is None:
+        if one.state != _TCP_ESTABLISHED or one.mark in marks:
             continue
         local, remote = one.source, one.destination
-        if local[0].is_loopback or remote[0].is_loopback or remote[0] in (own, local[0]):
+        if local[0].version not in families or remote[0] in own or remote[0] == local[0]:
+            continue
+        if any(
+            address.is_loopback or (address.version == 6 and address.is_link_local) for address, _ in (local, remote)
+        ):
             continue
         sent, received = _byte_counts(one.info)
         found.append(Direct(local, remote, local[1] in listening, one.mark, sent, received))
@@ -178,13 +187,12 @@ def _parse(payload: bytes) -> _Socket:
     )
 
 
-def _endpoint(family: int, raw: bytes, port: int) -> tuple[IPv4Address, int] | None:
+def _endpoint(family: int, raw: bytes, port: int) -> tuple[Address, int]:
     if family == socket.AF_INET:
         return IPv4Address(raw[:4]), port
     if raw.startswith(_V4_MAPPED):
         return IPv4Address(raw[12:]), port
-    # A listener on :: takes IPv4 connections as well; its port is what counts.
-    return (IPv4Address(0), port) if raw == b"\0" * 16 else None
+    return IPv6Address(raw), port
 
 
 def _byte_counts(info: bytes) -> tuple[int | None, int | None]:

@@ -155,7 +155,7 @@ class Enrolment:
         return wanted is not None and wanted.wanted and not self._moved(held)
 
     def _moved(self, held: Held) -> bool:
-        return self.wanted_state is not None and self.wanted_state.address != held.workload.address
+        return self.wanted_state is not None and self.wanted_state.addresses != held.workload.addresses
 
     def _in_place(self, held: Held) -> bool:
         """The namespace that the mesh state names (or named last) is the one that is captured."""
@@ -174,7 +174,7 @@ class Enrolment:
         incarnation = around.core.incarnation
         with await around.capture.open_namespace(workload.netns) as namespace:
             await around.core.call(
-                CoreClient.workload_add, key, self.name, identity, workload.address, netns_fd=namespace.fd
+                CoreClient.workload_add, key, self.name, identity, workload.addresses, netns_fd=namespace.fd
             )
         captured = None
         try:
@@ -216,7 +216,7 @@ class Enrolment:
             held.key,
             self.name,
             held.identity,
-            held.workload.address,
+            held.workload.addresses,
             netns_fd=held.captured.netns_fd,
         )
         try:

@@ -179,15 +179,14 @@ class Node:
         self, name: WorkloadName, captured: Captured, in_core: CoreWorkload | None, known: Mesh | None
     ) -> None:
         workload = known.workloads.get(name) if known is not None else None
-        if workload is None or workload.address != captured.target.address:
+        if workload is None or workload.addresses != captured.target.addresses:
             account = in_core.identity.service_account if in_core is not None else "default"
-            workload = Workload(
-                name, account, self.config.node, captured.target.address, captured.target.netns, True, Mode.PERMISSIVE
-            )
+            target = captured.target
+            workload = Workload(name, account, self.config.node, target.addresses, target.netns, True, Mode.PERMISSIVE)
         identity = in_core.identity if in_core is not None else workload.identity(self.trust_domain)
         held = Held(workload, 0, identity, captured, 0)
         given: dict[int, int] = {}
-        if in_core is not None and in_core.address != captured.target.address:
+        if in_core is not None and in_core.addresses != captured.target.addresses:
             await self.core.call(CoreClient.workload_remove, in_core.key)
         elif in_core is not None:
             held.key, held.incarnation = in_core.key, self.core.incarnation

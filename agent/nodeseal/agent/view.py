@@ -66,9 +66,13 @@ def _workload(node: Node, enrolment: Enrolment, counts: dict[int, dict[str, Any]
     count = counts.get(held.key, {}) if held is not None else {}
     if reason is WhyNotEnrolled.PENDING and node.core.error:
         detail = node.core.error
+    # Where it is captured, whatever the mesh state says by now.
+    known = held.workload if held is not None else source
+    addresses = [str(address) for address in known.addresses] if known is not None else []
     return {
         "workload": str(enrolment.name),
-        "address": str(held.workload.address if held is not None else source.address if source is not None else ""),
+        "address": addresses[0] if addresses else "",
+        "addresses": addresses,
         "netns": source.netns if source is not None else None,
         "wanted": enrolment.wanted_state is not None and enrolment.wanted_state.wanted,
         "enrolled": enrolment.phase is Phase.ENROLLED,

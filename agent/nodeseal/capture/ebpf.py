@@ -113,8 +113,9 @@ class EbpfCapture:
         leaving is captured again. Raises NamespaceGoneError, AddressInUseError, CaptureError.
         """
         programs, journal = self._ready()
-        if not isinstance(target.address, IPv4Address):
-            raise CaptureError(f"cannot capture {target.name}: {target.address} is not an IPv4 address")
+        for other in target.addresses:
+            if not isinstance(other, IPv4Address):
+                raise CaptureError(f"cannot capture {target.name}: {other} is not an IPv4 address")
         namespace = NetworkNamespace.open(target.netns)
         held = self._captured.get(target.name)
         try:
@@ -125,7 +126,7 @@ class EbpfCapture:
             fresh = entry is None
             sockets = dict(held.listeners) if held else {}
             made = {
-                role: listeners.make_listener(namespace, role, target.address)
+                role: listeners.make_listener(namespace, role, target.addresses[0])
                 for role in (listeners.HBONE, listeners.OUTBOUND, listeners.INBOUND)
                 if role not in sockets
             }
@@ -213,7 +214,7 @@ class EbpfCapture:
                 with namespace:
                     self._remove(entry, namespace)
                 continue
-            target = CaptureTarget(entry.name, entry.netns, entry.ipv4)
+            target = CaptureTarget(entry.name, entry.netns, entry.target_addresses)
             self._captured[entry.name] = Captured(target, namespace, entry.state)
             if entry.state == "leaving":
                 installation.stop_new(entry, namespace, self._shared["enrolled"], self._pins)
@@ -283,9 +284,9 @@ class EbpfCapture:
         """The same name in another namespace, or with another address, is a new workload: its pod was made again."""
         _, journal = self._ready()
         for entry in list(journal.entries.values()):
-            same = (entry.cookie, entry.address) == (namespace.cookie, str(target.address))
+            same = (entry.cookie, entry.target_addresses) == (namespace.cookie, target.addresses)
             if entry.name == target.name and (not same or entry.state == "installing"):
-                self.release(CaptureTarget(entry.name, entry.netns, entry.ipv4))
+                self.release(CaptureTarget(entry.name, entry.netns, entry.target_addresses))
             elif entry.name != target.name and entry.cookie == namespace.cookie:
                 raise CaptureError(
                     f"cannot capture {target.name}: its network namespace {target.netns} is {entry.name}'s, which is "
@@ -342,11 +343,12 @@ class EbpfCapture:
 
 def _survey(target: CaptureTarget, namespace: NetworkNamespace) -> routing.Survey:
     survey = namespace.run(routing.survey)
-    if target.address not in survey.addresses:
-        raise AddressNotFoundError(
-            f"address not found: {target.address} of {target.name} is on no interface in {namespace.path}; correct the "
-            "workload's address or netns"
-        )
+    for address in target.addresses:
+        if address not in survey.addresses:
+            raise AddressNotFoundError(
+                f"address not found: {address} of {target.name} is on no interface in {namespace.path}; correct the "
+                "workload's address or netns"
+            )
     if not survey.loopback_up:
         raise CaptureError(f"lo is down in {namespace.path}: captured connections go by it; ip link set lo up")
     return survey
@@ -358,7 +360,7 @@ def _new_entry(target: CaptureTarget, namespace: NetworkNamespace, journal: Jour
         netns=str(namespace.path),
         cookie=namespace.cookie,
         inode=namespace.inode,
-        address=str(target.address),
+        addresses=[str(address) for address in target.addresses],
         state="installing",
         table=constants.ROUTE_TABLE,
         rule_priority=constants.RULE_PRIORITY,

@@ -11,15 +11,16 @@ import contextlib
 import json
 import os
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Any, Literal
 
 from nodeseal.capture.errors import CaptureError
+from nodeseal.mesh.address import Address
 
 FILE_NAME = "capture.json"
-_VERSION = 2
-_READABLE = (1, 2)  # 1 knew tc filters only: its entries have no `links`
+_VERSION = 3
+_READABLE = (1, 2, 3)  # 1 knew tc filters only: its entries have no `links`; up to 2 there was one `address`
 
 # installing: enrol() has begun and the sockets were not handed out yet; capturing: all is in place; leaving: new
 # connections go direct, captured ones still go on.
@@ -64,7 +65,7 @@ class Entry:
     netns: str
     cookie: int
     inode: int
-    address: str
+    addresses: list[str]
     state: State
     table: int
     rule_priority: int
@@ -76,7 +77,12 @@ class Entry:
     @property
     def ipv4(self) -> IPv4Address:
         """The workload's address."""
-        return IPv4Address(self.address)
+        return IPv4Address(self.addresses[0])
+
+    @property
+    def target_addresses(self) -> tuple[Address, ...]:
+        """The workload's addresses."""
+        return tuple(map(ip_address, self.addresses))
 
     @property
     def pins(self) -> str:
@@ -148,6 +154,9 @@ def _plain(value: Any) -> Any:
 
 
 def _entry(value: dict[str, Any]) -> Entry:
+    if "address" in value:
+        value = {**value, "addresses": [value["address"]]}
+        del value["address"]
     return Entry(
         **{
             **value,

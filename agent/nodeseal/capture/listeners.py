@@ -12,11 +12,11 @@ import contextlib
 import errno
 import os
 import socket
-from ipaddress import IPv4Address
 
 from nodeseal.capture import constants, syscalls
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.netns import NetworkNamespace
+from nodeseal.mesh.address import Address
 
 BACKLOG = 4096
 OUTBOUND = 0
@@ -30,7 +30,7 @@ class AddressInUseError(CaptureError):
     """Something else in the workload's namespace holds the mesh port."""
 
 
-def make_listener(namespace: NetworkNamespace, role: int, address: IPv4Address) -> int:
+def make_listener(namespace: NetworkNamespace, role: int, address: Address) -> int:
     """A non-blocking listening socket's descriptor for one role (`address`: the workload's own, used by HBONE).
 
     Raises AddressInUseError, CaptureError.
@@ -38,7 +38,7 @@ def make_listener(namespace: NetworkNamespace, role: int, address: IPv4Address) 
     return namespace.run(lambda: _listen(str(namespace.path), role, address))
 
 
-def make_listeners(namespace: NetworkNamespace, address: IPv4Address) -> dict[int, int]:
+def make_listeners(namespace: NetworkNamespace, address: Address) -> dict[int, int]:
     """All three, by role; all or none. Raises AddressInUseError, CaptureError."""
     made: dict[int, int] = {}
     try:
@@ -58,7 +58,7 @@ def close_all(listeners: dict[int, int]) -> None:
             os.close(fd)
 
 
-def _listen(where: str, role: int, address: IPv4Address) -> int:
+def _listen(where: str, role: int, address: Address) -> int:
     bind_to = (str(address), constants.HBONE_PORT) if role == HBONE else ("127.0.0.1", 0)
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     with listener:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
 
 from nodeseal.capture import listeners
 from nodeseal.capture.netns import NetworkNamespace
+from nodeseal.mesh.address import Address
 
 
 @dataclass(frozen=True, slots=True)
 class CaptureTarget:
-    """What to capture. `name`: "namespace/name"; `netns`: a path, or a name under /run/netns."""
+    """What to capture. `name`: "namespace/name"; `netns`: a path, or a name under /run/netns; `addresses`: one or
+    two, of each family at most one."""
 
     name: str
     netns: str
-    address: IPv4Address | IPv6Address
+    addresses: tuple[Address, ...]
 
 
 @dataclass(slots=True)

@@ -42,7 +42,7 @@ class CoreWorkload:
     key: int
     name: WorkloadName
     identity: SpiffeId
-    address: Address
+    addresses: tuple[Address, ...]
     roles: tuple[int, ...]
 
 
@@ -105,7 +105,7 @@ class CoreClient:
                 key=row["key"],
                 name=WorkloadName.parse(row["name"]),
                 identity=SpiffeId.parse(row["identity"]),
-                address=ip_address(row["address"]),
+                addresses=tuple(map(ip_address, row["addresses"])),
                 roles=tuple(row["roles"]),
             )
             for row in answer["workloads"]
@@ -113,10 +113,11 @@ class CoreClient:
         return Hello(answer["pid"], answer["version"], answer["epoch"], answer["trust_domain"], workloads)
 
     def workload_add(
-        self, key: int, name: WorkloadName, identity: SpiffeId, address: Address, *, netns_fd: int
+        self, key: int, name: WorkloadName, identity: SpiffeId, addresses: Sequence[Address], *, netns_fd: int
     ) -> None:
         """Adds a workload under a new key; `netns_fd` stays the caller's."""
-        request = {"key": key, "name": str(name), "identity": str(identity), "address": str(address)}
+        texts = [str(address) for address in addresses]
+        request = {"key": key, "name": str(name), "identity": str(identity), "addresses": texts}
         self._ask({"op": "workload_add", **request}, netns_fd)
 
     def workload_credentials(

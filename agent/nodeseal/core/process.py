@@ -63,7 +63,7 @@ class Record:
     key: int
     name: WorkloadName
     identity: SpiffeId
-    address: Address
+    addresses: tuple[Address, ...]
     listeners: dict[int, int] = field(default_factory=dict)
 
 
@@ -130,7 +130,7 @@ class ControlServer:
                 "key": record.key,
                 "name": str(record.name),
                 "identity": str(record.identity),
-                "address": str(record.address),
+                "addresses": [str(address) for address in record.addresses],
                 "roles": sorted(record.listeners),
             }
             for record in self._records.values()
@@ -157,18 +157,21 @@ class ControlServer:
             key=int(request["key"]),
             name=WorkloadName.parse(request["name"]),
             identity=SpiffeId.parse(request["identity"]),
-            address=ip_address(request["address"]),
+            addresses=tuple(map(ip_address, request["addresses"])),
         )
+        if not record.addresses:
+            raise RequestError(f"workload_add of {record.name} without an address")
         if record.key in self._records:
             raise RequestError(f"the core already has a workload with the key {record.key}")
         # The name first: a question may come as soon as the C side knows the workload.
         self._records[record.key] = record
         try:
-            self._core.workload_add(record.key, fds[0], record.address)
+            self._core.workload_add(record.key, fds[0], record.addresses[0])
         except native.NativeError:
             del self._records[record.key]
             raise
-        log.info("workload %s added, address %s, key %d", record.name, record.address, record.key)
+        where = ", ".join(map(str, record.addresses))
+        log.info("workload %s added, address %s, key %d", record.name, where, record.key)
         return {}, []
 
     def _workload_credentials(self, request: dict[str, Any], fds: list[int]) -> Answer:

@@ -116,7 +116,7 @@ def outbound(
         return _as_dialled(destination)
     if destination.port in MESH_PORTS and not established:
         return Refuse(WhyRefused.MESH_PORT)
-    return Route((_to_workload(mesh, target, destination.port, established),))
+    return Route((_to_workload(mesh, target, destination.address, destination.port, established),))
 
 
 def inbound_tunnel(
@@ -132,7 +132,7 @@ def inbound_tunnel(
     here = mesh.workloads.get(workload)
     if here is None:
         return Unavailable(WhyRefused.UNKNOWN_WORKLOAD)
-    if authority.address != here.address:
+    if authority.address not in here.addresses:
         return Unavailable(WhyRefused.WRONG_ADDRESS)
     if authority.port in MESH_PORTS:
         return Unavailable(WhyRefused.MESH_PORT)
@@ -182,11 +182,14 @@ def _to_service(
     targets = [target for name in service.endpoints if (target := mesh.workloads.get(name)) is not None]
     if not targets:
         return _as_dialled(destination) if established else Unavailable(WhyRefused.NO_ENDPOINT)
-    return Route(tuple(_to_workload(mesh, target, port, established) for target in targets))
+    dialled = destination.address
+    return Route(
+        tuple(_to_workload(mesh, target, target.address_like(dialled), port, established) for target in targets)
+    )
 
 
-def _to_workload(mesh: Mesh, target: Workload, port: int, established: bool) -> Plaintext | Tunnel:
-    address = ApplicationAddress(target.address, port)
+def _to_workload(mesh: Mesh, target: Workload, where: Address, port: int, established: bool) -> Plaintext | Tunnel:
+    address = ApplicationAddress(where, port)
     if not target.accepts_tunnels:
         return Plaintext(address, WhyPlaintext.DESTINATION_NOT_ENROLLED)
     if established:

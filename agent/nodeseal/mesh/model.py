@@ -65,18 +65,29 @@ _ACCEPTS_TUNNELS = frozenset({Phase.JOINING, Phase.ENROLLED})
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One application instance with an address of its own."""
+    """One application instance with addresses of its own."""
 
     key: WorkloadName
     service_account: str
     node: str
-    address: Address
+    addresses: tuple[Address, ...]
+    """One or two, of each family at most one."""
     netns: str | None
     """Path of its network namespace, or a name under /run/netns. Needed on its own node only."""
     wanted: bool
     """The mesh state asks for it to be enrolled. Whether it is, says `phase`."""
     mode: Mode
     phase: Phase = Phase.ABSENT
+
+    @property
+    def address(self) -> Address:
+        """The first of its addresses."""
+        return self.addresses[0]
+
+    def address_like(self, other: Address) -> Address:
+        """Its address of the family of `other`; the one it has if there is none."""
+        addresses = self.addresses
+        return addresses[-1] if addresses[0].version != other.version else addresses[0]
 
     @property
     def accepts_tunnels(self) -> bool:
@@ -86,7 +97,7 @@ class Workload:
     def in_phase(self, phase: Phase) -> "Workload":
         """The same workload in another phase. (dataclasses.replace takes four times as long.)"""
         return Workload(
-            self.key, self.service_account, self.node, self.address, self.netns, self.wanted, self.mode, phase
+            self.key, self.service_account, self.node, self.addresses, self.netns, self.wanted, self.mode, phase
         )
 
     def identity(self, trust_domain: str) -> SpiffeId:
@@ -104,10 +115,10 @@ class ServicePort:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A virtual address that stands for any of its endpoints."""
+    """A virtual address, or one of each family, that stands for any of its endpoints."""
 
     key: WorkloadName
-    address: Address
+    addresses: tuple[Address, ...]
     ports: tuple[ServicePort, ...]
     endpoints: tuple[WorkloadName, ...]
 
@@ -189,12 +200,12 @@ class Mesh:
         """
         workloads, services = list(workloads), list(services)
         by_name = {workload.key: workload for workload in workloads}
-        by_address = {workload.address: workload for workload in workloads}
-        if len(by_name) != len(workloads) or len(by_address) != len(workloads):
+        by_address = {address: workload for workload in workloads for address in workload.addresses}
+        if len(by_name) != len(workloads) or len(by_address) != _count_addresses(workloads):
             _complain_of_doubles("workloads", workloads)
         service_by_name = {service.key: service for service in services}
-        service_by_address = {service.address: service for service in services}
-        if len(service_by_name) != len(services) or len(service_by_address) != len(services):
+        service_by_address = {address: service for service in services for address in service.addresses}
+        if len(service_by_name) != len(services) or len(service_by_address) != _count_addresses(services):
             _complain_of_doubles("services", services)
         _check_addresses(services, by_address)
         _check_identities(trust_domain, workloads)
@@ -235,7 +246,8 @@ class Mesh:
         workloads, by_address = _copy(self.workloads), _copy(self.by_address)
         for workload in changed:
             workloads[workload.key] = workload
-            by_address[workload.address] = workload
+            for address in workload.addresses:
+                by_address[address] = workload
         return Mesh(
             self.trust_domain,
             MappingProxyType(workloads),
@@ -261,8 +273,9 @@ class Mesh:
                 "services", services, service_by_address, difference.services, difference.removed_services
             )
         for workload in difference.workloads:
-            if (service := service_by_address.get(workload.address)) is not None:
-                raise _shared_address(workload, service)
+            for address in workload.addresses:
+                if (service := service_by_address.get(address)) is not None:
+                    raise _shared_address(workload, service, address)
         _check_addresses(difference.services, by_address)
         same_domain = difference.trust_domain == self.trust_domain
         _check_identities(difference.trust_domain, difference.workloads if same_domain else workloads.values())
@@ -300,7 +313,7 @@ class _Item(Protocol):
     @property
     def key(self) -> WorkloadName: ...
     @property
-    def address(self) -> Address: ...
+    def addresses(self) -> tuple[Address, ...]: ...
 
 
 _T = TypeVar("_T", bound=_Item)
@@ -334,14 +347,16 @@ def _changed(
     # First everything that goes, then what comes: two workloads may have exchanged their addresses.
     for key in (*removed, *(item.key for item in put_in)):
         if (old := names.get(key)) is not None:
-            addresses.pop(old.address, None)
+            for address in old.addresses:
+                addresses.pop(address, None)
     for key in removed:
         names.pop(key, None)
     for item in put_in:
         names[item.key] = item
-        other = addresses.setdefault(item.address, item)
-        if other is not item:
-            raise MeshError(f"{what} {other.key} and {item.key} share the address {item.address}")
+        for address in item.addresses:
+            other = addresses.setdefault(address, item)
+            if other is not item:
+                raise MeshError(f"{what} {other.key} and {item.key} share the address {address}")
     return MappingProxyType(names), MappingProxyType(addresses)
 
 
@@ -350,25 +365,31 @@ def _copy(mapping: Mapping[_K, _T]) -> dict[_K, _T]:
     return mapping.copy() if isinstance(mapping, MappingProxyType | dict) else dict(mapping)
 
 
+def _count_addresses(items: Iterable[_T]) -> int:
+    return sum([len(item.addresses) for item in items])
+
+
 def _complain_of_doubles(what: str, items: Iterable[_T]) -> None:
     by_name: dict[WorkloadName, _T] = {}
     by_address: dict[Address, _T] = {}
     for item in items:
         if by_name.setdefault(item.key, item) is not item:
             raise MeshError(f"two {what} are named {item.key}")
-        other = by_address.setdefault(item.address, item)
-        if other is not item:
-            raise MeshError(f"{what} {other.key} and {item.key} share the address {item.address}")
+        for address in item.addresses:
+            other = by_address.setdefault(address, item)
+            if other is not item:
+                raise MeshError(f"{what} {other.key} and {item.key} share the address {address}")
 
 
 def _check_addresses(services: Iterable[Service], by_address: Mapping[Address, Workload]) -> None:
     for service in services:
-        if (workload := by_address.get(service.address)) is not None:
-            raise _shared_address(workload, service)
+        for address in service.addresses:
+            if (workload := by_address.get(address)) is not None:
+                raise _shared_address(workload, service, address)
 
 
-def _shared_address(workload: Workload, service: Service) -> MeshError:
-    return MeshError(f"workload {workload.key} and service {service.key} share the address {service.address}")
+def _shared_address(workload: Workload, service: Service, address: Address) -> MeshError:
+    return MeshError(f"workload {workload.key} and service {service.key} share the address {address}")
 
 
 def _check_identities(trust_domain: str, workloads: Iterable[Workload]) -> None:

@@ -1,9 +1,9 @@
 """The model as JSON-able dicts, for the way from the agent to the core process.
 
     {"trust_domain": "example.org",
-     "workloads": [{"namespace", "name", "service_account", "node", "address", "netns", "wanted", "mode", "phase"}],
+     "workloads": [{"namespace", "name", "service_account", "node", "addresses", "netns", "wanted", "mode", "phase"}],
      "removed_workloads": ["ns/name"],
-     "services": [{"namespace", "name", "address", "ports": [[80, 8080]], "endpoints": ["ns/name"]}],
+     "services": [{"namespace", "name", "addresses", "ports": [[80, 8080]], "endpoints": ["ns/name"]}],
      "removed_services": ["ns/name"]}
 
 Lists that are empty are left out. Both ends are the same release of nodeseal in all but an upgrade, which the control
@@ -59,7 +59,7 @@ def _workload_to_wire(workload: Workload) -> dict[str, object]:
         "name": workload.key.name,
         "service_account": workload.service_account,
         "node": workload.node,
-        "address": str(workload.address),
+        "addresses": [str(address) for address in workload.addresses],
         "netns": workload.netns,
         "wanted": workload.wanted,
         "mode": workload.mode,
@@ -75,7 +75,7 @@ def _workload_from_wire(item: Mapping[str, Any]) -> Workload:
         key=WorkloadName(_shared(item["namespace"]), _text(item["name"])),
         service_account=_shared(item["service_account"]),
         node=_shared(item["node"]),
-        address=_address(item["address"]),
+        addresses=_addresses(item["addresses"]),
         netns=None if netns is None else _text(netns),
         wanted=wanted,
         mode=_MODES.get(item["mode"]) or Mode(item["mode"]),
@@ -87,7 +87,7 @@ def _service_to_wire(service: Service) -> dict[str, object]:
     return {
         "namespace": service.key.namespace,
         "name": service.key.name,
-        "address": str(service.address),
+        "addresses": [str(address) for address in service.addresses],
         "ports": [[pair.port, pair.target_port] for pair in service.ports],
         "endpoints": [str(name) for name in service.endpoints],
     }
@@ -96,7 +96,7 @@ def _service_to_wire(service: Service) -> dict[str, object]:
 def _service_from_wire(item: Mapping[str, Any]) -> Service:
     return Service(
         key=WorkloadName(_shared(item["namespace"]), _text(item["name"])),
-        address=_address(item["address"]),
+        addresses=_addresses(item["addresses"]),
         ports=tuple(ServicePort(_port(port), _port(target)) for port, target in item["ports"]),
         endpoints=_names(item["endpoints"]),
     )
@@ -122,6 +122,17 @@ def _text(value: object) -> str:
 def _shared(value: object) -> str:
     # Few different ones, repeated by every workload: one object each keeps the core process small.
     return intern(_text(value))
+
+
+def _addresses(value: object) -> tuple[Address, ...]:
+    if not isinstance(value, list):
+        raise TypeError("addresses is not a list")
+    if len(value) == 1:
+        return (_address(value[0]),)
+    addresses = tuple(_address(item) for item in value)
+    if len(addresses) != 2 or addresses[0].version == addresses[1].version:
+        raise TypeError(f"addresses has {value!a}, not one or two of different families")
+    return addresses
 
 
 def _address(value: object) -> Address:

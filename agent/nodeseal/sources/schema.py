@@ -12,6 +12,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TypeVar
 
+from nodeseal.mesh.address import Address, AddressError, parse_address
 from nodeseal.sources.document import (
     Broken,
     List,
@@ -32,7 +33,8 @@ __all__ = ["Fields", "Problem", "Problems", "open_document", "read_name", "read_
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _NAME_EXPECTED = "1 to 253 characters of a-z, A-Z, 0-9, '.', '_' and '-', a letter or digit first and last"
 _TRUE = frozenset({"yes", "true", "on"})
-_ANY_ADDRESS = IPv4Address(0)
+_ANY_ADDRESS: Address = IPv4Address(0)
+_ADDRESS_EXPECTED = "an IPv4 or IPv6 address"
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
@@ -150,22 +152,42 @@ class Fields:
         self._wrong(node, name, expected)
         return default
 
-    def ipv4(self, name: str) -> IPv4Address:
-        """A required IPv4 address that one application can have: not a network's, a group's or the loopback's."""
-        expected = "an IPv4 address"
-        node = self.node(name, expected, required=True)
-        if node is None:
-            return _ANY_ADDRESS
-        if isinstance(node, Scalar) and node.tag is Tag.TEXT and len(node.text) <= 15:
+    def addresses(self) -> tuple[Address, ...]:
+        """The required addresses of one application or service: `address`, or the list `addresses` in its stead."""
+        single = self.node("address", _ADDRESS_EXPECTED, required="addresses" not in self._entries)
+        several = self.node("addresses", "a list of addresses", required=False)
+        if single is not None and several is not None:
+            self.problems.add(several.line, self.at("addresses"), "either 'address' or 'addresses'", "both")
+        if several is None:
+            return (_ANY_ADDRESS if single is None else self._address(single, self.at("address")),)
+        where, expected = self.at("addresses"), "one address, or one of each family"
+        nodes = several.items if isinstance(several, List) else ()
+        if not isinstance(several, List):
+            self._wrong(several, "addresses", expected)
+        elif len(nodes) not in (1, 2):
+            self.problems.add(several.line, where, expected, f"a list of {len(nodes)}")
+            return (_ANY_ADDRESS,)
+        before = self.problems.count
+        addresses = tuple(self._address(node, f"{where}[{index}]") for index, node in enumerate(nodes))
+        if self.problems.count == before and len({address.version for address in addresses}) != len(addresses):
+            self.problems.add(several.line, where, expected, f"two IPv{addresses[0].version} addresses")
+        return addresses
+
+    def _address(self, node: Node, where: str) -> Address:
+        """An address that one application can have: not a network's, a group's or the loopback's."""
+        expected = _ADDRESS_EXPECTED
+        # A number in base sixty for YAML 1.1 may be an address: 2001:20:30:10:5:6:7:8.
+        if isinstance(node, Scalar) and node.tag in (Tag.TEXT, Tag.INTEGER) and len(node.text) <= 45:
             try:
-                address = IPv4Address(node.text)
-            except ValueError:
+                address = parse_address(node.text)
+            except AddressError:
                 pass
             else:
-                if not (address.is_unspecified or address.is_loopback or address.is_multicast or address.is_reserved):
+                expected = _unusable(address)
+                if not expected:
                     return address
-                expected = "an IPv4 address of an interface"
-        self._wrong(node, name, expected)
+        if not isinstance(node, Broken):
+            self.problems.add(node.line, where, expected, describe(node))
         return _ANY_ADDRESS
 
     def items(self, name: str, expected: str, *, required: bool) -> Sequence[Node]:
@@ -188,3 +210,14 @@ class Fields:
     def _wrong(self, node: Node, name: str, expected: str) -> None:
         if not isinstance(node, Broken):
             self.problems.add(node.line, self.at(name), expected, describe(node))
+
+
+def _unusable(address: Address) -> str:
+    """What is expected instead of this address; "" if an application can have it."""
+    if address.is_unspecified or address.is_loopback or address.is_multicast:
+        return f"an IPv{address.version} address of an interface"
+    if isinstance(address, IPv4Address):
+        return "an IPv4 address of an interface" if address.is_reserved else ""
+    if address.ipv4_mapped is not None:
+        return f"{address.ipv4_mapped}, as IPv4"
+    return "an address that is valid beyond the link" if address.is_link_local else ""

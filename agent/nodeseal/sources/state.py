@@ -38,7 +38,7 @@ class _Named(Protocol):
     @property
     def key(self) -> WorkloadName: ...
     @property
-    def address(self) -> object: ...
+    def addresses(self) -> tuple[object, ...]: ...
 
 
 _Item = TypeVar("_Item", bound=_Named)
@@ -208,7 +208,7 @@ def _read_workload(problems: Problems, node: Node, path: str) -> Workload | None
         key=WorkloadName(intern(fields.name("namespace", _DEFAULT)), fields.name("name")),
         service_account=intern(fields.name("service_account", _DEFAULT)),
         node=intern(fields.name("node")),
-        address=fields.ipv4("address"),
+        addresses=fields.addresses(),
         netns=fields.text("netns", "", expected="a path or a name under /run/netns", pattern=_NETNS) or None,
         wanted=fields.truth("enrolled", False),
         mode=fields.choice("mode", Mode.PERMISSIVE),
@@ -223,7 +223,7 @@ def _read_service(problems: Problems, node: Node, path: str) -> Service | None:
     key = WorkloadName(intern(fields.name("namespace", _DEFAULT)), fields.name("name"))
     service = Service(
         key=key,
-        address=fields.ipv4("address"),
+        addresses=fields.addresses(),
         ports=_read_ports(problems, fields),
         endpoints=_read_endpoints(problems, fields, key.namespace),
     )
@@ -297,10 +297,11 @@ def _check_unique(workloads: list[Placed[Workload]], services: list[Placed[Servi
                 if first != (placed, index):
                     found = f"{item.key} again (first at {_place(*first)})"
                     problems.append(placed.problem(index, "name", "a name used once", found))
-                first = addresses.setdefault(item.address, (placed, index))
-                if first != (placed, index):
-                    found = f"{item.address} again (first at {_place(*first)})"
-                    problems.append(placed.problem(index, "address", "an address used once", found))
+                for address in item.addresses:
+                    first = addresses.setdefault(address, (placed, index))
+                    if first != (placed, index):
+                        found = f"{address} again (first at {_place(*first)})"
+                        problems.append(placed.problem(index, "address", "an address used once", found))
 
 
 def _place(placed: Placed[Workload] | Placed[Service], index: int) -> str:
