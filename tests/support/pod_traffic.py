@@ -1,0 +1,100 @@
+"""The traffic program of a pod, from a test's side: support/traffic.py does the work, in the pod's namespace."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from nodeseal.lab.lab import Lab
+from support.control import Remote
+from support.messages import MARKER_SIZE
+from support.namespaces import wait_for
+
+TESTS = Path(__file__).resolve().parents[1]
+_START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from support.traffic import main; main(*sys.argv[1:])"
+
+Address = tuple[str, int]
+
+
+def new_marker() -> bytes:
+    """What payload is made of, and no other bytes on the machine."""
+    return secrets.token_bytes(MARKER_SIZE)
+
+
+def traffic_command(control: Path, host: str) -> list[str]:
+    """How to run the program, see support.traffic.main."""
+    return [sys.executable, "-c", _START, str(TESTS), str(control), host]
+
+
+class PodTraffic:
+    """Starts the program in the pod; it ends with the `with` block, or with the lab."""
+
+    def __init__(self, lab: Lab, pod: str) -> None:
+        self.pod = pod
+        self.host = str(lab.plan.pod(pod).address)
+        self._lab = lab
+        # Its own, also beside another program of the same pod; the path of a Unix socket is short.
+        control = lab.directory / f"{pod}-{secrets.token_hex(3)}.sock"
+        lab.pod_directory(pod).mkdir(parents=True, exist_ok=True)
+        self.record = lab.processes.start(
+            f"app {pod}",
+            traffic_command(control, self.host),
+            netns=lab.plan.pod(pod).netns,
+            output=lab.pod_directory(pod) / "traffic.log",
+        )
+        self._remote = Remote(control)
+        wait_for(self._connect, f"the traffic program of {pod} answers")
+
+    def __enter__(self) -> PodTraffic:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the program, and with it every connection."""
+        self._remote.close()
+        self._lab.processes.end([self.record])
+
+    def listen(self) -> Address:
+        """A new listener's address."""
+        return self.host, int(self._remote.ask("listen"))
+
+    def open(self, group: str, address: Address, count: int, marker: bytes, **options: Any) -> None:
+        """Dials `count` connections more in the group; `options` as in support.traffic.Group."""
+        self._remote.ask("open", group=group, address=address, count=count, marker=marker.hex(), **options)
+
+    def finish(self, group: str) -> None:
+        """Every connection of the group sends a last message, and ends when the other side has as well."""
+        self._remote.ask("finish", group=group)
+
+    def group(self, name: str) -> dict[str, int]:
+        """The counts of a group, see support.traffic.Counts."""
+        counts: dict[str, int] = self._remote.ask("counts")["groups"][name]
+        return counts
+
+    def counts(self) -> dict[str, Any]:
+        """{"groups": {group: its counts}, "served": the counts of what was accepted}."""
+        counts: dict[str, Any] = self._remote.ask("counts")
+        return counts
+
+    def incidents(self, since: int = 0) -> list[dict[str, Any]]:
+        """What went wrong, from number `since` on, see support.traffic."""
+        incidents: list[dict[str, Any]] = self._remote.ask("incidents", since=since)
+        return incidents
+
+    def _connect(self) -> bool:
+        assert self.record.alive, f"the traffic program of {self.pod} has ended: {self._log()}"
+        with contextlib.suppress(OSError):
+            self._remote.connect()
+            return True
+        return False
+
+    def _log(self) -> str:
+        return (self._lab.pod_directory(self.pod) / "traffic.log").read_text()[-2000:]
