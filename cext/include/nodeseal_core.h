@@ -174,6 +174,11 @@ int core_workload_unlisten(struct core *core, uint64_t workload, int role, char 
 /* Forgets the workload: listeners close, its remaining connections are reset. */
 int core_workload_remove(struct core *core, uint64_t workload, char *error, size_t error_size);
 
+/* Another core takes over. Listeners close, and what waits in their queues is left to whoever else holds
+ * them; tunnels take no new streams, which their peers are told in time (RFC 9113, 6.8). What runs goes on to
+ * its end: the core has finished when core_stats shows neither connections nor tunnels. */
+void core_retire(struct core *core);
+
 /* The mesh state moved on: cached answers are void and live flows are asked about again. The model that
  * answers must be in place before. Epochs only grow. */
 void core_epoch(struct core *core, uint64_t epoch);

@@ -292,6 +292,16 @@ int core_workload_remove(struct core *core, uint64_t workload, char *error, size
     return result;
 }
 
+void core_retire(struct core *core)
+{
+    NS_CHECK(core, CORE_MAGIC);
+    char error[NS_REASON_MAX];
+    struct command like = {.kind = COMMAND_RETIRE};
+    pthread_mutex_lock(&core->mutex);
+    (void)post_all(core, &like, -1, error, sizeof(error));
+    pthread_mutex_unlock(&core->mutex);
+}
+
 void core_epoch(struct core *core, uint64_t epoch)
 {
     NS_CHECK(core, CORE_MAGIC);

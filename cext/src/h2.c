@@ -416,6 +416,11 @@ void h2_ping(struct h2 *h2)
     nghttp2_submit_ping(h2->session, NGHTTP2_FLAG_NONE, NULL);
 }
 
+void h2_goaway_notice(struct h2 *h2)
+{
+    nghttp2_submit_shutdown_notice(h2->session);
+}
+
 void h2_goaway(struct h2 *h2)
 {
     if (h2->goaway_sent)

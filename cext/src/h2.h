@@ -99,6 +99,9 @@ void h2_widen(struct h2 *h2, int32_t id, uint32_t window);
 int h2_stream_blocked(struct h2 *h2, int32_t id);
 
 void h2_ping(struct h2 *h2);
+/* Server: asks the peer to open no further streams; those that are on their way are still accepted. To be
+ * followed by h2_goaway when they have had the time to arrive. */
+void h2_goaway_notice(struct h2 *h2);
 /* Tells the peer that no further streams are accepted; running ones go on. */
 void h2_goaway(struct h2 *h2);
 

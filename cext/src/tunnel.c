@@ -27,6 +27,7 @@ enum {
     PING_AFTER_MS = 10000,
     PING_ANSWER_MS = 20000,
     RETRY_MS = 50,
+    NOTICE_MS = 1000, /* for streams that are on their way when the peer is told to open no more */
     WRITE_VECTORS = 64,
 };
 
@@ -385,9 +386,25 @@ void tunnel_event(struct tunnel *tunnel, uint32_t events)
         tunnel_read(tunnel);
 }
 
+/* The core retires. A peer's request may cross our GOAWAY, and not every peer tries such a one again: so
+ * first comes a notice, which refuses nothing yet (RFC 9113, 6.8). */
+static void tick_leaving(struct tunnel *tunnel)
+{
+    uint64_t now_ms = tunnel->worker->now_ms;
+    if (tunnel->role == TLS_SERVER && tunnel->notice_ms == 0) {
+        tunnel->notice_ms = now_ms;
+        h2_goaway_notice(tunnel->h2);
+        tunnel_touch(tunnel);
+    } else if (tunnel->role == TLS_CLIENT || now_ms - tunnel->notice_ms >= NOTICE_MS) {
+        tunnel_retire(tunnel);
+    }
+}
+
 static void tick_open(struct tunnel *tunnel)
 {
     struct worker *worker = tunnel->worker;
+    if (worker->retiring && !tunnel->retired)
+        tick_leaving(tunnel);
     if (tunnel->ping_ms != 0 && worker->now_ms - tunnel->ping_ms > PING_ANSWER_MS) {
         tunnel_abort(tunnel, "the peer does not answer");
         return;

@@ -45,6 +45,7 @@ struct tunnel {
     uint64_t heard_ms;    /* last bytes from the peer */
     uint64_t ping_ms;     /* when the unanswered ping left, 0 if none */
     uint64_t idle_ms;     /* since when it has had no flow */
+    uint64_t notice_ms;   /* server, the core retires: when the peer was told, 0 if it was not */
 
     struct ns_address destination; /* client: where its last flow went */
     uint64_t used_ms;  /* client: when its last flow left; dialled ahead: that of the one before */

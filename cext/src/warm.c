@@ -58,7 +58,7 @@ void warm_remember(struct tunnel *tunnel)
     uint32_t ahead = tunnel->ahead;
     worker->warm -= ahead;
     tunnel->ahead = 0;
-    if (worker->options->warm_ms == 0 || tunnel->role != TLS_CLIENT ||
+    if (worker->options->warm_ms == 0 || worker->retiring || tunnel->role != TLS_CLIENT ||
         (tunnel->state < TUNNEL_OPEN && !ahead))
         return;
     uint64_t used_ms = link_empty(&tunnel->flows) ? tunnel->used_ms : worker->now_ms;

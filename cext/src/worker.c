@@ -142,6 +142,16 @@ static void listener_event(struct worker *worker, struct listener *listener)
     }
 }
 
+/* The queue stays for whoever else holds the listener. */
+static void listener_leave(struct worker *worker, struct listener *listener)
+{
+    if (listener->poll.fd < 0)
+        return;
+    (void)epoll_ctl(worker->epoll_fd, EPOLL_CTL_DEL, listener->poll.fd, NULL);
+    close(listener->poll.fd);
+    listener->poll.fd = -1;
+}
+
 static void listener_close(struct worker *worker, struct listener *listener)
 {
     if (listener->poll.fd < 0)
@@ -150,9 +160,7 @@ static void listener_close(struct worker *worker, struct listener *listener)
      * another worker when the caller counts what is left. */
     listener->closing = 1;
     listener_event(worker, listener);
-    (void)epoll_ctl(worker->epoll_fd, EPOLL_CTL_DEL, listener->poll.fd, NULL);
-    close(listener->poll.fd);
-    listener->poll.fd = -1;
+    listener_leave(worker, listener);
 }
 
 static void listener_open(struct worker *worker, struct workload *workload, struct command *command)
@@ -191,6 +199,14 @@ static void workload_remove(struct worker *worker, struct workload *workload, vo
     tls_credentials_dispose(&workload->credentials);
     link_remove(&workload->link);
     link_append(&worker->dead_workloads, &workload->link);
+}
+
+static void workload_retire(struct worker *worker, struct workload *workload, void *unused)
+{
+    (void)unused;
+    for (int role = 0; role < LISTENER_ROLES; role++)
+        listener_leave(worker, &workload->listeners[role]);
+    warm_forget(workload);
 }
 
 /* ---- commands ---- */
@@ -233,6 +249,10 @@ static void command_run(struct worker *worker, struct command *command)
     case COMMAND_REMOVE:
         if (workload != NULL)
             workload_remove(worker, workload, NULL);
+        break;
+    case COMMAND_RETIRE:
+        worker->retiring = 1;
+        workloads_each(worker, workload_retire, NULL);
         break;
     case COMMAND_EPOCH:
         decisions_epoch(worker->decisions, command->epoch);

@@ -96,6 +96,7 @@ enum command_kind {
     COMMAND_UNLISTEN,
     COMMAND_ACCEPTED, /* from the home worker: a connection for another one */
     COMMAND_REMOVE,
+    COMMAND_RETIRE,
     COMMAND_EPOCH,
     COMMAND_ANSWER,
     COMMAND_SNAPSHOT,
@@ -164,6 +165,7 @@ struct worker {
     uint64_t now_ms; /* monotonic, read once per turn */
     uint64_t last_tick_ms;
     int stopping;
+    int retiring; /* another core takes what is new; tunnels are given up at the next tick */
 
     struct link workloads[WORKLOAD_BUCKETS];
     struct link tunnels[TUNNEL_BUCKETS]; /* client tunnels that take new streams, by peer */

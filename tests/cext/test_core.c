@@ -1237,6 +1237,48 @@ TEST(closing_a_listener_leaves_its_connections_alone)
     lab_free(lab);
 }
 
+TEST(a_retired_core_leaves_what_is_new_to_others_and_finishes_what_runs)
+{
+    struct lab *lab = lab_new();
+    struct ends ends = lab_connect(lab);
+    core_retire(lab->core);
+    CHECK_EQUAL(lab_core_stats(lab).live_connections, 2); /* asked behind it: all workers have retired */
+    /* Whoever else holds the listener has the connection: here the test. */
+    int waiting = dial(lab->outbound);
+    int taken = take_connection(lab->outbound);
+    send_stream(waiting, 1, 0, 100);
+    receive_stream(taken, 1, 0, 100);
+    send_stream(ends.client, 2, 0, 200000);
+    receive_stream(ends.server, 2, 0, 200000);
+    CHECK_EQUAL(lab_core_stats(lab).live_connections, 2);
+    ends_close(&ends);
+    close(waiting);
+    close(taken);
+    WAIT_UNTIL(lab_core_stats(lab).live_connections == 0);
+    WAIT_UNTIL(lab_core_stats(lab).live_tunnels == 0);
+    lab_free(lab);
+}
+
+TEST(a_retired_core_takes_streams_that_its_peer_had_begun)
+{
+    struct lab *lab = lab_new();
+    struct ends ends = lab_connect(lab);
+    LAB_SET(lab, stuck, 1);
+    int client = dial(lab->outbound);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).accepted == 2);
+    core_retire(lab->core);
+    CHECK_EQUAL(lab_stats(lab, SHIPPER_KEY).connections, 2);
+    LAB_SET(lab, stuck, 0);
+    int server = take_connection(lab->application);
+    send_stream(client, 1, 0, 100);
+    receive_stream(server, 1, 0, 100);
+    close(client);
+    close(server);
+    ends_close(&ends);
+    WAIT_UNTIL(lab_core_stats(lab).live_tunnels == 0);
+    lab_free(lab);
+}
+
 TEST(stopping_with_live_connections_resets_them)
 {
     struct lab *lab = lab_new();

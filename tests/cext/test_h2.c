@@ -615,6 +615,24 @@ TEST(a_request_that_crosses_a_goaway_is_refused_for_another_try)
     pair_free(&pair);
 }
 
+TEST(a_request_that_crosses_the_notice_of_a_goaway_is_served)
+{
+    struct pair pair = pair_open();
+    h2_goaway_notice(pair.server->h2);
+    struct stream *crossing = end_open(pair.client, PIPELINE, 1000, 1);
+    move_once(pair.client, pair.server);
+    move_once(pair.server, pair.client);
+    CHECK_EQUAL(h2_room(pair.client->h2), 0);
+    settle(pair.client, pair.server);
+    CHECK_EQUAL(crossing->status, 200);
+    CHECK_EQUAL(pair.server->streams[1].received, 1000);
+    h2_goaway(pair.server->h2);
+    settle(pair.client, pair.server);
+    CHECK_EQUAL(pair.client->goaways, 2);
+    CHECK_EQUAL(pair.client->streams[0].closed, 0);
+    pair_free(&pair);
+}
+
 TEST(requests_that_wait_when_a_goaway_comes_are_refused_for_another_try)
 {
     enum { REFUSED_STREAM = 7 };
