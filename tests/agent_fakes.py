@@ -203,8 +203,11 @@ class FakeCore:
         self.calls.append((name, args, kwargs))
         self.log.append(f"core.{name}")
         if name == "stats":
-            return {}, [{"key": key, "connections": self.live, "tunnels": 0} for key in range(1, 20)]
+            return {}, [{"key": 1, "workload": "default/shipper", "connections": self.live, "tunnels": 0}]
         return None
+
+    async def call_all(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return [(None, await self.call(method, *args, **kwargs))]
 
 
 class FakeNode:
@@ -228,6 +231,9 @@ class FakeNode:
         if self.publications[-1:] != [self.enrolment.published]:
             self.publications.append(self.enrolment.published)
             self.log.append(f"publish {'with' if self.enrolment.published else 'without'}")
+
+    def moved_on(self) -> None:
+        self.log.append("moved on")
 
     def new_key(self) -> int:
         self._keys += 1

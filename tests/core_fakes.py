@@ -37,6 +37,7 @@ class FakeLib:
         self.refuse: dict[str, str] = {}
         self.rows: list[dict[str, Any]] = []
         self.stopped = False
+        self.live = 0
 
     def core_start(self, options: Any, error: Any, size: int) -> Any:
         if (text := self.refuse.get("core_start")) is not None:
@@ -73,6 +74,9 @@ class FakeLib:
 
     def core_workload_remove(self, _core: Any, key: int, error: Any, _size: int) -> int:
         return self._result("core_workload_remove", error, key)
+
+    def core_retire(self, _core: Any) -> None:
+        self.calls.append(("core_retire",))
 
     def core_epoch(self, _core: Any, epoch: int) -> None:
         self.calls.append(("core_epoch", epoch))
@@ -114,6 +118,7 @@ class FakeLib:
 
     def core_stats(self, _core: Any, out: Any) -> None:
         out.epoch, out.workers = 3, 2
+        out.live_connections, out.live_tunnels = self.live, min(self.live, 1)
         out.questions, out.cache_hits, out.decision_p50_ns, out.decision_p99_ns = 7, 30, 40960, 98304
 
 

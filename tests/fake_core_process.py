@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from core_fakes import make_native
-from nodeseal.core import native, process
+from nodeseal.core import native, process, protocol
 
+protocol.PROTOCOL = int(os.environ.get("NODESEAL_TEST_PROTOCOL", protocol.PROTOCOL))
 native.load = lambda: make_native()[0]
 sys.exit(process.main(sys.argv[1:]))

@@ -12,6 +12,7 @@ import pytest
 
 from nodeseal.agent import client, rundir
 from nodeseal.agent.api import ApiServer
+from nodeseal.core import generations
 from nodeseal.core.lockfile import LockFile
 
 
@@ -94,7 +95,7 @@ def test_no_agent_says_how_to_start_one(tmp_path: Path) -> None:
 
 
 def test_no_agent_but_a_core_says_so(tmp_path: Path) -> None:
-    lock = LockFile(tmp_path / rundir.CORE_PID)
+    lock = LockFile(generations.lock_path(tmp_path, 1))
     with pytest.raises(client.AgentGone, match=r"its core \(pid \d+\) goes on"):
         client.ask(tmp_path, "status")
     lock.release()

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.agent import rundir
 from nodeseal.agent.claim import Claim, ClaimError, forget, owns
+from nodeseal.core import generations
 
 NODE = "node1"
 
@@ -38,7 +38,7 @@ def test_node_stays_with_the_run_directory_whose_core_is_left(mesh: Path, tmp_pa
     run_dir = tmp_path / "a"
     run_dir.mkdir()
     Claim(mesh, NODE, run_dir).release()
-    (run_dir / rundir.CORE_PID).write_text("1\n")
+    generations.lock_path(run_dir, 1).write_text("1\n")
     with pytest.raises(ClaimError, match=f"in use by the run directory {run_dir}"):
         Claim(mesh, NODE, tmp_path / "b")
     assert owns(run_dir, mesh, NODE)

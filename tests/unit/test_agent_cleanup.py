@@ -14,6 +14,7 @@ import pytest
 from agent_fakes import fake_spawn
 from nodeseal.agent import rundir
 from nodeseal.agent.cleanup import CleanupError, cleanup
+from nodeseal.core import generations
 from nodeseal.core.bridge import CoreOptions
 from nodeseal.core.lockfile import LockFile, holder
 from nodeseal.mesh.model import WorkloadName
@@ -80,7 +81,7 @@ def test_core_is_asked_to_end(run_dir: Path, children: list[subprocess.Popen[byt
 def test_core_that_does_not_serve_its_socket_is_ended_by_its_lock(
     run_dir: Path, children: list[subprocess.Popen[bytes]]
 ) -> None:
-    pid = hold(run_dir / rundir.CORE_PID, children)
+    pid = hold(generations.lock_path(run_dir, 7), children)
     assert cleanup(run_dir).removed[0] == f"core, pid {pid}"
     assert children[0].wait(timeout=20) == -signal.SIGTERM
 
@@ -96,8 +97,8 @@ def test_pid_in_a_stale_file_is_not_touched(run_dir: Path, children: list[subpro
     """The file names a process that has nothing to do with us and holds no lock."""
     innocent = subprocess.Popen(["sleep", "60"])
     children.append(innocent)
-    for name in (rundir.CORE_PID, rundir.AGENT_PID, rundir.AGENT_LOCK):
-        (run_dir / name).write_text(f"{innocent.pid}\n")
+    for path in (generations.lock_path(run_dir, 1), run_dir / rundir.AGENT_PID, run_dir / rundir.AGENT_LOCK):
+        path.write_text(f"{innocent.pid}\n")
     report = cleanup(run_dir)
     assert report.failed == []
     assert innocent.poll() is None

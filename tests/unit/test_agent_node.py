@@ -18,12 +18,13 @@ import pytest
 
 from agent_fakes import FakeCapture, FakeCredentials, FakeSource, fake_spawn, mesh, until, workload
 from nodeseal.agent import node as node_module
-from nodeseal.agent import rundir, view
+from nodeseal.agent import rundir, supervisor, view
 from nodeseal.agent.config import Config
 from nodeseal.agent.enrolment import Enrolment
 from nodeseal.agent.node import Node
 from nodeseal.capture.ebpf import CaptureTarget
 from nodeseal.capture.errors import CaptureError
+from nodeseal.core import generations, protocol
 from nodeseal.core.bridge import CoreClient, CoreError, CoreGone, CoreOptions
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
 from nodeseal.sources.directory import MeshStateError, Problem, load
@@ -53,12 +54,14 @@ class World:
             certificate_lifetime=timedelta(hours=24),
             settle=timedelta(0),
             warm_tunnels=timedelta(0),
+            drain_limit=None,
             cgroup=None,
         )
         self.shipper = workload("shipper", self.netns)
         self.remote = workload("pipeline", None, node="node2", phase=Phase.ENROLLED)
         self.captures: list[FakeCapture] = []
         self.core: Any = None
+        self.cores: list[Any] = []
 
     def state(self, *workloads: Workload) -> Mesh:
         return mesh(*(workloads or (self.shipper, self.remote)))
@@ -87,8 +90,9 @@ class World:
         finally:
             await node.end()
 
-    def start_core(self, run_dir: Path, options: CoreOptions) -> Any:
-        self.core = fake_spawn(run_dir, options)
+    def start_core(self, run_dir: Path, options: CoreOptions, generation: int) -> Any:
+        self.core = fake_spawn(run_dir, options, generation)
+        self.cores.append(self.core)
         return self.core
 
     def asks(self, method: Callable[[CoreClient], Any]) -> Any:
@@ -99,8 +103,8 @@ class World:
     def end(self) -> None:
         with contextlib.suppress(CoreError):
             self.asks(CoreClient.stop)
-        if self.core is not None:
-            self.core.wait(timeout=20)
+        for core in self.cores:
+            core.wait(timeout=20)  # those before it were retired
 
 
 @pytest.fixture
@@ -467,7 +471,7 @@ def test_failed_start_leaves_an_adopted_core_alone(world: World) -> None:
 
 
 def test_core_of_another_trust_domain_is_not_adopted(world: World) -> None:
-    world.core = fake_spawn(world.run_dir, CoreOptions(1, "other.org"))
+    world.start_core(world.run_dir, CoreOptions(1, "other.org"), 1)
 
     async def story() -> None:
         with pytest.raises(CoreError, match=r"trust domain other\.org"):
@@ -487,7 +491,7 @@ def test_connections_carry_the_names_of_both_ends(world: World) -> None:
             row |= {"source": f"{world.shipper.address}:4000", "destination": f"{world.remote.address}:80"}
             row |= {"endpoint": f"{world.remote.address}:80", "bytes_sent": 1, "bytes_received": 2, "age_ms": 2500}
             row |= {"closed_ms": 500, "peer": "spiffe://x", "tls": "TLSv1.3", "reason": ""}
-            seen = view._through_core(node.mesh, row)
+            seen = view._through_core(node.mesh, row, 1)
             assert (seen["source_workload"], seen["destination_workload"]) == ("default/shipper", "default/pipeline")
             assert (seen["age_seconds"], seen["closed_seconds"], seen["reason"]) == (2.5, 0.5, None)
 
@@ -512,7 +516,7 @@ def test_status_says_when_the_core_does_not_run(world: World) -> None:
             os.kill(node.core.pid, signal.SIGKILL)
             await until(lambda: node.core.error == "no memory")
             core = (await view.status(node))["core"]
-            assert core == {"pid": None, "state": "not-running", "error": "no memory"}
+            assert (core["pid"], core["state"], core["error"], core["crashes"]) == (None, "not-running", "no memory", 1)
             with pytest.raises(CoreGone):
                 await view.connections(node)
 
@@ -523,7 +527,7 @@ def test_control_connection_that_was_lost_is_made_again(world: World) -> None:
     async def story() -> None:
         async with world.node(world.state()) as (node, _source):
             await enrolled(node)
-            node.core._client._connection.shutdown(socket.SHUT_RDWR)
+            node.core.current._client._connection.shutdown(socket.SHUT_RDWR)
             with pytest.raises(CoreGone):
                 await node.core.call(CoreClient.stats)
             await node.core.call(CoreClient.stats)
@@ -628,3 +632,126 @@ def test_enrolled_workload_is_not_woken_for_its_namespace(world: World) -> None:
             assert enrolment._changed.is_set()
 
     play(story())
+
+
+def test_upgraded_core_has_everything_and_the_one_before_ends_when_it_is_done(world: World) -> None:
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            await enrolled(node)
+            before = world.core
+            done = await node.upgrade_core()
+            assert (done["before"]["pid"], done["pid"], done["workloads"]) == (before.pid, node.core.pid, 1)
+            assert done["generation"] == done["before"]["generation"] + 1
+            hello = world.asks(CoreClient.hello)
+            assert [(one.name, one.roles) for one in hello.workloads] == [(SHIPPER, (0, 1, 2))]
+            assert world.asks(CoreClient.mesh_read).workloads[SHIPPER].phase is Phase.ENROLLED
+            await until(lambda: before.poll() is not None, "the core before has ended")
+            await until(lambda: not node.core.older, "its end was noticed")
+            assert generations.known(world.run_dir) == [done["generation"]]
+            assert (await view.status(node))["core"]["crashes"] == 0
+
+    play(story())
+
+
+def test_failed_upgrade_leaves_the_core_that_runs(world: World) -> None:
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            await enrolled(node)
+            spawn, node.core._spawn = (
+                node.core._spawn,
+                lambda *_arguments: (_ for _ in ()).throw(CoreError("no memory")),
+            )
+            pid = node.core.pid
+            with pytest.raises(CoreError, match="no memory"):
+                await node.upgrade_core()
+            assert (node.core.pid, node.core.ready, node.core.error) == (pid, True, None)
+            node.core._spawn = spawn
+            assert (await node.upgrade_core())["before"]["pid"] == pid
+
+    play(story())
+
+
+def test_older_core_gets_the_mesh_state_until_it_ends(world: World) -> None:
+    async def story() -> None:
+        async with world.node(world.state()) as (node, source):
+            await enrolled(node)
+            older = node.core.current
+            node.core.retire_older = nothing  # it stays
+            await node.upgrade_core()
+            source.put(world.state(world.shipper))
+            await until(lambda: PIPELINE not in node.mesh.workloads)
+            generation = older.generation
+
+            def workloads() -> set[WorkloadName]:
+                with contextlib.closing(CoreClient.connect(world.run_dir, generation=generation)) as client:
+                    return set(client.mesh_read().workloads)
+
+            await until(lambda: workloads() == {SHIPPER}, "the older core knows as well")
+            await older.call(CoreClient.stop)
+
+    play(story())
+
+
+def test_agent_that_comes_in_the_middle_of_an_upgrade_finishes_it(world: World) -> None:
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            await enrolled(node)
+            node.core.retire_older = nothing
+            older = world.core
+            await node.upgrade_core()
+        async with world.node(world.state(), capture=left_behind(world)) as (node, _source):
+            await until(lambda: older.poll() is not None, "the older core has been retired and has ended")
+            await enrolled(node)
+            assert [one.roles for one in world.asks(CoreClient.hello).workloads] == [(0, 1, 2)]
+
+    play(story())
+
+
+def test_core_of_another_build_is_replaced_by_the_next_agent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        await enrol_and_go(world)
+        older = world.core
+        monkeypatch.setattr(generations, "build", lambda: "0.2.0+abc")
+        async with world.node(world.state(), capture=left_behind(world)) as (node, _source):
+            await until(lambda: older.poll() is not None, "the core before has ended")
+            assert node.core.current.build == "0.2.0+abc"
+            assert not (await view.status(node))["core"]["outdated"]
+            await until(lambda: [one.roles for one in world.asks(CoreClient.hello).workloads] == [(0, 1, 2)])
+
+    play(story())
+
+
+def test_core_that_speaks_another_protocol_is_replaced(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        await enrol_and_go(world)
+        older = world.core
+        monkeypatch.setattr(protocol, "PROTOCOL", protocol.PROTOCOL + 1)
+        monkeypatch.setenv("NODESEAL_TEST_PROTOCOL", str(protocol.PROTOCOL))
+        async with world.node(world.state(), capture=left_behind(world)) as (node, _source):
+            await until(lambda: older.poll() is not None, "the core before has ended")
+            await until(lambda: [one.roles for one in world.asks(CoreClient.hello).workloads] == [(0, 1, 2)])
+            assert node.core.pid != older.pid
+
+    play(story())
+
+
+def test_oldest_core_ends_when_the_node_runs_out_of_memory(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "_MEMORY_CHECK_S", 0.01)
+
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            await enrolled(node)
+            monkeypatch.setattr(supervisor, "available_memory", lambda: (100, 100))
+            older = node.core.current
+            await node.core.upgrade()
+            older.retired = True  # as it says while it has connections
+            await asyncio.sleep(0.1)
+            assert node.core.older == [older]
+            monkeypatch.setattr(supervisor, "available_memory", lambda: (4, 100))
+            await until(lambda: not node.core.older, "it has ended")
+
+    play(story())
+
+
+async def nothing() -> None:
+    """In the place of retire_older."""

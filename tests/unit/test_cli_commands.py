@@ -19,6 +19,8 @@ from nodeseal.agent.cleanup import Report
 from nodeseal.cli import nodes
 from nodeseal.cli.main import main
 
+CORE_LOCK = "core-1.pid"
+
 
 class FakeAgent:
     """Answers every request on agent.sock with one prepared answer."""
@@ -103,7 +105,7 @@ def test_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) ->
 def test_core_is_not_offered_but_understood(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert " core " not in capsys.readouterr().out
+    assert "\n    core " not in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["core", "--help"])
     assert "nodeseal core" in capsys.readouterr().out
@@ -182,7 +184,7 @@ class TestWhichNodes:
         assert nodes.run_directories(None) == [Path("/elsewhere")]
 
     def test_default_when_a_node_runs_there(self, tmp_path: Path) -> None:
-        default = self.make(tmp_path / "default", rundir.CORE_PID)
+        default = self.make(tmp_path / "default", CORE_LOCK)
         self.make(tmp_path / "labs" / "lab" / "node1", "agent.yaml", rundir.AGENT_SOCKET)
         assert nodes.run_directories(None) == [default]
 
@@ -210,7 +212,7 @@ class TestWhichNodes:
         self, tmp_path: Path, agents: list[FakeAgent], capsys: pytest.CaptureFixture[str]
     ) -> None:
         lab = tmp_path / "labs" / "lab"
-        self.make(lab / "node1", "agent.yaml", rundir.CORE_PID)
+        self.make(lab / "node1", "agent.yaml", CORE_LOCK)
         self.make(lab / "node2", "agent.yaml")
         agents.append(FakeAgent(lab / "node2", {**STATUS, "node": "node2"}))
         assert main(["status"]) == 1

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from core_fakes import FakeLib, make_native
-from nodeseal.core import native, process, protocol
+from nodeseal.core import generations, native, process, protocol
 from nodeseal.core.bridge import CoreClient, CoreError, CoreGone, CoreOptions, spawn
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName, difference
 from nodeseal.mesh.spiffe import SpiffeId
@@ -47,11 +47,11 @@ class Running:
         module, self.lib = make_native()
         core = native.Core(module, workers=1, trust_domain="example.org")
         self.server = process.ControlServer(core, trust_domain="example.org")
-        self._listener = protocol.listen(str(run_dir / process.SOCKET_NAME))
+        self._listener = protocol.listen(str(generations.socket_path(run_dir, 1)))
         self._wake, self._signalled = socket.socketpair()
-        self._thread = threading.Thread(target=process.serve, args=(self.server, self._listener, self._wake))
-        self._thread.start()
-        self.client = CoreClient.connect(run_dir)
+        self.thread = threading.Thread(target=process.serve, args=(self.server, self._listener, self._wake))
+        self.thread.start()
+        self.client = CoreClient.connect(run_dir, generation=1)
 
     def add(self) -> None:
         with Path("/proc/self/ns/net").open() as netns:
@@ -59,7 +59,7 @@ class Running:
 
     def end(self) -> None:
         self._signalled.send(b"x")
-        self._thread.join()
+        self.thread.join()
         self.client.close()
         for one in (self._listener, self._wake, self._signalled):
             one.close()
@@ -81,10 +81,35 @@ def test_hello_of_a_fresh_core_has_epoch_zero_and_no_workloads(running: Running)
     assert (hello.pid, hello.epoch, hello.trust_domain, hello.workloads) == (os.getpid(), 0, "example.org", ())
 
 
-def test_hello_of_another_protocol_is_refused_with_advice(running: Running) -> None:
+def test_hello_answers_an_agent_of_another_protocol_and_names_its_own(running: Running) -> None:
     answer, _fds = running.server.handle({"op": "hello", "protocol": 99}, [])
-    assert not answer["ok"]
-    assert "cleanup" in answer["error"]
+    assert (answer["ok"], answer["protocol"]) == (True, protocol.PROTOCOL)
+
+
+def test_retired_core_lets_its_listeners_go_and_ends_with_its_last_connection(running: Running) -> None:
+    running.lib.live = 2
+    running.add()
+    with socket.socket() as one:
+        running.client.workload_listen(1, {0: one.fileno()})
+        before = open_descriptors()
+        running.client.retire(None)
+        assert open_descriptors() == before - 1
+        assert calls(running.lib, "core_retire") == [("core_retire",)]
+        hello = running.client.hello()
+        assert (hello.retired, hello.workloads[0].roles) == (True, ())
+        with pytest.raises(CoreError, match="retired"):
+            running.client.workload_listen(1, {0: one.fileno()})
+        assert running.client.live() == (2, 1)
+    running.lib.live = 0
+    running.thread.join(timeout=20)
+    assert not running.thread.is_alive()
+
+
+def test_retired_core_ends_when_its_time_is_over(running: Running) -> None:
+    running.lib.live = 1
+    running.client.retire(0)
+    running.thread.join(timeout=20)
+    assert not running.thread.is_alive()
 
 
 def test_workload_is_added_with_its_namespace_and_address(running: Running) -> None:
@@ -258,15 +283,15 @@ def test_descriptors_of_a_refused_request_are_closed(running: Running) -> None:
 def test_core_survives_the_agents_going(running: Running, tmp_path: Path) -> None:
     running.client.mesh(mesh("shipper"), 5)
     running.client.close()
-    with contextlib.closing(CoreClient.connect(tmp_path)) as again:
+    with contextlib.closing(CoreClient.connect(tmp_path, generation=1)) as again:
         assert again.hello().epoch == 5
 
 
 def test_stop_ends_the_server(tmp_path: Path) -> None:
     server = Running(tmp_path)
     server.client.stop()
-    server._thread.join(timeout=10)
-    assert not server._thread.is_alive()
+    server.thread.join(timeout=10)
+    assert not server.thread.is_alive()
     with pytest.raises(CoreGone):
         server.client.hello()
     server.end()

@@ -21,7 +21,7 @@ from nodeseal.capture.cleanup import cleanup as cleanup_capture
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Journal
 from nodeseal.capture.netns import NamespaceGoneError, NetworkNamespace
-from nodeseal.core import lockfile
+from nodeseal.core import generations, lockfile
 from nodeseal.core.bridge import CoreClient, CoreError
 from nodeseal.core.lockfile import AlreadyLocked, LockFile
 from nodeseal.sources.directory import PublicationError, withdraw
@@ -63,7 +63,7 @@ def cleanup(run_dir: Path) -> Report:
         raise CleanupError(f"cannot lock {run_dir / rundir.AGENT_LOCK}: {error.strerror or error}") from None
     try:
         withdrawn = _withdraw(run_dir, report)
-        _end_core(run_dir, report)
+        _end_cores(run_dir, report)
         _end_captured_sockets(run_dir, report)
         capture = cleanup_capture(run_dir)
         report.removed += capture.removed
@@ -107,19 +107,18 @@ def _withdraw(run_dir: Path, report: Report) -> bool:
     return True
 
 
-def _end_core(run_dir: Path, report: Report) -> None:
-    path = run_dir / rundir.CORE_PID
-    pid = lockfile.holder(path)
-    if pid is None:
-        return
-    # Asked first: it then closes its connections by itself. One that does not answer is signalled.
-    with contextlib.suppress(CoreError), contextlib.closing(CoreClient.connect(run_dir, _CORE_PATIENCE_S)) as client:
-        if client.pid == pid:
-            client.stop()
-    if _end_process(path, pid, _CORE_PATIENCE_S):
-        report.removed.append(f"core, pid {pid}")
-    else:
-        report.failed.append(f"the core, pid {pid}, does not end")
+def _end_cores(run_dir: Path, report: Report) -> None:
+    for generation, pid in generations.running(run_dir).items():
+        # Asked first: it then closes its connections by itself. One that does not answer is signalled.
+        with contextlib.suppress(CoreError):
+            client = CoreClient.connect(run_dir, _CORE_PATIENCE_S, generation=generation)
+            with contextlib.closing(client):
+                if client.pid == pid:
+                    client.stop()
+        if _end_process(generations.lock_path(run_dir, generation), pid, _CORE_PATIENCE_S):
+            report.removed.append(f"core, pid {pid}")
+        else:
+            report.failed.append(f"the core, pid {pid}, does not end")
 
 
 def _end_process(lock: Path, pid: int, patience: float) -> bool:
@@ -164,14 +163,14 @@ def _end_captured_sockets(run_dir: Path, report: Report) -> None:
 
 def _remove_files(run_dir: Path, report: Report, *, had_lock: bool, kept: tuple[str, ...]) -> None:
     gone = []
-    for name in rundir.OWN_FILES:
-        if name in kept:
+    for path in rundir.own_files(run_dir):
+        if path.name in kept:
             continue
-        if name == rundir.AGENT_LOCK:
+        if path.name == rundir.AGENT_LOCK:
             if had_lock:
-                gone.append(name)  # it goes when it is released
+                gone.append(path.name)  # it goes when it is released
             continue
-        for file in (run_dir / name, run_dir / f"{name}.new"):
+        for file in (path, path.with_name(f"{path.name}.new")):
             try:
                 file.unlink()
                 gone.append(file.name)

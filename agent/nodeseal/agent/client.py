@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from nodeseal.agent import rundir
-from nodeseal.core import lockfile
+from nodeseal.core import generations
 
-_TIMEOUT_S = 20.0
+TIMEOUT_S = 20.0
 
 
 class AgentError(Exception):
@@ -21,12 +21,12 @@ class AgentGone(AgentError):
     """No agent runs for the run directory."""
 
 
-def ask(run_dir: Path, operation: str) -> dict[str, Any]:
-    """The answer to {"op": operation}. Raises AgentGone, AgentError."""
+def ask(run_dir: Path, operation: str, *, seconds: float = TIMEOUT_S) -> dict[str, Any]:
+    """The answer to {"op": operation}, which is waited for so long. Raises AgentGone, AgentError."""
     path = run_dir / rundir.AGENT_SOCKET
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(_TIMEOUT_S)
+            connection.settimeout(seconds)
             connection.connect(str(path))
             connection.sendall(json.dumps({"op": operation}).encode() + b"\n")
             with connection.makefile("rb") as lines:
@@ -49,7 +49,7 @@ def ask(run_dir: Path, operation: str) -> dict[str, Any]:
 
 def _gone(run_dir: Path) -> str:
     text = f"no agent runs for {run_dir}"
-    core = lockfile.holder(run_dir / rundir.CORE_PID)
-    if core is not None:
-        return f"{text}, its core (pid {core}) goes on; start the agent again, or end all with 'nodeseal cleanup'"
+    cores = list(generations.running(run_dir).values())
+    if cores:
+        return f"{text}, its core (pid {cores[-1]}) goes on; start the agent again, or end all with 'nodeseal cleanup'"
     return f"{text}; start it with 'nodeseal agent --config FILE'"

@@ -10,6 +10,7 @@
     certificate_lifetime: 24h        # renewed at half of it
     settle: 2s                       # how long the other nodes get to see a change
     warm_tunnels: 0s                 # peers used within it get a new tunnel ahead of need; 0s: none do
+    drain_limit: none                # how long a core that was replaced may go on with its connections
     cgroup: /sys/fs/cgroup           # the root of the cgroup v2 tree; found if it is not given
 
 Relative paths are relative to the file's own directory.
@@ -28,12 +29,14 @@ from nodeseal.sources.schema import Fields, Problems, open_document
 DEFAULT_RUN_DIR = Path("/run/nodeseal")
 _UNITS = {"us": 0.000001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(us|ms|s|m|h|d)"
+_NONE = "none"
 _DURATION_EXPECTED = "a duration such as 30s, 10m, 24h or 7d"
 _LIFETIME_MIN = timedelta(seconds=2)
 _LIFETIME_MAX = timedelta(days=365)
 _SETTLE_MAX = timedelta(hours=1)
 _SPIN_MAX = timedelta(milliseconds=1)
 _WARM_MAX = timedelta(days=1)
+_DRAIN_MAX = timedelta(days=365)
 _PATH_EXPECTED = "a path"
 # sun_path of a Unix socket holds 108 bytes (unix(7)); "/agent.sock" goes behind the run directory.
 _RUN_DIR_MAX = 90
@@ -58,6 +61,8 @@ class Config:
     certificate_lifetime: timedelta
     settle: timedelta
     warm_tunnels: timedelta
+    drain_limit: timedelta | None
+    """None: as long as they last."""
     cgroup: Path | None
 
 
@@ -84,6 +89,7 @@ def load(path: Path) -> Config:
         certificate_lifetime=_duration(fields, "certificate_lifetime", "24h", _LIFETIME_MIN, _LIFETIME_MAX),
         settle=_duration(fields, "settle", "2s", timedelta(0), _SETTLE_MAX),
         warm_tunnels=_duration(fields, "warm_tunnels", "0s", timedelta(0), _WARM_MAX),
+        drain_limit=_optional_duration(fields, "drain_limit", timedelta(0), _DRAIN_MAX),
         cgroup=_optional_path(fields, base),
     )
     if len(os.fsencode(config.run_dir)) > _RUN_DIR_MAX:
@@ -124,6 +130,14 @@ def _duration(fields: Fields, name: str, default: str, low: timedelta, high: tim
             fields.line_of(name), fields.at(name), f"a duration from {_shown(low)} to {_shown(high)}", text
         )
     return value
+
+
+def _optional_duration(fields: Fields, name: str, low: timedelta, high: timedelta) -> timedelta | None:
+    """None for the word `none`, which is the default."""
+    text = fields.text(name, _NONE, expected=f"{_DURATION_EXPECTED}, or none", pattern=f"{_NONE}|{_DURATION}")
+    if text == _NONE or not re.fullmatch(_DURATION, text):
+        return None
+    return _duration(fields, name, text, low, high)
 
 
 def _shown(value: timedelta) -> str:

@@ -207,28 +207,33 @@ class Enrolment:
     async def _hand_over(self, held: Held) -> None:
         around = self.around
         incarnation = around.core.incarnation
-        if self.wanted_state is not None:
-            held.identity = self.wanted_state.identity(around.node.trust_domain)
-        credential = await around.core.run_blocking(around.credentials.issue, held.identity)
-        held.key = around.node.new_key()
+        credential = held.credential
+        if self.wanted_state is not None and not held.draining:
+            identity = self.wanted_state.identity(around.node.trust_domain)
+            if identity != held.identity:
+                held.identity, credential = identity, None
+        if credential is None or around.now() >= credential.renew_at:
+            credential = await around.core.run_blocking(around.credentials.issue, held.identity)
+        key = around.node.new_key()
         await around.core.call(
             CoreClient.workload_add,
-            held.key,
+            key,
             self.name,
             held.identity,
             held.workload.addresses,
             netns_fd=held.captured.netns_fd,
         )
         try:
-            held.roles.clear()
-            await self._give_credential(held.key, held.identity, credential)
+            await self._give_credential(key, held.identity, credential)
             await around.capture.take_listeners(held.captured, {})
+            held.key, held.roles = key, set()
             await self._give_listeners(held)
         except BaseException:
             with contextlib.suppress(CoreError):
-                await around.core.call(CoreClient.workload_remove, held.key)
+                await around.core.call(CoreClient.workload_remove, key)
             raise
         held.credential, held.incarnation = credential, incarnation
+        around.node.moved_on()
         log.info("workload %s was handed to the core, pid %s", self.name, around.core.pid)
 
     async def _stay(self, held: Held) -> float | None:
@@ -286,9 +291,7 @@ class Enrolment:
             if remaining > 0:
                 return remaining
             await self._close_inbound(held)
-        _core, rows = await self.around.core.call(CoreClient.stats)
-        live = next((row["connections"] for row in rows if row["key"] == held.key), 0)
-        if live and not self._moved(held):
+        if await self._live() and not self._moved(held):
             return _DRAIN_POLL_S
         await self._remove(held)
         return 0
@@ -310,9 +313,9 @@ class Enrolment:
 
     async def _remove(self, held: Held) -> None:
         held.removing = True
-        with contextlib.suppress(CoreError):  # a core that is gone, or never had it, has nothing to remove
-            if held.incarnation == self.around.core.incarnation:
-                await self.around.core.call(CoreClient.workload_remove, held.key)
+        # A core that is gone, or never had it, has nothing to remove.
+        with contextlib.suppress(CoreError):
+            await self.around.core.call_all(CoreClient.workload_forget, self.name)
         await self.around.capture.release(held.captured)
         self.held = None
         self.renewal_trouble = None
@@ -332,6 +335,8 @@ class Enrolment:
                 self._renew_retry.reset()
                 log.info("workload %s has a new certificate, serial %s", self.name, credential.svid.serial)
             except (AuthorityError, CoreError) as error:
+                if held.incarnation != self.around.core.incarnation:
+                    return 0.05  # it goes to another core in a moment, with a certificate
                 delay = self._renew_retry.next()
                 self._renew_not_before = loop.time() + delay
                 self.renewal_trouble = f"certificate not renewed: {text_of(error)}"
@@ -356,6 +361,12 @@ class Enrolment:
         if missing:
             await self.around.core.call(CoreClient.workload_listen, held.key, missing)
             held.roles.update(missing)
+
+    async def _live(self) -> int:
+        """Connections of this workload, in all cores."""
+        answers = await self.around.core.call_all(CoreClient.stats)
+        rows = [row for _link, (_core, rows) in answers for row in rows]
+        return sum(row["connections"] for row in rows if row["workload"] == str(self.name))
 
     def _enter(self, phase: Phase) -> None:
         self.phase = phase

@@ -31,6 +31,9 @@ class NodeServices(Protocol):
     async def publish(self) -> None:
         """Publishes the workloads that say `published`. Raises PublicationError."""
 
+    def moved_on(self) -> None:
+        """Tells that the present core has a workload that an older one had."""
+
     def new_key(self) -> int:
         """A key that the core does not know."""
 

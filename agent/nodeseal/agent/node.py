@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from nodeseal.agent import rundir
 from nodeseal.agent.backoff import Backoff
@@ -26,7 +27,7 @@ from nodeseal.agent.pushing import MeshPusher
 from nodeseal.agent.supervisor import CoreSupervisor, StartCore
 from nodeseal.capture.ebpf import Captured
 from nodeseal.capture.listeners import HBONE, INBOUND
-from nodeseal.core.bridge import CoreClient, CoreOptions, CoreWorkload, Hello, spawn
+from nodeseal.core.bridge import CoreClient, CoreError, CoreOptions, CoreWorkload, spawn
 from nodeseal.core.protocol import close_all
 from nodeseal.mesh.model import Mesh, MeshDifference, MeshError, Mode, Phase, Workload, WorkloadName
 from nodeseal.sources.directory import DirectorySource, MeshStateError, PublicationError, load, publish
@@ -36,6 +37,11 @@ log = logging.getLogger("nodeseal.agent")
 _STOP_TIMEOUT_S = 20.0
 _PUBLICATION_CHECK_S = 5.0
 _NAMESPACE_CHECK_S = 5.0
+_UPGRADE_PATIENCE_S = 60.0
+
+
+class UpgradeError(Exception):
+    """An upgrade of the core is not complete; one line."""
 
 
 class MeshSource(Protocol):
@@ -80,6 +86,7 @@ class Node:
             on_start=self.push,
             on_change=self._wake_all,
             start=start_core,
+            drain_limit=config.drain_limit.total_seconds() if config.drain_limit is not None else None,
         )
         self.around = Surroundings(self, self.core, capture, credentials, config.settle.total_seconds())
         self.enrolments: dict[WorkloadName, Enrolment] = {}
@@ -92,6 +99,10 @@ class Node:
         self._publishing = asyncio.Lock()
         self._published: frozenset[WorkloadName] | None = None
         self._next_key = 1
+        self._upgrading = asyncio.Lock()
+        self._moved_on = asyncio.Event()
+        self.adopted: set[WorkloadName] = set()
+        """What a former agent had captured."""
         self._drivers: dict[WorkloadName, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -111,11 +122,11 @@ class Node:
     async def begin(self) -> None:
         """Finds or starts the core, prepares capture, adopts what is there. Raises CoreError, CaptureError,
         PublicationError, OSError, with nothing left behind that was not there before."""
-        hello = await self.core.begin()
+        await self.core.begin()
         try:
             await self.capture.prepare()
             rundir.remember_publication(self.config.run_dir, self.config.mesh, self.config.node)
-            await self._adopt(hello)
+            await self._adopt()
             # A publication of a former run may name what is not captured any more.
             await self.publish()
         except BaseException:
@@ -128,6 +139,11 @@ class Node:
         await self.push()
         self.core.set_ready()
         self._tasks.append(asyncio.create_task(self.core.run(), name="core"))
+        if self.core.outdated:
+            self._tasks.append(asyncio.create_task(self._upgrade_by_itself(), name="upgrade"))
+        elif self.core.unretired:
+            # A former agent ended in the middle of an upgrade, or the core speaks another protocol.
+            self._tasks.append(asyncio.create_task(self._finish_upgrade(), name="upgrade"))
         self._tasks.append(asyncio.create_task(self._follow(), name="mesh"))
         self._tasks.append(asyncio.create_task(self._keep_publication(), name="publication"))
         self._tasks.append(asyncio.create_task(self._watch_namespaces(), name="namespaces"))
@@ -155,12 +171,22 @@ class Node:
         self.capture.close()
         self.core.close()
 
-    async def _adopt(self, hello: Hello) -> None:
-        """Takes over what a former agent left in capture and core; what only one of them has is brought in line."""
-        self._next_key = max((workload.key for workload in hello.workloads), default=0) + 1
-        known = await self.core.call(CoreClient.mesh_read) if hello.epoch else None
+    async def _adopt(self) -> None:
+        """Takes over what a former agent left in capture and cores; what only one of them has is brought in line."""
+        current = self.core.current
+        assert current is not None
+        hello = current.hello
+        hellos = [hello, *(link.hello for link in self.core.older)]
+        self._next_key = max((workload.key for one in hellos for workload in one.workloads), default=0) + 1
+        # A core that has just been started knows nothing, an older one may. (Its protocol may be another.)
+        readable = next((link for link in self.core.links()[::-1] if link.hello.epoch), None)
+        if hello.epoch:
+            readable = current
+        known = await readable.call(CoreClient.mesh_read) if readable is not None else None
         # The last good state, until the source has one: also while what is in the directory is bad.
-        self.pusher.adopt(known, hello.epoch)
+        self.pusher.adopt(known if readable is current else None, max(one.epoch for one in hellos))
+        if known is not None:
+            self.pusher.mesh = known
         if known is None:
             # The former core is lost too. What this node published tells what was enrolled: fail closed from the start.
             with contextlib.suppress(MeshStateError):
@@ -171,6 +197,7 @@ class Node:
         for captured in await self.capture.adopt():
             name = WorkloadName.parse(captured.target.name)
             await self._adopt_one(name, captured, in_core.pop(name, None), known)
+            self.adopted.add(name)
         for leftover in in_core.values():
             log.warning("the core's workload %s is not captured: removed", leftover.name)
             await self.core.call(CoreClient.workload_remove, leftover.key)
@@ -196,6 +223,12 @@ class Node:
                 # The former agent may have ended before it said so.
                 await self.core.call(CoreClient.workload_unlisten, in_core.key, INBOUND, HBONE)
                 held.roles -= {INBOUND, HBONE}
+        for role, fd in (await self._listeners_of_older(name)).items():
+            # The very sockets that an older core still accepts from: what waits in them is not lost.
+            if role in given:
+                os.close(fd)
+            else:
+                given[role] = fd
         try:
             await self.capture.take_listeners(captured, given)
         finally:
@@ -212,6 +245,76 @@ class Node:
         enrolment.adopt_phase(phase)
         self.enrolments[name] = enrolment
         log.info("adopted workload %s, %s, key %d", name, phase.value, held.key)
+
+    async def _listeners_of_older(self, name: WorkloadName) -> dict[int, int]:
+        for link in self.core.older[::-1]:
+            for workload in link.hello.workloads:
+                if workload.name == name and workload.roles and not link.retired:
+                    with contextlib.suppress(CoreError):
+                        return await link.call(CoreClient.listeners, workload.key)
+        return {}
+
+    # ---- the core's upgrade
+
+    async def upgrade_core(self) -> dict[str, Any]:
+        """Replaces the core by one that is started now; no connection is cut. Returns when the one before has been
+        retired: {"pid", "generation", "version", "before": {"pid", "generation", "version"}, "workloads"}. Raises
+        CoreError, UpgradeError."""
+        async with self._upgrading:
+            before = self.core.current
+            link = await self.core.upgrade()
+            await self._finish_upgrade()
+        assert before is not None
+        return {
+            "pid": link.pid,
+            "generation": link.generation,
+            "version": link.version,
+            "before": {"pid": before.pid, "generation": before.generation, "version": before.version},
+            "workloads": sum(enrolment.held is not None for enrolment in self.enrolments.values()),
+        }
+
+    async def _finish_upgrade(self) -> None:
+        """Retires the older cores once the current one has every workload. Raises UpgradeError when that takes long;
+        whatever has been handed over stays where it is, and the older core goes on accepting."""
+        try:
+            async with asyncio.timeout(_UPGRADE_PATIENCE_S):
+                await self._all_handed_over()
+        except TimeoutError:
+            waiting = [str(name) for name, enrolment in self.enrolments.items() if self._behind(enrolment)]
+            self._tasks.append(asyncio.create_task(self._retire_at_last(), name="upgrade"))
+            raise UpgradeError(
+                f"the new core still lacks {', '.join(waiting[:5]) or 'the mesh state'}"
+                f"{f' and {len(waiting) - 5} more' if len(waiting) > 5 else ''}; the one before goes on until it has "
+                "them: see 'nodeseal status'"
+            ) from None
+        await self.core.retire_older()
+
+    async def _all_handed_over(self) -> None:
+        while not self.core.ready or any(map(self._behind, self.enrolments.values())):
+            self._moved_on.clear()
+            await self._moved_on.wait()
+
+    def moved_on(self) -> None:
+        """An enrolment is in the present core, or the core is another one: for an upgrade that waits for it."""
+        self._moved_on.set()
+
+    def _behind(self, enrolment: Enrolment) -> bool:
+        held = enrolment.held
+        return held is not None and not held.removing and held.incarnation != self.core.incarnation
+
+    async def _retire_at_last(self) -> None:
+        await self._all_handed_over()
+        await self.core.retire_older()
+
+    async def _upgrade_by_itself(self) -> None:
+        """The core that runs is not the one that is installed."""
+        log.info("another core is installed than the one that runs: replacing it")
+        try:
+            done = await self.upgrade_core()
+        except (CoreError, UpgradeError) as error:
+            log.error("the core was not replaced: %s", error)
+        else:
+            log.info("the core was replaced: pid %d by pid %d", done["before"]["pid"], done["pid"])
 
     # ---- the mesh state
 
@@ -321,6 +424,7 @@ class Node:
         task.add_done_callback(done)
 
     def _wake_all(self) -> None:
+        self.moved_on()
         for enrolment in self.enrolments.values():
             enrolment.wake()
 
@@ -354,6 +458,7 @@ class Node:
     async def push(self) -> None:
         """Sends the present mesh to the core. Never raises, see MeshPusher."""
         await self.pusher.push()
+        self.moved_on()
 
     # ---- what the enrolments ask for
 

@@ -100,7 +100,15 @@ def _operations(node: Node) -> dict[str, Any]:
     async def version() -> dict[str, Any]:
         return {"ok": True, "version": __version__, "pid": os.getpid()}
 
-    return {"status": lambda: view.status(node), "connections": lambda: view.connections(node), "version": version}
+    async def upgrade_core() -> dict[str, Any]:
+        return {"ok": True, "node": node.config.node, **await node.upgrade_core()}
+
+    return {
+        "status": lambda: view.status(node),
+        "connections": lambda: view.connections(node),
+        "upgrade_core": upgrade_core,
+        "version": version,
+    }
 
 
 @contextlib.contextmanager
@@ -137,10 +145,10 @@ def _run_directory(run_dir: Path) -> Iterator[None]:
         yield
     except StartError:
         failed = True
-        for name in rundir.OWN_FILES:
-            if name not in before:
+        for path in rundir.own_files(run_dir):
+            if path.name not in before:
                 with contextlib.suppress(OSError):
-                    (run_dir / name).unlink()
+                    path.unlink()
         raise
     finally:
         with contextlib.suppress(OSError):

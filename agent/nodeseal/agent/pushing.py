@@ -1,4 +1,8 @@
-"""Sending the mesh that the core decides by: as a difference where it has the one before, once for many who ask."""
+"""Sending the mesh that the cores decide by: as a difference where one has the one before, once for many who ask.
+
+Whoever asks for a push waits for the current core alone. Older cores, which finish their connections, get the same mesh
+behind its back: one that hangs delays nobody.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from nodeseal.agent.corelink import CoreLink
 from nodeseal.agent.supervisor import CoreSupervisor
 from nodeseal.core.bridge import CoreClient, CoreError, CoreGone
 from nodeseal.mesh.model import Mesh, difference
@@ -16,7 +21,7 @@ _RESEND_S = 1.0
 
 
 class MeshPusher:
-    """Keeps the core at what `effective` gives; None means that there is nothing to send yet."""
+    """Keeps the cores at what `effective` gives; None means that there is nothing to send yet."""
 
     def __init__(self, core: CoreSupervisor, effective: Callable[[], Mesh | None]) -> None:
         self.mesh: Mesh | None = None
@@ -27,8 +32,9 @@ class MeshPusher:
         self._lock = asyncio.Lock()
         self._asked = 0
         self._done = 0
-        self._sent: tuple[int, int, Mesh] | None = None  # incarnation of the core, epoch, mesh
+        self._sent: dict[int, tuple[int, Mesh]] = {}  # incarnation of a core -> epoch, mesh
         self._again: asyncio.Task[None] | None = None
+        self._older: asyncio.Task[None] | None = None
         self._stopped = False
 
     @property
@@ -37,17 +43,19 @@ class MeshPusher:
         return self._lock.locked()
 
     def adopt(self, mesh: Mesh | None, epoch: int) -> None:
-        """What an adopted core has; None when it has none, or nobody could read it."""
+        """What the adopted current core has (None when it has none, or nobody could read it); no adopted core is at a
+        later epoch."""
         self.epoch = epoch
         if mesh is not None:
             self.mesh = mesh
-            self._sent = (self._core.incarnation, epoch, mesh)
+            self._sent[self._core.incarnation] = (epoch, mesh)
 
     def stop(self) -> None:
         """Nothing is sent again by itself from here on."""
         self._stopped = True
-        if self._again is not None:
-            self._again.cancel()
+        for task in (self._again, self._older):
+            if task is not None:
+                task.cancel()
 
     async def push(self) -> None:
         """Sends the present mesh. Never raises: a core that is gone gets everything when the next one starts, a refusal
@@ -66,27 +74,52 @@ class MeshPusher:
         if mesh is None:
             return
         self.mesh = mesh
-        if self._core.pid is None:
+        current = self._core.current
+        if current is None:
             return
-        incarnation, epoch = self._core.incarnation, self.epoch + 1
-        base = self._sent if self._sent is not None and self._sent[0] == incarnation else None
+        epoch = self.epoch + 1
+        if await self._send(current, mesh, epoch):
+            # It may have been taken and the answer lost: a core's epoch only grows.
+            self.epoch = epoch
+        alive = {link.incarnation for link in self._core.links()}
+        self._sent = {number: sent for number, sent in self._sent.items() if number in alive}
+        if self._core.older and (self._older is None or self._older.done()) and not self._stopped:
+            self._older = asyncio.create_task(self._push_older(), name="push to older cores")
+
+    def _knows(self, link: CoreLink) -> bool:
+        return link.incarnation in self._sent
+
+    async def _push_older(self) -> None:
+        """Until each has the mesh that the current core has."""
+        while True:
+            mesh, epoch = self.mesh, self.epoch
+            older = self._core.links()[1:]
+            behind = [link for link in older if not self._knows(link) or self._sent[link.incarnation][1] is not mesh]
+            if mesh is None or not behind:
+                return
+            await asyncio.gather(*(self._send(link, mesh, epoch) for link in behind))
+            if any(not self._knows(link) for link in behind):
+                return  # gone, or to be tried again
+
+    async def _send(self, link: CoreLink, mesh: Mesh, epoch: int) -> bool:
+        """Whether the core has got something; False as well when it is gone."""
+        base = self._sent.get(link.incarnation)
+        changed = True
         try:
             if base is None:
-                await self._core.call(CoreClient.mesh, mesh, epoch)
-            elif not await self._core.call(_send_change, base[2], mesh, epoch, base=base[1]):
-                epoch = base[1]
+                await link.call(CoreClient.mesh, mesh, epoch)
+            else:
+                changed = await link.call(_send_change, base[1], mesh, epoch, base=base[0])
         except CoreGone:
-            self._sent = None
-            return
+            self._sent.pop(link.incarnation, None)
+            return False
         except CoreError as error:
-            log.error("the core did not take the mesh state: %s; sending it again", error)
-            self._sent = None
-            # It may have taken it and the answer was lost: its epoch only grows.
-            self.epoch = epoch
+            log.error("the core (pid %d) did not take the mesh state: %s; sending it again", link.pid, error)
+            self._sent.pop(link.incarnation, None)
             asyncio.get_running_loop().call_later(_RESEND_S, self._push_again)
-            return
-        self.epoch = max(self.epoch, epoch)
-        self._sent = (incarnation, epoch, mesh)
+            return True
+        self._sent[link.incarnation] = (epoch if changed or base is None else base[0], mesh)
+        return changed
 
     def _push_again(self) -> None:
         if not self._stopped:

@@ -6,21 +6,33 @@ import json
 import os
 from pathlib import Path
 
-from nodeseal.core.process import LOG_NAME, PID_NAME, SOCKET_NAME
+from nodeseal.core import generations, lockfile
 
 AGENT_LOCK = "agent.lock"
 AGENT_PID = "agent.pid"
 AGENT_SOCKET = "agent.sock"
-CORE_LOG, CORE_PID, CORE_SOCKET = LOG_NAME, PID_NAME, SOCKET_NAME
+CORE_LOG = generations.LOG_NAME
 CAPTURE_JOURNAL = "capture.json"
 PUBLICATION = "publication.json"
-OWN_FILES = (AGENT_SOCKET, AGENT_PID, AGENT_LOCK, CORE_SOCKET, CORE_PID, CORE_LOG, PUBLICATION)
-_TRACES = (AGENT_SOCKET, AGENT_LOCK, CORE_SOCKET, CORE_PID, CAPTURE_JOURNAL)
+OWN_FILES = (AGENT_SOCKET, AGENT_PID, AGENT_LOCK, CORE_LOG, f"{CORE_LOG}.1", PUBLICATION)
+"""Beside those of the cores, see own_files()."""
+_TRACES = (AGENT_SOCKET, AGENT_LOCK, CAPTURE_JOURNAL)
 
 
 def has_node(run_dir: Path) -> bool:
     """Whether an agent or a core runs for this directory, or ran and left something."""
-    return any((run_dir / name).exists() for name in _TRACES)
+    return any((run_dir / name).exists() for name in _TRACES) or bool(generations.files(run_dir))
+
+
+def pids(run_dir: Path) -> list[int]:
+    """The agent and the cores that run for this directory."""
+    agent = lockfile.holder(run_dir / AGENT_LOCK)
+    return [*([agent] if agent is not None else []), *generations.running(run_dir).values()]
+
+
+def own_files(run_dir: Path) -> list[Path]:
+    """The files of agents and cores in it, whether they are there or not."""
+    return [*(run_dir / name for name in OWN_FILES), *generations.files(run_dir)]
 
 
 def remember_publication(run_dir: Path, mesh: Path, node: str) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from nodeseal import __version__
+from nodeseal.agent.corelink import CoreLink
 from nodeseal.agent.direct import Direct, DirectError
 from nodeseal.agent.enrolment import Enrolment
 from nodeseal.agent.node import Node
@@ -19,16 +22,18 @@ _CORE_PATIENCE_S = 3.0
 
 
 async def status(node: Node) -> dict[str, Any]:
-    """{"ok", "node", "trust_domain", "agent": {"pid", "version"}, "core": {"pid", "state", "error", "decisions"},
-    "mesh": {"directory", "epoch", "error", "error_since"}, "workloads": [...]}; see _workload for a workload's keys."""
-    counts: dict[int, dict[str, Any]] = {}
+    """{"ok", "node", "trust_domain", "agent": {"pid", "version"}, "core": {"pid", "state", "error", "generation",
+    "version", "outdated", "crashes", "decisions"}, "older_cores": [{"pid", "generation", "version", "retired",
+    "connections", "tunnels", "seconds"}], "mesh": {"directory", "epoch", "error", "error_since"}, "workloads": [...]};
+    see _workload for a workload's keys."""
+    counts: dict[str, dict[str, int]] = {}
     core = node.core.describe()
     if node.core.pid is not None:
         try:
             async with asyncio.timeout(_CORE_PATIENCE_S):
-                stats, rows = await node.core.call(CoreClient.stats)
-            counts = {row["key"]: row for row in rows}
-            core["decisions"] = _decisions(stats)
+                answers = await node.core.call_all(CoreClient.stats)
+            counts = _sums(row for _link, (_stats, rows) in answers for row in rows)
+            core["decisions"] = _decisions(answers[0][1][0])
         except (CoreError, TimeoutError) as error:
             core["error"] = str(error) or "it does not answer"
     workloads = [_workload(node, enrolment, counts) for _name, enrolment in sorted(node.enrolments.items())]
@@ -39,6 +44,7 @@ async def status(node: Node) -> dict[str, Any]:
         "trust_domain": node.trust_domain,
         "agent": {"pid": os.getpid(), "version": __version__},
         "core": core,
+        "older_cores": await asyncio.gather(*(_older_core(link) for link in node.core.older)),
         "mesh": {
             "directory": str(node.config.mesh),
             "epoch": node.epoch,
@@ -46,6 +52,34 @@ async def status(node: Node) -> dict[str, Any]:
             "error_since": trouble.since.isoformat(timespec="seconds") if trouble is not None else None,
         },
         "workloads": workloads,
+    }
+
+
+def _sums(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Workload -> its counters, those of all cores together."""
+    sums: dict[str, dict[str, int]] = {}
+    for row in rows:
+        counters = sums.setdefault(str(row["workload"]), {})
+        for name, value in row.items():
+            if name not in ("workload", "key"):
+                counters[name] = counters.get(name, 0) + value
+    return sums
+
+
+async def _older_core(link: CoreLink) -> dict[str, Any]:
+    """A core that was replaced and has connections left; null for what it does not tell."""
+    connections, tunnels = None, None
+    with contextlib.suppress(CoreError, TimeoutError):
+        async with asyncio.timeout(_CORE_PATIENCE_S):
+            connections, tunnels = await link.call(CoreClient.live)
+    return {
+        "pid": link.pid,
+        "generation": link.generation,
+        "version": link.version,
+        "retired": link.retired,
+        "connections": connections,
+        "tunnels": tunnels,
+        "seconds": round(asyncio.get_running_loop().time() - link.since, 1),
     }
 
 
@@ -59,11 +93,11 @@ def _decisions(stats: dict[str, int]) -> dict[str, float]:
     }
 
 
-def _workload(node: Node, enrolment: Enrolment, counts: dict[int, dict[str, Any]]) -> dict[str, Any]:
+def _workload(node: Node, enrolment: Enrolment, counts: dict[str, dict[str, int]]) -> dict[str, Any]:
     held = enrolment.held
     source = enrolment.wanted_state or (held.workload if held is not None else None)
     reason, detail = enrolment.why()
-    count = counts.get(held.key, {}) if held is not None else {}
+    count = counts.get(str(enrolment.name), {}) if held is not None else {}
     if reason is WhyNotEnrolled.PENDING and node.core.error:
         detail = node.core.error
     # Where it is captured, whatever the mesh state says by now.
@@ -120,8 +154,8 @@ async def connections(node: Node) -> dict[str, Any]:
     Raises CoreError when the core does not answer.
     """
     async with asyncio.timeout(_CORE_PATIENCE_S * 2):
-        rows = await node.core.call(CoreClient.connections)
-    found = [_through_core(node.mesh, row) for row in rows]
+        answers = await node.core.call_all(CoreClient.connections)
+    found = [_through_core(node.mesh, row, link.generation) for link, rows in answers for row in rows]
     errors = []
     for name, enrolment in sorted(node.enrolments.items()):
         # While it drains, what is new goes past the core as well, and nothing tells which is which.
@@ -136,10 +170,11 @@ async def connections(node: Node) -> dict[str, Any]:
     return {"ok": True, "node": node.config.node, "connections": found, "errors": errors}
 
 
-def _through_core(mesh: Mesh | None, row: dict[str, Any]) -> dict[str, Any]:
+def _through_core(mesh: Mesh | None, row: dict[str, Any], generation: int) -> dict[str, Any]:
     closed = row["state"] == "closed"
     return {
         "id": row["id"],
+        "core": generation,
         "workload": row["workload"],
         "direction": row["direction"],
         "source": row["source"],
@@ -169,6 +204,7 @@ def _past_core(mesh: Mesh | None, enrolment: Enrolment, direct: Direct) -> dict[
     sent, received = dialled[::-1] if direct.inbound else dialled
     return {
         "id": None,
+        "core": None,
         "workload": str(enrolment.name),
         "direction": "inbound" if direct.inbound else "outbound",
         "source": source,

@@ -42,7 +42,7 @@ def _command(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from nodeseal.cli import ca, cleanup, connections, status
+    from nodeseal.cli import ca, cleanup, connections, status, upgrade_core
     from nodeseal.cli.nodes import add_output_option
     from nodeseal.lab import commands as lab
 
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     agent = subparsers.add_parser("agent", help="run the node's agent")
     agent.add_argument("--config", type=Path, required=True, metavar="FILE", help="the configuration, see docs/")
     agent.set_defaults(run=_agent)
+    upgrade_core.register(subparsers)
     cleanup.register(subparsers)
     ca.register(subparsers)
     lab.register(subparsers)

@@ -48,8 +48,7 @@ def text(status: dict[str, Any]) -> str:
     else:
         parts.append("no workload of the mesh state is on this node")
     details = [f"{one['workload']}: {one['detail']}{_retry(one)}" for one in workloads if one["detail"]]
-    if core.get("error"):
-        details.insert(0, f"core: {core['error']}")
+    details = [*_core_details(core, status.get("older_cores", ())), *details]
     if details:
         parts.append("\n".join(note(detail) for detail in details))
     if mesh["error"]:
@@ -58,6 +57,26 @@ def text(status: dict[str, Any]) -> str:
         lines = [f"{head} since {mesh['error_since']}; the last good state stays in force:"]
         parts.append("\n".join([*lines, *(note(problem) for problem in problems)]))
     return "\n".join(parts)
+
+
+def _core_details(core: dict[str, Any], older: Sequence[dict[str, Any]]) -> list[str]:
+    lines = []
+    if core.get("error"):
+        lines.append(f"core: {core['error']}")
+    elif core.get("crashes"):
+        times = "once" if core["crashes"] == 1 else f"{core['crashes']} times"
+        lines.append(f"core: it crashed {times} in the last 10 minutes and was started again; see core.log")
+    if core.get("outdated"):
+        lines.append(f"core: another one is installed than version {core['version']} that runs: nodeseal upgrade-core")
+    for one in older:
+        what = "finishes its connections" if one["retired"] else "is being replaced"
+        left = (
+            f": {one['connections']} left, for {duration(one['seconds'])} so far"
+            if one["connections"] is not None
+            else ""
+        )
+        lines.append(f"core of generation {one['generation']} (pid {one['pid']}) {what}{left}")
+    return lines
 
 
 def _table(workloads: Sequence[dict[str, Any]]) -> str:

@@ -17,8 +17,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from nodeseal.core import protocol
-from nodeseal.core.process import LOG_NAME, SOCKET_NAME
+from nodeseal.core import generations, protocol
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.model import Mesh, MeshDifference, WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId
@@ -48,10 +47,17 @@ class CoreWorkload:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What a core says of itself. `epoch` is 0 as long as it has no mesh state."""
+    """What a core says of itself. `epoch` is 0 as long as it has no mesh state.
+
+    `build`: see generations.build; `protocol`: the one it speaks; `retired`: another one takes new connections.
+    """
 
     pid: int
     version: str
+    build: str
+    protocol: int
+    generation: int
+    retired: bool
     epoch: int
     trust_domain: str
     workloads: tuple[CoreWorkload, ...]
@@ -79,19 +85,28 @@ class CoreClient:
         self.pid = protocol.peer_credentials(connection)[0]
 
     @classmethod
-    def connect(cls, run_dir: Path, timeout: float = _TIMEOUT_S) -> CoreClient:
-        """Connects to the core of `run_dir`; `timeout` (seconds) is for each request. Raises CoreGone without one."""
+    def connect(cls, run_dir: Path, timeout: float = _TIMEOUT_S, *, generation: int | None = None) -> CoreClient:
+        """Connects to the core of `run_dir` with this number, without one to the newest that runs.
+
+        `timeout` (seconds) is for each request. Raises CoreGone when there is none.
+        """
+        if generation is None:
+            running = list(generations.running(run_dir))
+            if not running:
+                raise CoreGone(f"no core runs for {run_dir}")
+            generation = running[-1]
+        path = generations.socket_path(run_dir, generation)
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             connection.settimeout(timeout)
-            connection.connect(str(run_dir / SOCKET_NAME))
+            connection.connect(str(path))
             return cls(connection, timeout)
         except (FileNotFoundError, ConnectionRefusedError) as error:
             connection.close()
-            raise CoreGone(f"no core runs for {run_dir}") from error
+            raise CoreGone(f"no core of generation {generation} runs for {run_dir}") from error
         except OSError as error:
             connection.close()
-            raise CoreError(f"cannot reach the core at {run_dir / SOCKET_NAME}: {error.strerror or error}") from error
+            raise CoreError(f"cannot reach the core at {path}: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Ends the control connection; the core goes on."""
@@ -110,7 +125,26 @@ class CoreClient:
             )
             for row in answer["workloads"]
         )
-        return Hello(answer["pid"], answer["version"], answer["epoch"], answer["trust_domain"], workloads)
+        return Hello(
+            pid=answer["pid"],
+            version=answer["version"],
+            build=answer["build"],
+            protocol=answer["protocol"],
+            generation=answer["generation"],
+            retired=answer["retired"],
+            epoch=answer["epoch"],
+            trust_domain=answer["trust_domain"],
+            workloads=workloads,
+        )
+
+    def retire(self, limit: float | None) -> None:
+        """The core lets its listeners go and ends with its last connection, or after `limit` seconds."""
+        self._ask({"op": "retire", "limit_s": limit})
+
+    def live(self) -> tuple[int, int]:
+        """(connections, tunnels) that it has now."""
+        answer = self._ask({"op": "live"})
+        return answer["connections"], answer["tunnels"]
 
     def workload_add(
         self, key: int, name: WorkloadName, identity: SpiffeId, addresses: Sequence[Address], *, netns_fd: int
@@ -138,6 +172,12 @@ class CoreClient:
     def workload_remove(self, key: int) -> None:
         """The core forgets the workload; what is left of its connections is reset."""
         self._ask({"op": "workload_remove", "key": key})
+
+    def workload_forget(self, name: WorkloadName) -> None:
+        """workload_remove by the name, whatever its key is in this core; nothing happens if it does not have it."""
+        for row in self.stats()[1]:
+            if row["workload"] == str(name):
+                self.workload_remove(row["key"])
 
     def listeners(self, key: int) -> dict[int, int]:
         """The core's listening sockets of a workload: role -> a descriptor that is now the caller's too."""
@@ -210,7 +250,7 @@ CORE_COMMAND = (sys.executable, "-m", "nodeseal", "core")
 
 
 def spawn(
-    run_dir: Path, options: CoreOptions, *, core_command: Sequence[str] = CORE_COMMAND
+    run_dir: Path, options: CoreOptions, generation: int = 1, *, core_command: Sequence[str] = CORE_COMMAND
 ) -> subprocess.Popen[bytes]:
     """Starts a core in a session of its own and waits until it serves its control socket.
 
@@ -218,12 +258,15 @@ def spawn(
     """
     reading, writing = os.pipe2(os.O_CLOEXEC)
     command = [*core_command, "--run-dir", str(run_dir), "--ready-fd", str(writing)]
+    command += ["--generation", str(generation), "--build", generations.build()]
     command += ["--workers", str(options.workers), "--trust-domain", options.trust_domain]
     command += ["--spin-us", str(options.spin_us), "--congestion-control", options.congestion_control]
     command += ["--warm-ms", str(options.warm_ms)]
     try:
         try:
-            log_fd = os.open(run_dir / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            log_fd = os.open(
+                run_dir / generations.LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+            )
             try:
                 process = subprocess.Popen(
                     command,
@@ -246,7 +289,7 @@ def spawn(
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         process.wait()
-        line = said.decode("utf-8", "replace").strip() or f"it said nothing; see {run_dir / LOG_NAME}"
+        line = said.decode("utf-8", "replace").strip() or f"it said nothing; see {run_dir / generations.LOG_NAME}"
         raise CoreError(f"the core did not start: {line}")
     return process
 

@@ -224,6 +224,10 @@ class Core:
         """See core_workload_remove: remaining connections are reset."""
         self._call("core_workload_remove", key)
 
+    def retire(self) -> None:
+        """See core_retire: what runs goes on, what is new is another core's."""
+        self.native.lib.core_retire(self.handle)
+
     def epoch(self, epoch: int) -> None:
         """Voids cached answers; the model that answers must be in place before."""
         self.native.lib.core_epoch(self.handle, epoch)

@@ -2,18 +2,23 @@
 
 The main thread serves the control socket, the C core's worker threads move bytes, one thread decides (decider.py).
 The process survives the agent: it keeps its listeners, its credentials and the last mesh state, and ends only on
-SIGTERM or the op "stop". It must stay small: of nodeseal it imports the mesh model and this package, nothing else.
+SIGTERM, the op "stop", or, once it is retired (another core takes what is new), with its last connection. It must stay
+small: of nodeseal it imports the mesh model and this package, nothing else.
 
-Ops (a request's further fields -> the answer's), one request at a time:
-  hello {protocol} -> {pid, version, protocol, epoch, trust_domain, workloads: [{key, name, identity, address, roles}]}
+Ops (a request's further fields -> the answer's), one request at a time. An agent may meet a core of another version:
+those with a * keep their form in every version of the protocol, whatever becomes of the others.
+* hello {protocol} -> {pid, version, build, protocol, generation, retired, epoch, trust_domain,
+    workloads: [{key, name, identity, address, roles}]}
+* retire {limit_s}: lets listeners go, ends with the last connection, or after limit_s seconds (null: no limit)
+* live {} -> {connections, tunnels}; listeners {key} -> {roles} + one descriptor a role; stop {}
   workload_add {key, name, identity, address} + network namespace descriptor
   workload_credentials {key, chain_pem, key_pem, bundle_pem}
   workload_listen {key, roles} + one descriptor a role
-  workload_unlisten {key, roles};  workload_remove {key};  listeners {key} -> {roles} + one descriptor a role
+  workload_unlisten {key, roles};  workload_remove {key}
   mesh {epoch, parts, full} or {epoch, parts, base, difference}: the model, then the epoch. What is too large for one
     message comes before, as `parts` requests mesh_part {number, part}, with nothing else in between
   mesh_read {first} -> {part, next}: the model from its object number `first` on, `next` null at its end
-  connections {} -> {connections};  stats {} -> {core, workloads};  stop {}
+  connections {} -> {connections};  stats {} -> {core, workloads}
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ import selectors
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from nodeseal import __version__
-from nodeseal.core import hardening, native, protocol
+from nodeseal.core import generations, hardening, native, protocol
 from nodeseal.core.decider import Decider, State
 from nodeseal.core.lockfile import AlreadyLocked, LockFile
 from nodeseal.core.transfer import Incoming, TransferError, part_of
@@ -44,10 +50,8 @@ from nodeseal.mesh.spiffe import SpiffeId
 
 log = logging.getLogger("nodeseal.core")
 
-SOCKET_NAME = "core.sock"
-PID_NAME = "core.pid"
-LOG_NAME = "core.log"
 _PEER_TIMEOUT_S = 10.0
+_RETIRED_CHECK_S = 1.0
 WORKERS_MAX = 64
 _SWITCH_S = 0.0005  # a flow that waits for a decision waits no longer for the lock while a mesh state is taken in
 
@@ -73,15 +77,21 @@ Answer = tuple[dict[str, Any], list[int]]
 class ControlServer:
     """Carries out control requests on a core and its decider. Not thread-safe: the main thread owns it."""
 
-    def __init__(self, core: native.Core, *, trust_domain: str) -> None:
+    def __init__(self, core: native.Core, *, trust_domain: str, generation: int = 1, build: str = "") -> None:
         self._core = core
         self._trust_domain = trust_domain
+        self._generation = generation
+        self._build = build
+        self.retired = False
+        self._ends_at: float | None = None
         self._records: dict[int, Record] = {}
         self.decider = Decider(core, self._name_of)
         self.stopping = False
         self._incoming = Incoming()
         self._ops: dict[str, Callable[[dict[str, Any], list[int]], Answer]] = {
             "hello": self._hello,
+            "retire": self._retire,
+            "live": self._live,
             "workload_add": self._workload_add,
             "workload_credentials": self._workload_credentials,
             "workload_listen": self._workload_listen,
@@ -119,11 +129,6 @@ class ControlServer:
             protocol.close_all(fds)
 
     def _hello(self, request: dict[str, Any], fds: list[int]) -> Answer:
-        if request["protocol"] != protocol.PROTOCOL:
-            raise RequestError(
-                f"control protocol {request['protocol']!r} asked for; this core (version {__version__}) speaks "
-                f"{protocol.PROTOCOL}; run 'nodeseal cleanup' and start the agent again"
-            )
         state = self.decider.state
         workloads = [
             {
@@ -138,11 +143,40 @@ class ControlServer:
         return {
             "pid": os.getpid(),
             "version": __version__,
+            "build": self._build,
             "protocol": protocol.PROTOCOL,
+            "generation": self._generation,
+            "retired": self.retired,
             "epoch": state.epoch if state is not None else 0,
             "trust_domain": self._trust_domain,
             "workloads": workloads,
         }, []
+
+    def _retire(self, request: dict[str, Any], fds: list[int]) -> Answer:
+        limit = request["limit_s"]
+        self._ends_at = time.monotonic() + float(limit) if limit is not None else None
+        if not self.retired:
+            self.retired = True
+            self._core.retire()
+            for record in self._records.values():
+                protocol.close_all(record.listeners.values())
+                record.listeners.clear()
+            log.info("retired: another core takes new connections; this one ends with its last")
+        return {}, []
+
+    def _live(self, request: dict[str, Any], fds: list[int]) -> Answer:
+        stats = self._core.stats()
+        return {"connections": stats["live_connections"], "tunnels": stats["live_tunnels"]}, []
+
+    def finished(self) -> bool:
+        """Whether a retired core has nothing left to do, or no more time for it."""
+        if not self.retired:
+            return False
+        if self._ends_at is not None and time.monotonic() >= self._ends_at:
+            log.warning("retired for as long as is allowed: what is left of its connections is reset")
+            return True
+        stats = self._core.stats()
+        return not stats["live_connections"] and not stats["live_tunnels"]
 
     def _record(self, request: dict[str, Any]) -> Record:
         record = self._records.get(int(request["key"]))
@@ -184,6 +218,8 @@ class ControlServer:
 
     def _workload_listen(self, request: dict[str, Any], fds: list[int]) -> Answer:
         record = self._record(request)
+        if self.retired:
+            raise RequestError("this core is retired: new connections are another one's")
         roles = [int(role) for role in request["roles"]]
         if len(roles) != len(fds) or not set(roles) <= set(native.ROLES) or len(set(roles)) != len(roles):
             raise RequestError(f"workload_listen with roles {roles} and {len(fds)} descriptors")
@@ -268,14 +304,21 @@ class ControlServer:
 
 
 def serve(server: ControlServer, listener: socket.socket, wake: socket.socket) -> None:
-    """Serves requests until the op "stop", or until anything arrives on `wake` (a signal)."""
+    """Serves requests until the op "stop", until anything arrives on `wake` (a signal), or until a retired core has
+    finished."""
     with selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
         selector.register(wake, selectors.EVENT_READ)
         peers: set[socket.socket] = set()
         try:
+            look_at = 0.0
             while not server.stopping:
-                for key, _events in selector.select():
+                ready_keys = selector.select(_RETIRED_CHECK_S if server.retired else None)
+                if server.retired and time.monotonic() >= look_at:
+                    look_at = time.monotonic() + _RETIRED_CHECK_S
+                    if server.finished():
+                        return
+                for key, _events in ready_keys:
                     ready = key.fileobj
                     if ready is wake:
                         return
@@ -331,6 +374,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=partial(argparse.HelpFormatter, width=100),
     )
     result.add_argument("--run-dir", type=Path, required=True, help="the node's run directory")
+    result.add_argument("--generation", type=int, default=1, help="this core's number among those of the node")
+    result.add_argument("--build", default="", help="what hello is to tell as this core's build")
     result.add_argument("--trust-domain", required=True, help="the SPIFFE trust domain")
     result.add_argument("--workers", type=int, default=1, help="worker threads, 1 to 64")
     result.add_argument("--spin-us", type=int, default=0, help="microseconds to look for events before a sleep")
@@ -347,7 +392,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         _run(options)
     except AlreadyLocked as error:
-        return _fail(f"another core (pid {error.pid}) runs for {options.run_dir}", options.ready_fd)
+        line = f"another core (pid {error.pid}) runs for {options.run_dir} as generation {options.generation}"
+        return _fail(line, options.ready_fd)
     except native.NativeError as error:
         return _fail(str(error), options.ready_fd)
     except OSError as error:
@@ -370,7 +416,7 @@ def _run(options: argparse.Namespace) -> None:
     hardening.raise_descriptor_limit()
     sys.setswitchinterval(_SWITCH_S)
     options.run_dir = options.run_dir.absolute()
-    lock = LockFile(options.run_dir / PID_NAME)
+    lock = LockFile(generations.lock_path(options.run_dir, options.generation))
     wake, signalled = socket.socketpair()
     with wake, signalled:
         signalled.setblocking(False)
@@ -386,12 +432,20 @@ def _run(options: argparse.Namespace) -> None:
             congestion_control=options.congestion_control,
             warm_ms=options.warm_ms,
         )
-        path = options.run_dir / SOCKET_NAME
+        path = generations.socket_path(options.run_dir, options.generation)
         try:
             with protocol.listen(str(path)) as listener:
-                server = ControlServer(core, trust_domain=options.trust_domain)
+                server = ControlServer(
+                    core, trust_domain=options.trust_domain, generation=options.generation, build=options.build
+                )
                 server.decider.start()
-                log.info("core %s started, pid %d, %d workers", __version__, os.getpid(), options.workers)
+                log.info(
+                    "core %s started, generation %d, pid %d, %d workers",
+                    __version__,
+                    options.generation,
+                    os.getpid(),
+                    options.workers,
+                )
                 os.chdir("/")
                 if options.ready_fd >= 0:
                     os.write(options.ready_fd, b"ready\n")

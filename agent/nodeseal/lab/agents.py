@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nodeseal.agent import client, rundir
-from nodeseal.core import lockfile
+from nodeseal.core import generations, lockfile
 from nodeseal.lab.errors import AgentError, LabError
 from nodeseal.lab.namespaces import run_in
 from nodeseal.lab.plan import NAMESPACE, Node, Pod
@@ -134,9 +134,8 @@ def wait_for_listener(pod: Pod, port: int, log: Path) -> None:
 
 
 def core_pids(run_dir: Path) -> list[int]:
-    """The splice core of a node; empty when it does not run."""
-    pid = lockfile.holder(run_dir / rundir.CORE_PID)
-    return [pid] if pid is not None else []
+    """The splice cores of a node, the newest first; empty when none runs."""
+    return list(generations.running(run_dir).values())[::-1]
 
 
 def agent_pid(run_dir: Path) -> int | None:

@@ -1,0 +1,236 @@
+"""Cores that are replaced under live connections, by command, by a new version, and after a crash."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import nodeseal
+from nodeseal.lab import agents
+from nodeseal.lab.mesh_state import change_workloads
+from support.lab import Lines, Programs, RunningLab, echoes, running_lab, wait_until
+from support.namespaces import needs_root
+
+pytestmark = needs_root
+
+CARD = b"card=4111 1111 1111 1111;"
+NODES = ("node1", "node2")
+PATHS = (("shipper", "pipeline"), ("pipeline", "siem"), ("shipper", "siem"), ("guest", "pipeline"))
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
+    """A lab whose cores are replaced."""
+    pods = ("guest:node1:plain", "comer:node1:plain")
+    with running_lab(tmp_path_factory.mktemp("upgrade"), more_pods=pods) as lab:
+        yield lab
+
+
+@pytest.fixture(autouse=True)
+def one_core_each(lab: RunningLab) -> Iterator[None]:
+    """After each test, also one that failed half way."""
+    yield
+    lab.start_agents()
+    wait_until(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
+    wait_until(lambda: all(len(cores(lab, node)) == 1 for node in NODES), "the cores that were replaced have ended")
+
+
+def cores(lab: RunningLab, node: str) -> list[int]:
+    """The pids of the node's cores, the newest first."""
+    return agents.core_pids(lab.run_dir(node))
+
+
+def echo_on(client: socket.socket) -> None:
+    """Until the connection is cut."""
+    while True:
+        assert echoes(client)
+
+
+def upgrade(lab: RunningLab, node: str) -> dict[str, object]:
+    """`nodeseal upgrade-core`; its answer."""
+    done = lab.command("upgrade-core", "--run-dir", str(lab.run_dir(node)), "-o", "json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["nodes"][0]
+
+
+def test_no_connection_is_cut_by_upgrades_in_a_row(lab: RunningLab, programs: Programs) -> None:
+    first = [cores(lab, node) for node in NODES]
+    lines = [Lines(programs, source, programs.serve(target).address) for source, target in PATHS]
+    for _ in range(2):
+        for node in NODES:
+            upgrade(lab, node)
+            for one in lines:
+                one.goes_on()
+    for node, before in zip(NODES, first, strict=True):
+        # Each generation still carries what it began.
+        assert cores(lab, node)[-1:] == before
+    assert [one.finish() > 0 for one in lines] == [True] * len(lines)
+
+
+def test_replaced_core_goes_by_itself_with_its_last_connection(lab: RunningLab, programs: Programs) -> None:
+    client = programs.dial("shipper", programs.serve("pipeline").address)
+    assert echoes(client)
+    before = cores(lab, "node1")
+    upgrade(lab, "node1")
+    (older,) = lab.status("node1")["older_cores"]
+    assert (older["pid"], older["retired"]) == (before[0], True)
+    assert older["connections"] >= 1
+    assert echoes(client)
+    assert lab.outbound(client)["core"] == older["generation"]
+    client.close()
+    wait_until(lambda: before[0] not in cores(lab, "node1"), "the core that was replaced has ended")
+    wait_until(lambda: lab.status("node1")["older_cores"] == [], "the status shows it no more")
+    assert lab.status("node1")["core"]["crashes"] == 0
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_connections_dialled_all_through_an_upgrade_are_all_served(
+    lab: RunningLab, programs: Programs, node: str
+) -> None:
+    """As a client, and as a server to a peer whose tunnels come from before."""
+    server = programs.serve("pipeline")
+    stop = threading.Event()
+
+    def dial_on() -> int:
+        count = 0
+        while not stop.is_set():
+            client = programs.dial("shipper", server.address)
+            assert echoes(client, b"%08d" % count)
+            client.close()
+            count += 1
+        return count
+
+    with programs.sniff() as wire:
+        dialler = programs.thread(dial_on)
+        programs.at_end(stop.set)
+        for _ in range(3):
+            upgrade(lab, node)
+        wait_until(lambda: len(cores(lab, node)) == 1 or not dialler.running, "the cores before have ended")
+        stop.set()
+        assert dialler.result() > 0
+        assert not wire.carries(b"00000001")
+
+
+def test_decisions_follow_the_mesh_state_in_older_cores_too(lab: RunningLab, programs: Programs) -> None:
+    """Strict mode cuts what runs in plaintext, whichever core carries it."""
+    client = programs.dial("guest", programs.serve("pipeline").address)
+    assert echoes(client)
+    upgrade(lab, "node2")
+    assert echoes(client)
+    lab.lab.set_mode("pipeline", "strict")
+    try:
+        with pytest.raises((ConnectionResetError, EOFError)):
+            echo_on(client)
+    finally:
+        lab.lab.set_mode("pipeline", "permissive")
+
+
+def test_workload_leaves_with_connections_in_two_cores(lab: RunningLab, programs: Programs) -> None:
+    server = programs.serve("pipeline")
+    lab.lab.enrol("comer")
+    old = programs.dial("comer", server.address)
+    assert echoes(old)
+    upgrade(lab, "node1")
+    new = programs.dial("comer", server.address)
+    assert echoes(new)
+    change_workloads(lab.lab.mesh, {"comer": {"enrolled": False}})
+    wait_until(lambda: lab.workload("comer")["draining"], "comer drains")
+    assert lab.workload("comer")["connections"] == 2
+    for client in (new, old):
+        assert echoes(client)
+        client.close()
+    wait_until(lambda: lab.workload("comer")["phase"] == "absent", "comer has left the mesh")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_agent_restart_finds_all_generations(lab: RunningLab, programs: Programs, number: int) -> None:
+    lines = [Lines(programs, "shipper", programs.serve("pipeline").address)]
+    upgrade(lab, "node1")
+    lines.append(Lines(programs, "shipper", programs.serve("pipeline").address))
+    before = cores(lab, "node1")
+    assert len(before) == 2
+    lab.restart_agent("node1", number)
+    wait_until(lambda: lab.enrolled("shipper"), "shipper is enrolled")
+    assert cores(lab, "node1") == before
+    (older,) = lab.status("node1")["older_cores"]
+    assert (older["pid"], older["retired"]) == (before[1], True)
+    for one in lines:
+        one.goes_on()
+        one.finish()
+
+
+def test_command_inside_a_nodes_namespace_is_about_that_node(lab: RunningLab) -> None:
+    before = {node: cores(lab, node)[0] for node in NODES}
+    netns = lab.lab.plan.node("node2").netns
+    # As for a lab below /run: this one lies elsewhere.
+    done = lab.command(
+        "upgrade-core",
+        prefix=["nsenter", f"--net=/run/netns/{netns}"],
+        env={"NODESEAL_RUN_DIR": str(lab.run_dir("node2") / "agent.sock")},
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"pid {before['node2']}" in done.stdout
+    assert cores(lab, "node1") == [before["node1"]]
+    assert cores(lab, "node2")[0] != before["node2"]
+
+
+def test_agent_of_a_new_version_replaces_the_core_by_itself(
+    lab: RunningLab, programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = Lines(programs, "shipper", programs.serve("pipeline").address)
+    before = cores(lab, "node2")
+    package = Path(nodeseal.__file__).parent
+    shutil.copytree(package, tmp_path / "agent" / "nodeseal", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "bpf").symlink_to(package.parents[1] / "bpf")
+    (tmp_path / "agent" / "nodeseal" / "__init__.py").write_text('"""Another version."""\n\n__version__ = "9.9.9"\n')
+    with monkeypatch.context() as newer:
+        newer.setenv("PYTHONPATH", str(tmp_path / "agent"))
+        lab.restart_agent("node2")
+    wait_until(lambda: cores(lab, "node2")[0] != before[0], "the new agent has started its own core")
+    retired = [(before[0], True)]
+    wait_until(
+        lambda: [(one["pid"], one["retired"]) for one in lab.status("node2")["older_cores"]] == retired,
+        "and retired the one before",
+    )
+    status = lab.status("node2")
+    assert (status["agent"]["version"], status["core"]["version"]) == ("9.9.9", "9.9.9")
+    assert not status["core"]["outdated"]
+    lines.goes_on()
+    # And back again, as after an upgrade that disappoints.
+    lab.restart_agent("node2")
+    wait_until(lambda: lab.status("node2")["core"]["version"] == nodeseal.__version__, "the version before is back")
+    lines.goes_on()
+    assert cores(lab, "node2")[-1:] == before  # it has carried the lines all the time
+    lines.finish()
+
+
+def test_core_that_crashes_in_an_upgrade_leaves_older_connections_alone(lab: RunningLab, programs: Programs) -> None:
+    lines = Lines(programs, "shipper", programs.serve("pipeline").address)
+    upgrade(lab, "node1")
+    newest = cores(lab, "node1")[0]
+    lab.kill_core("node1")
+    wait_until(lambda: cores(lab, "node1")[0] not in (newest, cores(lab, "node1")[-1]), "another core runs")
+    lines.goes_on()
+    client = programs.dial("shipper", programs.serve("pipeline").address)
+    assert echoes(client)
+    lines.finish()
+    assert lab.status("node1")["core"]["crashes"] >= 1
+
+
+def test_drain_limit_ends_what_is_left(lab: RunningLab, programs: Programs) -> None:
+    lab.restart_agent("node1", drain_limit="1s")
+    try:
+        client = programs.dial("shipper", programs.serve("pipeline").address)
+        assert echoes(client)
+        upgrade(lab, "node1")
+        with pytest.raises((ConnectionResetError, EOFError)):
+            echo_on(client)
+    finally:
+        lab.restart_agent("node1", drain_limit="none")
