@@ -107,7 +107,7 @@ def test_prepare_undoes_what_it_did_when_a_program_cannot_be_attached(
     with pytest.raises(CaptureError, match="cannot attach to the cgroup"):
         EbpfCapture(tmp_path / "run").prepare()
     assert not mounted(tmp_path / "run")
-    assert list((tmp_path / "run").iterdir()) == []
+    assert not (tmp_path / "run").exists()
 
 
 def test_kernel_that_refuses_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -67,8 +68,8 @@ class World:
         return mesh(*(workloads or (self.shipper, self.remote)))
 
     @contextlib.asynccontextmanager
-    async def node(self, *items: Mesh | MeshStateError, capture: FakeCapture | None = None) -> Any:
-        """A running node that follows these states first; its core stays when it goes."""
+    async def node(self, *items: Mesh | MeshStateError, capture: FakeCapture | None = None, **options: Any) -> Any:
+        """A running node that follows these states first; its core stays when it goes. `options` as for Node."""
         source = FakeSource(*items)
         fake = capture if capture is not None else FakeCapture()
         self.captures.append(fake)
@@ -78,6 +79,7 @@ class World:
             fake,  # type: ignore[arg-type]
             source=source,
             start_core=self.start_core,
+            **options,
         )
         node.around.now = lambda: FakeCredentials().now
         try:
@@ -755,3 +757,72 @@ def test_oldest_core_ends_when_the_node_runs_out_of_memory(world: World, monkeyp
 
 async def nothing() -> None:
     """In the place of retire_older."""
+
+
+def test_absence_of_an_agent_is_shown_with_what_was_not_enrolled_meanwhile(world: World) -> None:
+    late = workload("late", world.netns, addresses=(IPv4Address("10.77.1.99"),))
+
+    async def story() -> None:
+        await enrol_and_go(world)
+        async with world.node(
+            world.state(world.shipper, world.remote, late), capture=left_behind(world), last_seen=time.time() - 60
+        ) as (node, source):
+            await until(lambda: node.absence.missed is not None)
+            absence = (await view.status(node))["agent"]["absence"]
+            assert absence["not_enrolled"] == ["default/late"]
+            assert 60 <= absence["seconds"] < 120
+            # What comes later was missed by nobody.
+            source.put(
+                world.state(world.shipper, late, workload("later", None, addresses=(IPv4Address("10.77.1.98"),)))
+            )
+            await until(lambda: WorkloadName("default", "later") in node.enrolments)
+            assert (await view.status(node))["agent"]["absence"]["not_enrolled"] == ["default/late"]
+
+    play(story())
+
+
+def test_first_agent_of_a_node_tells_of_no_absence(world: World) -> None:
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            await enrolled(node)
+            assert (await view.status(node))["agent"]["absence"] is None
+
+    play(story())
+
+
+def test_agent_gives_signs_of_life(world: World) -> None:
+    signs: list[None] = []
+
+    async def story() -> None:
+        async with world.node(world.state(), sign_of_life=lambda: signs.append(None)) as (node, _source):
+            await enrolled(node)
+            assert len(signs) == 1
+        assert len(signs) == 2
+
+    play(story())
+
+
+def test_core_that_crashes_in_a_loop_is_started_later_and_later(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(delay: float) -> None:
+        waits.append(delay)
+        await sleep(0)
+
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            await enrolled(node)
+            monkeypatch.setattr(supervisor.asyncio, "sleep", noted)
+            for number in range(1, 7):
+                pid = node.core.pid
+                os.kill(pid, signal.SIGKILL)
+                while node.core.pid in (pid, None) or not node.core.ready:
+                    await sleep(0.01)
+                assert node.core.describe()["crashes"] == number
+            monkeypatch.setattr(supervisor.asyncio, "sleep", sleep)
+            delays = [delay for delay in waits if delay != supervisor._MEMORY_CHECK_S and delay < 5]
+            assert delays[:3] == [0.0, 0.0, 0.0]
+            assert 0.4 <= delays[3] < delays[4] < delays[5] <= 2.4
+
+    play(story())

@@ -41,6 +41,22 @@ def node_status(*workloads: dict[str, Any], **changes: Any) -> dict[str, Any]:
     }
 
 
+OLDER = {"pid": 4000, "generation": 2, "version": "0.1.0", "retired": True, "tunnels": 1, "seconds": 190.0}
+
+
+def test_status_with_what_an_upgrade_and_an_absence_left(golden: Golden) -> None:
+    absence = {"from": "2026-11-25T08:31:02+00:00", "to": "2026-11-25T08:33:10+00:00", "seconds": 128.0}
+    text = status.text(
+        node_status(
+            workload("shipper", connections=18),
+            agent={"pid": 4101, "version": "0.1.0", "absence": absence | {"not_enrolled": ["default/siem"]}},
+            core={"pid": 4102, "state": "running", "error": None, "version": "0.1.0", "crashes": 2, "outdated": True},
+            older_cores=[OLDER | {"connections": 17}, OLDER | {"generation": 3, "connections": None, "retired": False}],
+        )
+    )
+    golden("status_generations.txt", text + "\n")
+
+
 def connection(**changes: Any) -> dict[str, Any]:
     return {
         "node": "node1",

@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -38,6 +39,16 @@ _STOP_TIMEOUT_S = 20.0
 _PUBLICATION_CHECK_S = 5.0
 _NAMESPACE_CHECK_S = 5.0
 _UPGRADE_PATIENCE_S = 60.0
+
+
+@dataclass(slots=True)
+class Absence:
+    """The time before this agent came, in which none ran (seconds since the epoch), and the workloads that should have
+    been enrolled then and were not; None as long as there is no mesh state to tell."""
+
+    begin: float
+    end: float
+    missed: tuple[WorkloadName, ...] | None = None
 
 
 class UpgradeError(Exception):
@@ -70,7 +81,11 @@ class Node:
         *,
         source: MeshSource | None = None,
         start_core: StartCore = spawn,
+        last_seen: float | None = None,
+        sign_of_life: Callable[[], None] = lambda: None,
     ) -> None:
+        """`last_seen`: when a former agent of this run directory gave its last sign of life (seconds since the epoch);
+        `sign_of_life` gives one of this agent."""
         self.config = config
         self.trust_domain = credentials.trust_domain
         self.capture = capture
@@ -101,8 +116,9 @@ class Node:
         self._next_key = 1
         self._upgrading = asyncio.Lock()
         self._moved_on = asyncio.Event()
-        self.adopted: set[WorkloadName] = set()
-        """What a former agent had captured."""
+        self.absence = Absence(last_seen, time.time()) if last_seen is not None else None
+        self._sign_of_life = sign_of_life
+        self._adopted: set[WorkloadName] = set()
         self._drivers: dict[WorkloadName, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -155,6 +171,8 @@ class Node:
     async def end(self) -> None:
         """Lets the steps in hand come to their end; core, capture and publication stay as they are."""
         self._stopping = True
+        with contextlib.suppress(OSError):
+            self._sign_of_life()
         self.pusher.stop()
         for enrolment in self.enrolments.values():
             enrolment.stop()
@@ -197,7 +215,7 @@ class Node:
         for captured in await self.capture.adopt():
             name = WorkloadName.parse(captured.target.name)
             await self._adopt_one(name, captured, in_core.pop(name, None), known)
-            self.adopted.add(name)
+            self._adopted.add(name)
         for leftover in in_core.values():
             log.warning("the core's workload %s is not captured: removed", leftover.name)
             await self.core.call(CoreClient.workload_remove, leftover.key)
@@ -358,6 +376,7 @@ class Node:
 
     async def _take(self, mesh: Mesh) -> None:
         """A new state: every workload of this node gets to know what it is to be."""
+        self._note_missed(mesh)
         self._use(mesh)
         ours = self._ours
         for name in ours.keys() - self.enrolments.keys():
@@ -370,6 +389,21 @@ class Node:
         await self._heal_publication({name for name, workload in ours.items() if workload.accepts_tunnels})
         for name in list(self.enrolments):
             self._start_driver(name)
+
+    def _note_missed(self, mesh: Mesh) -> None:
+        absence = self.absence
+        if absence is None or absence.missed is not None:
+            return
+        absence.missed = tuple(
+            sorted(
+                workload.key
+                for workload in mesh.workloads.values()
+                if workload.node == self.config.node and workload.wanted and workload.key not in self._adopted
+            )
+        )
+        if absence.missed:
+            names = ", ".join(map(str, absence.missed))
+            log.warning("no agent ran for %.0f s: not enrolled meanwhile: %s", absence.end - absence.begin, names)
 
     def _use(self, mesh: Mesh | None) -> None:
         self._from_source = mesh
@@ -386,6 +420,8 @@ class Node:
     async def _keep_publication(self) -> None:
         """Looks after the file itself: an edit right after another one may not alter what the source sees."""
         while True:
+            with contextlib.suppress(OSError):
+                self._sign_of_life()
             await asyncio.sleep(_PUBLICATION_CHECK_S)
             await self._republish()
 

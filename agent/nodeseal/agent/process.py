@@ -62,9 +62,9 @@ def run(path: Path) -> int:
         raise StartError(str(error)) from None
     except OSError as error:
         raise StartError(f"cannot prepare the agent's process: {error.strerror or error}") from None
-    with _run_directory(config.run_dir), _claimed(config):
+    with _run_directory(config.run_dir) as lock, _claimed(config):
         try:
-            asyncio.run(_serve(config, credentials))
+            asyncio.run(_serve(config, credentials, lock))
         except (AuthorityError, CaptureError, CoreError, PublicationError) as error:
             raise StartError(str(error)) from None
         except OSError as error:
@@ -72,13 +72,19 @@ def run(path: Path) -> int:
     return 0
 
 
-async def _serve(config: Config, credentials: Credentials) -> None:
+async def _serve(config: Config, credentials: Credentials, lock: LockFile) -> None:
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
     log.info("agent %s for node %s, run directory %s", __version__, config.node, config.run_dir)
-    node = Node(config, credentials, CaptureThread(EbpfCapture(config.run_dir, config.cgroup)))
+    node = Node(
+        config,
+        credentials,
+        CaptureThread(EbpfCapture(config.run_dir, config.cgroup)),
+        last_seen=lock.previous_touch,
+        sign_of_life=lock.touch,
+    )
     api = ApiServer(config.run_dir / rundir.AGENT_SOCKET, _operations(node))
     try:
         await node.begin()
@@ -129,7 +135,7 @@ def _claimed(config: Config) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _run_directory(run_dir: Path) -> Iterator[None]:
+def _run_directory(run_dir: Path) -> Iterator[LockFile]:
     """The run directory with its lock held. After a StartError nothing is in it that was not there before."""
     existed = run_dir.is_dir()
     try:
@@ -142,7 +148,7 @@ def _run_directory(run_dir: Path) -> Iterator[None]:
         raise StartError(f"cannot use the run directory {run_dir}: {error.strerror or error}") from None
     failed = False
     try:
-        yield
+        yield lock
     except StartError:
         failed = True
         for path in rundir.own_files(run_dir):

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from nodeseal.capture import program_cache
 from nodeseal.core import generations, lockfile
 
 AGENT_LOCK = "agent.lock"
@@ -14,7 +15,7 @@ AGENT_SOCKET = "agent.sock"
 CORE_LOG = generations.LOG_NAME
 CAPTURE_JOURNAL = "capture.json"
 PUBLICATION = "publication.json"
-OWN_FILES = (AGENT_SOCKET, AGENT_PID, AGENT_LOCK, CORE_LOG, f"{CORE_LOG}.1", PUBLICATION)
+OWN_FILES = (AGENT_SOCKET, AGENT_PID, AGENT_LOCK, CORE_LOG, f"{CORE_LOG}.1", PUBLICATION, program_cache.FILE_NAME)
 """Beside those of the cores, see own_files()."""
 _TRACES = (AGENT_SOCKET, AGENT_LOCK, CAPTURE_JOURNAL)
 

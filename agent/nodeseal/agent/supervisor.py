@@ -42,8 +42,9 @@ T = TypeVar("T")
 
 StartCore = Callable[[Path, CoreOptions, int], subprocess.Popen[bytes]]
 
-_STABLE_AFTER_S = 30.0
-_CRASHES_WITHIN_S = 600.0
+_CRASHES_WITHIN_S = 600.0  # are shown
+_LOOP_WITHIN_S = 60.0
+_CRASHES_AT_ONCE = 3  # in that time are answered by a start at once, further ones later and later
 _MEMORY_CHECK_S = 5.0
 _MEMORY_FLOOR = 0.05  # of the node's memory: with less available, the oldest core has to go
 _END_PATIENCE_S = 10.0
@@ -141,20 +142,20 @@ class CoreSupervisor:
     async def run(self) -> None:
         """Replaces every current core that ends, until cancelled."""
         memory = asyncio.create_task(self._watch_memory(), name="memory")
-        backoff = Backoff(0.2, 30.0)
-        loop = asyncio.get_running_loop()
+        backoff = Backoff(0.5, 30.0)
         try:
             while True:
-                since = loop.time()
                 await self._lost.wait()
                 self._lost.clear()
                 if self.current is not None:
                     continue  # replaced meanwhile
-                if loop.time() - since > _STABLE_AFTER_S:
+                if self._recent_crashes(_LOOP_WITHIN_S) <= _CRASHES_AT_ONCE:
                     backoff.reset()
                     delay = 0.0
                 else:
                     delay = backoff.next()
+                    self.error = f"{self.error}; next start in {delay:.1f} s"
+                    log.error("%s", self.error)
                 self._on_change()
                 while self.current is None:
                     await asyncio.sleep(delay)
@@ -317,7 +318,7 @@ class CoreSupervisor:
         self._crashes = [at for at in self._crashes if now - at < _CRASHES_WITHIN_S] + [now]
         self.current, self.state, self.ready = None, CoreState.STARTING, False
         self.error = text if len(self._crashes) == 1 else f"{text}, the {_th(len(self._crashes))} time in 10 minutes"
-        log.error("%s; starting another", self.error)
+        log.error("%s", self.error)
         self._lost.set()
         self._on_change()
 
@@ -357,12 +358,12 @@ class CoreSupervisor:
             "generation": current.generation if current is not None else None,
             "version": current.version if current is not None else None,
             "outdated": self.outdated,
-            "crashes": self._recent_crashes(),
+            "crashes": self._recent_crashes(_CRASHES_WITHIN_S),
         }
 
-    def _recent_crashes(self) -> int:
+    def _recent_crashes(self, seconds: float) -> int:
         now = asyncio.get_running_loop().time()
-        return sum(now - at < _CRASHES_WITHIN_S for at in self._crashes)
+        return sum(now - at < seconds for at in self._crashes)
 
 
 def available_memory() -> tuple[int, int]:

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 from nodeseal import __version__
 from nodeseal.agent.corelink import CoreLink
 from nodeseal.agent.direct import Direct, DirectError
 from nodeseal.agent.enrolment import Enrolment
-from nodeseal.agent.node import Node
+from nodeseal.agent.node import Absence, Node
 from nodeseal.core.bridge import CoreClient, CoreError
 from nodeseal.mesh.address import AddressError, parse_address
 from nodeseal.mesh.model import Mesh, Phase
@@ -22,10 +23,10 @@ _CORE_PATIENCE_S = 3.0
 
 
 async def status(node: Node) -> dict[str, Any]:
-    """{"ok", "node", "trust_domain", "agent": {"pid", "version"}, "core": {"pid", "state", "error", "generation",
-    "version", "outdated", "crashes", "decisions"}, "older_cores": [{"pid", "generation", "version", "retired",
-    "connections", "tunnels", "seconds"}], "mesh": {"directory", "epoch", "error", "error_since"}, "workloads": [...]};
-    see _workload for a workload's keys."""
+    """{"ok", "node", "trust_domain", "agent": {"pid", "version", "absence"}, "core": {"pid", "state", "error",
+    "generation", "version", "outdated", "crashes", "decisions"}, "older_cores": [{"pid", "generation", "version",
+    "retired", "connections", "tunnels", "seconds"}], "mesh": {"directory", "epoch", "error", "error_since"},
+    "workloads": [...]}; see _workload for a workload's keys, _absence for that of the agent."""
     counts: dict[str, dict[str, int]] = {}
     core = node.core.describe()
     if node.core.pid is not None:
@@ -42,7 +43,7 @@ async def status(node: Node) -> dict[str, Any]:
         "ok": True,
         "node": node.config.node,
         "trust_domain": node.trust_domain,
-        "agent": {"pid": os.getpid(), "version": __version__},
+        "agent": {"pid": os.getpid(), "version": __version__, "absence": _absence(node.absence)},
         "core": core,
         "older_cores": await asyncio.gather(*(_older_core(link) for link in node.core.older)),
         "mesh": {
@@ -64,6 +65,15 @@ def _sums(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
             if name not in ("workload", "key"):
                 counters[name] = counters.get(name, 0) + value
     return sums
+
+
+def _absence(absence: Absence | None) -> dict[str, Any] | None:
+    """When no agent ran before this one, and what was not enrolled for it; null when there was none before."""
+    if absence is None:
+        return None
+    begin, end = (datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds") for at in (absence.begin, absence.end))
+    missed = [str(name) for name in absence.missed or ()]
+    return {"from": begin, "to": end, "seconds": round(absence.end - absence.begin, 1), "not_enrolled": missed}
 
 
 async def _older_core(link: CoreLink) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from nodeseal.capture import installation, syscalls
+from nodeseal.capture import installation, program_cache, syscalls
 from nodeseal.capture.ebpf import BPF_DIRECTORY
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Journal
@@ -70,6 +70,7 @@ def cleanup(run_dir: Path) -> Report:
             os.close(enrolled)
 
     _remove_pins(report, pins)
+    _attempt(report, f"compiled programs {run_dir / program_cache.FILE_NAME}", partial(program_cache.remove, run_dir))
     if journal is not None:
         try:
             if journal.entries:

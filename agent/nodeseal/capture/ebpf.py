@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from nodeseal.capture import constants, installation, listeners, probe, routing, steering, syscalls
+from nodeseal.capture import constants, installation, listeners, probe, program_cache, routing, steering, syscalls
 from nodeseal.capture.compile import compile_in_child
 from nodeseal.capture.errors import AddressNotFoundError, CaptureError
 from nodeseal.capture.journal import Entry, Journal
@@ -66,12 +66,11 @@ class EbpfCapture:
         """
         probe.check_privileges()
         cgroup = probe.check_cgroup(self._cgroup or probe.find_cgroup())
-        programs = Programs(compile_in_child())
-        programs.probe()
-        self._tcx = steering.probe_tcx()
         with contextlib.ExitStack() as undo:
             try:
-                self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+                programs = self._compiled(undo)
+                programs.probe()
+                self._tcx = steering.probe_tcx()
                 self._journal = Journal.load(self._run_dir)
                 self._mount(undo)
                 self._attach(programs, cgroup, undo)
@@ -292,6 +291,16 @@ class EbpfCapture:
                     f"cannot capture {target.name}: its network namespace {target.netns} is {entry.name}'s, which is "
                     "enrolled"
                 )
+
+    def _compiled(self, undo: contextlib.ExitStack) -> Programs:
+        if not self._run_dir.is_dir():
+            self._run_dir.mkdir(mode=0o700, parents=True)
+            undo.callback(self._run_dir.rmdir)
+        kept = (self._run_dir / program_cache.FILE_NAME).exists()
+        programs = Programs(program_cache.load_or_compile(self._run_dir, compile_in_child))
+        if not kept:
+            undo.callback(program_cache.remove, self._run_dir)
+        return programs
 
     def _mount(self, undo: contextlib.ExitStack) -> None:
         if self._pins.resolve() in syscalls.mounts("bpf"):

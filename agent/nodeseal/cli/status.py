@@ -48,7 +48,7 @@ def text(status: dict[str, Any]) -> str:
     else:
         parts.append("no workload of the mesh state is on this node")
     details = [f"{one['workload']}: {one['detail']}{_retry(one)}" for one in workloads if one["detail"]]
-    details = [*_core_details(core, status.get("older_cores", ())), *details]
+    details = [*_absence(status["agent"].get("absence")), *_core_details(core, status.get("older_cores", ())), *details]
     if details:
         parts.append("\n".join(note(detail) for detail in details))
     if mesh["error"]:
@@ -57,6 +57,17 @@ def text(status: dict[str, Any]) -> str:
         lines = [f"{head} since {mesh['error_since']}; the last good state stays in force:"]
         parts.append("\n".join([*lines, *(note(problem) for problem in problems)]))
     return "\n".join(parts)
+
+
+def _absence(absence: dict[str, Any] | None) -> list[str]:
+    """Worth a line only if something was missed."""
+    if absence is None or not absence["not_enrolled"]:
+        return []
+    names = absence["not_enrolled"]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return [
+        f"no agent ran from {absence['from']} to {absence['to']}; not enrolled meanwhile: {', '.join(names[:5])}{more}"
+    ]
 
 
 def _core_details(core: dict[str, Any], older: Sequence[dict[str, Any]]) -> list[str]:

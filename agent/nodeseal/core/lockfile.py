@@ -26,7 +26,8 @@ class AlreadyLocked(Exception):
 class LockFile:
     """An flock on `path`, held until release() or the process's end.
 
-    The file's text is `note`, the holder's pid if none is given; `previous` is the text that was there before.
+    The file's text is `note`, the holder's pid if none is given; `previous` is the text that was there before, and
+    `previous_touch` when it was written or touched last (seconds since the epoch), None when there was no text.
     """
 
     def __init__(self, path: Path, note: str | None = None) -> None:
@@ -48,12 +49,17 @@ class LockFile:
             os.close(fd)
         self._fd = fd
         self.previous = os.pread(fd, _NOTE_MAX, 0).decode(errors="replace").rstrip("\n")
+        self.previous_touch = os.fstat(fd).st_mtime if self.previous else None
         self.write(note if note is not None else str(os.getpid()))
 
     def write(self, note: str) -> None:
         """Replaces the file's text."""
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{note}\n".encode(), 0)
+
+    def touch(self) -> None:
+        """A sign of life: the next holder sees when the last one was. Raises OSError."""
+        os.utime(self._fd)
 
     def release(self, *, remove: bool = False) -> None:
         """Gives the lock up; with `remove`, the file goes first, while nobody else can hold it."""

@@ -1,0 +1,60 @@
+"""Compiled BPF programs that are kept for the next start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nodeseal.capture import program_cache
+from nodeseal.capture.compile import Compiled, MapShape, ProgramCode
+from nodeseal.capture.errors import CaptureError
+
+COMPILED = Compiled({"f": ProgramCode(b"12345678", {0: "m"})}, {"m": MapShape(1, 4, 8, 16, 0)})
+
+
+def never() -> Compiled:
+    raise CaptureError("compiled again")
+
+
+def test_second_start_does_not_compile(tmp_path: Path) -> None:
+    assert program_cache.load_or_compile(tmp_path, lambda: COMPILED) == COMPILED
+    assert program_cache.load_or_compile(tmp_path, never) == COMPILED
+
+
+def test_changed_sources_are_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = tmp_path / "bpf"
+    sources.mkdir()
+    (sources / "nodeseal.h").write_text("#define A 1\n")
+    monkeypatch.setattr(program_cache, "source_directory", lambda: sources)
+    program_cache.load_or_compile(tmp_path, lambda: COMPILED)
+    program_cache.load_or_compile(tmp_path, never)
+    (sources / "nodeseal.h").write_text("#define A 2\n")
+    with pytest.raises(CaptureError, match="compiled again"):
+        program_cache.load_or_compile(tmp_path, never)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"compiled_from": "x", "compiled": {}}'])
+def test_damaged_file_is_made_anew(tmp_path: Path, text: str) -> None:
+    path = tmp_path / program_cache.FILE_NAME
+    path.write_text(text.replace('"x"', f'"{program_cache.fingerprint()}"'))
+    path.chmod(0o600)
+    assert program_cache.load_or_compile(tmp_path, lambda: COMPILED) == COMPILED
+    assert program_cache.load_or_compile(tmp_path, never) == COMPILED
+
+
+def test_file_that_others_can_write_is_not_used(tmp_path: Path) -> None:
+    program_cache.load_or_compile(tmp_path, lambda: COMPILED)
+    path = tmp_path / program_cache.FILE_NAME
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o620)
+    with pytest.raises(CaptureError, match="compiled again"):
+        program_cache.load_or_compile(tmp_path, never)
+
+
+def test_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    program_cache.load_or_compile(tmp_path / "elsewhere", lambda: COMPILED)
+    (tmp_path / program_cache.FILE_NAME).symlink_to(tmp_path / "elsewhere" / program_cache.FILE_NAME)
+    with pytest.raises(CaptureError, match="compiled again"):
+        program_cache.load_or_compile(tmp_path, never)
