@@ -118,9 +118,16 @@ class CoreSupervisor:
     async def begin(self) -> None:
         """Adopts the cores that run, the newest as the current one, or starts one. None is `ready` yet. Raises
         CoreError."""
-        for generation in generations.known(self._run_dir):
-            self._generation = max(self._generation, generation)
-            found = await self.run_blocking(self._adopt, generation)
+        known = generations.known(self._run_dir)
+        for generation in known:
+            self._generation = generation
+            try:
+                found = await self.run_blocking(self._adopt, generation)
+            except CoreError as error:
+                if generation == known[-1]:
+                    raise
+                log.warning("the core of generation %d is left to itself: %s", generation, error)
+                continue
             if found is None:
                 continue
             link = self._link(*found)
