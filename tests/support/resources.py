@@ -1,0 +1,159 @@
+"""What a node holds of Linux: descriptors, threads, pins, rules, routes, filters, sysctls, listeners, memory.
+
+Two snapshots that were taken at rest, in the same state of the mesh, are equal, whatever happened in between: what is
+in one and not in the other was leaked. Names that differ by intent from one core to the next (its generation, inodes,
+ports that the kernel chose) are left out of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nodeseal.capture import syscalls
+from nodeseal.lab import agents
+from nodeseal.lab.lab import Lab
+from nodeseal.lab.namespaces import list_namespaces, run_in
+from nodeseal.lab.plan import prefix
+
+_COMMANDS = {
+    "rules": (("ip", "rule", "show"), ("ip", "-6", "rule", "show")),
+    "routes": (("ip", "route", "show", "table", "all"), ("ip", "-6", "route", "show", "table", "all")),
+    "queueing": (("tc", "qdisc", "show"),),
+    "filters": (("nft", "list", "ruleset"), ("iptables-legacy-save",), ("ip6tables-legacy-save",)),
+    "interfaces": (("ip", "-oneline", "-brief", "link", "show"),),
+    "listeners": (("ss", "--no-header", "--listening", "--tcp", "--numeric"),),
+}
+_SYSCTLS = ("ipv4", "ipv6")
+_COMMAND_SECONDS = 20
+
+TOLERANCES = {
+    # Allocators keep some of what they had at the most.
+    "agent KiB": 6144,
+    "core KiB": 6144,
+    # The event loop's own pool starts its threads one by one, as it needs them (concurrent.futures.ThreadPoolExecutor).
+    "agent threads": (os.cpu_count() or 1) + 4,
+}
+"""What each size may have grown by, whatever the number of rounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Of one node and its pods. `lines`: category -> line -> how often, the same before and after; `sizes`: what -> its
+    size, which may differ within TOLERANCES."""
+
+    lines: dict[str, Counter[str]]
+    sizes: dict[str, int]
+
+    def differences(self, after: Resources) -> list[str]:
+        """One line each: what is there only once, or in another number, or has grown by more than it may."""
+        found = []
+        for name in sorted(self.lines.keys() | after.lines.keys()):
+            old, new = self.lines.get(name, Counter()), after.lines.get(name, Counter())
+            for line in sorted(old.keys() | new.keys()):
+                if old[line] != new[line]:
+                    found.append(f"{name}: {line}: {old[line]} before, {new[line]} after")
+        for name, size in self.sizes.items():
+            if after.sizes[name] > size + TOLERANCES[name]:
+                found.append(f"{name}: {size} before, {after.sizes[name]} after")
+        return found
+
+    def growth(self, after: Resources) -> dict[str, int]:
+        """By how much each size has grown."""
+        return {name: after.sizes[name] - size for name, size in self.sizes.items()}
+
+
+def node_resources(lab: Lab, node: str) -> Resources:
+    """What a node holds now. An agent and one core must run there; raises AssertionError otherwise."""
+    run_dir = lab.run_dirs[node]
+    agent, cores = agents.agent_pid(run_dir), agents.core_pids(run_dir)
+    assert agent is not None, f"no agent runs on {node}"
+    assert cores, f"no core runs on {node}"
+    lines = {
+        "cores": Counter({"running": len(cores)}),
+        "namespaces": Counter(list_namespaces(prefix(lab.plan.name))),
+        "bpf mounts": Counter(str(path) for path in syscalls.mounts("bpf") if path.is_relative_to(lab.directory)),
+        "files": Counter(_files(run_dir)),
+    }
+    for name, pid in (("agent", agent), ("core", cores[0])):
+        lines[f"{name} descriptors"] = Counter(_descriptors(pid))
+    places = {pod.name: pod.netns for pod in lab.plan.pods if pod.node == node} | {node: lab.plan.node(node).netns}
+    for place, netns in places.items():
+        for name, counter in run_in(netns, _namespace).items():
+            lines[f"{place} {name}"] = counter
+    lines["core threads"] = Counter({"running": _threads(cores[0])})
+    sizes = {"agent KiB": _own_memory(agent), "core KiB": _own_memory(cores[0]), "agent threads": _threads(agent)}
+    return Resources(lines, sizes)
+
+
+def _files(run_dir: Path) -> Iterator[str]:
+    """Of the run directory, pins included."""
+    for path in run_dir.rglob("*"):
+        # A log is put aside when it has grown.
+        if not path.name.endswith((".log", ".log.1")):
+            yield re.sub(r"core-\d+", "core-N", str(path.relative_to(run_dir)))
+
+
+def _descriptors(pid: int) -> Iterator[str]:
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            yield re.sub(r":\[\d+\]$", "", re.sub(r"core-\d+", "core-N", str(path.readlink())))
+
+
+def _namespace() -> dict[str, Counter[str]]:
+    """Of the network namespace that the caller is in."""
+    found = {
+        name: Counter(line for command in commands for line in _output(command)) for name, commands in _COMMANDS.items()
+    }
+    found["tcx programs"] = Counter(_tcx_programs())
+    found["sysctls"] = Counter(_sysctls())
+    return found
+
+
+def _output(command: tuple[str, ...]) -> Iterator[str]:
+    if shutil.which(command[0]) is None:
+        return
+    result = subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False)
+    for line in result.stdout.splitlines():
+        if command[0] == "ss":
+            # The port of a listener on loopback is the kernel's choice.
+            yield re.sub(r"(127\.0\.0\.1|\[::1\]):\d+", r"\1", " ".join(line.split()[:4]))
+        elif not line.startswith("#"):
+            yield re.sub(r"\[\d+:\d+\]", "", " ".join(line.split()))
+
+
+def _tcx_programs() -> Iterator[str]:
+    for _, device in socket.if_nameindex():
+        with contextlib.suppress(OSError):
+            for _ in syscalls.tcx_programs(socket.if_nametoindex(device)):
+                yield device
+
+
+def _sysctls() -> Iterator[str]:
+    for family in _SYSCTLS:
+        for path in Path("/proc/sys/net", family).rglob("*"):
+            if path.is_file():
+                with contextlib.suppress(OSError, UnicodeDecodeError):
+                    yield f"{path.relative_to('/proc/sys/net')} = {path.read_text().strip()}"
+
+
+def _threads(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+def _own_memory(pid: int) -> int:
+    """KiB that the process shares with nobody: proc_pid_smaps_rollup."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return _sum(re.findall(r"^Private_\w+:\s+(\d+) kB$", text, re.MULTILINE))
+
+
+def _sum(numbers: Iterable[str]) -> int:
+    return sum(int(number) for number in numbers)
