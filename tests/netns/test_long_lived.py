@@ -63,6 +63,17 @@ def test_agents_end_and_start_again(lab: RunningLab, connections: LongLived, num
     connections.wait_heard_since(time.monotonic())
 
 
+def test_cores_are_replaced_twice_in_a_row(lab: RunningLab, connections: LongLived) -> None:
+    for node in NODES:
+        before = lab.core_pids(node)
+        for _ in range(2):
+            done = lab.command("upgrade-core", "--run-dir", str(lab.run_dir(node)))
+            assert (done.returncode, done.stderr) == (0, "")
+        # The one that was there first carries all connections; the one in between has none, and may be gone.
+        assert set(before) < set(lab.core_pids(node))
+        assert lab.core_pid(node) not in before
+
+
 def test_workload_is_unenrolled_and_enrolled(lab: RunningLab, connections: LongLived) -> None:
     lab.lab.unenrol("pipeline")
     connections.wait_heard_since(time.monotonic())

@@ -169,6 +169,10 @@ class RunningLab:
         """Whether there is an agent, also one that is stopped and answers nobody."""
         return agents.agent_pid(self.run_dir(node)) is not None
 
+    def core_pids(self, node: str) -> list[int]:
+        """Every core that runs, the newest first."""
+        return agents.core_pids(self.run_dir(node))
+
     def core_pid(self, node: str) -> int:
         """The running core. Fails the test when there is none."""
         pids = agents.core_pids(self.run_dir(node))
