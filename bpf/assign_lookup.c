@@ -18,7 +18,8 @@
  */
 #include "nodeseal.h"
 
-BPF_TABLE("hash", u32, u8, own, 256);
+BPF_TABLE("hash", struct ns_address, u8, own, 256);
+BPF_TABLE("array", u32, u32, families, 1);
 BPF_TABLE("sockmap", u32, u64, listeners, NS_LISTENER_COUNT);
 BPF_TABLE("lru_hash", struct ns_flow, u64, revisited, 1024);
 BPF_TABLE("percpu_array", u32, u64, counters, NS_COUNT_COUNT);
@@ -31,24 +32,51 @@ static __always_inline void count(u32 key)
         *value += 1;
 }
 
-static __always_inline int captured(struct bpf_sk_lookup *ctx)
+/* The packet's ends; 0 when the workload has no address of their family. */
+static __always_inline int read_flow(struct bpf_sk_lookup *ctx, struct ns_flow *flow)
 {
-    u32 destination = ctx->local_ip4;
+    u32 key = 0;
+    u32 *wanted = families.lookup(&key);
 
-    return !NS_LOOPBACK_NET(destination) && destination != ctx->remote_ip4 && !own.lookup(&destination);
+    if (!wanted)
+        return 0;
+    flow->source_port = ctx->remote_port;
+    flow->destination_port = NS_NET16(ctx->local_port);
+    if (ctx->family == NS_AF_INET) {
+        flow->source = ns_mapped(ctx->remote_ip4);
+        flow->destination = ns_mapped(ctx->local_ip4);
+        return *wanted & NS_FAMILY_IPV4;
+    }
+    if (ctx->family != NS_AF_INET6)
+        return 0;
+    flow->source.word[0] = ctx->remote_ip6[0];
+    flow->source.word[1] = ctx->remote_ip6[1];
+    flow->source.word[2] = ctx->remote_ip6[2];
+    flow->source.word[3] = ctx->remote_ip6[3];
+    flow->destination.word[0] = ctx->local_ip6[0];
+    flow->destination.word[1] = ctx->local_ip6[1];
+    flow->destination.word[2] = ctx->local_ip6[2];
+    flow->destination.word[3] = ctx->local_ip6[3];
+    return *wanted & NS_FAMILY_IPV6;
+}
+
+static __always_inline int captured(struct bpf_sk_lookup *ctx, struct ns_flow *flow)
+{
+    if (ctx->family == NS_AF_INET ? NS_LOOPBACK_NET(flow->destination.word[3]) : ns_near(&flow->destination))
+        return 0;
+    return !ns_same(&flow->source, &flow->destination) && !own.lookup(&flow->destination);
 }
 
 /* Whether steer_ingress.c has let this very SYN pass just now; once. */
-static __always_inline int revisit(struct bpf_sk_lookup *ctx)
+static __always_inline int revisit(struct ns_flow *flow)
 {
-    struct ns_flow flow = {ctx->remote_ip4, ctx->local_ip4, ctx->remote_port, NS_NET16(ctx->local_port)};
-    u64 *noted = revisited.lookup(&flow);
+    u64 *noted = revisited.lookup(flow);
     int fresh;
 
     if (!noted)
         return 0;
     fresh = bpf_ktime_get_ns() - *noted < NS_REVISIT_NS;
-    revisited.delete(&flow);
+    revisited.delete(flow);
     return fresh;
 }
 
@@ -56,15 +84,16 @@ int assign_lookup(struct bpf_sk_lookup *ctx)
 {
     u32 role = NS_LISTENER_OUTBOUND;
     struct bpf_sock *listener;
+    struct ns_flow flow = {};
     long error;
 
-    if (ctx->family != NS_AF_INET || ctx->protocol != NS_IPPROTO_TCP)
+    if (ctx->protocol != NS_IPPROTO_TCP || !read_flow(ctx, &flow))
         return SK_PASS;
     if (ctx->ingress_ifindex != NS_LOOPBACK_IFINDEX) {
-        if (!revisit(ctx))
+        if (!revisit(&flow))
             return SK_PASS;
         role = NS_LISTENER_INBOUND;
-    } else if (!captured(ctx)) {
+    } else if (!captured(ctx, &flow)) {
         return SK_PASS;
     }
 

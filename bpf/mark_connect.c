@@ -3,9 +3,8 @@
  * mark_connect.c: marks the connections of enrolled workloads when the application dials.
  *
  * Attached at cgroup/connect4 and cgroup/connect6 to the root of the cgroup v2 tree, next to other programs.
- * One program in two forms: the kernel calls connect6 alone for an AF_INET6 socket that dials a v4-mapped
- * address
- * (::ffff:10.0.0.1, as Java does by default), so connect4 by itself would leave those in plaintext.
+ * One program in two forms: the kernel calls connect6 alone for an AF_INET6 socket, also when it dials a
+ * v4-mapped address (::ffff:10.0.0.1, as Java does by default), which makes an IPv4 connection.
  *
  * The mark makes the namespace's policy routing send the connection to lo, where assign_lookup.c finds the
  * core's listener. It stays on the socket for life: a connection that was captured never turns into a direct
@@ -31,15 +30,21 @@ static __always_inline void count(u32 key)
         *value += 1;
 }
 
-static __always_inline int mark(struct bpf_sock_addr *ctx, u32 destination)
+static __always_inline struct ns_enrolment *enrolment_of(struct bpf_sock_addr *ctx)
 {
     u64 cookie = bpf_get_netns_cookie(ctx);
-    struct ns_enrolment *enrolment = enrolled.lookup(&cookie);
+
+    return enrolled.lookup(&cookie);
+}
+
+/* `far`: not a destination that is left alone for what it is. */
+static __always_inline int mark(struct bpf_sock_addr *ctx, struct ns_enrolment *enrolment, int far)
+{
     struct bpf_sock *sk = ctx->sk;
     u32 value = NS_MARK_CAPTURED;
     char no_device = 0;
 
-    if (!enrolment || !sk)
+    if (!sk)
         return NS_PROCEED;
 
     if (enrolment->state == NS_STATE_LEAVE) {
@@ -52,8 +57,7 @@ static __always_inline int mark(struct bpf_sock_addr *ctx, u32 destination)
         return NS_PROCEED;
     }
 
-    /* Connecting to 0.0.0.0 means the machine itself. */
-    if (NS_LOOPBACK_NET(destination) || destination == 0 || destination == enrolment->address)
+    if (!far)
         return NS_PROCEED;
 
     if (sk->mark && sk->mark != NS_MARK_CAPTURED) {
@@ -75,18 +79,39 @@ static __always_inline int mark(struct bpf_sock_addr *ctx, u32 destination)
     return NS_PROCEED;
 }
 
+static __always_inline int mark_ipv4(struct bpf_sock_addr *ctx, u32 destination)
+{
+    struct ns_enrolment *enrolment = enrolment_of(ctx);
+
+    if (!enrolment || !enrolment->ipv4)
+        return NS_PROCEED;
+    /* Connecting to 0.0.0.0 means the machine itself. */
+    return mark(ctx, enrolment,
+                !NS_LOOPBACK_NET(destination) && destination && destination != enrolment->ipv4);
+}
+
 int mark_connect4(struct bpf_sock_addr *ctx)
 {
     if (ctx->type != NS_SOCK_STREAM || ctx->protocol != NS_IPPROTO_TCP)
         return NS_PROCEED;
-    return mark(ctx, ctx->user_ip4);
+    return mark_ipv4(ctx, ctx->user_ip4);
 }
 
 int mark_connect6(struct bpf_sock_addr *ctx)
 {
+    struct ns_enrolment *enrolment;
+    struct ns_address destination;
+
     if (ctx->type != NS_SOCK_STREAM || ctx->protocol != NS_IPPROTO_TCP)
         return NS_PROCEED;
-    if (ctx->user_ip6[0] || ctx->user_ip6[1] || ctx->user_ip6[2] != (NS_NET16(0xffff) << 16))
+    destination.word[0] = ctx->user_ip6[0];
+    destination.word[1] = ctx->user_ip6[1];
+    destination.word[2] = ctx->user_ip6[2];
+    destination.word[3] = ctx->user_ip6[3];
+    if (!destination.word[0] && !destination.word[1] && destination.word[2] == NS_NET32(0xffff))
+        return mark_ipv4(ctx, destination.word[3]);
+    enrolment = enrolment_of(ctx);
+    if (!enrolment || ns_none(&enrolment->ipv6))
         return NS_PROCEED;
-    return mark(ctx, ctx->user_ip6[3]);
+    return mark(ctx, enrolment, !ns_near(&destination) && !ns_same(&destination, &enrolment->ipv6));
 }

@@ -19,18 +19,31 @@
 
 #define NS_HBONE_PORT 15008 /* peers' tunnels: the core listens there itself, nothing is to be steered */
 
-/* Keys of the `listeners` sockmap: enum ns_listener_role of the core without NS_LISTEN_HBONE. */
+/* Keys of the `listeners` sockmap: enum ns_listener_role of the core without those for HBONE. */
 #define NS_LISTENER_OUTBOUND 0
 #define NS_LISTENER_INBOUND 1
 #define NS_LISTENER_COUNT 2
 
-/* Value of the `enrolled` map, keyed by the cookie of the workload's network namespace. */
+/* An address of either family, network order: IPv4 as ::ffff:a.b.c.d, so that one key serves both. */
+struct ns_address {
+    u32 word[4];
+};
+
+/*
+ * Value of the `enrolled` map, keyed by the cookie of the workload's network namespace. The addresses are its
+ * own, which are never captured; all zero: it has none of this family, and nothing of it is captured.
+ */
 struct ns_enrolment {
-    u32 address; /* the workload's own IPv4 address, network order: never captured */
-    u32 state;   /* NS_STATE_CAPTURE or NS_STATE_LEAVE */
+    u32 state; /* NS_STATE_CAPTURE or NS_STATE_LEAVE */
+    u32 ipv4;
+    struct ns_address ipv6;
 };
 #define NS_STATE_CAPTURE 1 /* new connections are marked */
 #define NS_STATE_LEAVE 2   /* un-enrolling: a socket that dials again loses its mark */
+
+/* Bits of the only value of the `families` map: those in which the namespace's workload has an address. */
+#define NS_FAMILY_IPV4 1
+#define NS_FAMILY_IPV6 2
 
 /*
  * Key of the `revisited` map: a SYN that the kernel may take to a listener of its choice although it met a
@@ -38,8 +51,8 @@ struct ns_enrolment {
  * steer_ingress.c writes, assign_lookup.c reads.
  */
 struct ns_flow {
-    u32 source;
-    u32 destination;
+    struct ns_address source;
+    struct ns_address destination;
     u16 source_port;
     u16 destination_port;
 };
@@ -57,23 +70,58 @@ struct ns_flow {
 #define NS_COUNT_STEER_NO_LISTENER 8     /* drop: a new connection, but nobody holds the inbound listener */
 #define NS_COUNT_STEER_ASSIGN_FAILED 9   /* drop: bpf_sk_assign */
 #define NS_COUNT_STEER_REVISIT_FAILED 10 /* drop: the SYN could not be noted for assign_lookup */
-#define NS_COUNT_COUNT 11
+#define NS_COUNT_STEER_HEADERS 11        /* drop: IPv6 extension headers that hide what the packet is for */
+#define NS_COUNT_COUNT 12
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define NS_NET16(n) ((u16)((((n) & 0xff) << 8) | (((n) >> 8) & 0xff)))
+#define NS_NET32(n) __builtin_bswap32(n)
 #define NS_LOOPBACK_NET(address) (((address) & 0xff) == 127)
 #else
 #define NS_NET16(n) ((u16)(n))
+#define NS_NET32(n) ((u32)(n))
 #define NS_LOOPBACK_NET(address) (((address) >> 24) == 127)
 #endif
 
 /* Values of the Linux ABI that bcc's own headers do not bring. */
 #define NS_AF_INET 2
+#define NS_AF_INET6 10
 #define NS_SOCK_STREAM 1
 #define NS_IPPROTO_TCP 6
 #define NS_SOL_SOCKET 1
 #define NS_SO_BINDTODEVICE 25
 #define NS_SO_MARK 36
 #define NS_LOOPBACK_IFINDEX 1 /* the kernel gives lo this index in every namespace */
+
+static __always_inline struct ns_address ns_mapped(u32 ipv4)
+{
+    struct ns_address address = {{0, 0, NS_NET32(0xffff), ipv4}};
+
+    return address;
+}
+
+static __always_inline int ns_same(const struct ns_address *one, const struct ns_address *other)
+{
+    return one->word[0] == other->word[0] && one->word[1] == other->word[1] &&
+           one->word[2] == other->word[2] && one->word[3] == other->word[3];
+}
+
+static __always_inline int ns_none(const struct ns_address *address)
+{
+    return !(address->word[0] | address->word[1] | address->word[2] | address->word[3]);
+}
+
+/*
+ * Whether an IPv6 address is one that is never captured: on loopback (:: means the machine itself), on the
+ * link only (it has a meaning together with a device, which a socket of the core in the client's stead cannot
+ * have), or a group's.
+ */
+static __always_inline int ns_near(const struct ns_address *address)
+{
+    if ((address->word[0] & NS_NET32(0xffc00000)) == NS_NET32(0xfe800000) ||
+        (address->word[0] & NS_NET32(0xff000000)) == NS_NET32(0xff000000))
+        return 1;
+    return !address->word[0] && !address->word[1] && !address->word[2] && !(address->word[3] & ~NS_NET32(1));
+}
 
 #endif

@@ -21,6 +21,10 @@
  * sk_lookup alone cannot do all this: it cannot tell traffic from outside from the core's own connection to
  * the application.
  *
+ * IPv6 extension headers are passed over, up to EXTENSIONS_MAX of them, to find what they carry. What they
+ * hide from us must not reach the application: a chain that is longer, or that goes on to another address
+ * (routing header with segments left), is dropped. ESP and AH are protocols of their own, as in IPv4.
+ *
  * TC_ACT_UNSPEC (TCX_NEXT is the same number) lets the TCX programs and tc filters that follow have their
  * say; with none, the packet goes on.
  *
@@ -29,14 +33,23 @@
 #include "nodeseal.h"
 
 BPF_TABLE("sockmap", u32, u64, listeners, NS_LISTENER_COUNT);
+BPF_TABLE("array", u32, u32, families, 1);
 BPF_TABLE("lru_hash", struct ns_flow, u64, revisited, 1024);
 BPF_TABLE("percpu_array", u32, u64, counters, NS_COUNT_COUNT);
 
 #define TC_ACT_UNSPEC (-1)
 #define TC_ACT_SHOT 2
 #define ETH_P_IP 0x0800
-#define FRAGMENT_MORE 0x2000
+#define ETH_P_IPV6 0x86dd
+#define FRAGMENT_MORE 0x2000 /* IPv4 */
 #define FRAGMENT_OFFSET 0x1fff
+#define FRAGMENT6_MORE 0x0001 /* IPv6, RFC 8200 section 4.5 */
+#define FRAGMENT6_OFFSET 0xfff8
+#define EXTENSION_HOP_BY_HOP 0
+#define EXTENSION_ROUTING 43
+#define EXTENSION_FRAGMENT 44
+#define EXTENSION_DESTINATION 60
+#define EXTENSIONS_MAX 8 /* RFC 8200 names four that may come before TCP, one of them twice */
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
@@ -57,6 +70,28 @@ struct ipv4_header {
     u32 destination;
 };
 
+struct ipv6_header {
+    u32 version_class_flow;
+    u16 payload_length;
+    u8 next;
+    u8 hop_limit;
+    struct ns_address source;
+    struct ns_address destination;
+};
+
+/* The beginning of every extension header; `length` in units of 8 bytes, the first not counted. */
+struct extension_header {
+    u8 next;
+    u8 length;
+    union {
+        u16 fragment; /* fragment header: offset and "more" */
+        struct {
+            u8 routing_type;
+            u8 segments_left;
+        };
+    };
+};
+
 struct tcp_header {
     u16 source;
     u16 destination;
@@ -67,6 +102,22 @@ struct tcp_header {
     u16 window;
 };
 
+/* What is known of a packet once its headers are read. IPv4 addresses are mapped. */
+struct packet {
+    struct ns_flow flow;
+    int ipv6;
+    int first_fragment; /* more fragments follow */
+    int detour;         /* IPv6: the header's destination is not the last one */
+    u32 length;         /* of all headers before TCP's */
+};
+
+enum reading {
+    READ,      /* TCP begins at `length` */
+    NOT_TCP,   /* or a later fragment, which opens nothing without its first one */
+    TRUNCATED, /* headers are cut off */
+    TOO_LONG   /* more extension headers than are looked at */
+};
+
 static __always_inline void count(u32 key)
 {
     u64 *value = counters.lookup(&key);
@@ -75,16 +126,81 @@ static __always_inline void count(u32 key)
         *value += 1;
 }
 
+static __always_inline enum reading read_ipv4(struct __sk_buff *skb, struct packet *packet)
+{
+    struct ipv4_header ip;
+
+    if (bpf_skb_load_bytes_relative(skb, 0, &ip, sizeof(ip), BPF_HDR_START_NET))
+        return TRUNCATED;
+    packet->length = (ip.version_length & 0x0f) * 4;
+    if (ip.version_length >> 4 != 4 || packet->length < sizeof(ip))
+        return TRUNCATED;
+    if (ip.protocol != NS_IPPROTO_TCP || ip.fragment & NS_NET16(FRAGMENT_OFFSET))
+        return NOT_TCP;
+    packet->flow.source = ns_mapped(ip.source);
+    packet->flow.destination = ns_mapped(ip.destination);
+    packet->first_fragment = ip.fragment & NS_NET16(FRAGMENT_MORE);
+    return READ;
+}
+
+static __always_inline enum reading read_ipv6(struct __sk_buff *skb, struct packet *packet)
+{
+    struct extension_header extension;
+    struct ipv6_header ip;
+    u8 next;
+
+    if (bpf_skb_load_bytes_relative(skb, 0, &ip, sizeof(ip), BPF_HDR_START_NET))
+        return TRUNCATED;
+    if ((ip.version_class_flow & NS_NET32(0xf0000000)) != NS_NET32(0x60000000))
+        return TRUNCATED;
+    if (ns_near(&ip.source) || ns_near(&ip.destination))
+        return NOT_TCP;
+    packet->ipv6 = 1;
+    packet->flow.source = ip.source;
+    packet->flow.destination = ip.destination;
+    packet->length = sizeof(ip);
+    next = ip.next;
+    for (int i = 0; i <= EXTENSIONS_MAX; i++) {
+        if (next == NS_IPPROTO_TCP)
+            return READ;
+        if (next != EXTENSION_HOP_BY_HOP && next != EXTENSION_ROUTING && next != EXTENSION_FRAGMENT &&
+            next != EXTENSION_DESTINATION)
+            return NOT_TCP;
+        if (bpf_skb_load_bytes_relative(skb, packet->length, &extension, sizeof(extension),
+                                        BPF_HDR_START_NET))
+            return TRUNCATED;
+        if (next == EXTENSION_FRAGMENT) {
+            if (extension.fragment & NS_NET16(FRAGMENT6_OFFSET))
+                return NOT_TCP;
+            if (extension.fragment & NS_NET16(FRAGMENT6_MORE))
+                packet->first_fragment = 1;
+            packet->length += 8;
+        } else {
+            if (next == EXTENSION_ROUTING && extension.segments_left)
+                packet->detour = 1;
+            packet->length += (extension.length + 1) * 8;
+        }
+        next = extension.next;
+    }
+    return TOO_LONG;
+}
+
 /* A packet that this namespace forwards is none of our business; giving it a socket would get it dropped. */
-static __always_inline int forwarded(struct __sk_buff *skb, struct ipv4_header *ip)
+static __always_inline int forwarded(struct __sk_buff *skb, struct packet *packet)
 {
     struct bpf_fib_lookup route = {};
     long result;
 
-    route.family = NS_AF_INET;
     route.ifindex = skb->ifindex;
-    route.ipv4_src = ip->source;
-    route.ipv4_dst = ip->destination;
+    if (packet->ipv6) {
+        route.family = NS_AF_INET6;
+        __builtin_memcpy(route.ipv6_src, &packet->flow.source, sizeof(route.ipv6_src));
+        __builtin_memcpy(route.ipv6_dst, &packet->flow.destination, sizeof(route.ipv6_dst));
+    } else {
+        route.family = NS_AF_INET;
+        route.ipv4_src = packet->flow.source.word[3];
+        route.ipv4_dst = packet->flow.destination.word[3];
+    }
     result = bpf_fib_lookup(skb, &route, sizeof(route), 0);
     if (result < 0) {
         count(NS_COUNT_STEER_ROUTE_FAILED);
@@ -101,96 +217,105 @@ enum claim {
 };
 
 /* What the kernel's own socket lookup makes of the packet. */
-static __always_inline enum claim claimed(struct __sk_buff *skb, struct ipv4_header *ip,
-                                          struct tcp_header *tcp)
+static __always_inline enum claim claimed(struct __sk_buff *skb, struct packet *packet, u8 flags)
 {
     struct bpf_sock_tuple tuple = {};
     struct bpf_sock *found;
     u32 state;
 
-    tuple.ipv4.saddr = ip->source;
-    tuple.ipv4.daddr = ip->destination;
-    tuple.ipv4.sport = tcp->source;
-    tuple.ipv4.dport = tcp->destination;
-    found = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+    if (packet->ipv6) {
+        __builtin_memcpy(tuple.ipv6.saddr, &packet->flow.source, sizeof(tuple.ipv6.saddr));
+        __builtin_memcpy(tuple.ipv6.daddr, &packet->flow.destination, sizeof(tuple.ipv6.daddr));
+        tuple.ipv6.sport = packet->flow.source_port;
+        tuple.ipv6.dport = packet->flow.destination_port;
+        found = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+    } else {
+        tuple.ipv4.saddr = packet->flow.source.word[3];
+        tuple.ipv4.daddr = packet->flow.destination.word[3];
+        tuple.ipv4.sport = packet->flow.source_port;
+        tuple.ipv4.dport = packet->flow.destination_port;
+        found = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+    }
     if (!found)
         return OPENING;
     state = found->state;
     bpf_sk_release(found);
     if (state == STATE_LISTEN)
         return OPENING;
-    if (tcp->flags & TCP_SYN && (state == STATE_TIME_WAIT || state == STATE_NEW_SYN_RECV))
+    if (flags & TCP_SYN && (state == STATE_TIME_WAIT || state == STATE_NEW_SYN_RECV))
         return REVISITED;
     return CLAIMED;
+}
+
+static __always_inline int dropped(u32 why)
+{
+    count(why);
+    return TC_ACT_SHOT;
 }
 
 int steer_ingress(struct __sk_buff *skb)
 {
     u32 role = NS_LISTENER_INBOUND;
-    struct ipv4_header ip;
+    struct packet packet = {};
     struct tcp_header tcp;
     struct bpf_sock *listener;
+    enum reading reading;
     enum claim claim;
-    u32 length;
+    u32 family = 0;
+    u32 *wanted;
     long error;
 
     /* A tagged packet comes by again on its VLAN device, which has this program as well. */
-    if (skb->protocol != NS_NET16(ETH_P_IP) || skb->vlan_present)
+    if (skb->vlan_present)
         return TC_ACT_UNSPEC;
-    if (bpf_skb_load_bytes_relative(skb, 0, &ip, sizeof(ip), BPF_HDR_START_NET)) {
+    wanted = families.lookup(&family);
+    if (!wanted)
+        return TC_ACT_UNSPEC;
+    if (skb->protocol == NS_NET16(ETH_P_IP) && *wanted & NS_FAMILY_IPV4)
+        reading = read_ipv4(skb, &packet);
+    else if (skb->protocol == NS_NET16(ETH_P_IPV6) && *wanted & NS_FAMILY_IPV6)
+        reading = read_ipv6(skb, &packet);
+    else
+        return TC_ACT_UNSPEC;
+
+    if (reading == NOT_TCP)
+        return TC_ACT_UNSPEC;
+    if (reading == TOO_LONG)
+        return forwarded(skb, &packet) ? TC_ACT_UNSPEC : dropped(NS_COUNT_STEER_HEADERS);
+    if (reading == TRUNCATED ||
+        bpf_skb_load_bytes_relative(skb, packet.length, &tcp, sizeof(tcp), BPF_HDR_START_NET)) {
+        /* A first fragment too small for the flags would hide a SYN (RFC 1858, RFC 7112). */
+        if (packet.first_fragment)
+            return dropped(NS_COUNT_STEER_FRAGMENT);
         count(NS_COUNT_STEER_TRUNCATED);
         return TC_ACT_UNSPEC;
     }
-    length = (ip.version_length & 0x0f) * 4;
-    if (ip.version_length >> 4 != 4 || length < sizeof(ip)) {
-        count(NS_COUNT_STEER_TRUNCATED);
-        return TC_ACT_UNSPEC;
-    }
-    /* Later fragments have no TCP header; a connection's first one decides, below. */
-    if (ip.protocol != NS_IPPROTO_TCP || ip.fragment & NS_NET16(FRAGMENT_OFFSET))
-        return TC_ACT_UNSPEC;
-    if (bpf_skb_load_bytes_relative(skb, length, &tcp, sizeof(tcp), BPF_HDR_START_NET)) {
-        /* A first fragment too small for the flags would hide a SYN (RFC 1858). */
-        if (ip.fragment & NS_NET16(FRAGMENT_MORE)) {
-            count(NS_COUNT_STEER_FRAGMENT);
-            return TC_ACT_SHOT;
-        }
-        count(NS_COUNT_STEER_TRUNCATED);
-        return TC_ACT_UNSPEC;
-    }
+    if (packet.detour)
+        return forwarded(skb, &packet) ? TC_ACT_UNSPEC : dropped(NS_COUNT_STEER_HEADERS);
     if (tcp.destination == NS_NET16(NS_HBONE_PORT))
         return TC_ACT_UNSPEC;
     if (tcp.flags & TCP_RST || !(tcp.flags & (TCP_SYN | TCP_ACK)) ||
         (tcp.flags & TCP_SYN && tcp.flags & TCP_ACK))
         return TC_ACT_UNSPEC;
-    claim = claimed(skb, &ip, &tcp);
-    if (claim == CLAIMED || forwarded(skb, &ip))
+    packet.flow.source_port = tcp.source;
+    packet.flow.destination_port = tcp.destination;
+    claim = claimed(skb, &packet, tcp.flags);
+    if (claim == CLAIMED || forwarded(skb, &packet))
         return TC_ACT_UNSPEC;
 
-    if (ip.fragment & NS_NET16(FRAGMENT_MORE)) {
-        count(NS_COUNT_STEER_FRAGMENT);
-        return TC_ACT_SHOT;
-    }
+    if (packet.first_fragment)
+        return dropped(NS_COUNT_STEER_FRAGMENT);
     if (claim == REVISITED) {
-        struct ns_flow flow = {ip.source, ip.destination, tcp.source, tcp.destination};
         u64 now = bpf_ktime_get_ns();
 
-        if (revisited.update(&flow, &now)) {
-            count(NS_COUNT_STEER_REVISIT_FAILED);
-            return TC_ACT_SHOT;
-        }
+        if (revisited.update(&packet.flow, &now))
+            return dropped(NS_COUNT_STEER_REVISIT_FAILED);
         return TC_ACT_UNSPEC;
     }
     listener = (struct bpf_sock *)listeners.lookup(&role);
-    if (!listener) {
-        count(NS_COUNT_STEER_NO_LISTENER);
-        return TC_ACT_SHOT;
-    }
+    if (!listener)
+        return dropped(NS_COUNT_STEER_NO_LISTENER);
     error = bpf_sk_assign(skb, listener, 0);
     bpf_sk_release(listener);
-    if (error) {
-        count(NS_COUNT_STEER_ASSIGN_FAILED);
-        return TC_ACT_SHOT;
-    }
-    return TC_ACT_UNSPEC;
+    return error ? dropped(NS_COUNT_STEER_ASSIGN_FAILED) : TC_ACT_UNSPEC;
 }

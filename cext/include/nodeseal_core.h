@@ -44,7 +44,8 @@ enum ns_listener_role {
     NS_LISTEN_OUTBOUND =
         0, /* captured connections of the workload; getsockname() is the original destination */
     NS_LISTEN_INBOUND = 1, /* captured plaintext connections to the workload; same */
-    NS_LISTEN_HBONE = 2,   /* mutual TLS from peers, port 15008 */
+    NS_LISTEN_HBONE = 2,   /* mutual TLS from peers, port 15008 of the workload's IPv4 address */
+    NS_LISTEN_HBONE6 = 3,  /* the same of its IPv6 address */
 };
 
 enum ns_question_kind {

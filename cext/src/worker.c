@@ -90,10 +90,15 @@ static void workload_credentials(struct workload *workload, struct command *comm
 
 /* ---- listeners ---- */
 
+static int is_for_tunnels(int role)
+{
+    return role == NS_LISTEN_HBONE || role == NS_LISTEN_HBONE6;
+}
+
 static void connection_begin(struct worker *worker, struct workload *workload, int role, int fd,
                              const struct ns_address *peer)
 {
-    if (role == NS_LISTEN_HBONE)
+    if (is_for_tunnels(role))
         tunnel_accept(worker, workload, fd, peer);
     else
         flow_accept(worker, workload, role == NS_LISTEN_OUTBOUND ? NS_OUTBOUND : NS_INBOUND, fd, peer);
@@ -122,7 +127,7 @@ static void listener_shed(struct worker *worker, int listener_fd)
 
 static void listener_event(struct worker *worker, struct listener *listener)
 {
-    int limit = listener->role == NS_LISTEN_HBONE ? TUNNELS_PER_EVENT : ACCEPTS_PER_EVENT;
+    int limit = is_for_tunnels(listener->role) ? TUNNELS_PER_EVENT : ACCEPTS_PER_EVENT;
     for (int i = 0; i < limit || listener->closing; i++) {
         struct ns_address peer;
         int fd = socket_accept(listener->poll.fd, &peer);

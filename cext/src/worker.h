@@ -39,7 +39,7 @@ enum {
     TUNNEL_BUCKETS = 256,
     CLOSED_KEPT = 64, /* ended connections that are still shown */
     CLOSED_SHOWN_MS = 60000,
-    LISTENER_ROLES = 3,
+    LISTENER_ROLES = 4,
     GATHERED_PIECES = 32,
     WINDOW_SPARE = 256 << 20, /* by which all streams of a worker together may exceed their first window */
 };

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import constants, syscalls
+from nodeseal.capture import constants, listeners, syscalls
 from nodeseal.capture.ebpf import CaptureTarget
 from support.namespaces import needs_root, wait_for
 from support.pods import CLIENT, SERVER, Pods, echoes
@@ -22,9 +22,9 @@ INBOUND = 1
 IPPROTO_MPTCP = 262
 
 
-@pytest.fixture
-def pods(tmp_path: Path) -> Iterator[Pods]:
-    with Pods(tmp_path) as made:
+@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
+def pods(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pods]:
+    with Pods(tmp_path, version=request.param) as made:
         yield made
 
 
@@ -37,10 +37,10 @@ def test_outbound_connection_reaches_the_listener_with_its_original_destination(
     pods.client.sysctl("net/ipv4/tcp_syncookies", cookies)
     pods.echo(pods.server)
     relay = pods.relay(pods.capture().enrol(pods.client_target))
-    connection = pods.dial(pods.client, (SERVER, 8080))
+    connection = pods.dial(pods.client, (pods.server_at, 8080))
     assert echoes(connection)
-    assert [(flow.role, flow.destination) for flow in relay.flows] == [(OUTBOUND, (SERVER, 8080))]
-    assert relay.flows[0].source == connection.getsockname()
+    assert [(flow.role, flow.destination) for flow in relay.flows] == [(OUTBOUND, (pods.server_at, 8080))]
+    assert relay.flows[0].source == connection.getsockname()[:2]
     assert mark_of(connection) == constants.MARK_CAPTURED
 
 
@@ -49,26 +49,26 @@ def test_inbound_connection_reaches_the_application_from_the_clients_address(pod
     pods.server.sysctl("net/ipv4/tcp_syncookies", cookies)
     echo = pods.echo(pods.server)
     relay = pods.relay(pods.capture().enrol(pods.server_target))
-    connection = pods.dial(pods.client, (SERVER, 8080))
+    connection = pods.dial(pods.client, (pods.server_at, 8080))
     assert echoes(connection)
     assert relay.flows[0].role == INBOUND
-    assert relay.flows[0].source == connection.getsockname()
-    assert relay.flows[0].destination == (SERVER, 8080)
-    assert [address for address, _ in echo.peers] == [CLIENT]
+    assert relay.flows[0].source == connection.getsockname()[:2]
+    assert relay.flows[0].destination == (pods.server_at, 8080)
+    assert [address for address, _ in echo.peers] == [pods.client_at]
 
 
 def test_both_ends_captured_by_two_nodes(pods: Pods) -> None:
     pods.echo(pods.server)
     one = pods.relay(pods.capture("node1").enrol(pods.client_target))
     other = pods.relay(pods.capture("node2").enrol(pods.server_target))
-    connection = pods.dial(pods.client, (SERVER, 8080))
+    connection = pods.dial(pods.client, (pods.server_at, 8080))
     assert echoes(connection, b"x" * 1_000_000)
     assert [flow.role for flow in (*one.flows, *other.flows)] == [OUTBOUND, INBOUND]
 
 
 def test_connection_from_before_enrolment_is_untouched_throughout(pods: Pods) -> None:
     pods.echo(pods.server)
-    old = pods.dial(pods.client, (SERVER, 8080))
+    old = pods.dial(pods.client, (pods.server_at, 8080))
     assert echoes(old)
     capture = pods.capture()
     relays = [pods.relay(capture.enrol(target)) for target in (pods.client_target, pods.server_target)]
@@ -85,13 +85,13 @@ def test_captured_connection_goes_on_after_new_ones_go_direct(pods: Pods) -> Non
     pods.echo(pods.server)
     capture = pods.capture()
     relays = [pods.relay(capture.enrol(target)) for target in (pods.client_target, pods.server_target)]
-    captured = pods.dial(pods.client, (SERVER, 8080))
+    captured = pods.dial(pods.client, (pods.server_at, 8080))
     assert echoes(captured)
     for target in (pods.client_target, pods.server_target):
         capture.stop_new(target)
         assert echoes(captured)
     seen = [len(relay.flows) for relay in relays]
-    direct = pods.dial(pods.client, (SERVER, 8080))
+    direct = pods.dial(pods.client, (pods.server_at, 8080))
     assert echoes(direct)
     assert echoes(captured)
     assert mark_of(direct) == 0
@@ -102,10 +102,10 @@ def test_workload_that_leaves_can_be_captured_again(pods: Pods) -> None:
     pods.echo(pods.server)
     capture = pods.capture()
     relay = pods.relay(capture.enrol(pods.client_target))
-    first = pods.dial(pods.client, (SERVER, 8080))
+    first = pods.dial(pods.client, (pods.server_at, 8080))
     capture.stop_new(pods.client_target)
     capture.enrol(pods.client_target)
-    assert echoes(pods.dial(pods.client, (SERVER, 8080)))
+    assert echoes(pods.dial(pods.client, (pods.server_at, 8080)))
     assert echoes(first)
     assert len(relay.flows) == 2
 
@@ -116,7 +116,7 @@ def test_socket_that_dials_again_while_leaving_loses_its_mark(pods: Pods) -> Non
     relay = pods.relay(capture.enrol(pods.client_target))
 
     def refused_once() -> socket.socket:
-        connection = socket.socket()
+        connection = socket.socket(socket.AF_INET if pods.version == 4 else socket.AF_INET6)
         connection.settimeout(5)
         connection.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, constants.MARK_CAPTURED)
         return connection
@@ -124,24 +124,27 @@ def test_socket_that_dials_again_while_leaving_loses_its_mark(pods: Pods) -> Non
     connection = pods.client.run(refused_once)
     capture.stop_new(pods.client_target)
     with connection:
-        connection.connect((SERVER, 8080))
+        connection.connect((pods.server_at, 8080))
         assert echoes(connection)
         assert mark_of(connection) == 0
     assert relay.flows == []
 
 
-def test_v4_mapped_address_is_captured(pods: Pods) -> None:
-    pods.echo(pods.server)
-    relay = pods.relay(pods.capture().enrol(pods.client_target))
-    assert echoes(pods.dial(pods.client, (f"::ffff:{SERVER}", 8080), family=socket.AF_INET6))
-    assert [flow.destination for flow in relay.flows] == [(SERVER, 8080)]
+@pytest.mark.parametrize("text", ["{}", "::ffff:{}"], ids=["plain", "mapped"])
+def test_ipv4_is_captured_whatever_else_the_workload_has(pods: Pods, text: str) -> None:
+    echo = pods.echo(pods.server)
+    capture = pods.capture()
+    relays = [pods.relay(capture.enrol(target)) for target in (pods.client_target, pods.server_target)]
+    assert echoes(pods.dial(pods.client, (text.format(SERVER), 8080)))
+    assert [flow.destination for relay in relays for flow in relay.flows] == [(SERVER, 8080)] * 2
+    assert [address for address, _ in echo.peers] == [CLIENT]
 
 
 def test_multipath_tcp_is_captured(pods: Pods) -> None:
     pods.echo(pods.server)
     relay = pods.relay(pods.capture().enrol(pods.client_target))
     try:
-        connection = pods.dial(pods.client, (SERVER, 8080), protocol=IPPROTO_MPTCP)
+        connection = pods.dial(pods.client, (pods.server_at, 8080), protocol=IPPROTO_MPTCP)
     except OSError as error:
         pytest.skip(f"no MPTCP in this kernel: {error}")
     assert echoes(connection)
@@ -152,16 +155,16 @@ def test_client_bound_to_a_device_is_captured(pods: Pods) -> None:
     pods.echo(pods.server)
     relay = pods.relay(pods.capture().enrol(pods.client_target))
     bound = ((socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0\0"),)
-    assert echoes(pods.dial(pods.client, (SERVER, 8080), options=bound))
+    assert echoes(pods.dial(pods.client, (pods.server_at, 8080), options=bound))
     assert len(relay.flows) == 1
 
 
 def test_server_bound_to_a_device_is_reached(pods: Pods) -> None:
     echo = pods.echo(pods.server, device="eth0")
     relay = pods.relay(pods.capture().enrol(pods.server_target))
-    assert echoes(pods.dial(pods.client, (SERVER, 8080)))
+    assert echoes(pods.dial(pods.client, (pods.server_at, 8080)))
     assert len(relay.flows) == 1
-    assert echo.peers[0][0] == CLIENT
+    assert echo.peers[0][0] == pods.client_at
 
 
 def test_application_with_a_mark_of_its_own_is_left_alone_and_counted(pods: Pods) -> None:
@@ -169,26 +172,27 @@ def test_application_with_a_mark_of_its_own_is_left_alone_and_counted(pods: Pods
     capture = pods.capture()
     relay = pods.relay(capture.enrol(pods.client_target))
     own = ((socket.SOL_SOCKET, syscalls.SO_MARK, 77),)
-    connection = pods.dial(pods.client, (SERVER, 8080), options=own)
+    connection = pods.dial(pods.client, (pods.server_at, 8080), options=own)
     assert echoes(connection)
     assert mark_of(connection) == 77
     assert relay.flows == []
     assert capture.errors()["connect_foreign_mark"] == 1
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", CLIENT])
-def test_connection_to_itself_is_not_captured(pods: Pods, address: str) -> None:
+def test_connection_to_itself_is_not_captured(pods: Pods) -> None:
     pods.echo(pods.client)
     relay = pods.relay(pods.capture().enrol(pods.client_target))
-    assert echoes(pods.dial(pods.client, (address, 8080)))
+    for address in ("127.0.0.1" if pods.version == 4 else "::1", pods.client_at):
+        assert echoes(pods.dial(pods.client, (address, 8080)))
     assert relay.flows == []
 
 
 def test_connection_to_an_address_on_lo_is_not_captured(pods: Pods) -> None:
-    pods.client.ip("address", "add", "10.99.0.1/32", "dev", "lo")
+    address, length = ("10.99.0.1", 32) if pods.version == 4 else ("fd99::1", 128)
+    pods.client.add_address("lo", f"{address}/{length}")
     pods.echo(pods.client)
     relay = pods.relay(pods.capture().enrol(pods.client_target))
-    assert echoes(pods.dial(pods.client, ("10.99.0.1", 8080)))
+    assert echoes(pods.dial(pods.client, (address, 8080)))
     assert relay.flows == []
 
 
@@ -198,23 +202,27 @@ def test_udp_is_not_touched(pods: Pods) -> None:
     pods.relay(capture.enrol(pods.server_target))
 
     def datagram(address: str) -> socket.socket:
-        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made = socket.socket(socket.AF_INET if pods.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
         made.settimeout(5)
         made.bind((address, 5353))
         return made
 
-    with pods.client.run(lambda: datagram(CLIENT)) as one, pods.server.run(lambda: datagram(SERVER)) as other:
-        one.connect((SERVER, 5353))
+    client, server = pods.client_at, pods.server_at
+    with pods.client.run(lambda: datagram(client)) as one, pods.server.run(lambda: datagram(server)) as other:
+        one.connect((server, 5353))
         one.send(b"question")
-        assert other.recvfrom(100) == (b"question", (CLIENT, 5353))
+        received, source = other.recvfrom(100)
+        assert (received, source[:2]) == (b"question", (client, 5353))
         assert mark_of(one) == 0
 
 
 def test_mesh_port_is_not_steered(pods: Pods) -> None:
     captured = pods.capture().enrol(pods.server_target)
     relay = pods.relay(captured)
-    connection = pods.dial(pods.client, (SERVER, constants.HBONE_PORT))
-    with socket.socket(fileno=captured.listeners.pop(2)) as listener:
+    connection = pods.dial(pods.client, (pods.server_at, constants.HBONE_PORT))
+    with socket.socket(
+        fileno=captured.listeners.pop(listeners.HBONE if pods.version == 4 else listeners.HBONE6)
+    ) as listener:
         listener.settimeout(5)
         accepted, _ = listener.accept()
         with accepted:
@@ -225,7 +233,7 @@ def test_mesh_port_is_not_steered(pods: Pods) -> None:
 
 def test_closed_port_of_the_application_resets_the_client(pods: Pods) -> None:
     pods.relay(pods.capture().enrol(pods.server_target))
-    connection = pods.dial(pods.client, (SERVER, 8081))
+    connection = pods.dial(pods.client, (pods.server_at, 8081))
     with contextlib.suppress(ConnectionResetError):
         assert connection.recv(100) == b""
 
@@ -235,9 +243,9 @@ def test_listener_ports_cannot_be_reached_from_outside(pods: Pods) -> None:
     relay = pods.relay(captured)
     with socket.socket(fileno=captured.listeners.pop(INBOUND)) as listener:
         port = listener.getsockname()[1]
-    connection = pods.dial(pods.client, (SERVER, port))
+    connection = pods.dial(pods.client, (pods.server_at, port))
     wait_for(lambda: relay.flows, "the connection is captured like any other")
-    assert relay.flows[0].destination == (SERVER, port)
+    assert relay.flows[0].destination == (pods.server_at, port)
     with contextlib.suppress(ConnectionResetError):
         assert connection.recv(1) == b""
 
@@ -247,7 +255,7 @@ def test_client_uses_its_port_again_after_the_server_closed(pods: Pods) -> None:
     echo = pods.echo(pods.server)
     relay = pods.relay(pods.capture().enrol(pods.server_target))
     for times in (1, 2, 3):
-        connection = pods.dial(pods.client, (SERVER, 8080), source_port=45678)
+        connection = pods.dial(pods.client, (pods.server_at, 8080), source_port=45678)
         assert echoes(connection)
         echo.hang_up()
         assert connection.recv(1) == b""
@@ -257,32 +265,62 @@ def test_client_uses_its_port_again_after_the_server_closed(pods: Pods) -> None:
 
 
 def established() -> str:
-    """Ports of TCP sockets of this namespace that are not in TIME_WAIT, from /proc/thread-self/net/tcp."""
-    lines = Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]
+    """Ports of TCP sockets of this namespace that are not in TIME_WAIT, from /proc/thread-self/net/tcp and tcp6."""
+    lines = [
+        line for name in ("tcp", "tcp6") for line in Path(f"/proc/thread-self/net/{name}").read_text().splitlines()[1:]
+    ]
     return " ".join(str(int(line.split()[1].split(":")[1], 16)) for line in lines if line.split()[3] != "06")
 
 
 def test_every_device_is_captured(pods: Pods) -> None:
-    pods.net.join(pods.server, "eth1", "10.92.0.2/24", pods.client, "eth1", "10.92.0.1/24")
+    other = "10.92.0.2" if pods.version == 4 else "fd92::2"
+    first, length = ("10.92.0.1", 24) if pods.version == 4 else ("fd92::1", 64)
+    pods.net.join(pods.server, "eth1", f"{other}/{length}", pods.client, "eth1", f"{first}/{length}")
     pods.echo(pods.server)
     relay = pods.relay(pods.capture().enrol(pods.server_target))
-    assert echoes(pods.dial(pods.client, ("10.92.0.2", 8080)))
-    assert echoes(pods.dial(pods.client, (SERVER, 8080)))
-    assert [flow.destination[0] for flow in relay.flows] == ["10.92.0.2", SERVER]
+    assert echoes(pods.dial(pods.client, (other, 8080)))
+    assert echoes(pods.dial(pods.client, (pods.server_at, 8080)))
+    assert [flow.destination[0] for flow in relay.flows] == [other, pods.server_at]
 
 
 def test_address_that_is_added_later_is_captured(pods: Pods) -> None:
     pods.echo(pods.server)
     relay = pods.relay(pods.capture().enrol(pods.server_target))
-    pods.server.ip("address", "add", "10.91.2.77/24", "dev", "eth0")
-    assert echoes(pods.dial(pods.client, ("10.91.2.77", 8080)))
-    assert [flow.destination for flow in relay.flows] == [("10.91.2.77", 8080)]
+    address, length = ("10.91.2.77", 24) if pods.version == 4 else ("fd91:2::77", 64)
+    pods.server.add_address("eth0", f"{address}/{length}")
+    assert echoes(pods.dial(pods.client, (address, 8080)))
+    assert [flow.destination for flow in relay.flows] == [(address, 8080)]
 
 
 def test_forwarded_connection_is_not_steered(pods: Pods) -> None:
     """A workload that routes for others keeps routing."""
     pods.echo(pods.server)
-    router = CaptureTarget("default/router", pods.router.name, (IPv4Address("10.91.1.1"),))
+    router = CaptureTarget(
+        "default/router", pods.router.name, (ip_address("10.91.1.1" if pods.version == 4 else "fd91:1::1"),)
+    )
     relay = pods.relay(pods.capture().enrol(router))
-    assert echoes(pods.dial(pods.client, (SERVER, 8080)))
+    assert echoes(pods.dial(pods.client, (pods.server_at, 8080)))
+    assert relay.flows == []
+
+
+def test_what_is_on_the_link_only_is_not_captured(pods: Pods) -> None:
+    """Neither way: fe80::/10 means nothing without a device."""
+    for namespace, device, address in ((pods.client, "eth0", "fe80::1:2"), (pods.router, "a0", "fe80::1:1")):
+        namespace.add_address(device, f"{address}/64")
+    echo = pods.echo(pods.router)
+    relay = pods.relay(pods.capture().enrol(pods.client_target))
+
+    def dial(device: str, address: str) -> socket.socket:
+        connection = socket.socket(socket.AF_INET6)
+        connection.settimeout(5)
+        connection.connect((address, 8080, 0, socket.if_nametoindex(device)))
+        return connection
+
+    with pods.client.run(lambda: dial("eth0", "fe80::1:1")) as outbound:
+        assert echoes(outbound)
+        assert mark_of(outbound) == 0
+    assert len(echo.peers) == 1
+    pods.echo(pods.client)
+    with pods.router.run(lambda: dial("a0", "fe80::1:2")) as inbound:
+        assert echoes(inbound)
     assert relay.flows == []

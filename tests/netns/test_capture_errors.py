@@ -15,10 +15,10 @@ import pytest
 
 from nodeseal.capture import installation, programs, steering, syscalls
 from nodeseal.capture.ebpf import CaptureError, EbpfCapture
+from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError
 from nodeseal.capture.journal import Journal
-from nodeseal.capture.listeners import AddressInUseError
 from nodeseal.capture.netns import NamespaceGoneError
-from support.namespaces import needs_root
+from support.namespaces import needs_root, wait_for
 from support.pods import Pods, compiled, echoes
 
 pytestmark = needs_root
@@ -148,14 +148,70 @@ def test_mesh_port_in_use(pods: Pods) -> None:
 
 def test_address_that_is_not_in_the_namespace(pods: Pods) -> None:
     before = pods.client.state()
-    with pytest.raises(CaptureError, match=r"address not found: 10\.0\.0\.9 of default/client is on no interface"):
+    with pytest.raises(CaptureError, match=r"address not found: 10\.0\.0\.9 of default/client"):
         pods.capture().enrol(replace(pods.client_target, addresses=(IPv4Address("10.0.0.9"),)))
     assert pods.client.state() == before
 
 
-def test_ipv6_address(pods: Pods) -> None:
-    with pytest.raises(CaptureError, match="2001:db8::1 is not an IPv4 address"):
+@pytest.fixture
+def dual(tmp_path: Path) -> Iterator[Pods]:
+    with Pods(tmp_path, version=6) as made:
+        yield made
+
+
+def test_ipv6_address_that_is_not_in_the_namespace(pods: Pods) -> None:
+    before = pods.client.state()
+    with pytest.raises(
+        AddressNotFoundError, match=r"address not found: 2001:db8::1 of default/client is on no interface"
+    ):
         pods.capture().enrol(replace(pods.client_target, addresses=(IPv6Address("2001:db8::1"),)))
+    assert pods.client.state() == before
+
+
+def test_ipv6_that_is_off(dual: Pods) -> None:
+    dual.client.sysctl("net/ipv6/conf/all/disable_ipv6", 1)
+    with pytest.raises(
+        AddressNotFoundError, match=r"address not found: fd91:1::2 of default/client is on no interface"
+    ):
+        dual.capture().enrol(dual.client_target)
+
+
+def test_ipv6_that_is_off_on_lo(dual: Pods) -> None:
+    dual.client.sysctl("net/ipv6/conf/lo/disable_ipv6", 1)
+    before = dual.client.state()
+    with pytest.raises(CaptureError, match=r"IPv6 is off on lo in .*: captured connections go by it; sysctl net\.ipv6"):
+        dual.capture().enrol(dual.client_target)
+    assert dual.client.state() == before
+
+
+def test_ipv6_address_whose_duplicates_are_looked_for(dual: Pods) -> None:
+    dual.client.sysctl("net/ipv6/conf/eth0/accept_dad", 1)
+    dual.client.sysctl("net/ipv6/conf/eth0/dad_transmits", 100)
+    dual.client.add_address("eth0", "fd91:1::3/64")
+    target = replace(dual.client_target, addresses=(IPv6Address("fd91:1::3"),))
+    with pytest.raises(
+        AddressNotReadyError, match=r"address not ready: fd91:1::3 of default/client is still looked for"
+    ):
+        dual.capture().enrol(target)
+
+
+def test_ipv6_address_that_another_host_has(dual: Pods) -> None:
+    dual.client.sysctl("net/ipv6/conf/eth0/accept_dad", 1)
+    dual.client.add_address("eth0", "fd91:1::1/64")
+    wait_for(lambda: "dadfailed" in dual.client.ip("-6", "address", "show", "dev", "eth0"), "the duplicate is found")
+    target = replace(dual.client_target, addresses=(IPv6Address("fd91:1::1"),))
+    with pytest.raises(
+        AddressInUseError, match=r"address in use: fd91:1::1 of default/client is another host's as well"
+    ):
+        dual.capture().enrol(target)
+
+
+def test_ipv6_mesh_port_that_is_in_use(dual: Pods) -> None:
+    dual.echo(dual.client, 15008, address="fd91:1::2")
+    before = dual.client.state()
+    with pytest.raises(AddressInUseError, match=r"address in use: \[fd91:1::2\]:15008 in .* is held by another"):
+        dual.capture().enrol(dual.client_target)
+    assert dual.client.state() == before
 
 
 def test_lo_is_down(pods: Pods) -> None:

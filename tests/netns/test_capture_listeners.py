@@ -23,6 +23,6 @@ pytestmark = needs_root
 )
 def test_listener_carries_the_mark_of_its_connections(role: int, mark: int) -> None:
     with NetworkNamespace.open("/proc/self/ns/net") as namespace:
-        fd = listeners.make_listener(namespace, role, IPv4Address("127.0.0.1"))
+        fd = listeners.make_listener(namespace, role, (IPv4Address("127.0.0.1"),))
     with socket.socket(fileno=fd) as listener:
         assert listener.getsockopt(socket.SOL_SOCKET, syscalls.SO_MARK) == mark

@@ -9,14 +9,14 @@ import pytest
 
 from nodeseal.capture import installation
 from support.namespaces import needs_root
-from support.pods import SERVER, Pods, echoes
+from support.pods import Pods, echoes
 
 pytestmark = needs_root
 
 
-@pytest.fixture
-def pods(tmp_path: Path) -> Iterator[Pods]:
-    with Pods(tmp_path) as made:
+@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
+def pods(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pods]:
+    with Pods(tmp_path, version=request.param) as made:
         yield made
 
 
@@ -26,15 +26,15 @@ def test_without_fwmark_accept_the_application_answers_past_the_core(
     monkeypatch.delitem(installation.SYSCTLS, "net/ipv4/tcp_fwmark_accept")
     pods.echo(pods.server)
     pods.relay(pods.capture().enrol(pods.server_target))
-    connection = pods.dial(pods.client, (SERVER, 8080), timeout=1)
+    connection = pods.dial(pods.client, (pods.server_at, 8080), timeout=1)
     with pytest.raises(TimeoutError):
         echoes(connection)
 
 
 def test_without_fwmark_reflect_a_closed_port_hangs(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(installation.SYSCTLS, "net/ipv4/fwmark_reflect")
+    monkeypatch.delitem(installation.SYSCTLS_OF_VERSION[pods.version], f"net/ipv{pods.version}/fwmark_reflect")
     pods.relay(pods.capture().enrol(pods.server_target))
-    connection = pods.dial(pods.client, (SERVER, 8081), timeout=1)
+    connection = pods.dial(pods.client, (pods.server_at, 8081), timeout=1)
     with pytest.raises(TimeoutError):
         connection.recv(1)
 
@@ -50,5 +50,5 @@ def test_strict_reverse_path_filter_and_no_accept_local(pods: Pods, cookies: int
             pod.sysctl(f"net/ipv4/conf/{device}/rp_filter", 1)
             assert pod.sysctl(f"net/ipv4/conf/{device}/accept_local") == "0"
             assert pod.sysctl(f"net/ipv4/conf/{device}/src_valid_mark") == "0"
-    assert echoes(pods.dial(pods.client, (SERVER, 8080)), b"x" * 1_000_000)
+    assert echoes(pods.dial(pods.client, (pods.server_at, 8080)), b"x" * 1_000_000)
     assert [len(relay.flows) for relay in relays] == [1, 1]

@@ -8,16 +8,18 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 
 from nodeseal.capture import constants, syscalls
-from nodeseal.capture.installation import enter_listener
+from nodeseal.capture.installation import enter_listener, mapped
 from nodeseal.capture.programs import Programs
 from support.namespaces import Namespaces, wait_for
 from support.pods import compiled
 
-DEVICE_ADDRESS = "10.93.0.5"
-PEER_ADDRESS = "10.93.0.9"
+DEVICE_ADDRESS, DEVICE_ADDRESS_6 = "10.93.0.5", "fd93::5"
+PEER_ADDRESS, PEER_ADDRESS_6 = "10.93.0.9", "fd93::9"
+BOTH_FAMILIES = constants.FAMILIES[4] | constants.FAMILIES[6]
 _SO_COOKIE = 57
 _SK_LOOKUP_SIZE = 72
 
@@ -53,42 +55,65 @@ def ipv4(
     return header + options + payload
 
 
+def ipv6(
+    payload: bytes,
+    *headers: tuple[int, bytes],
+    protocol: int = 6,
+    source: str = PEER_ADDRESS_6,
+    destination: str = DEVICE_ADDRESS_6,
+) -> bytes:
+    """A packet with extension headers, each its number and what follows its first byte, which names the next one."""
+    for number, rest in reversed(headers):
+        payload = bytes([protocol]) + rest + payload
+        protocol = number
+    addresses = socket.inet_pton(socket.AF_INET6, source) + socket.inet_pton(socket.AF_INET6, destination)
+    return struct.pack("!IHBB", 0x60000000, len(payload), protocol, 64) + addresses + payload
+
+
 def tcp(destination: int, flags: int, source: int = 40000) -> bytes:
     """A TCP header."""
     return struct.pack("!HHIIBBHHH", source, destination, 1000, 2000, 5 << 4, flags, 65535, 0, 0)
 
 
 class Bench:
-    """One program with maps of its own, in a namespace with the device d0 (10.93.0.5/24)."""
+    """One program with maps of its own, in a namespace with the device d0 (10.93.0.5/24, fd93::5/64)."""
 
-    def __init__(self, stack: ExitStack, program: str, programs: Programs | None = None) -> None:
+    def __init__(
+        self, stack: ExitStack, program: str, programs: Programs | None = None, *, families: int = BOTH_FAMILIES
+    ) -> None:
+        """`families`: those in which the workload has an address, as in the map of that name."""
         self.namespace = stack.enter_context(Namespaces()).create("bench")
         self.namespace.ip("link", "add", "d0", "type", "veth", "peer", "name", "d1")
-        self.namespace.ip("address", "add", f"{DEVICE_ADDRESS}/24", "dev", "d0")
+        self.namespace.add_address("d0", f"{DEVICE_ADDRESS}/24")
+        self.namespace.add_address("d0", f"{DEVICE_ADDRESS_6}/64")
         for device in ("d0", "d1"):
             self.namespace.ip("link", "set", device, "up")
         self.namespace.ip("route", "add", "default", "dev", "d0")
+        self.namespace.ip("-6", "route", "add", "default", "dev", "d0")
         self._index = self.namespace.json("link", "show", "d0")[0]["ifindex"]
         programs = programs or Programs(compiled())
-        self._maps = {name: programs.new_map(name) for name in ("counters", "listeners", "own", "revisited")}
+        self._maps = {
+            name: programs.new_map(name) for name in ("counters", "listeners", "own", "families", "revisited")
+        }
         self._program = programs.load(program, self._maps)
+        syscalls.map_update(self._maps["families"], bytes(4), struct.pack("=I", families))
         for fd in (*self._maps.values(), self._program):
             stack.callback(os.close, fd)
 
     @contextmanager
     def listener(self, role: int) -> Iterator[int]:
         """Someone holds the listener of this role; its socket cookie."""
-        with self.namespace.run(lambda: socket.create_server(("127.0.0.1", 0))) as made:
+        with self.namespace.run(lambda: listen("::ffff:127.0.0.1")) as made:
             enter_listener(self._maps["listeners"], role, made.fileno())
             yield struct.unpack("=Q", made.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8))[0]
 
     @contextmanager
-    def connection(self, port: int) -> Iterator[tuple[socket.socket, int]]:
+    def connection(self, port: int, address: str = DEVICE_ADDRESS) -> Iterator[tuple[socket.socket, int]]:
         """A connection of the namespace with itself: the accepted socket, and the port of the other side."""
 
         def connect() -> tuple[socket.socket, socket.socket]:
-            with socket.create_server((DEVICE_ADDRESS, port)) as server:
-                dialled = socket.create_connection((DEVICE_ADDRESS, port), source_address=(DEVICE_ADDRESS, 0))
+            with listen(address, port) as server:
+                dialled = socket.create_connection((address, port), source_address=(address, 0))
                 return server.accept()[0], dialled
 
         accepted, dialled = self.namespace.run(connect)
@@ -99,7 +124,13 @@ class Bench:
         """Until the connection with these ports is in TIME_WAIT."""
 
         def there() -> bool:
-            lines = self.namespace.run(lambda: Path("/proc/thread-self/net/tcp").read_text()).splitlines()[1:]
+            lines = self.namespace.run(
+                lambda: [
+                    line
+                    for name in ("tcp", "tcp6")
+                    for line in Path(f"/proc/thread-self/net/{name}").read_text().splitlines()[1:]
+                ]
+            )
             wanted = (f"{local:04X}", f"{remote:04X}", "06")
             return any((line.split()[1][-4:], line.split()[2][-4:], line.split()[3]) == wanted for line in lines)
 
@@ -118,9 +149,13 @@ class Bench:
     ) -> tuple[int, int, dict[str, int]]:
         """Run as sk_lookup: the verdict, the cookie of the chosen socket (0: none), and the counters that moved."""
         context = bytearray(_SK_LOOKUP_SIZE)  # struct bpf_sk_lookup
-        struct.pack_into("=II4s", context, 8, socket.AF_INET, protocol, socket.inet_aton(remote))
+        family = socket.AF_INET6 if ":" in local else socket.AF_INET
+        # An IPv4 address has a field of its own, in front of that for IPv6.
+        place = 4 if family == socket.AF_INET6 else 0
+        struct.pack_into("=II", context, 8, family, protocol)
+        struct.pack_into("=16s", context, 16 + place, socket.inet_pton(family, remote))
         struct.pack_into("!H", context, 36, remote_port)
-        struct.pack_into("=4s", context, 40, socket.inet_aton(local))
+        struct.pack_into("=16s", context, 40 + place, socket.inet_pton(family, local))
         struct.pack_into("=I", context, 60, local_port)  # ingress_ifindex must be 0, says the kernel
         before = self._counters()
         verdict, out = self.namespace.run(
@@ -130,7 +165,7 @@ class Bench:
 
     def own(self, address: str) -> None:
         """The namespace has this address."""
-        syscalls.map_update(self._maps["own"], socket.inet_aton(address), b"\1")
+        syscalls.map_update(self._maps["own"], mapped(ip_address(address)), b"\1")
 
     def note(self, source: str, source_port: int, destination: str, destination_port: int, age_ns: int = 0) -> None:
         """Note a SYN as steer_ingress does."""
@@ -156,6 +191,16 @@ class Bench:
 
 
 def _flow(source: str, source_port: int, destination: str, destination_port: int) -> bytes:
-    return struct.pack(
-        "!4s4sHH", socket.inet_aton(source), socket.inet_aton(destination), source_port, destination_port
-    )
+    ends = mapped(ip_address(source)) + mapped(ip_address(destination))
+    return ends + struct.pack("!HH", source_port, destination_port)
+
+
+def listen(address: str, port: int = 0) -> socket.socket:
+    """A listening socket; one of IPv6 is good for IPv4 as well."""
+    made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if ":" in address:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    made.bind((address, port))
+    made.listen()
+    return made

@@ -6,7 +6,7 @@
         pod.ip("route", "add", "default", "via", "10.0.1.1")
 
 The host's own namespace is never touched. Every namespace gets strict rp_filter before its devices come, as hardened
-hosts have it.
+hosts have it, and no duplicate address detection: IPv6 addresses count at once.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class Namespace:
         return _output("ip", "-n", self.name, *arguments)
 
     def add_address(self, device: str, text: str) -> None:
-        """Give a device an address with its prefix; an IPv6 one counts at once, no other is looked for."""
-        self.ip("address", "add", text, "dev", device, *(["nodad"] if ":" in text else []))
+        """Give a device an address with its prefix."""
+        self.ip("address", "add", text, "dev", device)
 
     def tc(self, *arguments: str) -> str:
         """The `tc` command in the namespace; its output."""
@@ -116,17 +116,18 @@ class Namespace:
 
     # ---- predicates
 
-    def route_exists(self, table: int | str, text: str = "") -> bool:
-        """Whether a routing table holds a route whose line contains `text`."""
+    def route_exists(self, table: int | str, text: str = "", *, version: int = 4) -> bool:
+        """Whether a routing table of IPv4 (or 6) holds a route whose line contains `text`."""
         try:
-            lines = self.ip("route", "show", "table", str(table)).splitlines()
+            lines = self.ip(f"-{version}", "route", "show", "table", str(table)).splitlines()
         except subprocess.CalledProcessError:  # "FIB table does not exist"
             return False
         return any(text in line for line in lines)
 
-    def rule_exists(self, mark: int) -> bool:
-        """Whether a rule asks for this mark."""
-        return any(int(str(rule.get("fwmark", "0")), 0) == mark for rule in self.json("rule", "show"))
+    def rule_exists(self, mark: int, *, version: int = 4) -> bool:
+        """Whether a rule of IPv4 (or 6) asks for this mark."""
+        rules = self.json(f"-{version}", "rule", "show")
+        return any(int(str(rule.get("fwmark", "0")), 0) == mark for rule in rules)
 
     def filter_exists(self, device: str, name: str = "nodeseal") -> bool:
         """Whether a tc filter of this name stands at a device's ingress."""
@@ -149,11 +150,17 @@ class Namespace:
     def state(self) -> str:
         """Everything that capture might change, as text: two of them compare equal when nothing is left."""
         devices = [link["ifname"] for link in self.json("link", "show")]
-        parts = [self.ip("rule", "show"), self.ip("-4", "route", "show", "table", "all")]
+        parts = [
+            self.ip(family, *what)
+            for family in ("-4", "-6")
+            for what in (("rule", "show"), ("route", "show", "table", "all"))
+        ]
         for device in devices:
             parts += [self.tc("qdisc", "show", "dev", device), self.tc("filter", "show", "dev", device, "ingress")]
             parts.append(f"{device}: TCX programs {self.tcx_programs(device)}")
-        settings = _output("nsenter", f"--net={self.path}", "sysctl", "-a", "--pattern", r"^net\.(ipv4|mptcp)\.")
+        settings = _output(
+            "nsenter", f"--net={self.path}", "sysctl", "-a", "--pattern", r"^net\.(ipv4|mptcp|ipv6\.fwmark)"
+        )
         return "\n".join(parts) + settings
 
     def close(self) -> None:
@@ -178,6 +185,7 @@ class Namespaces:
         self.all.append(namespace)
         namespace.sysctl("net/ipv4/conf/all/rp_filter", 1)
         namespace.sysctl("net/ipv4/conf/default/rp_filter", 1)
+        namespace.sysctl("net/ipv6/conf/default/accept_dad", 0)
         namespace.ip("link", "set", "lo", "up")
         return namespace
 

@@ -1,6 +1,9 @@
 """Two pods joined by a router, and what capture tests do with them.
 
 10.91.1.2 client eth0 --- a0 10.91.1.1  router  10.91.2.1 b0 --- eth0 server 10.91.2.2
+fd91:1::2                    fd91:1::1          fd91:2::1                    fd91:2::2
+
+IPv6 is there for tests that ask for it: the workloads have both addresses then, and IPv6 is what is dialled.
 """
 
 from __future__ import annotations
@@ -10,19 +13,24 @@ import functools
 import socket
 import threading
 from collections.abc import Callable
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from pathlib import Path
 from types import ModuleType, TracebackType
+
+import pytest
 
 from nodeseal.capture import ebpf, steering
 from nodeseal.capture.cleanup import Report, cleanup
 from nodeseal.capture.compile import Compiled, compile_in_child
 from nodeseal.capture.ebpf import Captured, CaptureTarget, EbpfCapture
+from nodeseal.mesh.address import Address
 from support.namespaces import Namespace, Namespaces
 from support.relay import Relay
 
-CLIENT = "10.91.1.2"
-SERVER = "10.91.2.2"
+CLIENT, CLIENT_6 = "10.91.1.2", "fd91:1::2"
+SERVER, SERVER_6 = "10.91.2.2", "fd91:2::2"
+BOTH_VERSIONS = pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
+"""For tests whose fixture `pods` takes a `version`."""
 
 
 @functools.cache
@@ -34,9 +42,11 @@ def compiled() -> Compiled:
 class Echo:
     """A TCP server that sends back what it gets, and remembers from where it was dialled."""
 
-    def __init__(self, namespace: Namespace, port: int, address: str = "0.0.0.0", device: str = "") -> None:
+    def __init__(self, namespace: Namespace, port: int, address: str = "::", device: str = "") -> None:
+        """`address`: by default any, of both families."""
+
         def listen() -> socket.socket:
-            listener = socket.socket()
+            listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if device:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
@@ -69,7 +79,7 @@ class Echo:
                 accepted, peer = self._listener.accept()
             except OSError:
                 return
-            self.peers.append(peer)
+            self.peers.append((peer[0].removeprefix("::ffff:"), peer[1]))
             self._open.append(accepted)
             threading.Thread(target=self._serve, args=(accepted,), daemon=True).start()
 
@@ -95,9 +105,12 @@ def echoes(connection: socket.socket, data: bytes = b"4111 1111 1111 1111") -> b
 class Pods:
     """The topology, captures with their run directories, relays and servers; all gone at the end."""
 
-    def __init__(self, directory: Path, *, tcx: bool = True) -> None:
-        """`tcx`: False makes capture believe that the kernel has no TCX."""
+    def __init__(self, directory: Path, *, tcx: bool = True, version: int = 4) -> None:
+        """`tcx`: False makes capture believe that the kernel has no TCX. `version`: 6 for workloads with both
+        addresses, and `client_at` and `server_at`, where they are dialled, of IPv6."""
         self._directory = directory
+        self.version = version
+        self.client_at, self.server_at = (CLIENT, SERVER) if version == 4 else (CLIENT_6, SERVER_6)
         self.tcx = tcx
         self._stack = contextlib.ExitStack()
 
@@ -110,6 +123,10 @@ class Pods:
         self.router.sysctl("net/ipv4/ip_forward", 1)
         self.client.ip("route", "add", "default", "via", "10.91.1.1")
         self.server.ip("route", "add", "default", "via", "10.91.2.1")
+        if self.version == 6:
+            self._join_ipv6(self.client, CLIENT_6, "a0", "fd91:1::1")
+            self._join_ipv6(self.server, SERVER_6, "b0", "fd91:2::1")
+            self.router.sysctl("net/ipv6/conf/all/forwarding", 1)
         self._patch(ebpf, "compile_in_child", compiled)
         if not self.tcx:
             self._patch(steering, "probe_tcx", lambda: False)
@@ -120,15 +137,23 @@ class Pods:
     ) -> None:
         self._stack.close()
 
+    def _join_ipv6(self, pod: Namespace, address: str, peer: str, gateway: str) -> None:
+        pod.add_address("eth0", f"{address}/64")
+        self.router.add_address(peer, f"{gateway}/64")
+        pod.ip("-6", "route", "add", "default", "via", gateway)
+
     @property
     def client_target(self) -> CaptureTarget:
         """The client as a workload."""
-        return CaptureTarget("default/client", self.client.name, (IPv4Address(CLIENT),))
+        return CaptureTarget("default/client", self.client.name, self._addresses(CLIENT, CLIENT_6))
 
     @property
     def server_target(self) -> CaptureTarget:
         """The server as a workload."""
-        return CaptureTarget("default/server", self.server.name, (IPv4Address(SERVER),))
+        return CaptureTarget("default/server", self.server.name, self._addresses(SERVER, SERVER_6))
+
+    def _addresses(self, *both: str) -> tuple[Address, ...]:
+        return tuple(map(ip_address, both[: 1 if self.version == 4 else 2]))
 
     def _patch(self, module: ModuleType, name: str, value: object) -> None:
         self._stack.callback(setattr, module, name, getattr(module, name))
@@ -169,7 +194,7 @@ class Pods:
         self._stack.callback(relay.close)
         return relay
 
-    def echo(self, namespace: Namespace, port: int = 8080, *, address: str = "0.0.0.0", device: str = "") -> Echo:
+    def echo(self, namespace: Namespace, port: int = 8080, *, address: str = "::", device: str = "") -> Echo:
         """An echo server."""
         echo = Echo(namespace, port, address, device)
         self._stack.callback(echo.close)
@@ -180,7 +205,7 @@ class Pods:
         namespace: Namespace,
         destination: tuple[str, int],
         *,
-        family: int = socket.AF_INET,
+        family: int | None = None,
         timeout: float = 5.0,
         options: tuple[tuple[int, int, bytes | int], ...] = (),
         source_port: int = 0,
@@ -188,8 +213,10 @@ class Pods:
     ) -> socket.socket:
         """A connection of an application in the namespace."""
 
+        by_address = socket.AF_INET6 if ":" in destination[0] else socket.AF_INET
+
         def connect() -> socket.socket:
-            connection = socket.socket(family, socket.SOCK_STREAM, protocol)
+            connection = socket.socket(family or by_address, socket.SOCK_STREAM, protocol)
             try:
                 connection.settimeout(timeout)
                 for level, option, value in options:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from nodeseal.capture import constants, syscalls
 
 _ports = itertools.count(1024 + os.getpid() % 8192)  # a run does not meet its predecessor's TIME_WAIT
+IPV6_TRANSPARENT = 75  # linux/in6.h
 Run = Callable[[Callable[[], socket.socket]], socket.socket]
 
 
@@ -27,7 +28,7 @@ Run = Callable[[Callable[[], socket.socket]], socket.socket]
 class Flow:
     """One relayed connection, as the relay saw it."""
 
-    role: int  # 0 outbound, 1 inbound
+    role: int  # 0 outbound, 1 inbound; addresses are IPv4 where the connection is, whatever the listener is
     source: tuple[str, int]
     destination: tuple[str, int]
 
@@ -78,7 +79,7 @@ class Relay:
             except BlockingIOError:
                 continue
             accepted.setblocking(True)
-            flow = Flow(role, source, accepted.getsockname())
+            flow = Flow(role, _plain(source), _plain(accepted.getsockname()))
             self.flows.append(flow)
             threading.Thread(target=self._serve, args=(flow, accepted), daemon=True).start()
 
@@ -106,20 +107,28 @@ class Relay:
         item.close()
 
 
+def _plain(address: tuple[str, int]) -> tuple[str, int]:
+    return address[0].removeprefix("::ffff:"), address[1]
+
+
 def _duplicate(fd: int) -> int:
     return os.dup(fd)
 
 
 def _dial(flow: Flow) -> socket.socket:
     for attempt in range(20):
-        onward = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        ipv6 = ":" in flow.destination[0]
+        onward = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_STREAM)
         onward.settimeout(10)
         try:
             if flow.role == 0:
                 onward.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, constants.MARK_CORE)
             else:
                 onward.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, constants.MARK_TO_APP)
-                onward.setsockopt(socket.SOL_IP, syscalls.IP_TRANSPARENT, 1)
+                if ipv6:
+                    onward.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+                else:
+                    onward.setsockopt(socket.SOL_IP, syscalls.IP_TRANSPARENT, 1)
                 # Below the ephemeral range, so that it is never the port of a connection from that client.
                 onward.bind((flow.source[0], next(_ports)))
             onward.connect(flow.destination)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from support.bpf import DEVICE_ADDRESS, Bench, ethernet, ipv4, tcp
+from nodeseal.capture import constants
+from support.bpf import DEVICE_ADDRESS, DEVICE_ADDRESS_6, Bench, ethernet, ipv4, ipv6, listen, tcp
 from support.namespaces import needs_root
 
 pytestmark = needs_root
@@ -24,8 +25,32 @@ DROP = 2  # TC_ACT_SHOT
 SYN, RST, ACK, FIN = 0x02, 0x04, 0x10, 0x01
 MORE_FRAGMENTS = 0x2000
 
+IPV6 = 0x86DD
+# Extension headers, without their first byte: see support.bpf.ipv6.
+HOP_BY_HOP = (0, b"\0\1\4" + bytes(4))
+DESTINATION = (60, b"\1\1\x0c" + bytes(12))
+ROUTING_DONE = (43, b"\2\4\0" + bytes(20))
+ROUTING_ON = (43, b"\2\4\1" + bytes(20))
+UNKNOWN = (253, b"\0" + bytes(6))
+
 ASSIGNED = {"steer_assign_failed": 1}
 NONE: dict[str, int] = {}
+
+
+def fragment(offset: int, *, more: bool) -> tuple[int, bytes]:
+    """A fragment header; the offset in bytes."""
+    return 44, b"\0" + struct.pack("!HI", offset | more, 77)
+
+
+def ethernet6(packet: bytes) -> bytes:
+    return ethernet(packet, kind=IPV6)
+
+
+def frame(payload: bytes, address: str, *, source: str = "") -> bytes:
+    """What comes for an address, of either family."""
+    if ":" in address:
+        return ethernet6(ipv6(payload, destination=address, **({"source": source} if source else {})))
+    return ethernet(ipv4(payload, destination=address, **({"source": source} if source else {})))
 
 
 @dataclass(frozen=True)
@@ -72,8 +97,92 @@ CASES = [
     Case("UDP", ethernet(ipv4(struct.pack("!HHHH", 5353, 8080, 8, 0), protocol=17)), PASS, NONE),
     Case("ICMP", ethernet(ipv4(b"\x08\0\xf7\xff\0\0\0\0", protocol=1)), PASS, NONE),
     Case("ARP", ethernet(b"\0\1\x08\0\6\4\0\1" + bytes(20), kind=0x0806), PASS, NONE),
-    Case("IPv6", ethernet(b"\x60" + bytes(59), kind=0x86DD), PASS, NONE),
+    Case("an IPv6 packet that says it is IPv4", ethernet(ipv6(tcp(8080, SYN))), PASS, {"steer_truncated": 1}),
+    Case("an IPv4 packet that says it is IPv6", ethernet6(ipv4(tcp(8080, SYN))), PASS, {"steer_truncated": 1}),
 ]
+
+CASES_6 = [
+    Case("SYN", ethernet6(ipv6(tcp(8080, SYN))), DROP, ASSIGNED),
+    Case("SYN to the mesh port", ethernet6(ipv6(tcp(15008, SYN))), PASS, NONE),
+    Case("ACK of a cookie", ethernet6(ipv6(tcp(8080, ACK))), DROP, ASSIGNED),
+    Case("SYN and ACK", ethernet6(ipv6(tcp(8080, SYN | ACK))), PASS, NONE),
+    Case("RST", ethernet6(ipv6(tcp(8080, RST))), PASS, NONE),
+    Case("SYN behind options", ethernet6(ipv6(tcp(8080, SYN), HOP_BY_HOP)), DROP, ASSIGNED),
+    Case("mesh port behind options", ethernet6(ipv6(tcp(15008, SYN), HOP_BY_HOP, DESTINATION)), PASS, NONE),
+    Case("ACK behind options", ethernet6(ipv6(tcp(8080, ACK), DESTINATION)), DROP, ASSIGNED),
+    Case(
+        "SYN behind every extension header in its order",
+        ethernet6(ipv6(tcp(8080, SYN), HOP_BY_HOP, DESTINATION, ROUTING_DONE, fragment(0, more=False), DESTINATION)),
+        DROP,
+        ASSIGNED,
+    ),
+    Case("SYN behind as many as are looked at", ethernet6(ipv6(tcp(8080, SYN), *[DESTINATION] * 8)), DROP, ASSIGNED),
+    Case("SYN behind more", ethernet6(ipv6(tcp(8080, SYN), *[DESTINATION] * 9)), DROP, {"steer_headers": 1}),
+    Case(
+        "whatever is behind so many", ethernet6(ipv6(b"", *[DESTINATION] * 9, protocol=59)), DROP, {"steer_headers": 1}
+    ),
+    Case("SYN that goes on to elsewhere", ethernet6(ipv6(tcp(8080, SYN), ROUTING_ON)), DROP, {"steer_headers": 1}),
+    Case("ACK that goes on to elsewhere", ethernet6(ipv6(tcp(8080, ACK), ROUTING_ON)), DROP, {"steer_headers": 1}),
+    Case("UDP that goes on to elsewhere", ethernet6(ipv6(bytes(8), ROUTING_ON, protocol=17)), PASS, NONE),
+    Case(
+        "SYN in a first fragment",
+        ethernet6(ipv6(tcp(8080, SYN), fragment(0, more=True))),
+        DROP,
+        {"steer_fragment": 1},
+    ),
+    Case(
+        "SYN behind options in a first fragment",
+        ethernet6(ipv6(tcp(8080, SYN), HOP_BY_HOP, fragment(0, more=True), DESTINATION)),
+        DROP,
+        {"steer_fragment": 1},
+    ),
+    Case(
+        "first fragment too small for the flags",
+        ethernet6(ipv6(tcp(8080, SYN)[:8], fragment(0, more=True))),
+        DROP,
+        {"steer_fragment": 1},
+    ),
+    Case(
+        "first fragment that ends in its options",
+        ethernet6(ipv6(b"\6\1", fragment(0, more=True), protocol=60)),
+        DROP,
+        {"steer_fragment": 1},
+    ),
+    Case(
+        "fragment in a first fragment",
+        ethernet6(ipv6(tcp(8080, SYN), fragment(0, more=True), fragment(0, more=False))),
+        DROP,
+        {"steer_fragment": 1},
+    ),
+    Case("SYN in a fragment that is all", ethernet6(ipv6(tcp(8080, SYN), fragment(0, more=False))), DROP, ASSIGNED),
+    Case("later fragment", ethernet6(ipv6(tcp(8080, SYN), fragment(64, more=True))), PASS, NONE),
+    Case("last fragment", ethernet6(ipv6(tcp(8080, SYN), fragment(64, more=False))), PASS, NONE),
+    Case("fragment of UDP", ethernet6(ipv6(bytes(8), fragment(0, more=True), protocol=17)), PASS, NONE),
+    Case("TCP header cut off", ethernet6(ipv6(tcp(8080, SYN)[:12])), PASS, {"steer_truncated": 1}),
+    Case("nothing behind the header", ethernet6(ipv6(b"")), PASS, {"steer_truncated": 1}),
+    Case("options cut off", ethernet6(ipv6(b"\6", protocol=60)), PASS, {"steer_truncated": 1}),
+    Case(
+        "options that reach past the end",
+        ethernet6(ipv6(tcp(8080, SYN), (60, b"\xff" + bytes(6)))),
+        PASS,
+        {"steer_truncated": 1},
+    ),
+    Case("unknown extension header", ethernet6(ipv6(tcp(8080, SYN), UNKNOWN)), PASS, NONE),
+    Case("UDP", ethernet6(ipv6(struct.pack("!HHHH", 5353, 8080, 8, 0), protocol=17)), PASS, NONE),
+    Case("UDP behind options", ethernet6(ipv6(bytes(8), HOP_BY_HOP, protocol=17)), PASS, NONE),
+    Case("neighbour solicitation", ethernet6(ipv6(b"\x87" + bytes(23), protocol=58)), PASS, NONE),
+    Case(
+        "listener report behind a router alert",
+        ethernet6(ipv6(b"\x8f" + bytes(7), HOP_BY_HOP, protocol=58)),
+        PASS,
+        NONE,
+    ),
+    Case("no next header", ethernet6(ipv6(b"", protocol=59)), PASS, NONE),
+    Case("SYN from the link", ethernet6(ipv6(tcp(8080, SYN), source="fe80::9")), PASS, NONE),
+    Case("SYN to the link", ethernet6(ipv6(tcp(8080, SYN), source="fe80::9", destination="fe80::5")), PASS, NONE),
+    Case("SYN to a group", ethernet6(ipv6(tcp(8080, SYN), destination="ff02::1")), PASS, NONE),
+]
+ADDRESSES = pytest.mark.parametrize("address", [DEVICE_ADDRESS, DEVICE_ADDRESS_6], ids=["ipv4", "ipv6"])
 
 
 @pytest.fixture(scope="module")
@@ -88,44 +197,85 @@ def test_packet(bench: Bench, case: Case) -> None:
         assert bench.packet(case.packet) == (case.verdict, case.counters)
 
 
+@pytest.mark.parametrize("case", CASES_6, ids=lambda case: case.description)
+def test_ipv6_packet(bench: Bench, case: Case) -> None:
+    with bench.listener(1):
+        assert bench.packet(case.packet) == (case.verdict, case.counters)
+
+
+@pytest.mark.parametrize(
+    ("version", "captured", "other"), [(4, DEVICE_ADDRESS, DEVICE_ADDRESS_6), (6, DEVICE_ADDRESS_6, DEVICE_ADDRESS)]
+)
+def test_a_family_in_which_the_workload_has_no_address_passes(version: int, captured: str, other: str) -> None:
+    with ExitStack() as stack:
+        bench = Bench(stack, "steer_ingress", families=constants.FAMILIES[version])
+        with bench.listener(1):
+            assert bench.packet(frame(tcp(8080, SYN), other)) == (PASS, {})
+            assert bench.packet(frame(tcp(8080, SYN), captured)) == (DROP, ASSIGNED)
+
+
 @pytest.mark.parametrize("flags", [SYN, ACK])
-def test_without_a_listener_what_opens_a_connection_is_dropped(bench: Bench, flags: int) -> None:
-    assert bench.packet(ethernet(ipv4(tcp(8080, flags)))) == (DROP, {"steer_no_listener": 1})
+@ADDRESSES
+def test_without_a_listener_what_opens_a_connection_is_dropped(bench: Bench, address: str, flags: int) -> None:
+    assert bench.packet(frame(tcp(8080, flags), address)) == (DROP, {"steer_no_listener": 1})
 
 
-def test_without_a_listener_the_mesh_port_still_passes(bench: Bench) -> None:
-    assert bench.packet(ethernet(ipv4(tcp(15008, SYN)))) == (PASS, {})
+@ADDRESSES
+def test_without_a_listener_the_mesh_port_still_passes(bench: Bench, address: str) -> None:
+    assert bench.packet(frame(tcp(15008, SYN), address)) == (PASS, {})
 
 
 @pytest.mark.parametrize("flags", [SYN, ACK])
-def test_port_where_the_application_listens_is_steered(bench: Bench, flags: int) -> None:
-    with bench.listener(1), bench.namespace.run(lambda: socket.create_server((DEVICE_ADDRESS, 8080))):
-        assert bench.packet(ethernet(ipv4(tcp(8080, flags)))) == (DROP, ASSIGNED)
+@ADDRESSES
+def test_port_where_the_application_listens_is_steered(bench: Bench, address: str, flags: int) -> None:
+    with bench.listener(1), bench.namespace.run(lambda: listen(address, 8080)):
+        assert bench.packet(frame(tcp(8080, flags), address)) == (DROP, ASSIGNED)
 
 
 @pytest.mark.parametrize("flags", [SYN, ACK, ACK | FIN])
-def test_packet_of_an_established_connection_passes(bench: Bench, flags: int) -> None:
-    with bench.listener(1), bench.connection(8080) as (_, source_port):
-        packet = ethernet(ipv4(tcp(8080, flags, source=source_port), source=DEVICE_ADDRESS))
+@ADDRESSES
+def test_packet_of_an_established_connection_passes(bench: Bench, address: str, flags: int) -> None:
+    with bench.listener(1), bench.connection(8080, address) as (_, source_port):
+        packet = frame(tcp(8080, flags, source=source_port), address, source=address)
         assert bench.packet(packet) == (PASS, {})
 
 
-def test_syn_that_meets_time_wait_is_noted_for_the_lookup(bench: Bench) -> None:
+@ADDRESSES
+def test_syn_that_meets_time_wait_is_noted_for_the_lookup(bench: Bench, address: str) -> None:
     with bench.listener(1):
-        with bench.connection(8080) as (accepted, source_port):
+        with bench.connection(8080, address) as (accepted, source_port):
             accepted.shutdown(socket.SHUT_WR)  # first to close: TIME_WAIT is on this side
-        packet = ethernet(ipv4(tcp(8080, SYN, source=source_port), source=DEVICE_ADDRESS))
+        packet = frame(tcp(8080, SYN, source=source_port), address, source=address)
         bench.wait_for_time_wait(8080, source_port)
         assert bench.packet(packet) == (PASS, {})
-        assert bench.revisited(DEVICE_ADDRESS, source_port, DEVICE_ADDRESS, 8080)
+        assert bench.revisited(address, source_port, address, 8080)
 
 
-def test_packet_that_is_forwarded_passes(bench: Bench) -> None:
-    bench.namespace.sysctl("net/ipv4/conf/d0/forwarding", 1)
+@pytest.mark.parametrize(
+    ("setting", "address", "elsewhere"),
+    [
+        ("net/ipv4/conf/d0/forwarding", DEVICE_ADDRESS, "10.94.0.9"),
+        ("net/ipv6/conf/d0/forwarding", DEVICE_ADDRESS_6, "fd94::9"),
+    ],
+    ids=["ipv4", "ipv6"],
+)
+def test_packet_that_is_forwarded_passes(bench: Bench, setting: str, address: str, elsewhere: str) -> None:
+    bench.namespace.sysctl(setting, 1)
     try:
         with bench.listener(1):
-            packet = ethernet(ipv4(tcp(8080, SYN), destination="10.94.0.9"))
-            assert bench.packet(packet) == (PASS, {})
-            assert bench.packet(ethernet(ipv4(tcp(8080, SYN)))) == (DROP, ASSIGNED)
+            assert bench.packet(frame(tcp(8080, SYN), elsewhere)) == (PASS, {})
+            assert bench.packet(frame(tcp(8080, SYN), address)) == (DROP, ASSIGNED)
     finally:
-        bench.namespace.sysctl("net/ipv4/conf/d0/forwarding", 0)
+        bench.namespace.sysctl(setting, 0)
+
+
+@pytest.mark.parametrize("headers", [[ROUTING_ON], [DESTINATION] * 9])
+def test_ipv6_packet_that_is_forwarded_passes_whatever_its_headers(
+    bench: Bench, headers: list[tuple[int, bytes]]
+) -> None:
+    bench.namespace.sysctl("net/ipv6/conf/d0/forwarding", 1)
+    try:
+        packet = ethernet6(ipv6(tcp(8080, SYN), *headers, destination="fd94::9"))
+        assert bench.packet(packet) == (PASS, {})
+    finally:
+        bench.namespace.sysctl("net/ipv6/conf/d0/forwarding", 0)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import constants, installation, listeners
+from nodeseal.capture import constants, listeners
+from nodeseal.core import native
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,8 +32,13 @@ def test_marks_and_port_agree_in_all_three(name: str) -> None:
 
 def test_listener_roles_agree_with_the_core() -> None:
     assert (BPF["NS_LISTENER_OUTBOUND"], BPF["NS_LISTENER_INBOUND"]) == (listeners.OUTBOUND, listeners.INBOUND)
-    assert (CORE["NS_LISTEN_OUTBOUND"], CORE["NS_LISTEN_INBOUND"], CORE["NS_LISTEN_HBONE"]) == listeners.ROLES
-    assert BPF["NS_LISTENER_COUNT"] == len(installation._STEERED_ROLES)
+    core = [CORE[f"NS_LISTEN_{name}"] for name in ("OUTBOUND", "INBOUND", "HBONE", "HBONE6")]
+    assert core == [listeners.OUTBOUND, listeners.INBOUND, listeners.HBONE, listeners.HBONE6] == list(native.ROLES)
+    assert BPF["NS_LISTENER_COUNT"] == len(listeners.STEERED)
+
+
+def test_families_agree() -> None:
+    assert {4: BPF["NS_FAMILY_IPV4"], 6: BPF["NS_FAMILY_IPV6"]} == constants.FAMILIES
 
 
 def test_enrolment_states_agree() -> None:

@@ -30,7 +30,7 @@ from nodeseal.agent.backoff import Backoff
 from nodeseal.agent.capturing import is_at
 from nodeseal.agent.credentials import Credential
 from nodeseal.agent.holding import Held, Surroundings, Trouble, reason_of, text_of
-from nodeseal.capture.listeners import HBONE, INBOUND
+from nodeseal.capture.listeners import FROM_OUTSIDE
 from nodeseal.core.bridge import CoreClient, CoreError
 from nodeseal.identity.authority import AuthorityError
 from nodeseal.mesh.model import Phase, Workload, WorkloadName
@@ -285,7 +285,7 @@ class Enrolment:
             await self._give_listeners(held)
             await self._join()
             return 0
-        if held.roles & {INBOUND, HBONE}:
+        if held.roles & set(FROM_OUTSIDE):
             # Handshakes that were under way when capture ended come to their end first.
             remaining = self._remaining(held.direct_since)
             if remaining > 0:
@@ -298,8 +298,8 @@ class Enrolment:
 
     async def _close_inbound(self, held: Held) -> None:
         """The outbound listener stays to the end: a captured SYN may be under way to it."""
-        await self.around.core.call(CoreClient.workload_unlisten, held.key, INBOUND, HBONE)
-        for role in (INBOUND, HBONE):
+        await self.around.core.call(CoreClient.workload_unlisten, held.key, *FROM_OUTSIDE)
+        for role in FROM_OUTSIDE:
             held.roles.discard(role)
             if (fd := held.captured.listeners.pop(role, -1)) >= 0:
                 os.close(fd)

@@ -12,8 +12,7 @@ from nodeseal.agent.capturing import CaptureThread
 from nodeseal.agent.credentials import Credential, Credentials, utc_now
 from nodeseal.agent.supervisor import CoreSupervisor
 from nodeseal.capture.ebpf import Captured
-from nodeseal.capture.errors import AddressNotFoundError
-from nodeseal.capture.listeners import AddressInUseError
+from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError
 from nodeseal.capture.netns import NamespaceGoneError
 from nodeseal.mesh.model import Workload
 from nodeseal.mesh.reasons import WhyNotEnrolled
@@ -86,6 +85,8 @@ def reason_of(error: BaseException) -> WhyNotEnrolled:
         return WhyNotEnrolled.NAMESPACE_GONE
     if isinstance(error, AddressInUseError):
         return WhyNotEnrolled.ADDRESS_IN_USE
+    if isinstance(error, AddressNotReadyError):
+        return WhyNotEnrolled.PENDING
     if isinstance(error, AddressNotFoundError):
         return WhyNotEnrolled.ADDRESS_MISMATCH
     return WhyNotEnrolled.FAILED

@@ -27,7 +27,7 @@ from nodeseal.agent.holding import Held, Surroundings
 from nodeseal.agent.pushing import MeshPusher
 from nodeseal.agent.supervisor import CoreSupervisor, StartCore
 from nodeseal.capture.ebpf import Captured
-from nodeseal.capture.listeners import HBONE, INBOUND
+from nodeseal.capture.listeners import FROM_OUTSIDE
 from nodeseal.core.bridge import CoreClient, CoreError, CoreOptions, CoreWorkload, spawn
 from nodeseal.core.protocol import close_all
 from nodeseal.mesh.model import Mesh, MeshDifference, MeshError, Mode, Phase, Workload, WorkloadName
@@ -239,8 +239,8 @@ class Node:
             held.roles = set(given)
             if captured.phase == "leaving":
                 # The former agent may have ended before it said so.
-                await self.core.call(CoreClient.workload_unlisten, in_core.key, INBOUND, HBONE)
-                held.roles -= {INBOUND, HBONE}
+                await self.core.call(CoreClient.workload_unlisten, in_core.key, *FROM_OUTSIDE)
+                held.roles -= set(FROM_OUTSIDE)
         for role, fd in (await self._listeners_of_older(name)).items():
             # The very sockets that an older core still accepts from: what waits in them is not lost.
             if role in given:

@@ -10,6 +10,9 @@ HBONE_PORT = 15008
 STATE_CAPTURE = 1
 STATE_LEAVE = 2
 
+# Bits of the `families` map, by the version of an address.
+FAMILIES = {4: 1, 6: 2}
+
 # Index in the `counters` map -> the name under which EbpfCapture.errors() shows it.
 COUNTERS = (
     "connect_mark_failed",
@@ -23,6 +26,7 @@ COUNTERS = (
     "steer_no_listener",
     "steer_assign_failed",
     "steer_revisit_failed",
+    "steer_headers",
 )
 
 # The workload's own routing table and rules, inside its namespace. 0x4e53 is "NS".

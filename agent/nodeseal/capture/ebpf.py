@@ -6,7 +6,7 @@ when no process of ours runs:
     cgroup links connect4, connect6   one pair per run directory, pinned in run_dir/bpf; the map `enrolled` (by network
                                       namespace cookie) says whom they concern, so several nodes can share a machine
     map counters                      pinned; what went wrong, counted by all programs of this run directory
-    ns-<cookie>/{lookup,listeners,own}  per namespace: the sk_lookup link and the maps, pinned
+    ns-<cookie>/{lookup,listeners,...}  per namespace: the sk_lookup link and the maps, pinned
     ns-<cookie>/steer-<index>         per device of it: the TCX link of steer_ingress.c, pinned
     rules, routes, sysctls            in the namespace; written down in run_dir/capture.json
     clsact qdiscs, tc filters         the same, instead of TCX links where the kernel has none (steering.py)
@@ -21,12 +21,11 @@ import contextlib
 import os
 import struct
 from collections.abc import Mapping
-from ipaddress import IPv4Address
 from pathlib import Path
 
 from nodeseal.capture import constants, installation, listeners, probe, program_cache, routing, steering, syscalls
 from nodeseal.capture.compile import compile_in_child
-from nodeseal.capture.errors import AddressNotFoundError, CaptureError
+from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError, CaptureError
 from nodeseal.capture.journal import Entry, Journal
 from nodeseal.capture.netns import NamespaceGoneError, NetworkNamespace
 from nodeseal.capture.programs import Programs
@@ -112,9 +111,6 @@ class EbpfCapture:
         leaving is captured again. Raises NamespaceGoneError, AddressInUseError, CaptureError.
         """
         programs, journal = self._ready()
-        for other in target.addresses:
-            if not isinstance(other, IPv4Address):
-                raise CaptureError(f"cannot capture {target.name}: {other} is not an IPv4 address")
         namespace = NetworkNamespace.open(target.netns)
         held = self._captured.get(target.name)
         try:
@@ -124,11 +120,7 @@ class EbpfCapture:
             entry = journal.entries.get(target.name)
             fresh = entry is None
             sockets = dict(held.listeners) if held else {}
-            made = {
-                role: listeners.make_listener(namespace, role, target.addresses[0])
-                for role in (listeners.HBONE, listeners.OUTBOUND, listeners.INBOUND)
-                if role not in sockets
-            }
+            made = listeners.make_listeners(namespace, target.addresses, besides=sockets)
         except BaseException:
             namespace.close()
             raise
@@ -235,7 +227,8 @@ class EbpfCapture:
         """
         _, journal = self._ready()
         entry = journal.entries[captured.target.name]
-        roles = listeners.ROLES if captured.phase == "capturing" else (listeners.OUTBOUND,)
+        addresses = entry.target_addresses
+        roles = listeners.roles_of(addresses) if captured.phase == "capturing" else (listeners.OUTBOUND,)
         made = []
         for role in roles:
             if role in captured.listeners:
@@ -243,13 +236,13 @@ class EbpfCapture:
             if role in held:
                 captured.listeners[role] = os.dup(held[role])
             else:
-                captured.listeners[role] = listeners.make_listener(captured.namespace, role, entry.ipv4)
+                captured.listeners[role] = listeners.make_listener(captured.namespace, role, addresses)
                 made.append(role)
         try:
             fd = syscalls.pinned(self._pins / entry.pins / "listeners")
             try:
                 for role in roles:
-                    if role != listeners.HBONE:
+                    if role in listeners.STEERED:
                         installation.enter_listener(fd, role, captured.listeners[role])
             finally:
                 os.close(fd)
@@ -358,8 +351,23 @@ def _survey(target: CaptureTarget, namespace: NetworkNamespace) -> routing.Surve
                 f"address not found: {address} of {target.name} is on no interface in {namespace.path}; correct the "
                 "workload's address or netns"
             )
+        if address in survey.duplicate:
+            raise AddressInUseError(
+                f"address in use: {address} of {target.name} is another host's as well (duplicate address detection in "
+                f"{namespace.path} found it); give one of the two another address"
+            )
+        if address in survey.tentative:
+            raise AddressNotReadyError(
+                f"address not ready: {address} of {target.name} is still looked for among its neighbours (duplicate "
+                f"address detection in {namespace.path}); this takes a second or two"
+            )
     if not survey.loopback_up:
         raise CaptureError(f"lo is down in {namespace.path}: captured connections go by it; ip link set lo up")
+    if not survey.ipv6_on_loopback and any(address.version == 6 for address in target.addresses):
+        raise CaptureError(
+            f"IPv6 is off on lo in {namespace.path}: captured connections go by it; "
+            "sysctl net.ipv6.conf.lo.disable_ipv6=0"
+        )
     return survey
 
 
@@ -379,5 +387,5 @@ def _new_entry(target: CaptureTarget, namespace: NetworkNamespace, journal: Jour
 
 def _check_table(entry: Entry) -> None:
     """Find a table that nobody uses, upwards from the usual one."""
-    while routing.table_in_use(entry.table):
+    while any(routing.table_in_use(version, entry.table) for version in entry.versions):
         entry.table += 1

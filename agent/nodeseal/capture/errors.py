@@ -7,5 +7,13 @@ class CaptureError(Exception):
     """Capture could not be set up or taken down. The text is one line: what, where, what to do."""
 
 
+class AddressInUseError(CaptureError):
+    """Something else holds the mesh port in the workload's namespace, or another host the workload's address."""
+
+
+class AddressNotReadyError(CaptureError):
+    """The workload's IPv6 address cannot be used yet."""
+
+
 class AddressNotFoundError(CaptureError):
     """The workload's address is on no interface of its network namespace."""

@@ -20,23 +20,27 @@ from pathlib import Path
 from nodeseal.capture import constants, routing, steering, syscalls, sysctls
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Entry
+from nodeseal.capture.listeners import STEERED
 from nodeseal.capture.netns import NetworkNamespace
 from nodeseal.capture.programs import Programs
+from nodeseal.mesh.address import Address
 
 MARKS = (constants.MARK_CAPTURED, constants.MARK_TO_APP)
-# Keys of the `listeners` map are the core's listener roles.
-_STEERED_ROLES = (0, 1)
 
-# Both found to be needed by leaving them out, with SYN cookies and without, rp_filter strict on every device (see
+# All found to be needed by leaving them out, with SYN cookies and without, rp_filter strict on every device (see
 # tests/netns/test_capture_settings.py). accept_local and src_valid_mark are not: what is looped through lo keeps the
 # route that it was sent by, so the kernel never validates its source again.
 SYSCTLS = {
     # The application's accepted socket takes the mark of the core's SYN (TO_APP), so that its answers, which are
     # addressed to the far client, follow the rule back to the core. Without it the SYN-ACK leaves for the real client.
+    # It is the same setting for IPv6.
     "net/ipv4/tcp_fwmark_accept": "1",
+}
+SYSCTLS_OF_VERSION = {
     # The same for what the kernel answers without a socket: the RST of a closed port. Without it the core's connection
     # to a port where nobody listens hangs instead of being refused.
-    "net/ipv4/fwmark_reflect": "1",
+    4: {"net/ipv4/fwmark_reflect": "1"},
+    6: {"net/ipv6/fwmark_reflect": "1"},
 }
 
 
@@ -48,7 +52,10 @@ def plan(entry: Entry, survey: routing.Survey, *, tcx: bool) -> None:
     """
     steering.plan(entry, survey.devices, tcx=tcx)
     settings = {change.path for change in entry.sysctls}
-    entry.sysctls += sysctls.plan({path: value for path, value in SYSCTLS.items() if path not in settings})
+    wanted = dict(SYSCTLS)
+    for version in entry.versions:
+        wanted |= SYSCTLS_OF_VERSION[version]
+    entry.sysctls += sysctls.plan({path: value for path, value in wanted.items() if path not in settings})
 
 
 def install(
@@ -69,12 +76,14 @@ def install(
         directory.mkdir(mode=0o700, exist_ok=True)
         with contextlib.ExitStack() as stack:
             maps = {"counters": shared["counters"]}
-            for name in ("listeners", "own", "revisited"):
+            for name in ("listeners", "own", "families", "revisited"):
                 maps[name] = _pinned_or_new(directory / name, partial(programs.new_map, name))
                 stack.callback(os.close, maps[name])
             for address in survey.addresses:
-                syscalls.map_update(maps["own"], address.packed, b"\x01")
-            for role in _STEERED_ROLES:
+                syscalls.map_update(maps["own"], mapped(address), b"\x01")
+            families = sum(constants.FAMILIES[version] for version in entry.versions)
+            syscalls.map_update(maps["families"], bytes(4), struct.pack("=I", families))
+            for role in STEERED:
                 enter_listener(maps["listeners"], role, listeners[role])
 
             namespace.run(lambda: _prepare_routing(entry, survey))
@@ -119,10 +128,12 @@ def remove(
         steps.append((f"capture of {where}", lambda: syscalls.map_delete(enrolled, _key(entry))))
     steps += [(f"{what} of {where}", step) for what, step in steering.removals(entry, namespace, pins / entry.pins)]
     if namespace is not None:
-        for mark in entry.marks:
-            rule = _inside(namespace, routing.remove_rule, mark, entry.table, entry.rule_priority)
-            steps.append((f"routing rule for mark {mark:#x} of {where}", rule))
-        steps.append((f"routing table {entry.table} of {where}", _inside(namespace, routing.remove_table, entry.table)))
+        for version in entry.versions:
+            for mark in entry.marks:
+                rule = _inside(namespace, routing.remove_rule, version, mark, entry.table, entry.rule_priority)
+                steps.append((f"IPv{version} routing rule for mark {mark:#x} of {where}", rule))
+            table = _inside(namespace, routing.remove_table, version, entry.table)
+            steps.append((f"IPv{version} routing table {entry.table} of {where}", table))
     steps.append((f"BPF maps and links of {where}", lambda: remove_pins(pins / entry.pins)))
     if namespace is not None:
         for change in entry.sysctls:
@@ -149,7 +160,7 @@ def live_listeners(pins: Path, entry: Entry) -> dict[int, int]:
     except OSError:
         return {}
     try:
-        found = {role: syscalls.map_lookup(fd, struct.pack("=I", role), 8) for role in _STEERED_ROLES}
+        found = {role: syscalls.map_lookup(fd, struct.pack("=I", role), 8) for role in STEERED}
     finally:
         os.close(fd)
     return {role: struct.unpack("=Q", value)[0] for role, value in found.items() if value is not None}
@@ -157,7 +168,14 @@ def live_listeners(pins: Path, entry: Entry) -> dict[int, int]:
 
 def set_state(enrolled: int, entry: Entry, state: int) -> None:
     """What the connect program does with the namespace's sockets. Raises OSError."""
-    syscalls.map_update(enrolled, _key(entry), entry.ipv4.packed + struct.pack("=I", state))
+    packed = {address.version: address.packed for address in entry.target_addresses}
+    value = struct.pack("=I4s16s", state, packed.get(4, b""), packed.get(6, b""))
+    syscalls.map_update(enrolled, _key(entry), value)
+
+
+def mapped(address: Address) -> bytes:
+    """The form in which the BPF programs know an address: 16 bytes, IPv4 as ::ffff:a.b.c.d."""
+    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
 
 
 def remove_pins(directory: Path) -> bool:
@@ -191,9 +209,10 @@ def _inside(namespace: NetworkNamespace, action: Callable[..., bool], *arguments
 
 def _prepare_routing(entry: Entry, survey: routing.Survey) -> None:
     sysctls.apply(entry.sysctls)
-    routing.add_table(entry.table, entry.ipv4, survey.devices)
-    for mark in entry.marks:
-        routing.add_rule(mark, entry.table, entry.rule_priority)
+    for address in entry.target_addresses:
+        routing.add_table(entry.table, address, survey.devices)
+        for mark in entry.marks:
+            routing.add_rule(address.version, mark, entry.table, entry.rule_priority)
 
 
 def _attach_lookup(program: int, namespace_fd: int) -> int:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, ip_address
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +46,7 @@ class Filter:
     priority: int
     handle: int
     qdisc: bool
+    protocol: int = 0x0800  # of the frames that it sees; before IPv6 was captured, those of IPv4 only
 
 
 @dataclass(slots=True)
@@ -75,14 +76,14 @@ class Entry:
     links: list[Link] = field(default_factory=list)
 
     @property
-    def ipv4(self) -> IPv4Address:
-        """The workload's address."""
-        return IPv4Address(self.addresses[0])
-
-    @property
     def target_addresses(self) -> tuple[Address, ...]:
         """The workload's addresses."""
         return tuple(map(ip_address, self.addresses))
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """Of the IP that the workload has addresses of: 4, 6 or both."""
+        return tuple(address.version for address in self.target_addresses)
 
     @property
     def pins(self) -> str:

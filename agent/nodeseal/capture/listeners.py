@@ -1,9 +1,12 @@
-"""The core's three listening sockets, made inside a workload's network namespace.
+"""The core's listening sockets, made inside a workload's network namespace: one for each role.
 
-The outbound and inbound listeners get their connections from the BPF programs only. They are bound to 127.0.0.1 on a
+The outbound and inbound listeners get their connections from the BPF programs only. They are bound to loopback on a
 port that the kernel chooses: the address and port play no part in the assignment (sk_lookup and bpf_sk_assign hand a
 socket over whatever it is bound to), and there a packet from outside cannot reach them by number, as it would on the
 wildcard address. IP_TRANSPARENT lets the accepted sockets own the foreign address that was dialled.
+
+For a workload with an IPv6 address these two are IPv6 sockets that take IPv4 as well. HBONE has a socket for each of
+the workload's addresses.
 """
 
 from __future__ import annotations
@@ -12,9 +15,10 @@ import contextlib
 import errno
 import os
 import socket
+from collections.abc import Collection, Container, Iterable
 
 from nodeseal.capture import constants, syscalls
-from nodeseal.capture.errors import CaptureError
+from nodeseal.capture.errors import AddressInUseError, CaptureError
 from nodeseal.capture.netns import NetworkNamespace
 from nodeseal.mesh.address import Address
 
@@ -22,28 +26,43 @@ BACKLOG = 4096
 OUTBOUND = 0
 INBOUND = 1
 HBONE = 2
+HBONE6 = 3
 _KEEPALIVE_SECONDS = 180  # as ztunnel, and as the core's own connections to other machines
-ROLES = (OUTBOUND, INBOUND, HBONE)
+STEERED = (OUTBOUND, INBOUND)  # those that the BPF programs hand connections to
+FROM_OUTSIDE = (INBOUND, HBONE, HBONE6)
 
 
-class AddressInUseError(CaptureError):
-    """Something else in the workload's namespace holds the mesh port."""
+def roles_of(addresses: Iterable[Address]) -> tuple[int, ...]:
+    """The listeners that a workload with these addresses has."""
+    versions = {address.version for address in addresses}
+    return (OUTBOUND, INBOUND, *([HBONE] if 4 in versions else []), *([HBONE6] if 6 in versions else []))
 
 
-def make_listener(namespace: NetworkNamespace, role: int, address: Address) -> int:
-    """A non-blocking listening socket's descriptor for one role (`address`: the workload's own, used by HBONE).
+def make_listener(namespace: NetworkNamespace, role: int, addresses: Collection[Address]) -> int:
+    """A non-blocking listening socket's descriptor for one role of a workload with these addresses.
 
     Raises AddressInUseError, CaptureError.
     """
-    return namespace.run(lambda: _listen(str(namespace.path), role, address))
+    if role in (HBONE, HBONE6):
+        version = 4 if role == HBONE else 6
+        bind_to = next((str(address) for address in addresses if address.version == version), "")
+    else:
+        version = max(address.version for address in addresses)
+        # A socket that is bound to ::1 would be for IPv6 alone, whatever its options say (__inet6_bind()).
+        bind_to = "127.0.0.1" if version == 4 else "::ffff:127.0.0.1"
+    return namespace.run(lambda: _listen(str(namespace.path), role, version, bind_to))
 
 
-def make_listeners(namespace: NetworkNamespace, address: Address) -> dict[int, int]:
-    """All three, by role; all or none. Raises AddressInUseError, CaptureError."""
+def make_listeners(
+    namespace: NetworkNamespace, addresses: Collection[Address], *, besides: Container[int] = ()
+) -> dict[int, int]:
+    """A workload's, by role, but for the roles `besides`; all or none. Raises AddressInUseError, CaptureError."""
     made: dict[int, int] = {}
     try:
-        for role in (HBONE, OUTBOUND, INBOUND):
-            made[role] = make_listener(namespace, role, address)
+        # HBONE first: it is the one that may be in somebody's way.
+        for role in sorted(roles_of(addresses), key=lambda role: role in STEERED):
+            if role not in besides:
+                made[role] = make_listener(namespace, role, addresses)
     except BaseException:
         close_all(made)
         raise
@@ -58,17 +77,27 @@ def close_all(listeners: dict[int, int]) -> None:
             os.close(fd)
 
 
-def _listen(where: str, role: int, address: Address) -> int:
-    bind_to = (str(address), constants.HBONE_PORT) if role == HBONE else ("127.0.0.1", 0)
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+def _listen(where: str, role: int, version: int, address: str) -> int:
+    steered = role in STEERED
+    port = 0 if steered else constants.HBONE_PORT
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    try:
+        listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        raise CaptureError(f"cannot listen on IPv{version} in {where}: {error.strerror}") from None
+    place = f"{address}:{port}" if version == 4 else f"[{address}]:{port}"
     with listener:
         try:
+            if version == 6:
+                # What the BPF programs hand over may be IPv4, whatever the namespace's net.ipv6.bindv6only says.
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not steered))
             # What the core accepts inherits the mark, and fwmark_reflect gives it to the resets that answer it: towards
             # a captured application those must stay on lo, instead of leaving for the address that it dialled.
             mark = constants.MARK_CAPTURED if role == OUTBOUND else constants.MARK_CORE
             listener.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, mark)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if role != HBONE:
+            if steered:
+                # The same flag for both families.
                 listener.setsockopt(socket.SOL_IP, syscalls.IP_TRANSPARENT, 1)
             # Accepted sockets inherit these, which saves a system call for each of them per connection. Only inbound
             # plaintext needs keepalive: tunnels have pings, and a workload cannot vanish without a word.
@@ -79,12 +108,12 @@ def _listen(where: str, role: int, address: Address) -> int:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_SECONDS)
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_SECONDS // 3)
-            listener.bind(bind_to)
+            listener.bind((address, port))
             listener.listen(BACKLOG)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise AddressInUseError(
-                    f"address in use: {bind_to[0]}:{bind_to[1]} in {where} is held by another process; the mesh port "
+                    f"address in use: {place} in {where} is held by another process; the mesh port "
                     "must be free in every enrolled workload: stop what listens there, or do not enrol this workload"
                 ) from None
             if error.errno == errno.EADDRNOTAVAIL:
@@ -93,7 +122,6 @@ def _listen(where: str, role: int, address: Address) -> int:
                     "or netns"
                 ) from None
             raise CaptureError(
-                f"cannot listen on {bind_to[0]}:{bind_to[1]} in {where}: {error.strerror}; this needs root, or "
-                "CAP_NET_ADMIN"
+                f"cannot listen on {place} in {where}: {error.strerror}; this needs root, or CAP_NET_ADMIN"
             ) from None
         return listener.detach()

@@ -5,10 +5,14 @@ not there is harmless, so that every step can be done again after a crash.
 
 The table that marked packets are routed by holds, for the workload at 10.0.0.5 with the device eth0:
 
-    local default dev lo src 10.0.0.5        everything is delivered here, to the core
-    local default dev eth0 metric 1          the same for a socket of the application that is bound to eth0: a route by
-                                             another device does not exist for it (listeners with SO_BINDTODEVICE)
-    unreachable default metric 2             what matches neither fails; it must never go on to the main table
+    local default dev lo src 10.0.0.5 metric 1   everything is delivered here, to the core
+    local default dev eth0 metric 2              the same for a socket of the application that is bound to eth0: for it
+                                                 no other device's route exists (listeners with SO_BINDTODEVICE)
+    unreachable default metric 3                 what matches neither fails; it must never go on to the main table
+
+and each mark has a rule that leads there. IPv6 has a table, under the same number, and rules of its own. There a bound
+socket passes over the unreachable route as well, which belongs to lo; so a second rule for each mark, right behind the
+first, ends what comes out of the table.
 """
 
 from __future__ import annotations
@@ -18,7 +22,8 @@ import socket
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
@@ -26,16 +31,21 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Filter
+from nodeseal.mesh.address import Address
 
 _LOOPBACK = 1
 _CLSACT = 0xFFFFFFF1
 _INGRESS = 0xFFFFFFF2
 _EGRESS = 0xFFFFFFF3
 _IFF_UP = 0x1
-_ETH_P_IP = 0x0800
+_ETH_P_ALL = 0x0003
 _HANDLE = 0x4E53
 _FILTER_NAME = "nodeseal"
 _FULL_MASK = 0xFFFFFFFF
+_TO_TABLE, _UNREACHABLE = 1, 7  # FR_ACT_TO_TBL, FR_ACT_UNREACHABLE of linux/fib_rules.h
+_IFA_F_DADFAILED, _IFA_F_OPTIMISTIC, _IFA_F_TENTATIVE = 0x08, 0x04, 0x40  # linux/if_addr.h
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+"""By the version of an address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +58,16 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What is in the namespace. `addresses`: all IPv4 addresses, those of lo included."""
+    """What is in the namespace. `addresses`: all of them, those of lo included. Of these, `tentative` cannot be used
+    yet, and `duplicate` not at all: another host has them (RFC 4862 section 5.4).
+    """
 
     devices: tuple[Device, ...]
-    addresses: frozenset[IPv4Address]
+    addresses: frozenset[Address]
     loopback_up: bool
+    ipv6_on_loopback: bool
+    tentative: frozenset[Address] = frozenset()
+    duplicate: frozenset[Address] = frozenset()
 
 
 @contextmanager
@@ -67,34 +82,54 @@ def survey() -> Survey:
     """Look at the namespace of the calling thread."""
     with IPRoute() as ipr:
         links = list(ipr.get_links())
-        addresses = list(ipr.get_addr(family=socket.AF_INET))
+        found = list(ipr.get_addr())
+    addresses: dict[Address, int] = {}
+    for item in found:
+        if item["family"] in FAMILIES.values():
+            address = ip_address(item.get_attr("IFA_LOCAL") or item.get_attr("IFA_ADDRESS"))
+            addresses[address] = int(item.get_attr("IFA_FLAGS") or 0)
     return Survey(
         devices=tuple(
             Device(link["index"], link.get_attr("IFLA_IFNAME")) for link in links if link["index"] != _LOOPBACK
         ),
-        addresses=frozenset(
-            IPv4Address(item.get_attr("IFA_LOCAL") or item.get_attr("IFA_ADDRESS")) for item in addresses
-        ),
+        addresses=frozenset(addresses),
         loopback_up=any(link["index"] == _LOOPBACK and link["flags"] & _IFF_UP for link in links),
+        ipv6_on_loopback=_ipv6_is_on("lo"),
+        tentative=frozenset(
+            address
+            for address, flags in addresses.items()
+            if flags & (_IFA_F_TENTATIVE | _IFA_F_OPTIMISTIC) == _IFA_F_TENTATIVE
+        ),
+        duplicate=frozenset(address for address, flags in addresses.items() if flags & _IFA_F_DADFAILED),
     )
+
+
+def _ipv6_is_on(device: str) -> bool:
+    try:
+        return Path(f"/proc/sys/net/ipv6/conf/{device}/disable_ipv6").read_text().strip() == "0"
+    except OSError:  # a kernel without IPv6
+        return False
 
 
 # ---- rules and routes
 
 
-def add_table(table: int, source: IPv4Address, devices: Iterable[Device]) -> None:
-    """Fill the table; `source` is what a captured socket gets as its own address. Raises CaptureError."""
+def add_table(table: int, source: Address, devices: Iterable[Device]) -> None:
+    """Fill the table of the family of `source`, which is what a captured socket gets as its own address.
+
+    Raises CaptureError.
+    """
     local = {"dst": "default", "table": table, "type": "local", "scope": 254, "prefsrc": str(source)}
     routes: list[dict[str, Any]] = [
-        {**local, "oif": _LOOPBACK},
-        *({**local, "oif": device.index, "priority": 1} for device in devices),
-        {"dst": "default", "table": table, "type": "unreachable", "priority": 2},
+        {**local, "oif": _LOOPBACK, "priority": 1},
+        *({**local, "oif": device.index, "priority": 2} for device in devices),
+        {"dst": "default", "table": table, "type": "unreachable", "priority": 3},
     ]
     with IPRoute() as ipr, _explain(f"fill the routing table {table}"):
         for route in routes:
             try:
                 # append, as the routes by several devices have the same metric
-                ipr.route("append", family=socket.AF_INET, proto=4, **route)
+                ipr.route("append", family=FAMILIES[source.version], proto=4, **route)
             except NetlinkError as error:
                 if error.code == errno.ENETDOWN:  # a device that is down carries no connection to be captured
                     continue
@@ -102,48 +137,57 @@ def add_table(table: int, source: IPv4Address, devices: Iterable[Device]) -> Non
                     raise
 
 
-def remove_table(table: int) -> bool:
+def remove_table(version: int, table: int) -> bool:
     """Empty the table. True when it held anything."""
+    family = FAMILIES[version]
     with IPRoute() as ipr, _explain(f"empty the routing table {table}"):
-        if not list(ipr.get_routes(family=socket.AF_INET, table=table)):
+        if not list(ipr.get_routes(family=family, table=table)):
             return False
-        ipr.flush_routes(family=socket.AF_INET, table=table)
+        ipr.flush_routes(family=family, table=table)
     return True
 
 
-def table_in_use(table: int) -> bool:
+def table_in_use(version: int, table: int) -> bool:
     """Whether the table holds routes, or a rule refers to it."""
+    family = FAMILIES[version]
     with IPRoute() as ipr:
-        rules = list(ipr.get_rules(family=socket.AF_INET))
-        return bool(list(ipr.get_routes(family=socket.AF_INET, table=table))) or any(
+        rules = list(ipr.get_rules(family=family))
+        return bool(list(ipr.get_routes(family=family, table=table))) or any(
             rule.get_attr("FRA_TABLE") == table for rule in rules
         )
 
 
-def add_rule(mark: int, table: int, priority: int) -> None:
-    """Packets with this mark are routed by this table. Raises CaptureError."""
+def add_rule(version: int, mark: int, table: int, priority: int) -> None:
+    """Packets with this mark are routed by this table, and by no other. Raises CaptureError."""
     with IPRoute() as ipr, _explain(f"add the routing rule for mark {mark:#x}"):
-        try:
-            ipr.rule(
-                "add", family=socket.AF_INET, fwmark=mark, fwmask=_FULL_MASK, table=table, priority=priority, action=1
-            )
-        except NetlinkError as error:
-            if error.code != errno.EEXIST:
-                raise
+        for rule in _rules(version, mark, table, priority):
+            try:
+                ipr.rule("add", **rule)
+            except NetlinkError as error:
+                if error.code != errno.EEXIST:
+                    raise
 
 
-def remove_rule(mark: int, table: int, priority: int) -> bool:
+def remove_rule(version: int, mark: int, table: int, priority: int) -> bool:
     """The opposite of add_rule. False when there was none."""
+    done = False
     with IPRoute() as ipr, _explain(f"remove the routing rule for mark {mark:#x}"):
-        try:
-            ipr.rule(
-                "del", family=socket.AF_INET, fwmark=mark, fwmask=_FULL_MASK, table=table, priority=priority, action=1
-            )
-        except NetlinkError as error:
-            if error.code in (errno.ENOENT, errno.ESRCH):
-                return False
-            raise
-    return True
+        for rule in _rules(version, mark, table, priority):
+            try:
+                ipr.rule("del", **rule)
+                done = True
+            except NetlinkError as error:
+                if error.code not in (errno.ENOENT, errno.ESRCH):
+                    raise
+    return done
+
+
+def _rules(version: int, mark: int, table: int, priority: int) -> list[dict[str, Any]]:
+    match = {"family": FAMILIES[version], "fwmark": mark, "fwmask": _FULL_MASK}
+    rules = [{**match, "table": table, "priority": priority, "action": _TO_TABLE}]
+    if version == 6:
+        rules.append({**match, "priority": priority + 1, "action": _UNREACHABLE})
+    return rules
 
 
 # ---- tc filters
@@ -163,6 +207,7 @@ def plan_filters(devices: Sequence[Device]) -> list[Filter]:
                     priority=priority,
                     handle=_HANDLE,
                     qdisc=not _has_ingress(ipr, device.index),
+                    protocol=_ETH_P_ALL,
                 )
             )
     return plans
@@ -182,7 +227,7 @@ def add_filter(plan: Filter, program_fd: int) -> None:
             plan.handle,
             parent=_INGRESS,
             prio=plan.priority,
-            protocol=_ETH_P_IP,
+            protocol=plan.protocol,
             fd=program_fd,
             name=_FILTER_NAME,
             direct_action=True,
@@ -204,7 +249,7 @@ def remove_filter(plan: Filter) -> bool:
                 plan.handle,
                 parent=_INGRESS,
                 prio=plan.priority,
-                protocol=_ETH_P_IP,
+                protocol=plan.protocol,
             )
             done = True
         if (

@@ -24,7 +24,7 @@ class CaptureTarget:
 class Captured:
     """A workload whose namespace is captured.
 
-    `phase`: capturing, or leaving (after stop_new). `listeners`: role (0 outbound, 1 inbound, 2 HBONE) -> descriptor of
+    `phase`: capturing, or leaving (after stop_new). `listeners`: role (see listeners.py) -> descriptor of
     the listening socket. They and `netns_fd` belong to this object until release(); hand duplicates over (SCM_RIGHTS).
     """
 

@@ -17,8 +17,8 @@ from nodeseal.mesh.address import Address
 # enum ns_question_kind, enum ns_verdict, enum ns_listener_role of nodeseal_core.h
 ASK_OUTBOUND, ASK_INBOUND_TUNNEL, ASK_INBOUND_PLAINTEXT = 0, 1, 2
 REFUSE, ALLOW, UNAVAILABLE = 0, 1, 2
-LISTEN_OUTBOUND, LISTEN_INBOUND, LISTEN_HBONE = 0, 1, 2
-ROLES = (LISTEN_OUTBOUND, LISTEN_INBOUND, LISTEN_HBONE)
+LISTEN_OUTBOUND, LISTEN_INBOUND, LISTEN_HBONE, LISTEN_HBONE6 = 0, 1, 2, 3
+ROLES = (LISTEN_OUTBOUND, LISTEN_INBOUND, LISTEN_HBONE, LISTEN_HBONE6)
 DIRECTIONS = ("outbound", "inbound")
 STATES = ("deciding", "connecting", "open", "closed")
 
