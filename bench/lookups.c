@@ -45,10 +45,12 @@ int main(int argc, char **argv)
     struct ns_answer answer = {.epoch = 1, .verdict = NS_ALLOW, .endpoint_count = 1};
     int waiting;
     link_init(&waiter.link);
+    struct decision_share share;
+    decision_share_init(&share);
     decisions_epoch(decisions, 1);
     for (uint32_t i = 0; i < keys; i++) {
         key(i, &question);
-        (void)decisions_get(decisions, &question, &waiter, &waiting);
+        (void)decisions_get(decisions, &share, &question, &waiter, &waiting);
         answer.id = asked;
         decisions_answer(decisions, decision_new(&answer));
     }
@@ -56,12 +58,13 @@ int main(int argc, char **argv)
     clock_gettime(CLOCK_MONOTONIC, &begin);
     for (uint32_t i = 0; i < LOOKUPS; i++) {
         key(i % keys, &question); /* as a flow writes it for each look-up */
-        if (decisions_get(decisions, &question, &waiter, &waiting) == NULL)
+        if (decisions_get(decisions, &share, &question, &waiter, &waiting) == NULL)
             return 1;
     }
     clock_gettime(CLOCK_MONOTONIC, &end);
     double ns = (double)(end.tv_sec - begin.tv_sec) * 1e9 + (double)(end.tv_nsec - begin.tv_nsec);
     printf("%.1f\n", ns / LOOKUPS);
+    decisions_forget(decisions, &share);
     decisions_free(decisions);
     return 0;
 }

@@ -116,6 +116,38 @@ struct ns_connection {
     char reason[96]; /* open plaintext: why; closed or failing: what ended it */
 };
 
+/* What one workload may have; 0: as much as it takes. */
+struct ns_limits {
+    uint64_t connections;     /* at once: flows, and tunnels that peers opened */
+    uint64_t memory;          /* bytes held for it; cext/src/quota.h says which */
+    uint64_t new_connections; /* per second; a second's worth may come at once */
+};
+
+/* What a refused connection met. */
+enum ns_limit {
+    NS_LIMIT_CONNECTIONS = 0,
+    NS_LIMIT_RATE = 1,
+    NS_LIMIT_MEMORY = 2,
+    NS_LIMIT_DESCRIPTORS = 3, /* the workload holds as many of the process's as are left */
+    NS_LIMIT_QUESTIONS = 4,   /* too many of its flows wait for decisions */
+    NS_LIMITS = 5,            /* how many there are */
+};
+
+struct ns_limited {
+    uint64_t refused;  /* connections, since the workload was added */
+    uint64_t first_ms; /* how long ago the first was, 0 if none */
+    uint64_t last_ms;  /* and the last */
+};
+
+/* To be logged: connections that were refused since the last notice of the same workload and limit. */
+struct ns_limit_notice {
+    uint64_t workload;
+    uint32_t limit; /* enum ns_limit */
+    uint32_t reserved;
+    uint64_t value; /* the limit; 0 for those that are not set by anyone */
+    uint64_t refused;
+};
+
 struct ns_workload_stats {
     uint64_t workload;
     uint64_t connections; /* live flows, tunnels' streams included */
@@ -126,6 +158,10 @@ struct ns_workload_stats {
     uint64_t refused;     /* flows ended by a decision */
     uint64_t failed;      /* flows ended because an endpoint or the application could not be reached */
     uint64_t tls_failed;  /* TLS handshakes that failed, either role */
+    uint64_t memory;      /* bytes held now, as the limit counts them */
+    uint64_t descriptors; /* open now for its connections */
+    struct ns_limits limits;
+    struct ns_limited limited[5]; /* by enum ns_limit */
 };
 
 struct ns_core_stats {
@@ -137,6 +173,8 @@ struct ns_core_stats {
     uint64_t live_tunnels;
     uint64_t decision_p50_ns; /* from a worker's question to its having the answer, known to 12 %; 0: none */
     uint64_t decision_p99_ns;
+    uint64_t descriptors;      /* open in the process, about */
+    uint64_t descriptor_limit; /* RLIMIT_NOFILE */
 };
 
 struct core;
@@ -162,6 +200,10 @@ void core_stop(struct core *core);
  * 0, or -1 with error. */
 int core_workload_add(struct core *core, uint64_t workload, int netns_fd, const struct ns_address *address,
                       char *error, size_t error_size);
+/* What it may have from now on; without this call there is no limit. What exceeds a new limit already stays.
+ */
+int core_workload_limits(struct core *core, uint64_t workload, const struct ns_limits *limits, char *error,
+                         size_t error_size);
 /* New credentials: certificate chain (leaf first), private key, trust bundle, all PEM. Running tunnels keep
  * theirs; tunnels this workload opened take no new streams. Nothing changes when it fails. */
 int core_workload_credentials(struct core *core, uint64_t workload, const char *chain_pem,
@@ -190,6 +232,10 @@ size_t core_next_questions(struct core *core, struct ns_question *questions, siz
                            uint32_t timeout_ms);
 /* Answers once; an unknown id is ignored (its flows may have gone). */
 void core_answer(struct core *core, const struct ns_answer *answer);
+
+/* Writes at most `capacity` notices of refused connections, at most one in ten seconds for a workload and
+ * limit; returns how many. Cheap when there is none. */
+size_t core_limit_notices(struct core *core, struct ns_limit_notice *out, size_t capacity);
 
 /* Snapshots, taken by every worker at its next turn; waits for them (milliseconds; a worker never waits for
  * the caller). Writes at most `capacity` items, returns how many there are in all. */

@@ -6,8 +6,15 @@
 
 #include "link.h"
 
-static struct block *block_take(struct block_pool *pool)
+static void account(const struct byte_queue *queue, int64_t change)
 {
+    if (queue->account != NULL)
+        __atomic_add_fetch(queue->account, (uint64_t)change, __ATOMIC_RELAXED);
+}
+
+static struct block *block_take(struct byte_queue *queue, struct block_pool *pool)
+{
+    account(queue, BLOCK_SIZE);
     struct block *block = pool->free;
     if (block == NULL) {
         block = malloc(sizeof(*block));
@@ -25,8 +32,9 @@ static struct block *block_take(struct block_pool *pool)
     return block;
 }
 
-static void block_give(struct block_pool *pool, struct block *block)
+static void block_give(struct byte_queue *queue, struct block_pool *pool, struct block *block)
 {
+    account(queue, -BLOCK_SIZE);
     if (pool->free_count >= BLOCK_POOL_KEEP) {
         free(block);
         return;
@@ -51,9 +59,9 @@ void byte_queue_append(struct byte_queue *queue, struct block_pool *pool, const 
     const uint8_t *from = bytes;
     while (length > 0) {
         if (queue->head == NULL) {
-            queue->head = queue->tail = block_take(pool);
+            queue->head = queue->tail = block_take(queue, pool);
         } else if (queue->tail->end == BLOCK_SIZE) {
-            queue->tail->next = block_take(pool);
+            queue->tail->next = block_take(queue, pool);
             queue->tail = queue->tail->next;
         }
         struct block *tail = queue->tail;
@@ -90,7 +98,7 @@ void byte_queue_consume(struct byte_queue *queue, struct block_pool *pool, size_
         }
         length -= part;
         queue->head = head->next;
-        block_give(pool, head);
+        block_give(queue, pool, head);
     }
 }
 

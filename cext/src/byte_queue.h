@@ -30,6 +30,7 @@ struct byte_queue {
     struct block *head; /* NULL when empty */
     struct block *tail; /* undefined when empty */
     size_t length;      /* bytes held */
+    uint64_t *account;  /* atomic, shared with others: bytes of memory in blocks; NULL: nobody counts */
 };
 
 void block_pool_dispose(struct block_pool *pool);

@@ -6,6 +6,7 @@
  * mutex, for the time it takes to link one element.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -13,18 +14,28 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "worker.h"
 
-enum { CORE_MAGIC = 0x6e736372, WORKERS_MAX = 64, QUESTIONS_MAX = 65536 };
+enum {
+    CORE_MAGIC = 0x6e736372,
+    WORKERS_MAX = 64,
+    QUESTIONS_MAX = 65536,
+    QUESTIONS_EACH = 8,     /* of one workload before the next one's */
+    NOTICES_APART_MS = 500, /* between two looks for notices */
+    LISTENER_COPIES = 1,    /* of a listener's descriptor that the process keeps beside the core's */
+    PIPES_POOLED = 2 * SPLICE_PIPES_KEPT, /* descriptors of a worker that belong to no workload */
+};
 
 struct queued_question {
-    struct queued_question *next;
+    struct link link; /* in its quota's questions */
     struct ns_question question;
 };
 
 struct registered {
     struct link link;
     uint64_t key;
+    struct quota *quota; /* held */
 };
 
 struct core {
@@ -37,11 +48,13 @@ struct core {
     struct link registered;
     uint64_t next_serial; /* of network namespaces; 0 is the process's own */
     uint64_t epoch;
+    uint64_t noticed_ms; /* when notices were last looked for */
+    struct descriptors descriptors;
+    uint32_t notices; /* atomic: 1 when there may be some */
 
     pthread_mutex_t questions_mutex;
     pthread_cond_t questions_ready;
-    struct queued_question *questions_head;
-    struct queued_question **questions_tail;
+    struct link asking; /* quotas with questions, each held; whose turn it is comes first */
     uint32_t questions_count;
     uint64_t questions_asked;
     int stopping;
@@ -49,15 +62,19 @@ struct core {
 
 /* ---- questions ---- */
 
-int core_ask(struct core *core, const struct ns_question *question)
+int core_ask(struct core *core, struct quota *quota, const struct ns_question *question)
 {
     struct queued_question *queued = ns_alloc(sizeof(*queued));
     queued->question = *question;
+    link_init(&queued->link);
     pthread_mutex_lock(&core->questions_mutex);
     int full = core->questions_count >= QUESTIONS_MAX;
     if (!full) {
-        *core->questions_tail = queued;
-        core->questions_tail = &queued->next;
+        link_append(&quota->questions, &queued->link);
+        if (link_empty(&quota->question_link)) {
+            link_append(&core->asking, &quota->question_link);
+            quota_hold(quota);
+        }
         core->questions_count++;
         core->questions_asked++;
         pthread_cond_signal(&core->questions_ready);
@@ -68,21 +85,25 @@ int core_ask(struct core *core, const struct ns_question *question)
     return full ? -1 : 0;
 }
 
-/* Takes up to `capacity` elements off the queue, linked; the mutex is held. */
-static struct queued_question *questions_take(struct core *core, size_t capacity)
+/* Takes up to `capacity` questions off the queue into the list, some of each workload in turn; the mutex is
+ * held. */
+static void questions_take(struct core *core, struct link *taken, size_t capacity)
 {
-    struct queued_question *first = core->questions_head;
-    struct queued_question **at = &core->questions_head;
-    for (; capacity > 0 && *at != NULL; capacity--) {
-        at = &(*at)->next;
-        core->questions_count--;
+    while (capacity > 0 && !link_empty(&core->asking)) {
+        struct quota *quota = container_of(core->asking.next, struct quota, question_link);
+        for (int i = 0; i < QUESTIONS_EACH && capacity > 0 && !link_empty(&quota->questions);
+             i++, capacity--) {
+            struct link *first = quota->questions.next;
+            link_remove(first);
+            link_append(taken, first);
+            core->questions_count--;
+        }
+        link_remove(&quota->question_link);
+        if (link_empty(&quota->questions))
+            quota_release(quota);
+        else
+            link_append(&core->asking, &quota->question_link);
     }
-    struct queued_question *rest = *at;
-    *at = NULL;
-    core->questions_head = rest;
-    if (rest == NULL)
-        core->questions_tail = &core->questions_head;
-    return first;
 }
 
 size_t core_next_questions(struct core *core, struct ns_question *questions, size_t capacity,
@@ -97,20 +118,21 @@ size_t core_next_questions(struct core *core, struct ns_question *questions, siz
         until.tv_sec++;
         until.tv_nsec -= 1000000000;
     }
-    struct queued_question *queued = NULL;
+    struct link taken;
+    link_init(&taken);
     pthread_mutex_lock(&core->questions_mutex);
-    while (core->questions_head == NULL && !core->stopping)
+    while (link_empty(&core->asking) && !core->stopping)
         if (pthread_cond_timedwait(&core->questions_ready, &core->questions_mutex, &until) == ETIMEDOUT)
             break;
-    if (!core->stopping && core->questions_head != NULL)
-        queued = questions_take(core, capacity);
+    if (!core->stopping)
+        questions_take(core, &taken, capacity);
     pthread_mutex_unlock(&core->questions_mutex);
     size_t count = 0;
-    while (queued != NULL) {
-        struct queued_question *next = queued->next;
+    while (!link_empty(&taken)) {
+        struct queued_question *queued = container_of(taken.next, struct queued_question, link);
+        link_remove(&queued->link);
         questions[count++] = queued->question;
         free(queued);
-        queued = next;
     }
     return count;
 }
@@ -140,13 +162,21 @@ static struct registered *registered_find(struct core *core, uint64_t key)
     return NULL;
 }
 
+static void registered_free(struct registered *registered)
+{
+    link_remove(&registered->link);
+    quota_release(registered->quota);
+    free(registered);
+}
+
 static int fail(char *error, size_t error_size, const char *what, int number)
 {
     snprintf(error, error_size, number == 0 ? "%s" : "%s: %s", what, strerror(number));
     return -1;
 }
 
-/* Posts one command to each worker, with its own duplicate of fd if there is one. All or none. */
+/* Posts one command to each worker, with its own duplicate of fd if there is one, and its own reference to
+ * the quota if there is one. All or none. */
 static int post_all(struct core *core, const struct command *like, int fd, char *error, size_t error_size)
 {
     struct command *commands[WORKERS_MAX];
@@ -164,8 +194,11 @@ static int post_all(struct core *core, const struct command *like, int fd, char 
             return fail(error, error_size, "the descriptor cannot be duplicated", number);
         }
     }
-    for (uint32_t i = 0; i < core->worker_count; i++)
+    for (uint32_t i = 0; i < core->worker_count; i++) {
+        if (like->quota != NULL)
+            quota_hold(like->quota);
         worker_post(&core->workers[i], commands[i]);
+    }
     return 0;
 }
 
@@ -175,10 +208,12 @@ int core_workload_add(struct core *core, uint64_t workload, int netns_fd, const 
     NS_CHECK(core, CORE_MAGIC);
     pthread_mutex_lock(&core->mutex);
     int result = -1;
+    struct quota *quota = quota_new(workload, &core->descriptors, &core->notices);
     if (registered_find(core, workload) != NULL) {
         fail(error, error_size, "a workload with this key exists", 0);
     } else {
-        struct command like = {.kind = COMMAND_ADD, .workload = workload, .address = *address};
+        struct command like = {
+            .kind = COMMAND_ADD, .workload = workload, .address = *address, .quota = quota};
         like.serial = ++core->next_serial;
         like.address.port = 0;
         result = post_all(core, &like, netns_fd, error, error_size);
@@ -186,10 +221,49 @@ int core_workload_add(struct core *core, uint64_t workload, int netns_fd, const 
     if (result == 0) {
         struct registered *registered = ns_alloc(sizeof(*registered));
         registered->key = workload;
+        registered->quota = quota;
         link_append(&core->registered, &registered->link);
+        descriptors_change(&core->descriptors, core->worker_count);
+    } else {
+        quota_release(quota);
     }
     pthread_mutex_unlock(&core->mutex);
     return result;
+}
+
+int core_workload_limits(struct core *core, uint64_t workload, const struct ns_limits *limits, char *error,
+                         size_t error_size)
+{
+    NS_CHECK(core, CORE_MAGIC);
+    pthread_mutex_lock(&core->mutex);
+    struct registered *registered = registered_find(core, workload);
+    if (registered != NULL)
+        quota_set_limits(registered->quota, limits);
+    pthread_mutex_unlock(&core->mutex);
+    return registered != NULL ? 0 : fail(error, error_size, "no workload has this key", 0);
+}
+
+size_t core_limit_notices(struct core *core, struct ns_limit_notice *out, size_t capacity)
+{
+    NS_CHECK(core, CORE_MAGIC);
+    if (__atomic_load_n(&core->notices, __ATOMIC_ACQUIRE) == 0)
+        return 0;
+    size_t count = 0;
+    uint64_t now_ms = clock_us(CLOCK_MONOTONIC) / 1000;
+    pthread_mutex_lock(&core->mutex);
+    if (now_ms - core->noticed_ms >= NOTICES_APART_MS) {
+        core->noticed_ms = now_ms;
+        __atomic_store_n(&core->notices, 0, __ATOMIC_RELEASE);
+        struct link *at, *next;
+        link_each(at, next, &core->registered)
+        {
+            struct quota *quota = container_of(at, struct registered, link)->quota;
+            while (count < capacity && quota_notice(quota, now_ms, &out[count]))
+                count++;
+        }
+    }
+    pthread_mutex_unlock(&core->mutex);
+    return count;
 }
 
 int core_workload_credentials(struct core *core, uint64_t workload, const char *chain_pem,
@@ -256,6 +330,7 @@ int core_workload_listen(struct core *core, uint64_t workload, int role, int fd,
             command->role = role;
             command->fd = own;
             worker_post(&core->workers[workload % core->worker_count], command);
+            descriptors_change(&core->descriptors, LISTENER_COPIES);
             result = 0;
         }
     }
@@ -269,6 +344,7 @@ int core_workload_unlisten(struct core *core, uint64_t workload, int role, char 
     pthread_mutex_lock(&core->mutex);
     int result = -1;
     if (registered_for(core, workload, role, error, error_size) != NULL) {
+        descriptors_change(&core->descriptors, -LISTENER_COPIES);
         struct command like = {.kind = COMMAND_UNLISTEN, .workload = workload, .role = role};
         result = post_all(core, &like, -1, error, error_size);
     }
@@ -285,8 +361,7 @@ int core_workload_remove(struct core *core, uint64_t workload, char *error, size
     if (registered != NULL) {
         struct command like = {.kind = COMMAND_REMOVE, .workload = workload};
         result = post_all(core, &like, -1, error, error_size);
-        link_remove(&registered->link);
-        free(registered);
+        registered_free(registered);
     }
     pthread_mutex_unlock(&core->mutex);
     return result;
@@ -363,7 +438,8 @@ size_t core_connections(struct core *core, struct ns_connection *out, size_t cap
     return total;
 }
 
-/* The workloads are the same on every worker, in an order of their own: sums by key. */
+/* The workloads are the same on every worker, in an order of their own: sums by key. What the quota tells is
+ * of all workers already. */
 static void stats_add(struct ns_workload_stats *sum, const struct ns_workload_stats *part)
 {
     sum->connections += part->connections;
@@ -414,6 +490,9 @@ void core_stats(struct core *core, struct ns_core_stats *out)
     out->epoch = core->epoch;
     pthread_mutex_unlock(&core->mutex);
     out->workers = core->worker_count;
+    out->descriptors = __atomic_load_n(&core->descriptors.used, __ATOMIC_RELAXED);
+    (void)descriptors_left(&core->descriptors, clock_us(CLOCK_MONOTONIC) / 1000);
+    out->descriptor_limit = __atomic_load_n(&core->descriptors.limit, __ATOMIC_RELAXED);
     pthread_mutex_lock(&core->questions_mutex);
     out->questions = core->questions_asked;
     pthread_mutex_unlock(&core->questions_mutex);
@@ -436,6 +515,19 @@ static int try_congestion_control(const char *name, char *error, size_t error_si
     return failed ? -1 : 0;
 }
 
+/* How many the process has now; 0 where there is no /proc: then the reserve is all that is left for them. */
+static uint32_t open_descriptors(void)
+{
+    DIR *directory = opendir("/proc/self/fd");
+    uint32_t count = 0;
+    if (directory == NULL)
+        return 0;
+    while (readdir(directory) != NULL)
+        count++;
+    closedir(directory);
+    return count;
+}
+
 struct core *core_start(const struct core_options *options, char *error, size_t error_size)
 {
     if (options->workers < 1 || options->workers > WORKERS_MAX) {
@@ -449,7 +541,7 @@ struct core *core_start(const struct core_options *options, char *error, size_t 
     core->options = *options;
     core->options.congestion_control[sizeof(core->options.congestion_control) - 1] = 0;
     core->options.trust_domain[sizeof(core->options.trust_domain) - 1] = 0;
-    core->questions_tail = &core->questions_head;
+    link_init(&core->asking);
     link_init(&core->registered);
     pthread_mutex_init(&core->mutex, NULL);
     pthread_mutex_init(&core->questions_mutex, NULL);
@@ -469,6 +561,7 @@ struct core *core_start(const struct core_options *options, char *error, size_t 
         }
         core->worker_count = i + 1;
     }
+    descriptors_change(&core->descriptors, open_descriptors() + core->worker_count * PIPES_POOLED);
     return core;
 }
 
@@ -483,16 +576,16 @@ void core_stop(struct core *core)
         worker_post(&core->workers[i], command_new(COMMAND_STOP, 0));
     for (uint32_t i = 0; i < core->worker_count; i++)
         worker_join(&core->workers[i]);
-    while (core->questions_head != NULL) {
-        struct queued_question *next = core->questions_head->next;
-        free(core->questions_head);
-        core->questions_head = next;
+    struct link questions;
+    link_init(&questions);
+    questions_take(core, &questions, SIZE_MAX);
+    while (!link_empty(&questions)) {
+        struct queued_question *queued = container_of(questions.next, struct queued_question, link);
+        link_remove(&queued->link);
+        free(queued);
     }
-    while (!link_empty(&core->registered)) {
-        struct registered *registered = container_of(core->registered.next, struct registered, link);
-        link_remove(&registered->link);
-        free(registered);
-    }
+    while (!link_empty(&core->registered))
+        registered_free(container_of(core->registered.next, struct registered, link));
     pthread_cond_destroy(&core->questions_ready);
     pthread_mutex_destroy(&core->questions_mutex);
     pthread_mutex_destroy(&core->mutex);

@@ -5,9 +5,13 @@
 
 #include "clock.h"
 
+enum { IDS_BUCKETS = 1024 };
+
 struct entry {
-    struct entry *next;          /* in its bucket */
-    struct link order;           /* in `answered` or `pending`, oldest first */
+    struct entry *next;       /* in its bucket */
+    struct entry *next_by_id; /* in that of its id, while pending */
+    struct decision_share *share;
+    struct link order;           /* in its share's `answered` or `pending` */
     struct ns_question question; /* the key; id is the last one asked under, 0 once answered */
     struct decision *decision;   /* NULL while pending */
     struct link waiters;         /* empty unless pending */
@@ -16,9 +20,8 @@ struct entry {
 
 struct decisions {
     struct entry *buckets[DECISIONS_BUCKETS];
-    struct link answered;
-    struct link pending;
-    size_t count; /* entries in both lists */
+    struct entry *ids[IDS_BUCKETS]; /* pending ones: answers come in another order than questions are asked */
+    size_t count;                   /* entries of all shares */
     size_t pending_count;
     uint64_t epoch;
     uint64_t next_id; /* the worker's index in the top byte, so that an answer finds its worker */
@@ -108,21 +111,30 @@ static void entry_free(struct decisions *decisions, struct entry *entry)
     *at = entry->next;
     link_remove(&entry->order);
     decision_release(entry->decision);
+    entry->share->count--;
     decisions->count--;
     free(entry);
 }
 
-static struct entry *entry_new(struct decisions *decisions, const struct ns_question *question)
+static int may_have_more(size_t held, size_t used, size_t room)
 {
-    if (decisions->count >= DECISIONS_MAX && !link_empty(&decisions->answered))
-        entry_free(decisions, container_of(decisions->answered.next, struct entry, order));
+    return used < room && held < room - used;
+}
+
+static struct entry *entry_new(struct decisions *decisions, struct decision_share *share,
+                               const struct ns_question *question)
+{
+    if (!may_have_more(share->count, decisions->count, DECISIONS_MAX) && !link_empty(&share->answered))
+        entry_free(decisions, container_of(share->answered.next, struct entry, order));
     struct entry *entry = ns_alloc(sizeof(*entry));
     size_t bucket = bucket_of(question);
     entry->question = *question;
+    entry->share = share;
     entry->next = decisions->buckets[bucket];
     decisions->buckets[bucket] = entry;
     link_init(&entry->order);
     link_init(&entry->waiters);
+    share->count++;
     decisions->count++;
     return entry;
 }
@@ -134,13 +146,37 @@ static int entry_ask(struct decisions *decisions, struct entry *entry)
     return decisions->ask(decisions->owner, &entry->question);
 }
 
+static void pending_add(struct decisions *decisions, struct entry *entry)
+{
+    struct entry **bucket = &decisions->ids[entry->question.id % IDS_BUCKETS];
+    entry->next_by_id = *bucket;
+    *bucket = entry;
+    link_append(&entry->share->pending, &entry->order);
+    entry->share->pending_count++;
+    decisions->pending_count++;
+}
+
+/* Takes the pending entry that waits for the answer to a question; NULL if there is none. */
+static struct entry *pending_take(struct decisions *decisions, uint64_t id)
+{
+    struct entry **at = &decisions->ids[id % IDS_BUCKETS];
+    while (*at != NULL && (*at)->question.id != id)
+        at = &(*at)->next_by_id;
+    struct entry *entry = *at;
+    if (entry == NULL)
+        return NULL;
+    *at = entry->next_by_id;
+    link_remove(&entry->order);
+    entry->share->pending_count--;
+    decisions->pending_count--;
+    return entry;
+}
+
 /* ---- the interface ---- */
 
 struct decisions *decisions_new(uint32_t worker_index, decision_ask *ask, decision_ready *ready, void *owner)
 {
     struct decisions *decisions = ns_alloc(sizeof(*decisions));
-    link_init(&decisions->answered);
-    link_init(&decisions->pending);
     decisions->next_id = ((uint64_t)worker_index << 56) + 1;
     decisions->ask = ask;
     decisions->ready = ready;
@@ -150,20 +186,32 @@ struct decisions *decisions_new(uint32_t worker_index, decision_ask *ask, decisi
 
 void decisions_free(struct decisions *decisions)
 {
-    struct link *lists[] = {&decisions->answered, &decisions->pending};
-    for (int i = 0; i < 2; i++) {
-        while (!link_empty(lists[i])) {
-            struct entry *entry = container_of(lists[i]->next, struct entry, order);
-            while (!link_empty(&entry->waiters))
-                link_remove(entry->waiters.next);
-            entry_free(decisions, entry);
-        }
-    }
     free(decisions);
 }
 
-struct decision *decisions_get(struct decisions *decisions, const struct ns_question *question,
-                               struct decision_waiter *waiter, int *waiting)
+void decision_share_init(struct decision_share *share)
+{
+    memset(share, 0, sizeof(*share));
+    link_init(&share->answered);
+    link_init(&share->pending);
+}
+
+void decisions_forget(struct decisions *decisions, struct decision_share *share)
+{
+    while (!link_empty(&share->answered))
+        entry_free(decisions, container_of(share->answered.next, struct entry, order));
+    while (!link_empty(&share->pending)) {
+        struct entry *entry = container_of(share->pending.next, struct entry, order);
+        (void)pending_take(decisions, entry->question.id);
+        while (!link_empty(&entry->waiters))
+            link_remove(entry->waiters.next);
+        entry_free(decisions, entry);
+    }
+}
+
+struct decision *decisions_get(struct decisions *decisions, struct decision_share *share,
+                               const struct ns_question *question, struct decision_waiter *waiter,
+                               int *waiting)
 {
     *waiting = 0;
     struct entry *entry = entry_find(decisions, question);
@@ -176,16 +224,15 @@ struct decision *decisions_get(struct decisions *decisions, const struct ns_ques
         entry = NULL;
     }
     if (entry == NULL) {
-        if (decisions->pending_count >= DECISIONS_PENDING_MAX)
+        if (!may_have_more(share->pending_count, decisions->pending_count, DECISIONS_PENDING_MAX))
             return NULL;
-        entry = entry_new(decisions, question);
+        entry = entry_new(decisions, share, question);
         entry->asked_us = clock_us(CLOCK_MONOTONIC);
         if (entry_ask(decisions, entry) != 0) {
             entry_free(decisions, entry);
             return NULL;
         }
-        link_append(&decisions->pending, &entry->order);
-        decisions->pending_count++;
+        pending_add(decisions, entry);
     }
     link_append(&entry->waiters, &waiter->link);
     *waiting = 1;
@@ -197,30 +244,21 @@ void decision_waiter_cancel(struct decision_waiter *waiter)
     link_remove(&waiter->link);
 }
 
-/* The pending entry that waits for the answer to a question; NULL if there is none. */
-static struct entry *pending_find(struct decisions *decisions, uint64_t id)
-{
-    for (struct link *at = decisions->pending.next; at != &decisions->pending; at = at->next) {
-        struct entry *candidate = container_of(at, struct entry, order);
-        if (candidate->question.id == id) /* answers come about in order: found near the front */
-            return candidate;
-    }
-    return NULL;
-}
-
 void decisions_answer(struct decisions *decisions, struct decision *answer)
 {
-    struct entry *entry = pending_find(decisions, answer->id);
-    if (entry == NULL || (answer->epoch < decisions->epoch && entry_ask(decisions, entry) == 0)) {
+    struct entry *entry = pending_take(decisions, answer->id);
+    if (entry != NULL && answer->epoch < decisions->epoch && entry_ask(decisions, entry) == 0) {
+        pending_add(decisions, entry);
+        entry = NULL;
+    }
+    if (entry == NULL) {
         decision_release(answer);
         return;
     }
     latencies_add(&decisions->latencies, (clock_us(CLOCK_MONOTONIC) - entry->asked_us) * 1000);
-    link_remove(&entry->order);
-    decisions->pending_count--;
     entry->question.id = 0;
     entry->decision = answer;
-    link_append(&decisions->answered, &entry->order);
+    link_append(&entry->share->answered, &entry->order);
 
     /* The callbacks may ask again and so change the tables: take what they need out first. */
     struct decision *decision = decision_hold(answer);

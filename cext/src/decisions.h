@@ -4,6 +4,10 @@
  * A question is identified by what it depends on (its key). The first flow with a new key causes one
  * question; others with the same key wait beside it. An answer serves all of them and is kept until the mesh
  * state's epoch moves on. Sans-I/O: the worker sends the questions and delivers the answers.
+ *
+ * Workloads share the room: none may have more answers cached, or more questions under way, than there is
+ * room left. One that asks about ever new destinations ends with half of it and forgets its own oldest
+ * answers, not others'.
  */
 #ifndef NS_DECISIONS_H
 #define NS_DECISIONS_H
@@ -14,8 +18,9 @@
 
 enum {
     DECISIONS_BUCKETS = 4096,
-    DECISIONS_MAX = 16384,        /* cached and pending together; beyond it the oldest answer is forgotten */
-    DECISIONS_PENDING_MAX = 4096, /* questions under way; beyond it new flows are refused */
+    DECISIONS_MAX = 16384, /* cached and pending together, of all workloads */
+    DECISIONS_PENDING_MAX =
+        4096, /* questions under way, same; beyond a workload's part its new flows are refused */
 };
 
 /* An answer, shared by the cache and the flows that go by it. Immutable, counted, of one thread. */
@@ -44,6 +49,14 @@ struct decision_waiter {
     enum waiter_kind kind;
 };
 
+/* One workload's part of a cache; embedded in it. */
+struct decision_share {
+    struct link answered; /* entries, oldest first */
+    struct link pending;  /* entries */
+    size_t count;         /* entries in both */
+    size_t pending_count;
+};
+
 struct decisions;
 
 /* Called for each waiter when its answer is there. The waiter is unlinked already; it may be freed or wait
@@ -53,15 +66,21 @@ typedef void decision_ready(void *owner, struct decision_waiter *waiter, struct 
 typedef int decision_ask(void *owner, const struct ns_question *question);
 
 struct decisions *decisions_new(uint32_t worker_index, decision_ask *ask, decision_ready *ready, void *owner);
+/* All shares have been forgotten before. */
 void decisions_free(struct decisions *decisions);
 
+void decision_share_init(struct decision_share *share);
+/* Drops all that is known and asked of the workload; nobody is to wait for it any more. */
+void decisions_forget(struct decisions *decisions, struct decision_share *share);
+
 /*
- * Looks up the answer to `question` (its id is ignored). Returns a cached decision (borrowed: hold it to keep
- * it), or NULL: then either *waiting is 1 and `ready` will be called for the waiter, or *waiting is 0 and no
- * answer can be had.
+ * Looks up the answer to `question` (its id is ignored), which is of the share's workload. Returns a cached
+ * decision (borrowed: hold it to keep it), or NULL: then either *waiting is 1 and `ready` will be called for
+ * the waiter, or *waiting is 0 and no answer can be had.
  */
-struct decision *decisions_get(struct decisions *decisions, const struct ns_question *question,
-                               struct decision_waiter *waiter, int *waiting);
+struct decision *decisions_get(struct decisions *decisions, struct decision_share *share,
+                               const struct ns_question *question, struct decision_waiter *waiter,
+                               int *waiting);
 /* Stops waiting; harmless if it does not wait. */
 void decision_waiter_cancel(struct decision_waiter *waiter);
 

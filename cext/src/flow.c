@@ -26,6 +26,7 @@ enum {
     REFUSED_STREAM = 7,       /* RFC 9113 section 7: the peer did not begin to process the stream */
 };
 
+/* The connection was counted in. */
 static struct flow *flow_new(struct worker *worker, struct workload *workload, enum ns_direction direction)
 {
     struct flow *flow = ns_alloc(sizeof(*flow));
@@ -36,18 +37,22 @@ static struct flow *flow_new(struct worker *worker, struct workload *workload, e
     flow->workload = workload;
     flow->window = H2_STREAM_WINDOW;
     link_init(&flow->tunnel_link);
-    link_init(&flow->busy_link);
+    link_init(&flow->task.link);
+    flow->task.kind = TASK_FLOW;
     link_init(&flow->waiting_link);
     link_init(&flow->waiter.link);
     flow->near.fd = -1;
     flow->near.kind = POLL_NEAR;
     flow->far.fd = -1;
     flow->far.kind = POLL_FAR;
+    flow->to_near.pending.account = flow->to_far.pending.account = &workload->quota->memory;
+    flow->recheck_round = worker->recheck_round;
     flow->accepted_ms = worker->now_ms;
     flow->deadline_ms = worker->now_ms + worker->options->connect_timeout_ms + DEADLINE_SPARE_MS;
     link_append(&workload->flows, &flow->link);
     link_append(&worker->waiting_flows, &flow->waiting_link);
     worker->live_flows++;
+    workload->live_flows++;
     workload->stats.accepted++;
     return flow;
 }
@@ -61,11 +66,26 @@ void flow_free(struct flow *flow)
     free(flow);
 }
 
-static void side_adopt(struct pollable *side, int fd)
+static void close_orderly(int fd)
 {
+    close(fd);
+}
+
+static void side_adopt(struct flow *flow, struct pollable *side, int fd)
+{
+    quota_descriptors(flow->workload->quota, 1);
     side->fd = fd;
     side->readable = side->writable = side->ending = side->failed = 0;
     side->finished = side->urgent = 0;
+}
+
+static void side_close(struct flow *flow, struct pollable *side, void (*how)(int))
+{
+    if (side->fd < 0)
+        return;
+    how(side->fd);
+    side->fd = -1;
+    quota_descriptors(flow->workload->quota, -1);
 }
 
 /* ---- the end ---- */
@@ -92,30 +112,25 @@ static void flow_close(struct flow *flow, const char *reason, void (*close_side)
     }
     flow_leave_tunnel(flow);
     flow->state = FLOW_CLOSED;
-    if (flow->near.fd >= 0)
-        close_side(flow->near.fd);
-    if (flow->far.fd >= 0)
-        close_side(flow->far.fd);
-    flow->near.fd = flow->far.fd = -1;
+    side_close(flow, &flow->near, close_side);
+    side_close(flow, &flow->far, close_side);
     byte_queue_clear(&flow->to_near.pending, &worker->blocks);
     byte_queue_clear(&flow->to_far.pending, &worker->blocks);
-    splice_give(&worker->pipes, flow->to_near.pipe);
-    splice_give(&worker->pipes, flow->to_far.pipe);
-    flow->to_near.pipe = flow->to_far.pipe = NULL;
+    relay_give_pipe(flow, &flow->to_near);
+    relay_give_pipe(flow, &flow->to_far);
     worker->window_spare += flow->window - H2_STREAM_WINDOW;
+    flow->workload->widened -= flow->window - H2_STREAM_WINDOW;
+    quota_memory(flow->workload->quota, -(int64_t)(flow->window - H2_STREAM_WINDOW));
     if (worker->gathered.flow == flow)
         worker->gathered.flow = NULL;
     decision_waiter_cancel(&flow->waiter);
-    link_remove(&flow->busy_link);
+    link_remove(&flow->task.link);
     link_remove(&flow->waiting_link);
     link_remove(&flow->link);
     link_append(&worker->dead_flows, &flow->link);
     worker->live_flows--;
-}
-
-static void close_orderly(int fd)
-{
-    close(fd);
+    flow->workload->live_flows--;
+    quota_leave(flow->workload->quota);
 }
 
 void flow_finish(struct flow *flow)
@@ -167,6 +182,7 @@ static void flow_note_tls(struct flow *flow)
 static int endpoint_begin(struct flow *flow, const struct ns_endpoint *endpoint)
 {
     struct worker *worker = flow->worker;
+    turns_spend(&flow->workload->share, TURN_DIAL);
     flow->endpoint = endpoint->address;
     flow->mtls = endpoint->tunnel != 0;
     if (flow->mtls) {
@@ -186,7 +202,7 @@ static int endpoint_begin(struct flow *flow, const struct ns_endpoint *endpoint)
     int fd = socket_connect(&flow->workload->netns, &endpoint->address, NULL, NS_MARK_CORE);
     if (fd < 0)
         return -1;
-    side_adopt(&flow->far, fd);
+    side_adopt(flow, &flow->far, fd);
     return worker_watch(worker, &flow->far);
 }
 
@@ -201,9 +217,7 @@ static void flow_route(struct flow *flow, const char *failure)
         flow->attempts++;
         if (endpoint_begin(flow, &decision->endpoints[chosen]) == 0)
             return;
-        if (flow->far.fd >= 0)
-            close(flow->far.fd);
-        flow->far.fd = -1;
+        side_close(flow, &flow->far, close_orderly);
         failure = "the endpoint cannot be dialled";
     }
     flow_fail(flow, failure);
@@ -212,9 +226,7 @@ static void flow_route(struct flow *flow, const char *failure)
 /* An attempt failed before a byte was relayed. `again`: the same endpoint may do on another tunnel. */
 static void flow_route_failed(struct flow *flow, int again, const char *reason)
 {
-    if (flow->far.fd >= 0)
-        close(flow->far.fd);
-    flow->far.fd = -1;
+    side_close(flow, &flow->far, close_orderly);
     flow->stream = 0;
     flow_leave_tunnel(flow);
     if (again || flow->attempts < flow->decision->endpoint_count)
@@ -229,12 +241,13 @@ static void flow_dial_application(struct flow *flow)
 {
     flow->state = FLOW_CONNECTING;
     flow->endpoint = flow->destination;
+    turns_spend(&flow->workload->share, TURN_DIAL);
     int fd = socket_connect(&flow->workload->netns, &flow->destination, &flow->source, NS_MARK_TO_APP);
     if (fd < 0) {
         flow_fail(flow, "no socket to the application");
         return;
     }
-    side_adopt(&flow->near, fd);
+    side_adopt(flow, &flow->near, fd);
     if (worker_watch(flow->worker, &flow->near) != 0)
         flow_fail(flow, "no socket to the application");
 }
@@ -322,12 +335,14 @@ static void flow_ask(struct flow *flow, int established)
     struct ns_question question;
     int waiting;
     flow_question(flow, &question, established);
-    struct decision *decision = decisions_get(flow->worker->decisions, &question, &flow->waiter, &waiting);
-    if (decision != NULL)
+    struct decision *decision = decisions_get(flow->worker->decisions, &flow->workload->decisions, &question,
+                                              &flow->waiter, &waiting);
+    if (decision != NULL) {
         flow_decided(flow, decision);
-    else if (!waiting && flow->state == FLOW_DECIDING)
-        flow_fail(flow, "too many flows wait for a decision");
-    else if (!waiting)
+    } else if (!waiting && flow->state == FLOW_DECIDING) {
+        quota_refused(flow->workload->quota, NS_LIMIT_QUESTIONS, flow->worker->now_ms);
+        flow_fail(flow, quota_reason(NS_LIMIT_QUESTIONS));
+    } else if (!waiting)
         flow->worker->recheck_missed = 1; /* a live flow is asked about again at the next tick */
 }
 
@@ -338,6 +353,17 @@ void flow_recheck(struct flow *flow)
         flow_ask(flow, flow->state == FLOW_OPEN);
 }
 
+/* ---- its turn ---- */
+
+void flow_continue(struct flow *flow)
+{
+    NS_CHECK(flow, FLOW_MAGIC);
+    if (flow->state == FLOW_DECIDING)
+        flow_ask(flow, 0); /* the answer has come, and is in the cache */
+    else
+        flow_relay(flow);
+}
+
 /* ---- acceptance ---- */
 
 void flow_accept(struct worker *worker, struct workload *workload, enum ns_direction direction, int fd,
@@ -345,7 +371,7 @@ void flow_accept(struct worker *worker, struct workload *workload, enum ns_direc
 {
     struct flow *flow = flow_new(worker, workload, direction);
     struct pollable *side = direction == NS_OUTBOUND ? &flow->near : &flow->far;
-    side_adopt(side, fd);
+    side_adopt(flow, side, fd);
     flow->source = *peer;
     if (socket_local_address(fd, &flow->destination) != 0 || worker_watch(worker, side) != 0) {
         flow_fail(flow, "the connection could not be set up");
@@ -365,6 +391,15 @@ static void on_request(void *owner, int32_t id, const struct ns_address *authori
         h2_respond(tunnel->h2, id, 400);
         return;
     }
+    struct workload *workload = tunnel->workload;
+    enum ns_limit limit = quota_admit(workload->quota, tunnel->worker->now_us);
+    if (limit != NS_LIMITS) {
+        /* Not REFUSED_STREAM, which asks to try the same again at once: another endpoint may do. */
+        h2_respond(tunnel->h2, id, 503);
+        snapshot_refused(tunnel->worker, workload, NS_INBOUND, &tunnel->peer, authority, limit);
+        return;
+    }
+    turns_spend(&workload->share, TURN_ACCEPT);
     struct flow *flow = flow_new(tunnel->worker, tunnel->workload, NS_INBOUND);
     flow->tunnel = tunnel;
     flow->stream = id;
@@ -521,8 +556,12 @@ void flow_event(struct flow *flow, struct pollable *side, uint32_t events)
         int error = socket_error(side->fd);
         side->failed = error != 0 ? error : ECONNRESET;
     }
-    if (flow->state == FLOW_OPEN)
-        flow_relay(flow);
-    else if (side->failed)
+    if (flow->state == FLOW_OPEN) {
+        struct turns *turns = &flow->worker->turns;
+        if (turns_event(turns, &flow->workload->share))
+            flow_relay(flow);
+        else
+            task_wait(turns, &flow->workload->share, &flow->task);
+    } else if (side->failed)
         flow_abort(flow, "the client went away");
 }

@@ -44,13 +44,14 @@ struct flow {
     uint64_t id;
     struct worker *worker;
     struct workload *workload;
-    struct link link;         /* in its workload's flows; the graveyard once closed */
+    struct link link; /* in its workload's flows, oldest recheck_round first; the graveyard once closed */
     struct link tunnel_link;  /* in its tunnel's flows */
-    struct link busy_link;    /* in worker->busy_flows */
+    struct task task;         /* in its workload's share of the turns */
     struct link waiting_link; /* in worker->waiting_flows until OPEN */
     struct decision_waiter waiter;
     struct decision *decision; /* held; NULL until answered */
     uint32_t attempts;         /* endpoints or tunnels tried */
+    uint64_t recheck_round;    /* the worker's when it was last asked about */
     struct pollable near;
     struct pollable far; /* fd -1 when the far side is a tunnel */
     struct tunnel
@@ -78,11 +79,14 @@ extern const struct h2_events FLOW_EVENTS; /* owner: the tunnel; stream: the flo
 /* What is asked for a new connection of the workload to `destination`; the id is left 0. */
 void outbound_question(const struct workload *workload, const struct ns_address *destination,
                        struct ns_question *question);
+/* Takes over an accepted connection that was counted in (quota_admit). */
 void flow_accept(struct worker *worker, struct workload *workload, enum ns_direction direction, int fd,
                  const struct ns_address *peer);
 void flow_event(struct flow *flow, struct pollable *side, uint32_t events);
 /* Moves bytes as far as they go now. */
 void flow_relay(struct flow *flow);
+/* Its turn, after it had to wait for one. */
+void flow_continue(struct flow *flow);
 /* The decision that the flow waited for. */
 void flow_decided(struct flow *flow, struct decision *decision);
 /* A new epoch: asks again whether a live flow is allowed. */

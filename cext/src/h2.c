@@ -232,6 +232,12 @@ void h2_widen(struct h2 *h2, int32_t id, uint32_t window)
     nghttp2_session_set_local_window_size(h2->session, NGHTTP2_FLAG_NONE, id, (int32_t)window);
 }
 
+void h2_windows(struct h2 *h2, uint32_t window)
+{
+    nghttp2_settings_entry settings[] = {{NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, window}};
+    nghttp2_submit_settings(h2->session, NGHTTP2_FLAG_NONE, settings, 1);
+}
+
 /* ---- sending ---- */
 
 static ssize_t frame_length(nghttp2_session *session, uint8_t type, int32_t id, int32_t connection_window,

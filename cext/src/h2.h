@@ -30,6 +30,7 @@ enum {
         << 20, /* a multiple of the stream's: equal sizes can deadlock applications (ztunnel) */
     H2_FRAME_MAX = 224
         << 10, /* largest DATA frame; a scratch buffer holds one. When sent, the peer's limit also holds */
+    H2_PRODUCE_MIN = 32 << 10,
     H2_STREAMS_PER_TUNNEL = 100, /* opened by us on one connection */
     H2_STREAMS_ACCEPTED = 200,   /* announced to peers; ztunnel's server accepts as many */
 };
@@ -73,9 +74,9 @@ void h2_free(struct h2 *h2);
  * h2_broken tells as soon as that was produced, and so does the next h2_feed. */
 int h2_feed(struct h2 *h2, const uint8_t *bytes, size_t length);
 int h2_broken(const struct h2 *h2);
-/* Writes frames to out; returns their length. *more is set if the buffer ended before the frames did. Room
- * for one largest frame is needed: capacity >= H2_FRAME_MAX. Returns (size_t)-1 on an internal
- * failure. */
+/* Writes frames to out; returns their length. *more is set if the buffer ended before the frames did. The
+ * capacity must be at least H2_PRODUCE_MIN; frames are as large as there is room. Returns (size_t)-1 on an
+ * internal failure. */
 size_t h2_produce(struct h2 *h2, uint8_t *out, size_t capacity, int *more);
 /* True while h2_produce would write something (streams that wait in LATER apart). */
 int h2_wants_produce(const struct h2 *h2);
@@ -95,6 +96,9 @@ void h2_reset(struct h2 *h2, int32_t id, uint32_t code);
 void h2_taken(struct h2 *h2, int32_t id, size_t length);
 /* Sets a stream's receive window, which must be larger than before. */
 void h2_widen(struct h2 *h2, int32_t id, uint32_t window);
+/* Asks the peer to begin all streams with this window, and to take the difference off, or on, the windows of
+ * those that are open (RFC 9113 section 6.9.2); H2_STREAM_WINDOW at first. */
+void h2_windows(struct h2 *h2, uint32_t window);
 /* True while flow control, the peer's reluctance, keeps this stream from sending. */
 int h2_stream_blocked(struct h2 *h2, int32_t id);
 

@@ -4,7 +4,8 @@
  * Backpressure in plaintext: a side is read only while the other side has nothing pending, so at most one
  * scratch buffer per direction is held, or one pipe: bulk is spliced and never seen by us. In a tunnel:
  * towards the wire nothing is read that cannot be produced (relay_stream_source is the read); from the wire
- * at most the stream's window is pending.
+ * at most the stream's window is pending. A workload that holds half of its memory limit reads little at once
+ * and splices nothing: each of its connections goes on, and holds 16 KiB a direction when it cannot.
  *
  * Edge-triggered readiness: `readable` stays set until a read finds nothing. A short read also clears it,
  * unless the end was announced (`ending`): then only the read that returns 0 or an error is the last. Once
@@ -35,6 +36,7 @@ enum {
     WIDEN_EVERY_WINDOWS = 4,
     REACTION_US = 300,   /* until the application has taken what arrived, and the peer may send again */
     SPLICE_FROM = 65536, /* bytes in one read: below, a copy costs less than a pipe */
+    SPLICE_CHEAPER = 4,  /* than a copy */
 };
 
 /* Results of an attempt on a socket. */
@@ -109,6 +111,7 @@ static enum progress side_write(struct flow *flow, struct pollable *side, struct
     for (; message.msg_iovlen > 0; message.msg_iov++, message.msg_iovlen--)
         byte_queue_append(&half->pending, &flow->worker->blocks, message.msg_iov->iov_base,
                           message.msg_iov->iov_len);
+    workload_look_at_memory(flow->workload);
     return PROGRESS_BLOCKED;
 }
 
@@ -129,13 +132,15 @@ static enum progress pump_copy(struct flow *flow, struct pollable *from, struct 
                                struct half *half)
 {
     struct worker *worker = flow->worker;
-    ssize_t got = recv(from->fd, worker->plain, SCRATCH_SIZE, MSG_DONTWAIT);
+    size_t room = quota_tight(flow->workload->quota) ? QUOTA_READ_TIGHT : SCRATCH_SIZE;
+    ssize_t got = recv(from->fd, worker->plain, room, MSG_DONTWAIT);
+    turns_moved(&flow->workload->share, got > 0 ? (size_t)got : 0);
     if (got > 0) {
         struct iovec piece = {worker->plain, (size_t)got};
         size_t written;
         half->bytes += (uint64_t)got;
         half->bulk = got >= SPLICE_FROM;
-        if (got < SCRATCH_SIZE && !from->ending && !from->urgent)
+        if ((size_t)got < room && !from->ending && !from->urgent)
             from->readable = 0;
         return side_write(flow, to, half, &piece, 1, &written);
     }
@@ -150,12 +155,41 @@ static enum progress pump_copy(struct flow *flow, struct pollable *from, struct 
     return PROGRESS_DONE;
 }
 
+/* Counts a pipe that is kept, its bytes and its two descriptors, for the workload. */
+static void pipe_count(struct flow *flow, struct splice_pipe *pipe)
+{
+    struct quota *quota = flow->workload->quota;
+    if (pipe->held == pipe->counted)
+        return;
+    quota_memory(quota, (int64_t)pipe->held - (int64_t)pipe->counted);
+    if (pipe->counted == 0 || pipe->held == 0)
+        quota_descriptors(quota, pipe->counted == 0 ? 2 : -2);
+    pipe->counted = pipe->held;
+}
+
+void relay_give_pipe(struct flow *flow, struct half *half)
+{
+    struct splice_pipe *pipe = half->pipe;
+    if (pipe == NULL)
+        return;
+    half->pipe = NULL;
+    if (pipe->counted > 0) { /* it was kept */
+        size_t held = pipe->held;
+        pipe->held = 0;
+        pipe_count(flow, pipe);
+        pipe->held = held;
+    }
+    splice_give(&flow->worker->pipes, pipe);
+}
+
 /* Writes what is in the pipe, and gives it back. */
 static enum progress pipe_drain(struct flow *flow, struct pollable *to, struct half *half)
 {
     while (half->pipe != NULL && half->pipe->held > 0) {
-        if (!to->writable)
+        if (!to->writable) {
+            pipe_count(flow, half->pipe);
             return PROGRESS_BLOCKED;
+        }
         ssize_t moved = splice_out(half->pipe, to->fd);
         if (moved < 0 && errno == EAGAIN) {
             to->writable = 0;
@@ -164,8 +198,7 @@ static enum progress pipe_drain(struct flow *flow, struct pollable *to, struct h
             return PROGRESS_BROKEN;
         }
     }
-    splice_give(&flow->worker->pipes, half->pipe);
-    half->pipe = NULL;
+    relay_give_pipe(flow, half);
     return PROGRESS_DONE;
 }
 
@@ -174,11 +207,12 @@ static enum progress pipe_drain(struct flow *flow, struct pollable *to, struct h
 static enum progress pump_splice(struct flow *flow, struct pollable *from, struct pollable *to,
                                  struct half *half)
 {
-    half->pipe = splice_take(&flow->worker->pipes);
+    half->pipe = quota_tight(flow->workload->quota) ? NULL : splice_take(&flow->worker->pipes);
     if (half->pipe == NULL)
         return pump_copy(flow, from, to, half);
     ssize_t moved = splice_in(half->pipe, from->fd);
     int error = errno;
+    turns_moved(&flow->workload->share, moved > 0 ? (size_t)moved / SPLICE_CHEAPER : 0);
     half->bulk = moved >= SPLICE_FROM;
     if (moved > 0) {
         half->bytes += (uint64_t)moved;
@@ -201,9 +235,8 @@ static enum progress pump(struct flow *flow, struct pollable *from, struct polla
     if (progress == PROGRESS_DONE && from->readable && half->state == HALF_OPEN)
         progress =
             half->bulk && !from->urgent ? pump_splice(flow, from, to, half) : pump_copy(flow, from, to, half);
-    if (progress == PROGRESS_DONE && from->readable && half->state == HALF_OPEN &&
-        link_empty(&flow->busy_link))
-        link_append(&flow->worker->busy_flows, &flow->busy_link); /* its share of this turn is used up */
+    if (progress == PROGRESS_DONE && from->readable && half->state == HALF_OPEN)
+        task_again(&flow->worker->turns, &flow->workload->share, &flow->task);
     if (half->pipe == NULL)
         half_end_if_due(half, opposite, to);
     if (progress == PROGRESS_BROKEN ||
@@ -238,6 +271,7 @@ static enum progress side_discard(struct flow *flow, struct pollable *side, stru
 static void relay_tunnel(struct flow *flow)
 {
     struct pollable *near = &flow->near;
+    turns_spend(&flow->workload->share, 1);
     if (side_drain(flow, near, &flow->to_near) == PROGRESS_BROKEN) {
         flow_abort(flow, "the application reset the connection");
         return;
@@ -297,8 +331,14 @@ static void widen(struct flow *flow)
         return;
     uint32_t wanted =
         relay_window(flow->window, span, elapsed_us, socket_round_trip_us(flow->tunnel->poll.fd));
-    if (wanted > flow->window && worker->window_spare >= wanted - flow->window) {
-        worker->window_spare -= wanted - flow->window;
+    uint32_t more = wanted - flow->window;
+    struct workload *workload = flow->workload;
+    /* No workload may have widened by more than what is left for all. */
+    if (wanted > flow->window && worker->window_spare >= workload->widened + more &&
+        !quota_tight(workload->quota)) {
+        worker->window_spare -= more;
+        workload->widened += more;
+        quota_memory(workload->quota, more);
         flow->window = wanted;
         h2_widen(flow->tunnel->h2, flow->stream, wanted);
     }
@@ -314,6 +354,7 @@ void relay_gathered(struct worker *worker)
     size_t written;
     enum progress progress =
         side_write(flow, &flow->near, &flow->to_near, gathered->pieces, gathered->count, &written);
+    turns_spend(&flow->workload->share, 1);
     if (flow->stream > 0) { /* else the stream has just ended */
         h2_taken(flow->tunnel->h2, flow->stream, written);
         if (progress == PROGRESS_DONE)
@@ -359,6 +400,7 @@ ssize_t relay_stream_source(void *owner, void *stream, uint8_t *out, size_t capa
     while (flow->state == FLOW_OPEN && near->readable) {
         ssize_t got = recv(near->fd, out, capacity, MSG_DONTWAIT);
         if (got > 0) {
+            turns_moved(&flow->workload->share, (size_t)got);
             flow->to_far.bytes += (uint64_t)got;
             if ((size_t)got < capacity && near->finished) {
                 near->readable = 0;

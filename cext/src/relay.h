@@ -18,6 +18,9 @@ ssize_t relay_stream_source(void *owner, void *stream, uint8_t *out, size_t capa
 /* Writes what relay_stream_data has gathered. To be called after each h2_feed, before its bytes go. */
 void relay_gathered(struct worker *worker);
 
+/* Gives a direction's pipe back, and what is in it up. */
+void relay_give_pipe(struct flow *flow, struct half *half);
+
 /* The receive window for a stream that has `window` now and received `bytes` in `elapsed_us`, on a connection
  * whose round trip takes `round_trip_us`: the same, or twice as much. */
 uint32_t relay_window(uint32_t window, uint64_t bytes, uint64_t elapsed_us, uint32_t round_trip_us);

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { REFUSALS_APART_MS = 1000 };
+
 static void describe(const struct flow *flow, struct ns_connection *out)
 {
     memset(out, 0, sizeof(*out));
@@ -27,17 +29,41 @@ static void describe(const struct flow *flow, struct ns_connection *out)
     memcpy(out->reason, flow->reason, sizeof(out->reason));
 }
 
+static struct ns_connection *closed_slot(struct worker *worker)
+{
+    if (worker->closed == NULL)
+        worker->closed = ns_alloc(CLOSED_KEPT * sizeof(worker->closed[0]));
+    return &worker->closed[worker->closed_next++ % CLOSED_KEPT];
+}
+
 void snapshot_remember(struct flow *flow, const char *reason)
 {
     struct worker *worker = flow->worker;
-    if (worker->closed == NULL)
-        worker->closed = ns_alloc(CLOSED_KEPT * sizeof(worker->closed[0]));
-    struct ns_connection *slot = &worker->closed[worker->closed_next++ % CLOSED_KEPT];
+    struct ns_connection *slot = closed_slot(worker);
     describe(flow, slot);
     slot->state = NS_STATE_CLOSED;
     slot->closed_ms = worker->now_ms;
     if (reason != NULL && !(flow->state == FLOW_OPEN && !flow->mtls))
         snprintf(slot->reason, sizeof(slot->reason), "%s", reason);
+}
+
+void snapshot_refused(struct worker *worker, struct workload *workload, enum ns_direction direction,
+                      const struct ns_address *source, const struct ns_address *destination,
+                      enum ns_limit limit)
+{
+    if (workload->refusal_shown_ms != 0 && worker->now_ms - workload->refusal_shown_ms < REFUSALS_APART_MS)
+        return;
+    workload->refusal_shown_ms = worker->now_ms;
+    struct ns_connection *slot = closed_slot(worker);
+    memset(slot, 0, sizeof(*slot));
+    slot->id = ((uint64_t)worker->index << 48) + worker->next_flow_id++;
+    slot->workload = workload->key;
+    slot->direction = direction;
+    slot->state = NS_STATE_CLOSED;
+    slot->source = *source;
+    slot->destination = slot->endpoint = *destination;
+    slot->closed_ms = worker->now_ms;
+    snprintf(slot->reason, sizeof(slot->reason), "%s", quota_reason(limit));
 }
 
 struct snapshot_state {
@@ -67,16 +93,15 @@ static void snapshot_connections(struct worker *worker, struct workload *workloa
 
 static void snapshot_workload(struct worker *worker, struct workload *workload, void *argument)
 {
-    (void)worker;
     struct snapshot_part *part = argument;
     part->workloads = realloc(part->workloads, (part->workload_count + 1) * sizeof(part->workloads[0]));
     if (part->workloads == NULL)
         abort();
     struct ns_workload_stats *stats = &part->workloads[part->workload_count++];
     *stats = workload->stats;
-    struct link *at, *next;
-    link_each(at, next, &workload->flows) stats->connections++;
-    link_each(at, next, &workload->tunnels) stats->tunnels++;
+    stats->connections = workload->live_flows;
+    stats->tunnels = workload->live_tunnels;
+    quota_stats(workload->quota, worker->now_ms, stats);
 }
 
 static void snapshot_closed(struct worker *worker, struct snapshot_state *state)

@@ -15,6 +15,7 @@ enum { SPLICE_PIPE_SIZE = 1 << 20, SPLICE_PIPES_KEPT = 8 };
 struct splice_pipe {
     struct splice_pipe *next; /* in the pool */
     size_t held;              /* bytes in it */
+    size_t counted;           /* of them, for the workload; the user's */
     int input;
     int output;
 };

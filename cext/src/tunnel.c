@@ -7,6 +7,10 @@
  * socket does not take is kept in `pending`, and as long as there is some, nothing new is produced: streams
  * then stay unread, and so the applications feel the pressure.
  *
+ * A workload that holds half of its memory limit produces little at once, so that little can be left, and its
+ * peers are asked for small windows (tunnel_windows): what is on its way already still arrives. A tunnel is
+ * read in any case: unread, it would answer no ping, and its peer would end all that runs in it.
+ *
  * A tunnel must not be torn down while nghttp2 or OpenSSL are on the stack: what finds a reason in a callback
  * sets `doom` (tunnel_touch makes sure that the end of the turn looks at it).
  */
@@ -49,7 +53,9 @@ static struct tunnel *tunnel_new(struct worker *worker, struct workload *workloa
     tunnel->workload = workload;
     link_init(&tunnel->pool_link);
     link_init(&tunnel->dirty_link);
-    link_init(&tunnel->busy_link);
+    link_init(&tunnel->task.link);
+    tunnel->task.kind = TASK_TUNNEL;
+    tunnel->pending.account = &workload->quota->memory;
     link_init(&tunnel->flows);
     tunnel->poll.fd = -1;
     tunnel->poll.kind = POLL_TUNNEL;
@@ -57,8 +63,12 @@ static struct tunnel *tunnel_new(struct worker *worker, struct workload *workloa
     tunnel->idle_ms = worker->now_ms;
     tunnel->deadline_ms = worker->now_ms + worker->options->connect_timeout_ms;
     tunnel->h2 = h2_new(role == TLS_SERVER, &FLOW_EVENTS, tunnel);
+    if (workload->tight)
+        h2_windows(tunnel->h2, QUOTA_WINDOW_TIGHT);
     link_append(&workload->tunnels, &tunnel->link);
     worker->live_tunnels++;
+    workload->live_tunnels++;
+    turns_spend(&workload->share, TURN_TUNNEL);
     return tunnel;
 }
 
@@ -71,6 +81,21 @@ static void use_congestion_control(const struct tunnel *tunnel, int fd)
         (void)socket_congestion(fd, tunnel->worker->options->congestion_control);
 }
 
+static void tunnel_adopt(struct tunnel *tunnel, int fd)
+{
+    tunnel->poll.fd = fd;
+    quota_descriptors(tunnel->workload->quota, 1);
+}
+
+static void tunnel_close(struct tunnel *tunnel)
+{
+    if (tunnel->poll.fd < 0)
+        return;
+    close(tunnel->poll.fd);
+    tunnel->poll.fd = -1;
+    quota_descriptors(tunnel->workload->quota, -1);
+}
+
 /* Dials, or waits to dial again. 0, or -1 with errno when no socket can be had. */
 static int tunnel_dial(struct tunnel *tunnel)
 {
@@ -80,11 +105,10 @@ static int tunnel_dial(struct tunnel *tunnel)
     if (fd < 0)
         return -1;
     use_congestion_control(tunnel, fd);
-    tunnel->poll.fd = fd;
+    tunnel_adopt(tunnel, fd);
     tunnel->poll.readable = tunnel->poll.writable = tunnel->poll.ending = 0;
     if (worker_watch(tunnel->worker, &tunnel->poll) != 0) {
-        close(fd);
-        tunnel->poll.fd = -1;
+        tunnel_close(tunnel);
         return -1;
     }
     return 0;
@@ -127,11 +151,12 @@ struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const
 void tunnel_accept(struct worker *worker, struct workload *workload, int fd, const struct ns_address *peer)
 {
     if (workload->credentials.context == NULL) {
+        quota_leave(workload->quota);
         socket_abort(fd);
         return;
     }
     struct tunnel *tunnel = tunnel_new(worker, workload, TLS_SERVER);
-    tunnel->poll.fd = fd;
+    tunnel_adopt(tunnel, fd);
     tunnel->state = TUNNEL_HANDSHAKE;
     tunnel->peer = *peer;
     use_congestion_control(tunnel, fd);
@@ -178,8 +203,10 @@ static void tunnel_send(struct tunnel *tunnel, const uint8_t *bytes, size_t leng
             tunnel->doom = "the connection to the peer broke";
         }
     }
-    if (length > 0 && tunnel->doom == NULL)
+    if (length > 0 && tunnel->doom == NULL) {
         byte_queue_append(&tunnel->pending, &tunnel->worker->blocks, bytes, length);
+        workload_look_at_memory(tunnel->workload);
+    }
 }
 
 static struct tls_sink tunnel_sink(struct tunnel *tunnel)
@@ -191,8 +218,8 @@ static struct tls_sink tunnel_sink(struct tunnel *tunnel)
 
 void tunnel_touch(struct tunnel *tunnel)
 {
-    if (tunnel->state < TUNNEL_CLOSED && link_empty(&tunnel->dirty_link))
-        link_append(&tunnel->worker->dirty_tunnels, &tunnel->dirty_link);
+    if (tunnel->state < TUNNEL_CLOSED)
+        turns_write(&tunnel->worker->turns, &tunnel->workload->share, &tunnel->dirty_link);
 }
 
 /* Seals and sends what the streams have, one buffer of it. True if the buffer ended before the frames did. */
@@ -203,7 +230,9 @@ static int tunnel_produce(struct tunnel *tunnel)
     tunnel_drain(tunnel);
     if (tunnel->pending.length > 0 || tunnel->doom != NULL)
         return 1; /* goes on when the socket is writable again */
-    size_t length = h2_produce(tunnel->h2, worker->plain, SCRATCH_SIZE, &more);
+    size_t room = quota_tight(tunnel->workload->quota) ? QUOTA_PRODUCE_TIGHT : SCRATCH_SIZE;
+    turns_spend(&tunnel->workload->share, 1);
+    size_t length = h2_produce(tunnel->h2, worker->plain, room, &more);
     if (length == 0)
         return more;
     struct tls_sink sink = tunnel_sink(tunnel);
@@ -237,10 +266,12 @@ void tunnel_flush(struct tunnel *tunnel)
 /* It has more to do than it may do now. */
 static void tunnel_defer(struct tunnel *tunnel)
 {
-    struct worker *worker = tunnel->worker;
-    if (link_empty(&tunnel->busy_link))
-        link_append(tunnel->state == TUNNEL_OPEN ? &worker->busy_tunnels : &worker->handshakes,
-                    &tunnel->busy_link);
+    struct turns *turns = &tunnel->worker->turns;
+    struct share *share = &tunnel->workload->share;
+    if (tunnel->state == TUNNEL_OPEN)
+        task_again(turns, share, &tunnel->task);
+    else
+        turns_step(turns, share, &tunnel->task.link);
 }
 
 static void handshake_done(struct tunnel *tunnel)
@@ -295,6 +326,7 @@ void tunnel_read(struct tunnel *tunnel)
     if (tunnel->poll.readable && tunnel->doom == NULL) {
         /* The sealed and the opened bytes share no buffer: plain is written while cipher is read. */
         ssize_t got = recv(tunnel->poll.fd, worker->incoming, SCRATCH_SIZE, MSG_DONTWAIT);
+        turns_moved(&tunnel->workload->share, got > 0 ? (size_t)got : 0);
         if (got > 0) {
             tunnel->heard_ms = worker->now_ms;
             if (got < SCRATCH_SIZE && !tunnel->poll.ending)
@@ -323,8 +355,7 @@ void tunnel_read(struct tunnel *tunnel)
 static void tunnel_refused(struct tunnel *tunnel, int error)
 {
     struct worker *worker = tunnel->worker;
-    close(tunnel->poll.fd);
-    tunnel->poll.fd = -1;
+    tunnel_close(tunnel);
     /* A peer that is just being enrolled is announced a moment before, or after, its core listens. */
     if (error == ECONNREFUSED &&
         worker->now_ms + RETRY_MS < tunnel->first_try_ms + worker->options->refused_retry_ms) {
@@ -380,10 +411,15 @@ void tunnel_event(struct tunnel *tunnel, uint32_t events)
         tunnel_drain(tunnel);
         tunnel_touch(tunnel);
     }
-    if (tunnel->poll.readable && tunnel->state < TUNNEL_OPEN)
+    if (tunnel->poll.readable && tunnel->state < TUNNEL_OPEN) {
         tunnel_defer(tunnel);
-    else if (tunnel->poll.readable)
-        tunnel_read(tunnel);
+    } else if (tunnel->poll.readable) {
+        struct turns *turns = &tunnel->worker->turns;
+        if (turns_event(turns, &tunnel->workload->share))
+            tunnel_read(tunnel);
+        else
+            task_wait(turns, &tunnel->workload->share, &tunnel->task);
+    }
 }
 
 /* The core retires. A peer's request may cross our GOAWAY, and not every peer tries such a one again: so
@@ -435,6 +471,13 @@ void tunnel_tick(struct tunnel *tunnel)
     }
 }
 
+void tunnel_windows(struct tunnel *tunnel, uint32_t window)
+{
+    NS_CHECK(tunnel, TUNNEL_MAGIC);
+    h2_windows(tunnel->h2, window);
+    tunnel_touch(tunnel);
+}
+
 /* ---- ending ---- */
 
 void tunnel_flow_left(struct tunnel *tunnel)
@@ -477,14 +520,15 @@ void tunnel_abort(struct tunnel *tunnel, const char *reason)
     tunnel->state = TUNNEL_CLOSED;
     struct link *at, *next;
     link_each(at, next, &tunnel->flows) flow_tunnel_lost(container_of(at, struct flow, tunnel_link), reason);
-    if (tunnel->poll.fd >= 0)
-        close(tunnel->poll.fd);
-    tunnel->poll.fd = -1;
+    tunnel_close(tunnel);
     link_remove(&tunnel->dirty_link);
-    link_remove(&tunnel->busy_link);
+    link_remove(&tunnel->task.link);
     link_remove(&tunnel->link);
     link_append(&worker->dead_tunnels, &tunnel->link);
     worker->live_tunnels--;
+    tunnel->workload->live_tunnels--;
+    if (tunnel->role == TLS_SERVER)
+        quota_leave(tunnel->workload->quota);
 }
 
 void tunnel_free(struct tunnel *tunnel)

@@ -30,8 +30,8 @@ struct tunnel {
     struct workload *workload;
     struct link link;       /* in its workload's tunnels */
     struct link pool_link;  /* client: in the pool's bucket while it takes streams */
-    struct link dirty_link; /* in worker->dirty_tunnels */
-    struct link busy_link;  /* in worker->busy_tunnels; before OPEN in worker->handshakes */
+    struct link dirty_link; /* in the writes of its workload's share of the turns */
+    struct task task;       /* same, in the tasks; before OPEN in the steps */
     struct link flows;      /* by flow.tunnel_link */
     struct pollable poll;
     struct tls tls;
@@ -61,7 +61,7 @@ struct tunnel *tunnel_pooled(struct worker *worker, struct workload *workload,
  * NULL if none can be made (no credentials, no descriptor). */
 struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const struct ns_address *address,
                          const char *identity);
-/* Takes over an accepted connection on 15008. */
+/* Takes over an accepted connection on 15008 that was counted in (quota_admit). */
 void tunnel_accept(struct worker *worker, struct workload *workload, int fd, const struct ns_address *peer);
 
 /* Something is to be written: it will be at the end of the turn. */
@@ -74,6 +74,8 @@ void tunnel_read(struct tunnel *tunnel);
 void tunnel_handshake(struct tunnel *tunnel);
 void tunnel_flush(struct tunnel *tunnel);
 void tunnel_tick(struct tunnel *tunnel);
+/* Asks the peer for another window of each stream. */
+void tunnel_windows(struct tunnel *tunnel, uint32_t window);
 /* No new streams; ends with its last flow. */
 void tunnel_retire(struct tunnel *tunnel);
 /* Ends it now: its flows are reset, or routed anew if they had not begun. */

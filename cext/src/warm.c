@@ -123,7 +123,8 @@ static void warm_ask(struct warm_peer *peer)
     struct ns_question question;
     int waiting;
     outbound_question(peer->workload, &peer->destination, &question);
-    struct decision *decision = decisions_get(peer->worker->decisions, &question, &peer->waiter, &waiting);
+    struct decision *decision = decisions_get(peer->worker->decisions, &peer->workload->decisions, &question,
+                                              &peer->waiter, &waiting);
     if (decision != NULL)
         warm_decided(peer, decision);
     else if (!waiting)

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -24,7 +25,10 @@ enum {
     ACCEPTS_PER_EVENT = 64,
     TUNNELS_PER_EVENT = 8, /* accepted; one costs several times what a flow does */
     TICK_MS = 1000,
-    TICK_RETRY_MS = 50, /* while a tunnel waits to dial again */
+    TICK_RETRY_MS = 50,     /* while a tunnel waits to dial again, or a listener is paused */
+    BATCHES_PER_TURN = 16,  /* of events, when workloads share the turn: most are only noted */
+    RECHECKS_PER_TURN = 64, /* flows asked about again after an epoch */
+    ENDS_PER_TURN = 64,     /* flows and tunnels of a removed workload */
 };
 
 /* ---- workloads ---- */
@@ -66,8 +70,14 @@ static void workload_add(struct worker *worker, struct command *command)
     workload->netns.serial = command->serial;
     workload->address = command->address;
     workload->stats.workload = command->workload;
-    for (int role = 0; role < LISTENER_ROLES; role++)
+    workload->quota = command->quota;
+    for (int role = 0; role < LISTENER_ROLES; role++) {
         workload->listeners[role].poll.fd = -1;
+        link_init(&workload->listeners[role].paused_link);
+    }
+    share_init(&workload->share);
+    decision_share_init(&workload->decisions);
+    link_init(&workload->recheck_link);
     link_init(&workload->flows);
     link_init(&workload->tunnels);
     link_init(&workload->warm_peers);
@@ -88,6 +98,23 @@ static void workload_credentials(struct workload *workload, struct command *comm
     }
 }
 
+static void workload_windows(struct workload *workload, uint32_t window)
+{
+    struct link *at, *next;
+    link_each(at, next, &workload->tunnels) tunnel_windows(container_of(at, struct tunnel, link), window);
+}
+
+void workload_look_at_memory(struct workload *workload)
+{
+    if (!workload->tight && quota_tight(workload->quota)) {
+        workload->tight = 1;
+        workload_windows(workload, QUOTA_WINDOW_TIGHT);
+    } else if (workload->tight && quota_slack(workload->quota)) {
+        workload->tight = 0;
+        workload_windows(workload, H2_STREAM_WINDOW);
+    }
+}
+
 /* ---- listeners ---- */
 
 static int is_for_tunnels(int role)
@@ -95,6 +122,7 @@ static int is_for_tunnels(int role)
     return role == NS_LISTEN_HBONE || role == NS_LISTEN_HBONE6;
 }
 
+/* It was counted in. */
 static void connection_begin(struct worker *worker, struct workload *workload, int role, int fd,
                              const struct ns_address *peer)
 {
@@ -108,42 +136,100 @@ static void connection_hand_over(struct worker *to, const struct listener *liste
                                  const struct ns_address *peer)
 {
     struct command *command = command_new(COMMAND_ACCEPTED, listener->workload->key);
+    command->quota = quota_hold(listener->workload->quota);
+    quota_descriptors(command->quota, 1);
     command->role = listener->role;
     command->fd = fd;
     command->address = *peer;
     worker_post(to, command);
 }
 
-/* Out of descriptors: the connection is taken and reset, instead of waking us again and again. */
-static void listener_shed(struct worker *worker, int listener_fd)
+static void connection_accepted(struct worker *worker, struct listener *listener, int fd,
+                                const struct ns_address *peer)
+{
+    struct workload *workload = listener->workload;
+    enum ns_limit limit = quota_admit(workload->quota, worker->now_us);
+    turns_spend(&workload->share, TURN_ACCEPT);
+    if (limit != NS_LIMITS) {
+        struct ns_address local;
+        if (socket_local_address(fd, &local) == 0)
+            snapshot_refused(worker, workload,
+                             listener->role == NS_LISTEN_OUTBOUND ? NS_OUTBOUND : NS_INBOUND, peer, &local,
+                             limit);
+        socket_abort(fd);
+        return;
+    }
+    struct worker *to = listener->closing ? worker : balance_choose(worker);
+    if (to == worker)
+        connection_begin(worker, workload, listener->role, fd, peer);
+    else
+        connection_hand_over(to, listener, fd, peer);
+}
+
+/* Out of descriptors: the connection is taken and reset, instead of waking us again and again. 0, or -1 with
+ * errno: EAGAIN when nobody waits, another one when even that could not be done. */
+static int listener_shed(struct worker *worker, struct listener *listener)
 {
     if (worker->spare_fd >= 0)
         close(worker->spare_fd);
-    int fd = accept4(listener_fd, NULL, NULL, SOCK_CLOEXEC);
-    if (fd >= 0)
+    int fd = accept4(listener->poll.fd, NULL, NULL, SOCK_CLOEXEC);
+    int error = errno;
+    if (fd >= 0) {
         socket_abort(fd);
+        quota_refused(listener->workload->quota, NS_LIMIT_DESCRIPTORS, worker->now_ms);
+    }
     worker->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    errno = error;
+    return fd >= 0 ? 0 : -1;
 }
 
+/* Nothing can be accepted now, though somebody waits: it would wake us again at once. They wait for the next
+ * tick. */
+static void listener_pause(struct worker *worker, struct listener *listener)
+{
+    struct epoll_event event = {.events = 0, .data.ptr = &listener->poll};
+    if (listener->closing || epoll_ctl(worker->epoll_fd, EPOLL_CTL_MOD, listener->poll.fd, &event) != 0)
+        return;
+    link_append(&worker->paused_listeners, &listener->paused_link);
+}
+
+static void listeners_resume(struct worker *worker)
+{
+    while (!link_empty(&worker->paused_listeners)) {
+        struct listener *listener = container_of(worker->paused_listeners.next, struct listener, paused_link);
+        struct epoll_event event = {.events = EPOLLIN, .data.ptr = &listener->poll};
+        link_remove(&listener->paused_link);
+        (void)epoll_ctl(worker->epoll_fd, EPOLL_CTL_MOD, listener->poll.fd, &event);
+    }
+}
+
+static int may_accept(struct worker *worker, const struct listener *listener, int accepted)
+{
+    if (listener->closing || accepted == 0)
+        return 1;
+    return accepted < (is_for_tunnels(listener->role) ? TUNNELS_PER_EVENT : ACCEPTS_PER_EVENT) &&
+           turns_left(&worker->turns, &listener->workload->share, TURN_SHARE / 2);
+}
+
+/* Those who wait in the listener's queue, a turn's worth: the rest wakes us again. */
 static void listener_event(struct worker *worker, struct listener *listener)
 {
-    int limit = is_for_tunnels(listener->role) ? TUNNELS_PER_EVENT : ACCEPTS_PER_EVENT;
-    for (int i = 0; i < limit || listener->closing; i++) {
+    (void)turns_event(&worker->turns, &listener->workload->share);
+    for (int i = 0; may_accept(worker, listener, i); i++) {
         struct ns_address peer;
         int fd = socket_accept(listener->poll.fd, &peer);
         if (fd >= 0) {
-            struct worker *to = listener->closing ? worker : balance_choose(worker);
-            if (to == worker)
-                connection_begin(worker, listener->workload, listener->role, fd, &peer);
-            else
-                connection_hand_over(to, listener, fd, &peer);
-        }
-        if (fd >= 0)
+            connection_accepted(worker, listener, fd, &peer);
             continue;
-        if (errno == EMFILE || errno == ENFILE)
-            listener_shed(worker, listener->poll.fd);
-        else if (errno != ECONNABORTED && errno != EINTR)
-            return; /* EAGAIN: all are taken */
+        }
+        if ((errno == EMFILE || errno == ENFILE) && listener_shed(worker, listener) == 0)
+            continue;
+        if (errno == EAGAIN)
+            return; /* all are taken */
+        if (errno != ECONNABORTED && errno != EINTR && errno != EAFNOSUPPORT) {
+            listener_pause(worker, listener);
+            return;
+        }
     }
 }
 
@@ -152,8 +238,10 @@ static void listener_leave(struct worker *worker, struct listener *listener)
 {
     if (listener->poll.fd < 0)
         return;
+    link_remove(&listener->paused_link);
     (void)epoll_ctl(worker->epoll_fd, EPOLL_CTL_DEL, listener->poll.fd, NULL);
     close(listener->poll.fd);
+    descriptors_change(listener->workload->quota->process, -1);
     listener->poll.fd = -1;
 }
 
@@ -176,6 +264,7 @@ static void listener_open(struct worker *worker, struct workload *workload, stru
     listener->role = command->role;
     listener->poll.kind = POLL_LISTENER;
     listener->poll.fd = command->fd;
+    descriptors_change(workload->quota->process, 1);
     listener->closing = 0;
     command->fd = -1;
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = &listener->poll};
@@ -195,15 +284,31 @@ static void workload_remove(struct worker *worker, struct workload *workload, vo
     (void)unused;
     for (int role = 0; role < LISTENER_ROLES; role++)
         listener_close(worker, &workload->listeners[role]);
-    struct link *at, *next;
-    link_each(at, next, &workload->flows)
-        flow_abort(container_of(at, struct flow, link), "the workload was removed");
-    link_each(at, next, &workload->tunnels)
-        tunnel_abort(container_of(at, struct tunnel, link), "the workload was removed");
     warm_forget(workload);
     tls_credentials_dispose(&workload->credentials);
+    link_remove(&workload->recheck_link);
     link_remove(&workload->link);
-    link_append(&worker->dead_workloads, &workload->link);
+    link_append(&worker->leaving_workloads, &workload->link);
+}
+
+/* Ends what removed workloads have left, a turn's worth: ten thousand connections take as long to close as to
+ * open. */
+static void continue_leaving(struct worker *worker, int most)
+{
+    static const char REASON[] = "the workload was removed";
+    while (!link_empty(&worker->leaving_workloads)) {
+        struct workload *workload = container_of(worker->leaving_workloads.next, struct workload, link);
+        for (; most > 0 && !link_empty(&workload->flows); most--)
+            flow_abort(container_of(workload->flows.next, struct flow, link), REASON);
+        for (; most > 0 && !link_empty(&workload->tunnels); most--)
+            tunnel_abort(container_of(workload->tunnels.next, struct tunnel, link), REASON);
+        if (most <= 0)
+            return;
+        decisions_forget(worker->decisions, &workload->decisions);
+        share_dispose(&worker->turns, &workload->share);
+        link_remove(&workload->link);
+        link_append(&worker->dead_workloads, &workload->link);
+    }
 }
 
 static void workload_retire(struct worker *worker, struct workload *workload, void *unused)
@@ -216,12 +321,42 @@ static void workload_retire(struct worker *worker, struct workload *workload, vo
 
 /* ---- commands ---- */
 
-static void recheck_flows(struct worker *worker, struct workload *workload, void *unused)
+static void recheck_later(struct worker *worker, struct workload *workload, void *unused)
 {
-    (void)worker;
     (void)unused;
-    struct link *at, *next;
-    link_each(at, next, &workload->flows) flow_recheck(container_of(at, struct flow, link));
+    if (!link_empty(&workload->flows) && link_empty(&workload->recheck_link))
+        link_append(&worker->rechecks, &workload->recheck_link);
+}
+
+/* Every live flow is asked about again. */
+static void recheck_begin(struct worker *worker)
+{
+    worker->recheck_round++;
+    workloads_each(worker, recheck_later, NULL);
+}
+
+/* The next flow of the workload that is due; 0 if there is none. Flows lie in the order of their rounds. */
+static int recheck_next(struct worker *worker, struct workload *workload)
+{
+    struct flow *flow = container_of(workload->flows.next, struct flow, link);
+    if (link_empty(&workload->flows) || flow->recheck_round == worker->recheck_round)
+        return 0;
+    flow->recheck_round = worker->recheck_round;
+    link_remove(&flow->link);
+    link_append(&workload->flows, &flow->link);
+    flow_recheck(flow);
+    return 1;
+}
+
+/* A turn's worth, of each workload in turn. */
+static void continue_rechecks(struct worker *worker)
+{
+    for (int i = 0; i < RECHECKS_PER_TURN && !link_empty(&worker->rechecks); i++) {
+        struct workload *workload = container_of(worker->rechecks.next, struct workload, recheck_link);
+        link_remove(&workload->recheck_link);
+        if (recheck_next(worker, workload))
+            link_append(&worker->rechecks, &workload->recheck_link);
+    }
 }
 
 static void command_run(struct worker *worker, struct command *command)
@@ -231,6 +366,7 @@ static void command_run(struct worker *worker, struct command *command)
     case COMMAND_ADD:
         workload_add(worker, command);
         command->fd = -1;
+        command->quota = NULL;
         break;
     case COMMAND_CREDENTIALS:
         if (workload != NULL)
@@ -245,10 +381,13 @@ static void command_run(struct worker *worker, struct command *command)
             listener_close(worker, &workload->listeners[command->role]);
         break;
     case COMMAND_ACCEPTED:
-        if (workload != NULL)
+        quota_descriptors(command->quota, -1);
+        if (workload != NULL) {
             connection_begin(worker, workload, command->role, command->fd, &command->address);
-        else
+        } else {
+            quota_leave(command->quota);
             socket_abort(command->fd);
+        }
         command->fd = -1;
         break;
     case COMMAND_REMOVE:
@@ -261,7 +400,7 @@ static void command_run(struct worker *worker, struct command *command)
         break;
     case COMMAND_EPOCH:
         decisions_epoch(worker->decisions, command->epoch);
-        workloads_each(worker, recheck_flows, NULL);
+        recheck_begin(worker);
         break;
     case COMMAND_ANSWER:
         decisions_answer(worker->decisions, command->decision);
@@ -291,6 +430,7 @@ static void command_free(struct command *command)
         close(command->fd);
     tls_credentials_dispose(&command->credentials);
     decision_release(command->decision);
+    quota_release(command->quota);
     free(command);
 }
 
@@ -330,6 +470,9 @@ static struct command *mailbox_take(struct worker *worker)
 
 static void mailbox_run(struct worker *worker)
 {
+    if (worker->mailbox_taken)
+        return;
+    worker->mailbox_taken = 1;
     struct command *command = mailbox_take(worker);
     while (command != NULL) {
         struct command *next = command->next;
@@ -344,16 +487,24 @@ static void mailbox_run(struct worker *worker)
 static int ask(void *owner, const struct ns_question *question)
 {
     struct worker *worker = owner;
-    return core_ask(worker->core, question);
+    const struct workload *workload = workload_find(worker, question->workload);
+    return workload != NULL ? core_ask(worker->core, workload->quota, question) : -1;
 }
 
 static void answered(void *owner, struct decision_waiter *waiter, struct decision *decision)
 {
-    (void)owner;
-    if (waiter->kind == WAITER_WARM)
+    struct worker *worker = owner;
+    if (waiter->kind == WAITER_WARM) {
         warm_decided(container_of(waiter, struct warm_peer, waiter), decision);
+        return;
+    }
+    struct flow *flow = container_of(waiter, struct flow, waiter);
+    struct share *share = &flow->workload->share;
+    /* Thousands may have waited for one answer. A flow that goes on later finds it in the cache. */
+    if (flow->state != FLOW_DECIDING || turns_event(&worker->turns, share))
+        flow_decided(flow, decision);
     else
-        flow_decided(container_of(waiter, struct flow, waiter), decision);
+        task_wait(&worker->turns, share, &flow->task);
 }
 
 /* ---- the loop ---- */
@@ -381,51 +532,51 @@ static void dispatch(struct worker *worker, struct pollable *pollable, uint32_t 
     }
 }
 
-/* Those on the lists now; who is put there meanwhile has its turn later. */
-static void continue_busy(struct worker *worker)
+static void handle_events(struct worker *worker, struct epoll_event *events, int count)
 {
-    struct link flows, tunnels;
-    link_init(&flows);
-    link_init(&tunnels);
-    link_splice(&flows, &worker->busy_flows);
-    link_splice(&tunnels, &worker->busy_tunnels);
-    while (!link_empty(&flows)) {
-        struct flow *flow = container_of(flows.next, struct flow, busy_link);
-        link_remove(&flow->busy_link);
-        flow_relay(flow);
-    }
-    while (!link_empty(&tunnels)) {
-        struct tunnel *tunnel = container_of(tunnels.next, struct tunnel, busy_link);
-        link_remove(&tunnel->busy_link);
-        tunnel_read(tunnel);
-    }
-}
-
-/* As many steps as take no longer than the rest of the turn, which began at begun_us; one at least. */
-static void continue_handshakes(struct worker *worker, uint64_t begun_us)
-{
-    if (link_empty(&worker->handshakes))
-        return;
-    uint64_t now_us = clock_us(CLOCK_MONOTONIC);
-    uint64_t until_us = now_us + (now_us - begun_us);
-    for (int i = 0; i < TURN_HANDSHAKES && !link_empty(&worker->handshakes); i++) {
-        if (i > 0 && clock_us(CLOCK_MONOTONIC) >= until_us)
+    for (int batch = 0; count > 0; batch++) {
+        for (int i = 0; i < count; i++)
+            dispatch(worker, events[i].data.ptr, events[i].events);
+        /* More are there: somebody's may be behind thousands of another's, which are soon noted. */
+        if (count < EVENTS_PER_TURN || batch == BATCHES_PER_TURN || !turns_contended(&worker->turns))
             return;
-        struct tunnel *tunnel = container_of(worker->handshakes.next, struct tunnel, busy_link);
-        link_remove(&tunnel->busy_link);
-        tunnel_handshake(tunnel);
+        count = epoll_wait(worker->epoll_fd, events, EVENTS_PER_TURN, 0);
     }
 }
 
-static void flush_tunnels(struct worker *worker)
+static void task_continue(void *owner, struct link *link)
 {
-    struct link tunnels;
-    link_init(&tunnels);
-    link_splice(&tunnels, &worker->dirty_tunnels);
-    while (!link_empty(&tunnels)) {
-        struct tunnel *tunnel = container_of(tunnels.next, struct tunnel, dirty_link);
-        link_remove(&tunnel->dirty_link);
-        tunnel_flush(tunnel);
+    struct task *task = container_of(link, struct task, link);
+    (void)owner;
+    if (task->kind == TASK_FLOW)
+        flow_continue(container_of(task, struct flow, task));
+    else
+        tunnel_read(container_of(task, struct tunnel, task));
+}
+
+static void tunnel_write(void *owner, struct link *link)
+{
+    (void)owner;
+    tunnel_flush(container_of(link, struct tunnel, dirty_link));
+}
+
+/* As many steps as take no longer than the rest of the turn, which began at worker->now_us; one at least. */
+static void continue_handshakes(struct worker *worker)
+{
+    if (link_empty(&worker->turns.steps))
+        return;
+    uint64_t until_us = 0;
+    for (int i = 0; i < TURN_HANDSHAKES; i++) {
+        struct link *step = turns_next_step(&worker->turns);
+        if (step == NULL)
+            return;
+        if (i == 0) {
+            uint64_t now_us = clock_us(CLOCK_MONOTONIC);
+            until_us = now_us + (now_us - worker->now_us);
+        }
+        tunnel_handshake(container_of(step, struct tunnel, task.link));
+        if (clock_us(CLOCK_MONOTONIC) >= until_us)
+            return;
     }
 }
 
@@ -433,6 +584,7 @@ static void tick_tunnels(struct worker *worker, struct workload *workload, void 
 {
     struct link *at, *next;
     link_each(at, next, &workload->tunnels) tunnel_tick(container_of(at, struct tunnel, link));
+    workload_look_at_memory(workload);
     warm_tick(worker, workload, dials);
 }
 
@@ -440,6 +592,7 @@ static void tick(struct worker *worker)
 {
     int dials = WARM_DIALS;
     worker->last_tick_ms = worker->now_ms;
+    listeners_resume(worker);
     workloads_each(worker, tick_tunnels, &dials);
     struct link *at, *next;
     link_each(at, next, &worker->waiting_flows)
@@ -450,7 +603,7 @@ static void tick(struct worker *worker)
     }
     if (worker->recheck_missed) {
         worker->recheck_missed = 0;
-        workloads_each(worker, recheck_flows, NULL);
+        recheck_begin(worker);
     }
 }
 
@@ -464,6 +617,8 @@ static void bury(struct worker *worker)
         struct workload *workload = container_of(worker->dead_workloads.next, struct workload, link);
         link_remove(&workload->link);
         close(workload->netns.fd);
+        descriptors_change(workload->quota->process, -1);
+        quota_release(workload->quota);
         workload->magic = 0;
         free(workload);
     }
@@ -471,16 +626,17 @@ static void bury(struct worker *worker)
 
 static uint64_t tick_interval(const struct worker *worker)
 {
-    return worker->retrying_tunnels > 0 ? TICK_RETRY_MS : TICK_MS;
+    return worker->retrying_tunnels > 0 || !link_empty(&worker->paused_listeners) ? TICK_RETRY_MS : TICK_MS;
 }
 
 /* How long to sleep: until the next tick, if anything depends on time; else until something happens. */
 static int sleep_ms(const struct worker *worker)
 {
-    if (!link_empty(&worker->busy_flows) || !link_empty(&worker->busy_tunnels) ||
-        !link_empty(&worker->dirty_tunnels) || !link_empty(&worker->handshakes))
+    if (turns_busy(&worker->turns) || !link_empty(&worker->rechecks) ||
+        !link_empty(&worker->leaving_workloads))
         return 0;
-    if (worker->live_tunnels == 0 && link_empty(&worker->waiting_flows) && worker->warm == 0)
+    if (worker->live_tunnels == 0 && link_empty(&worker->waiting_flows) && worker->warm == 0 &&
+        link_empty(&worker->paused_listeners))
         return -1;
     uint64_t next = worker->last_tick_ms + tick_interval(worker);
     return next > worker->now_ms ? (int)(next - worker->now_ms) : 0;
@@ -492,19 +648,28 @@ static void *worker_main(void *argument)
     struct epoll_event events[EVENTS_PER_TURN];
     while (!worker->stopping) {
         int count = spin_wait(worker, events, EVENTS_PER_TURN, sleep_ms(worker));
-        uint64_t begun_us = clock_us(CLOCK_MONOTONIC);
-        worker->now_ms = begun_us / 1000;
-        for (int i = 0; i < count; i++)
-            dispatch(worker, events[i].data.ptr, events[i].events);
-        continue_busy(worker);
-        continue_handshakes(worker, begun_us);
-        flush_tunnels(worker);
+        worker->now_us = clock_us(CLOCK_MONOTONIC);
+        worker->now_ms = worker->now_us / 1000;
+        worker->mailbox_taken = 0;
+        turns_begin(&worker->turns, worker->now_ms);
+        handle_events(worker, events, count);
+        if (!link_empty(&worker->turns.tasks))
+            turns_run_tasks(&worker->turns, task_continue, worker);
+        continue_handshakes(worker);
+        if (!link_empty(&worker->turns.writes)) {
+            turns_begin(&worker->turns, worker->now_ms);
+            turns_run_writes(&worker->turns, tunnel_write, worker);
+        }
+        continue_rechecks(worker);
+        if (!link_empty(&worker->leaving_workloads))
+            continue_leaving(worker, ENDS_PER_TURN);
         if (worker->now_ms - worker->last_tick_ms >= tick_interval(worker))
             tick(worker);
         bury(worker);
         balance_show(worker);
     }
     workloads_each(worker, workload_remove, NULL);
+    continue_leaving(worker, INT_MAX);
     bury(worker);
     return NULL;
 }
@@ -522,17 +687,18 @@ static void worker_init(struct worker *worker, struct core *core, uint32_t index
         link_init(&worker->workloads[i]);
     for (int i = 0; i < TUNNEL_BUCKETS; i++)
         link_init(&worker->tunnels[i]);
-    link_init(&worker->dirty_tunnels);
-    link_init(&worker->busy_tunnels);
-    link_init(&worker->handshakes);
-    link_init(&worker->busy_flows);
+    turns_init(&worker->turns);
+    link_init(&worker->paused_listeners);
+    link_init(&worker->rechecks);
+    link_init(&worker->leaving_workloads);
     link_init(&worker->waiting_flows);
     link_init(&worker->dead_flows);
     link_init(&worker->dead_tunnels);
     link_init(&worker->dead_workloads);
     worker->next_flow_id = 1;
     worker->window_spare = WINDOW_SPARE;
-    worker->now_ms = worker->last_tick_ms = clock_us(CLOCK_MONOTONIC) / 1000;
+    worker->now_us = clock_us(CLOCK_MONOTONIC);
+    worker->now_ms = worker->last_tick_ms = worker->now_us / 1000;
     worker->decisions = decisions_new(index, ask, answered, worker);
     worker->incoming = ns_alloc(SCRATCH_SIZE);
     worker->cipher = ns_alloc(TLS_SEALED_SIZE(SCRATCH_SIZE) + 4096);

@@ -10,8 +10,9 @@
  * CPU time left, or holds many more connections than another, it hands new ones to the least loaded.
  *
  * One turn of the loop: wait; handle each event; continue flows and tunnels that used up their share in the
- * last turn; make a step of a handshake, or a few if the rest of the turn took as long (a step costs as much
- * as dozens of requests, so that a hundred new peers at once would be felt by every open stream); write out
+ * last turn, as far as their workload's lasts (turns.h says how workloads share a turn); make a step of a
+ * handshake, or a few if the rest of the turn took as long (a step costs as much as dozens of requests, so
+ * that a hundred new peers at once would be felt by every open stream), of each workload in turn; write out
  * every tunnel that has something to send (once per turn, for all of its streams); run timers once a second;
  * free what ended. Objects that end in the middle of a turn are only marked and go to the `graveyard`,
  * because events that name them may still be in the same batch.
@@ -26,9 +27,11 @@
 #include "decisions.h"
 #include "link.h"
 #include "nodeseal_core.h"
+#include "quota.h"
 #include "sockets.h"
 #include "splice.h"
 #include "tls.h"
+#include "turns.h"
 
 enum {
     SCRATCH_SIZE = 262144, /* of one read or one write; 128-256 KiB measured best */
@@ -70,8 +73,9 @@ struct pollable {
 struct listener {
     struct pollable poll;
     struct workload *workload;
-    int role;    /* enum ns_listener_role */
-    int closing; /* what is accepted now stays with this worker */
+    int role;                /* enum ns_listener_role */
+    int closing;             /* what is accepted now stays with this worker */
+    struct link paused_link; /* in worker->paused_listeners while nothing can be accepted */
 };
 
 struct workload {
@@ -84,8 +88,18 @@ struct workload {
     struct listener listeners[LISTENER_ROLES];
     struct link flows;
     struct link tunnels;
-    struct link warm_peers;         /* to be dialled ahead of need, see warm.h */
-    struct ns_workload_stats stats; /* counters only; live numbers are counted when asked for */
+    uint64_t live_flows;             /* in `flows` */
+    uint64_t live_tunnels;           /* in `tunnels` */
+    struct link warm_peers;          /* to be dialled ahead of need, see warm.h */
+    struct quota *quota;             /* held; shared with the other workers */
+    struct share share;              /* of this worker's turns */
+    struct decision_share decisions; /* of this worker's cache */
+    struct link
+        recheck_link; /* in worker->rechecks while a flow may have been asked about before the round */
+    size_t widened;   /* of worker->window_spare, by its streams */
+    uint64_t refusal_shown_ms;      /* when a refused connection was last put into the ring of closed ones */
+    int tight;                      /* its peers were asked for small windows */
+    struct ns_workload_stats stats; /* counters only; the rest is filled in when asked for */
 };
 
 /* A command for a worker; each kind uses some of the fields. The mailbox owns it until it was carried out. */
@@ -111,6 +125,7 @@ struct command {
     int fd; /* ADD: network namespace; LISTEN, ACCEPTED: socket; handed over */
     int role;
     uint64_t serial;                    /* ADD: of the namespace */
+    struct quota *quota;                /* ADD, ACCEPTED (counted in): a reference, handed over */
     struct ns_address address;          /* ADD: the workload's; ACCEPTED: who connected */
     struct tls_credentials credentials; /* handed over */
     struct decision *decision;          /* ANSWER: handed over */
@@ -162,17 +177,20 @@ struct worker {
     struct command *mailbox_head;
     struct command **mailbox_tail;
 
-    uint64_t now_ms; /* monotonic, read once per turn */
+    uint64_t now_us; /* monotonic, read once per turn */
+    uint64_t now_ms; /* same */
     uint64_t last_tick_ms;
     int stopping;
     int retiring; /* another core takes what is new; tunnels are given up at the next tick */
 
     struct link workloads[WORKLOAD_BUCKETS];
     struct link tunnels[TUNNEL_BUCKETS]; /* client tunnels that take new streams, by peer */
-    struct link dirty_tunnels;           /* to be written at the end of the turn */
-    struct link busy_tunnels;            /* to be read on in the next turn */
-    struct link handshakes;              /* tunnels with a step to make of their handshake, oldest first */
-    struct link busy_flows;              /* to be relayed on in the next turn */
+    struct turns turns;                  /* what goes on in this turn or the next ones */
+    int mailbox_taken;                   /* in this turn */
+    struct link paused_listeners;        /* not watched until the next tick: no descriptor could be had */
+    struct link rechecks;                /* workloads with flows to be asked about again, after an epoch */
+    uint64_t recheck_round;              /* moves on with each epoch */
+    struct link leaving_workloads;       /* removed; their flows and tunnels are being ended */
     struct link waiting_flows;           /* not open yet; they have deadlines */
     struct link dead_flows;              /* graveyard */
     struct link dead_tunnels;
@@ -211,8 +229,11 @@ void worker_post(struct worker *worker, struct command *command); /* takes the c
 void worker_join(struct worker *worker);                          /* after COMMAND_STOP; frees everything */
 /* Registers an fd for edge-triggered input and output. 0, or -1. */
 int worker_watch(struct worker *worker, struct pollable *pollable);
+/* The workload holds more, or less, memory than it did: asks its peers for smaller or larger windows if it is
+ * time. */
+void workload_look_at_memory(struct workload *workload);
 
-/* core.c: sends a question to Python's thread. 0, or -1 when too many wait. */
-int core_ask(struct core *core, const struct ns_question *question);
+/* core.c: sends a question of the quota's workload to Python's thread. 0, or -1 when too many wait. */
+int core_ask(struct core *core, struct quota *quota, const struct ns_question *question);
 
 #endif

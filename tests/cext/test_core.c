@@ -13,13 +13,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 
 #include "certificates.h"
 #include "check.h"
+#include "flow.h"
 #include "nodeseal_core.h"
 #include "noise.h"
 #include "worker.h"
@@ -28,7 +31,7 @@
 #define SHIPPER "spiffe://example.org/ns/default/sa/shipper"
 #define PIPELINE "spiffe://example.org/ns/default/sa/pipeline"
 
-enum { SHIPPER_KEY = 1, PIPELINE_KEY = 2, WAIT_SECONDS = 20 };
+enum { SHIPPER_KEY = 1, PIPELINE_KEY = 2, WAIT_SECONDS = 20, RELAYS_KEYS = 8 };
 
 /* ---- what needs privileges ---- */
 
@@ -59,6 +62,7 @@ static struct {
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     struct sockaddr_in address; /* port 0: none is held back */
+    int held;                   /* atomic: how many are */
 } gate = {.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
 int __wrap_connect(int fd, const struct sockaddr *address, socklen_t length);
@@ -73,9 +77,15 @@ int __wrap_connect(int fd, const struct sockaddr *address, socklen_t length)
     int result = __real_connect(fd, address, length);
     int error = errno;
     pthread_mutex_lock(&gate.mutex);
+    int held = 0;
     while (gate.address.sin_port != 0 && length == sizeof(gate.address) &&
-           memcmp(address, &gate.address, sizeof(gate.address)) == 0)
+           memcmp(address, &gate.address, sizeof(gate.address)) == 0) {
+        if (!held++)
+            __atomic_add_fetch(&gate.held, 1, __ATOMIC_RELAXED);
         pthread_cond_wait(&gate.changed, &gate.mutex);
+    }
+    if (held)
+        __atomic_sub_fetch(&gate.held, 1, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&gate.mutex);
     errno = error;
     return result;
@@ -107,6 +117,12 @@ static int pipes_refused; /* as when descriptors have run out */
 static int steps;         /* of handshakes */
 static int steps_most;    /* that a worker made between two looks or waits for events */
 static _Thread_local int steps_now;
+static int
+    relays_most; /* of one workload's flows, that a worker made between two looks or waits for events */
+static _Thread_local int relays_now[RELAYS_KEYS];
+static int relays_from;  /* only of the workloads with this key and higher ones */
+static int accepts_fail; /* as when descriptors have run out, not even one given up helps */
+static int accepts_tried;
 static int answers_most; /* that a worker took between two looks or waits for events */
 static _Thread_local int answers_now;
 
@@ -118,6 +134,10 @@ int __wrap_epoll_wait(int fd, struct epoll_event *events, int capacity, int time
 int __real_epoll_wait(int fd, struct epoll_event *events, int capacity, int timeout);
 enum tls_result __wrap_tls_handshake(struct tls *tls, struct tls_sink *sink);
 enum tls_result __real_tls_handshake(struct tls *tls, struct tls_sink *sink);
+void __wrap_flow_relay(struct flow *flow);
+void __real_flow_relay(struct flow *flow);
+int __wrap_accept4(int fd, struct sockaddr *address, socklen_t *length, int flags);
+int __real_accept4(int fd, struct sockaddr *address, socklen_t *length, int flags);
 void __wrap_decisions_answer(struct decisions *decisions, struct decision *answer);
 void __real_decisions_answer(struct decisions *decisions, struct decision *answer);
 
@@ -145,6 +165,10 @@ int __wrap_epoll_wait(int fd, struct epoll_event *events, int capacity, int time
         __atomic_store_n(&steps_most, steps_now, __ATOMIC_RELAXED);
     if (answers_now > COUNT(answers_most))
         __atomic_store_n(&answers_most, answers_now, __ATOMIC_RELAXED);
+    for (int i = COUNT(relays_from); i < RELAYS_KEYS; i++)
+        if (relays_now[i] > COUNT(relays_most))
+            __atomic_store_n(&relays_most, relays_now[i], __ATOMIC_RELAXED);
+    memset(relays_now, 0, sizeof(relays_now));
     steps_now = answers_now = 0;
     return __real_epoll_wait(fd, events, capacity, timeout);
 }
@@ -154,6 +178,21 @@ enum tls_result __wrap_tls_handshake(struct tls *tls, struct tls_sink *sink)
     __atomic_add_fetch(&steps, 1, __ATOMIC_RELAXED);
     steps_now++;
     return __real_tls_handshake(tls, sink);
+}
+
+void __wrap_flow_relay(struct flow *flow)
+{
+    relays_now[flow->workload->key % RELAYS_KEYS]++;
+    __real_flow_relay(flow);
+}
+
+int __wrap_accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)
+{
+    if (!COUNT(accepts_fail))
+        return __real_accept4(fd, address, length, flags);
+    __atomic_add_fetch(&accepts_tried, 1, __ATOMIC_RELAXED);
+    errno = EMFILE;
+    return -1;
 }
 
 void __wrap_decisions_answer(struct decisions *decisions, struct decision *answer)
@@ -506,9 +545,13 @@ static void ends_close(struct ends *ends)
 
 static struct ns_workload_stats lab_stats(struct lab *lab, uint64_t key)
 {
-    struct ns_workload_stats stats[2];
-    CHECK_EQUAL(core_workload_stats(lab->core, stats, 2), 2);
-    return stats[0].workload == key ? stats[0] : stats[1];
+    struct ns_workload_stats stats[64];
+    size_t count = core_workload_stats(lab->core, stats, 64);
+    CHECK(count <= 64);
+    for (size_t i = 0; i < count; i++)
+        if (stats[i].workload == key)
+            return stats[i];
+    check_failed(__FILE__, __LINE__, "no workload has the key %d", (int)key);
 }
 
 static struct ns_core_stats lab_core_stats(struct lab *lab)
@@ -1495,6 +1538,344 @@ TEST(answers_that_come_all_at_once_are_spread_over_turns)
         close(listeners[i]);
     }
     lab_free(lab);
+}
+
+/* ---- limits ---- */
+
+static void lab_limit(struct lab *lab, uint64_t key, struct ns_limits limits)
+{
+    char error[NS_REASON_MAX] = "";
+    CHECK_EQUAL(core_workload_limits(lab->core, key, &limits, error, sizeof(error)), 0);
+}
+
+static uint64_t lab_refused(struct lab *lab, uint64_t key, enum ns_limit limit)
+{
+    return lab_stats(lab, key).limited[limit].refused;
+}
+
+/* How many connections are shown with this reason. */
+static int shown_with(struct lab *lab, uint64_t key, const char *reason)
+{
+    static struct ns_connection list[256];
+    size_t count = core_connections(lab->core, list, 256);
+    int shown = 0;
+    for (size_t i = 0; i < count && i < 256; i++)
+        shown += list[i].workload == key && list[i].state == NS_STATE_CLOSED &&
+                 strcmp(list[i].reason, reason) == 0;
+    return shown;
+}
+
+TEST(captured_connections_beyond_the_limit_are_reset_and_counted)
+{
+    enum { LIMIT = 3, MORE = 4 };
+    struct lab *lab = lab_new();
+    struct ends ends[LIMIT];
+    lab_limit(lab, SHIPPER_KEY, (struct ns_limits){.connections = LIMIT});
+    for (int i = 0; i < LIMIT; i++)
+        ends[i] = lab_connect(lab);
+    for (int i = 0; i < MORE; i++) {
+        int client = dial(lab->outbound);
+        expect_reset(client);
+        close(client);
+    }
+    CHECK_EQUAL(lab_refused(lab, SHIPPER_KEY, NS_LIMIT_CONNECTIONS), MORE);
+    CHECK_EQUAL(lab_stats(lab, SHIPPER_KEY).accepted, LIMIT);
+    CHECK(shown_with(lab, SHIPPER_KEY, "limit-connections") >= 1);
+    struct ns_limit_notice notice;
+    WAIT_UNTIL(core_limit_notices(lab->core, &notice, 1) == 1);
+    CHECK_EQUAL(notice.workload, SHIPPER_KEY);
+    CHECK_EQUAL(notice.limit, NS_LIMIT_CONNECTIONS);
+    CHECK_EQUAL(notice.value, LIMIT);
+    CHECK_EQUAL(notice.refused, MORE);
+    for (int i = 0; i < LIMIT; i++)
+        exchange(&ends[i], 0); /* those that run feel nothing */
+    ends_close(&ends[0]);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).connections == LIMIT - 1);
+    ends[0] = lab_connect(lab);
+    exchange(&ends[0], 0);
+    for (int i = 0; i < LIMIT; i++)
+        ends_close(&ends[i]);
+    lab_free(lab);
+}
+
+TEST(streams_beyond_the_limit_are_answered_503_and_others_of_the_tunnel_run_on)
+{
+    struct lab *lab = lab_new();
+    struct ends ends[2];
+    /* The tunnel that the peer opened counts as well. */
+    lab_limit(lab, PIPELINE_KEY, (struct ns_limits){.connections = 3});
+    for (int i = 0; i < 2; i++)
+        ends[i] = lab_connect(lab);
+    int client = dial(lab->outbound);
+    expect_reset(client);
+    close(client);
+    CHECK_EQUAL(lab_refused(lab, PIPELINE_KEY, NS_LIMIT_CONNECTIONS), 1);
+    CHECK_EQUAL(lab_refused(lab, SHIPPER_KEY, NS_LIMIT_CONNECTIONS), 0);
+    CHECK_EQUAL(shown_with(lab, PIPELINE_KEY, "limit-connections"), 1);
+    for (int i = 0; i < 2; i++) {
+        exchange(&ends[i], 0);
+        ends_close(&ends[i]);
+    }
+    lab_free(lab);
+}
+
+TEST(a_tunnel_beyond_the_limit_is_reset_before_its_handshake)
+{
+    enum { OTHER_KEY = 3 };
+    struct lab *lab = lab_new();
+    lab_workload(lab, OTHER_KEY, 3, SHIPPER);
+    int listener = lab_listen(lab, OTHER_KEY, NS_LISTEN_OUTBOUND, listen_at(host(3, 0)));
+    struct ends ends = lab_connect(lab); /* a tunnel and a stream */
+    lab_limit(lab, PIPELINE_KEY, (struct ns_limits){.connections = 2});
+    int client = dial(listener); /* of another workload, which needs a tunnel of its own */
+    expect_reset(client);
+    CHECK_EQUAL(lab_refused(lab, PIPELINE_KEY, NS_LIMIT_CONNECTIONS), 1);
+    CHECK_EQUAL(lab_stats(lab, PIPELINE_KEY).tunnels, 1);
+    CHECK_EQUAL(lab_stats(lab, PIPELINE_KEY).tls_failed, 0);
+    exchange(&ends, 0);
+    ends_close(&ends);
+    close(client);
+    close(listener);
+    lab_free(lab);
+}
+
+TEST(connections_that_come_too_fast_are_reset)
+{
+    enum { TRIES = 10 };
+    struct lab *lab = lab_new();
+    int reset_ones = 0;
+    lab_limit(lab, SHIPPER_KEY, (struct ns_limits){.new_connections = 1});
+    for (int i = 0; i < TRIES; i++) {
+        int client = dial(lab->outbound);
+        uint8_t byte;
+        shutdown(client, SHUT_WR);
+        struct pollfd poll_one = {.fd = client, .events = POLLIN};
+        struct pollfd polls[2] = {poll_one, {.fd = lab->application, .events = POLLIN}};
+        CHECK(poll(polls, 2, WAIT_SECONDS * 1000) > 0);
+        if (polls[1].revents != 0)
+            close(take_connection(lab->application));
+        else
+            reset_ones += recv(client, &byte, 1, 0) < 0 && errno == ECONNRESET;
+        close(client);
+    }
+    CHECK(reset_ones >= 1);
+    CHECK_EQUAL(lab_refused(lab, SHIPPER_KEY, NS_LIMIT_RATE), reset_ones);
+    CHECK(shown_with(lab, SHIPPER_KEY, "limit-rate") >= 1);
+    lab_free(lab);
+}
+
+/* Connections whose clients read nothing hold what the server sends, until the workload may hold no more:
+ * then new ones are refused, those that run are slowed down, and nothing is lost. */
+static void check_memory(struct lab *lab, uint64_t slack)
+{
+    enum { COUNT_OF = 40, LENGTH = 6000000 };
+    const uint64_t limit = 8 << 20;
+    struct ends stalled[COUNT_OF], quick;
+    struct sender senders[COUNT_OF];
+    lab_limit(lab, SHIPPER_KEY, (struct ns_limits){.memory = limit});
+    quick = lab_connect(lab);
+    for (int i = 0; i < COUNT_OF; i++)
+        stalled[i] = lab_connect(lab);
+    for (int i = 0; i < COUNT_OF; i++)
+        sender_start(&senders[i], stalled[i].server, (uint64_t)i, LENGTH);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).memory >= limit / 2);
+    for (int i = 0; i < 300; i++) { /* another stream of the same tunnel, while they press */
+        exchange(&quick, (uint64_t)i * 100);
+        uint64_t held = lab_stats(lab, SHIPPER_KEY).memory;
+        CHECK_CASE(held <= limit + slack, "%llu bytes held", (unsigned long long)held);
+    }
+    struct ns_limits tiny = {.memory = 1 << 20};
+    lab_limit(lab, SHIPPER_KEY, tiny);
+    int client = dial(lab->outbound);
+    expect_reset(client);
+    close(client);
+    CHECK_EQUAL(lab_refused(lab, SHIPPER_KEY, NS_LIMIT_MEMORY), 1);
+    CHECK_EQUAL(shown_with(lab, SHIPPER_KEY, "limit-memory"), 1);
+    for (int i = 0; i < COUNT_OF; i++) {
+        receive_stream(stalled[i].client, (uint64_t)i, 0, LENGTH);
+        sender_join(&senders[i]);
+        ends_close(&stalled[i]);
+    }
+    ends_close(&quick);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).memory == 0);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).connections == 0);
+    CHECK_EQUAL(lab_stats(lab, SHIPPER_KEY).descriptors, lab_stats(lab, SHIPPER_KEY).tunnels);
+    struct ends ends = lab_connect(lab); /* and windows are wide again */
+    struct sender sender;
+    sender_start(&sender, ends.server, 1, LENGTH);
+    receive_stream(ends.client, 1, 0, LENGTH);
+    sender_join(&sender);
+    ends_close(&ends);
+}
+
+TEST(a_workload_holds_no_more_memory_than_its_limit_in_tunnels)
+{
+    struct lab *lab = lab_new();
+    /* What was on its way when the peer was asked for small windows: what sockets hold, some megabytes. */
+    check_memory(lab, 16 << 20);
+    lab_free(lab);
+}
+
+TEST(a_workload_holds_no_more_memory_than_its_limit_in_plaintext)
+{
+    struct lab *lab = lab_plain();
+    check_memory(lab, 4 << 20);
+    lab_free(lab);
+}
+
+TEST(descriptors_that_run_out_refuse_new_connections_only)
+{
+    struct lab *lab = lab_new_of_one_worker();
+    struct ends ends = lab_connect(lab);
+    struct rlimit before, low;
+    CHECK_EQUAL(getrlimit(RLIMIT_NOFILE, &before), 0);
+    low = before;
+    low.rlim_cur = 40;
+    CHECK_EQUAL(setrlimit(RLIMIT_NOFILE, &low), 0);
+    WAIT_UNTIL(lab_core_stats(lab).descriptor_limit == 40); /* it is looked at once a second */
+    int client = dial(lab->outbound);
+    expect_reset(client);
+    close(client);
+    CHECK_EQUAL(lab_refused(lab, SHIPPER_KEY, NS_LIMIT_DESCRIPTORS), 1);
+    CHECK_EQUAL(shown_with(lab, SHIPPER_KEY, "limit-descriptors"), 1);
+    exchange(&ends, 0);
+    CHECK_EQUAL(setrlimit(RLIMIT_NOFILE, &before), 0);
+    WAIT_UNTIL(lab_core_stats(lab).descriptor_limit == before.rlim_cur);
+    struct ends after = lab_connect(lab);
+    exchange(&after, 0);
+    ends_close(&after);
+    ends_close(&ends);
+    lab_free(lab);
+}
+
+static uint64_t monotonic_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+TEST(a_connection_that_cannot_even_be_refused_waits_and_wakes_nobody)
+{
+    enum { TICKS = 8, TICK_MS = 50 };
+    struct lab *lab = lab_new_of_one_worker();
+    struct ends open = lab_connect(lab);
+    __atomic_store_n(&accepts_fail, 1, __ATOMIC_RELAXED);
+    int client = dial(lab->outbound);
+    WAIT_UNTIL(COUNT(accepts_tried) >= 2); /* the second gives a descriptor up first */
+    uint64_t begun = monotonic_ms();
+    WAIT_UNTIL(COUNT(accepts_tried) >= 2 + 2 * TICKS);
+    CHECK(monotonic_ms() - begun >= (TICKS - 2) * TICK_MS); /* one that does not wait is done in no time */
+    __atomic_store_n(&accepts_fail, 0, __ATOMIC_RELAXED);
+    struct ends late = {.client = client, .server = take_connection(lab->application)};
+    exchange(&open, 0);
+    exchange(&late, 0);
+    ends_close(&open);
+    ends_close(&late);
+    lab_free(lab);
+}
+
+/* ---- sharing a worker ---- */
+
+TEST(a_thousand_busy_flows_leave_each_turn_to_others_as_well)
+{
+    enum { BUSY = 200, QUIET_KEY = 3 };
+    struct lab *lab = lab_new_of_one_worker();
+    struct sockaddr_in application = lab->endpoint;
+    LAB_SET(lab, tunnel, 0);
+    lab_workload(lab, QUIET_KEY, 3, SHIPPER);
+    int quiet_listener = lab_listen(lab, QUIET_KEY, NS_LISTEN_OUTBOUND, listen_at(host(3, 0)));
+    struct ends busy[BUSY], quiet = {.client = dial(quiet_listener)};
+    quiet.server = take_connection(lab->application);
+    for (int i = 0; i < BUSY; i++)
+        busy[i] = lab_connect(lab);
+    exchange(&quiet, 0);
+    for (int i = 0; i < BUSY; i++)
+        exchange(&busy[i], 0);
+    /* The worker is held in a connect() while all of them speak. */
+    gate_close(&application);
+    int held = dial(quiet_listener);
+    WAIT_UNTIL(COUNT(gate.held) == 1);
+    for (int i = 0; i < BUSY; i++)
+        send_stream(busy[i].client, 1, 100, 100);
+    send_stream(quiet.client, 1, 100, 100);
+    COUNT_RESET(relays_most);
+    gate_open();
+    receive_stream(quiet.server, 1, 100, 100);
+    for (int i = 0; i < BUSY; i++)
+        receive_stream(busy[i].server, 1, 100, 100);
+    (void)lab_core_stats(lab); /* the turn has ended */
+    CHECK_CASE(COUNT(relays_most) > 1 && COUNT(relays_most) <= TURN_SHARE + 1, "%d", COUNT(relays_most));
+    close(held);
+    for (int i = 0; i < BUSY; i++)
+        ends_close(&busy[i]);
+    ends_close(&quiet);
+    close(quiet_listener);
+    lab_free(lab);
+}
+
+TEST(a_workload_that_reads_nothing_in_many_streams_slows_nobody)
+{
+    enum { STALLED = 30, LENGTH = 6000000, QUIET_KEY = 3 };
+    struct lab *lab = lab_new_of_one_worker();
+    lab_workload(lab, QUIET_KEY, 3, SHIPPER);
+    int quiet_listener = lab_listen(lab, QUIET_KEY, NS_LISTEN_OUTBOUND, listen_at(host(3, 0)));
+    struct ends stalled[STALLED], same = lab_connect(lab), other = {.client = dial(quiet_listener)};
+    struct sender senders[STALLED];
+    other.server = take_connection(lab->application);
+    for (int i = 0; i < STALLED; i++)
+        stalled[i] = lab_connect(lab);
+    for (int i = 0; i < STALLED; i++)
+        sender_start(&senders[i], stalled[i].server, (uint64_t)i, LENGTH);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).memory >= 8 * H2_STREAM_WINDOW);
+    for (int i = 0; i < 200; i++) {
+        exchange(&same, (uint64_t)i * 100);
+        exchange(&other, (uint64_t)i * 100);
+    }
+    for (int i = 0; i < STALLED; i++) {
+        receive_stream(stalled[i].client, (uint64_t)i, 0, LENGTH);
+        sender_join(&senders[i]);
+        ends_close(&stalled[i]);
+    }
+    ends_close(&same);
+    ends_close(&other);
+    close(quiet_listener);
+    lab_free(lab);
+}
+
+static struct ns_question question_of(uint64_t workload, uint32_t number)
+{
+    struct ns_question question;
+    memset(&question, 0, sizeof(question));
+    question.id = workload * 1000 + number;
+    question.workload = workload;
+    return question;
+}
+
+TEST(questions_are_taken_from_each_workload_in_turn)
+{
+    enum { LOUD = 100, ROUND = 8 };
+    struct core_options options = options_default();
+    char error[NS_REASON_MAX] = "";
+    struct descriptors process = {0};
+    uint32_t notices = 0;
+    struct core *core = core_start(&options, error, sizeof(error));
+    struct quota *loud = quota_new(1, &process, &notices), *quiet = quota_new(2, &process, &notices);
+    struct ns_question taken[2 * ROUND];
+    for (uint32_t i = 0; i < LOUD; i++) {
+        struct ns_question question = question_of(1, i);
+        CHECK_EQUAL(core_ask(core, loud, &question), 0);
+    }
+    struct ns_question question = question_of(2, 0);
+    CHECK_EQUAL(core_ask(core, quiet, &question), 0);
+    CHECK_EQUAL(core_next_questions(core, taken, 2 * ROUND, 0), 2 * ROUND);
+    for (uint32_t i = 0; i < ROUND; i++)
+        CHECK_EQUAL(taken[i].id, 1000 + i);
+    CHECK_EQUAL(taken[ROUND].id, 2000);
+    CHECK_EQUAL(taken[ROUND + 1].id, 1000 + ROUND);
+    quota_release(quiet);
+    quota_release(loud); /* its questions hold it */
+    core_stop(core);
 }
 
 /* The peer of this address takes connections, as the kernel does for it, and says nothing. */

@@ -8,7 +8,8 @@ enum { ASKED_MAX = 40000, WORKER = 3 };
 /* The two ends that the cache talks to. */
 struct desk {
     struct decisions *decisions;
-    struct ns_question last; /* the question asked last */
+    struct decision_share share; /* of workload 1 */
+    struct ns_question last;     /* the question asked last */
     uint64_t asked[ASKED_MAX];
     size_t asked_count;
     int full; /* questions cannot be sent */
@@ -49,12 +50,14 @@ static struct desk *desk_new(void)
 {
     struct desk *desk = ns_alloc(sizeof(*desk));
     desk->decisions = decisions_new(WORKER, desk_ask, desk_ready, desk);
+    decision_share_init(&desk->share);
     decisions_epoch(desk->decisions, 1);
     return desk;
 }
 
 static void desk_free(struct desk *desk)
 {
+    decisions_forget(desk->decisions, &desk->share);
     decisions_free(desk->decisions);
     free(desk);
 }
@@ -108,7 +111,8 @@ static int desk_wait(struct desk *desk, uint32_t number, struct guest *guest)
 {
     struct ns_question question = question_number(number);
     int waiting;
-    struct decision *decision = decisions_get(desk->decisions, &question, &guest->waiter, &waiting);
+    struct decision *decision =
+        decisions_get(desk->decisions, &desk->share, &question, &guest->waiter, &waiting);
     CHECK(decision == NULL);
     return waiting;
 }
@@ -119,7 +123,8 @@ static struct decision *desk_cached(struct desk *desk, uint32_t number)
     struct guest guest = guest_new();
     int waiting;
     link_init(&guest.waiter.link);
-    struct decision *decision = decisions_get(desk->decisions, &question, &guest.waiter, &waiting);
+    struct decision *decision =
+        decisions_get(desk->decisions, &desk->share, &question, &guest.waiter, &waiting);
     decision_waiter_cancel(&guest.waiter);
     return decision;
 }
@@ -176,7 +181,8 @@ TEST(questions_that_differ_in_any_part_of_the_key_are_asked_apart)
     memcpy(questions[7].peer, "spiffe://a/ns/b/sa/c", 21);
     for (int i = 0; i < 8; i++) {
         int waiting;
-        CHECK(decisions_get(desk->decisions, &questions[i], &guests[i].waiter, &waiting) == NULL);
+        CHECK(decisions_get(desk->decisions, &desk->share, &questions[i], &guests[i].waiter, &waiting) ==
+              NULL);
         CHECK(waiting);
         CHECK_EQUAL(desk->asked_count, i + 1);
     }
@@ -195,10 +201,10 @@ TEST(the_source_port_is_no_part_of_the_key)
     struct ns_question question = question_number(1);
     int waiting;
     question.source.port = 40000;
-    (void)decisions_get(desk->decisions, &question, &guests[0].waiter, &waiting);
+    (void)decisions_get(desk->decisions, &desk->share, &question, &guests[0].waiter, &waiting);
     question.source.port = 40001;
     question.id = 99;
-    (void)decisions_get(desk->decisions, &question, &guests[1].waiter, &waiting);
+    (void)decisions_get(desk->decisions, &desk->share, &question, &guests[1].waiter, &waiting);
     CHECK(waiting);
     CHECK_EQUAL(desk->asked_count, 1);
     desk_free(desk);
@@ -426,7 +432,7 @@ static void ask_the_same_again(struct desk *desk, struct guest *guest, struct de
     struct ns_question question = question_number(1);
     int waiting;
     guest->then = NULL;
-    if (decisions_get(desk->decisions, &question, &guest->waiter, &waiting) == NULL)
+    if (decisions_get(desk->decisions, &desk->share, &question, &guest->waiter, &waiting) == NULL)
         CHECK(waiting);
     CHECK_TEXT(decision->reason, "first"); /* still ours to look at, whatever became of the cache */
 }
@@ -507,37 +513,104 @@ TEST(freeing_unlinks_those_who_wait)
 
 /* ---- limits ---- */
 
-TEST(too_many_pending_questions_refuse_new_ones_only)
+TEST(one_workload_may_have_half_of_the_pending_questions)
 {
+    enum { HALF = DECISIONS_PENDING_MAX / 2 };
     struct desk *desk = desk_new();
-    struct guest *guests = ns_alloc((DECISIONS_PENDING_MAX + 2) * sizeof(*guests));
-    guests_init(guests, DECISIONS_PENDING_MAX + 2);
-    for (uint32_t i = 0; i < DECISIONS_PENDING_MAX; i++)
+    struct guest *guests = ns_alloc((HALF + 2) * sizeof(*guests));
+    guests_init(guests, HALF + 2);
+    for (uint32_t i = 0; i < HALF; i++)
         CHECK(desk_wait(desk, i, &guests[i]));
-    CHECK(!desk_wait(desk, DECISIONS_PENDING_MAX, &guests[DECISIONS_PENDING_MAX]));
-    CHECK(desk_wait(desk, 0, &guests[DECISIONS_PENDING_MAX + 1])); /* beside one that waits already */
-    CHECK_EQUAL(desk->asked_count, DECISIONS_PENDING_MAX);
+    CHECK(!desk_wait(desk, HALF, &guests[HALF]));
+    CHECK(desk_wait(desk, 0, &guests[HALF + 1])); /* beside one that waits already */
+    CHECK_EQUAL(desk->asked_count, HALF);
     desk_answer(desk, desk->asked[5], 1, "yes");
-    CHECK(desk_wait(desk, DECISIONS_PENDING_MAX, &guests[DECISIONS_PENDING_MAX]));
-    guests_dispose(guests, DECISIONS_PENDING_MAX + 2);
+    CHECK(desk_wait(desk, HALF, &guests[HALF]));
+    guests_dispose(guests, HALF + 2);
     desk_free(desk);
     free(guests);
 }
 
+/* Asks on behalf of another workload; true if the guest now waits. */
+static int desk_wait_for(struct desk *desk, struct decision_share *share, uint64_t workload, uint32_t number,
+                         struct guest *guest)
+{
+    struct ns_question question = question_number(number);
+    int waiting;
+    question.workload = workload;
+    CHECK(decisions_get(desk->decisions, share, &question, &guest->waiter, &waiting) == NULL);
+    return waiting;
+}
+
+TEST(a_workload_with_too_many_pending_questions_leaves_room_for_others)
+{
+    enum { HALF = DECISIONS_PENDING_MAX / 2, QUIET = 100 };
+    struct desk *desk = desk_new();
+    struct decision_share quiet;
+    struct guest *guests = ns_alloc((HALF + QUIET) * sizeof(*guests));
+    decision_share_init(&quiet);
+    guests_init(guests, HALF + QUIET);
+    uint32_t loud = 0;
+    while (desk_wait(desk, loud, &guests[loud]))
+        loud++;
+    CHECK_EQUAL(loud, HALF);
+    for (uint32_t i = 0; i < QUIET; i++)
+        CHECK(desk_wait_for(desk, &quiet, 2, i, &guests[HALF + i]));
+    decisions_forget(desk->decisions, &quiet);
+    CHECK(link_empty(&guests[HALF].waiter.link));
+    guests_dispose(guests, HALF + QUIET);
+    desk_free(desk);
+    free(guests);
+}
+
+TEST(a_workload_that_fills_the_cache_forgets_its_own_oldest_answers)
+{
+    enum { HALF = DECISIONS_MAX / 2, QUIET = 10 };
+    struct desk *desk = desk_new();
+    struct decision_share quiet;
+    struct guest guest;
+    decision_share_init(&quiet);
+    guests_init(&guest, 1);
+    for (uint32_t i = 0; i < QUIET; i++) {
+        CHECK(desk_wait_for(desk, &quiet, 2, i, &guest));
+        desk_answer(desk, desk->last.id, 1, "quiet");
+    }
+    for (uint32_t i = 0; i < DECISIONS_MAX + QUIET; i++) {
+        CHECK(desk_wait(desk, i, &guest));
+        desk_answer(desk, desk->last.id, 1, "yes");
+    }
+    CHECK_EQUAL(desk->share.count, HALF - QUIET / 2);
+    CHECK_EQUAL(quiet.count, QUIET);
+    size_t asked = desk->asked_count;
+    for (uint32_t i = 0; i < QUIET; i++) {
+        struct ns_question question = question_number(i);
+        int waiting;
+        question.workload = 2;
+        CHECK(decisions_get(desk->decisions, &quiet, &question, &guest.waiter, &waiting) != NULL);
+    }
+    CHECK(desk_cached(desk, DECISIONS_MAX + QUIET - 1) != NULL);
+    CHECK_EQUAL(desk->asked_count, asked);
+    CHECK(desk_cached(desk, HALF) == NULL);
+    decisions_forget(desk->decisions, &quiet);
+    guests_dispose(&guest, 1);
+    desk_free(desk);
+}
+
 TEST(a_full_cache_forgets_the_oldest_answer)
 {
+    enum { HALF = DECISIONS_MAX / 2 };
     struct desk *desk = desk_new();
     struct guest guest;
     guests_init(&guest, 1);
-    for (uint32_t i = 0; i <= DECISIONS_MAX; i++) {
+    for (uint32_t i = 0; i <= HALF; i++) {
         CHECK(desk_wait(desk, i, &guest));
         desk_answer(desk, desk->last.id, 1, "yes");
     }
     CHECK(desk_cached(desk, 1) != NULL);
-    CHECK(desk_cached(desk, DECISIONS_MAX) != NULL);
-    CHECK_EQUAL(desk->asked_count, DECISIONS_MAX + 1);
+    CHECK(desk_cached(desk, HALF) != NULL);
+    CHECK_EQUAL(desk->asked_count, HALF + 1);
     CHECK(desk_cached(desk, 0) == NULL);
-    CHECK_EQUAL(desk->asked_count, DECISIONS_MAX + 2);
+    CHECK_EQUAL(desk->asked_count, HALF + 2);
     guests_dispose(&guest, 1);
     desk_free(desk);
 }

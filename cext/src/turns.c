@@ -1,0 +1,159 @@
+/* turns.c: see turns.h. */
+#include "turns.h"
+
+void turns_init(struct turns *turns)
+{
+    link_init(&turns->tasks);
+    link_init(&turns->writes);
+    link_init(&turns->steps);
+}
+
+void share_init(struct share *share)
+{
+    struct link *links[] = {&share->tasks_link, &share->waiting,    &share->again, &share->writes_link,
+                            &share->writes,     &share->steps_link, &share->steps};
+    for (size_t i = 0; i < sizeof(links) / sizeof(links[0]); i++)
+        link_init(links[i]);
+}
+
+void share_dispose(struct turns *turns, struct share *share)
+{
+    link_remove(&share->tasks_link);
+    link_remove(&share->writes_link);
+    link_remove(&share->steps_link);
+    if (turns->last == share)
+        turns->last = NULL;
+}
+
+/* ---- what waits ---- */
+
+static void list(struct link *shares, struct link *share_link)
+{
+    if (link_empty(share_link))
+        link_append(shares, share_link);
+}
+
+void task_wait(struct turns *turns, struct share *share, struct task *task)
+{
+    link_remove(&task->link);
+    link_append(&share->waiting, &task->link);
+    list(&turns->tasks, &share->tasks_link);
+}
+
+void task_again(struct turns *turns, struct share *share, struct task *task)
+{
+    if (!link_empty(&task->link))
+        return;
+    link_append(&share->again, &task->link);
+    list(&turns->tasks, &share->tasks_link);
+}
+
+void turns_step(struct turns *turns, struct share *share, struct link *link)
+{
+    if (!link_empty(link))
+        return;
+    link_append(&share->steps, link);
+    list(&turns->steps, &share->steps_link);
+}
+
+/* ---- what goes on ---- */
+
+static struct link *take(struct link *links)
+{
+    struct link *first = links->next;
+    link_remove(first);
+    return first;
+}
+
+/* Takes the only member of a list; NULL when it has none, or more. */
+static inline struct link *take_only(struct link *links)
+{
+    struct link *first = links->next;
+    if (first == links || first->next != links)
+        return NULL;
+    link_init(links);
+    link_init(first);
+    return first;
+}
+
+/* Runs the members that the list has now, as far as the share lasts, one at least. What they add, or become
+ * again, is for the next turn, and comes behind what is left. */
+static inline void run_list(struct turns *turns, struct share *share, struct link *links, link_run *run,
+                            void *owner)
+{
+    struct link now;
+    share_renew(turns, share);
+    struct link *only = take_only(links);
+    if (only != NULL) {
+        run(owner, only);
+        return;
+    }
+    link_init(&now);
+    link_splice(&now, links);
+    for (int least = 1; !link_empty(&now) && (least > 0 || turns_left(turns, share, TURN_SHARE)); least--)
+        run(owner, take(&now));
+    if (!link_empty(&now)) {
+        link_splice(&now, links);
+        link_splice(links, &now);
+    }
+}
+
+static void run_tasks(struct turns *turns, struct link *tasks_link, link_run *run, void *owner)
+{
+    struct share *share = container_of(tasks_link, struct share, tasks_link);
+    if (!link_empty(&share->waiting))
+        run_list(turns, share, &share->waiting, run, owner);
+    if (!link_empty(&share->again))
+        run_list(turns, share, &share->again, run, owner);
+    if (!link_empty(&share->waiting) || !link_empty(&share->again))
+        list(&turns->tasks, &share->tasks_link);
+}
+
+static void run_writes(struct turns *turns, struct link *writes_link, link_run *run, void *owner)
+{
+    struct share *share = container_of(writes_link, struct share, writes_link);
+    run_list(turns, share, &share->writes, run, owner);
+    if (!link_empty(&share->writes))
+        list(&turns->writes, &share->writes_link);
+}
+
+typedef void share_run(struct turns *turns, struct link *share_link, link_run *run, void *owner);
+
+static inline void run_shares(struct turns *turns, struct link *listed, share_run *run_share, link_run *run,
+                              void *owner)
+{
+    struct link shares;
+    struct link *only = take_only(listed);
+    if (only != NULL) {
+        run_share(turns, only, run, owner);
+        return;
+    }
+    link_init(&shares);
+    link_splice(&shares, listed);
+    while (!link_empty(&shares))
+        run_share(turns, take(&shares), run, owner);
+}
+
+void turns_run_tasks(struct turns *turns, link_run *run, void *owner)
+{
+    run_shares(turns, &turns->tasks, run_tasks, run, owner);
+}
+
+void turns_run_writes(struct turns *turns, link_run *run, void *owner)
+{
+    run_shares(turns, &turns->writes, run_writes, run, owner);
+}
+
+struct link *turns_next_step(struct turns *turns)
+{
+    while (!link_empty(&turns->steps)) {
+        struct share *share = container_of(take(&turns->steps), struct share, steps_link);
+        if (link_empty(&share->steps))
+            continue; /* those that waited have ended */
+        struct link *step = take(&share->steps);
+        if (!link_empty(&share->steps))
+            link_append(&turns->steps, &share->steps_link);
+        return step;
+    }
+    return NULL;
+}

@@ -1,0 +1,155 @@
+/*
+ * turns.h: how the workloads of a worker share its turns.
+ *
+ * While only one workload has anything to do, nothing here limits it. As soon as events of two were seen
+ * within CONTENDED_MS, each may spend TURN_SHARE units in each half of a turn: on events and what goes on
+ * from before, and on writing tunnels. What exceeds its share waits in its own lists, and each workload that
+ * has something there is visited once a turn. So what an event waits for is bounded by the number of busy
+ * workloads, not by the number of their connections. A share is exceeded by one task at most, and no task
+ * moves more than one scratch buffer.
+ *
+ * An event that may not be handled yet is no event lost: the object has noted what it said and becomes a
+ * task. Within a workload events keep their order. Connections that move much (`again`) come behind those
+ * that wait for their first byte of this turn (`wait`); of both at least one goes on in each turn.
+ *
+ * A unit is about the cost of a small message, 5 microseconds; moved bytes cost one for each TURN_UNIT_BYTES.
+ */
+#ifndef NS_TURNS_H
+#define NS_TURNS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "link.h"
+
+enum {
+    TURN_SHARE = 32,
+    TURN_UNIT_BYTES = 8192,
+    TURN_ACCEPT = 3,  /* units of accepting a connection */
+    TURN_DIAL = 4,    /* of a socket that is made and connected */
+    TURN_TUNNEL = 16, /* of a tunnel that is made or accepted, without its handshake */
+    CONTENDED_MS = 1000,
+};
+
+enum task_kind { TASK_FLOW, TASK_TUNNEL };
+
+/* Embedded in what can wait for a turn; unlinked while it does not. */
+struct task {
+    struct link link;
+    enum task_kind kind;
+};
+
+/* One workload's part in its worker's turns. */
+struct share {
+    struct link tasks_link;  /* in turns->tasks while one of the next two is not empty */
+    struct link waiting;     /* tasks with events that were noted only, oldest first */
+    struct link again;       /* tasks that used up what one may move in a turn */
+    struct link writes_link; /* same for `writes` */
+    struct link writes;      /* tunnels to be written at the end of the turn */
+    struct link steps_link;  /* same for `steps` */
+    struct link steps;       /* tunnels with a step to make of their handshake, oldest first */
+    uint64_t turn;           /* for which `spent` holds */
+    uint32_t spent;          /* units */
+};
+
+struct turns {
+    uint64_t turn;                    /* number of the present half turn */
+    struct link tasks, writes, steps; /* shares that have some */
+    const struct share *last;         /* whose event came last */
+    uint64_t now_ms;
+    uint64_t contended_until_ms;
+};
+
+void turns_init(struct turns *turns);
+void share_init(struct share *share);
+/* Nothing of its workload is linked any more. */
+void share_dispose(struct turns *turns, struct share *share);
+
+/* What is called for each event and message is inline. */
+
+/* A half turn begins. */
+static inline void turns_begin(struct turns *turns, uint64_t now_ms)
+{
+    turns->turn++;
+    turns->now_ms = now_ms;
+}
+
+/* True if more than one workload has something to do. */
+static inline int turns_contended(const struct turns *turns)
+{
+    return turns->now_ms < turns->contended_until_ms;
+}
+
+static inline void share_renew(const struct turns *turns, struct share *share)
+{
+    if (share->turn != turns->turn) {
+        share->turn = turns->turn;
+        share->spent = 0;
+    }
+}
+
+/* True while the share has spent less in this half turn. */
+static inline int turns_left(const struct turns *turns, struct share *share, uint32_t units)
+{
+    if (!turns_contended(turns))
+        return 1;
+    share_renew(turns, share);
+    return share->spent < units;
+}
+
+/* To be called behind turns_event or turns_left. */
+static inline void turns_spend(struct share *share, size_t units)
+{
+    share->spent += (uint32_t)units;
+}
+
+static inline void turns_moved(struct share *share, size_t bytes)
+{
+    turns_spend(share, 1 + bytes / TURN_UNIT_BYTES);
+}
+
+/* An event of the share came. True if it may be handled now; otherwise it is only to be noted, and task_wait.
+ */
+static inline int turns_event(struct turns *turns, struct share *share)
+{
+    if (turns->last != share) {
+        if (turns->last != NULL)
+            turns->contended_until_ms = turns->now_ms + CONTENDED_MS;
+        turns->last = share;
+    }
+    return turns_left(turns, share, TURN_SHARE) && (link_empty(&share->waiting) || !turns_contended(turns));
+}
+
+/* The task has an event to handle, and waits for its turn. */
+void task_wait(struct turns *turns, struct share *share, struct task *task);
+/* The task could go on, but has had its part of this turn. */
+void task_again(struct turns *turns, struct share *share, struct task *task);
+
+/* To be written at the end of the turn. `link` is unlinked or there already. */
+static inline void turns_write(struct turns *turns, struct share *share, struct link *link)
+{
+    if (!link_empty(link))
+        return;
+    link_append(&share->writes, link);
+    if (link_empty(&share->writes_link))
+        link_append(&turns->writes, &share->writes_link);
+}
+
+/* To make a step of a handshake; same. */
+void turns_step(struct turns *turns, struct share *share, struct link *link);
+
+typedef void link_run(void *owner, struct link *link);
+/* Runs the tasks that are there now, as far as the shares last; the link is a task's. */
+void turns_run_tasks(struct turns *turns, link_run *run, void *owner);
+/* Same for what is to be written. */
+void turns_run_writes(struct turns *turns, link_run *run, void *owner);
+/* The next step of a handshake, of each workload in turn; NULL: there is none. Unlinked. */
+struct link *turns_next_step(struct turns *turns);
+
+/* True while anything is left for a next turn. */
+static inline int turns_busy(const struct turns *turns)
+{
+    return !link_empty(&turns->tasks) || !link_empty(&turns->writes) || !link_empty(&turns->steps);
+}
+
+#endif
