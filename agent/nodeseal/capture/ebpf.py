@@ -18,9 +18,11 @@ captured connections are dropped (fail closed) until an agent comes, adopts what
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import struct
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from nodeseal.capture import constants, installation, listeners, probe, program_cache, routing, steering, syscalls
@@ -33,12 +35,15 @@ from nodeseal.capture.workload import Captured, CaptureTarget
 
 __all__ = ["CaptureError", "CaptureTarget", "Captured", "EbpfCapture"]
 
+log = logging.getLogger("nodeseal.capture")
+
 BPF_DIRECTORY = "bpf"
 _CONNECT = {
     "connect4": ("mark_connect4", syscalls.ATTACH_CGROUP_INET4_CONNECT),
     "connect6": ("mark_connect6", syscalls.ATTACH_CGROUP_INET6_CONNECT),
 }
 _SHARED_MAPS = ("enrolled", "counters")
+_STATES = {"capturing": constants.STATE_CAPTURE, "leaving": constants.STATE_LEAVE}
 
 
 class EbpfCapture:
@@ -51,7 +56,6 @@ class EbpfCapture:
         self._cgroup = cgroup
         self._programs: Programs | None = None
         self._shared: dict[str, int] = {}
-        self._links: dict[str, int] = {}
         self._captured: dict[str, Captured] = {}
         self._journal: Journal | None = None
         self._tcx = False
@@ -83,9 +87,8 @@ class EbpfCapture:
         for captured in self._captured.values():
             captured.close()
         self._captured.clear()
-        for fd in (*self._links.values(), *self._shared.values()):
+        for fd in self._shared.values():
             os.close(fd)
-        self._links.clear()
         self._shared.clear()
 
     def errors(self) -> dict[str, int]:
@@ -223,9 +226,10 @@ class EbpfCapture:
         """Give an adopted workload its listeners: duplicates of those that the core still holds, new ones for the rest.
 
         `held`: role -> descriptor, which stays the caller's. Returns the roles that were made anew, to be handed to the
-        core. A leaving workload gets the outbound one only. Raises AddressInUseError, CaptureError.
+        core. A leaving workload gets the outbound one only. Programs that another version of nodeseal attached are
+        replaced now, when there is something to steer to. Raises AddressInUseError, CaptureError.
         """
-        _, journal = self._ready()
+        programs, journal = self._ready()
         entry = journal.entries[captured.target.name]
         addresses = entry.target_addresses
         roles = listeners.roles_of(addresses) if captured.phase == "capturing" else (listeners.OUTBOUND,)
@@ -238,6 +242,16 @@ class EbpfCapture:
             else:
                 captured.listeners[role] = listeners.make_listener(captured.namespace, role, addresses)
                 made.append(role)
+        if entry.programs != programs.version:
+            survey = captured.namespace.run(routing.survey)
+            if captured.phase == "capturing":
+                captured.namespace.run(lambda: installation.plan(entry, survey, tcx=self._tcx))
+                journal.save()
+            installation.renew(
+                entry, captured.namespace, survey, programs, self._shared, self._pins, captured.listeners
+            )
+            journal.save()
+            return made
         try:
             fd = syscalls.pinned(self._pins / entry.pins / "listeners")
             try:
@@ -305,42 +319,47 @@ class EbpfCapture:
         undo.callback(syscalls.unmount, self._pins)
 
     def _attach(self, programs: Programs, cgroup: Path, undo: contextlib.ExitStack) -> None:
-        def adopt_or_pin(name: str, fd: int) -> int:
-            syscalls.pin(fd, self._pins / name)
-            undo.callback((self._pins / name).unlink)
-            return fd
-
+        """Attaches the connect programs, or puts them in the place of those that another version left."""
+        journal = self._journal
+        assert journal is not None
+        replace = journal.programs != programs.version
         undo.callback(self.close)
         for name in _SHARED_MAPS:
-            try:
-                self._shared[name] = syscalls.pinned(self._pins / name)
-            except FileNotFoundError:
-                self._shared[name] = programs.new_map(name)
-                adopt_or_pin(name, self._shared[name])
-            if not programs.fits(name, self._shared[name]):
-                raise CaptureError(
-                    f"the BPF map {self._pins / name} was made by another version: run `nodeseal cleanup` and "
-                    "start again"
-                )
+            path = self._pins / name
+            if not path.exists():
+                undo.callback(path.unlink)
+            make, fits = partial(programs.new_map, name), partial(programs.fits, name)
+            self._shared[name], new = installation.pinned_or_new(path, make, fits)
+            replace = replace or new
+        if replace:
+            # What a former agent's map said, should this one be new.
+            for entry in journal.entries.values():
+                if entry.state in _STATES:
+                    installation.set_state(self._shared["enrolled"], entry, _STATES[entry.state])
         cgroup_fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for name, (function, attach_type) in _CONNECT.items():
+                path = self._pins / name
+                if not path.exists():
+                    undo.callback(partial(path.unlink, missing_ok=True))
+                program = programs.load(function, self._shared)
                 try:
-                    self._links[name] = syscalls.pinned(self._pins / name)
-                except FileNotFoundError:
-                    program = programs.load(function, self._shared)
-                    try:
-                        self._links[name] = syscalls.link_create(program, cgroup_fd, attach_type)
-                    except OSError as error:
-                        raise CaptureError(
-                            f"cannot attach to the cgroup {cgroup}: {error.strerror}; another program there may be "
-                            "exclusive"
-                        ) from None
-                    finally:
-                        os.close(program)
-                    adopt_or_pin(name, self._links[name])
+                    create = partial(syscalls.link_create, program, cgroup_fd, attach_type)
+                    installation.put_link(path, program, create, replace=replace)
+                except OSError as error:
+                    raise CaptureError(
+                        f"cannot attach to the cgroup {cgroup}: {error.strerror}; another program there may be "
+                        "exclusive"
+                    ) from None
+                finally:
+                    os.close(program)
         finally:
             os.close(cgroup_fd)
+        if replace:
+            journal.programs = programs.version
+            if journal.entries:
+                log.info("the BPF programs of the node were replaced by those of this version, %s", programs.version)
+                journal.save()
 
 
 def _survey(target: CaptureTarget, namespace: NetworkNamespace) -> routing.Survey:

@@ -71,33 +71,76 @@ def install(
 
     Raises CaptureError, and leaves undoing to the caller.
     """
+    _install(entry, namespace, survey, programs, shared, pins, listeners, capturing=True)
+
+
+def renew(
+    entry: Entry,
+    namespace: NetworkNamespace,
+    survey: routing.Survey,
+    programs: Programs,
+    shared: Mapping[str, int],
+    pins: Path,
+    listeners: Mapping[int, int],
+) -> None:
+    """Put programs of this version in the place of those that are attached; without a gap, see _install. One that
+    leaves goes on leaving. Raises CaptureError; it can be done again.
+    """
+    _install(entry, namespace, survey, programs, shared, pins, listeners, capturing=entry.state == "capturing")
+
+
+def _install(
+    entry: Entry,
+    namespace: NetworkNamespace,
+    survey: routing.Survey,
+    programs: Programs,
+    shared: Mapping[str, int],
+    pins: Path,
+    listeners: Mapping[int, int],
+    *,
+    capturing: bool,
+) -> None:
+    """What is attached by programs of another version stays attached, while the program in its link is exchanged
+    (BPF_LINK_UPDATE). Maps that fit are kept; in the place of others come new ones, which are filled before a program
+    reads them, while the old ones live as long as an old program does.
+    """
     directory = pins / entry.pins
+    replace = entry.programs != programs.version
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
         with contextlib.ExitStack() as stack:
             maps = {"counters": shared["counters"]}
             for name in ("listeners", "own", "families", "revisited"):
-                maps[name] = _pinned_or_new(directory / name, partial(programs.new_map, name))
+                make, fits = partial(programs.new_map, name), partial(programs.fits, name)
+                maps[name], new = pinned_or_new(directory / name, make, fits)
+                replace = replace or new
                 stack.callback(os.close, maps[name])
             for address in survey.addresses:
                 syscalls.map_update(maps["own"], mapped(address), b"\x01")
             families = sum(constants.FAMILIES[version] for version in entry.versions)
             syscalls.map_update(maps["families"], bytes(4), struct.pack("=I", families))
             for role in STEERED:
-                enter_listener(maps["listeners"], role, listeners[role])
+                if role in listeners:
+                    enter_listener(maps["listeners"], role, listeners[role])
 
             namespace.run(lambda: _prepare_routing(entry, survey))
 
-            os.close(
-                _pinned_or_new(
-                    directory / "lookup", lambda: _attach_lookup(programs.load("assign_lookup", maps), namespace.fd)
-                )
+            lookup = programs.load("assign_lookup", maps)
+            stack.callback(os.close, lookup)
+            put_link(
+                directory / "lookup",
+                lookup,
+                lambda: syscalls.link_create(lookup, namespace.fd, syscalls.ATTACH_SK_LOOKUP),
+                replace=replace,
             )
-            steer = programs.load("steer_ingress", maps)
-            stack.callback(os.close, steer)
-            present = {device.index for device in survey.devices}
-            steering.attach(entry, namespace, present, steer, directory)
-        set_state(shared["enrolled"], entry, constants.STATE_CAPTURE)
+            if capturing:
+                steer = programs.load("steer_ingress", maps)
+                stack.callback(os.close, steer)
+                present = {device.index for device in survey.devices}
+                steering.attach(entry, namespace, present, steer, directory, replace=replace)
+        if capturing:
+            set_state(shared["enrolled"], entry, constants.STATE_CAPTURE)
+        entry.programs = programs.version
     except OSError as error:
         raise CaptureError(f"cannot capture {entry.name} in {entry.netns}: {error.strerror}") from None
 
@@ -215,21 +258,39 @@ def _prepare_routing(entry: Entry, survey: routing.Survey) -> None:
             routing.add_rule(address.version, mark, entry.table, entry.rule_priority)
 
 
-def _attach_lookup(program: int, namespace_fd: int) -> int:
+def put_link(path: Path, program: int, create: Callable[[], int], *, replace: bool) -> None:
+    """Make and pin a link, unless there is one; `replace`: then it attaches this program from now on. OSError."""
     try:
-        return syscalls.link_create(program, namespace_fd, syscalls.ATTACH_SK_LOOKUP)
-    finally:
-        os.close(program)
-
-
-def _pinned_or_new(path: Path, make: Callable[[], int]) -> int:
-    try:
-        return syscalls.pinned(path)
+        fd = syscalls.pinned(path)
     except FileNotFoundError:
-        fd = make()
+        fd = create()
         try:
             syscalls.pin(fd, path)
-        except OSError:
+        finally:
             os.close(fd)
-            raise
-        return fd
+        return
+    try:
+        if replace:
+            syscalls.link_update(fd, program)
+    finally:
+        os.close(fd)
+
+
+def pinned_or_new(path: Path, make: Callable[[], int], fits: Callable[[int], bool]) -> tuple[int, bool]:
+    """(the map that is pinned at a path, or a new one, which takes the place of one that does not fit; whether it is
+    new: then no program reads it yet). Raises OSError."""
+    draft = path.with_name(path.name + "-new")
+    with contextlib.suppress(FileNotFoundError):
+        fd = syscalls.pinned(path)
+        if fits(fd):
+            return fd, False
+        os.close(fd)
+    fd = make()
+    try:
+        draft.unlink(missing_ok=True)
+        syscalls.pin(fd, draft)
+        draft.rename(path)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd, True

@@ -19,8 +19,10 @@ from nodeseal.capture.errors import CaptureError
 from nodeseal.mesh.address import Address
 
 FILE_NAME = "capture.json"
-_VERSION = 3
-_READABLE = (1, 2, 3)  # 1 knew tc filters only: its entries have no `links`; up to 2 there was one `address`
+_VERSION = 4
+# 1 knew tc filters only: its entries have no `links`; up to 2 there was one `address`; up to 3 nothing told of which
+# version the programs are.
+_READABLE = (1, 2, 3, 4)
 
 # installing: enrol() has begun and the sockets were not handed out yet; capturing: all is in place; leaving: new
 # connections go direct, captured ones still go on.
@@ -74,6 +76,7 @@ class Entry:
     filters: list[Filter] = field(default_factory=list)
     sysctls: list[Sysctl] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
+    programs: str = ""  # version of those that are attached (Programs.version); "": of some other one
 
     @property
     def target_addresses(self) -> tuple[Address, ...]:
@@ -92,11 +95,14 @@ class Entry:
 
 
 class Journal:
-    """Entries by workload name. Call save() before changing what they describe."""
+    """Entries by workload name. Call save() before changing what they describe. `programs`: as in an entry, of those
+    that all workloads of the node share.
+    """
 
-    def __init__(self, path: Path, entries: dict[str, Entry]) -> None:
+    def __init__(self, path: Path, entries: dict[str, Entry], programs: str = "") -> None:
         self.path = path
         self.entries = entries
+        self.programs = programs
 
     @classmethod
     def load(cls, run_dir: Path) -> Journal:
@@ -116,7 +122,8 @@ class Journal:
                     f"the capture journal {path} is of version {value['version']}, this program writes {_VERSION}; "
                     "run `nodeseal cleanup` of the version that wrote it"
                 )
-            return cls(path, {name: _entry(item) for name, item in value["entries"].items()})
+            entries = {name: _entry(item) for name, item in value["entries"].items()}
+            return cls(path, entries, str(value.get("programs", "")))
         except (KeyError, TypeError, AttributeError) as error:
             raise CaptureError(f"the capture journal {path} is damaged ({error!r}); run `nodeseal cleanup`") from None
 
@@ -125,7 +132,8 @@ class Journal:
         # An entry a line. It is written twice for each workload that is enrolled, with all others in it: with asdict()
         # and indentation, which only the encoder in Python makes, that would take ten times as long.
         lines = [f"{json.dumps(name)}: {json.dumps(_value(entry))}" for name, entry in self.entries.items()]
-        text = f'{{"version": {_VERSION}, "entries": {{\n' + ",\n".join(lines) + "\n}}\n"
+        head = f'{{"version": {_VERSION}, "programs": {json.dumps(self.programs)}, "entries": {{\n'
+        text = head + ",\n".join(lines) + "\n}}\n"
         draft = self.path.with_suffix(".new")
         try:
             fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import struct
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from nodeseal.capture.compile import Compiled
 from nodeseal.capture.errors import CaptureError
 
 _INSN_SIZE = 8
+_VERSION_DIGITS = 12
 _IMMEDIATE = 4  # offset of the immediate in struct bpf_insn
 
 # Function -> (program type, expected attach type).
@@ -28,6 +30,8 @@ class Programs:
 
     def __init__(self, compiled: Compiled) -> None:
         self._compiled = compiled
+        self.version = _version(compiled)
+        """One word for all of them: programs of another version are to be replaced."""
 
     def new_map(self, name: str) -> int:
         """A new map of the shape that the programs expect. Raises CaptureError."""
@@ -82,3 +86,15 @@ def _hint(error: OSError) -> str:
     if error.errno in (errno.EPERM, errno.EACCES):
         return "this needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN"
     return "the kernel may be too old (5.17 has all that is needed) or built without BPF"
+
+
+def _version(compiled: Compiled) -> str:
+    digest = hashlib.sha256()
+    for name, code in sorted(compiled.programs.items()):
+        instructions = bytearray(code.instructions)
+        for index in code.relocations:
+            # What stands there is the descriptor of the compiler's own map.
+            struct.pack_into("=i", instructions, index * _INSN_SIZE + _IMMEDIATE, 0)
+        digest.update(f"{name} {sorted(code.relocations.items())} ".encode() + bytes(instructions))
+    digest.update(repr(sorted(compiled.maps.items())).encode())
+    return digest.hexdigest()[:_VERSION_DIGITS]

@@ -213,15 +213,17 @@ def plan_filters(devices: Sequence[Device]) -> list[Filter]:
     return plans
 
 
-def add_filter(plan: Filter, program_fd: int) -> None:
-    """Attach the program to what comes in by the device. Raises CaptureError."""
+def add_filter(plan: Filter, program_fd: int, *, replace: bool = False) -> None:
+    """Attach the program to what comes in by the device; `replace`: also in the place of our own filter there, of which
+    no packet notices. Raises CaptureError."""
     with IPRoute() as ipr, _explain(f"attach the tc filter to {plan.device}"):
         if not _has_ingress(ipr, plan.index):
             ipr.tc("add", "clsact", plan.index)
-        if _ours(ipr, plan):
+        ours = _ours(ipr, plan)
+        if ours and not replace:
             return
         ipr.tc(
-            "add-filter",
+            "replace-filter" if ours else "add-filter",
             "bpf",
             plan.index,
             plan.handle,

@@ -61,8 +61,17 @@ def plan(entry: Entry, devices: Iterable[routing.Device], *, tcx: bool) -> None:
         entry.filters += routing.plan_filters(new)
 
 
-def attach(entry: Entry, namespace: NetworkNamespace, present: set[int], program: int, directory: Path) -> None:
-    """Attach the program to the planned devices that are present (their indices); what is attached already stays.
+def attach(
+    entry: Entry,
+    namespace: NetworkNamespace,
+    present: set[int],
+    program: int,
+    directory: Path,
+    *,
+    replace: bool = False,
+) -> None:
+    """Attach the program to the planned devices that are present (their indices); what is attached already stays, or,
+    with `replace`, has this program from now on.
 
     `directory`: where the links are pinned. Raises CaptureError.
     """
@@ -70,10 +79,10 @@ def attach(entry: Entry, namespace: NetworkNamespace, present: set[int], program
     def body() -> None:
         for link in entry.links:
             if link.index in present:
-                add_link(link, program, pin_of(directory, link))
+                add_link(link, program, pin_of(directory, link), replace=replace)
         for item in entry.filters:
             if item.index in present:
-                routing.add_filter(item, program)
+                routing.add_filter(item, program, replace=replace)
 
     namespace.run(body)
 
@@ -96,10 +105,12 @@ def pin_of(directory: Path, link: Link) -> Path:
     return directory / f"{PIN_PREFIX}{link.index}"
 
 
-def add_link(plan: Link, program: int, pin: Path) -> None:
+def add_link(plan: Link, program: int, pin: Path, *, replace: bool = False) -> None:
     """Attach the program to what comes in by the device. To be called inside its namespace. Raises CaptureError."""
     try:
         if link_exists(plan, pin):
+            if replace:
+                _replace_program(pin, program)
             return
         remove_link(pin)
         fd = syscalls.tcx_link_create(program, plan.index)
@@ -111,6 +122,14 @@ def add_link(plan: Link, program: int, pin: Path) -> None:
         if error.errno == errno.ENODEV:  # gone since the survey
             return
         raise CaptureError(f"cannot attach to what comes in by {plan.device}: {error.strerror}") from None
+
+
+def _replace_program(pin: Path, program: int) -> None:
+    fd = syscalls.pinned(pin)
+    try:
+        syscalls.link_update(fd, program)
+    finally:
+        os.close(fd)
 
 
 def remove_link(pin: Path) -> bool:

@@ -42,6 +42,7 @@ _CMD_PROG_TEST_RUN = 10
 _CMD_OBJ_INFO = 15
 _CMD_PROG_QUERY = 16
 _CMD_LINK_CREATE = 28
+_CMD_LINK_UPDATE = 29
 _CMD_LINK_DETACH = 34
 
 _ATTR_SIZE = 144
@@ -248,6 +249,11 @@ def link_create(program_fd: int, target_fd: int, attach_type: int) -> int:
 def tcx_link_create(program_fd: int, index: int) -> int:
     """Attach a program to what comes in by a device of the calling thread's namespace, before all others there."""
     return _bpf(_CMD_LINK_CREATE, _attributes("=IIII", program_fd, index, ATTACH_TCX_INGRESS, _BEFORE))
+
+
+def link_update(link_fd: int, program_fd: int) -> None:
+    """Another program takes the place of the one that a link attaches: at no time is there none, or both."""
+    _bpf(_CMD_LINK_UPDATE, _attributes("=IIII", link_fd, program_fd, 0, 0))
 
 
 def link_program(fd: int) -> int:
