@@ -28,7 +28,15 @@ from support.workers import lab_settings, nodeseal_command
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces, which needs root")
 
 NAME = f"a{os.getpid()}"
-CATEGORIES = ("routing rules", "routing rules (IPv6)", "routes", "interfaces", "traffic control", "/sys/fs/bpf")
+CATEGORIES = (
+    "routing rules",
+    "routing rules (IPv6)",
+    "routes",
+    "routes (IPv6)",
+    "interfaces",
+    "traffic control",
+    "/sys/fs/bpf",
+)
 TESTS = Path(__file__).resolve().parents[1]
 
 
@@ -41,10 +49,10 @@ def settings() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Lab]:
-    """A lab that tests look at, and leave as it was."""
+    """A lab with IPv6 that tests look at, and leave as it was."""
     name = f"{NAME}s"
     try:
-        yield Lab.up(Plan.build(name))
+        yield Lab.up(Plan.build(name, ipv6=True))
     finally:
         take_down(name)
 
@@ -101,8 +109,10 @@ def traces(lab: Lab) -> list[str]:
 def test_status_has_the_promised_shape(shared: Lab) -> None:
     status = json.loads(nodeseal("lab", "status", "--name", shared.plan.name, "-o", "json").stdout)
     assert set(status) == {"nodes", "pods", "supervisor_pid"}
-    assert all(set(node) == {"name", "netns", "address", "agent_pid", "core_pids"} for node in status["nodes"])
-    assert all(set(pod) == {"name", "node", "netns", "address", "enrolled", "identity"} for pod in status["pods"])
+    node_keys = {"name", "netns", "address", "addresses", "agent_pid", "core_pids"}
+    assert all(set(node) == node_keys for node in status["nodes"])
+    pod_keys = {"name", "node", "netns", "address", "addresses", "enrolled", "identity"}
+    assert all(set(pod) == pod_keys for pod in status["pods"])
 
 
 def test_up_returns_when_the_pods_are_enrolled(shared: Lab) -> None:
@@ -119,27 +129,41 @@ def test_status_names_the_processes_that_run(shared: Lab) -> None:
             assert str(shared.run_dirs[node["name"]]) in Path(f"/proc/{pid}/cmdline").read_text()
 
 
-@pytest.mark.parametrize("host", ["10.77.2.10", "pipeline", "10.77.200.1", "pipeline.svc"])
-def test_shipper_reaches_pipeline_over_mtls(shared: Lab, host: str) -> None:
+@pytest.mark.parametrize(
+    ("host", "version"),
+    [
+        ("10.77.2.10", 4),
+        ("10.77.200.1", 4),
+        ("[fd77::2:10]", 6),
+        ("[fd77::200:1]", 6),
+        ("pipeline", 6),
+        ("pipeline.svc", 6),
+    ],
+)
+def test_shipper_reaches_pipeline_over_mtls(shared: Lab, host: str, version: int) -> None:
     before = {one["id"] for one in connections(shared, "node1")}
     result = nodeseal(
         *("lab", "exec", "--name", shared.plan.name, "shipper", "--"),
-        *("curl", "-sS", "--max-time", "10", f"http://{host}:8080/"),
+        *("curl", "-gsS", "--max-time", "10", f"http://{host}:8080/"),
     )
     assert (result.stdout, result.stderr) == ("pipeline: ready\n", "")
     (one,) = [one for one in connections(shared, "node1") if one["id"] not in before]
     assert (one["mtls"], one["peer"]) == (True, "spiffe://example.org/ns/default/sa/pipeline")
+    assert one["endpoint"] == ("10.77.2.10:8080" if version == 4 else "[fd77::2:10]:8080")
 
 
-def test_intruder_reaches_pipeline_in_plaintext(shared: Lab) -> None:
-    result = shared.run("intruder", ["curl", "-sS", "--max-time", "10", "http://10.77.2.10:8080/"])
+@pytest.mark.parametrize("host", ["10.77.2.10", "[fd77::2:10]"])
+def test_intruder_reaches_pipeline_in_plaintext(shared: Lab, host: str) -> None:
+    result = shared.run("intruder", ["curl", "-gsS", "--max-time", "10", f"http://{host}:8080/"])
     assert result.stdout == "pipeline: ready\n"
 
 
 def test_strict_pod_refuses_intruder_at_once(shared: Lab) -> None:
     shared.set_mode("pipeline", "strict")
     try:
-        assert shared.run("intruder", ["curl", "-sS", "--max-time", "10", "http://10.77.2.10:8080/"]).returncode != 0
+        for host in ("10.77.2.10", "[fd77::2:10]"):
+            command = ["curl", "-gsS", "--max-time", "10", f"http://{host}:8080/"]
+            assert shared.run("intruder", command).returncode != 0
     finally:
         shared.set_mode("pipeline", "permissive")
 

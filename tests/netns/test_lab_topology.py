@@ -16,8 +16,9 @@ import pytest
 from nodeseal.lab.errors import LabBusyError, LabError, LabExistsError
 from nodeseal.lab.lab import Lab, take_down
 from nodeseal.lab.namespaces import create_namespace, list_namespaces, run_in
-from nodeseal.lab.plan import Plan, Pod, PodRequest, prefix
+from nodeseal.lab.plan import Plan, PodRequest, in_url, prefix
 from nodeseal.lab.processes import child_environment, start_time
+from nodeseal.mesh.address import Address
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces, which needs root")
 
@@ -35,14 +36,20 @@ def lab(root: Path) -> Lab:
     return Lab.up(Plan.build(NAME), with_agents=False, root=root)
 
 
+@pytest.fixture(params=[False, True], ids=["ipv4", "ipv6"])
+def either_lab(request: pytest.FixtureRequest, root: Path) -> Lab:
+    """Without IPv6 and with; a pod's `named_address` is the one that is dialled."""
+    return Lab.up(Plan.build(NAME, ipv6=request.param), with_agents=False, root=root)
+
+
 def host_interfaces() -> set[str]:
     return set(os.listdir("/sys/class/net"))  # noqa: PTH208 - names only
 
 
-def answers(pod: Pod) -> bool:
+def answers(address: Address) -> bool:
     """Whether a port of the pod where nothing listens refuses us, which only the pod itself can do."""
     try:
-        socket.create_connection((str(pod.address), 1), timeout=5).close()
+        socket.create_connection((str(address), 1), timeout=5).close()
     except ConnectionRefusedError:
         return True
     except OSError:
@@ -50,25 +57,45 @@ def answers(pod: Pod) -> bool:
     return False
 
 
-def test_shipper_reaches_pipeline_which_reaches_siem(lab: Lab) -> None:
-    url = f"http://{lab.plan.pod('pipeline').address}:8080/"
-    result = lab.run("shipper", ["curl", "-s", "--max-time", "10", "--data", "one line", url])
-    assert result.stdout == "siem: lines stored: 1\n"
+def post_a_line(lab: Lab) -> str:
+    url = f"http://{at(lab, 'pipeline')}:8080/"
+    return lab.run("shipper", ["curl", "-gs", "--max-time", "10", "--data", "one line", url]).stdout
 
 
-def test_programs_log_the_address_that_they_see(lab: Lab) -> None:
+def at(lab: Lab, pod: str) -> str:
+    return in_url(lab.plan.pod(pod).named_address)
+
+
+def test_shipper_reaches_pipeline_which_reaches_siem(either_lab: Lab) -> None:
+    assert post_a_line(either_lab) == "siem: lines stored: 1\n"
+
+
+def test_programs_log_the_address_that_they_see(either_lab: Lab) -> None:
+    lab = either_lab
+    post_a_line(lab)
+    assert f" {at(lab, 'shipper')}:" in (lab.pod_directory("pipeline") / "access.log").read_text()
+    assert f" {at(lab, 'pipeline')}:" in (lab.pod_directory("siem") / "access.log").read_text()
+
+
+def test_programs_of_a_lab_with_ipv6_take_ipv4_as_well(root: Path) -> None:
+    lab = Lab.up(Plan.build(NAME, ipv6=True), with_agents=False, root=root)
     url = f"http://{lab.plan.pod('pipeline').address}:8080/"
-    lab.run("shipper", ["curl", "-s", "--max-time", "10", "--data", "one line", url])
+    assert lab.run("shipper", ["curl", "-s", "--max-time", "10", url]).stdout == "pipeline: ready\n"
     assert f" {lab.plan.pod('shipper').address}:" in (lab.pod_directory("pipeline") / "access.log").read_text()
-    assert f" {lab.plan.pod('pipeline').address}:" in (lab.pod_directory("siem") / "access.log").read_text()
 
 
 def test_every_pod_reaches_every_other(root: Path) -> None:
     more = [PodRequest.parse("web:node3"), PodRequest.parse("db:node3:plain")]
-    lab = Lab.up(Plan.build(NAME, nodes=3, more_pods=more), with_agents=False, with_apps=False, root=root)
-    for pod in lab.plan.pods:
-        for other in lab.plan.pods:
-            assert run_in(pod.netns, lambda other=other: answers(other)), f"{pod.name} -> {other.name}"  # type: ignore[misc]
+    plan = Plan.build(NAME, nodes=3, more_pods=more, ipv6=True)
+    Lab.up(plan, with_agents=False, with_apps=False, root=root)
+    for pod in plan.pods:
+        for address in (address for other in plan.pods for address in other.addresses):
+            assert run_in(pod.netns, lambda address=address: answers(address)), f"{pod.name} -> {address}"  # type: ignore[misc]
+
+
+def test_lab_without_ipv6_has_none_in_the_kernel_either(lab: Lab) -> None:
+    for netns in (lab.plan.nodes[0].netns, lab.plan.pods[0].netns):
+        assert run_in(netns, lambda: Path("/proc/thread-self/net/if_inet6").read_text()) == ""
 
 
 def test_reverse_path_filtering_is_strict(lab: Lab) -> None:

@@ -140,7 +140,7 @@ def test_status_says_why_a_workload_is_not_enrolled(golden: Golden) -> None:
 
 def test_status_shows_every_line_of_a_bad_mesh_state(golden: Golden) -> None:
     error = (
-        "workloads.yaml:12: workloads[3].address: expected an IPv4 address, found '10.0.0.999'\n"
+        "workloads.yaml:12: workloads[3].address: expected an IPv4 or IPv6 address, found '10.0.0.999'\n"
         "workloads.yaml:14: workloads[3].mood: expected 'mode', found the unknown field 'mood'"
     )
     trouble = {
@@ -188,6 +188,50 @@ def test_connections_of_all_kinds(golden: Golden) -> None:
     text = connections.text(MIXED, several_nodes=False)
     assert fits(text)
     golden("connections_mixed.txt", text + "\n")
+
+
+IPV6 = [
+    connection(
+        source="[fd77::1:10]:43512", destination="[fd77::2:10]:8080", endpoint="[fd77::2:10]:8080", age_seconds=12.0
+    ),
+    connection(
+        source="[fd77::1:10]:43513",
+        destination="[2001:db8:1:2::17]:443",
+        destination_workload=None,
+        mtls=False,
+        peer=None,
+        reason="destination-not-in-mesh",
+    ),
+]
+
+
+def test_connections_over_ipv6(golden: Golden) -> None:
+    text = connections.text(IPV6, several_nodes=False)
+    assert fits(text)
+    golden("connections_ipv6.txt", text + "\n")
+
+
+def test_connections_with_the_longest_addresses_still_say_which_they_are(golden: Golden) -> None:
+    longest = "[2001:db8:1234:5678:9abc:def0:1234:{}]:{}"
+    outbound = connection(
+        destination=longest.format("1111", 443),
+        destination_workload=None,
+        mtls=False,
+        peer=None,
+        reason="destination-not-in-mesh",
+    )
+    inbound = connection(
+        direction="inbound",
+        source=longest.format("2222", 52918),
+        source_workload=None,
+        mtls=False,
+        peer=None,
+        reason="source-not-in-mesh",
+    )
+    text = connections.text([outbound, inbound, *IPV6], several_nodes=True)
+    assert fits(text)
+    assert all(end in text for end in (":1111]:443", ":2222]:52918"))
+    golden("connections_ipv6_long.txt", text + "\n")
 
 
 def test_connections_of_several_nodes_name_them(golden: Golden) -> None:

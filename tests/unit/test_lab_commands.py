@@ -178,6 +178,7 @@ def test_status_of_a_lab_whose_agents_are_gone(root: Path, capsys: pytest.Captur
         "name": "node1",
         "netns": "nodeseal-lab-node1",
         "address": "10.77.0.1",
+        "addresses": ["10.77.0.1"],
         "agent_pid": None,
         "core_pids": [],
     }
@@ -186,22 +187,37 @@ def test_status_of_a_lab_whose_agents_are_gone(root: Path, capsys: pytest.Captur
         "node": "node1",
         "netns": "nodeseal-lab-shipper",
         "address": "10.77.1.10",
+        "addresses": ["10.77.1.10"],
         "enrolled": False,
         "identity": None,
     }
 
 
-def test_status_tables_fit_100_columns() -> None:
+def test_status_of_a_lab_with_ipv6(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_lab(root, Plan.build(ipv6=True))
+    assert run("status", "-o", "json") == 0
+    status = json.loads(capsys.readouterr().out)
+    for one, addresses in (
+        (status["nodes"][0], ["10.77.0.1", "fd77::1"]),
+        (status["pods"][0], ["10.77.1.10", "fd77::1:10"]),
+    ):
+        assert (one["address"], one["addresses"]) == (addresses[0], addresses)
+    assert run("status") == 0
+    assert "shipper   node1  fd77::1:10  no        -" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("addresses", [["10.77.50.209"], ["10.77.50.209", "fd77::50:209"]])
+def test_status_tables_fit_100_columns(addresses: list[str]) -> None:
     pod = {
         "name": "p" * 15,
         "node": "node50",
-        "address": "10.77.50.209",
+        "addresses": addresses,
         "enrolled": True,
         "identity": "spiffe://example.org/ns/default/sa/" + "p" * 15,
     }
     node = {
         "name": "node50",
-        "address": "10.77.0.50",
+        "addresses": ["10.77.0.50"],
         "agent_pid": 4194303,
         "core_pids": [4194302],
         "netns": "nodeseal-abcdefghijklmnop-node50",

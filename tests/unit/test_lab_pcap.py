@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from nodeseal.lab.demo.pcap import ACK, SYN, TCP, UDP, PcapError, parse_frame, read_pcap, streams
 
 CLIENT, SERVER = "10.77.1.10", "10.77.2.10"
+CLIENT_6, SERVER_6 = "fd77::1:10", "fd77::2:10"
 
 
 def tcp(payload: bytes = b"", *, flags: int = ACK, sequence: int = 1, options: bytes = b"", port: int = 40000) -> bytes:
@@ -36,6 +37,16 @@ def frame(
         IPv4Address(SERVER).packed,
     )
     return bytes(12) + b"\x08\x00" + header + ip_options + body + padding
+
+
+def frame6(body: bytes, *headers: tuple[int, bytes], protocol: int = TCP, padding: bytes = b"") -> bytes:
+    """`headers`: extension headers, each its number and what follows its first byte, which names the next one."""
+    for number, rest in reversed(headers):
+        body = bytes([protocol]) + rest + body
+        protocol = number
+    addresses = IPv6Address(CLIENT_6).packed + IPv6Address(SERVER_6).packed
+    header = struct.pack("!IHBB", 6 << 28, len(body), protocol, 64)
+    return bytes(12) + b"\x86\xdd" + header + addresses + body + padding
 
 
 def capture(path: Path, frames: list[bytes], *, order: str = "<", magic: int = 0xA1B2C3D4, link_type: int = 1) -> Path:
@@ -141,3 +152,40 @@ def test_text_split_between_segments_is_found_in_the_stream() -> None:
 
 def test_reused_ports_begin_a_new_stream() -> None:
     assert stream_of(tcp(b"old", sequence=5), tcp(flags=SYN, sequence=100), tcp(b"new", sequence=101)) == b"new"
+
+
+HOP_BY_HOP = (0, bytes(7))
+LONG_OPTIONS = (60, b"\1" + bytes(14))
+FRAGMENT_1 = (44, b"\0\0\1" + bytes(4))
+FRAGMENT_2 = (44, b"\0\0\x40" + bytes(4))
+
+
+@pytest.mark.parametrize("headers", [(), (HOP_BY_HOP,), (HOP_BY_HOP, LONG_OPTIONS, FRAGMENT_1)])
+def test_ipv6_is_read_behind_extension_headers(headers: tuple[tuple[int, bytes], ...]) -> None:
+    packet = parse_frame(frame6(tcp(b"hello", flags=SYN, sequence=7), *headers, padding=bytes(6)))
+    assert packet is not None
+    assert packet.flow == (CLIENT_6, 40000, SERVER_6, 8080)
+    assert (packet.protocol, packet.flags, packet.sequence, packet.payload) == (TCP, SYN, 7, b"hello")
+
+
+def test_ipv6_udp_is_read() -> None:
+    packet = parse_frame(frame6(struct.pack("!HHHH", 5000, 9, 8 + 4, 0) + b"mark", protocol=UDP))
+    assert packet is not None
+    assert (packet.protocol, packet.ports, packet.payload) == (UDP, (5000, 9), b"mark")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        frame6(tcp(b"hello"), FRAGMENT_2),
+        frame6(tcp(b"hello"), protocol=58),
+        frame6(tcp(b"hello"), protocol=59),
+        frame6(tcp()[:12]),
+        frame6(b"\6\1", protocol=60),
+        frame6(b"")[:50],
+        b"",
+    ],
+    ids=["later fragment", "icmpv6", "nothing", "tcp cut off", "options cut off", "header cut off", "empty"],
+)
+def test_ipv6_that_is_neither_or_not_whole_is_passed_over(content: bytes) -> None:
+    assert parse_frame(content) is None

@@ -29,6 +29,30 @@ def test_default_lab_has_two_routed_nodes() -> None:
     ]
 
 
+def test_lab_with_ipv6_has_the_same_numbers_in_it() -> None:
+    plan = Plan.build(nodes=50, ipv6=True, more_pods=[PodRequest("web", "node50")])
+    assert [str(address) for address in plan.pod("web").addresses] == ["10.77.50.10", "fd77::50:10"]
+    node = plan.node("node50")
+    assert [str(address) for address in (*node.addresses, *node.gateways)] == [
+        "10.77.0.50",
+        "fd77::50",
+        "10.77.50.1",
+        "fd77::50:1",
+    ]
+    assert [str(address) for address in plan.services[0].addresses] == ["10.77.200.1", "fd77::200:1"]
+
+
+def test_lab_without_ipv6_has_none() -> None:
+    plan = Plan.build()
+    addresses = [
+        *plan.nodes[0].addresses,
+        *plan.nodes[0].gateways,
+        *plan.pods[0].addresses,
+        *plan.services[0].addresses,
+    ]
+    assert {address.version for address in addresses} == {4}
+
+
 def test_namespaces_are_named_after_the_lab() -> None:
     assert set(Plan.build("demo").namespaces) == {
         f"nodeseal-demo-{name}" for name in ("fabric", "node1", "node2", "shipper", "siem", "pipeline", "intruder")
@@ -50,15 +74,19 @@ def test_plain_pod_is_not_enrolled() -> None:
     assert not PodRequest.parse("db:node1:plain").enrolled
 
 
-def test_plan_survives_the_state_file() -> None:
-    plan = Plan.build("demo", nodes=3, more_pods=[PodRequest.parse("web:node3:plain")])
+@pytest.mark.parametrize("ipv6", [False, True])
+def test_plan_survives_the_state_file(ipv6: bool) -> None:
+    plan = Plan.build("demo", nodes=3, more_pods=[PodRequest.parse("web:node3:plain")], ipv6=ipv6)
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
 def test_largest_lab_has_distinct_addresses() -> None:
     more = [PodRequest(f"web{n}", "node50") for n in range(200)]
-    plan = Plan.build(nodes=MAX_NODES, more_pods=more)
-    assert len({pod.address for pod in plan.pods}) == len(plan.pods)
+    plan = Plan.build(nodes=MAX_NODES, more_pods=more, ipv6=True)
+    things = (*plan.pods, *plan.nodes, *plan.services)
+    addresses = [address for thing in things for address in thing.addresses]
+    addresses += [address for node in plan.nodes for address in node.gateways]
+    assert len(set(addresses)) == len(addresses)
 
 
 def test_too_many_pods_on_a_node_are_refused() -> None:
@@ -115,3 +143,9 @@ def test_hosts_file_has_pods_and_services() -> None:
     assert "10.77.2.10 pipeline" in lines
     assert "10.77.200.1 pipeline.svc" in lines
     assert "127.0.0.1 localhost" in lines
+
+
+def test_names_stand_for_ipv6_where_it_is() -> None:
+    lines = Plan.build(ipv6=True).hosts_file().splitlines()
+    assert {"fd77::2:10 pipeline", "fd77::200:1 pipeline.svc", "fd77::2 node2", "::1 localhost"} <= set(lines)
+    assert not any(line.endswith(" pipeline") and line.startswith("10.") for line in lines)

@@ -15,7 +15,7 @@ from nodeseal.agent.direct import Direct, DirectError
 from nodeseal.agent.enrolment import Enrolment
 from nodeseal.agent.node import Absence, Node
 from nodeseal.core.bridge import CoreClient, CoreError
-from nodeseal.mesh.address import AddressError, parse_address
+from nodeseal.mesh.address import AddressError, SourceAddress, parse_address
 from nodeseal.mesh.model import Mesh, Phase
 from nodeseal.mesh.reasons import WhyNotEnrolled, WhyPlaintext
 
@@ -206,8 +206,7 @@ def _through_core(mesh: Mesh | None, row: dict[str, Any], generation: int) -> di
 
 
 def _past_core(mesh: Mesh | None, enrolment: Enrolment, direct: Direct) -> dict[str, Any]:
-    local = f"{direct.local[0]}:{direct.local[1]}"
-    remote = f"{direct.remote[0]}:{direct.remote[1]}"
+    local, remote = (str(SourceAddress(*end)) for end in (direct.local, direct.remote))
     source, destination = (remote, local) if direct.inbound else (local, remote)
     # Counted for the dialling application, as the core does.
     dialled = (direct.bytes_sent, direct.bytes_received)

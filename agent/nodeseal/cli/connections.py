@@ -79,6 +79,7 @@ def text(rows: Sequence[Row], *, several_nodes: bool) -> str:
         variant(short_identity, _short("source"), _full("destination")),
         variant(short_identity, _short("source"), _short("destination")),
         variant(short_identity, _shortest("source"), _shortest("destination")),
+        variant(short_identity, _squeezed("source"), _squeezed("destination")),
     )
     shift = 1 if several_nodes else 0
     return render_first_that_fits(header, variants, right=(4 + shift, 5 + shift), narrow=3 + shift)
@@ -118,6 +119,20 @@ def _shortest(end: str) -> Callable[[Row], str]:
     def cell(row: Row) -> str:
         name = row[f"{end}_workload"]
         return _bare(name) if name and end == "source" else _short(end)(row)
+
+    return cell
+
+
+def _squeezed(end: str) -> Callable[[Row], str]:
+    """The same, and of a long IPv6 address its beginning and end only: "[2001:db8:…:5678]:443"."""
+
+    def cell(row: Row) -> str:
+        text = _shortest(end)(row)
+        host, bracket, port = text.rpartition("]")
+        groups = host.removeprefix("[").split(":")
+        if not bracket or len(host) <= 20:
+            return text
+        return f"[{groups[0]}:{groups[1]}:…:{groups[-1]}]{port}"
 
     return cell
 

@@ -37,6 +37,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="NAME:NODE[:plain]",
         help="one more pod, enrolled unless plain (repeatable); it runs nothing of its own",
     )
+    up.add_argument("--ipv6", action="store_true", help="IPv6 addresses as well; names stand for those")
     up.add_argument("--not-enrolled", action="store_true", help="start with no pod enrolled")
     up.add_argument("--unsupervised", action="store_true", help="leave an agent that ends at that")
 
@@ -55,7 +56,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     mode = _command(commands, "mode", _mode, "whether a pod accepts plaintext from those not enrolled")
     mode.add_argument("pod", metavar="POD")
     mode.add_argument("mode", choices=("permissive", "strict"))
-    _command(commands, "demo", _demo, "the main job in under a minute, every claim measured", name=DEMO_NAME)
+    demo = _command(commands, "demo", _demo, "the main job in under a minute, every claim measured", name=DEMO_NAME)
+    demo.add_argument("--ipv6", action="store_true", help="all of it over IPv6")
 
 
 def _command(
@@ -92,17 +94,17 @@ def _reporting_errors(run: Callable[[argparse.Namespace], int], args: argparse.N
 def _up(args: argparse.Namespace) -> int:
     from nodeseal.lab.interruption import signals_interrupt
     from nodeseal.lab.lab import Lab
-    from nodeseal.lab.plan import Plan, PodRequest
+    from nodeseal.lab.plan import Plan, PodRequest, in_url
 
     more = [PodRequest.parse(text) for text in args.pods]
-    plan = Plan.build(args.name, nodes=args.nodes, more_pods=more, enrol=not args.not_enrolled)
+    plan = Plan.build(args.name, nodes=args.nodes, more_pods=more, enrol=not args.not_enrolled, ipv6=args.ipv6)
     with signals_interrupt():
         status = Lab.up(plan, supervised=not args.unsupervised).status()
     if args.output == "json":
         print(json.dumps(status, indent=2))
         return 0
     option = "" if args.name == DEFAULT_NAME else f" --name {args.name}"
-    pipeline = plan.pod("pipeline").address
+    pipeline = in_url(plan.pod("pipeline").named_address)
     print(f"lab '{args.name}' is up\n\n{status_tables(status)}\n")
     print("try:")
     print(f"  nodeseal lab exec{option} shipper -- curl -s http://{pipeline}:8080/   (or http://pipeline:8080/)")
@@ -199,7 +201,7 @@ def _mode(args: argparse.Namespace) -> int:
 def _demo(args: argparse.Namespace) -> int:
     from nodeseal.lab.demo.run import run_demo
 
-    return run_demo(args.name, as_json=args.output == "json")
+    return run_demo(args.name, as_json=args.output == "json", ipv6=args.ipv6)
 
 
 def _print_status(lab: Lab, args: argparse.Namespace) -> int:
@@ -215,13 +217,14 @@ def _print_pods(lab: Lab, args: argparse.Namespace) -> int:
 
 
 def status_tables(status: dict[str, Any]) -> str:
-    """The status for a person: a table of nodes and one of pods, within 100 columns."""
+    """The status for a person: a table of nodes and one of pods, within 100 columns. Addresses are those that names
+    stand for."""
     nodes = table(
         ("NODE", "ADDRESS", "AGENT", "CORE", "NAMESPACE"),
         [
             (
                 node["name"],
-                node["address"],
+                node["addresses"][-1],
                 str(node["agent_pid"] or "not running"),
                 " ".join(str(pid) for pid in node["core_pids"]) or "not running",
                 node["netns"],
@@ -236,7 +239,13 @@ def _pods_table(pods: Sequence[dict[str, Any]]) -> str:
     return table(
         ("POD", "NODE", "ADDRESS", "ENROLLED", "IDENTITY"),
         [
-            (pod["name"], pod["node"], pod["address"], "yes" if pod["enrolled"] else "no", pod["identity"] or "-")
+            (
+                pod["name"],
+                pod["node"],
+                pod["addresses"][-1],
+                "yes" if pod["enrolled"] else "no",
+                pod["identity"] or "-",
+            )
             for pod in pods
         ],
     )

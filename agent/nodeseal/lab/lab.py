@@ -47,6 +47,7 @@ from nodeseal.lab.plan import (
     TRUST_DOMAIN,
     Plan,
     check_lab_name,
+    in_url,
     prefix,
 )
 from nodeseal.lab.processes import MARKER, ProcessRecord, ProcessTable, child_environment
@@ -210,17 +211,19 @@ class Lab:
     def status(self) -> dict[str, Any]:
         """What really runs, in the shape that `lab status -o json` promises:
 
-        {"nodes": [{"name", "netns", "address", "agent_pid", "core_pids"}],
-         "pods": [{"name", "node", "netns", "address", "enrolled", "identity"}],
+        {"nodes": [{"name", "netns", "address", "addresses", "agent_pid", "core_pids"}],
+         "pods": [{"name", "node", "netns", "address", "addresses", "enrolled", "identity"}],
          "supervisor_pid"}
 
-        The pids are null, and `core_pids` is empty, when they do not run; `identity` is null unless enrolled."""
+        `address` is the first of the `addresses`. The pids are null, and `core_pids` is empty, when they do not run;
+        `identity` is null unless enrolled."""
         workloads = {name: self._workloads(run_dir) for name, run_dir in self.run_dirs.items()}
         nodes = [
             {
                 "name": node.name,
                 "netns": node.netns,
                 "address": str(node.address),
+                "addresses": [str(address) for address in node.addresses],
                 "agent_pid": agents.agent_pid(self.run_dirs[node.name]),
                 "core_pids": agents.core_pids(self.run_dirs[node.name]),
             }
@@ -236,6 +239,7 @@ class Lab:
                     "node": pod.node,
                     "netns": pod.netns,
                     "address": str(pod.address),
+                    "addresses": [str(address) for address in pod.addresses],
                     "enrolled": enrolled,
                     "identity": workload.get("identity") if enrolled else None,
                 }
@@ -295,14 +299,18 @@ class Lab:
     def _start_apps(self) -> None:
         siem, pipeline = self.plan.pod("siem"), self.plan.pod("pipeline")
         store, access = self.pod_directory("siem") / "store.log", self.pod_directory("siem") / "access.log"
+        bind = "::" if self.plan.ipv6 else "0.0.0.0"
         self.start_app(
-            "siem", "siem", "--port", str(SIEM_HTTP_PORT), "--access-log", str(access), "--store", str(store)
+            "siem",
+            "siem",
+            *("--address", bind, "--port", str(SIEM_HTTP_PORT)),
+            *("--access-log", str(access), "--store", str(store)),
         )
         self.start_app(
             "pipeline",
             "pipeline",
-            *("--port", str(PIPELINE_HTTP_PORT), "--lines-port", str(PIPELINE_LINES_PORT)),
-            *("--siem", f"{siem.address}:{SIEM_HTTP_PORT}"),
+            *("--address", bind, "--port", str(PIPELINE_HTTP_PORT), "--lines-port", str(PIPELINE_LINES_PORT)),
+            *("--siem", f"{in_url(siem.named_address)}:{SIEM_HTTP_PORT}"),
             *("--access-log", str(self.pod_directory(pipeline.name) / "access.log")),
         )
 

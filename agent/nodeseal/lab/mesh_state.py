@@ -5,6 +5,7 @@ The directory is an ordinary one that a person may edit by hand as well: a chang
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 from nodeseal.lab.errors import LabError
 from nodeseal.lab.files import write_atomically
 from nodeseal.lab.plan import NAMESPACE, TRUST_DOMAIN, Node, Plan
+from nodeseal.mesh.address import Address
 
 WORKLOADS = "workloads.yaml"
 # More than the first retransmission of a SYN (1 s), which may carry a connection over from before enrolment.
@@ -28,7 +30,7 @@ def write_mesh(directory: Path, plan: Plan) -> None:
             "namespace": NAMESPACE,
             "service_account": pod.name,
             "node": pod.node,
-            "address": str(pod.address),
+            **_addresses(pod.addresses),
             "netns": pod.netns,
             "enrolled": pod.enrolled_from_start,
             "mode": "permissive",
@@ -39,7 +41,7 @@ def write_mesh(directory: Path, plan: Plan) -> None:
         {
             "name": service.name,
             "namespace": NAMESPACE,
-            "address": str(service.address),
+            **_addresses(service.addresses),
             "ports": [{"port": port, "target_port": target} for port, target in service.ports],
             "endpoints": list(service.endpoints),
         }
@@ -79,6 +81,12 @@ def change_workloads(directory: Path, changes: dict[str, dict[str, Any]]) -> Non
             raise LabError(f"{path}: it has no workload '{name}' any more; add it again by hand")
         entries[name].update(fields)
     _write(path, content)
+
+
+def _addresses(addresses: Sequence[Address]) -> dict[str, Any]:
+    if len(addresses) == 1:
+        return {"address": str(addresses[0])}
+    return {"addresses": [str(address) for address in addresses]}
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

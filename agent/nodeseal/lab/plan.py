@@ -6,6 +6,9 @@ Addresses (all inside the lab's own namespaces, so two labs may use the same one
 * 10.77.N.1      node N's bridge, the gateway of its pods
 * 10.77.N.10...  the pods of node N
 * 10.77.200.1    the virtual address of the service `pipeline`
+
+A lab with IPv6 has these as well, of the same numbers as they are written: fd77::N, fd77::N:1, fd77::N:10... and
+fd77::200:1.
 """
 
 from __future__ import annotations
@@ -13,10 +16,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Any
 
 from nodeseal.lab.errors import LabPlanError, UnknownPodError
+from nodeseal.mesh.address import Address
 
 DEFAULT_NAME = "lab"
 NAMESPACE = "default"
@@ -28,6 +32,9 @@ PIPELINE_HTTP_PORT = 8080
 PIPELINE_LINES_PORT = 7000
 SIEM_HTTP_PORT = 9000
 SERVICE_ADDRESS = IPv4Address("10.77.200.1")
+SERVICE_ADDRESS_6 = IPv6Address("fd77::200:1")
+IPV4_LENGTH, IPV6_LENGTH = 24, 112
+"""Of the prefixes of the networks, between the nodes and of pods."""
 
 _FABRIC_NETWORK = IPv4Network("10.77.0.0/24")
 # No hyphen in a lab's name: "nodeseal-a-" must not be a prefix of another lab's namespaces.
@@ -69,10 +76,16 @@ class Node:
     name: str
     number: int
     netns: str
+    ipv6: bool = False
 
     @property
     def address(self) -> IPv4Address:
         return _FABRIC_NETWORK[self.number]
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """`address`, and the IPv6 one if the lab has IPv6."""
+        return (self.address, IPv6Address(f"fd77::{self.number}")) if self.ipv6 else (self.address,)
 
     @property
     def pod_network(self) -> IPv4Network:
@@ -81,6 +94,11 @@ class Node:
     @property
     def gateway(self) -> IPv4Address:
         return self.pod_network[1]
+
+    @property
+    def gateways(self) -> tuple[Address, ...]:
+        """Of the pods, one of each family that the lab has."""
+        return (self.gateway, IPv6Address(f"fd77::{self.number}:1")) if self.ipv6 else (self.gateway,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +110,17 @@ class Pod:
     netns: str
     address: IPv4Address
     enrolled_from_start: bool
+    address6: IPv6Address | None = None
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """`address`, and the IPv6 one if the lab has IPv6."""
+        return (self.address,) if self.address6 is None else (self.address, self.address6)
+
+    @property
+    def named_address(self) -> Address:
+        """What its name stands for, and the lab's own programs dial: the IPv6 one if there is one."""
+        return self.addresses[-1]
 
     @property
     def link(self) -> str:
@@ -100,10 +129,10 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A virtual address in front of pods: {port: port of the endpoints}."""
+    """A virtual address, or one of each family, in front of pods: {port: port of the endpoints}."""
 
     name: str
-    address: IPv4Address
+    addresses: tuple[Address, ...]
     ports: tuple[tuple[int, int], ...]
     endpoints: tuple[str, ...]
 
@@ -115,10 +144,18 @@ class Plan:
     name: str
     nodes: tuple[Node, ...]
     pods: tuple[Pod, ...]
+    ipv6: bool = False
+    """Everything has an IPv6 address as well."""
 
     @classmethod
     def build(
-        cls, name: str = DEFAULT_NAME, *, nodes: int = 2, more_pods: Sequence[PodRequest] = (), enrol: bool = True
+        cls,
+        name: str = DEFAULT_NAME,
+        *,
+        nodes: int = 2,
+        more_pods: Sequence[PodRequest] = (),
+        enrol: bool = True,
+        ipv6: bool = False,
     ) -> Plan:
         """The default pods plus `more_pods` on `nodes` nodes; `enrol` False starts with nobody enrolled.
 
@@ -126,7 +163,7 @@ class Plan:
         check_lab_name(name)
         if not 2 <= nodes <= MAX_NODES:
             raise LabPlanError(f"--nodes {nodes}: expected 2 to {MAX_NODES}")
-        planned = tuple(Node(f"node{n}", n, f"{prefix(name)}node{n}") for n in range(1, nodes + 1))
+        planned = tuple(Node(f"node{n}", n, f"{prefix(name)}node{n}", ipv6) for n in range(1, nodes + 1))
         by_name = {node.name: node for node in planned}
         numbers = dict.fromkeys(by_name, FIRST_POD_NUMBER)
         pods: dict[str, Pod] = {}
@@ -142,8 +179,9 @@ class Plan:
                 netns=prefix(name) + request.name,
                 address=by_name[request.node].pod_network[number],
                 enrolled_from_start=enrol and request.enrolled,
+                address6=IPv6Address(f"fd77::{by_name[request.node].number}:{number}") if ipv6 else None,
             )
-        return cls(name, planned, tuple(pods.values()))
+        return cls(name, planned, tuple(pods.values()), ipv6)
 
     @property
     def fabric(self) -> str:
@@ -153,7 +191,8 @@ class Plan:
     @property
     def services(self) -> tuple[Service, ...]:
         port = PIPELINE_HTTP_PORT
-        return (Service("pipeline", SERVICE_ADDRESS, ((port, port),), ("pipeline",)),)
+        addresses = (SERVICE_ADDRESS, SERVICE_ADDRESS_6) if self.ipv6 else (SERVICE_ADDRESS,)
+        return (Service("pipeline", addresses, ((port, port),), ("pipeline",)),)
 
     @property
     def namespaces(self) -> tuple[str, ...]:
@@ -177,6 +216,7 @@ class Plan:
         """As it stands in the state file; `from_json` is its inverse."""
         return {
             "name": self.name,
+            "ipv6": self.ipv6,
             "nodes": [{"name": node.name, "number": node.number, "netns": node.netns} for node in self.nodes],
             "pods": [
                 {
@@ -185,6 +225,7 @@ class Plan:
                     "netns": pod.netns,
                     "address": str(pod.address),
                     "enrolled_from_start": pod.enrolled_from_start,
+                    "address6": str(pod.address6) if pod.address6 is not None else None,
                 }
                 for pod in self.pods
             ],
@@ -193,9 +234,11 @@ class Plan:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Plan:
         """Raises KeyError, TypeError or ValueError when it is not what to_json gives."""
+        ipv6 = bool(value["ipv6"])
         return cls(
             name=str(value["name"]),
-            nodes=tuple(Node(node["name"], node["number"], node["netns"]) for node in value["nodes"]),
+            ipv6=ipv6,
+            nodes=tuple(Node(node["name"], node["number"], node["netns"], ipv6) for node in value["nodes"]),
             pods=tuple(
                 Pod(
                     name=pod["name"],
@@ -203,23 +246,30 @@ class Plan:
                     netns=pod["netns"],
                     address=IPv4Address(pod["address"]),
                     enrolled_from_start=pod["enrolled_from_start"],
+                    address6=IPv6Address(pod["address6"]) if pod["address6"] is not None else None,
                 )
                 for pod in value["pods"]
             ),
         )
 
     def hosts_file(self) -> str:
-        """What /etc/hosts says inside `lab exec`: every pod by its name, every service as NAME.svc."""
-        lines = ["127.0.0.1 localhost"]
-        lines += [f"{pod.address} {pod.name}" for pod in self.pods]
-        lines += [f"{service.address} {service.name}.svc" for service in self.services]
-        lines += [f"{node.address} {node.name}" for node in self.nodes]
+        """What /etc/hosts says inside `lab exec`: every pod by its name, every service as NAME.svc. A name stands for
+        one address, so that what is dialled by it is known."""
+        lines = ["127.0.0.1 localhost", *(["::1 localhost"] if self.ipv6 else [])]
+        lines += [f"{pod.named_address} {pod.name}" for pod in self.pods]
+        lines += [f"{service.addresses[-1]} {service.name}.svc" for service in self.services]
+        lines += [f"{node.addresses[-1]} {node.name}" for node in self.nodes]
         return "\n".join(lines) + "\n"
 
 
 def prefix(name: str) -> str:
     """How the names of all network namespaces of the lab `name` begin."""
     return f"nodeseal-{name}-"
+
+
+def in_url(address: Address) -> str:
+    """An address as it stands before a colon and a port: an IPv6 one in brackets (RFC 3986 section 3.2.2)."""
+    return f"[{address}]" if address.version == 6 else str(address)
 
 
 def check_lab_name(name: str) -> None:

@@ -15,9 +15,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import socket
 from collections.abc import Callable, Sequence
 from functools import partial
-from ipaddress import IPv4Address
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,15 @@ from nodeseal.lab.namespaces import (
     run_in,
     write_sysctls,
 )
-from nodeseal.lab.plan import Node, Plan, Pod, prefix
+from nodeseal.lab.plan import IPV4_LENGTH, IPV6_LENGTH, Node, Plan, Pod, prefix
+from nodeseal.mesh.address import Address
 
 BRIDGE = "nsbr0"
 UPLINK = "eth0"
+
+IPV6_SETTINGS = Path("/proc/sys/net/ipv6")
+# Nobody else is there: addresses count at once (no duplicate address detection), and no router is waited for.
+_IPV6_SYSCTLS = {"ipv6/conf/default/accept_dad": "0", "ipv6/conf/default/accept_ra": "0"}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -41,17 +47,22 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def make_topology(plan: Plan) -> None:
     """Makes every namespace, link, address and route of the plan. Raises LabError; what was made by then stays, and
     `remove_topology` removes it."""
+    if plan.ipv6 and not IPV6_SETTINGS.is_dir():
+        raise LabError("the kernel has no IPv6: make the lab without --ipv6")
     for name in plan.namespaces:
         create_namespace(name)
+        if plan.ipv6:
+            # Before there are devices, which take them over.
+            write_sysctls(name, _IPV6_SYSCTLS)
     for node in plan.nodes:
         _in_namespace(node.netns, partial(_make_node, plan, node))
-        write_sysctls(node.netns, _sysctls(UPLINK, BRIDGE, forward=True))
+        write_sysctls(node.netns, _sysctls(UPLINK, BRIDGE, forward=True, ipv6=plan.ipv6))
     write_sysctls(plan.fabric, _bridge_sysctls())
     _in_namespace(plan.fabric, partial(_make_bridge, [node.name for node in plan.nodes]))
     for pod in plan.pods:
         node = plan.node(pod.node)
         _in_namespace(pod.netns, partial(_make_pod, node, pod))
-        write_sysctls(pod.netns, _sysctls(UPLINK, forward=False))
+        write_sysctls(pod.netns, _sysctls(UPLINK, forward=False, ipv6=plan.ipv6))
     for node in plan.nodes:
         _in_namespace(node.netns, partial(_make_node_bridge, plan, node))
 
@@ -80,22 +91,25 @@ def remove_netns_directory() -> None:
 
 def _make_node(plan: Plan, node: Node, links: Any) -> None:
     _make_pair(links, UPLINK, plan.fabric, node.name)
-    _set_address(links, UPLINK, node.address, 24)
+    _set_addresses(links, UPLINK, node.addresses)
     links.link("add", ifname=BRIDGE, kind="bridge")
     for other in plan.nodes:
         if other != node:
-            links.route("add", dst=str(other.pod_network), gateway=str(other.address))
+            for gateway, address in zip(other.addresses, other.gateways, strict=True):
+                network = ip_interface(f"{address}/{_length(address)}").network
+                links.route("add", dst=str(network), gateway=str(gateway), family=_family(gateway))
 
 
 def _make_pod(node: Node, pod: Pod, links: Any) -> None:
     _make_pair(links, UPLINK, node.netns, pod.link)
-    _set_address(links, UPLINK, pod.address, 24)
-    links.route("add", dst="default", gateway=str(node.gateway))
+    _set_addresses(links, UPLINK, pod.addresses)
+    for gateway in node.gateways:
+        links.route("add", dst="default", gateway=str(gateway), family=_family(gateway))
 
 
 def _make_node_bridge(plan: Plan, node: Node, links: Any) -> None:
     _add_to_bridge(links, [pod.link for pod in plan.pods if pod.node == node.name])
-    _set_address(links, BRIDGE, node.gateway, 24)
+    _set_addresses(links, BRIDGE, node.gateways)
 
 
 def _make_bridge(ports: Sequence[str], links: Any) -> None:
@@ -133,10 +147,19 @@ def _add_to_bridge(links: Any, ports: Sequence[str]) -> None:
         links.link("set", index=_index(links, name), master=bridge, state="up")
 
 
-def _set_address(links: Any, name: str, address: IPv4Address, length: int) -> None:
+def _set_addresses(links: Any, name: str, addresses: Sequence[Address]) -> None:
     index = _index(links, name)
-    links.addr("add", index=index, address=str(address), prefixlen=length)
+    for address in addresses:
+        links.addr("add", index=index, address=str(address), prefixlen=_length(address), family=_family(address))
     links.link("set", index=index, state="up")
+
+
+def _length(address: Address) -> int:
+    return IPV6_LENGTH if address.version == 6 else IPV4_LENGTH
+
+
+def _family(address: Address) -> int:
+    return socket.AF_INET6 if address.version == 6 else socket.AF_INET
 
 
 def _index(links: Any, name: str) -> int:
@@ -146,19 +169,21 @@ def _index(links: Any, name: str) -> int:
     return found[0]
 
 
-def _sysctls(*devices: str, forward: bool) -> dict[str, str]:
+def _sysctls(*devices: str, forward: bool, ipv6: bool) -> dict[str, str]:
     """Strict reverse path filtering everywhere, as careful platforms have it; a loss-based congestion control, since
     the lab is one machine (of these, a namespace may only have one of the host's allowed list, see
-    tcp_set_default_congestion_ control in net/ipv4/tcp_cong.c, and reno is always on it); no IPv6, which the lab does
-    not use."""
+    tcp_set_default_congestion_ control in net/ipv4/tcp_cong.c, and reno is always on it); no IPv6 in a lab that does
+    not use it."""
     available = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control").read_text().split()
     values = {f"ipv4/conf/{device}/rp_filter": "1" for device in ("all", "default", *devices)}
     values["ipv4/tcp_congestion_control"] = "cubic" if "cubic" in available else "reno"
-    if Path("/proc/sys/net/ipv6").is_dir():
+    if not ipv6 and IPV6_SETTINGS.is_dir():
         values["ipv6/conf/all/disable_ipv6"] = "1"
         values["ipv6/conf/default/disable_ipv6"] = "1"
     if forward:
         values |= {"ipv4/ip_forward": "1"} | _bridge_sysctls()
+        if ipv6:
+            values["ipv6/conf/all/forwarding"] = "1"
     return values
 
 

@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def endpoint(name: tuple[str, int]) -> str:
-    return f"{name[0]}:{name[1]}"
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
 
 
 def say(*words: object) -> None:

@@ -1,7 +1,7 @@
 """Takes log lines over HTTP and forwards them to the siem over HTTP; also echoes lines over TCP. It stands for a log
 pipeline.
 
-pipeline.py --port 8080 --lines-port 7000 --siem ADDRESS:PORT --access-log FILE
+pipeline.py [--address ::] --port 8080 --lines-port 7000 --siem ADDRESS:PORT --access-log FILE
 
 Each connection from a client has one connection of its own to the siem, kept open for as long as the client keeps its
 own.
@@ -10,6 +10,7 @@ own.
 from __future__ import annotations
 
 import argparse
+import socket
 import threading
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException
@@ -23,10 +24,11 @@ class HttpServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, port: int, siem: str, access_log: TextIO) -> None:
+    def __init__(self, address: str, port: int, siem: str, access_log: TextIO) -> None:
         self.siem = siem
         self.access_log = access_log
-        super().__init__(("0.0.0.0", port), HttpHandler)
+        self.address_family = family_of(address)
+        super().__init__((address, port), HttpHandler)
 
     def server_bind(self) -> None:
         # HTTPServer's own asks DNS for this host's full name, which takes seconds where there is no DNS.
@@ -77,9 +79,10 @@ class LineServer(ThreadingTCPServer):
     allow_reuse_address = True
     request_queue_size = 128
 
-    def __init__(self, port: int, access_log: TextIO) -> None:
+    def __init__(self, address: str, port: int, access_log: TextIO) -> None:
         self.access_log = access_log
-        super().__init__(("0.0.0.0", port), LineHandler)
+        self.address_family = family_of(address)
+        super().__init__((address, port), LineHandler)
 
 
 class LineHandler(StreamRequestHandler):
@@ -99,20 +102,28 @@ class LineHandler(StreamRequestHandler):
 
 def log_access(log: TextIO, client: tuple[str, int], text: str) -> None:
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    log.write(f"{now} {client[0]}:{client[1]} {text}\n")
+    # An IPv6 socket takes IPv4 as well, from ::ffff:10.0.0.1.
+    host, port = client[0].removeprefix("::ffff:"), client[1]
+    source = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    log.write(f"{now} {source} {text}\n")
+
+
+def family_of(address: str) -> int:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--address", default="0.0.0.0")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--lines-port", type=int, required=True)
     parser.add_argument("--siem", required=True)
     parser.add_argument("--access-log", type=Path, required=True)
     args = parser.parse_args()
     with args.access_log.open("a", buffering=1) as access_log:
-        lines = LineServer(args.lines_port, access_log)
+        lines = LineServer(args.address, args.lines_port, access_log)
         threading.Thread(target=lines.serve_forever, daemon=True).start()
-        HttpServer(args.port, args.siem, access_log).serve_forever()
+        HttpServer(args.address, args.port, args.siem, access_log).serve_forever()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Stores log lines that arrive over HTTP, and keeps an access log. It stands for a security event store.
 
-siem.py --port 9000 --access-log FILE --store FILE
+siem.py [--address ::] --port 9000 --access-log FILE --store FILE
 """
 
 from __future__ import annotations
 
 import argparse
+import socket
 import threading
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,12 +20,13 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, port: int, access_log: Path, store: Path) -> None:
+    def __init__(self, address: str, port: int, access_log: Path, store: Path) -> None:
         self.access_log = access_log.open("a", buffering=1)
         self.store = store.open("a", buffering=1)
         self.lines = 0
         self.lock = threading.Lock()
-        super().__init__(("0.0.0.0", port), Handler)
+        self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        super().__init__((address, port), Handler)
 
     def server_bind(self) -> None:
         # HTTPServer's own asks DNS for this host's full name, which takes seconds where there is no DNS.
@@ -60,18 +62,21 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        source = f"{self.client_address[0]}:{self.client_address[1]}"
+        # An IPv6 socket takes IPv4 as well, from ::ffff:10.0.0.1.
+        host, port = self.client_address[0].removeprefix("::ffff:"), self.client_address[1]
+        source = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         self.server.access_log.write(f"{now} {source} {format % args}\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--address", default="0.0.0.0")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--access-log", type=Path, required=True)
     parser.add_argument("--store", type=Path, required=True)
     args = parser.parse_args()
-    Server(args.port, args.access_log, args.store).serve_forever()
+    Server(args.address, args.port, args.access_log, args.store).serve_forever()
 
 
 if __name__ == "__main__":

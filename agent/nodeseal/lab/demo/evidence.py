@@ -68,4 +68,4 @@ def handshakes(plan: Plan, packets: Sequence[Packet]) -> list[tuple[str, str, Se
 
 def pod_name(plan: Plan, address: str) -> str:
     """The name of the pod with this address, else the address."""
-    return next((pod.name for pod in plan.pods if str(pod.address) == address), address)
+    return next((pod.name for pod in plan.pods if address in map(str, pod.addresses)), address)

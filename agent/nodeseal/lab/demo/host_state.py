@@ -29,6 +29,7 @@ _COMMANDS = {
     "routing rules": ("ip", "-details", "rule", "show"),
     "routing rules (IPv6)": ("ip", "-6", "-details", "rule", "show"),
     "routes": ("ip", "route", "show", "table", "all"),
+    "routes (IPv6)": ("ip", "-6", "route", "show", "table", "all"),
     "interfaces": ("ip", "-oneline", "-brief", "link", "show"),
     "traffic control": ("tc", "qdisc", "show"),
     "nftables": ("nft", "list", "ruleset"),
@@ -36,10 +37,12 @@ _COMMANDS = {
 _POD_COMMANDS = (
     ("ip", "rule", "show"),
     ("ip", "route", "show", "table", "all"),
+    ("ip", "-6", "rule", "show"),
+    ("ip", "-6", "route", "show", "table", "all"),
     ("tc", "qdisc", "show"),
     ("tc", "filter", "show", "dev", "eth0", "ingress"),
 )
-_POD_SYSCTLS = ("tcp_fwmark_accept", "fwmark_reflect", "conf/eth0/accept_local")
+_POD_SYSCTLS = ("ipv4/tcp_fwmark_accept", "ipv4/fwmark_reflect", "ipv4/conf/eth0/accept_local", "ipv6/fwmark_reflect")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,22 +76,22 @@ class HostState:
 
 
 def pod_state(lab: Lab, pod: str) -> frozenset[str]:
-    """What enrolment changes in a pod's namespace: rules, routes, traffic control, and the three sysctls."""
+    """What enrolment changes in a pod's namespace: rules, routes, traffic control, and sysctls."""
     netns = lab.plan.pod(pod).netns
 
     def read() -> frozenset[str]:
         lines = [line for command in _POD_COMMANDS for line in _output(command)]
         lines += [f"TCX program {number} on eth0" for number in _tcx_programs("eth0")]
-        return frozenset(
-            [*lines, *(f"{key} = {Path('/proc/sys/net/ipv4', key).read_text().strip()}" for key in _POD_SYSCTLS)]
-        )
+        settings = [(key, Path("/proc/sys/net", key)) for key in _POD_SYSCTLS]
+        lines += [f"{key} = {path.read_text().strip()}" for key, path in settings if path.exists()]
+        return frozenset(lines)
 
     return run_in(netns, read)
 
 
 def our_traces(lab: Lab, programs: Iterable[int]) -> tuple[str, ...]:
     """Texts that only the lab's own things carry. `programs`: the numbers of the BPF programs that its nodes pinned."""
-    names = (prefix(lab.plan.name), str(lab.directory), "10.77.", "nsbr0", "0x4e53")
+    names = (prefix(lab.plan.name), str(lab.directory), "10.77.", "fd77:", "nsbr0", "0x4e53")
     return (*names, *(f"program {number} at connect()" for number in programs))
 
 

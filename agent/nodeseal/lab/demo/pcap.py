@@ -1,6 +1,6 @@
-"""Reads the IPv4 TCP and UDP packets of a capture file that tcpdump wrote on an Ethernet interface.
+"""Reads the TCP and UDP packets of a capture file that tcpdump wrote on an Ethernet interface.
 
-Sources: the file format is draft-ietf-opsawg-pcap; IPv4 is RFC 791, TCP RFC 9293, UDP RFC 768.
+Sources: the file format is draft-ietf-opsawg-pcap; IPv4 is RFC 791, IPv6 RFC 8200, TCP RFC 9293, UDP RFC 768.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 TCP, UDP = 6, 17
@@ -21,7 +21,8 @@ _MAGICS = {
     b"\xa1\xb2\x3c\x4d": ">",
 }
 _LINKTYPE_ETHERNET = 1
-_ETHERTYPE_IPV4 = 0x0800
+_ETHERTYPE_IPV4, _ETHERTYPE_IPV6 = 0x0800, 0x86DD
+_HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION = 0, 43, 44, 60
 
 Flow = tuple[str, int, str, int]
 
@@ -81,16 +82,16 @@ def read_pcap(path: Path) -> Iterator[Packet]:
 
 
 def parse_frame(frame: bytes) -> Packet | None:
-    """An Ethernet frame's TCP or UDP packet over IPv4; None for anything else, later fragments, and truncated ones."""
-    if len(frame) < 34 or struct.unpack_from("!H", frame, 12)[0] != _ETHERTYPE_IPV4:
+    """An Ethernet frame's TCP or UDP packet; None for anything else, later fragments, and truncated ones."""
+    if len(frame) < 34:
         return None
-    header = (frame[14] & 0x0F) * 4
-    total, _, fragment, _, protocol = struct.unpack_from("!HHHBB", frame, 16)
-    source, destination = str(IPv4Address(frame[26:30])), str(IPv4Address(frame[30:34]))
-    # The frame may be longer than the packet: Ethernet pads short ones.
-    body = frame[14 + header : 14 + total]
-    if fragment & 0x1FFF or header < 20:
+    kind = struct.unpack_from("!H", frame, 12)[0]
+    carried = _carried_by_ipv4(frame) if kind == _ETHERTYPE_IPV4 else None
+    if kind == _ETHERTYPE_IPV6 and len(frame) >= 54:
+        carried = _carried_by_ipv6(frame)
+    if carried is None:
         return None
+    source, destination, protocol, body = carried
     if protocol == TCP and len(body) >= 20:
         source_port, destination_port, sequence = struct.unpack_from("!HHI", body)
         payload = body[(body[12] >> 4) * 4 :]
@@ -99,6 +100,29 @@ def parse_frame(frame: bytes) -> Packet | None:
         source_port, destination_port = struct.unpack_from("!HH", body)
         return Packet(UDP, source, source_port, destination, destination_port, 0, 0, body[8:])
     return None
+
+
+def _carried_by_ipv4(frame: bytes) -> tuple[str, str, int, bytes] | None:
+    """(source, destination, protocol, what it carries)."""
+    header = (frame[14] & 0x0F) * 4
+    total, _, fragment, _, protocol = struct.unpack_from("!HHHBB", frame, 16)
+    if fragment & 0x1FFF or header < 20:
+        return None
+    # The frame may be longer than the packet: Ethernet pads short ones.
+    body = frame[14 + header : 14 + total]
+    return str(IPv4Address(frame[26:30])), str(IPv4Address(frame[30:34])), protocol, body
+
+
+def _carried_by_ipv6(frame: bytes) -> tuple[str, str, int, bytes] | None:
+    """(source, destination, protocol behind the extension headers, what it carries)."""
+    length, protocol = struct.unpack_from("!HB", frame, 18)
+    body = frame[54 : 54 + length]
+    while protocol in (_HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION):
+        if len(body) < 8 or (protocol == _FRAGMENT and struct.unpack_from("!H", body, 2)[0] & 0xFFF8):
+            return None
+        size = 8 if protocol == _FRAGMENT else (body[1] + 1) * 8
+        protocol, body = body[0], body[size:]
+    return str(IPv6Address(frame[22:38])), str(IPv6Address(frame[38:54])), protocol, body
 
 
 def streams(packets: Iterable[Packet]) -> dict[Flow, bytes]:

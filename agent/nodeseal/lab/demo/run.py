@@ -19,8 +19,9 @@ from nodeseal.lab.interruption import signals_interrupt
 from nodeseal.lab.lab import require_root, take_down
 
 
-def run_demo(name: str, *, as_json: bool = False) -> int:
-    """The whole demo in a lab of its own, which it takes down again whatever happens. Returns the exit status.
+def run_demo(name: str, *, as_json: bool = False, ipv6: bool = False) -> int:
+    """The whole demo in a lab of its own, which it takes down again whatever happens; `ipv6`: over IPv6. Returns the
+    exit status.
 
     Raises LabError when it cannot begin."""
     require_root("nodeseal lab demo")
@@ -31,7 +32,7 @@ def run_demo(name: str, *, as_json: bool = False) -> int:
     failure: Exception | None = None
     with _only_one(name), signals_interrupt():
         try:
-            Demo(name, report).run()
+            Demo(name, report, ipv6=ipv6).run()
         except (CheckFailed, LabError, PcapError, subprocess.TimeoutExpired) as error:
             failure = error
             report.failed(error)

@@ -11,10 +11,11 @@ from nodeseal.lab.demo.evidence import CARD
 from nodeseal.lab.demo.report import CheckFailed
 from nodeseal.lab.errors import LabError
 from nodeseal.lab.lab import Lab
-from nodeseal.lab.plan import PIPELINE_HTTP_PORT, Plan
+from nodeseal.lab.plan import PIPELINE_HTTP_PORT, Plan, in_url
 from nodeseal.lab.processes import child_environment
 
-_CURL = ("curl", "--silent", "--show-error", "--max-time", "15")
+# -g: brackets in an URL are those of an IPv6 address.
+_CURL = ("curl", "-g", "--silent", "--show-error", "--max-time", "15")
 _COMMAND_SECONDS = 20.0
 
 
@@ -27,7 +28,7 @@ class Scene:
         self.shipper, self.pipeline, self.siem, self.intruder = (
             plan.pod(pod) for pod in ("shipper", "pipeline", "siem", "intruder")
         )
-        self.url = f"http://{self.pipeline.address}:{PIPELINE_HTTP_PORT}/"
+        self.url = f"http://{in_url(self.pipeline.named_address)}:{PIPELINE_HTTP_PORT}/"
 
     def post_card(self) -> str:
         """shipper sends a log line with the card number, over a new connection; returns siem's answer. Raises
@@ -44,7 +45,8 @@ class Scene:
         return (self.lab.pod_directory(pod) / "access.log").read_text().splitlines()
 
     def requests_from_intruder(self) -> int:
-        return sum(f" {self.intruder.address}:" in line for line in self.access_log("pipeline"))
+        source = in_url(self.intruder.named_address)
+        return sum(f" {source}:" in line for line in self.access_log("pipeline"))
 
     def connections(self, node: str) -> list[dict[str, Any]]:
         """What `nodeseal connections` says of a node. Raises LabError."""

@@ -32,6 +32,7 @@ from nodeseal.lab.plan import (
     SIEM_HTTP_PORT,
     TRUST_DOMAIN,
     Plan,
+    in_url,
     prefix,
 )
 
@@ -44,8 +45,8 @@ _POLL_SECONDS = 0.05
 class Demo(Scene):
     """One run of the demo."""
 
-    def __init__(self, name: str, report: Report) -> None:
-        super().__init__(Plan.build(name, enrol=False))
+    def __init__(self, name: str, report: Report, *, ipv6: bool = False) -> None:
+        super().__init__(Plan.build(name, enrol=False, ipv6=ipv6))
         self.report = report
         self.wire: Wiretap
         self.old: LongConnection
@@ -73,7 +74,7 @@ class Demo(Scene):
         began = time.monotonic()
         self.lab = Lab.up(self.plan)
         self.programs = pinned_programs(self.lab)
-        self.wire = Wiretap(self.lab, "node1", towards=self.plan.node("node2").address)
+        self.wire = Wiretap(self.lab, "node1", towards=self.plan.node("node2").addresses[-1])
         self.pods_before = {pod: pod_state(self.lab, pod) for pod in ENROLLED}
         report.say(
             "nodeseal demo: a log pipeline on two nodes. The nodes and pods are network namespaces; the programs, the "
@@ -82,8 +83,8 @@ class Demo(Scene):
         )
         report.say()
         for node in self.plan.nodes:
-            pods = ", ".join(f"{pod.name} {pod.address}" for pod in self.plan.pods if pod.node == node.name)
-            report.say(f"  {node.name} {node.address}   {pods}")
+            pods = ", ".join(f"{pod.name} {pod.named_address}" for pod in self.plan.pods if pod.node == node.name)
+            report.say(f"  {node.name} {node.addresses[-1]}   {pods}")
         report.say(f"  an agent and a core on each node; nobody is enrolled; up in {time.monotonic() - began:.1f} s")
 
     def before_enrolment(self) -> None:
@@ -210,14 +211,14 @@ class Demo(Scene):
             sources = {line.split()[1].rpartition(":")[0] for line in lines}
             self.report.check(
                 f"{server} sees {client.name}'s address",
-                sources == {str(client.address)},
-                expected=client.address,
+                sources == {in_url(client.named_address)},
+                expected=client.named_address,
                 seen=sources,
             )
             _, source, entry = lines[-1].split(" ", 2)
             self.report.proved(
-                f"{server}'s log, {len(lines)} requests over mTLS, the last: {source} {entry} ({client.address} is "
-                f"{client.name})"
+                f"{server}'s log, {len(lines)} requests over mTLS, the last: {source} {entry} "
+                f"({client.named_address} is {client.name})"
             )
 
     def identities(self) -> None:
@@ -257,7 +258,7 @@ class Demo(Scene):
         report = self.report
         report.step("f", "A pod that is not enrolled: permissive, then strict")
         report.did("intruder (not enrolled) asks pipeline; then pipeline's workload is set to strict.")
-        tap = Wiretap(self.lab, "node2", interface=self.intruder.link, towards=self.intruder.address)
+        tap = Wiretap(self.lab, "node2", interface=self.intruder.link, towards=self.intruder.named_address)
         result = self.curl("intruder")
         packets = [packet for packet in tap.cut() if packet.protocol == TCP]
         report.check(

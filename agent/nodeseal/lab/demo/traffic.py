@@ -30,7 +30,7 @@ class LongConnection:
         self._process = lab.start_app(
             "shipper",
             "line_client",
-            str(lab.plan.pod("pipeline").address),
+            str(lab.plan.pod("pipeline").named_address),
             str(PIPELINE_LINES_PORT),
             output=f"{name}.log",
         )
@@ -80,7 +80,7 @@ class NewConnections:
 
     def __init__(self, lab: Lab) -> None:
         self._netns = lab.plan.pod("shipper").netns
-        self._address = str(lab.plan.pod("pipeline").address)
+        self._address = str(lab.plan.pod("pipeline").named_address)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=run_in, args=(self._netns, self._work), name="new connections")
         self.answered = 0

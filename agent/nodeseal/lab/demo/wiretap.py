@@ -5,13 +5,13 @@ from __future__ import annotations
 import secrets
 import socket
 import time
-from ipaddress import IPv4Address
 
 from nodeseal.lab.demo.pcap import UDP, Packet, read_pcap
 from nodeseal.lab.errors import LabError
 from nodeseal.lab.lab import Lab
 from nodeseal.lab.namespaces import run_in
 from nodeseal.lab.topology import UPLINK
+from nodeseal.mesh.address import Address
 
 _DISCARD_PORT = 9
 _WAIT_SECONDS = 15.0
@@ -22,7 +22,7 @@ class Wiretap:
     """Starts tcpdump at once on an interface of the node (default: its uplink) and returns when it listens. `towards`
     is any address that the node reaches through the interface. Raises LabError."""
 
-    def __init__(self, lab: Lab, node: str, *, towards: IPv4Address, interface: str = UPLINK) -> None:
+    def __init__(self, lab: Lab, node: str, *, towards: Address, interface: str = UPLINK) -> None:
         self._netns = lab.plan.node(node).netns
         self._peer = towards
         self._interface = interface
@@ -73,6 +73,7 @@ class Wiretap:
             time.sleep(_POLL_SECONDS)
 
 
-def _send(datagram: bytes, address: IPv4Address) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+def _send(datagram: bytes, address: Address) -> None:
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sender:
         sender.sendto(datagram, (str(address), _DISCARD_PORT))
