@@ -11,13 +11,18 @@
  * one, and one that was opened before enrolment is never touched. What the program cannot mark it refuses
  * (EPERM at connect()).
  *
+ * What the workload excludes is let go, and so is a socket with a mark of the application's own, which routes
+ * it by that. But nothing goes to an enrolled workload in plaintext that would not be taken there: see
+ * bypass.h; the application's mark gives way then.
+ *
  * A socket bound to a device (SO_BINDTODEVICE, curl --interface eth0) would skip the route to lo and leave in
  * plaintext, so the binding is taken off: the core, which dials in its stead, chooses the device by route.
  */
-#include "nodeseal.h"
+#include "bypass.h"
 
 BPF_TABLE("hash", u64, struct ns_enrolment, enrolled, 4096);
 BPF_TABLE("percpu_array", u32, u64, counters, NS_COUNT_COUNT);
+BPF_F_TABLE("lpm_trie", struct ns_bypass_key, u32, bypass, NS_BYPASS_ENTRIES, BPF_F_NO_PREALLOC);
 
 #define NS_REFUSE 0
 #define NS_PROCEED 1
@@ -30,6 +35,11 @@ static __always_inline void count(u32 key)
         *value += 1;
 }
 
+static __always_inline u32 *bypass_lookup(struct ns_bypass_key *key)
+{
+    return bypass.lookup(key);
+}
+
 static __always_inline struct ns_enrolment *enrolment_of(struct bpf_sock_addr *ctx)
 {
     u64 cookie = bpf_get_netns_cookie(ctx);
@@ -37,8 +47,21 @@ static __always_inline struct ns_enrolment *enrolment_of(struct bpf_sock_addr *c
     return enrolled.lookup(&cookie);
 }
 
-/* `far`: not a destination that is left alone for what it is. */
-static __always_inline int mark(struct bpf_sock_addr *ctx, struct ns_enrolment *enrolment, int far)
+/* A mark from an earlier try of the same socket is of no use to a connection that goes direct. */
+static __always_inline int unmark(struct bpf_sock_addr *ctx, struct bpf_sock *sk)
+{
+    u32 none = 0;
+
+    if (sk->mark == NS_MARK_CAPTURED && bpf_setsockopt(ctx, NS_SOL_SOCKET, NS_SO_MARK, &none, sizeof(none))) {
+        count(NS_COUNT_CONNECT_MARK_FAILED);
+        return NS_REFUSE;
+    }
+    return NS_PROCEED;
+}
+
+/* `own` is the workload's address, `far` says that the destination is not left alone for what it is. */
+static __always_inline int mark(struct bpf_sock_addr *ctx, u32 state, const struct ns_address *own,
+                                const struct ns_address *destination, int far)
 {
     struct bpf_sock *sk = ctx->sk;
     u32 value = NS_MARK_CAPTURED;
@@ -47,23 +70,22 @@ static __always_inline int mark(struct bpf_sock_addr *ctx, struct ns_enrolment *
     if (!sk)
         return NS_PROCEED;
 
-    if (enrolment->state == NS_STATE_LEAVE) {
-        value = 0;
-        if (sk->mark == NS_MARK_CAPTURED &&
-            bpf_setsockopt(ctx, NS_SOL_SOCKET, NS_SO_MARK, &value, sizeof(value))) {
-            count(NS_COUNT_CONNECT_MARK_FAILED);
-            return NS_REFUSE;
-        }
+    if (state == NS_STATE_LEAVE)
+        return unmark(ctx, sk);
+
+    if (!far || sk->mark == NS_MARK_CORE || sk->mark == NS_MARK_TO_APP)
         return NS_PROCEED;
+
+    if (bypass_outbound(own, destination, (u16)ctx->user_port)) {
+        count(NS_COUNT_CONNECT_EXCLUDED);
+        return unmark(ctx, sk);
     }
-
-    if (!far)
-        return NS_PROCEED;
-
     if (sk->mark && sk->mark != NS_MARK_CAPTURED) {
-        if (sk->mark != NS_MARK_CORE && sk->mark != NS_MARK_TO_APP)
+        if (!bypass_peer(destination)) {
             count(NS_COUNT_CONNECT_FOREIGN_MARK);
-        return NS_PROCEED;
+            return NS_PROCEED;
+        }
+        count(NS_COUNT_CONNECT_MARK_REPLACED);
     }
 
     if (sk->bound_dev_if &&
@@ -82,11 +104,14 @@ static __always_inline int mark(struct bpf_sock_addr *ctx, struct ns_enrolment *
 static __always_inline int mark_ipv4(struct bpf_sock_addr *ctx, u32 destination)
 {
     struct ns_enrolment *enrolment = enrolment_of(ctx);
+    struct ns_address own, far;
 
     if (!enrolment || !enrolment->ipv4)
         return NS_PROCEED;
+    own = ns_mapped(enrolment->ipv4);
+    far = ns_mapped(destination);
     /* Connecting to 0.0.0.0 means the machine itself. */
-    return mark(ctx, enrolment,
+    return mark(ctx, enrolment->state, &own, &far,
                 !NS_LOOPBACK_NET(destination) && destination && destination != enrolment->ipv4);
 }
 
@@ -100,7 +125,7 @@ int mark_connect4(struct bpf_sock_addr *ctx)
 int mark_connect6(struct bpf_sock_addr *ctx)
 {
     struct ns_enrolment *enrolment;
-    struct ns_address destination;
+    struct ns_address destination, own;
 
     if (ctx->type != NS_SOCK_STREAM || ctx->protocol != NS_IPPROTO_TCP)
         return NS_PROCEED;
@@ -113,5 +138,7 @@ int mark_connect6(struct bpf_sock_addr *ctx)
     enrolment = enrolment_of(ctx);
     if (!enrolment || ns_none(&enrolment->ipv6))
         return NS_PROCEED;
-    return mark(ctx, enrolment, !ns_near(&destination) && !ns_same(&destination, &enrolment->ipv6));
+    own = enrolment->ipv6;
+    return mark(ctx, enrolment->state, &own, &destination,
+                !ns_near(&destination) && !ns_same(&destination, &own));
 }

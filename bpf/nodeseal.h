@@ -59,19 +59,23 @@ struct ns_flow {
 #define NS_REVISIT_NS 1000000000ULL /* older entries do not count: the packet is long gone */
 
 /* Keys of the `counters` map, a per-CPU array of u64. Drop and refuse: the program failed closed. */
-#define NS_COUNT_CONNECT_MARK_FAILED 0   /* refuse: the mark could not be set */
-#define NS_COUNT_CONNECT_UNBIND_FAILED 1 /* refuse: the socket could not be freed from its device */
-#define NS_COUNT_CONNECT_FOREIGN_MARK 2  /* pass: the application's own SO_MARK was found; not captured */
-#define NS_COUNT_LOOKUP_NO_LISTENER 3    /* drop: captured, but nobody holds the listener */
-#define NS_COUNT_LOOKUP_ASSIGN_FAILED 4  /* drop: bpf_sk_assign */
-#define NS_COUNT_STEER_TRUNCATED 5       /* pass: headers could not be read; the stack drops such packets */
-#define NS_COUNT_STEER_FRAGMENT 6        /* drop: a fragment; reassembly would lose the assigned socket */
-#define NS_COUNT_STEER_ROUTE_FAILED 7    /* treated as ours: bpf_fib_lookup could not tell */
-#define NS_COUNT_STEER_NO_LISTENER 8     /* drop: a new connection, but nobody holds the inbound listener */
-#define NS_COUNT_STEER_ASSIGN_FAILED 9   /* drop: bpf_sk_assign */
-#define NS_COUNT_STEER_REVISIT_FAILED 10 /* drop: the SYN could not be noted for assign_lookup */
-#define NS_COUNT_STEER_HEADERS 11        /* drop: IPv6 extension headers that hide what the packet is for */
-#define NS_COUNT_COUNT 12
+#define NS_COUNT_CONNECT_MARK_FAILED 0    /* refuse: the mark could not be set */
+#define NS_COUNT_CONNECT_UNBIND_FAILED 1  /* refuse: the socket could not be freed from its device */
+#define NS_COUNT_CONNECT_FOREIGN_MARK 2   /* pass: the application's own SO_MARK was found; not captured */
+#define NS_COUNT_LOOKUP_NO_LISTENER 3     /* drop: captured, but nobody holds the listener */
+#define NS_COUNT_LOOKUP_ASSIGN_FAILED 4   /* drop: bpf_sk_assign */
+#define NS_COUNT_STEER_TRUNCATED 5        /* pass: headers could not be read; the stack drops such packets */
+#define NS_COUNT_STEER_FRAGMENT 6         /* drop: a fragment; reassembly would lose the assigned socket */
+#define NS_COUNT_STEER_ROUTE_FAILED 7     /* treated as ours: bpf_fib_lookup could not tell */
+#define NS_COUNT_STEER_NO_LISTENER 8      /* drop: a new connection, but nobody holds the inbound listener */
+#define NS_COUNT_STEER_ASSIGN_FAILED 9    /* drop: bpf_sk_assign */
+#define NS_COUNT_STEER_REVISIT_FAILED 10  /* drop: the SYN could not be noted for assign_lookup */
+#define NS_COUNT_STEER_HEADERS 11         /* drop: IPv6 extension headers that hide what the packet is for */
+#define NS_COUNT_CONNECT_MARK_REPLACED 12 /* captured: the application's SO_MARK gave way to ours */
+#define NS_COUNT_CONNECT_EXCLUDED 13      /* pass: the workload excludes the connection, see bypass.h */
+#define NS_COUNT_STEER_EXCLUDED 14        /* pass: the same, inbound */
+#define NS_COUNT_STEER_FROM_NODE 15       /* pass: opened by the node itself */
+#define NS_COUNT_COUNT 16
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define NS_NET16(n) ((u16)((((n) & 0xff) << 8) | (((n) >> 8) & 0xff)))

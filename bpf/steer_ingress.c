@@ -25,17 +25,22 @@
  * hide from us must not reach the application: a chain that is longer, or that goes on to another address
  * (routing header with segments left), is dropped. ESP and AH are protocols of their own, as in IPv4.
  *
+ * What the workload excludes (bypass.h) passes to the application, and so do connections from the node
+ * itself, such as the kubelet's probes: they need none of our processes, since whoever probes ends what does
+ * not answer.
+ *
  * TC_ACT_UNSPEC (TCX_NEXT is the same number) lets the TCX programs and tc filters that follow have their
  * say; with none, the packet goes on.
  *
  * Fails closed: a connection that cannot be given to the core is dropped, never handed to the application.
  */
-#include "nodeseal.h"
+#include "bypass.h"
 
 BPF_TABLE("sockmap", u32, u64, listeners, NS_LISTENER_COUNT);
 BPF_TABLE("array", u32, u32, families, 1);
 BPF_TABLE("lru_hash", struct ns_flow, u64, revisited, 1024);
 BPF_TABLE("percpu_array", u32, u64, counters, NS_COUNT_COUNT);
+BPF_F_TABLE("lpm_trie", struct ns_bypass_key, u32, bypass, NS_BYPASS_ENTRIES, BPF_F_NO_PREALLOC);
 
 #define TC_ACT_UNSPEC (-1)
 #define TC_ACT_SHOT 2
@@ -124,6 +129,11 @@ static __always_inline void count(u32 key)
 
     if (value)
         *value += 1;
+}
+
+static __always_inline u32 *bypass_lookup(struct ns_bypass_key *key)
+{
+    return bypass.lookup(key);
 }
 
 static __always_inline enum reading read_ipv4(struct __sk_buff *skb, struct packet *packet)
@@ -247,6 +257,31 @@ static __always_inline enum claim claimed(struct __sk_buff *skb, struct packet *
     return CLAIMED;
 }
 
+/*
+ * Whether a socket of this machine has sent the packet: then it is still attached, for veth devices keep it
+ * when they take a packet into another namespace (skb_scrub_packet), and whoever receives one in between lets
+ * go of it (ip_rcv_core; a bridge, of what its ports bring). So it is here for what the node's own processes
+ * dial, and not for what the node forwards, from other pods or from other machines, also when it does so
+ * under an address of its own (masquerading). On a kernel that does not keep it, nothing is local.
+ */
+static __always_inline int sent_here(struct __sk_buff *skb)
+{
+    struct bpf_sock *sender = skb->sk;
+
+    if (!sender)
+        return 0;
+    sender = bpf_sk_fullsock(sender);
+    return sender && sender->protocol == NS_IPPROTO_TCP;
+}
+
+/* An enrolled workload at a node's address has no need of plaintext, and nobody can tell the two apart. */
+static __always_inline int from_node(struct __sk_buff *skb, const struct ns_address *source)
+{
+    u32 *kind = bypass_of(NS_SCOPE_NODE, source);
+
+    return kind && (*kind == NS_NODE_TRUSTED || sent_here(skb)) && !bypass_peer(source);
+}
+
 static __always_inline int dropped(u32 why)
 {
     count(why);
@@ -302,6 +337,15 @@ int steer_ingress(struct __sk_buff *skb)
     claim = claimed(skb, &packet, tcp.flags);
     if (claim == CLAIMED || forwarded(skb, &packet))
         return TC_ACT_UNSPEC;
+
+    if (bypass_inbound(&packet.flow.destination, &packet.flow.source, tcp.destination)) {
+        count(NS_COUNT_STEER_EXCLUDED);
+        return TC_ACT_UNSPEC;
+    }
+    if (from_node(skb, &packet.flow.source)) {
+        count(NS_COUNT_STEER_FROM_NODE);
+        return TC_ACT_UNSPEC;
+    }
 
     if (packet.first_fragment)
         return dropped(NS_COUNT_STEER_FRAGMENT);

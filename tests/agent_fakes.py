@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from nodeseal.agent.credentials import Credential
+from nodeseal.capture import constants
 from nodeseal.capture.ebpf import Captured, CaptureTarget
 from nodeseal.capture.netns import NamespaceGoneError
 from nodeseal.core.bridge import CoreError, spawn
@@ -111,6 +112,26 @@ def make_listeners(roles: tuple[int, ...] = (0, 1, 2)) -> dict[int, int]:
     return {role: socket.socket().detach() for role in roles}
 
 
+class FakeBypass:
+    """What passes by the core, in memory."""
+
+    def __init__(self) -> None:
+        self.entries: dict[bytes, int] = {}
+        self.error: Exception | None = None
+
+    def replace(self, entries: Mapping[bytes, int]) -> None:
+        if self.error is not None:
+            raise self.error
+        self.entries = dict(entries)
+
+    def change(self, put: Mapping[bytes, int], remove: Iterable[bytes]) -> None:
+        if self.error is not None:
+            raise self.error
+        self.entries |= put
+        for key in remove:
+            self.entries.pop(key, None)
+
+
 class FakeCapture:
     """CaptureThread without a kernel. `log` is what happened, `errors` are raised by the method of that name."""
 
@@ -119,6 +140,7 @@ class FakeCapture:
         self.failures: dict[str, Exception] = {}
         self.left_behind: list[Captured] = []
         self.captured: dict[str, Captured] = {}
+        self.bypass = FakeBypass()
 
     def _note(self, what: str, name: str) -> None:
         if (error := self.failures.get(what)) is not None:
@@ -171,6 +193,9 @@ class FakeCapture:
         self._note("release", captured.target.name)
         self.captured.pop(captured.target.name, None)
         captured.close()
+
+    async def errors(self) -> dict[str, int]:
+        return dict.fromkeys(constants.COUNTERS, 0)
 
     async def direct(self, _captured: Captured) -> list[Any]:
         return []

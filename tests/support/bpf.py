@@ -6,12 +6,13 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
 from nodeseal.capture import constants, syscalls
+from nodeseal.capture.bypass import Bypass
 from nodeseal.capture.installation import enter_listener, mapped
 from nodeseal.capture.programs import Programs
 from support.namespaces import Namespaces, wait_for
@@ -93,7 +94,7 @@ class Bench:
         self._index = self.namespace.json("link", "show", "d0")[0]["ifindex"]
         programs = programs or Programs(compiled())
         self._maps = {
-            name: programs.new_map(name) for name in ("counters", "listeners", "own", "families", "revisited")
+            name: programs.new_map(name) for name in ("counters", "listeners", "own", "families", "revisited", "bypass")
         }
         self._program = programs.load(program, self._maps)
         syscalls.map_update(self._maps["families"], bytes(4), struct.pack("=I", families))
@@ -162,6 +163,10 @@ class Bench:
             lambda: syscalls.program_test_run(self._program, None, bytes(context), _SK_LOOKUP_SIZE)
         )
         return verdict, struct.unpack_from("=Q", out)[0], self._moved(before)
+
+    def bypass(self, entries: Mapping[bytes, int]) -> None:
+        """These entries and no others in the map of what passes by the core."""
+        Bypass(self._maps["bypass"]).replace(entries)
 
     def own(self, address: str) -> None:
         """The namespace has this address."""

@@ -46,6 +46,39 @@ def test_everything_given(tmp_path: Path) -> None:
     assert loaded.cgroup == Path("/sys/fs/cgroup")
 
 
+@pytest.mark.parametrize(
+    ("value", "local", "trusted"),
+    [
+        ("", True, []),
+        ("node_addresses: []\n", False, []),
+        ("node_addresses: [local]\n", True, []),
+        ("node_addresses: [192.0.2.10, 'fd00::/64']\n", False, ["192.0.2.10/32", "fd00::/64"]),
+        ("node_addresses:\n- 10.0.0.0/8\n- local\n", True, ["10.0.0.0/8"]),
+    ],
+)
+def test_node_addresses(tmp_path: Path, value: str, local: bool, trusted: list[str]) -> None:
+    addresses = load(tmp_path, MINIMAL + value).node_addresses
+    assert (addresses.local, [str(network) for network in addresses.trusted]) == (local, trusted)
+
+
+NODE_ADDRESS = "'local', an address, or a range of addresses such as 10.0.0.0/24"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("10.0.0.1", "node_addresses: expected a list of addresses and of 'local', for those of this machine"),
+        ("[remote]", f"node_addresses[0]: expected {NODE_ADDRESS}, found 'remote'"),
+        ("[local, 10.0.0.1/8]", "node_addresses[1]: expected a range that begins where its prefix says (10.0.0.0/8)"),
+        ("[0.0.0.0/0]", "node_addresses[0]: expected a smaller range of addresses, found 0.0.0.0/0"),
+        ("['::/64']", "node_addresses[0]: expected a smaller range of addresses, found ::/64"),
+    ],
+)
+def test_wrong_node_addresses(tmp_path: Path, value: str, message: str) -> None:
+    (line,) = problems(tmp_path, f"{MINIMAL}node_addresses: {value}\n")
+    assert line.startswith(f"agent.yaml:4: {message}")
+
+
 def test_every_problem_is_told_with_its_place(tmp_path: Path) -> None:
     text = "node: node1\nmesh: mesh\nworkers: 100\nsettle: soon\ncertificat_lifetime: 1h\n"
     assert problems(tmp_path, text) == [

@@ -8,14 +8,28 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
 from nodeseal.capture import constants
-from support.bpf import DEVICE_ADDRESS, DEVICE_ADDRESS_6, Bench, ethernet, ipv4, ipv6, listen, tcp
+from nodeseal.capture.bypass import node_entries, peer_entries
+from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
+from support.bpf import (
+    DEVICE_ADDRESS,
+    DEVICE_ADDRESS_6,
+    PEER_ADDRESS,
+    PEER_ADDRESS_6,
+    Bench,
+    ethernet,
+    ipv4,
+    ipv6,
+    listen,
+    tcp,
+)
 from support.namespaces import needs_root
 
 pytestmark = needs_root
@@ -279,3 +293,81 @@ def test_ipv6_packet_that_is_forwarded_passes_whatever_its_headers(
         assert bench.packet(packet) == (PASS, {})
     finally:
         bench.namespace.sysctl("net/ipv6/conf/d0/forwarding", 0)
+
+
+# ---- what passes by the core
+
+OWN, PEER = IPv4Address(DEVICE_ADDRESS), IPv4Address(PEER_ADDRESS)
+OWN_6, PEER_6 = IPv6Address(DEVICE_ADDRESS_6), IPv6Address(PEER_ADDRESS_6)
+PORT = Exclusions(inbound=Excluded(ports=(PortRange(8000, 8080),)))
+RANGE = Exclusions(inbound=Excluded(networks=(IPv4Network("10.93.0.8/30"), IPv6Network("fd93::8/127"))))
+DIALS_ALL = Exclusions(outbound=Excluded(networks=(IPv4Network("0.0.0.0/0"),)))
+EXCLUDED = {"steer_excluded": 1}
+
+
+def steered(
+    bench: Bench, entries: Mapping[bytes, int], packet: bytes = ethernet(ipv4(tcp(8080, SYN)))
+) -> dict[str, int]:
+    """The counters that moved, with these entries in the map."""
+    bench.bypass(entries)
+    try:
+        with bench.listener(1):
+            verdict, counters = bench.packet(packet)
+        assert verdict == (DROP if counters == ASSIGNED else PASS)
+        return counters
+    finally:
+        bench.bypass({})
+
+
+@pytest.mark.parametrize("flags", [SYN, ACK])
+@pytest.mark.parametrize("exclude", [PORT, RANGE], ids=["port", "range"])
+def test_what_the_workload_excludes_passes(bench: Bench, exclude: Exclusions, flags: int) -> None:
+    entries = peer_entries([OWN, OWN_6], exclude)
+    assert steered(bench, entries, ethernet(ipv4(tcp(8080, flags)))) == EXCLUDED
+    assert steered(bench, entries, ethernet6(ipv6(tcp(8080, flags)))) == EXCLUDED
+
+
+@pytest.mark.parametrize(
+    ("port", "source"), [(7999, PEER_ADDRESS), (8081, PEER_ADDRESS), (0x901F, PEER_ADDRESS)], ids=str
+)
+def test_what_the_workload_does_not_exclude_is_steered(bench: Bench, port: int, source: str) -> None:
+    packet = ethernet(ipv4(tcp(port, SYN), source=source))
+    assert steered(bench, peer_entries([OWN], PORT), packet) == ASSIGNED
+
+
+def test_what_another_workload_excludes_is_steered(bench: Bench) -> None:
+    assert steered(bench, peer_entries([IPv4Address("10.93.0.6")], PORT)) == ASSIGNED
+
+
+def test_what_one_of_two_enrolled_workloads_excludes_is_steered(bench: Bench) -> None:
+    peer = peer_entries([PEER], NO_EXCLUSIONS)
+    assert steered(bench, peer_entries([OWN], PORT) | peer) == ASSIGNED
+    assert steered(bench, peer_entries([OWN], NO_EXCLUSIONS) | peer_entries([PEER], DIALS_ALL)) == ASSIGNED
+    assert steered(bench, peer_entries([OWN], PORT) | peer_entries([PEER], DIALS_ALL)) == EXCLUDED
+
+
+def test_ranges_of_one_family_say_nothing_of_the_other(bench: Bench) -> None:
+    everything_6 = Exclusions(inbound=Excluded(networks=(IPv6Network("::/0"),)))
+    assert steered(bench, peer_entries([OWN, OWN_6], everything_6)) == ASSIGNED
+    assert steered(bench, peer_entries([OWN, OWN_6], everything_6), ethernet6(ipv6(tcp(8080, SYN)))) == EXCLUDED
+
+
+def test_excluded_connection_needs_no_listener(bench: Bench) -> None:
+    bench.bypass(peer_entries([OWN], PORT))
+    try:
+        assert bench.packet(ethernet(ipv4(tcp(8080, SYN)))) == (PASS, EXCLUDED)
+    finally:
+        bench.bypass({})
+
+
+def test_trusted_address_passes_wherever_it_comes_from(bench: Bench) -> None:
+    trusted = node_entries([], [IPv4Network("10.93.0.0/24")])
+    assert steered(bench, trusted) == {"steer_from_node": 1}
+    assert steered(bench, trusted | peer_entries([PEER], NO_EXCLUSIONS)) == ASSIGNED
+    assert steered(bench, node_entries([], [IPv4Network("10.94.0.0/24")])) == ASSIGNED
+
+
+def test_node_address_alone_does_not_pass(bench: Bench) -> None:
+    """BPF_PROG_TEST_RUN's packets were sent by no TCP socket; test_capture_bypass.py shows those that were."""
+    assert steered(bench, node_entries([PEER, PEER_6], [])) == ASSIGNED
+    assert steered(bench, node_entries([PEER, PEER_6], []), ethernet6(ipv6(tcp(8080, SYN)))) == ASSIGNED

@@ -170,6 +170,39 @@ def test_status_with_long_names_still_fits(golden: Golden) -> None:
     golden("status_long.txt", text + "\n")
 
 
+def test_status_says_what_passes_by_the_core(golden: Golden) -> None:
+    exclude = {
+        "inbound": {"ports": ["9090", "8000-8010"], "from": ["10.0.0.0/8", "fd00::/8"]},
+        "outbound": {"ports": ["5432"], "to": ["169.254.169.254/32"]},
+    }
+    one_way = {"inbound": {"ports": [], "from": []}, "outbound": {"ports": ["1-1023"], "to": []}}
+    text = status.text(
+        node_status(
+            workload("shipper", exclude=exclude),
+            workload("siem", mode="strict", exclude=one_way),
+            workload("pipeline", exclude=None),
+            node_addresses=["10.77.0.1", "10.77.1.1", "fd77::1", "fd77:0:0:1::1", "192.0.2.0/24"],
+            past_core={"from-node": 1204, "excluded-inbound": 17, "excluded-outbound": 0, "application-mark": 1},
+        )
+    )
+    assert fits(text)
+    golden("status_past_core.txt", text + "\n")
+
+
+def test_connections_past_the_core_say_why(golden: Golden) -> None:
+    past = {"id": None, "mtls": False, "peer": None, "tls": None, "age_seconds": None}
+    probe = {"direction": "inbound", "source": "10.77.2.1:40112", "source_workload": None}
+    rows = [
+        connection(**past, **probe, reason="from-node", bytes_sent=112, bytes_received=74),
+        connection(**past, reason="excluded-port", destination="10.77.3.9:5432", destination_workload="default/db"),
+        connection(**past, reason="excluded-range", destination="169.254.169.254:80", destination_workload=None),
+        connection(),
+    ]
+    text = connections.text(rows, several_nodes=True)
+    assert fits(text)
+    golden("connections_past_core.txt", text + "\n")
+
+
 def test_connections_with_room_show_whole_identities(golden: Golden) -> None:
     text = connections.text([connection(peer="spiffe://a.b/ns/x/sa/y", source_workload=None)], several_nodes=False)
     assert fits(text)

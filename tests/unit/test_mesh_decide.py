@@ -1,7 +1,7 @@
 """Decisions other than those about phases, which test_mesh_transitions.py tries as a whole."""
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
@@ -18,6 +18,7 @@ from nodeseal.mesh.decide import (
     inbound_tunnel,
     outbound,
 )
+from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
 from nodeseal.mesh.reasons import WhyNotEnrolled, WhyPlaintext, WhyRefused
 from nodeseal.mesh.spiffe import SpiffeId
@@ -219,6 +220,63 @@ def test_plaintext_from_a_workload_that_is_not_enrolled_is_allowed_with_its_reas
 def test_plaintext_to_an_unknown_workload_is_unavailable() -> None:
     answer = inbound_plaintext(mesh(), WorkloadName("default", "x"), STRANGER, 80, established=False)
     assert answer == Unavailable(WhyRefused.UNKNOWN_WORKLOAD)
+
+
+def excluding(
+    *,
+    inbound: Excluded = NO_EXCLUSIONS.inbound,
+    outbound: Excluded = NO_EXCLUSIONS.outbound,
+    mode: Mode = Mode.STRICT,
+    phase: Phase = Phase.ENROLLED,
+) -> Mesh:
+    """b is strict and excludes `inbound`; a excludes `outbound`."""
+    b = replace(workload(B, ADDRESS_B, phase), mode=mode, exclude=Exclusions(inbound=inbound))
+    a = replace(workload(A, ADDRESS_A, Phase.ENROLLED), exclude=Exclusions(outbound=outbound))
+    return Mesh.build("example.org", [a, b])
+
+
+PORT_80 = Excluded(ports=(PortRange(79, 81),))
+FROM_STRANGERS = Excluded(networks=(IPv4Network("192.0.2.0/24"),))
+EVERYTHING = Excluded(networks=(IPv4Network("0.0.0.0/0"), IPv6Network("::/0")))
+
+
+@pytest.mark.parametrize("phase", [Phase.JOINING, Phase.ENROLLED, Phase.LEAVING])
+@pytest.mark.parametrize("established", [False, True])
+@pytest.mark.parametrize(
+    ("inbound", "why"), [(PORT_80, WhyPlaintext.EXCLUDED_PORT), (FROM_STRANGERS, WhyPlaintext.EXCLUDED_RANGE)]
+)
+def test_plaintext_that_a_strict_workload_excludes_is_allowed(
+    inbound: Excluded, why: WhyPlaintext, established: bool, phase: Phase
+) -> None:
+    model = excluding(inbound=inbound, phase=phase)
+    assert inbound_plaintext(model, B, STRANGER, 80, established=established) == Allow(why)
+
+
+@pytest.mark.parametrize(
+    "inbound", [Excluded(ports=(PortRange(81, 90),)), Excluded(networks=(IPv4Network("10.0.0.0/8"),))]
+)
+def test_plaintext_that_is_not_what_a_strict_workload_excludes_is_denied(inbound: Excluded) -> None:
+    answer = inbound_plaintext(excluding(inbound=inbound), B, STRANGER, 80, established=False)
+    assert isinstance(answer, Deny)
+    assert answer.why is WhyRefused.STRICT
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_an_exclusion_of_one_side_lets_no_plaintext_through_between_enrolled_workloads(mode: Mode) -> None:
+    for model in (excluding(inbound=EVERYTHING, mode=mode), excluding(outbound=EVERYTHING, mode=mode)):
+        assert isinstance(inbound_plaintext(model, B, ADDRESS_A, 80, established=False), Deny)
+        assert out(model, ADDRESS_B, 80) == Route((Tunnel(ApplicationAddress(ADDRESS_B, 80), IDENTITY_B),))
+
+
+def test_an_exclusion_of_both_sides_allows_plaintext_between_enrolled_workloads() -> None:
+    model = excluding(inbound=PORT_80, outbound=PORT_80)
+    answer = inbound_plaintext(model, B, ADDRESS_A, 80, established=False)
+    assert answer == Allow(WhyPlaintext.EXCLUDED_PORT)
+
+
+def test_plaintext_to_the_hbone_port_is_denied_whatever_is_excluded() -> None:
+    answer = inbound_plaintext(excluding(inbound=EVERYTHING), B, STRANGER, 15008, established=False)
+    assert isinstance(answer, Deny)
 
 
 def test_plaintext_to_the_hbone_port_is_denied() -> None:

@@ -1,9 +1,10 @@
 import json
 from dataclasses import FrozenInstanceError, replace
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
+from nodeseal.mesh.exclusions import Excluded, Exclusions, PortRange
 from nodeseal.mesh.model import (
     Mesh,
     MeshDifference,
@@ -29,6 +30,12 @@ def workload(text: str, last: int, **changes: object) -> Workload:
 
 def service(text: str, last: int, *endpoints: str) -> Service:
     return Service(name(text), (IPv4Address(f"10.9.0.{last}"),), (ServicePort(80, 8080),), tuple(map(name, endpoints)))
+
+
+EXCLUDE = Exclusions(
+    Excluded((PortRange(80, 80), PortRange(8000, 8010)), (IPv4Network("10.0.0.0/8"), IPv6Network("fd00::/8"))),
+    Excluded(ports=(PortRange(5432, 5432),)),
+)
 
 
 def mesh(*workloads: Workload, services: tuple[Service, ...] = ()) -> Mesh:
@@ -143,6 +150,11 @@ def test_phases_change_what_is_found_by_name_and_by_address() -> None:
     assert model.workloads[name("b")].phase is Phase.ABSENT
 
 
+def test_a_phase_changes_nothing_else() -> None:
+    before = workload("a", 1, netns="a", mode=Mode.STRICT, wanted=False, exclude=EXCLUDE)
+    assert before.in_phase(Phase.JOINING) == replace(before, phase=Phase.JOINING)
+
+
 def test_phases_of_unknown_names_and_phases_that_are_so_already_change_nothing() -> None:
     model = mesh(workload("a", 1))
     assert model.with_phases({name("x"): Phase.ENROLLED, name("a"): Phase.ABSENT}) is model
@@ -194,7 +206,7 @@ def test_a_difference_that_does_not_fit_leaves_the_model_alone() -> None:
 
 def test_a_mesh_survives_the_wire() -> None:
     model = mesh(
-        workload("a", 1, netns="/run/netns/a", phase=Phase.LEAVING, mode=Mode.STRICT, wanted=False),
+        workload("a", 1, netns="/run/netns/a", phase=Phase.LEAVING, mode=Mode.STRICT, wanted=False, exclude=EXCLUDE),
         services=(service("web", 1, "a"),),
     )
     assert Mesh.from_wire(json.loads(json.dumps(model.to_wire()))) == model

@@ -128,7 +128,7 @@ def test_hidden_files_and_other_suffixes_are_passed_over(tmp_path: Path) -> None
         ),
         (
             "name: a, node: n, address: 10.0.0.1, qqqqq: 1",
-            "expected only address, addresses, enrolled, mode, name",
+            "expected only address, addresses, enrolled, exclude, mode, name",
         ),
         (
             "name: a, name: b, node: n, address: 10.0.0.1",
@@ -341,7 +341,7 @@ def test_the_reference_shows_a_state_that_loads(tmp_path: Path) -> None:
     text = Path(__file__).parents[2].joinpath("docs", "mesh-state.md").read_text()
     (tmp_path / "enrolled").mkdir()
     blocks = [block.split("```")[0] for block in text.split("```yaml\n")[1:]]
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         title, _, _ = block.partition("\n")
         (tmp_path / title.removeprefix("# ")).write_text(block)
@@ -350,12 +350,14 @@ def test_the_reference_shows_a_state_that_loads(tmp_path: Path) -> None:
         "default/shipper": Phase.ENROLLED,
         "default/siem": Phase.ABSENT,
         "telemetry/pipeline": Phase.ABSENT,
+        "default/database": Phase.ABSENT,
     }
+    assert mesh.workloads[WorkloadName("default", "database")].exclude
     assert mesh.services[WorkloadName("telemetry", "pipeline")].target_port(80) == 8080
 
 
 def test_the_reference_names_every_field() -> None:
     text = Path(__file__).parents[2].joinpath("docs", "mesh-state.md").read_text()
     for field in ("trust_domain", "workloads", "services", "name", "namespace", "service_account", "node", "address",
-                  "netns", "enrolled", "mode", "ports", "endpoints"):  # fmt: skip
+                  "netns", "enrolled", "mode", "exclude", "ports", "endpoints"):  # fmt: skip
         assert f"\n| `{field}` |" in text

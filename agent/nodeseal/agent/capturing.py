@@ -11,6 +11,7 @@ from typing import ParamSpec, TypeVar
 
 from nodeseal.agent.direct import Direct, direct_connections
 from nodeseal.capture import constants
+from nodeseal.capture.bypass import Bypass
 from nodeseal.capture.cleanup import cleanup
 from nodeseal.capture.ebpf import Captured, CaptureTarget, EbpfCapture
 from nodeseal.capture.errors import CaptureError
@@ -46,11 +47,19 @@ class CaptureThread:
 
     def __init__(self, capture: EbpfCapture) -> None:
         self._capture = capture
+        self._bypass: Bypass | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="capture")
 
     async def prepare(self) -> None:
         """See EbpfCapture.prepare."""
         await self._run(self._capture.prepare)
+        self._bypass = self._capture.bypass()
+
+    @property
+    def bypass(self) -> Bypass:
+        """What passes by the core, after prepare(). It may be used in any thread."""
+        assert self._bypass is not None
+        return self._bypass
 
     async def adopt(self) -> list[Captured]:
         """See EbpfCapture.adopt."""
@@ -95,6 +104,8 @@ class CaptureThread:
     def close(self) -> None:
         """Waits for the call in hand and lets go; what is installed stays."""
         self._thread.shutdown(wait=True)
+        if self._bypass is not None:
+            self._bypass.close()
         self._capture.close()
 
     async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -11,6 +11,7 @@
     settle: 2s                       # how long the other nodes get to see a change
     warm_tunnels: 0s                 # peers used within it get a new tunnel ahead of need; 0s: none do
     drain_limit: none                # how long a core that was replaced may go on with its connections
+    node_addresses: [local]          # from where plaintext reaches every workload: the node itself, addresses, ranges
     cgroup: /sys/fs/cgroup           # the root of the cgroup v2 tree; found if it is not given
 
 Relative paths are relative to the file's own directory.
@@ -22,8 +23,12 @@ import os
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import IPv6Network
 from pathlib import Path
 
+from nodeseal.mesh.exclusions import Network
+from nodeseal.sources.document import Scalar
+from nodeseal.sources.exclude import read_network
 from nodeseal.sources.schema import Fields, Problems, open_document
 
 DEFAULT_RUN_DIR = Path("/run/nodeseal")
@@ -37,6 +42,9 @@ _SETTLE_MAX = timedelta(hours=1)
 _SPIN_MAX = timedelta(milliseconds=1)
 _WARM_MAX = timedelta(days=1)
 _DRAIN_MAX = timedelta(days=365)
+_LOCAL = "local"
+# In the kernel's map IPv4 addresses are below this prefix: a range that holds it would hold all of them.
+_V4_MAPPED = IPv6Network("::ffff:0:0/96")
 _PATH_EXPECTED = "a path"
 # sun_path of a Unix socket holds 108 bytes (unix(7)); "/agent.sock" goes behind the run directory.
 _RUN_DIR_MAX = 90
@@ -44,6 +52,16 @@ _RUN_DIR_MAX = 90
 
 class ConfigError(Exception):
     """The configuration file cannot be used; one line a problem."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAddresses:
+    """Where connections come from that reach every workload in plaintext: probes of the kubelet, for example."""
+
+    local: bool = True
+    """The addresses of the agent's network namespace, for what a process of this machine has sent from there."""
+    trusted: tuple[Network, ...] = ()
+    """Named by the operator, and trusted wherever it comes from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +82,7 @@ class Config:
     drain_limit: timedelta | None
     """None: as long as they last."""
     cgroup: Path | None
+    node_addresses: NodeAddresses = NodeAddresses()
 
 
 def load(path: Path) -> Config:
@@ -91,6 +110,7 @@ def load(path: Path) -> Config:
         warm_tunnels=_duration(fields, "warm_tunnels", "0s", timedelta(0), _WARM_MAX),
         drain_limit=_optional_duration(fields, "drain_limit", timedelta(0), _DRAIN_MAX),
         cgroup=_optional_path(fields, base),
+        node_addresses=_node_addresses(fields),
     )
     if len(os.fsencode(config.run_dir)) > _RUN_DIR_MAX:
         found = f"one of {len(os.fsencode(config.run_dir))}"
@@ -116,6 +136,22 @@ def _error(problems: Problems) -> ConfigError:
 def _optional_path(fields: Fields, base: Path) -> Path | None:
     text = fields.text("cgroup", "", expected=_PATH_EXPECTED)
     return base / text if text else None
+
+
+def _node_addresses(fields: Fields) -> NodeAddresses:
+    name, expected = "node_addresses", f"{_LOCAL!r}, an address, or a range of addresses such as 10.0.0.0/24"
+    nodes = fields.items(name, f"a list of addresses and of {_LOCAL!r}, for those of this machine", required=False)
+    if not fields.has(name):
+        return NodeAddresses()
+    local, trusted = False, []
+    for index, node in enumerate(nodes):
+        if isinstance(node, Scalar) and node.text == _LOCAL:
+            local = True
+        elif (network := read_network(fields.problems, node, f"{name}[{index}]", expected)) is not None:
+            if network.supernet_of(_V4_MAPPED) if network.version == 6 else not network.prefixlen:
+                fields.problems.add(node.line, f"{name}[{index}]", "a smaller range of addresses", str(network))
+            trusted.append(network)
+    return NodeAddresses(local, tuple(trusted))
 
 
 def _duration(fields: Fields, name: str, default: str, low: timedelta, high: timedelta) -> timedelta:

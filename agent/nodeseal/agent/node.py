@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
-from nodeseal.agent import rundir
+from nodeseal.agent import addresses, rundir
 from nodeseal.agent.backoff import Backoff
+from nodeseal.agent.bypassing import BypassKeeper
 from nodeseal.agent.capturing import CaptureThread
 from nodeseal.agent.config import Config
 from nodeseal.agent.credentials import Credentials, utc_now
@@ -106,6 +107,7 @@ class Node:
         self.around = Surroundings(self, self.core, capture, credentials, config.settle.total_seconds())
         self.enrolments: dict[WorkloadName, Enrolment] = {}
         self.pusher = MeshPusher(self.core, self._effective)
+        self.bypass = BypassKeeper(capture, config.node, config.node_addresses)
         self.trouble: MeshTrouble | None = None
         self._source = source if source is not None else DirectorySource(config.mesh)
         self._from_source: Mesh | None = None
@@ -141,6 +143,9 @@ class Node:
         await self.core.begin()
         try:
             await self.capture.prepare()
+            if self.config.node_addresses.local:
+                # Before the map is brought up to date: what a former agent left in it has them.
+                self.bypass.local = await asyncio.to_thread(addresses.node_addresses)
             rundir.remember_publication(self.config.run_dir, self.config.mesh, self.config.node)
             await self._adopt()
             # A publication of a former run may name what is not captured any more.
@@ -161,6 +166,8 @@ class Node:
             # A former agent ended in the middle of an upgrade, or the core speaks another protocol.
             self._tasks.append(asyncio.create_task(self._finish_upgrade(), name="upgrade"))
         self._tasks.append(asyncio.create_task(self._follow(), name="mesh"))
+        if self.config.node_addresses.local:
+            self._tasks.append(asyncio.create_task(self._follow_addresses(), name="addresses"))
         self._tasks.append(asyncio.create_task(self._keep_publication(), name="publication"))
         self._tasks.append(asyncio.create_task(self._watch_namespaces(), name="namespaces"))
         if self._from_source is not None:
@@ -174,6 +181,7 @@ class Node:
         with contextlib.suppress(OSError):
             self._sign_of_life()
         self.pusher.stop()
+        self.bypass.stop()
         for enrolment in self.enrolments.values():
             enrolment.stop()
         drivers = list(self._drivers.values())
@@ -440,6 +448,11 @@ class Node:
         except PublicationError as error:
             log.warning("%s", error)
 
+    async def _follow_addresses(self) -> None:
+        async for found in addresses.follow():
+            log.info("addresses of the node: %s", ", ".join(map(str, addresses.in_order(found))))
+            await self.bypass.set_local(found)
+
     def _start_driver(self, name: WorkloadName) -> None:
         if name in self._drivers or self._stopping:
             return
@@ -481,8 +494,8 @@ class Node:
                 held = enrolment.held.workload
                 # For an agent that adopts: one that is kept only because it is leaving is not wanted.
                 asked = wanted is not None and wanted.wanted
-                mode = wanted.mode if wanted is not None else held.mode
-                kept.append(replace(held, phase=enrolment.phase, mode=mode, wanted=asked))
+                now = wanted if wanted is not None else held
+                kept.append(replace(held, phase=enrolment.phase, mode=now.mode, exclude=now.exclude, wanted=asked))
         mesh = source.with_phases(ours)
         changed = [workload for workload in kept if mesh.workloads.get(workload.key) != workload]
         for workload in changed:
@@ -494,6 +507,7 @@ class Node:
     async def push(self) -> None:
         """Sends the present mesh to the core. Never raises, see MeshPusher."""
         await self.pusher.push()
+        await self.bypass.take(self.pusher.mesh)
         self.moved_on()
 
     # ---- what the enrolments ask for

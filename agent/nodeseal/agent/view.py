@@ -15,7 +15,9 @@ from nodeseal.agent.direct import Direct, DirectError
 from nodeseal.agent.enrolment import Enrolment
 from nodeseal.agent.node import Absence, Node
 from nodeseal.core.bridge import CoreClient, CoreError
-from nodeseal.mesh.address import AddressError, SourceAddress, parse_address
+from nodeseal.mesh import decide
+from nodeseal.mesh.address import AddressError, OriginalDestination, SourceAddress, parse_address
+from nodeseal.mesh.exclusions import Excluded, Exclusions
 from nodeseal.mesh.model import Mesh, Phase
 from nodeseal.mesh.reasons import WhyNotEnrolled, WhyPlaintext
 
@@ -52,7 +54,20 @@ async def status(node: Node) -> dict[str, Any]:
             "error": trouble.text if trouble is not None else None,
             "error_since": trouble.since.isoformat(timespec="seconds") if trouble is not None else None,
         },
+        "node_addresses": node.bypass.shown(),
+        "past_core": await _past_core_counts(node),
         "workloads": workloads,
+    }
+
+
+async def _past_core_counts(node: Node) -> dict[str, int]:
+    """How many connections passed by the core since capture began on this node, by why."""
+    counts = await node.capture.errors()
+    return {
+        WhyPlaintext.FROM_NODE.value: counts["steer_from_node"],
+        "excluded-inbound": counts["steer_excluded"],
+        "excluded-outbound": counts["connect_excluded"],
+        WhyPlaintext.APPLICATION_MARK.value: counts["connect_foreign_mark"],
     }
 
 
@@ -126,6 +141,7 @@ def _workload(node: Node, enrolment: Enrolment, counts: dict[str, dict[str, int]
         "detail": detail,
         "retry_seconds": _retry_seconds(enrolment),
         "mode": source.mode.value if source is not None else None,
+        "exclude": _exclude(node.bypass.excluded(enrolment.name)),
         # Only what is enrolled has one.
         "identity": str(held.identity) if held is not None else None,
         "certificate": _certificate(enrolment),
@@ -135,6 +151,17 @@ def _workload(node: Node, enrolment: Enrolment, counts: dict[str, dict[str, int]
         "failed": count.get("failed", 0),
         "failed_handshakes": count.get("tls_failed", 0),
     }
+
+
+def _exclude(exclude: Exclusions) -> dict[str, Any] | None:
+    """As in the mesh state; None for nothing."""
+    if not exclude:
+        return None
+
+    def direction(excluded: Excluded, networks: str) -> dict[str, list[str]]:
+        return {"ports": [str(ports) for ports in excluded.ports], networks: [str(one) for one in excluded.networks]}
+
+    return {"inbound": direction(exclude.inbound, "from"), "outbound": direction(exclude.outbound, "to")}
 
 
 def _retry_seconds(enrolment: Enrolment) -> float | None:
@@ -176,7 +203,7 @@ async def connections(node: Node) -> dict[str, Any]:
         except (DirectError, OSError) as error:
             errors.append(f"{name}: connections past the core cannot be listed: {error}")
             continue
-        found += [_past_core(node.mesh, enrolment, direct) for direct in directs]
+        found += [_past_core(node, enrolment, direct) for direct in directs]
     return {"ok": True, "node": node.config.node, "connections": found, "errors": errors}
 
 
@@ -205,7 +232,8 @@ def _through_core(mesh: Mesh | None, row: dict[str, Any], generation: int) -> di
     }
 
 
-def _past_core(mesh: Mesh | None, enrolment: Enrolment, direct: Direct) -> dict[str, Any]:
+def _past_core(node: Node, enrolment: Enrolment, direct: Direct) -> dict[str, Any]:
+    mesh = node.mesh
     local, remote = (str(SourceAddress(*end)) for end in (direct.local, direct.remote))
     source, destination = (remote, local) if direct.inbound else (local, remote)
     # Counted for the dialling application, as the core does.
@@ -226,12 +254,32 @@ def _past_core(mesh: Mesh | None, enrolment: Enrolment, direct: Direct) -> dict[
         "mtls": False,
         "peer": None,
         "tls": None,
-        "reason": (WhyPlaintext.OPENED_BEFORE_ENROLMENT if direct.mark == 0 else WhyPlaintext.APPLICATION_MARK).value,
+        "reason": _why_past_core(node, enrolment, direct).value,
         "bytes_sent": sent,
         "bytes_received": received,
         "age_seconds": None,
         "closed_seconds": None,
     }
+
+
+def _why_past_core(node: Node, enrolment: Enrolment, direct: Direct) -> WhyPlaintext:
+    """What lets it pass by the core now. (Nothing on a socket tells what did when it was opened.)"""
+    mesh = node.mesh
+    here = mesh.workloads.get(enrolment.name) if mesh is not None else None
+    (remote, remote_port), local_port = direct.remote, direct.local[1]
+    why = None
+    if mesh is not None and here is not None:
+        if direct.inbound:
+            why = decide.excluded_inbound(mesh, here, remote, local_port)
+        else:
+            why = decide.excluded_outbound(mesh, here, OriginalDestination(remote, remote_port))
+    if why is not None:
+        return why
+    if direct.mark != 0:
+        return WhyPlaintext.APPLICATION_MARK
+    if direct.inbound and node.bypass.is_node(remote):
+        return WhyPlaintext.FROM_NODE
+    return WhyPlaintext.OPENED_BEFORE_ENROLMENT
 
 
 def _name_of(mesh: Mesh | None, endpoint: str) -> str | None:

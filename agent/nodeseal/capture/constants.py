@@ -27,7 +27,22 @@ COUNTERS = (
     "steer_assign_failed",
     "steer_revisit_failed",
     "steer_headers",
+    "connect_mark_replaced",
+    "connect_excluded",
+    "steer_excluded",
+    "steer_from_node",
 )
+
+# The map `bypass`, see bpf/bypass.h. A scope of ranges is that of ports plus one.
+SCOPE_PEER = 1
+SCOPE_NODE = 2
+SCOPE_OUTBOUND_PORT = 3
+SCOPE_OUTBOUND_RANGE = 4
+SCOPE_INBOUND_PORT = 5
+SCOPE_INBOUND_RANGE = 6
+NODE_LOCAL = 1
+NODE_TRUSTED = 2
+BYPASS_KEY_SIZE = 40
 
 # The workload's own routing table and rules, inside its namespace. 0x4e53 is "NS".
 ROUTE_TABLE = 0x4E53

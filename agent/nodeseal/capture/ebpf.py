@@ -5,6 +5,7 @@ when no process of ours runs:
 
     cgroup links connect4, connect6   one pair per run directory, pinned in run_dir/bpf; the map `enrolled` (by network
                                       namespace cookie) says whom they concern, so several nodes can share a machine
+    map bypass                        pinned; which connections pass by the core, of all workloads (bypass.py)
     map counters                      pinned; what went wrong, counted by all programs of this run directory
     ns-<cookie>/{lookup,listeners,...}  per namespace: the sk_lookup link and the maps, pinned
     ns-<cookie>/steer-<index>         per device of it: the TCX link of steer_ingress.c, pinned
@@ -26,6 +27,7 @@ from functools import partial
 from pathlib import Path
 
 from nodeseal.capture import constants, installation, listeners, probe, program_cache, routing, steering, syscalls
+from nodeseal.capture.bypass import Bypass
 from nodeseal.capture.compile import compile_in_child
 from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError, CaptureError
 from nodeseal.capture.journal import Entry, Journal
@@ -42,7 +44,7 @@ _CONNECT = {
     "connect4": ("mark_connect4", syscalls.ATTACH_CGROUP_INET4_CONNECT),
     "connect6": ("mark_connect6", syscalls.ATTACH_CGROUP_INET6_CONNECT),
 }
-_SHARED_MAPS = ("enrolled", "counters")
+_SHARED_MAPS = ("enrolled", "counters", "bypass")
 _STATES = {"capturing": constants.STATE_CAPTURE, "leaving": constants.STATE_LEAVE}
 
 
@@ -99,6 +101,10 @@ class EbpfCapture:
             value = syscalls.map_lookup(self._shared["counters"], struct.pack("=I", key), 8 * probe.possible_cpus())
             totals[name] = sum(item for (item,) in struct.iter_unpack("=Q", value or b""))
         return totals
+
+    def bypass(self) -> Bypass:
+        """The map of what passes by the core, after prepare(); the caller closes it."""
+        return Bypass(os.dup(self._shared["bypass"]))
 
     # ---- workloads
 

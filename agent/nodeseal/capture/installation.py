@@ -67,7 +67,7 @@ def install(
     pins: Path,
     listeners: Mapping[int, int],
 ) -> None:
-    """Capture the namespace's connections. `shared`: the maps `enrolled` and `counters`; `pins`: the bpffs directory.
+    """Capture the namespace's connections. `shared`: the maps that all workloads share; `pins`: the bpffs directory.
 
     Raises CaptureError, and leaves undoing to the caller.
     """
@@ -109,7 +109,7 @@ def _install(
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            maps = {"counters": shared["counters"]}
+            maps = {"counters": shared["counters"], "bypass": shared["bypass"]}
             for name in ("listeners", "own", "families", "revisited"):
                 make, fits = partial(programs.new_map, name), partial(programs.fits, name)
                 maps[name], new = pinned_or_new(directory / name, make, fits)

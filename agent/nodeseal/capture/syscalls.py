@@ -12,6 +12,7 @@ import os
 import platform
 import socket
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,12 +36,14 @@ _CMD_MAP_CREATE = 0
 _CMD_MAP_LOOKUP = 1
 _CMD_MAP_UPDATE = 2
 _CMD_MAP_DELETE = 3
+_CMD_MAP_GET_NEXT_KEY = 4
 _CMD_PROG_LOAD = 5
 _CMD_OBJ_PIN = 6
 _CMD_OBJ_GET = 7
 _CMD_PROG_TEST_RUN = 10
 _CMD_OBJ_INFO = 15
 _CMD_PROG_QUERY = 16
+_CMD_MAP_UPDATE_BATCH = 26
 _CMD_LINK_CREATE = 28
 _CMD_LINK_UPDATE = 29
 _CMD_LINK_DETACH = 34
@@ -139,6 +142,30 @@ def map_update(fd: int, key: bytes, value: bytes) -> None:
         _CMD_MAP_UPDATE,
         _attributes("=IxxxxQQQ", fd, ctypes.addressof(key_buffer), ctypes.addressof(value_buffer), 0),
     )
+
+
+def map_update_batch(fd: int, keys: bytes, values: bytes, count: int) -> None:
+    """The same for `count` keys and values, one behind the other."""
+    key_buffer = ctypes.create_string_buffer(keys, len(keys))
+    value_buffer = ctypes.create_string_buffer(values, len(values))
+    _bpf(
+        _CMD_MAP_UPDATE_BATCH,
+        _attributes("=QQQQIIQQ", 0, 0, ctypes.addressof(key_buffer), ctypes.addressof(value_buffer), count, fd, 0, 0),
+    )
+
+
+def map_keys(fd: int, key_size: int) -> Iterator[bytes]:
+    """All keys; what is put in or removed meanwhile may be among them or not."""
+    key_buffer, next_buffer = ctypes.create_string_buffer(key_size), ctypes.create_string_buffer(key_size)
+    key = 0  # before the first
+    while True:
+        try:
+            _bpf(_CMD_MAP_GET_NEXT_KEY, _attributes("=IxxxxQQ", fd, key, ctypes.addressof(next_buffer)))
+        except FileNotFoundError:
+            return
+        yield next_buffer.raw
+        key_buffer.raw = next_buffer.raw
+        key = ctypes.addressof(key_buffer)
 
 
 def map_delete(fd: int, key: bytes) -> bool:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from nodeseal.cli import nodes
+from nodeseal.cli import nodes, past_core
 from nodeseal.cli.table import duration, note, render_first_that_fits
 
 _HEADER = ("WORKLOAD", "ENROLLED", "IDENTITY", "CERT", "CONNS")
@@ -49,6 +49,7 @@ def text(status: dict[str, Any]) -> str:
         parts.append("no workload of the mesh state is on this node")
     details = [f"{one['workload']}: {one['detail']}{_retry(one)}" for one in workloads if one["detail"]]
     details = [*_absence(status["agent"].get("absence")), *_core_details(core, status.get("older_cores", ())), *details]
+    details += past_core.lines(status)
     if details:
         parts.append("\n".join(note(detail) for detail in details))
     if mesh["error"]:

@@ -19,6 +19,10 @@ to see what was published or withdrawn (the agent's `settle`). Given that, these
 and once both ends are ENROLLED plaintext between them is impossible twice over: the source does not begin it, and the
 destination does not accept it. A connection that ran in plaintext before that is never cut for it (`established`).
 
+What a workload excludes inbound is allowed in plaintext in every phase and mode; from an enrolled source only if that
+one excludes it outbound. (Capture lets such connections pass by. One that was captured before goes through the core to
+its end; and outbound, what is captured is not excluded.)
+
 A refusal is deliberate in these cases and no others: strict mode (established or not; while the workload joins or
 leaves only for sources that are not enrolled), the mesh's own ports, and a peer that is not who it should be. It also
 ends a flow that already runs. What merely leads nowhere (a name, a port, a workload that is gone) is Unavailable.
@@ -153,6 +157,8 @@ def inbound_plaintext(
     if here is None:
         return Unavailable(WhyRefused.UNKNOWN_WORKLOAD)
     origin = mesh.by_address.get(source)
+    if port != HBONE_PORT and (excluded := excluded_inbound(mesh, here, source, port)) is not None:
+        return Allow(excluded)
     # An enrolled peer that does not know yet that this workload joins or leaves means no harm by its plaintext.
     unaware = here.phase is not Phase.ENROLLED and origin is not None and origin.accepts_tunnels
     if here.mode is Mode.STRICT and not unaware:
@@ -169,6 +175,33 @@ def inbound_plaintext(
     if established:
         return Allow(WhyPlaintext.OPENED_BEFORE_ENROLMENT)
     return Deny(POLICY_NO_PLAINTEXT, WhyRefused.SOURCE_IS_ENROLLED)
+
+
+def excluded_inbound(mesh: Mesh, here: Workload, source: Address, port: int) -> WhyPlaintext | None:
+    """The reason if plaintext from `source` to `port` of `here` passes by nodeseal: the mesh state says so, and if the
+    source is an enrolled workload, of both."""
+    why = here.exclude.inbound.why(source, port)
+    if why is None:
+        return None
+    origin = mesh.by_address.get(source)
+    if origin is None or not origin.accepts_tunnels:
+        return why
+    return why if origin.exclude.outbound.why(here.address_like(source), port) is not None else None
+
+
+def excluded_outbound(mesh: Mesh, here: Workload, destination: OriginalDestination) -> WhyPlaintext | None:
+    """The same for what `here` dials. (A service that leads to an enrolled workload is never excluded.)"""
+    address, port = destination.address, destination.port
+    why = here.exclude.outbound.why(address, port)
+    if why is None:
+        return None
+    if (service := mesh.service_by_address.get(address)) is not None:
+        endpoints = (mesh.workloads.get(name) for name in service.endpoints)
+        return None if any(target is not None and target.accepts_tunnels for target in endpoints) else why
+    target = mesh.by_address.get(address)
+    if target is None or not target.accepts_tunnels:
+        return why
+    return why if target.exclude.inbound.why(here.address_like(address), port) is not None else None
 
 
 def _to_service(

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from nodeseal.mesh.address import Address
+from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Exclusions
 from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError, check_trust_domain
 
 
@@ -78,6 +79,7 @@ class Workload:
     """The mesh state asks for it to be enrolled. Whether it is, says `phase`."""
     mode: Mode
     phase: Phase = Phase.ABSENT
+    exclude: Exclusions = NO_EXCLUSIONS
 
     @property
     def address(self) -> Address:
@@ -97,7 +99,15 @@ class Workload:
     def in_phase(self, phase: Phase) -> "Workload":
         """The same workload in another phase. (dataclasses.replace takes four times as long.)"""
         return Workload(
-            self.key, self.service_account, self.node, self.addresses, self.netns, self.wanted, self.mode, phase
+            self.key,
+            self.service_account,
+            self.node,
+            self.addresses,
+            self.netns,
+            self.wanted,
+            self.mode,
+            phase,
+            self.exclude,
         )
 
     def identity(self, trust_domain: str) -> SpiffeId:

@@ -24,6 +24,12 @@ class WhyPlaintext(StrEnum):
     """Both ends are enrolled now, but the connection is older than that and is left alone."""
     APPLICATION_MARK = "application-mark"
     """Outbound: the application set a mark (SO_MARK) of its own on the socket, which keeps it from being captured."""
+    FROM_NODE = "from-node"
+    """Inbound: the client is the node itself (the kubelet's probes), or another address of `node_addresses`."""
+    EXCLUDED_PORT = "excluded-port"
+    """The workload's `exclude` in the mesh state has the port."""
+    EXCLUDED_RANGE = "excluded-range"
+    """The workload's `exclude` in the mesh state has a range of addresses that the other side's is in."""
 
 
 class WhyNotEnrolled(StrEnum):

@@ -2,6 +2,7 @@
 
     {"trust_domain": "example.org",
      "workloads": [{"namespace", "name", "service_account", "node", "addresses", "netns", "wanted", "mode", "phase"}],
+         where there is any, "exclude": {"inbound": {"ports": [[80, 90]], "networks": ["10.0.0.0/8"]}, "outbound": {}}
      "removed_workloads": ["ns/name"],
      "services": [{"namespace", "name", "addresses", "ports": [[80, 8080]], "endpoints": ["ns/name"]}],
      "removed_services": ["ns/name"]}
@@ -11,11 +12,12 @@ protocol's version guards: an unknown key is passed over, a missing one is an er
 """
 
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_network
 from sys import intern
 from typing import Any
 
 from nodeseal.mesh.address import Address, AddressError, parse_address
+from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
 from nodeseal.mesh.model import MeshDifference, MeshError, Mode, Phase, Service, ServicePort, Workload, WorkloadName
 
 # Looking a member up in its class takes ten times as long.
@@ -54,7 +56,7 @@ def difference_from_wire(data: Mapping[str, object]) -> MeshDifference:
 
 
 def _workload_to_wire(workload: Workload) -> dict[str, object]:
-    return {
+    wire: dict[str, object] = {
         "namespace": workload.key.namespace,
         "name": workload.key.name,
         "service_account": workload.service_account,
@@ -65,6 +67,9 @@ def _workload_to_wire(workload: Workload) -> dict[str, object]:
         "mode": workload.mode,
         "phase": workload.phase,
     }
+    if workload.exclude:
+        wire["exclude"] = _exclusions_to_wire(workload.exclude)
+    return wire
 
 
 def _workload_from_wire(item: Mapping[str, Any]) -> Workload:
@@ -80,7 +85,30 @@ def _workload_from_wire(item: Mapping[str, Any]) -> Workload:
         wanted=wanted,
         mode=_MODES.get(item["mode"]) or Mode(item["mode"]),
         phase=_PHASES.get(item["phase"]) or Phase(item["phase"]),
+        exclude=_exclusions_from_wire(item["exclude"]) if "exclude" in item else NO_EXCLUSIONS,
     )
+
+
+def _exclusions_to_wire(exclude: Exclusions) -> dict[str, object]:
+    """See the module's text; both directions are always there."""
+
+    def direction(excluded: Excluded) -> dict[str, object]:
+        return {
+            "ports": [[ports.first, ports.last] for ports in excluded.ports],
+            "networks": [str(network) for network in excluded.networks],
+        }
+
+    return {"inbound": direction(exclude.inbound), "outbound": direction(exclude.outbound)}
+
+
+def _exclusions_from_wire(item: Mapping[str, Any]) -> Exclusions:
+    def direction(excluded: Mapping[str, Any]) -> Excluded:
+        return Excluded(
+            tuple(PortRange(_port(first), _port(last)) for first, last in excluded["ports"]),
+            tuple(ip_network(_text(network)) for network in excluded["networks"]),
+        )
+
+    return Exclusions(direction(item["inbound"]), direction(item["outbound"]))
 
 
 def _service_to_wire(service: Service) -> dict[str, object]:

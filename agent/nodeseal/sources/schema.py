@@ -84,6 +84,10 @@ class Fields:
         """The path of a field from the document's root, as messages show it."""
         return f"{self.path}.{name}" if self.path else name
 
+    def has(self, name: str) -> bool:
+        """Whether the field is there."""
+        return name in self._entries
+
     def line_of(self, name: str) -> int:
         """The line of a field's value; the mapping's own when the field is absent."""
         return self._entries[name].line if name in self._entries else self.line

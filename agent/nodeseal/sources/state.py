@@ -27,6 +27,7 @@ from nodeseal.sources.document import (
     read_document,
     shown,
 )
+from nodeseal.sources.exclude import read_exclusions
 from nodeseal.sources.plain import take_plain_workloads
 from nodeseal.sources.schema import Fields, read_text
 
@@ -212,6 +213,7 @@ def _read_workload(problems: Problems, node: Node, path: str) -> Workload | None
         netns=fields.text("netns", "", expected="a path or a name under /run/netns", pattern=_NETNS) or None,
         wanted=fields.truth("enrolled", False),
         mode=fields.choice("mode", Mode.PERMISSIVE),
+        exclude=read_exclusions(fields),
     )
     fields.close()
     return workload if problems.count == before else None

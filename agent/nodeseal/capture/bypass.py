@@ -1,0 +1,135 @@
+"""Which connections pass by the core: the entries of the map `bypass`, see bpf/bypass.h for what they mean.
+
+The map belongs to the run directory and is kept for all workloads together, from outside of what is done for each of
+them: `Bypass` may be used in any thread, beside EbpfCapture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import struct
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv6Address, summarize_address_range
+
+from nodeseal.capture import constants, syscalls
+from nodeseal.capture.errors import CaptureError
+from nodeseal.mesh.address import Address
+from nodeseal.mesh.exclusions import Excluded, Exclusions, Network, PortRange
+
+Entries = dict[bytes, int]
+"""Key of the map -> value, which says something for NODE entries only."""
+
+_OWNER_BITS = 32 + 128
+_V4_MAPPED = bytes(10) + b"\xff\xff"
+_V4_BITS = 96
+_PRESENT = 1
+_AT_ONCE = 4096
+
+
+def peer_entries(addresses: Iterable[Address], exclude: Exclusions) -> Entries:
+    """Of an enrolled workload: that it is one, and what it excludes."""
+    entries: Entries = {}
+    for address in addresses:
+        entries[_key(constants.SCOPE_PEER, address)] = _PRESENT
+        if exclude:
+            _add(entries, address, constants.SCOPE_OUTBOUND_PORT, exclude.outbound)
+            _add(entries, address, constants.SCOPE_INBOUND_PORT, exclude.inbound)
+    return entries
+
+
+def exclusion_entries(addresses: Iterable[Address], exclude: Exclusions) -> Entries:
+    """Of a workload that is not enrolled yet: what it excludes."""
+    peer = {_key(constants.SCOPE_PEER, address) for address in addresses}
+    return {key: value for key, value in peer_entries(addresses, exclude).items() if key not in peer}
+
+
+def node_entries(local: Iterable[Address], trusted: Iterable[Network]) -> Entries:
+    """The addresses of the node itself, and the ranges that its operator named, which win."""
+    entries = {_key(constants.SCOPE_NODE, address): constants.NODE_LOCAL for address in local}
+    for network in trusted:
+        bits = network.prefixlen + (_V4_BITS if network.version == 4 else 0)
+        entries[_packed(32 + bits, constants.SCOPE_NODE, _mapped(network.network_address), b"")] = (
+            constants.NODE_TRUSTED
+        )
+    return entries
+
+
+class Bypass:
+    """The map, by a descriptor that belongs to this object."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.Lock()
+
+    def replace(self, entries: Mapping[bytes, int]) -> None:
+        """These entries and no others. Raises CaptureError."""
+        with self._lock, _explained():
+            present = set(syscalls.map_keys(self._fd, constants.BYPASS_KEY_SIZE))
+            self._put(entries)
+            self._remove(present - entries.keys())
+
+    def change(self, put: Mapping[bytes, int], remove: Iterable[bytes]) -> None:
+        """Puts entries in, then removes others. Raises CaptureError."""
+        with self._lock, _explained():
+            self._put(put)
+            self._remove(remove)
+
+    def close(self) -> None:
+        """Lets go of the map; what is in it stays."""
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+    def _put(self, entries: Mapping[bytes, int]) -> None:
+        items = iter(entries.items())
+        while part := list(itertools.islice(items, _AT_ONCE)):
+            keys = b"".join(key for key, _ in part)
+            values = struct.pack(f"={len(part)}I", *(value for _, value in part))
+            syscalls.map_update_batch(self._fd, keys, values, len(part))
+
+    def _remove(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            syscalls.map_delete(self._fd, key)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CaptureError(f"cannot say which connections pass by the core: {error.strerror}") from None
+
+
+def _add(entries: Entries, owner: Address, port_scope: int, excluded: Excluded) -> None:
+    for ports in excluded.ports:
+        for first, bits in _prefixes(ports):
+            what = struct.pack("!H", first)
+            entries[_packed(_OWNER_BITS + bits, port_scope, _mapped(owner), what)] = _PRESENT
+    for network in excluded.networks:
+        # A connection's two ends are of one family: ranges of the other one never count for this address.
+        if network.version == owner.version:
+            bits = network.prefixlen + (_V4_BITS if network.version == 4 else 0)
+            what = _mapped(network.network_address)
+            entries[_packed(_OWNER_BITS + bits, port_scope + 1, _mapped(owner), what)] = _PRESENT
+
+
+def _prefixes(ports: PortRange) -> Iterator[tuple[int, int]]:
+    """The range as prefixes of 16-bit numbers, (number, bits): at most 30, the fewest there can be."""
+    for item in summarize_address_range(IPv6Address(ports.first), IPv6Address(ports.last)):
+        yield int(item.network_address), item.prefixlen - (128 - 16)
+
+
+def _key(scope: int, owner: Address) -> bytes:
+    return _packed(_OWNER_BITS, scope, _mapped(owner), b"")
+
+
+def _packed(bits: int, scope: int, owner: bytes, what: bytes) -> bytes:
+    return struct.pack("=II16s16s", bits, scope, owner, what)
+
+
+def _mapped(address: Address) -> bytes:
+    return _V4_MAPPED + address.packed if address.version == 4 else address.packed

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/*
+ * bypass.h: which connections pass by the core, asked of the map `bypass` when they are opened.
+ *
+ * One longest-prefix-match trie for a run directory, kept by agent/nodeseal/capture/bypass.py from the mesh
+ * state:
+ *
+ *     scope            owner                   what (prefix)      meaning
+ *     PEER             address                 -                  an enrolled workload, or a service that
+ * leads to one NODE             address (prefix)        -                  the node, value: NS_NODE_...; see
+ * steer_ingress.c OUTBOUND_PORT    workload's address      port               it dials this port directly
+ *     OUTBOUND_RANGE   workload's address      address            it dials these addresses directly
+ *     INBOUND_PORT     workload's address      port               it is dialled at this port directly
+ *     INBOUND_RANGE    workload's address      address            it is dialled from these addresses directly
+ *
+ * All enrolled workloads of the mesh are in it, not only those of this node, because of the rule: between two
+ * of them a connection passes by only if the one excludes it outbound and the other inbound. The sender's
+ * program asks that before it lets go of a connection, so that not one byte leaves in plaintext that only one
+ * side wanted so; and the receiver's program asks it again.
+ *
+ * The source that includes this defines bypass_lookup: bcc rewrites calls of map methods in the main file
+ * only.
+ */
+#ifndef NODESEAL_BYPASS_H
+#define NODESEAL_BYPASS_H
+
+#include "nodeseal.h"
+
+#define NS_SCOPE_PEER 1
+#define NS_SCOPE_NODE 2
+#define NS_SCOPE_OUTBOUND_PORT 3
+#define NS_SCOPE_OUTBOUND_RANGE 4
+#define NS_SCOPE_INBOUND_PORT 5
+#define NS_SCOPE_INBOUND_RANGE 6
+
+#define NS_NODE_LOCAL 1   /* only what a socket of this machine has sent */
+#define NS_NODE_TRUSTED 2 /* from wherever it comes: the operator named the address */
+
+/* The kernel's struct bpf_lpm_trie_key: how many bits of what follows count, and those bits. A connection's
+ * two ends are of one family, so that the owner's tells which of its ranges count. */
+struct ns_bypass_key {
+    u32 prefix_length;
+    u32 scope;
+    struct ns_address owner;
+    union {
+        struct ns_address address;
+        u16 port; /* network order */
+    } what;
+};
+#define NS_BYPASS_OWNER_BITS (32 + 128)
+#define NS_BYPASS_ENTRIES (1 << 20)
+
+static __always_inline u32 *bypass_lookup(struct ns_bypass_key *key);
+
+static __always_inline u32 *bypass_of(u32 scope, const struct ns_address *owner)
+{
+    struct ns_bypass_key key = {NS_BYPASS_OWNER_BITS, scope, *owner};
+
+    return bypass_lookup(&key);
+}
+
+static __always_inline int bypass_peer(const struct ns_address *address)
+{
+    return bypass_of(NS_SCOPE_PEER, address) != 0;
+}
+
+/* Whether the workload `owner` excludes a connection with `remote`, dialled at `port` (network order). */
+static __always_inline int bypass_excluded(u32 port_scope, const struct ns_address *owner,
+                                           const struct ns_address *remote, u16 port)
+{
+    struct ns_bypass_key key = {NS_BYPASS_OWNER_BITS + 16, port_scope, *owner};
+
+    key.what.port = port;
+    if (bypass_lookup(&key))
+        return 1;
+    key.prefix_length = NS_BYPASS_OWNER_BITS + 128;
+    key.scope = port_scope + 1;
+    key.what.address = *remote;
+    return bypass_lookup(&key) != 0;
+}
+
+/* Whether the connection that the workload `own` opens passes by the core because it is excluded. */
+static __always_inline int bypass_outbound(const struct ns_address *own, const struct ns_address *remote,
+                                           u16 port)
+{
+    if (!bypass_excluded(NS_SCOPE_OUTBOUND_PORT, own, remote, port))
+        return 0;
+    return !bypass_peer(remote) || bypass_excluded(NS_SCOPE_INBOUND_PORT, remote, own, port);
+}
+
+/* The same of one that is opened to it. */
+static __always_inline int bypass_inbound(const struct ns_address *own, const struct ns_address *remote,
+                                          u16 port)
+{
+    if (!bypass_excluded(NS_SCOPE_INBOUND_PORT, own, remote, port))
+        return 0;
+    return !bypass_peer(remote) || bypass_excluded(NS_SCOPE_OUTBOUND_PORT, remote, own, port);
+}
+
+#endif

@@ -1,0 +1,237 @@
+"""What passes by the core: excluded connections, those of the node itself, and never what only one of two enrolled
+workloads excludes."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+
+from nodeseal.capture import constants, syscalls
+from nodeseal.capture.bypass import Entries, node_entries, peer_entries
+from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
+from support.namespaces import needs_root
+from support.pods import Pods, echoes
+
+pytestmark = needs_root
+
+PORT_8080 = Excluded(ports=(PortRange(8080, 8080),))
+OWN_MARK = ((socket.SOL_SOCKET, syscalls.SO_MARK, 77),)
+
+
+@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
+def pods(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pods]:
+    with Pods(tmp_path, version=request.param) as pods:
+        yield pods
+
+
+def only(text: str) -> Excluded:
+    """Connections with this address."""
+    return Excluded(networks=(ip_network(text),))
+
+
+def client_with(pods: Pods, outbound: Excluded) -> Entries:
+    return peer_entries([ip_address(pods.client_at)], Exclusions(outbound=outbound))
+
+
+def server_with(pods: Pods, inbound: Excluded) -> Entries:
+    return peer_entries([ip_address(pods.server_at)], Exclusions(inbound=inbound))
+
+
+def enrolled(address: str) -> Entries:
+    return peer_entries([ip_address(address)], NO_EXCLUSIONS)
+
+
+def gateway(pods: Pods) -> str:
+    """The router's address on the server's side."""
+    return "10.91.2.1" if pods.version == 4 else "fd91:2::1"
+
+
+class Dialling:
+    """The client is captured; `captured` says whether what it dials goes to the core."""
+
+    def __init__(self, pods: Pods, entries: Entries) -> None:
+        pods.echo(pods.server)
+        self.capture = pods.capture()
+        self.capture.bypass().replace(entries)
+        self.relay = pods.relay(self.capture.enrol(pods.client_target))
+        self._pods = pods
+
+    def captured(self, port: int = 8080, **options: object) -> bool:
+        before = len(self.relay.flows)
+        assert echoes(self._pods.dial(self._pods.client, (self._pods.server_at, port), **options))  # type: ignore[arg-type]
+        return len(self.relay.flows) > before
+
+
+@pytest.mark.parametrize("kind", ["port", "range"])
+def test_outbound_exclusion_passes_by_the_core(pods: Pods, kind: str) -> None:
+    outbound = PORT_8080 if kind == "port" else only(pods.server_at)
+    dialling = Dialling(pods, client_with(pods, outbound))
+    assert not dialling.captured()
+    assert dialling.capture.errors()["connect_excluded"] == 1
+
+
+def test_other_ports_and_addresses_are_captured(pods: Pods) -> None:
+    pods.echo(pods.server, 8081)
+    dialling = Dialling(
+        pods,
+        client_with(
+            pods, Excluded((PortRange(8081, 8090),), (ip_network("10.91.2.4/30"), ip_network("fd91:2::4/126")))
+        ),
+    )
+    assert dialling.captured()
+    assert not dialling.captured(8081)
+
+
+def test_outbound_exclusion_alone_does_not_reach_an_enrolled_workload_in_plaintext(pods: Pods) -> None:
+    assert Dialling(pods, client_with(pods, PORT_8080) | enrolled(pods.server_at)).captured()
+
+
+def test_exclusion_of_both_sides_passes_by_the_core(pods: Pods) -> None:
+    assert not Dialling(pods, client_with(pods, only(pods.server_at)) | server_with(pods, PORT_8080)).captured()
+
+
+def test_exclusion_changes_for_new_connections_only(pods: Pods) -> None:
+    dialling = Dialling(pods, {})
+    captured = pods.dial(pods.client, (pods.server_at, 8080))
+    assert echoes(captured)
+    bypass = dialling.capture.bypass()
+    bypass.replace(client_with(pods, PORT_8080))
+    direct = pods.dial(pods.client, (pods.server_at, 8080))
+    assert echoes(direct)
+    assert len(dialling.relay.flows) == 1
+    bypass.replace({})
+    assert dialling.captured()
+    assert echoes(captured)
+    assert echoes(direct)
+
+
+def test_socket_that_was_captured_in_vain_dials_an_excluded_port_directly(pods: Pods) -> None:
+    dialling = Dialling(pods, client_with(pods, PORT_8080))
+    earlier = ((socket.SOL_SOCKET, syscalls.SO_MARK, constants.MARK_CAPTURED),)
+    assert not dialling.captured(options=earlier)
+
+
+def test_mark_of_the_application_gives_way_towards_an_enrolled_workload(pods: Pods) -> None:
+    dialling = Dialling(pods, enrolled(pods.server_at))
+    assert dialling.captured(options=OWN_MARK)
+    assert dialling.capture.errors()["connect_mark_replaced"] == 1
+
+
+def test_mark_of_the_application_is_no_exclusion(pods: Pods) -> None:
+    assert Dialling(pods, server_with(pods, PORT_8080)).captured(options=OWN_MARK)
+
+
+def test_mark_of_the_application_stays_where_it_excludes_as_well(pods: Pods) -> None:
+    assert not Dialling(pods, client_with(pods, PORT_8080) | server_with(pods, PORT_8080)).captured(options=OWN_MARK)
+
+
+def test_what_passes_by_is_the_same_for_the_next_agent(pods: Pods) -> None:
+    dialling = Dialling(pods, client_with(pods, PORT_8080))
+    dialling.capture.close()
+    pods.capture()
+    assert not dialling.captured()
+
+
+# ---- inbound
+
+
+@pytest.mark.parametrize("kind", ["port", "range"])
+def test_inbound_exclusion_passes_by_the_core(pods: Pods, kind: str) -> None:
+    inbound = PORT_8080 if kind == "port" else only(pods.client_at)
+    echo = pods.echo(pods.server)
+    capture = pods.capture()
+    capture.bypass().replace(server_with(pods, inbound))
+    relay = pods.relay(capture.enrol(pods.server_target))
+    assert echoes(pods.dial(pods.client, (pods.server_at, 8080)))
+    assert relay.flows == []
+    assert [peer[0] for peer in echo.peers] == [pods.client_at]
+    assert capture.errors()["steer_excluded"] == 1
+
+
+def test_client_of_an_excluded_port_uses_its_own_port_again(pods: Pods) -> None:
+    """The server's side is in TIME_WAIT: the SYN is not to be taken for one of a captured connection."""
+    echo = pods.echo(pods.server)
+    capture = pods.capture()
+    capture.bypass().replace(server_with(pods, PORT_8080))
+    relay = pods.relay(capture.enrol(pods.server_target))
+    for _ in range(3):
+        connection = pods.dial(pods.client, (pods.server_at, 8080), source_port=45679)
+        assert echoes(connection)
+        echo.hang_up()
+        assert connection.recv(1) == b""
+        connection.close()
+    assert relay.flows == []
+
+
+class Node:
+    """The router is the server's node: the server is captured, and its node's addresses are known."""
+
+    def __init__(self, pods: Pods, entries: Entries) -> None:
+        self.echo = pods.echo(pods.server)
+        self.capture = pods.capture()
+        self.capture.bypass().replace(entries)
+        self.relay = pods.relay(self.capture.enrol(pods.server_target))
+
+
+def local(pods: Pods) -> Entries:
+    return node_entries([ip_address(gateway(pods))], [])
+
+
+def test_node_reaches_the_application_directly(pods: Pods) -> None:
+    node = Node(pods, local(pods))
+    assert echoes(pods.dial(pods.router, (pods.server_at, 8080)))
+    assert node.relay.flows == []
+    assert [peer[0] for peer in node.echo.peers] == [gateway(pods)]
+    assert node.capture.errors()["steer_from_node"] == 1
+
+
+def test_node_reaches_the_application_when_nobody_holds_the_listeners(pods: Pods) -> None:
+    node = Node(pods, local(pods))
+    node.relay.close()
+    node.capture.close()
+    assert echoes(pods.dial(pods.router, (pods.server_at, 8080)))
+    with pytest.raises(TimeoutError):
+        pods.dial(pods.client, (pods.server_at, 8080), timeout=0.5)
+
+
+def test_node_reaches_the_application_with_syn_cookies(pods: Pods) -> None:
+    pods.server.sysctl("net/ipv4/tcp_syncookies", 2)
+    node = Node(pods, local(pods))
+    for _ in range(3):
+        assert echoes(pods.dial(pods.router, (pods.server_at, 8080)))
+    assert node.relay.flows == []
+
+
+def test_others_are_captured_as_before(pods: Pods) -> None:
+    node = Node(pods, local(pods))
+    assert echoes(pods.dial(pods.client, (pods.server_at, 8080)))
+    assert len(node.relay.flows) == 1
+
+
+def test_what_the_node_forwards_under_its_own_address_is_captured(pods: Pods) -> None:
+    """A remote client behind masquerading, as kube-proxy does it for NodePorts, has the node's address and no more."""
+    node = Node(pods, local(pods))
+    family = "ip" if pods.version == 4 else "ip6"
+    rules = (
+        f"table {family} t {{\n chain c {{\n type nat hook postrouting priority 100;\n oifname b0 masquerade\n }}\n}}\n"
+    )
+    subprocess.run(["ip", "netns", "exec", pods.router.name, "nft", "-f", "-"], input=rules, text=True, check=True)
+    assert echoes(pods.dial(pods.client, (pods.server_at, 8080)))
+    assert [flow.source[0] for flow in node.relay.flows] == [gateway(pods)]
+
+
+def test_enrolled_workload_at_an_address_of_the_node_is_captured(pods: Pods) -> None:
+    node = Node(pods, local(pods) | enrolled(gateway(pods)))
+    assert echoes(pods.dial(pods.router, (pods.server_at, 8080)))
+    assert len(node.relay.flows) == 1
+
+
+def test_address_that_the_operator_names_passes_from_anywhere(pods: Pods) -> None:
+    node = Node(pods, node_entries([], [ip_network("10.91.1.0/24"), ip_network("fd91:1::/64")]))
+    assert echoes(pods.dial(pods.client, (pods.server_at, 8080)))
+    assert node.relay.flows == []

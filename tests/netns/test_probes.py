@@ -1,0 +1,110 @@
+"""What the node itself dials, as the kubelet's probes: plaintext to every workload, whatever of ours is alive, and
+nobody else's."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from nodeseal.lab.namespaces import run_in
+from nodeseal.lab.plan import PIPELINE_HTTP_PORT
+from support.lab import PATIENCE, Programs, RunningLab, echoes, endpoint, running_lab, wait_until
+from support.namespaces import needs_root
+
+pytestmark = needs_root
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
+    """pipeline is strict. Nobody starts agents again but the tests."""
+    with running_lab(tmp_path_factory.mktemp("probes"), with_apps=True) as lab:
+        lab.lab.set_mode("pipeline", "strict")
+        yield lab
+
+
+@pytest.fixture
+def lab(probed: RunningLab) -> Iterator[RunningLab]:
+    yield probed
+    probed.start_agents()
+    wait_until(lambda: probed.enrolled("pipeline"), "pipeline is enrolled")
+
+
+def probe(lab: RunningLab, netns: str, *options: str) -> bool:
+    """Whether an HTTP probe of pipeline from a network namespace is answered, made as a user would."""
+    url = f"http://{lab.address('pipeline')}:{PIPELINE_HTTP_PORT}/"
+    command = ["ip", "netns", "exec", netns, "curl", "-sf", "-o", "/dev/null", "--max-time", "5", *options, url]
+    return subprocess.run(command, check=False, timeout=PATIENCE).returncode == 0
+
+
+def node(lab: RunningLab, name: str) -> str:
+    return lab.lab.plan.node(name).netns
+
+
+def pod(lab: RunningLab, name: str) -> str:
+    return lab.lab.plan.pod(name).netns
+
+
+def test_probe_of_a_strict_workload_from_its_node_is_answered(lab: RunningLab) -> None:
+    before = lab.status("node2")["past_core"]["from-node"]
+    assert probe(lab, node(lab, "node2"))
+    assert lab.status("node2")["past_core"]["from-node"] == before + 1
+
+
+def test_strict_still_refuses_others(lab: RunningLab) -> None:
+    assert not probe(lab, pod(lab, "intruder")), "another pod of the node"
+    assert not probe(lab, node(lab, "node1")), "another node"
+    assert probe(lab, pod(lab, "shipper")), "an enrolled workload, through a tunnel"
+
+
+def test_probe_is_answered_without_agent(lab: RunningLab) -> None:
+    lab.kill_agent("node2")
+    assert probe(lab, node(lab, "node2"))
+    assert not probe(lab, pod(lab, "intruder"))
+
+
+def test_probe_is_answered_without_agent_and_core(lab: RunningLab) -> None:
+    """Whoever probes ends what does not answer: that nobody of ours lives must not end a workload."""
+    lab.kill_agent("node2")
+    lab.kill_core("node2")
+    assert probe(lab, node(lab, "node2"))
+    assert not probe(lab, pod(lab, "intruder"), "--max-time", "1")
+
+
+def test_connection_from_the_node_is_shown_with_its_reason(lab: RunningLab) -> None:
+    with Programs(lab) as programs:
+        server = programs.serve("pipeline")
+        address = server.address
+        client = run_in(node(lab, "node2"), lambda: socket.create_connection(address, PATIENCE))
+        programs.at_end(client.close)
+        assert echoes(client)
+        rows = [row for row in lab.connections("node2") if row["source"] == endpoint(client.getsockname())]
+        assert [(row["mtls"], row["reason"], row["core"]) for row in rows] == [(False, "from-node", None)]
+        shown = lab.command("connections", "--run-dir", str(lab.run_dir("node2"))).stdout
+        assert "no: from-node" in shown
+
+
+def test_new_address_of_the_node_counts_without_a_restart(lab: RunningLab) -> None:
+    netns, address = node(lab, "node2"), "10.77.2.251"
+    subprocess.run(["ip", "-n", netns, "address", "add", f"{address}/24", "dev", "nsbr0"], check=True)
+    try:
+        wait_until(lambda: address in lab.status("node2")["node_addresses"], "the agent knows the address")
+        wait_until(lambda: probe(lab, netns, "--interface", address), "the address is in force")
+    finally:
+        subprocess.run(["ip", "-n", netns, "address", "del", f"{address}/24", "dev", "nsbr0"], check=True)
+    wait_until(lambda: address not in lab.status("node2")["node_addresses"], "the agent knows that it is gone")
+
+
+def test_exemption_can_be_switched_off_and_extended(lab: RunningLab) -> None:
+    try:
+        lab.restart_agent("node2", node_addresses=[])
+        wait_until(lambda: not probe(lab, node(lab, "node2")), "the node is a client like any other")
+        lab.restart_agent("node2", node_addresses=["10.77.0.0/24"])
+        wait_until(lambda: probe(lab, node(lab, "node1")), "node1 has an address that the operator named")
+        assert not probe(lab, pod(lab, "intruder"))
+    finally:
+        lab.restart_agent("node2", node_addresses=["local"])
+    wait_until(lambda: probe(lab, node(lab, "node2")), "the node is exempt again")
+    wait_until(lambda: not probe(lab, node(lab, "node1")), "and only the node")

@@ -1,0 +1,150 @@
+"""What the agent puts into the map of what passes by the core."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import pytest
+
+from agent_fakes import FakeBypass, mesh, status_of, until, workload
+from nodeseal.agent import bypassing
+from nodeseal.agent.bypassing import BypassKeeper
+from nodeseal.agent.config import NodeAddresses
+from nodeseal.capture.bypass import Entries, exclusion_entries, node_entries, peer_entries
+from nodeseal.capture.errors import CaptureError
+from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
+from nodeseal.mesh.model import Mesh, Phase, Service, ServicePort, Workload, WorkloadName
+
+EXCLUDE = Exclusions(inbound=Excluded(ports=(PortRange(8000, 8010),)))
+VIP, NEXT_VIP = IPv4Address("10.9.0.1"), IPv4Address("10.9.0.2")
+GATEWAY, UPLINK = IPv4Address("10.0.1.1"), IPv4Address("192.0.2.1")
+TRUSTED = NodeAddresses(trusted=(IPv4Network("198.51.100.0/24"),))
+
+
+def peer(one: Workload) -> Entries:
+    return peer_entries(one.addresses, one.exclude)
+
+
+def away(name: str, phase: Phase, **changes: Any) -> Workload:
+    return workload(name, None, node="node2", phase=phase, **changes)
+
+
+def with_service(address: IPv4Address, *workloads: Workload) -> Mesh:
+    service = Service(
+        WorkloadName("default", "web"), (address,), (ServicePort(80, 80),), tuple(one.key for one in workloads)
+    )
+    return Mesh.build("example.org", workloads, [service])
+
+
+class Kept:
+    """A keeper of node1 and the map that it keeps."""
+
+    def __init__(self, wanted: NodeAddresses = TRUSTED) -> None:
+        self.map = FakeBypass()
+        self.keeper = BypassKeeper(status_of(bypass=self.map), "node1", wanted)
+
+    def after(self, *states: Mesh) -> Entries:
+        """What is in the map, but for the node's addresses, when these have followed each other."""
+
+        async def story() -> None:
+            for state in states:
+                await self.keeper.take(state)
+
+        asyncio.run(story())
+        node = node_entries((), self.keeper._wanted.trusted)
+        assert node.items() <= self.map.entries.items()
+        return {key: value for key, value in self.map.entries.items() if key not in node}
+
+
+@pytest.fixture
+def kept() -> Kept:
+    return Kept()
+
+
+def test_enrolled_workloads_of_all_nodes_are_peers(kept: Kept) -> None:
+    enrolled, joining = away("a", Phase.ENROLLED), away("b", Phase.JOINING, exclude=EXCLUDE)
+    state = mesh(enrolled, joining, away("c", Phase.ABSENT, exclude=EXCLUDE), away("d", Phase.LEAVING))
+    assert kept.after(state) == peer(enrolled) | peer(joining)
+
+
+def test_own_workloads_exclude_before_they_are_enrolled(kept: Kept) -> None:
+    own = workload("a", None, exclude=EXCLUDE)
+    assert kept.after(mesh(own)) == exclusion_entries(own.addresses, EXCLUDE)
+    assert kept.after(mesh(own), mesh(own.in_phase(Phase.LEAVING))) == exclusion_entries(own.addresses, EXCLUDE)
+
+
+A, B = away("a", Phase.ENROLLED), away("b", Phase.ENROLLED, exclude=EXCLUDE)
+STATES = [
+    mesh(),
+    mesh(A),
+    mesh(A, B),
+    mesh(A.in_phase(Phase.ABSENT), B),
+    mesh(away("a", Phase.ENROLLED, exclude=EXCLUDE)),
+    mesh(away("a", Phase.ENROLLED, addresses=B.addresses)),
+    mesh(away("a", Phase.ENROLLED, addresses=B.addresses), away("b", Phase.ENROLLED, addresses=A.addresses)),
+    with_service(VIP, A, B),
+    with_service(NEXT_VIP, A, B),
+    with_service(VIP, A.in_phase(Phase.ABSENT)),
+    mesh(away("c", Phase.ENROLLED, addresses=(VIP,))),
+]
+
+
+@pytest.mark.parametrize("new", STATES, ids=range(len(STATES)))
+@pytest.mark.parametrize("old", STATES, ids=range(len(STATES)))
+def test_change_leads_to_what_the_new_state_says(old: Mesh, new: Mesh) -> None:
+    assert Kept().after(old, new) == Kept().after(new)
+
+
+def test_service_counts_as_enrolled_while_it_leads_to_somebody_who_is(kept: Kept) -> None:
+    service = peer_entries([VIP], NO_EXCLUSIONS)
+    assert kept.after(with_service(VIP, A, B)) == peer(A) | peer(B) | service
+    absent = A.in_phase(Phase.ABSENT)
+    assert kept.after(with_service(VIP, absent, B)) == peer(B) | service
+    assert kept.after(with_service(VIP, absent)) == {}
+
+
+def test_addresses_of_the_node_come_and_go(kept: Kept) -> None:
+    async def story() -> None:
+        await kept.keeper.take(mesh(A))
+        for addresses in ({GATEWAY}, {GATEWAY, UPLINK}, {UPLINK}):
+            await kept.keeper.set_local(frozenset(addresses))
+            assert kept.map.entries == peer(A) | node_entries(addresses, TRUSTED.trusted)
+
+    asyncio.run(story())
+    assert kept.keeper.is_node(UPLINK)
+    assert kept.keeper.is_node(IPv4Address("198.51.100.7"))
+    assert not kept.keeper.is_node(GATEWAY)
+    assert kept.keeper.shown() == ["192.0.2.1", "198.51.100.0/24"]
+
+
+def test_addresses_that_are_known_before_the_first_state_are_in_it(kept: Kept) -> None:
+    """A former agent's entries are replaced in one step: a probe at that moment is answered."""
+    kept.keeper.local = frozenset({GATEWAY})
+    asyncio.run(kept.keeper.take(mesh(A)))
+    assert kept.map.entries == peer(A) | node_entries([GATEWAY], TRUSTED.trusted)
+
+
+def test_what_a_former_agent_left_is_replaced(kept: Kept) -> None:
+    kept.map.entries = peer(B)
+    assert kept.after(mesh(A)) == peer(A)
+
+
+@pytest.fixture
+def quick_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bypassing, "_RETRY_S", 0.001)
+
+
+@pytest.mark.usefixtures("quick_retry")
+def test_failure_is_tried_again(kept: Kept) -> None:
+    async def story() -> None:
+        await kept.keeper.take(mesh(A))
+        kept.map.error = CaptureError("no memory")
+        await kept.keeper.take(mesh(A, B))
+        kept.map.error = None
+        await until(lambda: kept.map.entries.items() >= peer(B).items(), "it is tried again")
+
+    asyncio.run(story())
+    assert kept.keeper.excluded(B.key) == EXCLUDE
+    assert kept.keeper.excluded(WorkloadName("default", "unknown")) == NO_EXCLUSIONS
