@@ -75,7 +75,8 @@ struct ns_flow {
 #define NS_COUNT_CONNECT_EXCLUDED 13      /* pass: the workload excludes the connection, see bypass.h */
 #define NS_COUNT_STEER_EXCLUDED 14        /* pass: the same, inbound */
 #define NS_COUNT_STEER_FROM_NODE 15       /* pass: opened by the node itself */
-#define NS_COUNT_COUNT 16
+#define NS_COUNT_MARK_KEPT 16 /* refuse: SO_MARK on the application's end of a captured connection */
+#define NS_COUNT_COUNT 17
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define NS_NET16(n) ((u16)((((n) & 0xff) << 8) | (((n) >> 8) & 0xff)))

@@ -235,3 +235,49 @@ def test_address_that_the_operator_names_passes_from_anywhere(pods: Pods) -> Non
     node = Node(pods, node_entries([], [ip_network("10.91.1.0/24"), ip_network("fd91:1::/64")]))
     assert echoes(pods.dial(pods.client, (pods.server_at, 8080)))
     assert node.relay.flows == []
+
+
+# ---- a captured connection stays one
+
+
+def test_application_cannot_take_what_it_dialled_off_the_core(pods: Pods) -> None:
+    dialling = Dialling(pods, {})
+    connection = pods.dial(pods.client, (pods.server_at, 8080))
+    assert echoes(connection)
+    for mark in (77, 0, constants.MARK_CORE):
+        with pytest.raises(PermissionError):
+            connection.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, mark)
+    assert echoes(connection)
+    assert dialling.capture.errors()["mark_kept"] == 3
+
+
+def test_application_cannot_take_what_it_accepted_off_the_core(pods: Pods) -> None:
+    echo = pods.echo(pods.server)
+    capture = pods.capture()
+    relay = pods.relay(capture.enrol(pods.server_target))
+    connection = pods.dial(pods.client, (pods.server_at, 8080))
+    assert echoes(connection)
+    (accepted,) = echo.connections
+    with pytest.raises(PermissionError):
+        accepted.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, 77)
+    assert echoes(connection)
+    assert len(relay.flows) == 1
+
+
+def test_other_options_and_other_sockets_are_not_concerned(pods: Pods) -> None:
+    Dialling(pods, {})
+    connection = pods.dial(pods.client, (pods.server_at, 8080))
+    name = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+    # More than a page: the kernel hands a BPF program the beginning only.
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name + bytes(8192))
+    assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16) == name
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    def mark() -> int:
+        with socket.socket() as fresh:
+            for value in (77, 78):
+                fresh.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, value)
+            return fresh.getsockopt(socket.SOL_SOCKET, syscalls.SO_MARK)
+
+    assert pods.client.run(mark) == 78

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import constants, steering, syscalls
+from nodeseal.capture import constants, ebpf, steering, syscalls
 from nodeseal.capture.cleanup import cleanup
 from nodeseal.capture.ebpf import CaptureTarget
 from nodeseal.capture.journal import Journal
@@ -45,11 +45,7 @@ def attached(programs: list[int]) -> list[int]:
     """Which of these programs are attached to the cgroup tree. Other nodes on the machine come and go meanwhile."""
     fd = os.open(find_cgroup(), os.O_RDONLY)
     try:
-        present = {
-            program
-            for kind in (syscalls.ATTACH_CGROUP_INET4_CONNECT, syscalls.ATTACH_CGROUP_INET6_CONNECT)
-            for program in syscalls.cgroup_programs(fd, kind)
-        }
+        present = {program for _, kind in ebpf.CGROUP_LINKS.values() for program in syscalls.cgroup_programs(fd, kind)}
     finally:
         os.close(fd)
     return [program for program in programs if program in present]
@@ -58,7 +54,7 @@ def attached(programs: list[int]) -> list[int]:
 def connect_programs(pods: Pods) -> list[int]:
     """The numbers of the programs that a node has attached to the cgroup tree."""
     programs = []
-    for name in ("connect4", "connect6"):
+    for name in ebpf.CGROUP_LINKS:
         fd = syscalls.pinned(pods.run_dir() / "bpf" / name)
         programs.append(syscalls.link_program(fd))
         os.close(fd)

@@ -60,6 +60,11 @@ class Echo:
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
+    @property
+    def connections(self) -> list[socket.socket]:
+        """The server's side of those that were accepted."""
+        return list(self._open)
+
     def hang_up(self) -> None:
         """Close all connections, from the server's side first."""
         while self._open:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from nodeseal.capture import installation, program_cache, syscalls
-from nodeseal.capture.ebpf import BPF_DIRECTORY
+from nodeseal.capture.ebpf import BPF_DIRECTORY, CGROUP_LINKS
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Journal
 from nodeseal.capture.netns import NamespaceGoneError, NetworkNamespace
@@ -41,8 +41,8 @@ def cleanup(run_dir: Path) -> Report:
         report.failed.append(str(error))
         journal = None
 
-    # The connect programs go first: nothing new is captured while the rest is taken down.
-    for name in ("connect4", "connect6"):
+    # The programs at the cgroup tree go first: nothing new is captured while the rest is taken down.
+    for name in CGROUP_LINKS:
         _attempt(report, f"BPF program {pins / name}", partial(_detach, pins / name))
     enrolled = None
     with contextlib.suppress(OSError):

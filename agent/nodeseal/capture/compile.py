@@ -34,6 +34,7 @@ from nodeseal.capture.errors import CaptureError
 # Source file -> its entry functions. Both forms of mark_connect share one source.
 SOURCES = {
     "mark_connect": ("mark_connect4", "mark_connect6"),
+    "keep_mark": ("keep_mark",),
     "assign_lookup": ("assign_lookup",),
     "steer_ingress": ("steer_ingress",),
 }

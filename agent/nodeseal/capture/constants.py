@@ -31,6 +31,7 @@ COUNTERS = (
     "connect_excluded",
     "steer_excluded",
     "steer_from_node",
+    "mark_kept",
 )
 
 # The map `bypass`, see bpf/bypass.h. A scope of ranges is that of ports plus one.

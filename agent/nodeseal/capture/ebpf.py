@@ -3,7 +3,8 @@
 How a connection is captured is told at the head of each program in bpf/. What is in the kernel, and what keeps it there
 when no process of ours runs:
 
-    cgroup links connect4, connect6   one pair per run directory, pinned in run_dir/bpf; the map `enrolled` (by network
+    cgroup links connect4, connect6,
+    setsockopt                        one of each per run directory, pinned in run_dir/bpf; the map `enrolled` (by
                                       namespace cookie) says whom they concern, so several nodes can share a machine
     map bypass                        pinned; which connections pass by the core, of all workloads (bypass.py)
     map counters                      pinned; what went wrong, counted by all programs of this run directory
@@ -40,10 +41,12 @@ __all__ = ["CaptureError", "CaptureTarget", "Captured", "EbpfCapture"]
 log = logging.getLogger("nodeseal.capture")
 
 BPF_DIRECTORY = "bpf"
-_CONNECT = {
+CGROUP_LINKS = {
     "connect4": ("mark_connect4", syscalls.ATTACH_CGROUP_INET4_CONNECT),
     "connect6": ("mark_connect6", syscalls.ATTACH_CGROUP_INET6_CONNECT),
+    "setsockopt": ("keep_mark", syscalls.ATTACH_CGROUP_SETSOCKOPT),
 }
+"""Name of the pin -> function, attach type."""
 _SHARED_MAPS = ("enrolled", "counters", "bypass")
 _STATES = {"capturing": constants.STATE_CAPTURE, "leaving": constants.STATE_LEAVE}
 
@@ -344,7 +347,7 @@ class EbpfCapture:
                     installation.set_state(self._shared["enrolled"], entry, _STATES[entry.state])
         cgroup_fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for name, (function, attach_type) in _CONNECT.items():
+            for name, (function, attach_type) in CGROUP_LINKS.items():
                 path = self._pins / name
                 if not path.exists():
                     undo.callback(partial(path.unlink, missing_ok=True))

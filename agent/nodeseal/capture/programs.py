@@ -20,6 +20,7 @@ _IMMEDIATE = 4  # offset of the immediate in struct bpf_insn
 _KINDS = {
     "mark_connect4": (syscalls.PROG_CGROUP_SOCK_ADDR, syscalls.ATTACH_CGROUP_INET4_CONNECT),
     "mark_connect6": (syscalls.PROG_CGROUP_SOCK_ADDR, syscalls.ATTACH_CGROUP_INET6_CONNECT),
+    "keep_mark": (syscalls.PROG_CGROUP_SOCKOPT, syscalls.ATTACH_CGROUP_SETSOCKOPT),
     "assign_lookup": (syscalls.PROG_SK_LOOKUP, syscalls.ATTACH_SK_LOOKUP),
     "steer_ingress": (syscalls.PROG_SCHED_CLS, 0),
 }

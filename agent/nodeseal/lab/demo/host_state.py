@@ -17,14 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nodeseal.capture import syscalls
-from nodeseal.capture.ebpf import BPF_DIRECTORY
+from nodeseal.capture.ebpf import BPF_DIRECTORY, CGROUP_LINKS
 from nodeseal.lab.lab import Lab
 from nodeseal.lab.namespaces import list_namespaces, run_in
 from nodeseal.lab.plan import prefix
 from nodeseal.lab.processes import MARKER, ProcessRecord, start_time
 
 _BPFFS = Path("/sys/fs/bpf")
-_CONNECT_LINKS = ("connect4", "connect6")
 _COMMANDS = {
     "routing rules": ("ip", "-details", "rule", "show"),
     "routing rules (IPv6)": ("ip", "-6", "-details", "rule", "show"),
@@ -58,7 +57,7 @@ class HostState:
         state["network namespaces"] = list_namespaces()
         state["mounts"] = [line.split(" ", 4)[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         state["/sys/fs/bpf"] = [str(path) for path in _walk(_BPFFS)]
-        state["cgroup programs"] = [f"program {number} at connect()" for number in attached_programs()]
+        state["cgroup programs"] = [f"program {number} of the cgroup tree" for number in attached_programs()]
         return cls({name: frozenset(lines) for name, lines in state.items()})
 
     @property
@@ -92,15 +91,15 @@ def pod_state(lab: Lab, pod: str) -> frozenset[str]:
 def our_traces(lab: Lab, programs: Iterable[int]) -> tuple[str, ...]:
     """Texts that only the lab's own things carry. `programs`: the numbers of the BPF programs that its nodes pinned."""
     names = (prefix(lab.plan.name), str(lab.directory), "10.77.", "fd77:", "nsbr0", "0x4e53")
-    return (*names, *(f"program {number} at connect()" for number in programs))
+    return (*names, *(f"program {number} of the cgroup tree" for number in programs))
 
 
 def pinned_programs(lab: Lab) -> set[int]:
-    """The numbers of the BPF programs that the lab's nodes have attached for connect(). Every agent must have been
-    ready, or this raises FileNotFoundError."""
+    """The numbers of the BPF programs that the lab's nodes have attached to the cgroup tree. Every agent must have
+    been ready, or this raises FileNotFoundError."""
     found = set()
     for run_dir in lab.run_dirs.values():
-        for name in _CONNECT_LINKS:
+        for name in CGROUP_LINKS:
             link = syscalls.pinned(run_dir / BPF_DIRECTORY / name)
             try:
                 found.add(syscalls.link_program(link))
@@ -110,13 +109,13 @@ def pinned_programs(lab: Lab) -> set[int]:
 
 
 def attached_programs() -> list[int]:
-    """The BPF programs that see connect() in the root of a cgroup2 tree."""
+    """The BPF programs of our kinds in the root of a cgroup2 tree."""
     found: list[int] = []
     for path in syscalls.mounts("cgroup2"):
         with contextlib.suppress(OSError):
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                for attach_type in (syscalls.ATTACH_CGROUP_INET4_CONNECT, syscalls.ATTACH_CGROUP_INET6_CONNECT):
+                for _, attach_type in CGROUP_LINKS.values():
                     found += syscalls.cgroup_programs(fd, attach_type)
             finally:
                 os.close(fd)

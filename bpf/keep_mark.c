@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+/*
+ * keep_mark.c: an application cannot take a captured connection off its way to the core.
+ *
+ * Attached at cgroup/setsockopt to the root of the cgroup v2 tree, next to other programs. The mark is what
+ * keeps the application's end of a captured connection, dialled (CAPTURED) or accepted (TO_APP), on the
+ * routes to the core. An application that may set marks (CAP_NET_RAW is enough, which containers have by
+ * default) and set another one on such a socket would have its next segments leave for the far address in
+ * plaintext. It gets EPERM, as without the capability. Before connect() a socket has no mark of ours, and it
+ * may set what it likes.
+ *
+ * optlen 0 tells the kernel to go by the application's own buffer, which matters for those beyond a page.
+ */
+#include "nodeseal.h"
+
+BPF_TABLE("percpu_array", u32, u64, counters, NS_COUNT_COUNT);
+
+#define NS_FORBID 0
+#define NS_ALLOW 1
+
+static __always_inline void count(u32 key)
+{
+    u64 *value = counters.lookup(&key);
+
+    if (value)
+        *value += 1;
+}
+
+int keep_mark(struct bpf_sockopt *ctx)
+{
+    struct bpf_sock *sk = ctx->sk;
+
+    if (ctx->level == NS_SOL_SOCKET && ctx->optname == NS_SO_MARK && sk &&
+        (sk->mark == NS_MARK_CAPTURED || sk->mark == NS_MARK_TO_APP)) {
+        count(NS_COUNT_MARK_KEPT);
+        return NS_FORBID;
+    }
+    ctx->optlen = 0;
+    return NS_ALLOW;
+}
