@@ -14,12 +14,13 @@
  * appear later.
  *
  * Fails closed: with no listener the packet is dropped, never handed to a wildcard listener of the
- * application.
+ * application. (A workload that is to be open on failure is not marked then, see mark_connect.c; what comes
+ * in goes to the application.)
  */
 #include "nodeseal.h"
 
 BPF_TABLE("hash", struct ns_address, u8, own, 256);
-BPF_TABLE("array", u32, u32, families, 1);
+BPF_TABLE("array", u32, u32, settings, 1);
 BPF_TABLE("sockmap", u32, u64, listeners, NS_LISTENER_COUNT);
 BPF_TABLE("lru_hash", struct ns_flow, u64, revisited, 1024);
 BPF_TABLE("percpu_array", u32, u64, counters, NS_COUNT_COUNT);
@@ -32,11 +33,19 @@ static __always_inline void count(u32 key)
         *value += 1;
 }
 
+static __always_inline int open_on_failure(void)
+{
+    u32 key = 0;
+    u32 *bits = settings.lookup(&key);
+
+    return bits && *bits & NS_SETTING_OPEN;
+}
+
 /* The packet's ends; 0 when the workload has no address of their family. */
 static __always_inline int read_flow(struct bpf_sk_lookup *ctx, struct ns_flow *flow)
 {
     u32 key = 0;
-    u32 *wanted = families.lookup(&key);
+    u32 *wanted = settings.lookup(&key);
 
     if (!wanted)
         return 0;
@@ -99,6 +108,8 @@ int assign_lookup(struct bpf_sk_lookup *ctx)
 
     listener = (struct bpf_sock *)listeners.lookup(&role);
     if (!listener) {
+        if (role == NS_LISTENER_INBOUND && open_on_failure())
+            return SK_PASS;
         count(NS_COUNT_LOOKUP_NO_LISTENER);
         return SK_DROP;
     }

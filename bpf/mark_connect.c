@@ -15,12 +15,17 @@
  * it by that. But nothing goes to an enrolled workload in plaintext that would not be taken there: see
  * bypass.h; the application's mark gives way then.
  *
+ * A workload that is to be open on failure is not marked while nobody holds its outbound listener, that is,
+ * while neither an agent nor a core runs: the kernel takes a socket out of `guards` when the last one closes
+ * it.
+ *
  * A socket bound to a device (SO_BINDTODEVICE, curl --interface eth0) would skip the route to lo and leave in
  * plaintext, so the binding is taken off: the core, which dials in its stead, chooses the device by route.
  */
 #include "bypass.h"
 
 BPF_TABLE("hash", u64, struct ns_enrolment, enrolled, 4096);
+BPF_TABLE("sockhash", u64, u64, guards, 4096); /* outbound listeners, by the same key as `enrolled` */
 BPF_TABLE("percpu_array", u32, u64, counters, NS_COUNT_COUNT);
 BPF_F_TABLE("lpm_trie", struct ns_bypass_key, u32, bypass, NS_BYPASS_ENTRIES, BPF_F_NO_PREALLOC);
 
@@ -59,9 +64,20 @@ static __always_inline int unmark(struct bpf_sock_addr *ctx, struct bpf_sock *sk
     return NS_PROCEED;
 }
 
+static __always_inline int unguarded(struct bpf_sock_addr *ctx)
+{
+    u64 cookie = bpf_get_netns_cookie(ctx);
+    struct bpf_sock *listener = (struct bpf_sock *)guards.lookup(&cookie);
+
+    if (!listener)
+        return 1;
+    bpf_sk_release(listener);
+    return 0;
+}
+
 /* `own` is the workload's address, `far` says that the destination is not left alone for what it is. */
-static __always_inline int mark(struct bpf_sock_addr *ctx, u32 state, const struct ns_address *own,
-                                const struct ns_address *destination, int far)
+static __always_inline int mark(struct bpf_sock_addr *ctx, struct ns_enrolment *enrolment,
+                                const struct ns_address *own, const struct ns_address *destination, int far)
 {
     struct bpf_sock *sk = ctx->sk;
     u32 value = NS_MARK_CAPTURED;
@@ -70,7 +86,7 @@ static __always_inline int mark(struct bpf_sock_addr *ctx, u32 state, const stru
     if (!sk)
         return NS_PROCEED;
 
-    if (state == NS_STATE_LEAVE)
+    if (enrolment->state == NS_STATE_LEAVE || (enrolment->open && unguarded(ctx)))
         return unmark(ctx, sk);
 
     if (!far || sk->mark == NS_MARK_CORE || sk->mark == NS_MARK_TO_APP)
@@ -111,7 +127,7 @@ static __always_inline int mark_ipv4(struct bpf_sock_addr *ctx, u32 destination)
     own = ns_mapped(enrolment->ipv4);
     far = ns_mapped(destination);
     /* Connecting to 0.0.0.0 means the machine itself. */
-    return mark(ctx, enrolment->state, &own, &far,
+    return mark(ctx, enrolment, &own, &far,
                 !NS_LOOPBACK_NET(destination) && destination && destination != enrolment->ipv4);
 }
 
@@ -139,6 +155,5 @@ int mark_connect6(struct bpf_sock_addr *ctx)
     if (!enrolment || ns_none(&enrolment->ipv6))
         return NS_PROCEED;
     own = enrolment->ipv6;
-    return mark(ctx, enrolment->state, &own, &destination,
-                !ns_near(&destination) && !ns_same(&destination, &own));
+    return mark(ctx, enrolment, &own, &destination, !ns_near(&destination) && !ns_same(&destination, &own));
 }

@@ -35,15 +35,18 @@ struct ns_address {
  */
 struct ns_enrolment {
     u32 state; /* NS_STATE_CAPTURE or NS_STATE_LEAVE */
+    u32 open;  /* 1: new connections go direct while nobody holds the outbound listener */
     u32 ipv4;
     struct ns_address ipv6;
 };
 #define NS_STATE_CAPTURE 1 /* new connections are marked */
 #define NS_STATE_LEAVE 2   /* un-enrolling: a socket that dials again loses its mark */
 
-/* Bits of the only value of the `families` map: those in which the namespace's workload has an address. */
+/* Bits of the only value of the `settings` map: the families in which the namespace's workload has an
+ * address, and whether what comes in goes to the application while nobody holds the inbound listener. */
 #define NS_FAMILY_IPV4 1
 #define NS_FAMILY_IPV6 2
+#define NS_SETTING_OPEN 4
 
 /*
  * Key of the `revisited` map: a SYN that the kernel may take to a listener of its choice although it met a

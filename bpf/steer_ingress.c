@@ -32,12 +32,13 @@
  * TC_ACT_UNSPEC (TCX_NEXT is the same number) lets the TCX programs and tc filters that follow have their
  * say; with none, the packet goes on.
  *
- * Fails closed: a connection that cannot be given to the core is dropped, never handed to the application.
+ * Fails closed: a connection that cannot be given to the core is dropped, never handed to the application,
+ * unless the workload is to be open while nobody holds the listener.
  */
 #include "bypass.h"
 
 BPF_TABLE("sockmap", u32, u64, listeners, NS_LISTENER_COUNT);
-BPF_TABLE("array", u32, u32, families, 1);
+BPF_TABLE("array", u32, u32, settings, 1);
 BPF_TABLE("lru_hash", struct ns_flow, u64, revisited, 1024);
 BPF_TABLE("percpu_array", u32, u64, counters, NS_COUNT_COUNT);
 BPF_F_TABLE("lpm_trie", struct ns_bypass_key, u32, bypass, NS_BYPASS_ENTRIES, BPF_F_NO_PREALLOC);
@@ -303,7 +304,7 @@ int steer_ingress(struct __sk_buff *skb)
     /* A tagged packet comes by again on its VLAN device, which has this program as well. */
     if (skb->vlan_present)
         return TC_ACT_UNSPEC;
-    wanted = families.lookup(&family);
+    wanted = settings.lookup(&family);
     if (!wanted)
         return TC_ACT_UNSPEC;
     if (skb->protocol == NS_NET16(ETH_P_IP) && *wanted & NS_FAMILY_IPV4)
@@ -358,7 +359,7 @@ int steer_ingress(struct __sk_buff *skb)
     }
     listener = (struct bpf_sock *)listeners.lookup(&role);
     if (!listener)
-        return dropped(NS_COUNT_STEER_NO_LISTENER);
+        return *wanted & NS_SETTING_OPEN ? TC_ACT_UNSPEC : dropped(NS_COUNT_STEER_NO_LISTENER);
     error = bpf_sk_assign(skb, listener, 0);
     bpf_sk_release(listener);
     return error ? dropped(NS_COUNT_STEER_ASSIGN_FAILED) : TC_ACT_UNSPEC;

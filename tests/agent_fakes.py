@@ -185,6 +185,9 @@ class FakeCapture:
             if role not in captured.listeners:
                 captured.listeners[role] = os.dup(held[role]) if role in held else socket.socket().detach()
 
+    async def configure(self, one: Workload) -> None:
+        self._note("configure", str(one.key))
+
     async def stop_new(self, captured: Captured) -> None:
         self._note("stop_new", captured.target.name)
         captured.phase = "leaving"

@@ -80,9 +80,9 @@ class Bench:
     """One program with maps of its own, in a namespace with the device d0 (10.93.0.5/24, fd93::5/64)."""
 
     def __init__(
-        self, stack: ExitStack, program: str, programs: Programs | None = None, *, families: int = BOTH_FAMILIES
+        self, stack: ExitStack, program: str, programs: Programs | None = None, *, settings: int = BOTH_FAMILIES
     ) -> None:
-        """`families`: those in which the workload has an address, as in the map of that name."""
+        """`settings`: as in the map of that name; the families in which the workload has an address, usually."""
         self.namespace = stack.enter_context(Namespaces()).create("bench")
         self.namespace.ip("link", "add", "d0", "type", "veth", "peer", "name", "d1")
         self.namespace.add_address("d0", f"{DEVICE_ADDRESS}/24")
@@ -94,10 +94,10 @@ class Bench:
         self._index = self.namespace.json("link", "show", "d0")[0]["ifindex"]
         programs = programs or Programs(compiled())
         self._maps = {
-            name: programs.new_map(name) for name in ("counters", "listeners", "own", "families", "revisited", "bypass")
+            name: programs.new_map(name) for name in ("counters", "listeners", "own", "settings", "revisited", "bypass")
         }
         self._program = programs.load(program, self._maps)
-        syscalls.map_update(self._maps["families"], bytes(4), struct.pack("=I", families))
+        syscalls.map_update(self._maps["settings"], bytes(4), struct.pack("=I", settings))
         for fd in (*self._maps.values(), self._program):
             stack.callback(os.close, fd)
 

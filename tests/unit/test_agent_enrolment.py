@@ -20,7 +20,7 @@ from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.listeners import AddressInUseError
 from nodeseal.core.bridge import CoreError
 from nodeseal.identity.authority import AuthorityError
-from nodeseal.mesh.model import Mode, Phase, Workload, WorkloadName
+from nodeseal.mesh.model import Mode, OnFailure, Phase, Workload, WorkloadName
 from nodeseal.mesh.reasons import WhyNotEnrolled
 from nodeseal.sources.directory import PublicationError
 
@@ -417,6 +417,17 @@ def test_new_core_gets_the_workload_and_the_kept_listeners(netns: Path) -> None:
         "capture.take_listeners default/shipper",
         "core.workload_listen",
     ]
+
+
+def test_choice_for_failures_changes_in_place(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        world.log.clear()
+        world.wants(on_failure=OnFailure.OPEN)
+        await until(lambda: world.enrolment.held.workload.on_failure is OnFailure.OPEN)
+
+    assert run(netns, story).log[0] == "capture.configure default/shipper"
 
 
 def test_nothing_is_enrolled_while_there_is_no_core(netns: Path) -> None:

@@ -142,7 +142,7 @@ def test_note_that_is_old_does_not_count(outside: Bench, far: str, near: str) ->
 def test_a_family_in_which_the_workload_has_no_address_passes(loopback_is_0: Programs, far: str, near: str) -> None:
     version = 6 if ":" in far else 4
     with ExitStack() as stack:
-        bench = Bench(stack, "assign_lookup", loopback_is_0, families=constants.FAMILIES[10 - version])
+        bench = Bench(stack, "assign_lookup", loopback_is_0, settings=constants.FAMILIES[10 - version])
         assert bench.lookup(far, near) == (PASS, 0, {})
         bench.note(far, 40000, near, 80)
         assert bench.lookup(near, far) == (PASS, 0, {})

@@ -19,6 +19,7 @@ from nodeseal.capture import constants
 from nodeseal.capture.bypass import node_entries, peer_entries
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
 from support.bpf import (
+    BOTH_FAMILIES,
     DEVICE_ADDRESS,
     DEVICE_ADDRESS_6,
     PEER_ADDRESS,
@@ -222,7 +223,7 @@ def test_ipv6_packet(bench: Bench, case: Case) -> None:
 )
 def test_a_family_in_which_the_workload_has_no_address_passes(version: int, captured: str, other: str) -> None:
     with ExitStack() as stack:
-        bench = Bench(stack, "steer_ingress", families=constants.FAMILIES[version])
+        bench = Bench(stack, "steer_ingress", settings=constants.FAMILIES[version])
         with bench.listener(1):
             assert bench.packet(frame(tcp(8080, SYN), other)) == (PASS, {})
             assert bench.packet(frame(tcp(8080, SYN), captured)) == (DROP, ASSIGNED)
@@ -232,6 +233,15 @@ def test_a_family_in_which_the_workload_has_no_address_passes(version: int, capt
 @ADDRESSES
 def test_without_a_listener_what_opens_a_connection_is_dropped(bench: Bench, address: str, flags: int) -> None:
     assert bench.packet(frame(tcp(8080, flags), address)) == (DROP, {"steer_no_listener": 1})
+
+
+@ADDRESSES
+def test_without_a_listener_everything_passes_to_one_that_is_open_on_failure(address: str) -> None:
+    with ExitStack() as stack:
+        bench = Bench(stack, "steer_ingress", settings=BOTH_FAMILIES | constants.SETTING_OPEN)
+        assert bench.packet(frame(tcp(8080, SYN), address)) == (PASS, {})
+        with bench.listener(1):
+            assert bench.packet(frame(tcp(8080, SYN), address)) == (DROP, ASSIGNED)
 
 
 @ADDRESSES

@@ -39,6 +39,7 @@ def test_listener_roles_agree_with_the_core() -> None:
 
 def test_families_agree() -> None:
     assert {4: BPF["NS_FAMILY_IPV4"], 6: BPF["NS_FAMILY_IPV6"]} == constants.FAMILIES
+    assert BPF["NS_SETTING_OPEN"] == constants.SETTING_OPEN
 
 
 def test_enrolment_states_agree() -> None:

@@ -10,6 +10,7 @@ from nodeseal.mesh.model import (
     MeshDifference,
     MeshError,
     Mode,
+    OnFailure,
     Phase,
     Service,
     ServicePort,
@@ -207,6 +208,7 @@ def test_a_difference_that_does_not_fit_leaves_the_model_alone() -> None:
 def test_a_mesh_survives_the_wire() -> None:
     model = mesh(
         workload("a", 1, netns="/run/netns/a", phase=Phase.LEAVING, mode=Mode.STRICT, wanted=False, exclude=EXCLUDE),
+        workload("b", 2, on_failure=OnFailure.OPEN).in_phase(Phase.JOINING),
         services=(service("web", 1, "a"),),
     )
     assert Mesh.from_wire(json.loads(json.dumps(model.to_wire()))) == model

@@ -27,6 +27,7 @@ workloads:
   netns: /run/netns/shipper
   enrolled: true
   mode: strict
+  on_failure: open
 - name: 7up
   node: node2
   address: 10.0.0.2

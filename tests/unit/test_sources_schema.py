@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.mesh.model import Mode, Phase, ServicePort, WorkloadName
+from nodeseal.mesh.model import Mode, OnFailure, Phase, ServicePort, WorkloadName
 from nodeseal.sources.directory import MeshStateError, load
 from nodeseal.sources.document import MAX_BYTES, MAX_PROBLEMS
 
@@ -40,7 +40,7 @@ def test_a_workload_has_defaults(tmp_path: Path) -> None:
     assert workload.service_account == "default"
     assert workload.netns is None
     assert workload.wanted is False
-    assert workload.mode is Mode.PERMISSIVE
+    assert (workload.mode, workload.on_failure) == (Mode.PERMISSIVE, OnFailure.CLOSED)
     assert workload.phase is Phase.ABSENT
 
 
@@ -50,7 +50,7 @@ def test_all_fields_of_workloads_and_services_are_read(tmp_path: Path) -> None:
             tmp_path,
             m=DOMAIN + "workloads:\n"
             "- {name: a, namespace: n, service_account: s, node: node1, address: 10.0.0.1, netns: /run/netns/a,"
-            " enrolled: true, mode: strict}\n"
+            " enrolled: true, mode: strict, on_failure: open}\n"
             "services:\n"
             "- {name: web, namespace: n, address: 10.9.0.1, ports: [{port: 80, target_port: 8080}, {port: 9}],"
             " endpoints: [a]}\n",
@@ -59,6 +59,7 @@ def test_all_fields_of_workloads_and_services_are_read(tmp_path: Path) -> None:
     workload = mesh.by_address[IPv4Address("10.0.0.1")]
     assert (workload.key, workload.service_account, workload.node) == (WorkloadName("n", "a"), "s", "node1")
     assert (workload.netns, workload.wanted, workload.mode) == ("/run/netns/a", True, Mode.STRICT)
+    assert workload.on_failure is OnFailure.OPEN
     service = mesh.service_by_address[IPv4Address("10.9.0.1")]
     assert service.ports == (ServicePort(80, 8080), ServicePort(9, 9))
     assert service.endpoints == (WorkloadName("n", "a"),)
@@ -104,6 +105,7 @@ def test_hidden_files_and_other_suffixes_are_passed_over(tmp_path: Path) -> None
         ("name: a, node: n, address: 10.0.0.1, enrolled: maybe", "enrolled: expected true or false, found 'maybe'"),
         ("name: a, node: n, address: 10.0.0.1, enrolled: 1", "expected true or false, found the number 1"),
         ("name: a, node: n, address: 10.0.0.1, mode: hard", "mode: expected permissive or strict, found 'hard'"),
+        ("name: a, node: n, address: 10.0.0.1, on_failure: x", "on_failure: expected closed or open, found 'x'"),
         ("name: a, node: n, address: 10.0.0.1, netns: ../x", "netns: expected a path or a name under /run/netns"),
         ("name: a, node: n, address: 10.0.0.1, netns: /run/../x", "expected a path or a name under /run/netns"),
         ("name: a, node: n, address: 'fd00::1%eth0'", "expected an IPv4 or IPv6 address, found 'fd00::1%eth0'"),
@@ -359,5 +361,5 @@ def test_the_reference_shows_a_state_that_loads(tmp_path: Path) -> None:
 def test_the_reference_names_every_field() -> None:
     text = Path(__file__).parents[2].joinpath("docs", "mesh-state.md").read_text()
     for field in ("trust_domain", "workloads", "services", "name", "namespace", "service_account", "node", "address",
-                  "netns", "enrolled", "mode", "exclude", "ports", "endpoints"):  # fmt: skip
+                  "netns", "enrolled", "mode", "exclude", "on_failure", "ports", "endpoints"):  # fmt: skip
         assert f"\n| `{field}` |" in text

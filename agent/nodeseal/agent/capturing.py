@@ -16,7 +16,7 @@ from nodeseal.capture.cleanup import cleanup
 from nodeseal.capture.ebpf import Captured, CaptureTarget, EbpfCapture
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.netns import NAMED, NetworkNamespace
-from nodeseal.mesh.model import Workload
+from nodeseal.mesh.model import OnFailure, Workload
 
 log = logging.getLogger("nodeseal.agent")
 
@@ -30,7 +30,8 @@ def target_of(workload: Workload) -> CaptureTarget:
     """What to capture for a workload. Raises CaptureError when the mesh state gives it no namespace."""
     if workload.netns is None:
         raise CaptureError(f"cannot capture {workload.key}: the mesh state gives it no 'netns'")
-    return CaptureTarget(str(workload.key), workload.netns, workload.addresses)
+    open_on_failure = workload.on_failure is OnFailure.OPEN
+    return CaptureTarget(str(workload.key), workload.netns, workload.addresses, open_on_failure)
 
 
 def is_at(captured: Captured, netns: str) -> bool:
@@ -76,6 +77,10 @@ class CaptureThread:
     async def take_listeners(self, captured: Captured, held: Mapping[int, int]) -> None:
         """Completes the listeners: duplicates of `held` (role -> descriptor), new ones for what is missing."""
         await self._run(self._capture.take_listeners, captured, held)
+
+    async def configure(self, workload: Workload) -> None:
+        """What may change while it is captured."""
+        await self._run(self._capture.configure, target_of(workload))
 
     async def stop_new(self, captured: Captured) -> None:
         """New connections go direct from now on."""

@@ -247,6 +247,8 @@ class Enrolment:
             log.info("workload %s is enrolled", self.name)
         until_renewal = await self._renew_if_due(held, wanted.identity(self.around.node.trust_domain))
         if held.workload != wanted and held.identity == wanted.identity(self.around.node.trust_domain):
+            if wanted.on_failure is not held.workload.on_failure:
+                await self.around.capture.configure(wanted)
             held.workload = wanted
             await self.around.node.push()
         waits = [until_renewal, _LONGEST_SLEEP_S]

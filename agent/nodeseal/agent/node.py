@@ -31,7 +31,7 @@ from nodeseal.capture.ebpf import Captured
 from nodeseal.capture.listeners import FROM_OUTSIDE
 from nodeseal.core.bridge import CoreClient, CoreError, CoreOptions, CoreWorkload, spawn
 from nodeseal.core.protocol import close_all
-from nodeseal.mesh.model import Mesh, MeshDifference, MeshError, Mode, Phase, Workload, WorkloadName
+from nodeseal.mesh.model import Mesh, MeshDifference, MeshError, Mode, OnFailure, Phase, Workload, WorkloadName
 from nodeseal.sources.directory import DirectorySource, MeshStateError, PublicationError, load, publish
 
 log = logging.getLogger("nodeseal.agent")
@@ -236,6 +236,9 @@ class Node:
             account = in_core.identity.service_account if in_core is not None else "default"
             target = captured.target
             workload = Workload(name, account, self.config.node, target.addresses, target.netns, True, Mode.PERMISSIVE)
+        # What is in force; the mesh state may say something else by now.
+        in_force = OnFailure.OPEN if captured.target.open_on_failure else OnFailure.CLOSED
+        workload = replace(workload, on_failure=in_force)
         identity = in_core.identity if in_core is not None else workload.identity(self.trust_domain)
         held = Held(workload, 0, identity, captured, 0)
         given: dict[int, int] = {}

@@ -142,6 +142,7 @@ def _workload(node: Node, enrolment: Enrolment, counts: dict[str, dict[str, int]
         "retry_seconds": _retry_seconds(enrolment),
         "mode": source.mode.value if source is not None else None,
         "exclude": _exclude(node.bypass.excluded(enrolment.name)),
+        "on_failure": source.on_failure.value if source is not None else None,
         # Only what is enrolled has one.
         "identity": str(held.identity) if held is not None else None,
         "certificate": _certificate(enrolment),

@@ -10,8 +10,9 @@ HBONE_PORT = 15008
 STATE_CAPTURE = 1
 STATE_LEAVE = 2
 
-# Bits of the `families` map, by the version of an address.
+# Bits of the `settings` map: by the version of an address, and for one that is open on failure.
 FAMILIES = {4: 1, 6: 2}
+SETTING_OPEN = 4
 
 # Index in the `counters` map -> the name under which EbpfCapture.errors() shows it.
 COUNTERS = (

@@ -47,7 +47,7 @@ CGROUP_LINKS = {
     "setsockopt": ("keep_mark", syscalls.ATTACH_CGROUP_SETSOCKOPT),
 }
 """Name of the pin -> function, attach type."""
-_SHARED_MAPS = ("enrolled", "counters", "bypass")
+_SHARED_MAPS = ("enrolled", "counters", "bypass", "guards")
 _STATES = {"capturing": constants.STATE_CAPTURE, "leaving": constants.STATE_LEAVE}
 
 
@@ -138,6 +138,7 @@ class EbpfCapture:
             raise
         if entry is None:
             entry = _new_entry(target, namespace, journal)
+        entry.open_on_failure = target.open_on_failure
         try:
             namespace.run(lambda: installation.plan(entry, survey, tcx=self._tcx))
             if fresh:
@@ -163,6 +164,16 @@ class EbpfCapture:
             return held
         self._captured[target.name] = Captured(target, namespace, "capturing", sockets)
         return self._captured[target.name]
+
+    def configure(self, target: CaptureTarget) -> None:
+        """What may change while a workload is captured: `open_on_failure`. Raises CaptureError."""
+        _, journal = self._ready()
+        entry = journal.entries.get(target.name)
+        if entry is None or entry.open_on_failure == target.open_on_failure:
+            return
+        entry.open_on_failure = target.open_on_failure
+        journal.save()
+        installation.configure(entry, self._shared["enrolled"], self._pins)
 
     def stop_new(self, target: CaptureTarget) -> None:
         """First half of un-enrolling: new connections go direct, both ways; captured ones go on, through the core.
@@ -217,7 +228,7 @@ class EbpfCapture:
                 with namespace:
                     self._remove(entry, namespace)
                 continue
-            target = CaptureTarget(entry.name, entry.netns, entry.target_addresses)
+            target = CaptureTarget(entry.name, entry.netns, entry.target_addresses, entry.open_on_failure)
             self._captured[entry.name] = Captured(target, namespace, entry.state)
             if entry.state == "leaving":
                 installation.stop_new(entry, namespace, self._shared["enrolled"], self._pins)
@@ -269,6 +280,7 @@ class EbpfCapture:
                         installation.enter_listener(fd, role, captured.listeners[role])
             finally:
                 os.close(fd)
+            installation.enter_guard(self._shared["guards"], entry, captured.listeners[listeners.OUTBOUND])
         except OSError as error:
             raise CaptureError(f"cannot give {entry.name} its listeners: {error.strerror}") from None
         return made

@@ -20,7 +20,7 @@ from pathlib import Path
 from nodeseal.capture import constants, routing, steering, syscalls, sysctls
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Entry
-from nodeseal.capture.listeners import STEERED
+from nodeseal.capture.listeners import OUTBOUND, STEERED
 from nodeseal.capture.netns import NetworkNamespace
 from nodeseal.capture.programs import Programs
 from nodeseal.mesh.address import Address
@@ -110,18 +110,18 @@ def _install(
         directory.mkdir(mode=0o700, exist_ok=True)
         with contextlib.ExitStack() as stack:
             maps = {"counters": shared["counters"], "bypass": shared["bypass"]}
-            for name in ("listeners", "own", "families", "revisited"):
+            for name in ("listeners", "own", "settings", "revisited"):
                 make, fits = partial(programs.new_map, name), partial(programs.fits, name)
                 maps[name], new = pinned_or_new(directory / name, make, fits)
                 replace = replace or new
                 stack.callback(os.close, maps[name])
             for address in survey.addresses:
                 syscalls.map_update(maps["own"], mapped(address), b"\x01")
-            families = sum(constants.FAMILIES[version] for version in entry.versions)
-            syscalls.map_update(maps["families"], bytes(4), struct.pack("=I", families))
+            enter_settings(maps["settings"], entry)
             for role in STEERED:
                 if role in listeners:
                     enter_listener(maps["listeners"], role, listeners[role])
+            enter_guard(shared["guards"], entry, listeners[OUTBOUND])
 
             namespace.run(lambda: _prepare_routing(entry, survey))
 
@@ -196,6 +196,32 @@ def enter_listener(fd: int, role: int, listener: int) -> None:
     syscalls.map_update(fd, struct.pack("=I", role), struct.pack("=Q", listener))
 
 
+def enter_guard(guards: int, entry: Entry, listener: int) -> None:
+    """The connect program sees by it whether anybody holds the outbound listener. Raises OSError."""
+    syscalls.map_update(guards, _key(entry), struct.pack("=Q", listener))
+
+
+def enter_settings(settings: int, entry: Entry) -> None:
+    """What the namespace's own programs have to know of the workload. Raises OSError."""
+    bits = sum(constants.FAMILIES[version] for version in entry.versions)
+    if entry.open_on_failure:
+        bits |= constants.SETTING_OPEN
+    syscalls.map_update(settings, bytes(4), struct.pack("=I", bits))
+
+
+def configure(entry: Entry, enrolled: int, pins: Path) -> None:
+    """Puts what the entry says of `open_on_failure` in force. Raises CaptureError."""
+    try:
+        settings = syscalls.pinned(pins / entry.pins / "settings")
+        try:
+            enter_settings(settings, entry)
+        finally:
+            os.close(settings)
+        set_state(enrolled, entry, constants.STATE_LEAVE if entry.state == "leaving" else constants.STATE_CAPTURE)
+    except OSError as error:
+        raise CaptureError(f"cannot change how {entry.name} is captured: {error.strerror}") from None
+
+
 def live_listeners(pins: Path, entry: Entry) -> dict[int, int]:
     """Role -> socket cookie of the listeners that some process holds open. Empty when nothing is installed."""
     try:
@@ -212,7 +238,7 @@ def live_listeners(pins: Path, entry: Entry) -> dict[int, int]:
 def set_state(enrolled: int, entry: Entry, state: int) -> None:
     """What the connect program does with the namespace's sockets. Raises OSError."""
     packed = {address.version: address.packed for address in entry.target_addresses}
-    value = struct.pack("=I4s16s", state, packed.get(4, b""), packed.get(6, b""))
+    value = struct.pack("=II4s16s", state, entry.open_on_failure, packed.get(4, b""), packed.get(6, b""))
     syscalls.map_update(enrolled, _key(entry), value)
 
 

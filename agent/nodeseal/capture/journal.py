@@ -76,6 +76,7 @@ class Entry:
     filters: list[Filter] = field(default_factory=list)
     sysctls: list[Sysctl] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
+    open_on_failure: bool = False
     programs: str = ""  # version of those that are attached (Programs.version); "": of some other one
 
     @property

@@ -13,11 +13,12 @@ from nodeseal.mesh.address import Address
 @dataclass(frozen=True, slots=True)
 class CaptureTarget:
     """What to capture. `name`: "namespace/name"; `netns`: a path, or a name under /run/netns; `addresses`: one or
-    two, of each family at most one."""
+    two, of each family at most one; `open_on_failure`: new connections go direct while nobody holds the listeners."""
 
     name: str
     netns: str
     addresses: tuple[Address, ...]
+    open_on_failure: bool = False
 
 
 @dataclass(slots=True)

@@ -45,6 +45,15 @@ class Mode(StrEnum):
     STRICT = "strict"
 
 
+class OnFailure(StrEnum):
+    """What becomes of a captured workload's new connections while neither an agent nor a core of its node runs."""
+
+    CLOSED = "closed"
+    """They wait, and fail in the end."""
+    OPEN = "open"
+    """They go direct, as if it were not enrolled. Enrolled peers refuse them all the same."""
+
+
 class Phase(StrEnum):
     """How far a workload is on its way into the mesh or out of it."""
 
@@ -80,6 +89,7 @@ class Workload:
     mode: Mode
     phase: Phase = Phase.ABSENT
     exclude: Exclusions = NO_EXCLUSIONS
+    on_failure: OnFailure = OnFailure.CLOSED
 
     @property
     def address(self) -> Address:
@@ -108,6 +118,7 @@ class Workload:
             self.mode,
             phase,
             self.exclude,
+            self.on_failure,
         )
 
     def identity(self, trust_domain: str) -> SpiffeId:

@@ -3,6 +3,7 @@
     {"trust_domain": "example.org",
      "workloads": [{"namespace", "name", "service_account", "node", "addresses", "netns", "wanted", "mode", "phase"}],
          where there is any, "exclude": {"inbound": {"ports": [[80, 90]], "networks": ["10.0.0.0/8"]}, "outbound": {}}
+         and, unless it is "closed", "on_failure"
      "removed_workloads": ["ns/name"],
      "services": [{"namespace", "name", "addresses", "ports": [[80, 8080]], "endpoints": ["ns/name"]}],
      "removed_services": ["ns/name"]}
@@ -18,7 +19,17 @@ from typing import Any
 
 from nodeseal.mesh.address import Address, AddressError, parse_address
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
-from nodeseal.mesh.model import MeshDifference, MeshError, Mode, Phase, Service, ServicePort, Workload, WorkloadName
+from nodeseal.mesh.model import (
+    MeshDifference,
+    MeshError,
+    Mode,
+    OnFailure,
+    Phase,
+    Service,
+    ServicePort,
+    Workload,
+    WorkloadName,
+)
 
 # Looking a member up in its class takes ten times as long.
 _MODES = {mode.value: mode for mode in Mode}
@@ -69,6 +80,8 @@ def _workload_to_wire(workload: Workload) -> dict[str, object]:
     }
     if workload.exclude:
         wire["exclude"] = _exclusions_to_wire(workload.exclude)
+    if workload.on_failure is not OnFailure.CLOSED:
+        wire["on_failure"] = workload.on_failure
     return wire
 
 
@@ -86,6 +99,7 @@ def _workload_from_wire(item: Mapping[str, Any]) -> Workload:
         mode=_MODES.get(item["mode"]) or Mode(item["mode"]),
         phase=_PHASES.get(item["phase"]) or Phase(item["phase"]),
         exclude=_exclusions_from_wire(item["exclude"]) if "exclude" in item else NO_EXCLUSIONS,
+        on_failure=OnFailure(item.get("on_failure", OnFailure.CLOSED)),
     )
 
 

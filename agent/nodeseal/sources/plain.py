@@ -22,7 +22,7 @@ from socket import AF_INET, AF_INET6, inet_pton
 from sys import intern
 
 from nodeseal.mesh.address import Address
-from nodeseal.mesh.model import Mode, Workload, WorkloadName
+from nodeseal.mesh.model import Mode, OnFailure, Workload, WorkloadName
 from nodeseal.sources.document import Tag, tag_of
 
 # What comes before must be such that "workloads:" at the beginning of a line can only be a field of the document: no
@@ -37,8 +37,9 @@ _NETNS = re.compile(r"(?!.*(?:^|/)\.\.?(?:/|$))(?:[A-Za-z0-9][A-Za-z0-9._-]{0,25
 _NO_TEXTS = frozenset({"yes", "no", "true", "false", "on", "off", "null"})
 _TRUTHS = {"true": True, "false": False}
 _MODES = {mode.value: mode for mode in Mode}
+_ON_FAILURE = {choice.value: choice for choice in OnFailure}
 _FIELDS = frozenset(
-    {"name", "namespace", "service_account", "node", "address", "addresses", "netns", "enrolled", "mode"}
+    {"name", "namespace", "service_account", "node", "address", "addresses", "netns", "enrolled", "mode", "on_failure"}
 )
 # What YAML would not take for a mapping with a colon at the beginning or the end.
 _IPV6 = re.compile(r"[0-9a-f][0-9a-f:]{0,37}[0-9a-f]", re.IGNORECASE)
@@ -148,6 +149,7 @@ class _Reader:
             None if netns is None else _text(netns, _NETNS),
             _TRUTHS[values.get("enrolled", "false")],
             _MODES[values.get("mode", "permissive")],
+            on_failure=_ON_FAILURE[values.get("on_failure", "closed")],
         )
 
     def _name(self, text: str) -> str:

@@ -14,7 +14,7 @@ from sys import intern
 from typing import Generic, Protocol, TypeVar
 
 from nodeseal.mesh.address import MESH_PORTS
-from nodeseal.mesh.model import Mesh, MeshError, Mode, Service, ServicePort, Workload, WorkloadName
+from nodeseal.mesh.model import Mesh, MeshError, Mode, OnFailure, Service, ServicePort, Workload, WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError, check_trust_domain
 from nodeseal.sources.document import (
     Broken,
@@ -214,6 +214,7 @@ def _read_workload(problems: Problems, node: Node, path: str) -> Workload | None
         wanted=fields.truth("enrolled", False),
         mode=fields.choice("mode", Mode.PERMISSIVE),
         exclude=read_exclusions(fields),
+        on_failure=fields.choice("on_failure", OnFailure.CLOSED),
     )
     fields.close()
     return workload if problems.count == before else None
