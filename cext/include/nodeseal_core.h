@@ -72,9 +72,15 @@ enum ns_verdict {
     NS_UNAVAILABLE = 2, /* reset; a tunnel stream is answered 503 */
 };
 
+enum ns_way {
+    NS_PLAINTEXT = 0,      /* to address */
+    NS_TUNNEL = 1,         /* through HBONE to address.ip:15008 */
+    NS_TUNNEL_BY_NAME = 2, /* the same, where several identities live: the handshake says which is meant */
+};
+
 struct ns_endpoint {
     struct ns_address address; /* where the application listens; a tunnel's authority */
-    uint32_t tunnel;           /* 1: through HBONE to address.ip:15008; 0: plaintext to address */
+    uint32_t tunnel;           /* enum ns_way */
     char identity[512];        /* tunnel: the only SPIFFE id accepted from the peer */
     char reason[96];           /* plaintext: why there is no mTLS */
 };

@@ -186,7 +186,8 @@ static int endpoint_begin(struct flow *flow, const struct ns_endpoint *endpoint)
     flow->endpoint = endpoint->address;
     flow->mtls = endpoint->tunnel != 0;
     if (flow->mtls) {
-        struct tunnel *tunnel = tunnel_to(worker, flow->workload, &endpoint->address, endpoint->identity);
+        struct tunnel *tunnel = tunnel_to(worker, flow->workload, &endpoint->address, endpoint->identity,
+                                          endpoint->tunnel == NS_TUNNEL_BY_NAME);
         if (tunnel == NULL)
             return -1;
         flow->stream = h2_connect(tunnel->h2, &endpoint->address, &flow->source, flow);

@@ -138,6 +138,33 @@ static int select_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_l
     return SSL_TLSEXT_ERR_ALERT_FATAL;
 }
 
+void tls_name_of(OSSL_LIB_CTX *libctx, const char *identity, char out[TLS_NAME_SIZE])
+{
+    enum { USED = 16 };
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    size_t length;
+    out[0] = 0;
+    if (!EVP_Q_digest(libctx, "SHA256", NULL, identity, strlen(identity), digest, &length))
+        return;
+    for (int i = 0; i < USED; i++)
+        snprintf(out + 2 * i, 3, "%02x", digest[i]);
+    snprintf(out + 2 * USED, TLS_NAME_SIZE - 2 * USED, ".nodeseal");
+}
+
+/* Runs inside a server's handshake for each hello. Nothing in the answer tells that the name was read. */
+static int choose_credentials(SSL *ssl, int *alert, void *unused)
+{
+    (void)alert;
+    (void)unused;
+    struct tls *tls = SSL_get_ex_data(ssl, session_index);
+    const struct tls_credentials *chosen =
+        tls->choose == NULL ? NULL
+                            : tls->choose(tls->chooser, SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name));
+    if (chosen != NULL && SSL_get_SSL_CTX(ssl) != chosen->context)
+        (void)SSL_set_SSL_CTX(ssl, chosen->context);
+    return SSL_TLSEXT_ERR_NOACK;
+}
+
 /* ---- what the record layer needs to go on after the handshake ---- */
 
 /* The session's keys are known only here. Of the four secrets of a handshake those of its data are kept. */
@@ -305,6 +332,7 @@ static SSL_CTX *context_new(OSSL_LIB_CTX *libctx, const char *chain_pem, const c
     SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, verify_peer);
     SSL_CTX_set_alpn_protos(ctx, ALPN_H2, sizeof(ALPN_H2));
     SSL_CTX_set_alpn_select_cb(ctx, select_alpn, NULL);
+    SSL_CTX_set_tlsext_servername_callback(ctx, choose_credentials);
     return ctx;
 }
 
@@ -313,6 +341,11 @@ int tls_credentials_init(struct tls_credentials *credentials, OSSL_LIB_CTX *libc
 {
     credentials->libctx = libctx;
     credentials->context = context_new(libctx, chain_pem, key_pem, bundle_pem, error, error_size);
+    credentials->name[0] = 0;
+    char identity[NS_IDENTITY_MAX];
+    if (credentials->context != NULL &&
+        certificate_identity(SSL_CTX_get0_certificate(credentials->context), identity) == 0)
+        tls_name_of(libctx, identity, credentials->name);
     return credentials->context != NULL ? 0 : -1;
 }
 
@@ -347,6 +380,13 @@ int tls_init(struct tls *tls, enum tls_role role, const struct tls_credentials *
     else
         SSL_set_accept_state(tls->ssl);
     return 0;
+}
+
+int tls_ask_by_name(struct tls *tls)
+{
+    char name[TLS_NAME_SIZE];
+    tls_name_of(tls->libctx, tls->expected, name);
+    return name[0] != 0 && SSL_set_tlsext_host_name(tls->ssl, name) ? 0 : -1;
 }
 
 void tls_dispose(struct tls *tls)

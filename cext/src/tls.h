@@ -22,10 +22,13 @@
 
 enum tls_role { TLS_CLIENT = 0, TLS_SERVER = 1 };
 
+enum { TLS_NAME_SIZE = 48 };
+
 /* What one workload presents and trusts; immutable, counted by OpenSSL through its context. */
 struct tls_credentials {
-    SSL_CTX *context;     /* for both roles */
-    OSSL_LIB_CTX *libctx; /* borrowed; NULL: OpenSSL's default */
+    SSL_CTX *context;         /* for both roles */
+    OSSL_LIB_CTX *libctx;     /* borrowed; NULL: OpenSSL's default */
+    char name[TLS_NAME_SIZE]; /* tls_name_of the certificate's identity; "": it has none */
 };
 
 /* Makes them in `libctx` (one per worker, because OpenSSL 3.0's own locks are slow). On failure
@@ -33,6 +36,10 @@ struct tls_credentials {
 int tls_credentials_init(struct tls_credentials *credentials, OSSL_LIB_CTX *libctx, const char *chain_pem,
                          const char *key_pem, const char *bundle_pem, char *error, size_t error_size);
 void tls_credentials_dispose(struct tls_credentials *credentials);
+
+/* A server's choice once the client's hello has come: `name` is what it asks for, NULL if it does not say.
+ * Returns what to present, or NULL: what the session began with. */
+typedef const struct tls_credentials *tls_choose(void *owner, const char *name);
 
 struct tls {
     SSL *ssl;                 /* NULL once the handshake is done, and after dispose */
@@ -43,6 +50,8 @@ struct tls {
     uint8_t finished;         /* of the handshake's two Finished: 1: ours was written, 2: theirs read */
     uint8_t late;             /* the handshake went on behind a Finished: no one else may go on with it */
     const char *trust_domain; /* borrowed; peers of another are refused */
+    tls_choose *choose;       /* server: NULL: there is no choice */
+    void *chooser;            /* its `owner` */
     char expected[NS_IDENTITY_MAX]; /* client: the only peer identity accepted */
     char peer[NS_IDENTITY_MAX];     /* verified identity of the peer; "" before the handshake is done */
     char error[NS_REASON_MAX];      /* after TLS_FAILED: one line */
@@ -52,6 +61,12 @@ struct tls {
 int tls_init(struct tls *tls, enum tls_role role, const struct tls_credentials *credentials,
              const char *trust_domain, const char *expected);
 void tls_dispose(struct tls *tls);
+
+/* The host name by which a client asks for one of several identities that live at one address (server_name,
+ * RFC 6066): a digest, which tells those who listen nothing that they do not know. "" if OpenSSL cannot. */
+void tls_name_of(OSSL_LIB_CTX *libctx, const char *identity, char out[TLS_NAME_SIZE]);
+/* Client, before the handshake: asks for the expected identity by its name. 0, or -1 when OpenSSL cannot. */
+int tls_ask_by_name(struct tls *tls);
 
 /* Gives the session ciphertext for the following calls; they have taken all of it once one returns TLS_WANT.
  */

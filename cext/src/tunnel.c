@@ -130,7 +130,7 @@ struct tunnel *tunnel_pooled(struct worker *worker, struct workload *workload,
 }
 
 struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const struct ns_address *address,
-                         const char *identity)
+                         const char *identity, int by_name)
 {
     struct tunnel *tunnel = tunnel_pooled(worker, workload, address, identity);
     if (tunnel != NULL || workload->credentials.context == NULL)
@@ -140,12 +140,49 @@ struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const
     tunnel->first_try_ms = worker->now_ms;
     if (tls_init(&tunnel->tls, TLS_CLIENT, &workload->credentials, worker->options->trust_domain, identity) !=
             0 ||
-        tunnel_dial(tunnel) != 0) {
+        (by_name && tls_ask_by_name(&tunnel->tls) != 0) || tunnel_dial(tunnel) != 0) {
         tunnel_abort(tunnel, "no socket for a tunnel");
         return NULL;
     }
     link_append(&worker->tunnels[bucket_of(workload, address)], &tunnel->pool_link);
     return tunnel;
+}
+
+/* The peer has said whom it wants of those who share the listener's address: from here on the tunnel is that
+ * one's. Nothing was sent yet, and no stream can have begun. */
+static void tunnel_pass_on(struct tunnel *tunnel, struct workload *workload)
+{
+    struct workload *before = tunnel->workload;
+    enum ns_limit limit = quota_admit(workload->quota, tunnel->worker->now_us);
+    if (limit != NS_LIMITS) {
+        tunnel->doom = quota_reason(limit);
+        return;
+    }
+    quota_leave(before->quota);
+    quota_descriptors(before->quota, -1);
+    quota_descriptors(workload->quota, 1);
+    before->live_tunnels--;
+    workload->live_tunnels++;
+    link_remove(&tunnel->task.link);
+    link_remove(&tunnel->dirty_link);
+    link_remove(&tunnel->link);
+    link_append(&workload->tunnels, &tunnel->link);
+    tunnel->pending.account = &workload->quota->memory;
+    tunnel->workload = workload;
+    if (workload->tight)
+        h2_windows(tunnel->h2, QUOTA_WINDOW_TIGHT);
+}
+
+/* Without a name it is always the same one who answers, whoever accepted. */
+static const struct tls_credentials *tunnel_choose(void *owner, const char *name)
+{
+    struct tunnel *tunnel = owner;
+    struct workload *workload = workload_named(tunnel->worker, tunnel->workload, name);
+    if (workload == NULL)
+        return NULL;
+    if (workload != tunnel->workload && tunnel->pending.length == 0)
+        tunnel_pass_on(tunnel, workload);
+    return &tunnel->workload->credentials;
 }
 
 void tunnel_accept(struct worker *worker, struct workload *workload, int fd, const struct ns_address *peer)
@@ -162,8 +199,14 @@ void tunnel_accept(struct worker *worker, struct workload *workload, int fd, con
     use_congestion_control(tunnel, fd);
     if (tls_init(&tunnel->tls, TLS_SERVER, &workload->credentials, worker->options->trust_domain, NULL) !=
             0 ||
-        socket_local_address(fd, &tunnel->local) != 0 || worker_watch(worker, &tunnel->poll) != 0)
+        socket_local_address(fd, &tunnel->local) != 0 || worker_watch(worker, &tunnel->poll) != 0) {
         tunnel_abort(tunnel, "the connection could not be set up");
+        return;
+    }
+    if (workload->neighbours) {
+        tunnel->tls.choose = tunnel_choose;
+        tunnel->tls.chooser = tunnel;
+    }
 }
 
 /* ---- writing ---- */

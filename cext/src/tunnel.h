@@ -58,9 +58,10 @@ struct tunnel {
 struct tunnel *tunnel_pooled(struct worker *worker, struct workload *workload,
                              const struct ns_address *address, const char *identity);
 /* A tunnel of `workload` to `identity` at address:15008 with room for a stream: from the pool, or a new one.
- * NULL if none can be made (no credentials, no descriptor). */
+ * `by_name`: several identities live there, and the peer is told which is meant. NULL if none can be made (no
+ * credentials, no descriptor). */
 struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const struct ns_address *address,
-                         const char *identity);
+                         const char *identity, int by_name);
 /* Takes over an accepted connection on 15008 that was counted in (quota_admit). */
 void tunnel_accept(struct worker *worker, struct workload *workload, int fd, const struct ns_address *peer);
 

@@ -88,23 +88,25 @@ void warm_remember(struct tunnel *tunnel)
     worker->warm++;
 }
 
-static int leads_to(const struct decision *decision, const struct warm_peer *peer)
+/* The endpoint of the decision that is the peer; NULL: none. */
+static const struct ns_endpoint *leads_to(const struct decision *decision, const struct warm_peer *peer)
 {
     for (uint32_t i = 0; decision->verdict == NS_ALLOW && i < decision->endpoint_count; i++) {
         const struct ns_endpoint *endpoint = &decision->endpoints[i];
         if (endpoint->tunnel && address_same_ip(&endpoint->address, &peer->peer) &&
             strcmp(endpoint->identity, peer->identity) == 0)
-            return 1;
+            return endpoint;
     }
-    return 0;
+    return NULL;
 }
 
 void warm_decided(struct warm_peer *peer, const struct decision *decision)
 {
     struct worker *worker = peer->worker;
-    if (leads_to(decision, peer) &&
-        tunnel_pooled(worker, peer->workload, &peer->peer, peer->identity) == NULL) {
-        struct tunnel *tunnel = tunnel_to(worker, peer->workload, &peer->peer, peer->identity);
+    const struct ns_endpoint *endpoint = leads_to(decision, peer);
+    if (endpoint != NULL && tunnel_pooled(worker, peer->workload, &peer->peer, peer->identity) == NULL) {
+        struct tunnel *tunnel = tunnel_to(worker, peer->workload, &peer->peer, peer->identity,
+                                          endpoint->tunnel == NS_TUNNEL_BY_NAME);
         if (tunnel == NULL) {
             warm_delay(peer);
             return;

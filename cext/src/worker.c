@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "balance.h"
@@ -61,13 +62,48 @@ void workloads_each(struct worker *worker, workload_visit *visit, void *argument
     }
 }
 
+/* Those of the node's own namespace, where several workloads live. */
+static void workload_note_neighbour(struct worker *worker, struct workload *other, void *argument)
+{
+    struct workload *workload = argument;
+    (void)worker;
+    if (other != workload && other->place == workload->place)
+        other->neighbours = workload->neighbours = 1;
+}
+
+struct search {
+    const struct workload *like;
+    const char *name;
+    struct workload *found;
+};
+
+static void workload_compare(struct worker *worker, struct workload *workload, void *argument)
+{
+    struct search *search = argument;
+    (void)worker;
+    if (workload->place != search->like->place || workload->credentials.context == NULL ||
+        (search->name != NULL && strcmp(workload->credentials.name, search->name) != 0))
+        return;
+    if (search->found == NULL || workload->key < search->found->key)
+        search->found = workload;
+}
+
+struct workload *workload_named(struct worker *worker, const struct workload *like, const char *name)
+{
+    struct search search = {.like = like, .name = name};
+    workloads_each(worker, workload_compare, &search);
+    return search.found;
+}
+
 static void workload_add(struct worker *worker, struct command *command)
 {
+    struct stat status;
     struct workload *workload = ns_alloc(sizeof(*workload));
     workload->magic = WORKLOAD_MAGIC;
     workload->key = command->workload;
     workload->netns.fd = command->fd;
     workload->netns.serial = command->serial;
+    workload->place = fstat(command->fd, &status) == 0 ? (uint64_t)status.st_ino : 0;
     workload->address = command->address;
     workload->stats.workload = command->workload;
     workload->quota = command->quota;
@@ -82,6 +118,7 @@ static void workload_add(struct worker *worker, struct command *command)
     link_init(&workload->tunnels);
     link_init(&workload->warm_peers);
     link_append(workload_bucket(worker, workload->key), &workload->link);
+    workloads_each(worker, workload_note_neighbour, workload);
 }
 
 static void workload_credentials(struct workload *workload, struct command *command)

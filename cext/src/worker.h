@@ -83,6 +83,8 @@ struct workload {
     struct link link; /* in its worker's bucket */
     uint64_t key;
     struct netns netns; /* own duplicate of the descriptor */
+    uint64_t place;     /* inode of the namespace */
+    int neighbours;     /* others were added for the same namespace: they share its address and port 15008 */
     struct ns_address address;
     struct tls_credentials credentials; /* context NULL until the first ones arrive */
     struct listener listeners[LISTENER_ROLES];
@@ -232,6 +234,9 @@ int worker_watch(struct worker *worker, struct pollable *pollable);
 /* The workload holds more, or less, memory than it did: asks its peers for smaller or larger windows if it is
  * time. */
 void workload_look_at_memory(struct workload *workload);
+/* Of the workloads in the namespace of `like` the first that was added whose credentials have this name, or
+ * any if `name` is NULL; NULL: there is none. */
+struct workload *workload_named(struct worker *worker, const struct workload *like, const char *name);
 
 /* core.c: sends a question of the quota's workload to Python's thread. 0, or -1 when too many wait. */
 int core_ask(struct core *core, struct quota *quota, const struct ns_question *question);

@@ -16,6 +16,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -30,8 +31,9 @@
 #define DOMAIN "example.org"
 #define SHIPPER "spiffe://example.org/ns/default/sa/shipper"
 #define PIPELINE "spiffe://example.org/ns/default/sa/pipeline"
+#define SIEM "spiffe://example.org/ns/default/sa/siem"
 
-enum { SHIPPER_KEY = 1, PIPELINE_KEY = 2, WAIT_SECONDS = 20, RELAYS_KEYS = 8 };
+enum { SHIPPER_KEY = 1, PIPELINE_KEY = 2, SIEM_KEY = 3, WAIT_SECONDS = 20, RELAYS_KEYS = 8 };
 
 /* ---- what needs privileges ---- */
 
@@ -343,7 +345,7 @@ struct lab {
     pthread_t decider;
     pthread_mutex_t mutex; /* over what follows */
     int stopping;
-    int tunnel;                  /* outbound answers name a tunnel */
+    int tunnel;                  /* outbound answers: enum ns_way */
     const char *identity;        /* expected of its peer */
     struct sockaddr_in endpoint; /* outbound answers name this */
     uint32_t outbound_verdict, tunnel_verdict, plaintext_verdict;
@@ -424,14 +426,21 @@ static void lab_credentials(struct lab *lab, uint64_t key, const char *identity)
     certificate_dispose(&leaf);
 }
 
-static void lab_workload(struct lab *lab, uint64_t key, int number, const char *identity)
+/* `netns`: stands for a network namespace, by its inode. */
+static void lab_workload_in(struct lab *lab, int netns, uint64_t key, int number, const char *identity)
 {
     char error[NS_REASON_MAX] = "";
     struct ns_address address = mapped(host(number, 0));
-    int any = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    CHECK_EQUAL(core_workload_add(lab->core, key, any, &address, error, sizeof(error)), 0);
-    close(any);
+    CHECK_EQUAL(core_workload_add(lab->core, key, netns, &address, error, sizeof(error)), 0);
     lab_credentials(lab, key, identity);
+}
+
+static void lab_workload(struct lab *lab, uint64_t key, int number, const char *identity)
+{
+    int netns = memfd_create("netns", MFD_CLOEXEC);
+    CHECK(netns >= 0);
+    lab_workload_in(lab, netns, key, number, identity);
+    close(netns);
 }
 
 static int lab_listen(struct lab *lab, uint64_t key, int role, int fd)
@@ -604,6 +613,69 @@ TEST(tunnel_carries_bytes_both_ways)
     check_both_ways(lab, 8000000);
     CHECK_EQUAL(lab_stats(lab, SHIPPER_KEY).tunnelled, 1);
     CHECK_EQUAL(lab_stats(lab, PIPELINE_KEY).tunnelled, 1);
+    lab_free(lab);
+}
+
+/* ---- several workloads at one address ---- */
+
+/* The pipeline and the siem live in one namespace, and both have the listener at 15008 from the start. */
+static struct lab *lab_new_of_neighbours(void)
+{
+    struct lab *lab = lab_new();
+    char error[NS_REASON_MAX] = "";
+    int netns = memfd_create("node", MFD_CLOEXEC);
+    CHECK_EQUAL(core_workload_remove(lab->core, PIPELINE_KEY, error, sizeof(error)), 0);
+    lab_workload_in(lab, netns, PIPELINE_KEY, 2, PIPELINE);
+    lab_workload_in(lab, netns, SIEM_KEY, 2, SIEM);
+    lab_listen(lab, PIPELINE_KEY, NS_LISTEN_HBONE, lab->hbone);
+    lab_listen(lab, SIEM_KEY, NS_LISTEN_HBONE, lab->hbone);
+    close(netns);
+    return lab;
+}
+
+TEST(each_neighbour_is_reached_by_its_name_whoever_accepts)
+{
+    struct lab *lab = lab_new_of_neighbours();
+    LAB_SET(lab, tunnel, NS_TUNNEL_BY_NAME);
+    for (int i = 0; i < 8; i++) {
+        int siem = i % 2;
+        LAB_SET(lab, identity, siem ? SIEM : PIPELINE);
+        lab_credentials(lab, SHIPPER_KEY, SHIPPER); /* a tunnel of its own for each connection */
+        LAB_SET(lab, epoch, (uint64_t)(2 + i));
+        core_epoch(lab->core, (uint64_t)(2 + i));
+        struct ends ends = lab_connect(lab);
+        send_stream(ends.client, 1, 0, 1000);
+        receive_stream(ends.server, 1, 0, 1000);
+        CHECK_EQUAL(lab->last_tunnel.workload, siem ? SIEM_KEY : PIPELINE_KEY);
+        ends_close(&ends);
+    }
+    CHECK_EQUAL(lab_stats(lab, SIEM_KEY).tunnelled, 4);
+    CHECK_EQUAL(lab_stats(lab, PIPELINE_KEY).tunnelled, 4);
+    CHECK_EQUAL(lab_stats(lab, SHIPPER_KEY).tls_failed, 0);
+    /* The last one waits in the shipper's pool. */
+    WAIT_UNTIL(lab_stats(lab, SIEM_KEY).tunnels == 1 && lab_stats(lab, PIPELINE_KEY).tunnels == 0);
+    WAIT_UNTIL(lab_core_stats(lab).live_connections == 0);
+    lab_free(lab);
+}
+
+TEST(who_asks_for_no_name_reaches_the_first_neighbour_and_no_other)
+{
+    struct lab *lab = lab_new_of_neighbours();
+    for (int i = 0; i < 4; i++) {
+        lab_credentials(lab, SHIPPER_KEY, SHIPPER);
+        struct ends ends = lab_connect(lab);
+        send_stream(ends.client, 1, 0, 1000);
+        receive_stream(ends.server, 1, 0, 1000);
+        CHECK_EQUAL(lab->last_tunnel.workload, PIPELINE_KEY);
+        ends_close(&ends);
+    }
+    LAB_SET(lab, identity, SIEM);
+    LAB_SET(lab, epoch, 2);
+    core_epoch(lab->core, 2);
+    int refused = dial(lab->outbound);
+    expect_reset(refused);
+    close(refused);
+    CHECK_EQUAL(lab_stats(lab, SIEM_KEY).tunnelled, 0);
     lab_free(lab);
 }
 

@@ -989,6 +989,94 @@ TEST(credentials_whose_key_does_not_fit_are_refused)
     texts_dispose(&texts);
 }
 
+/* ---- several identities at one address ---- */
+
+/* What a server has to choose from, and what it was asked. */
+struct counter {
+    const struct tls_credentials *offered[2];
+    int asked;
+    char name[TLS_NAME_SIZE];
+};
+
+static const struct tls_credentials *counter_choose(void *owner, const char *name)
+{
+    struct counter *counter = owner;
+    counter->asked++;
+    snprintf(counter->name, sizeof(counter->name), "%s", name == NULL ? "" : name);
+    for (int i = 0; i < 2 && name != NULL; i++) {
+        if (strcmp(counter->offered[i]->name, name) == 0)
+            return counter->offered[i];
+    }
+    return NULL;
+}
+
+/* The client expects `expected`; the server begins with the shipper's credentials. */
+static void mesh_connect_by_name(struct mesh *mesh, struct counter *counter, const char *expected,
+                                 int by_name)
+{
+    *counter = (struct counter){.offered = {&mesh->shipper, &mesh->pipeline}};
+    end_init(&mesh->pair.client, TLS_CLIENT, &mesh->shipper, expected);
+    end_init(&mesh->pair.server, TLS_SERVER, &mesh->shipper, NULL);
+    mesh->pair.server.tls.choose = counter_choose;
+    mesh->pair.server.tls.chooser = counter;
+    if (by_name)
+        CHECK_EQUAL(tls_ask_by_name(&mesh->pair.client.tls), 0);
+    end_digest(&mesh->pair.client, NULL, 0);
+    exchange(&mesh->pair, SIZE_MAX);
+}
+
+TEST(server_presents_the_identity_that_the_client_asks_for_by_name)
+{
+    struct mesh mesh;
+    struct counter counter;
+    mesh_init(&mesh);
+    mesh_connect_by_name(&mesh, &counter, PIPELINE, 1);
+    CHECK_TEXT(mesh.pair.client.tls.peer, PIPELINE);
+    CHECK_TEXT(mesh.pair.server.tls.peer, SHIPPER);
+    CHECK_EQUAL(counter.asked, 1);
+    CHECK_TEXT(counter.name, mesh.pipeline.name);
+    CHECK(strstr(counter.name, "pipeline") == NULL);
+    transfer(&mesh.pair.client, &mesh.pair.server, 1, 100000, 16384, SIZE_MAX);
+    transfer(&mesh.pair.server, &mesh.pair.client, 2, 100000, 16384, SIZE_MAX);
+    pair_dispose(&mesh.pair);
+    mesh_dispose(&mesh);
+}
+
+TEST(client_that_asks_for_nobody_gets_what_the_session_began_with)
+{
+    struct mesh mesh;
+    struct counter counter;
+    mesh_init(&mesh);
+    mesh_connect_by_name(&mesh, &counter, SHIPPER, 0);
+    CHECK_TEXT(mesh.pair.client.tls.peer, SHIPPER);
+    CHECK_EQUAL(counter.asked, 1);
+    CHECK_TEXT(counter.name, "");
+    pair_dispose(&mesh.pair);
+    mesh_dispose(&mesh);
+}
+
+TEST(client_that_asks_by_name_still_accepts_nobody_else)
+{
+    struct mesh mesh;
+    struct counter counter;
+    mesh_init(&mesh);
+    mesh_connect_by_name(&mesh, &counter, "spiffe://example.org/ns/default/sa/siem", 1);
+    CHECK_EQUAL(mesh.pair.client.result, TLS_FAILED);
+    CHECK_TEXT(mesh.pair.client.tls.error, "peer has another identity than expected");
+    CHECK_TEXT(mesh.pair.client.tls.peer, "");
+    pair_dispose(&mesh.pair);
+    mesh_dispose(&mesh);
+}
+
+TEST(a_name_is_that_of_one_identity)
+{
+    char one[TLS_NAME_SIZE], other[TLS_NAME_SIZE];
+    tls_name_of(NULL, SHIPPER, one);
+    tls_name_of(NULL, PIPELINE, other);
+    CHECK(strcmp(one, other) != 0);
+    CHECK_EQUAL(strlen(one), 32 + strlen(".nodeseal"));
+}
+
 /* Damages the second certificate of a PEM text. */
 static void damage_second(char *pem)
 {
