@@ -23,6 +23,13 @@ def pytest_runtest_makereport(
     return report
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """See `programs`."""
+    versions = getattr(metafunc.module, "IP_VERSIONS", None)
+    if versions is not None and "programs" in metafunc.fixturenames:
+        metafunc.parametrize("programs", versions, ids=[f"ipv{version}" for version in versions], indirect=True)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def quick_agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The BPF programs are compiled once. Agents that tests start by nodeseal's command line compile their own."""
@@ -35,14 +42,15 @@ def quick_agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
-    """Two nodes with everything enrolled but `intruder` on node2 and `guest` on node1. Tests that use it leave the
-    mesh state, the agents and the cores as they are."""
-    with running_lab(tmp_path_factory.mktemp("lab"), more_pods=("guest:node1:plain",)) as lab:
+    """Two nodes with IPv6, and everything enrolled but `intruder` on node2 and `guest` on node1. Tests that use it
+    leave the mesh state, the agents and the cores as they are."""
+    with running_lab(tmp_path_factory.mktemp("lab"), more_pods=("guest:node1:plain",), ipv6=True) as lab:
         yield lab
 
 
 @pytest.fixture
-def programs(lab: RunningLab) -> Iterator[Programs]:
-    """The sockets of one test, closed at its end."""
-    with Programs(lab) as programs:
+def programs(lab: RunningLab, request: pytest.FixtureRequest) -> Iterator[Programs]:
+    """The sockets of one test, closed at its end. They use IPv4; in a module with IP_VERSIONS each test runs once for
+    each of them."""
+    with Programs(lab, getattr(request, "param", 4)) as programs:
         yield programs

@@ -20,6 +20,7 @@ from support.lab import (
     Server,
     Sniffer,
     echoes,
+    family_of,
     receive_exactly,
     running_lab,
     wait_until,
@@ -28,6 +29,7 @@ from support.namespaces import needs_root
 
 pytestmark = needs_root
 
+IP_VERSIONS = (4, 6)
 CARD = b"card=4111 1111 1111 1111;"
 NODES = ("node1", "node2")
 ENROLLED = ("shipper", "siem", "pipeline")
@@ -37,7 +39,7 @@ _TCP_INFO_TOTAL_RETRANS = 100  # struct tcp_info, linux/tcp.h
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     """A lab whose processes are killed."""
-    with running_lab(tmp_path_factory.mktemp("closed"), more_pods=("guest:node1:plain",)) as lab:
+    with running_lab(tmp_path_factory.mktemp("closed"), more_pods=("guest:node1:plain",), ipv6=True) as lab:
         yield lab
 
 
@@ -164,7 +166,7 @@ class Attempt:
 
     def __init__(self, lab: RunningLab, programs: Programs, pod: str, server: Server) -> None:
         def begin() -> socket.socket:
-            client = socket.socket()
+            client = socket.socket(family_of(server.address[0]))
             client.setblocking(False)
             client.connect_ex(server.address)
             return client

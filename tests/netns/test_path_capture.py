@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.lab.plan import PIPELINE_HTTP_PORT, SERVICE_ADDRESS
+from nodeseal.lab.plan import PIPELINE_HTTP_PORT, SERVICE_ADDRESS, SERVICE_ADDRESS_6
 from support.lab import (
     HBONE_PORT,
     Address,
@@ -24,8 +24,11 @@ from support.lab import (
     wait_until,
 )
 from support.namespaces import needs_root
+from support.tcp_table import ESTABLISHED, TIME_WAIT, tcp_table
 
 pytestmark = needs_root
+
+IP_VERSIONS = (4, 6)
 
 CARD = b"card=4111 1111 1111 1111;"
 
@@ -111,23 +114,28 @@ def test_connection_shows_the_bytes_of_each_direction(lab: RunningLab, programs:
     assert (row["bytes_sent"], row["bytes_received"]) == (1000, 70_000)
 
 
+def service_address(programs: Programs) -> str:
+    return str(SERVICE_ADDRESS if programs.version == 4 else SERVICE_ADDRESS_6)
+
+
 def test_service_address_leads_to_an_endpoint_in_tls(lab: RunningLab, programs: Programs) -> None:
     programs.serve("pipeline", port=PIPELINE_HTTP_PORT)
+    service = service_address(programs), PIPELINE_HTTP_PORT
     with programs.sniff() as wire:
-        client = programs.dial("shipper", (str(SERVICE_ADDRESS), PIPELINE_HTTP_PORT))
+        client = programs.dial("shipper", service)
         assert echoes(client, CARD)
         packets = wire.cut()
     assert not any(CARD in packet.payload for packet in packets)
-    assert str(SERVICE_ADDRESS) not in {packet.destination for packet in packets}
+    assert service[0] not in {packet.destination for packet in packets}
     row = lab.outbound(client)
-    assert row["destination"] == f"{SERVICE_ADDRESS}:{PIPELINE_HTTP_PORT}"
-    assert row["endpoint"] == f"{lab.address('pipeline')}:{PIPELINE_HTTP_PORT}"
+    assert row["destination"] == endpoint(service)
+    assert row["endpoint"] == endpoint((programs.at("pipeline"), PIPELINE_HTTP_PORT))
     assert row["peer"] == lab.identity("pipeline")
 
 
 def test_service_without_such_a_port_refuses(lab: RunningLab, programs: Programs) -> None:
     with pytest.raises(ConnectionError):  # noqa: PT012
-        client = programs.dial("shipper", (str(SERVICE_ADDRESS), 81))
+        client = programs.dial("shipper", (service_address(programs), 81))
         receive_exactly(client, 1)
 
 
@@ -154,15 +162,15 @@ def test_enrolled_client_reaches_an_unenrolled_workload_in_plaintext(lab: Runnin
 def test_server_sees_the_clients_address(lab: RunningLab, programs: Programs) -> None:
     server = programs.serve("pipeline")
     assert echoes(programs.dial("shipper", server.address))
-    assert [peer[0] for peer in server.peers] == [lab.address("shipper")]
+    assert [peer[0] for peer in server.peers] == [programs.at("shipper")]
 
 
 def test_client_sees_the_address_it_dialled(lab: RunningLab, programs: Programs) -> None:
     server = programs.serve("pipeline")
     client = programs.dial("shipper", server.address)
     assert echoes(client)
-    assert client.getpeername() == server.address
-    assert client.getsockname()[0] == lab.address("shipper")
+    assert client.getpeername()[:2] == server.address
+    assert client.getsockname()[0] == programs.at("shipper")
 
 
 def test_own_address_and_loopback_stay_inside_the_pod(lab: RunningLab, programs: Programs) -> None:
@@ -251,14 +259,14 @@ class Gone:
         server = programs.serve(target, silent)
         client = programs.dial("shipper", server.address)
         self._lab = lab
-        self._source: Address = client.getsockname()
+        self._source: Address = client.getsockname()[:2]
         self._server = server.address
         client.sendall(CARD)
         assert receive_exactly(server.connection(), len(CARD)) == CARD
         with programs.sniff_pod("shipper") as wire:
             goes(client, server)
             wait_until(self._is_closed, "the core is done with the connection")
-            wait_until(lambda: "01" not in self.sockets(), "the application's side of it has ended")
+            wait_until(lambda: ESTABLISHED not in self.sockets(), "the application's side of it has ended")
             ends = {self._source, self._server}
             self.packets = [
                 packet
@@ -266,26 +274,17 @@ class Gone:
                 if {(packet.source, packet.source_port), (packet.destination, packet.destination_port)} == ends
             ]
 
-    def sockets(self) -> list[str]:
-        """The states (include/net/tcp_states.h) of the sockets that it has in the pod, but for TIME_WAIT: both ends are
-        there, the application's and the core's."""
-
-        def read() -> list[str]:
-            lines = Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]
-            ends = {_as_in_proc(self._source), _as_in_proc(self._server)}
-            rows = [line.split() for line in lines]
-            return [row[3] for row in rows if {row[1], row[2]} == ends and row[3] != "06"]
-
-        return self._lab.run("shipper", read)
+    def sockets(self) -> list[int]:
+        """The states of the sockets that it has in the pod, but for TIME_WAIT: both ends are there, the application's
+        and the core's."""
+        ends = {self._source, self._server}
+        sockets = self._lab.run("shipper", tcp_table)
+        return [one.state for one in sockets if {one.local, one.remote} == ends and one.state != TIME_WAIT]
 
     def _is_closed(self) -> bool:
         source = endpoint(self._source)
         rows = [row for row in self._lab.connections("node1") if row["source"] == source]
         return [row["state"] for row in rows] == ["closed"]
-
-
-def _as_in_proc(address: Address) -> str:
-    return f"{socket.inet_aton(address[0])[::-1].hex().upper()}:{address[1]:04X}"
 
 
 def test_syn_cookies_on_both_sides(lab: RunningLab, programs: Programs) -> None:

@@ -9,7 +9,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -19,6 +18,7 @@ from support.lab import (
     RunningLab,
     echoes,
     endpoint,
+    family_of,
     receive_exactly,
     reset,
     running_lab,
@@ -26,8 +26,11 @@ from support.lab import (
     wait_until,
 )
 from support.namespaces import needs_root
+from support.tcp_table import ESTABLISHED, tcp_table
 
 pytestmark = needs_root
+
+IP_VERSIONS = (4, 6)
 
 MEBIBYTE = 1 << 20
 BULK = 100 * MEBIBYTE
@@ -137,15 +140,15 @@ def test_all_that_was_sent_before_close_arrives(pair: Pair) -> None:
 
 def test_closed_port_refuses_or_resets(lab: RunningLab, programs: Programs, way: Way) -> None:
     def reserve() -> socket.socket:
-        bound = socket.socket()
-        bound.bind((lab.address(way.server), 0))
+        bound = socket.socket(family_of(programs.at(way.server)))
+        bound.bind((programs.at(way.server), 0))
         return bound
 
     # Bound and not listening: nobody else can have this port meanwhile.
     reserved = lab.run(way.server, reserve)
     programs.at_end(reserved.close)
     with pytest.raises((ConnectionRefusedError, ConnectionResetError)):  # noqa: PT012
-        client = programs.dial(way.client, reserved.getsockname())
+        client = programs.dial(way.client, reserved.getsockname()[:2])
         client.recv(1)
 
 
@@ -227,19 +230,21 @@ def test_200_connections_opened_in_parallel(lab: RunningLab, programs: Programs)
 @pytest.fixture(scope="module")
 def one_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     """Cores with one worker thread each: every connection of a pair of workloads is in one and the same tunnel."""
-    with running_lab(tmp_path_factory.mktemp("one"), more_pods=("guest:node1:plain",), settings={"workers": 1}) as lab:
+    root, pods = tmp_path_factory.mktemp("one"), ("guest:node1:plain",)
+    with running_lab(root, more_pods=pods, settings={"workers": 1}, ipv6=True) as lab:
         assert [lab.core_stats(node)["workers"] for node in ("node1", "node2")] == [1, 1]
         yield lab
 
 
+@pytest.mark.parametrize("version", IP_VERSIONS)
 @pytest.mark.parametrize("way", WAYS)
-def test_reader_that_stops_stalls_only_itself(one_worker: RunningLab, way: Way) -> None:
+def test_reader_that_stops_stalls_only_itself(one_worker: RunningLab, way: Way, version: int) -> None:
     lab = one_worker
-    with Programs(lab) as programs:
+    with Programs(lab, version) as programs:
         stalled = Pair(lab, programs, way)
         other = Pair(lab, programs, way)
         if way.mtls:
-            assert _tunnels(lab, way) == 1
+            assert _tunnels(programs, way) == 1
         sent = Counter()
         sending = programs.thread(lambda: send_pattern(stalled.client, STALLED, 0, sent))
 
@@ -264,9 +269,10 @@ def test_reader_that_stops_stalls_only_itself(one_worker: RunningLab, way: Way) 
         assert digest_of(stalled.server, STALLED) == sending.result()
 
 
-def test_reader_that_stops_lets_new_connections_in(one_worker: RunningLab) -> None:
+@pytest.mark.parametrize("version", IP_VERSIONS)
+def test_reader_that_stops_lets_new_connections_in(one_worker: RunningLab, version: int) -> None:
     lab = one_worker
-    with Programs(lab) as programs:
+    with Programs(lab, version) as programs:
         # More than one of them: together they hold more than the tunnel's socket buffers.
         stalled = [Pair(lab, programs, Way("shipper", "pipeline", True)) for _ in range(4)]
         counters = [Counter() for _ in stalled]
@@ -333,13 +339,8 @@ def digest_of(connection: socket.socket, count: int) -> str:
     return digest.hexdigest()
 
 
-def _tunnels(lab: RunningLab, way: Way) -> int:
+def _tunnels(programs: Programs, way: Way) -> int:
     """How many TCP connections there are from the client's pod to the server's port 15008."""
-
-    def read() -> int:
-        lines = Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]
-        remote = [line.split()[2] for line in lines if line.split()[3] == "01"]  # TCP_ESTABLISHED
-        address = socket.inet_aton(lab.address(way.server))[::-1].hex().upper()
-        return remote.count(f"{address}:{HBONE_PORT:04X}")
-
-    return lab.run(way.client, read)
+    far = programs.at(way.server), HBONE_PORT
+    sockets = programs.lab.run(way.client, tcp_table)
+    return sum(one.remote == far and one.state == ESTABLISHED for one in sockets)

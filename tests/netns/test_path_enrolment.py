@@ -18,15 +18,18 @@ from support.lab import (
     RunningLab,
     echoes,
     endpoint,
+    family_of,
     ports_used,
     running_lab,
     silent,
     wait_until,
 )
 from support.namespaces import needs_root
+from support.tcp_table import LISTEN, tcp_table
 
 pytestmark = needs_root
 
+IP_VERSIONS = (4, 6)
 CARD = b"card=4111 1111 1111 1111;"
 COMERS = ("comer", "haven")
 PODS = ("guest:node1:plain", "comer:node1:plain", "haven:node2:plain")
@@ -35,7 +38,7 @@ PODS = ("guest:node1:plain", "comer:node1:plain", "haven:node2:plain")
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     """As the shared one, and two pods that come and go: comer on node1, haven on node2."""
-    with running_lab(tmp_path_factory.mktemp("enrolment"), more_pods=PODS) as lab:
+    with running_lab(tmp_path_factory.mktemp("enrolment"), more_pods=PODS, ipv6=True) as lab:
         yield lab
 
 
@@ -157,8 +160,10 @@ def test_enrolment_again_while_old_connections_drain(lab: RunningLab, programs: 
 
 def test_connections_opened_while_enrolling_all_work(tmp_path: Path) -> None:
     """In every moment of two nodes' coming and going: a client that opens one connection after the other."""
-    with running_lab(tmp_path, more_pods=PODS, settings={"settle": SETTLE}) as lab, Programs(lab) as programs:
-        enrol_and_unenrol_under_connections(lab, programs)
+    with running_lab(tmp_path, more_pods=PODS, settings={"settle": SETTLE}, ipv6=True) as lab:
+        for version in IP_VERSIONS:
+            with Programs(lab, version) as programs:
+                enrol_and_unenrol_under_connections(lab, programs)
 
 
 def enrol_and_unenrol_under_connections(lab: RunningLab, programs: Programs) -> None:
@@ -190,14 +195,14 @@ def test_enrolment_and_unenrolment_lose_no_packet(lab: RunningLab, programs: Pro
     """UDP, which nobody sends again, and which is not captured: numbered datagrams from the pod to another one."""
 
     def listen() -> socket.socket:
-        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        receiver = socket.socket(family_of(programs.at("siem")), socket.SOCK_DGRAM)
         receiver.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE
         receiver.settimeout(PATIENCE)
-        receiver.bind((lab.address("siem"), 0))
+        receiver.bind((programs.at("siem"), 0))
         return receiver
 
     receiver = lab.run("siem", listen)
-    sender = lab.run(pod, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    sender = lab.run(pod, lambda: socket.socket(receiver.family, socket.SOCK_DGRAM))
     programs.at_end(receiver.close)
     programs.at_end(sender.close)
     stop = threading.Event()
@@ -280,9 +285,4 @@ def test_both_ends_enrolled_never_open_plaintext_again(lab: RunningLab, programs
 def takes_tunnels(lab: RunningLab, pod: str) -> bool:
     """Whether somebody listens on port 15008 in the pod."""
 
-    def read() -> bool:
-        lines = Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]
-        listening = [line.split()[1] for line in lines if line.split()[3] == "0A"]  # TCP_LISTEN
-        return any(address.endswith(f":{HBONE_PORT:04X}") for address in listening)
-
-    return lab.run(pod, read)
+    return any(one.state == LISTEN and one.local[1] == HBONE_PORT for one in lab.run(pod, tcp_table))

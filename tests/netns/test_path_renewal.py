@@ -28,6 +28,7 @@ from support.peer import Tunnels, dial_double, publish_double, serial_of, tls_co
 
 pytestmark = needs_root
 
+IP_VERSIONS = (4, 6)
 LIFETIME = "6s"
 BULK = 1 << 20
 
@@ -35,8 +36,8 @@ BULK = 1 << 20
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     """Certificates live for six seconds and are renewed about every three. `double` stands in for a peer."""
-    settings = {"certificate_lifetime": LIFETIME}
-    with running_lab(tmp_path_factory.mktemp("renewal"), more_pods=("double:node2:plain",), settings=settings) as lab:
+    settings, pods = {"certificate_lifetime": LIFETIME}, ("double:node2:plain",)
+    with running_lab(tmp_path_factory.mktemp("renewal"), more_pods=pods, settings=settings, ipv6=True) as lab:
         yield lab
 
 
@@ -107,7 +108,7 @@ def test_peer_is_shown_the_new_certificate_of_a_server(lab: RunningLab, programs
 
     def presented() -> int:
         def connect() -> socket.socket:
-            return socket.create_connection((lab.address("pipeline"), HBONE_PORT), timeout=PATIENCE)
+            return socket.create_connection((programs.at("pipeline"), HBONE_PORT), timeout=PATIENCE)
 
         # From the node: the pod's own connection to this port would be refused.
         with run_in(lab.lab.plan.node("node1").netns, connect) as raw, context.wrap_socket(raw) as tunnel:
@@ -122,7 +123,7 @@ def test_peer_is_shown_the_new_certificate_of_a_server(lab: RunningLab, programs
 
 
 def test_peer_is_shown_the_new_certificate_of_a_client(lab: RunningLab, programs: Programs, tmp_path: Path) -> None:
-    tunnels = Tunnels(lab, tls_context(lab, ssl.PROTOCOL_TLS_SERVER, "double", tmp_path))
+    tunnels = Tunnels(programs, tls_context(lab, ssl.PROTOCOL_TLS_SERVER, "double", tmp_path))
     programs.at_end(tunnels.close)
     publish_double(lab)
 

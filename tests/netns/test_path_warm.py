@@ -27,7 +27,7 @@ def lab(tmp_path: Path) -> Iterator[RunningLab]:
 def test_tunnel_to_a_used_peer_is_replaced_after_renewal_without_a_request(
     lab: RunningLab, programs: Programs, tmp_path: Path
 ) -> None:
-    tunnels = Tunnels(lab, tls_context(lab, ssl.PROTOCOL_TLS_SERVER, DOUBLE, tmp_path))
+    tunnels = Tunnels(programs, tls_context(lab, ssl.PROTOCOL_TLS_SERVER, DOUBLE, tmp_path))
     programs.at_end(tunnels.close)
     publish_double(lab)
     shown = wait_until(lambda: dial_double(lab, programs, tunnels), "the core of node1 knows the double")
@@ -37,7 +37,7 @@ def test_tunnel_to_a_used_peer_is_replaced_after_renewal_without_a_request(
 
 
 def test_peer_that_left_the_mesh_is_not_dialled(lab: RunningLab, programs: Programs, tmp_path: Path) -> None:
-    tunnels = Tunnels(lab, tls_context(lab, ssl.PROTOCOL_TLS_SERVER, DOUBLE, tmp_path))
+    tunnels = Tunnels(programs, tls_context(lab, ssl.PROTOCOL_TLS_SERVER, DOUBLE, tmp_path))
     programs.at_end(tunnels.close)
     publish_double(lab)
     wait_until(lambda: dial_double(lab, programs, tunnels), "the core of node1 knows the double")

@@ -77,9 +77,9 @@ class RunningLab:
         self.lab = lab
         self.directory = lab.directory
 
-    def address(self, pod: str) -> str:
-        """The pod's address."""
-        return str(self.lab.plan.pod(pod).address)
+    def address(self, pod: str, version: int = 4) -> str:
+        """The pod's address of that version of IP."""
+        return next(str(one) for one in self.lab.plan.pod(pod).addresses if one.version == version)
 
     def identity(self, pod: str) -> str:
         """The pod's SPIFFE id."""
@@ -127,7 +127,8 @@ class RunningLab:
         """The row of a connection that was dialled in a pod, on the pod's own node; waits until it is there and
         decided."""
         source = endpoint(client.getsockname())
-        node = next(pod.node for pod in self.lab.plan.pods if str(pod.address) == client.getsockname()[0])
+        own = client.getsockname()[0]
+        node = next(pod.node for pod in self.lab.plan.pods if own in map(str, pod.addresses))
 
         def find() -> dict[str, Any] | None:
             rows = [row for row in self.connections(node) if row["source"] == source and row["direction"] == "outbound"]
@@ -221,13 +222,14 @@ def running_lab(
     with_apps: bool = False,
     supervised: bool = False,
     settings: dict[str, Any] | None = None,
+    ipv6: bool = False,
 ) -> Iterator[RunningLab]:
     """A lab with a name of its own below `root`, gone at the end. `more_pods` as in `lab up --pod`; `settings` are
     added to the agents' configuration, whose `settle` is QUICK_SETTLE otherwise. An agent that ends stays away unless
     `supervised`."""
     name = f"t{os.getpid()}x{next(_numbers)}"
     requests = [PodRequest.parse(text) for text in more_pods]
-    plan = Plan.build(name, more_pods=requests, enrol=enrol)
+    plan = Plan.build(name, more_pods=requests, enrol=enrol, ipv6=ipv6)
 
     with lab_settings({"settle": QUICK_SETTLE} | (settings or {})):
         lab = Lab.up(plan, with_agents=with_agents, with_apps=with_apps, supervised=supervised, root=root)
@@ -270,8 +272,13 @@ def end_process(pid: int, number: int = signal.SIGKILL) -> None:
 
 
 def endpoint(address: Address) -> str:
-    """ "10.0.0.1:80", as the agents write it."""
-    return f"{address[0]}:{address[1]}"
+    """ "10.0.0.1:80" or "[fd00::1]:80", as the agents write it."""
+    return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
+
+
+def family_of(host: str) -> int:
+    """The address family of sockets that use this address."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 # ---- programs
@@ -328,14 +335,16 @@ class Server:
         protocol: int = 0,
         prepare: Callable[[socket.socket], None] | None = None,
     ) -> None:
-        """`host`: where it listens, at the pod's address unless given; `prepare` gets the socket before it listens."""
+        """`host`: where it listens, at the pod's IPv4 address unless given; `prepare` gets the socket before it
+        listens."""
+        host = host or lab.address(pod)
 
         def listen() -> socket.socket:
-            listener = socket.socket(proto=protocol)
+            listener = socket.socket(family_of(host), socket.SOCK_STREAM, protocol)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if prepare is not None:
                 prepare(listener)
-            listener.bind((host or lab.address(pod), port))
+            listener.bind((host, port))
             listener.listen(1024)
             return listener
 
@@ -344,7 +353,7 @@ class Server:
         self._handler = handler
         self._threads: list[threading.Thread] = []
         self._listener = lab.run(pod, listen)
-        self.address: Address = self._listener.getsockname()
+        self.address: Address = self._listener.getsockname()[:2]
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
 
@@ -381,7 +390,7 @@ class Server:
             except OSError:
                 return
             connection.settimeout(PATIENCE)
-            self.peers.append(peer)
+            self.peers.append(peer[:2])
             self.accepted.append(connection)
             thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
             self._threads.append(thread)
@@ -395,8 +404,10 @@ class Server:
 class Programs:
     """The sockets, servers and sniffers of one test; all closed at the end."""
 
-    def __init__(self, lab: RunningLab) -> None:
+    def __init__(self, lab: RunningLab, version: int = 4) -> None:
+        """`version`: of the IP over which the pods are to talk; 6 needs a lab that has it."""
         self.lab = lab
+        self.version = version
         self._stack = contextlib.ExitStack()
         self._dialled: list[socket.socket] = []
 
@@ -416,9 +427,13 @@ class Programs:
         """Calls this when the test is over, before what was made earlier is closed."""
         self._stack.callback(action)
 
+    def at(self, pod: str) -> str:
+        """The pod's address."""
+        return self.lab.address(pod, self.version)
+
     def serve(self, pod: str, handler: Handler = echo, port: int = 0, **options: Any) -> Server:
         """A server in the pod; port 0: a free one, see Server.address. `options` as for Server."""
-        server = Server(self.lab, pod, handler, port, **options)
+        server = Server(self.lab, pod, handler, port, **{"host": self.at(pod), **options})
         self._stack.callback(server.close)
         return server
 
@@ -426,7 +441,7 @@ class Programs:
         """A connection from the pod. Raises OSError."""
 
         def connect() -> socket.socket:
-            connection = socket.socket()
+            connection = socket.socket(family_of(address[0]))
             try:
                 connection.settimeout(timeout)
                 connection.connect(address)
@@ -538,7 +553,7 @@ class Lines:
 
 
 class Sniffer:
-    """Every IPv4 TCP packet on an interface, both ways, by AF_PACKET (packet(7)).
+    """Every TCP packet on an interface, both ways, by AF_PACKET (packet(7)).
 
     `marks`: (namespace, address) pairs; a datagram sent from there to that address crosses the interface. Seeing one
     for each direction says that everything before it has been seen.

@@ -15,7 +15,7 @@ from nodeseal.lab.mesh_state import change_workloads
 from nodeseal.mesh.model import WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId
 from nodeseal.sources.directory import publish
-from support.lab import HBONE_PORT, PATIENCE, Programs, RunningLab, wait_until
+from support.lab import HBONE_PORT, PATIENCE, Programs, RunningLab, family_of, wait_until
 
 DOUBLE = "double"
 
@@ -23,12 +23,14 @@ DOUBLE = "double"
 class Tunnels:
     """Accepts TLS connections in the pod `double` on port 15008, keeps them, and notes the clients' certificates."""
 
-    def __init__(self, lab: RunningLab, context: ssl.SSLContext) -> None:
+    def __init__(self, programs: Programs, context: ssl.SSLContext) -> None:
         self.serials: list[int] = []
         self._context = context
         self._open: list[ssl.SSLSocket] = []
-        self._listener = lab.run(
-            "double", lambda: socket.create_server((lab.address("double"), HBONE_PORT), backlog=64)
+        address = programs.at(DOUBLE)
+        self._listener = programs.lab.run(
+            DOUBLE,
+            lambda: socket.create_server((address, HBONE_PORT), family=family_of(address), backlog=64),
         )
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
@@ -88,7 +90,7 @@ def dial_double(lab: RunningLab, programs: Programs, tunnels: Tunnels) -> int:
     made."""
     count = len(tunnels.serials)
     try:
-        client = programs.dial("shipper", (lab.address(DOUBLE), 80))
+        client = programs.dial("shipper", (programs.at(DOUBLE), 80))
     except ConnectionError:
         return 0  # in plaintext still, where nothing listens
     wait_until(lambda: len(tunnels.serials) > count or _ended(client), "the core opens a tunnel to the double")
