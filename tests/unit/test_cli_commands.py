@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -194,6 +194,17 @@ class TestWhichNodes:
         self.make(lab / "node3", "agent.yaml")
         assert nodes.run_directories(None) == running
 
+    def test_node_of_this_network_namespace_comes_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.make(tmp_path / "default", CORE_LOCK)
+        lab = tmp_path / "labs" / "lab"
+        running = [self.make(lab / name, "agent.yaml", rundir.AGENT_SOCKET) for name in ("node1", "node2", "node3")]
+        # Their processes: some that are gone, and this one.
+        monkeypatch.setattr(rundir, "pids", lambda run_dir: [os.getpid() if run_dir == running[1] else 4194302])
+        assert nodes.run_directories(None) == [running[1]]
+
+    def test_socket_of_an_agent_stands_for_its_directory(self, tmp_path: Path) -> None:
+        assert nodes.run_directories(tmp_path / rundir.AGENT_SOCKET) == [tmp_path]
+
     def test_default_when_there_is_nothing(self, tmp_path: Path) -> None:
         assert nodes.run_directories(None) == [tmp_path / "default"]
 
@@ -219,6 +230,42 @@ class TestWhichNodes:
         out = capsys.readouterr()
         assert "node node2" in out.out
         assert f"no agent runs for {lab / 'node1'}" in out.err
+
+
+class TestUpgradeCore:
+    ANSWER: ClassVar = {
+        "ok": True,
+        "node": "node1",
+        "pid": 12,
+        "generation": 2,
+        "version": "0.1.0",
+        "workloads": 3,
+        "before": {"pid": 11, "generation": 1, "version": "0.1.0"},
+    }
+
+    def test_says_what_has_taken_over_from_what(
+        self, tmp_path: Path, agents: list[FakeAgent], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        agents.append(FakeAgent(tmp_path, self.ANSWER))
+        assert main(["upgrade-core", "--run-dir", str(tmp_path)]) == 0
+        out = capsys.readouterr().out
+        assert out == (
+            "node node1: core 0.1.0, generation 2 (pid 12) has 3 workloads;\n"
+            "generation 1 (pid 11) finishes its connections\n"
+        )
+
+    def test_json_is_the_answer(
+        self, tmp_path: Path, agents: list[FakeAgent], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        agents.append(FakeAgent(tmp_path, self.ANSWER))
+        assert main(["upgrade-core", "--run-dir", str(tmp_path), "-o", "json"]) == 0
+        (node,) = json.loads(capsys.readouterr().out)["nodes"]
+        assert (node["pid"], node["before"]["pid"]) == (12, 11)
+
+    def test_failure_is_told(self, tmp_path: Path, agents: list[FakeAgent], capsys: pytest.CaptureFixture[str]) -> None:
+        agents.append(FakeAgent(tmp_path, {"ok": False, "error": "the core did not start: no memory"}))
+        assert main(["upgrade-core", "--run-dir", str(tmp_path)]) == 1
+        assert "no memory" in capsys.readouterr().err
 
 
 class TestCleanup:
