@@ -19,7 +19,7 @@ from nodeseal.mesh.decide import (
     outbound,
 )
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
-from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
+from nodeseal.mesh.model import Mesh, MeshDifference, Mode, Phase, Service, ServicePort, Workload, WorkloadName
 from nodeseal.mesh.reasons import WhyNotEnrolled, WhyPlaintext, WhyRefused
 from nodeseal.mesh.spiffe import SpiffeId
 
@@ -272,6 +272,33 @@ def test_an_exclusion_of_both_sides_allows_plaintext_between_enrolled_workloads(
     model = excluding(inbound=PORT_80, outbound=PORT_80)
     answer = inbound_plaintext(model, B, ADDRESS_A, 80, established=False)
     assert answer == Allow(WhyPlaintext.EXCLUDED_PORT)
+    direct = Plaintext(ApplicationAddress(ADDRESS_B, 80), WhyPlaintext.EXCLUDED_PORT)
+    assert out(model, ADDRESS_B, 80) == Route((direct,))
+
+
+@pytest.mark.parametrize("established", [False, True])
+def test_what_is_excluded_outbound_goes_where_it_was_dialled(established: bool) -> None:
+    model = excluding(outbound=FROM_STRANGERS)
+    direct = Plaintext(ApplicationAddress(STRANGER, 443), WhyPlaintext.EXCLUDED_RANGE)
+    assert out(model, STRANGER, 443, established=established) == Route((direct,))
+
+
+def test_the_meshs_own_ports_are_refused_whatever_is_excluded() -> None:
+    model = excluding(inbound=EVERYTHING, outbound=EVERYTHING)
+    assert out(model, ADDRESS_B, 15008) == Refuse(WhyRefused.MESH_PORT)
+
+
+@pytest.mark.parametrize("endpoint", [B, C])
+def test_an_exclusion_counts_for_a_service_only_while_it_leads_to_nobody_enrolled(endpoint: WorkloadName) -> None:
+    model = mesh(endpoint)
+    a = replace(model.workloads[A], exclude=Exclusions(outbound=EVERYTHING))
+    model = model.apply(MeshDifference("example.org", (a,)))
+    route = out(model, VIP, 80)
+    assert isinstance(route, Route)
+    (found,) = route.endpoints
+    assert isinstance(found, Tunnel) is (endpoint == B)
+    if endpoint == C:
+        assert found == Plaintext(ApplicationAddress(VIP, 80), WhyPlaintext.EXCLUDED_RANGE)
 
 
 def test_plaintext_to_the_hbone_port_is_denied_whatever_is_excluded() -> None:

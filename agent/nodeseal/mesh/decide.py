@@ -20,8 +20,9 @@ and once both ends are ENROLLED plaintext between them is impossible twice over:
 destination does not accept it. A connection that ran in plaintext before that is never cut for it (`established`).
 
 What a workload excludes inbound is allowed in plaintext in every phase and mode; from an enrolled source only if that
-one excludes it outbound. (Capture lets such connections pass by. One that was captured before goes through the core to
-its end; and outbound, what is captured is not excluded.)
+one excludes it outbound. What it excludes outbound goes where it was dialled; to an enrolled workload only if that one
+excludes it inbound. Capture lets such connections pass by: here are those that were captured before, or by a capture
+that cannot tell.
 
 A refusal is deliberate in these cases and no others: strict mode (established or not; while the workload joins or
 leaves only for sources that are not enrolled), the mesh's own ports, and a peer that is not who it should be. It also
@@ -111,8 +112,13 @@ def outbound(
     `established` says that it already runs in plaintext: the answer is then always a Route of Plaintext, which is what
     it may stay, however the mesh has changed under it. A flow that runs in a tunnel is asked for as a new one.
     """
-    if not established and workload not in mesh.workloads:
+    here = mesh.workloads.get(workload)
+    if here is None and not established:
         return Unavailable(WhyRefused.UNKNOWN_WORKLOAD)
+    if here is not None and destination.port not in MESH_PORTS:
+        excluded = excluded_outbound(mesh, here, destination)
+        if excluded is not None:
+            return _as_dialled(destination, excluded)
     if (service := mesh.service_by_address.get(destination.address)) is not None:
         return _to_service(mesh, service, destination, established)
     target = mesh.by_address.get(destination.address)
@@ -230,6 +236,6 @@ def _to_workload(mesh: Mesh, target: Workload, where: Address, port: int, establ
     return Tunnel(address, target.identity(mesh.trust_domain))
 
 
-def _as_dialled(destination: OriginalDestination) -> Route:
+def _as_dialled(destination: OriginalDestination, why: WhyPlaintext = WhyPlaintext.DESTINATION_NOT_IN_MESH) -> Route:
     address = ApplicationAddress(destination.address, destination.port)
-    return Route((Plaintext(address, WhyPlaintext.DESTINATION_NOT_IN_MESH),))
+    return Route((Plaintext(address, why),))
