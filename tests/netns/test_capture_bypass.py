@@ -190,6 +190,16 @@ def test_node_reaches_the_application_directly(pods: Pods) -> None:
     assert node.capture.errors()["steer_from_node"] == 1
 
 
+def test_node_reaches_the_application_past_a_tc_filter(tmp_path: Path) -> None:
+    """Where the kernel has no TCX."""
+    with Pods(tmp_path, tcx=False) as pods:
+        node = Node(pods, local(pods))
+        assert echoes(pods.dial(pods.router, (pods.server_at, 8080)))
+        assert node.relay.flows == []
+        assert echoes(pods.dial(pods.client, (pods.server_at, 8080)))
+        assert len(node.relay.flows) == 1
+
+
 def test_node_reaches_the_application_when_nobody_holds_the_listeners(pods: Pods) -> None:
     node = Node(pods, local(pods))
     node.relay.close()

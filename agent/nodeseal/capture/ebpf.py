@@ -97,7 +97,8 @@ class EbpfCapture:
         self._shared.clear()
 
     def errors(self) -> dict[str, int]:
-        """Name -> how often, for everything that went wrong in a BPF program (bpf/nodeseal.h says what each means)."""
+        """Name -> how often, for everything that went wrong in a BPF program or passed by the core; bpf/nodeseal.h says
+        what each means."""
         totals = {}
         for key, name in enumerate(constants.COUNTERS):
             # The kernel copies one 8-byte value for each possible CPU.
