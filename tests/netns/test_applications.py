@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.lab.plan import PIPELINE_HTTP_PORT, SERVICE_ADDRESS
+from nodeseal.lab.plan import PIPELINE_HTTP_PORT, SERVICE_ADDRESS, SERVICE_ADDRESS_6
 from support.certificates import self_signed
 from support.lab import (
     Address,
@@ -18,15 +18,18 @@ from support.lab import (
     RunningLab,
     echoes,
     endpoint,
+    family_of,
     ports_used,
     receive_exactly,
     silent,
     wait_until,
 )
 from support.namespaces import needs_root
+from support.tcp_table import TIME_WAIT, tcp_table
 
 pytestmark = needs_root
 
+IP_VERSIONS = (4, 6)
 CARD = b"card=4111 1111 1111 1111;"
 IPPROTO_MPTCP = 262
 IPPROTO_SCTP = 132
@@ -44,7 +47,7 @@ def dial(
     """A connection from the pod, of a socket that `prepare` has set up."""
 
     def make() -> socket.socket:
-        made = socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol)
+        made = socket.socket(family_of(address[0]), socket.SOCK_STREAM, protocol)
         made.settimeout(60)
         return made
 
@@ -64,21 +67,32 @@ def option(level: int, name: int, value: int | bytes) -> Prepare:
 
 @CLIENTS
 def test_application_on_loopback_is_not_reached_from_outside(lab: RunningLab, programs: Programs, client: str) -> None:
-    server = programs.serve("pipeline", host="127.0.0.1")
+    server = programs.serve("pipeline", host="127.0.0.1" if programs.version == 4 else "::1")
     with pytest.raises(ConnectionError):  # noqa: PT012
-        connection = programs.dial(client, (lab.address("pipeline"), server.address[1]))
+        connection = programs.dial(client, (programs.at("pipeline"), server.address[1]))
         receive_exactly(connection, 1)
     assert server.peers == []
     assert echoes(programs.dial("pipeline", server.address))
 
 
 @CLIENTS
-@pytest.mark.parametrize("host", ["0.0.0.0", "own"])
-def test_application_is_reached_where_it_listens(lab: RunningLab, programs: Programs, client: str, host: str) -> None:
-    server = programs.serve("pipeline", host=lab.address("pipeline") if host == "own" else host)
-    connection = programs.dial(client, (lab.address("pipeline"), server.address[1]))
+@pytest.mark.parametrize("where", ["wildcard", "own"])
+def test_application_is_reached_where_it_listens(lab: RunningLab, programs: Programs, client: str, where: str) -> None:
+    wildcard = "0.0.0.0" if programs.version == 4 else "::"
+    server = programs.serve("pipeline", host=programs.at("pipeline") if where == "own" else wildcard)
+    connection = programs.dial(client, (programs.at("pipeline"), server.address[1]))
     assert echoes(connection)
-    assert [peer[0] for peer in server.peers] == [lab.address(client)]
+    assert [peer[0] for peer in server.peers] == [programs.at(client)]
+
+
+@CLIENTS
+def test_application_that_listens_for_both_families_is_reached_over_each(
+    lab: RunningLab, programs: Programs, client: str
+) -> None:
+    server = programs.serve("pipeline", host="::", prepare=option(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0))
+    assert echoes(programs.dial(client, (programs.at("pipeline"), server.address[1])))
+    mapped = "::ffff:" if programs.version == 4 else ""
+    assert [peer[0] for peer in server.peers] == [mapped + programs.at(client)]
 
 
 # ---- a pod and itself, and its neighbour
@@ -86,11 +100,14 @@ def test_application_is_reached_where_it_listens(lab: RunningLab, programs: Prog
 
 def test_pod_reaches_itself_by_its_service(lab: RunningLab, programs: Programs) -> None:
     server = programs.serve("pipeline", port=PIPELINE_HTTP_PORT)
+    service = str(SERVICE_ADDRESS if programs.version == 4 else SERVICE_ADDRESS_6)
     with programs.sniff_pod("pipeline") as wire:
-        client = programs.dial("pipeline", (str(SERVICE_ADDRESS), PIPELINE_HTTP_PORT))
+        client = programs.dial("pipeline", (service, PIPELINE_HTTP_PORT))
         assert echoes(client, CARD)
-        assert wire.cut() == []
-    assert [peer[0] for peer in server.peers] == [lab.address("pipeline")]
+        packets = wire.cut()
+    assert not any(CARD in packet.payload or service in (packet.source, packet.destination) for packet in packets)
+    assert PIPELINE_HTTP_PORT not in ports_used(packets)
+    assert [peer[0] for peer in server.peers] == [programs.at("pipeline")]
     row = lab.outbound(client)
     assert (row["mtls"], row["peer"]) == (True, lab.identity("pipeline"))
     assert row["endpoint"] == endpoint(server.address)
@@ -119,22 +136,22 @@ def test_pods_of_one_node_are_two_rows_of_one_core(lab: RunningLab, programs: Pr
 
 def test_source_port_of_the_applications_choice(lab: RunningLab, programs: Programs) -> None:
     server = programs.serve("pipeline")
-    client = dial(lab, programs, "shipper", server.address, lambda made: made.bind((lab.address("shipper"), 45454)))
-    assert client.getsockname() == (lab.address("shipper"), 45454)
+    client = dial(lab, programs, "shipper", server.address, lambda made: made.bind((programs.at("shipper"), 45454)))
+    assert client.getsockname()[:2] == (programs.at("shipper"), 45454)
     assert echoes(client)
-    assert [peer[0] for peer in server.peers] == [lab.address("shipper")]
+    assert [peer[0] for peer in server.peers] == [programs.at("shipper")]
     assert lab.outbound(client)["mtls"]
 
 
 def test_source_address_without_a_port(lab: RunningLab, programs: Programs) -> None:
     def prepare(made: socket.socket) -> None:
         made.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
-        made.bind((lab.address("shipper"), 0))
+        made.bind((programs.at("shipper"), 0))
 
     server = programs.serve("pipeline")
     client = dial(lab, programs, "shipper", server.address, prepare)
     assert echoes(client)
-    assert [peer[0] for peer in server.peers] == [lab.address("shipper")]
+    assert [peer[0] for peer in server.peers] == [programs.at("shipper")]
     assert lab.outbound(client)["mtls"]
 
 
@@ -143,7 +160,7 @@ def test_source_port_again_right_after_the_server_closed(lab: RunningLab, progra
 
     def prepare(made: socket.socket) -> None:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind((lab.address("shipper"), 45455))
+        made.bind((programs.at("shipper"), 45455))
 
     server = programs.serve("pipeline", silent)
     with programs.sniff() as wire:
@@ -162,11 +179,7 @@ def test_source_port_again_right_after_the_server_closed(lab: RunningLab, progra
 def _is_open(lab: RunningLab, pod: str, port: int) -> bool:
     """Whether a socket of the pod with this local port is in another state than TIME_WAIT."""
 
-    def read() -> bool:
-        rows = [line.split() for line in Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]]
-        return any(row[1].endswith(f":{port:04X}") and row[3] != "06" for row in rows)
-
-    return lab.run(pod, read)
+    return any(one.local[1] == port and one.state != TIME_WAIT for one in lab.run(pod, tcp_table))
 
 
 def test_socket_bound_to_a_device(lab: RunningLab, programs: Programs) -> None:
@@ -206,7 +219,7 @@ def test_fast_open(lab: RunningLab, programs: Programs, client: str, way: str) -
         for _ in range(3):
 
             def make() -> socket.socket:
-                made = socket.socket()
+                made = socket.socket(family_of(server.address[0]))
                 made.settimeout(60)
                 return made
 
@@ -308,17 +321,18 @@ def test_multipath_tcp_from_outside_reaches_the_application(lab: RunningLab, pro
     server = programs.serve("pipeline", protocol=IPPROTO_MPTCP)
     client = dial(lab, programs, "guest", server.address, lambda made: None, IPPROTO_MPTCP)
     assert echoes(client)
-    assert [peer[0] for peer in server.peers] == [lab.address("guest")]
+    assert [peer[0] for peer in server.peers] == [programs.at("guest")]
 
 
 def test_udp_goes_its_own_way(lab: RunningLab, programs: Programs) -> None:
     def bound(pod: str) -> socket.socket:
-        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made = socket.socket(family_of(programs.at(pod)), socket.SOCK_DGRAM)
         made.settimeout(60)
-        made.bind((lab.address(pod), 5353))
+        made.bind((programs.at(pod), 5353))
         return made
 
     with lab.run("shipper", lambda: bound("shipper")) as one, lab.run("pipeline", lambda: bound("pipeline")) as other:
         one.connect(other.getsockname())
         one.send(b"question")
-        assert other.recvfrom(100) == (b"question", (lab.address("shipper"), 5353))
+        data, sender = other.recvfrom(100)
+        assert (data, sender[:2]) == (b"question", (programs.at("shipper"), 5353))

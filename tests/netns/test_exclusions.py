@@ -6,18 +6,20 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from copy import deepcopy
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
 from nodeseal.capture import syscalls
 from nodeseal.lab.mesh_state import change_workloads
-from nodeseal.lab.plan import PIPELINE_HTTP_PORT, SERVICE_ADDRESS
+from nodeseal.lab.plan import PIPELINE_HTTP_PORT, SERVICE_ADDRESS, SERVICE_ADDRESS_6
 from support.lab import (
     Programs,
     RunningLab,
     echoes,
     endpoint,
+    family_of,
     running_lab,
     wait_until,
 )
@@ -25,13 +27,15 @@ from support.namespaces import needs_root
 
 pytestmark = needs_root
 
+IP_VERSIONS = (4, 6)
+
 CARD = b"card=4111 1111 1111 1111;"
 PORT = 9090
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
-    with running_lab(tmp_path_factory.mktemp("exclusions"), more_pods=("guest:node1:plain",)) as lab:
+    with running_lab(tmp_path_factory.mktemp("exclusions"), more_pods=("guest:node1:plain",), ipv6=True) as lab:
         lab.lab.set_mode("pipeline", "strict")
         yield lab
 
@@ -40,12 +44,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
 def lab(shared: RunningLab) -> Iterator[RunningLab]:
     yield shared
     exclude(shared, shipper=None, pipeline=None)
-
-
-@pytest.fixture
-def programs(lab: RunningLab) -> Iterator[Programs]:
-    with Programs(lab) as programs:
-        yield programs
 
 
 def exclude(lab: RunningLab, **workloads: dict[str, Any] | None) -> None:
@@ -72,6 +70,11 @@ def _shown(fields: dict[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
+def service(programs: Programs) -> str:
+    """The virtual address in front of pipeline."""
+    return str(SERVICE_ADDRESS if programs.version == 4 else SERVICE_ADDRESS_6)
+
+
 def reason(lab: RunningLab, node: str, connection: socket.socket) -> list[tuple[bool, str, object]]:
     """(mtls, reason, core) of the rows that the node's agent shows of a connection of `connection`'s."""
     source = endpoint(connection.getsockname())
@@ -80,7 +83,7 @@ def reason(lab: RunningLab, node: str, connection: socket.socket) -> list[tuple[
 
 @pytest.mark.parametrize(
     ("inbound", "word"),
-    [({"ports": [80, "9085-9095"]}, "excluded-port"), ({"from": ["10.77.1.0/24"]}, "excluded-range")],
+    [({"ports": [80, "9085-9095"]}, "excluded-port"), ({"from": ["10.77.1.0/24", "fd77::1:0/112"]}, "excluded-range")],
     ids=["port", "range"],
 )
 def test_inbound_exclusion_of_a_strict_workload(
@@ -91,7 +94,7 @@ def test_inbound_exclusion_of_a_strict_workload(
     client = programs.dial("guest", server.address)
     assert echoes(client)
     assert reason(lab, "node2", client) == [(False, word, None)]
-    assert [peer[0] for peer in server.peers] == [lab.address("guest")]
+    assert [peer[0] for peer in server.peers] == [programs.at("guest")]
     other = programs.serve("pipeline")
     if word == "excluded-port":
         with pytest.raises(ConnectionError):
@@ -110,7 +113,7 @@ def test_enrolled_client_tunnels_to_an_excluded_port(lab: RunningLab, programs: 
 
 @pytest.mark.parametrize(
     ("outbound", "word"),
-    [({"ports": [PORT]}, "excluded-port"), ({"to": ["10.77.2.0/24", "10.77.1.0/24"]}, "excluded-range")],
+    [({"ports": [PORT]}, "excluded-port"), ({"to": ["10.77.2.0/24", "10.77.1.0/24", "fd77::/64"]}, "excluded-range")],
     ids=["port", "range"],
 )
 def test_outbound_exclusion_goes_direct_to_who_is_not_enrolled_only(
@@ -132,10 +135,12 @@ def test_service_that_leads_to_an_enrolled_workload_is_not_excluded(lab: Running
     programs.serve("pipeline", port=PIPELINE_HTTP_PORT)
     exclude(
         lab,
-        shipper={"outbound": {"ports": [PIPELINE_HTTP_PORT], "to": [f"{SERVICE_ADDRESS}/32"]}},
+        shipper={
+            "outbound": {"ports": [PIPELINE_HTTP_PORT], "to": [f"{SERVICE_ADDRESS}/32", f"{SERVICE_ADDRESS_6}/128"]}
+        },
         pipeline={"inbound": {"ports": [PIPELINE_HTTP_PORT]}},
     )
-    client = programs.dial("shipper", (str(SERVICE_ADDRESS), PIPELINE_HTTP_PORT))
+    client = programs.dial("shipper", (service(programs), PIPELINE_HTTP_PORT))
     assert echoes(client)
     assert lab.outbound(client)["mtls"]
 
@@ -144,7 +149,7 @@ def test_what_both_exclude_goes_direct(lab: RunningLab, programs: Programs) -> N
     server = programs.serve("pipeline", port=PORT)
     exclude(
         lab,
-        shipper={"outbound": {"to": [f"{lab.address('pipeline')}/32"]}},
+        shipper={"outbound": {"to": [str(ip_network(programs.at("pipeline")))]}},
         pipeline={"inbound": {"ports": [PORT]}},
     )
     client = programs.dial("shipper", server.address)
@@ -207,7 +212,7 @@ def test_mistake_is_named_and_changes_nothing(lab: RunningLab, programs: Program
 
 def dial_with_mark(lab: RunningLab, programs: Programs, address: tuple[str, int]) -> socket.socket:
     def connect() -> socket.socket:
-        made = socket.socket()
+        made = socket.socket(family_of(address[0]))
         made.settimeout(60)
         made.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, 77)
         made.connect(address)
@@ -229,7 +234,7 @@ def test_mark_of_an_application_gives_way_to_mutual_tls(lab: RunningLab, program
 
 def test_mark_of_an_application_gives_way_for_a_service(lab: RunningLab, programs: Programs) -> None:
     programs.serve("pipeline", port=PIPELINE_HTTP_PORT)
-    client = dial_with_mark(lab, programs, (str(SERVICE_ADDRESS), PIPELINE_HTTP_PORT))
+    client = dial_with_mark(lab, programs, (service(programs), PIPELINE_HTTP_PORT))
     assert echoes(client)
     assert lab.outbound(client)["mtls"]
 

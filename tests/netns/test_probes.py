@@ -16,11 +16,13 @@ from support.namespaces import needs_root
 
 pytestmark = needs_root
 
+VERSIONS = pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
+
 
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     """pipeline is strict. Nobody starts agents again but the tests."""
-    with running_lab(tmp_path_factory.mktemp("probes"), with_apps=True) as lab:
+    with running_lab(tmp_path_factory.mktemp("probes"), with_apps=True, ipv6=True) as lab:
         lab.lab.set_mode("pipeline", "strict")
         yield lab
 
@@ -32,9 +34,9 @@ def lab(probed: RunningLab) -> Iterator[RunningLab]:
     wait_until(lambda: probed.enrolled("pipeline"), "pipeline is enrolled")
 
 
-def probe(lab: RunningLab, netns: str, *options: str) -> bool:
+def probe(lab: RunningLab, netns: str, *options: str, version: int = 4) -> bool:
     """Whether an HTTP probe of pipeline from a network namespace is answered, made as a user would."""
-    url = f"http://{lab.address('pipeline')}:{PIPELINE_HTTP_PORT}/"
+    url = f"http://{endpoint((lab.address('pipeline', version), PIPELINE_HTTP_PORT))}/"
     command = ["ip", "netns", "exec", netns, "curl", "-sf", "-o", "/dev/null", "--max-time", "5", *options, url]
     return subprocess.run(command, check=False, timeout=PATIENCE).returncode == 0
 
@@ -47,16 +49,18 @@ def pod(lab: RunningLab, name: str) -> str:
     return lab.lab.plan.pod(name).netns
 
 
-def test_probe_of_a_strict_workload_from_its_node_is_answered(lab: RunningLab) -> None:
+@VERSIONS
+def test_probe_of_a_strict_workload_from_its_node_is_answered(lab: RunningLab, version: int) -> None:
     before = lab.status("node2")["past_core"]["from-node"]
-    assert probe(lab, node(lab, "node2"))
+    assert probe(lab, node(lab, "node2"), version=version)
     assert lab.status("node2")["past_core"]["from-node"] == before + 1
 
 
-def test_strict_still_refuses_others(lab: RunningLab) -> None:
-    assert not probe(lab, pod(lab, "intruder")), "another pod of the node"
-    assert not probe(lab, node(lab, "node1")), "another node"
-    assert probe(lab, pod(lab, "shipper")), "an enrolled workload, through a tunnel"
+@VERSIONS
+def test_strict_still_refuses_others(lab: RunningLab, version: int) -> None:
+    assert not probe(lab, pod(lab, "intruder"), version=version), "another pod of the node"
+    assert not probe(lab, node(lab, "node1"), version=version), "another node"
+    assert probe(lab, pod(lab, "shipper"), version=version), "an enrolled workload, through a tunnel"
 
 
 def test_probe_is_answered_without_agent(lab: RunningLab) -> None:
@@ -70,6 +74,7 @@ def test_probe_is_answered_without_agent_and_core(lab: RunningLab) -> None:
     lab.kill_agent("node2")
     lab.kill_core("node2")
     assert probe(lab, node(lab, "node2"))
+    assert probe(lab, node(lab, "node2"), version=6)
     assert not probe(lab, pod(lab, "intruder"), "--max-time", "1")
 
 
@@ -101,8 +106,9 @@ def test_exemption_can_be_switched_off_and_extended(lab: RunningLab) -> None:
     try:
         lab.restart_agent("node2", node_addresses=[])
         wait_until(lambda: not probe(lab, node(lab, "node2")), "the node is a client like any other")
-        lab.restart_agent("node2", node_addresses=["10.77.0.0/24"])
+        lab.restart_agent("node2", node_addresses=["10.77.0.0/24", "fd77::/112"])
         wait_until(lambda: probe(lab, node(lab, "node1")), "node1 has an address that the operator named")
+        assert probe(lab, node(lab, "node1"), version=6)
         assert not probe(lab, pod(lab, "intruder"))
     finally:
         lab.restart_agent("node2", node_addresses=["local"])
