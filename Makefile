@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 BUILD := build
 
 APT_RUN := python3 python3-venv python3-dev python3-bpfcc linux-libc-dev gcc pkg-config libssl-dev libnghttp2-dev \
-           iproute2 tcpdump curl
+           iproute2 iptables tcpdump curl
 APT_TEST := $(APT_RUN) procps binutils valgrind
 APT_LINT := $(APT_RUN)
 APT_GUARD := $(APT_RUN) binutils valgrind
@@ -23,7 +23,7 @@ APT_PROFILE := $(APT_RUN) linux-perf valgrind
 C_SOURCES := $(wildcard cext/src/*.c cext/src/*.h cext/include/*.h)
 C_FORMATTED := $(wildcard cext/src/*.[ch] cext/include/*.h tests/cext/*.[ch] bpf/*.[ch] bench/*.[ch] bench/instructions/*.[ch])
 
-.PHONY: help demo test test-workers lint guard bench profile scale format clean install
+.PHONY: help demo test test-workers test-iptables lint guard bench profile scale format clean install
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,9 +70,13 @@ demo: $(VENV)/.installed ## the main job, shown with real processes and packets 
 
 test: $(VENV)/.installed-test ## all tests (root for the network namespace tests); WORKERS=4: worker threads of a core
 	$(BIN)/python -m pytest $(if $(WORKERS),--workers $(WORKERS))
+	$(BIN)/python -m pytest tests/netns --backend iptables -m both_backends $(if $(WORKERS),--workers $(WORKERS))
 
 test-workers: $(VENV)/.installed-test ## the netns and interop tests with 1, 2 and 4 worker threads of a core (root)
 	for n in 1 2 4; do $(BIN)/python -m pytest tests/netns tests/interop --workers $$n; done
+
+test-iptables: $(VENV)/.installed-test ## the netns and interop tests with capture by iptables instead of eBPF (root)
+	$(BIN)/python -m pytest tests/netns tests/interop --backend iptables
 
 lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-format, compiler warnings as errors
 	$(BIN)/ruff check .

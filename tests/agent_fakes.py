@@ -18,8 +18,8 @@ from typing import Any
 
 from nodeseal.agent.credentials import Credential
 from nodeseal.capture import constants
-from nodeseal.capture.ebpf import Captured, CaptureTarget
 from nodeseal.capture.netns import NamespaceGoneError
+from nodeseal.capture.workload import Captured, CaptureTarget
 from nodeseal.core.bridge import CoreError, spawn
 from nodeseal.identity.authority import Svid
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from support import workers
+from nodeseal.capture.backend import Choice
+from support import backend, workers
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,6 +19,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help=f"worker threads of every core in netns and interop, 1 to {workers.WORKERS_MAX} (default: "
         f"${workers.ENVIRONMENT}, or what an agent chooses)",
+    )
+    parser.addoption(
+        "--backend",
+        metavar="NAME",
+        help=f"what captures in netns and interop, {' or '.join(backend.NAMES)} (default: ${backend.ENVIRONMENT}, or "
+        "ebpf)",
     )
 
 
@@ -30,11 +37,29 @@ def pytest_configure(config: pytest.Config) -> None:
     except ValueError as error:
         where = workers.ENVIRONMENT if asked is None else "--workers"
         raise pytest.UsageError(f"{where}: {error}") from error
+    wanted = config.getoption("--backend")
+    try:
+        if wanted is not None:
+            os.environ[backend.ENVIRONMENT] = backend.parse_backend(wanted).value
+        backend.asked_backend()
+    except ValueError as error:
+        where = backend.ENVIRONMENT if wanted is None else "--backend"
+        raise pytest.UsageError(f"{where}: {error}") from error
+    config.addinivalue_line("markers", "both_backends: `make test` runs it over iptables too")
+    config.addinivalue_line("markers", "ebpf_only(reason): about what only the eBPF backend has; says what that is")
 
 
-def pytest_report_header() -> str:
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if backend.asked_backend() is not Choice.EBPF and (marker := item.get_closest_marker("ebpf_only")):
+        pytest.skip(f"eBPF only: {marker.args[0]}")
+
+
+def pytest_report_header() -> list[str]:
     how = "what an agent chooses here" if workers.asked_workers() is None else "as asked"
-    return f"worker threads of a core: {workers.expected_workers()} ({how})"
+    return [
+        f"worker threads of a core: {workers.expected_workers()} ({how})",
+        f"capture by {backend.asked_backend().value}",
+    ]
 
 
 @pytest.fixture

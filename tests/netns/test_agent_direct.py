@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from nodeseal.agent.direct import Direct, direct_connections, end_marked
+from nodeseal.agent.direct import Direct, direct_connections, end_captured
 from nodeseal.capture import constants
 from nodeseal.mesh.address import Address
 from support.namespaces import Namespace, Namespaces, needs_root, wait_for
@@ -142,12 +142,12 @@ def test_captured_sockets_are_ended_and_others_are_not(pair: Pair) -> None:
     other = pair.connect(pair.pod, pair.peer_address, port)
     server = pair.accept(listener)
     marks = frozenset({constants.MARK_CAPTURED, constants.MARK_TO_APP})
-    assert pair.pod.run(lambda: end_marked(marks)) == 1
+    assert pair.pod.run(lambda: end_captured(marks)) == 1
     with pytest.raises(ConnectionAbortedError):
         captured.recv(1)
     other.sendall(b"z")
     assert server.recv(1) == b"z"
-    assert pair.pod.run(lambda: end_marked(marks)) == 0
+    assert pair.pod.run(lambda: end_captured(marks)) == 0
 
 
 def test_connections_of_a_family_in_which_the_workload_has_no_address_are_left_out(pair: Pair) -> None:

@@ -17,7 +17,7 @@ from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRa
 from support.namespaces import needs_root
 from support.pods import Pods, echoes
 
-pytestmark = needs_root
+pytestmark = [needs_root, pytest.mark.ebpf_only("with iptables nothing passes by the core")]
 
 PORT_8080 = Excluded(ports=(PortRange(8080, 8080),))
 OWN_MARK = ((socket.SOL_SOCKET, syscalls.SO_MARK, 77),)

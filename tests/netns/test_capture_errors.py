@@ -13,19 +13,23 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import installation, programs, steering, syscalls
-from nodeseal.capture.ebpf import CaptureError, EbpfCapture
-from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError
+from nodeseal.capture import installation, programs, steering, syscalls, xtables
+from nodeseal.capture.backend import Choice
+from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError, CaptureError
 from nodeseal.capture.journal import Journal
 from nodeseal.capture.netns import NamespaceGoneError
+from nodeseal.capture.node import NodeCapture
 from support.namespaces import needs_root, wait_for
 from support.pods import Pods, compiled, echoes
 
 pytestmark = needs_root
 
+PROGRAMS = pytest.mark.ebpf_only("BPF programs and maps")
 PREPARE = (
-    "import sys\nfrom pathlib import Path\nfrom nodeseal.capture.ebpf import CaptureError, EbpfCapture\n"
-    "try:\n    EbpfCapture(Path(sys.argv[1])).prepare()\nexcept CaptureError as error:\n    print(error)\n"
+    "import sys\nfrom pathlib import Path\nfrom nodeseal.capture.backend import Choice\n"
+    "from nodeseal.capture.errors import CaptureError\nfrom nodeseal.capture.node import NodeCapture\n"
+    "try:\n    NodeCapture(Path(sys.argv[1]), choice=Choice(sys.argv[2])).prepare()\n"
+    "except CaptureError as error:\n    print(error)\n"
 )
 
 
@@ -39,7 +43,7 @@ def prepare_in_child(run_dir: Path, *before: str, **environment: str) -> str:
     """What prepare() says in another process; "" when it succeeds."""
     path = os.pathsep.join(item for item in (environment.pop("PYTHONPATH", ""), *sys.path) if item)
     child = subprocess.run(
-        [*before, sys.executable, "-c", PREPARE, str(run_dir)],
+        [*before, sys.executable, "-c", PREPARE, str(run_dir), "ebpf"],
         capture_output=True,
         text=True,
         check=True,
@@ -87,13 +91,13 @@ def test_bcc_missing(tmp_path: Path) -> None:
 def test_no_cgroup_v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(syscalls, "mounts", lambda kind: [])
     with pytest.raises(CaptureError, match=r"no cgroup v2 tree is mounted: mount one"):
-        EbpfCapture(tmp_path / "run").prepare()
+        NodeCapture(tmp_path / "run", choice=Choice.EBPF).prepare()
     assert not (tmp_path / "run").exists()
 
 
 def test_cgroup_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(CaptureError, match="is not a cgroup v2 directory"):
-        EbpfCapture(tmp_path / "run", tmp_path).prepare()
+        NodeCapture(tmp_path / "run", tmp_path, Choice.EBPF).prepare()
 
 
 def test_prepare_undoes_what_it_did_when_a_program_cannot_be_attached(
@@ -105,7 +109,7 @@ def test_prepare_undoes_what_it_did_when_a_program_cannot_be_attached(
     monkeypatch.setattr("nodeseal.capture.ebpf.compile_in_child", compiled)
     monkeypatch.setattr(syscalls, "link_create", refuse)
     with pytest.raises(CaptureError, match="cannot attach to the cgroup"):
-        EbpfCapture(tmp_path / "run").prepare()
+        NodeCapture(tmp_path / "run", choice=Choice.EBPF).prepare()
     assert not mounted(tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -117,7 +121,7 @@ def test_kernel_that_refuses_a_program(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("nodeseal.capture.ebpf.compile_in_child", compiled)
     monkeypatch.setattr(programs.syscalls, "program_load", refuse)
     with pytest.raises(CaptureError, match=r"refused the BPF program mark_connect4.*invalid func unknown#122"):
-        EbpfCapture(tmp_path / "run").prepare()
+        NodeCapture(tmp_path / "run", choice=Choice.EBPF).prepare()
     assert not (tmp_path / "run").exists()
 
 
@@ -228,7 +232,13 @@ def test_two_workloads_in_one_namespace(pods: Pods) -> None:
 
 
 @pytest.mark.parametrize(
-    "step", ["apply", "add_table", "add_rule", "add_link", "add_filter", "link_create", "set_state"]
+    "step",
+    [
+        "apply",
+        "add_table",
+        "add_rule",
+        *(pytest.param(step, marks=PROGRAMS) for step in ("add_link", "add_filter", "link_create", "set_state")),
+    ],
 )
 def test_enrol_undoes_everything_when_a_step_fails(pods: Pods, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     if step == "add_filter":
@@ -269,12 +279,16 @@ def test_enrol_that_fails_leaves_no_socket_open(pods: Pods, monkeypatch: pytest.
         raise OSError(24, "Too many open files")
 
     with monkeypatch.context() as patched:
-        patched.setattr(installation, "enter_listener", no_room)
+        if pods.backend is Choice.EBPF:
+            patched.setattr(installation, "enter_listener", no_room)
+        else:
+            patched.setattr(xtables, "restore", no_room)
         with pytest.raises(CaptureError, match=r"cannot capture default/client .*Too many open files"):
             capture.enrol(pods.client_target)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
+@PROGRAMS
 def test_map_that_does_not_fit_is_replaced(pods: Pods) -> None:
     """By hand; see test_capture_versions.py for another version's."""
     capture = pods.capture()

@@ -15,20 +15,25 @@ from pathlib import Path
 import pytest
 
 from nodeseal.capture import constants, ebpf, steering, syscalls
+from nodeseal.capture.backend import Choice
 from nodeseal.capture.cleanup import cleanup
-from nodeseal.capture.ebpf import CaptureTarget
 from nodeseal.capture.journal import Journal
 from nodeseal.capture.probe import find_cgroup
+from nodeseal.capture.workload import CaptureTarget
+from support.backend import asked_backend
 from support.namespaces import needs_root, wait_for
 from support.pods import CLIENT, SERVER, Pods, compiled, echoes
 
 pytestmark = needs_root
 
+FILTERS = pytest.mark.ebpf_only("tc filters")
 ANYTHING = ("u32", "match", "u32", "0", "0", "classid", "1:1")
 
 
 @pytest.fixture(params=[True, False], ids=["links", "filters"])
 def pods(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pods]:
+    if not request.param and asked_backend() is not Choice.EBPF:
+        pytest.skip("eBPF only: tc filters are what it uses where there is no TCX")
     if request.param and not steering.probe_tcx():
         pytest.skip("the kernel has no TCX")
     with Pods(tmp_path, tcx=request.param) as made:
@@ -52,7 +57,10 @@ def attached(programs: list[int]) -> list[int]:
 
 
 def connect_programs(pods: Pods) -> list[int]:
-    """The numbers of the programs that a node has attached to the cgroup tree."""
+    """The numbers of the programs that a node has attached to the cgroup tree; none if it captures by iptables."""
+    if pods.backend is Choice.IPTABLES:
+        assert not (pods.run_dir() / "bpf").exists()
+        return []
     programs = []
     for name in ebpf.CGROUP_LINKS:
         fd = syscalls.pinned(pods.run_dir() / "bpf" / name)
@@ -71,13 +79,15 @@ def agent_that_is_killed(pods: Pods, tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from nodeseal.capture import ebpf, steering\n"
         "from nodeseal.capture.compile import Compiled\n"
-        "from nodeseal.capture.ebpf import CaptureTarget, EbpfCapture\n"
+        "from nodeseal.capture.node import NodeCapture\n"
+        "from nodeseal.capture.workload import CaptureTarget\n"
+        "from nodeseal.capture.backend import Choice\n"
         "ebpf.compile_in_child = lambda: Compiled.from_json(Path(sys.argv[3]).read_text())\n"
         "if sys.argv[2] == 'filters':\n"
         "    steering.probe_tcx = lambda: False\n"
-        "capture = EbpfCapture(Path(sys.argv[1]))\n"
+        "capture = NodeCapture(Path(sys.argv[1]), choice=Choice(sys.argv[4]))\n"
         "capture.prepare()\n"
-        "for name, netns, address in zip(*[iter(sys.argv[4:])] * 3):\n"
+        "for name, netns, address in zip(*[iter(sys.argv[5:])] * 3):\n"
         "    capture.enrol(CaptureTarget(name, netns, (IPv4Address(address),)))\n"
         "print('ready', flush=True)\n"
         "signal.pause()\n"
@@ -90,6 +100,7 @@ def agent_that_is_killed(pods: Pods, tmp_path: Path) -> None:
         for part in (target.name, target.netns, target.addresses[0])
     ]
     command = [sys.executable, str(script), str(pods.run_dir()), "links" if pods.tcx else "filters", str(programs)]
+    command.append(pods.backend.value)
     command += map(str, targets)
     path = os.pathsep.join(sys.path)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}) as agent:
@@ -171,6 +182,7 @@ def test_cleanup_after_the_namespace_is_gone(pods: Pods, tmp_path: Path) -> None
     assert list(pods.run_dir().iterdir()) == []
 
 
+@pytest.mark.ebpf_only("its programs are found without the journal, rules in namespaces are not")
 def test_cleanup_without_the_journal_detaches_the_programs(pods: Pods, tmp_path: Path) -> None:
     agent_that_is_killed(pods, tmp_path)
     programs = connect_programs(pods)
@@ -193,6 +205,8 @@ def test_nothing_passes_while_nobody_holds_the_listeners(pods: Pods, tmp_path: P
             pods.dial(namespace, destination, timeout=0.5)
     assert echo.peers == []
     assert outside.peers == []
+    if pods.backend is Choice.IPTABLES:  # TPROXY drops by itself, and counts nothing
+        return
     errors = pods.capture().errors()
     assert errors["lookup_no_listener"] > 0
     assert errors["steer_no_listener"] > 0
@@ -231,7 +245,7 @@ def test_new_agent_adopts_and_can_undo(pods: Pods) -> None:
     assert connect_programs(pods) == programs
     (adopted,) = second.adopt()
     assert (adopted.target.name, adopted.cookie, adopted.phase) == ("default/client", cookie, "capturing")
-    assert set(second.live_listeners(adopted)) == {0, 1}
+    assert second.live_listeners(adopted) == {0, 1}
     held = {0: relay.fileno(0), 1: relay.fileno(1), 2: hbone}
     assert second.take_listeners(adopted, held) == []
     os.close(hbone)
@@ -249,7 +263,7 @@ def test_new_agent_replaces_listeners_that_died(pods: Pods, tmp_path: Path) -> N
     adopted = {item.target.name: item for item in capture.adopt()}
     assert sorted(adopted) == ["default/client", "default/server"]
     for item in adopted.values():
-        assert capture.live_listeners(item) == {}
+        assert capture.live_listeners(item) == frozenset()
         assert sorted(capture.take_listeners(item, {})) == [0, 1, 2]
     relays = [pods.relay(item) for item in adopted.values()]
     assert echoes(pods.dial(pods.client, (SERVER, 8080)))
@@ -329,6 +343,7 @@ def test_two_nodes_on_one_machine_do_not_touch_each_other(pods: Pods) -> None:
     assert len(relay.flows) == 1
 
 
+@FILTERS
 def test_clsact_and_filters_of_others_are_kept(filter_pods: Pods) -> None:
     filter_pods.client.tc("qdisc", "add", "dev", "eth0", "clsact")
     filter_pods.client.tc("filter", "add", "dev", "eth0", "ingress", "prio", "1", *ANYTHING)
@@ -341,6 +356,7 @@ def test_clsact_and_filters_of_others_are_kept(filter_pods: Pods) -> None:
     assert [filter_pods.client.tc("filter", "show", "dev", "eth0", side) for side in ("ingress", "egress")] == before
 
 
+@FILTERS
 def test_clsact_that_others_use_by_now_is_kept(filter_pods: Pods) -> None:
     capture = filter_pods.capture()
     capture.enrol(filter_pods.client_target)

@@ -18,7 +18,7 @@ from support.flood import Flood
 from support.namespaces import Namespace, needs_root
 from support.pods import SERVER, Pods, echoes
 
-pytestmark = needs_root
+pytestmark = [needs_root, pytest.mark.ebpf_only("how its programs get to the devices")]
 
 TCX_PASS = 0
 TCX_DROP = 2

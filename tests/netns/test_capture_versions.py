@@ -13,13 +13,14 @@ import pytest
 
 from nodeseal.capture import ebpf, program_cache, syscalls
 from nodeseal.capture.compile import Compiled
-from nodeseal.capture.ebpf import Captured, EbpfCapture
 from nodeseal.capture.journal import Journal
+from nodeseal.capture.node import NodeCapture
 from nodeseal.capture.programs import Programs
+from nodeseal.capture.workload import Captured
 from support.namespaces import needs_root
 from support.pods import Pods, compiled, echoes
 
-pytestmark = needs_root
+pytestmark = [needs_root, pytest.mark.ebpf_only("versions of its programs")]
 
 GROWN = ("enrolled", "counters", "own", "revisited")
 
@@ -56,7 +57,7 @@ def replaced(pods: Pods, monkeypatch: pytest.MonkeyPatch, listeners: dict[str, d
     """What an agent of the next version adopts; `listeners`: those that the core holds, by workload."""
     monkeypatch.setattr(ebpf, "compile_in_child", next_version)
     program_cache.remove(pods.run_dir())  # as its sources are others
-    capture = EbpfCapture(pods.run_dir())
+    capture = NodeCapture(pods.run_dir(), choice=pods.backend)
     capture.prepare()
     pods.at_end(capture.close)
     adopted = capture.adopt()

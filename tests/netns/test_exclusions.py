@@ -25,7 +25,7 @@ from support.lab import (
 )
 from support.namespaces import needs_root
 
-pytestmark = needs_root
+pytestmark = [needs_root, pytest.mark.ebpf_only("with iptables nothing passes by the core")]
 
 IP_VERSIONS = (4, 6)
 

@@ -90,6 +90,7 @@ def test_new_connections_never_cross_in_plaintext(
     assert [server.peers for server in servers.values()] == [[], []]
 
 
+@pytest.mark.both_backends
 def test_new_connections_between_pods_of_a_dead_node_never_cross_in_plaintext(
     lab: RunningLab, programs: Programs
 ) -> None:
@@ -114,6 +115,7 @@ def test_plaintext_from_outside_does_not_get_past_a_dead_core(
     assert server.peers == []
 
 
+@pytest.mark.both_backends
 @pytest.mark.parametrize("dead", NODES)
 def test_live_connection_never_goes_on_in_plaintext(lab: RunningLab, programs: Programs, dead: str) -> None:
     server = programs.serve("pipeline")
@@ -149,6 +151,7 @@ def test_core_that_dies_under_a_running_agent_leaks_nothing(lab: RunningLab, pro
         assert_nothing_readable(wire, [server])
 
 
+@pytest.mark.both_backends
 def test_agents_that_come_back_open_the_way_again(lab: RunningLab, programs: Programs) -> None:
     server = programs.serve("pipeline")
     for node in NODES:

@@ -25,7 +25,7 @@ from support.lab import (
     running_lab,
     wait_until,
 )
-from support.namespaces import needs_root
+from support.namespaces import CHANGEABLE_SETTINGS, iptables_rules, needs_root
 
 pytestmark = needs_root
 
@@ -75,6 +75,7 @@ def kill_nothing(lab: RunningLab) -> None:
     """Everything runs."""
 
 
+@pytest.mark.both_backends
 @pytest.mark.parametrize("before", [kill_agents_and_cores, kill_agents, kill_nothing])
 def test_cleanup_leaves_everything_as_it_was(
     lab: RunningLab, programs: Programs, untouched: dict[str, str], before: Callable[[RunningLab], None]
@@ -207,7 +208,7 @@ def cleanup(lab: RunningLab, node: str) -> subprocess.CompletedProcess[str]:
 
 
 def pod_state(lab: RunningLab, pod: str) -> str:
-    """Everything in the pod's namespace that could be changed: rules, routes, traffic control, settings."""
+    """Everything in the pod's namespace that could be changed: rules, routes, traffic control, iptables, settings."""
     commands = [
         ["ip", "rule", "show"],
         ["ip", "-6", "rule", "show"],
@@ -215,7 +216,7 @@ def pod_state(lab: RunningLab, pod: str) -> str:
         ["tc", "qdisc", "show"],
         ["tc", "filter", "show", "dev", "eth0", "ingress"],
         ["tc", "filter", "show", "dev", "lo", "ingress"],
-        ["sysctl", "-a", "--pattern", r"^net\.(ipv4|mptcp)\."],
+        ["sysctl", "-a", "--pattern", CHANGEABLE_SETTINGS],
     ]
 
     def read() -> str:
@@ -223,6 +224,7 @@ def pod_state(lab: RunningLab, pod: str) -> str:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
             for command in commands
         )
+        shown += "\n".join(iptables_rules())
         return f"{shown}tcx {syscalls.tcx_programs(socket.if_nametoindex('eth0'))}"
 
     return lab.run(pod, read)

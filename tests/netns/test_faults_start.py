@@ -20,6 +20,7 @@ import yaml
 from nodeseal.capture.syscalls import mounts
 from nodeseal.identity.authority import init_authority
 from nodeseal.lab.processes import child_environment
+from support.backend import backend_settings
 from support.lab import Programs, RunningLab, echoes, end_process, nodeseal, running_lab, wait_until
 from support.namespaces import needs_root
 from support.workers import worker_settings
@@ -54,7 +55,7 @@ class Site:
         (self.mesh / "mesh.yaml").write_text(yaml.safe_dump(mesh))
         init_authority(self.ca, trust_domain=TRUST_DOMAIN, now=datetime.now(UTC))
         names = {"node": "node1", "mesh": str(self.mesh), "ca": str(self.ca), "run_dir": str(self.run_dir)}
-        self.config.write_text(yaml.safe_dump(names | worker_settings()))
+        self.config.write_text(yaml.safe_dump(names | worker_settings() | backend_settings()))
 
     def configure(self, **settings: Any) -> None:
         """Changes fields of the configuration."""
@@ -138,18 +139,30 @@ def test_no_cap_net_admin(site: Site) -> None:
 
 def test_bcc_missing(site: Site, tmp_path: Path) -> None:
     (tmp_path / "bcc.py").write_text("raise ImportError('No module named bcc')\n")
+    site.configure(capture="ebpf")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     assert_refuses(site, "bcc", "apt-get install python3-bpfcc", env={"PYTHONPATH": path})
 
 
 def test_cgroup2_absent(site: Site, tmp_path: Path) -> None:
-    site.configure(cgroup=str(tmp_path))
+    site.configure(capture="ebpf", cgroup=str(tmp_path))
     assert_refuses(site, str(tmp_path), "cgroup")
 
 
 def test_cgroup_that_is_not_there(site: Site) -> None:
-    site.configure(cgroup="/nodeseal-none/cgroup")
+    site.configure(capture="ebpf", cgroup="/nodeseal-none/cgroup")
     assert_refuses(site, "/nodeseal-none/cgroup")
+
+
+def test_no_backend_at_all(site: Site) -> None:
+    """`auto` tries both, and says of both why not."""
+    site.configure(capture="auto", cgroup="/nodeseal-none/cgroup")
+    assert_refuses(
+        site,
+        "no capture backend can be used here: ebpf: /nodeseal-none/cgroup is not a cgroup v2 directory",
+        "iptables: iptables-restore is not installed: apt-get install iptables",
+        prefix=("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /usr/sbin && exec "$@"', "sh"),
+    )
 
 
 def test_ca_directory_missing(site: Site) -> None:

@@ -10,7 +10,7 @@ from nodeseal.lab.mesh_state import change_workloads
 from support.lab import Programs, RunningLab, echoes, running_lab, wait_until
 from support.namespaces import needs_root
 
-pytestmark = needs_root
+pytestmark = [needs_root, pytest.mark.ebpf_only("no rule can tell whether somebody holds a listener")]
 
 CARD = b"card=4111 1111 1111 1111;"
 

@@ -39,6 +39,7 @@ BETWEEN_NODES = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.both_backends
 @BETWEEN_NODES
 def test_enrolled_pair_crosses_the_wire_in_tls_only(
     lab: RunningLab, programs: Programs, source: str, target: str
@@ -62,6 +63,7 @@ def test_sniffer_reads_what_is_not_enrolled(lab: RunningLab, programs: Programs)
         assert wire.carries(CARD)
 
 
+@pytest.mark.both_backends
 def test_pods_of_one_node_talk_in_tls_only(lab: RunningLab, programs: Programs) -> None:
     server = programs.serve("siem")
     with programs.sniff_pod("siem") as wire:
@@ -75,6 +77,7 @@ def test_pods_of_one_node_talk_in_tls_only(lab: RunningLab, programs: Programs) 
     assert lab.outbound(client)["peer"] == lab.identity("siem")
 
 
+@pytest.mark.both_backends
 @BETWEEN_NODES
 def test_both_nodes_name_the_other_sides_identity(
     lab: RunningLab, programs: Programs, source: str, target: str

@@ -54,6 +54,7 @@ def as_it_was(lab: RunningLab) -> Iterator[None]:
             lab.lab.set_mode(pod, "permissive")
 
 
+@pytest.mark.both_backends
 @pytest.mark.parametrize("pods", [("comer",), ("haven",), COMERS], ids="+".join)
 def test_old_connection_outlives_enrolment_and_unenrolment(
     lab: RunningLab, programs: Programs, pods: tuple[str, ...]
@@ -80,6 +81,7 @@ def test_old_connection_is_shown_with_its_reason(lab: RunningLab, programs: Prog
         assert [(row["mtls"], row["reason"]) for row in rows] == [(False, "opened-before-enrolment")]
 
 
+@pytest.mark.both_backends
 def test_new_connections_are_tunnelled_beside_an_old_one(lab: RunningLab, programs: Programs) -> None:
     server = programs.serve("haven")
     lines = Lines(programs, "comer", server.address)
@@ -94,6 +96,7 @@ def test_new_connections_are_tunnelled_beside_an_old_one(lab: RunningLab, progra
     lines.finish()
 
 
+@pytest.mark.both_backends
 def test_captured_connection_outlives_unenrolment(lab: RunningLab, programs: Programs) -> None:
     server = programs.serve("haven")
     lab.lab.enrol(*COMERS)
@@ -115,6 +118,7 @@ def test_captured_connection_outlives_unenrolment(lab: RunningLab, programs: Pro
     lines.finish()
 
 
+@pytest.mark.both_backends
 def test_new_connections_go_direct_after_unenrolment(lab: RunningLab, programs: Programs) -> None:
     server = programs.serve("haven")
     lab.lab.enrol(*COMERS)

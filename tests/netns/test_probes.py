@@ -14,7 +14,7 @@ from nodeseal.lab.plan import PIPELINE_HTTP_PORT
 from support.lab import PATIENCE, Programs, RunningLab, echoes, endpoint, running_lab, wait_until
 from support.namespaces import needs_root
 
-pytestmark = needs_root
+pytestmark = [needs_root, pytest.mark.ebpf_only("with iptables nothing passes by the core")]
 
 VERSIONS = pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
 

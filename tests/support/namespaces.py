@@ -31,6 +31,8 @@ from nodeseal.capture import syscalls
 
 T = TypeVar("T")
 
+# All that capture might change, and nothing that changes by itself.
+CHANGEABLE_SETTINGS = r"^net\.(ipv4|mptcp|ipv6\.fwmark|netfilter\.nf_conntrack_tcp)"
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 _numbers = itertools.count()
@@ -48,6 +50,16 @@ def wait_for(condition: Callable[[], T], what: str, seconds: float = 10.0) -> T:
         if time.monotonic() > deadline:
             pytest.fail(f"did not happen within {seconds:.0f} s: {what}")
         time.sleep(0.01)
+
+
+def iptables_rules() -> list[str]:
+    """All rules and chains of both flavours and families in the calling thread's namespace, the kernel's own chains
+    left out."""
+    found = []
+    for program in ("iptables-nft", "iptables-legacy", "ip6tables-nft", "ip6tables-legacy"):
+        lines = _output(f"{program}-save").splitlines()
+        found += [f"{program}: {line}" for line in lines if line.startswith("-A ") or " - [" in line]
+    return found
 
 
 class Namespace:
@@ -158,9 +170,8 @@ class Namespace:
         for device in devices:
             parts += [self.tc("qdisc", "show", "dev", device), self.tc("filter", "show", "dev", device, "ingress")]
             parts.append(f"{device}: TCX programs {self.tcx_programs(device)}")
-        settings = _output(
-            "nsenter", f"--net={self.path}", "sysctl", "-a", "--pattern", r"^net\.(ipv4|mptcp|ipv6\.fwmark)"
-        )
+        settings = _output("nsenter", f"--net={self.path}", "sysctl", "-a", "--pattern", CHANGEABLE_SETTINGS)
+        parts += self.run(iptables_rules)
         return "\n".join(parts) + settings
 
     def close(self) -> None:

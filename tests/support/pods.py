@@ -19,12 +19,15 @@ from types import ModuleType, TracebackType
 
 import pytest
 
-from nodeseal.capture import ebpf, steering
+from nodeseal.capture import ebpf, rules, steering
+from nodeseal.capture.backend import Choice
 from nodeseal.capture.cleanup import Report, cleanup
 from nodeseal.capture.compile import Compiled, compile_in_child
-from nodeseal.capture.ebpf import Captured, CaptureTarget, EbpfCapture
+from nodeseal.capture.node import NodeCapture
+from nodeseal.capture.workload import Captured, CaptureTarget
 from nodeseal.mesh.address import Address
-from support.namespaces import Namespace, Namespaces
+from support.backend import asked_backend
+from support.namespaces import Namespace, Namespaces, iptables_rules
 from support.relay import Relay
 
 CLIENT, CLIENT_6 = "10.91.1.2", "fd91:1::2"
@@ -110,10 +113,12 @@ def echoes(connection: socket.socket, data: bytes = b"4111 1111 1111 1111") -> b
 class Pods:
     """The topology, captures with their run directories, relays and servers; all gone at the end."""
 
-    def __init__(self, directory: Path, *, tcx: bool = True, version: int = 4) -> None:
+    def __init__(self, directory: Path, *, tcx: bool = True, version: int = 4, backend: Choice | None = None) -> None:
         """`tcx`: False makes capture believe that the kernel has no TCX. `version`: 6 for workloads with both
-        addresses, and `client_at` and `server_at`, where they are dialled, of IPv6."""
+        addresses, and `client_at` and `server_at`, where they are dialled, of IPv6. `backend`: None for the one that
+        was asked for."""
         self._directory = directory
+        self.backend = backend or asked_backend()
         self.version = version
         self.client_at, self.server_at = (CLIENT, SERVER) if version == 4 else (CLIENT_6, SERVER_6)
         self.tcx = tcx
@@ -165,14 +170,17 @@ class Pods:
         setattr(module, name, value)
 
     def steered(self, namespace: Namespace, device: str = "eth0") -> bool:
-        """Whether steer_ingress.c is on a device, in the way that is expected of this kernel."""
+        """Whether what comes in by a device is captured, in the way that is expected of this kernel."""
+        if self.backend is Choice.IPTABLES:
+            jumps = [rule for rule in namespace.run(iptables_rules) if rule.endswith(f"-j {rules.PREROUTING}")]
+            return bool(jumps) and not namespace.tcx_programs(device) and not namespace.qdisc_exists(device)
         if self.tcx:
             return bool(namespace.tcx_programs(device)) and not namespace.qdisc_exists(device)
         return namespace.filter_exists(device) and not namespace.tcx_programs(device)
 
-    def capture(self, node: str = "node1") -> EbpfCapture:
+    def capture(self, node: str = "node1") -> NodeCapture:
         """A prepared capture with a run directory of its own; the same node again stands for a new agent."""
-        capture = EbpfCapture(self.run_dir(node))
+        capture = NodeCapture(self.run_dir(node), choice=self.backend)
         capture.prepare()
         self._stack.callback(self.cleanup, node)
         self._stack.callback(capture.close)

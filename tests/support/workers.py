@@ -1,8 +1,7 @@
 """How many worker threads the tests' cores have: `pytest --workers N`, otherwise what an agent chooses by itself.
 
 The number goes into the configuration of every agent, unless a test gives that agent another one. The option is in
-tests/conftest.py; it travels in the environment, so that a process which brings up a lab has it too: this file is then
-run in place of nodeseal's command line.
+tests/conftest.py; it travels in the environment, so that a process which brings up a lab has it too: command.py.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from nodeseal.agent.config import default_workers
 from nodeseal.lab.files import write_atomically
 from nodeseal.lab.mesh_state import write_agent_config
 from nodeseal.lab.plan import Node
+from support.backend import backend_settings
 
 ENVIRONMENT = "NODESEAL_TEST_WORKERS"
 WORKERS_MAX = 64
@@ -55,23 +55,16 @@ def add_settings(config: Path, settings: dict[str, Any]) -> None:
 
 
 def lab_settings(settings: dict[str, Any] | None = None) -> AbstractContextManager[object]:
-    """While it is entered, labs that are brought up have the number of workers, and these settings, in their agents'
-    configurations."""
+    """While it is entered, labs that are brought up have the number of workers, the capture backend, and these
+    settings, in their agents' configurations."""
 
     def write_config(path: Path, node: Node, **directories: Path) -> None:
         write_agent_config(path, node, **directories)
-        add_settings(path, worker_settings() | (settings or {}))
+        add_settings(path, worker_settings() | backend_settings() | (settings or {}))
 
     return mock.patch("nodeseal.lab.lab.write_agent_config", write_config)
 
 
 def nodeseal_command() -> list[str]:
     """How to run nodeseal's command line when it is to bring up a lab."""
-    return [sys.executable, *(["-m", "nodeseal"] if asked_workers() is None else [__file__])]
-
-
-if __name__ == "__main__":
-    from nodeseal.cli.main import main
-
-    with lab_settings():
-        sys.exit(main())
+    return [sys.executable, str(Path(__file__).with_name("command.py"))]

@@ -9,6 +9,7 @@ import pytest
 
 from nodeseal.agent import config
 from nodeseal.agent.config import ConfigError
+from nodeseal.capture.backend import Choice
 
 MINIMAL = "node: node1\nmesh: mesh\nca: /etc/nodeseal/ca\n"
 
@@ -34,6 +35,7 @@ def test_defaults_and_relative_paths(tmp_path: Path) -> None:
     assert 1 <= loaded.workers <= 4
     assert (loaded.certificate_lifetime, loaded.settle) == (timedelta(hours=24), timedelta(seconds=2))
     assert loaded.warm_tunnels == timedelta(0)
+    assert loaded.capture is Choice.AUTO
     assert loaded.cgroup is None
 
 
@@ -94,6 +96,16 @@ def test_every_problem_is_told_with_its_place(tmp_path: Path) -> None:
 def test_certificate_lifetime_has_bounds(tmp_path: Path, value: str) -> None:
     (line,) = problems(tmp_path, MINIMAL + f"certificate_lifetime: {value}\n")
     assert line == f"agent.yaml:4: certificate_lifetime: expected a duration from 2s to 365d, found {value}"
+
+
+@pytest.mark.parametrize("value", ["auto", "ebpf", "iptables"])
+def test_capture_backend(tmp_path: Path, value: str) -> None:
+    assert load(tmp_path, MINIMAL + f"capture: {value}\n").capture is Choice(value)
+
+
+def test_capture_backend_that_does_not_exist(tmp_path: Path) -> None:
+    (line,) = problems(tmp_path, MINIMAL + "capture: nftables\n")
+    assert line == "agent.yaml:4: capture: expected auto or ebpf or iptables, found 'nftables'"
 
 
 def test_warm_tunnels_has_a_bound(tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ from nodeseal.agent import rundir, supervisor, view
 from nodeseal.agent.config import Config
 from nodeseal.agent.enrolment import Enrolment
 from nodeseal.agent.node import Node
-from nodeseal.capture.ebpf import CaptureTarget
+from nodeseal.capture.backend import Choice
 from nodeseal.capture.errors import CaptureError
+from nodeseal.capture.workload import CaptureTarget
 from nodeseal.core import generations, protocol
 from nodeseal.core.bridge import CoreClient, CoreError, CoreGone, CoreOptions
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
@@ -56,6 +57,7 @@ class World:
             settle=timedelta(0),
             warm_tunnels=timedelta(0),
             drain_limit=None,
+            capture=Choice.AUTO,
             cgroup=None,
         )
         self.shipper = workload("shipper", self.netns)

@@ -126,10 +126,10 @@ def test_capture_that_cannot_be_prepared(place: Place, line: str) -> None:
     place.make_ca()
     fake = Path(__file__).parent.parent / "fake_core_process.py"
     code = (
-        "import nodeseal.core.bridge as b, nodeseal.capture.ebpf as e\n"
+        "import nodeseal.core.bridge as b, nodeseal.capture.node as e\n"
         f"b.spawn.__kwdefaults__['core_command'] = (sys.executable, {str(fake)!r})\n"
         f"def prepare(self): raise e.CaptureError({line!r})\n"
-        "e.EbpfCapture.prepare = prepare"
+        "e.NodeCapture.prepare = prepare"
     )
     status, text = place.start(code)
     assert (status, text) == (1, f"nodeseal: {line}")

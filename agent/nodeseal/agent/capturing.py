@@ -1,4 +1,4 @@
-"""The agent's hold on capture: every call of EbpfCapture, in one thread of its own, because each of them blocks."""
+"""The agent's hold on capture: every call of NodeCapture, in one thread of its own, because each of them blocks."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from nodeseal.agent.direct import Direct, direct_connections
 from nodeseal.capture import constants
 from nodeseal.capture.bypass import Bypass
 from nodeseal.capture.cleanup import cleanup
-from nodeseal.capture.ebpf import Captured, CaptureTarget, EbpfCapture
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.netns import NAMED, NetworkNamespace
+from nodeseal.capture.node import NodeCapture
+from nodeseal.capture.workload import Captured, CaptureTarget
 from nodeseal.mesh.model import OnFailure, Workload
 
 log = logging.getLogger("nodeseal.agent")
@@ -44,15 +45,15 @@ def is_at(captured: Captured, netns: str) -> bool:
 
 
 class CaptureThread:
-    """Asynchronous EbpfCapture; the methods raise what it raises."""
+    """Asynchronous NodeCapture; the methods raise what it raises."""
 
-    def __init__(self, capture: EbpfCapture) -> None:
+    def __init__(self, capture: NodeCapture) -> None:
         self._capture = capture
         self._bypass: Bypass | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="capture")
 
     async def prepare(self) -> None:
-        """See EbpfCapture.prepare."""
+        """See NodeCapture.prepare."""
         await self._run(self._capture.prepare)
         self._bypass = self._capture.bypass()
 
@@ -63,7 +64,7 @@ class CaptureThread:
         return self._bypass
 
     async def adopt(self) -> list[Captured]:
-        """See EbpfCapture.adopt."""
+        """See NodeCapture.adopt."""
         return await self._run(self._capture.adopt)
 
     async def open_namespace(self, netns: str) -> NetworkNamespace:
@@ -91,7 +92,7 @@ class CaptureThread:
         await self._run(self._capture.release, captured.target)
 
     async def errors(self) -> dict[str, int]:
-        """What went wrong in the BPF programs: name -> how often."""
+        """What went wrong in BPF programs and rules: name -> how often."""
         return await self._run(self._capture.errors)
 
     async def direct(self, captured: Captured) -> list[Direct]:

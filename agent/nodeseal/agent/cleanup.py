@@ -12,14 +12,15 @@ import os
 import select
 import signal
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from nodeseal.agent import claim, rundir
-from nodeseal.agent.direct import DirectError, end_marked
-from nodeseal.capture import constants
+from nodeseal.agent.direct import DirectError, end_captured
+from nodeseal.capture import conntrack, constants
 from nodeseal.capture.cleanup import cleanup as cleanup_capture
 from nodeseal.capture.errors import CaptureError
-from nodeseal.capture.journal import Journal
+from nodeseal.capture.journal import Entry, Journal
 from nodeseal.capture.netns import NamespaceGoneError, NetworkNamespace
 from nodeseal.core import generations, lockfile
 from nodeseal.core.bridge import CoreClient, CoreError
@@ -151,7 +152,7 @@ def _end_captured_sockets(run_dir: Path, report: Report) -> None:
     for entry in entries:
         try:
             with NetworkNamespace.find(entry.netns, entry.cookie) as namespace:
-                count = namespace.run(lambda: end_marked(_APPLICATION_MARKS))
+                count = namespace.run(partial(_end_sockets, entry))
         except NamespaceGoneError:
             continue
         except (CaptureError, DirectError, OSError) as error:
@@ -159,6 +160,13 @@ def _end_captured_sockets(run_dir: Path, report: Report) -> None:
             continue
         if count:
             report.removed.append(f"{count} captured connection{'s' if count != 1 else ''} in {entry.netns}")
+
+
+def _end_sockets(entry: Entry) -> int:
+    if entry.backend != "iptables":
+        return end_captured(_APPLICATION_MARKS)
+    # The application's sockets have no mark, and a SYN that was dropped leaves no entry in conntrack.
+    return end_captured(_APPLICATION_MARKS, conntrack.captured_connections(), opening=entry.state == "capturing")
 
 
 def _remove_files(run_dir: Path, report: Report, *, had_lock: bool, kept: tuple[str, ...]) -> None:

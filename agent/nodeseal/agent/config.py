@@ -12,6 +12,7 @@
     warm_tunnels: 0s                 # peers used within it get a new tunnel ahead of need; 0s: none do
     drain_limit: none                # how long a core that was replaced may go on with its connections
     node_addresses: [local]          # from where plaintext reaches every workload: the node itself, addresses, ranges
+    capture: auto                    # ebpf, iptables, or auto: ebpf where this machine has what it needs
     cgroup: /sys/fs/cgroup           # the root of the cgroup v2 tree; found if it is not given
 
 Relative paths are relative to the file's own directory.
@@ -26,6 +27,7 @@ from datetime import timedelta
 from ipaddress import IPv6Network
 from pathlib import Path
 
+from nodeseal.capture.backend import Choice
 from nodeseal.mesh.exclusions import Network
 from nodeseal.sources.document import Scalar
 from nodeseal.sources.exclude import read_network
@@ -81,6 +83,7 @@ class Config:
     warm_tunnels: timedelta
     drain_limit: timedelta | None
     """None: as long as they last."""
+    capture: Choice
     cgroup: Path | None
     node_addresses: NodeAddresses = NodeAddresses()
 
@@ -109,6 +112,7 @@ def load(path: Path) -> Config:
         settle=_duration(fields, "settle", "2s", timedelta(0), _SETTLE_MAX),
         warm_tunnels=_duration(fields, "warm_tunnels", "0s", timedelta(0), _WARM_MAX),
         drain_limit=_optional_duration(fields, "drain_limit", timedelta(0), _DRAIN_MAX),
+        capture=fields.choice("capture", Choice.AUTO),
         cgroup=_optional_path(fields, base),
         node_addresses=_node_addresses(fields),
     )

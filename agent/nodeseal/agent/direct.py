@@ -1,9 +1,10 @@
 """TCP connections of a workload that do not go through the core: those that are older than its enrolment.
 
 They are read from the kernel inside the workload's network namespace with sock_diag(7). A socket that carries one of
-nodeseal's marks belongs to a connection through the core (the application's own socket is CAPTURED, the one that it
-accepted from the core took TO_APP over from the SYN by tcp_fwmark_accept, the core's are TO_APP or CORE), so that what
-is left over is what the core does not see. INET_DIAG_MARK comes without being asked for, given CAP_NET_ADMIN
+nodeseal's marks belongs to a connection through the core (with eBPF the application's own socket is CAPTURED; the one
+that it accepted from the core took TO_APP over from the SYN by tcp_fwmark_accept, the core's are CAPTURED, TO_APP or
+CORE), and so does one whose other end is such a socket, here in the same namespace. What is left over is what the core
+does not see. INET_DIAG_MARK comes without being asked for, given CAP_NET_ADMIN
 (net/ipv4/inet_diag.c, inet_diag_msg_attrs_fill).
 """
 
@@ -17,12 +18,14 @@ from ipaddress import IPv4Address, IPv6Address
 
 from nodeseal.mesh.address import Address
 
+Endpoint = tuple[Address, int]
+
 NETLINK_SOCK_DIAG = 4  # linux/netlink.h
 _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21  # linux/sock_diag.h
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
 _INET_DIAG_INFO, _INET_DIAG_MARK = 2, 15  # linux/inet_diag.h
-_TCP_ESTABLISHED, _TCP_LISTEN = 1, 10
+_TCP_ESTABLISHED, _TCP_SYN_SENT, _TCP_LISTEN = 1, 2, 10
 _ANY_LIVE_STATE = 0xFFF & ~(1 << 6 | 1 << _TCP_LISTEN)  # all but TIME_WAIT, which has no application, and LISTEN
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _REQUEST = struct.Struct("=BBBBI48s")  # struct inet_diag_req_v2
@@ -45,8 +48,8 @@ class Direct:
     this side's application sent and received, retransmissions left out, or None when the kernel does not say.
     """
 
-    local: tuple[Address, int]
-    remote: tuple[Address, int]
+    local: Endpoint
+    remote: Endpoint
     inbound: bool
     mark: int
     bytes_sent: int | None
@@ -58,8 +61,8 @@ class _Socket:
     family: int
     state: int
     identity: bytes
-    source: tuple[Address, int]
-    destination: tuple[Address, int]
+    source: Endpoint
+    destination: Endpoint
     mark: int
     info: bytes
 
@@ -72,13 +75,14 @@ def direct_connections(own: Collection[Address], marks: frozenset[int]) -> list[
     DirectError.
     """
     families = {address.version for address in own}
-    states = 1 << _TCP_ESTABLISHED | 1 << _TCP_LISTEN
+    states = _ANY_LIVE_STATE | 1 << _TCP_LISTEN
     # A dual-stack application's sockets are AF_INET6 ones with v4-mapped addresses.
     sockets = [one for family in (socket.AF_INET, socket.AF_INET6) for one in _dump(family, states)]
     listening = {one.source[1] for one in sockets if one.state == _TCP_LISTEN}
+    through_core = {(one.destination, one.source) for one in sockets if one.mark in marks}
     found = []
     for one in sockets:
-        if one.state != _TCP_ESTABLISHED or one.mark in marks:
+        if one.state != _TCP_ESTABLISHED or one.mark in marks or (one.source, one.destination) in through_core:
             continue
         local, remote = one.source, one.destination
         if local[0].version not in families or remote[0] in own or remote[0] == local[0]:
@@ -92,8 +96,11 @@ def direct_connections(own: Collection[Address], marks: frozenset[int]) -> list[
     return found
 
 
-def end_marked(marks: frozenset[int]) -> int:
-    """Ends every TCP connection in the calling thread's network namespace that carries one of `marks` (SOCK_DESTROY).
+def end_captured(
+    marks: frozenset[int], connections: Collection[tuple[Endpoint, Endpoint]] = (), *, opening: bool = False
+) -> int:
+    """Ends every TCP socket in the calling thread's network namespace that carries one of `marks`, or has one of these
+    pairs of ends, its own first (SOCK_DESTROY). `opening`: also those that wait for the answer to their SYN.
 
     For cleanup: a socket that was captured must not live on without its routes, or its next segment would leave the
     namespace unprotected. How many were ended; a socket that ended by itself meanwhile does not count. Raises
@@ -102,7 +109,8 @@ def end_marked(marks: frozenset[int]) -> int:
     ended = 0
     for family in (socket.AF_INET, socket.AF_INET6):
         for one in list(_dump(family, _ANY_LIVE_STATE)):
-            if one.mark in marks:
+            waits = opening and one.state == _TCP_SYN_SENT and not one.mark and not one.destination[0].is_loopback
+            if one.mark in marks or waits or (one.source, one.destination) in connections:
                 ended += _destroy(one)
     return ended
 
@@ -187,7 +195,7 @@ def _parse(payload: bytes) -> _Socket:
     )
 
 
-def _endpoint(family: int, raw: bytes, port: int) -> tuple[Address, int]:
+def _endpoint(family: int, raw: bytes, port: int) -> Endpoint:
     if family == socket.AF_INET:
         return IPv4Address(raw[:4]), port
     if raw.startswith(_V4_MAPPED):

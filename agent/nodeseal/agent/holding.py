@@ -11,9 +11,9 @@ from typing import Protocol
 from nodeseal.agent.capturing import CaptureThread
 from nodeseal.agent.credentials import Credential, Credentials, utc_now
 from nodeseal.agent.supervisor import CoreSupervisor
-from nodeseal.capture.ebpf import Captured
 from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError
 from nodeseal.capture.netns import NamespaceGoneError
+from nodeseal.capture.workload import Captured
 from nodeseal.mesh.model import Workload
 from nodeseal.mesh.reasons import WhyNotEnrolled
 from nodeseal.mesh.spiffe import SpiffeId

@@ -27,8 +27,8 @@ from nodeseal.agent.enrolment import Enrolment
 from nodeseal.agent.holding import Held, Surroundings
 from nodeseal.agent.pushing import MeshPusher
 from nodeseal.agent.supervisor import CoreSupervisor, StartCore
-from nodeseal.capture.ebpf import Captured
 from nodeseal.capture.listeners import FROM_OUTSIDE
+from nodeseal.capture.workload import Captured
 from nodeseal.core.bridge import CoreClient, CoreError, CoreOptions, CoreWorkload, spawn
 from nodeseal.core.protocol import close_all
 from nodeseal.mesh.model import Mesh, MeshDifference, MeshError, Mode, OnFailure, Phase, Workload, WorkloadName

@@ -25,8 +25,8 @@ from nodeseal.agent.claim import Claim, ClaimError
 from nodeseal.agent.config import Config, ConfigError
 from nodeseal.agent.credentials import Credentials
 from nodeseal.agent.node import Node
-from nodeseal.capture.ebpf import EbpfCapture
 from nodeseal.capture.errors import CaptureError
+from nodeseal.capture.node import NodeCapture
 from nodeseal.core import hardening
 from nodeseal.core.bridge import CoreError
 from nodeseal.core.lockfile import AlreadyLocked, LockFile
@@ -81,7 +81,7 @@ async def _serve(config: Config, credentials: Credentials, lock: LockFile) -> No
     node = Node(
         config,
         credentials,
-        CaptureThread(EbpfCapture(config.run_dir, config.cgroup)),
+        CaptureThread(NodeCapture(config.run_dir, config.cgroup, config.capture)),
         last_seen=lock.previous_touch,
         sign_of_life=lock.touch,
     )

@@ -1,7 +1,7 @@
 """Which connections pass by the core: the entries of the map `bypass`, see bpf/bypass.h for what they mean.
 
 The map belongs to the run directory and is kept for all workloads together, from outside of what is done for each of
-them: `Bypass` may be used in any thread, beside EbpfCapture.
+them: `Bypass` may be used in any thread, beside NodeCapture.
 """
 
 from __future__ import annotations
@@ -94,6 +94,19 @@ class Bypass:
     def _remove(self, keys: Iterable[bytes]) -> None:
         for key in keys:
             syscalls.map_delete(self._fd, key)
+
+
+class NoBypass(Bypass):
+    """Of a node whose workloads are all captured by iptables: nothing passes by, the core decides all of it."""
+
+    def __init__(self) -> None:
+        super().__init__(-1)
+
+    def replace(self, entries: Mapping[bytes, int]) -> None:
+        """Does nothing."""
+
+    def change(self, put: Mapping[bytes, int], remove: Iterable[bytes]) -> None:
+        """Does nothing."""
 
 
 @contextlib.contextmanager

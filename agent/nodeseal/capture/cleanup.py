@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from nodeseal.capture import installation, program_cache, syscalls
+from nodeseal.capture import installation, iptables, program_cache, syscalls
 from nodeseal.capture.ebpf import BPF_DIRECTORY, CGROUP_LINKS
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Journal
@@ -59,7 +59,12 @@ def cleanup(run_dir: Path) -> Report:
                     report.failed.append(str(error))
                     continue
             before = len(report.failed)
-            for result in installation.remove(entry, namespace, enrolled, pins):
+            results = (
+                iptables.remove(entry, namespace)
+                if entry.backend == "iptables"
+                else installation.remove(entry, namespace, enrolled, pins)
+            )
+            for result in results:
                 (report.failed if isinstance(result, CaptureError) else report.removed).append(str(result))
             if namespace:
                 namespace.close()

@@ -14,7 +14,7 @@ STATE_LEAVE = 2
 FAMILIES = {4: 1, 6: 2}
 SETTING_OPEN = 4
 
-# Index in the `counters` map -> the name under which EbpfCapture.errors() shows it.
+# Index in the `counters` map -> the name under which NodeCapture.errors() shows it.
 COUNTERS = (
     "connect_mark_failed",
     "connect_unbind_failed",

@@ -25,8 +25,6 @@ from nodeseal.capture.netns import NetworkNamespace
 from nodeseal.capture.programs import Programs
 from nodeseal.mesh.address import Address
 
-MARKS = (constants.MARK_CAPTURED, constants.MARK_TO_APP)
-
 # All found to be needed by leaving them out, with SYN cookies and without, rp_filter strict on every device (see
 # tests/netns/test_capture_settings.py). accept_local and src_valid_mark are not: what is looped through lo keeps the
 # route that it was sent by, so the kernel never validates its source again.
@@ -222,17 +220,17 @@ def configure(entry: Entry, enrolled: int, pins: Path) -> None:
         raise CaptureError(f"cannot change how {entry.name} is captured: {error.strerror}") from None
 
 
-def live_listeners(pins: Path, entry: Entry) -> dict[int, int]:
-    """Role -> socket cookie of the listeners that some process holds open. Empty when nothing is installed."""
+def live_listeners(pins: Path, entry: Entry) -> frozenset[int]:
+    """The roles whose listeners some process holds open. Empty when nothing is installed."""
     try:
         fd = syscalls.pinned(pins / entry.pins / "listeners")
     except OSError:
-        return {}
+        return frozenset()
     try:
         found = {role: syscalls.map_lookup(fd, struct.pack("=I", role), 8) for role in STEERED}
     finally:
         os.close(fd)
-    return {role: struct.unpack("=Q", value)[0] for role, value in found.items() if value is not None}
+    return frozenset(role for role, value in found.items() if value is not None)
 
 
 def set_state(enrolled: int, entry: Entry, state: int) -> None:

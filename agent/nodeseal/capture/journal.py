@@ -19,14 +19,18 @@ from nodeseal.capture.errors import CaptureError
 from nodeseal.mesh.address import Address
 
 FILE_NAME = "capture.json"
-_VERSION = 4
+_VERSION = 5
 # 1 knew tc filters only: its entries have no `links`; up to 2 there was one `address`; up to 3 nothing told of which
-# version the programs are.
-_READABLE = (1, 2, 3, 4)
+# version the programs are; up to 4 all was by eBPF.
+_READABLE = (1, 2, 3, 4, 5)
 
 # installing: enrol() has begun and the sockets were not handed out yet; capturing: all is in place; leaving: new
 # connections go direct, captured ones still go on.
 State = Literal["installing", "capturing", "leaving"]
+
+
+# Which of the two ways of capturing made an entry: see backend.py.
+BackendName = Literal["ebpf", "iptables"]
 
 
 @dataclass(slots=True)
@@ -78,6 +82,9 @@ class Entry:
     links: list[Link] = field(default_factory=list)
     open_on_failure: bool = False
     programs: str = ""  # version of those that are attached (Programs.version); "": of some other one
+    backend: BackendName = "ebpf"
+    xtables: list[str] = field(default_factory=list)
+    """The programs whose tables hold our rules: iptables-nft, ip6tables-legacy..."""
 
     @property
     def target_addresses(self) -> tuple[Address, ...]:

@@ -1,9 +1,9 @@
 """The core's listening sockets, made inside a workload's network namespace: one for each role.
 
-The outbound and inbound listeners get their connections from the BPF programs only. They are bound to loopback on a
-port that the kernel chooses: the address and port play no part in the assignment (sk_lookup and bpf_sk_assign hand a
-socket over whatever it is bound to), and there a packet from outside cannot reach them by number, as it would on the
-wildcard address. IP_TRANSPARENT lets the accepted sockets own the foreign address that was dialled.
+The outbound and inbound listeners get their connections from BPF programs or rules only. They are bound to loopback on
+a port that the kernel chooses: sk_lookup and bpf_sk_assign hand a socket over whatever it is bound to, TPROXY is told
+where they are, and there a packet from outside cannot reach them by number, as it would on the wildcard address.
+IP_TRANSPARENT lets the accepted sockets own the foreign address that was dialled.
 
 For a workload with an IPv6 address these two are IPv6 sockets that take IPv4 as well. HBONE has a socket for each of
 the workload's addresses.
@@ -28,7 +28,8 @@ INBOUND = 1
 HBONE = 2
 HBONE6 = 3
 _KEEPALIVE_SECONDS = 180  # as ztunnel, and as the core's own connections to other machines
-STEERED = (OUTBOUND, INBOUND)  # those that the BPF programs hand connections to
+TRACKED_SECONDS = 25  # shorter than conntrack forgets a connection whose application can still send: see iptables.py
+STEERED = (OUTBOUND, INBOUND)  # those that BPF programs or rules hand connections to
 FROM_OUTSIDE = (INBOUND, HBONE, HBONE6)
 
 
@@ -38,10 +39,13 @@ def roles_of(addresses: Iterable[Address]) -> tuple[int, ...]:
     return (OUTBOUND, INBOUND, *([HBONE] if 4 in versions else []), *([HBONE6] if 6 in versions else []))
 
 
-def make_listener(namespace: NetworkNamespace, role: int, addresses: Collection[Address]) -> int:
+def make_listener(
+    namespace: NetworkNamespace, role: int, addresses: Collection[Address], *, keepalive: bool = False
+) -> int:
     """A non-blocking listening socket's descriptor for one role of a workload with these addresses.
 
-    Raises AddressInUseError, CaptureError.
+    `keepalive`: captured connections show themselves to conntrack every TRACKED_SECONDS. Raises AddressInUseError,
+    CaptureError.
     """
     if role in (HBONE, HBONE6):
         version = 4 if role == HBONE else 6
@@ -50,11 +54,15 @@ def make_listener(namespace: NetworkNamespace, role: int, addresses: Collection[
         version = max(address.version for address in addresses)
         # A socket that is bound to ::1 would be for IPv6 alone, whatever its options say (__inet6_bind()).
         bind_to = "127.0.0.1" if version == 4 else "::ffff:127.0.0.1"
-    return namespace.run(lambda: _listen(str(namespace.path), role, version, bind_to))
+    return namespace.run(lambda: _listen(str(namespace.path), role, version, bind_to, keepalive=keepalive))
 
 
 def make_listeners(
-    namespace: NetworkNamespace, addresses: Collection[Address], *, besides: Container[int] = ()
+    namespace: NetworkNamespace,
+    addresses: Collection[Address],
+    *,
+    besides: Container[int] = (),
+    keepalive: bool = False,
 ) -> dict[int, int]:
     """A workload's, by role, but for the roles `besides`; all or none. Raises AddressInUseError, CaptureError."""
     made: dict[int, int] = {}
@@ -62,7 +70,7 @@ def make_listeners(
         # HBONE first: it is the one that may be in somebody's way.
         for role in sorted(roles_of(addresses), key=lambda role: role in STEERED):
             if role not in besides:
-                made[role] = make_listener(namespace, role, addresses)
+                made[role] = make_listener(namespace, role, addresses, keepalive=keepalive)
     except BaseException:
         close_all(made)
         raise
@@ -77,7 +85,7 @@ def close_all(listeners: dict[int, int]) -> None:
             os.close(fd)
 
 
-def _listen(where: str, role: int, version: int, address: str) -> int:
+def _listen(where: str, role: int, version: int, address: str, *, keepalive: bool) -> int:
     steered = role in STEERED
     port = 0 if steered else constants.HBONE_PORT
     family = socket.AF_INET if version == 4 else socket.AF_INET6
@@ -105,9 +113,9 @@ def _listen(where: str, role: int, version: int, address: str) -> int:
             # What an application sends as urgent stays in its place in the stream: else it would be left out.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
             if role == INBOUND:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_SECONDS)
-                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_SECONDS // 3)
+                _keep_alive(listener, _KEEPALIVE_SECONDS, _KEEPALIVE_SECONDS // 3)
+            elif role == OUTBOUND and keepalive:
+                _keep_alive(listener, TRACKED_SECONDS, TRACKED_SECONDS)
             listener.bind((address, port))
             listener.listen(BACKLOG)
         except OSError as error:
@@ -125,3 +133,9 @@ def _listen(where: str, role: int, version: int, address: str) -> int:
                 f"cannot listen on {place} in {where}: {error.strerror}; this needs root, or CAP_NET_ADMIN"
             ) from None
         return listener.detach()
+
+
+def _keep_alive(listener: socket.socket, idle: int, interval: int) -> None:
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)

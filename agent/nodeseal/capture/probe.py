@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from nodeseal.capture import syscalls
 from nodeseal.capture.errors import CaptureError
+
+T = TypeVar("T")
 
 # capabilities(7): number -> name. CAP_SYS_ADMIN enters namespaces and mounts, and implies CAP_BPF.
 _CAPABILITIES = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN"}
@@ -24,12 +29,12 @@ def find_cgroup() -> Path:
     return found[0]
 
 
-def check_privileges() -> None:
-    """Raises CaptureError that names what this process lacks."""
+def check_privileges(*, bpf: bool = True) -> None:
+    """Raises CaptureError that names what this process lacks. `bpf`: whether it is to load BPF programs."""
     status = Path("/proc/self/status").read_text()
     effective = int(next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16)
     missing = [name for number, name in _CAPABILITIES.items() if not effective >> number & 1]
-    if "CAP_SYS_ADMIN" in missing and not effective >> _CAP_BPF & 1:
+    if bpf and "CAP_SYS_ADMIN" in missing and not effective >> _CAP_BPF & 1:
         missing.append("CAP_BPF")
     if missing:
         who = "root without all capabilities" if os.geteuid() == 0 else f"user {os.geteuid()}"
@@ -44,6 +49,27 @@ def check_cgroup(cgroup: Path) -> Path:
             "v2 tree"
         )
     return cgroup
+
+
+def in_new_namespace(action: Callable[[], T]) -> T:
+    """Call `action` in a network namespace made for it, gone afterwards. Its result or exception comes back."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            syscalls.new_network_namespace()
+            results.append(action())
+        except BaseException as error:
+            errors.append(error)
+
+    # A thread that ends at once, and the namespace with it: the caller's must stay where it is.
+    thread = threading.Thread(target=body, name="nodeseal-probe", daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors.pop()
+    return results[0]
 
 
 def possible_cpus() -> int:

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from nodeseal.capture import routing, syscalls
+from nodeseal.capture import probe, routing, syscalls
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Entry, Link
 from nodeseal.capture.netns import NetworkNamespace
@@ -30,25 +29,24 @@ _DO_NOTHING = bytes.fromhex("b7000000ffffffff") + bytes.fromhex("950000000000000
 
 def probe_tcx() -> bool:
     """Whether the kernel attaches programs by TCX links: found out by doing it, in a network namespace made for it."""
-    answers: list[bool] = []
 
     def attempt() -> None:
+        program = load_nothing()
         try:
-            syscalls.new_network_namespace()
-            program = syscalls.program_load(syscalls.PROG_SCHED_CLS, 0, _DO_NOTHING, "probe_tcx")
-            try:
-                os.close(syscalls.tcx_link_create(program, _LOOPBACK))
-            finally:
-                os.close(program)
-        except OSError:
-            return
-        answers.append(True)
+            os.close(syscalls.tcx_link_create(program, _LOOPBACK))
+        finally:
+            os.close(program)
 
-    # A thread that ends at once, and the namespace with it: the caller's must stay where it is.
-    thread = threading.Thread(target=attempt, name="nodeseal-probe", daemon=True)
-    thread.start()
-    thread.join()
-    return bool(answers)
+    try:
+        probe.in_new_namespace(attempt)
+    except OSError:
+        return False
+    return True
+
+
+def load_nothing() -> int:
+    """A program that lets everything pass, to try things with; its descriptor. Raises OSError."""
+    return syscalls.program_load(syscalls.PROG_SCHED_CLS, 0, _DO_NOTHING, "nodeseal_probe")
 
 
 def plan(entry: Entry, devices: Iterable[routing.Device], *, tcx: bool) -> None:

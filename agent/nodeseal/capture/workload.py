@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nodeseal.capture import listeners
+from nodeseal.capture.journal import BackendName
 from nodeseal.capture.netns import NetworkNamespace
 from nodeseal.mesh.address import Address
 
@@ -25,13 +26,15 @@ class CaptureTarget:
 class Captured:
     """A workload whose namespace is captured.
 
-    `phase`: capturing, or leaving (after stop_new). `listeners`: role (see listeners.py) -> descriptor of
-    the listening socket. They and `netns_fd` belong to this object until release(); hand duplicates over (SCM_RIGHTS).
+    `phase`: capturing, or leaving (after stop_new). `backend`: which one captures it. `listeners`: role (see
+    listeners.py) -> descriptor of the listening socket. They and `netns_fd` belong to this object until release();
+    hand duplicates over (SCM_RIGHTS).
     """
 
     target: CaptureTarget
     namespace: NetworkNamespace
     phase: Literal["capturing", "leaving"]
+    backend: BackendName = "ebpf"
     listeners: dict[int, int] = field(default_factory=dict)
 
     @property

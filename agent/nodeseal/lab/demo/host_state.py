@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -40,7 +41,11 @@ _POD_COMMANDS = (
     ("ip", "-6", "route", "show", "table", "all"),
     ("tc", "qdisc", "show"),
     ("tc", "filter", "show", "dev", "eth0", "ingress"),
+    ("iptables-nft-save", "-t", "mangle"),
+    ("iptables-legacy-save", "-t", "mangle"),
 )
+# A date, and tables and the kernel's own chains, which are there from the first look on.
+_IPTABLES_FRAME = re.compile(r"#|\*|COMMIT|:\S+ ACCEPT ")
 _POD_SYSCTLS = ("ipv4/tcp_fwmark_accept", "ipv4/fwmark_reflect", "ipv4/conf/eth0/accept_local", "ipv6/fwmark_reflect")
 
 
@@ -79,7 +84,7 @@ def pod_state(lab: Lab, pod: str) -> frozenset[str]:
     netns = lab.plan.pod(pod).netns
 
     def read() -> frozenset[str]:
-        lines = [line for command in _POD_COMMANDS for line in _output(command)]
+        lines = [line for command in _POD_COMMANDS for line in _output(command) if not _IPTABLES_FRAME.match(line)]
         lines += [f"TCX program {number} on eth0" for number in _tcx_programs("eth0")]
         settings = [(key, Path("/proc/sys/net", key)) for key in _POD_SYSCTLS]
         lines += [f"{key} = {path.read_text().strip()}" for key, path in settings if path.exists()]
@@ -95,12 +100,15 @@ def our_traces(lab: Lab, programs: Iterable[int]) -> tuple[str, ...]:
 
 
 def pinned_programs(lab: Lab) -> set[int]:
-    """The numbers of the BPF programs that the lab's nodes have attached to the cgroup tree. Every agent must have
-    been ready, or this raises FileNotFoundError."""
+    """The numbers of the BPF programs that the lab's nodes have attached to the cgroup tree: none of a node that
+    captures by iptables, or whose agent was never ready."""
     found = set()
     for run_dir in lab.run_dirs.values():
         for name in CGROUP_LINKS:
-            link = syscalls.pinned(run_dir / BPF_DIRECTORY / name)
+            try:
+                link = syscalls.pinned(run_dir / BPF_DIRECTORY / name)
+            except FileNotFoundError:
+                continue
             try:
                 found.add(syscalls.link_program(link))
             finally:

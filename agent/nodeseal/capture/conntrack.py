@@ -1,0 +1,34 @@
+"""The connections that conntrack remembers as captured: the iptables backend's applications have no mark on their
+sockets. Functions here are to be called inside the namespace (NetworkNamespace.run).
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Any
+
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
+
+from nodeseal.capture import constants
+from nodeseal.capture.errors import CaptureError
+from nodeseal.mesh.address import Address
+
+Endpoint = tuple[Address, int]
+
+
+def captured_connections() -> set[tuple[Endpoint, Endpoint]]:
+    """(application's end, end that it dialled) of each connection whose entry says CAPTURED. Raises CaptureError."""
+    try:
+        with NFCTSocket() as conntrack:
+            entries = list(conntrack.dump(mark=constants.MARK_CAPTURED))
+    except (NetlinkError, OSError) as error:
+        raise CaptureError(f"cannot list conntrack's entries (nf_conntrack_netlink): {error}") from None
+    return {_ends(entry.get_attr("CTA_TUPLE_ORIG")) for entry in entries}
+
+
+def _ends(original: Any) -> tuple[Endpoint, Endpoint]:
+    ip, ports = original.get_attr("CTA_TUPLE_IP"), original.get_attr("CTA_TUPLE_PROTO")
+    version = 4 if ip.get_attr("CTA_IP_V4_SRC") else 6
+    source, destination = (ip_address(ip.get_attr(f"CTA_IP_V{version}_{end}")) for end in ("SRC", "DST"))
+    return (source, ports.get_attr("CTA_PROTO_SRC_PORT")), (destination, ports.get_attr("CTA_PROTO_DST_PORT"))
