@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from nodeseal.capture import syscalls
 from nodeseal.capture.compile import Compiled
@@ -24,6 +24,7 @@ _KINDS = {
     "assign_lookup": (syscalls.PROG_SK_LOOKUP, syscalls.ATTACH_SK_LOOKUP),
     "steer_ingress": (syscalls.PROG_SCHED_CLS, 0),
 }
+PROGRAMS = tuple(_KINDS)
 
 
 class Programs:
@@ -70,13 +71,15 @@ class Programs:
             shape.max_entries,
         )
 
-    def probe(self) -> None:
-        """Load everything once and let go of it: finds out what the kernel lacks before anything is changed."""
+    def probe(self, names: Iterable[str] = PROGRAMS) -> None:
+        """Load each once and let go of it: finds out what the kernel lacks before anything is changed. Raises
+        CaptureError.
+        """
         maps: dict[str, int] = {}
         try:
             for name in self._compiled.maps:
                 maps[name] = self.new_map(name)
-            for name in _KINDS:
+            for name in names:
                 os.close(self.load(name, maps))
         finally:
             for fd in maps.values():

@@ -42,7 +42,7 @@ def _command(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from nodeseal.cli import ca, cleanup, connections, status, upgrade_core
+    from nodeseal.cli import ca, check, cleanup, connections, status, upgrade_core
     from nodeseal.cli.nodes import add_output_option
     from nodeseal.lab import commands as lab
 
@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     agent.add_argument("--config", type=Path, required=True, metavar="FILE", help="the configuration, see docs/")
     agent.set_defaults(run=_agent)
     upgrade_core.register(subparsers)
+    check.register(subparsers)
     cleanup.register(subparsers)
     ca.register(subparsers)
     lab.register(subparsers)

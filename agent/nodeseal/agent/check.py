@@ -1,0 +1,161 @@
+"""What `nodeseal check` finds: whether this machine can be a node, by which backend, and with what reservations."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import re
+import resource
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nodeseal.agent.config import Config
+from nodeseal.capture import features
+from nodeseal.capture.backend import Choice
+from nodeseal.capture.features import Feature
+from nodeseal.capture.journal import BackendName
+
+_DESCRIPTORS = 65536  # two for each connection through the core
+_CONGESTION_CONTROLS = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
+_CONGESTION_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+_IPV6 = Path("/proc/sys/net/ipv6")
+_LIBCRYPTO = "libcrypto.so.3"
+
+# What a backend does not promise, one sentence each.
+RESERVATIONS: dict[BackendName, tuple[str, ...]] = {
+    "ebpf": (
+        "A socket whose application set a mark of its own (SO_MARK) is captured only towards enrolled workloads.",
+    ),
+    "iptables": (
+        "Probes from the node and what workloads exclude go through the core: probes of a strict workload are refused, "
+        "and all of it fails while no core runs.",
+        "on_failure: open has no effect: closed.",
+        "Every connection of an enrolled namespace takes an entry of the machine's conntrack table "
+        "(nf_conntrack_max): when it is full, new connections are dropped.",
+        "Who deletes conntrack entries in an enrolled namespace (conntrack -F) lets the next packet of a captured "
+        "connection out in plaintext.",
+        "An application that writes to a connection more than 24 days after its core died sends that packet in "
+        "plaintext; until then it gets a reset.",
+        "An address without a route cannot be dialled, not even a service's.",
+        "A client that crashed and comes back from the port of a connection older than enrolment waits until that one "
+        "has ended.",
+        "Without the journal (run_dir/capture.json) cleanup does not find the rules.",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """`wanted`: what the configuration asks for; `chosen`: the backend that will capture, None when none can; `why`:
+    the reason for either, one line.
+    """
+
+    features: tuple[Feature, ...]
+    wanted: Choice
+    chosen: BackendName | None
+    why: str
+
+    @property
+    def reservations(self) -> tuple[str, ...]:
+        """What the chosen backend does not promise."""
+        return RESERVATIONS[self.chosen] if self.chosen is not None else ()
+
+
+def check(config: Config | None) -> Findings:
+    """Look at this machine; `config`: None for the defaults. Changes nothing; takes a few seconds."""
+    found = [
+        *_process_features(config.congestion_control if config is not None else ""),
+        *features.survey(config.cgroup if config is not None else None),
+    ]
+    return conclude(found, config.capture if config is not None else Choice.AUTO)
+
+
+def conclude(found: Sequence[Feature], wanted: Choice) -> Findings:
+    """Which backend captures where these features are found."""
+    lacking: dict[BackendName, str] = {
+        name: ", ".join(one.name for one in features.lacking(list(found), name)) for name in ("ebpf", "iptables")
+    }
+    missing_ebpf = f"eBPF lacks: {lacking['ebpf']}"
+    missing_iptables = f"iptables lacks: {lacking['iptables']}"
+    chosen: BackendName | None = None
+    if wanted is not Choice.IPTABLES and not lacking["ebpf"]:
+        chosen, why = "ebpf", "this machine has everything that eBPF needs"
+    elif wanted is not Choice.EBPF and not lacking["iptables"]:
+        chosen = "iptables"
+        why = missing_ebpf if wanted is Choice.AUTO else "the configuration asks for it, and everything is here"
+    else:
+        why = {
+            Choice.AUTO: f"{missing_ebpf}; {missing_iptables}",
+            Choice.EBPF: missing_ebpf,
+            Choice.IPTABLES: missing_iptables,
+        }[wanted]
+    return Findings(tuple(found), wanted, chosen, why)
+
+
+def _process_features(congestion_control: str) -> list[Feature]:
+    return [
+        _feature("core", _core),
+        _feature("OpenSSL", _openssl),
+        _feature("file descriptors", _descriptors, needed=False),
+        _feature("congestion control", lambda: _congestion_control(congestion_control), needed=False),
+        _feature("IPv6", _ipv6, needed=False),
+    ]
+
+
+class _Missing(Exception):
+    """Something is not as it should be; one line."""
+
+
+def _feature(name: str, look: Callable[[], str], *, needed: bool = True) -> Feature:
+    try:
+        return Feature(name, "both", True, look(), needed)
+    except (_Missing, OSError) as error:
+        return Feature(name, "both", False, str(error), needed)
+
+
+def _core() -> str:
+    try:
+        importlib.import_module("nodeseal._core")
+    except ImportError as error:
+        raise _Missing(f"the compiled core cannot be loaded ({error}): install nodeseal again") from None
+    return "compiled and loadable"
+
+
+def _openssl() -> str:
+    try:
+        library = ctypes.CDLL(_LIBCRYPTO)
+    except OSError:
+        raise _Missing(f"{_LIBCRYPTO} cannot be loaded: apt-get install libssl3") from None
+    library.OpenSSL_version.restype = ctypes.c_char_p
+    text: bytes = library.OpenSSL_version(0)
+    match = re.match(r"OpenSSL \S+", text.decode())
+    return match[0] if match else text.decode()
+
+
+def _descriptors() -> str:
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < _DESCRIPTORS:
+        raise _Missing(
+            f"at most {hard}, and each connection through the core takes two: raise the hard limit (systemd: "
+            "LimitNOFILE=1048576)"
+        )
+    return "no limit" if hard == resource.RLIM_INFINITY else f"up to {hard}"
+
+
+def _congestion_control(asked: str) -> str:
+    available = _CONGESTION_CONTROLS.read_text().split()
+    if not asked:
+        return f"{_CONGESTION_CONTROL.read_text().strip()}, the system's own"
+    if asked not in available:
+        raise _Missing(
+            f"{asked} is not available, only {', '.join(available)}: modprobe tcp_{asked}, or change "
+            "congestion_control; tunnels use the system's own until then"
+        )
+    return asked
+
+
+def _ipv6() -> str:
+    if not _IPV6.is_dir():
+        raise _Missing("this kernel has no IPv6: workloads can have IPv4 addresses only")
+    return "the kernel has it"

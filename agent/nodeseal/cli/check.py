@@ -1,0 +1,86 @@
+"""`nodeseal check`: what this machine has, which capture backend would be used, and what that one does not promise."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nodeseal.cli.errors import CommandError
+from nodeseal.cli.nodes import add_output_option
+from nodeseal.cli.table import WIDTH
+
+if TYPE_CHECKING:
+    from nodeseal.agent.check import Findings
+
+_STATE_WIDTH = 9
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds `check`."""
+    parser = subparsers.add_parser(
+        "check",
+        help="what this machine has of what a node needs; changes nothing",
+        description="Tries everything that nodeseal needs of this machine, in network namespaces made for it, and says "
+        "what is missing, which capture backend an agent would use here, and what that one does not promise. Run it "
+        "as root. The exit status is 0 when an agent could capture here.",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the agent's configuration; default: the defaults")
+    add_output_option(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from nodeseal.agent import config as configuration
+    from nodeseal.agent.check import check
+    from nodeseal.agent.config import ConfigError
+
+    try:
+        found = check(configuration.load(args.config) if args.config is not None else None)
+    except ConfigError as error:
+        raise CommandError(str(error)) from None
+    print(json.dumps(as_json(found), indent=2) if args.output == "json" else text(found))
+    return 0 if found.chosen is not None else 1
+
+
+def as_json(found: Findings) -> dict[str, object]:
+    """The findings for a script."""
+    return {
+        "features": [asdict(feature) for feature in found.features],
+        "wanted": found.wanted.value,
+        "chosen": found.chosen,
+        "why": found.why,
+        "reservations": list(found.reservations),
+    }
+
+
+def text(found: Findings) -> str:
+    """The findings for a person: a line for each feature, then the conclusion."""
+    width = max(len(feature.name) for feature in found.features)
+    lines = []
+    for use, heading in (("both", "for any backend"), ("ebpf", "for eBPF"), ("iptables", "for iptables")):
+        lines.append(f"{heading}:")
+        for feature in found.features:
+            if feature.use == use:
+                state = "ok" if feature.found else "missing" if feature.needed else "without"
+                lines += _fold(f"  {state:<{_STATE_WIDTH}}{feature.name:<{width}}  ", feature.detail)
+        lines.append("")
+    if found.chosen is not None:
+        lines += _fold(f"capture by {found.chosen} (capture: {found.wanted.value}): ", found.why, 2)
+        lines.append("not promised:")
+        for sentence in found.reservations:
+            lines += _fold("  - ", sentence)
+    else:
+        lines += _fold(f"no capture here (capture: {found.wanted.value}): ", found.why, 2)
+    return "\n".join(lines)
+
+
+def _fold(head: str, sentence: str, indent: int | None = None) -> list[str]:
+    """In lines of at most WIDTH, the later ones further in."""
+    rest = " " * (len(head) if indent is None else indent)
+    return textwrap.wrap(
+        sentence, WIDTH, initial_indent=head, subsequent_indent=rest, break_on_hyphens=False, break_long_words=False
+    )

@@ -1,0 +1,122 @@
+"""What `nodeseal check` shows, and what it concludes from what it found; golden files as in test_cli_tables.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from nodeseal.agent import check as checking
+from nodeseal.agent.check import Findings, conclude
+from nodeseal.capture.backend import Choice
+from nodeseal.capture.features import Feature, For
+from nodeseal.cli import check
+from nodeseal.cli.main import main
+from nodeseal.cli.table import WIDTH
+
+Golden = Callable[[str, str], None]
+
+NO_CGROUP = "no cgroup v2 tree is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup/unified); on a host with "
+NOT_INSTALLED = "iptables-restore is not installed: apt-get install iptables, or set `capture: ebpf` in the agent's "
+
+
+def feature(name: str, use: For, detail: str, *, found: bool = True, needed: bool = True) -> Feature:
+    return Feature(name, use, found, detail, needed)
+
+
+def machine(*without: str) -> list[Feature]:
+    """A machine with everything but the features of these names."""
+    missing = {
+        "cgroup v2": NO_CGROUP + "cgroup v1 it may stand beside it",
+        "iptables IPv4": NOT_INSTALLED + "configuration",
+        "core": "the compiled core cannot be loaded (No module named 'nodeseal._core'): install nodeseal again",
+        "TPROXY IPv6": "ip6tables-nft-restore: line 2: RULE_APPEND failed (No such file or directory)",
+    }
+    features = [
+        feature("core", "both", "compiled and loadable"),
+        feature("privileges", "both", "user 0 with CAP_NET_ADMIN, CAP_SYS_ADMIN"),
+        feature("cgroup v2", "ebpf", "/sys/fs/cgroup"),
+        feature("BPF mark_connect4", "ebpf", "the kernel takes it"),
+        feature("iptables IPv4", "iptables", "iptables-nft, where a namespace does not use the other flavour"),
+        feature("TPROXY IPv6", "iptables", "the kernel takes it", needed=False),
+    ]
+    return [
+        Feature(one.name, one.use, False, missing[one.name], one.needed) if one.name in without else one
+        for one in features
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "without", "chosen"),
+    [
+        (Choice.AUTO, (), "ebpf"),
+        (Choice.AUTO, ("cgroup v2",), "iptables"),
+        (Choice.AUTO, ("iptables IPv4",), "ebpf"),
+        (Choice.AUTO, ("cgroup v2", "iptables IPv4"), None),
+        (Choice.AUTO, ("core",), None),
+        (Choice.AUTO, ("cgroup v2", "TPROXY IPv6"), "iptables"),
+        (Choice.EBPF, ("cgroup v2",), None),
+        (Choice.EBPF, ("iptables IPv4",), "ebpf"),
+        (Choice.IPTABLES, (), "iptables"),
+        (Choice.IPTABLES, ("iptables IPv4",), None),
+    ],
+)
+def test_backend_that_is_chosen(wanted: Choice, without: tuple[str, ...], chosen: str | None) -> None:
+    found = conclude(machine(*without), wanted)
+    assert found.chosen == chosen
+    for name in without:
+        assert chosen is not None or name in found.why
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "without"),
+    [
+        ("healthy", Choice.AUTO, ()),
+        ("iptables", Choice.AUTO, ("cgroup v2", "TPROXY IPv6")),
+        ("nothing", Choice.AUTO, ("core", "cgroup v2", "iptables IPv4")),
+        ("strict", Choice.EBPF, ("cgroup v2",)),
+    ],
+)
+def test_findings_for_a_person(golden: Golden, name: str, wanted: Choice, without: tuple[str, ...]) -> None:
+    text = check.text(conclude(machine(*without), wanted))
+    assert max(len(line) for line in text.splitlines()) <= WIDTH
+    golden(f"check_{name}.txt", text + "\n")
+
+
+@pytest.mark.parametrize(("without", "status"), [((), 0), (("cgroup v2",), 0), (("core",), 1)])
+def test_exit_status_says_whether_an_agent_could_capture(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], without: tuple[str, ...], status: int
+) -> None:
+    def found(_config: object) -> Findings:
+        return conclude(machine(*without), Choice.AUTO)
+
+    monkeypatch.setattr(checking, "check", found)
+    assert main(["check", "-o", "json"]) == status
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["wanted"] == "auto"
+    assert answer["chosen"] == (None if status else "iptables" if without else "ebpf")
+    assert bool(answer["reservations"]) == (not status)
+    assert [item["name"] for item in answer["features"] if not item["found"]] == list(without)
+
+
+def test_wrong_configuration_is_told(
+    capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("site") / "agent.yaml"
+    path.write_text("node: node1\nmesh: m\nca: c\ncapture: both\n")
+    assert main(["check", "--config", str(path)]) == 1
+    assert "capture: expected auto or ebpf or iptables, found 'both'" in capsys.readouterr().err
+
+
+def test_congestion_control_that_is_not_available() -> None:
+    (found,) = [one for one in checking._process_features("vegas2") if one.name == "congestion control"]
+    assert (found.found, found.needed) == (False, False)
+    assert found.detail.startswith("vegas2 is not available, only ")
+
+
+def test_few_file_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking.resource, "getrlimit", lambda _what: (1024, 4096))
+    (found,) = [one for one in checking._process_features("") if one.name == "file descriptors"]
+    assert (found.found, found.needed) == (False, False)
+    assert found.detail.startswith("at most 4096, and each connection through the core takes two")
