@@ -141,6 +141,8 @@ class FakeCapture:
         self.left_behind: list[Captured] = []
         self.captured: dict[str, Captured] = {}
         self.bypass = FakeBypass()
+        self.backend = "ebpf"
+        self.why = ""
 
     def _note(self, what: str, name: str) -> None:
         if (error := self.failures.get(what)) is not None:

@@ -36,6 +36,7 @@ def node_status(*workloads: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "agent": {"pid": 4101, "version": "0.1.0"},
         "core": {"pid": 4102, "state": "running", "error": None},
         "mesh": {"directory": "/etc/nodeseal/mesh", "epoch": 7, "error": None, "error_since": None},
+        "capture": {"backend": "ebpf", "why": None},
         "workloads": list(workloads),
         **changes,
     }
@@ -187,6 +188,20 @@ def test_status_says_what_passes_by_the_core(golden: Golden) -> None:
     )
     assert fits(text)
     golden("status_past_core.txt", text + "\n")
+
+
+def test_status_says_what_captures(golden: Golden) -> None:
+    why = "no cgroup v2 tree is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup/unified)"
+    text = status.text(
+        node_status(
+            workload("shipper", capture="ebpf"),
+            workload("siem", capture="iptables"),
+            workload("guest", enrolled=False, reason="not-wanted", capture=None),
+            capture={"backend": "iptables", "why": why},
+        )
+    )
+    assert fits(text)
+    golden("status_capture.txt", text + "\n")
 
 
 def test_connections_past_the_core_say_why(golden: Golden) -> None:

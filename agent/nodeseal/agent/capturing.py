@@ -14,6 +14,7 @@ from nodeseal.capture import constants
 from nodeseal.capture.bypass import Bypass
 from nodeseal.capture.cleanup import cleanup
 from nodeseal.capture.errors import CaptureError
+from nodeseal.capture.journal import BackendName
 from nodeseal.capture.netns import NAMED, NetworkNamespace
 from nodeseal.capture.node import NodeCapture
 from nodeseal.capture.workload import Captured, CaptureTarget
@@ -58,6 +59,16 @@ class CaptureThread:
         self._bypass = self._capture.bypass()
 
     @property
+    def backend(self) -> BackendName | None:
+        """Which backend captures new workloads, after prepare()."""
+        return self._capture.backend
+
+    @property
+    def why(self) -> str:
+        """Why it is not eBPF; "" when it is, or when the configuration asks for it."""
+        return self._capture.why
+
+    @property
     def bypass(self) -> Bypass:
         """What passes by the core, after prepare(). It may be used in any thread."""
         assert self._bypass is not None
@@ -92,8 +103,8 @@ class CaptureThread:
         await self._run(self._capture.release, captured.target)
 
     async def errors(self) -> dict[str, int]:
-        """What went wrong in BPF programs and rules: name -> how often."""
-        return await self._run(self._capture.errors)
+        """What BPF programs counted: name -> how often."""
+        return await self._run(self._capture.errors, quick=True)
 
     async def direct(self, captured: Captured) -> list[Direct]:
         """Connections of the workload that do not go through the core. Raises DirectError."""

@@ -28,7 +28,8 @@ async def status(node: Node) -> dict[str, Any]:
     """{"ok", "node", "trust_domain", "agent": {"pid", "version", "absence"}, "core": {"pid", "state", "error",
     "generation", "version", "outdated", "crashes", "decisions"}, "older_cores": [{"pid", "generation", "version",
     "retired", "connections", "tunnels", "seconds"}], "mesh": {"directory", "epoch", "error", "error_since"},
-    "workloads": [...]}; see _workload for a workload's keys, _absence for that of the agent."""
+    "capture": {"backend", "why"}, "workloads": [...]}; see _workload for a workload's keys, _absence for that of the
+    agent."""
     counts: dict[str, dict[str, int]] = {}
     core = node.core.describe()
     if node.core.pid is not None:
@@ -54,6 +55,7 @@ async def status(node: Node) -> dict[str, Any]:
             "error": trouble.text if trouble is not None else None,
             "error_since": trouble.since.isoformat(timespec="seconds") if trouble is not None else None,
         },
+        "capture": {"backend": node.capture.backend, "why": node.capture.why or None},
         "node_addresses": node.bypass.shown(),
         "past_core": await _past_core_counts(node),
         "workloads": workloads,
@@ -140,6 +142,7 @@ def _workload(node: Node, enrolment: Enrolment, counts: dict[str, dict[str, int]
         "reason": reason.value if reason is not None else None,
         "detail": detail,
         "retry_seconds": _retry_seconds(enrolment),
+        "capture": held.captured.backend if held is not None else None,
         "mode": source.mode.value if source is not None else None,
         "exclude": _exclude(node.bypass.excluded(enrolment.name)),
         "on_failure": source.on_failure.value if source is not None else None,

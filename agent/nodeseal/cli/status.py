@@ -10,6 +10,7 @@ from typing import Any
 from nodeseal.cli import nodes, past_core
 from nodeseal.cli.table import duration, note, render_first_that_fits
 
+_BACKENDS = {"ebpf": "eBPF", "iptables": "iptables"}
 _HEADER = ("WORKLOAD", "ENROLLED", "IDENTITY", "CERT", "CONNS")
 
 
@@ -39,7 +40,7 @@ def text(status: dict[str, Any]) -> str:
     core_text = f"core {core['state']}" + (f" (pid {core['pid']})" if core["pid"] is not None else "")
     parts = [
         f"node {status['node']}: agent {status['agent']['version']} (pid {status['agent']['pid']}), {core_text}",
-        note(f"mesh state {mesh['directory']}, epoch {mesh['epoch']}", ""),
+        note(f"mesh state {mesh['directory']}, epoch {mesh['epoch']}{_backend(status)}", ""),
         "",
     ]
     workloads = status["workloads"]
@@ -49,7 +50,7 @@ def text(status: dict[str, Any]) -> str:
         parts.append("no workload of the mesh state is on this node")
     details = [f"{one['workload']}: {one['detail']}{_retry(one)}" for one in workloads if one["detail"]]
     details = [*_absence(status["agent"].get("absence")), *_core_details(core, status.get("older_cores", ())), *details]
-    details += past_core.lines(status)
+    details += [*_capture_details(status), *past_core.lines(status)]
     if details:
         parts.append("\n".join(note(detail) for detail in details))
     if mesh["error"]:
@@ -88,6 +89,23 @@ def _core_details(core: dict[str, Any], older: Sequence[dict[str, Any]]) -> list
             else ""
         )
         lines.append(f"core of generation {one['generation']} (pid {one['pid']}) {what}{left}")
+    return lines
+
+
+def _backend(status: dict[str, Any]) -> str:
+    """An agent of an older version says nothing of it."""
+    backend = status.get("capture", {}).get("backend")
+    return f"; capture by {_BACKENDS[backend]}" if backend else ""
+
+
+def _capture_details(status: dict[str, Any]) -> list[str]:
+    """Why capture is not by eBPF, and whom the other backend captures still."""
+    capture = status.get("capture", {})
+    lines = [f"capture is not by eBPF: {capture['why']}"] if capture.get("why") else []
+    for one in status["workloads"]:
+        backend = one.get("capture")
+        if backend and backend != capture.get("backend"):
+            lines.append(f"{one['workload']}: captured by {_BACKENDS[backend]} until it leaves the mesh")
     return lines
 
 
