@@ -1,0 +1,162 @@
+/*
+ * sockets.c over loopback, both families. What needs a capability (entering a namespace, marks, transparent
+ * sockets) is taken out at the linker's --wrap; what was asked for is noted.
+ */
+#define _GNU_SOURCE
+#include "sockets.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "names.h"
+
+static const struct netns HERE = {.fd = -1, .serial = 1};
+
+static int transparent_level, transparent_name; /* of the last socket that was made transparent */
+
+int __wrap_setns(int fd, int kind);
+int __wrap_setsockopt(int fd, int level, int name, const void *value, socklen_t length);
+int __real_setsockopt(int fd, int level, int name, const void *value, socklen_t length);
+
+int __wrap_setns(int fd, int kind)
+{
+    (void)fd;
+    (void)kind;
+    return 0;
+}
+
+int __wrap_setsockopt(int fd, int level, int name, const void *value, socklen_t length)
+{
+    if (level == SOL_SOCKET && name == SO_MARK)
+        return 0;
+    if ((level == IPPROTO_IP && name == IP_TRANSPARENT) ||
+        (level == IPPROTO_IPV6 && name == IPV6_TRANSPARENT)) {
+        transparent_level = level;
+        transparent_name = name;
+        return 0;
+    }
+    return __real_setsockopt(fd, level, name, value, length);
+}
+
+static struct ns_address address_of(const char *text)
+{
+    struct ns_address address;
+    CHECK_EQUAL(authority_parse(text, strlen(text), &address), 0);
+    return address;
+}
+
+static void check_is(const struct ns_address *address, const char *expected)
+{
+    char text[AUTHORITY_MAX];
+    authority_format(address, text);
+    CHECK_TEXT(text, expected);
+}
+
+/* A listener at "[::1]" or the like, and where it is. An IPv6 one at a mapped address takes IPv4 alone. */
+static int listen_at(int family, const char *host, struct ns_address *where)
+{
+    struct sockaddr_storage storage = {.ss_family = (sa_family_t)family};
+    socklen_t length = sizeof(struct sockaddr_in6);
+    int off = 0;
+    int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK(fd >= 0);
+    if (family == AF_INET6) {
+        CHECK_EQUAL(__real_setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off)), 0);
+        CHECK_EQUAL(inet_pton(AF_INET6, host, &((struct sockaddr_in6 *)&storage)->sin6_addr), 1);
+    } else {
+        length = sizeof(struct sockaddr_in);
+        CHECK_EQUAL(inet_pton(AF_INET, host, &((struct sockaddr_in *)&storage)->sin_addr), 1);
+    }
+    CHECK_CASE(bind(fd, (struct sockaddr *)&storage, length) == 0, "%s: %s", host, strerror(errno));
+    CHECK_EQUAL(listen(fd, 16), 0);
+    CHECK_EQUAL(socket_local_address(fd, where), 0);
+    return fd;
+}
+
+static int accept_in_time(int listener, struct ns_address *peer)
+{
+    struct pollfd waiting = {.fd = listener, .events = POLLIN};
+    CHECK_EQUAL(poll(&waiting, 1, 20000), 1);
+    int fd = socket_accept(listener, peer);
+    CHECK_CASE(fd >= 0, "%s", strerror(errno));
+    return fd;
+}
+
+TEST(socket_addresses_of_both_families_are_read_back)
+{
+    static const char *const TEXTS[] = {"10.77.1.10:80", "[fd77::1:10]:15008", "0.0.0.0:1", "[::1]:65535"};
+    for (size_t i = 0; i < sizeof(TEXTS) / sizeof(TEXTS[0]); i++) {
+        struct ns_address address = address_of(TEXTS[i]), again;
+        struct sockaddr_storage storage;
+        socklen_t length = address_to_sockaddr(&address, &storage);
+        int v4 = TEXTS[i][0] != '[';
+        CHECK_EQUAL(storage.ss_family, v4 ? AF_INET : AF_INET6);
+        CHECK_EQUAL(length, v4 ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6));
+        CHECK_EQUAL(address_from_sockaddr(&storage, &again), 0);
+        check_is(&again, TEXTS[i]);
+    }
+}
+
+TEST(socket_address_of_another_family_is_none)
+{
+    struct sockaddr_storage storage = {.ss_family = AF_UNIX};
+    struct ns_address address;
+    CHECK_EQUAL(address_from_sockaddr(&storage, &address), -1);
+}
+
+/* Connects, with a source or without, and looks at both ends. */
+static void connect_to(int family, const char *host, const char *source)
+{
+    struct ns_address where, peer, near, own;
+    int listener = listen_at(family, host, &where);
+    if (source != NULL)
+        own = address_of(source);
+    int client = socket_connect(&HERE, &where, source == NULL ? NULL : &own, NS_MARK_TO_APP);
+    CHECK_CASE(client >= 0, "%s", strerror(errno));
+    int server = accept_in_time(listener, &peer);
+    CHECK_EQUAL(socket_local_address(server, &near), 0);
+    CHECK(address_same_ip(&near, &where) && near.port == where.port);
+    if (source != NULL) {
+        CHECK(address_same_ip(&peer, &own));
+        CHECK(peer.port >= 1024 && peer.port < 32768);
+    }
+    close(client);
+    close(server);
+    close(listener);
+}
+
+TEST(connections_of_both_families)
+{
+    connect_to(AF_INET, "127.0.0.1", NULL);
+    connect_to(AF_INET6, "::1", NULL);
+}
+
+TEST(connections_of_both_families_with_a_source)
+{
+    connect_to(AF_INET, "127.0.0.1", "127.0.0.9:1");
+    CHECK(transparent_level == IPPROTO_IP && transparent_name == IP_TRANSPARENT);
+    connect_to(AF_INET6, "::1", "[::1]:1");
+    CHECK(transparent_level == IPPROTO_IPV6 && transparent_name == IPV6_TRANSPARENT);
+}
+
+/* As a captured connection over IPv4 is, whose workload has an IPv6 address as well. */
+TEST(ipv4_that_an_ipv6_listener_accepts_is_known_as_ipv4)
+{
+    connect_to(AF_INET6, "::ffff:127.0.0.1", "127.0.0.9:1");
+    CHECK(transparent_level == IPPROTO_IP && transparent_name == IP_TRANSPARENT);
+}
+
+TEST(source_and_destination_of_different_families_do_not_connect)
+{
+    struct ns_address where, source = address_of("127.0.0.9:1");
+    int listener = listen_at(AF_INET6, "::1", &where);
+    CHECK_EQUAL(socket_connect(&HERE, &where, &source, NS_MARK_TO_APP), -1);
+    CHECK(errno != EADDRNOTAVAIL); /* which would say that all source ports are taken */
+    close(listener);
+}
+
+CHECK_MAIN
