@@ -14,8 +14,10 @@
  * appear later.
  *
  * Fails closed: with no listener the packet is dropped, never handed to a wildcard listener of the
- * application. (A workload that is to be open on failure is not marked then, see mark_connect.c; what comes
- * in goes to the application.)
+ * application. For the kernel there is no socket then, and it answers with RST. In IPv6 the client gets that
+ * and is refused at once; in IPv4 there is no route for what comes from a foreign address, and it tries on.
+ * (A workload that is to be open on failure is not marked then, see mark_connect.c; what comes in goes to the
+ * application.)
  */
 #include "nodeseal.h"
 

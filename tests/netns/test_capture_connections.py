@@ -13,6 +13,7 @@ import pytest
 from nodeseal.capture import constants, listeners, syscalls
 from nodeseal.capture.backend import Choice
 from nodeseal.capture.workload import CaptureTarget
+from support.lab import Sniffer
 from support.namespaces import needs_root, wait_for
 from support.pods import CLIENT, SERVER, Pods, echoes
 
@@ -167,6 +168,32 @@ def test_server_bound_to_a_device_is_reached(pods: Pods) -> None:
     assert echoes(pods.dial(pods.client, (pods.server_at, 8080)))
     assert len(relay.flows) == 1
     assert echo.peers[0][0] == pods.client_at
+
+
+@pytest.mark.parametrize(("device", "works"), [("eth0", True), ("eth1", False)])
+def test_client_that_binds_itself_to_a_device_later_stays_captured(pods: Pods, device: str, works: bool) -> None:
+    """To eth1, too, which came after enrolment: no route of it leads to the core, and then nothing may leave at all."""
+    pods.echo(pods.server)
+    pods.relay(pods.capture().enrol(pods.client_target))
+    pods.net.join(pods.client, "eth1", "10.92.0.1/24", pods.router, "c0", "10.92.0.2/24")
+    gateway = "10.92.0.2"
+    if pods.version == 6:
+        gateway = "fd92::2"
+        pods.client.add_address("eth1", "fd92::1/64")
+        pods.router.add_address("c0", f"{gateway}/64")
+    pods.client.ip(f"-{pods.version}", "route", "add", "default", "via", gateway, "metric", "9999")
+    connection = pods.dial(pods.client, (pods.server_at, 8080))
+    assert echoes(connection)
+    marks = [(pods.client.name, "10.91.1.1" if device == "eth0" else "10.92.0.2")]
+    with Sniffer(pods.client.name, device, marks) as wire:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
+        if works:
+            assert echoes(connection)
+        else:
+            with contextlib.suppress(OSError):
+                connection.sendall(b"4111 1111 1111 1111")
+        own = connection.getsockname()[1]
+        assert [packet for packet in wire.cut() if own in packet.ports] == []
 
 
 @pytest.mark.ebpf_only("with iptables an application's mark always gives way")

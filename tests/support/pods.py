@@ -17,8 +17,6 @@ from ipaddress import ip_address
 from pathlib import Path
 from types import ModuleType, TracebackType
 
-import pytest
-
 from nodeseal.capture import ebpf, rules, steering
 from nodeseal.capture.backend import Choice
 from nodeseal.capture.cleanup import Report, cleanup
@@ -32,8 +30,6 @@ from support.relay import Relay
 
 CLIENT, CLIENT_6 = "10.91.1.2", "fd91:1::2"
 SERVER, SERVER_6 = "10.91.2.2", "fd91:2::2"
-BOTH_VERSIONS = pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
-"""For tests whose fixture `pods` takes a `version`."""
 
 
 @functools.cache
@@ -121,6 +117,7 @@ class Pods:
         self.backend = backend or asked_backend()
         self.version = version
         self.client_at, self.server_at = (CLIENT, SERVER) if version == 4 else (CLIENT_6, SERVER_6)
+        self.client_gateway = "10.91.1.1" if version == 4 else "fd91:1::1"
         self.tcx = tcx
         self._stack = contextlib.ExitStack()
 
