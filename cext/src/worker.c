@@ -15,6 +15,7 @@
 #include "balance.h"
 #include "clock.h"
 #include "flow.h"
+#include "names.h"
 #include "snapshot.h"
 #include "spin.h"
 #include "tunnel.h"
@@ -62,12 +63,17 @@ void workloads_each(struct worker *worker, workload_visit *visit, void *argument
     }
 }
 
+static int same_place(const struct workload *a, const struct workload *b)
+{
+    return a->place == b->place && address_same_ip(&a->address, &b->address);
+}
+
 /* Those of the node's own namespace, where several workloads live. */
 static void workload_note_neighbour(struct worker *worker, struct workload *other, void *argument)
 {
     struct workload *workload = argument;
     (void)worker;
-    if (other != workload && other->place == workload->place)
+    if (other != workload && same_place(other, workload))
         other->neighbours = workload->neighbours = 1;
 }
 
@@ -81,7 +87,7 @@ static void workload_compare(struct worker *worker, struct workload *workload, v
 {
     struct search *search = argument;
     (void)worker;
-    if (workload->place != search->like->place || workload->credentials.context == NULL ||
+    if (!same_place(workload, search->like) || workload->credentials.context == NULL ||
         (search->name != NULL && strcmp(workload->credentials.name, search->name) != 0))
         return;
     if (search->found == NULL || workload->key < search->found->key)

@@ -84,7 +84,7 @@ struct workload {
     uint64_t key;
     struct netns netns; /* own duplicate of the descriptor */
     uint64_t place;     /* inode of the namespace */
-    int neighbours;     /* others were added for the same namespace: they share its address and port 15008 */
+    int neighbours;     /* others were added for the same namespace and address: they share port 15008 */
     struct ns_address address;
     struct tls_credentials credentials; /* context NULL until the first ones arrive */
     struct listener listeners[LISTENER_ROLES];
