@@ -35,6 +35,7 @@ class FakeLib:
         self.questions: queue.Queue[Any] = queue.Queue()
         self.answers: queue.Queue[dict[str, Any]] = queue.Queue()
         self.refuse: dict[str, str] = {}
+        self.notices: list[dict[str, int]] = []
         self.rows: list[dict[str, Any]] = []
         self.stopped = False
         self.live = 0
@@ -59,6 +60,18 @@ class FakeLib:
     def core_workload_add(self, _core: Any, key: int, fd: int, address: Any, error: Any, _size: int) -> int:
         os.fstat(fd)
         return self._result("core_workload_add", error, key, bytes(address.ip)[12:])
+
+    def core_workload_limits(self, _core: Any, key: int, limits: Any, error: Any, _size: int) -> int:
+        values = (limits.connections, limits.memory, limits.new_connections)
+        return self._result("core_workload_limits", error, key, values)
+
+    def core_limit_notices(self, _core: Any, out: Any, capacity: int) -> int:
+        count = 0
+        while self.notices and count < capacity:
+            for name, value in self.notices.pop(0).items():
+                setattr(out[count], name, value)
+            count += 1
+        return count
 
     def core_workload_credentials(
         self, _core: Any, key: int, chain: bytes, private: bytes, bundle: bytes, error: Any, _size: int
@@ -114,6 +127,8 @@ class FakeLib:
     def core_workload_stats(self, _core: Any, out: Any, capacity: int) -> int:
         if capacity:
             out[0].workload, out[0].connections = 1, len(self.rows)
+            out[0].memory, out[0].limits.connections = 4096, 20
+            out[0].limited[0].refused, out[0].limited[0].first_ms, out[0].limited[0].last_ms = 3, 2000, 1000
         return 1
 
     def core_stats(self, _core: Any, out: Any) -> None:

@@ -134,7 +134,7 @@ enum ns_limit {
     NS_LIMIT_CONNECTIONS = 0,
     NS_LIMIT_RATE = 1,
     NS_LIMIT_MEMORY = 2,
-    NS_LIMIT_DESCRIPTORS = 3, /* the workload holds as many of the process's as are left */
+    NS_LIMIT_DESCRIPTORS = 3, /* they run out, and the workload has its part of the process's */
     NS_LIMIT_QUESTIONS = 4,   /* too many of its flows wait for decisions */
     NS_LIMITS = 5,            /* how many there are */
 };

@@ -99,12 +99,21 @@ const char *quota_reason(enum ns_limit limit)
     return REASONS[limit];
 }
 
+static uint64_t limit_value(const struct quota *quota, int limit)
+{
+    return limit == NS_LIMIT_CONNECTIONS ? get(&quota->limits.connections)
+           : limit == NS_LIMIT_RATE      ? get(&quota->limits.new_connections)
+           : limit == NS_LIMIT_MEMORY    ? get(&quota->limits.memory)
+                                         : 0;
+}
+
 void quota_refused(struct quota *quota, enum ns_limit limit, uint64_t now_ms)
 {
     struct limited *limited = &quota->limited[limit];
     uint64_t never = 0;
     __atomic_compare_exchange_n(&limited->first_ms, &never, now_ms, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
     set(&limited->last_ms, now_ms);
+    set(&limited->value, limit_value(quota, (int)limit));
     __atomic_add_fetch(&limited->refused, 1, __ATOMIC_RELAXED);
     __atomic_store_n(quota->notices, 1, __ATOMIC_RELEASE);
 }
@@ -135,7 +144,7 @@ static enum ns_limit limit_met(struct quota *quota, uint64_t connections, uint64
         return NS_LIMIT_CONNECTIONS;
     if (memory != 0 && get(&quota->memory) >= memory)
         return NS_LIMIT_MEMORY;
-    if (get(&quota->descriptors) >= descriptors_left(quota->process, now_us / 1000))
+    if (get(&quota->descriptors) >= DESCRIPTORS_SHARE * descriptors_left(quota->process, now_us / 1000))
         return NS_LIMIT_DESCRIPTORS;
     return rate_allows(quota, now_us) ? NS_LIMITS : NS_LIMIT_RATE;
 }
@@ -185,14 +194,6 @@ void quota_stats(const struct quota *quota, uint64_t now_ms, struct ns_workload_
     }
 }
 
-static uint64_t limit_value(const struct quota *quota, int limit)
-{
-    return limit == NS_LIMIT_CONNECTIONS ? get(&quota->limits.connections)
-           : limit == NS_LIMIT_RATE      ? get(&quota->limits.new_connections)
-           : limit == NS_LIMIT_MEMORY    ? get(&quota->limits.memory)
-                                         : 0;
-}
-
 int quota_notice(struct quota *quota, uint64_t now_ms, struct ns_limit_notice *notice)
 {
     for (int i = 0; i < NS_LIMITS; i++) {
@@ -207,7 +208,7 @@ int quota_notice(struct quota *quota, uint64_t now_ms, struct ns_limit_notice *n
         notice->workload = quota->workload;
         notice->limit = (uint32_t)i;
         notice->reserved = 0;
-        notice->value = limit_value(quota, i);
+        notice->value = get(&limited->value);
         notice->refused = refused - limited->noticed;
         limited->noticed = refused;
         limited->noticed_ms = now_ms;

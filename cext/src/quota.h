@@ -12,9 +12,9 @@
  * connections bounds, nor the kernel's socket buffers. From half of the limit on less is read at once and
  * peers get small windows (quota_tight), so that what is held stops growing and running flows go on slowly;
  * at the limit new connections are refused. new connections: a bucket of one second's worth, refilled evenly.
- *   descriptors: the process's, which all workloads share. None may hold more of them than are left: one
- *     that takes what it can ends with half, two with a third each, and always as much is left for the
- * others.
+ *   descriptors: the process's, which all workloads share. None may hold more of them than DESCRIPTORS_SHARE
+ * times what is left: one that takes what it can ends with four fifths, two with four ninths each, and
+ * something is always left for the others.
  *
  * What is refused is counted by the limit that it met. Somebody else says so in a log, at his leisure:
  * quota_notice.
@@ -33,6 +33,7 @@ enum {
     QUOTA_WINDOW_TIGHT = 16384,  /* of each stream, while its workload is tight */
     QUOTA_READ_TIGHT = 16384,    /* at once from an application or a peer, same */
     QUOTA_PRODUCE_TIGHT = 32768, /* at once into a tunnel, same */
+    DESCRIPTORS_SHARE = 4,
     DESCRIPTORS_RESERVED = 64, /* for the control socket, the mesh state, and what is counted a moment late */
 };
 
@@ -46,6 +47,7 @@ struct descriptors {
 /* Refusals because of one limit. All atomic; times in ms of CLOCK_MONOTONIC, 0: never. */
 struct limited {
     uint64_t refused;
+    uint64_t value; /* the limit at the last refusal */
     uint64_t first_ms;
     uint64_t last_ms;
     uint64_t noticed;    /* of `refused`, how many the last notice covered */

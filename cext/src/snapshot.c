@@ -51,9 +51,10 @@ void snapshot_refused(struct worker *worker, struct workload *workload, enum ns_
                       const struct ns_address *source, const struct ns_address *destination,
                       enum ns_limit limit)
 {
-    if (workload->refusal_shown_ms != 0 && worker->now_ms - workload->refusal_shown_ms < REFUSALS_APART_MS)
+    if (workload->refusal_shown_ms[limit] != 0 &&
+        worker->now_ms - workload->refusal_shown_ms[limit] < REFUSALS_APART_MS)
         return;
-    workload->refusal_shown_ms = worker->now_ms;
+    workload->refusal_shown_ms[limit] = worker->now_ms;
     struct ns_connection *slot = closed_slot(worker);
     memset(slot, 0, sizeof(*slot));
     slot->id = ((uint64_t)worker->index << 48) + worker->next_flow_id++;

@@ -99,9 +99,10 @@ struct workload {
     struct link
         recheck_link; /* in worker->rechecks while a flow may have been asked about before the round */
     size_t widened;   /* of worker->window_spare, by its streams */
-    uint64_t refusal_shown_ms;      /* when a refused connection was last put into the ring of closed ones */
-    int tight;                      /* its peers were asked for small windows */
-    struct ns_workload_stats stats; /* counters only; the rest is filled in when asked for */
+    uint64_t
+        refusal_shown_ms[NS_LIMITS]; /* when one that was refused was last put into the ring of closed ones */
+    int tight;                       /* its peers were asked for small windows */
+    struct ns_workload_stats stats;  /* counters only; the rest is filled in when asked for */
 };
 
 /* A command for a worker; each kind uses some of the fields. The mailbox owns it until it was carried out. */

@@ -153,18 +153,18 @@ static int connect_until_refused(struct quota *quota)
     return count;
 }
 
-TEST(no_workload_may_hold_more_descriptors_than_are_left)
+TEST(no_workload_may_hold_all_descriptors)
 {
     descriptors_may_be(DESCRIPTORS_RESERVED + 600);
     struct site *site = site_new(0, 0, 0);
     struct quota *second = quota_new(KEY + 1, &site->process, &site->notices);
     struct quota *third = quota_new(KEY + 2, &site->process, &site->notices);
-    CHECK_EQUAL(connect_until_refused(site->quota), 150); /* half */
-    CHECK_EQUAL(connect_until_refused(second), 75);
-    CHECK(connect_until_refused(third) > 30); /* something is always left */
+    CHECK_EQUAL(connect_until_refused(site->quota), 240); /* four fifths */
+    CHECK_EQUAL(connect_until_refused(second), 48);       /* of what is left */
+    CHECK(connect_until_refused(third) > 5);              /* something is always left */
     CHECK_EQUAL(stats_at(site, 2000).limited[NS_LIMIT_DESCRIPTORS].refused, 1);
-    CHECK_EQUAL(stats_at(site, 2000).descriptors, 300);
-    quota_descriptors(site->quota, -200);
+    CHECK_EQUAL(stats_at(site, 2000).descriptors, 480);
+    quota_descriptors(site->quota, -400);
     CHECK_EQUAL(quota_admit(second, SECOND_US), NS_LIMITS);
     quota_release(second);
     quota_release(third);

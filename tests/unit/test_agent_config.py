@@ -10,6 +10,7 @@ import pytest
 from nodeseal.agent import config
 from nodeseal.agent.config import ConfigError
 from nodeseal.capture.backend import Choice
+from nodeseal.mesh.limits import Limits
 
 MINIMAL = "node: node1\nmesh: mesh\nca: /etc/nodeseal/ca\n"
 
@@ -90,6 +91,33 @@ def test_every_problem_is_told_with_its_place(tmp_path: Path) -> None:
         "agent.yaml:5: certificat_lifetime: expected 'certificate_lifetime', "
         "found the unknown field 'certificat_lifetime'",
     ]
+
+
+def test_limits_have_defaults_and_may_be_given_or_taken_away(tmp_path: Path) -> None:
+    assert load(tmp_path, MINIMAL).limits == Limits(20_000, 256 << 20, 20_000)
+    text = MINIMAL + "limits:\n  connections: 500\n  memory: 1GiB\n  new_connections: none\n"
+    assert load(tmp_path, text).limits == Limits(500, 1 << 30, 0)
+    assert load(tmp_path, MINIMAL + "limits: {memory: 0}\n").limits == Limits(memory=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("limits: many", "limits: expected a mapping, found 'many'"),
+        ("limits: {connections: -1}", "limits.connections: expected a number of connections, or none, found"),
+        ("limits: {connections: '5'}", "limits.connections: expected a number of connections, or none, found '5'"),
+        (
+            "limits: {memory: 100KiB}",
+            "limits.memory: expected a size from 1MiB such as 256MiB, or none, found",
+        ),
+        ("limits: {memory: 2MB}", "limits.memory: expected a size from 1MiB such as 256MiB, or none, found '2MB'"),
+        ("limits: {new_connections: 1.5}", "limits.new_connections: expected a number of connections in a second"),
+        ("limits: {conections: 5}", "limits.conections: expected 'connections', found the unknown field 'conections'"),
+    ],
+)
+def test_a_wrong_limit_is_told_with_its_place(tmp_path: Path, text: str, problem: str) -> None:
+    (line,) = problems(tmp_path, MINIMAL + text + "\n")
+    assert line.startswith(f"agent.yaml:4: {problem}")
 
 
 @pytest.mark.parametrize("value", ["1s", "0h", "400d"])

@@ -20,6 +20,7 @@ from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.listeners import AddressInUseError
 from nodeseal.core.bridge import CoreError
 from nodeseal.identity.authority import AuthorityError
+from nodeseal.mesh.limits import LimitChanges, Limits
 from nodeseal.mesh.model import Mode, OnFailure, Phase, Workload, WorkloadName
 from nodeseal.mesh.reasons import WhyNotEnrolled
 from nodeseal.sources.directory import PublicationError
@@ -105,6 +106,7 @@ def test_enrolling_prepares_the_core_then_captures_then_publishes(netns: Path) -
 
     assert run(netns, story).log == [
         "core.workload_add",
+        "core.workload_limits",
         "core.workload_credentials",
         "capture.enrol shipper",
         "core.workload_listen",
@@ -112,6 +114,42 @@ def test_enrolling_prepares_the_core_then_captures_then_publishes(netns: Path) -
         "publish with",
         "push enrolled",
     ]
+
+
+def limits_given(world: World) -> list[Limits]:
+    return [arguments[1] for name, arguments, *_rest in world.core.calls if name == "workload_limits"]
+
+
+def test_limits_of_the_mesh_state_go_before_those_of_the_node_and_change_live(netns: Path) -> None:
+    node = Limits()
+
+    async def story(world: World) -> None:
+        world.wants(limits=LimitChanges(connections=7))
+        await world.phase(Phase.ENROLLED)
+        assert limits_given(world) == [replace(node, connections=7)]
+        world.log.clear()
+        world.wants(limits=LimitChanges(memory=0))
+        await until(lambda: len(limits_given(world)) == 2)
+        assert limits_given(world)[1] == replace(node, memory=0)
+        world.wants()
+        await until(lambda: len(limits_given(world)) == 3)
+        assert limits_given(world)[2] == node
+
+    log = run(netns, story).log
+    assert "core.workload_add" not in log
+    assert "core.workload_listen" not in log
+
+
+def test_a_core_that_a_former_agent_filled_is_told_the_limits(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        assert world.enrolment.held is not None
+        world.enrolment.held.limits = None  # as after an adoption: nobody knows what it was told
+        world.enrolment.wake()
+        await until(lambda: len(limits_given(world)) == 2)
+
+    run(netns, story)
 
 
 def test_joining_lasts_until_the_others_had_time(netns: Path) -> None:
@@ -411,8 +449,9 @@ def test_new_core_gets_the_workload_and_the_kept_listeners(netns: Path) -> None:
         assert world.core.calls[-1][1][1] == listeners
         assert len(world.credentials.issued) == 1  # the one it has will do
 
-    assert run(netns, story).log[:4] == [
+    assert run(netns, story).log[:5] == [
         "core.workload_add",
+        "core.workload_limits",
         "core.workload_credentials",
         "capture.take_listeners default/shipper",
         "core.workload_listen",

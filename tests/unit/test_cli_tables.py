@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -56,6 +57,26 @@ def test_status_with_what_an_upgrade_and_an_absence_left(golden: Golden) -> None
         )
     )
     golden("status_generations.txt", text + "\n")
+
+
+def test_status_names_the_limits_that_were_reached_lately() -> None:
+    now = datetime.now(UTC)
+    reached = {"limit": 20000, "refused": 153, "since": now.isoformat(timespec="seconds"), "last_seconds": 3.0}
+    limits = {
+        "connections": reached,
+        "memory": reached | {"limit": 256 << 20, "refused": 1},
+        "new_connections": reached | {"last_seconds": 3600.0},
+        "descriptors": reached | {"limit": None, "since": "2026-01-02T12:00:00+00:00"},
+        "questions": {"limit": None, "refused": 0, "since": None, "last_seconds": None},
+    }
+    lines = status.text(node_status(workload("shipper", limits=limits))).splitlines()[-3:]
+    clock = f"{now.astimezone():%H:%M}"
+    assert lines == [
+        f"  default/shipper: limit reached: connections (20000), 153 refused since {clock}",
+        f"  default/shipper: limit reached: memory (256 MiB), 1 refused since {clock}",
+        "  default/shipper: limit reached: descriptors, 153 refused since "
+        f"{datetime(2026, 1, 2, 12, tzinfo=UTC).astimezone():%Y-%m-%d %H:%M}",
+    ]
 
 
 def connection(**changes: Any) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from nodeseal.core import native
 from nodeseal.core.decider import INTERNAL_ERROR, NO_MESH_STATE, Decider, State
 from nodeseal.mesh import decide
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
+from nodeseal.mesh.reasons import WhyLimited
 
 SHIPPER, PIPELINE, SIEM = (WorkloadName("default", name) for name in ("shipper", "pipeline", "siem"))
 
@@ -96,6 +99,26 @@ def test_more_endpoints_than_fit_become_a_sample_without_repetition() -> None:
     answer = asked.ask(native.ASK_OUTBOUND, destination="10.9.0.1:80")
     texts = {native.endpoint_text(answer.endpoints[i].address) for i in range(32)}
     assert answer.endpoint_count == len(texts) == 32
+
+
+def test_refused_connections_are_logged_by_the_workloads_name(caplog: pytest.LogCaptureFixture) -> None:
+    module, lib = make_native()
+    core = native.Core(module, workers=1, trust_domain="example.org")
+    decider = Decider(core, {1: SHIPPER}.get)
+    rows = [(1, 0, 20000, 153), (1, 3, 0, 2), (9, 0, 5, 5)]
+    lib.notices = [dict(zip(("workload", "limit", "value", "refused"), row, strict=True)) for row in rows]
+    decider.log_limits()
+    assert [record.getMessage() for record in caplog.records] == [
+        "workload default/shipper: limit reached: connections (20000), 153 refused",
+        "workload default/shipper: limit reached: descriptors, 2 refused",
+    ]
+
+
+def test_the_words_for_limits_are_the_cores() -> None:
+    source = (Path(__file__).parents[2] / "cext" / "src" / "quota.c").read_text(encoding="utf-8")
+    assert re.findall(r'"(limit-[a-z]+)"', source) == [word.value for word in WhyLimited]
+    header = (Path(__file__).parents[2] / "cext" / "include" / "nodeseal_core.h").read_text(encoding="utf-8")
+    assert f"NS_LIMITS = {len(native.LIMITED)}," in header
 
 
 def test_refusal_carries_its_reason() -> None:

@@ -17,6 +17,7 @@ import pytest
 from core_fakes import FakeLib, make_native
 from nodeseal.core import generations, native, process, protocol
 from nodeseal.core.bridge import CoreClient, CoreError, CoreGone, CoreOptions, spawn
+from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName, difference
 from nodeseal.mesh.spiffe import SpiffeId
 
@@ -125,6 +126,22 @@ def test_refused_workload_is_not_kept_and_the_cores_line_is_passed_on(running: R
     with pytest.raises(CoreError, match="no such namespace"):
         running.add()
     assert running.client.hello().workloads == ()
+
+
+def test_limits_are_passed_on_to_the_core(running: Running) -> None:
+    running.add()
+    running.client.workload_limits(1, Limits(7, 1 << 20, 0))
+    assert calls(running.lib, "core_workload_limits") == [("core_workload_limits", 1, (7, 1 << 20, 0))]
+    with pytest.raises(CoreError, match="no workload with the key 2"):
+        running.client.workload_limits(2, Limits())
+
+
+def test_stats_tell_the_limits_and_what_was_refused(running: Running) -> None:
+    running.add()
+    _core, (row,) = running.client.stats()
+    assert (row["memory"], row["limits"]["connections"]) == (4096, 20)
+    assert row["limited"]["connections"] == {"refused": 3, "first_ms": 2000, "last_ms": 1000}
+    assert list(row["limited"]) == list(native.LIMITED)
 
 
 def test_listeners_are_handed_over_and_back(running: Running) -> None:

@@ -1,10 +1,12 @@
 import json
 from dataclasses import FrozenInstanceError, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any
 
 import pytest
 
 from nodeseal.mesh.exclusions import Excluded, Exclusions, PortRange
+from nodeseal.mesh.limits import LimitChanges
 from nodeseal.mesh.model import (
     Mesh,
     MeshDifference,
@@ -205,10 +207,23 @@ def test_a_difference_that_does_not_fit_leaves_the_model_alone() -> None:
     assert dict(OLD.workloads) == before
 
 
+ON_THE_WIRE: Any = mesh(workload("a", 1)).to_wire()["workloads"][0]  # type: ignore[index]
+
+
+def test_limits_that_are_not_changed_are_not_on_the_wire() -> None:
+    assert "limits" not in ON_THE_WIRE
+
+
+def test_a_workload_in_another_phase_keeps_its_limits() -> None:
+    limits = LimitChanges(connections=5)
+    assert workload("a", 1, limits=limits).in_phase(Phase.LEAVING).limits == limits
+
+
 def test_a_mesh_survives_the_wire() -> None:
     model = mesh(
         workload("a", 1, netns="/run/netns/a", phase=Phase.LEAVING, mode=Mode.STRICT, wanted=False, exclude=EXCLUDE),
         workload("b", 2, on_failure=OnFailure.OPEN).in_phase(Phase.JOINING),
+        workload("c", 3, limits=LimitChanges(connections=5, memory=0)),
         services=(service("web", 1, "a"),),
     )
     assert Mesh.from_wire(json.loads(json.dumps(model.to_wire()))) == model
@@ -221,6 +236,8 @@ def test_a_mesh_survives_the_wire() -> None:
         ({"workloads": {}}, "workloads is not a list"),
         ({"workloads": [{}]}, "missing"),
         ({"workloads": ["x"]}, "mesh on the wire"),
+        ({"workloads": [{**ON_THE_WIRE, "limits": {"memory": -1}}]}, "limit of memory"),
+        ({"workloads": [{**ON_THE_WIRE, "limits": {"memory": True}}]}, "limit of memory"),
         ({"removed_workloads": ["x"]}, "namespace/name"),
         ({"removed_workloads": ["default/x"]}, "a whole mesh is expected"),
         (

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from nodeseal.mesh.limits import LimitChanges, Limits
 from nodeseal.mesh.model import Mode, OnFailure, Phase, ServicePort, WorkloadName
 from nodeseal.sources.directory import MeshStateError, load
 from nodeseal.sources.document import MAX_BYTES, MAX_PROBLEMS
@@ -63,6 +64,17 @@ def test_all_fields_of_workloads_and_services_are_read(tmp_path: Path) -> None:
     service = mesh.service_by_address[IPv4Address("10.9.0.1")]
     assert service.ports == (ServicePort(80, 8080), ServicePort(9, 9))
     assert service.endpoints == (WorkloadName("n", "a"),)
+
+
+def test_limits_of_a_workload_are_read_and_those_not_named_are_left_to_its_node(tmp_path: Path) -> None:
+    text = WORKLOAD.replace("}", ", limits: {connections: 100, memory: none, new_connections: 0}}")
+    workload = load(write(tmp_path, m=DOMAIN + text)).workloads[WorkloadName("default", "a")]
+    assert workload.limits == LimitChanges(connections=100, memory=0, new_connections=0)
+    plain = load(write(tmp_path, m=DOMAIN + WORKLOAD)).workloads[WorkloadName("default", "a")]
+    assert plain.limits == LimitChanges()
+    some = WORKLOAD.replace("}", ", limits: {memory: 1GiB}}")
+    workload = load(write(tmp_path, m=DOMAIN + some)).workloads[WorkloadName("default", "a")]
+    assert workload.limits.over(Limits()) == Limits(memory=1 << 30)
 
 
 def test_lists_of_several_files_are_put_together(tmp_path: Path) -> None:
@@ -130,13 +142,18 @@ def test_hidden_files_and_other_suffixes_are_passed_over(tmp_path: Path) -> None
         ),
         (
             "name: a, node: n, address: 10.0.0.1, qqqqq: 1",
-            "expected only address, addresses, enrolled, exclude, mode, name",
+            "expected only address, addresses, enrolled, exclude, limits, mode, name",
         ),
         (
             "name: a, name: b, node: n, address: 10.0.0.1",
             "name: expected each field once, found it again (first at line 3)",
         ),
         ("name: a, node: n, address: 10.0.0.1, 5: x", "workloads[0]: expected a field name, found the number 5"),
+        (
+            "name: a, node: n, address: 10.0.0.1, limits: {connections: x}",
+            "workloads[0].limits.connections: expected a number of connections, or none, found 'x'",
+        ),
+        ("name: a, node: n, address: 10.0.0.1, limits: 5", "limits: expected a mapping, found the number 5"),
         ("name: a, node: n, address: 10.0.0.1, [x]: x", "workloads[0]: expected a field name, found a list"),
         ("name: &x a, node: n, address: 10.0.0.1", "expected a value without an anchor, found the anchor '&x'"),
         ("name: *x, node: n, address: 10.0.0.1", "expected a value written out, found the alias '*x'"),
@@ -343,7 +360,7 @@ def test_the_reference_shows_a_state_that_loads(tmp_path: Path) -> None:
     text = Path(__file__).parents[2].joinpath("docs", "mesh-state.md").read_text()
     (tmp_path / "enrolled").mkdir()
     blocks = [block.split("```")[0] for block in text.split("```yaml\n")[1:]]
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         title, _, _ = block.partition("\n")
         (tmp_path / title.removeprefix("# ")).write_text(block)
@@ -353,7 +370,9 @@ def test_the_reference_shows_a_state_that_loads(tmp_path: Path) -> None:
         "default/siem": Phase.ABSENT,
         "telemetry/pipeline": Phase.ABSENT,
         "default/database": Phase.ABSENT,
+        "default/ingress": Phase.ABSENT,
     }
+    assert mesh.workloads[WorkloadName("default", "ingress")].limits == LimitChanges(100_000, 1 << 30, 0)
     assert mesh.workloads[WorkloadName("default", "database")].exclude
     assert mesh.services[WorkloadName("telemetry", "pipeline")].target_port(80) == 8080
 
@@ -361,5 +380,5 @@ def test_the_reference_shows_a_state_that_loads(tmp_path: Path) -> None:
 def test_the_reference_names_every_field() -> None:
     text = Path(__file__).parents[2].joinpath("docs", "mesh-state.md").read_text()
     for field in ("trust_domain", "workloads", "services", "name", "namespace", "service_account", "node", "address",
-                  "netns", "enrolled", "mode", "exclude", "on_failure", "ports", "endpoints"):  # fmt: skip
+                  "netns", "enrolled", "mode", "exclude", "on_failure", "limits", "ports", "endpoints"):  # fmt: skip
         assert f"\n| `{field}` |" in text

@@ -10,6 +10,10 @@
     certificate_lifetime: 24h        # renewed at half of it
     settle: 2s                       # how long the other nodes get to see a change
     warm_tunnels: 0s                 # peers used within it get a new tunnel ahead of need; 0s: none do
+    limits:                          # of each workload, unless the mesh state has others for it; none: no limit
+      connections: 20000             # at once
+      memory: 256MiB                 # that the core holds for it
+      new_connections: 20000         # a second
     drain_limit: none                # how long a core that was replaced may go on with its connections
     node_addresses: [local]          # from where plaintext reaches every workload: the node itself, addresses, ranges
     capture: auto                    # ebpf, iptables, or auto: ebpf where this machine has what it needs
@@ -22,15 +26,17 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import IPv6Network
 from pathlib import Path
 
 from nodeseal.capture.backend import Choice
 from nodeseal.mesh.exclusions import Network
+from nodeseal.mesh.limits import Limits
 from nodeseal.sources.document import Scalar
 from nodeseal.sources.exclude import read_network
+from nodeseal.sources.limits import read_limits
 from nodeseal.sources.schema import Fields, Problems, open_document
 
 DEFAULT_RUN_DIR = Path("/run/nodeseal")
@@ -86,6 +92,7 @@ class Config:
     capture: Choice
     cgroup: Path | None
     node_addresses: NodeAddresses = NodeAddresses()
+    limits: Limits = field(default_factory=Limits)
 
 
 def load(path: Path) -> Config:
@@ -115,6 +122,7 @@ def load(path: Path) -> Config:
         capture=fields.choice("capture", Choice.AUTO),
         cgroup=_optional_path(fields, base),
         node_addresses=_node_addresses(fields),
+        limits=read_limits(fields, "limits").over(Limits()),
     )
     if len(os.fsencode(config.run_dir)) > _RUN_DIR_MAX:
         found = f"one of {len(os.fsencode(config.run_dir))}"

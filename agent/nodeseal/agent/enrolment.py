@@ -33,6 +33,7 @@ from nodeseal.agent.holding import Held, Surroundings, Trouble, reason_of, text_
 from nodeseal.capture.listeners import FROM_OUTSIDE
 from nodeseal.core.bridge import CoreClient, CoreError
 from nodeseal.identity.authority import AuthorityError
+from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Phase, Workload, WorkloadName
 from nodeseal.mesh.reasons import WhyNotEnrolled
 from nodeseal.mesh.spiffe import SpiffeId
@@ -136,6 +137,8 @@ class Enrolment:
             return None  # woken when it is
         if held.incarnation != self.around.core.incarnation:
             await self._hand_over(held)
+        if held.limits != self._limits():
+            held.limits = await self._give_limits(held.key)
         if held.draining:
             return await self._drain(held)
         await self._give_listeners(held)
@@ -178,9 +181,10 @@ class Enrolment:
             )
         captured = None
         try:
+            limits = await self._give_limits(key)
             await self._give_credential(key, identity, credential)
             captured = await around.capture.enrol(workload)
-            held = Held(workload, key, identity, captured, incarnation, credential=credential)
+            held = Held(workload, key, identity, captured, incarnation, limits=limits, credential=credential)
             await self._give_listeners(held)
         except BaseException:
             with contextlib.suppress(CoreError):
@@ -224,9 +228,10 @@ class Enrolment:
             netns_fd=held.captured.netns_fd,
         )
         try:
+            limits = await self._give_limits(key)
             await self._give_credential(key, held.identity, credential)
             await around.capture.take_listeners(held.captured, {})
-            held.key, held.roles = key, set()
+            held.key, held.roles, held.limits = key, set(), limits
             await self._give_listeners(held)
         except BaseException:
             with contextlib.suppress(CoreError):
@@ -346,6 +351,16 @@ class Enrolment:
         if held.credential is None or self.renewal_trouble is not None or identity != held.identity:
             return max(0.05, self._renew_not_before - loop.time())
         return max(0.05, (held.credential.renew_at - self.around.now()).total_seconds())
+
+    def _limits(self) -> Limits:
+        """What it may have: by the mesh state, where that says something, else by the node's configuration."""
+        source = self.wanted_state or (self.held.workload if self.held is not None else None)
+        return source.limits.over(self.around.limits) if source is not None else self.around.limits
+
+    async def _give_limits(self, key: int) -> Limits:
+        limits = self._limits()
+        await self.around.core.call(CoreClient.workload_limits, key, limits)
+        return limits
 
     async def _give_credential(self, key: int, identity: SpiffeId, credential: Credential) -> None:
         svid = credential.svid

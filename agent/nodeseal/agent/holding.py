@@ -14,6 +14,7 @@ from nodeseal.agent.supervisor import CoreSupervisor
 from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError
 from nodeseal.capture.netns import NamespaceGoneError
 from nodeseal.capture.workload import Captured
+from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Workload
 from nodeseal.mesh.reasons import WhyNotEnrolled
 from nodeseal.mesh.spiffe import SpiffeId
@@ -46,6 +47,7 @@ class Surroundings:
     capture: CaptureThread
     credentials: Credentials
     settle: float
+    limits: Limits = field(default_factory=Limits)
     now: Callable[[], datetime] = utc_now
     rand: Callable[[], float] = random.random
 
@@ -60,6 +62,7 @@ class Held:
     captured: Captured
     incarnation: int  # of the core that has it; 0: no core has
     roles: set[int] = field(default_factory=set)  # of the listeners that the core has
+    limits: Limits | None = None  # that the core goes by; None: nobody knows
     credential: Credential | None = None
     direct_since: float = 0.0  # draining: when capture ended (event loop time); 0: before this agent began
     removing: bool = False  # the rest is being taken away; only `release` is left to be tried again

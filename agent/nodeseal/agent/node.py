@@ -104,7 +104,7 @@ class Node:
             start=start_core,
             drain_limit=config.drain_limit.total_seconds() if config.drain_limit is not None else None,
         )
-        self.around = Surroundings(self, self.core, capture, credentials, config.settle.total_seconds())
+        self.around = Surroundings(self, self.core, capture, credentials, config.settle.total_seconds(), config.limits)
         self.enrolments: dict[WorkloadName, Enrolment] = {}
         self.pusher = MeshPusher(self.core, self._effective)
         self.bypass = BypassKeeper(capture, config.node, config.node_addresses)

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from nodeseal import __version__
 from nodeseal.agent.corelink import CoreLink
+from nodeseal.agent.credentials import utc_now
 from nodeseal.agent.direct import Direct, DirectError
 from nodeseal.agent.enrolment import Enrolment
 from nodeseal.agent.node import Absence, Node
@@ -31,16 +32,19 @@ async def status(node: Node) -> dict[str, Any]:
     "capture": {"backend", "why"}, "workloads": [...]}; see _workload for a workload's keys, _absence for that of the
     agent."""
     counts: dict[str, dict[str, int]] = {}
+    limits: dict[str, dict[str, Any]] = {}
     core = node.core.describe()
     if node.core.pid is not None:
         try:
             async with asyncio.timeout(_CORE_PATIENCE_S):
                 answers = await node.core.call_all(CoreClient.stats)
-            counts = _sums(row for _link, (_stats, rows) in answers for row in rows)
+            rows = [row for _link, (_stats, rows) in answers for row in rows]
+            counts, limits = _sums(rows), limits_of(rows, utc_now())
             core["decisions"] = _decisions(answers[0][1][0])
+            core["descriptors"] = _descriptors(answers[0][1][0])
         except (CoreError, TimeoutError) as error:
             core["error"] = str(error) or "it does not answer"
-    workloads = [_workload(node, enrolment, counts) for _name, enrolment in sorted(node.enrolments.items())]
+    workloads = [_workload(node, enrolment, counts, limits) for _name, enrolment in sorted(node.enrolments.items())]
     trouble = node.trouble
     return {
         "ok": True,
@@ -79,9 +83,35 @@ def _sums(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
     for row in rows:
         counters = sums.setdefault(str(row["workload"]), {})
         for name, value in row.items():
-            if name not in ("workload", "key"):
+            if name not in ("workload", "key") and isinstance(value, int):
                 counters[name] = counters.get(name, 0) + value
     return sums
+
+
+def limits_of(rows: Iterable[dict[str, Any]], now: datetime) -> dict[str, dict[str, Any]]:
+    """Workload -> what it may have and what was refused for it: {"connections": {"limit", "refused", "since",
+    "last_seconds"}, ...}; "limit" is null where there is none. Of several cores the first row tells the limits: each
+    core has them for itself."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        limits = found.setdefault(str(row["workload"]), {})
+        for name, limited in row["limited"].items():
+            one = limits.setdefault(
+                name, {"limit": row["limits"].get(name) or None, "refused": 0, "since": None, "last_seconds": None}
+            )
+            if not limited["refused"]:
+                continue
+            one["refused"] += limited["refused"]
+            since = (now - timedelta(milliseconds=limited["first_ms"])).isoformat(timespec="seconds")
+            one["since"] = min(one["since"] or since, since)
+            last = limited["last_ms"] / 1000
+            one["last_seconds"] = last if one["last_seconds"] is None else min(one["last_seconds"], last)
+    return found
+
+
+def _descriptors(stats: dict[str, int]) -> dict[str, int]:
+    """Open in the core's process, about, and how many there may be."""
+    return {"open": stats["descriptors"], "limit": stats["descriptor_limit"]}
 
 
 def _absence(absence: Absence | None) -> dict[str, Any] | None:
@@ -120,7 +150,9 @@ def _decisions(stats: dict[str, int]) -> dict[str, float]:
     }
 
 
-def _workload(node: Node, enrolment: Enrolment, counts: dict[str, dict[str, int]]) -> dict[str, Any]:
+def _workload(
+    node: Node, enrolment: Enrolment, counts: dict[str, dict[str, int]], limits: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
     held = enrolment.held
     source = enrolment.wanted_state or (held.workload if held is not None else None)
     reason, detail = enrolment.why()
@@ -154,6 +186,8 @@ def _workload(node: Node, enrolment: Enrolment, counts: dict[str, dict[str, int]
         "refused": count.get("refused", 0),
         "failed": count.get("failed", 0),
         "failed_handshakes": count.get("tls_failed", 0),
+        "memory": count.get("memory", 0),
+        "limits": limits.get(str(enrolment.name), {}) if held is not None else {},
     }
 
 

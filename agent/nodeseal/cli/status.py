@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from nodeseal.cli import nodes, past_core
 from nodeseal.cli.table import duration, note, render_first_that_fits
 
 _BACKENDS = {"ebpf": "eBPF", "iptables": "iptables"}
+_LIMITS_SHOWN_S = 600.0
 _HEADER = ("WORKLOAD", "ENROLLED", "IDENTITY", "CERT", "CONNS")
 
 
@@ -49,6 +51,7 @@ def text(status: dict[str, Any]) -> str:
     else:
         parts.append("no workload of the mesh state is on this node")
     details = [f"{one['workload']}: {one['detail']}{_retry(one)}" for one in workloads if one["detail"]]
+    details += [f"{one['workload']}: {line}" for one in workloads for line in _limits(one.get("limits", {}))]
     details = [*_absence(status["agent"].get("absence")), *_core_details(core, status.get("older_cores", ())), *details]
     details += [*_capture_details(status), *past_core.lines(status)]
     if details:
@@ -59,6 +62,28 @@ def text(status: dict[str, Any]) -> str:
         lines = [f"{head} since {mesh['error_since']}; the last good state stays in force:"]
         parts.append("\n".join([*lines, *(note(problem) for problem in problems)]))
     return "\n".join(parts)
+
+
+def _limits(limits: dict[str, dict[str, Any]]) -> list[str]:
+    """A line for each limit that refused a connection in the last minutes."""
+    return [
+        f"limit reached: {name.replace('_', ' ')}{_value(name, one['limit'])}, {one['refused']} refused since "
+        f"{_clock(one['since'])}"
+        for name, one in limits.items()
+        if one["last_seconds"] is not None and one["last_seconds"] < _LIMITS_SHOWN_S
+    ]
+
+
+def _value(name: str, limit: int | None) -> str:
+    if limit is None:
+        return ""
+    return f" ({limit / (1 << 20):g} MiB)" if name == "memory" else f" ({limit})"
+
+
+def _clock(moment: str) -> str:
+    """The time of day, here; of another day with its date."""
+    local = datetime.fromisoformat(moment).astimezone()
+    return f"{local:%H:%M}" if local.date() == datetime.now(UTC).astimezone().date() else f"{local:%Y-%m-%d %H:%M}"
 
 
 def _absence(absence: dict[str, Any] | None) -> list[str]:

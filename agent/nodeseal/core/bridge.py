@@ -19,6 +19,7 @@ from typing import Any
 
 from nodeseal.core import generations, protocol
 from nodeseal.mesh.address import Address
+from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Mesh, MeshDifference, WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId
 
@@ -153,6 +154,10 @@ class CoreClient:
         texts = [str(address) for address in addresses]
         request = {"key": key, "name": str(name), "identity": str(identity), "addresses": texts}
         self._ask({"op": "workload_add", **request}, netns_fd)
+
+    def workload_limits(self, key: int, limits: Limits) -> None:
+        """What the workload may have from now on."""
+        self._ask({"op": "workload_limits", "key": key, "limits": limits.as_dict()})
 
     def workload_credentials(
         self, key: int, identity: SpiffeId, *, chain_pem: str, key_pem: str, bundle_pem: str

@@ -1,9 +1,9 @@
 """The core process's decision thread: the C core's questions, answered by nodeseal.mesh.decide.
 
 How it works: the C side puts a question into its queue and the flow waits; this thread takes all that are waiting (a
-fresh node has a thousand at once). For each it reads the current model once (one reference holds model and epoch
-together, so that an answer is never made from one and stamped with the other), asks the pure function and fills the
-answer. The C side caches it until the next epoch.
+fresh node has a thousand at once; the core hands them out of each workload in turn). For each it reads the current
+model once (one reference holds model and epoch together, so that an answer is never made from one and stamped with the
+other), asks the pure function and fills the answer. The C side caches it until the next epoch.
 
 What must hold: every question is answered. Anything unforeseen is answered "unavailable" with the reason
 "internal-error" and costs one log line. Without a model nothing is known of peers, so nothing is allowed.
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nodeseal.core import native
-from nodeseal.core.native import Core, Question
+from nodeseal.core.native import Core, LimitNotice, Question
 from nodeseal.mesh import decide
 from nodeseal.mesh.address import OriginalDestination, TunnelAddress
 from nodeseal.mesh.model import Mesh, WorkloadName
@@ -78,9 +78,17 @@ class Decider:
         answer = native.Answer(ffi)
         while not self._stopping.is_set():
             count = lib.core_next_questions(self._core.handle, questions.array, questions.capacity, _WAIT_MS)
+            self.log_limits()
             for index in range(count):
                 self.answer(questions[index], answer)
                 lib.core_answer(self._core.handle, answer.structure)
+
+    def log_limits(self) -> None:
+        """A line for each workload and limit that refused connections lately; the core says so at intervals."""
+        for notice in self._core.limit_notices():
+            name = self._name_of(notice.workload)
+            if name is not None:
+                log.warning("workload %s: limit reached: %s", name, _limit_text(notice))
 
     def answer(self, question: Question, answer: native.Answer) -> None:
         """Fills `answer` for `question`; never raises."""
@@ -158,6 +166,11 @@ class Decider:
             text,
             more,
         )
+
+
+def _limit_text(notice: LimitNotice) -> str:
+    limit = f"{notice.limit} ({notice.value})" if notice.value else notice.limit
+    return f"{limit}, {notice.refused} refused"
 
 
 @functools.lru_cache(maxsize=1024)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
+from pathlib import Path
 
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
 
@@ -18,8 +20,14 @@ def forbid_dumps() -> None:
         raise OSError(number, f"prctl(PR_SET_DUMPABLE): {os.strerror(number)}")
 
 
-def raise_descriptor_limit() -> int:
-    """RLIMIT_NOFILE up to the hard limit; the limit that is now in force."""
+def raise_descriptor_limit(most: Path = Path("/proc/sys/fs/nr_open")) -> int:
+    """RLIMIT_NOFILE up to what the kernel gives to anyone (fs.nr_open), or, without CAP_SYS_RESOURCE, up to the hard
+    limit; the limit that is now in force."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        highest = int(most.read_text())
+        if highest > hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (highest, highest))
+            return highest
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from nodeseal.mesh.address import Address
+from nodeseal.mesh.limits import LIMIT_NAMES, Limits
 
 # enum ns_question_kind, enum ns_verdict, enum ns_listener_role of nodeseal_core.h
 ASK_OUTBOUND, ASK_INBOUND_TUNNEL, ASK_INBOUND_PLAINTEXT = 0, 1, 2
@@ -32,7 +33,11 @@ _WORKLOAD_COUNTERS = (
     "refused",
     "failed",
     "tls_failed",
+    "memory",
+    "descriptors",
 )
+LIMITED = ("connections", "new_connections", "memory", "descriptors", "questions")
+"""By enum ns_limit: what a refused connection met."""
 _CORE_COUNTERS = (
     "epoch",
     "workers",
@@ -42,8 +47,11 @@ _CORE_COUNTERS = (
     "live_tunnels",
     "decision_p50_ns",
     "decision_p99_ns",
+    "descriptors",
+    "descriptor_limit",
 )
 _ERROR_SIZE = 512
+_NOTICES = 16
 # struct ns_question, ns_answer and ns_endpoint as bytes; a test compares them with the header.
 QUESTION_HEAD = struct.Struct("=QQII16s2x16sH")
 QUESTION_SIZE = 576
@@ -94,6 +102,15 @@ def fit(text: str, size: int) -> bytes:
     if len(encoded) < size:
         return encoded
     return encoded[: size - 1].decode("utf-8", "ignore").encode()
+
+
+class LimitNotice(NamedTuple):
+    """A struct ns_limit_notice; `limit` is one of LIMITED."""
+
+    workload: int
+    limit: str
+    value: int
+    refused: int
 
 
 class Question(NamedTuple):
@@ -193,6 +210,7 @@ class Core:
         options.warm_ms = warm_ms
         options.trust_domain = fit(trust_domain, 256)
         error = ffi.new("char[]", _ERROR_SIZE)
+        self._notices = ffi.new("struct ns_limit_notice[]", _NOTICES)
         self.handle = lib.core_start(options, error, _ERROR_SIZE)
         if self.handle == ffi.NULL:
             raise NativeError(_line(ffi, error))
@@ -207,6 +225,11 @@ class Core:
         structure = self.native.ffi.new("struct ns_address *")
         pack_address(structure, address, 0)
         self._call("core_workload_add", key, netns_fd, structure)
+
+    def workload_limits(self, key: int, limits: Limits) -> None:
+        """See core_workload_limits: from now on, also when it has more already."""
+        structure = self.native.ffi.new("struct ns_limits *", limits.as_dict())
+        self._call("core_workload_limits", key, structure)
 
     def workload_credentials(self, key: int, chain_pem: str, key_pem: str, bundle_pem: str) -> None:
         """See core_workload_credentials: all or nothing."""
@@ -236,10 +259,16 @@ class Core:
         """The live connections and the last closed ones, as JSON-able rows named as in struct ns_connection."""
         return [_connection_row(self.native.ffi, row) for row in self._snapshot("connection", "core_connections", 256)]
 
-    def workload_stats(self) -> list[dict[str, int]]:
-        """Counters a workload, named as in struct ns_workload_stats."""
+    def limit_notices(self) -> list[LimitNotice]:
+        """See core_limit_notices."""
+        count = self.native.lib.core_limit_notices(self.handle, self._notices, _NOTICES)
+        rows = [self._notices[index] for index in range(count)]
+        return [LimitNotice(row.workload, LIMITED[row.limit], row.value, row.refused) for row in rows]
+
+    def workload_stats(self) -> list[dict[str, Any]]:
+        """Counters a workload, named as in struct ns_workload_stats; "limited" by the names of LIMITED."""
         rows = self._snapshot("workload_stats", "core_workload_stats", 128)
-        return [{name: getattr(row, name) for name in _WORKLOAD_COUNTERS} for row in rows]
+        return [_workload_row(row) for row in rows]
 
     def stats(self) -> dict[str, int]:
         """The process's counters, named as in struct ns_core_stats."""
@@ -268,6 +297,15 @@ class _Rows(list[Any]):
     def __init__(self, owner: Any, count: int) -> None:
         super().__init__(owner[index] for index in range(count))
         self._owner = owner
+
+
+def _workload_row(row: Any) -> dict[str, Any]:
+    limited = {
+        name: {"refused": one.refused, "first_ms": one.first_ms, "last_ms": one.last_ms}
+        for name, one in zip(LIMITED, row.limited, strict=True)
+    }
+    limits = {name: getattr(row.limits, name) for name in LIMIT_NAMES}
+    return {**{name: getattr(row, name) for name in _WORKLOAD_COUNTERS}, "limits": limits, "limited": limited}
 
 
 def _connection_row(ffi: Any, row: Any) -> dict[str, Any]:

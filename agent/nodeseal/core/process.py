@@ -12,6 +12,7 @@ those with a * keep their form in every version of the protocol, whatever become
 * retire {limit_s}: lets listeners go, ends with the last connection, or after limit_s seconds (null: no limit)
 * live {} -> {connections, tunnels}; listeners {key} -> {roles} + one descriptor a role; stop {}
   workload_add {key, name, identity, address} + network namespace descriptor
+  workload_limits {key, limits: {connections, memory, new_connections}}
   workload_credentials {key, chain_pem, key_pem, bundle_pem}
   workload_listen {key, roles} + one descriptor a role
   workload_unlisten {key, roles};  workload_remove {key}
@@ -45,6 +46,7 @@ from nodeseal.core.decider import Decider, State
 from nodeseal.core.lockfile import AlreadyLocked, LockFile
 from nodeseal.core.transfer import Incoming, TransferError, part_of
 from nodeseal.mesh.address import Address
+from nodeseal.mesh.limits import LIMIT_NAMES, Limits
 from nodeseal.mesh.model import Mesh, WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId
 
@@ -52,6 +54,7 @@ log = logging.getLogger("nodeseal.core")
 
 _PEER_TIMEOUT_S = 10.0
 _RETIRED_CHECK_S = 1.0
+_ACCEPT_PAUSE_S = 0.2  # when no descriptor can be had
 WORKERS_MAX = 64
 _SWITCH_S = 0.0005  # a flow that waits for a decision waits no longer for the lock while a mesh state is taken in
 
@@ -93,6 +96,7 @@ class ControlServer:
             "retire": self._retire,
             "live": self._live,
             "workload_add": self._workload_add,
+            "workload_limits": self._workload_limits,
             "workload_credentials": self._workload_credentials,
             "workload_listen": self._workload_listen,
             "workload_unlisten": self._workload_unlisten,
@@ -206,6 +210,13 @@ class ControlServer:
             raise
         where = ", ".join(map(str, record.addresses))
         log.info("workload %s added, address %s, key %d", record.name, where, record.key)
+        return {}, []
+
+    def _workload_limits(self, request: dict[str, Any], fds: list[int]) -> Answer:
+        record = self._record(request)
+        limits = Limits(**{name: int(request["limits"][name]) for name in LIMIT_NAMES})
+        self._core.workload_limits(record.key, limits)
+        log.info("workload %s has the limits %s", record.name, limits.as_dict())
         return {}, []
 
     def _workload_credentials(self, request: dict[str, Any], fds: list[int]) -> Answer:
@@ -341,6 +352,7 @@ def _accept(listener: socket.socket) -> socket.socket | None:
         peer, _address = listener.accept()
     except OSError as error:
         log.error("cannot accept on the control socket: %s", error.strerror)
+        time.sleep(_ACCEPT_PAUSE_S)  # whoever dialled still waits, and wakes us again at once
         return None
     pid, uid = protocol.peer_credentials(peer)
     if uid not in (0, os.geteuid()):

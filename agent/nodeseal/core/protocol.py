@@ -18,7 +18,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-PROTOCOL = 3
+PROTOCOL = 4
 MESH_PART = 1000
 """Most workloads and services in one message. A mesh state goes over in parts: writing and reading JSON keeps the
 interpreter's lock, and whatever else is to run in the agent or in the core, the decisions above all, waits for it."""

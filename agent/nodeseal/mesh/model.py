@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Exclusions
+from nodeseal.mesh.limits import UNCHANGED, LimitChanges
 from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError, check_trust_domain
 
 
@@ -90,6 +91,8 @@ class Workload:
     phase: Phase = Phase.ABSENT
     exclude: Exclusions = NO_EXCLUSIONS
     on_failure: OnFailure = OnFailure.CLOSED
+    limits: LimitChanges = UNCHANGED
+    """What it may take of its node's core, where that is not what the node gives to all."""
 
     @property
     def address(self) -> Address:
@@ -119,6 +122,7 @@ class Workload:
             phase,
             self.exclude,
             self.on_failure,
+            self.limits,
         )
 
     def identity(self, trust_domain: str) -> SpiffeId:

@@ -78,3 +78,18 @@ class WhyRefused(StrEnum):
     """The peer's identity is of another trust domain."""
     IDENTITY_MISMATCH = "identity-mismatch"
     """The peer comes from a workload's address with an identity that is not that workload's."""
+
+
+class WhyLimited(StrEnum):
+    """Which limit a connection met that was refused before anybody decided about it. The core has the same words."""
+
+    CONNECTIONS = "limit-connections"
+    """The workload has as many as it may have at once."""
+    RATE = "limit-rate"
+    """The workload has had as many new ones in this second as it may have."""
+    MEMORY = "limit-memory"
+    """The core holds as much memory for the workload as it may."""
+    DESCRIPTORS = "limit-descriptors"
+    """The core is about to run out of file descriptors, and the workload has its part of them."""
+    QUESTIONS = "limit-questions"
+    """Too many of the workload's new connections wait for decisions."""

@@ -3,13 +3,14 @@
     {"trust_domain": "example.org",
      "workloads": [{"namespace", "name", "service_account", "node", "addresses", "netns", "wanted", "mode", "phase"}],
          where there is any, "exclude": {"inbound": {"ports": [[80, 90]], "networks": ["10.0.0.0/8"]}, "outbound": {}}
-         and, unless it is "closed", "on_failure"
+         and "limits": {"connections": 100}, unless it is "closed", "on_failure"
      "removed_workloads": ["ns/name"],
      "services": [{"namespace", "name", "addresses", "ports": [[80, 8080]], "endpoints": ["ns/name"]}],
      "removed_services": ["ns/name"]}
 
-Lists that are empty are left out. Both ends are the same release of nodeseal in all but an upgrade, which the control
-protocol's version guards: an unknown key is passed over, a missing one is an error.
+Lists that are empty are left out, and so are limits that are not changed. Both ends are the same release of nodeseal
+in all but an upgrade, which the control protocol's version guards: an unknown key is passed over, a missing one is an
+error.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,7 @@ from typing import Any
 
 from nodeseal.mesh.address import Address, AddressError, parse_address
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
+from nodeseal.mesh.limits import LIMIT_NAMES, UNCHANGED, LimitChanges
 from nodeseal.mesh.model import (
     MeshDifference,
     MeshError,
@@ -82,6 +84,8 @@ def _workload_to_wire(workload: Workload) -> dict[str, object]:
         wire["exclude"] = _exclusions_to_wire(workload.exclude)
     if workload.on_failure is not OnFailure.CLOSED:
         wire["on_failure"] = workload.on_failure
+    if workload.limits != UNCHANGED:
+        wire["limits"] = workload.limits.as_dict()
     return wire
 
 
@@ -100,6 +104,7 @@ def _workload_from_wire(item: Mapping[str, Any]) -> Workload:
         phase=_PHASES.get(item["phase"]) or Phase(item["phase"]),
         exclude=_exclusions_from_wire(item["exclude"]) if "exclude" in item else NO_EXCLUSIONS,
         on_failure=OnFailure(item.get("on_failure", OnFailure.CLOSED)),
+        limits=_limits_from_wire(item["limits"]) if "limits" in item else UNCHANGED,
     )
 
 
@@ -123,6 +128,14 @@ def _exclusions_from_wire(item: Mapping[str, Any]) -> Exclusions:
         )
 
     return Exclusions(direction(item["inbound"]), direction(item["outbound"]))
+
+
+def _limits_from_wire(item: Mapping[str, Any]) -> LimitChanges:
+    values = {name: item[name] for name in LIMIT_NAMES if name in item}
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise TypeError(f"{value!a} is not a limit of {name}")
+    return LimitChanges(**values)
 
 
 def _service_to_wire(service: Service) -> dict[str, object]:

@@ -122,7 +122,7 @@ class Fields:
             return default
         if isinstance(node, Scalar) and node.tag is Tag.TRUTH:
             return node.text.lower() in _TRUE
-        self._wrong(node, name, "true or false")
+        self.wrong(node, name, "true or false")
         return default
 
     def integer(self, name: str, default: int | None, low: int, high: int, expected: str) -> int:
@@ -135,7 +135,7 @@ class Fields:
             plain = re.fullmatch(r"0|[1-9][0-9]*", node.text) is not None
             if plain and low <= int(node.text) <= high:
                 return int(node.text)
-        self._wrong(node, name, expected)
+        self.wrong(node, name, expected)
         return low
 
     def port(self, name: str, default: int | None = None) -> int:
@@ -153,7 +153,7 @@ class Fields:
             for member in kind:
                 if member.value == node.text:
                     return member
-        self._wrong(node, name, expected)
+        self.wrong(node, name, expected)
         return default
 
     def addresses(self) -> tuple[Address, ...]:
@@ -167,7 +167,7 @@ class Fields:
         where, expected = self.at("addresses"), "one address, or one of each family"
         nodes = several.items if isinstance(several, List) else ()
         if not isinstance(several, List):
-            self._wrong(several, "addresses", expected)
+            self.wrong(several, "addresses", expected)
         elif len(nodes) not in (1, 2):
             self.problems.add(several.line, where, expected, f"a list of {len(nodes)}")
             return (_ANY_ADDRESS,)
@@ -200,7 +200,7 @@ class Fields:
         if isinstance(node, List):
             return node.items
         if node is not None:
-            self._wrong(node, name, expected)
+            self.wrong(node, name, expected)
         return ()
 
     def close(self) -> None:
@@ -211,7 +211,8 @@ class Fields:
             where = self.at(name) if name.isidentifier() and len(name) <= 60 else self.path
             self.problems.add(self._entries[name].line, where, expected, f"the unknown field {shown(name)}")
 
-    def _wrong(self, node: Node, name: str, expected: str) -> None:
+    def wrong(self, node: Node, name: str, expected: str) -> None:
+        """Notes that a field is not what is expected."""
         if not isinstance(node, Broken):
             self.problems.add(node.line, self.at(name), expected, describe(node))
 

@@ -28,6 +28,7 @@ from nodeseal.sources.document import (
     shown,
 )
 from nodeseal.sources.exclude import read_exclusions
+from nodeseal.sources.limits import read_limits
 from nodeseal.sources.plain import take_plain_workloads
 from nodeseal.sources.schema import Fields, read_text
 
@@ -215,6 +216,7 @@ def _read_workload(problems: Problems, node: Node, path: str) -> Workload | None
         mode=fields.choice("mode", Mode.PERMISSIVE),
         exclude=read_exclusions(fields),
         on_failure=fields.choice("on_failure", OnFailure.CLOSED),
+        limits=read_limits(fields, "limits"),
     )
     fields.close()
     return workload if problems.count == before else None
