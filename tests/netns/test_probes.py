@@ -3,6 +3,8 @@ nobody else's."""
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -76,6 +78,16 @@ def test_probe_is_answered_without_agent_and_core(lab: RunningLab) -> None:
     assert probe(lab, node(lab, "node2"))
     assert probe(lab, node(lab, "node2"), version=6)
     assert not probe(lab, pod(lab, "intruder"), "--max-time", "1")
+
+
+def test_probe_is_answered_while_the_core_hangs(lab: RunningLab) -> None:
+    """Its listeners are there and take the connection, and nobody ever answers: for others that is so."""
+    pid = lab.core_pid("node2")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert probe(lab, node(lab, "node2"))
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_connection_from_the_node_is_shown_with_its_reason(lab: RunningLab) -> None:
