@@ -199,6 +199,8 @@ class FakeCapture:
         self.captured.pop(captured.target.name, None)
         captured.close()
 
+    has_rules = False
+
     async def errors(self) -> dict[str, int]:
         return dict.fromkeys(constants.COUNTERS, 0)
 

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from nodeseal.capture.cleanup import cleanup
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Journal
 from nodeseal.capture.node import NodeCapture
+from nodeseal.mesh.exclusions import Excluded, PortRange
 from support.namespaces import Namespace, iptables_rules, needs_root, wait_for
 from support.pods import CLIENT, SERVER, Pods, echoes
 
@@ -333,6 +335,69 @@ def cannot(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
         }[what],
         refuse,
     )
+
+
+# ---- what passes by the core
+
+PORT_8080 = Excluded(ports=(PortRange(8080, 8081),))
+FROM_CLIENT = Excluded(networks=(ip_network(f"{CLIENT}/32"), ip_network("fd00::/8")))
+
+
+@pytest.mark.parametrize("program", ["iptables-nft", "iptables-legacy"])
+@pytest.mark.parametrize("passing", [PORT_8080, FROM_CLIENT], ids=["port", "range"])
+def test_what_is_to_pass_is_not_captured(pods: Pods, program: str, passing: Excluded) -> None:
+    iptables(pods.server, program, "-t", "mangle", "-A", "INPUT", "-p", "udp", "-j", "ACCEPT")
+    echo = pods.echo(pods.server)
+    capture = pods.capture()
+    capture.pass_by({pods.server_target.name: passing})
+    relay = pods.relay(capture.enrol(pods.server_target))
+    assert echoes(pods.dial(pods.client, (SERVER, 8080)))
+    assert relay.flows == []
+    assert [peer[0] for peer in echo.peers] == [CLIENT]
+
+
+def test_what_passes_changes_for_new_connections_only(pods: Pods) -> None:
+    pods.echo(pods.server)
+    capture = pods.capture()
+    relay = pods.relay(capture.enrol(pods.server_target))
+    captured = pods.dial(pods.client, (SERVER, 8080))
+    assert echoes(captured)
+    capture.pass_by({pods.server_target.name: PORT_8080})
+    direct = pods.dial(pods.client, (SERVER, 8080))
+    assert echoes(direct)
+    assert len(relay.flows) == 1
+    capture.pass_by({})
+    assert echoes(pods.dial(pods.client, (SERVER, 8080)))
+    assert len(relay.flows) == 2
+    assert echoes(captured)
+    assert echoes(direct)
+
+
+def test_what_passes_does_so_with_syn_cookies(pods: Pods) -> None:
+    pods.server.sysctl("net/ipv4/tcp_syncookies", 2)
+    pods.echo(pods.server)
+    capture = pods.capture()
+    capture.pass_by({pods.server_target.name: PORT_8080})
+    relay = pods.relay(capture.enrol(pods.server_target))
+    assert echoes(pods.dial(pods.client, (SERVER, 8080)))
+    assert relay.flows == []
+
+
+def test_what_passes_stays_so_while_the_next_agent_begins(pods: Pods) -> None:
+    pods.echo(pods.server)
+    first = pods.capture()
+    first.pass_by({pods.server_target.name: PORT_8080})
+    first.enrol(pods.server_target)
+    first.close()
+    second = pods.capture()
+    (captured,) = second.adopt()
+    second.take_listeners(captured, {})
+    relay = pods.relay(captured)
+    assert echoes(pods.dial(pods.client, (SERVER, 8080)))
+    assert relay.flows == []
+    second.pass_by({})
+    assert echoes(pods.dial(pods.client, (SERVER, 8080)))
+    assert len(relay.flows) == 1
 
 
 def test_auto_is_ebpf_where_it_works(pods: Pods) -> None:

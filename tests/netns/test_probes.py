@@ -16,7 +16,10 @@ from nodeseal.lab.plan import PIPELINE_HTTP_PORT
 from support.lab import PATIENCE, Programs, RunningLab, echoes, endpoint, running_lab, wait_until
 from support.namespaces import needs_root
 
-pytestmark = [needs_root, pytest.mark.ebpf_only("with iptables nothing passes by the core")]
+pytestmark = [
+    needs_root,
+    pytest.mark.ebpf_only("iptables cannot tell the node from what it forwards, see test_probes_iptables"),
+]
 
 VERSIONS = pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
 

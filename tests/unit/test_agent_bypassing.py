@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -15,7 +16,7 @@ from nodeseal.agent.config import NodeAddresses
 from nodeseal.capture.bypass import Entries, exclusion_entries, node_entries, peer_entries
 from nodeseal.capture.errors import CaptureError
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
-from nodeseal.mesh.model import Mesh, Phase, Service, ServicePort, Workload, WorkloadName
+from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
 
 EXCLUDE = Exclusions(inbound=Excluded(ports=(PortRange(8000, 8010),)))
 VIP, NEXT_VIP = IPv4Address("10.9.0.1"), IPv4Address("10.9.0.2")
@@ -43,7 +44,14 @@ class Kept:
 
     def __init__(self, wanted: NodeAddresses = TRUSTED) -> None:
         self.map = FakeBypass()
-        self.keeper = BypassKeeper(status_of(bypass=self.map), "node1", wanted)
+        self.rules: list[dict[str, Excluded]] = []
+        self.capture = status_of(bypass=self.map, has_rules=False, pass_by=self._pass_by)
+        self.keeper = BypassKeeper(self.capture, "node1", wanted)
+
+    async def _pass_by(self, passing: dict[str, Excluded]) -> None:
+        if self.map.error is not None:
+            raise self.map.error
+        self.rules.append(passing)
 
     def after(self, *states: Mesh) -> Entries:
         """What is in the map, but for the node's addresses, when these have followed each other."""
@@ -129,6 +137,23 @@ def test_addresses_that_are_known_before_the_first_state_are_in_it(kept: Kept) -
 def test_what_a_former_agent_left_is_replaced(kept: Kept) -> None:
     kept.map.entries = peer(B)
     assert kept.after(mesh(A)) == peer(A)
+
+
+def test_rules_get_what_comes_in_to_this_nodes_workloads(kept: Kept) -> None:
+    kept.capture.has_rules = True
+    kept.keeper.local = frozenset({GATEWAY})
+    permissive, strict = workload("a", None, exclude=EXCLUDE), workload("b", None, mode=Mode.STRICT)
+    trusted = TRUSTED.trusted
+    wanted = {
+        "default/a": Excluded(EXCLUDE.inbound.ports, (*trusted, IPv4Network("10.0.1.1/32"))),
+        "default/b": Excluded((), trusted),
+    }
+    kept.after(mesh(permissive, strict, away("c", Phase.ENROLLED)))
+    assert kept.rules == [wanted]
+    kept.after(mesh(permissive, strict, away("c", Phase.ABSENT)))
+    assert kept.rules == [wanted], "nothing of this node has changed"
+    kept.after(mesh(replace(permissive, mode=Mode.STRICT), strict))
+    assert kept.rules[1:] == [{**wanted, "default/a": Excluded(EXCLUDE.inbound.ports, trusted)}]
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
 """Keeping the kernel's map of what passes by the core at what the mesh state and the node's addresses say.
 
+(And the rules of the iptables backend, which can leave alone what comes in; what its workloads dial goes to the core,
+which decides.)
+
 The map tells of every enrolled workload of the mesh that it is one, and what it excludes; of this node's workloads what
 they exclude as long as they are in the mesh state, so that it is in place before they are captured. Changes are found
 by comparing models, which share what has not changed: a large mesh costs little.
@@ -10,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from ipaddress import ip_network
 
 from nodeseal.agent.addresses import in_order
 from nodeseal.agent.capturing import CaptureThread
@@ -17,8 +21,8 @@ from nodeseal.agent.config import NodeAddresses
 from nodeseal.capture.bypass import Entries, exclusion_entries, node_entries, peer_entries
 from nodeseal.capture.errors import CaptureError
 from nodeseal.mesh.address import Address
-from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Exclusions
-from nodeseal.mesh.model import Mesh, Service, Workload, WorkloadName, difference
+from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions
+from nodeseal.mesh.model import Mesh, Mode, Service, Workload, WorkloadName, difference
 
 log = logging.getLogger("nodeseal.agent")
 
@@ -37,6 +41,7 @@ class BypassKeeper:
         self._lock = asyncio.Lock()
         self._mesh: Mesh | None = None
         self._done: tuple[Mesh, Entries, Entries] | None = None  # what the map holds: a mesh, its services, the node
+        self._passed: dict[str, Excluded] | None = None  # what the iptables backend was told
         self._again: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -77,10 +82,13 @@ class BypassKeeper:
             if mesh is None:
                 return
             try:
+                if self._capture.has_rules and (passing := self._passing(mesh)) != self._passed:
+                    await self._capture.pass_by(passing)
+                    self._passed = passing
                 self._done = await asyncio.to_thread(self._apply, mesh, self.local)
             except CaptureError as error:
                 log.error("%s; trying again", error)
-                self._done = None
+                self._done = self._passed = None
                 self._again = asyncio.get_running_loop().call_later(_RETRY_S, self._bring_again)
 
     def _bring_again(self) -> None:
@@ -108,6 +116,19 @@ class BypassKeeper:
         if put or remove:
             self._capture.bypass.change(put, remove)
         return mesh, services, node
+
+    def _passing(self, mesh: Mesh) -> dict[str, Excluded]:
+        """What comes in and is left to the applications of this node by rules, which see addresses alone: so the node's
+        own are left out where that is a promise to refuse all others.
+        """
+        local = tuple(ip_network(address) for address in in_order(self.local))
+        passing = {}
+        for workload in mesh.workloads.values():
+            if workload.node == self._node:
+                node = self._wanted.trusted if workload.mode is Mode.STRICT else self._wanted.trusted + local
+                inbound = workload.exclude.inbound
+                passing[str(workload.key)] = Excluded(inbound.ports, inbound.networks + node)
+        return passing
 
     def _workloads(self, workloads: Iterable[Workload]) -> Entries:
         entries: Entries = {}

@@ -18,6 +18,7 @@ from nodeseal.capture.journal import BackendName
 from nodeseal.capture.netns import NAMED, NetworkNamespace
 from nodeseal.capture.node import NodeCapture
 from nodeseal.capture.workload import Captured, CaptureTarget
+from nodeseal.mesh.exclusions import Excluded
 from nodeseal.mesh.model import OnFailure, Workload
 
 log = logging.getLogger("nodeseal.agent")
@@ -101,6 +102,15 @@ class CaptureThread:
     async def release(self, captured: Captured) -> None:
         """Everything is as it was before; closes `captured`."""
         await self._run(self._capture.release, captured.target)
+
+    @property
+    def has_rules(self) -> bool:
+        """See NodeCapture.has_rules."""
+        return self._capture.has_rules
+
+    async def pass_by(self, passing: Mapping[str, Excluded]) -> None:
+        """See NodeCapture.pass_by."""
+        await self._run(self._capture.pass_by, passing)
 
     async def errors(self) -> dict[str, int]:
         """What BPF programs counted: name -> how often."""

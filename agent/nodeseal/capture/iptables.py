@@ -36,6 +36,7 @@ from nodeseal.capture.installation import SYSCTLS, SYSCTLS_OF_VERSION
 from nodeseal.capture.journal import BackendName, Entry, Journal
 from nodeseal.capture.listeners import INBOUND, OUTBOUND, STEERED
 from nodeseal.capture.netns import NetworkNamespace
+from nodeseal.mesh.exclusions import Excluded
 
 log = logging.getLogger("nodeseal.capture")
 
@@ -56,6 +57,23 @@ class IptablesBackend:
 
     name: BackendName = "iptables"
     needs_keepalive = True
+
+    def __init__(self) -> None:
+        self._passing: Mapping[str, Excluded] | None = None
+
+    def pass_by(self, passing: Mapping[str, Excluded], captured: Iterable[tuple[Entry, NetworkNamespace]]) -> None:
+        """Workload -> what comes in and is left to the application: of those that are captured already, and of those
+        that will be. Raises CaptureError.
+        """
+        before, self._passing = self._passing, dict(passing)
+        for entry, namespace in captured:
+            if before is not None and before.get(entry.name) == passing.get(entry.name):
+                continue
+            try:
+                namespace.run(partial(self._write, entry, None, capturing=entry.state != "leaving"))
+            except CaptureError:
+                self._passing = None  # the next call does it for all of them
+                raise
 
     def prepare(self, journal: Journal, undo: contextlib.ExitStack) -> None:
         """Try the rules in a network namespace made for it."""
@@ -88,7 +106,7 @@ class IptablesBackend:
                 routing.add_table(entry.table, address, survey.devices)
                 for mark in entry.marks:
                     routing.add_rule(address.version, mark, entry.table, entry.rule_priority)
-            _write(entry, _ports_of(listeners), capturing=True)
+            self._write(entry, _ports_of(listeners), capturing=True)
 
         self.configure(entry)
         try:
@@ -104,13 +122,7 @@ class IptablesBackend:
     def stop_new(self, entry: Entry, namespace: NetworkNamespace) -> None:
         """See Backend."""
 
-        def body() -> None:
-            for program in entry.xtables:
-                saved = xtables.save(program)
-                text = rules.installation(saved, family_of(program), rules.ports(saved), capturing=False)
-                xtables.restore(program, text)
-
-        namespace.run(body)
+        namespace.run(partial(self._write, entry, None, capturing=False))
 
     def remove(self, entry: Entry, namespace: NetworkNamespace | None) -> Iterator[str | CaptureError]:
         """See Backend."""
@@ -118,7 +130,7 @@ class IptablesBackend:
 
     def give_listeners(self, entry: Entry, namespace: NetworkNamespace, listeners: Mapping[int, int]) -> None:
         """See Backend."""
-        namespace.run(lambda: _write(entry, _ports_of(listeners), capturing=entry.state != "leaving"))
+        namespace.run(lambda: self._write(entry, _ports_of(listeners), capturing=entry.state != "leaving"))
 
     def live_listeners(self, entry: Entry, namespace: NetworkNamespace) -> frozenset[int]:
         """See Backend."""
@@ -151,6 +163,15 @@ class IptablesBackend:
     def close(self) -> None:
         """See Backend: there is nothing to hold."""
 
+    def _write(self, entry: Entry, ports: Mapping[int, int] | None, *, capturing: bool) -> None:
+        """`ports`: None for those that the rules have now. To be called inside the namespace."""
+        passing = None if self._passing is None else self._passing.get(entry.name, Excluded())
+        for program in entry.xtables:
+            saved = xtables.save(program)
+            now = rules.ports(saved) if ports is None else ports
+            text = rules.installation(saved, family_of(program), now, capturing=capturing, passing=passing)
+            xtables.restore(program, text)
+
 
 def remove(entry: Entry, namespace: NetworkNamespace | None) -> Iterator[str | CaptureError]:
     """See Backend.remove; for cleanup too."""
@@ -181,12 +202,6 @@ def remove(entry: Entry, namespace: NetworkNamespace | None) -> Iterator[str | C
 def family_of(program: str) -> int:
     """4 or 6."""
     return 6 if program.startswith("ip6") else 4
-
-
-def _write(entry: Entry, ports: Mapping[int, int], *, capturing: bool) -> None:
-    for program in entry.xtables:
-        text = rules.installation(xtables.save(program), family_of(program), ports, capturing=capturing)
-        xtables.restore(program, text)
 
 
 def _erase(program: str) -> bool:

@@ -25,6 +25,7 @@ from nodeseal.capture.iptables import IptablesBackend
 from nodeseal.capture.journal import BackendName, Entry, Journal
 from nodeseal.capture.netns import NamespaceGoneError, NetworkNamespace
 from nodeseal.capture.workload import Captured, CaptureTarget
+from nodeseal.mesh.exclusions import Excluded
 
 log = logging.getLogger("nodeseal.capture")
 
@@ -39,7 +40,8 @@ class NodeCapture:
         self._run_dir = run_dir
         self._choice = choice
         self._ebpf = EbpfBackend(run_dir, cgroup)
-        self._backends: dict[BackendName, Backend] = {"ebpf": self._ebpf, "iptables": IptablesBackend()}
+        self._iptables = IptablesBackend()
+        self._backends: dict[BackendName, Backend] = {"ebpf": self._ebpf, "iptables": self._iptables}
         self._captured: dict[str, Captured] = {}
         self._journal: Journal | None = None
         self._chosen: BackendName | None = None
@@ -82,11 +84,28 @@ class NodeCapture:
             backend.close()
 
     def bypass(self) -> Bypass:
-        """What passes by the core, after prepare(); the caller closes it. Workloads that iptables captures heed none of
-        it.
+        """What passes by the core, after prepare(); the caller closes it. Of workloads that iptables captures see
+        pass_by().
         """
         self._ready()
         return self._ebpf.bypass() if self._ebpf.prepared else NoBypass()
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether some workloads are captured by iptables, or may be."""
+        return self._chosen == "iptables" or any(one.backend == "iptables" for one in self._captured.values())
+
+    def pass_by(self, passing: Mapping[str, Excluded]) -> None:
+        """Workload -> what comes in and is left to the application, for those that iptables captures. Raises
+        CaptureError.
+        """
+        journal = self._ready()
+        mine = [
+            (journal.entries[name], captured.namespace)
+            for name, captured in self._captured.items()
+            if captured.backend == "iptables"
+        ]
+        self._iptables.pass_by(passing, mine)
 
     def errors(self, *, quick: bool = False) -> dict[str, int]:
         """Name -> how often, for everything that a BPF program or a rule counted: constants.COUNTERS and

@@ -23,6 +23,8 @@ What the core sends towards an application on lo, and what the application answe
 CAPTURED towards an address of this namespace) and is left to the kernel's own lookup. TO_APP is written into the entry
 as well, for an application that puts another mark on the socket that it accepted.
 
+What is to pass by the core is left alone at its SYN: it gets no mark, and conntrack nothing to remember.
+
 A packet of the application that conntrack cannot place (INVALID) has no entry to take the mark from, so one that
 carries data is dropped rather than sent past the core. FIN and SYN-ACK are not: they are INVALID when they are the
 first that conntrack sees of a connection older than enrolment.
@@ -31,10 +33,11 @@ first that conntrack sees of a connection older than enrolment.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from nodeseal.capture import constants
 from nodeseal.capture.listeners import INBOUND, OUTBOUND
+from nodeseal.mesh.exclusions import Excluded
 
 OUTPUT = "NODESEAL_OUTPUT"
 PREROUTING = "NODESEAL_PREROUTING"
@@ -46,7 +49,8 @@ _CAPTURED = f"{constants.MARK_CAPTURED:#x}"
 _TO_APP = f"{constants.MARK_TO_APP:#x}"
 _CORE = f"{constants.MARK_CORE:#x}"
 _SYN_ACK = "-p tcp -m tcp --tcp-flags SYN,ACK SYN,ACK"
-_SYN = "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN"
+_ONLY_SYN = "--tcp-flags FIN,SYN,RST,ACK SYN"
+_SYN = f"-p tcp -m tcp {_ONLY_SYN}"
 _DATA = "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK ACK"
 
 # Name of a counter -> the rule that counts it: (chain, what its line in iptables-save contains).
@@ -56,16 +60,20 @@ COUNTERS = {
 }
 
 
-def installation(saved: str, family: int, ports: Mapping[int, int], *, capturing: bool) -> str:
+def installation(
+    saved: str, family: int, ports: Mapping[int, int], *, capturing: bool, passing: Excluded | None = None
+) -> str:
     """What makes the rules be there as they should be, whatever of them is there already; takes effect as a whole.
 
     `saved`: the output of `iptables-save -t mangle`; `family`: 4 or 6; `ports`: role -> port of the core's listener on
     the loopback address (a role without one gets nothing new, and what would go there is dropped); `capturing`: False
-    when new connections go direct and only captured ones are served.
+    when new connections go direct and only captured ones are served; `passing`: what comes in and is left to the
+    application all the same, None for what the rules say of that already.
     """
+    left_alone = _passing_of(saved) if passing is None else list(_passing(family, passing))
     lines = ["*mangle", *(f":{chain} - [0:0]" for chain in _JUMPS.values())]
     lines += [f"-A {OUTPUT} {rule}" for rule in _output(family, capturing=capturing)]
-    lines += [f"-A {PREROUTING} {rule}" for rule in _prerouting(family, ports, capturing=capturing)]
+    lines += [f"-A {PREROUTING} {rule}" for rule in _prerouting(family, ports, left_alone, capturing=capturing)]
     for builtin, chain in _JUMPS.items():
         found = _rules_of(saved, builtin)
         jump = _jump(chain)
@@ -129,7 +137,20 @@ def _output(family: int, *, capturing: bool) -> Iterator[str]:
     yield f"{_DATA} -m conntrack --ctstate INVALID -j DROP"
 
 
-def _prerouting(family: int, ports: Mapping[int, int], *, capturing: bool) -> Iterator[str]:
+def _passing(family: int, passing: Excluded) -> Iterator[str]:
+    # As iptables-save writes them, so that they can be told from the others.
+    for item in passing.ports:
+        yield f"-p tcp -m tcp --dport {item.first}:{item.last} {_ONLY_SYN} -j RETURN"
+    for network in passing.networks:
+        if network.version == family:
+            yield f"-s {network} {_SYN} -j RETURN"
+
+
+def _passing_of(saved: str) -> list[str]:
+    return [rule for rule in _rules_of(saved, PREROUTING) if _ONLY_SYN in rule and rule.endswith("-j RETURN")]
+
+
+def _prerouting(family: int, ports: Mapping[int, int], left_alone: Iterable[str], *, capturing: bool) -> Iterator[str]:
     yield f"-i lo -m mark ! --mark {_CAPTURED} -j RETURN"
     yield "-i lo -m addrtype --dst-type LOCAL -j RETURN"
     yield f"-i lo -p tcp {_target(family, ports.get(OUTBOUND), _CAPTURED)}"
@@ -139,6 +160,7 @@ def _prerouting(family: int, ports: Mapping[int, int], *, capturing: bool) -> It
     yield f"-p tcp -m tcp --dport {constants.HBONE_PORT} -j RETURN"
     yield "-p tcp -m tcp --tcp-flags RST RST -j RETURN"
     yield "-m addrtype ! --dst-type LOCAL -j RETURN"
+    yield from left_alone
     if capturing:
         yield f"{_SYN} {_target(family, ports.get(INBOUND))}"
     if capturing or INBOUND in ports:

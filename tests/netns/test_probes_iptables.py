@@ -1,0 +1,52 @@
+"""Probes from the node with the iptables backend, which sees their address and no more: the node's own addresses pass
+to permissive workloads, those that the operator names to all."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from nodeseal.lab.namespaces import run_in
+from support.lab import PATIENCE, Programs, RunningLab, echoes, running_lab, wait_until
+from support.namespaces import needs_root
+
+pytestmark = needs_root
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[RunningLab]:
+    with running_lab(tmp_path, ipv6=True, settings={"capture": "iptables"}) as lab:
+        yield lab
+
+
+def probed(lab: RunningLab, address: tuple[str, int], node: str = "node2", timeout: float = PATIENCE) -> bool:
+    """Whether the node reaches an echo server."""
+    netns = lab.lab.plan.node(node).netns
+    with suppress(OSError, EOFError), run_in(netns, lambda: socket.create_connection(address, timeout)) as connection:
+        return echoes(connection)
+    return False
+
+
+@pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
+def test_node_reaches_permissive_workloads_without_agent_and_core(lab: RunningLab, version: int) -> None:
+    with Programs(lab, version) as programs:
+        server = programs.serve("pipeline")
+        lab.kill_agent("node2")
+        lab.kill_core("node2")
+        assert probed(lab, server.address)
+        assert not probed(lab, server.address, "node1", timeout=1)
+
+
+def test_node_reaches_strict_workloads_where_its_address_is_named(lab: RunningLab) -> None:
+    with Programs(lab) as programs:
+        server = programs.serve("pipeline")
+        assert probed(lab, server.address)
+        lab.lab.set_mode("pipeline", "strict")
+        wait_until(lambda: not probed(lab, server.address), "strict refuses what has the node's address")
+        lab.restart_agent("node2", node_addresses=["10.77.2.1"])
+        wait_until(lambda: probed(lab, server.address), "the address is in force")
+        assert not probed(lab, server.address, "node1")
