@@ -60,9 +60,16 @@ def agent_crash(lab: RunningLab, programs: Programs, server: Server) -> None:
     lab.restart_agent("node2", signal.SIGKILL)
 
 
+def crash_of_both(lab: RunningLab, programs: Programs, server: Server) -> None:
+    """An agent and its core are killed: nobody of theirs is left to tidy up."""
+    lab.kill_agent("node1")
+    lab.kill_core("node1")
+    lab.start_agent("node1")
+
+
 @pytest.mark.parametrize(
     ("happens", "rounds"),
-    [(enrolment, ROUNDS), (core_upgrade, GENERATIONS), (core_crash, GENERATIONS), (agent_crash, GENERATIONS)],
+    [(enrolment, ROUNDS), *((one, GENERATIONS) for one in (core_upgrade, core_crash, agent_crash, crash_of_both))],
 )
 def test_node_holds_the_same_after_many_rounds_as_after_one(
     lab: RunningLab, programs: Programs, happens: Callable[[RunningLab, Programs, Server], None], rounds: int

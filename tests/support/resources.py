@@ -122,8 +122,9 @@ def _descriptors(pid: int) -> Iterator[str]:
 
 
 def _kind(target: str) -> str:
-    """What a descriptor is of, without what differs from one to the next of its kind."""
-    return re.sub(r":\[\d+\]$", "", re.sub(r"core-\d+", "core-N", target))
+    """What a descriptor is of, without what differs from one to the next of its kind. (A link that was made and one
+    that was found pinned go by two names.)"""
+    return re.sub(r":\[\d+\]$", "", re.sub(r"core-\d+", "core-N", target.replace("bpf-link", "bpf_link")))
 
 
 def _tunnels() -> frozenset[str]:

@@ -32,7 +32,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from nodeseal.agent.backoff import Backoff
 from nodeseal.agent.corelink import CoreLink
-from nodeseal.core import generations
+from nodeseal.core import generations, lockfile
 from nodeseal.core.bridge import CoreClient, CoreError, CoreGone, CoreOptions, Hello, spawn
 
 log = logging.getLogger("nodeseal.agent")
@@ -129,6 +129,7 @@ class CoreSupervisor:
                 log.warning("the core of generation %d is left to itself: %s", generation, error)
                 continue
             if found is None:
+                self._forget_dead(generation)
                 continue
             link = self._link(*found)
             self.older.append(link)
@@ -140,6 +141,12 @@ class CoreSupervisor:
             self._make_current(newest)
         else:
             await self._start()
+
+    def _forget_dead(self, generation: int) -> None:
+        """Removes what a core left that was killed while no agent ran."""
+        if lockfile.holder(generations.lock_path(self._run_dir, generation)) is None:
+            with contextlib.suppress(OSError):
+                generations.remove_files(self._run_dir, generation)
 
     def set_ready(self) -> None:
         """The core has its mesh state: workloads may be handed over."""
