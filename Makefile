@@ -23,7 +23,7 @@ APT_PROFILE := $(APT_RUN) linux-perf valgrind
 C_SOURCES := $(wildcard cext/src/*.c cext/src/*.h cext/include/*.h)
 C_FORMATTED := $(wildcard cext/src/*.[ch] cext/include/*.h tests/cext/*.[ch] bpf/*.[ch] bench/*.[ch] bench/instructions/*.[ch])
 
-.PHONY: help demo test test-workers test-iptables lint guard bench profile scale format clean install
+.PHONY: help demo test test-workers test-iptables chaos lint guard bench profile scale format clean install
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,11 +78,16 @@ test-workers: $(VENV)/.installed-test ## the netns and interop tests with 1, 2 a
 test-iptables: $(VENV)/.installed-test ## the netns and interop tests with capture by iptables instead of eBPF (root)
 	$(BIN)/python -m pytest tests/netns tests/interop --backend iptables
 
+chaos: $(VENV)/.installed-test ## restarts, upgrades, crashes and a bad link at random under load (root; MINUTES=10 SEED=N)
+	PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \
+	  $(if $(CONNECTIONS),--connections $(CONNECTIONS)) $(if $(ONLY),--only $(ONLY)) $(if $(JSON),-o json)
+
 lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-format, compiler warnings as errors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	MYPYPATH=agent $(BIN)/mypy --strict bench
+	MYPYPATH=agent:tests $(BIN)/mypy --strict -p chaos
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(C_FORMATTED)
 	@mkdir -p $(BUILD)/lint

@@ -10,6 +10,7 @@ import contextlib
 import json
 import select
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,13 @@ class ControlServer:
 
 
 class Remote:
-    """The test's side. `connect` is to be called until it does not raise OSError: the program needs a moment."""
+    """The test's side, for any thread. `connect` is to be called until it does not raise OSError: the program needs a
+    moment."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._socket: socket.socket | None = None
+        self._lock = threading.Lock()
 
     def connect(self) -> None:
         """Raises OSError."""
@@ -90,11 +93,19 @@ class Remote:
 
     def ask(self, op: str, **arguments: Any) -> Any:
         """What the operation returns. Raises RemoteError."""
+        request = json.dumps({"op": op, **arguments}).encode() + b"\n"
+        with self._lock:
+            answer = json.loads(self._exchange(request))
+        if "error" in answer:
+            raise RemoteError(f"{self._path}: {op}: {answer['error']}")
+        return answer["value"]
+
+    def _exchange(self, request: bytes) -> bytes:
         if self._socket is None:
             raise RemoteError(f"{self._path}: not connected")
         buffer = bytearray()
         try:
-            self._socket.sendall(json.dumps({"op": op, **arguments}).encode() + b"\n")
+            self._socket.sendall(request)
             while not buffer.endswith(b"\n"):
                 part = self._socket.recv(1 << 16)
                 if not part:
@@ -102,10 +113,7 @@ class Remote:
                 buffer += part
         except OSError as error:
             raise RemoteError(f"{self._path}: {error}") from error
-        answer = json.loads(buffer)
-        if "error" in answer:
-            raise RemoteError(f"{self._path}: {op}: {answer['error']}")
-        return answer["value"]
+        return bytes(buffer)
 
     def close(self) -> None:
         """Leaves the program alone."""

@@ -9,7 +9,7 @@ Operations:
 * finish(group): every connection sends a last message and ends when the other side's has come
 * counts() -> {"groups": {group: {...}}, "served": {...}}, see `Counts`
 * incidents(since) -> the incidents from number `since` on: {"at", "what", "side", "group", "connection", "local",
-  "began", "detail"}; `at` and `began` are of CLOCK_MONOTONIC, `what` is one of
+  "remote", "began", "detail"}; `at` and `began` are of CLOCK_MONOTONIC, `what` is one of
     failed  it ended before the first message of the other side had come
     cut     it ended later, before the last message of either side
     wrong   a byte was lost, repeated, reordered or changed
@@ -17,7 +17,6 @@ Operations:
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import heapq
 import itertools
@@ -114,6 +113,7 @@ class Connection:
     events: int = 0  # what epoll watches
     read_step: int = 0  # bytes that may be read in each step of a slow reader; 0: it is not slow
     local: str = ""
+    remote: str = ""
 
 
 class Traffic:
@@ -224,6 +224,7 @@ class Traffic:
         connection.interval = group.interval_ms / 1000
         connection.read_step = max(int(group.read_rate * _READ_STEP), 1) if group.read_rate else 0
         status = dialled.connect_ex(group.address)
+        connection.local, connection.remote = _endpoint(dialled.getsockname()), _endpoint(group.address)
         self._adopt(connection, select.EPOLLOUT)
         if status not in (0, errno.EINPROGRESS):
             self._end(connection, f"connect: {errno.errorcode.get(status, status)}")
@@ -231,7 +232,7 @@ class Traffic:
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPTS):
             try:
-                accepted, _ = listener.accept()
+                accepted, peer = listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -241,6 +242,7 @@ class Traffic:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._served.opened += 1
             connection = Connection(accepted, None, self._served, None, time.monotonic(), state=State.OPEN)
+            connection.local, connection.remote = _endpoint(accepted.getsockname()), _endpoint(peer)
             self._adopt(connection, select.EPOLLIN)
 
     def _adopt(self, connection: Connection, events: int) -> None:
@@ -250,7 +252,6 @@ class Traffic:
 
     def _connected(self, connection: Connection) -> None:
         connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.local = _endpoint(connection.socket)
         connection.state = State.OPEN
         self._watch(connection, select.EPOLLIN)
         self._send_next(connection)
@@ -316,7 +317,6 @@ class Traffic:
                 connection.sender = Sender(first.marker, first.connection, 0)
                 connection.interval = first.reply_ms / 1000
                 connection.size = first.size if first.reply_ms else FLOOD_SIZE
-                connection.local = _endpoint(connection.socket)
                 self._send_next(connection)
         if receiver.ended and connection.group is None:
             self._finish(connection)
@@ -436,6 +436,7 @@ class Traffic:
                 "group": None if connection.group is None else connection.group.name,
                 "connection": number,
                 "local": connection.local,
+                "remote": connection.remote,
                 "began": connection.began,
                 "detail": detail,
             }
@@ -451,12 +452,9 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def _endpoint(connection: socket.socket) -> str:
+def _endpoint(name: tuple[Any, ...]) -> str:
     """As the agents write it: "10.0.0.1:80", "[fd00::1]:80"."""
-    with contextlib.suppress(OSError):
-        host, port = connection.getsockname()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return ""
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
 
 
 def main(control: str, host: str) -> None:
