@@ -446,6 +446,40 @@ def test_core_that_dies_is_replaced_and_gets_everything_back(world: World) -> No
     play(story())
 
 
+def test_files_of_a_core_that_was_killed_with_its_agent_are_removed(world: World) -> None:
+    async def story() -> None:
+        world.run_dir.mkdir(exist_ok=True)
+        for path in (generations.lock_path(world.run_dir, 1), generations.socket_path(world.run_dir, 1)):
+            path.touch()
+        async with world.node(world.state()) as (node, _source):
+            await enrolled(node)
+            assert generations.known(world.run_dir) == [2]
+
+    play(story())
+
+
+def test_files_of_a_core_that_died_as_it_started_are_removed(world: World) -> None:
+    start = world.start_core
+
+    def fail_once(run_dir: Path, options: CoreOptions, generation: int) -> Any:
+        if generation == 2:
+            generations.lock_path(run_dir, generation).touch()
+            raise CoreError("the core did not start: it said nothing")
+        return start(run_dir, options, generation)
+
+    world.start_core = fail_once  # type: ignore[method-assign]
+
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            await enrolled(node)
+            first = node.core.pid
+            os.kill(first, signal.SIGKILL)
+            await until(lambda: node.core.pid not in (first, None) and node.core.ready, "another core")
+            assert generations.known(world.run_dir) == [3]
+
+    play(story())
+
+
 def test_failed_start_leaves_no_core(world: World) -> None:
     async def story() -> None:
         capture = FakeCapture()

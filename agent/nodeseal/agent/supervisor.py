@@ -143,7 +143,7 @@ class CoreSupervisor:
             await self._start()
 
     def _forget_dead(self, generation: int) -> None:
-        """Removes what a core left that was killed while no agent ran."""
+        """Removes what a core left that was killed while no agent ran, or before this one knew it."""
         if lockfile.holder(generations.lock_path(self._run_dir, generation)) is None:
             with contextlib.suppress(OSError):
                 generations.remove_files(self._run_dir, generation)
@@ -295,7 +295,11 @@ class CoreSupervisor:
             client = CoreClient.connect(self._run_dir, generation=generation)
             return process, client.hello(), client
 
-        process, hello, client = await self.run_blocking(start)
+        try:
+            process, hello, client = await self.run_blocking(start)
+        except CoreError:
+            self._forget_dead(generation)
+            raise
         link = self._link(hello, client, process)
         self.started_here = True
         log.info("started a core, pid %d, generation %d", hello.pid, generation)
