@@ -27,7 +27,7 @@ from support.lab import (
 from support.namespaces import needs_root
 from support.tcp_table import TIME_WAIT, tcp_table
 
-pytestmark = needs_root
+pytestmark = [needs_root, pytest.mark.both_backends]
 
 IP_VERSIONS = (4, 6)
 CARD = b"card=4111 1111 1111 1111;"

@@ -235,6 +235,25 @@ def test_what_the_node_forwards_under_its_own_address_is_captured(pods: Pods) ->
     assert [flow.source[0] for flow in node.relay.flows] == [gateway(pods)]
 
 
+def test_machine_that_claims_the_nodes_address_is_not_let_in(pods: Pods) -> None:
+    node = Node(pods, local(pods))
+    address = gateway(pods)
+    length, flags = ("32", ()) if pods.version == 4 else ("128", ("nodad",))
+    pods.client.ip("address", "add", f"{address}/{length}", "dev", "eth0", *flags)
+
+    def dial() -> None:
+        family = socket.AF_INET if pods.version == 4 else socket.AF_INET6
+        with socket.socket(family) as connection:
+            connection.settimeout(0.5)
+            connection.bind((address, 0))
+            connection.connect((pods.server_at, 8080))
+
+    with pytest.raises(TimeoutError):
+        pods.client.run(dial)
+    assert node.echo.peers == []
+    assert node.capture.errors()["steer_from_node"] == 0
+
+
 def test_enrolled_workload_at_an_address_of_the_node_is_captured(pods: Pods) -> None:
     node = Node(pods, local(pods) | enrolled(gateway(pods)))
     assert echoes(pods.dial(pods.router, (pods.server_at, 8080)))
