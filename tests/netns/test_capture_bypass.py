@@ -4,6 +4,7 @@ workloads excludes."""
 from __future__ import annotations
 
 import socket
+import struct
 import subprocess
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
@@ -20,6 +21,7 @@ from support.pods import Pods, echoes
 pytestmark = [needs_root, pytest.mark.ebpf_only("with iptables nothing passes by the core")]
 
 PORT_8080 = Excluded(ports=(PortRange(8080, 8080),))
+_TCP_MD5SIG = 14
 OWN_MARK = ((socket.SOL_SOCKET, syscalls.SO_MARK, 77),)
 
 
@@ -108,6 +110,35 @@ def test_exclusion_changes_for_new_connections_only(pods: Pods) -> None:
     assert dialling.captured()
     assert echoes(captured)
     assert echoes(direct)
+
+
+def test_signed_connection_goes_through_where_it_is_excluded(tmp_path: Path) -> None:
+    """As BGP has them (RFC 2385): no proxy knows the key."""
+
+    def signed(made: socket.socket, peer: str) -> socket.socket:
+        # struct tcp_md5sig, linux/tcp.h
+        address = struct.pack("=HH4s120x", socket.AF_INET, 0, socket.inet_aton(peer))
+        made.setsockopt(socket.IPPROTO_TCP, _TCP_MD5SIG, address + struct.pack("=BBHI80s", 0, 0, 6, 0, b"secret"))
+        return made
+
+    def listen() -> socket.socket:
+        listener = signed(socket.socket(), pods.client_at)
+        listener.bind((pods.server_at, 179))
+        listener.listen()
+        return listener
+
+    def dial() -> None:
+        with signed(socket.socket(), pods.server_at) as connection:
+            connection.settimeout(1)
+            connection.connect((pods.server_at, 179))
+
+    with Pods(tmp_path) as pods, pods.server.run(listen):
+        capture = pods.capture()
+        pods.relay(capture.enrol(pods.client_target))
+        with pytest.raises(TimeoutError):
+            pods.client.run(dial)
+        capture.bypass().replace(client_with(pods, Excluded(ports=(PortRange(179, 179),))))
+        pods.client.run(dial)
 
 
 def test_socket_that_was_captured_in_vain_dials_an_excluded_port_directly(pods: Pods) -> None:
