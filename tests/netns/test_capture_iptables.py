@@ -247,6 +247,17 @@ def test_entry_that_was_deleted_is_marked_again_by_what_the_core_sends(pods: Pod
             assert not wire.carries(b"second")
 
 
+def test_application_that_accepted_answers_the_core_when_its_entry_is_gone(pods: Pods) -> None:
+    """By the mark on its socket (tcp_fwmark_accept)."""
+    echo = pods.echo(pods.server)
+    pods.relay(pods.capture().enrol(pods.server_target))
+    connection = pods.dial(pods.client, (SERVER, 8080))
+    assert echoes(connection)
+    forget_everything(pods.server)
+    echo.connections[0].sendall(b"more")
+    assert connection.recv(4) == b"more"
+
+
 def test_captured_connections_are_kept_alive_in_conntrack(pods: Pods) -> None:
     """Oftener than conntrack forgets one in any state in which its application can still send."""
     captured = pods.capture().enrol(pods.client_target)

@@ -20,6 +20,10 @@ def pods(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pods]:
         yield made
 
 
+BY_CONNTRACK = pytest.mark.ebpf_only("with iptables conntrack keeps the mark too, see test_capture_iptables")
+
+
+@BY_CONNTRACK
 def test_without_fwmark_accept_the_application_answers_past_the_core(
     pods: Pods, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -31,6 +35,7 @@ def test_without_fwmark_accept_the_application_answers_past_the_core(
         echoes(connection)
 
 
+@BY_CONNTRACK
 def test_without_fwmark_reflect_a_closed_port_hangs(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(installation.SYSCTLS_OF_VERSION[pods.version], f"net/ipv{pods.version}/fwmark_reflect")
     pods.relay(pods.capture().enrol(pods.server_target))

@@ -28,8 +28,9 @@ RESERVATIONS: dict[BackendName, tuple[str, ...]] = {
         "A socket whose application set a mark of its own (SO_MARK) is captured only towards enrolled workloads.",
     ),
     "iptables": (
-        "Probes from the node and what workloads exclude go through the core: probes of a strict workload are refused, "
-        "and all of it fails while no core runs.",
+        "Probes from the node's own addresses are refused by strict workloads; name the addresses in node_addresses if "
+        "they are only the node's.",
+        "What workloads exclude outbound goes through the core, in plaintext; it fails while no core runs.",
         "on_failure: open has no effect: closed.",
         "Every connection of an enrolled namespace takes an entry of the machine's conntrack table "
         "(nf_conntrack_max): when it is full, new connections are dropped.",
