@@ -140,6 +140,7 @@ class FakeCapture:
         self.failures: dict[str, Exception] = {}
         self.left_behind: list[Captured] = []
         self.captured: dict[str, Captured] = {}
+        self.uncaptured: tuple[str, ...] = ()
         self.bypass = FakeBypass()
         self.backend = "ebpf"
         self.why = ""
@@ -151,6 +152,7 @@ class FakeCapture:
 
     def make(self, target: CaptureTarget, phase: str = "capturing") -> Captured:
         captured = Captured(target, FakeNamespace(target.netns), phase)  # type: ignore[arg-type]
+        captured.uncaptured = self.uncaptured
         self.captured[target.name] = captured
         return captured
 

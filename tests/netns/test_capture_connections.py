@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from nodeseal.capture.backend import Choice
 from nodeseal.capture.workload import CaptureTarget
 from support.lab import Sniffer
 from support.namespaces import needs_root, wait_for
-from support.pods import CLIENT, SERVER, Pods, echoes
+from support.pods import CLIENT, SERVER, SERVER_6, Pods, echoes
 
 pytestmark = needs_root
 
@@ -354,3 +355,32 @@ def test_what_is_on_the_link_only_is_not_captured(pods: Pods) -> None:
     with pods.router.run(lambda: dial("a0", "fe80::1:2")) as inbound:
         assert echoes(inbound)
     assert relay.flows == []
+
+
+@pytest.fixture
+def dual(tmp_path: Path) -> Iterator[Pods]:
+    with Pods(tmp_path, version=6) as made:
+        yield made
+
+
+@pytest.mark.parametrize("given", [4, 6])
+def test_family_in_which_the_workload_has_no_address_is_not_captured_and_told(dual: Pods, given: int) -> None:
+    pods = dual
+    echo = pods.echo(pods.server)
+    target = pods.client_target
+    own = {address.version: address for address in target.addresses}
+    capture = pods.capture()
+    captured = capture.enrol(replace(target, addresses=(own[given],)))
+    relay = pods.relay(captured)
+    for address in (SERVER, SERVER_6):
+        assert echoes(pods.dial(pods.client, (address, 8080)))
+    assert [flow.destination[0] for flow in relay.flows] == [SERVER if given == 4 else SERVER_6]
+    assert len(echo.peers) == 2
+    assert captured.uncaptured == (str(own[10 - given]),)
+    capture.close()
+    (adopted,) = pods.capture().adopt()
+    assert adopted.uncaptured == captured.uncaptured
+
+
+def test_no_family_is_told_where_all_are_captured(pods: Pods) -> None:
+    assert pods.capture().enrol(pods.client_target).uncaptured == ()

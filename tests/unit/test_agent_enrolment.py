@@ -179,6 +179,21 @@ def test_joining_is_not_over_before_it_could_be_published(netns: Path) -> None:
     run(netns, story)
 
 
+def test_family_that_is_not_captured_is_told(netns: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def story(world: World) -> None:
+        world.capture.uncaptured = ("fd00::1", "fd00::2")
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        reason, detail = world.enrolment.why()
+        assert reason is None
+        assert detail == (
+            "connections over IPv6 are not captured: it has fd00::1, fd00::2, but no IPv6 address in the mesh state"
+        )
+        assert detail in caplog.text
+
+    run(netns, story)
+
+
 def test_unwanted_workload_is_left_alone(netns: Path) -> None:
     async def story(world: World) -> None:
         world.wants(wanted=False)

@@ -195,6 +195,8 @@ class Enrolment:
             raise
         self.held = held
         log.info("workload %s is captured as %s", self.name, identity)
+        if warning := self._uncaptured(held):
+            log.warning("workload %s: %s", self.name, warning)
         await self._join()
 
     async def _join(self) -> None:
@@ -394,12 +396,22 @@ class Enrolment:
         now = asyncio.get_running_loop().time()
         return (now if since is None else since) + self.around.settle - now
 
+    def _uncaptured(self, held: Held) -> str | None:
+        addresses = held.captured.uncaptured
+        if not addresses:
+            return None
+        version = 6 if ":" in addresses[0] else 4
+        return (
+            f"connections over IPv{version} are not captured: it has {', '.join(addresses)}, but no IPv{version} "
+            "address in the mesh state"
+        )
+
     def why(self) -> tuple[WhyNotEnrolled | None, str | None]:
         """(reason, detail) for the status: why it is not enrolled, or what is wrong although it is."""
         detail = self.trouble.detail if self.trouble is not None else self.renewal_trouble
         if self.held is not None:
             if self.phase is Phase.ENROLLED:
-                return None, detail
+                return None, detail or self._uncaptured(self.held)
             if self.phase is Phase.JOINING:
                 return WhyNotEnrolled.JOINING, detail
             draining = "connections that were opened while it was enrolled go on" if self.held.draining else None

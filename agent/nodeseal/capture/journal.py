@@ -85,6 +85,8 @@ class Entry:
     backend: BackendName = "ebpf"
     xtables: list[str] = field(default_factory=list)
     """The programs whose tables hold our rules: iptables-nft, ip6tables-legacy..."""
+    uncaptured: list[str] = field(default_factory=list)
+    """Addresses that the namespace has in a family in which the workload has none: nothing there is captured."""
 
     @property
     def target_addresses(self) -> tuple[Address, ...]:

@@ -25,6 +25,7 @@ from nodeseal.capture.iptables import IptablesBackend
 from nodeseal.capture.journal import BackendName, Entry, Journal
 from nodeseal.capture.netns import NamespaceGoneError, NetworkNamespace
 from nodeseal.capture.workload import Captured, CaptureTarget
+from nodeseal.mesh.address import Address
 from nodeseal.mesh.exclusions import Excluded
 
 log = logging.getLogger("nodeseal.capture")
@@ -152,6 +153,7 @@ class NodeCapture:
                 assert self._chosen is not None
                 entry = _new_entry(target, namespace, self._chosen)
             entry.open_on_failure = target.open_on_failure
+            entry.uncaptured = [str(address) for address in _uncaptured(target, survey)]
             backend = self._backends[entry.backend]
             sockets = dict(held.listeners) if held else {}
             made = listeners.make_listeners(
@@ -182,9 +184,10 @@ class NodeCapture:
         if held:
             namespace.close()
             held.target, held.phase, held.listeners = target, "capturing", sockets
-            return held
-        self._captured[target.name] = Captured(target, namespace, "capturing", entry.backend, sockets)
-        return self._captured[target.name]
+        else:
+            held = self._captured[target.name] = Captured(target, namespace, "capturing", entry.backend, sockets)
+        held.uncaptured = tuple(entry.uncaptured)
+        return held
 
     def configure(self, target: CaptureTarget) -> None:
         """What may change while a workload is captured: `open_on_failure`. Raises CaptureError."""
@@ -250,7 +253,8 @@ class NodeCapture:
                     self._remove(entry, namespace)
                 continue
             target = CaptureTarget(entry.name, entry.netns, entry.target_addresses, entry.open_on_failure)
-            self._captured[entry.name] = Captured(target, namespace, entry.state, entry.backend)
+            captured = Captured(target, namespace, entry.state, entry.backend, uncaptured=tuple(entry.uncaptured))
+            self._captured[entry.name] = captured
             if entry.state == "leaving":
                 self._backends[entry.backend].stop_new(entry, namespace)
         return list(self._captured.values())
@@ -384,6 +388,19 @@ def _survey(target: CaptureTarget, namespace: NetworkNamespace) -> routing.Surve
             "sysctl net.ipv6.conf.lo.disable_ipv6=0"
         )
     return survey
+
+
+def _uncaptured(target: CaptureTarget, survey: routing.Survey) -> list[Address]:
+    """The namespace's addresses of families in which the target has none, but for those that mean nothing elsewhere."""
+    versions = {address.version for address in target.addresses}
+    return sorted(
+        (
+            address
+            for address in survey.addresses
+            if address.version not in versions and not (address.is_loopback or address.is_link_local)
+        ),
+        key=str,
+    )
 
 
 def _new_entry(target: CaptureTarget, namespace: NetworkNamespace, backend: BackendName) -> Entry:

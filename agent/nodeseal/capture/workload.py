@@ -36,6 +36,8 @@ class Captured:
     phase: Literal["capturing", "leaving"]
     backend: BackendName = "ebpf"
     listeners: dict[int, int] = field(default_factory=dict)
+    uncaptured: tuple[str, ...] = ()
+    """Addresses of the namespace by which connections run past capture: of a family in which the target has none."""
 
     @property
     def cookie(self) -> int:
