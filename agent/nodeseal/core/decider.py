@@ -145,7 +145,7 @@ class Decider:
         for index, endpoint in enumerate(endpoints):
             address, port = endpoint.address.address, endpoint.address.port
             if isinstance(endpoint, decide.Tunnel):
-                answer.set_endpoint(index, address, port, identity=str(endpoint.identity))
+                answer.set_endpoint(index, address, port, identity=str(endpoint.identity), by_name=endpoint.by_name)
             else:
                 answer.set_endpoint(index, address, port, reason=endpoint.why)
         return len(endpoints)

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.limits import LIMIT_NAMES, Limits
 
-# enum ns_question_kind, enum ns_verdict, enum ns_listener_role of nodeseal_core.h
+# enum ns_question_kind, enum ns_verdict, enum ns_way, enum ns_listener_role of nodeseal_core.h
 ASK_OUTBOUND, ASK_INBOUND_TUNNEL, ASK_INBOUND_PLAINTEXT = 0, 1, 2
 REFUSE, ALLOW, UNAVAILABLE = 0, 1, 2
+PLAINTEXT, TUNNEL, TUNNEL_BY_NAME = 0, 1, 2
 LISTEN_OUTBOUND, LISTEN_INBOUND, LISTEN_HBONE, LISTEN_HBONE6 = 0, 1, 2, 3
 ROLES = (LISTEN_OUTBOUND, LISTEN_INBOUND, LISTEN_HBONE, LISTEN_HBONE6)
 DIRECTIONS = ("outbound", "inbound")
@@ -157,8 +158,11 @@ class Answer:
         """All but the endpoints, which `set_endpoint` has filled, `endpoints` of them."""
         ANSWER_HEAD.pack_into(self._bytes, 0, question, epoch, verdict, endpoints, fit(reason, REASON_MAX))
 
-    def set_endpoint(self, index: int, address: Address, port: int, *, identity: str = "", reason: str = "") -> None:
-        """An endpoint through a tunnel to `identity`, or, when that is "", in plaintext because of `reason`.
+    def set_endpoint(
+        self, index: int, address: Address, port: int, *, identity: str = "", by_name: bool = False, reason: str = ""
+    ) -> None:
+        """An endpoint through a tunnel to `identity`, or, when that is "", in plaintext because of `reason`. `by_name`:
+        the peer is told which identity is meant.
 
         Raises ValueError for an identity that is too long: a shortened one would be another.
         """
@@ -168,7 +172,8 @@ class Answer:
         at = ANSWER_HEAD.size + index * ENDPOINT.size
         packed = address.packed
         mapped = packed if len(packed) == 16 else _V4_MAPPED + packed
-        ENDPOINT.pack_into(self._bytes, at, mapped, port, 1 if name else 0, name, fit(reason, REASON_MAX))
+        way = (TUNNEL_BY_NAME if by_name else TUNNEL) if name else PLAINTEXT
+        ENDPOINT.pack_into(self._bytes, at, mapped, port, way, name, fit(reason, REASON_MAX))
 
 
 def _address(packed: bytes) -> Address:

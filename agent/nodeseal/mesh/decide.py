@@ -16,6 +16,9 @@ to see what was published or withdrawn (the agent's `settle`). Given that, these
 * Plaintext from an enrolled source is refused by an ENROLLED workload only: in every other phase the source may not
   know, or may know already, that there is no tunnel to be used.
 
+(Processes of a node, which share its address with others, are refused by nobody for it: nothing tells them apart from
+outside, and the node's kubelet is to go on. That they never begin plaintext is their own node's work alone.)
+
 and once both ends are ENROLLED plaintext between them is impossible twice over: the source does not begin it, and the
 destination does not accept it. A connection that ran in plaintext before that is never cut for it (`established`).
 
@@ -61,11 +64,13 @@ class Plaintext:
 class Tunnel:
     """Connect through HBONE to address.address, port 15008; `address` is the authority.
 
-    `identity` is the only one that is accepted from the peer.
+    `identity` is the only one that is accepted from the peer. `by_name`: others live at the same address, and the peer
+    has to be told which is meant.
     """
 
     address: ApplicationAddress
     identity: SpiffeId
+    by_name: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +127,12 @@ def outbound(
     if (service := mesh.service_by_address.get(destination.address)) is not None:
         return _to_service(mesh, service, destination, established)
     target = mesh.by_address.get(destination.address)
-    if target is None:
+    if target is None and destination.address not in mesh.hosts:
         return _as_dialled(destination)
     if destination.port in MESH_PORTS and not established:
         return Refuse(WhyRefused.MESH_PORT)
+    if target is None and (target := mesh.host_at(destination.address, destination.port)) is None:
+        return _as_dialled(destination)
     return Route((_to_workload(mesh, target, destination.address, destination.port, established),))
 
 
@@ -135,7 +142,9 @@ def inbound_tunnel(
     """Whether the CONNECT of an authenticated `peer`, coming from the address `source`, may reach `workload`.
 
     A peer at a known workload's address must have that workload's identity. One at any other address (a gateway, a
-    node) is judged by its trust domain alone. The phase of `workload` plays no part: see the module's text.
+    node) is judged by its trust domain alone. At an address that the processes of a node share, it must be that of one
+    of them; towards such a process the port has to be one of its own. The phase of `workload` plays no part: see the
+    module's text.
     """
     if peer.trust_domain != mesh.trust_domain:
         return Deny(POLICY_TRUST_DOMAIN, WhyRefused.WRONG_TRUST_DOMAIN)
@@ -146,10 +155,26 @@ def inbound_tunnel(
         return Unavailable(WhyRefused.WRONG_ADDRESS)
     if authority.port in MESH_PORTS:
         return Unavailable(WhyRefused.MESH_PORT)
-    origin = mesh.by_address.get(source)
-    if origin is not None and origin.identity(mesh.trust_domain) != peer:
+    if here.host is not None and not _reached_at(mesh, here, authority):
+        return Unavailable(WhyRefused.NO_SUCH_PORT)
+    if not _may_come_from(mesh, peer, source):
         return Deny(POLICY_OWN_IDENTITY, WhyRefused.IDENTITY_MISMATCH)
     return Allow(None)
+
+
+def _reached_at(mesh: Mesh, here: Workload, authority: TunnelAddress) -> bool:
+    """Whether the port is that of a process with the identity of `here`: a tunnel is made for an identity, and two of
+    them may share one."""
+    target = mesh.host_at(authority.address, authority.port)
+    return target is not None and target.identity(mesh.trust_domain) == here.identity(mesh.trust_domain)
+
+
+def _may_come_from(mesh: Mesh, peer: SpiffeId, source: Address) -> bool:
+    origin = mesh.by_address.get(source)
+    if origin is not None:
+        return origin.identity(mesh.trust_domain) == peer
+    origins = mesh.hosts.get(source)
+    return origins is None or any(one.identity(mesh.trust_domain) == peer for one in origins)
 
 
 def inbound_plaintext(
@@ -166,12 +191,17 @@ def inbound_plaintext(
     if port != HBONE_PORT and (excluded := excluded_inbound(mesh, here, source, port)) is not None:
         return Allow(excluded)
     # An enrolled peer that does not know yet that this workload joins or leaves means no harm by its plaintext.
-    unaware = here.phase is not Phase.ENROLLED and origin is not None and origin.accepts_tunnels
+    shared = any(one.accepts_tunnels for one in mesh.hosts.get(source, ()))
+    unaware = here.phase is not Phase.ENROLLED and (shared or (origin is not None and origin.accepts_tunnels))
     if here.mode is Mode.STRICT and not unaware:
         return Deny(f"{here.key} mode strict", WhyRefused.STRICT)
     if port == HBONE_PORT:
         # Capture never steers this port here. Should it ever, going on would connect the core to itself.
         return Deny(POLICY_MESH_PORTS, WhyRefused.MESH_PORT)
+    if shared:
+        # A process that is not enrolled, or one that is and whose node does not know yet: the sender sees to it that it
+        # is no other, see docs/host-workloads.md.
+        return Allow(WhyPlaintext.SOURCE_SHARES_ADDRESS)
     if origin is None:
         return Allow(WhyPlaintext.SOURCE_NOT_IN_MESH)
     if not origin.accepts_tunnels:
@@ -229,11 +259,13 @@ def _to_service(
 
 def _to_workload(mesh: Mesh, target: Workload, where: Address, port: int, established: bool) -> Plaintext | Tunnel:
     address = ApplicationAddress(where, port)
+    if target.host is not None and not target.host.has(port):
+        return Plaintext(address, WhyPlaintext.DESTINATION_NOT_IN_MESH)
     if not target.accepts_tunnels:
         return Plaintext(address, WhyPlaintext.DESTINATION_NOT_ENROLLED)
     if established:
         return Plaintext(address, WhyPlaintext.OPENED_BEFORE_ENROLMENT)
-    return Tunnel(address, target.identity(mesh.trust_domain))
+    return Tunnel(address, target.identity(mesh.trust_domain), by_name=target.host is not None)
 
 
 def _as_dialled(destination: OriginalDestination, why: WhyPlaintext = WhyPlaintext.DESTINATION_NOT_IN_MESH) -> Route:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Exclusions
+from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.limits import UNCHANGED, LimitChanges
 from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError, check_trust_domain
 
@@ -76,7 +77,7 @@ _ACCEPTS_TUNNELS = frozenset({Phase.JOINING, Phase.ENROLLED})
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One application instance with addresses of its own."""
+    """One application instance, with addresses of its own unless it is one of the node's own processes (`host`)."""
 
     key: WorkloadName
     service_account: str
@@ -93,6 +94,13 @@ class Workload:
     on_failure: OnFailure = OnFailure.CLOSED
     limits: LimitChanges = UNCHANGED
     """What it may take of its node's core, where that is not what the node gives to all."""
+    host: HostPlace | None = None
+    """For a process of the node: it shares the node's address with others. None: it has a network namespace."""
+
+    @property
+    def own_addresses(self) -> tuple[Address, ...]:
+        """Those that stand for it alone."""
+        return self.addresses if self.host is None else ()
 
     @property
     def address(self) -> Address:
@@ -123,6 +131,7 @@ class Workload:
             self.exclude,
             self.on_failure,
             self.limits,
+            self.host,
         )
 
     def identity(self, trust_domain: str) -> SpiffeId:
@@ -146,6 +155,11 @@ class Service:
     addresses: tuple[Address, ...]
     ports: tuple[ServicePort, ...]
     endpoints: tuple[WorkloadName, ...]
+
+    @property
+    def own_addresses(self) -> tuple[Address, ...]:
+        """Those that stand for it alone: all."""
+        return self.addresses
 
     def target_port(self, port: int) -> int | None:
         """The endpoints' port behind `port` of the virtual address; None if the service has no such port."""
@@ -215,42 +229,41 @@ class Mesh:
     services: Mapping[WorkloadName, Service]
     by_address: Mapping[Address, Workload] = field(compare=False, repr=False)
     service_by_address: Mapping[Address, Service] = field(compare=False, repr=False)
+    hosts: Mapping[Address, tuple[Workload, ...]] = field(compare=False, repr=False)
+    """The nodes' own processes by the address that they share, in the order of their names."""
 
     @classmethod
     def build(cls, trust_domain: str, workloads: Iterable[Workload], services: Iterable[Service] = ()) -> "Mesh":
         """Makes a model with its indexes, in linear time.
 
-        Raises MeshError for a name or an address that two of them share, and for a name, service account or trust
-        domain that cannot be part of a SPIFFE id. Endpoints that name no workload are allowed: decisions skip them.
+        Raises MeshError for a name or an address that two of them share (processes of one node may share theirs, but no
+        port), and for a name, service account or trust domain that cannot be part of a SPIFFE id. Endpoints that name
+        no workload are allowed: decisions skip them.
         """
         workloads, services = list(workloads), list(services)
         by_name = {workload.key: workload for workload in workloads}
-        by_address = {address: workload for workload in workloads for address in workload.addresses}
+        by_address = {address: workload for workload in workloads for address in workload.own_addresses}
         if len(by_name) != len(workloads) or len(by_address) != _count_addresses(workloads):
             _complain_of_doubles("workloads", workloads)
         service_by_name = {service.key: service for service in services}
-        service_by_address = {address: service for service in services for address in service.addresses}
+        service_by_address = {address: service for service in services for address in service.own_addresses}
         if len(service_by_name) != len(services) or len(service_by_address) != _count_addresses(services):
             _complain_of_doubles("services", services)
         _check_addresses(services, by_address)
         _check_identities(trust_domain, workloads)
-        return cls._of(trust_domain, by_name, service_by_name, by_address, service_by_address)
-
-    @classmethod
-    def _of(
-        cls,
-        trust_domain: str,
-        workloads: dict[WorkloadName, Workload],
-        services: dict[WorkloadName, Service],
-        by_address: dict[Address, Workload],
-        service_by_address: dict[Address, Service],
-    ) -> "Mesh":
         return cls(
             trust_domain,
-            MappingProxyType(workloads),
-            MappingProxyType(services),
+            MappingProxyType(by_name),
+            MappingProxyType(service_by_name),
             MappingProxyType(by_address),
             MappingProxyType(service_by_address),
+            _hosts(workloads, by_address, service_by_address),
+        )
+
+    def host_at(self, address: Address, port: int) -> Workload | None:
+        """The process of a node that is reached there."""
+        return next(
+            (workload for workload in self.hosts.get(address, ()) if workload.host and workload.host.has(port)), None
         )
 
     def with_phases(self, phases: Mapping[WorkloadName, Phase], *, like: "Mesh | None" = None) -> "Mesh":
@@ -271,14 +284,18 @@ class Mesh:
         workloads, by_address = _copy(self.workloads), _copy(self.by_address)
         for workload in changed:
             workloads[workload.key] = workload
-            for address in workload.addresses:
+            for address in workload.own_addresses:
                 by_address[address] = workload
+        hosts = self.hosts
+        if any(workload.host for workload in changed):
+            hosts = _hosts(workloads.values(), by_address, self.service_by_address)
         return Mesh(
             self.trust_domain,
             MappingProxyType(workloads),
             self.services,
             MappingProxyType(by_address),
             self.service_by_address,
+            hosts,
         )
 
     def apply(self, difference: MeshDifference) -> "Mesh":
@@ -298,13 +315,16 @@ class Mesh:
                 "services", services, service_by_address, difference.services, difference.removed_services
             )
         for workload in difference.workloads:
-            for address in workload.addresses:
+            for address in workload.own_addresses:
                 if (service := service_by_address.get(address)) is not None:
                     raise _shared_address(workload, service, address)
         _check_addresses(difference.services, by_address)
         same_domain = difference.trust_domain == self.trust_domain
         _check_identities(difference.trust_domain, difference.workloads if same_domain else workloads.values())
-        return Mesh(difference.trust_domain, workloads, services, by_address, service_by_address)
+        hosts = self.hosts
+        if hosts or any(workload.host for workload in difference.workloads):
+            hosts = _hosts(workloads.values(), by_address, service_by_address)
+        return Mesh(difference.trust_domain, workloads, services, by_address, service_by_address, hosts)
 
     def as_difference(self) -> MeshDifference:
         """What turns nothing into this model."""
@@ -338,7 +358,7 @@ class _Item(Protocol):
     @property
     def key(self) -> WorkloadName: ...
     @property
-    def addresses(self) -> tuple[Address, ...]: ...
+    def own_addresses(self) -> tuple[Address, ...]: ...
 
 
 _T = TypeVar("_T", bound=_Item)
@@ -372,13 +392,13 @@ def _changed(
     # First everything that goes, then what comes: two workloads may have exchanged their addresses.
     for key in (*removed, *(item.key for item in put_in)):
         if (old := names.get(key)) is not None:
-            for address in old.addresses:
+            for address in old.own_addresses:
                 addresses.pop(address, None)
     for key in removed:
         names.pop(key, None)
     for item in put_in:
         names[item.key] = item
-        for address in item.addresses:
+        for address in item.own_addresses:
             other = addresses.setdefault(address, item)
             if other is not item:
                 raise MeshError(f"{what} {other.key} and {item.key} share the address {address}")
@@ -391,7 +411,7 @@ def _copy(mapping: Mapping[_K, _T]) -> dict[_K, _T]:
 
 
 def _count_addresses(items: Iterable[_T]) -> int:
-    return sum([len(item.addresses) for item in items])
+    return sum([len(item.own_addresses) for item in items])
 
 
 def _complain_of_doubles(what: str, items: Iterable[_T]) -> None:
@@ -400,10 +420,39 @@ def _complain_of_doubles(what: str, items: Iterable[_T]) -> None:
     for item in items:
         if by_name.setdefault(item.key, item) is not item:
             raise MeshError(f"two {what} are named {item.key}")
-        for address in item.addresses:
+        for address in item.own_addresses:
             other = by_address.setdefault(address, item)
             if other is not item:
                 raise MeshError(f"{what} {other.key} and {item.key} share the address {address}")
+
+
+def _hosts(
+    workloads: Iterable[Workload],
+    by_address: Mapping[Address, Workload],
+    service_by_address: Mapping[Address, Service],
+) -> Mapping[Address, tuple[Workload, ...]]:
+    """The nodes' own processes by address. Raises MeshError for what only one of them may have."""
+    found: dict[Address, list[Workload]] = {}
+    for workload in sorted((one for one in workloads if one.host is not None), key=lambda one: one.key):
+        for address in workload.addresses:
+            if (other := by_address.get(address)) is not None:
+                raise MeshError(f"workloads {other.key} and {workload.key} share the address {address}")
+            if (service := service_by_address.get(address)) is not None:
+                raise _shared_address(workload, service, address)
+            for other in found.setdefault(address, []):
+                _check_neighbours(other, workload, address)
+            found[address].append(workload)
+    return MappingProxyType({address: tuple(neighbours) for address, neighbours in found.items()})
+
+
+def _check_neighbours(one: Workload, other: Workload, address: Address) -> None:
+    """Of two processes at one address."""
+    if one.node != other.node:
+        raise MeshError(f"workloads {one.key} and {other.key} of different nodes share the address {address}")
+    assert one.host is not None
+    assert other.host is not None
+    if (port := one.host.common_port(other.host)) is not None:
+        raise MeshError(f"workloads {one.key} and {other.key} share the port {port} of {address}")
 
 
 def _check_addresses(services: Iterable[Service], by_address: Mapping[Address, Workload]) -> None:

@@ -2,6 +2,7 @@
 
     {"trust_domain": "example.org",
      "workloads": [{"namespace", "name", "service_account", "node", "addresses", "netns", "wanted", "mode", "phase"}],
+         for a process of its node, "host": {"cgroup": "/system.slice/vector.service", "ports": [[80, 90]]}
          where there is any, "exclude": {"inbound": {"ports": [[80, 90]], "networks": ["10.0.0.0/8"]}, "outbound": {}}
          and "limits": {"connections": 100}, unless it is "closed", "on_failure"
      "removed_workloads": ["ns/name"],
@@ -20,6 +21,7 @@ from typing import Any
 
 from nodeseal.mesh.address import Address, AddressError, parse_address
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
+from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.limits import LIMIT_NAMES, UNCHANGED, LimitChanges
 from nodeseal.mesh.model import (
     MeshDifference,
@@ -86,6 +88,8 @@ def _workload_to_wire(workload: Workload) -> dict[str, object]:
         wire["on_failure"] = workload.on_failure
     if workload.limits != UNCHANGED:
         wire["limits"] = workload.limits.as_dict()
+    if (host := workload.host) is not None:
+        wire["host"] = {"cgroup": host.cgroup, "ports": _ports_to_wire(host.ports)}
     return wire
 
 
@@ -105,7 +109,20 @@ def _workload_from_wire(item: Mapping[str, Any]) -> Workload:
         exclude=_exclusions_from_wire(item["exclude"]) if "exclude" in item else NO_EXCLUSIONS,
         on_failure=OnFailure(item.get("on_failure", OnFailure.CLOSED)),
         limits=_limits_from_wire(item["limits"]) if "limits" in item else UNCHANGED,
+        host=_host_from_wire(item["host"]) if "host" in item else None,
     )
+
+
+def _host_from_wire(item: Mapping[str, Any]) -> HostPlace:
+    return HostPlace(_text(item["cgroup"]), _ports_from_wire(item["ports"]))
+
+
+def _ports_to_wire(ports: Iterable[PortRange]) -> list[list[int]]:
+    return [[item.first, item.last] for item in ports]
+
+
+def _ports_from_wire(items: Iterable[Any]) -> tuple[PortRange, ...]:
+    return tuple(PortRange(_port(first), _port(last)) for first, last in items)
 
 
 def _exclusions_to_wire(exclude: Exclusions) -> dict[str, object]:
@@ -113,7 +130,7 @@ def _exclusions_to_wire(exclude: Exclusions) -> dict[str, object]:
 
     def direction(excluded: Excluded) -> dict[str, object]:
         return {
-            "ports": [[ports.first, ports.last] for ports in excluded.ports],
+            "ports": _ports_to_wire(excluded.ports),
             "networks": [str(network) for network in excluded.networks],
         }
 
@@ -123,7 +140,7 @@ def _exclusions_to_wire(exclude: Exclusions) -> dict[str, object]:
 def _exclusions_from_wire(item: Mapping[str, Any]) -> Exclusions:
     def direction(excluded: Mapping[str, Any]) -> Excluded:
         return Excluded(
-            tuple(PortRange(_port(first), _port(last)) for first, last in excluded["ports"]),
+            _ports_from_wire(excluded["ports"]),
             tuple(ip_network(_text(network)) for network in excluded["networks"]),
         )
 

@@ -56,13 +56,14 @@ def _direction(exclude: Fields, name: str, networks: str) -> Excluded:
     if node is None:
         return NO_EXCLUSIONS.inbound
     fields = Fields(exclude.problems, node, exclude.at(name))
-    ports = _items(fields, "ports", "a list of ports", _read_ports)
-    excluded = Excluded(ports, _items(fields, networks, "a list of ranges", read_network))
+    ports = read_items(fields, "ports", "a list of ports", read_ports)
+    excluded = Excluded(ports, read_items(fields, networks, "a list of ranges", read_network))
     fields.close()
     return excluded
 
 
-def _items(fields: Fields, name: str, expected: str, read: _Read[_Item]) -> tuple[_Item, ...]:
+def read_items(fields: Fields, name: str, expected: str, read: _Read[_Item]) -> tuple[_Item, ...]:
+    """The items of a list, each once and few enough; () if it is absent, or after noting a problem."""
     problems = fields.problems
     nodes = fields.items(name, expected, required=False)
     if len(nodes) > MAX_ITEMS:
@@ -80,7 +81,8 @@ def _items(fields: Fields, name: str, expected: str, read: _Read[_Item]) -> tupl
     return tuple(found)
 
 
-def _read_ports(problems: Problems, node: Node, field: str) -> PortRange | None:
+def read_ports(problems: Problems, node: Node, field: str) -> PortRange | None:
+    """A port or a range of ports; None after noting a problem."""
     expected = _PORT_EXPECTED
     if isinstance(node, Scalar):
         if node.tag is Tag.INTEGER and _PORT.fullmatch(node.text) and int(node.text) <= 65535:

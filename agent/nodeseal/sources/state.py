@@ -7,13 +7,14 @@ does not parse the others again.
 from array import array
 from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from sys import intern
 from typing import Generic, Protocol, TypeVar
 
 from nodeseal.mesh.address import MESH_PORTS
+from nodeseal.mesh.host import OWN_NAMESPACE, HostPlace
 from nodeseal.mesh.model import Mesh, MeshError, Mode, OnFailure, Service, ServicePort, Workload, WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError, check_trust_domain
 from nodeseal.sources.document import (
@@ -28,6 +29,7 @@ from nodeseal.sources.document import (
     shown,
 )
 from nodeseal.sources.exclude import read_exclusions
+from nodeseal.sources.host import read_host
 from nodeseal.sources.limits import read_limits
 from nodeseal.sources.plain import take_plain_workloads
 from nodeseal.sources.schema import Fields, read_text
@@ -217,7 +219,12 @@ def _read_workload(problems: Problems, node: Node, path: str) -> Workload | None
         exclude=read_exclusions(fields),
         on_failure=fields.choice("on_failure", OnFailure.CLOSED),
         limits=read_limits(fields, "limits"),
+        host=read_host(fields),
     )
+    if workload.host is not None:
+        # In one order for all of them: the core knows them by the first.
+        addresses = tuple(sorted(workload.addresses, key=lambda address: address.version))
+        workload = replace(workload, netns=OWN_NAMESPACE, addresses=addresses)
     fields.close()
     return workload if problems.count == before else None
 
@@ -291,9 +298,11 @@ def _trust_domain(directory: str, files: list[StateFile], problems: list[Problem
 
 
 def _check_unique(workloads: list[Placed[Workload]], services: list[Placed[Service]], problems: list[Problem]) -> None:
-    """Names are unique among workloads and among services; addresses among both together."""
+    """Names are unique among workloads and among services; addresses among both together, but that processes of one
+    node may share theirs as long as they have no port in common."""
     # The place of a first occurrence is looked for only when there is a second: two numbers per item, not a text.
     addresses: dict[object, tuple[Placed[Workload] | Placed[Service], int]] = {}
+    neighbours: dict[object, list[tuple[Placed[Workload] | Placed[Service], int]]] = {}
     for lists in (workloads, services):
         names: dict[WorkloadName, tuple[Placed[Workload] | Placed[Service], int]] = {}
         for placed in lists:
@@ -304,9 +313,36 @@ def _check_unique(workloads: list[Placed[Workload]], services: list[Placed[Servi
                     problems.append(placed.problem(index, "name", "a name used once", found))
                 for address in item.addresses:
                     first = addresses.setdefault(address, (placed, index))
-                    if first != (placed, index):
+                    if first == (placed, index):
+                        neighbours.setdefault(address, [])
+                    elif not _may_share(first[0].items[first[1]], item):
                         found = f"{address} again (first at {_place(*first)})"
                         problems.append(placed.problem(index, "address", "an address used once", found))
+                        continue
+                    if isinstance(item, Workload) and item.host is not None:
+                        for other, port in _common_ports(item.host, neighbours[address]):
+                            found = f"{port} of {address} again (first at {_place(*other)})"
+                            problems.append(placed.problem(index, "host.ports", "a port used once", found))
+                        neighbours[address].append((placed, index))
+
+
+def _may_share(one: Workload | Service | None, other: Workload | Service) -> bool:
+    """An address."""
+    if not isinstance(one, Workload) or not isinstance(other, Workload):
+        return False
+    return one.host is not None and other.host is not None and one.node == other.node
+
+
+def _common_ports(
+    host: HostPlace, places: Iterable[tuple[Placed[Workload] | Placed[Service], int]]
+) -> Iterator[tuple[tuple[Placed[Workload] | Placed[Service], int], int]]:
+    """Those of the places that have a port in common with `host`, each with such a port."""
+    for place in places:
+        item = place[0].items[place[1]]
+        if isinstance(item, Workload) and item.host is not None:
+            port = host.common_port(item.host)
+            if port is not None:
+                yield place, port
 
 
 def _place(placed: Placed[Workload] | Placed[Service], index: int) -> str:
