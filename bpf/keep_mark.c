@@ -3,11 +3,11 @@
  * keep_mark.c: an application cannot take a captured connection off its way to the core.
  *
  * Attached at cgroup/setsockopt to the root of the cgroup v2 tree, next to other programs. The mark is what
- * keeps the application's end of a captured connection, dialled (CAPTURED) or accepted (TO_APP), on the
- * routes to the core. An application that may set marks (CAP_NET_RAW is enough, which containers have by
- * default) and set another one on such a socket would have its next segments leave for the far address in
- * plaintext. It gets EPERM, as without the capability. Before connect() a socket has no mark of ours, and it
- * may set what it likes.
+ * keeps the application's end of a captured connection, dialled (CAPTURED, or a mark of mark_host.c) or
+ * accepted (TO_APP), on the routes to the core. An application that may set marks (CAP_NET_RAW is enough,
+ * which containers have by default) and set another one on such a socket would have its next segments leave
+ * for the far address in plaintext. It gets EPERM, as without the capability. Before connect() a socket has
+ * no mark of ours, and it may set what it likes.
  *
  * optlen 0 tells the kernel to go by the application's own buffer, which matters for those beyond a page.
  */
@@ -31,7 +31,8 @@ int keep_mark(struct bpf_sockopt *ctx)
     struct bpf_sock *sk = ctx->sk;
 
     if (ctx->level == NS_SOL_SOCKET && ctx->optname == NS_SO_MARK && sk &&
-        (sk->mark == NS_MARK_CAPTURED || sk->mark == NS_MARK_TO_APP)) {
+        (sk->mark == NS_MARK_CAPTURED || sk->mark == NS_MARK_TO_APP ||
+         (sk->mark & NS_MARK_HOST_MASK) == NS_MARK_HOST)) {
         count(NS_COUNT_MARK_KEPT);
         return NS_FORBID;
     }

@@ -22,15 +22,12 @@
  * A socket bound to a device (SO_BINDTODEVICE, curl --interface eth0) would skip the route to lo and leave in
  * plaintext, so the binding is taken off: the core, which dials in its stead, chooses the device by route.
  */
-#include "bypass.h"
+#include "mark.h"
 
 BPF_TABLE("hash", u64, struct ns_enrolment, enrolled, 4096);
 BPF_TABLE("sockhash", u64, u64, guards, 4096); /* outbound listeners, by the same key as `enrolled` */
 BPF_TABLE("percpu_array", u32, u64, counters, NS_COUNT_COUNT);
 BPF_F_TABLE("lpm_trie", struct ns_bypass_key, u32, bypass, NS_BYPASS_ENTRIES, BPF_F_NO_PREALLOC);
-
-#define NS_REFUSE 0
-#define NS_PROCEED 1
 
 static __always_inline void count(u32 key)
 {
@@ -52,18 +49,6 @@ static __always_inline struct ns_enrolment *enrolment_of(struct bpf_sock_addr *c
     return enrolled.lookup(&cookie);
 }
 
-/* A mark from an earlier try of the same socket is of no use to a connection that goes direct. */
-static __always_inline int unmark(struct bpf_sock_addr *ctx, struct bpf_sock *sk)
-{
-    u32 none = 0;
-
-    if (sk->mark == NS_MARK_CAPTURED && bpf_setsockopt(ctx, NS_SOL_SOCKET, NS_SO_MARK, &none, sizeof(none))) {
-        count(NS_COUNT_CONNECT_MARK_FAILED);
-        return NS_REFUSE;
-    }
-    return NS_PROCEED;
-}
-
 static __always_inline int unguarded(struct bpf_sock_addr *ctx)
 {
     u64 cookie = bpf_get_netns_cookie(ctx);
@@ -75,46 +60,13 @@ static __always_inline int unguarded(struct bpf_sock_addr *ctx)
     return 0;
 }
 
-/* `own` is the workload's address, `far` says that the destination is not left alone for what it is. */
-static __always_inline int mark(struct bpf_sock_addr *ctx, struct ns_enrolment *enrolment,
-                                const struct ns_address *own, const struct ns_address *destination, int far)
+static __always_inline int mark_for(struct bpf_sock_addr *ctx, struct ns_enrolment *enrolment,
+                                    const struct ns_address *own, const struct ns_address *destination,
+                                    int far)
 {
-    struct bpf_sock *sk = ctx->sk;
-    u32 value = NS_MARK_CAPTURED;
-    char no_device = 0;
+    int direct = enrolment->state == NS_STATE_LEAVE || (enrolment->open && unguarded(ctx));
 
-    if (!sk)
-        return NS_PROCEED;
-
-    if (enrolment->state == NS_STATE_LEAVE || (enrolment->open && unguarded(ctx)))
-        return unmark(ctx, sk);
-
-    if (!far || sk->mark == NS_MARK_CORE || sk->mark == NS_MARK_TO_APP)
-        return NS_PROCEED;
-
-    if (bypass_outbound(own, destination, (u16)ctx->user_port)) {
-        count(NS_COUNT_CONNECT_EXCLUDED);
-        return unmark(ctx, sk);
-    }
-    if (sk->mark && sk->mark != NS_MARK_CAPTURED) {
-        if (!bypass_peer(destination)) {
-            count(NS_COUNT_CONNECT_FOREIGN_MARK);
-            return NS_PROCEED;
-        }
-        count(NS_COUNT_CONNECT_MARK_REPLACED);
-    }
-
-    if (sk->bound_dev_if &&
-        bpf_setsockopt(ctx, NS_SOL_SOCKET, NS_SO_BINDTODEVICE, &no_device, sizeof(no_device))) {
-        count(NS_COUNT_CONNECT_UNBIND_FAILED);
-        return NS_REFUSE;
-    }
-
-    if (bpf_setsockopt(ctx, NS_SOL_SOCKET, NS_SO_MARK, &value, sizeof(value))) {
-        count(NS_COUNT_CONNECT_MARK_FAILED);
-        return NS_REFUSE;
-    }
-    return NS_PROCEED;
+    return mark(ctx, NS_MARK_CAPTURED, direct, own, destination, far);
 }
 
 static __always_inline int mark_ipv4(struct bpf_sock_addr *ctx, u32 destination)
@@ -127,8 +79,8 @@ static __always_inline int mark_ipv4(struct bpf_sock_addr *ctx, u32 destination)
     own = ns_mapped(enrolment->ipv4);
     far = ns_mapped(destination);
     /* Connecting to 0.0.0.0 means the machine itself. */
-    return mark(ctx, enrolment, &own, &far,
-                !NS_LOOPBACK_NET(destination) && destination && destination != enrolment->ipv4);
+    return mark_for(ctx, enrolment, &own, &far,
+                    !NS_LOOPBACK_NET(destination) && destination && destination != enrolment->ipv4);
 }
 
 int mark_connect4(struct bpf_sock_addr *ctx)
@@ -155,5 +107,6 @@ int mark_connect6(struct bpf_sock_addr *ctx)
     if (!enrolment || ns_none(&enrolment->ipv6))
         return NS_PROCEED;
     own = enrolment->ipv6;
-    return mark(ctx, enrolment, &own, &destination, !ns_near(&destination) && !ns_same(&destination, &own));
+    return mark_for(ctx, enrolment, &own, &destination,
+                    !ns_near(&destination) && !ns_same(&destination, &own));
 }

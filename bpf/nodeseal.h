@@ -17,6 +17,13 @@
 #define NS_MARK_TO_APP 0x4e530002   /* on the core's socket towards the application: replies come back */
 #define NS_MARK_CORE 0x4e530003     /* on every other socket of the core: never captured */
 
+/*
+ * In the node's own namespace a workload is a cgroup: its connections carry a mark of its own, this and its
+ * number, 1 to 255. Neither has a bit that kube-proxy (0xc000) or Cilium (0x0f00) look at.
+ */
+#define NS_MARK_HOST 0x4e540000
+#define NS_MARK_HOST_MASK 0xffffff00
+
 #define NS_HBONE_PORT 15008 /* peers' tunnels: the core listens there itself, nothing is to be steered */
 
 /* Keys of the `listeners` sockmap: enum ns_listener_role of the core without those for HBONE. */
@@ -41,6 +48,40 @@ struct ns_enrolment {
 };
 #define NS_STATE_CAPTURE 1 /* new connections are marked */
 #define NS_STATE_LEAVE 2   /* un-enrolling: a socket that dials again loses its mark */
+
+/* The only value of the `host` map: a workload of the node's own namespace. Addresses as in ns_enrolment. */
+struct ns_host {
+    u64 netns; /* cookie of the node's namespace: the cgroup may hold containers with others */
+    u32 mark;  /* NS_MARK_HOST and the workload's number */
+    u32 state; /* NS_STATE_CAPTURE or NS_STATE_LEAVE */
+    u32 open;  /* as in ns_enrolment */
+    u32 ipv4;
+    struct ns_address ipv6;
+};
+
+/* Key of the `places` map: where a host workload listens, port in the packet's byte order. */
+struct ns_place {
+    struct ns_address address;
+    u16 port;
+    u16 reserved;
+};
+/* Its value. */
+struct ns_claim {
+    u32 number; /* the workload's */
+    u32 state;  /* NS_STATE_CAPTURE; NS_STATE_LEAVE: new connections go to the application itself */
+    u32 open;   /* 1: the same while nobody holds the inbound listener */
+};
+
+/* Value of the `looped` map: an opening packet that came by on lo with a mark just now. */
+struct ns_looped {
+    u64 when; /* nanoseconds (bpf_ktime_get_ns) */
+    u32 mark;
+    u32 reserved;
+};
+
+/* Key of the `host_listeners` sockmap: this and NS_LISTENER_OUTBOUND or _INBOUND. */
+#define NS_HOST_LISTENER(number) ((number) * NS_LISTENER_COUNT)
+#define NS_HOST_NUMBERS 256 /* 1 to 255 */
 
 /* Bits of the only value of the `settings` map: the families in which the namespace's workload has an
  * address, and whether what comes in goes to the application while nobody holds the inbound listener. */
@@ -78,8 +119,11 @@ struct ns_flow {
 #define NS_COUNT_CONNECT_EXCLUDED 13      /* pass: the workload excludes the connection, see bypass.h */
 #define NS_COUNT_STEER_EXCLUDED 14        /* pass: the same, inbound */
 #define NS_COUNT_STEER_FROM_NODE 15       /* pass: opened by the node itself */
-#define NS_COUNT_MARK_KEPT 16 /* refuse: SO_MARK on the application's end of a captured connection */
-#define NS_COUNT_COUNT 17
+#define NS_COUNT_MARK_KEPT 16        /* refuse: SO_MARK on the application's end of a captured connection */
+#define NS_COUNT_LOOP_UNKNOWN 17     /* drop: a marked packet on lo whose headers could not be read */
+#define NS_COUNT_LOOP_NOTE_FAILED 18 /* drop: a marked packet on lo could not be noted for lookup_host */
+#define NS_COUNT_RETURN_FAILED 19    /* drop: an answer for the core could not be turned round to lo */
+#define NS_COUNT_COUNT 20
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define NS_NET16(n) ((u16)((((n) & 0xff) << 8) | (((n) >> 8) & 0xff)))

@@ -16,6 +16,7 @@ from nodeseal.agent.config import NodeAddresses
 from nodeseal.capture.bypass import Entries, exclusion_entries, node_entries, peer_entries
 from nodeseal.capture.errors import CaptureError
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
+from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
 
 EXCLUDE = Exclusions(inbound=Excluded(ports=(PortRange(8000, 8010),)))
@@ -103,6 +104,16 @@ STATES = [
 @pytest.mark.parametrize("old", STATES, ids=range(len(STATES)))
 def test_change_leads_to_what_the_new_state_says(old: Mesh, new: Mesh) -> None:
     assert Kept().after(old, new) == Kept().after(new)
+
+
+def test_an_address_stays_a_peer_while_one_of_its_processes_is(kept: Kept) -> None:
+    both = [
+        away(name, Phase.ENROLLED, addresses=A.addresses, host=HostPlace(f"/{name}", (PortRange(port, port),)))
+        for name, port in (("a", 9000), ("b", 9001))
+    ]
+    assert kept.after(mesh(*both), mesh(both[0].in_phase(Phase.ABSENT), both[1])) == peer(A)
+    assert kept.after(mesh(both[0].in_phase(Phase.ABSENT), both[1]), mesh(both[1])) == peer(A)
+    assert kept.after(mesh(*(one.in_phase(Phase.ABSENT) for one in both))) == {}
 
 
 def test_service_counts_as_enrolled_while_it_leads_to_somebody_who_is(kept: Kept) -> None:

@@ -20,6 +20,8 @@ from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.listeners import AddressInUseError
 from nodeseal.core.bridge import CoreError
 from nodeseal.identity.authority import AuthorityError
+from nodeseal.mesh.exclusions import PortRange
+from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.limits import LimitChanges, Limits
 from nodeseal.mesh.model import Mode, OnFailure, Phase, Workload, WorkloadName
 from nodeseal.mesh.reasons import WhyNotEnrolled
@@ -482,6 +484,30 @@ def test_choice_for_failures_changes_in_place(netns: Path) -> None:
         await until(lambda: world.enrolment.held.workload.on_failure is OnFailure.OPEN)
 
     assert run(netns, story).log[0] == "capture.configure default/shipper"
+
+
+def test_changed_ports_of_a_process_are_captured_anew(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants(host=HostPlace("/vector.slice", (PortRange(9000, 9000),)))
+        await world.phase(Phase.ENROLLED)
+        world.log.clear()
+        changed = HostPlace("/vector.slice", (PortRange(9001, 9001),))
+        world.wants(host=changed)
+        await until(lambda: world.enrolment.held.workload.host == changed)
+
+    assert run(netns, story).log[0] == "capture.enrol shipper"
+
+
+def test_a_pod_that_becomes_a_process_leaves_first(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        world.log.clear()
+        world.wants(host=HostPlace("/vector.slice"))
+        await until(lambda: world.enrolment.held is not None and world.enrolment.held.workload.host is not None)
+
+    log = run(netns, story).log
+    assert log.index("capture.release default/shipper") < log.index("capture.enrol shipper")
 
 
 def test_nothing_is_enrolled_while_there_is_no_core(netns: Path) -> None:

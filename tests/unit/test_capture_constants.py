@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import constants, listeners
+from nodeseal.capture import constants, host, listeners
 from nodeseal.core import native
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,6 +28,18 @@ CORE = defines(ROOT / "cext" / "include" / "nodeseal_core.h")
 @pytest.mark.parametrize("name", ["NS_MARK_CAPTURED", "NS_MARK_TO_APP", "NS_MARK_CORE", "NS_HBONE_PORT"])
 def test_marks_and_port_agree_in_all_three(name: str) -> None:
     assert BPF[name] == CORE[name] == getattr(constants, name.removeprefix("NS_"))
+
+
+def test_marks_of_processes_agree() -> None:
+    assert BPF["NS_MARK_HOST"] == constants.MARK_HOST
+    assert BPF["NS_MARK_HOST_MASK"] == constants.MARK_HOST_MASK
+    assert BPF["NS_HOST_NUMBERS"] == host.NUMBERS[-1] + 1
+    assert {host.mark_of(number) & constants.MARK_HOST_MASK for number in host.NUMBERS} == {constants.MARK_HOST}
+
+
+def test_ways_to_an_endpoint_agree() -> None:
+    names = ("PLAINTEXT", "TUNNEL", "TUNNEL_BY_NAME")
+    assert [CORE[f"NS_{name}"] for name in names] == [getattr(native, name) for name in names]
 
 
 def test_listener_roles_agree_with_the_core() -> None:

@@ -39,6 +39,15 @@ def test_journal_reads_back_what_it_wrote(tmp_path: Path) -> None:
     assert Journal.load(tmp_path).entries == {"default/shipper": entry()}
 
 
+def test_journal_keeps_what_it_knows_of_a_process(tmp_path: Path) -> None:
+    process = replace(entry(), cgroup="/system.slice/vector.service", number=3, ports=[[9000, 9000], [9100, 9110]])
+    journal = Journal.load(tmp_path)
+    journal.entries["default/shipper"] = process
+    journal.save()
+    assert Journal.load(tmp_path).entries == {"default/shipper": process}
+    assert (entry().pins, process.pins) == ("ns-4097", "ns-4097-3")
+
+
 def test_journal_is_for_its_owner_only(tmp_path: Path) -> None:
     journal = Journal.load(tmp_path)
     journal.save()

@@ -111,8 +111,9 @@ class BypassKeeper:
         put |= {key: value for key, value in node.items() if old_node.get(key) != value}
         remove = self._workloads(gone).keys() | (old_services.keys() - services.keys())
         remove |= old_node.keys() - node.keys()
-        # An address may have passed from one to the other.
-        remove -= put.keys() | services.keys()
+        # An address may have passed from one to the other, or be shared by others that stay.
+        neighbours = [one for hosts in mesh.hosts.values() for one in hosts] if gone else []
+        remove -= put.keys() | services.keys() | self._workloads(neighbours).keys()
         if put or remove:
             self._capture.bypass.change(put, remove)
         return mesh, services, node

@@ -14,6 +14,7 @@ from nodeseal.capture import constants
 from nodeseal.capture.bypass import Bypass
 from nodeseal.capture.cleanup import cleanup
 from nodeseal.capture.errors import CaptureError
+from nodeseal.capture.host import NUMBERS, mark_of
 from nodeseal.capture.journal import BackendName
 from nodeseal.capture.netns import NAMED, NetworkNamespace
 from nodeseal.capture.node import NodeCapture
@@ -26,7 +27,7 @@ log = logging.getLogger("nodeseal.agent")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-MARKS = frozenset({constants.MARK_CAPTURED, constants.MARK_TO_APP, constants.MARK_CORE})
+MARKS = frozenset({constants.MARK_CAPTURED, constants.MARK_TO_APP, constants.MARK_CORE, *map(mark_of, NUMBERS)})
 
 
 def target_of(workload: Workload) -> CaptureTarget:
@@ -34,7 +35,7 @@ def target_of(workload: Workload) -> CaptureTarget:
     if workload.netns is None:
         raise CaptureError(f"cannot capture {workload.key}: the mesh state gives it no 'netns'")
     open_on_failure = workload.on_failure is OnFailure.OPEN
-    return CaptureTarget(str(workload.key), workload.netns, workload.addresses, open_on_failure)
+    return CaptureTarget(str(workload.key), workload.netns, workload.addresses, open_on_failure, workload.host)
 
 
 def is_at(captured: Captured, netns: str) -> bool:
@@ -118,8 +119,25 @@ class CaptureThread:
 
     async def direct(self, captured: Captured) -> list[Direct]:
         """Connections of the workload that do not go through the core. Raises DirectError."""
-        own = captured.target.addresses
-        return await self._run(captured.namespace.run, lambda: direct_connections(own, MARKS))
+        own, host = captured.target.addresses, captured.target.host
+        found = await self._run(captured.namespace.run, lambda: direct_connections(own, MARKS))
+        if host is None:
+            return found
+        # Of all that the processes of the node have, what is this one's.
+        cgroups = await self._run(self._capture.cgroups_of, host.cgroup)
+        return [
+            one
+            for one in found
+            if (one.local[0] in own and host.has(one.local[1]) if one.inbound else one.cgroup in cgroups)
+        ]
+
+    async def refresh(self) -> None:
+        """See EbpfCapture.refresh."""
+        await self._run(self._capture.refresh)
+
+    async def has_cgroup(self, path: str) -> bool:
+        """See EbpfCapture.has_cgroup."""
+        return await self._run(self._capture.has_cgroup, path)
 
     async def forget(self, run_dir: Path) -> None:
         """Undoes prepare(), for a start that failed; nothing may be captured."""

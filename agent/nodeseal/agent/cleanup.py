@@ -164,7 +164,7 @@ def _end_captured_sockets(run_dir: Path, report: Report) -> None:
 
 def _end_sockets(entry: Entry) -> int:
     if entry.backend != "iptables":
-        return end_captured(_APPLICATION_MARKS)
+        return end_captured(_APPLICATION_MARKS | frozenset(entry.marks))
     # The application's sockets have no mark, and a SYN that was dropped leaves no entry in conntrack.
     return end_captured(_APPLICATION_MARKS, conntrack.captured_connections(), opening=entry.state == "capturing")
 

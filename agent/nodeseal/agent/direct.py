@@ -13,7 +13,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
 from nodeseal.mesh.address import Address
@@ -24,7 +24,7 @@ NETLINK_SOCK_DIAG = 4  # linux/netlink.h
 _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21  # linux/sock_diag.h
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
-_INET_DIAG_INFO, _INET_DIAG_MARK = 2, 15  # linux/inet_diag.h
+_INET_DIAG_INFO, _INET_DIAG_MARK, _INET_DIAG_CGROUP_ID = 2, 15, 21  # linux/inet_diag.h
 _TCP_ESTABLISHED, _TCP_SYN_SENT, _TCP_LISTEN = 1, 2, 10
 _ANY_LIVE_STATE = 0xFFF & ~(1 << 6 | 1 << _TCP_LISTEN)  # all but TIME_WAIT, which has no application, and LISTEN
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
@@ -54,6 +54,8 @@ class Direct:
     mark: int
     bytes_sent: int | None
     bytes_received: int | None
+    cgroup: int = field(default=0, compare=False)
+    """The number of the cgroup that the socket was made in; 0: the kernel does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class _Socket:
     destination: Endpoint
     mark: int
     info: bytes
+    cgroup: int
 
 
 def direct_connections(own: Collection[Address], marks: frozenset[int]) -> list[Direct]:
@@ -92,7 +95,7 @@ def direct_connections(own: Collection[Address], marks: frozenset[int]) -> list[
         ):
             continue
         sent, received = _byte_counts(one.info)
-        found.append(Direct(local, remote, local[1] in listening, one.mark, sent, received))
+        found.append(Direct(local, remote, local[1] in listening, one.mark, sent, received, one.cgroup))
     return found
 
 
@@ -192,6 +195,7 @@ def _parse(payload: bytes) -> _Socket:
         destination=_endpoint(family, destination, destination_port),
         mark=struct.unpack("=I", mark[:4])[0],
         info=attributes.get(_INET_DIAG_INFO, b""),
+        cgroup=struct.unpack("=Q", attributes.get(_INET_DIAG_CGROUP_ID, bytes(8))[:8])[0],
     )
 
 

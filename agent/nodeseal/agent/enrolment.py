@@ -158,7 +158,10 @@ class Enrolment:
         return wanted is not None and wanted.wanted and not self._moved(held)
 
     def _moved(self, held: Held) -> bool:
-        return self.wanted_state is not None and self.wanted_state.addresses != held.workload.addresses
+        wanted, had = self.wanted_state, held.workload
+        if wanted is None:
+            return False
+        return wanted.addresses != had.addresses or (wanted.host is None) != (had.host is None)
 
     def _in_place(self, held: Held) -> bool:
         """The namespace that the mesh state names (or named last) is the one that is captured."""
@@ -254,6 +257,8 @@ class Enrolment:
             log.info("workload %s is enrolled", self.name)
         until_renewal = await self._renew_if_due(held, wanted.identity(self.around.node.trust_domain))
         if held.workload != wanted and held.identity == wanted.identity(self.around.node.trust_domain):
+            if wanted.host != held.workload.host:
+                held.captured = await self.around.capture.enrol(wanted)
             if wanted.on_failure is not held.workload.on_failure:
                 await self.around.capture.configure(wanted)
             held.workload = wanted

@@ -11,7 +11,7 @@ from typing import Protocol
 from nodeseal.agent.capturing import CaptureThread
 from nodeseal.agent.credentials import Credential, Credentials, utc_now
 from nodeseal.agent.supervisor import CoreSupervisor
-from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError
+from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError, CgroupGoneError
 from nodeseal.capture.netns import NamespaceGoneError
 from nodeseal.capture.workload import Captured
 from nodeseal.mesh.limits import Limits
@@ -86,6 +86,8 @@ def reason_of(error: BaseException) -> WhyNotEnrolled:
     """The word for a failed step."""
     if isinstance(error, NamespaceGoneError):
         return WhyNotEnrolled.NAMESPACE_GONE
+    if isinstance(error, CgroupGoneError):
+        return WhyNotEnrolled.CGROUP_GONE
     if isinstance(error, AddressInUseError):
         return WhyNotEnrolled.ADDRESS_IN_USE
     if isinstance(error, AddressNotReadyError):

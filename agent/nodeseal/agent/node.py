@@ -27,11 +27,13 @@ from nodeseal.agent.enrolment import Enrolment
 from nodeseal.agent.holding import Held, Surroundings
 from nodeseal.agent.pushing import MeshPusher
 from nodeseal.agent.supervisor import CoreSupervisor, StartCore
+from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.listeners import FROM_OUTSIDE
 from nodeseal.capture.workload import Captured
 from nodeseal.core.bridge import CoreClient, CoreError, CoreOptions, CoreWorkload, spawn
 from nodeseal.core.protocol import close_all
 from nodeseal.mesh.model import Mesh, MeshDifference, MeshError, Mode, OnFailure, Phase, Workload, WorkloadName
+from nodeseal.mesh.reasons import WhyNotEnrolled
 from nodeseal.sources.directory import DirectorySource, MeshStateError, PublicationError, load, publish
 
 log = logging.getLogger("nodeseal.agent")
@@ -39,6 +41,7 @@ log = logging.getLogger("nodeseal.agent")
 _STOP_TIMEOUT_S = 20.0
 _PUBLICATION_CHECK_S = 5.0
 _NAMESPACE_CHECK_S = 5.0
+_HOST_CHECK_S = 0.2
 _UPGRADE_PATIENCE_S = 60.0
 
 
@@ -124,6 +127,7 @@ class Node:
         self._drivers: dict[WorkloadName, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._has_hosts = asyncio.Event()
 
     @property
     def mesh(self) -> Mesh | None:
@@ -170,6 +174,7 @@ class Node:
             self._tasks.append(asyncio.create_task(self._follow_addresses(), name="addresses"))
         self._tasks.append(asyncio.create_task(self._keep_publication(), name="publication"))
         self._tasks.append(asyncio.create_task(self._watch_namespaces(), name="namespaces"))
+        self._tasks.append(asyncio.create_task(self._watch_host(), name="host"))
         if self._from_source is not None:
             # Without any mesh state nobody knows what is wanted: what is captured waits for one.
             for name in self.enrolments:
@@ -236,6 +241,8 @@ class Node:
             account = in_core.identity.service_account if in_core is not None else "default"
             target = captured.target
             workload = Workload(name, account, self.config.node, target.addresses, target.netns, True, Mode.PERMISSIVE)
+        # So that what has changed of it meanwhile is seen.
+        workload = replace(workload, host=captured.target.host)
         # What is in force; the mesh state may say something else by now.
         in_force = OnFailure.OPEN if captured.target.open_on_failure else OnFailure.CLOSED
         workload = replace(workload, on_failure=in_force)
@@ -273,6 +280,8 @@ class Node:
             phase = Phase.JOINING
         enrolment.adopt_phase(phase)
         self.enrolments[name] = enrolment
+        if workload.host is not None:
+            self._has_hosts.set()
         log.info("adopted workload %s, %s, key %d", name, phase.value, held.key)
 
     async def _listeners_of_older(self, name: WorkloadName) -> dict[int, int]:
@@ -420,6 +429,8 @@ class Node:
         self._from_source = mesh
         workloads = mesh.workloads.values() if mesh is not None else ()
         self._ours = {workload.key: workload for workload in workloads if workload.node == self.config.node}
+        if any(workload.host is not None for workload in self._ours.values()):
+            self._has_hosts.set()
 
     async def _heal_publication(self, read: set[WorkloadName]) -> None:
         """Publishes again when the file does not say what this agent wrote: somebody edited or removed it, and peers
@@ -442,6 +453,37 @@ class Node:
             await asyncio.sleep(_NAMESPACE_CHECK_S)
             for enrolment in self.enrolments.values():
                 enrolment.wake_if_gone()
+
+    async def _watch_host(self) -> None:
+        """For the processes of the node: covers devices that come, and cgroups that are made anew when a service is
+        started again; wakes the enrolments whose cgroup has come."""
+        said = ""
+        while True:
+            await self._has_hosts.wait()
+            await asyncio.sleep(_HOST_CHECK_S)
+            try:
+                await self._look_at_hosts()
+                said = ""
+            except CaptureError as error:
+                if str(error) != said:
+                    said = str(error)
+                    log.error("%s; trying again", said)
+
+    async def _look_at_hosts(self) -> None:
+        found = held = False
+        for enrolment in list(self.enrolments.values()):
+            wanted, trouble = enrolment.wanted_state, enrolment.trouble
+            if enrolment.held is not None and enrolment.held.workload.host is not None:
+                found = held = True
+            elif wanted is not None and wanted.host is not None:
+                found = True
+                waits = trouble is not None and trouble.reason is WhyNotEnrolled.CGROUP_GONE
+                if waits and await self.capture.has_cgroup(wanted.host.cgroup):
+                    enrolment.wake()
+        if held:
+            await self.capture.refresh()
+        if not found:
+            self._has_hosts.clear()
 
     async def _republish(self) -> None:
         if self._published is None:

@@ -167,6 +167,7 @@ def _workload(
         "address": addresses[0] if addresses else "",
         "addresses": addresses,
         "netns": source.netns if source is not None else None,
+        "cgroup": source.host.cgroup if source is not None and source.host is not None else None,
         "wanted": enrolment.wanted_state is not None and enrolment.wanted_state.wanted,
         "enrolled": enrolment.phase is Phase.ENROLLED,
         "phase": enrolment.phase.value,
@@ -247,13 +248,15 @@ async def connections(node: Node) -> dict[str, Any]:
 
 def _through_core(mesh: Mesh | None, row: dict[str, Any], generation: int) -> dict[str, Any]:
     closed = row["state"] == "closed"
+    # At an address that processes of a node share, the port of one that dials tells nothing.
+    own = row["workload"] if row["direction"] == "outbound" else None
     return {
         "id": row["id"],
         "core": generation,
         "workload": row["workload"],
         "direction": row["direction"],
         "source": row["source"],
-        "source_workload": _name_of(mesh, row["source"]),
+        "source_workload": _name_of(mesh, row["source"]) or own,
         "destination": row["destination"],
         "destination_workload": _name_of(mesh, row["destination"]),
         "endpoint": row["endpoint"],
@@ -324,9 +327,10 @@ def _name_of(mesh: Mesh | None, endpoint: str) -> str | None:
     """ "ns/name" of the workload or service at "address:port", or None."""
     if mesh is None or not endpoint:
         return None
+    host, _, port = endpoint.rpartition(":")
     try:
-        address = parse_address(endpoint.rpartition(":")[0].strip("[]"))
+        address = parse_address(host.strip("[]"))
     except AddressError:
         return None
-    known = mesh.by_address.get(address) or mesh.service_by_address.get(address)
+    known = mesh.by_address.get(address) or mesh.service_by_address.get(address) or mesh.host_at(address, int(port))
     return str(known.key) if known is not None else None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from nodeseal.capture import installation, iptables, program_cache, syscalls
+from nodeseal.capture import host, installation, iptables, program_cache, syscalls
 from nodeseal.capture.ebpf import BPF_DIRECTORY, CGROUP_LINKS
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Journal
@@ -59,11 +59,13 @@ def cleanup(run_dir: Path) -> Report:
                     report.failed.append(str(error))
                     continue
             before = len(report.failed)
-            results = (
-                iptables.remove(entry, namespace)
-                if entry.backend == "iptables"
-                else installation.remove(entry, namespace, enrolled, pins)
-            )
+            if entry.cgroup:
+                others = host.neighbours(entry, journal.entries.values()) if journal else []
+                results = host.remove(entry, namespace, pins, heir=others[0] if others else None)
+            elif entry.backend == "iptables":
+                results = iptables.remove(entry, namespace)
+            else:
+                results = installation.remove(entry, namespace, enrolled, pins)
             for result in results:
                 (report.failed if isinstance(result, CaptureError) else report.removed).append(str(result))
             if namespace:

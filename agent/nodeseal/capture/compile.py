@@ -37,6 +37,10 @@ SOURCES = {
     "keep_mark": ("keep_mark",),
     "assign_lookup": ("assign_lookup",),
     "steer_ingress": ("steer_ingress",),
+    "mark_host": ("mark_host4", "mark_host6"),
+    "note_loopback": ("note_loopback",),
+    "lookup_host": ("lookup_host",),
+    "return_host": ("return_host",),
 }
 
 _LD_IMM64 = 0x18

@@ -5,6 +5,8 @@ from __future__ import annotations
 MARK_CAPTURED = 0x4E530001
 MARK_TO_APP = 0x4E530002
 MARK_CORE = 0x4E530003
+MARK_HOST = 0x4E540000
+MARK_HOST_MASK = 0xFFFFFF00
 HBONE_PORT = 15008
 
 STATE_CAPTURE = 1
@@ -33,6 +35,9 @@ COUNTERS = (
     "steer_excluded",
     "steer_from_node",
     "mark_kept",
+    "loop_unknown",
+    "loop_note_failed",
+    "return_failed",
 )
 
 # The map `bypass`, see bpf/bypass.h. A scope of ranges is that of ports plus one.

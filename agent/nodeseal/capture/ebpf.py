@@ -27,10 +27,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from nodeseal.capture import constants, installation, probe, program_cache, routing, steering, syscalls
+from nodeseal.capture import constants, host, installation, probe, program_cache, routing, steering, syscalls
 from nodeseal.capture.bypass import Bypass
 from nodeseal.capture.compile import compile_in_child
 from nodeseal.capture.errors import CaptureError
+from nodeseal.capture.host import HostInstallation
 from nodeseal.capture.journal import BackendName, Entry, Journal
 from nodeseal.capture.listeners import OUTBOUND, STEERED
 from nodeseal.capture.netns import NetworkNamespace
@@ -64,6 +65,7 @@ class EbpfBackend:
         self._shared: dict[str, int] = {}
         self._journal: Journal | None = None
         self._tcx = False
+        self._hosts: HostInstallation | None = None
 
     def prepare(self, journal: Journal, undo: contextlib.ExitStack) -> None:
         """Probe privileges and features, compile, attach the connect programs or take over those that are pinned."""
@@ -76,6 +78,7 @@ class EbpfBackend:
             self._journal = journal
             self._mount(undo)
             self._attach(programs, cgroup, undo)
+            self._hosts = HostInstallation(programs, self._shared, self._pins, cgroup)
         except OSError as error:
             raise CaptureError(f"cannot prepare capture in {self._run_dir}: {error.strerror}") from None
         self._programs = programs
@@ -107,25 +110,41 @@ class EbpfBackend:
 
     def plan(self, entry: Entry, survey: routing.Survey) -> None:
         """See Backend."""
-        installation.plan(entry, survey, tcx=self._tcx)
+        if entry.cgroup:
+            self.hosts.plan(entry, tcx=self._tcx)
+        else:
+            installation.plan(entry, survey, tcx=self._tcx)
 
     def install(
         self, entry: Entry, namespace: NetworkNamespace, survey: routing.Survey, listeners: Mapping[int, int]
     ) -> None:
         """See Backend."""
         programs, _ = self._ready()
+        if entry.cgroup:
+            self.hosts.install(entry, namespace, listeners)
+            return
         installation.install(entry, namespace, survey, programs, self._shared, self._pins, listeners)
 
     def configure(self, entry: Entry) -> None:
         """See Backend."""
-        installation.configure(entry, self._shared["enrolled"], self._pins)
+        if entry.cgroup:
+            self.hosts.configure(entry)
+        else:
+            installation.configure(entry, self._shared["enrolled"], self._pins)
 
     def stop_new(self, entry: Entry, namespace: NetworkNamespace) -> None:
         """See Backend."""
-        installation.stop_new(entry, namespace, self._shared["enrolled"], self._pins)
+        if entry.cgroup:
+            self.hosts.configure(entry)
+        else:
+            installation.stop_new(entry, namespace, self._shared["enrolled"], self._pins)
 
     def remove(self, entry: Entry, namespace: NetworkNamespace | None) -> Iterator[str | CaptureError]:
         """See Backend."""
+        _, journal = self._ready()
+        if entry.cgroup:
+            others = host.neighbours(entry, journal.entries.values())
+            return host.remove(entry, namespace, self._pins, heir=others[0] if others else None)
         return installation.remove(entry, namespace, self._shared["enrolled"], self._pins)
 
     def give_listeners(self, entry: Entry, namespace: NetworkNamespace, listeners: Mapping[int, int]) -> None:
@@ -136,10 +155,17 @@ class EbpfBackend:
         if entry.programs != programs.version:
             survey = namespace.run(routing.survey)
             if entry.state == "capturing":
-                namespace.run(lambda: installation.plan(entry, survey, tcx=self._tcx))
+                namespace.run(lambda: self.plan(entry, survey))
                 journal.save()
+            if entry.cgroup:
+                self.hosts.renew(entry, namespace, listeners)
+                journal.save()
+                return
             installation.renew(entry, namespace, survey, programs, self._shared, self._pins, listeners)
             journal.save()
+            return
+        if entry.cgroup:
+            self.hosts.give_listeners(entry, listeners)
             return
         try:
             fd = syscalls.pinned(self._pins / entry.pins / "listeners")
@@ -155,7 +181,14 @@ class EbpfBackend:
 
     def live_listeners(self, entry: Entry, namespace: NetworkNamespace) -> frozenset[int]:
         """See Backend."""
-        return installation.live_listeners(self._pins, entry)
+        return self.hosts.live_listeners(entry) if entry.cgroup else installation.live_listeners(self._pins, entry)
+
+    @property
+    def hosts(self) -> HostInstallation:
+        """What captures the processes of the node, after prepare()."""
+        if self._hosts is None:
+            raise CaptureError("processes of the node are captured by eBPF only, which cannot be used here")
+        return self._hosts
 
     # ---- inside
 
@@ -199,7 +232,7 @@ class EbpfBackend:
         if replace:
             # What a former agent's map said, should this one be new.
             for entry in journal.entries.values():
-                if entry.state in _STATES and entry.backend == self.name:
+                if entry.state in _STATES and entry.backend == self.name and not entry.cgroup:
                     installation.set_state(self._shared["enrolled"], entry, _STATES[entry.state])
         cgroup_fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

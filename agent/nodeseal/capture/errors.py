@@ -17,3 +17,7 @@ class AddressNotReadyError(CaptureError):
 
 class AddressNotFoundError(CaptureError):
     """The workload's address is on no interface of its network namespace."""
+
+
+class CgroupGoneError(CaptureError):
+    """The cgroup of a workload that is a process of the node does not exist (any more)."""

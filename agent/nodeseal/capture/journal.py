@@ -81,6 +81,9 @@ class Entry:
     sysctls: list[Sysctl] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
     open_on_failure: bool = False
+    cgroup: str = ""  # of a process of the node, see host.py; "": it has a network namespace
+    number: int = 0  # of such a process, in its namespace
+    ports: list[list[int]] = field(default_factory=list)  # its own: first and last of each range
     programs: str = ""  # version of those that are attached (Programs.version); "": of some other one
     backend: BackendName = "ebpf"
     xtables: list[str] = field(default_factory=list)
@@ -101,7 +104,7 @@ class Entry:
     @property
     def pins(self) -> str:
         """The directory, below the BPF file system, that holds this namespace's maps and links."""
-        return f"ns-{self.cookie}"
+        return f"ns-{self.cookie}-{self.number}" if self.cgroup else f"ns-{self.cookie}"
 
 
 class Journal:

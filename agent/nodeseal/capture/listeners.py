@@ -40,12 +40,17 @@ def roles_of(addresses: Iterable[Address]) -> tuple[int, ...]:
 
 
 def make_listener(
-    namespace: NetworkNamespace, role: int, addresses: Collection[Address], *, keepalive: bool = False
+    namespace: NetworkNamespace,
+    role: int,
+    addresses: Collection[Address],
+    *,
+    keepalive: bool = False,
+    mark: int = constants.MARK_CAPTURED,
 ) -> int:
     """A non-blocking listening socket's descriptor for one role of a workload with these addresses.
 
-    `keepalive`: captured connections show themselves to conntrack every TRACKED_SECONDS. Raises AddressInUseError,
-    CaptureError.
+    `keepalive`: captured connections show themselves to conntrack every TRACKED_SECONDS; `mark`: what they carry.
+    Raises AddressInUseError, CaptureError.
     """
     if role in (HBONE, HBONE6):
         version = 4 if role == HBONE else 6
@@ -54,7 +59,8 @@ def make_listener(
         version = max(address.version for address in addresses)
         # A socket that is bound to ::1 would be for IPv6 alone, whatever its options say (__inet6_bind()).
         bind_to = "127.0.0.1" if version == 4 else "::ffff:127.0.0.1"
-    return namespace.run(lambda: _listen(str(namespace.path), role, version, bind_to, keepalive=keepalive))
+    mark = mark if role == OUTBOUND else constants.MARK_CORE
+    return namespace.run(lambda: _listen(str(namespace.path), role, version, bind_to, mark, keepalive=keepalive))
 
 
 def make_listeners(
@@ -63,6 +69,7 @@ def make_listeners(
     *,
     besides: Container[int] = (),
     keepalive: bool = False,
+    mark: int = constants.MARK_CAPTURED,
 ) -> dict[int, int]:
     """A workload's, by role, but for the roles `besides`; all or none. Raises AddressInUseError, CaptureError."""
     made: dict[int, int] = {}
@@ -70,7 +77,7 @@ def make_listeners(
         # HBONE first: it is the one that may be in somebody's way.
         for role in sorted(roles_of(addresses), key=lambda role: role in STEERED):
             if role not in besides:
-                made[role] = make_listener(namespace, role, addresses, keepalive=keepalive)
+                made[role] = make_listener(namespace, role, addresses, keepalive=keepalive, mark=mark)
     except BaseException:
         close_all(made)
         raise
@@ -85,7 +92,7 @@ def close_all(listeners: dict[int, int]) -> None:
             os.close(fd)
 
 
-def _listen(where: str, role: int, version: int, address: str, *, keepalive: bool) -> int:
+def _listen(where: str, role: int, version: int, address: str, mark: int, *, keepalive: bool) -> int:
     steered = role in STEERED
     port = 0 if steered else constants.HBONE_PORT
     family = socket.AF_INET if version == 4 else socket.AF_INET6
@@ -101,7 +108,6 @@ def _listen(where: str, role: int, version: int, address: str, *, keepalive: boo
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not steered))
             # What the core accepts inherits the mark, and fwmark_reflect gives it to the resets that answer it: towards
             # a captured application those must stay on lo, instead of leaving for the address that it dialled.
-            mark = constants.MARK_CAPTURED if role == OUTBOUND else constants.MARK_CORE
             listener.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, mark)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if steered:

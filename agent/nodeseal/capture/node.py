@@ -13,10 +13,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
-from nodeseal.capture import constants, listeners, routing, rules
+from nodeseal.capture import constants, host, listeners, routing, rules
 from nodeseal.capture.backend import Backend, Choice
 from nodeseal.capture.bypass import Bypass, NoBypass
 from nodeseal.capture.ebpf import EbpfBackend
@@ -26,7 +26,8 @@ from nodeseal.capture.journal import BackendName, Entry, Journal
 from nodeseal.capture.netns import NamespaceGoneError, NetworkNamespace
 from nodeseal.capture.workload import Captured, CaptureTarget
 from nodeseal.mesh.address import Address
-from nodeseal.mesh.exclusions import Excluded
+from nodeseal.mesh.exclusions import Excluded, PortRange
+from nodeseal.mesh.host import HostPlace
 
 log = logging.getLogger("nodeseal.capture")
 
@@ -152,13 +153,15 @@ class NodeCapture:
             if entry is None:
                 assert self._chosen is not None
                 entry = _new_entry(target, namespace, self._chosen)
+                if target.host is not None:
+                    self._number(entry, namespace)
             entry.open_on_failure = target.open_on_failure
             entry.uncaptured = [str(address) for address in _uncaptured(target, survey)]
+            if target.host is not None:
+                entry.cgroup, entry.ports = target.host.cgroup, _ranges(target.host)
             backend = self._backends[entry.backend]
             sockets = dict(held.listeners) if held else {}
-            made = listeners.make_listeners(
-                namespace, target.addresses, besides=sockets, keepalive=backend.needs_keepalive
-            )
+            made = self._make_listeners(entry, namespace, besides=sockets)
         except BaseException:
             namespace.close()
             raise
@@ -198,6 +201,23 @@ class NodeCapture:
         entry.open_on_failure = target.open_on_failure
         journal.save()
         self._backends[entry.backend].configure(entry)
+
+    def refresh(self) -> None:
+        """Cover what has come to the node since: devices, and the cgroups of processes that were started again. Raises
+        CaptureError."""
+        journal = self._ready()
+        for captured in self._captured.values():
+            entry = journal.entries.get(captured.target.name)
+            if entry is not None and entry.cgroup:
+                self._ebpf.hosts.refresh(entry, captured.namespace)
+
+    def has_cgroup(self, path: str) -> bool:
+        """Whether the cgroup of a process of the node is there."""
+        return self._ebpf.prepared and self._ebpf.hosts.has_cgroup(path)
+
+    def cgroups_of(self, path: str) -> frozenset[int]:
+        """The numbers of a cgroup and of those below it; none when it is not there."""
+        return self._ebpf.hosts.cgroups_of(path) if self._ebpf.prepared else frozenset()
 
     def stop_new(self, target: CaptureTarget) -> None:
         """First half of un-enrolling: new connections go direct, both ways; captured ones go on, through the core.
@@ -252,7 +272,7 @@ class NodeCapture:
                 with namespace:
                     self._remove(entry, namespace)
                 continue
-            target = CaptureTarget(entry.name, entry.netns, entry.target_addresses, entry.open_on_failure)
+            target = _target_of(entry)
             captured = Captured(target, namespace, entry.state, entry.backend, uncaptured=tuple(entry.uncaptured))
             self._captured[entry.name] = captured
             if entry.state == "leaving":
@@ -279,19 +299,15 @@ class NodeCapture:
         backend = self._backends[entry.backend]
         addresses = entry.target_addresses
         roles = listeners.roles_of(addresses) if captured.phase == "capturing" else (listeners.OUTBOUND,)
-        made = []
         for role in roles:
-            if role in captured.listeners:
-                continue
-            if role in held:
+            if role in held and role not in captured.listeners:
                 captured.listeners[role] = os.dup(held[role])
-            else:
-                captured.listeners[role] = listeners.make_listener(
-                    captured.namespace, role, addresses, keepalive=backend.needs_keepalive
-                )
-                made.append(role)
+        # The other roles are not to be made either.
+        besides = captured.listeners.keys() | (set(listeners.roles_of(addresses)) - set(roles))
+        made = self._make_listeners(entry, captured.namespace, besides=besides)
+        captured.listeners.update(made)
         backend.give_listeners(entry, captured.namespace, {role: captured.listeners[role] for role in roles})
-        return made
+        return list(made)
 
     # ---- inside
 
@@ -299,6 +315,48 @@ class NodeCapture:
         if self._journal is None:
             raise CaptureError("capture is not prepared: call prepare() first")
         return self._journal
+
+    def _make_listeners(self, entry: Entry, namespace: NetworkNamespace, *, besides: Container[int]) -> dict[int, int]:
+        """Those that are missing, by role; all or none. Processes of a node share the sockets at port 15008."""
+        made: dict[int, int] = {}
+        try:
+            for role in (listeners.HBONE, listeners.HBONE6) if entry.cgroup else ():
+                shared = self._of_neighbour(entry, role)
+                if role not in besides and shared is not None:
+                    made[role] = os.dup(shared)
+            made |= listeners.make_listeners(
+                namespace,
+                entry.target_addresses,
+                besides=[
+                    role for role in listeners.roles_of(entry.target_addresses) if role in besides or role in made
+                ],
+                keepalive=self._backends[entry.backend].needs_keepalive,
+                mark=entry.marks[0],
+            )
+        except BaseException:
+            listeners.close_all(made)
+            raise
+        return made
+
+    def _of_neighbour(self, entry: Entry, role: int) -> int | None:
+        """The listener that another process of the node has at the same address."""
+        for other in host.neighbours(entry, self._ready().entries.values()):
+            captured = self._captured.get(other.name)
+            if captured is not None and other.addresses == entry.addresses and role in captured.listeners:
+                return captured.listeners[role]
+        return None
+
+    def _number(self, entry: Entry, namespace: NetworkNamespace) -> None:
+        """Give a process of the node a number and a mark that are free in its namespace."""
+        if entry.backend != "ebpf":
+            raise CaptureError(f"cannot capture {entry.name}: processes of the node are captured by eBPF only")
+        taken = {other.number for other in self._ready().entries.values() if other.cookie == entry.cookie}
+        in_use = namespace.run(routing.marks_in_use)
+        free = (one for one in host.NUMBERS if one not in taken and host.mark_of(one) not in in_use)
+        entry.number = next(free, 0)
+        if not entry.number:
+            raise CaptureError(f"cannot capture {entry.name}: {len(host.NUMBERS)} processes of the node are captured")
+        entry.marks = [host.mark_of(entry.number), constants.MARK_TO_APP]
 
     def _choose(self, journal: Journal, undo: contextlib.ExitStack) -> BackendName:
         """Prepares the backend of the choice, and says which it is."""
@@ -353,9 +411,12 @@ class NodeCapture:
         journal = self._ready()
         for entry in list(journal.entries.values()):
             same = (entry.cookie, entry.target_addresses) == (namespace.cookie, target.addresses)
+            same = same and bool(entry.cgroup) == (target.host is not None)
             if entry.name == target.name and (not same or entry.state == "installing"):
-                self.release(CaptureTarget(entry.name, entry.netns, entry.target_addresses))
+                self.release(_target_of(entry))
             elif entry.name != target.name and entry.cookie == namespace.cookie:
+                if entry.cgroup and target.host is not None:
+                    continue
                 raise CaptureError(
                     f"cannot capture {target.name}: its network namespace {target.netns} is {entry.name}'s, which is "
                     "enrolled"
@@ -401,6 +462,17 @@ def _uncaptured(target: CaptureTarget, survey: routing.Survey) -> list[Address]:
         ),
         key=str,
     )
+
+
+def _ranges(place: HostPlace) -> list[list[int]]:
+    return [[item.first, item.last] for item in place.ports]
+
+
+def _target_of(entry: Entry) -> CaptureTarget:
+    """What the entry was made for."""
+    ports = tuple(PortRange(first, last) for first, last in entry.ports)
+    place = HostPlace(entry.cgroup, ports) if entry.cgroup else None
+    return CaptureTarget(entry.name, entry.netns, entry.target_addresses, entry.open_on_failure, place)
 
 
 def _new_entry(target: CaptureTarget, namespace: NetworkNamespace, backend: BackendName) -> Entry:

@@ -157,6 +157,13 @@ def table_in_use(version: int, table: int) -> bool:
         )
 
 
+def marks_in_use() -> set[int]:
+    """The marks that rules ask for, of either family."""
+    with IPRoute() as ipr:
+        rules = [rule for family in FAMILIES.values() for rule in ipr.get_rules(family=family)]
+    return {rule.get_attr("FRA_FWMARK") or 0 for rule in rules}
+
+
 def add_rule(version: int, mark: int, table: int, priority: int) -> None:
     """Packets with this mark are routed by this table, and by no other. Raises CaptureError."""
     with IPRoute() as ipr, _explain(f"add the routing rule for mark {mark:#x}"):

@@ -103,15 +103,23 @@ def pin_of(directory: Path, link: Link) -> Path:
     return directory / f"{PIN_PREFIX}{link.index}"
 
 
-def add_link(plan: Link, program: int, pin: Path, *, replace: bool = False) -> None:
-    """Attach the program to what comes in by the device. To be called inside its namespace. Raises CaptureError."""
+def add_link(
+    plan: Link,
+    program: int,
+    pin: Path,
+    *,
+    replace: bool = False,
+    attach_type: int = syscalls.ATTACH_TCX_INGRESS,
+) -> None:
+    """Attach the program to what comes in by the device, or goes out. To be called inside its namespace. Raises
+    CaptureError."""
     try:
-        if link_exists(plan, pin):
+        if link_exists(plan, pin, attach_type):
             if replace:
                 _replace_program(pin, program)
             return
         remove_link(pin)
-        fd = syscalls.tcx_link_create(program, plan.index)
+        fd = syscalls.tcx_link_create(program, plan.index, attach_type)
         try:
             syscalls.pin(fd, pin)
         finally:
@@ -119,7 +127,7 @@ def add_link(plan: Link, program: int, pin: Path, *, replace: bool = False) -> N
     except OSError as error:
         if error.errno == errno.ENODEV:  # gone since the survey
             return
-        raise CaptureError(f"cannot attach to what comes in by {plan.device}: {error.strerror}") from None
+        raise CaptureError(f"cannot attach to what goes by {plan.device}: {error.strerror}") from None
 
 
 def _replace_program(pin: Path, program: int) -> None:
@@ -147,14 +155,14 @@ def remove_link(pin: Path) -> bool:
     return True
 
 
-def link_exists(plan: Link, pin: Path) -> bool:
+def link_exists(plan: Link, pin: Path, attach_type: int = syscalls.ATTACH_TCX_INGRESS) -> bool:
     """Whether the pinned link is on the device: its index may have passed to another one. To be called inside."""
     try:
         fd = syscalls.pinned(pin)
     except FileNotFoundError:
         return False
     try:
-        return syscalls.link_program(fd) in syscalls.tcx_programs(plan.index)
+        return syscalls.link_program(fd) in syscalls.tcx_programs(plan.index, attach_type)
     finally:
         os.close(fd)
 

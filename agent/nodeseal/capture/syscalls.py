@@ -31,6 +31,7 @@ ATTACH_CGROUP_INET6_CONNECT = 11
 ATTACH_CGROUP_SETSOCKOPT = 22
 ATTACH_SK_LOOKUP = 36
 ATTACH_TCX_INGRESS = 46
+ATTACH_TCX_EGRESS = 47
 _BEFORE = 1 << 3  # BPF_F_BEFORE; with no other program named: before all
 
 _NR_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
@@ -51,6 +52,7 @@ _CMD_LINK_UPDATE = 29
 _CMD_LINK_DETACH = 34
 
 _ATTR_SIZE = 144
+_LINK_INFO_HEAD = 16  # struct bpf_link_info before its union: type, id, prog_id, padding
 _LOG_SIZE = 1 << 20
 _LICENSE = b"GPL"  # bpf/*.c may be used under the GPL; bpf_fib_lookup asks for it
 _CLONE_NEWNET = 0x40000000
@@ -256,9 +258,9 @@ def cgroup_programs(cgroup_fd: int, attach_type: int) -> list[int]:
     return _attached_programs(cgroup_fd, attach_type)
 
 
-def tcx_programs(index: int) -> list[int]:
-    """The same for what comes in by a device of the calling thread's namespace: its TCX programs."""
-    return _attached_programs(index, ATTACH_TCX_INGRESS)
+def tcx_programs(index: int, attach_type: int = ATTACH_TCX_INGRESS) -> list[int]:
+    """The same for what comes in by a device of the calling thread's namespace, or goes out: its TCX programs."""
+    return _attached_programs(index, attach_type)
 
 
 def _attached_programs(target: int, attach_type: int) -> list[int]:
@@ -275,9 +277,10 @@ def link_create(program_fd: int, target_fd: int, attach_type: int) -> int:
     return _bpf(_CMD_LINK_CREATE, _attributes("=IIII", program_fd, target_fd, attach_type, 0))
 
 
-def tcx_link_create(program_fd: int, index: int) -> int:
-    """Attach a program to what comes in by a device of the calling thread's namespace, before all others there."""
-    return _bpf(_CMD_LINK_CREATE, _attributes("=IIII", program_fd, index, ATTACH_TCX_INGRESS, _BEFORE))
+def tcx_link_create(program_fd: int, index: int, attach_type: int = ATTACH_TCX_INGRESS) -> int:
+    """Attach a program to what comes in by a device of the calling thread's namespace, or goes out, before all others
+    there."""
+    return _bpf(_CMD_LINK_CREATE, _attributes("=IIII", program_fd, index, attach_type, _BEFORE))
 
 
 def link_update(link_fd: int, program_fd: int) -> None:
@@ -289,6 +292,12 @@ def link_program(fd: int) -> int:
     """The kernel's number of the program that a link attaches."""
     program: int = struct.unpack_from("=III", _object_info(fd, 64))[2]
     return program
+
+
+def link_cgroup(fd: int) -> int:
+    """The number of the cgroup that a link is attached to; 0 when that was removed."""
+    cgroup: int = struct.unpack_from("=Q", _object_info(fd, 64), _LINK_INFO_HEAD)[0]
+    return cgroup
 
 
 def link_detach(fd: int) -> None:

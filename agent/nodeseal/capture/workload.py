@@ -9,17 +9,20 @@ from nodeseal.capture import listeners
 from nodeseal.capture.journal import BackendName
 from nodeseal.capture.netns import NetworkNamespace
 from nodeseal.mesh.address import Address
+from nodeseal.mesh.host import HostPlace
 
 
 @dataclass(frozen=True, slots=True)
 class CaptureTarget:
     """What to capture. `name`: "namespace/name"; `netns`: a path, or a name under /run/netns; `addresses`: one or
-    two, of each family at most one; `open_on_failure`: new connections go direct while nobody holds the listeners."""
+    two, of each family at most one; `open_on_failure`: new connections go direct while nobody holds the listeners;
+    `host`: it is a process of the node, in whose namespace others live."""
 
     name: str
     netns: str
     addresses: tuple[Address, ...]
     open_on_failure: bool = False
+    host: HostPlace | None = None
 
 
 @dataclass(slots=True)

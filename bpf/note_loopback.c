@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+/*
+ * note_loopback.c: tells lookup_host.c what came by on lo of the node's namespace with which mark.
+ *
+ * Attached by a TCX link at the ingress of lo. sk_lookup sees no marks, and from lo come both the connections
+ * that mark_host.c has marked and the core's own to the applications. What opens a connection, or could (a
+ * SYN, or an ACK for which there is no socket: the end of a SYN-cookie handshake), is noted here, and looked
+ * up by the kernel in the same turn.
+ *
+ * bpf_skc_lookup_tcp runs the sk_lookup programs itself when it comes to the listeners, and lookup_host.c
+ * takes notes away: so the note is written after it, and one instance of this program serves all workloads.
+ *
+ * Fails closed: a marked packet that is not understood is dropped.
+ */
+#include "packet.h"
+
+BPF_TABLE("lru_hash", struct ns_flow, struct ns_looped, looped, 1024);
+BPF_TABLE("percpu_array", u32, u64, counters, NS_COUNT_COUNT);
+
+static __always_inline int dropped(u32 why)
+{
+    u64 *value = counters.lookup(&why);
+
+    if (value)
+        *value += 1;
+    return TC_ACT_SHOT;
+}
+
+int note_loopback(struct __sk_buff *skb)
+{
+    struct ns_looped note = {};
+    struct packet packet = {};
+
+    if (skb->mark != NS_MARK_TO_APP && (skb->mark & NS_MARK_HOST_MASK) != NS_MARK_HOST)
+        return TC_ACT_UNSPEC;
+    if (!packet_read(skb, &packet))
+        return dropped(NS_COUNT_LOOP_UNKNOWN);
+    if (packet.flags & TCP_RST || !(packet.flags & (TCP_SYN | TCP_ACK)) ||
+        (packet.flags & TCP_SYN && packet.flags & TCP_ACK))
+        return TC_ACT_UNSPEC;
+    if (!(packet.flags & TCP_SYN) && packet_socket(skb, &packet))
+        return TC_ACT_UNSPEC;
+    note.when = bpf_ktime_get_ns();
+    note.mark = skb->mark;
+    return looped.update(&packet.flow, &note) ? dropped(NS_COUNT_LOOP_NOTE_FAILED) : TC_ACT_UNSPEC;
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+/*
+ * return_host.c: turns round what the node would send to a far client although it is the core that waits for
+ * it.
+ *
+ * Attached by TCX links at the egress of every device of the node's namespace but lo. The core's socket to
+ * the application is bound to the client's address, so the application's answers are routed to the real
+ * client. In a pod tcp_fwmark_accept and fwmark_reflect keep them on lo; in the node's namespace these
+ * settings would make the connections of all its processes follow the marks of whoever else marks packets
+ * there. Here a packet from a place where a workload listens, and any RST, is looked up as if it came in: if
+ * a connected socket of this namespace owns the destination, the packet is put onto lo, marked, and the rule
+ * for the mark makes it local. Nothing is kept of it.
+ *
+ * Where a device has no Ethernet headers (tun, WireGuard), one is put before the packet, as lo expects it.
+ *
+ * Fails closed: an answer that cannot be turned round is dropped.
+ */
+#include "packet.h"
+
+#define ETH_HLEN 14
+#define ETH_TYPE 12 /* offset */
+
+BPF_TABLE("hash", struct ns_place, struct ns_claim, places, 16384);
+BPF_TABLE("percpu_array", u32, u64, counters, NS_COUNT_COUNT);
+
+static __always_inline int dropped(u32 why)
+{
+    u64 *value = counters.lookup(&why);
+
+    if (value)
+        *value += 1;
+    return TC_ACT_SHOT;
+}
+
+/* Whether the packet has an Ethernet header: devices such as tun and WireGuard have none. */
+static __always_inline int framed(struct __sk_buff *skb)
+{
+    u32 begin[5] = {}, network[5] = {};
+
+    if (bpf_skb_load_bytes(skb, 0, begin, sizeof(begin)) ||
+        bpf_skb_load_bytes_relative(skb, 0, network, sizeof(network), BPF_HDR_START_NET))
+        return 1;
+    return begin[0] != network[0] || begin[1] != network[1] || begin[2] != network[2] ||
+           begin[3] != network[3] || begin[4] != network[4];
+}
+
+int return_host(struct __sk_buff *skb)
+{
+    struct packet packet = {};
+    struct ns_place place = {};
+    char loopback[6] = {}; /* lo takes a frame for its own by its address, which is zero */
+    u16 protocol = (u16)skb->protocol;
+
+    if (!packet_read(skb, &packet))
+        return TC_ACT_UNSPEC;
+    place.address = packet.flow.source;
+    place.port = packet.flow.source_port;
+    if (!(packet.flags & TCP_RST) && !places.lookup(&place))
+        return TC_ACT_UNSPEC;
+    if (!packet_socket(skb, &packet))
+        return TC_ACT_UNSPEC;
+    if (framed(skb) ? bpf_skb_store_bytes(skb, 0, loopback, sizeof(loopback), 0)
+                    : bpf_skb_change_head(skb, ETH_HLEN, 0) ||
+                          bpf_skb_store_bytes(skb, ETH_TYPE, &protocol, sizeof(protocol), 0))
+        return dropped(NS_COUNT_RETURN_FAILED);
+    skb->mark = NS_MARK_TO_APP;
+    return bpf_redirect(NS_LOOPBACK_IFINDEX, BPF_F_INGRESS);
+}
