@@ -217,6 +217,7 @@ def running_lab(
     root: Path,
     *,
     more_pods: Sequence[str] = (),
+    host_workloads: Sequence[str] = (),
     enrol: bool = True,
     with_agents: bool = True,
     with_apps: bool = False,
@@ -224,11 +225,13 @@ def running_lab(
     settings: dict[str, Any] | None = None,
     ipv6: bool = False,
 ) -> Iterator[RunningLab]:
-    """A lab with a name of its own below `root`, gone at the end. `more_pods` as in `lab up --pod`; `settings` are
+    """A lab with a name of its own below `root`, gone at the end. `more_pods` as in `lab up --pod`, `host_workloads` as
+    in `lab up --host-workload`; `settings` are
     added to the agents' configuration, whose `settle` is QUICK_SETTLE otherwise. An agent that ends stays away unless
     `supervised`."""
     name = f"t{os.getpid()}x{next(_numbers)}"
     requests = [PodRequest.parse(text) for text in more_pods]
+    requests += [PodRequest.parse_host_workload(text) for text in host_workloads]
     plan = Plan.build(name, more_pods=requests, enrol=enrol, ipv6=ipv6)
 
     with lab_settings({"settle": QUICK_SETTLE} | (settings or {})):

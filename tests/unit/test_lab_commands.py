@@ -65,6 +65,11 @@ def test_pods_may_be_given_many_times() -> None:
     assert parse("up", "--pod", "a:node1", "--pod", "b:node2:plain").pods == ["a:node1", "b:node2:plain"]
 
 
+def test_host_workloads_may_be_given_many_times() -> None:
+    given = ["a:node1:9000", "b:node1:9001"]
+    assert parse("up", *(part for text in given for part in ("--host-workload", text))).host_workloads == given
+
+
 @pytest.mark.parametrize(
     ("arguments", "name", "command"),
     [

@@ -74,9 +74,33 @@ def test_plain_pod_is_not_enrolled() -> None:
     assert not PodRequest.parse("db:node1:plain").enrolled
 
 
+def test_a_host_workload_has_the_namespace_and_addresses_of_its_node() -> None:
+    plan = Plan.build("demo", more_pods=[PodRequest.parse_host_workload("vector:node2:9100:plain")], ipv6=True)
+    vector, node = plan.pod("vector"), plan.node("node2")
+    assert (vector.netns, vector.addresses) == (node.netns, node.addresses)
+    assert (vector.cgroup, vector.port, vector.enrolled_from_start) == ("/nodeseal-lab-demo/vector", 9100, False)
+    assert len(set(plan.namespaces)) == len(plan.namespaces)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["vector", "vector:node1", "vector:node1:", "vector:node1:0", "vector:node1:65536", "vector:node1:1:x", ":a:1"],
+)
+def test_a_host_workload_that_is_not_of_the_form_is_refused(text: str) -> None:
+    with pytest.raises(LabPlanError, match=f"--host-workload {text}: expected NAME:NODE:PORT"):
+        PodRequest.parse_host_workload(text)
+
+
+def test_host_workloads_of_a_node_have_ports_of_their_own() -> None:
+    more = [PodRequest.parse_host_workload(f"{name}:node1:9100") for name in ("vector", "registry")]
+    with pytest.raises(LabPlanError, match="--host-workload registry: another one on node1 has port 9100"):
+        Plan.build(more_pods=more)
+
+
 @pytest.mark.parametrize("ipv6", [False, True])
 def test_plan_survives_the_state_file(ipv6: bool) -> None:
-    plan = Plan.build("demo", nodes=3, more_pods=[PodRequest.parse("web:node3:plain")], ipv6=ipv6)
+    more = [PodRequest.parse("web:node3:plain"), PodRequest.parse_host_workload("vector:node1:9100")]
+    plan = Plan.build("demo", nodes=3, more_pods=more, ipv6=ipv6)
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 

@@ -37,6 +37,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="NAME:NODE[:plain]",
         help="one more pod, enrolled unless plain (repeatable); it runs nothing of its own",
     )
+    up.add_argument(
+        "--host-workload",
+        action="append",
+        default=[],
+        dest="host_workloads",
+        metavar="NAME:NODE:PORT[:plain]",
+        help="a process of the node itself, in a cgroup of its own, that serves HTTP at PORT (repeatable)",
+    )
     up.add_argument("--ipv6", action="store_true", help="IPv6 addresses as well; names stand for those")
     up.add_argument("--not-enrolled", action="store_true", help="start with no pod enrolled")
     up.add_argument("--unsupervised", action="store_true", help="leave an agent that ends at that")
@@ -97,6 +105,7 @@ def _up(args: argparse.Namespace) -> int:
     from nodeseal.lab.plan import Plan, PodRequest, in_url
 
     more = [PodRequest.parse(text) for text in args.pods]
+    more += [PodRequest.parse_host_workload(text) for text in args.host_workloads]
     plan = Plan.build(args.name, nodes=args.nodes, more_pods=more, enrol=not args.not_enrolled, ipv6=args.ipv6)
     with signals_interrupt():
         status = Lab.up(plan, supervised=not args.unsupervised).status()

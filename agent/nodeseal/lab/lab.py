@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from nodeseal.lab import agents
+from nodeseal.lab.cgroups import in_cgroup, make_cgroups, remove_cgroups
 from nodeseal.lab.errors import (
     AgentError,
     InsidePodError,
@@ -172,13 +173,14 @@ class Lab:
     def run(self, pod: str, argv: Sequence[str], *, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
         """Runs a command in the pod's network namespace and returns its output. Addresses only: pod names resolve in
         `lab exec`. Raises subprocess.TimeoutExpired, LabError."""
-        netns = self.plan.pod(pod).netns
+        where = self.plan.pod(pod)
         if shutil.which(argv[0]) is None:
             raise MissingToolError([argv[0]])
+        command = in_cgroup(where.cgroup, tuple(argv)) if where.cgroup else tuple(argv)
         return run_in(
-            netns,
+            where.netns,
             lambda: subprocess.run(
-                list(argv),
+                list(command),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -196,7 +198,9 @@ class Lab:
         # -s -E: whatever this command's environment says, the program is plain Python.
         argv = [sys.executable, "-s", "-E", str(APPS / f"{program}.py"), *arguments]
         log = directory / (output or f"{program}.log")
-        return self.processes.start(f"app {pod}", argv, netns=self.plan.pod(pod).netns, output=log)
+        where = self.plan.pod(pod)
+        command = in_cgroup(where.cgroup, tuple(argv)) if where.cgroup else tuple(argv)
+        return self.processes.start(f"app {pod}", command, netns=where.netns, output=log)
 
     def start_supervisor(self) -> ProcessRecord:
         """Starts what starts agents again when they end; the lab must have none that runs."""
@@ -262,6 +266,7 @@ class Lab:
 
     def _make(self, *, with_agents: bool, with_apps: bool) -> None:
         make_topology(self.plan)
+        make_cgroups(self.plan)
         write_atomically(self.directory / "hosts", self.plan.hosts_file())
         write_mesh(self.mesh, self.plan)
         started = self._start_agents() if with_agents else []
@@ -313,11 +318,22 @@ class Lab:
             *("--siem", f"{in_url(siem.named_address)}:{SIEM_HTTP_PORT}"),
             *("--access-log", str(self.pod_directory(pipeline.name) / "access.log")),
         )
+        for workload in self.plan.pods:
+            if workload.cgroup:
+                logs = self.pod_directory(workload.name)
+                self.start_app(
+                    workload.name,
+                    "siem",
+                    *("--address", bind, "--port", str(workload.port)),
+                    *("--access-log", str(logs / "access.log"), "--store", str(logs / "store.log")),
+                )
 
     def _wait_for_apps(self) -> None:
         """Each program, asked from within its own pod: connections to the own address never leave the pod."""
-        for pod, port in (("siem", SIEM_HTTP_PORT), ("pipeline", PIPELINE_HTTP_PORT)):
-            log = self.pod_directory(pod) / f"{pod}.log"
+        programs = [("siem", "siem", SIEM_HTTP_PORT), ("pipeline", "pipeline", PIPELINE_HTTP_PORT)]
+        programs += [(workload.name, "siem", workload.port) for workload in self.plan.pods if workload.cgroup]
+        for pod, program, port in programs:
+            log = self.pod_directory(pod) / f"{program}.log"
             agents.wait_for_listener(self.plan.pod(pod), port, log)
 
     def _change(self, pods: Sequence[str], fields: dict[str, Any]) -> None:
@@ -378,6 +394,10 @@ def take_down(name: str, root: Path = LAB_ROOT) -> DownReport:
         ended += [record.role for record in records if record not in stuck]
         failures += [f"process {record.pid} ({record.role}) does not end" for record in stuck]
         failures += agents.cleanup_nodes(run_dirs)
+        try:
+            remove_cgroups(name)
+        except LabError as error:
+            failures.append(str(error))
         namespaces = remove_topology(name)
         if not failures:
             shutil.rmtree(directory, ignore_errors=True)

@@ -31,7 +31,7 @@ def write_mesh(directory: Path, plan: Plan) -> None:
             "service_account": pod.name,
             "node": pod.node,
             **_addresses(pod.addresses),
-            "netns": pod.netns,
+            **({"host": {"cgroup": pod.cgroup, "ports": [pod.port]}} if pod.cgroup else {"netns": pod.netns}),
             "enrolled": pod.enrolled_from_start,
             "mode": "permissive",
         }

@@ -26,6 +26,7 @@ DEFAULT_NAME = "lab"
 NAMESPACE = "default"
 TRUST_DOMAIN = "example.org"
 MAX_NODES = 50
+MAX_PORT = 65535
 MAX_PODS_PER_NODE = 200
 FIRST_POD_NUMBER = 10
 PIPELINE_HTTP_PORT = 8080
@@ -40,6 +41,7 @@ _FABRIC_NETWORK = IPv4Network("10.77.0.0/24")
 # No hyphen in a lab's name: "nodeseal-a-" must not be a prefix of another lab's namespaces.
 _LAB_NAME = re.compile(r"[a-z][a-z0-9]{0,15}")
 _POD_NAME = re.compile(r"[a-z]([a-z0-9-]{0,13}[a-z0-9])?")
+_HOST_WORKLOAD = re.compile(r"([^:]+):([^:]+):([1-9][0-9]{0,4})(:plain)?")
 _RESERVED_POD_NAME = re.compile(r"fabric|localhost|node[0-9]+")
 
 
@@ -50,6 +52,8 @@ class PodRequest:
     name: str
     node: str
     enrolled: bool = True
+    port: int = 0
+    """Of a host workload; 0: it is a pod."""
 
     @classmethod
     def parse(cls, text: str) -> PodRequest:
@@ -59,6 +63,16 @@ class PodRequest:
         if not node or (colon and kind != "plain"):
             raise LabPlanError(f"--pod {text}: expected NAME:NODE or NAME:NODE:plain, for example web:node2")
         return cls(name, node, enrolled=not kind)
+
+    @classmethod
+    def parse_host_workload(cls, text: str) -> PodRequest:
+        """From `NAME:NODE:PORT` or `NAME:NODE:PORT:plain`. Raises LabPlanError."""
+        match = _HOST_WORKLOAD.fullmatch(text)
+        if match is None or int(match[3]) > MAX_PORT:
+            raise LabPlanError(
+                f"--host-workload {text}: expected NAME:NODE:PORT or NAME:NODE:PORT:plain, such as vector:node1:9100"
+            )
+        return cls(match[1], match[2], enrolled=match[4] is None, port=int(match[3]))
 
 
 DEFAULT_PODS = (
@@ -103,7 +117,9 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod: one interface (`eth0`) on its node's bridge. `link` names the other end, in the node's namespace."""
+    """A pod: one interface (`eth0`) on its node's bridge. `link` names the other end, in the node's namespace.
+
+    Or a host workload: a process in the node's own namespace, with its addresses, in a cgroup."""
 
     name: str
     node: str
@@ -111,6 +127,10 @@ class Pod:
     address: IPv4Address
     enrolled_from_start: bool
     address6: IPv6Address | None = None
+    cgroup: str = ""
+    """Of a host workload; "": it is a pod."""
+    port: int = 0
+    """Where a host workload is reached."""
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -169,6 +189,9 @@ class Plan:
         pods: dict[str, Pod] = {}
         for request in (*DEFAULT_PODS, *more_pods):
             _check_pod(request, by_name, pods)
+            if request.port:
+                pods[request.name] = _host_workload(request, by_name[request.node], name, enrol=enrol)
+                continue
             number = numbers[request.node]
             numbers[request.node] += 1
             if number >= FIRST_POD_NUMBER + MAX_PODS_PER_NODE:
@@ -196,7 +219,7 @@ class Plan:
 
     @property
     def namespaces(self) -> tuple[str, ...]:
-        return (self.fabric, *(node.netns for node in self.nodes), *(pod.netns for pod in self.pods))
+        return (self.fabric, *(node.netns for node in self.nodes), *(pod.netns for pod in self.pods if not pod.cgroup))
 
     def pod(self, name: str) -> Pod:
         """Raises UnknownPodError, which names those that exist."""
@@ -226,6 +249,8 @@ class Plan:
                     "address": str(pod.address),
                     "enrolled_from_start": pod.enrolled_from_start,
                     "address6": str(pod.address6) if pod.address6 is not None else None,
+                    "cgroup": pod.cgroup,
+                    "port": pod.port,
                 }
                 for pod in self.pods
             ],
@@ -247,6 +272,8 @@ class Plan:
                     address=IPv4Address(pod["address"]),
                     enrolled_from_start=pod["enrolled_from_start"],
                     address6=IPv6Address(pod["address6"]) if pod["address6"] is not None else None,
+                    cgroup=pod.get("cgroup", ""),
+                    port=pod.get("port", 0),
                 )
                 for pod in value["pods"]
             ),
@@ -278,13 +305,31 @@ def check_lab_name(name: str) -> None:
         raise LabPlanError(f"--name {name}: expected 1 to 16 lower case letters and digits, a letter first")
 
 
+def _host_workload(request: PodRequest, node: Node, lab: str, *, enrol: bool) -> Pod:
+    address6 = node.addresses[1] if node.ipv6 else None
+    assert address6 is None or isinstance(address6, IPv6Address)
+    return Pod(
+        name=request.name,
+        node=node.name,
+        netns=node.netns,
+        address=node.address,
+        enrolled_from_start=enrol and request.enrolled,
+        address6=address6,
+        cgroup=f"/nodeseal-lab-{lab}/{request.name}",
+        port=request.port,
+    )
+
+
 def _check_pod(request: PodRequest, nodes: dict[str, Node], pods: dict[str, Pod]) -> None:
+    option = "--host-workload" if request.port else "--pod"
     if not _POD_NAME.fullmatch(request.name) or _RESERVED_POD_NAME.fullmatch(request.name):
         raise LabPlanError(
-            f"--pod {request.name}: expected 1 to 15 lower case letters, digits and hyphens, a letter first, "
+            f"{option} {request.name}: expected 1 to 15 lower case letters, digits and hyphens, a letter first, "
             "and not a node's name"
         )
     if request.name in pods:
-        raise LabPlanError(f"--pod {request.name}: the lab has a pod of this name already")
+        raise LabPlanError(f"{option} {request.name}: the lab has a pod of this name already")
     if request.node not in nodes:
-        raise LabPlanError(f"--pod {request.name}: no node '{request.node}': this lab has {', '.join(nodes)}")
+        raise LabPlanError(f"{option} {request.name}: no node '{request.node}': this lab has {', '.join(nodes)}")
+    if any(pod.node == request.node and pod.port == request.port for pod in pods.values() if request.port):
+        raise LabPlanError(f"{option} {request.name}: another one on {request.node} has port {request.port}")

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from nodeseal.lab.cgroups import enter_cgroup
 from nodeseal.lab.errors import LabError, MissingToolError
 from nodeseal.lab.lab import Lab, require_root
 from nodeseal.lab.namespaces import NETNS_DIR, enter
@@ -31,13 +32,15 @@ def exec_in_pod(lab: Lab, pod: str, argv: Sequence[str]) -> NoReturn:
     It is recorded as one of the lab's processes, so `lab down` ends it. Raises LabError, UnknownPodError,
     MissingToolError."""
     require_root("nodeseal lab exec")
-    netns = lab.plan.pod(pod).netns
+    where = lab.plan.pod(pod)
     if shutil.which(argv[0]) is None:
         if argv[0] in ("curl", "tcpdump"):
             raise MissingToolError([argv[0]])
         raise LabError(f"cannot run '{argv[0]}' in pod {pod}: no such program on PATH")
     lab.processes.forget_ended()
-    enter(netns)
+    if where.cgroup:
+        enter_cgroup(where.cgroup)
+    enter(where.netns)
     _private_mounts(lab)
     record = lab.processes.new_record(f"exec {pod}", argv)
     record = lab.processes.running_as(record, os.getpid())

@@ -60,6 +60,8 @@ def make_topology(plan: Plan) -> None:
     write_sysctls(plan.fabric, _bridge_sysctls())
     _in_namespace(plan.fabric, partial(_make_bridge, [node.name for node in plan.nodes]))
     for pod in plan.pods:
+        if pod.cgroup:
+            continue
         node = plan.node(pod.node)
         _in_namespace(pod.netns, partial(_make_pod, node, pod))
         write_sysctls(pod.netns, _sysctls(UPLINK, forward=False, ipv6=plan.ipv6))
@@ -108,7 +110,7 @@ def _make_pod(node: Node, pod: Pod, links: Any) -> None:
 
 
 def _make_node_bridge(plan: Plan, node: Node, links: Any) -> None:
-    _add_to_bridge(links, [pod.link for pod in plan.pods if pod.node == node.name])
+    _add_to_bridge(links, [pod.link for pod in plan.pods if pod.node == node.name and not pod.cgroup])
     _set_addresses(links, BRIDGE, node.gateways)
 
 
