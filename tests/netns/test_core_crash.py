@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.lab import Lines, Programs, RunningLab, echoes, running_lab, wait_until
+from support.lab import BOTH_FAMILIES, Lines, Programs, RunningLab, echoes, running_lab, wait_until
 from support.namespaces import needs_root
 
 pytestmark = needs_root
@@ -20,7 +20,7 @@ NODES = ("node1", "node2")
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     """A lab whose cores are killed."""
-    with running_lab(tmp_path_factory.mktemp("crash"), more_pods=("comer:node1:plain",)) as lab:
+    with running_lab(tmp_path_factory.mktemp("crash"), more_pods=("comer:node1:plain",), ipv6=True) as lab:
         yield lab
 
 
@@ -30,6 +30,7 @@ def everything_is_back(lab: RunningLab) -> Iterator[None]:
     wait_until(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
 
 
+@BOTH_FAMILIES
 def test_only_connections_of_the_core_that_died_are_lost(lab: RunningLab, programs: Programs) -> None:
     """One that is older than its enrolment goes past every core."""
     direct = Lines(programs, "comer", programs.serve("intruder").address)
@@ -47,6 +48,7 @@ def test_only_connections_of_the_core_that_died_are_lost(lab: RunningLab, progra
     lab.lab.unenrol("comer")
 
 
+@BOTH_FAMILIES
 def test_many_that_dial_while_no_core_runs_are_all_served(lab: RunningLab, programs: Programs) -> None:
     server = programs.serve("pipeline")
     lab.kill_core("node1")
@@ -85,6 +87,7 @@ def test_crash_loop_never_opens_the_way_for_plaintext(lab: RunningLab, programs:
     assert lab.status("node1")["core"]["crashes"] >= 3
 
 
+@BOTH_FAMILIES
 def test_nobody_gets_past_a_workload_whose_agent_and_core_are_gone(lab: RunningLab, programs: Programs) -> None:
     """Neither out of it nor into it, until they are back."""
     server, other = programs.serve("shipper"), programs.serve("intruder")

@@ -15,7 +15,7 @@ import pytest
 import nodeseal
 from nodeseal.lab import agents
 from nodeseal.lab.mesh_state import change_workloads
-from support.lab import Lines, Programs, RunningLab, echoes, running_lab, wait_until
+from support.lab import BOTH_FAMILIES, Lines, Programs, RunningLab, echoes, running_lab, wait_until
 from support.namespaces import needs_root
 
 pytestmark = needs_root
@@ -29,7 +29,7 @@ PATHS = (("shipper", "pipeline"), ("pipeline", "siem"), ("shipper", "siem"), ("g
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     """A lab whose cores are replaced."""
     pods = ("guest:node1:plain", "comer:node1:plain")
-    with running_lab(tmp_path_factory.mktemp("upgrade"), more_pods=pods) as lab:
+    with running_lab(tmp_path_factory.mktemp("upgrade"), more_pods=pods, ipv6=True) as lab:
         yield lab
 
 
@@ -60,6 +60,7 @@ def upgrade(lab: RunningLab, node: str) -> dict[str, object]:
     return json.loads(done.stdout)["nodes"][0]
 
 
+@BOTH_FAMILIES
 def test_no_connection_is_cut_by_upgrades_in_a_row(lab: RunningLab, programs: Programs) -> None:
     first = [cores(lab, node) for node in NODES]
     lines = [Lines(programs, source, programs.serve(target).address) for source, target in PATHS]
@@ -91,6 +92,7 @@ def test_replaced_core_goes_by_itself_with_its_last_connection(lab: RunningLab, 
 
 
 @pytest.mark.parametrize("node", NODES)
+@BOTH_FAMILIES
 def test_connections_dialled_all_through_an_upgrade_are_all_served(
     lab: RunningLab, programs: Programs, node: str
 ) -> None:

@@ -17,10 +17,12 @@ from nodeseal.lab.lab import take_down
 from nodeseal.lab.namespaces import list_namespaces, remove_namespace
 from nodeseal.lab.plan import prefix
 from support.lab import (
+    BOTH_FAMILIES,
     PATIENCE,
     Programs,
     RunningLab,
     echoes,
+    family_of,
     nodeseal,
     running_lab,
     wait_until,
@@ -38,7 +40,9 @@ LABS_OWN = {"agent.yaml", "agent.log"}
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     """A lab that begins with nothing enrolled, so that one can look at what enrolment changes."""
-    with running_lab(tmp_path_factory.mktemp("cleanup"), more_pods=("goner:node1:plain",), enrol=False) as lab:
+    with running_lab(
+        tmp_path_factory.mktemp("cleanup"), more_pods=("goner:node1:plain",), enrol=False, ipv6=True
+    ) as lab:
         yield lab
 
 
@@ -49,12 +53,12 @@ def untouched(lab: RunningLab) -> dict[str, str]:
 
 
 @pytest.fixture
-def programs(lab: RunningLab, untouched: dict[str, str]) -> Iterator[Programs]:
+def programs(lab: RunningLab, untouched: dict[str, str], request: pytest.FixtureRequest) -> Iterator[Programs]:
     """With agents that run and pods that are enrolled, also after a test that removed everything."""
     lab.start_agents()
     lab.lab.enrol(*PODS)
     assert all(pod_state(lab, pod) != untouched[pod] for pod in PODS)
-    with Programs(lab) as programs:
+    with Programs(lab, getattr(request, "param", 4)) as programs:
         yield programs
 
 
@@ -133,6 +137,7 @@ def test_agent_starts_again_after_cleanup(lab: RunningLab, programs: Programs) -
         assert not wire.carries(CARD)
 
 
+@BOTH_FAMILIES
 def test_cleanup_ends_captured_connections_and_none_goes_on_in_plaintext(lab: RunningLab, programs: Programs) -> None:
     server = programs.serve("pipeline")
     client = programs.dial("shipper", server.address)
@@ -153,6 +158,7 @@ def test_cleanup_ends_captured_connections_and_none_goes_on_in_plaintext(lab: Ru
         assert not wire.carries(CARD)
 
 
+@BOTH_FAMILIES
 def test_cleanup_ends_a_connection_that_waits_and_it_does_not_begin_in_plaintext(
     lab: RunningLab, programs: Programs
 ) -> None:
@@ -161,7 +167,7 @@ def test_cleanup_ends_a_connection_that_waits_and_it_does_not_begin_in_plaintext
     kill_agents_and_cores(lab)
 
     def dial() -> socket.socket:
-        client = socket.socket()
+        client = socket.socket(family_of(server.address[0]))
         client.setblocking(False)
         client.connect_ex(server.address)
         client.settimeout(PATIENCE)
@@ -213,6 +219,7 @@ def pod_state(lab: RunningLab, pod: str) -> str:
         ["ip", "rule", "show"],
         ["ip", "-6", "rule", "show"],
         ["ip", "route", "show", "table", "all"],
+        ["ip", "-6", "route", "show", "table", "all"],
         ["tc", "qdisc", "show"],
         ["tc", "filter", "show", "dev", "eth0", "ingress"],
         ["tc", "filter", "show", "dev", "lo", "ingress"],

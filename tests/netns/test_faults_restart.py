@@ -21,6 +21,8 @@ from support.namespaces import needs_root
 
 pytestmark = needs_root
 
+IP_VERSIONS = (4, 6)
+
 CARD = b"card=4111 1111 1111 1111;"
 NODES = ("node1", "node2")
 ENDINGS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
@@ -30,7 +32,7 @@ ENDINGS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], id
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     """A lab whose agents are restarted."""
     pods = ("guest:node1:plain", "comer:node1:plain")
-    with running_lab(tmp_path_factory.mktemp("restart"), more_pods=pods) as lab:
+    with running_lab(tmp_path_factory.mktemp("restart"), more_pods=pods, ipv6=True) as lab:
         yield lab
 
 

@@ -29,10 +29,11 @@ ENDINGS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], id
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
-    """Certificates are renewed about every four seconds. `guest` is not enrolled: its connections are plaintext."""
+    """Certificates are renewed about every four seconds. `guest` is not enrolled: its connections are plaintext. Half
+    of the connections are of IPv6."""
     pods = ("guest:node1:plain",)
     settings = {"certificate_lifetime": "8s"}
-    with running_lab(tmp_path_factory.mktemp("long"), more_pods=pods, settings=settings) as lab:
+    with running_lab(tmp_path_factory.mktemp("long"), more_pods=pods, settings=settings, ipv6=True) as lab:
         yield lab
 
 

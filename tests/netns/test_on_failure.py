@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from nodeseal.lab.mesh_state import change_workloads
-from support.lab import Programs, RunningLab, echoes, running_lab, wait_until
+from support.lab import BOTH_FAMILIES, Programs, RunningLab, echoes, running_lab, wait_until
 from support.namespaces import needs_root
 
 pytestmark = [needs_root, pytest.mark.ebpf_only("no rule can tell whether somebody holds a listener")]
@@ -18,7 +18,7 @@ CARD = b"card=4111 1111 1111 1111;"
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     """shipper is open on failure, siem on the same node is not."""
-    with running_lab(tmp_path_factory.mktemp("failure")) as lab:
+    with running_lab(tmp_path_factory.mktemp("failure"), ipv6=True) as lab:
         choose(lab, "open")
         yield lab
 
@@ -49,6 +49,7 @@ def fails(programs: Programs, pod: str, address: tuple[str, int]) -> bool:
         return True
 
 
+@BOTH_FAMILIES
 def test_open_workload_goes_direct_and_its_neighbour_does_not(lab: RunningLab, programs: Programs) -> None:
     outside = programs.serve("intruder")
     inside = {pod: programs.serve(pod) for pod in ("shipper", "siem")}
@@ -59,6 +60,7 @@ def test_open_workload_goes_direct_and_its_neighbour_does_not(lab: RunningLab, p
     assert fails(programs, "intruder", inside["siem"].address)
 
 
+@BOTH_FAMILIES
 def test_enrolled_peer_that_is_well_refuses_what_comes_in_plaintext(lab: RunningLab, programs: Programs) -> None:
     server = programs.serve("pipeline")
     everything_dies(lab)

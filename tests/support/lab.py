@@ -57,6 +57,9 @@ QUICK_SETTLE = "500ms"
 """How long workloads join and leave, where no test opens connections meanwhile. Where one does, it has to be SETTLE of
 nodeseal.lab.mesh_state: a SYN that is lost is sent again after a second."""
 
+BOTH_FAMILIES = pytest.mark.parametrize("programs", [4, 6], ids=["ipv4", "ipv6"], indirect=True)
+"""For single tests in a lab with IPv6. A module whose tests all run over both says IP_VERSIONS instead."""
+
 _DISCARD_PORT = 9
 _ETH_P_ALL = 3
 _SOL_PACKET, _PACKET_STATISTICS = 263, 6  # linux/if_packet.h

@@ -31,7 +31,8 @@ class Total:
 
 
 class LongLived:
-    """`count` connections, spread over the pairs (client pod, server pod), gone with the `with` block."""
+    """`count` connections, spread over the pairs (client pod, server pod) and the addresses that the lab's pods have,
+    gone with the `with` block."""
 
     def __init__(self, lab: Lab, pairs: Sequence[tuple[str, str]], count: int, *, interval_ms: int = 500) -> None:
         self.lab = lab
@@ -42,11 +43,15 @@ class LongLived:
         try:
             for pod in sorted({pod for pair in pairs for pod in pair}):
                 self._programs[pod] = PodTraffic(lab, pod)
-            addresses = {target: self._programs[target].listen() for target in sorted({to for _, to in pairs})}
-            shares = [len(range(number, count, len(pairs))) for number in range(len(pairs))]
-            for (source, target), share in zip(pairs, shares, strict=True):
+            ways = [
+                (source, self._programs[target].listen(str(host)))
+                for source, target in pairs
+                for host in lab.plan.pod(target).addresses
+            ]
+            shares = [len(range(number, count, len(ways))) for number in range(len(ways))]
+            for (source, address), share in zip(ways, shares, strict=True):
                 self._programs[source].open(
-                    self._group, addresses[target], share, new_marker(), interval_ms=interval_ms, reply_ms=interval_ms
+                    self._group, address, share, new_marker(), interval_ms=interval_ms, reply_ms=interval_ms
                 )
         except BaseException:
             self.close()

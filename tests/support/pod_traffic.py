@@ -62,9 +62,9 @@ class PodTraffic:
         self._remote.close()
         self._lab.processes.end([self.record])
 
-    def listen(self) -> Address:
-        """A new listener's address."""
-        return self.host, int(self._remote.ask("listen"))
+    def listen(self, host: str = "") -> Address:
+        """A new listener's address, of the pod's IPv4 one or that which is given."""
+        return host or self.host, int(self._remote.ask("listen", host=host))
 
     def open(self, group: str, address: Address, count: int, marker: bytes, **options: Any) -> None:
         """Dials `count` connections more in the group; `options` as in support.traffic.Group."""

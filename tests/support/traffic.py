@@ -4,7 +4,7 @@
 one thread around one epoll: a thousand connections with a message a second each way take a tenth of a CPU.
 
 Operations:
-* listen(port) -> the port: whoever connects there gets as many messages as it asks for
+* listen(port, host) -> the port: whoever connects there gets as many messages as it asks for
 * open(group, address, count, ...) dials; what a group's connections do is in `Group`
 * finish(group): every connection sends a last message and ends when the other side's has come
 * counts() -> {"groups": {group: {...}}, "served": {...}}, see `Counts`
@@ -144,8 +144,9 @@ class Traffic:
 
     # ---- operations
 
-    def listen(self, port: int = 0) -> int:
-        listener = socket.create_server((self._host, port), family=_family(self._host), backlog=4096)
+    def listen(self, port: int = 0, host: str = "") -> int:
+        host = host or self._host
+        listener = socket.create_server((host, port), family=_family(host), backlog=4096)
         listener.setblocking(False)
         self._listeners[listener.fileno()] = listener
         self._poll.register(listener, select.EPOLLIN)
