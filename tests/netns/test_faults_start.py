@@ -128,6 +128,7 @@ def test_cleanup_not_root(site: Site) -> None:
     assert result.stderr == "nodeseal: cleanup needs root's privileges: run it as root\n"
 
 
+@pytest.mark.ebpf_only("rules need no CAP_BPF")
 def test_no_cap_bpf(site: Site) -> None:
     assert_refuses(site, "CAP_BPF", prefix=("setpriv", f"--bounding-set={NO_BPF}", f"--inh-caps={NO_BPF}"))
 

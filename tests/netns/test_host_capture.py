@@ -27,7 +27,7 @@ from support.host_process import Cgroup, HostProcess
 from support.namespaces import Namespace, needs_root, wait_for
 from support.pods import SERVER, SERVER_6, Pods, echoes
 
-pytestmark = needs_root
+pytestmark = [needs_root, pytest.mark.ebpf_only("processes of a node are captured by eBPF only")]
 
 OUTBOUND, INBOUND = 0, 1
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000  # linux/if_tun.h

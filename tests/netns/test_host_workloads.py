@@ -20,7 +20,7 @@ from support.host_process import Dialled, HostProcess
 from support.lab import PATIENCE, Programs, RunningLab, echoes, running_lab, wait_until
 from support.namespaces import needs_root
 
-pytestmark = needs_root
+pytestmark = [needs_root, pytest.mark.ebpf_only("processes of a node are captured by eBPF only")]
 
 HOSTS = ("vector:node1:9100", "registry:node1:5000")
 PORTS = {"vector": 9100, "registry": 5000}

@@ -160,7 +160,8 @@ def _output(command: tuple[str, ...]) -> Iterator[str]:
             # The port of a listener on loopback is the kernel's choice.
             yield re.sub(r"(127\.0\.0\.1|\[::1\]):\d+", r"\1", " ".join(line.split()[:4]))
         elif not line.startswith("#"):
-            yield re.sub(r"\[\d+:\d+\]", "", " ".join(line.split()))
+            # Counters of rules: as iptables-save prints them, and nft.
+            yield re.sub(r"\[\d+:\d+\]|packets \d+ bytes \d+", "", " ".join(line.split()))
 
 
 def _tcx_programs() -> Iterator[str]:
