@@ -127,18 +127,18 @@ def test_signed_connection_goes_through_where_it_is_excluded(tmp_path: Path) -> 
         listener.listen()
         return listener
 
-    def dial() -> None:
+    def dial(seconds: float) -> None:
         with signed(socket.socket(), pods.server_at) as connection:
-            connection.settimeout(1)
+            connection.settimeout(seconds)
             connection.connect((pods.server_at, 179))
 
     with Pods(tmp_path) as pods, pods.server.run(listen):
         capture = pods.capture()
         pods.relay(capture.enrol(pods.client_target))
         with pytest.raises(TimeoutError):
-            pods.client.run(dial)
+            pods.client.run(lambda: dial(0.5))
         capture.bypass().replace(client_with(pods, Excluded(ports=(PortRange(179, 179),))))
-        pods.client.run(dial)
+        pods.client.run(lambda: dial(60))
 
 
 def test_socket_that_was_captured_in_vain_dials_an_excluded_port_directly(pods: Pods) -> None:

@@ -42,7 +42,7 @@ def lab(probed: RunningLab) -> Iterator[RunningLab]:
 def probe(lab: RunningLab, netns: str, *options: str, version: int = 4) -> bool:
     """Whether an HTTP probe of pipeline from a network namespace is answered, made as a user would."""
     url = f"http://{endpoint((lab.address('pipeline', version), PIPELINE_HTTP_PORT))}/"
-    command = ["ip", "netns", "exec", netns, "curl", "-sf", "-o", "/dev/null", "--max-time", "5", *options, url]
+    command = ["ip", "netns", "exec", netns, "curl", "-sf", "-o", "/dev/null", "--max-time", "30", *options, url]
     return subprocess.run(command, check=False, timeout=PATIENCE).returncode == 0
 
 
