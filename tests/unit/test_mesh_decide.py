@@ -19,6 +19,7 @@ from nodeseal.mesh.decide import (
     outbound,
 )
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
+from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.model import Mesh, MeshDifference, Mode, Phase, Service, ServicePort, Workload, WorkloadName
 from nodeseal.mesh.reasons import WhyNotEnrolled, WhyPlaintext, WhyRefused
 from nodeseal.mesh.spiffe import SpiffeId
@@ -281,6 +282,15 @@ def test_what_is_excluded_outbound_goes_where_it_was_dialled(established: bool) 
     model = excluding(outbound=FROM_STRANGERS)
     direct = Plaintext(ApplicationAddress(STRANGER, 443), WhyPlaintext.EXCLUDED_RANGE)
     assert out(model, STRANGER, 443, established=established) == Route((direct,))
+
+
+def test_an_exclusion_of_one_side_lets_no_plaintext_through_to_a_process_of_a_node() -> None:
+    process = replace(workload(B, ADDRESS_B, Phase.ENROLLED), host=HostPlace("/b", (PortRange(80, 80),)))
+    a = replace(workload(A, ADDRESS_A, Phase.ENROLLED), exclude=Exclusions(outbound=EVERYTHING))
+    model = Mesh.build("example.org", [a, process])
+    assert out(model, ADDRESS_B, 80) == Route((Tunnel(ApplicationAddress(ADDRESS_B, 80), IDENTITY_B, by_name=True),))
+    other = Plaintext(ApplicationAddress(ADDRESS_B, 81), WhyPlaintext.EXCLUDED_RANGE)
+    assert out(model, ADDRESS_B, 81) == Route((other,))
 
 
 def test_the_meshs_own_ports_are_refused_whatever_is_excluded() -> None:

@@ -234,7 +234,7 @@ def excluded_outbound(mesh: Mesh, here: Workload, destination: OriginalDestinati
     if (service := mesh.service_by_address.get(address)) is not None:
         endpoints = (mesh.workloads.get(name) for name in service.endpoints)
         return None if any(target is not None and target.accepts_tunnels for target in endpoints) else why
-    target = mesh.by_address.get(address)
+    target = mesh.by_address.get(address) or mesh.host_at(address, port)
     if target is None or not target.accepts_tunnels:
         return why
     return why if target.exclude.inbound.why(here.address_like(address), port) is not None else None
