@@ -5,13 +5,15 @@
  * One longest-prefix-match trie for a run directory, kept by agent/nodeseal/capture/bypass.py from the mesh
  * state:
  *
- *     scope            owner                   what (prefix)      meaning
- *     PEER             address                 -                  an enrolled workload, or a service that
- * leads to one NODE             address (prefix)        -                  the node, value: NS_NODE_...; see
- * steer_ingress.c OUTBOUND_PORT    workload's address      port               it dials this port directly
- *     OUTBOUND_RANGE   workload's address      address            it dials these addresses directly
- *     INBOUND_PORT     workload's address      port               it is dialled at this port directly
- *     INBOUND_RANGE    workload's address      address            it is dialled from these addresses directly
+ *     scope           owner               what     meaning
+ *     PEER            address             -        enrolled, or a service that leads to one: NS_PEER_...
+ *     NODE            address (prefix)    -        the node's: NS_NODE_..., see steer_ingress.c
+ *     OUTBOUND_PORT   workload's address  port     it dials this port directly
+ *     OUTBOUND_RANGE  workload's address  address  it dials these addresses directly
+ *     INBOUND_PORT    workload's address  port     it is dialled at this port directly
+ *     INBOUND_RANGE   workload's address  address  it is dialled from these addresses directly
+ *
+ * The last column of the key is a prefix.
  *
  * All enrolled workloads of the mesh are in it, not only those of this node, because of the rule: between two
  * of them a connection passes by only if the one excludes it outbound and the other inbound. The sender's
@@ -32,6 +34,9 @@
 #define NS_SCOPE_OUTBOUND_RANGE 4
 #define NS_SCOPE_INBOUND_PORT 5
 #define NS_SCOPE_INBOUND_RANGE 6
+
+#define NS_PEER_ALONE 1  /* the address is the workload's own */
+#define NS_PEER_SHARED 2 /* it is a node's, with processes that are not enrolled */
 
 #define NS_NODE_LOCAL 1   /* only what a socket of this machine has sent */
 #define NS_NODE_TRUSTED 2 /* from wherever it comes: the operator named the address */
@@ -88,13 +93,17 @@ static __always_inline int bypass_outbound(const struct ns_address *own, const s
     return !bypass_peer(remote) || bypass_excluded(NS_SCOPE_INBOUND_PORT, remote, own, port);
 }
 
-/* The same of one that is opened to it. */
+/* The same of one that is opened to it. What comes from an address that processes of a node share is of one
+ * that is not enrolled: the others' is captured where it is dialled. */
 static __always_inline int bypass_inbound(const struct ns_address *own, const struct ns_address *remote,
                                           u16 port)
 {
+    u32 *peer;
+
     if (!bypass_excluded(NS_SCOPE_INBOUND_PORT, own, remote, port))
         return 0;
-    return !bypass_peer(remote) || bypass_excluded(NS_SCOPE_OUTBOUND_PORT, remote, own, port);
+    peer = bypass_of(NS_SCOPE_PEER, remote);
+    return !peer || *peer == NS_PEER_SHARED || bypass_excluded(NS_SCOPE_OUTBOUND_PORT, remote, own, port);
 }
 
 #endif

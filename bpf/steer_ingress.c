@@ -275,12 +275,22 @@ static __always_inline int sent_here(struct __sk_buff *skb)
     return sender && sender->protocol == NS_IPPROTO_TCP;
 }
 
-/* An enrolled workload at a node's address has no need of plaintext, and nobody can tell the two apart. */
+/*
+ * An enrolled workload has no need of plaintext: where it has a node's address for itself, nothing from there
+ * is the node's. Where processes of the node share it, what a socket of theirs sends here directly is of one
+ * that is not enrolled: the others' are marked when they dial (mark_host.c), and go to the core.
+ */
 static __always_inline int from_node(struct __sk_buff *skb, const struct ns_address *source)
 {
     u32 *kind = bypass_of(NS_SCOPE_NODE, source);
+    u32 *peer;
 
-    return kind && (*kind == NS_NODE_TRUSTED || sent_here(skb)) && !bypass_peer(source);
+    if (!kind)
+        return 0;
+    peer = bypass_of(NS_SCOPE_PEER, source);
+    if (peer && *peer != NS_PEER_SHARED)
+        return 0;
+    return (*kind == NS_NODE_TRUSTED && !peer) || sent_here(skb);
 }
 
 static __always_inline int dropped(u32 why)

@@ -254,14 +254,18 @@ def test_others_are_captured_as_before(pods: Pods) -> None:
     assert len(node.relay.flows) == 1
 
 
-def test_what_the_node_forwards_under_its_own_address_is_captured(pods: Pods) -> None:
-    """A remote client behind masquerading, as kube-proxy does it for NodePorts, has the node's address and no more."""
-    node = Node(pods, local(pods))
+def masquerade(pods: Pods) -> None:
+    """What the router forwards to the server has the router's address, as kube-proxy does it for NodePorts."""
     family = "ip" if pods.version == 4 else "ip6"
-    rules = (
-        f"table {family} t {{\n chain c {{\n type nat hook postrouting priority 100;\n oifname b0 masquerade\n }}\n}}\n"
-    )
+    chain = "type nat hook postrouting priority 100;\n oifname b0 masquerade\n"
+    rules = f"table {family} t {{\n chain c {{\n {chain} }}\n}}\n"
     subprocess.run(["ip", "netns", "exec", pods.router.name, "nft", "-f", "-"], input=rules, text=True, check=True)
+
+
+def test_what_the_node_forwards_under_its_own_address_is_captured(pods: Pods) -> None:
+    """A remote client behind masquerading has the node's address and no more."""
+    node = Node(pods, local(pods))
+    masquerade(pods)
     assert echoes(pods.dial(pods.client, (pods.server_at, 8080)))
     assert [flow.source[0] for flow in node.relay.flows] == [gateway(pods)]
 
@@ -289,6 +293,18 @@ def test_enrolled_workload_at_an_address_of_the_node_is_captured(pods: Pods) -> 
     node = Node(pods, local(pods) | enrolled(gateway(pods)))
     assert echoes(pods.dial(pods.router, (pods.server_at, 8080)))
     assert len(node.relay.flows) == 1
+
+
+def test_node_that_has_enrolled_processes_still_reaches_the_application(pods: Pods) -> None:
+    """What they dial is marked and goes to the core; what comes directly is another process's. What the node forwards
+    under its address could be anybody's."""
+    shared = peer_entries([ip_address(gateway(pods))], NO_EXCLUSIONS, shared=True)
+    node = Node(pods, local(pods) | shared)
+    assert echoes(pods.dial(pods.router, (pods.server_at, 8080)))
+    assert node.relay.flows == []
+    masquerade(pods)
+    assert echoes(pods.dial(pods.client, (pods.server_at, 8080)))
+    assert [flow.source[0] for flow in node.relay.flows] == [gateway(pods)]
 
 
 def test_address_that_the_operator_names_passes_from_anywhere(pods: Pods) -> None:

@@ -111,9 +111,17 @@ def test_an_address_stays_a_peer_while_one_of_its_processes_is(kept: Kept) -> No
         away(name, Phase.ENROLLED, addresses=A.addresses, host=HostPlace(f"/{name}", (PortRange(port, port),)))
         for name, port in (("a", 9000), ("b", 9001))
     ]
-    assert kept.after(mesh(*both), mesh(both[0].in_phase(Phase.ABSENT), both[1])) == peer(A)
-    assert kept.after(mesh(both[0].in_phase(Phase.ABSENT), both[1]), mesh(both[1])) == peer(A)
+    shared = peer_entries(A.addresses, NO_EXCLUSIONS, shared=True)
+    assert kept.after(mesh(*both), mesh(both[0].in_phase(Phase.ABSENT), both[1])) == shared
+    assert kept.after(mesh(both[0].in_phase(Phase.ABSENT), both[1]), mesh(both[1])) == shared
     assert kept.after(mesh(*(one.in_phase(Phase.ABSENT) for one in both))) == {}
+
+
+def test_an_address_passes_from_a_node_to_a_workload_and_back(kept: Kept) -> None:
+    process = away("p", Phase.ENROLLED, addresses=A.addresses, host=HostPlace("/p"))
+    shared = peer_entries(A.addresses, NO_EXCLUSIONS, shared=True)
+    assert kept.after(mesh(process), mesh(A)) == peer(A)
+    assert kept.after(mesh(A), mesh(process)) == shared
 
 
 def test_service_counts_as_enrolled_while_it_leads_to_somebody_who_is(kept: Kept) -> None:

@@ -356,6 +356,10 @@ def test_what_one_of_two_enrolled_workloads_excludes_is_steered(bench: Bench) ->
     assert steered(bench, peer_entries([OWN], PORT) | peer_entries([PEER], DIALS_ALL)) == EXCLUDED
 
 
+def test_what_is_excluded_passes_from_an_address_that_processes_share(bench: Bench) -> None:
+    assert steered(bench, peer_entries([OWN], PORT) | peer_entries([PEER], NO_EXCLUSIONS, shared=True)) == EXCLUDED
+
+
 def test_ranges_of_one_family_say_nothing_of_the_other(bench: Bench) -> None:
     everything_6 = Exclusions(inbound=Excluded(networks=(IPv6Network("::/0"),)))
     assert steered(bench, peer_entries([OWN, OWN_6], everything_6)) == ASSIGNED
@@ -374,6 +378,7 @@ def test_trusted_address_passes_wherever_it_comes_from(bench: Bench) -> None:
     trusted = node_entries([], [IPv4Network("10.93.0.0/24")])
     assert steered(bench, trusted) == {"steer_from_node": 1}
     assert steered(bench, trusted | peer_entries([PEER], NO_EXCLUSIONS)) == ASSIGNED
+    assert steered(bench, trusted | peer_entries([PEER], NO_EXCLUSIONS, shared=True)) == ASSIGNED
     assert steered(bench, node_entries([], [IPv4Network("10.94.0.0/24")])) == ASSIGNED
 
 

@@ -135,7 +135,8 @@ class BypassKeeper:
         entries: Entries = {}
         for workload in workloads:
             if workload.accepts_tunnels:
-                entries |= peer_entries(workload.addresses, workload.exclude)
+                shared = workload.host is not None
+                entries |= peer_entries(workload.addresses, workload.exclude, shared=shared)
             elif workload.node == self._node and workload.exclude:
                 entries |= exclusion_entries(workload.addresses, workload.exclude)
         return entries

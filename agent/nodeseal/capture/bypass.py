@@ -20,7 +20,7 @@ from nodeseal.mesh.address import Address
 from nodeseal.mesh.exclusions import Excluded, Exclusions, Network, PortRange
 
 Entries = dict[bytes, int]
-"""Key of the map -> value, which says something for NODE entries only."""
+"""Key of the map -> value, which says something for PEER and NODE entries only."""
 
 _OWNER_BITS = 32 + 128
 _V4_MAPPED = bytes(10) + b"\xff\xff"
@@ -29,11 +29,11 @@ _PRESENT = 1
 _AT_ONCE = 4096
 
 
-def peer_entries(addresses: Iterable[Address], exclude: Exclusions) -> Entries:
-    """Of an enrolled workload: that it is one, and what it excludes."""
+def peer_entries(addresses: Iterable[Address], exclude: Exclusions, *, shared: bool = False) -> Entries:
+    """Of an enrolled workload: that it is one, and what it excludes. `shared`: the addresses are its node's."""
     entries: Entries = {}
     for address in addresses:
-        entries[_key(constants.SCOPE_PEER, address)] = _PRESENT
+        entries[_key(constants.SCOPE_PEER, address)] = constants.PEER_SHARED if shared else constants.PEER_ALONE
         if exclude:
             _add(entries, address, constants.SCOPE_OUTBOUND_PORT, exclude.outbound)
             _add(entries, address, constants.SCOPE_INBOUND_PORT, exclude.inbound)
