@@ -44,7 +44,7 @@ class Options:
 @contextlib.contextmanager
 def new_lab(name: str, settings: dict[str, Any]) -> Iterator[Lab]:
     """A supervised lab, as `lab up` makes it; gone afterwards, whatever happens. Raises LabError."""
-    plan = Plan.build(name, more_pods=[PodRequest.parse(text) for text in MORE_PODS])
+    plan = Plan.build(name, more_pods=[PodRequest.parse(text) for text in MORE_PODS], ipv6=True)
     with lab_settings(settings):
         lab = Lab.up(plan, with_apps=False)
     try:
@@ -68,7 +68,7 @@ class ChaosRun:
     def run(self, lab: Lab) -> None:
         """Raises ChaosError and LabError when it cannot be made."""
         options = self._options
-        self._ledger.nodes = {str(pod.address): pod.node for pod in lab.plan.pods}
+        self._ledger.nodes = {str(address): pod.node for pod in lab.plan.pods for address in pod.addresses}
         scene = Scene(lab, new_marker(), new_marker())
         options.log.parent.mkdir(parents=True, exist_ok=True)
         with options.log.open("w") as log:

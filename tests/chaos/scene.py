@@ -64,10 +64,10 @@ class Scene:
     _read: dict[str, int] = field(default_factory=dict)  # pod -> incidents that were read
 
     def start(self) -> None:
-        """Starts a program in every pod, each with a listener."""
-        for pod in self.lab.plan.pods:
+        """Starts a program in every pod, each with a listener, over IPv4 and IPv6 in turn."""
+        for number, pod in enumerate(self.lab.plan.pods):
             program = self.programs[pod.name] = PodTraffic(self.lab, pod.name)
-            self.addresses[pod.name] = program.listen()
+            self.addresses[pod.name] = program.listen(str(pod.addresses[number % len(pod.addresses)]))
 
     def open_all(self, count: int) -> None:
         """The long-lived connections: 70 % always secret, 15 % open, 15 % of those who come and go; waits for them."""

@@ -92,9 +92,13 @@ def _tap(netns: str) -> socket.socket:
 def _describe(frame: bytes) -> str:
     packet = parse_frame(frame)
     if packet is None:
-        return f"{len(frame)} bytes, no TCP over IPv4"
-    ends = f"{packet.source}:{packet.source_port} -> {packet.destination}:{packet.destination_port}"
+        return f"{len(frame)} bytes, no TCP"
+    ends = f"{_end(*packet.flow[:2])} -> {_end(*packet.flow[2:])}"
     return f"{ends}, sequence {packet.sequence}, {len(packet.payload)} bytes"
+
+
+def _end(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def main(control: str, secret: str, open_marker: str, *namespaces: str) -> None:

@@ -26,7 +26,7 @@ SAME = 4
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     """Every round here starts from the same: all enrolled, nothing connected."""
     settings = {"settle": "100ms"}
-    with running_lab(tmp_path_factory.mktemp("leaks"), more_pods=("comer:node1",), settings=settings) as lab:
+    with running_lab(tmp_path_factory.mktemp("leaks"), more_pods=("comer:node1",), settings=settings, ipv6=True) as lab:
         yield lab
 
 

@@ -158,7 +158,7 @@ def _output(command: tuple[str, ...]) -> Iterator[str]:
     for line in result.stdout.splitlines():
         if command[0] == "ss":
             # The port of a listener on loopback is the kernel's choice.
-            yield re.sub(r"(127\.0\.0\.1|\[::1\]):\d+", r"\1", " ".join(line.split()[:4]))
+            yield re.sub(r"(127\.0\.0\.1|\[::1\]|\[::ffff:127\.0\.0\.1\]):\d+", r"\1", " ".join(line.split()[:4]))
         elif not line.startswith("#"):
             # Counters of rules: as iptables-save prints them, and nft.
             yield re.sub(r"\[\d+:\d+\]|packets \d+ bytes \d+", "", " ".join(line.split()))
