@@ -254,6 +254,7 @@ class FakeNode:
         self.enrolment: Any = None
         self.publish_error: Exception | None = None
         self.publications: list[bool] = []
+        self.neighbours_behind = False
         self._keys = 0
 
     async def push(self) -> None:
@@ -265,6 +266,9 @@ class FakeNode:
         if self.publications[-1:] != [self.enrolment.published]:
             self.publications.append(self.enrolment.published)
             self.log.append(f"publish {'with' if self.enrolment.published else 'without'}")
+
+    def waits_for_neighbours(self, _name: WorkloadName) -> bool:
+        return self.neighbours_behind
 
     def moved_on(self) -> None:
         self.log.append("moved on")

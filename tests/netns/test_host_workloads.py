@@ -221,7 +221,7 @@ def test_connections_older_than_enrolment_are_shown_with_their_own_workload(
     assert source_of(host, other) not in sources
 
 
-@pytest.mark.parametrize("what", ["agent", "core"])
+@pytest.mark.parametrize("what", ["agent", "upgrade", "core"])
 def test_a_new_agent_or_core_takes_both_over(lab: RunningLab, programs: Programs, host: Host, what: str) -> None:
     server = programs.serve("pipeline")
     for name in PORTS:
@@ -230,6 +230,10 @@ def test_a_new_agent_or_core_takes_both_over(lab: RunningLab, programs: Programs
     running = {name: process.dial(server.address) for name, process in processes.items()}
     if what == "agent":
         lab.restart_agent("node1", signal.SIGKILL)
+        assert all(connection.echoes(CARD) for connection in running.values())
+    elif what == "upgrade":
+        done = lab.command("upgrade-core", "--run-dir", str(lab.run_dir("node1")))
+        assert done.returncode == 0, done.stderr
         assert all(connection.echoes(CARD) for connection in running.values())
     else:
         before = lab.core_pid("node1")

@@ -17,7 +17,7 @@ from agent_fakes import FakeCapture, FakeCore, FakeCredentials, FakeNode, until,
 from nodeseal.agent.enrolment import Enrolment
 from nodeseal.agent.holding import Surroundings
 from nodeseal.capture.errors import CaptureError
-from nodeseal.capture.listeners import AddressInUseError
+from nodeseal.capture.listeners import HBONE, INBOUND, OUTBOUND, AddressInUseError
 from nodeseal.core.bridge import CoreError
 from nodeseal.identity.authority import AuthorityError
 from nodeseal.mesh.exclusions import PortRange
@@ -496,6 +496,34 @@ def test_changed_ports_of_a_process_are_captured_anew(netns: Path) -> None:
         await until(lambda: world.enrolment.held.workload.host == changed)
 
     assert run(netns, story).log[0] == "capture.enrol shipper"
+
+
+def listened(world: World) -> list[set[int]]:
+    return [set(arguments[1]) for name, arguments, *_rest in world.core.calls if name == "workload_listen"]
+
+
+def test_the_shared_port_waits_until_the_core_knows_all_processes_of_the_node(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.node.neighbours_behind = True
+        world.wants(host=HostPlace("/vector.slice"))
+        await world.phase(Phase.ENROLLED)
+        assert listened(world) == [{OUTBOUND, INBOUND}]
+        world.node.neighbours_behind = False
+        world.enrolment.wake()
+        await until(lambda: len(listened(world)) == 2)
+        assert listened(world)[1] == {HBONE}
+
+    run(netns, story)
+
+
+def test_a_pod_waits_for_no_process_of_the_node(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.node.neighbours_behind = True
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        assert listened(world) == [{OUTBOUND, INBOUND, HBONE}]
+
+    run(netns, story)
 
 
 def test_a_pod_that_becomes_a_process_leaves_first(netns: Path) -> None:

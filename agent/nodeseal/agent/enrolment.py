@@ -30,7 +30,7 @@ from nodeseal.agent.backoff import Backoff
 from nodeseal.agent.capturing import is_at
 from nodeseal.agent.credentials import Credential
 from nodeseal.agent.holding import Held, Surroundings, Trouble, reason_of, text_of
-from nodeseal.capture.listeners import FROM_OUTSIDE
+from nodeseal.capture.listeners import FROM_OUTSIDE, SHARED
 from nodeseal.core.bridge import CoreClient, CoreError
 from nodeseal.identity.authority import AuthorityError
 from nodeseal.mesh.limits import Limits
@@ -381,7 +381,10 @@ class Enrolment:
         )
 
     async def _give_listeners(self, held: Held) -> None:
-        missing = {role: fd for role, fd in held.captured.listeners.items() if role not in held.roles}
+        missing = held.lacking()
+        if held.workload.host is not None and self.around.node.waits_for_neighbours(self.name):
+            # They share port 15008: the core is to know all of them before it answers there for one.
+            missing = {role: fd for role, fd in missing.items() if role not in SHARED}
         if missing:
             await self.around.core.call(CoreClient.workload_listen, held.key, missing)
             held.roles.update(missing)

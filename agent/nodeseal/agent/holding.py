@@ -15,7 +15,7 @@ from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, Add
 from nodeseal.capture.netns import NamespaceGoneError
 from nodeseal.capture.workload import Captured
 from nodeseal.mesh.limits import Limits
-from nodeseal.mesh.model import Workload
+from nodeseal.mesh.model import Workload, WorkloadName
 from nodeseal.mesh.reasons import WhyNotEnrolled
 from nodeseal.mesh.spiffe import SpiffeId
 
@@ -30,6 +30,9 @@ class NodeServices(Protocol):
 
     async def publish(self) -> None:
         """Publishes the workloads that say `published`. Raises PublicationError."""
+
+    def waits_for_neighbours(self, name: WorkloadName) -> bool:
+        """Whether another process of the node is about to be handed to the present core."""
 
     def moved_on(self) -> None:
         """Tells that the present core has a workload that an older one had."""
@@ -66,6 +69,10 @@ class Held:
     credential: Credential | None = None
     direct_since: float = 0.0  # draining: when capture ended (event loop time); 0: before this agent began
     removing: bool = False  # the rest is being taken away; only `release` is left to be tried again
+
+    def lacking(self) -> dict[int, int]:
+        """The listeners that the core does not have: role -> descriptor."""
+        return {role: fd for role, fd in self.captured.listeners.items() if role not in self.roles}
 
     @property
     def draining(self) -> bool:

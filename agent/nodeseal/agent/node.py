@@ -42,6 +42,7 @@ _STOP_TIMEOUT_S = 20.0
 _PUBLICATION_CHECK_S = 5.0
 _NAMESPACE_CHECK_S = 5.0
 _HOST_CHECK_S = 0.2
+_NEIGHBOURS_PATIENCE_S = 3.0
 _UPGRADE_PATIENCE_S = 60.0
 
 
@@ -128,6 +129,7 @@ class Node:
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self._has_hosts = asyncio.Event()
+        self._core_known = (0, 0.0)  # the incarnation of the core that was seen last, and since when
 
     @property
     def mesh(self) -> Mesh | None:
@@ -333,8 +335,29 @@ class Node:
             await self._moved_on.wait()
 
     def moved_on(self) -> None:
-        """An enrolment is in the present core, or the core is another one: for an upgrade that waits for it."""
+        """An enrolment is in the present core, or the core is another one: for an upgrade that waits for it, and for
+        its neighbours."""
         self._moved_on.set()
+        for enrolment in self.enrolments.values():
+            held = enrolment.held
+            if held is not None and held.workload.host is not None and held.lacking():
+                enrolment.wake()
+
+    def waits_for_neighbours(self, name: WorkloadName) -> bool:
+        """See NodeServices. For a while only: one that cannot be handed over is no reason for the others to stand."""
+        loop = asyncio.get_running_loop()
+        if self._core_known[0] != self.core.incarnation:
+            self._core_known = (self.core.incarnation, loop.time())
+            loop.call_later(_NEIGHBOURS_PATIENCE_S, self.moved_on)
+        if loop.time() - self._core_known[1] >= _NEIGHBOURS_PATIENCE_S:
+            return False
+        return any(
+            other.name != name
+            and other.held is not None
+            and other.held.workload.host is not None
+            and self._behind(other)
+            for other in self.enrolments.values()
+        )
 
     def _behind(self, enrolment: Enrolment) -> bool:
         held = enrolment.held

@@ -30,6 +30,7 @@ HBONE6 = 3
 _KEEPALIVE_SECONDS = 180  # as ztunnel, and as the core's own connections to other machines
 TRACKED_SECONDS = 25  # shorter than conntrack forgets a connection whose application can still send: see iptables.py
 STEERED = (OUTBOUND, INBOUND)  # those that BPF programs or rules hand connections to
+SHARED = (HBONE, HBONE6)  # by the processes of a node
 FROM_OUTSIDE = (INBOUND, HBONE, HBONE6)
 
 
