@@ -384,6 +384,36 @@ def test_a_client_behind_a_device_without_ethernet_headers_is_answered(scene: Sc
             os.close(fd)
 
 
+def test_an_application_cannot_take_its_connection_off_its_way(scene: Scene) -> None:
+    pods = scene.pods
+    pods.echo(pods.client)
+    pods.relay(pods.capture().enrol(scene.target("vector")))
+    dialled = scene.process("vector").dial((pods.client_at, 8080))
+    with pytest.raises(PermissionError):
+        dialled.set_mark(7)
+    assert dialled.echoes()
+
+
+def test_rounds_leave_nothing(scene: Scene) -> None:
+    pods = scene.pods
+    capture = pods.capture()
+    targets = [scene.target("vector", 9000), scene.target("registry", 5000)]
+
+    def round_trip() -> tuple[str, list[str], int]:
+        for target in targets:
+            capture.enrol(target)
+        for target in targets:
+            capture.stop_new(target)
+            capture.release(target)
+        pins = sorted(path.name for path in (pods.run_dir() / "bpf").iterdir())
+        return pods.server.state(), pins, len(list(Path("/proc/self/fd").iterdir()))
+
+    first = round_trip()
+    for _ in range(10):
+        last = round_trip()
+    assert last == first
+
+
 def test_ports_can_be_changed_while_it_is_captured(scene: Scene) -> None:
     pods = scene.pods
     process = scene.process("vector")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from nodeseal.lab.cgroups import directory_of
 from nodeseal.lab.mesh_state import SETTLE
 from support.host_process import Dialled, HostProcess
 from support.lab import PATIENCE, Programs, RunningLab, echoes, running_lab, wait_until
@@ -246,6 +247,22 @@ def test_a_new_agent_or_core_takes_both_over(lab: RunningLab, programs: Programs
         client = programs.dial("pipeline", (host.address, PORTS[name]))
         assert echoes(client, CARD.encode())
         assert lab.outbound(client)["peer"] == named(lab, name)
+
+
+def test_a_service_that_is_started_again_is_captured_again(lab: RunningLab, programs: Programs, host: Host) -> None:
+    server = programs.serve("pipeline")
+    path = directory_of(lab.lab.plan.pod("vector").cgroup)
+    path.rmdir()
+    path.mkdir()
+    process = host.process("vector")
+
+    def captured() -> Dialled | None:
+        dialled = process.dial(server.address)
+        return dialled if dialled.mark else None
+
+    dialled = wait_until(captured, "vector is captured again")
+    assert dialled.echoes(CARD)
+    assert row_of(lab, "node2", "inbound", source_of(host, dialled))["peer"] == named(lab, "vector")
 
 
 def test_cleanup_and_down_leave_nothing(tmp_path: Path) -> None:

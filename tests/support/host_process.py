@@ -79,6 +79,8 @@ def run(command):
         while len(received) < len(data) and (part := connection.recv(65536)):
             received += part
         return received == data
+    elif what == "mark":
+        connections[command["id"]].setsockopt(socket.SOL_SOCKET, 36, command["mark"])
     elif what == "close":
         connections[command["id"]].close()
 
@@ -172,7 +174,7 @@ class HostProcess:
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
         if "error" in answer:
-            known = {"TimeoutError": TimeoutError, "ConnectionRefusedError": ConnectionRefusedError}
+            known = {error.__name__: error for error in (TimeoutError, ConnectionRefusedError, PermissionError)}
             raise known.get(answer["error"], ConnectionError)(answer["error"])
         return answer["is"]
 
@@ -195,6 +197,10 @@ class Dialled:
     def echoes(self, data: str = "4111 1111 1111 1111") -> bool:
         """Whether the other side sends back what is sent. Raises ConnectionError, TimeoutError."""
         return bool(self._process._ask(do="echo", id=self._number, data=data))
+
+    def set_mark(self, mark: int) -> None:
+        """Set SO_MARK. Raises PermissionError."""
+        self._process._ask(do="mark", id=self._number, mark=mark)
 
     def ended(self) -> bool:
         """Whether the other side has closed it."""

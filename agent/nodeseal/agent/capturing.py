@@ -135,6 +135,10 @@ class CaptureThread:
         """See EbpfCapture.refresh."""
         await self._run(self._capture.refresh)
 
+    async def nearest(self, path: str) -> Path:
+        """See NodeCapture.nearest."""
+        return await self._run(self._capture.nearest, path)
+
     async def has_cgroup(self, path: str) -> bool:
         """See EbpfCapture.has_cgroup."""
         return await self._run(self._capture.has_cgroup, path)

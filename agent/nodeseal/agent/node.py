@@ -21,6 +21,7 @@ from nodeseal.agent import addresses, rundir
 from nodeseal.agent.backoff import Backoff
 from nodeseal.agent.bypassing import BypassKeeper
 from nodeseal.agent.capturing import CaptureThread
+from nodeseal.agent.cgroupwatch import CgroupWatch
 from nodeseal.agent.config import Config
 from nodeseal.agent.credentials import Credentials, utc_now
 from nodeseal.agent.enrolment import Enrolment
@@ -481,31 +482,37 @@ class Node:
         """For the processes of the node: covers devices that come, and cgroups that are made anew when a service is
         started again; wakes the enrolments whose cgroup has come."""
         said = ""
-        while True:
-            await self._has_hosts.wait()
-            await asyncio.sleep(_HOST_CHECK_S)
-            try:
-                await self._look_at_hosts()
-                said = ""
-            except CaptureError as error:
-                if str(error) != said:
-                    said = str(error)
-                    log.error("%s; trying again", said)
+        with contextlib.closing(CgroupWatch()) as watch:
+            while True:
+                await self._has_hosts.wait()
+                await watch.wait(_HOST_CHECK_S)
+                try:
+                    await self._look_at_hosts(watch)
+                    said = ""
+                except CaptureError as error:
+                    if str(error) != said:
+                        said = str(error)
+                        log.error("%s; trying again", said)
 
-    async def _look_at_hosts(self) -> None:
-        found = held = False
+    async def _look_at_hosts(self, watch: CgroupWatch) -> None:
+        held = False
+        cgroups = set()
         for enrolment in list(self.enrolments.values()):
             wanted, trouble = enrolment.wanted_state, enrolment.trouble
             if enrolment.held is not None and enrolment.held.workload.host is not None:
-                found = held = True
+                held = True
+                cgroups.add(enrolment.held.workload.host.cgroup)
             elif wanted is not None and wanted.host is not None:
-                found = True
+                cgroups.add(wanted.host.cgroup)
                 waits = trouble is not None and trouble.reason is WhyNotEnrolled.CGROUP_GONE
                 if waits and await self.capture.has_cgroup(wanted.host.cgroup):
                     enrolment.wake()
         if held:
             await self.capture.refresh()
-        if not found:
+        if cgroups and self.capture.backend == "ebpf":
+            watch.watch([await self.capture.nearest(cgroup) for cgroup in sorted(cgroups)])
+        if not cgroups:
+            watch.watch(())
             self._has_hosts.clear()
 
     async def _republish(self) -> None:

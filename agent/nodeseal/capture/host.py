@@ -136,6 +136,13 @@ class HostInstallation:
         """Whether there is such a cgroup now."""
         return (self._cgroups / path.lstrip("/")).is_dir()
 
+    def nearest(self, path: str) -> Path:
+        """The directory in which the next part of a cgroup's path is, or would be made."""
+        parent = (self._cgroups / path.lstrip("/")).parent
+        while not parent.is_dir() and parent != self._cgroups:
+            parent = parent.parent
+        return parent
+
     def cgroups_of(self, path: str) -> frozenset[int]:
         """The numbers of a cgroup and of those below it."""
         found = set()
@@ -146,12 +153,12 @@ class HostInstallation:
 
     def refresh(self, entry: Entry, namespace: NetworkNamespace) -> None:
         """Cover devices and a cgroup that came since; a cgroup that is gone is no error. Cheap when nothing came."""
-        present = frozenset(index for index, _ in namespace.run(socket.if_nameindex))
-        if present != self._devices.get(entry.cookie):
-            self._cover_devices(entry, namespace)
         if entry.state == "capturing":
             with contextlib.suppress(CgroupGoneError):
                 self._attach_cgroup(entry)
+        present = frozenset(index for index, _ in namespace.run(socket.if_nameindex))
+        if present != self._devices.get(entry.cookie):
+            self._cover_devices(entry, namespace)
 
     # ---- inside
 
@@ -245,19 +252,19 @@ class HostInstallation:
             with contextlib.ExitStack() as stack:
                 # The number of a cgroup is the inode of its directory.
                 number = os.fstat(cgroup).st_ino
-                maps: dict[str, int] = {}
                 for name, (function, attach_type) in _CONNECT.items():
                     pin = directory / name
                     attached = _attached_cgroup(pin)
                     if attached == number and not replace:
                         continue
+                    if attached is not None and not replace:
+                        # Every millisecond counts: the service may dial already.
+                        program = _program_of(pin)
+                        stack.callback(os.close, program)
+                    else:
+                        program = self._load_mark(stack, function, entry)
                     if attached not in (number, None):
                         pin.unlink(missing_ok=True)
-                    if not maps:
-                        for key, where in (("host", directory), ("host_listeners", self._pins / shared_pins(entry))):
-                            maps[key] = syscalls.pinned(where / key)
-                            stack.callback(os.close, maps[key])
-                    program = self._load(stack, function, maps)
                     create = partial(syscalls.link_create, program, cgroup, attach_type)
                     put_link(pin, program, create, replace=replace)
         except OSError as error:
@@ -268,6 +275,13 @@ class HostInstallation:
             ) from None
         finally:
             os.close(cgroup)
+
+    def _load_mark(self, stack: contextlib.ExitStack, function: str, entry: Entry) -> int:
+        maps = {}
+        for name, directory in (("host", entry.pins), ("host_listeners", shared_pins(entry))):
+            maps[name] = syscalls.pinned(self._pins / directory / name)
+            stack.callback(os.close, maps[name])
+        return self._load(stack, function, maps)
 
     def _enter_places(self, entry: Entry, *, capturing: bool | None = None) -> None:
         """Claim the workload's ports at its addresses, and no others. Raises OSError."""
@@ -386,6 +400,15 @@ def _enter_host(fd: int, entry: Entry, *, capturing: bool | None = None) -> None
     ipv4, ipv6 = packed.get(4, b""), packed.get(6, b"")
     value = struct.pack("=QIII4s16s", entry.cookie, mark_of(entry.number), state, entry.open_on_failure, ipv4, ipv6)
     syscalls.map_update(fd, bytes(4), value)
+
+
+def _program_of(pin: Path) -> int:
+    """The program of a pinned link, which keeps it although its cgroup is gone."""
+    fd = syscalls.pinned(pin)
+    try:
+        return syscalls.program_by_identifier(syscalls.link_program(fd))
+    finally:
+        os.close(fd)
 
 
 def _attached_cgroup(pin: Path) -> int | None:

@@ -215,6 +215,10 @@ class NodeCapture:
         """Whether the cgroup of a process of the node is there."""
         return self._ebpf.prepared and self._ebpf.hosts.has_cgroup(path)
 
+    def nearest(self, path: str) -> Path:
+        """The directory in which the next part of a cgroup's path is, or would be made. Raises CaptureError."""
+        return self._ebpf.hosts.nearest(path)
+
     def cgroups_of(self, path: str) -> frozenset[int]:
         """The numbers of a cgroup and of those below it; none when it is not there."""
         return self._ebpf.hosts.cgroups_of(path) if self._ebpf.prepared else frozenset()

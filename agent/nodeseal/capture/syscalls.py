@@ -44,6 +44,7 @@ _CMD_PROG_LOAD = 5
 _CMD_OBJ_PIN = 6
 _CMD_OBJ_GET = 7
 _CMD_PROG_TEST_RUN = 10
+_CMD_PROG_BY_ID = 13
 _CMD_OBJ_INFO = 15
 _CMD_PROG_QUERY = 16
 _CMD_MAP_UPDATE_BATCH = 26
@@ -251,6 +252,11 @@ def program_identifier(fd: int) -> int:
     """The kernel's number of a program."""
     identifier: int = struct.unpack_from("=II", _object_info(fd, 64))[1]
     return identifier
+
+
+def program_by_identifier(identifier: int) -> int:
+    """A descriptor of a program that is loaded, by the kernel's number of it."""
+    return _bpf(_CMD_PROG_BY_ID, _attributes("=III", identifier, 0, 0))
 
 
 def cgroup_programs(cgroup_fd: int, attach_type: int) -> list[int]:
