@@ -26,8 +26,9 @@ VERSIONS = pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
 
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
-    """pipeline is strict. Nobody starts agents again but the tests."""
-    with running_lab(tmp_path_factory.mktemp("probes"), with_apps=True, ipv6=True) as lab:
+    """pipeline is strict, and vector is an enrolled process of its node. Nobody starts agents again but the tests."""
+    hosts = ("vector:node2:9100",)
+    with running_lab(tmp_path_factory.mktemp("probes"), host_workloads=hosts, with_apps=True, ipv6=True) as lab:
         lab.lab.set_mode("pipeline", "strict")
         yield lab
 
@@ -66,6 +67,13 @@ def test_strict_still_refuses_others(lab: RunningLab, version: int) -> None:
     assert not probe(lab, pod(lab, "intruder"), version=version), "another pod of the node"
     assert not probe(lab, node(lab, "node1"), version=version), "another node"
     assert probe(lab, pod(lab, "shipper"), version=version), "an enrolled workload, through a tunnel"
+
+
+@VERSIONS
+def test_probe_from_an_address_that_enrolled_processes_share_is_answered(lab: RunningLab, version: int) -> None:
+    assert lab.enrolled("vector")
+    shared = lab.address("vector", version)
+    assert probe(lab, node(lab, "node2"), "--interface", shared, version=version)
 
 
 def test_probe_is_answered_without_agent(lab: RunningLab) -> None:
