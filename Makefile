@@ -80,7 +80,8 @@ test-iptables: $(VENV)/.installed-test ## the netns and interop tests with captu
 
 chaos: $(VENV)/.installed-test ## restarts, upgrades, crashes and a bad link at random under load (root; MINUTES=10 SEED=N)
 	PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \
-	  $(if $(CONNECTIONS),--connections $(CONNECTIONS)) $(if $(ONLY),--only $(ONLY)) $(if $(JSON),-o json)
+	  $(if $(CONNECTIONS),--connections $(CONNECTIONS)) $(if $(ONLY),--only $(ONLY)) \
+	  $(if $(BACKEND),--backend $(BACKEND)) $(if $(JSON),-o json)
 
 lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-format, compiler warnings as errors
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import secrets
 import sys
 import time
@@ -18,6 +19,7 @@ from chaos.run import SETTINGS, ChaosRun, Options, new_lab
 from nodeseal.lab.errors import LabError
 from nodeseal.lab.interruption import signals_interrupt
 from nodeseal.lab.lab import LAB_ROOT, require_root, take_down
+from support.backend import ENVIRONMENT, NAMES, asked_backend, parse_backend
 
 BUILD = Path(__file__).resolve().parents[2] / "build" / "chaos"
 PARTS = ("chaos", "leaks")
@@ -33,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         require_root("make chaos")
         parts = _parts(options.only)
+        os.environ[ENVIRONMENT] = parse_backend(options.backend).value
         with signals_interrupt():
             _remove_old(options.name)
             report = _run(options, parts, report)
@@ -95,6 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--generations", type=int, default=20, metavar="N", help="of cores (default %(default)d)")
     parser.add_argument("--only", default=",".join(PARTS), metavar="PARTS", help="chaos, leaks (default: both)")
     parser.add_argument("--log", type=Path, metavar="FILE", help="of the events (default: build/chaos/events-SEED.log)")
+    parser.add_argument(
+        "--backend",
+        choices=NAMES,
+        default=asked_backend().value,
+        help="what captures (default %(default)s)",
+    )
     parser.add_argument("--name", default=LAB_NAME, metavar="NAME", help="the lab's name (default %(default)s)")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
     return parser

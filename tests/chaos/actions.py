@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +15,11 @@ from typing import Any
 import yaml
 
 from chaos.errors import ChaosError
-from chaos.ledger import Ledger
+from chaos.ledger import ENDING_SECONDS, Ledger
 from chaos.network import BadLink
-from chaos.scene import Scene
+from chaos.scene import COMERS, Scene
 from chaos.schedule import Event, Kind
+from nodeseal.core import generations
 from nodeseal.lab import agents
 from nodeseal.lab.errors import AgentError
 from nodeseal.lab.files import write_atomically
@@ -45,6 +47,7 @@ class Actions:
     link: BadLink
     ledger: Ledger
     _core_killed: dict[str, float] = field(default_factory=dict)  # node -> when
+    _away: set[str] = field(default_factory=set)  # the pods that are not enrolled
     _mistakes: int = 0
 
     def do(self, event: Event) -> str:
@@ -57,7 +60,7 @@ class Actions:
             Kind.BOTH_KILL: lambda: self._kill_both(subject),
             Kind.CORE_UPGRADE: lambda: self._upgrade_core(subject),
             Kind.CORE_UPGRADE_TWICE: lambda: f"{self._upgrade_core(subject)}; {self._upgrade_core(subject)}",
-            Kind.UNENROL: lambda: self.lab.unenrol(subject),
+            Kind.UNENROL: lambda: self._unenrol(subject),
             Kind.ENROL: lambda: self._enrol(subject),
             Kind.STRICT: lambda: self._set_mode(subject, "strict"),
             Kind.PERMISSIVE: lambda: self._set_mode(subject, "permissive"),
@@ -69,7 +72,10 @@ class Actions:
             Kind.BURST: lambda: self.scene.burst(_pair(subject), **details),
             Kind.SLOW_READERS: lambda: self.scene.slow_readers(_pair(subject), **details),
         }
-        return done[event.kind]() or ""
+        said = done[event.kind]()
+        for pod in set(COMERS) - self._away:
+            self.scene.top_up(pod)
+        return said or ""
 
     def undo_mesh(self) -> None:
         """Takes away what events have added to the mesh state."""
@@ -99,17 +105,20 @@ class Actions:
 
     def _kill_core(self, node: str) -> str:
         run_dir = self.lab.run_dirs[node]
+        running = generations.running(run_dir)
+        if not running:
+            return "none runs"
+        newest = max(running)
         if agents.agent_pid(run_dir) is None:
             self.ledger.nothing_runs(node, time.monotonic())
+            _kill(running[newest], signal.SIGKILL)
         else:
-            carried = self._carried(node)
-            self.ledger.core_killed(node, time.monotonic(), carried)
-        pids = agents.core_pids(run_dir)
-        if not pids:
-            return "none runs"
+            carried = self._carried(node, newest)
+            crash = self.ledger.core_killed(node, time.monotonic(), carried)
+            _kill(running[newest], signal.SIGKILL)
+            crash.until = time.monotonic()
         self._core_killed[node] = time.monotonic()
-        _kill(pids[0], signal.SIGKILL)
-        return f"pid {pids[0]} of {len(pids)}"
+        return f"pid {running[newest]}, generation {newest} of {', '.join(map(str, running))}"
 
     def _kill_both(self, node: str) -> str:
         run_dir = self.lab.run_dirs[node]
@@ -121,14 +130,13 @@ class Actions:
         self._core_killed[node] = time.monotonic()
         return f"agent {agent}, cores {', '.join(map(str, cores))}"
 
-    def _carried(self, node: str) -> frozenset[str] | None:
-        """The near ends of what the newest core carries from its node's pods; None: the agent cannot say."""
+    def _carried(self, node: str, generation: int) -> frozenset[str] | None:
+        """The near ends of what a core carries from its node's pods; None: the agent cannot say."""
         try:
             rows = agents.ask_agent(self.lab.run_dirs[node], "connections")["connections"]
         except AgentError:
             return None
-        newest = max((row["core"] for row in rows if row["core"] is not None), default=None)
-        return frozenset(row["source"] for row in rows if row["core"] == newest and row["direction"] == "outbound")
+        return frozenset(row["source"] for row in rows if (row["core"], row["direction"]) == (generation, "outbound"))
 
     def _upgrade_core(self, node: str) -> str:
         for _ in _until(f"the core of {node} is replaced"):
@@ -137,9 +145,13 @@ class Actions:
                 break
         return f"cores {', '.join(map(str, agents.core_pids(self.lab.run_dirs[node])))}"
 
+    def _unenrol(self, pod: str) -> None:
+        self._away.add(pod)
+        self.lab.unenrol(pod)
+
     def _enrol(self, pod: str) -> None:
         self.lab.enrol(pod)
-        self.scene.top_up(pod)
+        self._away.discard(pod)
 
     def _set_mode(self, pod: str, mode: str) -> None:
         for _ in _until(f"{pod} is {mode}"):
@@ -188,8 +200,18 @@ def _pair(subject: str) -> tuple[str, str]:
 
 
 def _kill(pid: int, number: int) -> None:
+    """Signals a process. One that is killed has ended afterwards, with all its sockets: they go one by one, and until
+    then it may do what it did."""
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
+        process = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(process, number)
+            if number == signal.SIGKILL:
+                poll = select.poll()
+                poll.register(process, select.POLLIN)
+                poll.poll(ENDING_SECONDS * 1000)
+        finally:
+            os.close(process)
 
 
 def _until(what: str) -> Iterator[Any]:

@@ -14,6 +14,8 @@ from typing import Any
 
 SERVER_GRACE = 5.0
 """Seconds by which the server may see a connection begin later than its client, over a link that loses much."""
+ENDING_SECONDS = 10.0
+"""For how long a process that is killed may take to end, until it is known."""
 LISTING_SECONDS = 1.0
 """How long before the kill a connection may have begun and not be among those that were listed."""
 
@@ -22,8 +24,9 @@ LISTING_SECONDS = 1.0
 class Crash:
     """Of a node's core, or of its agent and core.
 
-    `until`: when connections could begin there again; None: not yet. `carried`: the near ends ("10.77.1.10:40000") of
-    the connections dialled on the node that the core carried; None: not known, it may have been any."""
+    `until`: when the core had ended, or both were back; what began later may not fail; None: not yet. `carried`: the
+    near ends ("10.77.1.10:40000") of the connections dialled on the node that the core carried; None: not known, it may
+    have been any."""
 
     node: str
     at: float
@@ -51,9 +54,12 @@ class Ledger:
     """By what happened: "cut", "failed"."""
     _seen: dict[int, bool] = field(default_factory=dict)  # connection -> whether it was excused
 
-    def core_killed(self, node: str, at: float, carried: frozenset[str] | None) -> None:
-        """Just before it is: the agent runs, and starts another."""
-        self.crashes.append(Crash(node, at, at, carried))
+    def core_killed(self, node: str, at: float, carried: frozenset[str] | None) -> Crash:
+        """Just before it is: the agent runs, and starts another. `until` is to be set once the process has ended: until
+        then it may have taken connections."""
+        crash = Crash(node, at, at + ENDING_SECONDS, carried)
+        self.crashes.append(crash)
+        return crash
 
     def nothing_runs(self, node: str, at: float) -> None:
         """Just before it is so, until `runs_again`."""

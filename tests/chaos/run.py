@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 import time
 from collections import Counter
@@ -61,6 +62,7 @@ class ChaosRun:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._began = 0.0
+        self._logged = 0  # violations that are in the log
         self._ledger = Ledger({})
         self._events: Counter[str] = Counter()
         self.report = Report(options.seed, options.minutes * 60, complete=False)
@@ -96,8 +98,10 @@ class ChaosRun:
             self._collect(scene, watch, link)
             self._compare(before, at_rest(lab))
             self._collect(scene, watch, link)
-            log.writelines(f"{found.at:9.2f} {found.what}: {found.detail}\n" for found in self.report.findings)
+            self._log_findings(log)
             scene.close()
+            if self.report.findings:
+                self._keep_logs(lab)
         self.report.complete = True
 
     def _play(self, actions: Actions, scene: Scene, log: TextIO) -> None:
@@ -107,6 +111,7 @@ class ChaosRun:
             due = self._began + (seconds if event is None else event.at)
             while (wait := due - time.monotonic()) > 0:
                 time.sleep(min(wait, 0.5))
+                self._log_findings(log)
                 if time.monotonic() - told > _PROGRESS_SECONDS:
                     told = time.monotonic()
                     self._tell(scene)
@@ -129,6 +134,20 @@ class ChaosRun:
         self.report.history[logged] = Logged(round(began - self._began, 2), text)
         log.write(f"{began - self._began:9.2f} {text} ({took:.2f} s)\n")
         log.flush()
+
+    def _log_findings(self, log: TextIO) -> None:
+        """Those that are not in the log yet, where they were found: somebody may be looking."""
+        violations = self._ledger.violations[self._logged :]
+        self._logged += len(violations)
+        for violation in violations:
+            log.write(f"{violation.at - self._began:9.2f} VIOLATION {violation.what}: {violation.detail}\n")
+        log.flush()
+
+    def _keep_logs(self, lab: Lab) -> None:
+        """The logs of agents and cores, beside that of the events: with the lab they would be gone."""
+        for node, run_dir in lab.run_dirs.items():
+            for path in run_dir.glob("*.log*"):
+                shutil.copy(path, self._options.log.with_name(f"{self._options.log.stem}-{node}-{path.name}"))
 
     def _check_watch(self, watch: Watch) -> None:
         if not watch.stats()["open"]:

@@ -86,14 +86,14 @@ class Scene:
             time.sleep(0.1)
 
     def top_up(self, pod: str) -> None:
-        """Opens as many connections of a pod that is enrolled again as were cut meanwhile."""
+        """Opens as many connections of a pod that is enrolled as were cut by crashes: at once, before it may leave."""
         for pair, wanted in self._wanted.items():
             if pod in pair:
                 counts = self.programs[pair[0]].group(f"long {pair[1]}")
                 # Those that are being opened are neither open nor over.
                 alive = counts["opened"] - counts["closed"] - counts["cut"] - counts["failed"] - counts["wrong"]
                 if alive < wanted:
-                    self._open(pair, f"long {pair[1]}", wanted - alive, over_ms=500)
+                    self._open(pair, f"long {pair[1]}", wanted - alive)
 
     def burst(self, pair: tuple[str, str], count: int) -> None:
         """Short connections, within a second."""

@@ -44,6 +44,8 @@ TOLERANCES = {
     "core KiB": 6144,
     # An idle one is kept for some minutes; each pair of workloads has one, and one more with a renewed certificate.
     "core tunnels": 8,
+    # Each worker keeps some for the next bulk in plaintext (SPLICE_PIPES_KEPT in cext/src/splice.h).
+    "core pipes": 64,
     # The event loop's own pool starts its threads one by one, as it needs them (concurrent.futures.ThreadPoolExecutor).
     "agent threads": (os.cpu_count() or 1) + 4,
 }
@@ -93,6 +95,8 @@ def node_resources(lab: Lab, node: str) -> Resources:
     for name, pid in (("agent", agent), ("core", cores[0])):
         held = list(_descriptors(pid))
         lines[f"{name} descriptors"] = Counter(_kind(target) for target in held if target not in tunnels)
+    # The core's are those that are left in `held`.
+    pipes = lines["core descriptors"].pop("pipe", 0)
     for place, netns in places.items():
         for name, counter in run_in(netns, _namespace).items():
             lines[f"{place} {name}"] = counter
@@ -101,8 +105,8 @@ def node_resources(lab: Lab, node: str) -> Resources:
         "agent KiB": _own_memory(agent),
         "agent threads": _threads(agent),
         "core KiB": _own_memory(cores[0]),
-        # The core's are those that are left.
         "core tunnels": len(tunnels.intersection(held)),
+        "core pipes": pipes,
     }
     return Resources(lines, sizes)
 

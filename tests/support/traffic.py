@@ -35,6 +35,7 @@ from support.messages import LAST, BrokenStreamError, Receiver, Sender
 
 FLOOD_SIZE = 4096
 _FLOOD_STEP = 0.02
+_FLOOD_TURN = 32
 _READ_STEP = 0.05
 _RECEIVE = 1 << 16
 _REDIAL_SECONDS = 0.5
@@ -353,11 +354,13 @@ class Traffic:
             self._at(time.monotonic() + pause, self._send_next, connection)
 
     def _flush(self, connection: Connection) -> None:
-        flood = connection.interval == 0 and connection.state == State.OPEN
+        # Of a flood some messages at a time: the others wait for their turn, and so does what comes the other way.
+        more = _FLOOD_TURN if connection.interval == 0 and connection.state == State.OPEN else 0
         try:
             while connection.pending:
                 del connection.pending[: connection.socket.send(connection.pending)]
-                if flood and not connection.pending and connection.sender is not None:
+                if more and not connection.pending and connection.sender is not None:
+                    more -= 1
                     connection.pending += connection.sender.message(connection.size)
                     connection.counts.sent += 1
         except BlockingIOError:

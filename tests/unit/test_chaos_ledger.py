@@ -31,7 +31,7 @@ def incident(number: int = 1, *, at: float, began: float, what: str = "cut", sid
 def ledger() -> Ledger:
     """A core of node1 was killed at 100."""
     ledger = Ledger(NODES)
-    ledger.core_killed("node1", 100.0, None)
+    ledger.core_killed("node1", 100.0, None).until = 100.02
     return ledger
 
 
@@ -83,6 +83,11 @@ def test_connection_that_the_core_carried_may_be_cut() -> None:
 
 def test_server_may_see_it_begin_later(ledger: Ledger) -> None:
     ledger.enter(incident(at=103.0, began=100.0 + SERVER_GRACE, side="server"))
+    assert ledger.violations == []
+
+
+def test_core_may_take_connections_until_it_has_ended(ledger: Ledger) -> None:
+    ledger.enter(incident(1, at=100.03, began=100.015))
     assert ledger.violations == []
 
 
