@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.lab.mesh_state import SETTLE
+from nodeseal.lab.mesh_state import SETTLE, change_workloads
 from support.lab import (
     HBONE_PORT,
     PATIENCE,
@@ -284,6 +284,38 @@ def test_both_ends_enrolled_never_open_plaintext_again(lab: RunningLab, programs
         packets = wire.cut()
     assert ports_used(packets) <= {HBONE_PORT}
     assert not any(CARD in packet.payload for packet in packets)
+
+
+@pytest.mark.parametrize("kept", IP_VERSIONS)
+def test_family_that_a_workload_gives_up_and_takes_again_is_followed_live(lab: RunningLab, kept: int) -> None:
+    """What is dialled in the family that is left goes through a tunnel, in the other one in plaintext, with a word."""
+    lab.lab.enrol("haven")
+    both = [lab.address("haven", version) for version in IP_VERSIONS]
+    for addresses in ([lab.address("haven", kept)], both):
+        change_workloads(lab.lab.mesh, {"haven": {"addresses": addresses}})
+        wait_until(lambda wanted=addresses: has_addresses(lab, "haven", wanted), "haven is enrolled with its addresses")
+        for version in IP_VERSIONS:
+            captured = lab.address("haven", version) in addresses
+            with Programs(lab, version) as programs:
+                wait_until(lambda: goes_by_mtls(programs) is captured, f"IPv{version} goes its way")  # noqa: B023
+        told = f"connections over IPv{10 - kept} are not captured" if addresses != both else ""
+        assert (lab.workload("haven")["detail"] or "").startswith(told)
+        assert bool(told) == bool(lab.workload("haven")["detail"])
+
+
+def has_addresses(lab: RunningLab, pod: str, addresses: list[str]) -> bool:
+    workload = lab.workload(pod)
+    return bool(workload["enrolled"]) and workload["addresses"] == addresses
+
+
+def goes_by_mtls(programs: Programs) -> bool | None:
+    """Whether a connection of shipper to haven does; None for one that does not work, as long as shipper's node does not
+    know yet what haven's does."""
+    try:
+        client = programs.dial("shipper", programs.serve("haven").address)
+        return bool(programs.lab.outbound(client)["mtls"]) if echoes(client) else None
+    except (OSError, EOFError):
+        return None
 
 
 def takes_tunnels(lab: RunningLab, pod: str) -> bool:
