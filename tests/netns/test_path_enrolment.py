@@ -309,8 +309,8 @@ def has_addresses(lab: RunningLab, pod: str, addresses: list[str]) -> bool:
 
 
 def goes_by_mtls(programs: Programs) -> bool | None:
-    """Whether a connection of shipper to haven does; None for one that does not work, as long as shipper's node does not
-    know yet what haven's does."""
+    """Whether a connection of shipper to haven does; None for one that does not work, as long as shipper's node does
+    not know yet what haven's does."""
     try:
         client = programs.dial("shipper", programs.serve("haven").address)
         return bool(programs.lab.outbound(client)["mtls"]) if echoes(client) else None
