@@ -20,9 +20,10 @@ import pytest
 from nodeseal.capture import constants
 from nodeseal.capture.errors import AddressInUseError, CaptureError, CgroupGoneError
 from nodeseal.capture.host import mark_of
+from nodeseal.capture.netns import NetworkNamespace
 from nodeseal.capture.workload import CaptureTarget
 from nodeseal.mesh.exclusions import PortRange
-from nodeseal.mesh.host import HostPlace
+from nodeseal.mesh.host import OWN_NAMESPACE, HostPlace
 from support.host_process import Cgroup, HostProcess
 from support.namespaces import Namespace, needs_root, wait_for
 from support.pods import SERVER, SERVER_6, Pods, echoes
@@ -251,6 +252,13 @@ def test_cleanup_leaves_nothing(scene: Scene) -> None:
     pods.cleanup()
     assert pods.server.state() == before
     assert not pods.run_dir().exists() or not any(pods.run_dir().iterdir())
+
+
+def test_the_namespace_is_found_from_outside_although_no_process_lives_in_it(scene: Scene) -> None:
+    with NetworkNamespace.open(scene.pods.server.name) as namespace:
+        cookie = namespace.cookie
+    with NetworkNamespace.find(OWN_NAMESPACE, cookie) as found:
+        assert found.cookie == cookie
 
 
 def test_the_settings_of_the_node_stay_what_they_are(scene: Scene) -> None:

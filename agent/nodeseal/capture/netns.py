@@ -64,9 +64,11 @@ class NetworkNamespace:
     @classmethod
     def find(cls, path: str, cookie: int) -> NetworkNamespace:
         """The very namespace with this cookie: at its path, or, when the path is gone or means another one by now,
-        through a process that lives in it. Raises NamespaceGoneError.
+        through a process that lives in it, or a name that it has. Raises NamespaceGoneError.
         """
-        candidates = [path, *(str(entry) for entry in Path("/proc").glob("[0-9]*/ns/net"))]
+        # "/proc/self/ns/net" means the node's own to its agent, but not to everybody who cleans up.
+        elsewhere = [*Path("/proc").glob("[0-9]*/ns/net"), *NAMED.glob("*")]
+        candidates = [path, *map(str, elsewhere)]
         seen: set[int] = set()
         for candidate in candidates:
             with contextlib.suppress(OSError, CaptureError):
@@ -78,7 +80,9 @@ class NetworkNamespace:
                 if namespace.cookie == cookie:
                     return namespace
                 namespace.close()
-        raise NamespaceGoneError(f"network namespace gone: {path} (cookie {cookie}) and no process lives in it")
+        raise NamespaceGoneError(
+            f"network namespace gone: {path} (cookie {cookie}) and neither a process nor a name is left of it"
+        )
 
     def run(self, action: Callable[[], T]) -> T:
         """Call `action` in a new thread inside the namespace. Its result or exception comes back.
