@@ -101,6 +101,24 @@ def test_jump_becomes_first_again(pods: Pods) -> None:
     assert found == ["iptables-nft: -A OUTPUT -p tcp -j NODESEAL_OUTPUT", "iptables-nft: -A OUTPUT -p tcp -j ACCEPT"]
 
 
+@pytest.mark.parametrize("again", ["enrol", "take_listeners"])
+def test_rules_that_somebody_deleted_come_back(pods: Pods, again: str) -> None:
+    pods.echo(pods.server)
+    capture = pods.capture()
+    captured = capture.enrol(pods.client_target)
+    relay = pods.relay(captured)
+    iptables(pods.client, "iptables", "-t", "mangle", "-F")
+    iptables(pods.client, "iptables", "-t", "mangle", "-X")
+    assert echoes(pods.dial(pods.client, (SERVER, 8080)))
+    assert relay.flows == []
+    if again == "enrol":
+        capture.enrol(pods.client_target)
+    else:
+        capture.take_listeners(captured, {})
+    assert echoes(pods.dial(pods.client, (SERVER, 8080)))
+    assert len(relay.flows) == 1
+
+
 def test_enrol_undoes_everything_when_the_rules_are_refused(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
     before = pods.client.state()
     capture = pods.capture()
