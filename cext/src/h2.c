@@ -5,8 +5,8 @@
  * except for DATA frames: for those it calls source_read (how many bytes, and place them) and then send_data
  * (write the header). Between those two calls nghttp2 writes nothing else, so source_read may put the bytes
  * where they will be sent from: 9 bytes behind the end of what has been produced. If the buffer is too full
- * for a frame worth sending, source_read defers the stream and puts it on the `starved` list; the next
- * h2_produce resumes it.
+ * for a frame worth sending, source_read pauses nghttp2, which goes on with the same stream in the next
+ * h2_produce.
  */
 #include "h2.h"
 
@@ -37,9 +37,7 @@ struct h2 {
     uint8_t *out;
     size_t out_length;
     size_t out_capacity;
-    size_t starved_count;
-    size_t starved_capacity;
-    int32_t *starved; /* streams deferred for lack of room in the buffer; each at most once */
+    int full; /* a stream has something to send, and there was no room for it */
 
     size_t open_streams; /* client: opened by us and not closed */
     int goaway_seen;     /* the peer refuses new streams */
@@ -252,17 +250,6 @@ static ssize_t frame_length(nghttp2_session *session, uint8_t type, int32_t id, 
     return peer_frame_max < H2_FRAME_MAX ? (ssize_t)peer_frame_max : H2_FRAME_MAX;
 }
 
-static void starve(struct h2 *h2, int32_t id)
-{
-    if (h2->starved_count == h2->starved_capacity) {
-        h2->starved_capacity = h2->starved_capacity == 0 ? 16 : h2->starved_capacity * 2;
-        h2->starved = realloc(h2->starved, h2->starved_capacity * sizeof(h2->starved[0]));
-        if (h2->starved == NULL)
-            abort();
-    }
-    h2->starved[h2->starved_count++] = id;
-}
-
 static ssize_t source_read(nghttp2_session *session, int32_t id, uint8_t *unused, size_t length,
                            uint32_t *flags, nghttp2_data_source *source, void *user)
 {
@@ -275,8 +262,8 @@ static ssize_t source_read(nghttp2_session *session, int32_t id, uint8_t *unused
         return NGHTTP2_ERR_DEFERRED;
     size_t used = h2->out_length + CONTROL_MAX + FRAME_HEADER;
     if (used + WORTHWHILE > h2->out_capacity) {
-        starve(h2, id);
-        return NGHTTP2_ERR_DEFERRED;
+        h2->full = 1;
+        return NGHTTP2_ERR_PAUSE;
     }
     if (length > h2->out_capacity - used)
         length = h2->out_capacity - used;
@@ -307,24 +294,19 @@ static int send_data(nghttp2_session *session, nghttp2_frame *frame, const uint8
 
 int h2_wants_produce(const struct h2 *h2)
 {
-    return h2->starved_count > 0 || nghttp2_session_want_write(h2->session);
+    return nghttp2_session_want_write(h2->session);
 }
 
 size_t h2_produce(struct h2 *h2, uint8_t *out, size_t capacity, int *more)
 {
     NS_CHECK(h2, H2_MAGIC);
-    /* No callback runs in here: the list does not change under the loop. */
-    for (size_t i = 0; i < h2->starved_count; i++)
-        nghttp2_session_resume_data(h2->session, h2->starved[i]);
-    h2->starved_count = 0;
-
     h2->out = out;
     h2->out_length = 0;
     h2->out_capacity = capacity;
-    int full = 0;
-    for (;;) {
-        full = h2->out_length + CONTROL_MAX > capacity;
-        if (full)
+    h2->full = 0;
+    while (!h2->full) {
+        h2->full = h2->out_length + CONTROL_MAX > capacity;
+        if (h2->full)
             break;
         const uint8_t *frame;
         ssize_t length = nghttp2_session_mem_send(h2->session, &frame);
@@ -339,7 +321,7 @@ size_t h2_produce(struct h2 *h2, uint8_t *out, size_t capacity, int *more)
         memcpy(h2->out + h2->out_length, frame, (size_t)length);
         h2->out_length += (size_t)length;
     }
-    *more = full || h2->starved_count > 0;
+    *more = h2->full;
     h2->out = NULL;
     return h2->out_length;
 }
@@ -499,6 +481,5 @@ void h2_free(struct h2 *h2)
     NS_CHECK(h2, H2_MAGIC);
     h2->magic = 0;
     nghttp2_session_del(h2->session);
-    free(h2->starved);
     free(h2);
 }

@@ -132,7 +132,9 @@ static enum progress pump_copy(struct flow *flow, struct pollable *from, struct 
                                struct half *half)
 {
     struct worker *worker = flow->worker;
-    size_t room = quota_tight(flow->workload->quota) ? QUOTA_READ_TIGHT : SCRATCH_SIZE;
+    size_t room = quota_tight(flow->workload->quota)
+                      ? QUOTA_READ_TIGHT
+                      : turns_piece(&worker->turns, &flow->workload->share, SCRATCH_SIZE);
     ssize_t got = recv(from->fd, worker->plain, room, MSG_DONTWAIT);
     turns_moved(&flow->workload->share, got > 0 ? (size_t)got : 0);
     if (got > 0) {
@@ -210,7 +212,9 @@ static enum progress pump_splice(struct flow *flow, struct pollable *from, struc
     half->pipe = quota_tight(flow->workload->quota) ? NULL : splice_take(&flow->worker->pipes);
     if (half->pipe == NULL)
         return pump_copy(flow, from, to, half);
-    ssize_t moved = splice_in(half->pipe, from->fd);
+    size_t most =
+        turns_piece(&flow->worker->turns, &flow->workload->share, SPLICE_PIPE_SIZE / SPLICE_CHEAPER);
+    ssize_t moved = splice_in(half->pipe, from->fd, most * SPLICE_CHEAPER);
     int error = errno;
     turns_moved(&flow->workload->share, moved > 0 ? (size_t)moved / SPLICE_CHEAPER : 0);
     half->bulk = moved >= SPLICE_FROM;

@@ -56,10 +56,9 @@ void splice_give(struct splice_pool *pool, struct splice_pipe *pipe)
     pool->free_count++;
 }
 
-ssize_t splice_in(struct splice_pipe *pipe, int socket)
+ssize_t splice_in(struct splice_pipe *pipe, int socket, size_t most)
 {
-    ssize_t moved =
-        splice(socket, NULL, pipe->input, NULL, SPLICE_PIPE_SIZE, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    ssize_t moved = splice(socket, NULL, pipe->input, NULL, most, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
     if (moved > 0)
         pipe->held += (size_t)moved;
     return moved;

@@ -31,9 +31,9 @@ struct splice_pipe *splice_take(struct splice_pool *pool);
 /* Gives it back; bytes still in it are lost. NULL is allowed. */
 void splice_give(struct splice_pool *pool, struct splice_pipe *pipe);
 
-/* Moves bytes from a socket into an empty pipe, or from the pipe to a socket, without waiting. Returns how
- * many; 0 is the socket's end; -1 with errno. */
-ssize_t splice_in(struct splice_pipe *pipe, int socket);
+/* Moves bytes, `most` at most, from a socket into an empty pipe, or from the pipe to a socket, without
+ * waiting. Returns how many; 0 is the socket's end; -1 with errno. */
+ssize_t splice_in(struct splice_pipe *pipe, int socket, size_t most);
 ssize_t splice_out(struct splice_pipe *pipe, int socket);
 
 #endif

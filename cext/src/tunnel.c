@@ -273,7 +273,10 @@ static int tunnel_produce(struct tunnel *tunnel)
     tunnel_drain(tunnel);
     if (tunnel->pending.length > 0 || tunnel->doom != NULL)
         return 1; /* goes on when the socket is writable again */
-    size_t room = quota_tight(tunnel->workload->quota) ? QUOTA_PRODUCE_TIGHT : SCRATCH_SIZE;
+    struct share *share = &tunnel->workload->share;
+    size_t room = quota_tight(tunnel->workload->quota)
+                      ? QUOTA_PRODUCE_TIGHT
+                      : turns_piece(&worker->turns, share, SCRATCH_SIZE - H2_PRODUCE_MIN) + H2_PRODUCE_MIN;
     turns_spend(&tunnel->workload->share, 1);
     size_t length = h2_produce(tunnel->h2, worker->plain, room, &more);
     if (length == 0)
@@ -368,11 +371,12 @@ void tunnel_read(struct tunnel *tunnel)
     struct worker *worker = tunnel->worker;
     if (tunnel->poll.readable && tunnel->doom == NULL) {
         /* The sealed and the opened bytes share no buffer: plain is written while cipher is read. */
-        ssize_t got = recv(tunnel->poll.fd, worker->incoming, SCRATCH_SIZE, MSG_DONTWAIT);
+        size_t room = turns_piece(&worker->turns, &tunnel->workload->share, SCRATCH_SIZE);
+        ssize_t got = recv(tunnel->poll.fd, worker->incoming, room, MSG_DONTWAIT);
         turns_moved(&tunnel->workload->share, got > 0 ? (size_t)got : 0);
         if (got > 0) {
             tunnel->heard_ms = worker->now_ms;
-            if (got < SCRATCH_SIZE && !tunnel->poll.ending)
+            if ((size_t)got < room && !tunnel->poll.ending)
                 tunnel->poll.readable = 0;
             tls_feed(&tunnel->tls, worker->incoming, (size_t)got);
             tunnel_digest(tunnel);

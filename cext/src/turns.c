@@ -23,6 +23,24 @@ void share_dispose(struct turns *turns, struct share *share)
     link_remove(&share->steps_link);
     if (turns->last == share)
         turns->last = NULL;
+    if (turns->light == share)
+        turns->light = NULL;
+}
+
+void turns_weigh(struct turns *turns, struct share *share)
+{
+    share_renew(turns, share);
+    if (share->heavy) {
+        share->heavy = 0;
+        share->heavy_ms = turns->now_ms;
+    }
+    if (share->heavy_ms != 0 && turns->now_ms - share->heavy_ms < HEAVY_MS) {
+        if (turns->light == share)
+            turns->light_until_ms = 0;
+        return;
+    }
+    turns->light = share;
+    turns->light_until_ms = turns->now_ms + CONTENDED_MS;
 }
 
 /* ---- what waits ---- */

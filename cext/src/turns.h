@@ -5,8 +5,12 @@
  * within CONTENDED_MS, each may spend TURN_SHARE units in each half of a turn: on events and what goes on
  * from before, and on writing tunnels. What exceeds its share waits in its own lists, and each workload that
  * has something there is visited once a turn. So what an event waits for is bounded by the number of busy
- * workloads, not by the number of their connections. A share is exceeded by one task at most, and no task
- * moves more than one scratch buffer.
+ * workloads, not by the number of their connections. A share is exceeded by one task at most.
+ *
+ * Large shares, and reads of a whole scratch buffer, are best for those who move much. Beside a light
+ * workload they are smaller: BESIDE_LIGHT parts of 8, and PIECE_BESIDE_LIGHT at once. Light is who has an
+ * event and has neither used up a share nor moved something large in the last HEAVY_MS; it counts for
+ * CONTENDED_MS.
  *
  * An event that may not be handled yet is no event lost: the object has noted what it said and becomes a
  * task. Within a workload events keep their order. Connections that move much (`again`) come behind those
@@ -29,6 +33,10 @@ enum {
     TURN_DIAL = 4,    /* of a socket that is made and connected */
     TURN_TUNNEL = 16, /* of a tunnel that is made or accepted, without its handshake */
     CONTENDED_MS = 1000,
+    HEAVY_MS = 100,
+    HEAVY_BYTES = 32768, /* at once */
+    BESIDE_LIGHT = 3,
+    PIECE_BESIDE_LIGHT = 32768,
 };
 
 enum task_kind { TASK_FLOW, TASK_TUNNEL };
@@ -48,6 +56,8 @@ struct share {
     struct link writes;      /* tunnels to be written at the end of the turn */
     struct link steps_link;  /* same for `steps` */
     struct link steps;       /* tunnels with a step to make of their handshake, oldest first */
+    int heavy;               /* has been since it was last weighed */
+    uint64_t heavy_ms;       /* when it was last found to have been; 0: never */
     uint64_t turn;           /* for which `spent` holds */
     uint32_t spent;          /* units */
 };
@@ -58,6 +68,8 @@ struct turns {
     const struct share *last;         /* whose event came last */
     uint64_t now_ms;
     uint64_t contended_until_ms;
+    const struct share *light; /* whose event came last of those that are light; NULL: none */
+    uint64_t light_until_ms;
 };
 
 void turns_init(struct turns *turns);
@@ -80,9 +92,21 @@ static inline int turns_contended(const struct turns *turns)
     return turns->now_ms < turns->contended_until_ms;
 }
 
+static inline int turns_beside_light(const struct turns *turns, const struct share *share)
+{
+    return turns->now_ms < turns->light_until_ms && turns->light != share;
+}
+
+/* How much the share should move at once, `most` at most. */
+static inline size_t turns_piece(const struct turns *turns, const struct share *share, size_t most)
+{
+    return turns_beside_light(turns, share) && most > PIECE_BESIDE_LIGHT ? PIECE_BESIDE_LIGHT : most;
+}
+
 static inline void share_renew(const struct turns *turns, struct share *share)
 {
     if (share->turn != turns->turn) {
+        share->heavy |= share->spent >= TURN_SHARE;
         share->turn = turns->turn;
         share->spent = 0;
     }
@@ -94,7 +118,7 @@ static inline int turns_left(const struct turns *turns, struct share *share, uin
     if (!turns_contended(turns))
         return 1;
     share_renew(turns, share);
-    return share->spent < units;
+    return share->spent < (turns_beside_light(turns, share) ? units * BESIDE_LIGHT / 8 : units);
 }
 
 /* To be called behind turns_event or turns_left. */
@@ -105,8 +129,12 @@ static inline void turns_spend(struct share *share, size_t units)
 
 static inline void turns_moved(struct share *share, size_t bytes)
 {
+    share->heavy |= bytes >= HEAVY_BYTES;
     turns_spend(share, 1 + bytes / TURN_UNIT_BYTES);
 }
+
+/* Another share than before has an event: is it one that only wants a moment? */
+void turns_weigh(struct turns *turns, struct share *share);
 
 /* An event of the share came. True if it may be handled now; otherwise it is only to be noted, and task_wait.
  */
@@ -116,6 +144,7 @@ static inline int turns_event(struct turns *turns, struct share *share)
         if (turns->last != NULL)
             turns->contended_until_ms = turns->now_ms + CONTENDED_MS;
         turns->last = share;
+        turns_weigh(turns, share);
     }
     return turns_left(turns, share, TURN_SHARE) && (link_empty(&share->waiting) || !turns_contended(turns));
 }

@@ -3,7 +3,7 @@
 
 #include "check.h"
 
-enum { TASKS = 300 };
+enum { TASKS = 300, SMALL_SHARE = TURN_SHARE * BESIDE_LIGHT / 8 };
 
 /* Counts what one workload was given. */
 struct party {
@@ -122,7 +122,66 @@ TEST(of_two_workloads_none_gets_more_than_its_share_of_a_turn)
         CHECK(work->loud.ran <= TURN_SHARE);
     }
     CHECK_EQUAL(work->loud.ran_in_all, TASKS);
-    CHECK(turns <= TASKS / TURN_SHARE + 1);
+    CHECK(turns <= TASKS / SMALL_SHARE + 2);
+    free(work);
+}
+
+TEST(beside_a_light_workload_others_have_smaller_shares_and_move_less_at_once)
+{
+    struct worker_at_work *work = work_new();
+    contend(work);
+    begin(work);
+    events(work, &work->loud, 0, TASKS);
+    begin(work);
+    events(work, &work->quiet, 0, 1);
+    work->loud.ran = 0;
+    turns_run_tasks(&work->turns, run, work);
+    CHECK_EQUAL(work->loud.ran, SMALL_SHARE);
+    CHECK_EQUAL(turns_piece(&work->turns, &work->loud.share, 262144), PIECE_BESIDE_LIGHT);
+    CHECK_EQUAL(turns_piece(&work->turns, &work->quiet.share, 262144), 262144);
+    work->now_ms += CONTENDED_MS; /* nothing was heard of it for long */
+    begin(work);
+    CHECK_EQUAL(turns_piece(&work->turns, &work->loud.share, 262144), 262144);
+    free(work);
+}
+
+TEST(two_who_move_much_have_large_shares)
+{
+    struct worker_at_work *work = work_new();
+    contend(work);
+    for (int turn = 0; turn < 3; turn++) {
+        begin(work);
+        events(work, &work->loud, 0, 1);
+        turns_moved(&work->loud.share, 262144);
+        events(work, &work->quiet, 0, 1);
+        turns_moved(&work->quiet.share, 262144);
+    }
+    CHECK_EQUAL(turns_piece(&work->turns, &work->loud.share, 262144), 262144);
+    CHECK_EQUAL(turns_piece(&work->turns, &work->quiet.share, 262144), 262144);
+    for (int turn = 0; turn < 2; turn++) { /* one of them moves little from now on */
+        begin(work);
+        events(work, &work->loud, 0, 1);
+        turns_moved(&work->loud.share, 262144);
+        events(work, &work->quiet, 0, 1);
+        work->now_ms += HEAVY_MS;
+    }
+    CHECK_EQUAL(turns_piece(&work->turns, &work->loud.share, 262144), PIECE_BESIDE_LIGHT);
+    free(work);
+}
+
+TEST(who_uses_up_shares_is_not_light)
+{
+    struct worker_at_work *work = work_new();
+    contend(work);
+    for (int turn = 0; turn < 3; turn++) {
+        begin(work);
+        events(work, &work->quiet, 0, 1);
+        turns_spend(&work->quiet.share, TURN_SHARE);
+        events(work, &work->loud, 0, 1);
+        turns_spend(&work->loud.share, TURN_SHARE);
+    }
+    CHECK_EQUAL(turns_piece(&work->turns, &work->loud.share, 262144), 262144);
+    CHECK_EQUAL(turns_piece(&work->turns, &work->quiet.share, 262144), 262144);
     free(work);
 }
 
