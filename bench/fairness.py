@@ -1,0 +1,376 @@
+"""What a quiet workload feels of a loud one on the same workers: `python -m bench.fairness`.
+
+Two cores with one worker each, as on two nodes, in a network namespace of their own: one has the workloads `quiet` and
+`loud`, the other a server for each of them, behind tunnels. A program of `quiet` makes requests, a millisecond apart,
+on one open connection; in turn nothing else happens, and `loud` does one of these:
+
+    opening       opens connections as fast as it can, up to 20,000, makes one request on each and keeps them
+    standing      has them open, as many as it got
+    stalled       has 200 downloads open and reads nothing
+    requests      makes requests on 500 connections, one after the other on each, as fast as they go
+    bulk          downloads in 8 streams, as fast as it goes
+    destinations  dials 20,000 destinations, each a question of its own, as fast as it can
+
+Each load is measured between two stretches without one, and compared with both: the machine's own noise is in the
+three alike. `loud` has no limits. Who gets a CPU is not the core's to decide: the cores and what belongs to `quiet` go
+before all others (SCHED_FIFO), what belongs to `loud` comes last (a nice of 19).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import os
+import resource
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bench.build import Programs, build_programs
+from bench.certificates import make_authority
+from bench.errors import BenchError
+from bench.lone import LoneCore, lone_core, lone_namespace
+from bench.wire import MARKER, REQUEST, RESPONSE_SIZE
+from nodeseal.core.native import LISTEN_HBONE, LISTEN_OUTBOUND
+from nodeseal.identity.authority import Issuer
+from nodeseal.lab.errors import LabError
+from nodeseal.lab.plan import TRUST_DOMAIN
+from nodeseal.mesh.address import HBONE_PORT
+from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
+
+ROUNDS = 5
+SECONDS = 3.0
+CONNECTIONS = 20_000
+STALLED = 200
+BUSY = 500
+STREAMS = 8
+TARGET = 2.0
+_QUIET, _QUIET_SERVER = "127.2.0.1", "127.9.9.9"
+_LOUD, _LOUD_SERVER = "127.2.0.2", "127.9.9.8"
+_PORT = 8080
+_LOUD_PORT = 8081
+"""Of its listener, which has every address, so that every destination can be dialled."""
+_PATIENCE = 60.0
+_APART = 0.001
+_DOWNLOAD = b"GET /download HTTP/1.1\r\nHost: bench\r\nX-Marker: " + MARKER + b"\r\n\r\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.fairness", description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"each stretch (default {SECONDS:g})")
+    parser.add_argument("--only", default=",".join(LOADS), help="loads, with commas (default: all)")
+    parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    options = parser.parse_args(argv)
+    wanted = options.only.split(",")
+    if unknown := set(wanted) - LOADS.keys():
+        parser.error(f"no such load: {', '.join(sorted(unknown))}; there are {', '.join(LOADS)}")
+    try:
+        programs = build_programs()
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))  # inherited by all that is started
+        with lone_namespace():
+            rounds = [measure(programs, name, options.seconds) for _ in range(options.rounds) for name in wanted]
+    except (BenchError, LabError, OSError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    figures = summarise(rounds)
+    print(json.dumps(figures, indent=1) if options.output == "json" else markdown(figures))
+    return 0
+
+
+def measure(programs: Programs, load: str, seconds: float) -> dict[str, Any]:
+    """One load between two stretches without one; milliseconds."""
+    with _site(str(programs.serve)) as site, socket.create_connection((_QUIET, _PORT), timeout=_PATIENCE) as quiet:
+        _requests(quiet, 0.5)
+        before = _requests(quiet, seconds)
+        with LOADS[load](programs):
+            during = _requests(quiet, seconds)
+            held = site.connections_of_loud()
+        site.wait_until_loud_has_left()
+        after = _requests(quiet, seconds)
+    alone = [*before, *after]
+    return {
+        "load": load,
+        "held": held,
+        "alone_p50": _percentile(alone, 50),
+        "alone_p99": _percentile(alone, 99),
+        "during_p50": _percentile(during, 50),
+        "during_p99": _percentile(during, 99),
+        "ratio_p50": _percentile(during, 50) / _percentile(alone, 50),
+        "ratio_p99": _percentile(during, 99) / _percentile(alone, 99),
+    }
+
+
+def summarise(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The medians of the rounds, a load at a time; the ratios are those within each round."""
+    loads: dict[str, Any] = {}
+    for name in dict.fromkeys(one["load"] for one in measured):
+        rounds = [one for one in measured if one["load"] == name]
+        keys = [key for key in rounds[0] if key != "load"]
+        loads[name] = {key: statistics.median(one[key] for one in rounds) for key in keys}
+        loads[name]["ratio_p99_worst"] = max(one["ratio_p99"] for one in rounds)
+        loads[name]["rounds"] = len(rounds)
+    return {"loads": loads, "target": TARGET}
+
+
+def markdown(figures: dict[str, Any]) -> str:
+    """The figures as they stand in docs/performance.md."""
+    lines = [
+        "| the neighbour | connections it has | median alone, beside it | p99 alone, beside it | "
+        "ratio of p99 (worst round) |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in figures["loads"].items():
+        lines.append(
+            f"| {name} | {row['held']:,.0f} | {row['alone_p50']:.2f}, {row['during_p50']:.2f} ms | "
+            f"{row['alone_p99']:.2f}, {row['during_p99']:.2f} ms | "
+            f"{row['ratio_p99']:.2f} ({row['ratio_p99_worst']:.2f}) |"
+        )
+    return "\n".join(lines)
+
+
+def _percentile(values: Sequence[float], percent: int) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+
+
+# ---- the quiet one
+
+
+def _requests(stream: socket.socket, seconds: float) -> list[float]:
+    """Milliseconds of each exchange, one after the other for so long."""
+    taken = []
+    end = time.perf_counter() + seconds
+    while (begun := time.perf_counter()) < end:
+        stream.sendall(REQUEST)
+        _receive(stream)
+        taken.append((time.perf_counter() - begun) * 1000)
+        time.sleep(_APART)
+    return taken
+
+
+def _receive(stream: socket.socket) -> None:
+    left = RESPONSE_SIZE
+    while left > 0:
+        part = len(stream.recv(left))
+        if part == 0:
+            raise BenchError("a connection of the quiet workload ended")
+        left -= part
+
+
+# ---- the loud ones
+
+
+@contextlib.contextmanager
+def _child(body: Callable[[Callable[[], object]], None]) -> Iterator[None]:
+    """Runs `body` in a process of its own, until the end of the block. The block begins when body has called what it is
+    given."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _run_child(body, writing)
+    os.close(writing)
+    try:
+        if os.read(reading, 1) != b"r":
+            raise BenchError("the loud workload's program ended before its time")
+        yield
+    finally:
+        os.close(reading)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def _run_child(body: Callable[[Callable[[], object]], None], writing: int) -> NoReturn:
+    status = 1
+    try:
+        _put_last(0)
+        _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        body(functools.partial(os.write, writing, b"r"))
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _put_last(pid: int) -> None:
+    """A process of one thread; 0 is this one."""
+    os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
+    os.setpriority(os.PRIO_PROCESS, pid, 19)
+
+
+def _open_all(keep: list[socket.socket], first: bytes, count: int) -> None:
+    """Connections of `loud` that have sent their first bytes; those that are refused are not tried again."""
+    for _ in range(count):
+        with contextlib.suppress(OSError):
+            connection = socket.create_connection((_LOUD, _LOUD_PORT), timeout=_PATIENCE)
+            connection.sendall(first)
+            connection.setblocking(False)
+            keep.append(connection)
+
+
+def _opening(_programs: Programs) -> contextlib.AbstractContextManager[None]:
+    def body(ready: Callable[[], object]) -> None:
+        ready()
+        kept: list[socket.socket] = []
+        _open_all(kept, REQUEST, CONNECTIONS)
+        signal.pause()
+
+    return _child(body)
+
+
+def _standing(_programs: Programs) -> contextlib.AbstractContextManager[None]:
+    def body(ready: Callable[[], object]) -> None:
+        kept: list[socket.socket] = []
+        _open_all(kept, REQUEST, CONNECTIONS)
+        ready()
+        signal.pause()
+
+    return _child(body)
+
+
+def _stalled(_programs: Programs) -> contextlib.AbstractContextManager[None]:
+    def body(ready: Callable[[], object]) -> None:
+        kept: list[socket.socket] = []
+        _open_all(kept, _DOWNLOAD, STALLED)
+        ready()
+        signal.pause()
+
+    return _child(body)
+
+
+def _destinations(_programs: Programs) -> contextlib.AbstractContextManager[None]:
+    def body(ready: Callable[[], object]) -> None:
+        ready()
+        while True:
+            for number in range(CONNECTIONS):
+                with contextlib.suppress(OSError), socket.socket() as connection:
+                    connection.setblocking(False)
+                    connection.connect((_destination(number), _LOUD_PORT))
+
+    return _child(body)
+
+
+def _destination(number: int) -> str:
+    return f"127.1.{number // 250}.{number % 250 + 1}"
+
+
+@contextlib.contextmanager
+def _generator(programs: Programs, *load: str) -> Iterator[None]:
+    """bench/load.c, in its warm-up, which lasts longer than anything here."""
+    command = [str(programs.load), "--target", f"{_LOUD}:{_LOUD_PORT}", "--warmup", "600"]
+    with subprocess.Popen(
+        [*command, "--seconds", "1", *load], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as running:
+        _put_last(running.pid)
+        try:
+            time.sleep(0.5)  # it opens its connections in less
+            yield
+            if running.poll() is not None:
+                raise BenchError(f"the loud workload's program ended with status {running.returncode}")
+        finally:
+            running.kill()
+
+
+LOADS: dict[str, Callable[[Programs], contextlib.AbstractContextManager[None]]] = {
+    "opening": _opening,
+    "standing": _standing,
+    "stalled": _stalled,
+    "requests": lambda programs: _generator(programs, "--keepalive", str(BUSY)),
+    "bulk": lambda programs: _generator(programs, "--down", str(STREAMS)),
+    "destinations": _destinations,
+}
+
+
+# ---- the core
+
+
+class _Site:
+    def __init__(self, core: LoneCore, loud: WorkloadName) -> None:
+        self._core = core
+        self._loud = str(loud)
+
+    def connections_of_loud(self) -> int:
+        """How many it has through the core."""
+        _stats, rows = self._core.client.stats()
+        return sum(int(row["connections"]) for row in rows if row["workload"] == self._loud)
+
+    def wait_until_loud_has_left(self) -> None:
+        """Its connections have ended."""
+        end = time.monotonic() + _PATIENCE
+        while self.connections_of_loud() > 0:
+            if time.monotonic() > end:
+                raise BenchError("connections of the loud workload do not end")
+            time.sleep(0.05)
+        time.sleep(0.3)
+
+
+@contextlib.contextmanager
+def _site(serve: str) -> Iterator[_Site]:
+    """Two cores with two workloads each, and the two servers."""
+    quiet, loud = _workload("quiet", "127.3.0.1"), _workload("loud", "127.3.0.2")
+    quiet_server, loud_server = _workload("quiet-server", _QUIET_SERVER), _workload("loud-server", _LOUD_SERVER)
+    services = [_service("quiet", _QUIET, _PORT, quiet_server), _service("loud", _LOUD, _LOUD_PORT, loud_server)]
+    # Services that lead nowhere: their port is another.
+    services += [
+        Service(WorkloadName("default", f"d{n}"), (IPv4Address(_destination(n)),), (ServicePort(9, 9),), (quiet.key,))
+        for n in range(CONNECTIONS)
+    ]
+    with contextlib.ExitStack() as stack:
+        for address in (_QUIET_SERVER, _LOUD_SERVER):
+            server = subprocess.Popen([serve, f"{address}:{_PORT}"])
+            if address == _LOUD_SERVER:
+                _put_last(server.pid)
+            stack.callback(server.wait)
+            stack.callback(server.kill)
+        near = stack.enter_context(lone_core(1, TRUST_DOMAIN))
+        far = stack.enter_context(lone_core(1, TRUST_DOMAIN))
+        authority = make_authority(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "ca")
+        issuer = Issuer.load(authority, datetime.now(UTC))
+        mesh = Mesh.build(TRUST_DOMAIN, [quiet, loud, quiet_server, loud_server], services)
+        for core in (near, far):
+            core.client.mesh(mesh, 1)
+        places = [
+            (near, quiet, LISTEN_OUTBOUND, (_QUIET, _PORT)),
+            (near, loud, LISTEN_OUTBOUND, ("0.0.0.0", _LOUD_PORT)),
+            (far, quiet_server, LISTEN_HBONE, (_QUIET_SERVER, HBONE_PORT)),
+            (far, loud_server, LISTEN_HBONE, (_LOUD_SERVER, HBONE_PORT)),
+        ]
+        for key, (core, workload, role, place) in enumerate(places, start=1):
+            listener = stack.enter_context(socket.create_server(place, backlog=4096))
+            core.add(key, workload, TRUST_DOMAIN, {role: listener.fileno()})
+            _certify(core, key, workload, issuer)
+        yield _Site(near, loud.key)
+
+
+def _workload(name: str, address: str) -> Workload:
+    key = WorkloadName("default", name)
+    return Workload(key, name, "node1", (IPv4Address(address),), None, True, Mode.PERMISSIVE, Phase.ENROLLED)
+
+
+def _service(name: str, address: str, port: int, server: Workload) -> Service:
+    ports = (ServicePort(port, _PORT),)
+    return Service(WorkloadName("default", f"to-{name}"), (IPv4Address(address),), ports, (server.key,))
+
+
+def _certify(core: LoneCore, key: int, workload: Workload, issuer: Issuer) -> None:
+    identity = workload.identity(TRUST_DOMAIN)
+    svid = issuer.issue(identity, lifetime=timedelta(hours=1), now=datetime.now(UTC))
+    core.client.workload_credentials(
+        key, identity, chain_pem=svid.chain_pem, key_pem=svid.key_pem, bundle_pem=issuer.bundle_pem
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
