@@ -603,13 +603,15 @@ static void tunnel_write(void *owner, struct link *link)
     tunnel_flush(container_of(link, struct tunnel, dirty_link));
 }
 
-/* As many steps as take no longer than the rest of the turn, which began at worker->now_us; one at least. */
+/* As many steps as take no longer than the rest of the turn, which began at worker->now_us; one at least, and
+ * no more while a light workload may have something to do at any moment. */
 static void continue_handshakes(struct worker *worker)
 {
     if (link_empty(&worker->turns.steps))
         return;
     uint64_t until_us = 0;
-    for (int i = 0; i < TURN_HANDSHAKES; i++) {
+    int most = worker->now_ms < worker->turns.light_until_ms ? 1 : TURN_HANDSHAKES;
+    for (int i = 0; i < most; i++) {
         struct link *step = turns_next_step(&worker->turns);
         if (step == NULL)
             return;
@@ -698,11 +700,11 @@ static void *worker_main(void *argument)
         handle_events(worker, events, count);
         if (!link_empty(&worker->turns.tasks))
             turns_run_tasks(&worker->turns, task_continue, worker);
-        continue_handshakes(worker);
         if (!link_empty(&worker->turns.writes)) {
             turns_begin(&worker->turns, worker->now_ms);
             turns_run_writes(&worker->turns, tunnel_write, worker);
         }
+        continue_handshakes(worker); /* last: what is written waits for none */
         continue_rechecks(worker);
         if (!link_empty(&worker->leaving_workloads))
             continue_leaving(worker, ENDS_PER_TURN);

@@ -10,12 +10,12 @@
  * CPU time left, or holds many more connections than another, it hands new ones to the least loaded.
  *
  * One turn of the loop: wait; handle each event; continue flows and tunnels that used up their share in the
- * last turn, as far as their workload's lasts (turns.h says how workloads share a turn); make a step of a
+ * last turn, as far as their workload's lasts (turns.h says how workloads share a turn); write out
+ * every tunnel that has something to send (once per turn, for all of its streams); make a step of a
  * handshake, or a few if the rest of the turn took as long (a step costs as much as dozens of requests, so
- * that a hundred new peers at once would be felt by every open stream), of each workload in turn; write out
- * every tunnel that has something to send (once per turn, for all of its streams); run timers once a second;
- * free what ended. Objects that end in the middle of a turn are only marked and go to the `graveyard`,
- * because events that name them may still be in the same batch.
+ * that a hundred new peers at once would be felt by every open stream), of each workload in turn; run timers
+ * once a second; free what ended. Objects that end in the middle of a turn are only marked and go to the
+ * `graveyard`, because events that name them may still be in the same batch.
  */
 #ifndef NS_WORKER_H
 #define NS_WORKER_H
