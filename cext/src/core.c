@@ -24,6 +24,7 @@ enum {
     QUESTIONS_EACH = 8,     /* of one workload before the next one's */
     NOTICES_APART_MS = 500, /* between two looks for notices */
     LISTENER_COPIES = 1,    /* of a listener's descriptor that the process keeps beside the core's */
+    TABLE_MAX = 65536,      /* descriptors that the kernel's table has room for from the start */
     PIPES_POOLED = 2 * SPLICE_PIPES_KEPT, /* descriptors of a worker that belong to no workload */
 };
 
@@ -528,6 +529,21 @@ static uint32_t open_descriptors(void)
     return count;
 }
 
+/* The kernel's table of descriptors doubles when it is full, and a process of several threads then waits for
+ * all CPUs (fs/file.c, expand_fdtable: synchronize_rcu), milliseconds in which a worker serves nobody. So it
+ * is made large now: 8 bytes for each. Without it everything works as well. */
+static void widen_descriptor_table(struct descriptors *process)
+{
+    uint64_t most = descriptors_left(process, clock_us(CLOCK_MONOTONIC) / 1000);
+    int last = (int)(most < TABLE_MAX ? most : TABLE_MAX) - 1;
+    int any = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    int high = any >= 0 && last > 0 ? fcntl(any, F_DUPFD_CLOEXEC, last) : -1;
+    if (high >= 0)
+        close(high);
+    if (any >= 0)
+        close(any);
+}
+
 struct core *core_start(const struct core_options *options, char *error, size_t error_size)
 {
     if (options->workers < 1 || options->workers > WORKERS_MAX) {
@@ -550,6 +566,7 @@ struct core *core_start(const struct core_options *options, char *error, size_t 
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&core->questions_ready, &monotonic);
     pthread_condattr_destroy(&monotonic);
+    widen_descriptor_table(&core->descriptors);
     core->workers = ns_alloc(options->workers * sizeof(core->workers[0]));
     for (uint32_t i = 0; i < options->workers; i++) {
         core->workers[i].options = &core->options;
