@@ -6,7 +6,7 @@ on one open connection; in turn nothing else happens, and `loud` does one of the
 
     opening       opens connections as fast as it can, up to 20,000, makes one request on each and keeps them
     standing      has them open, as many as it got
-    stalled       has 200 downloads open and reads nothing
+    stalled       has 100 downloads open and reads nothing
     requests      makes requests on 500 connections, one after the other on each, as fast as they go
     bulk          downloads in 8 streams, as fast as it goes
     destinations  dials 20,000 destinations, each a question of its own, as fast as it can
@@ -52,7 +52,7 @@ from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workloa
 ROUNDS = 5
 SECONDS = 3.0
 CONNECTIONS = 20_000
-STALLED = 200
+STALLED = 100
 BUSY = 500
 STREAMS = 8
 TARGET = 2.0
