@@ -7,7 +7,8 @@
  * accepted (TO_APP), on the routes to the core. An application that may set marks (CAP_NET_RAW is enough,
  * which containers have by default) and set another one on such a socket would have its next segments leave
  * for the far address in plaintext. It gets EPERM, as without the capability. Before connect() a socket has
- * no mark of ours, and it may set what it likes.
+ * no mark of ours, and it may set what it likes, but for the marks of mark_host.c: whoever has one of those
+ * is taken for the process that it stands for. Nobody sets them but that program.
  *
  * optlen 0 tells the kernel to go by the application's own buffer, which matters for those beyond a page.
  */
@@ -26,13 +27,25 @@ static __always_inline void count(u32 key)
         *value += 1;
 }
 
+static __always_inline int is_hosts(u32 mark)
+{
+    return (mark & NS_MARK_HOST_MASK) == NS_MARK_HOST;
+}
+
+static __always_inline int asks_for_hosts(struct bpf_sockopt *ctx)
+{
+    u32 *value = ctx->optval;
+
+    return (void *)(value + 1) <= ctx->optval_end && is_hosts(*value);
+}
+
 int keep_mark(struct bpf_sockopt *ctx)
 {
     struct bpf_sock *sk = ctx->sk;
 
     if (ctx->level == NS_SOL_SOCKET && ctx->optname == NS_SO_MARK && sk &&
-        (sk->mark == NS_MARK_CAPTURED || sk->mark == NS_MARK_TO_APP ||
-         (sk->mark & NS_MARK_HOST_MASK) == NS_MARK_HOST)) {
+        (sk->mark == NS_MARK_CAPTURED || sk->mark == NS_MARK_TO_APP || is_hosts(sk->mark) ||
+         asks_for_hosts(ctx))) {
         count(NS_COUNT_MARK_KEPT);
         return NS_FORBID;
     }

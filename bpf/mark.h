@@ -49,6 +49,9 @@ static __always_inline int mark(struct bpf_sock_addr *ctx, u32 ours, int direct,
         count(NS_COUNT_CONNECT_EXCLUDED);
         return unmark(ctx, sk, ours);
     }
+    /* The programs of the nearest cgroup run first: those of one above it find their mark. */
+    if (sk->mark != ours && (sk->mark & NS_MARK_HOST_MASK) == NS_MARK_HOST)
+        return NS_PROCEED;
     if (sk->mark && sk->mark != ours) {
         if (!bypass_peer(destination)) {
             count(NS_COUNT_CONNECT_FOREIGN_MARK);

@@ -18,11 +18,12 @@ from typing import NamedTuple
 import pytest
 
 from nodeseal.capture import constants
+from nodeseal.capture.bypass import peer_entries
 from nodeseal.capture.errors import AddressInUseError, CaptureError, CgroupGoneError
 from nodeseal.capture.host import mark_of
 from nodeseal.capture.netns import NetworkNamespace
 from nodeseal.capture.workload import CaptureTarget
-from nodeseal.mesh.exclusions import PortRange
+from nodeseal.mesh.exclusions import NO_EXCLUSIONS, PortRange
 from nodeseal.mesh.host import OWN_NAMESPACE, HostPlace
 from support.host_process import Cgroup, HostProcess
 from support.namespaces import Namespace, needs_root, wait_for
@@ -82,6 +83,21 @@ def test_a_process_in_a_cgroup_below_belongs_to_the_workload(scene: Scene) -> No
     relay = pods.relay(pods.capture().enrol(scene.target("vector")))
     assert scene.process("vector/worker").dial((pods.client_at, 8080)).echoes()
     assert len(relay.flows) == 1
+
+
+def test_of_two_workloads_the_one_with_the_nearer_cgroup_counts(scene: Scene) -> None:
+    pods = scene.pods
+    pods.echo(pods.client)
+    capture = pods.capture()
+    # As for an enrolled peer, towards which the mark of an application gives way.
+    with contextlib.closing(capture.bypass()) as bypass:
+        bypass.change(peer_entries(pods.client_target.addresses, NO_EXCLUSIONS), ())
+    inner = scene.target("agent", cgroup=scene.cgroups.make("vector", "agent"))
+    relays = [pods.relay(capture.enrol(target)) for target in (scene.target("vector"), inner)]
+    assert scene.process("vector/agent").dial((pods.client_at, 8080)).echoes()
+    assert [len(relay.flows) for relay in relays] == [0, 1]
+    assert scene.process("vector").dial((pods.client_at, 8080)).echoes()
+    assert [len(relay.flows) for relay in relays] == [1, 1]
 
 
 def test_processes_of_other_cgroups_are_left_alone(scene: Scene) -> None:
@@ -390,6 +406,17 @@ def test_a_client_behind_a_device_without_ethernet_headers_is_answered(scene: Sc
             thread.join()
         for fd in (stop, *devices):
             os.close(fd)
+
+
+def test_nobody_can_take_the_mark_of_a_workload(scene: Scene) -> None:
+    pods = scene.pods
+    pods.echo(pods.client)
+    relay = pods.relay(pods.capture().enrol(scene.target("vector")))
+    for process in (scene.process(), scene.process("vector")):
+        with pytest.raises(PermissionError):
+            process.dial((pods.client_at, 8080), mark=mark_of(1))
+        assert process.dial((pods.client_at, 8080), mark=0x4E53).echoes()
+    assert relay.flows == []
 
 
 def test_an_application_cannot_take_its_connection_off_its_way(scene: Scene) -> None:

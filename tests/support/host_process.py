@@ -62,6 +62,8 @@ def run(command):
         to, port = command["to"], command["port"]
         connection = socket.socket(family_of(to))
         connection.settimeout(command["timeout"])
+        if command["mark"]:
+            connection.setsockopt(socket.SOL_SOCKET, 36, command["mark"])
         if port:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             connection.bind(("", port))
@@ -154,9 +156,10 @@ class HostProcess:
         """From where its servers were dialled."""
         return [(address, port) for address, port in self._ask(do="peers")]
 
-    def dial(self, to: tuple[str, int], *, timeout: float = 5.0, source_port: int = 0) -> Dialled:
-        """A connection. Raises ConnectionError or TimeoutError, as connect() in the process did."""
-        number, port, mark = self._ask(do="dial", to=list(to), timeout=timeout, port=source_port)
+    def dial(self, to: tuple[str, int], *, timeout: float = 5.0, source_port: int = 0, mark: int = 0) -> Dialled:
+        """A connection; `mark`: SO_MARK that is set before. Raises ConnectionError, TimeoutError or PermissionError, as
+        the calls in the process did."""
+        number, port, mark = self._ask(do="dial", to=list(to), timeout=timeout, port=source_port, mark=mark)
         return Dialled(self, number, port, mark)
 
     def close(self) -> None:

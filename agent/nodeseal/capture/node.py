@@ -335,7 +335,8 @@ class NodeCapture:
                     role for role in listeners.roles_of(entry.target_addresses) if role in besides or role in made
                 ],
                 keepalive=self._backends[entry.backend].needs_keepalive,
-                mark=entry.marks[0],
+                # What is accepted from a process of the node answers to the node's own address, which needs no mark.
+                mark=constants.MARK_CORE if entry.cgroup else constants.MARK_CAPTURED,
             )
         except BaseException:
             listeners.close_all(made)
