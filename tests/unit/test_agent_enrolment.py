@@ -16,8 +16,8 @@ import pytest
 from agent_fakes import FakeCapture, FakeCore, FakeCredentials, FakeNode, until, workload
 from nodeseal.agent.enrolment import Enrolment
 from nodeseal.agent.holding import Surroundings
-from nodeseal.capture.errors import CaptureError
-from nodeseal.capture.listeners import HBONE, INBOUND, OUTBOUND, AddressInUseError
+from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError, CaptureError
+from nodeseal.capture.listeners import HBONE, INBOUND, OUTBOUND
 from nodeseal.core.bridge import CoreError
 from nodeseal.identity.authority import AuthorityError
 from nodeseal.mesh.exclusions import PortRange
@@ -304,6 +304,8 @@ def test_failed_withdrawal_keeps_the_workload_enrolled(netns: Path) -> None:
     [
         (CaptureError("no CAP_BPF"), WhyNotEnrolled.FAILED),
         (AddressInUseError("address in use: 10.0.0.1:15008"), WhyNotEnrolled.ADDRESS_IN_USE),
+        (AddressNotFoundError("address not found: fd00::1"), WhyNotEnrolled.ADDRESS_MISMATCH),
+        (AddressNotReadyError("address not ready: fd00::1 is still looked for"), WhyNotEnrolled.PENDING),
         (RuntimeError("a defect"), WhyNotEnrolled.FAILED),
     ],
 )
