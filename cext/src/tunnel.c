@@ -483,12 +483,18 @@ static void tick_leaving(struct tunnel *tunnel)
     }
 }
 
+int tunnel_peer_is_gone(const struct tunnel *tunnel, uint64_t now_ms)
+{
+    uint64_t since_ms = tunnel->ping_ms > tunnel->heard_ms ? tunnel->ping_ms : tunnel->heard_ms;
+    return tunnel->ping_ms != 0 && now_ms - since_ms > PING_ANSWER_MS;
+}
+
 static void tick_open(struct tunnel *tunnel)
 {
     struct worker *worker = tunnel->worker;
     if (worker->retiring && !tunnel->retired)
         tick_leaving(tunnel);
-    if (tunnel->ping_ms != 0 && worker->now_ms - tunnel->ping_ms > PING_ANSWER_MS) {
+    if (tunnel_peer_is_gone(tunnel, worker->now_ms)) {
         tunnel_abort(tunnel, "the peer does not answer");
         return;
     }

@@ -65,6 +65,10 @@ struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const
 /* Takes over an accepted connection on 15008 that was counted in (quota_admit). */
 void tunnel_accept(struct worker *worker, struct workload *workload, int fd, const struct ns_address *peer);
 
+/* Whether the peer was asked (PING), and nothing has come since, of whatever kind, for 20 s. The answer
+ * itself may take longer over a way that loses much: in the peer's socket it stands behind megabytes of bulk.
+ */
+int tunnel_peer_is_gone(const struct tunnel *tunnel, uint64_t now_ms);
 /* Something is to be written: it will be at the end of the turn. */
 void tunnel_touch(struct tunnel *tunnel);
 /* The last flow may have gone. */

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from chaos.ledger import Ledger
 from chaos.network import Watch
@@ -14,6 +17,7 @@ from nodeseal.lab.errors import AgentError
 from nodeseal.lab.lab import Lab
 
 STEP = 0.25
+_EXPLAINED_MAX = 20
 BACK_SECONDS = 60.0
 """After which a node on which all was killed has to be back."""
 
@@ -29,6 +33,7 @@ class Monitor:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.error: BaseException | None = None
         self.unseen = 0
+        self._explained = 0
 
     def start(self) -> None:
         """Begins."""
@@ -47,7 +52,10 @@ class Monitor:
         # First of all: an end of a connection is judged by whether its node was back.
         self._look_for_nodes()
         for incident in self._scene.incidents():
+            found = len(self._ledger.violations)
             self._ledger.enter(incident)
+            for violation in self._ledger.violations[found:]:
+                self._ledger.violations[-1] = replace(violation, detail=f"{violation.detail}{self._why(incident)}")
         self._scene.tend()
         sightings = self._watch.sightings()
         for sighting in sightings[self._sightings :]:
@@ -74,6 +82,19 @@ class Monitor:
                 self.look()
         except BaseException as error:
             self.error = error
+
+    def _why(self, incident: dict[str, Any]) -> str:
+        """What the cores say of a connection that ended: they know it for a while, by the address of its client."""
+        if self._explained >= _EXPLAINED_MAX:
+            return ""
+        self._explained += 1
+        client = incident["local"] if incident["side"] == "client" else incident["remote"]
+        said = []
+        for node, run_dir in self._lab.run_dirs.items():
+            with contextlib.suppress(AgentError):
+                rows = agents.ask_agent(run_dir, "connections")["connections"]
+                said += [f"{node}: {row['reason']}" for row in rows if row["source"] == client and row["reason"]]
+        return f" ({'; '.join(said)})" if said else ""
 
     def _look_for_nodes(self) -> None:
         for node in self._ledger.down():
