@@ -7,7 +7,8 @@
  *
  * - what note_loopback.c has noted with a workload's mark goes to that workload's outbound listener;
  * - what it has noted with the core's goes on to the application's listener;
- * - what comes from elsewhere, for the address and a port of a workload, goes to its inbound listener.
+ * - what comes from elsewhere for a port of a workload goes to its inbound listener: at the workload's
+ *   address, and at those of the node that are no workload's.
  *
  * Unlike steer_ingress.c this needs no program on the devices, of which a node gets new ones all the time,
  * and it is asked as well when a socket in TIME_WAIT makes room for a new connection.
@@ -15,12 +16,18 @@
  * Fails closed: with no listener the packet is dropped, never handed to the application, unless the workload
  * is to be open while nobody holds the listener.
  */
-#include "nodeseal.h"
+#include "bypass.h"
 
 BPF_TABLE("hash", struct ns_place, struct ns_claim, places, 16384);
 BPF_TABLE("sockmap", u32, u64, host_listeners, NS_HOST_NUMBERS *NS_LISTENER_COUNT);
 BPF_TABLE("lru_hash", struct ns_flow, struct ns_looped, looped, 1024);
 BPF_TABLE("percpu_array", u32, u64, counters, NS_COUNT_COUNT);
+BPF_F_TABLE("lpm_trie", struct ns_bypass_key, u32, bypass, NS_BYPASS_ENTRIES, BPF_F_NO_PREALLOC);
+
+static __always_inline u32 *bypass_lookup(struct ns_bypass_key *key)
+{
+    return bypass.lookup(key);
+}
 
 static __always_inline void count(u32 key)
 {
@@ -71,9 +78,21 @@ static __always_inline struct ns_claim *claimed(struct ns_flow *flow)
     struct ns_place place = {flow->destination, flow->destination_port, 0};
     struct ns_claim *claim = places.lookup(&place);
 
-    if (!claim || claim->state != NS_STATE_CAPTURE || ns_same(&flow->source, &flow->destination))
+    u32 *node;
+
+    if (ns_same(&flow->source, &flow->destination) || ns_loopback(&flow->destination))
         return 0;
-    return claim;
+    if (!claim) {
+        place.address = ns_any_like(&flow->destination);
+        claim = places.lookup(&place);
+    }
+    if (!claim || claim->state != NS_STATE_CAPTURE)
+        return 0;
+    /* Another address of its own is what the node dials from as well (nobody else can: the kernel takes no
+     * such packet from a device, or answers itself). What the operator trusts is no less direct than in pods.
+     */
+    node = bypass_of(NS_SCOPE_NODE, &flow->source);
+    return node && (*node == NS_NODE_LOCAL || !bypass_peer(&flow->source)) ? 0 : claim;
 }
 
 int lookup_host(struct bpf_sk_lookup *ctx)

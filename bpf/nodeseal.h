@@ -59,7 +59,8 @@ struct ns_host {
     struct ns_address ipv6;
 };
 
-/* Key of the `places` map: where a host workload listens, port in the packet's byte order. */
+/* Key of the `places` map: where a host workload listens, port in the packet's byte order. The any address of
+ * a family (0.0.0.0 is mapped) stands for those of the node that are no workload's. */
 struct ns_place {
     struct ns_address address;
     u16 port;
@@ -163,6 +164,19 @@ static __always_inline int ns_none(const struct ns_address *address)
     return !(address->word[0] | address->word[1] | address->word[2] | address->word[3]);
 }
 
+/* An address of either family. */
+static __always_inline int ns_is_mapped(const struct ns_address *address)
+{
+    return !address->word[0] && !address->word[1] && address->word[2] == NS_NET32(0xffff);
+}
+
+static __always_inline struct ns_address ns_any_like(const struct ns_address *address)
+{
+    struct ns_address any = {};
+
+    return ns_is_mapped(address) ? ns_mapped(0) : any;
+}
+
 /*
  * Whether an IPv6 address is one that is never captured: on loopback (:: means the machine itself), on the
  * link only (it has a meaning together with a device, which a socket of the core in the client's stead cannot
@@ -174,6 +188,12 @@ static __always_inline int ns_near(const struct ns_address *address)
         (address->word[0] & NS_NET32(0xff000000)) == NS_NET32(0xff000000))
         return 1;
     return !address->word[0] && !address->word[1] && !address->word[2] && !(address->word[3] & ~NS_NET32(1));
+}
+
+/* The same for either family. */
+static __always_inline int ns_loopback(const struct ns_address *address)
+{
+    return ns_is_mapped(address) ? NS_LOOPBACK_NET(address->word[3]) : ns_near(address);
 }
 
 #endif

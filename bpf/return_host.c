@@ -55,8 +55,11 @@ int return_host(struct __sk_buff *skb)
         return TC_ACT_UNSPEC;
     place.address = packet.flow.source;
     place.port = packet.flow.source_port;
-    if (!(packet.flags & TCP_RST) && !places.lookup(&place))
-        return TC_ACT_UNSPEC;
+    if (!(packet.flags & TCP_RST) && !places.lookup(&place)) {
+        place.address = ns_any_like(&packet.flow.source);
+        if (!places.lookup(&place))
+            return TC_ACT_UNSPEC;
+    }
     if (!packet_socket(skb, &packet))
         return TC_ACT_UNSPEC;
     if (framed(skb) ? bpf_skb_store_bytes(skb, 0, loopback, sizeof(loopback), 0)

@@ -12,13 +12,14 @@ import select
 import struct
 import threading
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from nodeseal.capture import constants
-from nodeseal.capture.bypass import peer_entries
+from nodeseal.capture.bypass import node_entries, peer_entries
 from nodeseal.capture.errors import AddressInUseError, CaptureError, CgroupGoneError
 from nodeseal.capture.host import mark_of
 from nodeseal.capture.netns import NetworkNamespace
@@ -150,6 +151,45 @@ def test_what_is_dialled_is_known_by_the_port(scene: Scene, cookies: int) -> Non
     assert other.peers() == [connection.getsockname()[:2]]
     assert all(len(relay.flows) == 1 for relay in relays.values())
     assert not any(capture.errors().values())
+
+
+def test_the_nodes_other_addresses_lead_to_the_workload_as_well(scene: Scene) -> None:
+    pods = scene.pods
+    server = scene.process("vector")
+    server.listen(9000)
+    other = "10.91.2.77" if pods.version == 4 else "fd91:2::77"
+    pods.server.add_address("eth0", f"{other}/{24 if pods.version == 4 else 64}")
+    capture = pods.capture()
+    with contextlib.closing(capture.bypass()) as bypass:
+        own = (*pods.server_target.addresses, ip_address(other))
+        bypass.change(node_entries(own, ()), ())
+    relay = pods.relay(capture.enrol(scene.target("vector", 9000)))
+    connection = pods.dial(pods.client, (other, 9000))
+    assert echoes(connection)
+    assert [flow.destination for flow in relay.flows] == [(other, 9000)]
+    assert [address for address, _ in server.peers()] == [pods.client_at]
+    loopback = "127.0.0.1" if pods.version == 4 else "::1"
+    for address in (other, loopback):
+        assert scene.process().dial((address, 9000)).echoes()
+    assert len(relay.flows) == 1
+    capture.stop_new(scene.target("vector", 9000))
+    assert echoes(connection)
+    assert echoes(pods.dial(pods.client, (other, 9000)))
+    assert len(relay.flows) == 1
+
+
+def test_addresses_that_the_operator_trusts_reach_the_application_directly(scene: Scene) -> None:
+    pods = scene.pods
+    server = scene.process("vector")
+    server.listen(9000)
+    capture = pods.capture()
+    relay = pods.relay(capture.enrol(scene.target("vector", 9000)))
+    with contextlib.closing(capture.bypass()) as bypass:
+        bypass.change(node_entries((), (ip_network(pods.client_at),)), ())
+    connection = pods.dial(pods.client, (pods.server_at, 9000))
+    assert echoes(connection)
+    assert server.peers() == [connection.getsockname()[:2]]
+    assert relay.flows == []
 
 
 def test_much_data_goes_both_ways(scene: Scene) -> None:

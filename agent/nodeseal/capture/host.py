@@ -30,6 +30,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from nodeseal.capture import constants, routing, steering, syscalls, sysctls
@@ -39,6 +40,7 @@ from nodeseal.capture.journal import Entry, Link
 from nodeseal.capture.listeners import STEERED
 from nodeseal.capture.netns import NetworkNamespace
 from nodeseal.capture.programs import Programs
+from nodeseal.mesh.address import Address
 
 NUMBERS = range(1, 256)
 _LOOPBACK = Link("lo", 1)
@@ -48,6 +50,8 @@ _CONNECT = {
     "connect6": ("mark_host6", syscalls.ATTACH_CGROUP_INET6_CONNECT),
 }
 _PLACE_SIZE = 20
+_ANY: dict[int, Address] = {4: IPv4Address(0), 6: IPv6Address(0)}
+_ANYWHERE = tuple(map(mapped, _ANY.values()))
 _CLAIM = struct.Struct("=III")
 # What is looped back from a device has lost its route, and its source is the node's own address: fib_validate_source().
 _SYSCTLS = {4: {"net/ipv4/conf/lo/accept_local": "1"}}
@@ -293,7 +297,8 @@ class HostInstallation:
             wanted = set(_places(entry))
             _release_places(fd, entry, wanted)
             for place in wanted:
-                syscalls.map_update(fd, place, claim)
+                if not place.startswith(_ANYWHERE) or not _is_anothers(fd, place, entry):
+                    syscalls.map_update(fd, place, claim)
         finally:
             os.close(fd)
 
@@ -357,10 +362,18 @@ def _prepare_routing(entry: Entry) -> None:
 
 
 def _places(entry: Entry) -> Iterator[bytes]:
+    """At its own addresses, and at those of the node that are no workload's: there is no way round the core."""
     for address in entry.target_addresses:
         for first, last in entry.ports:
             for port in range(first, last + 1):
-                yield mapped(address) + struct.pack("!HH", port, 0)
+                for where in (address, _ANY[address.version]):
+                    yield mapped(where) + struct.pack("!HH", port, 0)
+
+
+def _is_anothers(fd: int, place: bytes, entry: Entry) -> bool:
+    """Whether a workload with another address has claimed the port first."""
+    value = syscalls.map_lookup(fd, place, _CLAIM.size)
+    return value is not None and _CLAIM.unpack(value)[0] != entry.number
 
 
 def _release_places(fd: int, entry: Entry, kept: set[bytes]) -> bool:
