@@ -178,7 +178,7 @@ def _workload(
         "capture": held.captured.backend if held is not None else None,
         "mode": source.mode.value if source is not None else None,
         "exclude": _exclude(node.bypass.excluded(enrolment.name)),
-        "on_failure": source.on_failure.value if source is not None else None,
+        "on_failure": known.on_failure.value if known is not None else None,
         # Only what is enrolled has one.
         "identity": str(held.identity) if held is not None else None,
         "certificate": _certificate(enrolment),
