@@ -25,6 +25,7 @@ from nodeseal.agent.cgroupwatch import CgroupWatch
 from nodeseal.agent.config import Config
 from nodeseal.agent.credentials import Credentials, utc_now
 from nodeseal.agent.enrolment import Enrolment
+from nodeseal.agent.handover import Handover
 from nodeseal.agent.holding import Held, Surroundings
 from nodeseal.agent.pushing import MeshPusher
 from nodeseal.agent.supervisor import CoreSupervisor, StartCore
@@ -43,8 +44,6 @@ _STOP_TIMEOUT_S = 20.0
 _PUBLICATION_CHECK_S = 5.0
 _NAMESPACE_CHECK_S = 5.0
 _HOST_CHECK_S = 0.2
-_NEIGHBOURS_PATIENCE_S = 3.0
-_UPGRADE_PATIENCE_S = 60.0
 
 
 @dataclass(slots=True)
@@ -55,10 +54,6 @@ class Absence:
     begin: float
     end: float
     missed: tuple[WorkloadName, ...] | None = None
-
-
-class UpgradeError(Exception):
-    """An upgrade of the core is not complete; one line."""
 
 
 class MeshSource(Protocol):
@@ -111,6 +106,7 @@ class Node:
         )
         self.around = Surroundings(self, self.core, capture, credentials, config.settle.total_seconds(), config.limits)
         self.enrolments: dict[WorkloadName, Enrolment] = {}
+        self.handover = Handover(self.core, self.enrolments)
         self.pusher = MeshPusher(self.core, self._effective)
         self.bypass = BypassKeeper(capture, config.node, config.node_addresses)
         self.trouble: MeshTrouble | None = None
@@ -121,8 +117,6 @@ class Node:
         self._publishing = asyncio.Lock()
         self._published: frozenset[WorkloadName] | None = None
         self._next_key = 1
-        self._upgrading = asyncio.Lock()
-        self._moved_on = asyncio.Event()
         self.absence = Absence(last_seen, time.time()) if last_seen is not None else None
         self._sign_of_life = sign_of_life
         self._adopted: set[WorkloadName] = set()
@@ -130,7 +124,6 @@ class Node:
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self._has_hosts = asyncio.Event()
-        self._core_known = (0, 0.0)  # the incarnation of the core that was seen last, and since when
 
     @property
     def mesh(self) -> Mesh | None:
@@ -167,11 +160,7 @@ class Node:
         await self.push()
         self.core.set_ready()
         self._tasks.append(asyncio.create_task(self.core.run(), name="core"))
-        if self.core.outdated:
-            self._tasks.append(asyncio.create_task(self._upgrade_by_itself(), name="upgrade"))
-        elif self.core.unretired:
-            # A former agent ended in the middle of an upgrade, or the core speaks another protocol.
-            self._tasks.append(asyncio.create_task(self._finish_upgrade(), name="upgrade"))
+        self._tasks.append(asyncio.create_task(self.handover.begin(), name="upgrade"))
         self._tasks.append(asyncio.create_task(self._follow(), name="mesh"))
         if self.config.node_addresses.local:
             self._tasks.append(asyncio.create_task(self._follow_addresses(), name="addresses"))
@@ -189,6 +178,7 @@ class Node:
         with contextlib.suppress(OSError):
             self._sign_of_life()
         self.pusher.stop()
+        self.handover.stop()
         self.bypass.stop()
         for enrolment in self.enrolments.values():
             enrolment.stop()
@@ -295,88 +285,17 @@ class Node:
                         return await link.call(CoreClient.listeners, workload.key)
         return {}
 
-    # ---- the core's upgrade
-
     async def upgrade_core(self) -> dict[str, Any]:
-        """Replaces the core by one that is started now; no connection is cut. Returns when the one before has been
-        retired: {"pid", "generation", "version", "before": {"pid", "generation", "version"}, "workloads"}. Raises
-        CoreError, UpgradeError."""
-        async with self._upgrading:
-            before = self.core.current
-            link = await self.core.upgrade()
-            await self._finish_upgrade()
-        assert before is not None
-        return {
-            "pid": link.pid,
-            "generation": link.generation,
-            "version": link.version,
-            "before": {"pid": before.pid, "generation": before.generation, "version": before.version},
-            "workloads": sum(enrolment.held is not None for enrolment in self.enrolments.values()),
-        }
-
-    async def _finish_upgrade(self) -> None:
-        """Retires the older cores once the current one has every workload. Raises UpgradeError when that takes long;
-        whatever has been handed over stays where it is, and the older core goes on accepting."""
-        try:
-            async with asyncio.timeout(_UPGRADE_PATIENCE_S):
-                await self._all_handed_over()
-        except TimeoutError:
-            waiting = [str(name) for name, enrolment in self.enrolments.items() if self._behind(enrolment)]
-            self._tasks.append(asyncio.create_task(self._retire_at_last(), name="upgrade"))
-            raise UpgradeError(
-                f"the new core still lacks {', '.join(waiting[:5]) or 'the mesh state'}"
-                f"{f' and {len(waiting) - 5} more' if len(waiting) > 5 else ''}; the one before goes on until it has "
-                "them: see 'nodeseal status'"
-            ) from None
-        await self.core.retire_older()
-
-    async def _all_handed_over(self) -> None:
-        while not self.core.ready or any(map(self._behind, self.enrolments.values())):
-            self._moved_on.clear()
-            await self._moved_on.wait()
+        """See Handover.upgrade. Raises CoreError, UpgradeError."""
+        return await self.handover.upgrade()
 
     def moved_on(self) -> None:
-        """An enrolment is in the present core, or the core is another one: for an upgrade that waits for it, and for
-        its neighbours."""
-        self._moved_on.set()
-        for enrolment in self.enrolments.values():
-            held = enrolment.held
-            if held is not None and held.workload.host is not None and held.lacking():
-                enrolment.wake()
+        """See Handover.moved_on."""
+        self.handover.moved_on()
 
     def waits_for_neighbours(self, name: WorkloadName) -> bool:
-        """See NodeServices. For a while only: one that cannot be handed over is no reason for the others to stand."""
-        loop = asyncio.get_running_loop()
-        if self._core_known[0] != self.core.incarnation:
-            self._core_known = (self.core.incarnation, loop.time())
-            loop.call_later(_NEIGHBOURS_PATIENCE_S, self.moved_on)
-        if loop.time() - self._core_known[1] >= _NEIGHBOURS_PATIENCE_S:
-            return False
-        return any(
-            other.name != name
-            and other.held is not None
-            and other.held.workload.host is not None
-            and self._behind(other)
-            for other in self.enrolments.values()
-        )
-
-    def _behind(self, enrolment: Enrolment) -> bool:
-        held = enrolment.held
-        return held is not None and not held.removing and held.incarnation != self.core.incarnation
-
-    async def _retire_at_last(self) -> None:
-        await self._all_handed_over()
-        await self.core.retire_older()
-
-    async def _upgrade_by_itself(self) -> None:
-        """The core that runs is not the one that is installed."""
-        log.info("another core is installed than the one that runs: replacing it")
-        try:
-            done = await self.upgrade_core()
-        except (CoreError, UpgradeError) as error:
-            log.error("the core was not replaced: %s", error)
-        else:
-            log.info("the core was replaced: pid %d by pid %d", done["before"]["pid"], done["pid"])
+        """See NodeServices and Handover.waits_for_neighbours."""
+        return self.handover.waits_for_neighbours(name)
 
     # ---- the mesh state
 
