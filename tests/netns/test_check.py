@@ -95,7 +95,7 @@ def no_ctnetlink(patch: pytest.MonkeyPatch) -> None:
     [
         (no_bcc, "ebpf", ["BPF compiler", *(f"BPF {name}" for name in features.PROGRAMS)]),
         (no_cgroup, "ebpf", ["cgroup v2"]),
-        (no_sk_lookup, "ebpf", ["BPF assign_lookup"]),
+        (no_sk_lookup, "ebpf", ["BPF assign_lookup", "BPF lookup_host"]),
         (
             no_iptables,
             "iptables",
