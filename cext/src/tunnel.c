@@ -17,7 +17,9 @@
 #include "tunnel.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -291,6 +293,17 @@ static int tunnel_produce(struct tunnel *tunnel)
     return more;
 }
 
+/* Whether nobody needs it any more, and the peer has acknowledged all that was sent. Closed before, it would
+ * take the rest with it: what the peer sends meanwhile (it gives windows back as a slow reader reads) meets a
+ * closed socket, and is answered with a reset. */
+static int tunnel_is_done(const struct tunnel *tunnel)
+{
+    int unacknowledged = 0;
+    return tunnel->state < TUNNEL_CLOSED && tunnel->retired && link_empty(&tunnel->flows) &&
+           tunnel->pending.length == 0 &&
+           (ioctl(tunnel->poll.fd, SIOCOUTQ, &unacknowledged) != 0 || unacknowledged == 0);
+}
+
 void tunnel_flush(struct tunnel *tunnel)
 {
     NS_CHECK(tunnel, TUNNEL_MAGIC);
@@ -302,8 +315,7 @@ void tunnel_flush(struct tunnel *tunnel)
     else if (tunnel->state == TUNNEL_OPEN && more && tunnel->pending.length == 0 &&
              h2_wants_produce(tunnel->h2))
         tunnel_touch(tunnel); /* its share of this turn is used up */
-    else if (tunnel->state < TUNNEL_CLOSED && tunnel->retired && link_empty(&tunnel->flows) &&
-             tunnel->pending.length == 0)
+    else if (tunnel_is_done(tunnel))
         tunnel_abort(tunnel, "no longer needed");
 }
 
@@ -494,6 +506,10 @@ static void tick_open(struct tunnel *tunnel)
     struct worker *worker = tunnel->worker;
     if (worker->retiring && !tunnel->retired)
         tick_leaving(tunnel);
+    if (tunnel_is_done(tunnel)) {
+        tunnel_abort(tunnel, "no longer needed");
+        return;
+    }
     if (tunnel_peer_is_gone(tunnel, worker->now_ms)) {
         tunnel_abort(tunnel, "the peer does not answer");
         return;
