@@ -12,6 +12,8 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
@@ -113,11 +115,12 @@ static void gate_open(void)
 #define COUNT_RESET(counter) __atomic_store_n(&(counter), 0, __ATOMIC_RELAXED)
 #define COUNT(counter) __atomic_load_n(&(counter), __ATOMIC_RELAXED)
 
-static int splices;       /* that moved something */
-static int looks;         /* for events, without sleep */
-static int pipes_refused; /* as when descriptors have run out */
-static int steps;         /* of handshakes */
-static int steps_most;    /* that a worker made between two looks or waits for events */
+static int splices;        /* that moved something */
+static int looks;          /* for events, without sleep */
+static int pipes_refused;  /* as when descriptors have run out */
+static int unacknowledged; /* what the kernel has sent is not acknowledged, whatever it says */
+static int steps;          /* of handshakes */
+static int steps_most;     /* that a worker made between two looks or waits for events */
 static _Thread_local int steps_now;
 static int
     relays_most; /* of one workload's flows, that a worker made between two looks or waits for events */
@@ -130,6 +133,8 @@ static _Thread_local int answers_now;
 
 ssize_t __wrap_splice(int from, off_t *from_at, int to, off_t *to_at, size_t length, unsigned flags);
 ssize_t __real_splice(int from, off_t *from_at, int to, off_t *to_at, size_t length, unsigned flags);
+int __wrap_ioctl(int fd, unsigned long request, void *argument);
+int __real_ioctl(int fd, unsigned long request, void *argument);
 int __wrap_pipe2(int ends[2], int flags);
 int __real_pipe2(int ends[2], int flags);
 int __wrap_epoll_wait(int fd, struct epoll_event *events, int capacity, int timeout);
@@ -157,6 +162,14 @@ int __wrap_pipe2(int ends[2], int flags)
         return __real_pipe2(ends, flags);
     errno = EMFILE;
     return -1;
+}
+
+int __wrap_ioctl(int fd, unsigned long request, void *argument)
+{
+    int result = __real_ioctl(fd, request, argument);
+    if (request == SIOCOUTQ && COUNT(unacknowledged))
+        *(int *)argument = 1;
+    return result;
 }
 
 int __wrap_epoll_wait(int fd, struct epoll_event *events, int capacity, int timeout)
@@ -1298,6 +1311,22 @@ static void lab_move_on(struct lab *lab)
     uint64_t epoch = ++lab->epoch;
     pthread_mutex_unlock(&lab->mutex);
     core_epoch(lab->core, epoch);
+}
+
+/* Closed before, it would be answered with a reset for what the peer sends meanwhile, and the peer would lose
+ * what it has not received yet. */
+TEST(a_retired_tunnel_stays_until_all_of_it_is_acknowledged)
+{
+    struct lab *lab = lab_new_of_one_worker();
+    struct ends ends = lab_connect(lab);
+    __atomic_store_n(&unacknowledged, 1, __ATOMIC_RELAXED);
+    lab_credentials(lab, SHIPPER_KEY, SHIPPER);
+    ends_close(&ends);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).connections == 0);
+    CHECK_EQUAL(lab_stats(lab, SHIPPER_KEY).tunnels, 1);
+    __atomic_store_n(&unacknowledged, 0, __ATOMIC_RELAXED);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).tunnels == 0);
+    lab_free(lab);
 }
 
 TEST(a_new_epoch_that_allows_leaves_connections_alone)
