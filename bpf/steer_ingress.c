@@ -36,6 +36,7 @@
  * unless the workload is to be open while nobody holds the listener.
  */
 #include "bypass.h"
+#include "headers.h"
 
 BPF_TABLE("sockmap", u32, u64, listeners, NS_LISTENER_COUNT);
 BPF_TABLE("array", u32, u32, settings, 1);
@@ -43,10 +44,6 @@ BPF_TABLE("lru_hash", struct ns_flow, u64, revisited, 1024);
 BPF_TABLE("percpu_array", u32, u64, counters, NS_COUNT_COUNT);
 BPF_F_TABLE("lpm_trie", struct ns_bypass_key, u32, bypass, NS_BYPASS_ENTRIES, BPF_F_NO_PREALLOC);
 
-#define TC_ACT_UNSPEC (-1)
-#define TC_ACT_SHOT 2
-#define ETH_P_IP 0x0800
-#define ETH_P_IPV6 0x86dd
 #define FRAGMENT_MORE 0x2000 /* IPv4 */
 #define FRAGMENT_OFFSET 0x1fff
 #define FRAGMENT6_MORE 0x0001 /* IPv6, RFC 8200 section 4.5 */
@@ -56,34 +53,8 @@ BPF_F_TABLE("lpm_trie", struct ns_bypass_key, u32, bypass, NS_BYPASS_ENTRIES, BP
 #define EXTENSION_FRAGMENT 44
 #define EXTENSION_DESTINATION 60
 #define EXTENSIONS_MAX 8 /* RFC 8200 names four that may come before TCP, one of them twice */
-#define TCP_SYN 0x02
-#define TCP_RST 0x04
-#define TCP_ACK 0x10
 #define STATE_TIME_WAIT 6
-#define STATE_LISTEN 10
 #define STATE_NEW_SYN_RECV 12
-
-struct ipv4_header {
-    u8 version_length;
-    u8 tos;
-    u16 total_length;
-    u16 id;
-    u16 fragment;
-    u8 ttl;
-    u8 protocol;
-    u16 checksum;
-    u32 source;
-    u32 destination;
-};
-
-struct ipv6_header {
-    u32 version_class_flow;
-    u16 payload_length;
-    u8 next;
-    u8 hop_limit;
-    struct ns_address source;
-    struct ns_address destination;
-};
 
 /* The beginning of every extension header; `length` in units of 8 bytes, the first not counted. */
 struct extension_header {
@@ -96,16 +67,6 @@ struct extension_header {
             u8 segments_left;
         };
     };
-};
-
-struct tcp_header {
-    u16 source;
-    u16 destination;
-    u32 sequence;
-    u32 acknowledged;
-    u8 offset;
-    u8 flags;
-    u16 window;
 };
 
 /* What is known of a packet once its headers are read. IPv4 addresses are mapped. */
