@@ -19,7 +19,7 @@
  * (A workload that is to be open on failure is not marked then, see mark_connect.c; what comes in goes to the
  * application.)
  */
-#include "nodeseal.h"
+#include "lookup.h"
 
 BPF_TABLE("hash", struct ns_address, u8, own, 256);
 BPF_TABLE("array", u32, u32, settings, 1);
@@ -35,40 +35,13 @@ static __always_inline void count(u32 key)
         *value += 1;
 }
 
-static __always_inline int open_on_failure(void)
+/* Whether any of these bits is set of the workload. */
+static __always_inline int has_setting(u32 wanted)
 {
     u32 key = 0;
     u32 *bits = settings.lookup(&key);
 
-    return bits && *bits & NS_SETTING_OPEN;
-}
-
-/* The packet's ends; 0 when the workload has no address of their family. */
-static __always_inline int read_flow(struct bpf_sk_lookup *ctx, struct ns_flow *flow)
-{
-    u32 key = 0;
-    u32 *wanted = settings.lookup(&key);
-
-    if (!wanted)
-        return 0;
-    flow->source_port = ctx->remote_port;
-    flow->destination_port = NS_NET16(ctx->local_port);
-    if (ctx->family == NS_AF_INET) {
-        flow->source = ns_mapped(ctx->remote_ip4);
-        flow->destination = ns_mapped(ctx->local_ip4);
-        return *wanted & NS_FAMILY_IPV4;
-    }
-    if (ctx->family != NS_AF_INET6)
-        return 0;
-    flow->source.word[0] = ctx->remote_ip6[0];
-    flow->source.word[1] = ctx->remote_ip6[1];
-    flow->source.word[2] = ctx->remote_ip6[2];
-    flow->source.word[3] = ctx->remote_ip6[3];
-    flow->destination.word[0] = ctx->local_ip6[0];
-    flow->destination.word[1] = ctx->local_ip6[1];
-    flow->destination.word[2] = ctx->local_ip6[2];
-    flow->destination.word[3] = ctx->local_ip6[3];
-    return *wanted & NS_FAMILY_IPV6;
+    return bits && *bits & wanted;
 }
 
 static __always_inline int captured(struct bpf_sk_lookup *ctx, struct ns_flow *flow)
@@ -98,7 +71,7 @@ int assign_lookup(struct bpf_sk_lookup *ctx)
     struct ns_flow flow = {};
     long error;
 
-    if (ctx->protocol != NS_IPPROTO_TCP || !read_flow(ctx, &flow))
+    if (ctx->protocol != NS_IPPROTO_TCP || !has_setting(read_flow(ctx, &flow)))
         return SK_PASS;
     if (ctx->ingress_ifindex != NS_LOOPBACK_IFINDEX) {
         if (!revisit(&flow))
@@ -110,7 +83,7 @@ int assign_lookup(struct bpf_sk_lookup *ctx)
 
     listener = (struct bpf_sock *)listeners.lookup(&role);
     if (!listener) {
-        if (role == NS_LISTENER_INBOUND && open_on_failure())
+        if (role == NS_LISTENER_INBOUND && has_setting(NS_SETTING_OPEN))
             return SK_PASS;
         count(NS_COUNT_LOOKUP_NO_LISTENER);
         return SK_DROP;

@@ -17,6 +17,7 @@
  * is to be open while nobody holds the listener.
  */
 #include "bypass.h"
+#include "lookup.h"
 
 BPF_TABLE("hash", struct ns_place, struct ns_claim, places, 16384);
 BPF_TABLE("sockmap", u32, u64, host_listeners, NS_HOST_NUMBERS *NS_LISTENER_COUNT);
@@ -35,28 +36,6 @@ static __always_inline void count(u32 key)
 
     if (value)
         *value += 1;
-}
-
-static __always_inline int read_flow(struct bpf_sk_lookup *ctx, struct ns_flow *flow)
-{
-    flow->source_port = ctx->remote_port;
-    flow->destination_port = NS_NET16(ctx->local_port);
-    if (ctx->family == NS_AF_INET) {
-        flow->source = ns_mapped(ctx->remote_ip4);
-        flow->destination = ns_mapped(ctx->local_ip4);
-        return 1;
-    }
-    if (ctx->family != NS_AF_INET6)
-        return 0;
-    flow->source.word[0] = ctx->remote_ip6[0];
-    flow->source.word[1] = ctx->remote_ip6[1];
-    flow->source.word[2] = ctx->remote_ip6[2];
-    flow->source.word[3] = ctx->remote_ip6[3];
-    flow->destination.word[0] = ctx->local_ip6[0];
-    flow->destination.word[1] = ctx->local_ip6[1];
-    flow->destination.word[2] = ctx->local_ip6[2];
-    flow->destination.word[3] = ctx->local_ip6[3];
-    return 1;
 }
 
 /* The mark with which note_loopback.c has noted this very packet, once; 0: it has not. */

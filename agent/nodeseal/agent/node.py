@@ -234,11 +234,9 @@ class Node:
             account = in_core.identity.service_account if in_core is not None else "default"
             target = captured.target
             workload = Workload(name, account, self.config.node, target.addresses, target.netns, True, Mode.PERMISSIVE)
-        # So that what has changed of it meanwhile is seen.
-        workload = replace(workload, host=captured.target.host)
-        # What is in force; the mesh state may say something else by now.
-        in_force = OnFailure.OPEN if captured.target.open_on_failure else OnFailure.CLOSED
-        workload = replace(workload, on_failure=in_force)
+        # What is in force: so that what the mesh state says otherwise by now is seen.
+        on_failure = OnFailure.OPEN if captured.target.open_on_failure else OnFailure.CLOSED
+        workload = replace(workload, host=captured.target.host, on_failure=on_failure)
         identity = in_core.identity if in_core is not None else workload.identity(self.trust_domain)
         held = Held(workload, 0, identity, captured, 0)
         given: dict[int, int] = {}

@@ -161,7 +161,10 @@ class EbpfBackend:
                 self.hosts.renew(entry, namespace, listeners)
                 journal.save()
                 return
-            installation.renew(entry, namespace, survey, programs, self._shared, self._pins, listeners)
+            capturing = entry.state == "capturing"
+            installation.install(
+                entry, namespace, survey, programs, self._shared, self._pins, listeners, capturing=capturing
+            )
             journal.save()
             return
         if entry.cgroup:

@@ -64,43 +64,16 @@ def install(
     shared: Mapping[str, int],
     pins: Path,
     listeners: Mapping[int, int],
-) -> None:
-    """Capture the namespace's connections. `shared`: the maps that all workloads share; `pins`: the bpffs directory.
-
-    Raises CaptureError, and leaves undoing to the caller.
-    """
-    _install(entry, namespace, survey, programs, shared, pins, listeners, capturing=True)
-
-
-def renew(
-    entry: Entry,
-    namespace: NetworkNamespace,
-    survey: routing.Survey,
-    programs: Programs,
-    shared: Mapping[str, int],
-    pins: Path,
-    listeners: Mapping[int, int],
-) -> None:
-    """Put programs of this version in the place of those that are attached; without a gap, see _install. One that
-    leaves goes on leaving. Raises CaptureError; it can be done again.
-    """
-    _install(entry, namespace, survey, programs, shared, pins, listeners, capturing=entry.state == "capturing")
-
-
-def _install(
-    entry: Entry,
-    namespace: NetworkNamespace,
-    survey: routing.Survey,
-    programs: Programs,
-    shared: Mapping[str, int],
-    pins: Path,
-    listeners: Mapping[int, int],
     *,
-    capturing: bool,
+    capturing: bool = True,
 ) -> None:
-    """What is attached by programs of another version stays attached, while the program in its link is exchanged
+    """Capture the namespace's connections. `shared`: the maps that all workloads share; `pins`: the bpffs directory;
+    `capturing`: False for a workload that leaves, of which only what its captured connections need is there.
+
+    What is attached by programs of another version stays attached, while the program in its link is exchanged
     (BPF_LINK_UPDATE). Maps that fit are kept; in the place of others come new ones, which are filled before a program
-    reads them, while the old ones live as long as an old program does.
+    reads them, while the old ones live as long as an old program does. Raises CaptureError, and leaves undoing to the
+    caller; it can be done again.
     """
     directory = pins / entry.pins
     replace = entry.programs != programs.version

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/*
+ * lookup.h: the packet that an sk_lookup program is asked about.
+ */
+#ifndef NODESEAL_LOOKUP_H
+#define NODESEAL_LOOKUP_H
+
+#include "nodeseal.h"
+
+/* Its ends; returns the bit of its family (NS_FAMILY_IPV4, NS_FAMILY_IPV6), 0 for one of another family. */
+static __always_inline u32 read_flow(struct bpf_sk_lookup *ctx, struct ns_flow *flow)
+{
+    flow->source_port = ctx->remote_port;
+    flow->destination_port = NS_NET16(ctx->local_port);
+    if (ctx->family == NS_AF_INET) {
+        flow->source = ns_mapped(ctx->remote_ip4);
+        flow->destination = ns_mapped(ctx->local_ip4);
+        return NS_FAMILY_IPV4;
+    }
+    if (ctx->family != NS_AF_INET6)
+        return 0;
+    flow->source.word[0] = ctx->remote_ip6[0];
+    flow->source.word[1] = ctx->remote_ip6[1];
+    flow->source.word[2] = ctx->remote_ip6[2];
+    flow->source.word[3] = ctx->remote_ip6[3];
+    flow->destination.word[0] = ctx->local_ip6[0];
+    flow->destination.word[1] = ctx->local_ip6[1];
+    flow->destination.word[2] = ctx->local_ip6[2];
+    flow->destination.word[3] = ctx->local_ip6[3];
+    return NS_FAMILY_IPV6;
+}
+
+#endif
