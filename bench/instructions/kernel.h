@@ -8,7 +8,8 @@
  *
  * Everything is deterministic: one thread, a clock that moves by a fixed step per epoll_wait, port numbers
  * counted up. The core's only worker runs on the main thread: kernel_run calls what it asked pthread_create
- * for. When the core has nothing to do, epoll_wait lets the applications act.
+ * for. Steps of handshakes are made there too, when they are given away. When the core has nothing to do,
+ * epoll_wait lets the applications act.
  *
  * Under callgrind nothing in here is counted: collection is off from the entry of a call until its return,
  * and off altogether before kernel_measure(1).

@@ -360,7 +360,7 @@ void flow_continue(struct flow *flow)
 {
     NS_CHECK(flow, FLOW_MAGIC);
     if (flow->state == FLOW_DECIDING)
-        flow_ask(flow, 0); /* the answer has come, and is in the cache */
+        flow_ask(flow, 0); /* it has just begun; or the answer has come, and is in the cache */
     else
         flow_relay(flow);
 }
@@ -413,7 +413,11 @@ static void on_request(void *owner, int32_t id, const struct ns_address *authori
     flow->destination = *authority;
     flow->endpoint = *authority;
     flow_note_tls(flow);
-    flow_ask(flow, 0);
+    /* A hundred may come at once, behind a handshake. */
+    if (turns_event(&flow->worker->turns, &workload->share))
+        flow_ask(flow, 0);
+    else
+        task_wait(&flow->worker->turns, &workload->share, &flow->task);
 }
 
 static void on_response(void *owner, void *stream, int status)
@@ -478,12 +482,21 @@ void flow_tunnel_lost(struct flow *flow, const char *reason)
     if (flow->state == FLOW_CONNECTING && flow->direction == NS_OUTBOUND) {
         /* A pooled tunnel may have died unnoticed: then a fresh one is tried. One that never opened is told.
          */
-        int again = flow->tunnel->tls.peer[0] != 0 && flow->tunnel->tls.error[0] == 0;
+        int again = flow->tunnel->opened && flow->tunnel->tls.error[0] == 0;
         flow_route_failed(flow, again, reason);
         return;
     }
     flow_leave_tunnel(flow);
     flow_abort(flow, reason);
+}
+
+/* A frame costs about half of a unit. */
+static int on_enough(void *owner)
+{
+    struct tunnel *tunnel = owner;
+    struct share *share = &tunnel->workload->share;
+    turns_spend(share, 1);
+    return !turns_left(&tunnel->worker->turns, share, TURN_SHARE);
 }
 
 static void on_goaway(void *owner)
@@ -504,6 +517,7 @@ const struct h2_events FLOW_EVENTS = {
     .end = relay_stream_end,
     .closed = on_closed,
     .source = relay_stream_source,
+    .enough = on_enough,
     .goaway = on_goaway,
     .pong = on_pong,
 };

@@ -305,7 +305,8 @@ size_t h2_produce(struct h2 *h2, uint8_t *out, size_t capacity, int *more)
     h2->out_capacity = capacity;
     h2->full = 0;
     while (!h2->full) {
-        h2->full = h2->out_length + CONTROL_MAX > capacity;
+        h2->full =
+            h2->out_length + CONTROL_MAX > capacity || (h2->out_length > 0 && h2->events->enough(h2->owner));
         if (h2->full)
             break;
         const uint8_t *frame;

@@ -30,7 +30,7 @@ enum {
         << 20, /* a multiple of the stream's: equal sizes can deadlock applications (ztunnel) */
     H2_FRAME_MAX = 224
         << 10, /* largest DATA frame; a scratch buffer holds one. When sent, the peer's limit also holds */
-    H2_PRODUCE_MIN = 32 << 10,
+    H2_PRODUCE_MIN = 24 << 10,
     H2_STREAMS_PER_TUNNEL = 100, /* opened by us on one connection */
     H2_STREAMS_ACCEPTED = 200,   /* announced to peers; ztunnel's server accepts as many */
 };
@@ -61,6 +61,8 @@ struct h2_events {
     /* Places up to `capacity` bytes at out. Returns how many (with *end set if they are the last, 0 is then
      * allowed), or H2_SOURCE_LATER (h2_resume continues), or H2_SOURCE_FAILED (the stream is reset). */
     ssize_t (*source)(void *owner, void *stream, uint8_t *out, size_t capacity, int *end);
+    /* Asked behind each frame that h2_produce has written: true to leave the rest for the next one. */
+    int (*enough)(void *owner);
     /* The peer will accept no new streams (GOAWAY). */
     void (*goaway)(void *owner);
     void (*pong)(void *owner);
@@ -74,9 +76,9 @@ void h2_free(struct h2 *h2);
  * h2_broken tells as soon as that was produced, and so does the next h2_feed. */
 int h2_feed(struct h2 *h2, const uint8_t *bytes, size_t length);
 int h2_broken(const struct h2 *h2);
-/* Writes frames to out; returns their length. *more is set if the buffer ended before the frames did. The
- * capacity must be at least H2_PRODUCE_MIN; frames are as large as there is room. Returns (size_t)-1 on an
- * internal failure. */
+/* Writes frames to out; returns their length. *more is set if the buffer, or `enough`, ended before the
+ * frames did. The capacity must be at least H2_PRODUCE_MIN; frames are as large as there is room. Returns
+ * (size_t)-1 on an internal failure. */
 size_t h2_produce(struct h2 *h2, uint8_t *out, size_t capacity, int *more);
 /* True while h2_produce would write something (streams that wait in LATER apart). */
 int h2_wants_produce(const struct h2 *h2);

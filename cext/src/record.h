@@ -30,6 +30,7 @@ enum tls_result {
     TLS_WANT = 1,   /* more ciphertext from the peer is needed */
     TLS_CLOSED = 2, /* the peer said close_notify */
     TLS_FAILED = 3, /* protocol or verification failure; tls->error says which; an alert may be in the sink */
+    TLS_CHOOSE = 4, /* a server's handshake waits for tls_present */
 };
 
 /* Ciphertext that has arrived; reading moves it on. */

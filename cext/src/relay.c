@@ -382,7 +382,11 @@ void relay_stream_data(void *owner, void *stream, const uint8_t *bytes, size_t l
         gathered->count = 0;
     }
     flow->to_near.bytes += length;
-    gathered->pieces[gathered->count++] = (struct iovec){(void *)(uintptr_t)bytes, length};
+    struct iovec *last = gathered->count > 0 ? &gathered->pieces[gathered->count - 1] : NULL;
+    if (last != NULL && (const uint8_t *)last->iov_base + last->iov_len == bytes)
+        last->iov_len += length; /* the rest of a frame that was handed on in slices */
+    else
+        gathered->pieces[gathered->count++] = (struct iovec){(void *)(uintptr_t)bytes, length};
 }
 
 void relay_stream_end(void *owner, void *stream)

@@ -151,18 +151,13 @@ void tls_name_of(OSSL_LIB_CTX *libctx, const char *identity, char out[TLS_NAME_S
     snprintf(out + 2 * USED, TLS_NAME_SIZE - 2 * USED, ".nodeseal");
 }
 
-/* Runs inside a server's handshake for each hello. Nothing in the answer tells that the name was read. */
-static int choose_credentials(SSL *ssl, int *alert, void *unused)
+/* Runs inside a handshake before a certificate is needed. -1 leaves it (SSL_CTX_set_cert_cb(3)): a server has
+ * read the hello, and answered nothing. Its answer will not tell that the name was read. */
+static int wait_for_choice(SSL *ssl, void *unused)
 {
-    (void)alert;
     (void)unused;
-    struct tls *tls = SSL_get_ex_data(ssl, session_index);
-    const struct tls_credentials *chosen =
-        tls->choose == NULL ? NULL
-                            : tls->choose(tls->chooser, SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name));
-    if (chosen != NULL && SSL_get_SSL_CTX(ssl) != chosen->context)
-        (void)SSL_set_SSL_CTX(ssl, chosen->context);
-    return SSL_TLSEXT_ERR_NOACK;
+    const struct tls *tls = SSL_get_ex_data(ssl, session_index);
+    return tls->choosing ? -1 : 1;
 }
 
 /* ---- what the record layer needs to go on after the handshake ---- */
@@ -332,7 +327,7 @@ static SSL_CTX *context_new(OSSL_LIB_CTX *libctx, const char *chain_pem, const c
     SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, verify_peer);
     SSL_CTX_set_alpn_protos(ctx, ALPN_H2, sizeof(ALPN_H2));
     SSL_CTX_set_alpn_select_cb(ctx, select_alpn, NULL);
-    SSL_CTX_set_tlsext_servername_callback(ctx, choose_credentials);
+    SSL_CTX_set_cert_cb(ctx, wait_for_choice, NULL);
     return ctx;
 }
 
@@ -408,6 +403,8 @@ static enum tls_result handshake_result(struct tls *tls, int returned)
     switch (SSL_get_error(tls->ssl, returned)) {
     case SSL_ERROR_WANT_READ:
         return TLS_WANT;
+    case SSL_ERROR_WANT_X509_LOOKUP:
+        return TLS_CHOOSE;
     case SSL_ERROR_ZERO_RETURN:
         return TLS_CLOSED;
     default:
@@ -439,6 +436,18 @@ enum tls_result tls_handshake(struct tls *tls, struct tls_sink *sink)
     /* Only now has the peer proved that it holds the certificate's key. */
     snprintf(tls->peer, sizeof(tls->peer), "%s", peer);
     return TLS_OK;
+}
+
+const char *tls_wanted(const struct tls *tls)
+{
+    return SSL_get_servername(tls->ssl, TLSEXT_NAMETYPE_host_name);
+}
+
+void tls_present(struct tls *tls, const struct tls_credentials *credentials)
+{
+    tls->choosing = 0;
+    if (credentials != NULL && SSL_get_SSL_CTX(tls->ssl) != credentials->context)
+        (void)SSL_set_SSL_CTX(tls->ssl, credentials->context);
 }
 
 /* Notes why the record layer failed. */

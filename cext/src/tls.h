@@ -4,7 +4,7 @@
  * Ciphertext goes in and out through memory only. While a call runs, the session reads from the bytes that
  * the caller feeds and writes into the caller's sink; between calls it holds an incomplete record, and no
  * buffer when idle. The handshake is OpenSSL's; once it is done, its session is freed and the record layer
- * (record.h) has the traffic secrets. One session belongs to one thread.
+ * (record.h) has the traffic secrets. One session belongs to one thread at a time.
  *
  * Both sides prove an identity: a chain to the trust bundle, exactly one URI SAN that is a SPIFFE id, in the
  * right trust domain. A client also names the only identity it accepts. All of this is checked inside the
@@ -37,10 +37,6 @@ int tls_credentials_init(struct tls_credentials *credentials, OSSL_LIB_CTX *libc
                          const char *key_pem, const char *bundle_pem, char *error, size_t error_size);
 void tls_credentials_dispose(struct tls_credentials *credentials);
 
-/* A server's choice once the client's hello has come: `name` is what it asks for, NULL if it does not say.
- * Returns what to present, or NULL: what the session began with. */
-typedef const struct tls_credentials *tls_choose(void *owner, const char *name);
-
 struct tls {
     SSL *ssl;                 /* NULL once the handshake is done, and after dispose */
     struct record record;     /* begins when the handshake is done */
@@ -50,8 +46,7 @@ struct tls {
     uint8_t finished;         /* of the handshake's two Finished: 1: ours was written, 2: theirs read */
     uint8_t late;             /* the handshake went on behind a Finished: no one else may go on with it */
     const char *trust_domain; /* borrowed; peers of another are refused */
-    tls_choose *choose;       /* server: NULL: there is no choice */
-    void *chooser;            /* its `owner` */
+    uint8_t choosing; /* server, set by the caller: once the client has said whom it wants, TLS_CHOOSE */
     char expected[NS_IDENTITY_MAX]; /* client: the only peer identity accepted */
     char peer[NS_IDENTITY_MAX];     /* verified identity of the peer; "" before the handshake is done */
     char error[NS_REASON_MAX];      /* after TLS_FAILED: one line */
@@ -71,8 +66,12 @@ int tls_ask_by_name(struct tls *tls);
 /* Gives the session ciphertext for the following calls; they have taken all of it once one returns TLS_WANT.
  */
 void tls_feed(struct tls *tls, const uint8_t *bytes, size_t length);
-/* Drives the handshake. TLS_OK once it is complete and the peer is verified. */
+/* Drives the handshake. TLS_OK once it is complete and the peer is verified; TLS_CHOOSE at most once. */
 enum tls_result tls_handshake(struct tls *tls, struct tls_sink *sink);
+/* After TLS_CHOOSE: whom the client asks for; NULL if it does not say. */
+const char *tls_wanted(const struct tls *tls);
+/* After TLS_CHOOSE: what the handshake goes on with; NULL: what the session began with. */
+void tls_present(struct tls *tls, const struct tls_credentials *credentials);
 /* Decrypts as much as fits into `out`, which must not overlap the feed; TLS_OK with *length > 0, or another
  * result with *length == 0. */
 enum tls_result tls_read(struct tls *tls, struct tls_sink *sink, uint8_t *out, size_t capacity,

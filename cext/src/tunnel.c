@@ -11,6 +11,9 @@
  * peers are asked for small windows (tunnel_windows): what is on its way already still arrives. A tunnel is
  * read in any case: unread, it would answer no ping, and its peer would end all that runs in it.
  *
+ * The handshake's steps are made by another thread (handshakes.h). A tunnel that ends meanwhile is kept until
+ * its step is back.
+ *
  * A tunnel must not be torn down while nghttp2 or OpenSSL are on the stack: what finds a reason in a callback
  * sets `doom` (tunnel_touch makes sure that the end of the turn looks at it).
  */
@@ -35,6 +38,7 @@ enum {
     RETRY_MS = 50,
     NOTICE_MS = 1000, /* for streams that are on their way when the peer is told to open no more */
     WRITE_VECTORS = 64,
+    HANDSHAKE_READ = 32768, /* what one step of a handshake gets */
 };
 
 static size_t bucket_of(const struct workload *workload, const struct ns_address *address)
@@ -56,8 +60,10 @@ static struct tunnel *tunnel_new(struct worker *worker, struct workload *workloa
     link_init(&tunnel->pool_link);
     link_init(&tunnel->dirty_link);
     link_init(&tunnel->task.link);
+    step_init(&tunnel->step, &tunnel->tls);
     tunnel->task.kind = TASK_TUNNEL;
-    tunnel->pending.account = &workload->quota->memory;
+    tunnel->pending.account = tunnel->unfed.account = &workload->quota->memory;
+    tunnel->slice = SLICE_LEAST;
     link_init(&tunnel->flows);
     tunnel->poll.fd = -1;
     tunnel->poll.kind = POLL_TUNNEL;
@@ -169,22 +175,19 @@ static void tunnel_pass_on(struct tunnel *tunnel, struct workload *workload)
     link_remove(&tunnel->dirty_link);
     link_remove(&tunnel->link);
     link_append(&workload->tunnels, &tunnel->link);
-    tunnel->pending.account = &workload->quota->memory;
+    tunnel->pending.account = tunnel->unfed.account = &workload->quota->memory;
     tunnel->workload = workload;
     if (workload->tight)
         h2_windows(tunnel->h2, QUOTA_WINDOW_TIGHT);
 }
 
 /* Without a name it is always the same one who answers, whoever accepted. */
-static const struct tls_credentials *tunnel_choose(void *owner, const char *name)
+static void tunnel_choose(struct tunnel *tunnel)
 {
-    struct tunnel *tunnel = owner;
-    struct workload *workload = workload_named(tunnel->worker, tunnel->workload, name);
-    if (workload == NULL)
-        return NULL;
-    if (workload != tunnel->workload && tunnel->pending.length == 0)
+    struct workload *workload = workload_named(tunnel->worker, tunnel->workload, tls_wanted(&tunnel->tls));
+    if (workload != NULL && workload != tunnel->workload)
         tunnel_pass_on(tunnel, workload);
-    return &tunnel->workload->credentials;
+    tls_present(&tunnel->tls, workload != NULL ? &tunnel->workload->credentials : NULL);
 }
 
 void tunnel_accept(struct worker *worker, struct workload *workload, int fd, const struct ns_address *peer)
@@ -205,10 +208,7 @@ void tunnel_accept(struct worker *worker, struct workload *workload, int fd, con
         tunnel_abort(tunnel, "the connection could not be set up");
         return;
     }
-    if (workload->neighbours) {
-        tunnel->tls.choose = tunnel_choose;
-        tunnel->tls.chooser = tunnel;
-    }
+    tunnel->tls.choosing = workload->neighbours;
 }
 
 /* ---- writing ---- */
@@ -300,7 +300,7 @@ static int tunnel_is_done(const struct tunnel *tunnel)
 {
     int unacknowledged = 0;
     return tunnel->state < TUNNEL_CLOSED && tunnel->retired && link_empty(&tunnel->flows) &&
-           tunnel->pending.length == 0 &&
+           tunnel->pending.length == 0 && tunnel->unfed.length == 0 &&
            (ioctl(tunnel->poll.fd, SIOCOUTQ, &unacknowledged) != 0 || unacknowledged == 0);
 }
 
@@ -328,83 +328,144 @@ static void tunnel_defer(struct tunnel *tunnel)
     struct share *share = &tunnel->workload->share;
     if (tunnel->state == TUNNEL_OPEN)
         task_again(turns, share, &tunnel->task);
-    else
+    else if (!tunnel->step.out)
         turns_step(turns, share, &tunnel->task.link);
 }
 
-static void handshake_done(struct tunnel *tunnel)
+/* What was read before comes first. */
+static void tunnel_go_on_later(struct tunnel *tunnel)
 {
-    tunnel->state = TUNNEL_OPEN;
-    tunnel_touch(tunnel); /* SETTINGS, and the streams that waited */
+    if (tunnel->unfed.length > 0)
+        task_wait(&tunnel->worker->turns, &tunnel->workload->share, &tunnel->task);
+    else if (tunnel->poll.readable)
+        tunnel_defer(tunnel);
 }
 
-static void handshake_failed(struct tunnel *tunnel)
+/* Sends what the session has to say, also when the tunnel is doomed: an alert is worth it. */
+static void tunnel_say(struct tunnel *tunnel, const uint8_t *bytes, size_t length)
 {
-    tunnel->workload->stats.tls_failed++;
-    tunnel->doom = tunnel->tls.error;
+    const char *doom = tunnel->doom;
+    if (length == 0)
+        return;
+    tunnel->doom = NULL;
+    tunnel_send(tunnel, bytes, length);
+    if (doom != NULL)
+        tunnel->doom = doom;
 }
 
-/* Decrypts what has been fed and hands it on. */
+/* How much to hand on before the share is looked at again. Slices that cost nothing (a large message) grow.
+ */
+static size_t next_slice(struct tunnel *tunnel, size_t left, uint32_t spent)
+{
+    if (!turns_contended(&tunnel->worker->turns))
+        return left;
+    tunnel->slice = spent > 0 ? SLICE_LEAST : 2 * tunnel->slice;
+    if (tunnel->slice > PIECE_BESIDE_LIGHT)
+        tunnel->slice = PIECE_BESIDE_LIGHT;
+    return tunnel->slice < left ? tunnel->slice : left;
+}
+
+/* Hands plaintext on, as far as the share lasts. Returns how much of it. */
+static size_t tunnel_feed(struct tunnel *tunnel, const uint8_t *bytes, size_t length)
+{
+    struct share *share = &tunnel->workload->share;
+    size_t fed = 0;
+    uint32_t spent = 1;
+    do {
+        size_t slice = next_slice(tunnel, length - fed, spent);
+        spent = share->spent;
+        if (h2_feed(tunnel->h2, bytes + fed, slice) != 0)
+            tunnel->doom = "the peer broke the HTTP/2 protocol";
+        fed += slice;
+        spent = share->spent - spent;
+    } while (fed < length && tunnel->doom == NULL && turns_left(&tunnel->worker->turns, share, TURN_SHARE));
+    relay_gathered(tunnel->worker);
+    return fed;
+}
+
+/* Goes on with what could not be handed on before. */
+static void tunnel_feed_unfed(struct tunnel *tunnel)
+{
+    struct worker *worker = tunnel->worker;
+    do {
+        struct iovec piece;
+        (void)byte_queue_vectors(&tunnel->unfed, &piece, 1);
+        size_t fed = tunnel_feed(tunnel, piece.iov_base, piece.iov_len);
+        byte_queue_consume(&tunnel->unfed, &worker->blocks, fed);
+    } while (tunnel->unfed.length > 0 && tunnel->doom == NULL &&
+             turns_left(&worker->turns, &tunnel->workload->share, TURN_SHARE));
+    if (tunnel->unfed.length == 0 && tunnel->doom == NULL)
+        tunnel->doom = tunnel->unfed_doom;
+}
+
+/* Decrypts what has been fed and hands it on, or keeps it. */
 static void tunnel_digest(struct tunnel *tunnel)
 {
     struct worker *worker = tunnel->worker;
     struct tls_sink sink = tunnel_sink(tunnel);
     enum tls_result result = TLS_OK;
-    if (tunnel->state == TUNNEL_HANDSHAKE) {
-        result = tls_handshake(&tunnel->tls, &sink);
-        if (result == TLS_OK)
-            handshake_done(tunnel);
-        else if (result != TLS_WANT)
-            handshake_failed(tunnel);
-    }
+    const char *doom = NULL;
     while (result == TLS_OK && tunnel->doom == NULL) {
         size_t length;
+        size_t fed = 0;
         result = tls_read(&tunnel->tls, &sink, worker->plain, SCRATCH_SIZE + SCRATCH_SPARE, &length);
-        if (result == TLS_OK && h2_feed(tunnel->h2, worker->plain, length) != 0)
-            tunnel->doom = "the peer broke the HTTP/2 protocol";
-        relay_gathered(worker);
+        if (result == TLS_OK && tunnel->unfed.length == 0)
+            fed = tunnel_feed(tunnel, worker->plain, length);
+        if (fed < length && tunnel->doom == NULL)
+            byte_queue_append(&tunnel->unfed, &worker->blocks, worker->plain + fed, length - fed);
     }
-    if (result == TLS_CLOSED && tunnel->doom == NULL)
-        tunnel->doom = "the peer closed the tunnel";
-    if (result == TLS_FAILED && tunnel->doom == NULL)
-        tunnel->doom = tunnel->tls.error;
-    if (sink.length > 0) {
-        const char *doom = tunnel->doom; /* an alert is worth sending all the same */
-        tunnel->doom = NULL;
-        tunnel_send(tunnel, sink.bytes, sink.length);
-        if (doom != NULL)
-            tunnel->doom = doom;
+    if (result == TLS_CLOSED)
+        doom = "the peer closed the tunnel";
+    if (result == TLS_FAILED)
+        doom = tunnel->tls.error;
+    if (tunnel->unfed.length > 0)
+        tunnel->unfed_doom = doom;
+    else if (tunnel->doom == NULL)
+        tunnel->doom = doom;
+    tunnel_say(tunnel, sink.bytes, sink.length);
+}
+
+/* Reads ciphertext into worker->incoming, up to `room` bytes. Returns how much; 0: nothing, or the tunnel is
+ * doomed. */
+static size_t tunnel_receive(struct tunnel *tunnel, size_t room)
+{
+    struct worker *worker = tunnel->worker;
+    ssize_t got = recv(tunnel->poll.fd, worker->incoming, room, MSG_DONTWAIT);
+    turns_moved(&tunnel->workload->share, got > 0 ? (size_t)got : 0);
+    if (got > 0) {
+        tunnel->heard_ms = worker->now_ms;
+        if ((size_t)got < room && !tunnel->poll.ending)
+            tunnel->poll.readable = 0;
+        return (size_t)got;
     }
+    if (got == 0)
+        tunnel->doom = "the peer closed the connection";
+    else if (errno == EAGAIN)
+        tunnel->poll.readable = 0;
+    else if (errno != EINTR)
+        tunnel->doom = "the connection to the peer broke";
+    return 0;
 }
 
 void tunnel_read(struct tunnel *tunnel)
 {
     NS_CHECK(tunnel, TUNNEL_MAGIC);
     struct worker *worker = tunnel->worker;
-    if (tunnel->poll.readable && tunnel->doom == NULL) {
+    if (tunnel->unfed.length > 0 && tunnel->doom == NULL) {
+        tunnel_feed_unfed(tunnel);
+    } else if (tunnel->poll.readable && tunnel->doom == NULL) {
         /* The sealed and the opened bytes share no buffer: plain is written while cipher is read. */
         size_t room = turns_piece(&worker->turns, &tunnel->workload->share, SCRATCH_SIZE);
-        ssize_t got = recv(tunnel->poll.fd, worker->incoming, room, MSG_DONTWAIT);
-        turns_moved(&tunnel->workload->share, got > 0 ? (size_t)got : 0);
+        size_t got = tunnel_receive(tunnel, room);
         if (got > 0) {
-            tunnel->heard_ms = worker->now_ms;
-            if ((size_t)got < room && !tunnel->poll.ending)
-                tunnel->poll.readable = 0;
-            tls_feed(&tunnel->tls, worker->incoming, (size_t)got);
+            tls_feed(&tunnel->tls, worker->incoming, got);
             tunnel_digest(tunnel);
-        } else if (got == 0) {
-            tunnel->doom = "the peer closed the connection";
-        } else if (errno == EAGAIN) {
-            tunnel->poll.readable = 0;
-        } else if (errno != EINTR) {
-            tunnel->doom = "the connection to the peer broke";
         }
     }
     if (tunnel->doom != NULL)
         tunnel_abort(tunnel, tunnel->doom);
     else {
-        if (tunnel->poll.readable)
-            tunnel_defer(tunnel);
+        tunnel_go_on_later(tunnel);
         tunnel_touch(tunnel);
     }
 }
@@ -434,17 +495,67 @@ static void tunnel_connected(struct tunnel *tunnel)
     tunnel_defer(tunnel); /* ClientHello */
 }
 
+/* A copy of what was read lasts as long as the step. */
+static void step_feed(struct tunnel *tunnel, size_t length)
+{
+    step_dispose(&tunnel->step);
+    if (length > 0) {
+        tunnel->step.input = ns_alloc(length);
+        memcpy(tunnel->step.input, tunnel->worker->incoming, length);
+    }
+    tls_feed(&tunnel->tls, tunnel->step.input, length);
+}
+
 void tunnel_handshake(struct tunnel *tunnel)
 {
     NS_CHECK(tunnel, TUNNEL_MAGIC);
-    if (tunnel->poll.readable) {
-        tunnel_read(tunnel);
-        return;
-    }
-    tls_feed(&tunnel->tls, NULL, 0);
-    tunnel_digest(tunnel);
+    /* What a step has left (TLS_CHOOSE) comes first. */
+    if (tunnel->step.result != TLS_CHOOSE)
+        step_feed(tunnel, tunnel->poll.readable ? tunnel_receive(tunnel, HANDSHAKE_READ) : 0);
     if (tunnel->doom != NULL)
         tunnel_abort(tunnel, tunnel->doom);
+    else
+        handshakes_give(&tunnel->worker->handshakes, &tunnel->step);
+}
+
+static void handshake_done(struct tunnel *tunnel)
+{
+    tunnel->state = TUNNEL_OPEN;
+    tunnel->opened = 1;
+    tunnel_touch(tunnel);  /* SETTINGS, and the streams that waited */
+    tunnel_digest(tunnel); /* what the peer has sent behind its Finished */
+}
+
+static void handshake_failed(struct tunnel *tunnel)
+{
+    tunnel->workload->stats.tls_failed++;
+    tunnel->doom = tunnel->tls.error;
+}
+
+void tunnel_stepped(struct tunnel *tunnel)
+{
+    NS_CHECK(tunnel, TUNNEL_MAGIC);
+    if (tunnel->state == TUNNEL_CLOSED) {
+        link_append(&tunnel->worker->dead_tunnels, &tunnel->link);
+        return;
+    }
+    enum tls_result result = tunnel->step.result;
+    (void)turns_event(&tunnel->worker->turns, &tunnel->workload->share);
+    tunnel_say(tunnel, tunnel->step.output, tunnel->step.output_length);
+    if (result == TLS_OK)
+        handshake_done(tunnel);
+    else if (result == TLS_CHOOSE)
+        tunnel_choose(tunnel);
+    else if (result != TLS_WANT)
+        handshake_failed(tunnel);
+    if (result != TLS_CHOOSE)
+        step_dispose(&tunnel->step);
+    if (tunnel->doom != NULL)
+        tunnel_abort(tunnel, tunnel->doom);
+    else if (result == TLS_CHOOSE)
+        tunnel_defer(tunnel);
+    else
+        tunnel_go_on_later(tunnel);
 }
 
 void tunnel_event(struct tunnel *tunnel, uint32_t events)
@@ -590,10 +701,13 @@ void tunnel_abort(struct tunnel *tunnel, const char *reason)
     struct link *at, *next;
     link_each(at, next, &tunnel->flows) flow_tunnel_lost(container_of(at, struct flow, tunnel_link), reason);
     tunnel_close(tunnel);
+    byte_queue_clear(&tunnel->pending, &worker->blocks); /* their account may not last as long as the step */
+    byte_queue_clear(&tunnel->unfed, &worker->blocks);
     link_remove(&tunnel->dirty_link);
     link_remove(&tunnel->task.link);
     link_remove(&tunnel->link);
-    link_append(&worker->dead_tunnels, &tunnel->link);
+    if (!tunnel->step.out)
+        link_append(&worker->dead_tunnels, &tunnel->link);
     worker->live_tunnels--;
     tunnel->workload->live_tunnels--;
     if (tunnel->role == TLS_SERVER)
@@ -606,7 +720,7 @@ void tunnel_free(struct tunnel *tunnel)
     link_remove(&tunnel->link);
     h2_free(tunnel->h2);
     tls_dispose(&tunnel->tls);
-    byte_queue_clear(&tunnel->pending, &tunnel->worker->blocks);
+    step_dispose(&tunnel->step);
     tunnel->magic = 0;
     free(tunnel);
 }

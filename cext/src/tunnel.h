@@ -9,6 +9,7 @@
 #define NS_TUNNEL_H
 
 #include "h2.h"
+#include "handshakes.h"
 #include "worker.h"
 
 /* Ordered: a tunnel only moves forward, except from CONNECTING back to WAITING. */
@@ -35,9 +36,15 @@ struct tunnel {
     struct link flows;      /* by flow.tunnel_link */
     struct pollable poll;
     struct tls tls;
+    struct step step; /* of the handshake; while it is out, `tls` is not to be touched */
+    int opened;       /* the handshake was done, once */
     struct h2 *h2;
     struct byte_queue
         pending; /* ciphertext that the socket did not take; nothing is produced while there is some */
+    struct byte_queue
+        unfed; /* plaintext for which there was no time yet; nothing is read while there is some */
+    const char *unfed_doom;  /* what came behind it */
+    size_t slice;            /* of plaintext handed on at once, while workloads share the turn */
     struct ns_address local; /* server: where the peer connected to */
     struct ns_address peer;
     uint64_t first_try_ms;
@@ -75,8 +82,10 @@ void tunnel_touch(struct tunnel *tunnel);
 void tunnel_flow_left(struct tunnel *tunnel);
 void tunnel_event(struct tunnel *tunnel, uint32_t events);
 void tunnel_read(struct tunnel *tunnel);
-/* Makes a step of the handshake, as far as the peer's bytes lead. */
+/* It is its turn to make a step of the handshake: reads, and gives the step away. */
 void tunnel_handshake(struct tunnel *tunnel);
+/* The step was taken back. */
+void tunnel_stepped(struct tunnel *tunnel);
 void tunnel_flush(struct tunnel *tunnel);
 void tunnel_tick(struct tunnel *tunnel);
 /* Asks the peer for another window of each stream. */

@@ -7,6 +7,9 @@
  * has something there is visited once a turn. So what an event waits for is bounded by the number of busy
  * workloads, not by the number of their connections. A share is exceeded by one task at most.
  *
+ * A tunnel's one read may be messages of hundreds of streams, so what was read is handed on in slices while
+ * the share lasts; and one write takes no more frames than it pays for.
+ *
  * Large shares, and reads of a whole scratch buffer, are best for those who move much. Beside a light
  * workload they are smaller: BESIDE_LIGHT parts of 8, and PIECE_BESIDE_LIGHT at once. Light is who has an
  * event and has neither used up a share nor moved something large in the last HEAVY_MS; it counts for
@@ -35,8 +38,9 @@ enum {
     CONTENDED_MS = 1000,
     HEAVY_MS = 100,
     HEAVY_BYTES = 32768, /* at once */
-    BESIDE_LIGHT = 3,
-    PIECE_BESIDE_LIGHT = 32768,
+    BESIDE_LIGHT = 2,
+    PIECE_BESIDE_LIGHT = 16384,
+    SLICE_LEAST = 256, /* of plaintext: a dozen requests, or answers */
 };
 
 enum task_kind { TASK_FLOW, TASK_TUNNEL };
@@ -175,10 +179,10 @@ void turns_run_writes(struct turns *turns, link_run *run, void *owner);
 /* The next step of a handshake, of each workload in turn; NULL: there is none. Unlinked. */
 struct link *turns_next_step(struct turns *turns);
 
-/* True while anything is left for a next turn. */
+/* True while anything is left for the next turn, whatever happens; steps wait for one of them to end. */
 static inline int turns_busy(const struct turns *turns)
 {
-    return !link_empty(&turns->tasks) || !link_empty(&turns->writes) || !link_empty(&turns->steps);
+    return !link_empty(&turns->tasks) || !link_empty(&turns->writes);
 }
 
 #endif

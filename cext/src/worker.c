@@ -552,13 +552,31 @@ static void answered(void *owner, struct decision_waiter *waiter, struct decisio
 
 /* ---- the loop ---- */
 
+static void steps_take(struct link *steps)
+{
+    while (!link_empty(steps)) {
+        struct step *step = container_of(steps->next, struct step, link);
+        link_remove(&step->link);
+        tunnel_stepped(container_of(step, struct tunnel, step));
+    }
+}
+
+static void handshakes_go_on(struct worker *worker)
+{
+    struct link made;
+    link_init(&made);
+    handshakes_take(&worker->handshakes, &made);
+    steps_take(&made);
+}
+
 static void dispatch(struct worker *worker, struct pollable *pollable, uint32_t events)
 {
     if (pollable->fd < 0)
         return; /* closed earlier in this batch */
     switch (pollable->kind) {
     case POLL_WAKE:
-        mailbox_run(worker);
+        mailbox_run(worker); /* first: it lowers the eventfd, which the next is told by as well */
+        handshakes_go_on(worker);
         break;
     case POLL_LISTENER:
         listener_event(worker, container_of(pollable, struct listener, poll));
@@ -603,26 +621,11 @@ static void tunnel_write(void *owner, struct link *link)
     tunnel_flush(container_of(link, struct tunnel, dirty_link));
 }
 
-/* As many steps as take no longer than the rest of the turn, which began at worker->now_us; one at least, and
- * no more while a light workload may have something to do at any moment. */
 static void continue_handshakes(struct worker *worker)
 {
-    if (link_empty(&worker->turns.steps))
-        return;
-    uint64_t until_us = 0;
-    int most = worker->now_ms < worker->turns.light_until_ms ? 1 : TURN_HANDSHAKES;
-    for (int i = 0; i < most; i++) {
-        struct link *step = turns_next_step(&worker->turns);
-        if (step == NULL)
-            return;
-        if (i == 0) {
-            uint64_t now_us = clock_us(CLOCK_MONOTONIC);
-            until_us = now_us + (now_us - worker->now_us);
-        }
-        tunnel_handshake(container_of(step, struct tunnel, task.link));
-        if (clock_us(CLOCK_MONOTONIC) >= until_us)
-            return;
-    }
+    struct link *task_link;
+    while (handshakes_room(&worker->handshakes) && (task_link = turns_next_step(&worker->turns)) != NULL)
+        tunnel_handshake(container_of(task_link, struct tunnel, task.link));
 }
 
 static void tick_tunnels(struct worker *worker, struct workload *workload, void *dials)
@@ -704,7 +707,7 @@ static void *worker_main(void *argument)
             turns_begin(&worker->turns, worker->now_ms);
             turns_run_writes(&worker->turns, tunnel_write, worker);
         }
-        continue_handshakes(worker); /* last: what is written waits for none */
+        continue_handshakes(worker);
         continue_rechecks(worker);
         if (!link_empty(&worker->leaving_workloads))
             continue_leaving(worker, ENDS_PER_TURN);
@@ -713,6 +716,10 @@ static void *worker_main(void *argument)
         bury(worker);
         balance_show(worker);
     }
+    struct link made;
+    link_init(&made);
+    handshakes_stop(&worker->handshakes, &made);
+    steps_take(&made);
     workloads_each(worker, workload_remove, NULL);
     continue_leaving(worker, INT_MAX);
     bury(worker);
@@ -777,28 +784,56 @@ static void worker_dispose(struct worker *worker)
     pthread_mutex_destroy(&worker->mailbox_mutex);
 }
 
+/* 0, or an errno. */
+static int thread_start(pthread_t *thread, void *(*run)(void *), void *argument, const char *kind,
+                        uint32_t index)
+{
+    char name[16];
+    sigset_t all, before;
+    /* Signals are the main thread's; a thread inherits the mask it is started under. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(thread, NULL, run, argument);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (error != 0)
+        return error;
+    snprintf(name, sizeof(name), "%s-%u", kind, index % 100);
+    pthread_setname_np(*thread, name);
+    return 0;
+}
+
+static int worker_threads(struct worker *worker)
+{
+    struct link none;
+    handshakes_init(&worker->handshakes, worker->wake.fd);
+    int error = thread_start(&worker->handshakes.thread, handshakes_main, &worker->handshakes, "handshakes",
+                             worker->index);
+    if (error != 0)
+        return error;
+    error = thread_start(&worker->thread, worker_main, worker, "worker", worker->index);
+    link_init(&none);
+    if (error != 0)
+        handshakes_stop(&worker->handshakes, &none);
+    return error;
+}
+
 int worker_start(struct worker *worker, struct core *core, uint32_t index, char *error, size_t error_size)
 {
     worker_init(worker, core, index);
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = &worker->wake};
-    sigset_t all, before;
-    sigfillset(&all);
-    int failed = worker->epoll_fd < 0 || worker->wake.fd < 0 || worker->libctx == NULL ||
-                 epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, worker->wake.fd, &event) != 0;
-    if (!failed) {
-        /* Signals are the main thread's; a worker inherits the mask it is started under. */
-        pthread_sigmask(SIG_SETMASK, &all, &before);
-        failed = pthread_create(&worker->thread, NULL, worker_main, worker) != 0;
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
-    }
-    if (failed) {
-        snprintf(error, error_size, "worker %u cannot be started: %s", index, strerror(errno));
+    int failure = 0;
+    if (worker->epoll_fd < 0 || worker->wake.fd < 0 ||
+        epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, worker->wake.fd, &event) != 0)
+        failure = errno;
+    else if (worker->libctx == NULL)
+        failure = ENOMEM;
+    else
+        failure = worker_threads(worker);
+    if (failure != 0) {
+        snprintf(error, error_size, "worker %u cannot be started: %s", index, strerror(failure));
         worker_dispose(worker);
         return -1;
     }
-    char name[16];
-    snprintf(name, sizeof(name), "worker-%u", index % 100);
-    pthread_setname_np(worker->thread, name);
     return 0;
 }
 

@@ -11,11 +11,10 @@
  *
  * One turn of the loop: wait; handle each event; continue flows and tunnels that used up their share in the
  * last turn, as far as their workload's lasts (turns.h says how workloads share a turn); write out
- * every tunnel that has something to send (once per turn, for all of its streams); make a step of a
- * handshake, or a few if the rest of the turn took as long (a step costs as much as dozens of requests, so
- * that a hundred new peers at once would be felt by every open stream), of each workload in turn; run timers
- * once a second; free what ended. Objects that end in the middle of a turn are only marked and go to the
- * `graveyard`, because events that name them may still be in the same batch.
+ * every tunnel that has something to send (once per turn, for all of its streams); give away steps of
+ * handshakes, of each workload in turn, which another thread makes (handshakes.h); run timers once a second;
+ * free what ended. Objects that end in the middle of a turn are only marked and go to the `graveyard`,
+ * because events that name them may still be in the same batch.
  */
 #ifndef NS_WORKER_H
 #define NS_WORKER_H
@@ -25,6 +24,7 @@
 
 #include "byte_queue.h"
 #include "decisions.h"
+#include "handshakes.h"
 #include "link.h"
 #include "nodeseal_core.h"
 #include "quota.h"
@@ -37,7 +37,6 @@ enum {
     SCRATCH_SIZE = 262144, /* of one read or one write; 128-256 KiB measured best */
     SCRATCH_SPARE = 32768, /* a record left incomplete by the read before */
     TURN_COMMANDS = 16,    /* of the mailbox per turn */
-    TURN_HANDSHAKES = 4,   /* steps of handshakes per turn at most, of all tunnels; see above */
     WORKLOAD_BUCKETS = 256,
     TUNNEL_BUCKETS = 256,
     CLOSED_KEPT = 64, /* ended connections that are still shown */
@@ -189,13 +188,14 @@ struct worker {
     struct link workloads[WORKLOAD_BUCKETS];
     struct link tunnels[TUNNEL_BUCKETS]; /* client tunnels that take new streams, by peer */
     struct turns turns;                  /* what goes on in this turn or the next ones */
-    int mailbox_taken;                   /* in this turn */
-    struct link paused_listeners;        /* not watched until the next tick: no descriptor could be had */
-    struct link rechecks;                /* workloads with flows to be asked about again, after an epoch */
-    uint64_t recheck_round;              /* moves on with each epoch */
-    struct link leaving_workloads;       /* removed; their flows and tunnels are being ended */
-    struct link waiting_flows;           /* not open yet; they have deadlines */
-    struct link dead_flows;              /* graveyard */
+    struct handshakes handshakes;
+    int mailbox_taken;             /* in this turn */
+    struct link paused_listeners;  /* not watched until the next tick: no descriptor could be had */
+    struct link rechecks;          /* workloads with flows to be asked about again, after an epoch */
+    uint64_t recheck_round;        /* moves on with each epoch */
+    struct link leaving_workloads; /* removed; their flows and tunnels are being ended */
+    struct link waiting_flows;     /* not open yet; they have deadlines */
+    struct link dead_flows;        /* graveyard */
     struct link dead_tunnels;
     struct link dead_workloads;
     int recheck_missed;        /* a live flow could not be asked about after the last epoch */

@@ -302,6 +302,27 @@ TEST(resume_of_a_stream_that_does_not_wait_is_harmless)
     pair_free(&pair);
 }
 
+TEST(what_is_enough_for_now_leaves_the_rest_for_the_next_buffer)
+{
+    enum { REQUESTS = 3 };
+    struct pair pair = pair_open();
+    pair.client->frames_at_once = 1;
+    for (int i = 0; i < REQUESTS; i++)
+        end_open(pair.client, PIPELINE, 0, 0);
+    for (size_t i = 1; i <= REQUESTS; i++) {
+        CHECK(h2_wants_produce(pair.client->h2));
+        move_once(pair.client, pair.server);
+        CHECK_EQUAL(pair.server->count, 1 + i);
+    }
+    pair.client->frames_at_once = 2;
+    for (size_t i = 0; i <= REQUESTS; i++)
+        stream_send(&pair.client->streams[i], 50000, 1);
+    settle(pair.client, pair.server);
+    for (size_t i = 0; i <= REQUESTS; i++)
+        CHECK_EQUAL(pair.server->streams[i].received, 50000);
+    pair_free(&pair);
+}
+
 TEST(data_frames_are_no_larger_than_announced)
 {
     struct pair pair = pair_open();

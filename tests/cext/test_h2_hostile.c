@@ -598,6 +598,7 @@ static const struct h2_events CARELESS_EVENTS = {
     .end = end_end,
     .closed = end_closed,
     .source = end_source,
+    .enough = end_enough,
     .goaway = end_goaway,
     .pong = end_pong,
 };

@@ -17,8 +17,16 @@
 
 enum { SINK = 1 << 20, RECEIVED = 1 << 20 };
 
+/* What a server has to choose from, and what it was asked. */
+struct counter {
+    const struct tls_credentials *offered[2];
+    int asked;
+    char name[TLS_NAME_SIZE];
+};
+
 struct end {
     struct tls tls;
+    struct counter *counter; /* NULL: there is no choice */
     int handshaking;
     enum tls_result result; /* of the last call */
     struct tls_sink sink;   /* what is on its way to the other end */
@@ -45,6 +53,19 @@ static void end_dispose(struct end *end)
     free(end->received);
 }
 
+static void counter_choose(struct counter *counter, struct tls *tls)
+{
+    const struct tls_credentials *chosen = NULL;
+    const char *name = tls_wanted(tls);
+    CHECK(counter != NULL);
+    counter->asked++;
+    snprintf(counter->name, sizeof(counter->name), "%s", name == NULL ? "" : name);
+    for (int i = 0; i < 2 && name != NULL; i++)
+        if (strcmp(counter->offered[i]->name, name) == 0)
+            chosen = counter->offered[i];
+    tls_present(tls, chosen);
+}
+
 /* After a failure further input is dropped, as a closed tunnel's is. */
 static void end_digest(struct end *end, const uint8_t *bytes, size_t length)
 {
@@ -55,6 +76,12 @@ static void end_digest(struct end *end, const uint8_t *bytes, size_t length)
     end->result = TLS_OK;
     if (end->handshaking) {
         end->result = tls_handshake(&end->tls, &end->sink);
+        if (end->result == TLS_CHOOSE) {
+            CHECK_EQUAL(end->sink.length, 0);
+            counter_choose(end->counter, &end->tls);
+            end->result = tls_handshake(&end->tls, &end->sink);
+        }
+        CHECK(end->result != TLS_CHOOSE);
         if (end->result == TLS_OK)
             end->handshaking = 0;
     }
@@ -991,25 +1018,6 @@ TEST(credentials_whose_key_does_not_fit_are_refused)
 
 /* ---- several identities at one address ---- */
 
-/* What a server has to choose from, and what it was asked. */
-struct counter {
-    const struct tls_credentials *offered[2];
-    int asked;
-    char name[TLS_NAME_SIZE];
-};
-
-static const struct tls_credentials *counter_choose(void *owner, const char *name)
-{
-    struct counter *counter = owner;
-    counter->asked++;
-    snprintf(counter->name, sizeof(counter->name), "%s", name == NULL ? "" : name);
-    for (int i = 0; i < 2 && name != NULL; i++) {
-        if (strcmp(counter->offered[i]->name, name) == 0)
-            return counter->offered[i];
-    }
-    return NULL;
-}
-
 /* The client expects `expected`; the server begins with the shipper's credentials. */
 static void mesh_connect_by_name(struct mesh *mesh, struct counter *counter, const char *expected,
                                  int by_name)
@@ -1017,8 +1025,8 @@ static void mesh_connect_by_name(struct mesh *mesh, struct counter *counter, con
     *counter = (struct counter){.offered = {&mesh->shipper, &mesh->pipeline}};
     end_init(&mesh->pair.client, TLS_CLIENT, &mesh->shipper, expected);
     end_init(&mesh->pair.server, TLS_SERVER, &mesh->shipper, NULL);
-    mesh->pair.server.tls.choose = counter_choose;
-    mesh->pair.server.tls.chooser = counter;
+    mesh->pair.server.counter = counter;
+    mesh->pair.server.tls.choosing = 1;
     if (by_name)
         CHECK_EQUAL(tls_ask_by_name(&mesh->pair.client.tls), 0);
     end_digest(&mesh->pair.client, NULL, 0);

@@ -53,7 +53,9 @@ struct end {
     int status;     /* server: how requests are answered; 0: not yet */
     uint64_t reply; /* server: bytes that each stream sends */
     int reply_end;
-    int hoard_after; /* server: streams from this number on do not take; -1: all take */
+    int hoard_after;    /* server: streams from this number on do not take; -1: all take */
+    int frames_at_once; /* that it produces; 0: as many as there is room for */
+    int frames;         /* produced at once so far */
     int goaways, pongs;
     int failed;   /* h2_feed said -1 */
     uint8_t *log; /* all that was produced; NULL: not recorded */
@@ -150,6 +152,12 @@ static inline ssize_t end_source(void *owner, void *of, uint8_t *out, size_t cap
     return (ssize_t)part;
 }
 
+static inline int end_enough(void *owner)
+{
+    struct end *end = owner;
+    return ++end->frames == end->frames_at_once;
+}
+
 static inline void end_goaway(void *owner)
 {
     ((struct end *)owner)->goaways++;
@@ -167,6 +175,7 @@ static const struct h2_events END_EVENTS = {
     .end = end_end,
     .closed = end_closed,
     .source = end_source,
+    .enough = end_enough,
     .goaway = end_goaway,
     .pong = end_pong,
 };
@@ -257,6 +266,7 @@ static inline size_t move_once(struct end *from, struct end *to)
     int more = 0;
     uint8_t *buffer = malloc(from->capacity);
     CHECK(buffer != NULL);
+    from->frames = 0;
     size_t length = h2_produce(from->h2, buffer, from->capacity, &more);
     CHECK(length != (size_t)-1);
     CHECK(length <= from->capacity);
