@@ -63,7 +63,6 @@ static struct tunnel *tunnel_new(struct worker *worker, struct workload *workloa
     step_init(&tunnel->step, &tunnel->tls);
     tunnel->task.kind = TASK_TUNNEL;
     tunnel->pending.account = tunnel->unfed.account = &workload->quota->memory;
-    tunnel->slice = SLICE_LEAST;
     link_init(&tunnel->flows);
     tunnel->poll.fd = -1;
     tunnel->poll.kind = POLL_TUNNEL;
@@ -208,7 +207,7 @@ void tunnel_accept(struct worker *worker, struct workload *workload, int fd, con
         tunnel_abort(tunnel, "the connection could not be set up");
         return;
     }
-    tunnel->tls.choosing = workload->neighbours;
+    tunnel->tls.choosing = workload->neighbours != 0;
 }
 
 /* ---- writing ---- */
@@ -353,47 +352,48 @@ static void tunnel_say(struct tunnel *tunnel, const uint8_t *bytes, size_t lengt
         tunnel->doom = doom;
 }
 
-/* How much to hand on before the share is looked at again. Slices that cost nothing (a large message) grow.
- */
-static size_t next_slice(struct tunnel *tunnel, size_t left, uint32_t spent)
+/* How much to hand on before looking at what it has cost. Slices that cost nothing (a large message) grow. */
+static size_t next_slice(struct tunnel *tunnel, size_t left, uint32_t cost)
 {
-    if (!turns_contended(&tunnel->worker->turns))
+    const struct turns *turns = &tunnel->worker->turns;
+    if (!turns_contended(turns))
         return left;
-    tunnel->slice = spent > 0 ? SLICE_LEAST : 2 * tunnel->slice;
-    if (tunnel->slice > PIECE_BESIDE_LIGHT)
-        tunnel->slice = PIECE_BESIDE_LIGHT;
+    size_t least = turns_beside_light(turns, &tunnel->workload->share) ? SLICE_BESIDE_LIGHT : SLICE_LEAST;
+    tunnel->slice = cost > 0 || tunnel->slice < least ? least : 2 * tunnel->slice;
+    if (tunnel->slice > SLICE_MOST)
+        tunnel->slice = SLICE_MOST;
     return tunnel->slice < left ? tunnel->slice : left;
 }
 
-/* Hands plaintext on, as far as the share lasts. Returns how much of it. */
+/* Hands plaintext on, as far as a share lasts; what reading it has cost is paid already. Returns how much of
+ * it. */
 static size_t tunnel_feed(struct tunnel *tunnel, const uint8_t *bytes, size_t length)
 {
+    const struct turns *turns = &tunnel->worker->turns;
     struct share *share = &tunnel->workload->share;
+    uint32_t before = share->spent;
+    uint32_t cost = 1;
     size_t fed = 0;
-    uint32_t spent = 1;
     do {
-        size_t slice = next_slice(tunnel, length - fed, spent);
-        spent = share->spent;
+        size_t slice = next_slice(tunnel, length - fed, cost);
+        cost = share->spent;
         if (h2_feed(tunnel->h2, bytes + fed, slice) != 0)
             tunnel->doom = "the peer broke the HTTP/2 protocol";
         fed += slice;
-        spent = share->spent - spent;
-    } while (fed < length && tunnel->doom == NULL && turns_left(&tunnel->worker->turns, share, TURN_SHARE));
+        cost = share->spent - cost;
+    } while (fed < length && tunnel->doom == NULL &&
+             (!turns_contended(turns) || share->spent - before < turns_units(turns, share, TURN_SHARE)));
     relay_gathered(tunnel->worker);
     return fed;
 }
 
-/* Goes on with what could not be handed on before. */
+/* Goes on with what could not be handed on before: a block of it. */
 static void tunnel_feed_unfed(struct tunnel *tunnel)
 {
-    struct worker *worker = tunnel->worker;
-    do {
-        struct iovec piece;
-        (void)byte_queue_vectors(&tunnel->unfed, &piece, 1);
-        size_t fed = tunnel_feed(tunnel, piece.iov_base, piece.iov_len);
-        byte_queue_consume(&tunnel->unfed, &worker->blocks, fed);
-    } while (tunnel->unfed.length > 0 && tunnel->doom == NULL &&
-             turns_left(&worker->turns, &tunnel->workload->share, TURN_SHARE));
+    struct iovec piece;
+    (void)byte_queue_vectors(&tunnel->unfed, &piece, 1);
+    size_t fed = tunnel_feed(tunnel, piece.iov_base, piece.iov_len);
+    byte_queue_consume(&tunnel->unfed, &tunnel->worker->blocks, fed);
     if (tunnel->unfed.length == 0 && tunnel->doom == NULL)
         tunnel->doom = tunnel->unfed_doom;
 }

@@ -40,7 +40,9 @@ enum {
     HEAVY_BYTES = 32768, /* at once */
     BESIDE_LIGHT = 2,
     PIECE_BESIDE_LIGHT = 16384,
-    SLICE_LEAST = 256, /* of plaintext: a dozen requests, or answers */
+    SLICE_BESIDE_LIGHT = 256, /* of plaintext: a dozen requests, or answers */
+    SLICE_LEAST = 2048,
+    SLICE_MOST = 16384,
 };
 
 enum task_kind { TASK_FLOW, TASK_TUNNEL };
@@ -116,13 +118,19 @@ static inline void share_renew(const struct turns *turns, struct share *share)
     }
 }
 
+/* How many of the units somebody may spend who shares the turn. */
+static inline uint32_t turns_units(const struct turns *turns, const struct share *share, uint32_t units)
+{
+    return turns_beside_light(turns, share) ? units * BESIDE_LIGHT / 8 : units;
+}
+
 /* True while the share has spent less in this half turn. */
 static inline int turns_left(const struct turns *turns, struct share *share, uint32_t units)
 {
     if (!turns_contended(turns))
         return 1;
     share_renew(turns, share);
-    return share->spent < (turns_beside_light(turns, share) ? units * BESIDE_LIGHT / 8 : units);
+    return share->spent < turns_units(turns, share, units);
 }
 
 /* To be called behind turns_event or turns_left. */
