@@ -111,30 +111,24 @@ void handshakes_give(struct handshakes *handshakes, struct step *step)
     pthread_mutex_unlock(&handshakes->mutex);
 }
 
-static void take_back(struct handshakes *handshakes, struct link *steps)
-{
-    struct link *at, *next;
-    link_each(at, next, steps)
-    {
-        container_of(at, struct step, link)->out = 0;
-        handshakes->out--;
-    }
-}
-
 void handshakes_take(struct handshakes *handshakes, struct link *made)
 {
-    struct link taken;
+    struct link taken, *at, *next;
     if (handshakes->out == 0)
         return;
     link_init(&taken);
     pthread_mutex_lock(&handshakes->mutex);
     link_splice(&taken, &handshakes->made);
     pthread_mutex_unlock(&handshakes->mutex);
-    take_back(handshakes, &taken);
+    link_each(at, next, &taken)
+    {
+        container_of(at, struct step, link)->out = 0;
+        handshakes->out--;
+    }
     link_splice(made, &taken);
 }
 
-void handshakes_stop(struct handshakes *handshakes, struct link *made)
+void handshakes_stop(struct handshakes *handshakes)
 {
     struct link *at, *next;
     pthread_mutex_lock(&handshakes->mutex);
@@ -144,7 +138,10 @@ void handshakes_stop(struct handshakes *handshakes, struct link *made)
     pthread_join(handshakes->thread, NULL);
     link_each(at, next, &handshakes->waiting) container_of(at, struct step, link)->result = TLS_WANT;
     link_splice(&handshakes->made, &handshakes->waiting);
-    handshakes_take(handshakes, made);
+}
+
+void handshakes_dispose(struct handshakes *handshakes)
+{
     pthread_cond_destroy(&handshakes->given);
     pthread_mutex_destroy(&handshakes->mutex);
     free(handshakes->output);

@@ -59,9 +59,11 @@ static inline int handshakes_room(const struct handshakes *handshakes)
 void handshakes_give(struct handshakes *handshakes, struct step *step);
 /* Appends those that were made since to `made`. */
 void handshakes_take(struct handshakes *handshakes, struct link *made);
-/* Ends the thread, and appends all that were given to `made`: those that it did not come to have no output,
- * and TLS_WANT. */
-void handshakes_stop(struct handshakes *handshakes, struct link *made);
+/* Ends the thread. All that were given can be taken now: those that it did not come to have no output, and
+ * TLS_WANT. */
+void handshakes_stop(struct handshakes *handshakes);
+/* The thread was stopped, or never started. */
+void handshakes_dispose(struct handshakes *handshakes);
 
 void step_init(struct step *step, struct tls *tls);
 /* It is not out. */

@@ -552,21 +552,16 @@ static void answered(void *owner, struct decision_waiter *waiter, struct decisio
 
 /* ---- the loop ---- */
 
-static void steps_take(struct link *steps)
-{
-    while (!link_empty(steps)) {
-        struct step *step = container_of(steps->next, struct step, link);
-        link_remove(&step->link);
-        tunnel_stepped(container_of(step, struct tunnel, step));
-    }
-}
-
 static void handshakes_go_on(struct worker *worker)
 {
     struct link made;
     link_init(&made);
     handshakes_take(&worker->handshakes, &made);
-    steps_take(&made);
+    while (!link_empty(&made)) {
+        struct step *step = container_of(made.next, struct step, link);
+        link_remove(&step->link);
+        tunnel_stepped(container_of(step, struct tunnel, step));
+    }
 }
 
 static void dispatch(struct worker *worker, struct pollable *pollable, uint32_t events)
@@ -716,10 +711,8 @@ static void *worker_main(void *argument)
         bury(worker);
         balance_show(worker);
     }
-    struct link made;
-    link_init(&made);
-    handshakes_stop(&worker->handshakes, &made);
-    steps_take(&made);
+    handshakes_stop(&worker->handshakes);
+    handshakes_go_on(worker);
     workloads_each(worker, workload_remove, NULL);
     continue_leaving(worker, INT_MAX);
     bury(worker);
@@ -759,6 +752,7 @@ static void worker_init(struct worker *worker, struct core *core, uint32_t index
     worker->wake.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     worker->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     worker->libctx = OSSL_LIB_CTX_new();
+    handshakes_init(&worker->handshakes, worker->wake.fd);
 }
 
 static void worker_dispose(struct worker *worker)
@@ -772,6 +766,7 @@ static void worker_dispose(struct worker *worker)
     decisions_free(worker->decisions);
     block_pool_dispose(&worker->blocks);
     splice_pool_dispose(&worker->pipes);
+    handshakes_dispose(&worker->handshakes);
     OSSL_LIB_CTX_free(worker->libctx);
     int fds[] = {worker->epoll_fd, worker->wake.fd, worker->spare_fd};
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
@@ -804,16 +799,13 @@ static int thread_start(pthread_t *thread, void *(*run)(void *), void *argument,
 
 static int worker_threads(struct worker *worker)
 {
-    struct link none;
-    handshakes_init(&worker->handshakes, worker->wake.fd);
     int error = thread_start(&worker->handshakes.thread, handshakes_main, &worker->handshakes, "handshakes",
                              worker->index);
     if (error != 0)
         return error;
     error = thread_start(&worker->thread, worker_main, worker, "worker", worker->index);
-    link_init(&none);
     if (error != 0)
-        handshakes_stop(&worker->handshakes, &none);
+        handshakes_stop(&worker->handshakes);
     return error;
 }
 

@@ -1987,31 +1987,67 @@ TEST(a_connection_that_cannot_even_be_refused_waits_and_wakes_nobody)
 
 /* ---- sharing a worker ---- */
 
+/* The workload beside the loud one: its listener, and an open connection. */
+struct quiet {
+    int listener;
+    struct ends ends;
+};
+
+static struct quiet quiet_begin(struct lab *lab, uint64_t key)
+{
+    struct quiet quiet;
+    lab_workload(lab, key, (int)key, SHIPPER);
+    quiet.listener = lab_listen(lab, key, NS_LISTEN_OUTBOUND, listen_at(host((int)key, 0)));
+    quiet.ends.client = dial(quiet.listener);
+    quiet.ends.server = take_connection(lab->application);
+    exchange(&quiet.ends, 0);
+    return quiet;
+}
+
+static void quiet_end(struct quiet *quiet)
+{
+    ends_close(&quiet->ends);
+    close(quiet->listener);
+}
+
+/* Holds the worker that dials the application for the quiet one, in connect(), until gate_open. Returns the
+ * connection that it dials for. */
+static int quiet_hold(struct lab *lab, struct quiet *quiet)
+{
+    gate_close(&lab->endpoint);
+    int held = dial(quiet->listener);
+    WAIT_UNTIL(COUNT(gate.held) == 1);
+    return held;
+}
+
+/* Shipper's worker has nobody else, and writes as much as it can; the quiet one (of an even key) is beside
+ * pipeline. */
+static struct lab *lab_new_of_two_workers(void)
+{
+    struct core_options options = options_default();
+    options.workers = 2;
+    return lab_with(options);
+}
+
 TEST(a_thousand_busy_flows_leave_each_turn_to_others_as_well)
 {
     enum { BUSY = 200, QUIET_KEY = 3 };
     struct lab *lab = lab_new_of_one_worker();
-    struct sockaddr_in application = lab->endpoint;
     LAB_SET(lab, tunnel, 0);
-    lab_workload(lab, QUIET_KEY, 3, SHIPPER);
-    int quiet_listener = lab_listen(lab, QUIET_KEY, NS_LISTEN_OUTBOUND, listen_at(host(3, 0)));
-    struct ends busy[BUSY], quiet = {.client = dial(quiet_listener)};
-    quiet.server = take_connection(lab->application);
+    struct quiet quiet = quiet_begin(lab, QUIET_KEY);
+    struct ends busy[BUSY];
     for (int i = 0; i < BUSY; i++)
         busy[i] = lab_connect(lab);
-    exchange(&quiet, 0);
     for (int i = 0; i < BUSY; i++)
         exchange(&busy[i], 0);
     /* The worker is held in a connect() while all of them speak. */
-    gate_close(&application);
-    int held = dial(quiet_listener);
-    WAIT_UNTIL(COUNT(gate.held) == 1);
+    int held = quiet_hold(lab, &quiet);
     for (int i = 0; i < BUSY; i++)
         send_stream(busy[i].client, 1, 100, 100);
-    send_stream(quiet.client, 1, 100, 100);
+    send_stream(quiet.ends.client, 1, 100, 100);
     COUNT_RESET(relays_most);
     gate_open();
-    receive_stream(quiet.server, 1, 100, 100);
+    receive_stream(quiet.ends.server, 1, 100, 100);
     for (int i = 0; i < BUSY; i++)
         receive_stream(busy[i].server, 1, 100, 100);
     (void)lab_core_stats(lab); /* the turn has ended */
@@ -2019,34 +2055,23 @@ TEST(a_thousand_busy_flows_leave_each_turn_to_others_as_well)
     close(held);
     for (int i = 0; i < BUSY; i++)
         ends_close(&busy[i]);
-    ends_close(&quiet);
-    close(quiet_listener);
+    quiet_end(&quiet);
     lab_free(lab);
 }
 
 TEST(messages_of_many_streams_in_one_read_leave_each_turn_to_others_as_well)
 {
     enum { BUSY = 90, ROUNDS = 6, LENGTH = 100, QUIET_KEY = 4 };
-    struct core_options options = options_default();
-    options.workers = 2; /* shipper's worker has nobody else, and writes as much as it can */
-    struct lab *lab = lab_with(options);
-    struct sockaddr_in application = lab->endpoint;
-    lab_workload(lab, QUIET_KEY, 4, SHIPPER); /* beside pipeline */
-    int quiet_listener = lab_listen(lab, QUIET_KEY, NS_LISTEN_OUTBOUND, listen_at(host(4, 0)));
-    struct ends busy[BUSY], quiet = {.client = dial(quiet_listener)};
-    send_stream(quiet.client, 1, 0, LENGTH);
-    quiet.server = take_connection(lab->application);
-    receive_stream(quiet.server, 1, 0, LENGTH);
+    struct lab *lab = lab_new_of_two_workers();
+    struct quiet quiet = quiet_begin(lab, QUIET_KEY);
+    struct ends busy[BUSY];
     for (int i = 0; i < BUSY; i++) {
         busy[i] = lab_connect(lab);
         exchange(&busy[i], 0);
     }
-    send_stream(quiet.client, 1, LENGTH, LENGTH);
-    receive_stream(quiet.server, 1, LENGTH, LENGTH);
+    exchange(&quiet.ends, LENGTH);
     /* Pipeline's worker is held in a connect() while all of them speak. */
-    gate_close(&application);
-    int held = dial(quiet_listener);
-    WAIT_UNTIL(COUNT(gate.held) == 1);
+    int held = quiet_hold(lab, &quiet);
     COUNT_RESET(produced);
     for (int round = 1; round <= ROUNDS; round++) {
         for (int i = 0; i < BUSY; i++)
@@ -2064,29 +2089,19 @@ TEST(messages_of_many_streams_in_one_read_leave_each_turn_to_others_as_well)
     close(held);
     for (int i = 0; i < BUSY; i++)
         ends_close(&busy[i]);
-    ends_close(&quiet);
-    close(quiet_listener);
+    quiet_end(&quiet);
     lab_free(lab);
 }
 
 TEST(requests_that_come_at_once_are_dialled_in_several_turns)
 {
     enum { MANY = 60, QUIET_KEY = 4, REQUEST_LEAST = 9 };
-    struct core_options options = options_default();
-    options.workers = 2;
-    struct lab *lab = lab_with(options);
-    struct sockaddr_in application = lab->endpoint;
-    lab_workload(lab, QUIET_KEY, 4, SHIPPER); /* beside pipeline */
-    int quiet_listener = lab_listen(lab, QUIET_KEY, NS_LISTEN_OUTBOUND, listen_at(host(4, 0)));
-    struct ends first = lab_connect(lab), quiet = {.client = dial(quiet_listener)}, many[MANY];
-    send_stream(quiet.client, 1, 0, 100);
-    quiet.server = take_connection(lab->application);
-    receive_stream(quiet.server, 1, 0, 100);
+    struct lab *lab = lab_new_of_two_workers();
+    struct quiet quiet = quiet_begin(lab, QUIET_KEY);
+    struct ends first = lab_connect(lab), many[MANY];
     exchange(&first, 0);
     /* Pipeline's worker is held in a connect() while all of them dial. */
-    gate_close(&application);
-    int held = dial(quiet_listener);
-    WAIT_UNTIL(COUNT(gate.held) == 1);
+    int held = quiet_hold(lab, &quiet);
     COUNT_RESET(produced);
     for (int i = 0; i < MANY; i++)
         many[i].client = dial(lab->outbound);
@@ -2103,8 +2118,7 @@ TEST(requests_that_come_at_once_are_dialled_in_several_turns)
     for (int i = 0; i < MANY; i++)
         ends_close(&many[i]);
     ends_close(&first);
-    ends_close(&quiet);
-    close(quiet_listener);
+    quiet_end(&quiet);
     lab_free(lab);
 }
 
