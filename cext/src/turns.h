@@ -37,10 +37,10 @@ enum {
     TURN_TUNNEL = 16, /* of a tunnel that is made or accepted, without its handshake */
     CONTENDED_MS = 1000,
     HEAVY_MS = 100,
-    HEAVY_BYTES = 32768, /* at once */
     BESIDE_LIGHT = 2,
     PIECE_BESIDE_LIGHT = 16384,
-    SLICE_BESIDE_LIGHT = 256, /* of plaintext: a dozen requests, or answers */
+    HEAVY_BYTES = PIECE_BESIDE_LIGHT, /* at once: who may move no more must not seem light */
+    SLICE_BESIDE_LIGHT = 256,         /* of plaintext: a dozen requests, or answers */
     SLICE_LEAST = 2048,
     SLICE_MOST = 16384,
 };

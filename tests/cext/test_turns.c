@@ -169,6 +169,23 @@ TEST(two_who_move_much_have_large_shares)
     free(work);
 }
 
+TEST(who_moves_all_that_he_may_beside_a_light_workload_stays_heavy)
+{
+    struct worker_at_work *work = work_new();
+    contend(work);
+    for (int turn = 0; turn < 5; turn++) {
+        begin(work);
+        events(work, &work->loud, 0, 1);
+        size_t piece = turns_piece(&work->turns, &work->loud.share, 262144);
+        if (turn > 0)
+            CHECK_EQUAL(piece, PIECE_BESIDE_LIGHT);
+        turns_moved(&work->loud.share, turn > 0 ? piece : 262144);
+        events(work, &work->quiet, 0, 1);
+        work->now_ms += HEAVY_MS;
+    }
+    free(work);
+}
+
 TEST(who_uses_up_shares_is_not_light)
 {
     struct worker_at_work *work = work_new();
