@@ -45,20 +45,27 @@ static uint64_t held_by(const struct worker *worker)
 
 struct worker *balance_choose(struct worker *home)
 {
-    struct worker *least = NULL;
-    uint64_t least_load = 0;
+    struct worker *least = home, *fewest = home;
+    uint64_t load = load_of(home, home->now_ms);
+    uint64_t least_load = load;
+    uint64_t held = home->live_flows + home->live_tunnels;
+    uint64_t fewest_held = held;
     for (uint32_t i = 0; i < home->all_count; i++) {
         struct worker *other = &home->all[i];
-        uint64_t load = load_of(other, home->now_ms);
-        if (other != home &&
-            (least == NULL || load < least_load || (load == least_load && held_by(other) < held_by(least)))) {
+        uint64_t other_load = load_of(other, home->now_ms);
+        uint64_t other_held = held_by(other);
+        if (other == home)
+            continue;
+        if (other_load < least_load || (other_load == least_load && other_held < held_by(least))) {
             least = other;
-            least_load = load;
+            least_load = other_load;
+        }
+        if (other_held < fewest_held) {
+            fewest = other;
+            fewest_held = other_held;
         }
     }
-    if (least == NULL)
-        return home;
-    uint64_t load = load_of(home, home->now_ms);
-    int busier = load >= LOAD_FULL && load >= least_load + LOAD_LESS;
-    return busier || home->live_flows + home->live_tunnels >= held_by(least) + HELD_MORE ? least : home;
+    if (load >= LOAD_FULL && load >= least_load + LOAD_LESS)
+        return least;
+    return held >= fewest_held + HELD_MORE ? fewest : home;
 }
