@@ -141,7 +141,8 @@ static enum progress pump_copy(struct flow *flow, struct pollable *from, struct 
         struct iovec piece = {worker->plain, (size_t)got};
         size_t written;
         half->bytes += (uint64_t)got;
-        half->bulk = got >= SPLICE_FROM;
+        /* All that may be read at once is bulk too, also where that is little: it goes on spliced. */
+        half->bulk = (size_t)got == room || got >= SPLICE_FROM;
         if ((size_t)got < room && !from->ending && !from->urgent)
             from->readable = 0;
         return side_write(flow, to, half, &piece, 1, &written);

@@ -2059,6 +2059,32 @@ TEST(a_thousand_busy_flows_leave_each_turn_to_others_as_well)
     lab_free(lab);
 }
 
+TEST(plaintext_bulk_is_spliced_in_the_small_pieces_beside_a_light_workload_too)
+{
+    enum { ONCE = 40000, LENGTH = 2000000, QUIET_KEY = 3 };
+    struct lab *lab = lab_new_of_one_worker();
+    LAB_SET(lab, tunnel, 0);
+    struct quiet quiet = quiet_begin(lab, QUIET_KEY);
+    struct ends loud = lab_connect(lab);
+    send_stream(loud.client, 1, 0, ONCE); /* enough to be heavy, and not to be spliced */
+    receive_stream(loud.server, 1, 0, ONCE);
+    /* The worker is held in a connect(), the quiet one's, until there is much to read. */
+    int held = quiet_hold(lab, &quiet);
+    struct sender up;
+    sender_start(&up, loud.client, 2, LENGTH);
+    int waiting = 0;
+    WAIT_UNTIL(ioctl(loud.client, SIOCOUTQNSD, &waiting) == 0 && waiting > 0);
+    COUNT_RESET(splices);
+    gate_open();
+    receive_stream(loud.server, 2, 0, LENGTH);
+    sender_join(&up);
+    CHECK_CASE(COUNT(splices) > 4, "%d", COUNT(splices));
+    close(held);
+    ends_close(&loud);
+    quiet_end(&quiet);
+    lab_free(lab);
+}
+
 TEST(messages_of_many_streams_in_one_read_leave_each_turn_to_others_as_well)
 {
     enum { BUSY = 90, ROUNDS = 6, LENGTH = 100, QUIET_KEY = 4 };
