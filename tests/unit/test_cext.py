@@ -1,7 +1,8 @@
 """The C core's parts under AddressSanitizer and UndefinedBehaviorSanitizer: every TEST of tests/cext/test_*.c.
 
-The core's sources are compiled once per session, each to one object that all test programs link; every C test then
-runs in a process of its own, so that a failing one is named and cannot disturb the others. No privileges are needed.
+The core's sources are compiled once per session, each to one object that all test programs link, and so is what test
+programs share: a source of tests/cext that has a header, linked to those that include it. Every C test then runs in a
+process of its own, so that a failing one is named and cannot disturb the others. No privileges are needed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,6 +36,7 @@ COMPILE = [
 ]
 LIBRARIES = ["-lssl", "-lcrypto", "-lnghttp2", "-lpthread"]
 TEST_PATTERN = re.compile(r"^TEST\((\w+)\)$", re.MULTILINE)
+INCLUDE_PATTERN = re.compile(r'^#include "(\w+)\.h"$', re.MULTILINE)
 WRAP_PATTERN = re.compile(r"__wrap_(\w+)\(")
 COMPILE_SECONDS = 120
 RUN_SECONDS = 60
@@ -47,6 +50,7 @@ def names_in(program: Path) -> list[str]:
 
 
 PROGRAMS = sorted(TESTS.glob("test_*.c"))
+SHARED = sorted(set(TESTS.glob("*.c")) - set(PROGRAMS))
 CASES = [
     pytest.param(program.stem, name, id=f"{program.stem}-{name}") for program in PROGRAMS for name in names_in(program)
 ]
@@ -61,22 +65,41 @@ def gcc(*arguments: str | Path) -> None:
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
 
 
-def link(source: Path, objects: list[Path], output: Path) -> None:
-    """Builds one test program; functions that it defines as __wrap_NAME take the place of NAME everywhere in it."""
-    wrapped = sorted(set(WRAP_PATTERN.findall(source.read_text(encoding="utf-8"))))
-    gcc(*(f"-Wl,--wrap={name}" for name in wrapped), source, *objects, "-o", output, *LIBRARIES)
+def compiled(sources: list[Path], build: Path, pool: ThreadPoolExecutor) -> dict[Path, Path]:
+    """The object of each source."""
+    objects = {source: build / f"{source.stem}.o" for source in sources}
+    build.mkdir()
+    list(pool.map(lambda source: gcc("-c", source, "-o", objects[source]), sources))
+    return objects
+
+
+def shared_by(program: Path) -> list[Path]:
+    """The sources that a test program shares with others: of the headers that it includes, or that these include."""
+    found = [program]
+    for source in found:  # grows meanwhile
+        names = INCLUDE_PATTERN.findall(source.read_text(encoding="utf-8"))
+        files = [TESTS / f"{name}.{suffix}" for name in names for suffix in "hc"]
+        found += [file for file in files if file.exists() and file not in found]
+    return [file for file in found if file in SHARED]
+
+
+def link(program: Path, core: Iterable[Path], shared: dict[Path, Path], output: Path) -> None:
+    """Builds one test program; functions that it, or what it shares, defines as __wrap_NAME replace NAME everywhere."""
+    parts = shared_by(program)
+    text = "".join(source.read_text(encoding="utf-8") for source in (program, *parts))
+    wraps = (f"-Wl,--wrap={name}" for name in sorted(set(WRAP_PATTERN.findall(text))))
+    gcc(*wraps, program, *(shared[part] for part in parts), *core, "-o", output, *LIBRARIES)
 
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The compiled test programs by name. Under pytest-xdist every process has a directory of its own."""
     build = tmp_path_factory.mktemp("cext")
-    sources = sorted(SOURCES.glob("*.c"))
-    objects = [build / f"{source.stem}.o" for source in sources]
     outputs = {program.stem: build / program.stem for program in PROGRAMS}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda pair: gcc("-c", pair[0], "-o", pair[1]), zip(sources, objects, strict=True)))
-        list(pool.map(lambda program: link(program, objects, outputs[program.stem]), PROGRAMS))
+        core = compiled(sorted(SOURCES.glob("*.c")), build / "core", pool).values()
+        shared = compiled(SHARED, build / "shared", pool)
+        list(pool.map(lambda program: link(program, core, shared, outputs[program.stem]), PROGRAMS))
     return outputs
 
 
