@@ -1,4 +1,4 @@
-/* relay.c: how wide a stream's window should be. The moving of bytes is tested in test_core.c. */
+/* relay.c: how wide a stream's window should be. The moving of bytes is tested in test_core_*.c. */
 #include "relay.h"
 
 #include "check.h"

@@ -1,4 +1,4 @@
-/* tunnel.c: when a peer counts as gone. What needs sockets is in test_core.c. */
+/* tunnel.c: when a peer counts as gone. What needs sockets is in test_core_*.c. */
 #include "tunnel.h"
 
 #include "check.h"
