@@ -26,7 +26,9 @@
 #include "decisions.h"
 #include "handshakes.h"
 #include "link.h"
+#include "listener.h"
 #include "nodeseal_core.h"
+#include "pollable.h"
 #include "quota.h"
 #include "sockets.h"
 #include "splice.h"
@@ -41,13 +43,9 @@ enum {
     TUNNEL_BUCKETS = 256,
     CLOSED_KEPT = 64, /* ended connections that are still shown */
     CLOSED_SHOWN_MS = 60000,
-    LISTENER_ROLES = 4,
     GATHERED_PIECES = 32,
     WINDOW_SPARE = 256 << 20, /* by which all streams of a worker together may exceed their first window */
 };
-
-/* What an epoll event points at. */
-enum pollable_kind { POLL_WAKE, POLL_LISTENER, POLL_TUNNEL, POLL_NEAR, POLL_FAR };
 
 /* Bytes for one flow's application that lie in worker->plain, in pieces (between them are frame headers):
  * written with one call. Only while a tunnel's plaintext is being read. */
@@ -55,26 +53,6 @@ struct gathered {
     struct flow *flow; /* NULL: nothing gathered */
     int count;
     struct iovec pieces[GATHERED_PIECES];
-};
-
-/* A registered descriptor; edge triggered, so readiness is remembered here. */
-struct pollable {
-    int fd;                  /* -1: closed or never opened; its events are ignored */
-    enum pollable_kind kind; /* which object it is embedded in */
-    int readable;            /* a read may give something: set by events, cleared by EAGAIN */
-    int writable;            /* same for writes */
-    int ending;              /* the peer's end or an error was announced: a short read is not the last */
-    int finished;            /* nothing arrives after what is there now: the next short read is the last */
-    int urgent;              /* urgent data was announced, at which reads stop short */
-    int failed;              /* errno that the kernel reported for the socket, 0 if none */
-};
-
-struct listener {
-    struct pollable poll;
-    struct workload *workload;
-    int role;                /* enum ns_listener_role */
-    int closing;             /* what is accepted now stays with this worker */
-    struct link paused_link; /* in worker->paused_listeners while nothing can be accepted */
 };
 
 struct workload {
