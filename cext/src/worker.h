@@ -26,14 +26,11 @@
 #include "decisions.h"
 #include "handshakes.h"
 #include "link.h"
-#include "listener.h"
 #include "nodeseal_core.h"
 #include "pollable.h"
-#include "quota.h"
-#include "sockets.h"
 #include "splice.h"
-#include "tls.h"
 #include "turns.h"
+#include "workload.h"
 
 enum {
     SCRATCH_SIZE = 262144, /* of one read or one write; 128-256 KiB measured best */
@@ -53,33 +50,6 @@ struct gathered {
     struct flow *flow; /* NULL: nothing gathered */
     int count;
     struct iovec pieces[GATHERED_PIECES];
-};
-
-struct workload {
-    uint32_t magic;
-    struct link link; /* in its worker's bucket */
-    uint64_t key;
-    struct netns netns; /* own duplicate of the descriptor */
-    uint64_t place;     /* inode of the namespace */
-    int neighbours;     /* others were added for the same namespace and address: they share port 15008 */
-    struct ns_address address;
-    struct tls_credentials credentials; /* context NULL until the first ones arrive */
-    struct listener listeners[LISTENER_ROLES];
-    struct link flows;
-    struct link tunnels;
-    uint64_t live_flows;             /* in `flows` */
-    uint64_t live_tunnels;           /* in `tunnels` */
-    struct link warm_peers;          /* to be dialled ahead of need, see warm.h */
-    struct quota *quota;             /* held; shared with the other workers */
-    struct share share;              /* of this worker's turns */
-    struct decision_share decisions; /* of this worker's cache */
-    struct link
-        recheck_link; /* in worker->rechecks while a flow may have been asked about before the round */
-    size_t widened;   /* of worker->window_spare, by its streams */
-    uint64_t
-        refusal_shown_ms[NS_LIMITS]; /* when one that was refused was last put into the ring of closed ones */
-    int tight;                       /* its peers were asked for small windows */
-    struct ns_workload_stats stats;  /* counters only; the rest is filled in when asked for */
 };
 
 /* A command for a worker; each kind uses some of the fields. The mailbox owns it until it was carried out. */
@@ -200,9 +170,6 @@ struct worker {
 };
 
 /* worker.c */
-typedef void workload_visit(struct worker *worker, struct workload *workload, void *argument);
-/* Visits each workload; the visitor may remove it. */
-void workloads_each(struct worker *worker, workload_visit *visit, void *argument);
 int worker_start(struct worker *worker, struct core *core, uint32_t index, char *error, size_t error_size);
 /* A command with nothing handed over yet: fd is -1. */
 struct command *command_new(enum command_kind kind, uint64_t workload);
@@ -210,12 +177,6 @@ void worker_post(struct worker *worker, struct command *command); /* takes the c
 void worker_join(struct worker *worker);                          /* after COMMAND_STOP; frees everything */
 /* Registers an fd for edge-triggered input and output. 0, or -1. */
 int worker_watch(struct worker *worker, struct pollable *pollable);
-/* The workload holds more, or less, memory than it did: asks its peers for smaller or larger windows if it is
- * time. */
-void workload_look_at_memory(struct workload *workload);
-/* Of the workloads in the namespace of `like` the first that was added whose credentials have this name, or
- * any if `name` is NULL; NULL: there is none. */
-struct workload *workload_named(struct worker *worker, const struct workload *like, const char *name);
 
 /* core.c: sends a question of the quota's workload to Python's thread. 0, or -1 when too many wait. */
 int core_ask(struct core *core, struct quota *quota, const struct ns_question *question);
