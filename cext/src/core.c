@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "snapshot.h"
 #include "worker.h"
 
 enum {
@@ -146,7 +147,7 @@ void core_answer(struct core *core, const struct ns_answer *answer)
         return;
     struct command *command = command_new(COMMAND_ANSWER, 0);
     command->decision = decision_new(answer); /* without the room for endpoints that it does not name */
-    worker_post(&core->workers[index], command);
+    mailbox_post(&core->workers[index].mailbox, command);
 }
 
 /* ---- commands ---- */
@@ -198,7 +199,7 @@ static int post_all(struct core *core, const struct command *like, int fd, char 
     for (uint32_t i = 0; i < core->worker_count; i++) {
         if (like->quota != NULL)
             quota_hold(like->quota);
-        worker_post(&core->workers[i], commands[i]);
+        mailbox_post(&core->workers[i].mailbox, commands[i]);
     }
     return 0;
 }
@@ -290,7 +291,7 @@ int core_workload_credentials(struct core *core, uint64_t workload, const char *
         }
         struct command *command = command_new(COMMAND_CREDENTIALS, workload);
         command->credentials = made[i];
-        worker_post(&core->workers[i], command);
+        mailbox_post(&core->workers[i].mailbox, command);
     }
     pthread_mutex_unlock(&core->mutex);
     return known ? 0 : fail(error, error_size, "no workload has this key", 0);
@@ -330,7 +331,7 @@ int core_workload_listen(struct core *core, uint64_t workload, int role, int fd,
             struct command *command = command_new(COMMAND_LISTEN, workload);
             command->role = role;
             command->fd = own;
-            worker_post(&core->workers[workload % core->worker_count], command);
+            mailbox_post(&core->workers[workload % core->worker_count].mailbox, command);
             descriptors_change(&core->descriptors, LISTENER_COPIES);
             result = 0;
         }
@@ -404,7 +405,7 @@ static void snapshot_begin(struct core *core, struct snapshot *snapshot, int wan
     for (uint32_t i = 0; i < core->worker_count; i++) {
         struct command *command = command_new(COMMAND_SNAPSHOT, 0);
         command->snapshot = snapshot;
-        worker_post(&core->workers[i], command);
+        mailbox_post(&core->workers[i].mailbox, command);
     }
     pthread_mutex_lock(&snapshot->mutex);
     while (snapshot->missing > 0)
@@ -590,7 +591,7 @@ void core_stop(struct core *core)
     pthread_cond_broadcast(&core->questions_ready);
     pthread_mutex_unlock(&core->questions_mutex);
     for (uint32_t i = 0; i < core->worker_count; i++)
-        worker_post(&core->workers[i], command_new(COMMAND_STOP, 0));
+        mailbox_post(&core->workers[i].mailbox, command_new(COMMAND_STOP, 0));
     for (uint32_t i = 0; i < core->worker_count; i++)
         worker_join(&core->workers[i]);
     struct link questions;

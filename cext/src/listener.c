@@ -42,7 +42,7 @@ static void connection_hand_over(struct worker *to, const struct listener *liste
     command->role = listener->role;
     command->fd = fd;
     command->address = *peer;
-    worker_post(to, command);
+    mailbox_post(&to->mailbox, command);
 }
 
 static void connection_accepted(struct worker *worker, struct listener *listener, int fd,

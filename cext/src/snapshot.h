@@ -1,11 +1,37 @@
 /*
- * snapshot.h: what a worker tells of its flows and workloads when it is asked, and of flows that ended a
+ * snapshot.h: what workers tell of their flows and workloads when they are asked, and of flows that ended a
  * moment ago.
  */
 #ifndef NS_SNAPSHOT_H
 #define NS_SNAPSHOT_H
 
 #include "flow.h"
+#include "latencies.h"
+
+enum {
+    CLOSED_KEPT = 64, /* ended connections of a worker that are still shown */
+    CLOSED_SHOWN_MS = 60000,
+};
+
+/* What one worker puts into a snapshot; the arrays are the caller's to free. */
+struct snapshot_part {
+    struct ns_connection *connections;
+    size_t connection_count;
+    struct ns_workload_stats *workloads;
+    size_t workload_count;
+    uint64_t live_connections;
+    uint64_t live_tunnels;
+    uint64_t cache_hits;
+    struct latencies decisions; /* of the questions answered so far */
+};
+
+struct snapshot {
+    pthread_mutex_t mutex;
+    pthread_cond_t done;
+    uint32_t missing; /* workers that have not answered */
+    int want_connections;
+    struct snapshot_part *parts; /* one per worker */
+};
 
 /* Fills this worker's part and counts it off; the last worker wakes the caller. */
 void snapshot_take(struct worker *worker, struct snapshot *snapshot);

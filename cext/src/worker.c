@@ -83,65 +83,12 @@ static void command_run(struct worker *worker, struct command *command)
     }
 }
 
-struct command *command_new(enum command_kind kind, uint64_t workload)
-{
-    struct command *command = ns_alloc(sizeof(*command));
-    command->kind = kind;
-    command->workload = workload;
-    command->fd = -1;
-    return command;
-}
-
-static void command_free(struct command *command)
-{
-    if (command->fd >= 0)
-        close(command->fd);
-    tls_credentials_dispose(&command->credentials);
-    decision_release(command->decision);
-    quota_release(command->quota);
-    free(command);
-}
-
-void worker_post(struct worker *worker, struct command *command)
-{
-    command->next = NULL;
-    pthread_mutex_lock(&worker->mailbox_mutex);
-    int first = worker->mailbox_head == NULL;
-    *worker->mailbox_tail = command;
-    worker->mailbox_tail = &command->next;
-    pthread_mutex_unlock(&worker->mailbox_mutex);
-    /* What lies beside others was announced with the first of them, and is taken with them. */
-    uint64_t one = 1;
-    if (first)
-        (void)!write(worker->wake.fd, &one, sizeof(one)); /* fails only when raised to the brim already */
-}
-
-/* What lies in the mailbox, or the first TURN_COMMANDS of it: an answer may dial a tunnel, and a thousand of
- * them would be felt by every open stream. The eventfd stays raised until all are taken. */
-static struct command *mailbox_take(struct worker *worker)
-{
-    uint64_t count;
-    pthread_mutex_lock(&worker->mailbox_mutex);
-    struct command *first = worker->mailbox_head;
-    struct command **end = &first;
-    for (int i = 0; i < TURN_COMMANDS && *end != NULL; i++)
-        end = &(*end)->next;
-    worker->mailbox_head = *end;
-    *end = NULL;
-    if (worker->mailbox_head == NULL) {
-        worker->mailbox_tail = &worker->mailbox_head;
-        (void)!read(worker->wake.fd, &count, sizeof(count));
-    }
-    pthread_mutex_unlock(&worker->mailbox_mutex);
-    return first;
-}
-
 static void mailbox_run(struct worker *worker)
 {
     if (worker->mailbox_taken)
         return;
     worker->mailbox_taken = 1;
-    struct command *command = mailbox_take(worker);
+    struct command *command = mailbox_take(&worker->mailbox);
     while (command != NULL) {
         struct command *next = command->next;
         command_run(worker, command);
@@ -352,8 +299,6 @@ static void worker_init(struct worker *worker, struct core *core, uint32_t index
     worker->core = core;
     worker->index = index;
     worker->wake.kind = POLL_WAKE;
-    worker->mailbox_tail = &worker->mailbox_head;
-    pthread_mutex_init(&worker->mailbox_mutex, NULL);
     for (int i = 0; i < WORKLOAD_BUCKETS; i++)
         link_init(&worker->workloads[i]);
     for (int i = 0; i < TUNNEL_BUCKETS; i++)
@@ -378,17 +323,13 @@ static void worker_init(struct worker *worker, struct core *core, uint32_t index
     worker->wake.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     worker->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     worker->libctx = OSSL_LIB_CTX_new();
+    mailbox_init(&worker->mailbox, worker->wake.fd);
     handshakes_init(&worker->handshakes, worker->wake.fd);
 }
 
 static void worker_dispose(struct worker *worker)
 {
-    struct command *command = worker->mailbox_head;
-    while (command != NULL) {
-        struct command *next = command->next;
-        command_free(command);
-        command = next;
-    }
+    mailbox_dispose(&worker->mailbox);
     decisions_free(worker->decisions);
     block_pool_dispose(&worker->blocks);
     splice_pool_dispose(&worker->pipes);
@@ -402,7 +343,6 @@ static void worker_dispose(struct worker *worker)
     free(worker->incoming);
     free(worker->cipher);
     free(worker->plain);
-    pthread_mutex_destroy(&worker->mailbox_mutex);
 }
 
 /* 0, or an errno. */

@@ -26,6 +26,7 @@
 #include "decisions.h"
 #include "handshakes.h"
 #include "link.h"
+#include "mailbox.h"
 #include "nodeseal_core.h"
 #include "pollable.h"
 #include "splice.h"
@@ -35,11 +36,8 @@
 enum {
     SCRATCH_SIZE = 262144, /* of one read or one write; 128-256 KiB measured best */
     SCRATCH_SPARE = 32768, /* a record left incomplete by the read before */
-    TURN_COMMANDS = 16,    /* of the mailbox per turn */
     WORKLOAD_BUCKETS = 256,
     TUNNEL_BUCKETS = 256,
-    CLOSED_KEPT = 64, /* ended connections that are still shown */
-    CLOSED_SHOWN_MS = 60000,
     GATHERED_PIECES = 32,
     WINDOW_SPARE = 256 << 20, /* by which all streams of a worker together may exceed their first window */
 };
@@ -50,56 +48,6 @@ struct gathered {
     struct flow *flow; /* NULL: nothing gathered */
     int count;
     struct iovec pieces[GATHERED_PIECES];
-};
-
-/* A command for a worker; each kind uses some of the fields. The mailbox owns it until it was carried out. */
-enum command_kind {
-    COMMAND_ADD,
-    COMMAND_CREDENTIALS,
-    COMMAND_LISTEN, /* to the home worker only */
-    COMMAND_UNLISTEN,
-    COMMAND_ACCEPTED, /* from the home worker: a connection for another one */
-    COMMAND_REMOVE,
-    COMMAND_RETIRE,
-    COMMAND_EPOCH,
-    COMMAND_ANSWER,
-    COMMAND_SNAPSHOT,
-    COMMAND_STOP,
-};
-
-struct command {
-    struct command *next;
-    enum command_kind kind;
-    uint64_t workload;
-    uint64_t epoch;
-    int fd; /* ADD: network namespace; LISTEN, ACCEPTED: socket; handed over */
-    int role;
-    uint64_t serial;                    /* ADD: of the namespace */
-    struct quota *quota;                /* ADD, ACCEPTED (counted in): a reference, handed over */
-    struct ns_address address;          /* ADD: the workload's; ACCEPTED: who connected */
-    struct tls_credentials credentials; /* handed over */
-    struct decision *decision;          /* ANSWER: handed over */
-    struct snapshot *snapshot;          /* borrowed from the caller, who waits */
-};
-
-/* What one worker puts into a snapshot; the arrays are the caller's to free. */
-struct snapshot_part {
-    struct ns_connection *connections;
-    size_t connection_count;
-    struct ns_workload_stats *workloads;
-    size_t workload_count;
-    uint64_t live_connections;
-    uint64_t live_tunnels;
-    uint64_t cache_hits;
-    struct latencies decisions; /* of the questions answered so far */
-};
-
-struct snapshot {
-    pthread_mutex_t mutex;
-    pthread_cond_t done;
-    uint32_t missing; /* workers that have not answered */
-    int want_connections;
-    struct snapshot_part *parts; /* one per worker */
 };
 
 struct worker {
@@ -123,9 +71,8 @@ struct worker {
     const struct core_options *options;
     OSSL_LIB_CTX *libctx;
 
-    pthread_mutex_t mailbox_mutex; /* held for a few instructions only */
-    struct command *mailbox_head;
-    struct command **mailbox_tail;
+    struct mailbox mailbox;
+    int mailbox_taken; /* in this turn */
 
     uint64_t now_us; /* monotonic, read once per turn */
     uint64_t now_ms; /* same */
@@ -137,7 +84,6 @@ struct worker {
     struct link tunnels[TUNNEL_BUCKETS]; /* client tunnels that take new streams, by peer */
     struct turns turns;                  /* what goes on in this turn or the next ones */
     struct handshakes handshakes;
-    int mailbox_taken;             /* in this turn */
     struct link paused_listeners;  /* not watched until the next tick: no descriptor could be had */
     struct link rechecks;          /* workloads with flows to be asked about again, after an epoch */
     uint64_t recheck_round;        /* moves on with each epoch */
@@ -169,12 +115,8 @@ struct worker {
     uint8_t *plain;    /* SCRATCH_SIZE + SCRATCH_SPARE: what was opened, or is to be sealed */
 };
 
-/* worker.c */
 int worker_start(struct worker *worker, struct core *core, uint32_t index, char *error, size_t error_size);
-/* A command with nothing handed over yet: fd is -1. */
-struct command *command_new(enum command_kind kind, uint64_t workload);
-void worker_post(struct worker *worker, struct command *command); /* takes the command over */
-void worker_join(struct worker *worker);                          /* after COMMAND_STOP; frees everything */
+void worker_join(struct worker *worker); /* after COMMAND_STOP; frees everything */
 /* Registers an fd for edge-triggered input and output. 0, or -1. */
 int worker_watch(struct worker *worker, struct pollable *pollable);
 
