@@ -17,6 +17,7 @@
 #include "names.h"
 #include "relay.h"
 #include "snapshot.h"
+#include "tunnel_bytes.h"
 #include "warm.h"
 
 enum {

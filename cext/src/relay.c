@@ -30,6 +30,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "tunnel_bytes.h"
 
 enum {
     WRITE_VECTORS = 16,

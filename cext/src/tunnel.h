@@ -12,6 +12,8 @@
 #include "handshakes.h"
 #include "worker.h"
 
+enum { TUNNEL_MAGIC = 0x6e737475 };
+
 /* Ordered: a tunnel only moves forward, except from CONNECTING back to WAITING. */
 enum tunnel_state {
     TUNNEL_WAITING = 0,    /* the peer refused; to be dialled again in a moment */
@@ -72,24 +74,22 @@ struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const
 /* Takes over an accepted connection on 15008 that was counted in (quota_admit). */
 void tunnel_accept(struct worker *worker, struct workload *workload, int fd, const struct ns_address *peer);
 
+/* Server, after TLS_CHOOSE: makes it the workload's whom the peer asks for by name. Without a name it is
+ * always the same one who answers, whoever accepted. */
+void tunnel_choose(struct tunnel *tunnel);
+
 /* Whether the peer was asked (PING), and nothing has come since, of whatever kind, for 20 s. The answer
  * itself may take longer over a way that loses much: in the peer's socket it stands behind megabytes of bulk.
  */
 int tunnel_peer_is_gone(const struct tunnel *tunnel, uint64_t now_ms);
-/* Something is to be written: it will be at the end of the turn. */
-void tunnel_touch(struct tunnel *tunnel);
 /* The last flow may have gone. */
 void tunnel_flow_left(struct tunnel *tunnel);
 void tunnel_event(struct tunnel *tunnel, uint32_t events);
-void tunnel_read(struct tunnel *tunnel);
-/* It is its turn to make a step of the handshake: reads, and gives the step away. */
-void tunnel_handshake(struct tunnel *tunnel);
-/* The step was taken back. */
-void tunnel_stepped(struct tunnel *tunnel);
-void tunnel_flush(struct tunnel *tunnel);
 void tunnel_tick(struct tunnel *tunnel);
 /* Asks the peer for another window of each stream. */
 void tunnel_windows(struct tunnel *tunnel, uint32_t window);
+/* Whether nobody needs it any more, and the peer has acknowledged all that was sent. */
+int tunnel_is_done(const struct tunnel *tunnel);
 /* No new streams; ends with its last flow. */
 void tunnel_retire(struct tunnel *tunnel);
 /* Ends it now: its flows are reset, or routed anew if they had not begun. */

@@ -17,6 +17,7 @@
 #include "snapshot.h"
 #include "spin.h"
 #include "tunnel.h"
+#include "tunnel_bytes.h"
 #include "warm.h"
 
 enum {
@@ -83,7 +84,7 @@ static void command_run(struct worker *worker, struct command *command)
     }
 }
 
-static void mailbox_run(struct worker *worker)
+static void commands_run(struct worker *worker)
 {
     if (worker->mailbox_taken)
         return;
@@ -149,7 +150,7 @@ static void dispatch(struct worker *worker, struct pollable *pollable, uint32_t 
         return; /* closed earlier in this batch */
     switch (pollable->kind) {
     case POLL_WAKE:
-        mailbox_run(worker); /* first: it lowers the eventfd, which the next is told by as well */
+        commands_run(worker); /* first: it lowers the eventfd, which the next is told by as well */
         handshakes_go_on(worker);
         break;
     case POLL_LISTENER:
