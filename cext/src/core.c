@@ -2,8 +2,7 @@
  * core.c: the public interface (include/nodeseal_core.h): turns calls into commands for the workers, keeps
  * the register of workloads that validates them, and holds the queue of questions for Python.
  *
- * Every call is made under `mutex`, except waiting for questions. Workers take only the question queue's
- * mutex, for the time it takes to link one element.
+ * Every call is made under `mutex`, except waiting for questions (questions.h).
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -11,27 +10,20 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "clock.h"
+#include "questions.h"
 #include "snapshot.h"
 #include "worker.h"
 
 enum {
     CORE_MAGIC = 0x6e736372,
     WORKERS_MAX = 64,
-    QUESTIONS_MAX = 65536,
-    QUESTIONS_EACH = 8,     /* of one workload before the next one's */
     NOTICES_APART_MS = 500, /* between two looks for notices */
     LISTENER_COPIES = 1,    /* of a listener's descriptor that the process keeps beside the core's */
     TABLE_MAX = 65536,      /* descriptors that the kernel's table has room for from the start */
     PIPES_POOLED = 2 * SPLICE_PIPES_KEPT, /* descriptors of a worker that belong to no workload */
-};
-
-struct queued_question {
-    struct link link; /* in its quota's questions */
-    struct ns_question question;
 };
 
 struct registered {
@@ -54,89 +46,21 @@ struct core {
     struct descriptors descriptors;
     uint32_t notices; /* atomic: 1 when there may be some */
 
-    pthread_mutex_t questions_mutex;
-    pthread_cond_t questions_ready;
-    struct link asking; /* quotas with questions, each held; whose turn it is comes first */
-    uint32_t questions_count;
-    uint64_t questions_asked;
-    int stopping;
+    struct questions questions;
 };
 
 /* ---- questions ---- */
 
 int core_ask(struct core *core, struct quota *quota, const struct ns_question *question)
 {
-    struct queued_question *queued = ns_alloc(sizeof(*queued));
-    queued->question = *question;
-    link_init(&queued->link);
-    pthread_mutex_lock(&core->questions_mutex);
-    int full = core->questions_count >= QUESTIONS_MAX;
-    if (!full) {
-        link_append(&quota->questions, &queued->link);
-        if (link_empty(&quota->question_link)) {
-            link_append(&core->asking, &quota->question_link);
-            quota_hold(quota);
-        }
-        core->questions_count++;
-        core->questions_asked++;
-        pthread_cond_signal(&core->questions_ready);
-    }
-    pthread_mutex_unlock(&core->questions_mutex);
-    if (full)
-        free(queued);
-    return full ? -1 : 0;
-}
-
-/* Takes up to `capacity` questions off the queue into the list, some of each workload in turn; the mutex is
- * held. */
-static void questions_take(struct core *core, struct link *taken, size_t capacity)
-{
-    while (capacity > 0 && !link_empty(&core->asking)) {
-        struct quota *quota = container_of(core->asking.next, struct quota, question_link);
-        for (int i = 0; i < QUESTIONS_EACH && capacity > 0 && !link_empty(&quota->questions);
-             i++, capacity--) {
-            struct link *first = quota->questions.next;
-            link_remove(first);
-            link_append(taken, first);
-            core->questions_count--;
-        }
-        link_remove(&quota->question_link);
-        if (link_empty(&quota->questions))
-            quota_release(quota);
-        else
-            link_append(&core->asking, &quota->question_link);
-    }
+    return questions_put(&core->questions, quota, question);
 }
 
 size_t core_next_questions(struct core *core, struct ns_question *questions, size_t capacity,
                            uint32_t timeout_ms)
 {
     NS_CHECK(core, CORE_MAGIC);
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += timeout_ms / 1000;
-    until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000;
-    }
-    struct link taken;
-    link_init(&taken);
-    pthread_mutex_lock(&core->questions_mutex);
-    while (link_empty(&core->asking) && !core->stopping)
-        if (pthread_cond_timedwait(&core->questions_ready, &core->questions_mutex, &until) == ETIMEDOUT)
-            break;
-    if (!core->stopping)
-        questions_take(core, &taken, capacity);
-    pthread_mutex_unlock(&core->questions_mutex);
-    size_t count = 0;
-    while (!link_empty(&taken)) {
-        struct queued_question *queued = container_of(taken.next, struct queued_question, link);
-        link_remove(&queued->link);
-        questions[count++] = queued->question;
-        free(queued);
-    }
-    return count;
+    return questions_next(&core->questions, questions, capacity, timeout_ms);
 }
 
 void core_answer(struct core *core, const struct ns_answer *answer)
@@ -394,49 +318,19 @@ void core_epoch(struct core *core, uint64_t epoch)
 
 /* ---- snapshots ---- */
 
-static void snapshot_begin(struct core *core, struct snapshot *snapshot, int want_connections)
-{
-    memset(snapshot, 0, sizeof(*snapshot));
-    pthread_mutex_init(&snapshot->mutex, NULL);
-    pthread_cond_init(&snapshot->done, NULL);
-    snapshot->missing = core->worker_count;
-    snapshot->want_connections = want_connections;
-    snapshot->parts = ns_alloc(core->worker_count * sizeof(snapshot->parts[0]));
-    for (uint32_t i = 0; i < core->worker_count; i++) {
-        struct command *command = command_new(COMMAND_SNAPSHOT, 0);
-        command->snapshot = snapshot;
-        mailbox_post(&core->workers[i].mailbox, command);
-    }
-    pthread_mutex_lock(&snapshot->mutex);
-    while (snapshot->missing > 0)
-        pthread_cond_wait(&snapshot->done, &snapshot->mutex);
-    pthread_mutex_unlock(&snapshot->mutex);
-}
-
-static void snapshot_end(struct core *core, struct snapshot *snapshot)
-{
-    for (uint32_t i = 0; i < core->worker_count; i++) {
-        free(snapshot->parts[i].connections);
-        free(snapshot->parts[i].workloads);
-    }
-    free(snapshot->parts);
-    pthread_cond_destroy(&snapshot->done);
-    pthread_mutex_destroy(&snapshot->mutex);
-}
-
 size_t core_connections(struct core *core, struct ns_connection *out, size_t capacity)
 {
     NS_CHECK(core, CORE_MAGIC);
     struct snapshot snapshot;
     size_t total = 0;
-    snapshot_begin(core, &snapshot, 1);
+    snapshot_begin(&snapshot, core->workers, core->worker_count, 1);
     for (uint32_t i = 0; i < core->worker_count; i++) {
         const struct snapshot_part *part = &snapshot.parts[i];
         for (size_t j = 0; j < part->connection_count; j++, total++)
             if (total < capacity)
                 out[total] = part->connections[j];
     }
-    snapshot_end(core, &snapshot);
+    snapshot_end(&snapshot);
     return total;
 }
 
@@ -458,7 +352,7 @@ size_t core_workload_stats(struct core *core, struct ns_workload_stats *out, siz
 {
     NS_CHECK(core, CORE_MAGIC);
     struct snapshot snapshot;
-    snapshot_begin(core, &snapshot, 0);
+    snapshot_begin(&snapshot, core->workers, core->worker_count, 0);
     const struct snapshot_part *first = &snapshot.parts[0];
     size_t total = first->workload_count;
     for (size_t i = 0; i < total && i < capacity; i++) {
@@ -468,7 +362,7 @@ size_t core_workload_stats(struct core *core, struct ns_workload_stats *out, siz
                 if (snapshot.parts[w].workloads[j].workload == out[i].workload)
                     stats_add(&out[i], &snapshot.parts[w].workloads[j]);
     }
-    snapshot_end(core, &snapshot);
+    snapshot_end(&snapshot);
     return total;
 }
 
@@ -478,7 +372,7 @@ void core_stats(struct core *core, struct ns_core_stats *out)
     struct snapshot snapshot;
     struct latencies decisions = {{0}};
     memset(out, 0, sizeof(*out));
-    snapshot_begin(core, &snapshot, 0);
+    snapshot_begin(&snapshot, core->workers, core->worker_count, 0);
     for (uint32_t i = 0; i < core->worker_count; i++) {
         out->live_connections += snapshot.parts[i].live_connections;
         out->live_tunnels += snapshot.parts[i].live_tunnels;
@@ -487,7 +381,7 @@ void core_stats(struct core *core, struct ns_core_stats *out)
     }
     out->decision_p50_ns = latencies_percentile(&decisions, 50);
     out->decision_p99_ns = latencies_percentile(&decisions, 99);
-    snapshot_end(core, &snapshot);
+    snapshot_end(&snapshot);
     pthread_mutex_lock(&core->mutex);
     out->epoch = core->epoch;
     pthread_mutex_unlock(&core->mutex);
@@ -495,9 +389,7 @@ void core_stats(struct core *core, struct ns_core_stats *out)
     out->descriptors = __atomic_load_n(&core->descriptors.used, __ATOMIC_RELAXED);
     (void)descriptors_left(&core->descriptors, clock_us(CLOCK_MONOTONIC) / 1000);
     out->descriptor_limit = __atomic_load_n(&core->descriptors.limit, __ATOMIC_RELAXED);
-    pthread_mutex_lock(&core->questions_mutex);
-    out->questions = core->questions_asked;
-    pthread_mutex_unlock(&core->questions_mutex);
+    out->questions = questions_asked(&core->questions);
 }
 
 /* ---- life ---- */
@@ -558,15 +450,9 @@ struct core *core_start(const struct core_options *options, char *error, size_t 
     core->options = *options;
     core->options.congestion_control[sizeof(core->options.congestion_control) - 1] = 0;
     core->options.trust_domain[sizeof(core->options.trust_domain) - 1] = 0;
-    link_init(&core->asking);
     link_init(&core->registered);
     pthread_mutex_init(&core->mutex, NULL);
-    pthread_mutex_init(&core->questions_mutex, NULL);
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&core->questions_ready, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    questions_init(&core->questions);
     widen_descriptor_table(&core->descriptors);
     core->workers = ns_alloc(options->workers * sizeof(core->workers[0]));
     for (uint32_t i = 0; i < options->workers; i++) {
@@ -586,26 +472,14 @@ struct core *core_start(const struct core_options *options, char *error, size_t 
 void core_stop(struct core *core)
 {
     NS_CHECK(core, CORE_MAGIC);
-    pthread_mutex_lock(&core->questions_mutex);
-    core->stopping = 1;
-    pthread_cond_broadcast(&core->questions_ready);
-    pthread_mutex_unlock(&core->questions_mutex);
+    questions_stop(&core->questions);
     for (uint32_t i = 0; i < core->worker_count; i++)
         mailbox_post(&core->workers[i].mailbox, command_new(COMMAND_STOP, 0));
     for (uint32_t i = 0; i < core->worker_count; i++)
         worker_join(&core->workers[i]);
-    struct link questions;
-    link_init(&questions);
-    questions_take(core, &questions, SIZE_MAX);
-    while (!link_empty(&questions)) {
-        struct queued_question *queued = container_of(questions.next, struct queued_question, link);
-        link_remove(&queued->link);
-        free(queued);
-    }
+    questions_dispose(&core->questions);
     while (!link_empty(&core->registered))
         registered_free(container_of(core->registered.next, struct registered, link));
-    pthread_cond_destroy(&core->questions_ready);
-    pthread_mutex_destroy(&core->questions_mutex);
     pthread_mutex_destroy(&core->mutex);
     core->magic = 0;
     free(core->workers);

@@ -66,7 +66,7 @@ struct quota {
     uint64_t descriptors;
     uint64_t rate_ns; /* when the bucket of new connections is full again; see quota.c */
     struct limited limited[NS_LIMITS];
-    struct link questions;     /* waiting for Python, oldest first; under the core's questions_mutex, */
+    struct link questions;     /* waiting for Python, oldest first; under the mutex of struct questions, */
     struct link question_link; /* as its place among those that have some */
 };
 

@@ -136,3 +136,33 @@ void snapshot_take(struct worker *worker, struct snapshot *snapshot)
         pthread_cond_signal(&snapshot->done);
     pthread_mutex_unlock(&snapshot->mutex);
 }
+
+void snapshot_begin(struct snapshot *snapshot, struct worker *workers, uint32_t count, int want_connections)
+{
+    memset(snapshot, 0, sizeof(*snapshot));
+    pthread_mutex_init(&snapshot->mutex, NULL);
+    pthread_cond_init(&snapshot->done, NULL);
+    snapshot->missing = snapshot->part_count = count;
+    snapshot->want_connections = want_connections;
+    snapshot->parts = ns_alloc(count * sizeof(snapshot->parts[0]));
+    for (uint32_t i = 0; i < count; i++) {
+        struct command *command = command_new(COMMAND_SNAPSHOT, 0);
+        command->snapshot = snapshot;
+        mailbox_post(&workers[i].mailbox, command);
+    }
+    pthread_mutex_lock(&snapshot->mutex);
+    while (snapshot->missing > 0)
+        pthread_cond_wait(&snapshot->done, &snapshot->mutex);
+    pthread_mutex_unlock(&snapshot->mutex);
+}
+
+void snapshot_end(struct snapshot *snapshot)
+{
+    for (uint32_t i = 0; i < snapshot->part_count; i++) {
+        free(snapshot->parts[i].connections);
+        free(snapshot->parts[i].workloads);
+    }
+    free(snapshot->parts);
+    pthread_cond_destroy(&snapshot->done);
+    pthread_mutex_destroy(&snapshot->mutex);
+}

@@ -13,7 +13,7 @@ enum {
     CLOSED_SHOWN_MS = 60000,
 };
 
-/* What one worker puts into a snapshot; the arrays are the caller's to free. */
+/* What one worker puts into a snapshot. */
 struct snapshot_part {
     struct ns_connection *connections;
     size_t connection_count;
@@ -31,8 +31,13 @@ struct snapshot {
     uint32_t missing; /* workers that have not answered */
     int want_connections;
     struct snapshot_part *parts; /* one per worker */
+    uint32_t part_count;
 };
 
+/* Asks the workers for their parts, and waits until all are there. */
+void snapshot_begin(struct snapshot *snapshot, struct worker *workers, uint32_t count, int want_connections);
+/* Frees the parts. */
+void snapshot_end(struct snapshot *snapshot);
 /* Fills this worker's part and counts it off; the last worker wakes the caller. */
 void snapshot_take(struct worker *worker, struct snapshot *snapshot);
 /* Keeps a flow that is about to end in the worker's ring. `reason`: what ended it, NULL for an orderly end.
