@@ -1,5 +1,6 @@
 /*
- * flow.c: see flow.h. From acceptance to the first byte, and the end; relay.c moves the bytes in between.
+ * flow.c: see flow.h. From acceptance to the first byte, and the end; relay.c moves the bytes in between, and
+ * stream.c tells what a tunnel's peer says of it.
  *
  * The application on the near side of an outbound flow has a connected socket from the start: the kernel
  * completed its handshake with us. Whatever goes wrong afterwards is told to it as a reset. Nothing is read
@@ -21,14 +22,11 @@
 #include "warm.h"
 
 enum {
-    FLOW_MAGIC = 0x6e73666c,
     ATTEMPTS_MAX = 3, /* tunnels tried for one endpoint when they break before the stream was answered */
     DEADLINE_SPARE_MS = 5000, /* a flow outlives the connection attempts it waits for */
-    REFUSED_STREAM = 7,       /* RFC 9113 section 7: the peer did not begin to process the stream */
 };
 
-/* The connection was counted in. */
-static struct flow *flow_new(struct worker *worker, struct workload *workload, enum ns_direction direction)
+struct flow *flow_new(struct worker *worker, struct workload *workload, enum ns_direction direction)
 {
     struct flow *flow = ns_alloc(sizeof(*flow));
     flow->magic = FLOW_MAGIC;
@@ -91,7 +89,7 @@ static void side_close(struct flow *flow, struct pollable *side, void (*how)(int
 
 /* ---- the end ---- */
 
-static void flow_leave_tunnel(struct flow *flow)
+void flow_leave_tunnel(struct flow *flow)
 {
     struct tunnel *tunnel = flow->tunnel;
     if (tunnel == NULL)
@@ -161,7 +159,7 @@ void flow_fail(struct flow *flow, const char *reason)
 
 /* ---- open ---- */
 
-static void flow_open(struct flow *flow)
+void flow_open(struct flow *flow)
 {
     flow->state = FLOW_OPEN;
     link_remove(&flow->waiting_link);
@@ -170,12 +168,6 @@ static void flow_open(struct flow *flow)
     else
         flow->workload->stats.plaintext++;
     flow_relay(flow);
-}
-
-static void flow_note_tls(struct flow *flow)
-{
-    memcpy(flow->peer, flow->tunnel->tls.peer, sizeof(flow->peer));
-    tls_describe(&flow->tunnel->tls, flow->tls, sizeof(flow->tls));
 }
 
 /* ---- outbound: towards an endpoint ---- */
@@ -225,8 +217,7 @@ static void flow_route(struct flow *flow, const char *failure)
     flow_fail(flow, failure);
 }
 
-/* An attempt failed before a byte was relayed. `again`: the same endpoint may do on another tunnel. */
-static void flow_route_failed(struct flow *flow, int again, const char *reason)
+void flow_route_failed(struct flow *flow, int again, const char *reason)
 {
     side_close(flow, &flow->far, close_orderly);
     flow->stream = 0;
@@ -235,6 +226,21 @@ static void flow_route_failed(struct flow *flow, int again, const char *reason)
         flow_route(flow, reason);
     else
         flow_fail(flow, reason);
+}
+
+void flow_tunnel_lost(struct flow *flow, const char *reason)
+{
+    NS_CHECK(flow, FLOW_MAGIC);
+    flow->stream = 0;
+    if (flow->state == FLOW_CONNECTING && flow->direction == NS_OUTBOUND) {
+        /* A pooled tunnel may have died unnoticed: then a fresh one is tried. One that never opened is told.
+         */
+        int again = flow->tunnel->opened && flow->tunnel->tls.error[0] == 0;
+        flow_route_failed(flow, again, reason);
+        return;
+    }
+    flow_leave_tunnel(flow);
+    flow_abort(flow, reason);
 }
 
 /* ---- inbound: towards the application ---- */
@@ -382,146 +388,6 @@ void flow_accept(struct worker *worker, struct workload *workload, enum ns_direc
     flow->endpoint = flow->destination;
     flow_ask(flow, 0);
 }
-
-/* ---- a tunnel's streams (inside h2_feed and h2_produce) ---- */
-
-static void on_request(void *owner, int32_t id, const struct ns_address *authority,
-                       const struct ns_address *client)
-{
-    struct tunnel *tunnel = owner;
-    if (!address_same_ip(authority, &tunnel->local)) {
-        h2_respond(tunnel->h2, id, 400);
-        return;
-    }
-    struct workload *workload = tunnel->workload;
-    enum ns_limit limit = quota_admit(workload->quota, tunnel->worker->now_us);
-    if (limit != NS_LIMITS) {
-        /* Not REFUSED_STREAM, which asks to try the same again at once: another endpoint may do. */
-        h2_respond(tunnel->h2, id, 503);
-        snapshot_refused(tunnel->worker, workload, NS_INBOUND, &tunnel->peer, authority, limit);
-        return;
-    }
-    turns_spend(&workload->share, TURN_ACCEPT);
-    struct flow *flow = flow_new(tunnel->worker, tunnel->workload, NS_INBOUND);
-    flow->tunnel = tunnel;
-    flow->stream = id;
-    flow->mtls = 1;
-    link_append(&tunnel->flows, &flow->tunnel_link);
-    h2_stream_set(tunnel->h2, id, flow);
-    flow->source = tunnel->peer;
-    /* The port is told by the peer; the address is the one that the connection came from. */
-    flow->source.port = address_same_ip(client, &tunnel->peer) ? client->port : 0;
-    flow->destination = *authority;
-    flow->endpoint = *authority;
-    flow_note_tls(flow);
-    /* A hundred may come at once, behind a handshake. */
-    if (turns_event(&flow->worker->turns, &workload->share))
-        flow_ask(flow, 0);
-    else
-        task_wait(&flow->worker->turns, &workload->share, &flow->task);
-}
-
-static void on_response(void *owner, void *stream, int status)
-{
-    (void)owner;
-    struct flow *flow = stream;
-    NS_CHECK(flow, FLOW_MAGIC);
-    if (flow->state != FLOW_CONNECTING || status < 200)
-        return;
-    if (status == 200) {
-        flow_note_tls(flow);
-        flow_open(flow);
-        return;
-    }
-    h2_stream_set(flow->tunnel->h2, flow->stream, NULL);
-    h2_reset(flow->tunnel->h2, flow->stream, H2_CANCEL);
-    flow_note_tls(flow);
-    flow_route_failed(flow, 0,
-                      status == 401   ? "the peer's policy denied it"
-                      : status == 503 ? "the peer could not reach the application"
-                                      : "the peer refused the request");
-}
-
-/* Drops what the application still sends, for as long as a connection may take to end. */
-static void flow_discard(struct flow *flow)
-{
-    flow->to_far.state = HALF_DISCARDING;
-    flow->deadline_ms = flow->worker->now_ms + flow->worker->options->connect_timeout_ms;
-    link_append(&flow->worker->waiting_flows, &flow->waiting_link);
-}
-
-static void on_closed(void *owner, void *stream, uint32_t code)
-{
-    (void)owner;
-    struct flow *flow = stream;
-    NS_CHECK(flow, FLOW_MAGIC);
-    flow->stream = 0;
-    relay_gathered(flow->worker);
-    if (flow->state == FLOW_CLOSED)
-        return;
-    if (flow->state == FLOW_CONNECTING && flow->direction == NS_OUTBOUND) {
-        flow_route_failed(flow, code == REFUSED_STREAM, "the peer reset the request");
-        return;
-    }
-    flow_leave_tunnel(flow);
-    if (code == H2_NO_ERROR && flow->state == FLOW_OPEN && flow->to_near.state >= HALF_ENDING) {
-        /* Complete: the application is to have all of it, also when the peer takes no more of ours (RFC 9113
-         * section 8.1; Envoy resets so when its application ends first). Closing while it still sends would
-         * reset it and destroy what it has not received yet. */
-        if (flow->to_far.state < HALF_ENDED)
-            flow_discard(flow);
-        flow_relay(flow); /* finishes once the application has taken what is pending */
-    } else
-        flow_abort(flow,
-                   flow->near.failed ? "the application reset the connection" : "the peer reset the stream");
-}
-
-void flow_tunnel_lost(struct flow *flow, const char *reason)
-{
-    NS_CHECK(flow, FLOW_MAGIC);
-    flow->stream = 0;
-    if (flow->state == FLOW_CONNECTING && flow->direction == NS_OUTBOUND) {
-        /* A pooled tunnel may have died unnoticed: then a fresh one is tried. One that never opened is told.
-         */
-        int again = flow->tunnel->opened && flow->tunnel->tls.error[0] == 0;
-        flow_route_failed(flow, again, reason);
-        return;
-    }
-    flow_leave_tunnel(flow);
-    flow_abort(flow, reason);
-}
-
-/* A frame costs about half of a unit. */
-static int on_enough(void *owner)
-{
-    struct tunnel *tunnel = owner;
-    struct share *share = &tunnel->workload->share;
-    turns_spend(share, 1);
-    return !turns_left(&tunnel->worker->turns, share, TURN_SHARE);
-}
-
-static void on_goaway(void *owner)
-{
-    tunnel_retire(owner);
-}
-
-static void on_pong(void *owner)
-{
-    struct tunnel *tunnel = owner;
-    tunnel->ping_ms = 0;
-}
-
-const struct h2_events FLOW_EVENTS = {
-    .request = on_request,
-    .response = on_response,
-    .data = relay_stream_data,
-    .end = relay_stream_end,
-    .closed = on_closed,
-    .source = relay_stream_source,
-    .enough = on_enough,
-    .goaway = on_goaway,
-    .pong = on_pong,
-};
 
 /* ---- events ---- */
 

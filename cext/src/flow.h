@@ -13,6 +13,8 @@
 #include "splice.h"
 #include "tunnel.h"
 
+enum { FLOW_MAGIC = 0x6e73666c };
+
 /* Ordered; a flow that is retried goes back from CONNECTING to DECIDING's end, never further. */
 enum flow_state {
     FLOW_DECIDING = 0,   /* waits for an answer */
@@ -74,23 +76,31 @@ struct flow {
     char tls[64];
 };
 
-extern const struct h2_events FLOW_EVENTS; /* owner: the tunnel; stream: the flow */
-
 /* What is asked for a new connection of the workload to `destination`; the id is left 0. */
 void outbound_question(const struct workload *workload, const struct ns_address *destination,
                        struct ns_question *question);
 /* Takes over an accepted connection that was counted in (quota_admit). */
 void flow_accept(struct worker *worker, struct workload *workload, enum ns_direction direction, int fd,
                  const struct ns_address *peer);
+/* A flow without a far or a near side yet, for a connection that was counted in; DECIDING. */
+struct flow *flow_new(struct worker *worker, struct workload *workload, enum ns_direction direction);
 void flow_event(struct flow *flow, struct pollable *side, uint32_t events);
+/* What it is connected to is up: bytes move. */
+void flow_open(struct flow *flow);
+/* Outbound, CONNECTING: the attempt failed before a byte was relayed. `again`: the same endpoint may do on
+ * another tunnel. */
+void flow_route_failed(struct flow *flow, int again, const char *reason);
 /* Moves bytes as far as they go now. */
 void flow_relay(struct flow *flow);
-/* Its turn, after it had to wait for one. */
+/* Its turn: at once when it begins, or after it had to wait for one. */
 void flow_continue(struct flow *flow);
 /* The decision that the flow waited for. */
 void flow_decided(struct flow *flow, struct decision *decision);
 /* A new epoch: asks again whether a live flow is allowed. */
 void flow_recheck(struct flow *flow);
+/* Parts it from its tunnel, where its stream is no more; harmless if it has none. */
+void flow_leave_tunnel(struct flow *flow);
+/* Its tunnel ends. */
 void flow_tunnel_lost(struct flow *flow, const char *reason);
 /* Ends it with a reset; flow_fail also counts it, and answers an inbound stream that was not answered yet. */
 void flow_abort(struct flow *flow, const char *reason);

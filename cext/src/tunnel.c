@@ -18,6 +18,7 @@
 
 #include "flow.h"
 #include "names.h"
+#include "stream.h"
 #include "tunnel_bytes.h"
 #include "warm.h"
 
@@ -56,7 +57,7 @@ static struct tunnel *tunnel_new(struct worker *worker, struct workload *workloa
     tunnel->heard_ms = worker->now_ms;
     tunnel->idle_ms = worker->now_ms;
     tunnel->deadline_ms = worker->now_ms + worker->options->connect_timeout_ms;
-    tunnel->h2 = h2_new(role == TLS_SERVER, &FLOW_EVENTS, tunnel);
+    tunnel->h2 = h2_new(role == TLS_SERVER, &STREAM_EVENTS, tunnel);
     if (workload->tight)
         h2_windows(tunnel->h2, QUOTA_WINDOW_TIGHT);
     link_append(&workload->tunnels, &tunnel->link);
