@@ -18,8 +18,9 @@ TEST(handshakes_with_many_peers_at_once_are_not_made_by_the_worker)
         ends[i].client = dial(listeners[i]);
     WAIT_UNTIL(lab_core_stats(lab).live_connections == PEERS);
     LAB_SET(lab, stuck, 0);
-    for (int i = 0; i < PEERS; i++) {
+    for (int i = 0; i < PEERS; i++)
         send_stream(ends[i].client, 1, 0, 100);
+    for (int i = 0; i < PEERS; i++) { /* in the order in which their tunnels were made */
         ends[i].server = take_connection(lab->application);
         receive_stream(ends[i].server, 1, 0, 100);
     }

@@ -25,7 +25,7 @@ from support.lab import (
     wait_until,
 )
 from support.namespaces import needs_root
-from support.tcp_table import TIME_WAIT, tcp_table
+from support.tcp_table import ports_in_use
 
 pytestmark = [needs_root, pytest.mark.both_backends]
 
@@ -172,14 +172,8 @@ def test_source_port_again_right_after_the_server_closed(lab: RunningLab, progra
             application.close()
             assert client.recv(1) == b""
             client.close()
-            wait_until(lambda: not _is_open(lab, "shipper", 45455), "the client's side has ended")
+            wait_until(lambda: 45455 not in lab.run("shipper", ports_in_use), "the client's side has ended")
         assert not wire.carries(CARD)
-
-
-def _is_open(lab: RunningLab, pod: str, port: int) -> bool:
-    """Whether a socket of the pod with this local port is in another state than TIME_WAIT."""
-
-    return any(one.local[1] == port and one.state != TIME_WAIT for one in lab.run(pod, tcp_table))
 
 
 def test_socket_bound_to_a_device(lab: RunningLab, programs: Programs) -> None:

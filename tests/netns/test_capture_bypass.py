@@ -15,8 +15,9 @@ import pytest
 from nodeseal.capture import constants, syscalls
 from nodeseal.capture.bypass import Entries, node_entries, peer_entries
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
-from support.namespaces import needs_root
+from support.namespaces import needs_root, wait_for
 from support.pods import Pods, echoes
+from support.tcp_table import ports_in_use
 
 pytestmark = [needs_root, pytest.mark.ebpf_only("with iptables nothing passes by the core")]
 
@@ -196,6 +197,7 @@ def test_client_of_an_excluded_port_uses_its_own_port_again(pods: Pods) -> None:
         echo.hang_up()
         assert connection.recv(1) == b""
         connection.close()
+        wait_for(lambda: 45679 not in pods.client.run(ports_in_use), "the client's side is closed")
     assert relay.flows == []
 
 

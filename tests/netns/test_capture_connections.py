@@ -17,6 +17,7 @@ from nodeseal.capture.workload import CaptureTarget
 from support.lab import Sniffer
 from support.namespaces import needs_root, wait_for
 from support.pods import CLIENT, SERVER, SERVER_6, Pods, echoes
+from support.tcp_table import ports_in_use
 
 pytestmark = needs_root
 
@@ -291,16 +292,8 @@ def test_client_uses_its_port_again_after_the_server_closed(pods: Pods) -> None:
         echo.hang_up()
         assert connection.recv(1) == b""
         connection.close()
-        wait_for(lambda: "45678" not in pods.client.run(established), "the client's side is closed")
+        wait_for(lambda: 45678 not in pods.client.run(ports_in_use), "the client's side is closed")
         assert len(relay.flows) == times
-
-
-def established() -> str:
-    """Ports of TCP sockets of this namespace that are not in TIME_WAIT, from /proc/thread-self/net/tcp and tcp6."""
-    lines = [
-        line for name in ("tcp", "tcp6") for line in Path(f"/proc/thread-self/net/{name}").read_text().splitlines()[1:]
-    ]
-    return " ".join(str(int(line.split()[1].split(":")[1], 16)) for line in lines if line.split()[3] != "06")
 
 
 def test_every_device_is_captured(pods: Pods) -> None:

@@ -29,6 +29,7 @@ from nodeseal.mesh.host import OWN_NAMESPACE, HostPlace
 from support.host_process import Cgroup, HostProcess
 from support.namespaces import Namespace, needs_root, wait_for
 from support.pods import SERVER, SERVER_6, Pods, echoes
+from support.tcp_table import ports_in_use
 
 pytestmark = [needs_root, pytest.mark.ebpf_only("processes of a node are captured by eBPF only")]
 
@@ -231,6 +232,7 @@ def test_a_port_that_is_used_again_after_time_wait_is_captured(scene: Scene) -> 
         echo.hang_up()  # the far side, and so the core, closes first
         wait_for(dialled.ended, "the end arrives")
         dialled.close()
+        wait_for(lambda: 45678 not in pods.server.run(ports_in_use), "the process's side is closed")
         assert len(relay.flows) == count
 
 

@@ -32,6 +32,12 @@ def tcp_table() -> list[TcpSocket]:
     return found
 
 
+def ports_in_use() -> set[int]:
+    """The local ports from which the same connection cannot be made again yet: of all sockets but those in TIME_WAIT.
+    A socket that its application has closed is among them until the last acknowledgement arrives."""
+    return {one.local[1] for one in tcp_table() if one.state != TIME_WAIT}
+
+
 def _address(text: str) -> tuple[str, int]:
     """ "0100007F:1F90": words of 32 bits as the machine has them (tcp4_seq_show, tcp6_seq_show)."""
     host, _, port = text.partition(":")
