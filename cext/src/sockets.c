@@ -179,6 +179,11 @@ int socket_accept(int listener, struct ns_address *peer)
     return fd;
 }
 
+void socket_limit_unsent(int fd, int bytes)
+{
+    (void)set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, bytes); /* cannot fail on a TCP socket */
+}
+
 int socket_congestion(int fd, const char *name)
 {
     return setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name));

@@ -43,6 +43,9 @@ int socket_accept(int listener, struct ns_address *peer);
  */
 int socket_connect(const struct netns *netns, const struct ns_address *destination,
                    const struct ns_address *source, uint32_t mark);
+/* Keeps what the kernel holds of a connection and has not sent small: beyond `bytes` the socket is not
+ * writable (tcp(7), TCP_NOTSENT_LOWAT). */
+void socket_limit_unsent(int fd, int bytes);
 /* Sets a connection's congestion control (tcp(7), TCP_CONGESTION). 0, or -1 with errno: ENOENT if the kernel
  * has none of that name. */
 int socket_congestion(int fd, const char *name);

@@ -26,7 +26,8 @@ enum {
     PING_AFTER_MS = 10000,
     PING_ANSWER_MS = 20000,
     RETRY_MS = 50,
-    NOTICE_MS = 1000, /* for streams that are on their way when the peer is told to open no more */
+    NOTICE_MS = 1000,     /* for streams that are on their way when the peer is told to open no more */
+    UNSENT_MOST = 131072, /* bytes in the socket: they go before a new stream's */
 };
 
 static size_t bucket_of(const struct workload *workload, const struct ns_address *address)
@@ -69,9 +70,10 @@ static struct tunnel *tunnel_new(struct worker *worker, struct workload *workloa
 
 /* ---- beginning ---- */
 
-/* core_start has tried it; should it be gone since, the system's own does as well. */
-static void use_congestion_control(const struct tunnel *tunnel, int fd)
+static void prepare_socket(const struct tunnel *tunnel, int fd)
 {
+    socket_limit_unsent(fd, UNSENT_MOST);
+    /* core_start has tried it; should it be gone since, the system's own does as well. */
     if (tunnel->worker->options->congestion_control[0] != 0)
         (void)socket_congestion(fd, tunnel->worker->options->congestion_control);
 }
@@ -99,7 +101,7 @@ static int tunnel_dial(struct tunnel *tunnel)
     int fd = socket_connect(&tunnel->workload->netns, &to, NULL, NS_MARK_CORE);
     if (fd < 0)
         return -1;
-    use_congestion_control(tunnel, fd);
+    prepare_socket(tunnel, fd);
     tunnel_adopt(tunnel, fd);
     tunnel->poll.readable = tunnel->poll.writable = tunnel->poll.ending = 0;
     if (worker_watch(tunnel->worker, &tunnel->poll) != 0) {
@@ -187,7 +189,7 @@ void tunnel_accept(struct worker *worker, struct workload *workload, int fd, con
     tunnel_adopt(tunnel, fd);
     tunnel->state = TUNNEL_HANDSHAKE;
     tunnel->peer = *peer;
-    use_congestion_control(tunnel, fd);
+    prepare_socket(tunnel, fd);
     if (tls_init(&tunnel->tls, TLS_SERVER, &workload->credentials, worker->options->trust_domain, NULL) !=
             0 ||
         socket_local_address(fd, &tunnel->local) != 0 || worker_watch(worker, &tunnel->poll) != 0) {

@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <sys/mman.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 
 #include "core_ends.h"
@@ -129,6 +131,37 @@ TEST(connections_are_listed_with_identities_and_bytes)
     }
     CHECK_EQUAL(core_connections(lab->core, list, 1), 2);
     CHECK_EQUAL(core_connections(lab->core, NULL, 0), 2);
+    ends_close(&ends);
+    lab_free(lab);
+}
+
+/* Whether either end of the connection is the port for tunnels. */
+static int is_of_a_tunnel(int fd)
+{
+    struct ns_address local, remote;
+    struct sockaddr_storage storage;
+    socklen_t length = sizeof(storage);
+    return getpeername(fd, (struct sockaddr *)&storage, &length) == 0 &&
+           address_from_sockaddr(&storage, &remote) == 0 && socket_local_address(fd, &local) == 0 &&
+           (local.port == NS_HBONE_PORT || remote.port == NS_HBONE_PORT);
+}
+
+TEST(both_ends_of_a_tunnel_hold_little_that_is_not_sent)
+{
+    struct lab *lab = lab_new();
+    struct ends ends = lab_connect(lab);
+    exchange(&ends, 0);
+    int found = 0;
+    for (int fd = 3; fd < 256; fd++) {
+        int most = 0;
+        socklen_t size = sizeof(most);
+        if (!is_of_a_tunnel(fd))
+            continue;
+        CHECK_EQUAL(getsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &most, &size), 0);
+        CHECK_CASE(most > 0 && most <= 262144, "%d", most);
+        found++;
+    }
+    CHECK_EQUAL(found, 2);
     ends_close(&ends);
     lab_free(lab);
 }

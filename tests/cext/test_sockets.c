@@ -7,8 +7,10 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -160,3 +162,23 @@ TEST(source_and_destination_of_different_families_do_not_connect)
 }
 
 CHECK_MAIN
+
+TEST(a_socket_whose_peer_reads_nothing_holds_little_that_is_not_sent)
+{
+    enum { MOST = 65536 };
+    static const char piece[16384];
+    struct ns_address where, peer;
+    int listener = listen_at(AF_INET, "127.0.0.1", &where), unsent = 0;
+    int client = socket_connect(&HERE, &where, NULL, NS_MARK_CORE);
+    int server = accept_in_time(listener, &peer);
+    struct pollfd ready = {.fd = client, .events = POLLOUT};
+    socket_limit_unsent(client, MOST);
+    while (send(client, piece, sizeof(piece), MSG_DONTWAIT) > 0 || poll(&ready, 1, 200) == 1)
+        ; /* until nothing moves any more */
+    CHECK_EQUAL(errno, EAGAIN);
+    CHECK_EQUAL(ioctl(client, SIOCOUTQNSD, &unsent), 0);
+    CHECK_CASE(unsent > 0 && unsent < 2 * MOST, "%d", unsent);
+    close(client);
+    close(server);
+    close(listener);
+}
