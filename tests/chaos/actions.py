@@ -17,7 +17,7 @@ import yaml
 from chaos.errors import ChaosError
 from chaos.ledger import ENDING_SECONDS, Ledger
 from chaos.network import BadLink
-from chaos.scene import COMERS, Scene
+from chaos.scene import Scene
 from chaos.schedule import Event, Kind
 from nodeseal.core import generations
 from nodeseal.lab import agents
@@ -73,7 +73,7 @@ class Actions:
             Kind.SLOW_READERS: lambda: self.scene.slow_readers(_pair(subject), **details),
         }
         said = done[event.kind]()
-        for pod in set(COMERS) - self._away:
+        for pod in set(self.scene.players.comers) - self._away:
             self.scene.top_up(pod)
         return said or ""
 

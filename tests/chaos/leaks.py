@@ -27,6 +27,7 @@ class Leaks:
         self._client, self._server = PodTraffic(lab, "comer"), PodTraffic(lab, "pipeline")
         self._address = self._server.listen()
         self._groups = 0
+        self._comers = ["comer", "pipeline", *(pod.name for pod in lab.plan.pods if pod.cgroup)]
 
     def run(self, rounds: int, generations: int) -> None:
         """Raises ChaosError, LabError."""
@@ -49,7 +50,7 @@ class Leaks:
     def _enrolment(self) -> None:
         for change in (self._lab.unenrol, self._lab.enrol):
             self._talk()
-            change("comer", "pipeline")
+            change(*self._comers)
 
     def _core_upgrade(self) -> None:
         for node in self._lab.plan.nodes:

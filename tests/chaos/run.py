@@ -18,12 +18,15 @@ from chaos.impairment import Impairment
 from chaos.ledger import Ledger
 from chaos.monitor import Monitor
 from chaos.network import BadLink, Watch
+from chaos.players import Players, players
 from chaos.report import Finding, Logged, Report
-from chaos.scene import CAST, MORE_PODS, Scene
+from chaos.scene import Scene
 from chaos.schedule import Event, make_schedule
+from nodeseal.capture.backend import Choice
 from nodeseal.lab.errors import LabError
 from nodeseal.lab.lab import LAB_ROOT, Lab, take_down
 from nodeseal.lab.plan import Plan, PodRequest
+from support.backend import asked_backend
 from support.pod_traffic import new_marker
 from support.resources import Resources, node_resources
 from support.workers import lab_settings
@@ -42,10 +45,18 @@ class Options:
     log: Path
 
 
+def asked_players() -> Players:
+    """Those that the backend which was asked for can capture."""
+    return players(hosts=asked_backend() is not Choice.IPTABLES)
+
+
 @contextlib.contextmanager
 def new_lab(name: str, settings: dict[str, Any]) -> Iterator[Lab]:
     """A supervised lab, as `lab up` makes it; gone afterwards, whatever happens. Raises LabError."""
-    plan = Plan.build(name, more_pods=[PodRequest.parse(text) for text in MORE_PODS], ipv6=True)
+    cast = asked_players()
+    requests = [PodRequest.parse(text) for text in cast.pods]
+    requests += [PodRequest.parse_host_workload(text) for text in cast.host_workloads]
+    plan = Plan.build(name, more_pods=requests, ipv6=True)
     with lab_settings(settings):
         lab = Lab.up(plan, with_apps=False)
     try:
@@ -71,12 +82,13 @@ class ChaosRun:
         """Raises ChaosError and LabError when it cannot be made."""
         options = self._options
         self._ledger.nodes = {str(address): pod.node for pod in lab.plan.pods for address in pod.addresses}
-        scene = Scene(lab, new_marker(), new_marker())
+        scene = Scene(lab, asked_players(), new_marker(), new_marker())
         options.log.parent.mkdir(parents=True, exist_ok=True)
         with options.log.open("w") as log:
             watch = Watch(lab, scene.secret, scene.open_marker)
             link = BadLink(lab, options.seed)
             scene.start()
+            scene.warm_up()
             before = at_rest(lab)
             scene.open_all(options.connections)
             monitor = Monitor(lab, scene, watch, self._ledger)
@@ -107,7 +119,7 @@ class ChaosRun:
     def _play(self, actions: Actions, scene: Scene, log: TextIO) -> None:
         seconds = self._options.minutes * 60
         told = self._began
-        for event in [*make_schedule(self._options.seed, seconds, CAST), None]:
+        for event in [*make_schedule(self._options.seed, seconds, scene.players.cast()), None]:
             due = self._began + (seconds if event is None else event.at)
             while (wait := due - time.monotonic()) > 0:
                 time.sleep(min(wait, 0.5))

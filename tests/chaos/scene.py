@@ -8,32 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chaos.errors import ChaosError
-from chaos.schedule import Cast
+from chaos.players import Pairs, Players
 from nodeseal.lab.lab import Lab
 from support.control import RemoteError
 from support.pod_traffic import Address, PodTraffic
-
-MORE_PODS = ("comer:node1", "rover:node2", "guest:node1:plain")
-ALWAYS_ENROLLED = ("shipper", "siem", "pipeline")
-COMERS = ("comer", "rover")
-STEADY = (
-    ("shipper", "pipeline"),
-    ("pipeline", "siem"),
-    ("pipeline", "shipper"),
-    ("siem", "pipeline"),
-    ("shipper", "siem"),
-)
-"""Pairs (client, server) that are always enrolled: what they send is secret."""
-OPEN = (("guest", "pipeline"), ("shipper", "intruder"), ("guest", "intruder"))
-"""Pairs of which one is never enrolled."""
-COMING = (("comer", "pipeline"), ("shipper", "rover"), ("rover", "siem"))
-"""Pairs of which one comes and goes: their connections are opened while it is enrolled, and stay."""
-CAST = Cast(("node1", "node2"), COMERS, ("siem", "shipper"), (*STEADY[:4], OPEN[0]))
 
 INTERVAL_MS = 1000
 FINISH_SECONDS = 90.0
 _OPENING_SECONDS = 60.0
 _BURST_MESSAGES = 3
+_WARM_UP_BURST, _WARM_UP_SECONDS = 200, 5.0
 
 
 @dataclass(slots=True)
@@ -51,34 +35,47 @@ class Sums:
 
 @dataclass(slots=True)
 class Scene:
-    """The programs in the pods. What goes between enrolled pods carries `secret`, all else `open_marker`."""
+    """The programs of all workloads. What goes between those that are enrolled carries `secret`, all else
+    `open_marker`."""
 
     lab: Lab
+    players: Players
     secret: bytes
     open_marker: bytes
     programs: dict[str, PodTraffic] = field(default_factory=dict)
     addresses: dict[str, Address] = field(default_factory=dict)
-    _wanted: dict[tuple[str, str], int] = field(default_factory=dict)  # how many of COMING
+    _wanted: dict[tuple[str, str], int] = field(default_factory=dict)  # how many of those who come
     _numbers: Any = field(default_factory=itertools.count)
     _slow: list[tuple[float, str, str]] = field(default_factory=list)  # (until, pod, group)
     _read: dict[str, int] = field(default_factory=dict)  # pod -> incidents that were read
 
     def start(self) -> None:
-        """Starts a program in every pod, each with a listener, over IPv4 and IPv6 in turn."""
+        """Starts a program for every workload, each with a listener, over IPv4 and IPv6 in turn."""
         for number, pod in enumerate(self.lab.plan.pods):
             program = self.programs[pod.name] = PodTraffic(self.lab, pod.name)
             self.addresses[pod.name] = program.listen(str(pod.addresses[number % len(pod.addresses)]))
 
+    def warm_up(self) -> None:
+        """Many short connections and some slow readers: afterwards the cores hold what they keep for reuse."""
+        for pair in (*self.players.steady, *self.players.open):
+            self.burst(pair, _WARM_UP_BURST)
+            self.slow_readers(pair, 5, 100_000, _WARM_UP_SECONDS)
+        time.sleep(_WARM_UP_SECONDS)
+        if left := self.finish():
+            raise ChaosError(f"{left} connections of the warm-up do not end in order")
+        self._slow.clear()
+
     def open_all(self, count: int) -> None:
         """The long-lived connections: 70 % always secret, 15 % open, 15 % of those who come and go; waits for them."""
-        shares = {STEADY: count * 70 // 100, OPEN: count * 15 // 100}
-        shares[COMING] = count - sum(shares.values())
-        for pairs, share in shares.items():
+        steady, open_ = count * 70 // 100, count * 15 // 100
+        coming: Pairs = self.players.coming
+        shares = ((self.players.steady, steady), (self.players.open, open_), (coming, count - steady - open_))
+        for pairs, share in shares:
             for number, pair in enumerate(pairs):
                 part = len(range(number, share, len(pairs)))
-                if pairs is COMING:
+                if pairs is coming:
                     self._wanted[pair] = part
-                self._open(pair, f"long {pair[1]}", part, redial=pairs is not COMING, over_ms=2000)
+                self._open(pair, f"long {pair[1]}", part, redial=pairs is not coming, over_ms=2000)
         deadline = time.monotonic() + _OPENING_SECONDS
         while (sums := self.sums()).open < count:
             if time.monotonic() > deadline:
@@ -162,7 +159,7 @@ class Scene:
 
     def _open(self, pair: tuple[str, str], group: str, count: int, **options: Any) -> None:
         client, server = pair
-        secret = pair not in OPEN
+        secret = pair not in self.players.open
         marker = self.secret if secret else self.open_marker
         options = {"interval_ms": INTERVAL_MS, "reply_ms": INTERVAL_MS} | options
         try:

@@ -1,4 +1,5 @@
-"""The traffic program of a pod, from a test's side: support/traffic.py does the work, in the pod's namespace."""
+"""The traffic program of a pod, from a test's side: support/traffic.py does the work, in the pod's namespace; that of a
+host workload in its node's, and in its cgroup."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from nodeseal.lab.cgroups import in_cgroup
 from nodeseal.lab.lab import Lab
 from support.control import Remote
 from support.messages import MARKER_SIZE
@@ -34,16 +36,19 @@ class PodTraffic:
     """Starts the program in the pod; it ends with the `with` block, or with the lab."""
 
     def __init__(self, lab: Lab, pod: str) -> None:
+        where = lab.plan.pod(pod)
         self.pod = pod
-        self.host = str(lab.plan.pod(pod).address)
+        self.host = str(where.address)
+        self._port = where.port if where.cgroup else 0
         self._lab = lab
         # Its own, also beside another program of the same pod; the path of a Unix socket is short.
         control = lab.directory / f"{pod}-{secrets.token_hex(3)}.sock"
         lab.pod_directory(pod).mkdir(parents=True, exist_ok=True)
+        command = traffic_command(control, self.host)
         self.record = lab.processes.start(
             f"app {pod}",
-            traffic_command(control, self.host),
-            netns=lab.plan.pod(pod).netns,
+            in_cgroup(where.cgroup, tuple(command)) if where.cgroup else command,
+            netns=where.netns,
             output=lab.pod_directory(pod) / "traffic.log",
         )
         self._remote = Remote(control)
@@ -63,8 +68,8 @@ class PodTraffic:
         self._lab.processes.end([self.record])
 
     def listen(self, host: str = "") -> Address:
-        """A new listener's address, of the pod's IPv4 one or that which is given."""
-        return host or self.host, int(self._remote.ask("listen", host=host))
+        """A new listener's address: the pod's IPv4 one or that which is given; a host workload has one, at its port."""
+        return host or self.host, int(self._remote.ask("listen", host=host, port=self._port))
 
     def open(self, group: str, address: Address, count: int, marker: bytes, **options: Any) -> None:
         """Dials `count` connections more in the group; `options` as in support.traffic.Group."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from chaos.impairment import Impairment
+from chaos.players import players
 from chaos.schedule import FIRST_AT, LAST_BEFORE_END, Cast, Event, Kind, make_schedule
+from nodeseal.lab.plan import Plan, PodRequest
 
 CAST = Cast(("node1", "node2"), ("comer", "rover"), ("siem",), (("shipper", "pipeline"), ("pipeline", "siem")))
 SECONDS = 600.0
@@ -57,3 +59,15 @@ def test_impairments_stay_within_what_must_not_cut() -> None:
 def test_event_is_named_with_its_details() -> None:
     event = Event(3.0, Kind.BURST, "shipper pipeline", {"count": 50})
     assert str(event) == "burst shipper pipeline count 50"
+
+
+@pytest.mark.parametrize("hosts", [False, True])
+def test_everybody_who_plays_is_there(hosts: bool) -> None:
+    cast = players(hosts=hosts)
+    asked = [*map(PodRequest.parse, cast.pods), *map(PodRequest.parse_host_workload, cast.host_workloads)]
+    there = {pod.name for pod in Plan.build("chaos", more_pods=asked, ipv6=True).pods}
+    pairs = {*cast.steady, *cast.open, *cast.coming, *cast.cast().bursts}
+    assert {name for pair in pairs for name in pair} | {*cast.comers, *cast.cast().strict} <= there
+    assert {*cast.comers}.isdisjoint(name for pair in cast.steady for name in pair)
+    assert all({*pair} & {*cast.comers} for pair in cast.coming)
+    assert bool(cast.host_workloads) == hosts
