@@ -65,14 +65,10 @@ void flow_free(struct flow *flow)
     free(flow);
 }
 
-static void close_orderly(int fd)
-{
-    close(fd);
-}
-
 static void side_adopt(struct flow *flow, struct pollable *side, int fd)
 {
     quota_descriptors(flow->workload->quota, 1);
+    socket_reset_at_death(fd);
     side->fd = fd;
     side->readable = side->writable = side->ending = side->failed = 0;
     side->finished = side->urgent = 0;
@@ -134,7 +130,7 @@ static void flow_close(struct flow *flow, const char *reason, void (*close_side)
 
 void flow_finish(struct flow *flow)
 {
-    flow_close(flow, NULL, close_orderly);
+    flow_close(flow, NULL, socket_close);
 }
 
 void flow_abort(struct flow *flow, const char *reason)
@@ -211,7 +207,7 @@ static void flow_route(struct flow *flow, const char *failure)
         flow->attempts++;
         if (endpoint_begin(flow, &decision->endpoints[chosen]) == 0)
             return;
-        side_close(flow, &flow->far, close_orderly);
+        side_close(flow, &flow->far, socket_close);
         failure = "the endpoint cannot be dialled";
     }
     flow_fail(flow, failure);
@@ -219,7 +215,7 @@ static void flow_route(struct flow *flow, const char *failure)
 
 void flow_route_failed(struct flow *flow, int again, const char *reason)
 {
-    side_close(flow, &flow->far, close_orderly);
+    side_close(flow, &flow->far, socket_close);
     flow->stream = 0;
     flow_leave_tunnel(flow);
     if (again || flow->attempts < flow->decision->endpoint_count)

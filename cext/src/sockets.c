@@ -207,9 +207,27 @@ int socket_error(int fd)
     return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) == 0 ? error : errno;
 }
 
+/* With `on`, close() resets; the kernel's own close() of what an ended process has left does so too (socket(7),
+ * SO_LINGER; tcp_close). */
+static void set_linger(int fd, int on)
+{
+    struct linger linger = {.l_onoff = on, .l_linger = 0};
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+}
+
+void socket_reset_at_death(int fd)
+{
+    set_linger(fd, 1);
+}
+
+void socket_close(int fd)
+{
+    set_linger(fd, 0);
+    close(fd);
+}
+
 void socket_abort(int fd)
 {
-    struct linger linger = {.l_onoff = 1, .l_linger = 0};
-    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+    set_linger(fd, 1);
     close(fd);
 }

@@ -43,6 +43,11 @@ int socket_accept(int listener, struct ns_address *peer);
  */
 int socket_connect(const struct netns *netns, const struct ns_address *destination,
                    const struct ns_address *source, uint32_t mark);
+/* From now on the connection is reset if this process ends without closing it in order: its end must not look
+ * as if all had arrived. */
+void socket_reset_at_death(int fd);
+/* Closes; what was written still arrives, and then the end. */
+void socket_close(int fd);
 /* Keeps what the kernel holds of a connection and has not sent small: beyond `bytes` the socket is not
  * writable (tcp(7), TCP_NOTSENT_LOWAT). */
 void socket_limit_unsent(int fd, int bytes);
