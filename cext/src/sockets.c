@@ -207,8 +207,8 @@ int socket_error(int fd)
     return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) == 0 ? error : errno;
 }
 
-/* With `on`, close() resets; the kernel's own close() of what an ended process has left does so too (socket(7),
- * SO_LINGER; tcp_close). */
+/* With `on`, close() resets; the kernel's own close() of what an ended process has left does so too
+ * (socket(7), SO_LINGER; tcp_close). */
 static void set_linger(int fd, int on)
 {
     struct linger linger = {.l_onoff = on, .l_linger = 0};
