@@ -73,58 +73,54 @@ void check_server_speaks_at_once(struct lab *lab, int hangs_up)
     ends_close(&ends);
 }
 
+/* One end says what it has to and hangs up; the other answers afterwards. */
+static void check_half_close(struct lab *lab, int first, int second)
+{
+    send_stream(first, 1, 0, 300000);
+    shutdown(first, SHUT_WR);
+    receive_stream(second, 1, 0, 300000);
+    expect_end(second);
+    struct sender answer;
+    sender_start(&answer, second, 2, 3000000);
+    receive_stream(first, 2, 0, 3000000);
+    sender_join(&answer);
+    shutdown(second, SHUT_WR);
+    expect_end(first);
+    close(first);
+    close(second);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).connections == 0);
+}
+
 void check_client_half_close(struct lab *lab)
 {
     struct ends ends = lab_connect(lab);
-    send_stream(ends.client, 1, 0, 300000);
-    shutdown(ends.client, SHUT_WR);
-    receive_stream(ends.server, 1, 0, 300000);
-    expect_end(ends.server);
-    struct sender down;
-    sender_start(&down, ends.server, 2, 3000000);
-    receive_stream(ends.client, 2, 0, 3000000);
-    sender_join(&down);
-    shutdown(ends.server, SHUT_WR);
-    expect_end(ends.client);
-    ends_close(&ends);
-    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).connections == 0);
+    check_half_close(lab, ends.client, ends.server);
 }
 
 void check_server_half_close(struct lab *lab)
 {
     struct ends ends = lab_connect(lab);
-    send_stream(ends.server, 1, 0, 300000);
-    shutdown(ends.server, SHUT_WR);
-    receive_stream(ends.client, 1, 0, 300000);
-    expect_end(ends.client);
-    struct sender up;
-    sender_start(&up, ends.client, 2, 3000000);
-    receive_stream(ends.server, 2, 0, 3000000);
-    sender_join(&up);
-    shutdown(ends.client, SHUT_WR);
-    expect_end(ends.server);
-    ends_close(&ends);
+    check_half_close(lab, ends.server, ends.client);
+}
+
+static void check_reset(struct lab *lab, int first, int second)
+{
+    send_stream(first, 1, 0, 10);
+    receive_stream(second, 1, 0, 10);
+    reset(first);
+    expect_reset(second);
+    close(second);
     WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).connections == 0);
 }
 
 void check_client_reset(struct lab *lab)
 {
     struct ends ends = lab_connect(lab);
-    send_stream(ends.client, 1, 0, 10);
-    receive_stream(ends.server, 1, 0, 10);
-    reset(ends.client);
-    expect_reset(ends.server);
-    close(ends.server);
-    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).connections == 0);
+    check_reset(lab, ends.client, ends.server);
 }
 
 void check_server_reset(struct lab *lab)
 {
     struct ends ends = lab_connect(lab);
-    send_stream(ends.server, 1, 0, 10);
-    receive_stream(ends.client, 1, 0, 10);
-    reset(ends.server);
-    expect_reset(ends.client);
-    close(ends.client);
-    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).connections == 0);
+    check_reset(lab, ends.server, ends.client);
 }

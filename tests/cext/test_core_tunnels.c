@@ -260,8 +260,7 @@ TEST(each_neighbour_is_reached_by_its_name_whoever_accepts)
         int siem = i % 2;
         LAB_SET(lab, identity, siem ? SIEM : PIPELINE);
         lab_credentials(lab, SHIPPER_KEY, SHIPPER); /* a tunnel of its own for each connection */
-        LAB_SET(lab, epoch, (uint64_t)(2 + i));
-        core_epoch(lab->core, (uint64_t)(2 + i));
+        lab_move_on(lab);
         struct ends ends = lab_connect(lab);
         send_stream(ends.client, 1, 0, 1000);
         receive_stream(ends.server, 1, 0, 1000);
@@ -289,8 +288,7 @@ TEST(who_asks_for_no_name_reaches_the_first_neighbour_and_no_other)
         ends_close(&ends);
     }
     LAB_SET(lab, identity, SIEM);
-    LAB_SET(lab, epoch, 2);
-    core_epoch(lab->core, 2);
+    lab_move_on(lab);
     int refused = dial(lab->outbound);
     expect_reset(refused);
     close(refused);

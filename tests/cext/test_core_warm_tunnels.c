@@ -53,8 +53,7 @@ TEST(a_peer_that_is_no_longer_allowed_is_not_dialled_ahead)
     lab_use(lab);
     uint64_t questions = lab_core_stats(lab).questions;
     LAB_SET(lab, outbound_verdict, NS_REFUSE);
-    LAB_SET(lab, epoch, 2);
-    core_epoch(lab->core, 2);
+    lab_move_on(lab);
     lab_credentials(lab, SHIPPER_KEY, SHIPPER);
     WAIT_UNTIL(lab_core_stats(lab).questions == questions + 1); /* nobody but the peer's place asks */
     int refused = dial(lab->outbound);
@@ -72,13 +71,11 @@ TEST(a_peer_with_another_identity_than_before_is_not_dialled_ahead)
     lab_use(lab);
     uint64_t questions = lab_core_stats(lab).questions;
     LAB_SET(lab, identity, SHIPPER);
-    LAB_SET(lab, epoch, 2);
-    core_epoch(lab->core, 2);
+    lab_move_on(lab);
     lab_credentials(lab, SHIPPER_KEY, SHIPPER);
     WAIT_UNTIL(lab_core_stats(lab).questions == questions + 1);
     LAB_SET(lab, outbound_verdict, NS_REFUSE);
-    LAB_SET(lab, epoch, 3);
-    core_epoch(lab->core, 3);
+    lab_move_on(lab);
     int refused = dial(lab->outbound);
     expect_reset(refused); /* the question before it is answered, too */
     close(refused);

@@ -53,9 +53,9 @@ def asked_players() -> Players:
 @contextlib.contextmanager
 def new_lab(name: str, settings: dict[str, Any]) -> Iterator[Lab]:
     """A supervised lab, as `lab up` makes it; gone afterwards, whatever happens. Raises LabError."""
-    cast = asked_players()
-    requests = [PodRequest.parse(text) for text in cast.pods]
-    requests += [PodRequest.parse_host_workload(text) for text in cast.host_workloads]
+    asked = asked_players()
+    requests = [PodRequest.parse(text) for text in asked.pods]
+    requests += [PodRequest.parse_host_workload(text) for text in asked.host_workloads]
     plan = Plan.build(name, more_pods=requests, ipv6=True)
     with lab_settings(settings):
         lab = Lab.up(plan, with_apps=False)

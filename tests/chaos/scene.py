@@ -60,10 +60,11 @@ class Scene:
         for pair in (*self.players.steady, *self.players.open):
             self.burst(pair, _WARM_UP_BURST)
             self.slow_readers(pair, 5, 100_000, _WARM_UP_SECONDS)
-        time.sleep(_WARM_UP_SECONDS)
+        while self._slow:
+            time.sleep(0.1)
+            self.tend()
         if left := self.finish():
             raise ChaosError(f"{left} connections of the warm-up do not end in order")
-        self._slow.clear()
 
     def open_all(self, count: int) -> None:
         """The long-lived connections: 70 % always secret, 15 % open, 15 % of those who come and go; waits for them."""

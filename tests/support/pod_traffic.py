@@ -39,15 +39,14 @@ class PodTraffic:
         where = lab.plan.pod(pod)
         self.pod = pod
         self.host = str(where.address)
-        self._port = where.port if where.cgroup else 0
+        self._port = where.port  # 0 of a pod: any
         self._lab = lab
         # Its own, also beside another program of the same pod; the path of a Unix socket is short.
         control = lab.directory / f"{pod}-{secrets.token_hex(3)}.sock"
         lab.pod_directory(pod).mkdir(parents=True, exist_ok=True)
-        command = traffic_command(control, self.host)
         self.record = lab.processes.start(
             f"app {pod}",
-            in_cgroup(where.cgroup, tuple(command)) if where.cgroup else command,
+            in_cgroup(where.cgroup, traffic_command(control, self.host)),
             netns=where.netns,
             output=lab.pod_directory(pod) / "traffic.log",
         )

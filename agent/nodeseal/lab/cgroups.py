@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from nodeseal.capture.errors import CaptureError
@@ -64,8 +65,11 @@ def enter_cgroup(cgroup: str) -> None:
         raise LabError(f"cannot enter the cgroup {path.parent}: {error.strerror}") from error
 
 
-def in_cgroup(cgroup: str, argv: tuple[str, ...]) -> tuple[str, ...]:
-    """The command that runs `argv` in a cgroup, as the same process."""
+def in_cgroup(cgroup: str, argv: Sequence[str]) -> tuple[str, ...]:
+    """The command that runs `argv` in a cgroup, as the same process; in that of its parent if the name is empty. Raises
+    LabError."""
+    if not cgroup:
+        return tuple(argv)
     procs = str(directory_of(cgroup) / "cgroup.procs")
     return ("/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', procs, *argv)
 

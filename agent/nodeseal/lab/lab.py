@@ -176,7 +176,7 @@ class Lab:
         where = self.plan.pod(pod)
         if shutil.which(argv[0]) is None:
             raise MissingToolError([argv[0]])
-        command = in_cgroup(where.cgroup, tuple(argv)) if where.cgroup else tuple(argv)
+        command = in_cgroup(where.cgroup, argv)
         return run_in(
             where.netns,
             lambda: subprocess.run(
@@ -199,7 +199,7 @@ class Lab:
         argv = [sys.executable, "-s", "-E", str(APPS / f"{program}.py"), *arguments]
         log = directory / (output or f"{program}.log")
         where = self.plan.pod(pod)
-        command = in_cgroup(where.cgroup, tuple(argv)) if where.cgroup else tuple(argv)
+        command = in_cgroup(where.cgroup, argv)
         return self.processes.start(f"app {pod}", command, netns=where.netns, output=log)
 
     def start_supervisor(self) -> ProcessRecord:
