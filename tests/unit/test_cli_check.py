@@ -11,9 +11,8 @@ from nodeseal.agent import check as checking
 from nodeseal.agent.check import Findings, conclude
 from nodeseal.capture.backend import Choice
 from nodeseal.capture.features import Feature, For
-from nodeseal.cli import check
+from nodeseal.cli import check, table
 from nodeseal.cli.main import main
-from nodeseal.cli.table import WIDTH
 
 Golden = Callable[[str, str], None]
 
@@ -78,9 +77,12 @@ def test_backend_that_is_chosen(wanted: Choice, without: tuple[str, ...], chosen
         ("strict", Choice.EBPF, ("cgroup v2",)),
     ],
 )
-def test_findings_for_a_person(golden: Golden, name: str, wanted: Choice, without: tuple[str, ...]) -> None:
+def test_findings_for_a_person(
+    golden: Golden, monkeypatch: pytest.MonkeyPatch, name: str, wanted: Choice, without: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(table, "width", lambda: 100)
     text = check.text(conclude(machine(*without), wanted))
-    assert max(len(line) for line in text.splitlines()) <= WIDTH
+    assert max(len(line) for line in text.splitlines()) <= 100
     golden(f"check_{name}.txt", text + "\n")
 
 

@@ -1,17 +1,36 @@
-"""What people read: tables within 100 columns, compared with golden files (--update-golden writes them anew)."""
+"""What people read: tables in a terminal of 100 columns, compared with golden files (--update-golden writes them)."""
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
+import sys
+import termios
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from nodeseal.cli import connections, status
-from nodeseal.cli.table import WIDTH, duration, note, render, size
+from nodeseal.cli import connections, status, table
+from nodeseal.cli.table import duration, note, render, size
+from nodeseal.mesh.reasons import WhyLimited, WhyPlaintext, WhyRefused
 
 Golden = Callable[[str, str], None]
+WIDTH = 100
+HERE = ("example.org",)
+
+
+@pytest.fixture(autouse=True)
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """A terminal of WIDTH columns, or of as many as a test asks for."""
+
+    def set_width(columns: int) -> None:
+        monkeypatch.setattr(table, "width", lambda: columns)
+
+    set_width(WIDTH)
+    return set_width
 
 
 def workload(name: str, **changes: Any) -> dict[str, Any]:
@@ -104,6 +123,7 @@ def connection(**changes: Any) -> dict[str, Any]:
     }
 
 
+REASONS = [*WhyPlaintext, *WhyRefused, *WhyLimited]
 MIXED = [
     connection(age_seconds=12.0),
     connection(mtls=False, peer=None, reason="opened-before-enrolment", age_seconds=None, source="10.77.1.10:40001"),
@@ -130,6 +150,12 @@ MIXED = [
     ),
     connection(state="closed", closed_seconds=4.0, age_seconds=8.0),
 ]
+
+
+def column_of(text: str, header: str, following: str) -> str:
+    """All that stands in a column, whatever lines it is in, without blanks."""
+    begin, end = (text.index(one) for one in (header, following))
+    return "".join("".join(line[begin:end].split()) for line in text.splitlines())
 
 
 def fits(text: str) -> bool:
@@ -188,7 +214,6 @@ def test_status_with_long_names_still_fits(golden: Golden) -> None:
     long["workload"] = "a-long-namespace/a-workload-with-a-very-long-name-0"
     text = status.text(node_status(long))
     assert fits(text)
-    assert "a-long-namespace/a-se…" in text
     golden("status_long.txt", text + "\n")
 
 
@@ -234,27 +259,31 @@ def test_connections_past_the_core_say_why(golden: Golden) -> None:
         connection(**past, reason="excluded-range", destination="169.254.169.254:80", destination_workload=None),
         connection(),
     ]
-    text = connections.text(rows, several_nodes=True)
+    text = connections.text(rows, several_nodes=True, trust_domains=HERE)
     assert fits(text)
     golden("connections_past_core.txt", text + "\n")
 
 
 def test_connections_with_room_show_whole_identities(golden: Golden) -> None:
-    text = connections.text([connection(peer="spiffe://a.b/ns/x/sa/y", source_workload=None)], several_nodes=False)
+    text = connections.text(
+        [connection(peer="spiffe://a.b/ns/x/sa/y", source_workload=None)],
+        several_nodes=False,
+        trust_domains=HERE,
+    )
     assert fits(text)
     assert "spiffe://a.b/ns/x/sa/y" in text
     golden("connections_room.txt", text + "\n")
 
 
 def test_connections_shorten_the_identity_before_they_drop_an_address(golden: Golden) -> None:
-    text = connections.text([connection()], several_nodes=False)
+    text = connections.text([connection()], several_nodes=False, trust_domains=HERE)
     assert fits(text)
     assert "shipper 10.77.1.10:43512" in text
     golden("connections_mtls.txt", text + "\n")
 
 
 def test_connections_of_all_kinds(golden: Golden) -> None:
-    text = connections.text(MIXED, several_nodes=False)
+    text = connections.text(MIXED, several_nodes=False, trust_domains=HERE)
     assert fits(text)
     golden("connections_mixed.txt", text + "\n")
 
@@ -275,7 +304,7 @@ IPV6 = [
 
 
 def test_connections_over_ipv6(golden: Golden) -> None:
-    text = connections.text(IPV6, several_nodes=False)
+    text = connections.text(IPV6, several_nodes=False, trust_domains=HERE)
     assert fits(text)
     golden("connections_ipv6.txt", text + "\n")
 
@@ -297,14 +326,17 @@ def test_connections_with_the_longest_addresses_still_say_which_they_are(golden:
         peer=None,
         reason="source-not-in-mesh",
     )
-    text = connections.text([outbound, inbound, *IPV6], several_nodes=True)
+    text = connections.text([outbound, inbound, *IPV6], several_nodes=True, trust_domains=HERE)
     assert fits(text)
-    assert all(end in text for end in (":1111]:443", ":2222]:52918"))
+    assert longest.format("1111", 443) in column_of(text, "DESTINATION", "MTLS WITH")
+    assert longest.format("2222", 52918) in column_of(text, "SOURCE", "DESTINATION")
     golden("connections_ipv6_long.txt", text + "\n")
 
 
 def test_connections_of_several_nodes_name_them(golden: Golden) -> None:
-    text = connections.text([*MIXED, connection(node="node2", direction="inbound")], several_nodes=True)
+    text = connections.text(
+        [*MIXED, connection(node="node2", direction="inbound")], several_nodes=True, trust_domains=HERE
+    )
     assert fits(text)
     golden("connections_nodes.txt", text + "\n")
 
@@ -313,11 +345,11 @@ def test_connections_with_long_names_still_fit() -> None:
     row = connection(
         source_workload=f"a-long-namespace/{'s' * 60}", destination_workload=f"a-long-namespace/{'d' * 60}"
     )
-    assert fits(connections.text([row], several_nodes=True))
+    assert fits(connections.text([row], several_nodes=True, trust_domains=HERE))
 
 
 def test_no_connections() -> None:
-    assert connections.text([], several_nodes=False) == "no connections"
+    assert connections.text([], several_nodes=False, trust_domains=HERE) == "no connections"
 
 
 @pytest.mark.parametrize(
@@ -347,12 +379,102 @@ def test_durations(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_table_gives_way_in_the_named_column() -> None:
-    text = render(("A", "B"), [("a" * 60, "b" * 60)], narrow=1)
+def test_table_gives_way_where_it_may_and_loses_nothing() -> None:
+    text = render(("A", "B"), [("a" * 60, "one-two/three " * 5)], fold=(1,))
     assert fits(text)
-    assert "a" * 60 in text
-    assert text.endswith("…")
+    lines = text.splitlines()
+    assert lines[1].split() == ["a" * 60, "one-two/three", "one-two/three"]
+    assert [line.split() for line in lines[2:]] == [["one-two/three", "one-two/three"], ["one-two/three"]]
+
+
+def test_word_without_an_end_is_divided() -> None:
+    text = render(("A", "B"), [("a" * 60, "b" * 60)], fold=(1,))
+    assert fits(text)
+    assert text.count("b") == 60
+
+
+def test_table_keeps_its_columns_in_a_terminal_that_is_too_narrow(terminal: Callable[[int], None]) -> None:
+    terminal(12)
+    text = render(("NAME", "WHY"), [("a-long-name-of-something", "a-long-reason-for-it")], fold=(0, 1))
+    assert [line.split() for line in text.splitlines()] == [
+        ["NAME", "WHY"],
+        ["a-long-", "a-long-"],
+        ["name-of-", "reason-"],
+        ["somethin", "for-it"],
+        ["g"],
+    ]
+
+
+def test_nothing_is_folded_in_a_pipe(terminal: Callable[[int], None], golden: Golden) -> None:
+    terminal(table._UNLIMITED)
+    golden("connections_pipe.txt", connections.text(MIXED, several_nodes=True, trust_domains=HERE) + "\n")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 132])
+def test_reasons_and_identities_are_whole_at_any_width(terminal: Callable[[int], None], columns: int) -> None:
+    terminal(columns)
+    rows = [
+        connection(mtls=False, peer=None, reason=reason, source=f"10.77.1.10:{port}")
+        for port, reason in enumerate(sorted(REASONS), 20000)
+    ]
+    foreign = connection(peer="spiffe://other.example/ns/default/sa/pipeline", state="closed", closed_seconds=3.0)
+    text = connections.text([*rows, foreign], several_nodes=True, trust_domains=HERE)
+    column = column_of(text, "MTLS WITH", "  SENT")
+    assert "…" not in text
+    for reason in REASONS:
+        assert f"no:{reason}" in column
+    assert "spiffe://other.example/ns/default/sa/pipeline" in column
+
+
+@pytest.mark.parametrize("reason", ["the peer's policy denied it", "identity-mismatch", "the peer reset the stream"])
+def test_connection_that_failed_in_its_tunnel_does_not_look_like_a_good_one(
+    terminal: Callable[[int], None], reason: str
+) -> None:
+    terminal(200)
+    good, bad = (
+        connections.text(
+            [connection(state="closed", closed_seconds=4.0, reason=why)],
+            several_nodes=False,
+            trust_domains=HERE,
+        )
+        for why in (None, reason)
+    )
+    assert "failed" not in good
+    assert f"sa/pipeline, failed: {reason}" in bad
+
+
+class TestWidth:
+    """Of what standard output really is: a terminal of 70 columns, or a pipe."""
+
+    CODE = "from nodeseal.cli import table; print('x' * 100 if table.width() > 1000 else table.width())"
+
+    def on_terminal(self, **environment: str) -> str:
+        leader, follower = pty.openpty()
+        try:
+            termios.tcsetwinsize(follower, (24, 70))
+            self.run(follower, environment)
+            return os.read(leader, 1000).decode().strip()
+        finally:
+            os.close(leader)
+            os.close(follower)
+
+    def run(self, stdout: int, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        variables = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | environment
+        return subprocess.run(
+            [sys.executable, "-c", self.CODE], stdout=stdout, env=variables, text=True, timeout=30, check=True
+        )
+
+    def test_is_that_of_the_terminal(self) -> None:
+        assert self.on_terminal() == "70"
+
+    def test_is_what_the_user_says_of_the_terminal(self) -> None:
+        assert self.on_terminal(COLUMNS="55") == "55"
+        assert self.on_terminal(COLUMNS="wide") == "70"
+
+    def test_has_no_limit_in_a_pipe(self) -> None:
+        assert self.run(subprocess.PIPE, {"COLUMNS": "55"}).stdout.strip() == "x" * 100
 
 
 def test_note_keeps_long_words_whole() -> None:
-    assert note("see /a/very-long-path").endswith("/a/very-long-path")
+    path = f"/a/{'very-' * 30}long-path"
+    assert path in note(f"see {path}")

@@ -225,7 +225,8 @@ def _certificate(enrolment: Enrolment) -> dict[str, Any] | None:
 
 
 async def connections(node: Node) -> dict[str, Any]:
-    """{"ok", "node", "connections": [...]}: what the core carries, and what goes past it in captured namespaces.
+    """{"ok", "node", "trust_domain", "connections": [...], "errors": [...]}: what the core carries, and what goes
+    past it in captured namespaces.
 
     Raises CoreError when the core does not answer.
     """
@@ -243,7 +244,13 @@ async def connections(node: Node) -> dict[str, Any]:
             errors.append(f"{name}: connections past the core cannot be listed: {error}")
             continue
         found += [_past_core(node, enrolment, direct) for direct in directs]
-    return {"ok": True, "node": node.config.node, "connections": found, "errors": errors}
+    return {
+        "ok": True,
+        "node": node.config.node,
+        "trust_domain": node.trust_domain,
+        "connections": found,
+        "errors": errors,
+    }
 
 
 def _through_core(mesh: Mesh | None, row: dict[str, Any], generation: int) -> dict[str, Any]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nodeseal.cli.errors import CommandError
 from nodeseal.cli.nodes import add_output_option
-from nodeseal.cli.table import WIDTH
+from nodeseal.cli.table import folded
 
 if TYPE_CHECKING:
     from nodeseal.agent.check import Findings
@@ -79,8 +78,5 @@ def text(found: Findings) -> str:
 
 
 def _fold(head: str, sentence: str, indent: int | None = None) -> list[str]:
-    """In lines of at most WIDTH, the later ones further in."""
-    rest = " " * (len(head) if indent is None else indent)
-    return textwrap.wrap(
-        sentence, WIDTH, initial_indent=head, subsequent_indent=rest, break_on_hyphens=False, break_long_words=False
-    )
+    """Behind `head`; the later lines further in."""
+    return folded(sentence, head, " " * (len(head) if indent is None else indent))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from nodeseal.cli import nodes
-from nodeseal.cli.status import short_identity
+from nodeseal.cli.identities import shortening
 from nodeseal.cli.table import duration, note, render_first_that_fits, size
 
 _HEADER = ("DIR", "SOURCE", "DESTINATION", "MTLS WITH", "SENT", "RECEIVED", "AGE")
@@ -40,14 +40,19 @@ def _run(args: argparse.Namespace) -> int:
     if args.output == "json":
         print(json.dumps({"connections": rows, "errors": errors}, indent=2))
     elif found.answers:
-        print(text(rows, several_nodes=len(directories) > 1))
+        # An agent of an older version does not say its own: then no identity is shortened.
+        domains = [answer.get("trust_domain", "") for answer in found.answers]
+        print(text(rows, several_nodes=len(directories) > 1, trust_domains=domains))
         for error in errors:
             print(note(error))
     return found.report_errors()
 
 
-def text(rows: Sequence[Row], *, several_nodes: bool) -> str:
-    """The table: live connections first, the oldest first; then those that were closed, the latest first."""
+def text(rows: Sequence[Row], *, several_nodes: bool, trust_domains: Iterable[str] = ()) -> str:
+    """The table: live connections first, the oldest first; then those that were closed, the latest first.
+
+    `trust_domains`: those of the nodes that the rows are from; without them every identity is whole.
+    """
     if not rows:
         return "no connections"
     ordered = sorted(rows, key=_order)
@@ -73,16 +78,17 @@ def text(rows: Sequence[Row], *, several_nodes: bool) -> str:
 
         return rows_of
 
+    short = shortening(trust_domains)
     variants = (
         variant(str, _full("source"), _full("destination")),
-        variant(short_identity, _full("source"), _full("destination")),
-        variant(short_identity, _short("source"), _full("destination")),
-        variant(short_identity, _short("source"), _short("destination")),
-        variant(short_identity, _shortest("source"), _shortest("destination")),
-        variant(short_identity, _squeezed("source"), _squeezed("destination")),
+        variant(short, _full("source"), _full("destination")),
+        variant(short, _short("source"), _full("destination")),
+        variant(short, _short("source"), _short("destination")),
+        variant(short, _shortest("source"), _shortest("destination")),
     )
     shift = 1 if several_nodes else 0
-    return render_first_that_fits(header, variants, right=(4 + shift, 5 + shift), narrow=3 + shift)
+    fold = (0, 2, 3, 4) if several_nodes else (1, 2, 3)
+    return render_first_that_fits(header, variants, right=(4 + shift, 5 + shift), fold=fold)
 
 
 def _order(row: Row) -> tuple[bool, float, str]:
@@ -123,27 +129,15 @@ def _shortest(end: str) -> Callable[[Row], str]:
     return cell
 
 
-def _squeezed(end: str) -> Callable[[Row], str]:
-    """The same, and of a long IPv6 address its beginning and end only: "[2001:db8:…:5678]:443"."""
-
-    def cell(row: Row) -> str:
-        text = _shortest(end)(row)
-        host, bracket, port = text.rpartition("]")
-        groups = host.removeprefix("[").split(":")
-        if not bracket or len(host) <= 20:
-            return text
-        return f"[{groups[0]}:{groups[1]}:…:{groups[-1]}]{port}"
-
-    return cell
-
-
 def _bare(name: str) -> str:
     return name.removeprefix("default/")
 
 
 def _security(row: Row, identity: Callable[[str], str]) -> str:
     if row["mtls"]:
-        return identity(row["peer"] or "?")
+        # The core gives a reason only for the end of a connection that failed: refused, or cut.
+        failed = f", failed: {row['reason']}" if row["reason"] else ""
+        return f"{identity(row['peer'] or '?')}{failed}"
     if row["state"] in ("deciding", "connecting"):
         return f"({row['state']})"
     return f"no: {row['reason'] or 'unknown'}"

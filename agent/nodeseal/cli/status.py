@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nodeseal.cli import nodes, past_core
+from nodeseal.cli.identities import short_identity
 from nodeseal.cli.table import duration, note, render_first_that_fits
 
 _BACKENDS = {"ebpf": "eBPF", "iptables": "iptables"}
@@ -147,7 +148,7 @@ def _table(workloads: Sequence[dict[str, Any]]) -> str:
             for one in workloads
         ]
 
-    return render_first_that_fits(_HEADER, (lambda: rows(False), lambda: rows(True)), right=(3, 4), narrow=2)
+    return render_first_that_fits(_HEADER, (lambda: rows(False), lambda: rows(True)), right=(3, 4), fold=(0, 1, 2))
 
 
 def _enrolled(one: dict[str, Any]) -> str:
@@ -172,9 +173,3 @@ def _identity(identity: str | None, shorten: bool) -> str:
     if identity is None:
         return "-"
     return short_identity(identity) if shorten else identity
-
-
-def short_identity(identity: str) -> str:
-    """ "spiffe://td/ns/x/sa/y" as "x/y", for where the whole does not fit."""
-    parts = identity.split("/")
-    return f"{parts[4]}/{parts[6]}" if len(parts) == 7 and parts[3] == "ns" and parts[5] == "sa" else identity
