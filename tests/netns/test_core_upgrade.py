@@ -190,7 +190,6 @@ def test_agent_of_a_new_version_replaces_the_core_by_itself(
     before = cores(lab, "node2")
     package = Path(nodeseal.__file__).parent
     shutil.copytree(package, tmp_path / "agent" / "nodeseal", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "bpf").symlink_to(package.parents[1] / "bpf")
     (tmp_path / "agent" / "nodeseal" / "__init__.py").write_text('"""Another version."""\n\n__version__ = "9.9.9"\n')
     with monkeypatch.context() as newer:
         newer.setenv("PYTHONPATH", str(tmp_path / "agent"))

@@ -129,23 +129,16 @@ class Compiled:
 
 
 def source_directory() -> Path:
-    """Where the .c files are: bpf/ of the checkout, or share/nodeseal/bpf of the installation.
+    """Where the .c files are: beside the Python code, however it was installed (in a checkout: a link to bpf/).
 
-    Raises CaptureError when neither holds them.
+    Raises CaptureError when they are not there.
     """
-    import sysconfig
-
-    candidates = [
-        Path(__file__).resolve().parents[3] / "bpf",
-        Path(sysconfig.get_path("data")) / "share" / "nodeseal" / "bpf",
-    ]
-    for candidate in candidates:
-        if (candidate / "nodeseal.h").is_file():
-            return candidate
-    raise CaptureError(
-        f"BPF sources not found in {candidates[0]} or {candidates[1]}: the installation is incomplete, "
-        "install nodeseal again"
-    )
+    directory = Path(__file__).resolve().parents[1] / "bpf"
+    if not (directory / "nodeseal.h").is_file():
+        raise CaptureError(
+            f"BPF sources not found in {directory}: the installation is incomplete, install nodeseal again"
+        )
+    return directory
 
 
 def compile_in_child(directory: Path | None = None) -> Compiled:
