@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "names.h"
+#include "tls_bounds.h"
 
 static const unsigned char ALPN_H2[] = {2, 'h', '2'};
 
@@ -305,6 +306,8 @@ static SSL_CTX *context_new(OSSL_LIB_CTX *libctx, const char *chain_pem, const c
     if (!SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION) ||
         !SSL_CTX_set_ciphersuites(ctx, "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"))
         wrong = "OpenSSL lacks TLS 1.3 with AES-GCM";
+    else if ((wrong = tls_bounds_set(ctx)) != NULL)
+        ;
     else if (load_bundle(ctx, libctx, bundle_pem) != 0)
         wrong = "the trust bundle cannot be read or holds no certificate";
     else if (load_chain(ctx, libctx, chain_pem) != 0)

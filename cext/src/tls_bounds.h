@@ -1,0 +1,29 @@
+/*
+ * tls_bounds.h: what a peer can make a handshake cost before it has proven anything, in both roles.
+ *
+ * Groups. A key exchange is done for whoever sends a hello, and a hello can be recorded once and sent for
+ * ever. OpenSSL takes every group that it knows, ffdhe8192 among them: 0.1 s of CPU for each hello. Here the
+ * list is X25519MLKEM768 (where the library has it), X25519, P-256 and P-384, and nothing else is offered or
+ * taken. The dearest is P-384.
+ *
+ * Certificates. Those of a peer are read, and its chain is looked for, before it has shown that it holds a
+ * key. TLS_CERTIFICATES_MOST bounds their bytes, TLS_INTERMEDIATES_MOST the chain. No key of a certificate is
+ * used that no trusted one has signed, so that the sizes of a stranger's keys do not matter.
+ *
+ * Bytes. TLS_HANDSHAKE_MOST is for the caller, who counts what a peer sends before its handshake is done.
+ */
+#ifndef NS_TLS_BOUNDS_H
+#define NS_TLS_BOUNDS_H
+
+#include <openssl/ssl.h>
+
+enum {
+    TLS_CERTIFICATES_MOST = 32768, /* bytes; a chain of three with RSA keys of 4096 bits is a sixth of that */
+    TLS_INTERMEDIATES_MOST = 8,    /* between a leaf and what is trusted */
+    TLS_HANDSHAKE_MOST = 65536,    /* bytes from a peer, until its handshake is done */
+};
+
+/* NULL, or what OpenSSL lacks. */
+const char *tls_bounds_set(SSL_CTX *context);
+
+#endif

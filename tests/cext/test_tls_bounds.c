@@ -1,0 +1,214 @@
+/* tls_bounds.c: which groups are offered and taken, and how much of a peer's certificates is looked at. */
+#include "tls_bounds.h"
+
+#include "certificates.h"
+#include "check.h"
+#include "tls.h"
+
+#define DOMAIN "example.org"
+#define SHIPPER "spiffe://example.org/ns/default/sa/shipper"
+#define PIPELINE "spiffe://example.org/ns/default/sa/pipeline"
+
+enum { SINK = 1 << 18 };
+
+/* A client and a server that talk through memory. The server is ours as it is; what is odd about a test's
+ * client, or its server, is set on its context. */
+struct talk {
+    struct authority authority;
+    struct tls_credentials credentials[2]; /* by role */
+    struct tls ends[2];
+    enum tls_result results[2];
+    struct tls_sink sinks[2];
+    uint8_t bytes[2][SINK];
+};
+
+static struct tls_credentials credentials_of(const struct authority *authority, const char *identity)
+{
+    struct certificate_wish wish = {.uris = {identity}};
+    struct certificate leaf = certificate_new(&authority->intermediate, &wish);
+    struct tls_credentials credentials;
+    char error[NS_REASON_MAX] = "";
+    char *chain = certificate_chain_pem(&leaf, &authority->intermediate);
+    char *key = certificate_key_pem(&leaf);
+    char *bundle = certificate_chain_pem(&authority->root, NULL);
+    CHECK_EQUAL(tls_credentials_init(&credentials, NULL, chain, key, bundle, error, sizeof(error)), 0);
+    free(chain);
+    free(key);
+    free(bundle);
+    certificate_dispose(&leaf);
+    return credentials;
+}
+
+static struct talk *talk_new(void)
+{
+    struct talk *talk = calloc(1, sizeof(*talk));
+    CHECK(talk != NULL);
+    talk->authority = authority_new();
+    talk->credentials[TLS_CLIENT] = credentials_of(&talk->authority, SHIPPER);
+    talk->credentials[TLS_SERVER] = credentials_of(&talk->authority, PIPELINE);
+    return talk;
+}
+
+static void talk_free(struct talk *talk)
+{
+    for (int i = 0; i < 2; i++) {
+        tls_dispose(&talk->ends[i]);
+        tls_credentials_dispose(&talk->credentials[i]);
+    }
+    authority_dispose(&talk->authority);
+    free(talk);
+}
+
+/* One step of `role`, with what the other end has said. */
+static void talk_step(struct talk *talk, enum tls_role role)
+{
+    static uint8_t heard[SINK];
+    struct tls_sink *from = &talk->sinks[!role];
+    size_t length = from->length;
+    memcpy(heard, from->bytes, length);
+    from->length = 0;
+    if (talk->results[role] != TLS_WANT)
+        return;
+    tls_feed(&talk->ends[role], heard, length);
+    talk->results[role] = tls_handshake(&talk->ends[role], &talk->sinks[role]);
+}
+
+static void talk_begin(struct talk *talk)
+{
+    for (int i = 0; i < 2; i++) {
+        const char *expected = i == TLS_CLIENT ? PIPELINE : NULL;
+        CHECK_EQUAL(tls_init(&talk->ends[i], (enum tls_role)i, &talk->credentials[i], DOMAIN, expected), 0);
+        talk->sinks[i] = (struct tls_sink){.bytes = talk->bytes[i], .capacity = SINK};
+        talk->results[i] = TLS_WANT;
+    }
+    talk_step(talk, TLS_CLIENT);
+}
+
+/* Until none has anything to say. */
+static void talk_go_on(struct talk *talk)
+{
+    while (talk->sinks[0].length > 0 || talk->sinks[1].length > 0) {
+        talk_step(talk, TLS_SERVER);
+        talk_step(talk, TLS_CLIENT);
+    }
+}
+
+static void check_group(const char *group, enum tls_role odd, int taken)
+{
+    struct talk *talk = talk_new();
+    if (!SSL_CTX_set1_groups_list(talk->credentials[odd].context, group)) {
+        talk_free(talk); /* this library does not have it */
+        return;
+    }
+    talk_begin(talk);
+    talk_go_on(talk);
+    enum tls_result expected = taken ? TLS_OK : TLS_FAILED;
+    CHECK_CASE(talk->results[!odd] == expected, "%s: %s", group, talk->ends[!odd].error);
+    CHECK_CASE(talk->results[odd] == expected, "%s: %s", group, talk->ends[odd].error);
+    talk_free(talk);
+}
+
+static const struct {
+    const char *name;
+    int taken;
+} GROUPS[] = {
+    {"X25519MLKEM768", 1}, {"X25519", 1},          {"P-256", 1},     {"P-384", 1},     {"P-521", 0},
+    {"X448", 0},           {"ffdhe2048", 0},       {"ffdhe3072", 0}, {"ffdhe4096", 0}, {"ffdhe6144", 0},
+    {"ffdhe8192", 0},      {"brainpoolP512r1", 0}, {"MLKEM1024", 0}, {"MLKEM768", 0},  {"secp256k1", 0},
+};
+
+TEST(a_server_takes_four_groups_and_no_other)
+{
+    for (size_t i = 0; i < sizeof(GROUPS) / sizeof(GROUPS[0]); i++)
+        check_group(GROUPS[i].name, TLS_CLIENT, GROUPS[i].taken);
+}
+
+TEST(a_client_offers_four_groups_and_no_other)
+{
+    for (size_t i = 0; i < sizeof(GROUPS) / sizeof(GROUPS[0]); i++)
+        check_group(GROUPS[i].name, TLS_SERVER, GROUPS[i].taken);
+}
+
+/* RFC 8446, 4.1.3: what tells a HelloRetryRequest from a ServerHello. */
+static int asks_for_another_share(const struct tls_sink *sink)
+{
+    static const uint8_t RANDOM[] = {0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11};
+    enum { RECORD_AND_MESSAGE_HEADERS_AND_VERSION = 5 + 4 + 2 };
+    return sink->length > 64 &&
+           memcmp(sink->bytes + RECORD_AND_MESSAGE_HEADERS_AND_VERSION, RANDOM, sizeof(RANDOM)) == 0;
+}
+
+TEST(a_share_of_a_dear_group_is_not_computed_with_and_another_is_asked_for)
+{
+    struct talk *talk = talk_new();
+    CHECK_EQUAL(SSL_CTX_set1_groups_list(talk->credentials[TLS_CLIENT].context, "ffdhe8192:X25519"), 1);
+    talk_begin(talk);
+    talk_step(talk, TLS_SERVER);
+    CHECK(asks_for_another_share(&talk->sinks[TLS_SERVER]));
+    talk_step(talk, TLS_CLIENT);
+    talk_go_on(talk);
+    CHECK_EQUAL(talk->results[TLS_SERVER], TLS_OK);
+    CHECK_EQUAL(talk->results[TLS_CLIENT], TLS_OK);
+    talk_free(talk);
+}
+
+/* ---- certificates ---- */
+
+static void check_refused_client(struct talk *talk, const char *error)
+{
+    talk_begin(talk);
+    talk_go_on(talk);
+    CHECK_EQUAL(talk->results[TLS_SERVER], TLS_FAILED);
+    CHECK_CASE(strstr(talk->ends[TLS_SERVER].error, error) != NULL, "%s", talk->ends[TLS_SERVER].error);
+}
+
+TEST(more_certificates_than_any_chain_needs_are_not_read)
+{
+    enum { CERTIFICATES = 100 };
+    struct talk *talk = talk_new();
+    for (int i = 0; i < CERTIFICATES; i++)
+        CHECK_EQUAL(
+            SSL_CTX_add1_chain_cert(talk->credentials[TLS_CLIENT].context, talk->authority.intermediate.x509),
+            1);
+    check_refused_client(talk, "excessive message size");
+    talk_free(talk);
+}
+
+static void chain_of(struct talk *talk, int intermediates)
+{
+    struct certificate_wish authority = {.authority = 1};
+    struct certificate_wish leaf = {.uris = {SHIPPER}};
+    SSL_CTX *context = talk->credentials[TLS_CLIENT].context;
+    struct certificate signer = talk->authority.intermediate;
+    CHECK_EQUAL(SSL_CTX_clear_chain_certs(context), 1);
+    for (int i = 1; i <= intermediates; i++) {
+        CHECK_EQUAL(SSL_CTX_add1_chain_cert(context, signer.x509), 1);
+        struct certificate next = certificate_new(&signer, i < intermediates ? &authority : &leaf);
+        if (i > 1)
+            certificate_dispose(&signer);
+        signer = next;
+    }
+    CHECK_EQUAL(SSL_CTX_use_certificate(context, signer.x509), 1);
+    CHECK_EQUAL(SSL_CTX_use_PrivateKey(context, signer.key), 1);
+    certificate_dispose(&signer);
+}
+
+TEST(a_chain_is_followed_for_eight_intermediates)
+{
+    struct talk *talk = talk_new();
+    chain_of(talk, TLS_INTERMEDIATES_MOST);
+    talk_begin(talk);
+    talk_go_on(talk);
+    CHECK_EQUAL(talk->results[TLS_SERVER], TLS_OK);
+    talk_free(talk);
+}
+
+TEST(a_longer_chain_is_refused)
+{
+    struct talk *talk = talk_new();
+    chain_of(talk, TLS_INTERMEDIATES_MOST + 1);
+    check_refused_client(talk, "peer certificate refused");
+    talk_free(talk);
+}
+
+CHECK_MAIN
