@@ -23,7 +23,7 @@ APT_PROFILE := $(APT_RUN) linux-perf valgrind
 C_SOURCES := $(wildcard cext/src/*.c cext/src/*.h cext/include/*.h)
 C_FORMATTED := $(wildcard cext/src/*.[ch] cext/include/*.h tests/cext/*.[ch] bpf/*.[ch] bench/*.[ch] bench/instructions/*.[ch])
 
-.PHONY: help demo test test-workers test-iptables chaos lint guard bench profile scale format clean install
+.PHONY: help demo test test-workers test-iptables chaos lint guard bench profile scale format words clean install
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -113,6 +113,9 @@ format: $(VENV)/.installed-lint ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix-only -q .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(C_FORMATTED)
+
+words: $(VENV)/.installed ## docs/words.md, made of the code
+	$(BIN)/python -m nodeseal.cli.words > docs/words.md
 
 clean: ## everything that make made
 	rm -rf $(VENV) $(BUILD) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

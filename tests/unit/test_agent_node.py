@@ -239,6 +239,59 @@ def test_source_that_breaks_is_shown_and_followed_again(world: World) -> None:
     play(story())
 
 
+async def problems_of(node: Node) -> list[tuple[str, str | None]]:
+    """(word, what it is about) of what the status says is wrong; the stand-in of the core always has met a limit."""
+    found = (await view.status(node))["problems"]
+    return [(one["word"], one["about"]) for one in found if one["word"] != "limit-reached"]
+
+
+def test_first_state_that_is_bad_is_not_called_a_last_good_one(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        async with world.node(problem("'x'")) as (node, source):
+            await until(lambda: node.trouble is not None)
+            assert (await view.status(node))["mesh"]["in_force"] == "none"
+            assert await problems_of(node) == [("no-mesh-state", None)]
+            assert "there never was a good one: nothing is enrolled: workloads.yaml:3" in caplog.text
+            source.put(world.state())
+            await enrolled(node)
+            source.put(problem("'x'"))
+            await until(lambda: node.trouble is not None)
+            assert (await view.status(node))["mesh"]["in_force"] == "former"
+            assert await problems_of(node) == [("mesh-state", None)]
+
+    play(story())
+
+
+def test_bad_publication_does_not_pass_for_a_state_that_is_not_used(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = MeshStateError([Problem("enrolled/node2.yaml", 0, "enrolled", "workloads of node2", "default/shipper")])
+
+    async def story() -> None:
+        async with world.node(world.state(), bad) as (node, _source):
+            await until(lambda: node.trouble is not None)
+            assert (await view.status(node))["mesh"]["in_force"] == "present"
+            await enrolled(node)
+            assert await problems_of(node) == [("publication", None)]
+        assert "is used, but something is wrong in it: enrolled/node2.yaml" in caplog.text
+        assert "not used" not in caplog.text
+
+    play(story())
+
+
+def test_workload_that_is_not_enrolled_is_a_problem_with_its_name(world: World) -> None:
+    async def story() -> None:
+        gone = workload("gone", world.run_dir / "no-such-namespace")
+        nowhere = workload("nowhere", None)
+        unwanted = workload("unwanted", None, wanted=False)
+        async with world.node(world.state(world.shipper, gone, nowhere, unwanted)) as (node, _source):
+            await enrolled(node)
+            await until(lambda: node.enrolments[gone.key].trouble is not None)
+            assert await problems_of(node) == [("not-enrolled", "default/gone"), ("not-enrolled", "default/nowhere")]
+
+    play(story())
+
+
 def test_workload_taken_out_of_the_state_stays_in_the_model_until_it_has_left(world: World) -> None:
     async def story() -> None:
         capture = FakeCapture()

@@ -61,6 +61,7 @@ STATUS = {
     "core": {"pid": 2, "state": "running", "error": None},
     "mesh": {"directory": "/m", "epoch": 1, "error": None, "error_since": None},
     "workloads": [],
+    "problems": [],
 }
 ROW = {
     "id": 1,
@@ -128,6 +129,71 @@ def test_status_as_json_has_a_list_of_nodes(
     assert main(["status", "--run-dir", str(tmp_path), "-o", "json"]) == 0
     (node,) = json.loads(capsys.readouterr().out)["nodes"]
     assert node == {**{key: value for key, value in STATUS.items() if key != "ok"}, "run_dir": str(tmp_path)}
+
+
+class TestStatusCheck:
+    WARNING: ClassVar = {
+        "word": "core-crashed",
+        "level": "warning",
+        "about": None,
+        "text": "the core crashed once in the last 10 minutes and was started again",
+        "remedy": "see core.log",
+    }
+    ERROR: ClassVar = {
+        "word": "not-enrolled",
+        "level": "error",
+        "about": "default/siem",
+        "text": "default/siem: the mesh state gives it no 'netns'",
+        "remedy": "give it one there",
+    }
+
+    @pytest.mark.parametrize(
+        ("problems", "exit_status", "line"),
+        [
+            ([], 0, "ok: node1: 0 workloads enrolled"),
+            ([WARNING], 1, f"warning: node1: core-crashed: {WARNING['text']}"),
+            (
+                [WARNING, ERROR],
+                2,
+                f"error: node1: not-enrolled: {ERROR['text']}; node1: core-crashed: {WARNING['text']}",
+            ),
+            ([ERROR] * 5, 2, "error: " + f"node1: not-enrolled: {ERROR['text']}; " * 3 + "and 2 more"),
+        ],
+    )
+    def test_one_line_and_an_exit_status(
+        self,
+        tmp_path: Path,
+        agents: list[FakeAgent],
+        capsys: pytest.CaptureFixture[str],
+        problems: list[dict[str, Any]],
+        exit_status: int,
+        line: str,
+    ) -> None:
+        agents.append(FakeAgent(tmp_path, {**STATUS, "problems": problems}))
+        assert main(["status", "--check", "--run-dir", str(tmp_path)]) == exit_status
+        assert capsys.readouterr().out == line + "\n"
+
+    def test_no_agent_is_an_error(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["status", "--check", "--run-dir", str(tmp_path)]) == 2
+        out = capsys.readouterr()
+        assert out.out.startswith(f"error: no-agent: no agent runs for {tmp_path}; ")
+        assert out.out.count("\n") == 1
+        assert out.err == ""
+
+    def test_agent_that_knows_of_no_list_is_no_success(
+        self, tmp_path: Path, agents: list[FakeAgent], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        agents.append(FakeAgent(tmp_path, {key: value for key, value in STATUS.items() if key != "problems"}))
+        assert main(["status", "--check", "--run-dir", str(tmp_path)]) == 2
+        assert "node1: no-agent: the agent is of an older version" in capsys.readouterr().out
+
+    def test_as_json(self, tmp_path: Path, agents: list[FakeAgent], capsys: pytest.CaptureFixture[str]) -> None:
+        agents.append(FakeAgent(tmp_path, {**STATUS, "problems": [self.WARNING, self.ERROR]}))
+        assert main(["status", "--check", "--run-dir", str(tmp_path), "-o", "json"]) == 2
+        assert json.loads(capsys.readouterr().out) == {
+            "level": "error",
+            "problems": [{"node": "node1", **self.ERROR}, {"node": "node1", **self.WARNING}],
+        }
 
 
 def test_no_agent_is_one_line_and_status_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

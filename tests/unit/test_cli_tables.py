@@ -7,15 +7,18 @@ import pty
 import subprocess
 import sys
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from nodeseal.cli import connections, status, table
+from nodeseal.agent.problems import Problem, collect
+from nodeseal.cli import connections, status, table, words
 from nodeseal.cli.table import duration, note, render, size
-from nodeseal.mesh.reasons import WhyLimited, WhyPlaintext, WhyRefused
+from nodeseal.mesh.reasons import ProblemWord, WhyLimited, WhyNotEnrolled, WhyPlaintext, WhyRefused, Word
 
 Golden = Callable[[str, str], None]
 WIDTH = 100
@@ -46,22 +49,26 @@ def workload(name: str, **changes: Any) -> dict[str, Any]:
         "identity": f"spiffe://example.org/ns/default/sa/{name}",
         "certificate": {"remaining_seconds": 86000.0},
         "connections": 0,
+        "limits": {},
         **changes,
     }
 
 
-def node_status(*workloads: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    return {
+def node_status(*workloads: dict[str, Any], problems: Sequence[Problem] = (), **changes: Any) -> dict[str, Any]:
+    """With what the rest of it says is wrong, and `problems` that it does not."""
+    answer = {
         "node": "node1",
         "agent": {"pid": 4101, "version": "0.1.0"},
-        "core": {"pid": 4102, "state": "running", "error": None},
-        "mesh": {"directory": "/etc/nodeseal/mesh", "epoch": 7, "error": None, "error_since": None},
+        "core": RUNNING,
+        "mesh": {"directory": "/etc/nodeseal/mesh", "epoch": 7, "error": None, "error_since": None, "in_force": None},
         "capture": {"backend": "ebpf", "why": None},
         "workloads": list(workloads),
         **changes,
     }
+    return {**answer, "problems": collect(answer, [SimpleNamespace(problems=lambda: problems)])}
 
 
+RUNNING = {"pid": 4102, "state": "running", "error": None, "version": "0.1.0", "crashes": 0, "outdated": False}
 OLDER = {"pid": 4000, "generation": 2, "version": "0.1.0", "retired": True, "tunnels": 1, "seconds": 190.0}
 
 
@@ -71,7 +78,7 @@ def test_status_with_what_an_upgrade_and_an_absence_left(golden: Golden) -> None
         node_status(
             workload("shipper", connections=18),
             agent={"pid": 4101, "version": "0.1.0", "absence": absence | {"not_enrolled": ["default/siem"]}},
-            core={"pid": 4102, "state": "running", "error": None, "version": "0.1.0", "crashes": 2, "outdated": True},
+            core=RUNNING | {"crashes": 2, "outdated": True},
             older_cores=[OLDER | {"connections": 17}, OLDER | {"generation": 3, "connections": None, "retired": False}],
         )
     )
@@ -88,14 +95,17 @@ def test_status_names_the_limits_that_were_reached_lately() -> None:
         "descriptors": reached | {"limit": None, "since": "2026-01-02T12:00:00+00:00"},
         "questions": {"limit": None, "refused": 0, "since": None, "last_seconds": None},
     }
-    lines = status.text(node_status(workload("shipper", limits=limits))).splitlines()[-3:]
+    found = node_status(workload("shipper", limits=limits))["problems"]
     clock = f"{now.astimezone():%H:%M}"
-    assert lines == [
-        f"  default/shipper: limit reached: connections (20000), 153 refused since {clock}",
-        f"  default/shipper: limit reached: memory (256 MiB), 1 refused since {clock}",
-        "  default/shipper: limit reached: descriptors, 153 refused since "
+    assert [one["text"] for one in found] == [
+        f"default/shipper: limit reached: connections (20000), 153 refused since {clock}",
+        f"default/shipper: limit reached: memory (256 MiB), 1 refused since {clock}",
+        "default/shipper: limit reached: descriptors, 153 refused since "
         f"{datetime(2026, 1, 2, 12, tzinfo=UTC).astimezone():%Y-%m-%d %H:%M}",
     ]
+    assert {(one["word"], one["level"], one["about"]) for one in found} == {
+        ("limit-reached", "warning", "default/shipper")
+    }
 
 
 def connection(**changes: Any) -> dict[str, Any]:
@@ -169,6 +179,10 @@ def test_status_of_a_healthy_node(golden: Golden) -> None:
 
 
 def test_status_says_why_a_workload_is_not_enrolled(golden: Golden) -> None:
+    detail = (
+        "address in use: 10.77.1.11:15008 in /run/netns/siem is held by another process; the mesh port must be "
+        "free in every enrolled workload: stop what listens there, or do not enrol this workload"
+    )
     failing = workload(
         "siem",
         enrolled=False,
@@ -176,12 +190,12 @@ def test_status_says_why_a_workload_is_not_enrolled(golden: Golden) -> None:
         reason="address-in-use",
         certificate=None,
         retry_seconds=7.4,
-        detail="address in use: 10.77.1.11:15008 in /run/netns/siem is held by another process; the mesh port must be "
-        "free in every enrolled workload: stop what listens there, or do not enrol this workload",
+        detail=detail,
     )
+    lacking = Problem(ProblemWord.NOT_ENROLLED, f"default/siem: {detail}", "next try in 7 s", "default/siem")
     unwanted = workload("intruder", enrolled=False, phase="absent", reason="not-wanted", certificate=None)
     expired = workload("shipper", certificate={"remaining_seconds": -5.0})
-    text = status.text(node_status(expired, unwanted, failing))
+    text = status.text(node_status(expired, unwanted, failing, problems=[lacking]))
     assert fits(text)
     golden("status_failing.txt", text + "\n")
 
@@ -196,6 +210,7 @@ def test_status_shows_every_line_of_a_bad_mesh_state(golden: Golden) -> None:
         "epoch": 7,
         "error": error,
         "error_since": "2026-11-23T11:19:35+00:00",
+        "in_force": "former",
     }
     text = status.text(node_status(workload("shipper"), mesh=trouble))
     assert fits(text)
@@ -203,7 +218,7 @@ def test_status_shows_every_line_of_a_bad_mesh_state(golden: Golden) -> None:
 
 
 def test_status_without_core_or_workloads(golden: Golden) -> None:
-    core = {"pid": None, "state": "not-running", "error": "the core did not start: out of memory"}
+    core = RUNNING | {"pid": None, "state": "not-running", "error": "the core did not start: out of memory"}
     text = status.text(node_status(core=core))
     assert fits(text)
     golden("status_no_core.txt", text + "\n")
@@ -478,3 +493,22 @@ class TestWidth:
 def test_note_keeps_long_words_whole() -> None:
     path = f"/a/{'very-' * 30}long-path"
     assert path in note(f"see {path}")
+
+
+WORDS: tuple[type[Word], ...] = (ProblemWord, WhyNotEnrolled, WhyPlaintext, WhyRefused, WhyLimited)
+
+
+def test_the_page_of_words_is_as_the_code_says() -> None:
+    page = Path(__file__).parents[2] / "docs" / "words.md"
+    assert page.read_text() == words.page(), "make words"
+    for kind in WORDS:
+        assert all(f"| `{word.value}` |" in words.page() for word in kind)
+
+
+@pytest.mark.parametrize("kind", WORDS)
+def test_every_word_says_what_it_means_and_what_to_do(kind: type[Word]) -> None:
+    for word in kind:
+        assert word.meaning.endswith(".")
+        assert word.remedy.endswith(".")
+        assert "|" not in word.meaning + word.remedy
+        assert kind(word.value) is word

@@ -24,18 +24,20 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from nodeseal.agent.backoff import Backoff
 from nodeseal.agent.capturing import is_at
 from nodeseal.agent.credentials import Credential
 from nodeseal.agent.holding import Held, Surroundings, Trouble, reason_of, text_of
+from nodeseal.agent.problems import Problem
 from nodeseal.capture.listeners import FROM_OUTSIDE, SHARED
 from nodeseal.core.bridge import CoreClient, CoreError
 from nodeseal.identity.authority import AuthorityError
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Phase, Workload, WorkloadName
-from nodeseal.mesh.reasons import WhyNotEnrolled
+from nodeseal.mesh.reasons import ProblemWord, WhyNotEnrolled
 from nodeseal.mesh.spiffe import SpiffeId
 
 log = logging.getLogger("nodeseal.agent")
@@ -413,6 +415,27 @@ class Enrolment:
             f"connections over IPv{version} are not captured: it has {', '.join(addresses)}, but no IPv{version} "
             "address in the mesh state"
         )
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with it now; see nodeseal.agent.problems."""
+        name, wanted, held = str(self.name), self.wanted_state, self.held
+        if held is not None and held.credential is not None and held.credential.svid.not_after <= self.around.now():
+            why = f" ({self.renewal_trouble})" if self.renewal_trouble else ""
+            text = f"{name}: its certificate has expired{why}"
+            yield Problem(ProblemWord.CERTIFICATE_EXPIRED, text, "look at the CA directory and at the clock", name)
+        elif held is not None and self.renewal_trouble is not None:
+            text = f"{name}: {self.renewal_trouble}"
+            yield Problem(ProblemWord.CERTIFICATE_NOT_RENEWED, text, "it is tried again", name)
+        if held is not None and self.phase is Phase.ENROLLED and (uncaptured := self._uncaptured(held)):
+            yield Problem(ProblemWord.FAMILY_NOT_CAPTURED, f"{name}: {uncaptured}", "give it 'addresses' of both", name)
+        if self.trouble is not None:
+            again = max(0.0, self.trouble.retry_at - asyncio.get_running_loop().time())
+            lacks = held is None and wanted is not None and wanted.wanted
+            word = ProblemWord.NOT_ENROLLED if lacks else ProblemWord.UPKEEP_FAILED
+            yield Problem(word, f"{name}: {self.trouble.detail}", f"next try in {again:.0f} s", name)
+        elif held is None and wanted is not None and wanted.wanted and wanted.netns is None:
+            text = f"{name}: the mesh state gives it no 'netns'"
+            yield Problem(ProblemWord.NOT_ENROLLED, text, "give it one there", name)
 
     def why(self) -> tuple[WhyNotEnrolled | None, str | None]:
         """(reason, detail) for the status: why it is not enrolled, or what is wrong although it is."""

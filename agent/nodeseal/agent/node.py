@@ -12,9 +12,10 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Protocol
 
 from nodeseal.agent import addresses, rundir
@@ -27,6 +28,7 @@ from nodeseal.agent.credentials import Credentials, utc_now
 from nodeseal.agent.enrolment import Enrolment
 from nodeseal.agent.handover import Handover
 from nodeseal.agent.holding import Held, Surroundings
+from nodeseal.agent.problems import Part
 from nodeseal.agent.pushing import MeshPusher
 from nodeseal.agent.supervisor import CoreSupervisor, StartCore
 from nodeseal.capture.errors import CaptureError
@@ -63,12 +65,24 @@ class MeshSource(Protocol):
         """See DirectorySource.changes."""
 
 
+class InForce(StrEnum):
+    """What counts while something is wrong with the mesh state."""
+
+    PRESENT = "present"
+    """The state as it is now: only a publication is bad."""
+    FORMER = "former"
+    """The last good state."""
+    NONE = "none"
+    """Nothing: there never was a good one."""
+
+
 @dataclass(slots=True)
 class MeshTrouble:
-    """What is wrong with the mesh state, one line a problem, and since when."""
+    """What is wrong with the mesh state, one line a problem, since when, and what counts meanwhile."""
 
     text: str
     since: datetime
+    in_force: InForce
 
 
 class Node:
@@ -317,7 +331,7 @@ class Node:
                 else:
                     self._note_trouble(problem)
             else:
-                self._note_trouble(str(item))
+                self._note_trouble(str(item), used=item.used)
                 # What cannot be read may be this node's own publication.
                 await self._republish()
 
@@ -329,11 +343,18 @@ class Node:
             f"found {mesh.trust_domain}"
         )
 
-    def _note_trouble(self, text: str) -> None:
-        self.trouble = MeshTrouble(text, utc_now())
+    def _note_trouble(self, text: str, *, used: bool = False) -> None:
+        """`used`: the state's own files are good, only a publication is not."""
+        in_force = InForce.PRESENT if used else InForce.FORMER if self._from_source is not None else InForce.NONE
+        self.trouble = MeshTrouble(text, utc_now(), in_force)
         lines = text.splitlines()
         more = f" (and {len(lines) - 1} more problems)" if len(lines) > 1 else ""
-        log.warning("mesh state %s is not used: %s%s", self.config.mesh, lines[0] if lines else "", more)
+        effect = {
+            InForce.PRESENT: "is used, but something is wrong in it",
+            InForce.FORMER: "is not used, the last good one stays in force",
+            InForce.NONE: "cannot be used, and there never was a good one: nothing is enrolled",
+        }[in_force]
+        log.warning("mesh state %s %s: %s%s", self.config.mesh, effect, lines[0] if lines else "", more)
 
     async def _take(self, mesh: Mesh) -> None:
         """A new state: every workload of this node gets to know what it is to be."""
@@ -516,6 +537,10 @@ class Node:
             self._published = names
             if healing and wrote:
                 log.warning("the publication of this node had been changed by somebody else: written again")
+
+    def parts(self) -> Iterator[Part]:
+        """Whoever may know of something wrong; see nodeseal.agent.problems."""
+        yield from (enrolment for _name, enrolment in sorted(self.enrolments.items()))
 
     def new_key(self) -> int:
         """A key that no core has had from this agent."""

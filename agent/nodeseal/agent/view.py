@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from nodeseal import __version__
+from nodeseal.agent import problems
 from nodeseal.agent.corelink import CoreLink
 from nodeseal.agent.credentials import utc_now
 from nodeseal.agent.direct import Direct, DirectError
@@ -28,9 +29,10 @@ _CORE_PATIENCE_S = 3.0
 async def status(node: Node) -> dict[str, Any]:
     """{"ok", "node", "trust_domain", "agent": {"pid", "version", "absence"}, "core": {"pid", "state", "error",
     "generation", "version", "outdated", "crashes", "decisions"}, "older_cores": [{"pid", "generation", "version",
-    "retired", "connections", "tunnels", "seconds"}], "mesh": {"directory", "epoch", "error", "error_since"},
-    "capture": {"backend", "why"}, "workloads": [...]}; see _workload for a workload's keys, _absence for that of the
-    agent."""
+    "retired", "connections", "tunnels", "seconds"}], "mesh": {"directory", "epoch", "error", "error_since",
+    "in_force"}, "capture": {"backend", "why"}, "workloads": [...], "problems": [{"word", "level", "about", "text",
+    "remedy"}]}; see _workload for a workload's keys, _absence for that of the agent, nodeseal.agent.problems for what
+    is wrong."""
     counts: dict[str, dict[str, int]] = {}
     limits: dict[str, dict[str, Any]] = {}
     core = node.core.describe()
@@ -46,7 +48,7 @@ async def status(node: Node) -> dict[str, Any]:
             core["error"] = str(error) or "it does not answer"
     workloads = [_workload(node, enrolment, counts, limits) for _name, enrolment in sorted(node.enrolments.items())]
     trouble = node.trouble
-    return {
+    answer = {
         "ok": True,
         "node": node.config.node,
         "trust_domain": node.trust_domain,
@@ -58,12 +60,14 @@ async def status(node: Node) -> dict[str, Any]:
             "epoch": node.epoch,
             "error": trouble.text if trouble is not None else None,
             "error_since": trouble.since.isoformat(timespec="seconds") if trouble is not None else None,
+            "in_force": trouble.in_force.value if trouble is not None else None,
         },
         "capture": {"backend": node.capture.backend, "why": node.capture.why or None},
         "node_addresses": node.bypass.shown(),
         "past_core": await _past_core_counts(node),
         "workloads": workloads,
     }
+    return {**answer, "problems": problems.collect(answer, node.parts())}
 
 
 async def _past_core_counts(node: Node) -> dict[str, int]:

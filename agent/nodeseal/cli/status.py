@@ -5,32 +5,84 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from nodeseal.cli import nodes, past_core
 from nodeseal.cli.identities import short_identity
 from nodeseal.cli.table import duration, note, render_first_that_fits
+from nodeseal.mesh.reasons import ProblemWord
 
 _BACKENDS = {"ebpf": "eBPF", "iptables": "iptables"}
-_LIMITS_SHOWN_S = 600.0
+_EXIT_STATUS = {"ok": 0, "warning": 1, "error": 2}
+_CHECK_SHOWN = 3
+_IN_FORCE = {
+    "present": "it is used as far as it is good",
+    "former": "the last good state stays in force",
+    "none": "there never was a good one, so nothing is enrolled",
+}
+_MESH_WORDS = (ProblemWord.MESH_STATE, ProblemWord.NO_MESH_STATE, ProblemWord.PUBLICATION)
+"""Shown line by line at the end."""
 _HEADER = ("WORKLOAD", "ENROLLED", "IDENTITY", "CERT", "CONNS")
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds `status`."""
     parser = subparsers.add_parser("status", help="this node's workloads: enrolled or why not, identity, certificate")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="for monitoring: one line, and an exit status: 0 all is well, 1 something will be wrong or may be, 2 "
+        "something is wrong (also when no agent answers)",
+    )
     nodes.add_options(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    found = nodes.ask_all(nodes.run_directories(args.run_dir), "status")
+    directories = nodes.run_directories(args.run_dir)
+    found = nodes.ask_all(directories, "status")
+    if args.check:
+        return _check(found, args.output)
     if args.output == "json":
         print(json.dumps({"nodes": [_without_ok(answer) for answer in found.answers]}, indent=2))
     elif found.answers:
         print("\n\n".join(text(answer) for answer in found.answers))
     return found.report_errors()
+
+
+def _check(found: nodes.Answers, output: str) -> int:
+    problems: list[dict[str, Any]] = []
+    for answer in found.answers:
+        # An agent that was not restarted after an upgrade may be of a version that knows of no list.
+        listed = answer.get("problems", [_no_agent("the agent is of an older version; restart it")])
+        problems += [{"node": answer["node"], **one} for one in listed]
+    problems += [{"node": None, **_no_agent(error)} for error in found.errors]
+    problems.sort(key=lambda one: str(one["level"]))
+    level = problems[0]["level"] if problems else "ok"
+    if output == "json":
+        print(json.dumps({"level": level, "problems": problems}, indent=2))
+    else:
+        print(check_line(level, problems, found.answers))
+    return _EXIT_STATUS[level]
+
+
+def _no_agent(text: str) -> dict[str, Any]:
+    word = ProblemWord.NO_AGENT
+    return {"word": word.value, "level": word.level.value, "about": None, "text": text, "remedy": word.remedy}
+
+
+def check_line(level: str, problems: Sequence[dict[str, Any]], answers: Sequence[dict[str, Any]]) -> str:
+    """The one line of `--check`: the level, then the worst problems, or what is well."""
+    if not problems:
+        names = ", ".join(answer["node"] for answer in answers)
+        count = sum(one["enrolled"] for answer in answers for one in answer["workloads"])
+        return f"{level}: {names}: {count} workload{'s' if count != 1 else ''} enrolled"
+    shown = [
+        f"{one['node']}: {one['word']}: {one['text']}" if one["node"] else f"{one['word']}: {one['text']}"
+        for one in problems[:_CHECK_SHOWN]
+    ]
+    more = f"; and {len(problems) - _CHECK_SHOWN} more" if len(problems) > _CHECK_SHOWN else ""
+    return f"{level}: {'; '.join(shown)}{more}"
 
 
 def _without_ok(answer: dict[str, Any]) -> dict[str, Any]:
@@ -51,40 +103,22 @@ def text(status: dict[str, Any]) -> str:
         parts.append(_table(workloads))
     else:
         parts.append("no workload of the mesh state is on this node")
-    details = [f"{one['workload']}: {one['detail']}{_retry(one)}" for one in workloads if one["detail"]]
-    details += [f"{one['workload']}: {line}" for one in workloads for line in _limits(one.get("limits", {}))]
-    details = [*_absence(status["agent"].get("absence")), *_core_details(core, status.get("older_cores", ())), *details]
-    details += [*_capture_details(status), *past_core.lines(status)]
+    details = [*_absence(status["agent"].get("absence")), *_older_cores(status.get("older_cores", ()))]
+    details += [*_draining(workloads), *_captured_otherwise(status), *past_core.lines(status)]
+    details = [*(_problem(one) for one in status.get("problems", ()) if one["word"] not in _MESH_WORDS), *details]
     if details:
         parts.append("\n".join(note(detail) for detail in details))
     if mesh["error"]:
         problems = mesh["error"].splitlines()
         head = "the mesh state has a problem" if len(problems) == 1 else f"the mesh state has {len(problems)} problems"
-        lines = [f"{head} since {mesh['error_since']}; the last good state stays in force:"]
+        lines = [f"{head} since {mesh['error_since']}; {_IN_FORCE[mesh.get('in_force') or 'former']}:"]
         parts.append("\n".join([*lines, *(note(problem) for problem in problems)]))
     return "\n".join(parts)
 
 
-def _limits(limits: dict[str, dict[str, Any]]) -> list[str]:
-    """A line for each limit that refused a connection in the last minutes."""
-    return [
-        f"limit reached: {name.replace('_', ' ')}{_value(name, one['limit'])}, {one['refused']} refused since "
-        f"{_clock(one['since'])}"
-        for name, one in limits.items()
-        if one["last_seconds"] is not None and one["last_seconds"] < _LIMITS_SHOWN_S
-    ]
-
-
-def _value(name: str, limit: int | None) -> str:
-    if limit is None:
-        return ""
-    return f" ({limit / (1 << 20):g} MiB)" if name == "memory" else f" ({limit})"
-
-
-def _clock(moment: str) -> str:
-    """The time of day, here; of another day with its date."""
-    local = datetime.fromisoformat(moment).astimezone()
-    return f"{local:%H:%M}" if local.date() == datetime.now(UTC).astimezone().date() else f"{local:%Y-%m-%d %H:%M}"
+def _problem(one: dict[str, Any]) -> str:
+    """With its word, by which docs/words.md tells more."""
+    return f"{one['word']}: {one['text']}; {one['remedy']}"
 
 
 def _absence(absence: dict[str, Any] | None) -> list[str]:
@@ -98,15 +132,8 @@ def _absence(absence: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def _core_details(core: dict[str, Any], older: Sequence[dict[str, Any]]) -> list[str]:
+def _older_cores(older: Sequence[dict[str, Any]]) -> list[str]:
     lines = []
-    if core.get("error"):
-        lines.append(f"core: {core['error']}")
-    elif core.get("crashes"):
-        times = "once" if core["crashes"] == 1 else f"{core['crashes']} times"
-        lines.append(f"core: it crashed {times} in the last 10 minutes and was started again; see core.log")
-    if core.get("outdated"):
-        lines.append(f"core: another one is installed than version {core['version']} that runs: nodeseal upgrade-core")
     for one in older:
         what = "finishes its connections" if one["retired"] else "is being replaced"
         left = (
@@ -118,21 +145,24 @@ def _core_details(core: dict[str, Any], older: Sequence[dict[str, Any]]) -> list
     return lines
 
 
+def _draining(workloads: Sequence[dict[str, Any]]) -> list[str]:
+    return [f"{one['workload']}: {one['detail']}" for one in workloads if one.get("draining") and one["detail"]]
+
+
 def _backend(status: dict[str, Any]) -> str:
     """An agent of an older version says nothing of it."""
     backend = status.get("capture", {}).get("backend")
     return f"; capture by {_BACKENDS[backend]}" if backend else ""
 
 
-def _capture_details(status: dict[str, Any]) -> list[str]:
-    """Why capture is not by eBPF, and whom the other backend captures still."""
-    capture = status.get("capture", {})
-    lines = [f"capture is not by eBPF: {capture['why']}"] if capture.get("why") else []
-    for one in status["workloads"]:
-        backend = one.get("capture")
-        if backend and backend != capture.get("backend"):
-            lines.append(f"{one['workload']}: captured by {_BACKENDS[backend]} until it leaves the mesh")
-    return lines
+def _captured_otherwise(status: dict[str, Any]) -> list[str]:
+    """Whom another backend than that of new workloads captures still."""
+    now = status.get("capture", {}).get("backend")
+    return [
+        f"{one['workload']}: captured by {_BACKENDS[backend]} until it leaves the mesh"
+        for one in status["workloads"]
+        if (backend := one.get("capture")) and backend != now
+    ]
 
 
 def _table(workloads: Sequence[dict[str, Any]]) -> str:
@@ -156,10 +186,6 @@ def _enrolled(one: dict[str, Any]) -> str:
     if not one["enrolled"]:
         return f"no: {one['reason']}"
     return "yes, strict" if one["mode"] == "strict" else "yes"
-
-
-def _retry(one: dict[str, Any]) -> str:
-    return "" if one["retry_seconds"] is None else f" (next try in {duration(one['retry_seconds'])})"
 
 
 def _remaining(certificate: dict[str, Any] | None) -> str:

@@ -1,99 +1,338 @@
-"""Why there is no mutual TLS, why a workload is not enrolled, why a connection was refused.
+"""Why there is no mutual TLS, why a workload is not enrolled, why a connection was refused, what is wrong with a node.
 
 "No mTLS" always carries its reason: a value, a metric label and a CLI line, the same word in all three. Every word is
 printable ASCII of at most 95 bytes, because the splice core keeps one in 96 bytes with its terminating zero.
+
+docs/words.md is made of this file (`make words`), so a word has its meaning and what to do beside it.
 """
 
 from enum import StrEnum
+from typing import Self
 
 
-class WhyPlaintext(StrEnum):
+class Word(StrEnum):
+    """A word, what it means, and what to do about it: "" where it is as it should be. Both are for people."""
+
+    _value_: str
+    meaning: str
+    remedy: str
+
+    def __new__(cls, word: str, meaning: str, remedy: str = "") -> Self:
+        """A member, of its three parts."""
+        self = str.__new__(cls, word)
+        self._value_ = word
+        self.meaning, self.remedy = meaning, remedy
+        return self
+
+
+class WhyPlaintext(Word):
     """Why a connection that is allowed runs without mutual TLS."""
 
-    DESTINATION_NOT_IN_MESH = "destination-not-in-mesh"
-    """Outbound: the mesh state has no workload and no service at that address."""
-    DESTINATION_NOT_ENROLLED = "destination-not-enrolled"
-    """Outbound: the workload is known, and its node has not enrolled it (or is taking it out)."""
-    SOURCE_NOT_IN_MESH = "source-not-in-mesh"
-    """Inbound: the mesh state has no workload at the client's address."""
-    SOURCE_NOT_ENROLLED = "source-not-enrolled"
-    """Inbound: the client is a workload that its node has not enrolled."""
-    SOURCE_SHARES_ADDRESS = "source-shares-address"
-    """Inbound: the client is a process of a node where others are enrolled; from outside nothing tells them apart."""
-    SOURCE_JOINING = "workload-joining"
-    """Inbound: the client is enrolled; this workload is joining or leaving, so the client's node may not know of it."""
-    OPENED_BEFORE_ENROLMENT = "opened-before-enrolment"
-    """Both ends are enrolled now, but the connection is older than that and is left alone."""
-    APPLICATION_MARK = "application-mark"
-    """Outbound: the application set a mark (SO_MARK) of its own on the socket, which keeps it from being captured."""
-    FROM_NODE = "from-node"
-    """Inbound: the client is the node itself (the kubelet's probes), or another address of `node_addresses`."""
-    EXCLUDED_PORT = "excluded-port"
-    """The workload's `exclude` in the mesh state has the port."""
-    EXCLUDED_RANGE = "excluded-range"
-    """The workload's `exclude` in the mesh state has a range of addresses that the other side's is in."""
+    DESTINATION_NOT_IN_MESH = (
+        "destination-not-in-mesh",
+        "Outbound: the mesh state has no workload and no service at that address.",
+        "If it is one of yours, add it to the mesh state.",
+    )
+    DESTINATION_NOT_ENROLLED = (
+        "destination-not-enrolled",
+        "Outbound: the workload is known, and its node has not published it as enrolled (or is taking it out).",
+        "If it should be: `enrolled: true`, then `nodeseal status` on both nodes says what is in the way.",
+    )
+    SOURCE_NOT_IN_MESH = (
+        "source-not-in-mesh",
+        "Inbound: the mesh state has no workload at the client's address.",
+        "`mode: strict` refuses such clients.",
+    )
+    SOURCE_NOT_ENROLLED = (
+        "source-not-enrolled",
+        "Inbound: the client is a workload that its node has not enrolled.",
+        "Enrol it; `mode: strict` refuses it until then.",
+    )
+    SOURCE_SHARES_ADDRESS = (
+        "source-shares-address",
+        "Inbound: the client is a process of a node where others are enrolled (`host`); from outside nothing tells "
+        "them apart.",
+        "Enrol every process of that node that dials, or use `mode: strict`.",
+    )
+    SOURCE_JOINING = (
+        "workload-joining",
+        "Inbound: the client is enrolled; this workload is joining or leaving, so the client's node may not know of "
+        "it.",
+        "Nothing: it ends with `settle`.",
+    )
+    OPENED_BEFORE_ENROLMENT = (
+        "opened-before-enrolment",
+        "Both ends are enrolled now, but the connection is older than that and is left alone.",
+        "Let the application connect again when it suits.",
+    )
+    APPLICATION_MARK = (
+        "application-mark",
+        "Outbound: the application set a mark (SO_MARK) of its own on the socket, which keeps it from being captured, "
+        "unless it dials an enrolled workload.",
+        "Take the mark away if the connection should be captured.",
+    )
+    FROM_NODE = (
+        "from-node",
+        "Inbound: the client is the node itself (the kubelet's probes), or another address of `node_addresses`.",
+        "Shorten `node_addresses` if that is too much.",
+    )
+    EXCLUDED_PORT = (
+        "excluded-port",
+        "The workload's `exclude` in the mesh state has the port.",
+        "Take it out there if it should be captured.",
+    )
+    EXCLUDED_RANGE = (
+        "excluded-range",
+        "The workload's `exclude` in the mesh state has a range of addresses that the other side's is in.",
+        "Take it out there if it should be captured.",
+    )
 
 
-class WhyNotEnrolled(StrEnum):
+class WhyNotEnrolled(Word):
     """Why a workload of this node is not (fully) enrolled."""
 
-    NOT_WANTED = "not-wanted"
-    """The mesh state does not ask for it."""
-    PENDING = "pending"
-    """It is asked for and the agent has not come to it yet."""
-    NO_NETNS = "no-network-namespace"
-    """The mesh state does not say in which network namespace the workload runs."""
-    CGROUP_GONE = "cgroup-gone"
-    """The cgroup that the mesh state names does not exist: the service does not run."""
-    NAMESPACE_GONE = "namespace-gone"
-    """The network namespace that the mesh state names does not exist."""
-    ADDRESS_MISMATCH = "address-mismatch"
-    """The workload's address is not on any interface of its network namespace."""
-    ADDRESS_IN_USE = "address-in-use"
-    """Another process holds port 15008 of the workload's address."""
-    JOINING = "joining"
-    """Captured and published; other nodes are given time to see it."""
-    LEAVING = "leaving"
-    """Withdrawn; still captured until other nodes have seen it and its connections have ended."""
-    FAILED = "failed"
-    """Enrolling failed and was undone; the detail says why."""
+    NOT_WANTED = (
+        "not-wanted",
+        "The mesh state does not ask for it.",
+        "`enrolled: true` in the mesh state, if it should be.",
+    )
+    PENDING = (
+        "pending",
+        "It is asked for and the agent has not come to it yet.",
+        "Wait; if it stays, the line below the table says what it waits for.",
+    )
+    NO_NETNS = (
+        "no-network-namespace",
+        "The mesh state does not say in which network namespace the workload runs.",
+        "Give it `netns` (or `host`) in the mesh state.",
+    )
+    CGROUP_GONE = (
+        "cgroup-gone",
+        "The cgroup that the mesh state names does not exist: the service does not run.",
+        "Start the service, or correct `host.cgroup`.",
+    )
+    NAMESPACE_GONE = (
+        "namespace-gone",
+        "The network namespace that the mesh state names does not exist.",
+        "Start the workload, or correct `netns`.",
+    )
+    ADDRESS_MISMATCH = (
+        "address-mismatch",
+        "The workload's address is not on any interface of its network namespace.",
+        "Correct `address` or `netns`.",
+    )
+    ADDRESS_IN_USE = (
+        "address-in-use",
+        "Another process holds port 15008 of the workload's address, or another host has the address.",
+        "Stop what listens there; no two hosts may have one address.",
+    )
+    JOINING = (
+        "joining",
+        "Captured and published; other nodes are given time to see it.",
+        "Nothing: it is enrolled after `settle`.",
+    )
+    LEAVING = (
+        "leaving",
+        "Withdrawn; still captured until other nodes have seen it and its connections have ended.",
+        "Nothing: it ends with its last connection.",
+    )
+    FAILED = (
+        "failed",
+        "Enrolling failed and was undone; it is tried again.",
+        "The line below the table says why.",
+    )
 
 
-class WhyRefused(StrEnum):
+class WhyRefused(Word):
     """Why a connection is refused."""
 
-    STRICT = "strict"
-    """Plaintext to a workload whose mode is strict."""
-    SOURCE_IS_ENROLLED = "source-is-enrolled"
-    """New plaintext from an enrolled workload to an enrolled workload: it should have come through a tunnel."""
-    WRONG_ADDRESS = "wrong-address"
-    """A tunnel asks for an address that is not this workload's."""
-    MESH_PORT = "mesh-port"
-    """The port belongs to the mesh itself; forwarding to it would make a loop."""
-    UNKNOWN_WORKLOAD = "unknown-workload"
-    """The mesh state does not know the workload that the connection is captured for."""
-    NO_SUCH_PORT = "no-such-port"
-    """The service has no such port, or the process of a node is not reached at it."""
-    NO_ENDPOINT = "no-endpoint"
-    """The service has no endpoint."""
-    UNKNOWN_PEER = "unknown-peer"
-    """The peer's certificate holds no identity that can be read."""
-    WRONG_TRUST_DOMAIN = "wrong-trust-domain"
-    """The peer's identity is of another trust domain."""
-    IDENTITY_MISMATCH = "identity-mismatch"
-    """The peer comes from a workload's address with an identity that is not that workload's."""
+    STRICT = (
+        "strict",
+        "Plaintext to a workload whose mode is strict.",
+        "Enrol the client, exclude the port, or use `mode: permissive`.",
+    )
+    SOURCE_IS_ENROLLED = (
+        "source-is-enrolled",
+        "New plaintext from an enrolled workload to an enrolled workload: it should have come through a tunnel.",
+        "Look at `nodeseal status` on the client's node: it does not capture, or does not see this node's publication.",
+    )
+    WRONG_ADDRESS = (
+        "wrong-address",
+        "A tunnel asks for an address that is not this workload's.",
+        "Look at what the peer is: nodeseal asks for no other.",
+    )
+    MESH_PORT = (
+        "mesh-port",
+        "The port belongs to the mesh itself (15001, 15006, 15008); forwarding to it would make a loop.",
+        "Let the application use another port.",
+    )
+    UNKNOWN_WORKLOAD = (
+        "unknown-workload",
+        "The mesh state does not know the workload that the connection is captured for.",
+        "Nothing, while it leaves; else add it to the mesh state.",
+    )
+    NO_SUCH_PORT = (
+        "no-such-port",
+        "The service has no such port, or the process of a node is not reached at it.",
+        "Add it to `ports`.",
+    )
+    NO_ENDPOINT = (
+        "no-endpoint",
+        "The service has no endpoint (of the family that was dialled).",
+        "Add one to `endpoints`.",
+    )
+    UNKNOWN_PEER = (
+        "unknown-peer",
+        "The peer's certificate holds no identity that can be read.",
+        "Give the peer a certificate with one SPIFFE id.",
+    )
+    WRONG_TRUST_DOMAIN = (
+        "wrong-trust-domain",
+        "The peer's identity is of another trust domain.",
+        "Give it an identity of this one.",
+    )
+    IDENTITY_MISMATCH = (
+        "identity-mismatch",
+        "The peer comes from a workload's address with an identity that is not that workload's.",
+        "If its `service_account` was changed just now, wait; else look at who has the address.",
+    )
 
 
-class WhyLimited(StrEnum):
+class WhyLimited(Word):
     """Which limit a connection met that was refused before anybody decided about it. The core has the same words."""
 
-    CONNECTIONS = "limit-connections"
-    """The workload has as many as it may have at once."""
-    RATE = "limit-rate"
-    """The workload has had as many new ones in this second as it may have."""
-    MEMORY = "limit-memory"
-    """The core holds as much memory for the workload as it may."""
-    DESCRIPTORS = "limit-descriptors"
-    """The core is about to run out of file descriptors, and the workload has its part of them."""
-    QUESTIONS = "limit-questions"
-    """Too many of the workload's new connections wait for decisions."""
+    CONNECTIONS = (
+        "limit-connections",
+        "The workload has as many as it may have at once.",
+        "Raise `limits.connections`, or find who opens them.",
+    )
+    RATE = (
+        "limit-rate",
+        "The workload has had as many new ones in this second as it may have.",
+        "Raise `limits.new_connections`, or find who opens them.",
+    )
+    MEMORY = (
+        "limit-memory",
+        "The core holds as much memory for the workload as it may.",
+        "Raise `limits.memory`, or find who does not read.",
+    )
+    DESCRIPTORS = (
+        "limit-descriptors",
+        "The core is about to run out of file descriptors, and the workload has its part of them: four times as many "
+        "as are left.",
+        "Raise the hard limit (systemd: LimitNOFILE) or `fs.nr_open`.",
+    )
+    QUESTIONS = (
+        "limit-questions",
+        "Too many of the workload's new connections wait for decisions.",
+        "If it stays, look at the node's CPU: `core.decisions` in `nodeseal status -o json`.",
+    )
+
+
+class Level(StrEnum):
+    """How bad a problem is."""
+
+    WARNING = "warning"
+    """Nothing that was asked for is lacking yet, or it may be meant."""
+    ERROR = "error"
+    """Something that was asked for is lacking."""
+
+
+class ProblemWord(Word):
+    """What is wrong with a node, as `nodeseal status` lists it and `nodeseal status --check` counts it."""
+
+    level: Level
+
+    def __new__(cls, word: str, level: Level, meaning: str, remedy: str) -> Self:
+        """A member, of its four parts."""
+        self = str.__new__(cls, word)
+        self._value_ = word
+        self.level, self.meaning, self.remedy = level, meaning, remedy
+        return self
+
+    NO_AGENT = (
+        "no-agent",
+        Level.ERROR,
+        "No agent answers for the run directory: nothing is enrolled or renewed until one does.",
+        "Start the agent; its log says why it ended.",
+    )
+    CORE_DOWN = (
+        "core-down",
+        Level.ERROR,
+        "No core runs, or it does not answer: new connections wait, or fail.",
+        "The agent starts one by itself; if it stays, see core.log.",
+    )
+    CORE_CRASHED = (
+        "core-crashed",
+        Level.WARNING,
+        "A core crashed in the last ten minutes and was started again: its connections were reset.",
+        "See core.log.",
+    )
+    CORE_OUTDATED = (
+        "core-outdated",
+        Level.WARNING,
+        "Another core is installed than the one that runs.",
+        "`nodeseal upgrade-core`: no connection is cut.",
+    )
+    CAPTURE_FALLBACK = (
+        "capture-fallback",
+        Level.WARNING,
+        "`capture: auto` found that eBPF cannot be used, and captures by iptables, which promises less.",
+        "Give the machine what it lacks, or say `capture: iptables` if that is meant.",
+    )
+    MESH_STATE = (
+        "mesh-state",
+        Level.ERROR,
+        "The mesh state has a mistake or cannot be read: the last good one stays in force as a whole.",
+        "Correct the place that is named.",
+    )
+    NO_MESH_STATE = (
+        "no-mesh-state",
+        Level.ERROR,
+        "The mesh state has a mistake or cannot be read, and there never was a good one: nothing is enrolled.",
+        "Correct the place that is named.",
+    )
+    PUBLICATION = (
+        "publication",
+        Level.ERROR,
+        "A publication (`enrolled/<node>.yaml`) cannot be read, or names what is not its node's. The mesh state is in "
+        "force.",
+        "Look at that node: its agent writes the file anew.",
+    )
+    NOT_ENROLLED = (
+        "not-enrolled",
+        Level.ERROR,
+        "A workload of this node should be enrolled and is not.",
+        "See the reason in the table, and the words for it below.",
+    )
+    CERTIFICATE_NOT_RENEWED = (
+        "certificate-not-renewed",
+        Level.WARNING,
+        "A workload's certificate was due and could not be renewed; it is tried again.",
+        "Correct what the line says before the certificate expires.",
+    )
+    CERTIFICATE_EXPIRED = (
+        "certificate-expired",
+        Level.ERROR,
+        "A workload's certificate has expired: no new tunnel of it works.",
+        "Look at the CA directory and at the clock.",
+    )
+    UPKEEP_FAILED = (
+        "upkeep-failed",
+        Level.WARNING,
+        "A change of an enrolled workload could not be put in place (its publication, its capture); it is tried again.",
+        "Correct what the line says.",
+    )
+    FAMILY_NOT_CAPTURED = (
+        "family-not-captured",
+        Level.WARNING,
+        "A workload has an address of a family (IPv4, IPv6) in which the mesh state gives it none: connections over it "
+        "pass by nodeseal.",
+        "Give it `addresses` of both.",
+    )
+    LIMIT_REACHED = (
+        "limit-reached",
+        Level.WARNING,
+        "Connections of a workload were refused for a limit in the last ten minutes.",
+        "See the words that begin with limit-.",
+    )

@@ -39,10 +39,14 @@ MAX_TOTAL_BYTES = 64 * 1024 * 1024
 
 
 class MeshStateError(Exception):
-    """The mesh state, or a publication in it, is not as it should be. The text has one line per problem."""
+    """The mesh state, or a publication in it, is not as it should be. The text has one line per problem.
+
+    `used`: only publications are concerned, the state's own files are good and count.
+    """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
+        self.used = all(problem.file.startswith(f"{ENROLLED}/") for problem in self.problems)
         shown = [str(problem) for problem in self.problems[:MAX_PROBLEMS]]
         if len(self.problems) > MAX_PROBLEMS:
             shown.append(f"and {len(self.problems) - MAX_PROBLEMS} more problems")
@@ -58,8 +62,9 @@ def load(directory: Path) -> Mesh:
     Raises MeshStateError with everything that is wrong with the state's files.
     """
     mesh, problems = _Reader(directory).take(_Snapshot(directory, frozenset()))
-    if mesh is None or any(not problem.file.startswith(f"{ENROLLED}/") for problem in problems):
-        raise MeshStateError(problems)
+    error = MeshStateError(problems)
+    if mesh is None or not error.used:
+        raise error
     return mesh
 
 
