@@ -577,7 +577,8 @@ def test_connections_carry_the_names_of_both_ends(world: World) -> None:
         async with world.node(world.state()) as (node, _source):
             await enrolled(node)
             answer = await view.connections(node)
-            assert answer == {"ok": True, "node": "node1", "connections": [], "errors": []}
+            expected = {"ok": True, "node": "node1", "trust_domain": "example.org", "connections": [], "errors": []}
+            assert answer == expected
             row = {"id": 1, "workload": "default/shipper", "direction": "outbound", "state": "closed", "mtls": True}
             row |= {"source": f"{world.shipper.address}:4000", "destination": f"{world.remote.address}:80"}
             row |= {"endpoint": f"{world.remote.address}:80", "bytes_sent": 1, "bytes_received": 2, "age_ms": 2500}
