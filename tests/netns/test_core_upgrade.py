@@ -171,16 +171,27 @@ def test_agent_restart_finds_all_generations(lab: RunningLab, programs: Programs
 def test_command_inside_a_nodes_namespace_is_about_that_node(lab: RunningLab) -> None:
     before = {node: cores(lab, node)[0] for node in NODES}
     netns = lab.lab.plan.node("node2").netns
-    # As for a lab below /run: this one lies elsewhere.
-    done = lab.command(
-        "upgrade-core",
-        prefix=["nsenter", f"--net=/run/netns/{netns}"],
-        env={"NODESEAL_RUN_DIR": str(lab.run_dir("node2") / "agent.sock")},
-    )
+    done = lab.command("upgrade-core", prefix=["nsenter", f"--net=/run/netns/{netns}"])
     assert done.returncode == 0, done.stderr
     assert f"pid {before['node2']}" in done.stdout
     assert cores(lab, "node1") == [before["node1"]]
     assert cores(lab, "node2")[0] != before["node2"]
+
+
+@pytest.mark.parametrize("command", ["upgrade-core", "cleanup"])
+def test_command_from_outside_changes_no_node_without_being_told_which(lab: RunningLab, command: str) -> None:
+    before = {node: (cores(lab, node), agents.agent_pid(lab.run_dir(node))) for node in NODES}
+    # A namespace in which there is no node: the machine's own may have one.
+    done = lab.command(command, prefix=["unshare", "--net"])
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert f"nodeseal {command} --all" in done.stderr
+    assert {node: (cores(lab, node), agents.agent_pid(lab.run_dir(node))) for node in NODES} == before
+
+
+def test_status_shows_nodes_wherever_their_run_directories_lie(lab: RunningLab) -> None:
+    done = lab.command("status", "-o", "json", prefix=["unshare", "--net"])
+    shown = {node["run_dir"] for node in json.loads(done.stdout)["nodes"]}
+    assert {str(lab.run_dir(node)) for node in NODES} <= shown
 
 
 def test_agent_of_a_new_version_replaces_the_core_by_itself(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nodeseal.agent import registry
 from nodeseal.capture import syscalls
 from nodeseal.lab.demo.host_state import attached_programs, pinned_programs
 from nodeseal.lab.lab import take_down
@@ -206,6 +207,22 @@ def test_lab_down_after_kill_9_of_everything_leaves_nothing(tmp_path: Path) -> N
         assert mounts_below(lab.directory) == []
         assert processes_with(lab.directory) == []
         assert not (tmp_path / "labs").exists()
+        assert [registry.note_of(lab.run_dir(node)) for node in NODES] == [None, None]
+
+
+def test_command_finds_a_node_of_which_nothing_runs_any_more(
+    lab: RunningLab, programs: Programs, untouched: dict[str, str]
+) -> None:
+    """Inside its network namespace, whatever its run directory."""
+    kill_agents_and_cores(lab)
+    inside = ("nsenter", f"--net=/run/netns/{lab.lab.plan.node('node1').netns}")
+    done = nodeseal("cleanup", prefix=inside)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert pod_state(lab, "shipper") == untouched["shipper"]
+    assert pod_state(lab, "pipeline") != untouched["pipeline"]  # of node2
+    again = nodeseal("cleanup", prefix=inside)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert pod_state(lab, "pipeline") != untouched["pipeline"]
 
 
 def cleanup(lab: RunningLab, node: str) -> subprocess.CompletedProcess[str]:

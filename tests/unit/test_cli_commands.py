@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -14,9 +15,11 @@ from typing import Any, ClassVar
 import pytest
 
 from nodeseal import __version__
-from nodeseal.agent import rundir
+from nodeseal.agent import registry, rundir
 from nodeseal.agent.cleanup import Report
+from nodeseal.agent.client import AgentGone, ask
 from nodeseal.cli import nodes
+from nodeseal.cli.errors import UsageError
 from nodeseal.cli.main import main
 
 CORE_LOCK = "core-1.pid"
@@ -236,7 +239,13 @@ class TestWhichNodes:
     def places(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(nodes, "DEFAULT", tmp_path / "default")
         monkeypatch.setattr(nodes, "LABS", tmp_path / "labs")
+        monkeypatch.setattr(registry, "DIRECTORY", tmp_path / "nodes")
         monkeypatch.delenv(nodes.ENVIRONMENT, raising=False)
+
+    def note(self, run_dir: Path, node: str, netns: int | None = -1) -> Path:
+        """An agent has started there; by default in a network namespace elsewhere."""
+        registry.register(registry.Registered(run_dir, node, run_dir / "agent.yaml", netns))
+        return run_dir
 
     def make(self, path: Path, *names: str) -> Path:
         path.mkdir(parents=True)
@@ -273,6 +282,93 @@ class TestWhichNodes:
 
     def test_default_when_there_is_nothing(self, tmp_path: Path) -> None:
         assert nodes.run_directories(None) == [tmp_path / "default"]
+
+    def test_run_directories_are_known_wherever_they_lie(self, tmp_path: Path) -> None:
+        lab = self.make(tmp_path / "labs" / "lab" / "node1", "agent.yaml", CORE_LOCK)
+        site = self.note(self.make(tmp_path / "site", CORE_LOCK), "edge")
+        self.note(lab, "node1")
+        self.note(tmp_path / "gone", "node9")
+        (tmp_path / "nodes" / "torn.json").write_text('{"run_dir": ')
+        assert nodes.run_directories(None) == [lab, site]
+
+    def test_own_node_is_found_where_its_directory_is_not_a_standard_one(self, tmp_path: Path) -> None:
+        self.make(tmp_path / "default", CORE_LOCK)
+        self.make(tmp_path / "labs" / "lab" / "node1", "agent.yaml", CORE_LOCK)
+        self.note(self.make(tmp_path / "other", CORE_LOCK), "other")
+        own = self.note(self.make(tmp_path / "own", CORE_LOCK), "own", registry.own_namespace())
+        assert nodes.run_directories(None) == [own]
+        # Nothing of it runs.
+        assert self.changed() == [own]
+
+    def changed(self, **options: Any) -> list[Path]:
+        arguments = argparse.Namespace(**{"run_dir": None, "all": False, **options})
+        return nodes.nodes_to_change("cleanup", arguments)
+
+    def test_nodes_of_others_are_not_changed_without_being_named(self, tmp_path: Path) -> None:
+        lab = self.make(tmp_path / "labs" / "lab" / "node1", "agent.yaml", CORE_LOCK)
+        site = self.note(self.make(tmp_path / "a site", CORE_LOCK), "edge")
+        with pytest.raises(UsageError) as caught:
+            self.changed()
+        assert str(caught.value) == (
+            "2 nodes are on this machine, and none in this network namespace: say "
+            f"'nodeseal cleanup --run-dir {lab}' for lab/node1, 'nodeseal cleanup --run-dir '{site}'' for edge, or "
+            "'nodeseal cleanup --all' for every node of this machine"
+        )
+        assert self.changed(all=True) == [lab, site]
+        assert self.changed(run_dir=site) == [site]
+
+    def test_one_node_of_somebody_else_is_not_changed_either(self, tmp_path: Path) -> None:
+        """Or a second `cleanup` in the place of an own node would take the neighbour's."""
+        self.note(self.make(tmp_path / "site", CORE_LOCK), "edge")
+        with pytest.raises(UsageError, match=r"^a node is on this machine, and none in this network namespace"):
+            self.changed()
+
+    def test_node_of_the_standard_directory_is_not_changed_from_elsewhere(self, tmp_path: Path) -> None:
+        default = self.make(tmp_path / "default", CORE_LOCK)
+        assert self.changed() == [default]
+        self.note(default, "node1")
+        with pytest.raises(UsageError):
+            self.changed()
+
+    def test_two_nodes_in_one_network_namespace_have_to_be_told_apart(self, tmp_path: Path) -> None:
+        for name in ("one", "two"):
+            self.note(self.make(tmp_path / name, CORE_LOCK), name, registry.own_namespace())
+        with pytest.raises(UsageError, match=r"^2 nodes are in this network namespace: say "):
+            self.changed()
+
+    def test_many_nodes_are_not_all_listed(self, tmp_path: Path) -> None:
+        for number in range(20):
+            self.note(self.make(tmp_path / f"run{number}", CORE_LOCK), f"node{number}")
+        with pytest.raises(UsageError, match=r" \(12 more: 'nodeseal status'\), or 'nodeseal cleanup --all'"):
+            self.changed()
+
+    @pytest.mark.parametrize("command", ["cleanup", "upgrade-core"])
+    def test_refusal_is_one_line_and_a_wrong_use(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+    ) -> None:
+        for number in range(2):
+            self.note(self.make(tmp_path / f"run{number}", CORE_LOCK), f"node{number}")
+        assert main([command]) == 2
+        out = capsys.readouterr()
+        assert (out.out, out.err.count("\n")) == ("", 1)
+        assert f"'nodeseal {command} --run-dir {tmp_path / 'run0'}' for node0" in out.err
+
+    def test_without_any_node_the_standard_directory_is_meant(self, tmp_path: Path) -> None:
+        assert self.changed() == [tmp_path / "default"]
+        assert self.changed(all=True) == [tmp_path / "default"]
+
+    def test_start_of_an_agent_is_told_with_its_own_configuration(self, tmp_path: Path) -> None:
+        site = self.note(self.make(tmp_path / "site"), "edge")
+        with pytest.raises(AgentGone, match=f"start it with 'nodeseal agent --config {site}/agent.yaml'$"):
+            ask(site, "status")
+
+    def test_note_is_of_a_directory_however_it_is_spelled(self, tmp_path: Path) -> None:
+        site = self.note(self.make(tmp_path / "site", CORE_LOCK), "edge")
+        (tmp_path / "link").symlink_to(site)
+        assert registry.note_of(tmp_path / "link") == registry.note_of(site) is not None
+        registry.forget(tmp_path / "link")
+        assert registry.registered() == []
+        assert not (tmp_path / "nodes").exists()
 
     def test_nodes_of_several_labs_are_told_apart(
         self, tmp_path: Path, agents: list[FakeAgent], capsys: pytest.CaptureFixture[str]

@@ -58,6 +58,7 @@ def node_status(*workloads: dict[str, Any], problems: Sequence[Problem] = (), **
     """With what the rest of it says is wrong, and `problems` that it does not."""
     answer = {
         "node": "node1",
+        "run_dir": "/run/nodeseal",
         "agent": {"pid": 4101, "version": "0.1.0"},
         "core": RUNNING,
         "mesh": {"directory": "/etc/nodeseal/mesh", "epoch": 7, "error": None, "error_since": None, "in_force": None},

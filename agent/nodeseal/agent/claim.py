@@ -42,7 +42,7 @@ class Claim:
             self._lock.release()
             raise ClaimError(
                 f"the node {node} of the mesh state {mesh} is in use by the run directory {owner}: start the agent "
-                f"with that one, or run 'nodeseal cleanup --run-dir {owner}' first"
+                f"with that one, or run '{rundir.command('cleanup', Path(owner))}' first"
             )
 
     def release(self, *, undo: bool = False) -> None:

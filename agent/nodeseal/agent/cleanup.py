@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from nodeseal.agent import claim, rundir
+from nodeseal.agent import claim, registry, rundir
 from nodeseal.agent.direct import DirectError, end_captured
 from nodeseal.capture import conntrack, constants
 from nodeseal.capture.cleanup import cleanup as cleanup_capture
@@ -52,6 +52,7 @@ def cleanup(run_dir: Path) -> Report:
         raise CleanupError("cleanup needs root's privileges: run it as root")
     report = Report()
     if not run_dir.is_dir():
+        _forget(run_dir, report)
         return report
     had_lock = (run_dir / rundir.AGENT_LOCK).exists()
     _end_agent(run_dir, report)
@@ -74,11 +75,21 @@ def cleanup(run_dir: Path) -> Report:
         _remove_files(run_dir, report, had_lock=had_lock, kept=kept)
     finally:
         lock.release(remove=True)
+    if not report.failed:
+        _forget(run_dir, report)
     if report.removed and not report.failed:
         # The lab keeps its own files there, a user perhaps as well: only an empty directory is ours to remove.
         with contextlib.suppress(OSError):
             run_dir.rmdir()
     return report
+
+
+def _forget(run_dir: Path, report: Report) -> None:
+    """Without a word for it, and only when nothing is left that a command would have to find."""
+    try:
+        registry.forget(run_dir)
+    except OSError as error:
+        report.failed.append(f"cannot remove the note of {run_dir} in {registry.DIRECTORY}: {error.strerror or error}")
 
 
 def _end_agent(run_dir: Path, report: Report) -> None:

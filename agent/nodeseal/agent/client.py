@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 import socket
 from pathlib import Path
 from typing import Any
 
-from nodeseal.agent import rundir
+from nodeseal.agent import registry, rundir
 from nodeseal.core import generations
 
 TIMEOUT_S = 20.0
@@ -51,5 +52,14 @@ def _gone(run_dir: Path) -> str:
     text = f"no agent runs for {run_dir}"
     cores = list(generations.running(run_dir).values())
     if cores:
-        return f"{text}, its core (pid {cores[-1]}) goes on; start the agent again, or end all with 'nodeseal cleanup'"
-    return f"{text}; start it with 'nodeseal agent --config FILE'"
+        return (
+            f"{text}, its core (pid {cores[-1]}) goes on; start the agent again with '{_start(run_dir)}', or end all "
+            f"with '{rundir.command('cleanup', run_dir)}'"
+        )
+    return f"{text}; start it with '{_start(run_dir)}'"
+
+
+def _start(run_dir: Path) -> str:
+    """The command that started the agent there last, if it is known."""
+    note = registry.note_of(run_dir)
+    return f"nodeseal agent --config {shlex.quote(str(note.config)) if note is not None else 'FILE'}"

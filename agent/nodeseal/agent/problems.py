@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol
 
+from nodeseal.agent import rundir
 from nodeseal.mesh.reasons import ProblemWord
 
 LIMITS_SHOWN_S = 600.0
@@ -55,13 +57,13 @@ def collect(status: dict[str, Any], parts: Iterable[Part]) -> list[dict[str, Any
 
 def of_status(status: dict[str, Any]) -> list[Problem]:
     """What the rest of the answer says is wrong with core, capture, mesh state and limits."""
-    found = [*_core(status["core"]), *_capture(status["capture"]), *_mesh(status["mesh"])]
+    found = [*_core(status["core"], Path(status["run_dir"])), *_capture(status["capture"]), *_mesh(status["mesh"])]
     for one in status["workloads"]:
         found += _limits(one["workload"], one["limits"])
     return found
 
 
-def _core(core: dict[str, Any]) -> list[Problem]:
+def _core(core: dict[str, Any], run_dir: Path) -> list[Problem]:
     found = []
     if core["error"] or core["pid"] is None:
         text = core["error"] or f"the core is {core['state']}"
@@ -72,7 +74,7 @@ def _core(core: dict[str, Any]) -> list[Problem]:
         found.append(Problem(ProblemWord.CORE_CRASHED, text, "see core.log"))
     if core["outdated"]:
         text = f"another core is installed than version {core['version']} that runs"
-        found.append(Problem(ProblemWord.CORE_OUTDATED, text, "nodeseal upgrade-core"))
+        found.append(Problem(ProblemWord.CORE_OUTDATED, text, rundir.command("upgrade-core", run_dir)))
     return found
 
 

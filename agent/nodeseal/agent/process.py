@@ -18,13 +18,14 @@ from typing import Any
 
 from nodeseal import __version__
 from nodeseal.agent import config as configuration
-from nodeseal.agent import rundir, view
+from nodeseal.agent import registry, rundir, view
 from nodeseal.agent.api import ApiServer
 from nodeseal.agent.capturing import CaptureThread
 from nodeseal.agent.claim import Claim, ClaimError
 from nodeseal.agent.config import Config, ConfigError
 from nodeseal.agent.credentials import Credentials
 from nodeseal.agent.node import Node
+from nodeseal.agent.registry import Registered
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.node import NodeCapture
 from nodeseal.core import hardening
@@ -62,7 +63,7 @@ def run(path: Path) -> int:
         raise StartError(str(error)) from None
     except OSError as error:
         raise StartError(f"cannot prepare the agent's process: {error.strerror or error}") from None
-    with _run_directory(config.run_dir) as lock, _claimed(config):
+    with _run_directory(config.run_dir) as lock, _claimed(config), _registered(config, path.absolute()):
         try:
             asyncio.run(_serve(config, credentials, lock))
         except (AuthorityError, CaptureError, CoreError, PublicationError) as error:
@@ -132,6 +133,30 @@ def _claimed(config: Config) -> Iterator[None]:
         raise
     finally:
         claim.release(undo=failed)
+
+
+@contextlib.contextmanager
+def _registered(config: Config, path: Path) -> Iterator[None]:
+    """Commands find this node from now on."""
+    before = registry.note_of(config.run_dir)
+    try:
+        registry.register(Registered(config.run_dir, config.node, path, registry.own_namespace()))
+    except OSError as error:
+        log.warning(
+            "commands find this node by --run-dir %s only: it cannot be noted in %s: %s",
+            config.run_dir,
+            registry.DIRECTORY,
+            error.strerror or error,
+        )
+    try:
+        yield
+    except StartError:
+        with contextlib.suppress(OSError):
+            if before is None:
+                registry.forget(config.run_dir)
+            else:
+                registry.register(before)
+        raise
 
 
 @contextlib.contextmanager

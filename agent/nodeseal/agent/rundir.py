@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 from nodeseal.capture import program_cache
@@ -22,7 +23,10 @@ _TRACES = (AGENT_SOCKET, AGENT_LOCK, CAPTURE_JOURNAL)
 
 def has_node(run_dir: Path) -> bool:
     """Whether an agent or a core runs for this directory, or ran and left something."""
-    return any((run_dir / name).exists() for name in _TRACES) or bool(generations.files(run_dir))
+    try:
+        return any((run_dir / name).exists() for name in _TRACES) or bool(generations.files(run_dir))
+    except PermissionError:
+        return True  # it is there, and not for this user to look into
 
 
 def pids(run_dir: Path) -> list[int]:
@@ -34,6 +38,11 @@ def pids(run_dir: Path) -> list[int]:
 def own_files(run_dir: Path) -> list[Path]:
     """The files of agents and cores in it, whether they are there or not."""
     return [*(run_dir / name for name in OWN_FILES), *generations.files(run_dir)]
+
+
+def command(verb: str, run_dir: Path) -> str:
+    """The command line that does something to the node of this run directory and to no other."""
+    return f"nodeseal {verb} --run-dir {shlex.quote(str(run_dir))}"
 
 
 def remember_publication(run_dir: Path, mesh: Path, node: str) -> None:

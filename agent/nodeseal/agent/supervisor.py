@@ -30,6 +30,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from nodeseal.agent import rundir
 from nodeseal.agent.backoff import Backoff
 from nodeseal.agent.corelink import CoreLink
 from nodeseal.core import generations, lockfile
@@ -278,7 +279,7 @@ class CoreSupervisor:
             client.close()
             raise CoreError(
                 f"the running core (pid {hello.pid}) is for the trust domain {hello.trust_domain}, the CA is for "
-                f"{self._options.trust_domain}; run 'nodeseal cleanup' first"
+                f"{self._options.trust_domain}; run '{rundir.command('cleanup', self._run_dir)}' first"
             )
         return hello, client
 

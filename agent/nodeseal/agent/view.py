@@ -27,9 +27,9 @@ _CORE_PATIENCE_S = 3.0
 
 
 async def status(node: Node) -> dict[str, Any]:
-    """{"ok", "node", "trust_domain", "agent": {"pid", "version", "absence"}, "core": {"pid", "state", "error",
-    "generation", "version", "outdated", "crashes", "decisions"}, "older_cores": [{"pid", "generation", "version",
-    "retired", "connections", "tunnels", "seconds"}], "mesh": {"directory", "epoch", "error", "error_since",
+    """{"ok", "node", "run_dir", "trust_domain", "agent": {"pid", "version", "absence"}, "core": {"pid", "state",
+    "error", "generation", "version", "outdated", "crashes", "decisions"}, "older_cores": [{"pid", "generation",
+    "version", "retired", "connections", "tunnels", "seconds"}], "mesh": {"directory", "epoch", "error", "error_since",
     "in_force"}, "capture": {"backend", "why"}, "workloads": [...], "problems": [{"word", "level", "about", "text",
     "remedy"}]}; see _workload for a workload's keys, _absence for that of the agent, nodeseal.agent.problems for what
     is wrong."""
@@ -51,6 +51,7 @@ async def status(node: Node) -> dict[str, Any]:
     answer = {
         "ok": True,
         "node": node.config.node,
+        "run_dir": str(node.config.run_dir),
         "trust_domain": node.trust_domain,
         "agent": {"pid": os.getpid(), "version": __version__, "absence": _absence(node.absence)},
         "core": core,

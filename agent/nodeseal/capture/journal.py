@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -128,17 +129,19 @@ class Journal:
         except OSError as error:
             raise CaptureError(f"cannot read the capture journal {path}: {error.strerror}; run as root") from None
         except ValueError as error:
-            raise CaptureError(f"the capture journal {path} is damaged ({error}); run `nodeseal cleanup`") from None
+            raise CaptureError(f"the capture journal {path} is damaged ({error}); run `{_cleanup(run_dir)}`") from None
         try:
             if value["version"] not in _READABLE:
                 raise CaptureError(
                     f"the capture journal {path} is of version {value['version']}, this program writes {_VERSION}; "
-                    "run `nodeseal cleanup` of the version that wrote it"
+                    f"run `{_cleanup(run_dir)}` of the version that wrote it"
                 )
             entries = {name: _entry(item) for name, item in value["entries"].items()}
             return cls(path, entries, str(value.get("programs", "")))
         except (KeyError, TypeError, AttributeError) as error:
-            raise CaptureError(f"the capture journal {path} is damaged ({error!r}); run `nodeseal cleanup`") from None
+            raise CaptureError(
+                f"the capture journal {path} is damaged ({error!r}); run `{_cleanup(run_dir)}`"
+            ) from None
 
     def save(self) -> None:
         """Write it. Raises CaptureError."""
@@ -173,6 +176,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_value(item) if isinstance(item, Link | Filter | Sysctl) else item for item in value]
     return value
+
+
+def _cleanup(run_dir: Path) -> str:
+    return f"nodeseal cleanup --run-dir {shlex.quote(str(run_dir))}"
 
 
 def _entry(value: dict[str, Any]) -> Entry:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 from collections.abc import Container, Mapping
 from pathlib import Path
 
@@ -392,7 +393,7 @@ class NodeCapture:
             except CaptureError as error:
                 raise CaptureError(
                     f"{', '.join(mine)}: captured by {name} before, which cannot be used any more ({error}); correct "
-                    "that, or run `nodeseal cleanup` first"
+                    f"that, or run `nodeseal cleanup --run-dir {shlex.quote(str(self._run_dir))}` first"
                 ) from None
             log.info("still captured by %s until they leave: %s", name, ", ".join(mine))
 

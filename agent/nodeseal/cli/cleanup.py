@@ -17,7 +17,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Ends the agent and the core of the node if they run, withdraws the node's publication, and "
         "removes everything that capture put in place. Connections through the core end. Harmless when repeated.",
     )
-    nodes.add_options(parser)
+    nodes.add_changing_options(parser)
     parser.set_defaults(run=_run)
 
 
@@ -27,7 +27,7 @@ def _run(args: argparse.Namespace) -> int:
     removed: list[str] = []
     failed: list[str] = []
     try:
-        for directory in nodes.run_directories(args.run_dir):
+        for directory in nodes.nodes_to_change("cleanup", args):
             report = cleanup(directory)
             removed += report.removed
             failed += report.failed

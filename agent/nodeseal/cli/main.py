@@ -31,7 +31,7 @@ def _command(arguments: Sequence[str]) -> int:
     except CommandError as error:
         first, *more = str(error).splitlines() or [""]
         print("\n".join([f"nodeseal: {first}", *more]), file=sys.stderr)
-        return 1
+        return error.status
     except BrokenPipeError:
         # Whoever read our output went away, as `head` does; Python must not complain of it at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

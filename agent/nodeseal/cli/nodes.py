@@ -1,7 +1,7 @@
 """Which nodes of this machine a command is about, and asking their agents.
 
 One machine may have several, as namespaces (a lab, or a cluster in one VM). Inside the network namespace of some of
-them, these are meant.
+them, these are meant. What only looks shows all if there are none; what changes something has to be told.
 """
 
 from __future__ import annotations
@@ -9,16 +9,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nodeseal.agent import rundir
+from nodeseal.agent import registry, rundir
 from nodeseal.agent.client import TIMEOUT_S, AgentError, ask
+from nodeseal.cli.errors import UsageError
 
 ENVIRONMENT = "NODESEAL_RUN_DIR"
 DEFAULT = Path("/run/nodeseal")
 LABS = Path("/run/nodeseal-lab")
+_NAMED_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +43,26 @@ class Answers:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """--run-dir and -o, as every command about running nodes has them."""
+    """--run-dir and -o, for a command that looks at running nodes."""
+    _add_run_dir(parser, f"the node of this network namespace, else {DEFAULT}, else all nodes of this machine")
+    add_output_option(parser)
+
+
+def add_changing_options(parser: argparse.ArgumentParser) -> None:
+    """--run-dir or --all, and -o, for a command that changes running nodes: see nodes_to_change()."""
+    which = parser.add_mutually_exclusive_group()
+    _add_run_dir(which, "the node of this network namespace, if it is one")
+    which.add_argument("--all", action="store_true", help="every node of this machine, those of others too")
+    add_output_option(parser)
+
+
+def _add_run_dir(parser: argparse._ActionsContainer, default: str) -> None:
     parser.add_argument(
         "--run-dir",
         type=Path,
         metavar="DIR",
-        help=f"the node's run directory, or its agent.sock (environment {ENVIRONMENT}); default: the node of this "
-        f"network namespace, else {DEFAULT}, or the nodes of a running lab",
+        help=f"the node's run directory, or its agent.sock (environment {ENVIRONMENT}); default: {default}",
     )
-    add_output_option(parser)
 
 
 def add_output_option(parser: argparse.ArgumentParser) -> None:
@@ -57,24 +71,95 @@ def add_output_option(parser: argparse.ArgumentParser) -> None:
 
 
 def run_directories(given: Path | None) -> list[Path]:
-    """The run directories that a command is about; at least one."""
-    named = os.environ.get(ENVIRONMENT)
-    if given is not None or named:
-        path = (given or Path(named or "")).absolute()
-        return [path.parent if path.name == rundir.AGENT_SOCKET else path]
-    default = [DEFAULT] if rundir.has_node(DEFAULT) else []
-    labs = [path.parent for path in sorted(LABS.glob("*/*/agent.yaml")) if rundir.has_node(path.parent)]
-    here = [path for path in (*default, *labs) if _runs_here(path)]
-    return here or default or labs or [DEFAULT]
+    """The run directories that a command looks at; at least one."""
+    named = _named(given)
+    if named is not None:
+        return [named]
+    known = _known()
+    here = [one.run_dir for one in known if one.here]
+    default = [one.run_dir for one in known if one.run_dir == DEFAULT]
+    return here or default or [one.run_dir for one in known] or [DEFAULT]
 
 
-def _runs_here(run_dir: Path) -> bool:
-    """Whether the node's processes are in the network namespace of this command."""
+def nodes_to_change(verb: str, args: argparse.Namespace) -> list[Path]:
+    """The run directories of the nodes that a command changes, which is called `verb`; at least one.
+
+    Without --run-dir and --all that is the one node of this network namespace. Nobody's else: on one machine may be
+    several clusters, and several people. Raises UsageError with what to say instead.
+    """
+    named = None if args.all else _named(args.run_dir)
+    if named is not None:
+        return [named]
+    known = _known()
+    if args.all or not known:
+        return [one.run_dir for one in known] or [DEFAULT]
+    here = [one for one in known if one.here]
+    # When nothing runs any more in the standard directory, it may be unknown where its node was.
+    here = here or [one for one in known if one.here is None and one.run_dir == DEFAULT]
+    if len(here) == 1:
+        return [here[0].run_dir]
+    if here:
+        raise UsageError(f"{len(here)} nodes are in this network namespace: {_commands(verb, here)}")
+    which = "a node is" if len(known) == 1 else f"{len(known)} nodes are"
+    raise UsageError(f"{which} on this machine, and none in this network namespace: {_commands(verb, known)}")
+
+
+def _named(given: Path | None) -> Path | None:
+    """The run directory that the user names."""
+    variable = os.environ.get(ENVIRONMENT)
+    if given is None and not variable:
+        return None
+    path = (given or Path(variable or "")).absolute()
+    return path.parent if path.name == rundir.AGENT_SOCKET else path
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A node of this machine. `here`: whether it is in this network namespace; None when nothing tells."""
+
+    run_dir: Path
+    name: str
+    here: bool | None
+
+
+def _known() -> list[_Known]:
+    """All nodes: that of the standard run directory, those of labs, then those that are registered."""
+    notes = {os.path.realpath(one.run_dir): one for one in registry.registered()}
+    standard = [DEFAULT] if rundir.has_node(DEFAULT) else []
+    standard += [path.parent for path in sorted(LABS.glob("*/*/agent.yaml")) if rundir.has_node(path.parent)]
+    found = {os.path.realpath(path): path for path in standard}
+    found = found | {real: one.run_dir for real, one in notes.items() if real not in found}
+    own = registry.own_namespace()
+    nodes = []
+    for real, path in found.items():
+        note = notes.get(real)
+        lab = path.parent.parent == LABS
+        name = f"{path.parent.name}/{path.name}" if lab else note.node if note is not None else path.name
+        nodes.append(_Known(path, name, _is_here(path, note, own)))
+    return nodes
+
+
+def _is_here(run_dir: Path, note: registry.Registered | None, own: int | None) -> bool | None:
+    if note is not None and note.netns is not None and own is not None:
+        return note.netns == own
+    pids = rundir.pids(run_dir)
+    return _runs_here(pids) if pids else None
+
+
+def _runs_here(pids: list[int]) -> bool:
+    """Whether one of the node's processes is in the network namespace of this command."""
     try:
         own = Path("/proc/self/ns/net").stat().st_ino
-        return any(Path(f"/proc/{pid}/ns/net").stat().st_ino == own for pid in rundir.pids(run_dir))
+        return any(Path(f"/proc/{pid}/ns/net").stat().st_ino == own for pid in pids)
     except OSError:
         return False  # it has just ended, or is not ours to look at
+
+
+def _commands(verb: str, known: Sequence[_Known]) -> str:
+    """What to say for each of them, and for all."""
+    named = [f"'{rundir.command(verb, one.run_dir)}' for {one.name}" for one in known[:_NAMED_MAX]]
+    more = f" ({len(known) - _NAMED_MAX} more: 'nodeseal status')" if len(known) > _NAMED_MAX else ""
+    return f"say {', '.join(named)}{more}, or 'nodeseal {verb} --all' for every node of this machine"
 
 
 def ask_all(directories: list[Path], operation: str, *, seconds: float = TIMEOUT_S) -> Answers:
@@ -84,7 +169,7 @@ def ask_all(directories: list[Path], operation: str, *, seconds: float = TIMEOUT
     for directory in directories:
         try:
             answer = ask(directory, operation, seconds=seconds)
-            if several_labs:
+            if several_labs and directory.parent.parent == LABS:
                 answer["node"] = f"{directory.parent.name}/{answer['node']}"
             answers.append({**answer, "run_dir": str(directory)})
         except AgentError as error:

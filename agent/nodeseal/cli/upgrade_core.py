@@ -19,12 +19,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "workloads, and lets the one before finish its connections: it ends by itself with the last one. Returns when "
         "the new core serves. 'nodeseal status' shows the cores that are still finishing.",
     )
-    nodes.add_options(parser)
+    nodes.add_changing_options(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    found = nodes.ask_all(nodes.run_directories(args.run_dir), "upgrade_core", seconds=_PATIENCE_S)
+    found = nodes.ask_all(nodes.nodes_to_change("upgrade-core", args), "upgrade_core", seconds=_PATIENCE_S)
     if args.output == "json":
         answers = [{key: value for key, value in answer.items() if key != "ok"} for answer in found.answers]
         print(json.dumps({"nodes": answers}, indent=2))
