@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+static const char SCHEME[] = "spiffe://";
 static const uint8_t V4_MAPPED[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
 static int is_lower_or_digit(char c)
@@ -45,30 +46,50 @@ static int skip_segment(const char **text, size_t *length)
     return n > 0;
 }
 
-int spiffe_id_valid(const char *text, size_t length)
+/* Reads the scheme and the trust domain. 0 if they are no good. */
+static int skip_domain(const char **text, size_t *length)
 {
-    if (length >= NS_IDENTITY_MAX || !skip_literal(&text, &length, "spiffe://"))
-        return 0;
     size_t domain = 0;
-    while (domain < length && text[domain] != '/') {
-        char c = text[domain];
+    if (*length > SPIFFE_ID_MAX || !skip_literal(text, length, SCHEME))
+        return 0;
+    while (domain < *length && (*text)[domain] != '/') {
+        char c = (*text)[domain];
         if (!is_lower_or_digit(c) && c != '.' && c != '-' && c != '_')
             return 0;
         domain++;
     }
-    if (domain == 0 || domain > 255)
-        return 0;
-    text += domain;
-    length -= domain;
-    return skip_literal(&text, &length, "/ns/") && skip_segment(&text, &length) &&
-           skip_literal(&text, &length, "/sa/") && skip_segment(&text, &length) && length == 0;
+    *text += domain;
+    *length -= domain;
+    return domain > 0 && domain <= 255;
 }
 
-int spiffe_id_in_domain(const char *id, const char *trust_domain)
+int spiffe_id_valid(const char *text, size_t length)
 {
-    size_t prefix = strlen("spiffe://");
+    if (!skip_domain(&text, &length) || length == 0)
+        return 0;
+    while (length > 0)
+        if (!skip_literal(&text, &length, "/") || !skip_segment(&text, &length))
+            return 0;
+    return 1;
+}
+
+int spiffe_domain_id_valid(const char *text, size_t length)
+{
+    return skip_domain(&text, &length) && length == 0;
+}
+
+int spiffe_id_in_domain(const char *text, size_t length, const char *trust_domain)
+{
     size_t domain = strlen(trust_domain);
-    return domain > 0 && strncmp(id + prefix, trust_domain, domain) == 0 && id[prefix + domain] == '/';
+    return domain > 0 && skip_literal(&text, &length, SCHEME) && skip_literal(&text, &length, trust_domain) &&
+           (length == 0 || text[0] == '/');
+}
+
+int spiffe_id_names_workload(const char *text, size_t length)
+{
+    return skip_domain(&text, &length) && skip_literal(&text, &length, "/ns/") &&
+           skip_segment(&text, &length) && skip_literal(&text, &length, "/sa/") &&
+           skip_segment(&text, &length) && length == 0;
 }
 
 int authority_parse(const char *text, size_t length, struct ns_address *out)

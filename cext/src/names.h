@@ -7,12 +7,19 @@
 
 #include "nodeseal_core.h"
 
-/* True if text is spiffe://<trust domain>/ns/<namespace>/sa/<service account>, of allowed characters, and
- * shorter than NS_IDENTITY_MAX. Source: SPIFFE-ID.md sections 2.1 and 2.2 (lower-case trust domain; path
- * segments of letters, digits, dots, dashes and underscores, neither empty nor "." or ".."). */
+/* Longest id of any trust domain. Source: SPIFFE-ID.md section 2.3. */
+enum { SPIFFE_ID_MAX = 2048 };
+/* True if text is the id of a workload of whatever trust domain: spiffe://<trust domain>/<path>. Source:
+ * SPIFFE-ID.md sections 2.1 and 2.2 (lower-case trust domain of at most 255 bytes; path segments of letters,
+ * digits, dots, dashes and underscores, neither empty nor "." or ".."). */
 int spiffe_id_valid(const char *text, size_t length);
-/* True if the (valid) id belongs to the trust domain. */
-int spiffe_id_in_domain(const char *id, const char *trust_domain);
+/* True if text is spiffe://<trust domain>, the id of a signing certificate. */
+int spiffe_domain_id_valid(const char *text, size_t length);
+/* True if the id, valid in either way, belongs to the trust domain. */
+int spiffe_id_in_domain(const char *text, size_t length, const char *trust_domain);
+/* True if the (valid) id has the form of this mesh's workloads, <trust domain>/ns/<namespace>/sa/<account>.
+ */
+int spiffe_id_names_workload(const char *text, size_t length);
 
 /* Parses "10.0.0.1:80" or "[2001:db8::1]:80". 0, or -1 for anything else, port 0 included. */
 int authority_parse(const char *text, size_t length, struct ns_address *out);

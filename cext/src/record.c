@@ -9,10 +9,11 @@
 #include "record.h"
 
 #include <openssl/crypto.h>
-#include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "tls_words.h"
 
 enum {
     DATALESS_MAX = 32, /* as OpenSSL allows empty records */
@@ -220,13 +221,6 @@ static void take_handshake(struct record *record, struct tls_sink *sink, const u
     }
 }
 
-/* As OpenSSL calls it when it meets one in a handshake. */
-static const char *alert_name(uint8_t alert)
-{
-    const char *name = ERR_reason_error_string(ERR_PACK(ERR_LIB_SSL, 0, SSL_AD_REASON_OFFSET + alert));
-    return name == NULL ? "unknown alert" : name;
-}
-
 static void take_alert(struct record *record, struct tls_sink *sink, const uint8_t *bytes, size_t length)
 {
     if (length != 2)
@@ -234,7 +228,7 @@ static void take_alert(struct record *record, struct tls_sink *sink, const uint8
     else if (bytes[1] == SSL_AD_CLOSE_NOTIFY)
         record->peer_ended = 1;
     else if (bytes[1] != SSL_AD_USER_CANCELLED) /* the level means nothing (RFC 8446, 6) */
-        record->failure = alert_name(bytes[1]);
+        record->failure = tls_alert_words(bytes[1]);
 }
 
 /* Acts on an opened record's inner plaintext. Returns how many bytes of it, from its beginning, are data. */

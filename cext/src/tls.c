@@ -13,8 +13,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "names.h"
+#include "svid.h"
 #include "tls_bounds.h"
+#include "tls_words.h"
 
 static const unsigned char ALPN_H2[] = {2, 'h', '2'};
 
@@ -72,56 +73,53 @@ __attribute__((constructor)) static void bio_method_init(void)
 
 /* ---- identity ---- */
 
-/* Copies the certificate's only URI SAN to out. 0, or -1 if there is not exactly one, or it is no SPIFFE id.
- */
-static int certificate_identity(X509 *certificate, char out[NS_IDENTITY_MAX])
+static enum svid_role peer_role(const struct tls *tls)
 {
-    GENERAL_NAMES *names = X509_get_ext_d2i(certificate, NID_subject_alt_name, NULL, NULL);
-    int uris = 0;
-    int valid = 0;
-    for (int i = 0; names != NULL && i < sk_GENERAL_NAME_num(names); i++) {
-        const GENERAL_NAME *name = sk_GENERAL_NAME_value(names, i);
-        if (name->type != GEN_URI)
-            continue;
-        uris++;
-        const char *text = (const char *)ASN1_STRING_get0_data(name->d.uniformResourceIdentifier);
-        int length = ASN1_STRING_length(name->d.uniformResourceIdentifier);
-        if (length > 0 && spiffe_id_valid(text, (size_t)length)) {
-            memcpy(out, text, (size_t)length);
-            out[length] = 0;
-            valid = 1;
-        }
-    }
-    GENERAL_NAMES_free(names);
-    return uris == 1 && valid ? 0 : -1;
+    return SSL_is_server(tls->ssl) ? SVID_CLIENT : SVID_SERVER;
 }
 
-/* Runs inside the handshake for each certificate of the chain; 0 ends the handshake with an alert. */
+/* The peer's certificate and those that it is verified by; OpenSSL has found their path good. */
+static const char *peer_fault(const struct tls *tls, X509_STORE_CTX *store_ctx)
+{
+    char identity[NS_IDENTITY_MAX];
+    const char *wrong = svid_leaf_fault(X509_STORE_CTX_get_current_cert(store_ctx), peer_role(tls),
+                                        tls->trust_domain, identity);
+    if (wrong == NULL)
+        wrong = svid_signers_fault(X509_STORE_CTX_get0_chain(store_ctx), tls->trust_domain);
+    if (wrong == NULL && !SSL_is_server(tls->ssl) && strcmp(identity, tls->expected) != 0)
+        wrong = "peer has another identity than expected";
+    return wrong;
+}
+
+/* OpenSSL has found the path wrong. Of a leaf that it cannot read, or not use, our own rules tell more. */
+static const char *path_fault(const struct tls *tls, X509_STORE_CTX *store_ctx)
+{
+    X509 *certificate = X509_STORE_CTX_get_current_cert(store_ctx);
+    int error = X509_STORE_CTX_get_error(store_ctx);
+    int depth = X509_STORE_CTX_get_error_depth(store_ctx);
+    char identity[NS_IDENTITY_MAX];
+    const char *wrong = NULL;
+    if (depth == 0 && certificate != NULL &&
+        (error == X509_V_ERR_INVALID_PURPOSE || (X509_get_extension_flags(certificate) & EXFLAG_INVALID)))
+        wrong = svid_leaf_fault(certificate, peer_role(tls), tls->trust_domain, identity);
+    return wrong != NULL ? wrong : svid_path_fault(error, depth);
+}
+
+/* Runs inside the handshake for each certificate of the chain, the leaf last; 0 ends the handshake with an
+ * alert. */
 static int verify_peer(int chain_ok, X509_STORE_CTX *store_ctx)
 {
     SSL *ssl = X509_STORE_CTX_get_ex_data(store_ctx, SSL_get_ex_data_X509_STORE_CTX_idx());
     struct tls *tls = SSL_get_ex_data(ssl, session_index);
-    if (!chain_ok) {
-        snprintf(tls->error, sizeof(tls->error), "peer certificate refused: %.60s",
-                 X509_verify_cert_error_string(X509_STORE_CTX_get_error(store_ctx)));
-        return 0;
-    }
-    if (X509_STORE_CTX_get_error_depth(store_ctx) != 0)
+    const char *wrong = !chain_ok                                        ? path_fault(tls, store_ctx)
+                        : X509_STORE_CTX_get_error_depth(store_ctx) == 0 ? peer_fault(tls, store_ctx)
+                                                                         : NULL;
+    if (wrong == NULL)
         return 1;
-    const char *wrong = NULL;
-    char identity[NS_IDENTITY_MAX];
-    if (certificate_identity(X509_STORE_CTX_get_current_cert(store_ctx), identity) != 0)
-        wrong = "peer certificate has no single SPIFFE id";
-    else if (!spiffe_id_in_domain(identity, tls->trust_domain))
-        wrong = "peer is of another trust domain";
-    else if (!SSL_is_server(ssl) && strcmp(identity, tls->expected) != 0)
-        wrong = "peer has another identity than expected";
-    if (wrong != NULL) {
-        snprintf(tls->error, sizeof(tls->error), "%s", wrong);
+    snprintf(tls->error, sizeof(tls->error), "%s", wrong);
+    if (chain_ok)
         X509_STORE_CTX_set_error(store_ctx, X509_V_ERR_APPLICATION_VERIFICATION);
-        return 0;
-    }
-    return 1;
+    return 0;
 }
 
 static int select_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_length,
@@ -342,7 +340,7 @@ int tls_credentials_init(struct tls_credentials *credentials, OSSL_LIB_CTX *libc
     credentials->name[0] = 0;
     char identity[NS_IDENTITY_MAX];
     if (credentials->context != NULL &&
-        certificate_identity(SSL_CTX_get0_certificate(credentials->context), identity) == 0)
+        svid_identity(SSL_CTX_get0_certificate(credentials->context), identity) == 0)
         tls_name_of(libctx, identity, credentials->name);
     return credentials->context != NULL ? 0 : -1;
 }
@@ -411,6 +409,8 @@ static enum tls_result handshake_result(struct tls *tls, int returned)
     case SSL_ERROR_ZERO_RETURN:
         return TLS_CLOSED;
     default:
+        if (tls->error[0] == 0 && tls_error_words(ERR_peek_error()) != NULL)
+            snprintf(tls->error, sizeof(tls->error), "%s", tls_error_words(ERR_peek_error()));
         if (tls->error[0] == 0)
             error_line(tls->error, sizeof(tls->error), "TLS");
         ERR_clear_error();
@@ -434,7 +434,7 @@ enum tls_result tls_handshake(struct tls *tls, struct tls_sink *sink)
         return TLS_FAILED;
     }
     char peer[NS_IDENTITY_MAX];
-    if (certificate_identity(SSL_get0_peer_certificate(tls->ssl), peer) != 0 || tls_hand_over(tls) != 0)
+    if (svid_identity(SSL_get0_peer_certificate(tls->ssl), peer) != 0 || tls_hand_over(tls) != 0)
         return TLS_FAILED;
     /* Only now has the peer proved that it holds the certificate's key. */
     snprintf(tls->peer, sizeof(tls->peer), "%s", peer);

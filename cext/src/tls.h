@@ -6,9 +6,9 @@
  * buffer when idle. The handshake is OpenSSL's; once it is done, its session is freed and the record layer
  * (record.h) has the traffic secrets. One session belongs to one thread at a time.
  *
- * Both sides prove an identity: a chain to the trust bundle, exactly one URI SAN that is a SPIFFE id, in the
- * right trust domain. A client also names the only identity it accepts. All of this is checked inside the
- * handshake, so that a peer with a wrong certificate never gets to send a byte of application data.
+ * Both sides prove an identity: a chain to the trust bundle, and an X.509-SVID of the right trust domain
+ * (svid.h). A client also names the only identity it accepts. All of this is checked inside the handshake, so
+ * that a peer with a wrong certificate never gets to send a byte of application data.
  */
 #ifndef NS_TLS_H
 #define NS_TLS_H

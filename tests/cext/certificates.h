@@ -23,12 +23,18 @@ struct certificate_wish {
     const char *uris[2]; /* NULL: none */
     size_t uri_length;   /* of uris[0] if it holds zero bytes; 0: strlen */
     const char *other;   /* further names as X509V3_EXT_conf reads them, "DNS:a,IP:10.0.0.1"; NULL: none */
-    const char *usage;   /* extended key usage; NULL: server and client */
-    long begins, ends;   /* seconds from now; both 0: an hour ago until in an hour */
+    const char *usage;   /* extended key usage; NULL: server and client; "": no such extension */
+    const char *constraints; /* basic constraints; NULL: by `authority`; "": no such extension */
+    const char *key_usage;   /* same */
+    void (*tamper)(X509 *);  /* called before it is signed; NULL: nothing */
+    long begins, ends;       /* seconds from now; both 0: an hour ago until in an hour */
 };
 
+/* "": nothing is added. */
 static inline void certificate_extend(X509 *x509, X509 *issuer, int nid, const char *value)
 {
+    if (value[0] == 0)
+        return;
     X509V3_CTX context;
     X509V3_set_ctx(&context, issuer, x509, NULL, NULL, 0);
     X509_EXTENSION *extension = X509V3_EXT_conf_nid(NULL, &context, nid, value);
@@ -87,13 +93,19 @@ static inline struct certificate certificate_new(const struct certificate *issue
     }
     X509_set_issuer_name(made.x509, X509_get_subject_name(signer->x509));
     certificate_extend(made.x509, signer->x509, NID_basic_constraints,
-                       wish->authority ? "critical,CA:TRUE" : "critical,CA:FALSE");
+                       wish->constraints != NULL ? wish->constraints
+                       : wish->authority         ? "critical,CA:TRUE"
+                                                 : "critical,CA:FALSE");
     certificate_extend(made.x509, signer->x509, NID_key_usage,
-                       wish->authority ? "critical,keyCertSign,cRLSign" : "critical,digitalSignature");
-    if (!wish->authority)
+                       wish->key_usage != NULL ? wish->key_usage
+                       : wish->authority       ? "critical,keyCertSign,cRLSign"
+                                               : "critical,digitalSignature");
+    if (wish->usage != NULL || !wish->authority)
         certificate_extend(made.x509, signer->x509, NID_ext_key_usage,
                            wish->usage == NULL ? "serverAuth,clientAuth" : wish->usage);
     certificate_add_names(made.x509, wish);
+    if (wish->tamper != NULL)
+        wish->tamper(made.x509);
     CHECK(X509_sign(made.x509, signer->key, EVP_sha256()) > 0);
     return made;
 }

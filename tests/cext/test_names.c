@@ -14,6 +14,22 @@ static int valid_copy(const char *text, size_t length)
     return valid;
 }
 
+static int workload_copy(const char *text, size_t length)
+{
+    uint8_t *exact = noise_exact_copy(text, length);
+    int valid = spiffe_id_names_workload((const char *)exact, length);
+    free(exact);
+    return valid;
+}
+
+static int domain_copy(const char *text, size_t length)
+{
+    uint8_t *exact = noise_exact_copy(text, length);
+    int valid = spiffe_domain_id_valid((const char *)exact, length);
+    free(exact);
+    return valid;
+}
+
 static int parse_copy(const char *text, size_t length, struct ns_address *out)
 {
     uint8_t *exact = noise_exact_copy(text, length);
@@ -31,8 +47,35 @@ TEST(well_formed_spiffe_ids_are_valid)
         "spiffe://cluster.local/ns/kube-system/sa/core_dns.v2", "spiffe://1.2.3.4/ns/0/sa/9",
         "spiffe://under_score-dash/ns/UPPER/sa/MixedCase",      "spiffe://example.org/ns/.../sa/..a",
     };
-    for (size_t i = 0; i < sizeof(IDS) / sizeof(IDS[0]); i++)
+    for (size_t i = 0; i < sizeof(IDS) / sizeof(IDS[0]); i++) {
         CHECK_CASE(valid_copy(IDS[i], strlen(IDS[i])), "%s", IDS[i]);
+        CHECK_CASE(workload_copy(IDS[i], strlen(IDS[i])), "%s", IDS[i]);
+        CHECK_CASE(!domain_copy(IDS[i], strlen(IDS[i])), "%s", IDS[i]);
+    }
+}
+
+TEST(any_path_makes_a_spiffe_id_but_not_that_of_a_workload_here)
+{
+    static const char *const IDS[] = {
+        "spiffe://example.org/ns",        "spiffe://example.org/ns/a",
+        "spiffe://example.org/ns/a/sa",   "spiffe://example.org/ns/a/sa/b/c",
+        "spiffe://example.org/sa/a/ns/b", "spiffe://example.org/9eebccd2-12bf-40a6-b262-65fe0487d453",
+    };
+    for (size_t i = 0; i < sizeof(IDS) / sizeof(IDS[0]); i++) {
+        CHECK_CASE(valid_copy(IDS[i], strlen(IDS[i])), "%s", IDS[i]);
+        CHECK_CASE(!workload_copy(IDS[i], strlen(IDS[i])), "%s", IDS[i]);
+    }
+}
+
+TEST(a_trust_domains_id_has_no_path)
+{
+    CHECK(domain_copy("spiffe://example.org", 20));
+    CHECK(!valid_copy("spiffe://example.org", 20));
+    CHECK(!domain_copy("spiffe://example.org/", 21));
+    CHECK(!domain_copy("spiffe://", 9));
+    CHECK(!domain_copy("spiffe://Example.org", 20));
+    CHECK(!domain_copy("spiffe://example.org\0", 21));
+    CHECK(!domain_copy("https://example.org", 19));
 }
 
 TEST(malformed_spiffe_ids_are_refused)
@@ -43,15 +86,10 @@ TEST(malformed_spiffe_ids_are_refused)
         "spiffe:///ns/a/sa/b",
         "spiffe://example.org",
         "spiffe://example.org/",
-        "spiffe://example.org/ns",
-        "spiffe://example.org/ns/a",
-        "spiffe://example.org/ns/a/sa",
         "spiffe://example.org/ns/a/sa/",
         "spiffe://example.org/ns//sa/b",
         "spiffe://example.org/ns/a/sa/b/",
-        "spiffe://example.org/ns/a/sa/b/c",
         "spiffe://example.org//ns/a/sa/b",
-        "spiffe://example.org/sa/a/ns/b",
         "spiffe://example.org/ns/./sa/b",
         "spiffe://example.org/ns/../sa/b",
         "spiffe://example.org/ns/a/sa/.",
@@ -71,7 +109,8 @@ TEST(malformed_spiffe_ids_are_refused)
         "spiffe:/example.org/ns/a/sa/b",
     };
     for (size_t i = 0; i < sizeof(IDS) / sizeof(IDS[0]); i++)
-        CHECK_CASE(!valid_copy(IDS[i], strlen(IDS[i])), "%s", IDS[i]);
+        CHECK_CASE(!valid_copy(IDS[i], strlen(IDS[i])) && !workload_copy(IDS[i], strlen(IDS[i])), "%s",
+                   IDS[i]);
 }
 
 TEST(spiffe_id_with_a_zero_byte_is_refused)
@@ -83,12 +122,11 @@ TEST(spiffe_id_with_a_zero_byte_is_refused)
 
 TEST(spiffe_id_length_is_bounded)
 {
-    char id[NS_IDENTITY_MAX + 8] = "spiffe://example.org/ns/a/sa/";
+    char id[SPIFFE_ID_MAX + 8] = "spiffe://example.org/ns/a/sa/";
     size_t start = strlen(id);
     memset(id + start, 'x', sizeof(id) - start);
-    CHECK(valid_copy(id, NS_IDENTITY_MAX - 1));
-    CHECK(!valid_copy(id, NS_IDENTITY_MAX));
-    CHECK(!valid_copy(id, NS_IDENTITY_MAX + 1));
+    CHECK(valid_copy(id, SPIFFE_ID_MAX) && workload_copy(id, SPIFFE_ID_MAX));
+    CHECK(!valid_copy(id, SPIFFE_ID_MAX + 1) && !workload_copy(id, SPIFFE_ID_MAX + 1));
 }
 
 TEST(trust_domain_length_is_bounded)
@@ -120,8 +158,8 @@ TEST(trust_domain_is_not_confused_with_a_longer_or_shorter_one)
     };
     for (size_t i = 0; i < sizeof(CASES) / sizeof(CASES[0]); i++) {
         char *exact = (char *)noise_exact_copy(CASES[i].id, strlen(CASES[i].id) + 1);
-        CHECK_CASE(spiffe_id_in_domain(exact, CASES[i].domain) == CASES[i].inside, "%s in %s", CASES[i].id,
-                   CASES[i].domain);
+        CHECK_CASE(spiffe_id_in_domain(exact, strlen(exact), CASES[i].domain) == CASES[i].inside, "%s in %s",
+                   CASES[i].id, CASES[i].domain);
         free(exact);
     }
 }
@@ -276,7 +314,7 @@ TEST(damaged_ids_and_authorities_are_read_within_their_bounds)
         uint8_t *bytes = noise_mutate(&noise, (const uint8_t *)seed, strlen(seed), &length);
         struct ns_address address, again;
         if (spiffe_id_valid((const char *)bytes, length))
-            CHECK_CASE(length < NS_IDENTITY_MAX && memchr(bytes, 0, length) == NULL, "round %d", i);
+            CHECK_CASE(length <= SPIFFE_ID_MAX && memchr(bytes, 0, length) == NULL, "round %d", i);
         if (authority_parse((const char *)bytes, length, &address) == 0) {
             char text[AUTHORITY_MAX];
             size_t formatted = authority_format(&address, text);

@@ -19,6 +19,10 @@ from nodeseal.mesh.spiffe import SpiffeId
 
 CLIENT, SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
 _LIFETIME = timedelta(hours=1)
+_SIGNATURES = x509.KeyUsage(
+    digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
+    key_agreement=False, key_cert_sign=False, crl_sign=False, encipher_only=False, decipher_only=False,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,14 @@ def sign(
     dns: Sequence[str] = (),
     usage: Sequence[ObjectIdentifier] = (CLIENT, SERVER),
     expired: bool = False,
+    ca_leaf: bool = False,
 ) -> Credential:
-    """A leaf that nodeseal's issuer would not make, signed with the intermediate's key."""
+    """A leaf that nodeseal's issuer would not make, signed with the intermediate's key. `ca_leaf`: it says that it is
+    a CA."""
     intermediate = x509.load_pem_x509_certificate((ca / "intermediate.pem").read_bytes())
     signer = load_pem_private_key((ca / "intermediate.key").read_bytes(), None)
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
-    leaf, key = _leaf(intermediate, signer, uris=uris, dns=dns, usage=usage, expired=expired)
+    leaf, key = _leaf(intermediate, signer, uris=uris, dns=dns, usage=usage, expired=expired, ca_leaf=ca_leaf)
     return Credential(_pem(leaf, intermediate), _key_pem(key), (ca / "root.pem").read_text())
 
 
@@ -89,6 +95,7 @@ def _leaf(
     dns: Sequence[str] = (),
     usage: Sequence[ObjectIdentifier] = (CLIENT, SERVER),
     expired: bool = False,
+    ca_leaf: bool = False,
 ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     key = ec.generate_private_key(ec.SECP256R1())
     # Up to a second ago: the CA itself is only a few seconds old, and was valid five minutes before it was made.
@@ -103,7 +110,8 @@ def _leaf(
         .serial_number(x509.random_serial_number())
         .not_valid_before(min(end, datetime.now(UTC)) - timedelta(minutes=1))
         .not_valid_after(end)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.BasicConstraints(ca=ca_leaf, path_length=None), critical=True)
+        .add_extension(_SIGNATURES, critical=True)
         .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)

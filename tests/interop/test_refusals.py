@@ -159,6 +159,13 @@ def test_certificate_for_servers_only_is_refused(client: Client) -> None:
 
 
 @pytest.mark.usefixtures("failed_handshake")
+def test_ca_certificate_is_refused(client: Client) -> None:
+    with pytest.raises(ssl.SSLError, match="ALERT"):
+        client.get(sign(client.ca, uris=[identity("edge")], ca_leaf=True))
+    client.assert_proper_one_succeeds()
+
+
+@pytest.mark.usefixtures("failed_handshake")
 def test_certificate_signed_by_a_workload_is_refused(client: Client) -> None:
     """A workload's own certificate is no CA: it cannot make itself another identity."""
     with pytest.raises(ssl.SSLError, match="ALERT"):

@@ -149,8 +149,16 @@ def test_inbound_tunnel_for_another_address_is_unavailable() -> None:
 
 def test_peer_identity_that_cannot_be_read_is_refused() -> None:
     asked = Asked()
-    answer = asked.ask(native.ASK_INBOUND_TUNNEL, workload=2, destination="10.0.0.2:8080", peer=b"spiffe://x/y")
-    assert (answer.verdict, asked.reason()) == (native.REFUSE, "unknown-peer")
+    for peer in (b"spiffe://example.org/y", b"spiffe://X/y", b"\xff", b""):
+        answer = asked.ask(native.ASK_INBOUND_TUNNEL, workload=2, destination="10.0.0.2:8080", peer=peer)
+        assert (answer.verdict, asked.reason()) == (native.REFUSE, "unknown-peer")
+
+
+def test_peer_of_another_trust_domain_is_refused_whatever_its_path() -> None:
+    asked = Asked()
+    for peer in (b"spiffe://x/y", b"spiffe://example.com/ns/default/sa/shipper"):
+        answer = asked.ask(native.ASK_INBOUND_TUNNEL, workload=2, destination="10.0.0.2:8080", peer=peer)
+        assert (answer.verdict, asked.reason()) == (native.REFUSE, "wrong-trust-domain")
 
 
 def test_inbound_plaintext_allowed_says_why_there_is_no_mtls() -> None:

@@ -201,18 +201,80 @@ def test_a_leaf_is_no_intermediate(directory: Path, svid: Svid) -> None:
     assert "is not the certificate of a CA that may sign others" in refusal(directory)
 
 
-def test_an_intermediate_without_a_trust_domain_is_refused(directory: Path) -> None:
+def remake(directory: Path, name: str, *changed: tuple[x509.ExtensionType, bool], without: type | None = None) -> None:
+    """Signs a signing certificate anew, with extensions in other forms (value, critical) or without one."""
     key = serialization.load_pem_private_key((directory / "root.key").read_bytes(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
-    (old,) = certificates((directory / "intermediate.pem").read_text())
+    (old,) = certificates((directory / name).read_text())
     builder = x509.CertificateBuilder(old.issuer, old.subject, old.public_key(), old.serial_number)
     builder = builder.not_valid_before(old.not_valid_before_utc).not_valid_after(old.not_valid_after_utc)
+    for value, critical in changed:
+        builder = builder.add_extension(value, critical)
+    gone = tuple(type(value) for value, _critical in changed) + ((without,) if without is not None else ())
     for extension in old.extensions:
-        if not isinstance(extension.value, x509.SubjectAlternativeName):
+        if not isinstance(extension.value, gone):
             builder = builder.add_extension(extension.value, extension.critical)
     cert = builder.sign(key, hashes.SHA256())
-    (directory / "intermediate.pem").write_bytes(cert.public_bytes(serialization.Encoding.PEM))
+    (directory / name).write_bytes(cert.public_bytes(serialization.Encoding.PEM))
+
+
+def names(*uris: str) -> tuple[x509.ExtensionType, bool]:
+    return x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris]), False
+
+
+def usage(*, signs: bool, critical: bool = True) -> tuple[x509.ExtensionType, bool]:
+    value = x509.KeyUsage(
+        digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
+        key_agreement=False, key_cert_sign=signs, crl_sign=True, encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+    return value, critical
+
+
+def test_an_intermediate_without_a_trust_domain_is_refused(directory: Path) -> None:
+    remake(directory, "intermediate.pem", without=x509.SubjectAlternativeName)
     assert "does not say its trust domain" in refusal(directory)
+
+
+@pytest.mark.parametrize("name", ["intermediate.pem", "root.pem"])
+@pytest.mark.parametrize(
+    ("changed", "fault"),
+    [
+        ((x509.BasicConstraints(ca=False, path_length=None), True), "is no CA certificate (basic constraints)"),
+        (usage(signs=False), "may not sign certificates (key usage keyCertSign)"),
+        (usage(signs=True, critical=False), "has a SPIFFE id and a key usage that is not critical"),
+        (names("spiffe://example.org/ca"), "has a SPIFFE id with a path"),
+        (names("spiffe://example.org", "spiffe://example.org"), "has more than one URI"),
+        (names("https://example.org/", "spiffe://example.org"), "has more than one URI"),
+        (names("spiffe://Example.org"), "has a malformed SPIFFE id ("),
+    ],
+)
+def test_signing_certificates_that_peers_would_refuse_are_refused(
+    directory: Path, name: str, changed: tuple[x509.ExtensionType, bool], fault: str
+) -> None:
+    remake(directory, name, changed)
+    assert f"{name} is not the certificate of a CA that may sign others: it {fault}" in refusal(directory)
+
+
+@pytest.mark.parametrize("name", ["intermediate.pem", "root.pem"])
+@pytest.mark.parametrize(
+    ("without", "fault"),
+    [(x509.BasicConstraints, "is no CA certificate (basic constraints)"), (x509.KeyUsage, "has no key usage")],
+)
+def test_signing_certificates_without_an_extension_that_peers_want_are_refused(
+    directory: Path, name: str, without: type, fault: str
+) -> None:
+    remake(directory, name, without=without)
+    assert f"{name} is not the certificate of a CA that may sign others: it {fault}" in refusal(directory)
+
+
+def test_a_root_needs_no_spiffe_id(directory: Path) -> None:
+    remake(directory, "root.pem", without=x509.SubjectAlternativeName)
+    assert Issuer.load(directory, NOW).trust_domain == "example.org"
+
+
+def test_every_trust_anchor_must_be_a_signing_certificate(directory: Path, svid: Svid) -> None:
+    (directory / "root.pem").write_text((directory / "root.pem").read_text() + svid.chain_pem)
+    assert "root.pem is not the certificate of a CA that may sign others: it is no CA certificate" in refusal(directory)
 
 
 def test_a_key_of_another_kind_is_refused(directory: Path) -> None:

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 
 from nodeseal.mesh.address import AddressError, ApplicationAddress, OriginalDestination, SourceAddress, parse_address
-from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError
+from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError, split
 
 GOOD = "spiffe://example.org/ns/default/sa/shipper"
 
@@ -54,6 +54,41 @@ def test_an_id_of_511_bytes_is_the_longest() -> None:
     assert len(str(SpiffeId("example.org", "default", "a" * room))) == 511
     with pytest.raises(SpiffeIdError, match="512"):
         SpiffeId("example.org", "default", "a" * (room + 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("spiffe://example.com", ("example.com", "")),
+        ("spiffe://example.com/any/path", ("example.com", "/any/path")),
+        ("spiffe://example.com/9eebccd2-12bf", ("example.com", "/9eebccd2-12bf")),
+        (GOOD, ("example.org", "/ns/default/sa/shipper")),
+        ("spiffe://a/" + "x" * 2037, ("a", "/" + "x" * 2037)),
+    ],
+)
+def test_ids_of_any_trust_domain_are_split(text: str, parts: tuple[str, str]) -> None:
+    assert split(text) == parts
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "spiffe://",
+        "spiffe:///x",
+        "spiffe://example.com/",
+        "spiffe://example.com/a/",
+        "spiffe://example.com//a",
+        "spiffe://example.com/a/../b",
+        "spiffe://example.com/%61",
+        "spiffe://Example.com/a",
+        "spiffe://example.com?a",
+        "https://example.com/a",
+        "spiffe://a/" + "x" * 2038,
+    ],
+)
+def test_what_the_standard_does_not_allow_is_not_split(text: str) -> None:
+    with pytest.raises(SpiffeIdError):
+        split(text)
 
 
 def test_an_invalid_id_cannot_be_made() -> None:

@@ -25,7 +25,7 @@ from nodeseal.mesh import decide
 from nodeseal.mesh.address import OriginalDestination, TunnelAddress
 from nodeseal.mesh.model import Mesh, WorkloadName
 from nodeseal.mesh.reasons import WhyRefused
-from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError
+from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError, split
 
 log = logging.getLogger("nodeseal.core")
 
@@ -114,10 +114,9 @@ class Decider:
             destination = OriginalDestination(address, port)
             result = decide.outbound(mesh, name, destination, established=question.established)
         elif question.kind == native.ASK_INBOUND_TUNNEL:
-            try:
-                peer = _peer(question.peer)
-            except SpiffeIdError:
-                answer.fill(question.id, epoch, native.REFUSE, WhyRefused.UNKNOWN_PEER)
+            peer = _peer(question.peer, mesh.trust_domain)
+            if isinstance(peer, WhyRefused):
+                answer.fill(question.id, epoch, native.REFUSE, peer)
                 return
             result = decide.inbound_tunnel(mesh, name, peer, question.source, TunnelAddress(address, port))
         elif question.kind == native.ASK_INBOUND_PLAINTEXT:
@@ -174,5 +173,11 @@ def _limit_text(notice: LimitNotice) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _peer(identity: bytes) -> SpiffeId:
-    return SpiffeId.parse(identity.decode("utf-8", "replace"))
+def _peer(identity: bytes, trust_domain: str) -> SpiffeId | WhyRefused:
+    """Or why there is no workload of that name. Ids of other trust domains may have any path."""
+    text = identity.decode("utf-8", "replace")
+    try:
+        domain, _path = split(text)
+        return SpiffeId.parse(text) if domain == trust_domain else WhyRefused.WRONG_TRUST_DOMAIN
+    except SpiffeIdError:
+        return WhyRefused.UNKNOWN_PEER

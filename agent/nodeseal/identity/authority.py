@@ -27,6 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from nodeseal.identity.errors import AuthorityError
 from nodeseal.identity.initialise import INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, ROOT_CERTIFICATE, init_authority
+from nodeseal.identity.rules import signing_fault
 from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError, check_trust_domain
 
 __all__ = ["AuthorityError", "Issuer", "Svid", "init_authority", "renewal_time"]
@@ -104,6 +105,8 @@ class Issuer:
             raise AuthorityError(
                 f"{path} is not signed by {directory / ROOT_CERTIFICATE}; put the root that signed it into that file"
             )
+        for root in roots:
+            _check_ca(root, directory / ROOT_CERTIFICATE, 0)
         _check_ca(signer, directory / ROOT_CERTIFICATE, len(chain))
         _check_valid(signer, directory / ROOT_CERTIFICATE, now)
         key = _read_key(directory / INTERMEDIATE_KEY)
@@ -242,14 +245,13 @@ def _read_key(path: Path) -> _SigningKey:
 
 def _check_ca(cert: x509.Certificate, path: Path, below: int) -> None:
     """Makes sure that `cert` may sign certificates, with `below` further ones between it and the leaf."""
-    try:
-        constraints = cert.extensions.get_extension_for_class(x509.BasicConstraints).value
-        ca, length = constraints.ca, constraints.path_length
-        usage = cert.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
-    except x509.ExtensionNotFound:
-        ca, length, usage = False, None, False
-    if not (ca and usage and (length is None or length >= below)):
-        raise AuthorityError(f"{path} is not the certificate of a CA that may sign others; {_REMEDY}")
+    fault = signing_fault(cert)
+    if fault is None:
+        length = cert.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
+        if length is not None and length < below:
+            fault = f"allows {length} certificates of CAs below it, and has {below}"
+    if fault is not None:
+        raise AuthorityError(f"{path} is not the certificate of a CA that may sign others: it {fault}; {_REMEDY}")
 
 
 def _check_valid(cert: x509.Certificate, path: Path, now: datetime) -> None:

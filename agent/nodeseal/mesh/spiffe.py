@@ -1,7 +1,8 @@
 """SPIFFE ids of workloads: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
 
 The character sets and limits are those of the SPIFFE-ID standard, sections 2.1 to 2.3
-(https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE-ID.md). The path has the form that Istio and Envoy use.
+(https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE-ID.md). The path has the form that Istio and Envoy use; ids
+of other trust domains may have any path (`split`).
 """
 
 import re
@@ -10,6 +11,9 @@ from typing import Self
 
 MAX_BYTES = 511
 """Longest id in bytes: the splice core keeps one in 512 bytes with its terminating zero (the standard allows 2048)."""
+
+MAX_BYTES_ANYWHERE = 2048
+"""Longest id in bytes of any trust domain (SPIFFE-ID, section 2.3)."""
 
 _SCHEME = "spiffe://"
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
@@ -48,14 +52,31 @@ class SpiffeId:
         """
         if len(text) > MAX_BYTES:
             raise SpiffeIdError(f"SPIFFE id of {len(text)} characters is too long: at most {MAX_BYTES} are allowed")
-        if not text.startswith(_SCHEME):
-            raise SpiffeIdError(f"SPIFFE id {text!a} does not start with {_SCHEME}")
-        parts = text.removeprefix(_SCHEME).split("/")
+        trust_domain, path = split(text)
+        parts = path.split("/")
         if len(parts) != 5 or parts[1] != "ns" or parts[3] != "sa":
             raise SpiffeIdError(
                 f"SPIFFE id {text!a} is not of the form {_SCHEME}<trust domain>/ns/<namespace>/sa/<account>"
             )
-        return cls(trust_domain=parts[0], namespace=parts[2], service_account=parts[4])
+        return cls(trust_domain=trust_domain, namespace=parts[2], service_account=parts[4])
+
+
+def split(text: str) -> tuple[str, str]:
+    """(trust domain, path) of an id of whatever trust domain: "/any/path", or "" for that of a signing certificate.
+
+    Raises SpiffeIdError for what the standard does not allow.
+    """
+    if not text.startswith(_SCHEME):
+        raise SpiffeIdError(f"SPIFFE id {text[:80]!a} does not start with {_SCHEME}")
+    if len(text) > MAX_BYTES_ANYWHERE:
+        raise SpiffeIdError(
+            f"SPIFFE id of {len(text)} characters is too long: at most {MAX_BYTES_ANYWHERE} are allowed"
+        )
+    trust_domain, slash, path = text.removeprefix(_SCHEME).partition("/")
+    check_trust_domain(trust_domain)
+    for segment in path.split("/") if slash else ():
+        check_segment(segment, "path segment")
+    return trust_domain, slash + path
 
 
 def check_trust_domain(text: str) -> None:

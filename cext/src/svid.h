@@ -1,0 +1,32 @@
+/*
+ * svid.h: the rules that a peer's certificates must keep beside those of RFC 5280's path validation, which is
+ * OpenSSL's part.
+ *
+ * Source: X509-SVID.md of https://github.com/spiffe/spiffe, and RFC 5280. docs/identity.md has each rule with
+ * its source and its test; change both together. The same rules hold for clients and for servers.
+ *
+ * A fault is a text of static storage, in plain words, shorter than NS_REASON_MAX.
+ */
+#ifndef NS_SVID_H
+#define NS_SVID_H
+
+#include <openssl/x509.h>
+
+#include "nodeseal_core.h"
+
+/* What a certificate that a peer shows is to be good for. */
+enum svid_role { SVID_CLIENT = 0, SVID_SERVER = 1 };
+
+/* NULL, with the id in `identity`, if the certificate may stand for a workload of the trust domain; else its
+ * fault, and `identity` is "". */
+const char *svid_leaf_fault(X509 *certificate, enum svid_role role, const char *trust_domain,
+                            char identity[NS_IDENTITY_MAX]);
+/* Why the chain, leaf first, must not vouch for that leaf; NULL: it may. */
+const char *svid_signers_fault(const STACK_OF(X509) * chain, const char *trust_domain);
+/* What OpenSSL found wrong at `depth` of a chain (0: the leaf), by its X509_V_ERR_; never NULL. */
+const char *svid_path_fault(int error, int depth);
+
+/* The certificate's only URI if it is a workload's SPIFFE id; 0, or -1. */
+int svid_identity(X509 *certificate, char identity[NS_IDENTITY_MAX]);
+
+#endif

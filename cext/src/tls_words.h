@@ -1,0 +1,15 @@
+/*
+ * tls_words.h: what went wrong in TLS, in plain words. All texts are of static storage and shorter than
+ * NS_REASON_MAX.
+ */
+#ifndef NS_TLS_WORDS_H
+#define NS_TLS_WORDS_H
+
+#include <stdint.h>
+
+/* For an error of OpenSSL's queue; NULL: it has none of its own. */
+const char *tls_error_words(unsigned long error);
+/* For an alert that the peer has sent (RFC 8446, 6.2); never NULL. */
+const char *tls_alert_words(uint8_t alert);
+
+#endif

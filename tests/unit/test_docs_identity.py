@@ -1,0 +1,42 @@
+"""docs/identity.md: every rule names tests that there are, and what is said of who breaks it is what the core says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+TABLES = CHECKOUT / "docs" / "identity.md"
+TEST_PATTERN = re.compile(r"^TEST\((\w+)\)$", re.MULTILINE)
+
+
+def rows() -> list[list[str]]:
+    """The cells of each rule."""
+    lines = TABLES.read_text().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return [row for row in cells if row[0] not in ("Rule", "---")]
+
+
+def names_in(name: str) -> set[str]:
+    return set(TEST_PATTERN.findall((CHECKOUT / "tests" / "cext" / name).read_text()))
+
+
+def test_every_rule_has_its_source_and_tests_that_there_are() -> None:
+    known = names_in("test_svid.c") | names_in("test_tls.c")
+    for rule, source, _said, tests in rows():
+        named = re.findall(r"`(\w+)`", tests)
+        assert source, rule
+        assert named, rule
+        assert set(named) <= known, rule
+
+
+def test_every_test_of_a_rule_is_named() -> None:
+    named = {name for row in rows() for name in re.findall(r"`(\w+)`", row[3])}
+    assert names_in("test_svid.c") - named == {"a_proper_leaf_is_taken", "every_fault_fits_a_reason"}
+
+
+def test_what_is_said_is_what_the_core_says() -> None:
+    sources = "".join((CHECKOUT / "cext" / "src" / name).read_text() for name in ("svid.c", "tls.c", "tls_words.c"))
+    for _rule, _source, said, _tests in rows():
+        first = re.split(r" \(or: |; of a trust anchor| \.\.\.", said)[0]
+        assert first in sources, said
