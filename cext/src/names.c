@@ -92,6 +92,15 @@ int spiffe_id_names_workload(const char *text, size_t length)
            skip_segment(&text, &length) && length == 0;
 }
 
+/* True for the one spelling of an IPv6 address (RFC 5952: lower case, the longest run of zeros left out, none
+ * in front), which inet_ntop writes. One that stands for an IPv4 address is that address, and spelt so. */
+static int v6_parse(const char *host, uint8_t ip[16])
+{
+    char spelt[INET6_ADDRSTRLEN];
+    return inet_pton(AF_INET6, host, ip) == 1 && memcmp(ip, V4_MAPPED, sizeof(V4_MAPPED)) != 0 &&
+           inet_ntop(AF_INET6, ip, spelt, sizeof(spelt)) != NULL && strcmp(host, spelt) == 0;
+}
+
 int authority_parse(const char *text, size_t length, struct ns_address *out)
 {
     char host[INET6_ADDRSTRLEN + 1];
@@ -116,7 +125,7 @@ int authority_parse(const char *text, size_t length, struct ns_address *out)
     if (strlen(host) != host_length)
         return -1;
 
-    if (length - port_at < 1 || length - port_at > 5)
+    if (length - port_at < 1 || length - port_at > 5 || text[port_at] == '0')
         return -1;
     uint32_t port = 0;
     for (size_t i = port_at; i < length; i++) {
@@ -124,12 +133,12 @@ int authority_parse(const char *text, size_t length, struct ns_address *out)
             return -1;
         port = port * 10 + (uint32_t)(text[i] - '0');
     }
-    if (port == 0 || port > 65535)
+    if (port > 65535)
         return -1;
 
     struct ns_address address = {.port = (uint16_t)port};
     if (bracketed) {
-        if (inet_pton(AF_INET6, host, address.ip) != 1)
+        if (!v6_parse(host, address.ip))
             return -1;
     } else {
         memcpy(address.ip, V4_MAPPED, sizeof(V4_MAPPED));

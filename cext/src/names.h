@@ -21,7 +21,8 @@ int spiffe_id_in_domain(const char *text, size_t length, const char *trust_domai
  */
 int spiffe_id_names_workload(const char *text, size_t length);
 
-/* Parses "10.0.0.1:80" or "[2001:db8::1]:80". 0, or -1 for anything else, port 0 included. */
+/* Parses "10.0.0.1:80" or "[2001:db8::1]:80". 0, or -1 for anything else: port 0, and any other spelling than
+ * that of authority_format, so that one address has one name in policies and logs. */
 int authority_parse(const char *text, size_t length, struct ns_address *out);
 /* Longest text of authority_format, with its terminating zero. */
 enum { AUTHORITY_MAX = 56 };

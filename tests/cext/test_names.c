@@ -240,6 +240,61 @@ TEST(malformed_authorities_are_refused)
     }
 }
 
+TEST(authority_has_one_spelling)
+{
+    /* Each would be read as an address that has another, shorter or canonical, spelling (RFC 5952). */
+    static const char *const TEXTS[] = {
+        "10.0.0.1:08080",
+        "10.0.0.1:00080",
+        "10.0.0.1:080",
+        "10.0.0.01:80",
+        "10.0.0.00:80",
+        "10.0.00.1:80",
+        "[::ffff:10.77.2.10]:8080",
+        "[::ffff:a4d:20a]:8080",
+        "[::FFFF:10.77.2.10]:8080",
+        "[0:0:0:0:0:ffff:10.77.2.10]:8080",
+        "[2001:DB8::1]:80",
+        "[2001:db8::00a]:80",
+        "[2001:0db8::1]:80",
+        "[2001:db8:0:0:0:0:0:1]:80",
+        "[2001:db8::0:1]:80",
+        "[2001:db8:0:0:1::1]:80",
+        "[2001:db8::1:1:1:1:1]:80",
+        "[2001:db8::10.77.2.10]:80",
+        "[2001:db8::1]:080",
+    };
+    for (size_t i = 0; i < sizeof(TEXTS) / sizeof(TEXTS[0]); i++) {
+        struct ns_address address;
+        CHECK_CASE(parse_copy(TEXTS[i], strlen(TEXTS[i]), &address) == -1, "%s", TEXTS[i]);
+    }
+}
+
+TEST(authority_as_other_meshes_spell_it_is_read)
+{
+    /* Rust's SocketAddr (ztunnel) and Envoy's address formatter. */
+    static const char *const TEXTS[] = {
+        "10.77.2.10:8080",
+        "0.0.0.0:1",
+        "10.0.0.1:80",
+        "255.255.255.255:65535",
+        "[::1]:80",
+        "[2001:db8::1]:80",
+        "[fd77:2::a]:9",
+        "[::]:1",
+        "[2001:db8::1:0:0:1]:80",
+        "[2001:db8:0:1:1:1:1:1]:80",
+        "[fe80::1ff:fe23:4567:890a]:443",
+    };
+    for (size_t i = 0; i < sizeof(TEXTS) / sizeof(TEXTS[0]); i++) {
+        struct ns_address address;
+        char text[AUTHORITY_MAX];
+        CHECK_CASE(parse_copy(TEXTS[i], strlen(TEXTS[i]), &address) == 0, "%s", TEXTS[i]);
+        authority_format(&address, text);
+        CHECK_TEXT(text, TEXTS[i]);
+    }
+}
+
 TEST(authority_with_a_zero_byte_is_refused)
 {
     struct ns_address address;
@@ -312,14 +367,13 @@ TEST(damaged_ids_and_authorities_are_read_within_their_bounds)
         const char *seed = SEEDS[i % 4];
         size_t length;
         uint8_t *bytes = noise_mutate(&noise, (const uint8_t *)seed, strlen(seed), &length);
-        struct ns_address address, again;
+        struct ns_address address;
         if (spiffe_id_valid((const char *)bytes, length))
             CHECK_CASE(length <= SPIFFE_ID_MAX && memchr(bytes, 0, length) == NULL, "round %d", i);
         if (authority_parse((const char *)bytes, length, &address) == 0) {
             char text[AUTHORITY_MAX];
-            size_t formatted = authority_format(&address, text);
-            CHECK_CASE(authority_parse(text, formatted, &again) == 0, "round %d", i);
-            CHECK_CASE(address_same_ip(&address, &again) && address.port == again.port, "round %d", i);
+            CHECK_CASE(authority_format(&address, text) == length, "round %d", i);
+            CHECK_CASE(memcmp(text, bytes, length) == 0, "round %d", i);
         }
         free(bytes);
     }

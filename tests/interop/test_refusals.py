@@ -256,6 +256,8 @@ def test_envoy_with_the_identity_of_another_pod_gets_401(
         pytest.param("pipeline:8080", "400", id="name"),
         pytest.param("{pipeline}", "400", id="no-port"),
         pytest.param("{pipeline}:99999", "400", id="port-out-of-range"),
+        pytest.param("{pipeline}:08080", "400", id="port-with-a-zero-in-front"),
+        pytest.param("[::ffff:{pipeline}]:8080", "400", id="ipv4-address-as-ipv6"),
         pytest.param("{pipeline}:9999", "503", id="closed-port"),
         pytest.param("{pipeline}:15008", "503", id="own-port-15008"),
         pytest.param("{pipeline}:15001", "503", id="own-port-15001"),
