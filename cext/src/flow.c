@@ -102,7 +102,7 @@ static void flow_close(struct flow *flow, const char *reason, void (*close_side)
     snapshot_remember(flow, reason);
     if (flow->tunnel != NULL && flow->stream > 0) {
         h2_stream_set(flow->tunnel->h2, flow->stream, NULL);
-        h2_reset(flow->tunnel->h2, flow->stream, H2_CANCEL);
+        h2_reset(flow->tunnel->h2, flow->stream, flow->state == FLOW_OPEN ? H2_CONNECT_ERROR : H2_CANCEL);
         tunnel_touch(flow->tunnel);
     }
     flow_leave_tunnel(flow);

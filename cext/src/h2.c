@@ -16,13 +16,13 @@
 #include <time.h>
 
 #include "link.h"
+#include "message.h"
 #include "names.h"
 
 enum {
     FRAME_HEADER = 9,
-    WORTHWHILE = 4096,        /* less room than this in the buffer: wait for the next one */
-    HEADER_BYTES_MAX = 65536, /* of one request; ztunnel's server limit */
-    CONTROL_MAX = 16384 + 9,  /* the largest frame but DATA: what every peer must accept, with its header */
+    WORTHWHILE = 4096,       /* less room than this in the buffer: wait for the next one */
+    CONTROL_MAX = 16384 + 9, /* the largest frame but DATA: what every peer must accept, with its header */
     H2_MAGIC = 0x6e736832,
 };
 
@@ -44,15 +44,7 @@ struct h2 {
     int goaway_sent;
     int broken; /* the peer violated the protocol, and a GOAWAY that says so was produced */
 
-    /* The request whose headers are arriving; HTTP/2 never interleaves two. */
-    int32_t request_id; /* 0: none */
-    int request_bad;
-    int request_is_connect;
-    int request_has_authority;
-    size_t request_bytes;
-    struct ns_address request_authority;
-    struct ns_address request_client; /* all zero unless a forwarded header could be read */
-    int response_status;              /* of the response whose headers are arriving */
+    struct message message; /* whose header fields are arriving; HTTP/2 never interleaves two */
 };
 
 static void *stream_of(const struct h2 *h2, int32_t id)
@@ -65,68 +57,53 @@ static void *stream_of(const struct h2 *h2, int32_t id)
 static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *user)
 {
     (void)session;
-    struct h2 *h2 = user;
-    h2->request_id = frame->hd.stream_id;
-    h2->request_bad = 0;
-    h2->request_is_connect = 0;
-    h2->request_has_authority = 0;
-    h2->request_bytes = 0;
-    memset(&h2->request_client, 0, sizeof(h2->request_client));
-    h2->response_status = 0;
+    (void)frame;
+    memset(&((struct h2 *)user)->message, 0, sizeof(struct message));
     return 0;
-}
-
-static int equals(const uint8_t *text, size_t length, const char *literal)
-{
-    return length == strlen(literal) && memcmp(text, literal, length) == 0;
-}
-
-/* Reads the address of a header `forwarded: for="10.0.0.1:80"` (RFC 7239); anything else leaves `client` as
- * it is. */
-static void read_forwarded(const uint8_t *value, size_t length, struct ns_address *client)
-{
-    static const char PREFIX[] = "for=\"";
-    size_t prefix = sizeof(PREFIX) - 1;
-    if (length <= prefix || memcmp(value, PREFIX, prefix) != 0)
-        return;
-    const uint8_t *end = memchr(value + prefix, '"', length - prefix);
-    if (end != NULL)
-        (void)authority_parse((const char *)value + prefix, (size_t)(end - value) - prefix, client);
 }
 
 static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name,
                      size_t name_length, const uint8_t *value, size_t value_length, uint8_t flags, void *user)
 {
-    (void)session;
     (void)flags;
     struct h2 *h2 = user;
     if (frame->hd.type != NGHTTP2_HEADERS)
         return 0;
-    h2->request_bytes += name_length + value_length + 32; /* as SETTINGS_MAX_HEADER_LIST_SIZE counts */
-    if (h2->request_bytes > HEADER_BYTES_MAX)
-        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-    if (equals(name, name_length, ":method"))
-        h2->request_is_connect = equals(value, value_length, "CONNECT");
-    else if (equals(name, name_length, ":authority"))
-        h2->request_has_authority =
-            authority_parse((const char *)value, value_length, &h2->request_authority) == 0;
-    else if (equals(name, name_length, ":protocol"))
-        h2->request_bad = 1; /* extended CONNECT is not a tunnel */
-    else if (equals(name, name_length, "forwarded"))
-        read_forwarded(value, value_length, &h2->request_client);
-    else if (equals(name, name_length, ":status") && value_length == 3)
-        h2->response_status = (value[0] - '0') * 100 + (value[1] - '0') * 10 + (value[2] - '0');
-    return 0;
+    if (h2->server)
+        message_request_field(&h2->message, name, name_length, value, value_length);
+    else
+        message_response_field(&h2->message, name, name_length, value, value_length);
+    if (h2->message.bytes <= MESSAGE_BYTES_ABUSE)
+        return 0;
+    nghttp2_session_terminate_session(session, NGHTTP2_ENHANCE_YOUR_CALM);
+    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE; /* the session is deaf: what it does with the stream is
+                                                     nothing */
 }
 
-static void request_complete(struct h2 *h2, const nghttp2_frame *frame)
+static void request_complete(struct h2 *h2, int32_t id)
+{
+    int status = message_refusal(&h2->message);
+    if (status != 0)
+        h2_respond(h2, id, status);
+    else
+        h2->events->request(h2->owner, id, &h2->message.authority, &h2->message.client);
+}
+
+/* Headers have come in on a stream. -1 if none may: malformed ones, and all that come behind a request or the
+ * answer that opens a tunnel (RFC 9113 section 8.5). */
+static int headers_complete(struct h2 *h2, const nghttp2_frame *frame)
 {
     int32_t id = frame->hd.stream_id;
-    if (h2->request_bad || !h2->request_is_connect || !h2->request_has_authority) {
-        h2_respond(h2, id, 400);
-        return;
+    if (h2->server && frame->headers.cat == NGHTTP2_HCAT_REQUEST) {
+        request_complete(h2, id);
+        return 0;
     }
-    h2->events->request(h2->owner, id, &h2->request_authority, &h2->request_client);
+    int status = h2->server ? 0 : message_status(&h2->message);
+    if (status == 0 || (status < 200 && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM)))
+        return -1;
+    if (stream_of(h2, id) != NULL)
+        h2->events->response(h2->owner, stream_of(h2, id), status);
+    return 0;
 }
 
 static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, void *user)
@@ -135,14 +112,9 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
     int32_t id = frame->hd.stream_id;
     switch (frame->hd.type) {
     case NGHTTP2_HEADERS:
-        if (h2->server && frame->headers.cat == NGHTTP2_HCAT_REQUEST) {
-            request_complete(h2, frame);
-        } else if (!h2->server && frame->headers.cat == NGHTTP2_HCAT_RESPONSE && stream_of(h2, id) != NULL) {
-            h2->events->response(h2->owner, stream_of(h2, id), h2->response_status);
-        } else if (!h2->server && frame->headers.cat == NGHTTP2_HCAT_HEADERS && h2->response_status >= 200 &&
-                   stream_of(h2, id) != NULL) {
-            /* the final response behind an interim one */
-            h2->events->response(h2->owner, stream_of(h2, id), h2->response_status);
+        if (headers_complete(h2, frame) != 0) {
+            h2_reset(h2, id, H2_PROTOCOL_ERROR);
+            return 0;
         }
         break;
     case NGHTTP2_PING:
@@ -272,8 +244,11 @@ static ssize_t source_read(nghttp2_session *session, int32_t id, uint8_t *unused
         h2->events->source(h2->owner, stream, h2->out + h2->out_length + FRAME_HEADER, length, &end);
     if (got == H2_SOURCE_LATER)
         return NGHTTP2_ERR_DEFERRED;
-    if (got == H2_SOURCE_FAILED)
-        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+    if (got == H2_SOURCE_FAILED) {
+        /* The callback's own way to fail would be told to the peer as INTERNAL_ERROR. */
+        h2_reset(h2, id, H2_CONNECT_ERROR);
+        return NGHTTP2_ERR_DEFERRED;
+    }
     *flags |= NGHTTP2_DATA_FLAG_NO_COPY;
     if (end)
         *flags |= NGHTTP2_DATA_FLAG_EOF;
@@ -442,6 +417,7 @@ static nghttp2_session *session_new(struct h2 *h2)
     nghttp2_session_callbacks_set_data_source_read_length_callback(callbacks, frame_length);
     nghttp2_option_set_no_auto_window_update(option, 1);
     nghttp2_option_set_no_closed_streams(option, 1);
+    nghttp2_option_set_no_http_messaging(option, !h2->server); /* message.h */
     int failed = h2->server ? nghttp2_session_server_new2(&session, callbacks, h2, option)
                             : nghttp2_session_client_new2(&session, callbacks, h2, option);
     nghttp2_option_del(option);
@@ -464,7 +440,7 @@ struct h2 *h2_new(int server, const struct h2_events *events, void *owner)
     nghttp2_settings_entry settings[] = {
         {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, H2_STREAM_WINDOW},
         {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, H2_FRAME_MAX},
-        {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, server ? HEADER_BYTES_MAX : 16384},
+        {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, server ? MESSAGE_BYTES_MAX : 16384},
         {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, server ? H2_STREAMS_ACCEPTED : 0},
         {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
     };

@@ -36,7 +36,12 @@ enum {
 };
 
 /* Error codes of RFC 9113 section 7 that we send. */
-enum { H2_NO_ERROR = 0, H2_INTERNAL_ERROR = 2, H2_CANCEL = 8, H2_CONNECT_ERROR = 10 };
+enum {
+    H2_NO_ERROR = 0,
+    H2_PROTOCOL_ERROR = 1,
+    H2_CANCEL = 8,         /* the stream is not needed any more */
+    H2_CONNECT_ERROR = 10, /* what a tunnel led to, or came from, was reset (section 8.5) */
+};
 
 /* What h2_source returns instead of a byte count. */
 enum { H2_SOURCE_LATER = -1, H2_SOURCE_FAILED = -2 };
@@ -50,7 +55,9 @@ struct h2_events {
      * says nothing. */
     void (*request)(void *owner, int32_t id, const struct ns_address *authority,
                     const struct ns_address *client);
-    /* Client: the peer answered with this status; 200 opens the tunnel. */
+    /* Client: the peer answered with this status, of 100 to 999. Any below 200 precedes another; one of 2xx
+     * opens the tunnel, and what comes before or behind it (data or an end; another answer) the owner resets
+     * with H2_PROTOCOL_ERROR. */
     void (*response)(void *owner, void *stream, int status);
     /* Bytes from the peer; to be acknowledged by h2_taken. */
     void (*data)(void *owner, void *stream, const uint8_t *bytes, size_t length);
@@ -59,7 +66,8 @@ struct h2_events {
     /* The stream is gone; code 0 if both sides ended it. No call with this stream follows. */
     void (*closed)(void *owner, void *stream, uint32_t code);
     /* Places up to `capacity` bytes at out. Returns how many (with *end set if they are the last, 0 is then
-     * allowed), or H2_SOURCE_LATER (h2_resume continues), or H2_SOURCE_FAILED (the stream is reset). */
+     * allowed), or H2_SOURCE_LATER (h2_resume continues), or H2_SOURCE_FAILED (the stream is reset with
+     * H2_CONNECT_ERROR). */
     ssize_t (*source)(void *owner, void *stream, uint8_t *out, size_t capacity, int *end);
     /* Asked behind each frame that h2_produce has written: true to leave the rest for the next one. */
     int (*enough)(void *owner);

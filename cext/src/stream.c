@@ -53,14 +53,36 @@ static void on_request(void *owner, int32_t id, const struct ns_address *authori
         task_wait(&flow->worker->turns, &workload->share, &flow->task);
 }
 
+/* The peer has sent what does not belong there: no tunnel's bytes before its answer, or headers behind it. */
+static void flow_out_of_turn(struct flow *flow)
+{
+    h2_stream_set(flow->tunnel->h2, flow->stream, NULL);
+    h2_reset(flow->tunnel->h2, flow->stream, H2_PROTOCOL_ERROR);
+    flow->stream = 0;
+    tunnel_touch(flow->tunnel);
+    if (flow->state == FLOW_CONNECTING)
+        flow_route_failed(flow, 0, "the peer refused the request");
+    else
+        flow_abort(flow, "the peer reset the stream");
+}
+
+static int is_unanswered(const struct flow *flow)
+{
+    return flow->state == FLOW_CONNECTING && flow->direction == NS_OUTBOUND;
+}
+
 static void on_response(void *owner, void *stream, int status)
 {
     (void)owner;
     struct flow *flow = stream;
     NS_CHECK(flow, FLOW_MAGIC);
-    if (flow->state != FLOW_CONNECTING || status < 200)
+    if (!is_unanswered(flow)) {
+        flow_out_of_turn(flow);
         return;
-    if (status == 200) {
+    }
+    if (status < 200)
+        return;
+    if (status < 300) {
         flow_note_tls(flow);
         flow_open(flow);
         return;
@@ -72,6 +94,22 @@ static void on_response(void *owner, void *stream, int status)
                       status == 401   ? "the peer's policy denied it"
                       : status == 503 ? "the peer could not reach the application"
                                       : "the peer refused the request");
+}
+
+static void on_data(void *owner, void *stream, const uint8_t *bytes, size_t length)
+{
+    if (is_unanswered(stream))
+        flow_out_of_turn(stream);
+    else
+        relay_stream_data(owner, stream, bytes, length);
+}
+
+static void on_end(void *owner, void *stream)
+{
+    if (is_unanswered(stream))
+        flow_out_of_turn(stream);
+    else
+        relay_stream_end(owner, stream);
 }
 
 /* Drops what the application still sends, for as long as a connection may take to end. */
@@ -131,8 +169,8 @@ static void on_pong(void *owner)
 const struct h2_events STREAM_EVENTS = {
     .request = on_request,
     .response = on_response,
-    .data = relay_stream_data,
-    .end = relay_stream_end,
+    .data = on_data,
+    .end = on_end,
     .closed = on_closed,
     .source = relay_stream_source,
     .enough = on_enough,

@@ -398,7 +398,7 @@ static void check_reset(struct end *from, struct end *to, uint32_t code)
 
 TEST(reset_reaches_the_server_with_its_code)
 {
-    static const uint32_t CODES[] = {H2_CANCEL, H2_CONNECT_ERROR, H2_INTERNAL_ERROR};
+    static const uint32_t CODES[] = {H2_CANCEL, H2_CONNECT_ERROR, H2_PROTOCOL_ERROR};
     for (int i = 0; i < 3; i++) {
         struct pair pair = pair_open();
         check_reset(pair.client, pair.server, CODES[i]);
@@ -409,7 +409,7 @@ TEST(reset_reaches_the_server_with_its_code)
 
 TEST(reset_reaches_the_client_with_its_code)
 {
-    static const uint32_t CODES[] = {H2_CANCEL, H2_CONNECT_ERROR, H2_INTERNAL_ERROR};
+    static const uint32_t CODES[] = {H2_CANCEL, H2_CONNECT_ERROR, H2_PROTOCOL_ERROR};
     for (int i = 0; i < 3; i++) {
         struct pair pair = pair_open();
         check_reset(pair.server, pair.client, CODES[i]);
@@ -426,7 +426,7 @@ TEST(a_failing_source_resets_only_its_stream)
     h2_resume(pair.client->h2, pair.client->streams[0].id);
     settle(pair.client, pair.server);
     CHECK_EQUAL(pair.server->streams[0].closed, 1);
-    CHECK_EQUAL(pair.server->streams[0].code, H2_INTERNAL_ERROR);
+    CHECK_EQUAL(pair.server->streams[0].code, H2_CONNECT_ERROR);
     CHECK_EQUAL(pair.server->streams[0].ended, 0);
     CHECK_EQUAL(pair.server->streams[1].received, 100000);
     CHECK_EQUAL(other->closed, 0);

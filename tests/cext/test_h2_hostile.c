@@ -66,6 +66,7 @@ static void foreign_init(struct foreign *foreign, int server)
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, foreign_data);
     nghttp2_option_new(&option);
     nghttp2_option_set_no_http_messaging(option, 1);
+    nghttp2_option_set_max_send_header_block_length(option, 1 << 20);
     if (server)
         nghttp2_session_server_new2(&foreign->session, callbacks, foreign, option);
     else
@@ -226,7 +227,7 @@ TEST(host_header_does_not_stand_in_for_the_authority)
     CHECK(status_of(FIELDS, 0) != 200);
 }
 
-TEST(headers_beyond_the_announced_size_are_refused)
+TEST(headers_beyond_the_announced_size_are_answered_431)
 {
     enum { LONG = 9000 };
     char value[LONG + 1];
@@ -242,7 +243,9 @@ TEST(headers_beyond_the_announced_size_are_refused)
     foreign_request(&peer, fields, 0);
     foreign_settle(&peer, server);
     CHECK_EQUAL(server->count, 0);
-    CHECK(peer.status != 200);
+    CHECK_EQUAL(peer.status, 431);
+    CHECK_EQUAL(peer.code, NGHTTP2_NO_ERROR);
+    CHECK(!server->failed);
     foreign_dispose(&peer);
     end_free(server);
 }
@@ -336,10 +339,33 @@ TEST(request_that_ends_at_once_is_a_half_close)
 
 /* ---- a foreign server ---- */
 
+static void foreign_fields(struct foreign *foreign, int32_t id, const struct field *fields, uint8_t flags)
+{
+    nghttp2_nv headers[4];
+    size_t count = 0;
+    for (; fields[count].name != NULL; count++) {
+        CHECK(count < 4);
+        nghttp2_nv nv = {(uint8_t *)fields[count].name, (uint8_t *)fields[count].value,
+                         strlen(fields[count].name), strlen(fields[count].value), NGHTTP2_NV_FLAG_NONE};
+        headers[count] = nv;
+    }
+    CHECK_EQUAL(nghttp2_submit_headers(foreign->session, flags, id, NULL, headers, count, NULL), 0);
+}
+
 static void foreign_respond(struct foreign *foreign, int32_t id, const char *status, uint8_t flags)
 {
-    nghttp2_nv nv = {(uint8_t *)":status", (uint8_t *)status, 7, strlen(status), NGHTTP2_NV_FLAG_NONE};
-    CHECK_EQUAL(nghttp2_submit_headers(foreign->session, flags, id, NULL, &nv, 1, NULL), 0);
+    struct field fields[] = {{":status", status}, {NULL, NULL}};
+    foreign_fields(foreign, id, fields, flags);
+}
+
+/* Feeds the client with a DATA frame of its stream, as the noise that it expects. */
+static void feed_data(struct end *client, struct stream *stream, size_t length)
+{
+    uint8_t frame[9 + 1000] = {0, (uint8_t)(length >> 8), (uint8_t)length};
+    CHECK(length <= 1000 && stream->id < 256);
+    frame[8] = (uint8_t)stream->id;
+    noise_fill(stream->receive_seed, stream->received, frame + 9, length);
+    end_feed(client, frame, 9 + length);
 }
 
 TEST(interim_answers_come_before_the_final_one)
@@ -358,6 +384,120 @@ TEST(interim_answers_come_before_the_final_one)
     CHECK_EQUAL(stream->answered, 2);
     foreign_dispose(&peer);
     end_free(client);
+}
+
+TEST(every_2xx_answer_opens_a_tunnel)
+{
+    /* Also 204, which has no content elsewhere (RFC 9110 section 9.3.6), and a length that means nothing
+     * here. */
+    static const struct field ANSWERS[][4] = {
+        {{":status", "200"}, {NULL, NULL}},
+        {{":status", "201"}, {NULL, NULL}},
+        {{":status", "204"}, {NULL, NULL}},
+        {{":status", "204"}, {"content-length", "0"}, {NULL, NULL}},
+        {{":status", "200"}, {"content-length", "3"}, {"transfer-encoding", "chunked"}, {NULL, NULL}},
+        {{":status", "299"}, {"server", "envoy"}, {NULL, NULL}},
+    };
+    for (size_t i = 0; i < sizeof(ANSWERS) / sizeof(ANSWERS[0]); i++) {
+        struct end *client = end_new(0);
+        struct foreign peer;
+        foreign_init(&peer, 1);
+        struct stream *stream = end_open(client, PIPELINE, 0, 0);
+        foreign_settle(&peer, client);
+        foreign_fields(&peer, stream->id, ANSWERS[i], NGHTTP2_FLAG_NONE);
+        foreign_settle(&peer, client);
+        CHECK_CASE(stream->status == atoi(ANSWERS[i][0].value), "%zu: %d", i, stream->status);
+        feed_data(client, stream, 1000);
+        stream_send(stream, 5000, 1);
+        foreign_settle(&peer, client);
+        CHECK_CASE(peer.received == 5000 && peer.resets == 0, "%zu", i);
+        CHECK_CASE(stream->received == 1000 && !stream->closed && !client->failed, "%zu", i);
+        foreign_dispose(&peer);
+        end_free(client);
+    }
+}
+
+TEST(answers_that_break_the_rules_are_reset)
+{
+    static const struct field ANSWERS[][4] = {
+        {{"server", "envoy"}, {NULL, NULL}},
+        {{":status", "20"}, {NULL, NULL}},
+        {{":status", "2000"}, {NULL, NULL}},
+        {{":status", "+20"}, {NULL, NULL}},
+        {{":status", "099"}, {NULL, NULL}},
+        {{":status", "200"}, {":status", "200"}, {NULL, NULL}},
+        {{":status", "503"}, {":status", "200"}, {NULL, NULL}},
+        {{"server", "envoy"}, {":status", "200"}, {NULL, NULL}},
+        {{":status", "200"}, {":path", "/"}, {NULL, NULL}},
+        {{":status", "200"}, {"ser ver", "envoy"}, {NULL, NULL}},
+        {{":status", "200"}, {"server", "en\nvoy"}, {NULL, NULL}},
+        {{":status", "200"}, {"connection", "close"}, {NULL, NULL}},
+        {{":status", "200"}, {"upgrade", "h2c"}, {NULL, NULL}},
+    };
+    for (size_t i = 0; i < sizeof(ANSWERS) / sizeof(ANSWERS[0]); i++) {
+        struct end *client = end_new(0);
+        struct foreign peer;
+        foreign_init(&peer, 1);
+        struct stream *stream = end_open(client, PIPELINE, 0, 0);
+        foreign_settle(&peer, client);
+        foreign_fields(&peer, stream->id, ANSWERS[i], NGHTTP2_FLAG_NONE);
+        foreign_settle(&peer, client);
+        CHECK_CASE(stream->answered == 0, "%zu: %d", i, stream->status);
+        CHECK_CASE(stream->closed == 1 && stream->code == H2_PROTOCOL_ERROR, "%zu: %u", i, stream->code);
+        CHECK_CASE(peer.resets == 1 && peer.code == NGHTTP2_PROTOCOL_ERROR, "%zu: %u", i, peer.code);
+        CHECK_CASE(!client->failed, "%zu", i);
+        foreign_dispose(&peer);
+        end_free(client);
+    }
+}
+
+TEST(an_answer_that_comes_before_the_final_one_ends_nothing)
+{
+    struct end *client = end_new(0);
+    struct foreign peer;
+    foreign_init(&peer, 1);
+    struct stream *stream = end_open(client, PIPELINE, 0, 0);
+    foreign_settle(&peer, client);
+    foreign_respond(&peer, stream->id, "103", NGHTTP2_FLAG_END_STREAM);
+    foreign_settle(&peer, client);
+    CHECK_EQUAL(stream->ended, 0);
+    CHECK_EQUAL(stream->closed, 1);
+    CHECK_EQUAL(stream->code, H2_PROTOCOL_ERROR);
+    foreign_dispose(&peer);
+    end_free(client);
+}
+
+/* RFC 9113 section 8.5: a tunnel carries DATA, and an end that trailers announce is none. */
+TEST(headers_within_a_tunnel_reset_it_in_both_roles)
+{
+    static const struct field TRAILERS[] = {{"grpc-status", "14"}, {NULL, NULL}};
+    static const struct field REQUEST[] = {{":method", "CONNECT"}, {":authority", PIPELINE}, {NULL, NULL}};
+    struct end *client = end_new(0), *server = end_new(1);
+    struct foreign peer;
+    foreign_init(&peer, 1);
+    struct stream *stream = end_open(client, PIPELINE, 0, 0);
+    foreign_settle(&peer, client);
+    foreign_respond(&peer, stream->id, "200", NGHTTP2_FLAG_NONE);
+    foreign_settle(&peer, client);
+    foreign_fields(&peer, stream->id, TRAILERS, NGHTTP2_FLAG_END_STREAM);
+    foreign_settle(&peer, client);
+    CHECK_EQUAL(stream->ended, 0);
+    CHECK_EQUAL(stream->code, H2_PROTOCOL_ERROR);
+    CHECK_EQUAL(peer.code, NGHTTP2_PROTOCOL_ERROR);
+    foreign_dispose(&peer);
+
+    foreign_init(&peer, 0);
+    int32_t id = foreign_request(&peer, REQUEST, 0);
+    foreign_settle(&peer, server);
+    foreign_fields(&peer, id, TRAILERS, NGHTTP2_FLAG_END_STREAM);
+    foreign_settle(&peer, server);
+    CHECK_EQUAL(server->streams[0].ended, 0);
+    CHECK_EQUAL(server->streams[0].closed, 1);
+    CHECK_EQUAL(server->streams[0].code, H2_PROTOCOL_ERROR);
+    CHECK_EQUAL(peer.code, NGHTTP2_PROTOCOL_ERROR);
+    foreign_dispose(&peer);
+    end_free(client);
+    end_free(server);
 }
 
 TEST(a_smaller_limit_of_the_peer_bounds_the_room)

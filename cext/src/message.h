@@ -1,0 +1,44 @@
+/*
+ * message.h: the header fields of one HTTP/2 message as they arrive: what a request asks for, or what a
+ * response says. Sans-I/O; the fields are the peer's.
+ *
+ * A request's fields were checked by nghttp2 (RFC 9113 section 8.2 and 8.3). It cannot check those of a
+ * response to CONNECT: it takes a 204 for one without a content, and would reset the tunnel's first byte. So
+ * a client does that itself.
+ */
+#ifndef NS_MESSAGE_H
+#define NS_MESSAGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "nodeseal_core.h"
+
+enum {
+    MESSAGE_BYTES_MAX = 65536, /* as SETTINGS_MAX_HEADER_LIST_SIZE counts; ztunnel's server limit */
+    MESSAGE_BYTES_ABUSE = 4 * MESSAGE_BYTES_MAX, /* worth no answer any more */
+};
+
+/* A zeroed one has no field yet. */
+struct message {
+    size_t bytes;      /* of all fields; what exceeds MESSAGE_BYTES_MAX is not looked at */
+    int malformed;     /* a response that breaks the rules, a request that is no tunnel's */
+    int regular_seen;  /* response: a field that is no pseudo-header; none of those may follow */
+    int is_connect;    /* request */
+    int has_authority; /* request: `authority` is one */
+    int status;        /* response; 0: none */
+    struct ns_address authority;
+    struct ns_address client; /* request: from the forwarded header; all zero unless that could be read */
+};
+
+void message_request_field(struct message *message, const uint8_t *name, size_t name_length,
+                           const uint8_t *value, size_t value_length);
+void message_response_field(struct message *message, const uint8_t *name, size_t name_length,
+                            const uint8_t *value, size_t value_length);
+
+/* Of a request: the status that refuses it, 0 if it asks for a tunnel. */
+int message_refusal(const struct message *message);
+/* Of a response: its status, 0 if it is malformed or has none (as trailers). */
+int message_status(const struct message *message);
+
+#endif
