@@ -19,7 +19,7 @@ import pytest
 
 from agent_fakes import FakeCapture, FakeCredentials, FakeSource, fake_spawn, mesh, until, workload
 from nodeseal.agent import node as node_module
-from nodeseal.agent import rundir, supervisor, view
+from nodeseal.agent import pushing, rundir, supervisor, view
 from nodeseal.agent.config import Config
 from nodeseal.agent.enrolment import Enrolment
 from nodeseal.agent.node import Node
@@ -780,6 +780,41 @@ def test_older_core_gets_the_mesh_state_until_it_ends(world: World) -> None:
 
             await until(lambda: workloads() == {SHIPPER}, "the older core knows as well")
             await older.call(CoreClient.stop)
+
+    play(story())
+
+
+def test_agents_that_start_beside_a_core_that_drains_tell_both_what_they_know(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor.CoreSupervisor, "retire_older", lambda _self: nothing())  # it stays
+    monkeypatch.setattr(pushing, "_RESEND_S", 0.01)
+
+    def asks(generation: int, method: Callable[[CoreClient], Any]) -> Any:
+        with contextlib.closing(CoreClient.connect(world.run_dir, generation=generation)) as client:
+            return method(client)
+
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            await enrolled(node)
+            await node.upgrade_core()
+            await until(lambda: not node.pusher.busy)
+            older = node.core.older[0].generation
+        # What both cores have is what the state says: nothing is new to the current one.
+        for _restart in range(2):
+            epoch = asks(older, CoreClient.hello).epoch
+            async with world.node(world.state(), capture=left_behind(world)) as (node, source):
+                await until(lambda: node.pusher._knows(node.core.older[0]), "the older core was told")
+                assert asks(older, CoreClient.hello).epoch == epoch + 1
+        async with world.node(world.state(), capture=left_behind(world)) as (node, source):
+            source.put(world.state(world.shipper))
+            await until(lambda: PIPELINE not in node.mesh.workloads)
+            generations = (older, node.core.current.generation)
+            for generation in generations:
+                await until(lambda one=generation: PIPELINE not in asks(one, CoreClient.mesh_read).workloads)
+            assert asks(node.core.current.generation, CoreClient.hello).epoch == node.epoch
+            await node.core.older[0].call(CoreClient.stop)
+        assert "did not take the mesh state" not in caplog.text
 
     play(story())
 

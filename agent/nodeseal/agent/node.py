@@ -222,7 +222,7 @@ class Node:
             readable = current
         known = await readable.call(CoreClient.mesh_read) if readable is not None else None
         # The last good state, until the source has one: also while what is in the directory is bad.
-        self.pusher.adopt(known if readable is current else None, max(one.epoch for one in hellos))
+        self.pusher.adopt(known if readable is current else None, hello.epoch, max(one.epoch for one in hellos))
         if known is not None:
             self.pusher.mesh = known
         if known is None:

@@ -33,6 +33,9 @@ class MeshPusher:
         self._asked = 0
         self._done = 0
         self._sent: dict[int, tuple[int, Mesh]] = {}  # incarnation of a core -> epoch, mesh
+        # Incarnation of a core -> the last epoch that it was told. Each core has its own count: what one is told
+        # again, because nobody knows what it has, may be nothing new to another.
+        self._told: dict[int, int] = {}
         self._again: asyncio.Task[None] | None = None
         self._older: asyncio.Task[None] | None = None
         self._stopped = False
@@ -42,10 +45,10 @@ class MeshPusher:
         """Whether a push is under way."""
         return self._lock.locked()
 
-    def adopt(self, mesh: Mesh | None, epoch: int) -> None:
-        """What the adopted current core has (None when it has none, or nobody could read it); no adopted core is at a
-        later epoch."""
-        self.epoch = epoch
+    def adopt(self, mesh: Mesh | None, epoch: int, latest: int) -> None:
+        """What the adopted current core has (None when it has none, or nobody could read it), and at which epoch;
+        `latest`: no adopted core is at a later one."""
+        self.epoch = latest
         if mesh is not None:
             self.mesh = mesh
             self._sent[self._core.incarnation] = (epoch, mesh)
@@ -77,12 +80,11 @@ class MeshPusher:
         current = self._core.current
         if current is None:
             return
-        epoch = self.epoch + 1
-        if await self._send(current, mesh, epoch):
-            # It may have been taken and the answer lost: a core's epoch only grows.
-            self.epoch = epoch
+        if await self._send(current, mesh, self.epoch + 1):
+            self.epoch = self._told[current.incarnation]
         alive = {link.incarnation for link in self._core.links()}
         self._sent = {number: sent for number, sent in self._sent.items() if number in alive}
+        self._told = {number: told for number, told in self._told.items() if number in alive}
         if self._core.older and (self._older is None or self._older.done()) and not self._stopped:
             self._older = asyncio.create_task(self._push_older(), name="push to older cores")
 
@@ -105,6 +107,8 @@ class MeshPusher:
         """Whether the core has got something; False as well when it is gone."""
         base = self._sent.get(link.incarnation)
         changed = True
+        # Also of a core that a former agent told of: it refuses an epoch that it has had.
+        epoch = max(epoch, self._told.get(link.incarnation, link.hello.epoch) + 1)
         try:
             if base is None:
                 await link.call(CoreClient.mesh, mesh, epoch)
@@ -115,9 +119,13 @@ class MeshPusher:
             return False
         except CoreError as error:
             log.error("the core (pid %d) did not take the mesh state: %s; sending it again", link.pid, error)
+            # It may have been taken and the answer lost: a core's epoch only grows.
+            self._told[link.incarnation] = epoch
             self._sent.pop(link.incarnation, None)
             asyncio.get_running_loop().call_later(_RESEND_S, self._push_again)
             return True
+        if changed:
+            self._told[link.incarnation] = epoch
         self._sent[link.incarnation] = (epoch if changed or base is None else base[0], mesh)
         return changed
 
