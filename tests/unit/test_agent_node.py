@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ import pytest
 
 from agent_fakes import FakeCapture, FakeCredentials, FakeSource, fake_spawn, mesh, until, workload
 from nodeseal.agent import node as node_module
-from nodeseal.agent import pushing, rundir, supervisor, view
+from nodeseal.agent import pushing, rundir, starting, supervisor, view
 from nodeseal.agent.config import Config
 from nodeseal.agent.enrolment import Enrolment
 from nodeseal.agent.node import Node
@@ -275,6 +276,49 @@ def test_bad_publication_does_not_pass_for_a_state_that_is_not_used(
             assert await problems_of(node) == [("publication", None)]
         assert "is used, but something is wrong in it: enrolled/node2.yaml" in caplog.text
         assert "not used" not in caplog.text
+
+    play(story())
+
+
+def test_agent_that_starts_says_what_it_does(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(starting, "_LONG_S", 0.0)
+    caplog.set_level(logging.INFO)
+
+    async def story() -> None:
+        compiled = asyncio.Event()
+        capture = FakeCapture()
+        monkeypatch.setattr(capture, "prepare", compiled.wait)
+        node = Node(
+            world.config,
+            FakeCredentials(),  # type: ignore[arg-type]
+            capture,  # type: ignore[arg-type]
+            source=FakeSource(world.state()),
+            start_core=world.start_core,
+        )
+        beginning = asyncio.create_task(node.begin())
+        await until(lambda: (node.starting.doing or "").startswith("preparing capture"))
+        status = await view.status(node)
+        assert status["agent"]["starting"]["doing"].startswith("preparing capture")
+        assert status["agent"]["starting"]["seconds"] >= 0
+        (wrong,) = status["problems"]
+        assert (wrong["word"], wrong["level"]) == ("agent-starting", "warning")
+        assert wrong["text"].startswith("the agent is starting: preparing capture")
+        with pytest.raises(starting.StartingError, match="the agent is starting: preparing capture"):
+            node.starting.check()
+        await until(lambda: "still starting: preparing capture" in caplog.text)
+        compiled.set()
+        await beginning
+        node.starting.check()
+        await enrolled(node)
+        ready = await view.status(node)
+        assert ready["agent"]["starting"] is None
+        # Scripts find the same keys in both.
+        assert ready.keys() == status.keys()
+        assert ready["mesh"].keys() == status["mesh"].keys()
+        assert "compiled if they were not before) took " in caplog.text
+        await node.end()
 
     play(story())
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from nodeseal.agent import rundir
+from nodeseal.agent import client, rundir
 from nodeseal.core.lockfile import LockFile
 from nodeseal.identity.initialise import init_authority
 
@@ -133,4 +135,44 @@ def test_capture_that_cannot_be_prepared(place: Place, line: str) -> None:
     )
     status, text = place.start(code)
     assert (status, text) == (1, f"nodeseal: {line}")
+    assert not place.run_dir.exists()
+
+
+@needs_root
+def test_agent_that_starts_answers_what_it_does(place: Place) -> None:
+    place.make_ca()
+    done = place.path / "done"
+    code = (
+        "import time\nfrom pathlib import Path\nfrom nodeseal.capture.errors import CaptureError\n"
+        "from nodeseal.capture.node import NodeCapture\n"
+        "def prepare(self):\n"
+        f"    while not Path({str(done)!r}).exists(): time.sleep(0.01)\n"
+        "    raise CaptureError('that was all')\n"
+        "NodeCapture.prepare = prepare"
+    )
+    asked: list[str] = []
+
+    def ask() -> None:
+        """Until the agent says what it does; before it listens, that it is there."""
+        while not asked or "preparing capture" not in asked[-1]:
+            try:
+                status = client.ask(place.run_dir, "status")
+            except client.AgentGone as error:
+                asked.append(str(error))
+            else:
+                asked.append((status["agent"]["starting"] or {"doing": ""})["doing"])
+            time.sleep(0.01)
+        with pytest.raises(client.AgentError, match="the agent is starting: preparing capture"):
+            client.ask(place.run_dir, "connections")
+        done.touch()
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask)
+        status, text = place.start(code)
+        asking.result()
+    assert (status, text) == (1, "nodeseal: that was all")
+    # From the moment on that it has its lock, nobody is told that none runs.
+    said = [line for line in asked if line.startswith("the agent for")]
+    assert all("does not answer yet" in line for line in said)
+    assert not any("no agent runs" in line for line in asked[asked.index(said[0]) if said else len(asked) :])
     assert not place.run_dir.exists()

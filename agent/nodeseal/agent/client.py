@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nodeseal.agent import registry, rundir
-from nodeseal.core import generations
+from nodeseal.core import generations, lockfile
 
 TIMEOUT_S = 20.0
 
@@ -49,6 +49,9 @@ def ask(run_dir: Path, operation: str, *, seconds: float = TIMEOUT_S) -> dict[st
 
 
 def _gone(run_dir: Path) -> str:
+    agent = lockfile.holder(run_dir / rundir.AGENT_LOCK)
+    if agent is not None:
+        return f"the agent for {run_dir} (pid {agent}) is there and does not answer yet, or not any more; ask again"
     text = f"no agent runs for {run_dir}"
     cores = list(generations.running(run_dir).values())
     if cores:

@@ -30,6 +30,7 @@ from nodeseal.agent.handover import Handover
 from nodeseal.agent.holding import Held, Surroundings
 from nodeseal.agent.problems import Part
 from nodeseal.agent.pushing import MeshPusher
+from nodeseal.agent.starting import Starting
 from nodeseal.agent.supervisor import CoreSupervisor, StartCore
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.listeners import FROM_OUTSIDE
@@ -102,6 +103,7 @@ class Node:
         """`last_seen`: when a former agent of this run directory gave its last sign of life (seconds since the epoch);
         `sign_of_life` gives one of this agent."""
         self.config = config
+        self.starting = Starting()
         self.trust_domain = credentials.trust_domain
         self.capture = capture
         self.core = CoreSupervisor(
@@ -154,16 +156,21 @@ class Node:
     async def begin(self) -> None:
         """Finds or starts the core, prepares capture, adopts what is there. Raises CoreError, CaptureError,
         PublicationError, OSError, with nothing left behind that was not there before."""
-        await self.core.begin()
+        step = self.starting.step
+        with step("finding or starting a core"):
+            await self.core.begin()
         try:
-            await self.capture.prepare()
+            with step("preparing capture (the BPF programs are compiled if they were not before)"):
+                await self.capture.prepare()
             if self.config.node_addresses.local:
                 # Before the map is brought up to date: what a former agent left in it has them.
                 self.bypass.local = await asyncio.to_thread(addresses.node_addresses)
             rundir.remember_publication(self.config.run_dir, self.config.mesh, self.config.node)
-            await self._adopt()
+            with step("taking over what a former agent left"):
+                await self._adopt()
             # A publication of a former run may name what is not captured any more.
-            await self.publish()
+            with step("publishing"):
+                await self.publish()
         except BaseException:
             if self.core.started_here:
                 await self.core.stop_core()
@@ -171,7 +178,8 @@ class Node:
                     # Nothing was here before: nothing is to be left.
                     await self.capture.forget(self.config.run_dir)
             raise
-        await self.push()
+        with step("telling the core the mesh state"):
+            await self.push()
         self.core.set_ready()
         self._tasks.append(asyncio.create_task(self.core.run(), name="core"))
         self._tasks.append(asyncio.create_task(self.handover.begin(), name="upgrade"))
@@ -185,6 +193,7 @@ class Node:
             # Without any mesh state nobody knows what is wanted: what is captured waits for one.
             for name in self.enrolments:
                 self._start_driver(name)
+        self.starting.done()
 
     async def end(self) -> None:
         """Lets the steps in hand come to their end; core, capture and publication stay as they are."""

@@ -88,12 +88,14 @@ async def _serve(config: Config, credentials: Credentials, lock: LockFile) -> No
     )
     api = ApiServer(config.run_dir / rundir.AGENT_SOCKET, _operations(node))
     try:
+        # Whoever asks meanwhile is told what takes so long.
+        await api.start()
         await node.begin()
     except BaseException:
+        await api.stop()
         node.close()
         raise
     try:
-        await api.start()
         rundir.write_pid(config.run_dir / rundir.AGENT_PID)
         log.info("agent is ready, pid %d", os.getpid())
         await told.wait()
@@ -108,11 +110,16 @@ def _operations(node: Node) -> dict[str, Any]:
         return {"ok": True, "version": __version__, "pid": os.getpid()}
 
     async def upgrade_core() -> dict[str, Any]:
+        node.starting.check()
         return {"ok": True, "node": node.config.node, **await node.upgrade_core()}
+
+    async def connections() -> dict[str, Any]:
+        node.starting.check()
+        return await view.connections(node)
 
     return {
         "status": lambda: view.status(node),
-        "connections": lambda: view.connections(node),
+        "connections": connections,
         "upgrade_core": upgrade_core,
         "version": version,
     }

@@ -16,23 +16,29 @@ from nodeseal.agent.credentials import utc_now
 from nodeseal.agent.direct import Direct, DirectError
 from nodeseal.agent.enrolment import Enrolment
 from nodeseal.agent.node import Absence, Node
+from nodeseal.agent.problems import Problem
 from nodeseal.core.bridge import CoreClient, CoreError
 from nodeseal.mesh import decide
 from nodeseal.mesh.address import AddressError, OriginalDestination, SourceAddress, parse_address
 from nodeseal.mesh.exclusions import Excluded, Exclusions
 from nodeseal.mesh.model import Mesh, Phase
-from nodeseal.mesh.reasons import WhyNotEnrolled, WhyPlaintext
+from nodeseal.mesh.reasons import ProblemWord, WhyNotEnrolled, WhyPlaintext
 
 _CORE_PATIENCE_S = 3.0
 
 
 async def status(node: Node) -> dict[str, Any]:
-    """{"ok", "node", "run_dir", "trust_domain", "agent": {"pid", "version", "absence"}, "core": {"pid", "state",
-    "error", "generation", "version", "outdated", "crashes", "decisions"}, "older_cores": [{"pid", "generation",
-    "version", "retired", "connections", "tunnels", "seconds"}], "mesh": {"directory", "epoch", "error", "error_since",
-    "in_force"}, "capture": {"backend", "why"}, "workloads": [...], "problems": [{"word", "level", "about", "text",
-    "remedy"}]}; see _workload for a workload's keys, _absence for that of the agent, nodeseal.agent.problems for what
-    is wrong."""
+    """{"ok", "node", "run_dir", "trust_domain", "agent": {"pid", "version", "absence", "starting"}, "core": {"pid",
+    "state", "error", "generation", "version", "outdated", "crashes", "decisions"}, "older_cores": [{"pid",
+    "generation", "version", "retired", "connections", "tunnels", "seconds"}], "mesh": {"directory", "epoch", "error",
+    "error_since", "in_force"}, "capture": {"backend", "why"}, "workloads": [...], "problems": [{"word", "level",
+    "about", "text", "remedy"}]}; see _workload for a workload's keys, _absence for that of the agent,
+    nodeseal.agent.problems for what is wrong.
+
+    While the agent starts, "starting" is {"doing", "since", "seconds"}, and the rest as of a node on which nothing is.
+    """
+    if node.starting.doing is not None:
+        return _starting(node, node.starting.doing)
     counts: dict[str, dict[str, int]] = {}
     limits: dict[str, dict[str, Any]] = {}
     core = node.core.describe()
@@ -53,7 +59,7 @@ async def status(node: Node) -> dict[str, Any]:
         "node": node.config.node,
         "run_dir": str(node.config.run_dir),
         "trust_domain": node.trust_domain,
-        "agent": {"pid": os.getpid(), "version": __version__, "absence": _absence(node.absence)},
+        "agent": {**_agent(), "absence": _absence(node.absence), "starting": None},
         "core": core,
         "older_cores": await asyncio.gather(*(_older_core(link) for link in node.core.older)),
         "mesh": {
@@ -69,6 +75,36 @@ async def status(node: Node) -> dict[str, Any]:
         "workloads": workloads,
     }
     return {**answer, "problems": problems.collect(answer, node.parts())}
+
+
+def _agent() -> dict[str, Any]:
+    return {"pid": os.getpid(), "version": __version__}
+
+
+def _starting(node: Node, doing: str) -> dict[str, Any]:
+    starting = node.starting
+    since, seconds = starting.since.isoformat(timespec="seconds"), round(starting.seconds, 1)
+    text = f"the agent is starting: {doing}, for {seconds:.0f} s so far"
+    remedy = "ask again; what takes long is in its log"
+    return {
+        "ok": True,
+        "node": node.config.node,
+        "run_dir": str(node.config.run_dir),
+        "trust_domain": node.trust_domain,
+        "agent": {
+            **_agent(),
+            "absence": _absence(node.absence),
+            "starting": {"doing": doing, "since": since, "seconds": seconds},
+        },
+        "core": node.core.describe(),
+        "older_cores": [],
+        "mesh": {"directory": str(node.config.mesh), "epoch": 0, "error": None, "error_since": None, "in_force": None},
+        "capture": {"backend": None, "why": None},
+        "node_addresses": [],
+        "past_core": {},
+        "workloads": [],
+        "problems": [Problem(ProblemWord.AGENT_STARTING, text, remedy).as_json()],
+    }
 
 
 async def _past_core_counts(node: Node) -> dict[str, int]:

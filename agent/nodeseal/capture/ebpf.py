@@ -23,13 +23,14 @@ import contextlib
 import logging
 import os
 import struct
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from nodeseal.capture import constants, host, installation, probe, program_cache, routing, steering, syscalls
 from nodeseal.capture.bypass import Bypass
-from nodeseal.capture.compile import compile_in_child
+from nodeseal.capture.compile import Compiled, compile_in_child
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.host import HostInstallation
 from nodeseal.capture.journal import BackendName, Entry, Journal
@@ -205,7 +206,7 @@ class EbpfBackend:
             self._run_dir.mkdir(mode=0o700, parents=True)
             undo.callback(self._run_dir.rmdir)
         kept = (self._run_dir / program_cache.FILE_NAME).exists()
-        programs = Programs(program_cache.load_or_compile(self._run_dir, compile_in_child))
+        programs = Programs(program_cache.load_or_compile(self._run_dir, _compile))
         if not kept:
             undo.callback(program_cache.remove, self._run_dir)
         return programs
@@ -261,3 +262,11 @@ class EbpfBackend:
             if journal.entries:
                 log.info("the BPF programs of the node were replaced by those of this version, %s", programs.version)
                 journal.save()
+
+
+def _compile() -> Compiled:
+    log.info("compiling the BPF programs, which takes some seconds and is done once")
+    began = time.monotonic()
+    compiled = compile_in_child()
+    log.info("compiled the BPF programs in %.1f s", time.monotonic() - began)
+    return compiled

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nodeseal.agent.progress import waiting
 from nodeseal.cli.errors import CommandError
 from nodeseal.cli.nodes import add_output_option
 from nodeseal.cli.table import folded
@@ -38,9 +39,11 @@ def _run(args: argparse.Namespace) -> int:
     from nodeseal.agent.config import ConfigError
 
     try:
-        found = check(configuration.load(args.config) if args.config is not None else None)
+        config = configuration.load(args.config) if args.config is not None else None
     except ConfigError as error:
         raise CommandError(str(error)) from None
+    with waiting("trying what this machine has"):
+        found = check(config)
     print(json.dumps(as_json(found), indent=2) if args.output == "json" else text(found))
     return 0 if found.chosen is not None else 1
 

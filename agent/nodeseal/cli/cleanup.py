@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 
+from nodeseal.agent.progress import waiting
 from nodeseal.cli import nodes
 
 
@@ -28,7 +29,8 @@ def _run(args: argparse.Namespace) -> int:
     failed: list[str] = []
     try:
         for directory in nodes.nodes_to_change("cleanup", args):
-            report = cleanup(directory)
+            with waiting(f"cleaning up {directory}"):
+                report = cleanup(directory)
             removed += report.removed
             failed += report.failed
     except CleanupError as error:

@@ -16,6 +16,7 @@ from typing import Any
 
 from nodeseal.agent import registry, rundir
 from nodeseal.agent.client import TIMEOUT_S, AgentError, ask
+from nodeseal.agent.progress import waiting
 from nodeseal.cli.errors import UsageError
 
 ENVIRONMENT = "NODESEAL_RUN_DIR"
@@ -168,7 +169,8 @@ def ask_all(directories: list[Path], operation: str, *, seconds: float = TIMEOUT
     several_labs = len({directory.parent for directory in directories}) > 1
     for directory in directories:
         try:
-            answer = ask(directory, operation, seconds=seconds)
+            with waiting(f"waiting for the agent of {directory}"):
+                answer = ask(directory, operation, seconds=seconds)
             if several_labs and directory.parent.parent == LABS:
                 answer["node"] = f"{directory.parent.name}/{answer['node']}"
             answers.append({**answer, "run_dir": str(directory)})

@@ -92,16 +92,18 @@ def _without_ok(answer: dict[str, Any]) -> dict[str, Any]:
 def text(status: dict[str, Any]) -> str:
     """One node's status for a person: what runs, the workloads, and below them what is wrong."""
     core, mesh = status["core"], status["mesh"]
+    starting = status["agent"].get("starting")
+    state = f", starting for {duration(starting['seconds'])}" if starting else ""
     core_text = f"core {core['state']}" + (f" (pid {core['pid']})" if core["pid"] is not None else "")
     parts = [
-        f"node {status['node']}: agent {status['agent']['version']} (pid {status['agent']['pid']}), {core_text}",
+        f"node {status['node']}: agent {status['agent']['version']} (pid {status['agent']['pid']}{state}), {core_text}",
         note(f"mesh state {mesh['directory']}, epoch {mesh['epoch']}{_backend(status)}", ""),
         "",
     ]
     workloads = status["workloads"]
     if workloads:
         parts.append(_table(workloads))
-    else:
+    elif not starting:
         parts.append("no workload of the mesh state is on this node")
     details = [*_absence(status["agent"].get("absence")), *_older_cores(status.get("older_cores", ()))]
     details += [*_draining(workloads), *_captured_otherwise(status), *past_core.lines(status)]

@@ -97,14 +97,16 @@ def wait_for_workloads(
 
 
 def wait_for_agents(run_dirs: Mapping[str, Path], agents: Sequence[ProcessRecord]) -> None:
-    """Waits until every agent answers. Raises AgentError, at once when one has ended."""
+    """Waits until every agent has started. Raises AgentError, at once when one has ended."""
     deadline = time.monotonic() + READY_SECONDS
     for agent in agents:
         node = agent.role.removeprefix("agent ")
         while True:
             try:
-                ask_agent(run_dirs[node], "status")
-                break
+                if ask_agent(run_dirs[node], "status")["agent"]["starting"] is None:
+                    break
+                if time.monotonic() > deadline:
+                    raise AgentError(f"the agent of {node} is still starting: see {run_dirs[node] / 'agent.log'}")
             except AgentError as error:
                 if not agent.alive:
                     last = _last_line(run_dirs[node] / "agent.log")

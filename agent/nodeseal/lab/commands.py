@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nodeseal.agent.progress import waiting
 from nodeseal.lab.errors import LabError, LabPlanError
 from nodeseal.lab.plan import DEFAULT_NAME, NAMESPACE
 
@@ -107,7 +108,7 @@ def _up(args: argparse.Namespace) -> int:
     more = [PodRequest.parse(text) for text in args.pods]
     more += [PodRequest.parse_host_workload(text) for text in args.host_workloads]
     plan = Plan.build(args.name, nodes=args.nodes, more_pods=more, enrol=not args.not_enrolled, ipv6=args.ipv6)
-    with signals_interrupt():
+    with signals_interrupt(), waiting(f"making the lab '{args.name}'"):
         status = Lab.up(plan, supervised=not args.unsupervised).status()
     if args.output == "json":
         print(json.dumps(status, indent=2))
@@ -157,7 +158,8 @@ def _status(args: argparse.Namespace) -> int:
 def _down(args: argparse.Namespace) -> int:
     from nodeseal.lab.lab import take_down
 
-    report = take_down(args.name)
+    with waiting(f"taking down the lab '{args.name}'"):
+        report = take_down(args.name)
     if args.output == "json":
         print(
             json.dumps(
@@ -184,7 +186,8 @@ def _enrol(args: argparse.Namespace) -> int:
     from nodeseal.lab.lab import Lab
 
     lab = Lab.open(args.name)
-    lab.enrol(*args.pods)
+    with waiting(f"enrolling {', '.join(args.pods)}"):
+        lab.enrol(*args.pods)
     return _print_pods(lab, args)
 
 
@@ -192,14 +195,16 @@ def _unenrol(args: argparse.Namespace) -> int:
     from nodeseal.lab.lab import Lab
 
     lab = Lab.open(args.name)
-    lab.unenrol(*args.pods)
+    with waiting(f"un-enrolling {', '.join(args.pods)}"):
+        lab.unenrol(*args.pods)
     return _print_pods(lab, args)
 
 
 def _mode(args: argparse.Namespace) -> int:
     from nodeseal.lab.lab import Lab
 
-    Lab.open(args.name).set_mode(args.pod, args.mode)
+    with waiting(f"making {args.pod} {args.mode}"):
+        Lab.open(args.name).set_mode(args.pod, args.mode)
     if args.output == "json":
         print(json.dumps({"name": args.pod, "mode": args.mode}, indent=2))
     else:

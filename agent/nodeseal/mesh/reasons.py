@@ -256,6 +256,12 @@ class ProblemWord(Word):
         "No agent answers for the run directory: nothing is enrolled or renewed until one does.",
         "Start the agent; its log says why it ended.",
     )
+    AGENT_STARTING = (
+        "agent-starting",
+        Level.WARNING,
+        "The agent has been started and is not ready yet; the line says what it does. What it found runs on.",
+        "Wait; its log names what takes longer than a second.",
+    )
     CORE_DOWN = (
         "core-down",
         Level.ERROR,
