@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from nodeseal.capture.probe import find_cgroup
+from nodeseal.lab import agents
 from support.lab import HBONE_PORT, Lines, Programs, RunningLab, echoes, nodeseal, ports_used, running_lab, wait_until
 from support.namespaces import needs_root
 
 pytestmark = needs_root
 
 CARD = b"card=4111 1111 1111 1111;"
-NO_CGROUP = "/nodeseal-none is not a cgroup v2 directory"
+NO_CGROUP = "no cgroup v2 tree is mounted in the mount namespace of this process"
+# What `ip netns exec` does to /sys, among other things.
+HIDE = ("unshare", "--mount", "sh", "-c", 'umount --all --lazy --types cgroup2 && exec "$@"', "sh")
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
-    """A lab on machines that eBPF does not find what it needs on."""
-    settings = {"capture": "auto", "cgroup": "/nodeseal-none"}
-    with running_lab(tmp_path_factory.mktemp("choice"), settings=settings) as lab:
+    """A lab with agents that do not find what eBPF needs."""
+    with hidden_cgroups(), running_lab(tmp_path_factory.mktemp("choice"), settings={"capture": "auto"}) as lab:
         yield lab
+
+
+def hidden_cgroups() -> AbstractContextManager[object]:
+    """While it is entered, the agents of labs see no cgroup v2 tree."""
+    return mock.patch("nodeseal.lab.agents.AGENT_COMMAND", (*HIDE, *agents.AGENT_COMMAND))
 
 
 def assert_tunnelled(lab: RunningLab, source: str, target: str) -> None:
@@ -45,7 +54,10 @@ def test_auto_takes_iptables_and_says_why(lab: RunningLab) -> None:
     assert lab.workload("shipper")["capture"] == "iptables"
     text = nodeseal("status", "--run-dir", str(lab.run_dir("node1"))).stdout
     assert "capture by iptables" in text
-    assert f"capture is not by eBPF: {NO_CGROUP}" in " ".join(text.split())
+    first = text.splitlines()[0]
+    assert first.startswith("capture-fallback: capture is by iptables, not by eBPF, with 10 promises less ")
+    assert f"{NO_CGROUP}, though the machine has one at {find_cgroup()}: 'ip netns exec' hides it" in first
+    assert f"say 'nsenter --net=/run/netns/{lab.lab.plan.node('node1').netns}' in its place" in first
     assert "capture is by iptables, not by eBPF" in (lab.run_dir("node1") / "agent.log").read_text()
     assert_tunnelled(lab, "shipper", "pipeline")
 
@@ -53,11 +65,11 @@ def test_auto_takes_iptables_and_says_why(lab: RunningLab) -> None:
 def test_ebpf_that_was_asked_for_is_not_replaced(lab: RunningLab, tmp_path: Path) -> None:
     path = tmp_path / "agent.yaml"
     path.write_text((lab.run_dir("node1") / "agent.yaml").read_text().replace("capture: auto", "capture: ebpf"))
-    result = nodeseal("check", "--config", str(path), "-o", "json")
+    result = nodeseal("check", "--config", str(path), "-o", "json", prefix=HIDE)
     assert result.returncode == 1
     lab.kill_agent("node1")
     try:
-        result = nodeseal("agent", "--config", str(path))
+        result = nodeseal("agent", "--config", str(path), prefix=HIDE)
         assert (result.returncode, NO_CGROUP in result.stderr) == (1, True)
     finally:
         lab.start_agent("node1")
@@ -70,7 +82,8 @@ def test_workload_moves_to_the_other_backend_when_it_is_enrolled_again(lab: Runn
         server = programs.serve("pipeline")
         lines = Lines(programs, "shipper", server.address)
         lines.goes_on()
-        lab.restart_agent("node1", capture="ebpf", cgroup=str(find_cgroup()))
+        with mock.patch("nodeseal.lab.agents.AGENT_COMMAND", agents.AGENT_COMMAND[len(HIDE) :]):
+            lab.restart_agent("node1", capture="ebpf", cgroup=str(find_cgroup()))
         wait_until(lambda: lab.enrolled("shipper", "siem"), "the workloads are adopted")
         lines.goes_on()
         assert lab.status("node1")["capture"] == {"backend": "ebpf", "why": None}

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from nodeseal.capture.probe import find_cgroup
 from nodeseal.capture.syscalls import mounts
 from nodeseal.identity.authority import init_authority
 from nodeseal.lab.processes import child_environment
@@ -157,13 +158,104 @@ def test_cgroup_that_is_not_there(site: Site) -> None:
 
 def test_no_backend_at_all(site: Site) -> None:
     """`auto` tries both, and says of both why not."""
-    site.configure(capture="auto", cgroup="/nodeseal-none/cgroup")
+    site.configure(capture="auto")
+    hide = 'umount --all --lazy --types cgroup2 && mount -t tmpfs none /usr/sbin && exec "$@"'
     assert_refuses(
         site,
-        "no capture backend can be used here: ebpf: /nodeseal-none/cgroup is not a cgroup v2 directory",
+        "no capture backend can be used here: ebpf: no cgroup v2 tree is mounted",
         "iptables: iptables-restore is not installed: apt-get install iptables",
-        prefix=("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /usr/sbin && exec "$@"', "sh"),
+        prefix=("unshare", "--mount", "sh", "-c", hide, "sh"),
     )
+
+
+@pytest.mark.parametrize("capture", ["auto", "ebpf", "iptables"])
+def test_cgroup_that_was_asked_for_is_not_replaced(site: Site, capture: str) -> None:
+    """As on a host with cgroup v1 beside v2, where /sys/fs/cgroup is neither: not even by the other backend."""
+    site.configure(capture=capture, cgroup=str(site.mesh))
+    assert_refuses(site, "cgroup: ", f"{site.mesh} is not a cgroup v2 directory", str(find_cgroup()))
+
+
+def test_cgroup_below_the_root_captures_a_part_only(site: Site) -> None:
+    inner = find_cgroup() / f"nodeseal-test-{os.getpid()}"
+    inner.mkdir()
+    try:
+        site.configure(cgroup=str(inner))
+        assert_refuses(site, f"{inner} is a part of the cgroup v2 tree", f"name its root, {find_cgroup()}")
+    finally:
+        inner.rmdir()
+
+
+def test_congestion_control_that_the_kernel_lacks(site: Site) -> None:
+    """The core would not start with it, and every connection fail."""
+    site.configure(congestion_control="nosuch")
+    assert_refuses(site, "congestion_control: nosuch is not available, only ")
+
+
+def no_ca(site: Site) -> None:
+    shutil.rmtree(site.ca)
+
+
+def expired_ca(site: Site) -> None:
+    shutil.rmtree(site.ca)
+    init_authority(site.ca, trust_domain=TRUST_DOMAIN, now=datetime.now(UTC) - timedelta(days=500))
+
+
+def no_mesh(site: Site) -> None:
+    shutil.rmtree(site.mesh)
+
+
+def two_at_once(site: Site) -> None:
+    no_mesh(site)
+    no_ca(site)
+
+
+def no_run_dir(site: Site) -> None:
+    site.run_dir.write_text("a file")
+
+
+def damaged_journal(site: Site) -> None:
+    site.run_dir.mkdir(mode=0o700)
+    (site.run_dir / "capture.json").write_text("{")
+
+
+def node_of_another(site: Site) -> None:
+    (site.mesh / "enrolled").mkdir()
+    other = site.directory / "other"
+    other.mkdir()
+    (other / "capture.json").write_text("{}")
+    (site.mesh / "enrolled" / ".node1.claim").write_text(f"{other}\n")
+
+
+def wrong_field(site: Site) -> None:
+    site.configure(workers=0, settle="never")
+
+
+def wrong_congestion_control(site: Site) -> None:
+    site.configure(congestion_control="nosuch")
+
+
+def wrong_cgroup(site: Site) -> None:
+    site.configure(cgroup=str(site.mesh))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "count"),
+    [
+        *((one, 1) for one in (no_ca, expired_ca, no_mesh, no_run_dir, damaged_journal, node_of_another)),
+        *((wrong_congestion_control, 1), (wrong_cgroup, 1), (wrong_field, 2), (two_at_once, 2)),
+    ],
+)
+def test_check_refuses_what_the_agent_refuses(site: Site, spoil: Callable[[Site], None], count: int) -> None:
+    """In the same words, each with its line in the file where it is there."""
+    spoil(site)
+    before = site.traces()
+    check, agent = nodeseal("check", "--config", str(site.config)), site.start()
+    assert site.traces() == before
+    assert (check.returncode, check.stdout, agent.returncode) == (1, "", 1)
+    assert check.stderr == agent.stderr
+    lines = check.stderr.splitlines()
+    assert len(lines) == count
+    assert all(line.removeprefix("nodeseal: ").startswith(f"{site.config}:") for line in lines)
 
 
 def test_ca_directory_missing(site: Site) -> None:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nodeseal.agent.config import Config
+from nodeseal.agent.verify import congestion_problem
 from nodeseal.capture import features
 from nodeseal.capture.backend import Choice
 from nodeseal.capture.features import Feature
 from nodeseal.capture.journal import BackendName
 
 _DESCRIPTORS = 65536  # two for each connection through the core
-_CONGESTION_CONTROLS = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
 _CONGESTION_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 _IPV6 = Path("/proc/sys/net/ipv6")
 _LIBCRYPTO = "libcrypto.so.3"
@@ -147,15 +147,10 @@ def _descriptors() -> str:
 
 
 def _congestion_control(asked: str) -> str:
-    available = _CONGESTION_CONTROLS.read_text().split()
-    if not asked:
-        return f"{_CONGESTION_CONTROL.read_text().strip()}, the system's own"
-    if asked not in available:
-        raise _Missing(
-            f"{asked} is not available, only {', '.join(available)}: modprobe tcp_{asked}, or change "
-            "congestion_control; tunnels use the system's own until then"
-        )
-    return asked
+    problem = congestion_problem(asked)
+    if problem is not None:
+        raise _Missing(problem)
+    return asked or f"{_CONGESTION_CONTROL.read_text().strip()}, the system's own"
 
 
 def _ipv6() -> str:

@@ -11,6 +11,7 @@ import contextlib
 from pathlib import Path
 
 from nodeseal.agent import rundir
+from nodeseal.core import lockfile
 from nodeseal.core.lockfile import AlreadyLocked, LockFile
 from nodeseal.sources.publications import ENROLLED
 
@@ -30,20 +31,14 @@ class Claim:
             path.parent.mkdir(exist_ok=True)
             self._lock = LockFile(path, str(run_dir))
         except AlreadyLocked as error:
-            raise ClaimError(
-                f"another agent (pid {error.pid}) runs for the node {node} of the mesh state {mesh}; stop it first, or "
-                "give this one the name of its own node"
-            ) from None
+            raise ClaimError(_runs(mesh, node, error.pid)) from None
         except OSError as error:
             raise ClaimError(f"cannot write {path}: {error.strerror or error}") from None
         owner = self._lock.previous
         if owner and Path(owner) != run_dir and rundir.has_node(Path(owner)):
             self._lock.write(owner)
             self._lock.release()
-            raise ClaimError(
-                f"the node {node} of the mesh state {mesh} is in use by the run directory {owner}: start the agent "
-                f"with that one, or run '{rundir.command('cleanup', Path(owner))}' first"
-            )
+            raise ClaimError(_in_use(mesh, node, owner))
 
     def release(self, *, undo: bool = False) -> None:
         """The run directory stays noted; with `undo`, nothing is left that was not there before."""
@@ -51,6 +46,35 @@ class Claim:
         if undo and not self._directory_existed:
             with contextlib.suppress(OSError):
                 self._lock.path.parent.rmdir()
+
+
+def refusal(mesh: Path, node: str, run_dir: Path) -> str | None:
+    """Why an agent with this run directory would not get the claim, one line; None when it would."""
+    path = _path(mesh, node)
+    try:
+        owner = path.read_text(encoding="utf-8").rstrip("\n")
+    except (OSError, ValueError):
+        return None
+    if not owner or Path(owner) == run_dir:
+        return None
+    pid = lockfile.holder(path)
+    if pid is not None:
+        return _runs(mesh, node, pid)
+    return _in_use(mesh, node, owner) if rundir.has_node(Path(owner)) else None
+
+
+def _runs(mesh: Path, node: str, pid: int | None) -> str:
+    return (
+        f"another agent (pid {pid}) runs for the node {node} of the mesh state {mesh}; stop it first, or give this one "
+        "the name of its own node"
+    )
+
+
+def _in_use(mesh: Path, node: str, owner: str) -> str:
+    return (
+        f"the node {node} of the mesh state {mesh} is in use by the run directory {owner}: start the agent with that "
+        f"one, or run '{rundir.command('cleanup', Path(owner))}' first"
+    )
 
 
 def owns(run_dir: Path, mesh: Path, node: str) -> bool:

@@ -17,7 +17,9 @@
     drain_limit: none                # how long a core that was replaced may go on with its connections
     node_addresses: [local]          # from where plaintext reaches every workload: the node itself, addresses, ranges
     capture: auto                    # ebpf, iptables, or auto: ebpf where this machine has what it needs
-    cgroup: /sys/fs/cgroup           # the root of the cgroup v2 tree; found if it is not given
+
+`cgroup`, the root of the cgroup v2 tree, is found; who has several names one (/sys/fs/cgroup/unified, say).
+A setting that is given and cannot be met is an error, see verify.py.
 
 Relative paths are relative to the file's own directory.
 """
@@ -26,6 +28,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import IPv6Network
@@ -93,6 +96,8 @@ class Config:
     cgroup: Path | None
     node_addresses: NodeAddresses = NodeAddresses()
     limits: Limits = field(default_factory=Limits)
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
+    """Setting -> its line in the file, of those that are there."""
 
 
 def load(path: Path) -> Config:
@@ -123,6 +128,7 @@ def load(path: Path) -> Config:
         cgroup=_optional_path(fields, base),
         node_addresses=_node_addresses(fields),
         limits=read_limits(fields, "limits").over(Limits()),
+        lines={name: fields.line_of(name) for name in Config.__dataclass_fields__ if fields.has(name)},
     )
     if len(os.fsencode(config.run_dir)) > _RUN_DIR_MAX:
         found = f"one of {len(os.fsencode(config.run_dir))}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nodeseal.agent import rundir
+from nodeseal.agent.check import RESERVATIONS
 from nodeseal.mesh.reasons import ProblemWord
 
 LIMITS_SHOWN_S = 600.0
@@ -81,7 +82,9 @@ def _core(core: dict[str, Any], run_dir: Path) -> list[Problem]:
 def _capture(capture: dict[str, Any]) -> list[Problem]:
     if not capture["why"]:
         return []
-    text = f"capture is not by eBPF: {capture['why']}"
+    lost = len(RESERVATIONS["iptables"]) - len(RESERVATIONS["ebpf"])
+    less = f"with {lost} promises less ('nodeseal check' lists them)"
+    text = f"capture is by iptables, not by eBPF, {less}: {capture['why']}"
     return [
         Problem(ProblemWord.CAPTURE_FALLBACK, text, "say 'capture: iptables' in the configuration if that is meant")
     ]

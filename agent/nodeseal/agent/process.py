@@ -26,6 +26,7 @@ from nodeseal.agent.config import Config, ConfigError
 from nodeseal.agent.credentials import Credentials
 from nodeseal.agent.node import Node
 from nodeseal.agent.registry import Registered
+from nodeseal.agent.verify import verify
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.node import NodeCapture
 from nodeseal.core import hardening
@@ -52,14 +53,13 @@ def run(path: Path) -> int:
         raise StartError(str(error)) from None
     if os.geteuid() != 0:
         raise StartError("the agent needs root's privileges: run it as root")
-    if not config.mesh.is_dir():
-        raise StartError(f"{path}: mesh: {config.mesh} is not a directory; create it or correct the path")
     try:
+        verify(path, config)
         sys.setswitchinterval(_SWITCH_S)
         hardening.forbid_dumps()
         hardening.raise_descriptor_limit()
         credentials = Credentials(config.ca, config.certificate_lifetime)
-    except AuthorityError as error:
+    except (ConfigError, AuthorityError) as error:
         raise StartError(str(error)) from None
     except OSError as error:
         raise StartError(f"cannot prepare the agent's process: {error.strerror or error}") from None

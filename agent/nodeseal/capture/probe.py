@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import TypeVar
 
 from nodeseal.capture import syscalls
 from nodeseal.capture.errors import CaptureError
+from nodeseal.capture.netns import NAMED
 
 T = TypeVar("T")
 
@@ -23,7 +25,8 @@ def find_cgroup() -> Path:
     found = syscalls.mounts("cgroup2")
     if not found:
         raise CaptureError(
-            "no cgroup v2 tree is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup/unified); on a host with "
+            _hidden_cgroup()
+            or "no cgroup v2 tree is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup/unified); on a host with "
             "cgroup v1 it may stand beside it"
         )
     return found[0]
@@ -42,13 +45,43 @@ def check_privileges(*, bpf: bool = True) -> None:
 
 
 def check_cgroup(cgroup: Path) -> Path:
-    """The same path. Raises CaptureError when it is no cgroup v2 directory."""
+    """The same path. Raises CaptureError when it is not the root of a cgroup v2 tree."""
+    roots = syscalls.mounts("cgroup2")
+    here = f", {roots[0]}" if roots else ""
     if not (cgroup / "cgroup.controllers").is_file():
-        raise CaptureError(
-            f"{cgroup} is not a cgroup v2 directory: leave `cgroup` out to have it found, or name the root of the "
-            "v2 tree"
-        )
+        hidden = "" if roots else _hidden_cgroup()
+        remedy = hidden or f"leave `cgroup` out to have it found, or name the root of the v2 tree{here}"
+        raise CaptureError(f"{cgroup} is not a cgroup v2 directory: {remedy}")
+    if roots and cgroup.resolve() not in roots:
+        # Programs that are attached there see what runs below it, and nothing else.
+        raise CaptureError(f"{cgroup} is a part of the cgroup v2 tree: leave `cgroup` out, or name its root{here}")
     return cgroup
+
+
+def _hidden_cgroup() -> str:
+    """What to do when the machine has a cgroup v2 tree and this process has none; "" when the machine has none."""
+    try:
+        found = syscalls.mounts_of("1", "cgroup2")
+    except OSError:
+        return ""
+    if not found:
+        return ""
+    # It mounts /sys anew, without what was mounted in it (ip-netns(8)); so does everything that changes mounts.
+    own = _named_namespace()
+    return (
+        f"no cgroup v2 tree is mounted in the mount namespace of this process, though the machine has one at "
+        f"{found[0]}: 'ip netns exec' hides it; say 'nsenter --net={own}' in its place"
+    )
+
+
+def _named_namespace() -> Path:
+    """The name of the network namespace that this process is in, as `ip netns` has it, or what stands for one."""
+    with contextlib.suppress(OSError):
+        own = Path("/proc/self/ns/net").stat().st_ino
+        for path in sorted(NAMED.iterdir()):
+            if path.stat().st_ino == own:
+                return path
+    return NAMED / "NAME"
 
 
 def in_new_namespace(action: Callable[[], T]) -> T:

@@ -369,8 +369,13 @@ def unmount(path: Path) -> None:
 
 def mounts(kind: str) -> list[Path]:
     """Where file systems of this kind are mounted, as this process sees it, in the order of mounting."""
+    return mounts_of("self", kind)
+
+
+def mounts_of(process: str, kind: str) -> list[Path]:
+    """The same as another process sees it, which is given by its pid. Raises OSError."""
     found = []
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+    for line in Path(f"/proc/{process}/mountinfo").read_text(errors="surrogateescape").splitlines():
         # proc_pid_mountinfo(5): "36 35 98:0 /root /mount/point options [optional]... - type source options"
         left, _, right = line.partition(" - ")
         if right.split(" ", 1)[0] == kind:

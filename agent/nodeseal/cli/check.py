@@ -34,12 +34,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _run(args: argparse.Namespace) -> int:
-    from nodeseal.agent import config as configuration
     from nodeseal.agent.check import check
     from nodeseal.agent.config import ConfigError
+    from nodeseal.agent.verify import load_verified
 
     try:
-        config = configuration.load(args.config) if args.config is not None else None
+        config = load_verified(args.config) if args.config is not None else None
     except ConfigError as error:
         raise CommandError(str(error)) from None
     with waiting("trying what this machine has"):

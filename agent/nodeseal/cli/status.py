@@ -95,7 +95,10 @@ def text(status: dict[str, Any]) -> str:
     starting = status["agent"].get("starting")
     state = f", starting for {duration(starting['seconds'])}" if starting else ""
     core_text = f"core {core['state']}" + (f" (pid {core['pid']})" if core["pid"] is not None else "")
+    listed = [one for one in status.get("problems", ()) if one["word"] not in _MESH_WORDS]
     parts = [
+        # What `capture: auto` had to do without concerns all that follows.
+        *(note(_problem(one), "") for one in listed if one["word"] == ProblemWord.CAPTURE_FALLBACK),
         f"node {status['node']}: agent {status['agent']['version']} (pid {status['agent']['pid']}{state}), {core_text}",
         note(f"mesh state {mesh['directory']}, epoch {mesh['epoch']}{_backend(status)}", ""),
         "",
@@ -107,7 +110,7 @@ def text(status: dict[str, Any]) -> str:
         parts.append("no workload of the mesh state is on this node")
     details = [*_absence(status["agent"].get("absence")), *_older_cores(status.get("older_cores", ()))]
     details += [*_draining(workloads), *_captured_otherwise(status), *past_core.lines(status)]
-    details = [*(_problem(one) for one in status.get("problems", ()) if one["word"] not in _MESH_WORDS), *details]
+    details = [*(_problem(one) for one in listed if one["word"] != ProblemWord.CAPTURE_FALLBACK), *details]
     if details:
         parts.append("\n".join(note(detail) for detail in details))
     if mesh["error"]:
