@@ -102,9 +102,9 @@ def test_no_agent_but_a_core_says_so(tmp_path: Path) -> None:
 
 
 def test_publication_is_remembered_for_cleanup(tmp_path: Path) -> None:
-    assert rundir.remembered_publication(tmp_path) is None
+    assert rundir.remembered_publications(tmp_path) == []
     rundir.remember_publication(tmp_path, Path("/etc/mesh"), "node1")
-    assert rundir.remembered_publication(tmp_path) == (Path("/etc/mesh"), "node1")
+    assert rundir.remembered_publications(tmp_path) == [(Path("/etc/mesh"), "node1")]
     (tmp_path / rundir.PUBLICATION).write_text("{}")
     with pytest.raises(ValueError, match="damaged"):
-        rundir.remembered_publication(tmp_path)
+        rundir.remembered_publications(tmp_path)

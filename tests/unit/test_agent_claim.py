@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.agent.claim import Claim, ClaimError, forget, owns
+from nodeseal.agent.claim import Claim, ClaimError, withdraw_own
 from nodeseal.core import generations
+from nodeseal.sources.directory import publish
 
 NODE = "node1"
 
@@ -41,7 +42,7 @@ def test_node_stays_with_the_run_directory_whose_core_is_left(mesh: Path, tmp_pa
     generations.lock_path(run_dir, 1).write_text("1\n")
     with pytest.raises(ClaimError, match=f"in use by the run directory {run_dir}"):
         Claim(mesh, NODE, tmp_path / "b")
-    assert owns(run_dir, mesh, NODE)
+    assert claim_file(mesh).read_text() == f"{run_dir}\n"
     Claim(mesh, NODE, run_dir).release()
 
 
@@ -50,8 +51,21 @@ def test_node_is_free_once_the_former_run_directory_is_cleaned_up(mesh: Path, tm
     run_dir.mkdir()
     Claim(mesh, NODE, run_dir).release()
     Claim(mesh, NODE, tmp_path / "b").release()
-    assert not owns(run_dir, mesh, NODE)
-    assert owns(tmp_path / "b", mesh, NODE)
+    publish(mesh, NODE, [])
+    assert not withdraw_own(run_dir, mesh, NODE)
+    assert (mesh / "enrolled" / "node1.yaml").exists()
+    assert withdraw_own(tmp_path / "b", mesh, NODE)
+    assert not (mesh / "enrolled" / "node1.yaml").exists()
+
+
+def test_publication_of_an_agent_that_runs_is_not_withdrawn(mesh: Path, tmp_path: Path) -> None:
+    """Run directories of two machines may have one name: the claim that is held tells."""
+    running = Claim(mesh, NODE, tmp_path / "a")
+    publish(mesh, NODE, [])
+    assert not withdraw_own(tmp_path / "a", mesh, NODE)
+    running.release()
+    assert (mesh / "enrolled" / "node1.yaml").exists()
+    assert withdraw_own(tmp_path / "a", mesh, NODE)
 
 
 def test_failed_start_leaves_no_claim_behind(mesh: Path, tmp_path: Path) -> None:
@@ -65,12 +79,11 @@ def test_failed_start_leaves_the_claim_of_before(mesh: Path, tmp_path: Path) -> 
     assert claim_file(mesh).exists()
 
 
-def test_forgetting_twice_is_harmless(mesh: Path, tmp_path: Path) -> None:
+def test_withdrawing_twice_is_harmless(mesh: Path, tmp_path: Path) -> None:
     Claim(mesh, NODE, tmp_path / "a").release()
-    forget(mesh, NODE)
-    forget(mesh, NODE)
-    assert not claim_file(mesh).exists()
-    assert owns(tmp_path / "anybody", mesh, NODE)
+    for _time in range(2):
+        assert not withdraw_own(tmp_path / "a", mesh, NODE)
+        assert not claim_file(mesh).exists()
 
 
 def test_unwritable_mesh_directory_is_one_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from agent_fakes import fake_spawn
 from nodeseal.agent import rundir
+from nodeseal.agent.claim import Claim
 from nodeseal.agent.cleanup import CleanupError, cleanup
 from nodeseal.core import generations
 from nodeseal.core.bridge import CoreOptions
@@ -122,13 +124,37 @@ def test_publication_that_cannot_be_withdrawn_is_tried_again(
     def refuse(_directory: Path, _node: str) -> None:
         raise PublicationError("cannot withdraw: read-only file system")
 
+    publish(tmp_path, "node1", [])
     rundir.remember_publication(run_dir, tmp_path, "node1")
     with monkeypatch.context() as patch:
-        patch.setattr("nodeseal.agent.cleanup.withdraw", refuse)
+        patch.setattr("nodeseal.agent.claim.withdraw", refuse)
         assert "read-only file system" in cleanup(run_dir).failed[0]
-    assert rundir.remembered_publication(run_dir) == (tmp_path, "node1")
+    assert rundir.remembered_publications(run_dir) == [(tmp_path, "node1")]
     assert cleanup(run_dir).failed == []
     assert not run_dir.exists()
+
+
+def test_everything_that_the_run_directory_ever_published_is_withdrawn(run_dir: Path, tmp_path: Path) -> None:
+    """Its node was renamed, its mesh directory moved, and no agent came to withdraw what it had published before."""
+    meshes = [tmp_path / "old", tmp_path / "new"]
+    for mesh, node in ((meshes[0], "node1"), (meshes[1], "node1"), (meshes[1], "renamed")):
+        mesh.mkdir(exist_ok=True)
+        Claim(mesh, node, run_dir).release()
+        publish(mesh, node, [WorkloadName("default", "shipper")])
+        rundir.remember_publication(run_dir, mesh, node)
+    report = cleanup(run_dir)
+    assert report.failed == []
+    assert [line for line in report.removed if line.startswith("publication")] == [
+        f"publication {meshes[1]}/enrolled/renamed.yaml",
+        f"publication {meshes[1]}/enrolled/node1.yaml",
+        f"publication {meshes[0]}/enrolled/node1.yaml",
+    ]
+    assert [list((mesh / "enrolled").iterdir()) for mesh in meshes] == [[], []]
+
+
+def test_note_of_a_former_version_is_understood(run_dir: Path, tmp_path: Path) -> None:
+    (run_dir / rundir.PUBLICATION).write_text(json.dumps({"directory": str(tmp_path), "node": "node1"}))
+    assert rundir.remembered_publications(run_dir) == [(tmp_path, "node1")]
 
 
 def test_damaged_note_of_the_publication_is_a_failure_that_is_told(run_dir: Path) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from agent_fakes import FakeCapture, FakeCredentials, FakeSource, fake_spawn, mesh, until, workload
+from nodeseal.agent import claim, pushing, rundir, starting, supervisor, view
 from nodeseal.agent import node as node_module
-from nodeseal.agent import pushing, rundir, starting, supervisor, view
 from nodeseal.agent.config import Config
 from nodeseal.agent.enrolment import Enrolment
 from nodeseal.agent.node import Node
@@ -30,7 +30,7 @@ from nodeseal.capture.workload import CaptureTarget
 from nodeseal.core import generations, protocol
 from nodeseal.core.bridge import CoreClient, CoreError, CoreGone, CoreOptions
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
-from nodeseal.sources.directory import MeshStateError, Problem, load
+from nodeseal.sources.directory import MeshStateError, Problem, PublicationError, load
 
 SHIPPER = WorkloadName("default", "shipper")
 PIPELINE = WorkloadName("default", "pipeline")
@@ -323,6 +323,66 @@ def test_agent_that_starts_says_what_it_does(
     play(story())
 
 
+def test_renamed_node_withdraws_what_it_published_before(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(node_module, "_PUBLICATION_CHECK_S", 0.01)
+    enrolled_dir = world.mesh_dir / "enrolled"
+
+    async def story() -> None:
+        await enrol_and_go(world)
+        world.config = replace(world.config, node="renamed")
+        capture = left_behind(world)
+        moved = replace(world.shipper, node="renamed")
+        async with world.node(world.state(moved, world.remote), capture=capture) as (node, _source):
+            await enrolled(node)
+            await until(lambda: not (enrolled_dir / "node1.yaml").exists(), "the former publication is gone")
+            await until(lambda: len(rundir.remembered_publications(world.run_dir)) == 1)
+            assert await problems_of(node) == []
+        assert '- "default/shipper"' in (enrolled_dir / "renamed.yaml").read_text()
+        assert "withdrew the publication of node1" in caplog.text
+
+    play(story())
+
+
+def test_former_publication_that_stays_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_module, "_PUBLICATION_CHECK_S", 0.01)
+
+    async def story() -> None:
+        await enrol_and_go(world)
+        world.config = replace(world.config, node="renamed")
+        withdraw = claim.withdraw
+        monkeypatch.setattr(claim, "withdraw", lambda *_which: (_ for _ in ()).throw(PublicationError("read-only")))
+        async with world.node(world.state(world.remote)) as (node, _source):
+            await until(lambda: node._former_trouble)
+            assert await problems_of(node) == [("former-publication", None)]
+            monkeypatch.setattr(claim, "withdraw", withdraw)
+            await until(lambda: not (world.mesh_dir / "enrolled" / "node1.yaml").exists())
+            await until(lambda: not node._former_trouble)
+
+    play(story())
+
+
+def test_publication_that_cannot_be_written_is_told_and_tried_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "_PUBLICATION_CHECK_S", 0.01)
+
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            await enrolled(node)
+            path = world.mesh_dir / "enrolled" / "node1.yaml"
+            good = path.read_text()
+            with monkeypatch.context() as patch:
+                patch.setattr(node_module, "publish", lambda *_what: (_ for _ in ()).throw(PublicationError("full")))
+                await until(lambda: ("not-published", None) in [(one.word, one.about) for one in node.problems()])
+                path.write_text("")
+            await until(lambda: path.read_text() == good, "written again")
+            await until(lambda: not list(node.problems()))
+
+    play(story())
+
+
 def test_workload_that_is_not_enrolled_is_a_problem_with_its_name(world: World) -> None:
     async def story() -> None:
         gone = workload("gone", world.run_dir / "no-such-namespace")
@@ -589,7 +649,7 @@ def test_failed_start_leaves_no_core(world: World) -> None:
     play(story())
     with pytest.raises(CoreGone):
         CoreClient.connect(world.run_dir)
-    assert rundir.remembered_publication(world.run_dir) is None
+    assert rundir.remembered_publications(world.run_dir) == []
 
 
 def test_failed_start_leaves_an_adopted_core_alone(world: World) -> None:
@@ -856,6 +916,7 @@ def test_agents_that_start_beside_a_core_that_drains_tell_both_what_they_know(
             generations = (older, node.core.current.generation)
             for generation in generations:
                 await until(lambda one=generation: PIPELINE not in asks(one, CoreClient.mesh_read).workloads)
+            await until(lambda: not node.pusher.busy)
             assert asks(node.core.current.generation, CoreClient.hello).epoch == node.epoch
             await node.core.older[0].call(CoreClient.stop)
         assert "did not take the mesh state" not in caplog.text

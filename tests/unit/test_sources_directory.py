@@ -134,6 +134,70 @@ def test_a_directory_that_cannot_be_written_is_one_clear_line(directory: Path) -
     assert "\n" not in str(caught.value)
 
 
+def test_files_of_either_suffix_are_read(directory: Path) -> None:
+    for name, number in (("two.yml", 2), ("three.YAML", 3), ("four.Yml", 4)):
+        workload = f"{{name: w{number}, node: node1, address: 10.0.1.{number}}}"
+        (directory / name).write_text(f"workloads:\n- {workload}\n")
+    assert {f"w{number}" for number in (2, 3, 4)} <= {name.name for name in load(directory).workloads}
+
+
+def test_the_same_in_a_file_of_the_other_suffix_is_said(directory: Path) -> None:
+    (directory / "m.yml").write_text(STATE)
+    with pytest.raises(MeshStateError) as caught:
+        load(directory)
+    assert not caught.value.used
+    assert "m.yml:1: trust_domain: expected it in one file only, found it again (first at m.yaml:1)" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        (
+            "more.json",
+            "more.json: expected the files of the mesh state as *.yaml or *.yml, found it, which is not read",
+        ),
+        (
+            "more/w.yaml",
+            "more/: expected the files of the mesh state in the directory itself, found it, which is not read",
+        ),
+        (
+            "enrolled/node2.yml",
+            "enrolled/node2.yml: expected publications as <node>.yaml, found it, which is not read",
+        ),
+    ],
+)
+def test_what_looks_like_a_part_and_is_not_read_is_told(directory: Path, name: str, line: str) -> None:
+    (directory / name).parent.mkdir(exist_ok=True)
+    (directory / name).write_text("workloads: []\n")
+
+    async def follow() -> None:
+        async with following(directory) as following_item:
+            assert mesh_of(await following_item()).workloads.keys() == {A, B}
+            error = await following_item()
+            assert isinstance(error, MeshStateError)
+            assert (str(error), error.used) == (line, True)
+            (directory / name).unlink()
+            if (directory / name).parent.name == "more":
+                (directory / name).parent.rmdir()
+            assert isinstance(await following_item(), Mesh)
+
+    asyncio.run(follow())
+    load(directory)
+
+
+@pytest.mark.parametrize("name", [".m.yml", "m.yaml~", "m.yaml.bak", "README.md", "empty/", "enrolled/.node1.claim"])
+def test_what_is_nobodys_intention_is_passed_over_without_a_word(directory: Path, name: str) -> None:
+    (directory / name).parent.mkdir(exist_ok=True)
+    if name.endswith("/"):
+        (directory / name).mkdir()
+    else:
+        (directory / name).write_text("not: [what")
+    _mesh, problems = directory_module._Reader(directory).take(directory_module._Snapshot(directory, frozenset()))
+    assert problems == []
+
+
 def test_another_nodes_workload_is_not_enrolled_by_a_publication(directory: Path) -> None:
     publish(directory, "node1", [A, B])
 

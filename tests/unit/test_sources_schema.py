@@ -85,7 +85,7 @@ def test_lists_of_several_files_are_put_together(tmp_path: Path) -> None:
 
 def test_hidden_files_and_other_suffixes_are_passed_over(tmp_path: Path) -> None:
     write(tmp_path, m=DOMAIN)
-    for name in (".m.yaml", "m.yaml~", "m.yml", "m.yaml.bak"):
+    for name in (".m.yaml", "m.yaml~", "m.yml~", "m.yaml.bak"):
         (tmp_path / name).write_text("nonsense")
     assert load(tmp_path).trust_domain == "example.org"
 
@@ -278,12 +278,12 @@ def test_a_second_trust_domain_names_both_places(tmp_path: Path) -> None:
 
 
 def test_a_missing_trust_domain_is_an_error(tmp_path: Path) -> None:
-    assert complaint(tmp_path, WORKLOAD).endswith("in one of the *.yaml files, found it in none")
+    assert complaint(tmp_path, WORKLOAD).endswith("in one of the *.yaml or *.yml files, found it in none")
 
 
 def test_an_empty_directory_is_an_error(tmp_path: Path) -> None:
     assert complaints(tmp_path) == [
-        f"{tmp_path}: expected 'trust_domain: <name>' in one of the *.yaml files, found no such file"
+        f"{tmp_path}: expected 'trust_domain: <name>' in one of the *.yaml or *.yml files, found no such file"
     ]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from nodeseal.agent import rundir
 from nodeseal.core import lockfile
 from nodeseal.core.lockfile import AlreadyLocked, LockFile
-from nodeseal.sources.publications import ENROLLED
+from nodeseal.sources.publications import ENROLLED, SUFFIX, withdraw
 
 
 class ClaimError(Exception):
@@ -77,17 +77,30 @@ def _in_use(mesh: Path, node: str, owner: str) -> str:
     )
 
 
-def owns(run_dir: Path, mesh: Path, node: str) -> bool:
-    """Whether the publication of `node` is this run directory's: nobody else has claimed it since."""
+def withdraw_own(run_dir: Path, mesh: Path, node: str) -> bool:
+    """Withdraws the publication of `node` that an agent of this run directory made, and its claim. False when there is
+    none, or when it is somebody else's by now, whose it stays.
+
+    The claim is held meanwhile: nobody begins to publish for the node between the look at it and the withdrawal.
+    Raises OSError, PublicationError.
+    """
+    path, publication = _path(mesh, node), mesh / ENROLLED / f"{node}{SUFFIX}"
+    if not path.exists() and not publication.exists():
+        return False
     try:
-        return Path(_path(mesh, node).read_text(encoding="utf-8").rstrip("\n")) == run_dir
-    except FileNotFoundError:
-        return True
-
-
-def forget(mesh: Path, node: str) -> None:
-    """Removes the note. Raises OSError."""
-    _path(mesh, node).unlink(missing_ok=True)
+        lock = LockFile(path, str(run_dir))
+    except AlreadyLocked:
+        return False
+    mine = lock.previous in ("", str(run_dir))
+    try:
+        if not mine:
+            lock.write(lock.previous)
+            return False
+        there = publication.exists()
+        withdraw(mesh, node)
+        return there
+    finally:
+        lock.release(remove=mine)
 
 
 def _path(mesh: Path, node: str) -> Path:

@@ -25,8 +25,8 @@ from nodeseal.capture.netns import NamespaceGoneError, NetworkNamespace
 from nodeseal.core import generations, lockfile
 from nodeseal.core.bridge import CoreClient, CoreError
 from nodeseal.core.lockfile import AlreadyLocked, LockFile
-from nodeseal.sources.directory import PublicationError, withdraw
-from nodeseal.sources.publications import ENROLLED
+from nodeseal.sources.directory import PublicationError
+from nodeseal.sources.publications import ENROLLED, SUFFIX
 
 _AGENT_PATIENCE_S = 30.0
 _CORE_PATIENCE_S = 5.0
@@ -99,24 +99,22 @@ def _end_agent(run_dir: Path, report: Report) -> None:
 
 
 def _withdraw(run_dir: Path, report: Report) -> bool:
-    """False when it should be tried again."""
+    """Every publication that agents of this run directory have made. False when it should be tried again."""
     try:
-        noted = rundir.remembered_publication(run_dir)
-        if noted is None:
-            return True
-        directory, node = noted
-        if not claim.owns(run_dir, directory, node):
-            return True  # another run directory publishes for this node by now
-        path = directory / ENROLLED / f"{node}.yaml"
-        there = path.exists()
-        withdraw(directory, node)
-        claim.forget(directory, node)
-        if there:
-            report.removed.append(f"publication {path}")
-    except (PublicationError, ValueError, OSError) as error:
+        noted = rundir.remembered_publications(run_dir)
+    except (ValueError, OSError) as error:
         report.failed.append(f"the publication of this node was not withdrawn: {error}")
         return isinstance(error, ValueError)
-    return True
+    done = True
+    for directory, node in noted:
+        try:
+            # Another run directory may publish for this node by now.
+            if claim.withdraw_own(run_dir, directory, node):
+                report.removed.append(f"publication {directory / ENROLLED / f'{node}{SUFFIX}'}")
+        except (PublicationError, OSError) as error:
+            report.failed.append(f"the publication of the node {node} was not withdrawn: {error}")
+            done = False
+    return done
 
 
 def _end_cores(run_dir: Path, report: Report) -> None:

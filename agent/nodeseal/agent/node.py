@@ -18,7 +18,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from nodeseal.agent import addresses, rundir
+from nodeseal.agent import addresses, claim, rundir
 from nodeseal.agent.backoff import Backoff
 from nodeseal.agent.bypassing import BypassKeeper
 from nodeseal.agent.capturing import CaptureThread
@@ -28,7 +28,7 @@ from nodeseal.agent.credentials import Credentials, utc_now
 from nodeseal.agent.enrolment import Enrolment
 from nodeseal.agent.handover import Handover
 from nodeseal.agent.holding import Held, Surroundings
-from nodeseal.agent.problems import Part
+from nodeseal.agent.problems import Part, Problem
 from nodeseal.agent.pushing import MeshPusher
 from nodeseal.agent.starting import Starting
 from nodeseal.agent.supervisor import CoreSupervisor, StartCore
@@ -38,7 +38,7 @@ from nodeseal.capture.workload import Captured
 from nodeseal.core.bridge import CoreClient, CoreError, CoreOptions, CoreWorkload, spawn
 from nodeseal.core.protocol import close_all
 from nodeseal.mesh.model import Mesh, MeshDifference, MeshError, Mode, OnFailure, Phase, Workload, WorkloadName
-from nodeseal.mesh.reasons import WhyNotEnrolled
+from nodeseal.mesh.reasons import ProblemWord, WhyNotEnrolled
 from nodeseal.sources.directory import DirectorySource, MeshStateError, PublicationError, load, publish
 
 log = logging.getLogger("nodeseal.agent")
@@ -132,6 +132,8 @@ class Node:
         """This node's workloads in the source's mesh."""
         self._publishing = asyncio.Lock()
         self._published: frozenset[WorkloadName] | None = None
+        self._publish_trouble: str | None = None
+        self._former_trouble: list[str] = []
         self._next_key = 1
         self.absence = Absence(last_seen, time.time()) if last_seen is not None else None
         self._sign_of_life = sign_of_life
@@ -417,6 +419,27 @@ class Node:
                 self._sign_of_life()
             await asyncio.sleep(_PUBLICATION_CHECK_S)
             await self._republish()
+            await self._withdraw_former()
+
+    async def _withdraw_former(self) -> None:
+        """Withdraws what agents of this run directory published under another name or in another directory: nothing of
+        it is here any more. Tried again until it is done."""
+        run_dir, now = self.config.run_dir, (self.config.mesh, self.config.node)
+        self._former_trouble.clear()
+        try:
+            former = [one for one in rundir.remembered_publications(run_dir) if one != now]
+        except (OSError, ValueError) as error:
+            self._former_trouble.append(str(error))
+            return
+        for mesh, node in former:
+            if not mesh.is_dir():
+                continue  # it may come back with its file system
+            try:
+                if await asyncio.to_thread(claim.withdraw_own, run_dir, mesh, node):
+                    log.warning("withdrew the publication of %s in %s, as which this node ran before", node, mesh)
+                rundir.forget_publication(run_dir, mesh, node)
+            except (OSError, ValueError, PublicationError) as error:
+                self._former_trouble.append(f"the former publication of the node {node} was not withdrawn: {error}")
 
     async def _watch_namespaces(self) -> None:
         """Wakes the enrolments whose network namespace is gone: a look at each costs far less than waking all."""
@@ -463,8 +486,8 @@ class Node:
             self._has_hosts.clear()
 
     async def _republish(self) -> None:
-        if self._published is None:
-            return  # whoever publishes first, or could not, tries by himself
+        if self._published is None and self._publish_trouble is None:
+            return  # whoever publishes first tries by himself
         try:
             await self.publish(healing=True)
         except PublicationError as error:
@@ -542,14 +565,27 @@ class Node:
             if names == self._published and not healing:
                 return
             self._published = None
-            wrote = await asyncio.to_thread(publish, self.config.mesh, self.config.node, names)
+            try:
+                wrote = await asyncio.to_thread(publish, self.config.mesh, self.config.node, names)
+            except PublicationError as error:
+                self._publish_trouble = str(error)
+                raise
+            failed, self._publish_trouble = self._publish_trouble is not None, None
             self._published = names
-            if healing and wrote:
+            if healing and wrote and not failed:
                 log.warning("the publication of this node had been changed by somebody else: written again")
 
     def parts(self) -> Iterator[Part]:
         """Whoever may know of something wrong; see nodeseal.agent.problems."""
+        yield self
         yield from (enrolment for _name, enrolment in sorted(self.enrolments.items()))
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with this node's own publications; see nodeseal.agent.problems."""
+        if self._publish_trouble is not None:
+            yield Problem(ProblemWord.NOT_PUBLISHED, self._publish_trouble, "it is tried again")
+        for text in self._former_trouble:
+            yield Problem(ProblemWord.FORMER_PUBLICATION, text, "remove the file by hand if its node is no more")
 
     def new_key(self) -> int:
         """A key that no core has had from this agent."""

@@ -8,7 +8,7 @@ objects with a method `problems()`, which are asked one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,19 +91,25 @@ def _capture(capture: dict[str, Any]) -> list[Problem]:
 
 
 def _mesh(mesh: dict[str, Any]) -> list[Problem]:
-    if not mesh["error"]:
-        return []
-    first, *more = mesh["error"].splitlines()
-    text = f"{first}{f' (and {len(more)} more problems)' if more else ''}"
+    lines = (mesh["error"] or "").splitlines()
+    if mesh["in_force"] == "former":
+        return _of_lines(ProblemWord.MESH_STATE, lines, "correct it; the last good state stays in force")
+    if mesh["in_force"] == "none":
+        return _of_lines(ProblemWord.NO_MESH_STATE, lines, "correct it; nothing is enrolled before")
+    publications = [line for line in lines if line.startswith("enrolled/")]
+    rest = [line for line in lines if line not in publications]
     return [
-        Problem(
-            *{
-                "present": (ProblemWord.PUBLICATION, text, "see the status of the node whose publication it is"),
-                "former": (ProblemWord.MESH_STATE, text, "correct it; the last good state stays in force"),
-                "none": (ProblemWord.NO_MESH_STATE, text, "correct it; nothing is enrolled before"),
-            }[mesh["in_force"]]
-        )
+        *_of_lines(ProblemWord.PUBLICATION, publications, "see the status of the node whose publication it is"),
+        *_of_lines(ProblemWord.UNREAD_FILE, rest, "move or rename it"),
     ]
+
+
+def _of_lines(word: ProblemWord, lines: Sequence[str], remedy: str) -> list[Problem]:
+    """One for all lines: the mesh state's part of the status has each."""
+    if not lines:
+        return []
+    more = f" (and {len(lines) - 1} more problems)" if len(lines) > 1 else ""
+    return [Problem(word, f"{lines[0]}{more}", remedy)]
 
 
 def _limits(name: str, limits: dict[str, dict[str, Any]]) -> list[Problem]:

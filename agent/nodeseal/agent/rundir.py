@@ -46,23 +46,40 @@ def command(verb: str, run_dir: Path) -> str:
 
 
 def remember_publication(run_dir: Path, mesh: Path, node: str) -> None:
-    """Notes where this node publishes, so that cleanup can withdraw it without a configuration. Raises OSError."""
-    text = json.dumps({"directory": str(mesh), "node": node})
-    draft = run_dir / (PUBLICATION + ".new")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(run_dir / PUBLICATION)
-
-
-def remembered_publication(run_dir: Path) -> tuple[Path, str] | None:
-    """(mesh directory, node) as noted, or None when nothing is. Raises ValueError when the note is damaged."""
+    """Notes where this node publishes, so that cleanup can withdraw it without a configuration, and where it did
+    before under another name. Raises OSError."""
     try:
-        value = json.loads((run_dir / PUBLICATION).read_text(encoding="utf-8"))
+        before = remembered_publications(run_dir)
+    except ValueError:
+        before = []
+    _note_publications(run_dir, [(mesh, node), *(one for one in before if one != (mesh, node))])
+
+
+def forget_publication(run_dir: Path, mesh: Path, node: str) -> None:
+    """Takes one that was withdrawn out of the note. Raises OSError, ValueError."""
+    _note_publications(run_dir, [one for one in remembered_publications(run_dir) if one != (mesh, node)])
+
+
+def remembered_publications(run_dir: Path) -> list[tuple[Path, str]]:
+    """(mesh directory, node) of everything that agents of this run directory have published and nobody has withdrawn,
+    the latest first. Raises ValueError when the note is damaged."""
+    path = run_dir / PUBLICATION
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return None
+        return []
     try:
-        return Path(value["directory"]), str(value["node"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{run_dir / PUBLICATION} is damaged ({error!r})") from None
+        # A former version wrote the latest alone.
+        return [(Path(one["directory"]), str(one["node"])) for one in (value, *value.get("former", ()))]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r})") from None
+
+
+def _note_publications(run_dir: Path, publications: list[tuple[Path, str]]) -> None:
+    latest, *former = [{"directory": str(mesh), "node": node} for mesh, node in publications]
+    draft = run_dir / (PUBLICATION + ".new")
+    draft.write_text(json.dumps({**latest, "former": former}), encoding="utf-8")
+    draft.replace(run_dir / PUBLICATION)
 
 
 def write_pid(path: Path) -> None:

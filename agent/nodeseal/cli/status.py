@@ -20,7 +20,12 @@ _IN_FORCE = {
     "former": "the last good state stays in force",
     "none": "there never was a good one, so nothing is enrolled",
 }
-_MESH_WORDS = (ProblemWord.MESH_STATE, ProblemWord.NO_MESH_STATE, ProblemWord.PUBLICATION)
+_MESH_WORDS = (
+    ProblemWord.MESH_STATE,
+    ProblemWord.NO_MESH_STATE,
+    ProblemWord.PUBLICATION,
+    ProblemWord.UNREAD_FILE,
+)
 """Shown line by line at the end."""
 _HEADER = ("WORKLOAD", "ENROLLED", "IDENTITY", "CERT", "CONNS")
 

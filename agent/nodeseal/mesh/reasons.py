@@ -305,6 +305,26 @@ class ProblemWord(Word):
         "force.",
         "Look at that node: its agent writes the file anew.",
     )
+    UNREAD_FILE = (
+        "unread-file",
+        Level.WARNING,
+        "Something in the mesh directory looks like a part of the mesh state and is not read: a file of another "
+        "suffix, files in a sub directory.",
+        "Move or rename it.",
+    )
+    NOT_PUBLISHED = (
+        "not-published",
+        Level.ERROR,
+        "This node cannot write its publication: other nodes do not see what it enrols, or what it has taken out.",
+        "Make `enrolled/` writable for the agent.",
+    )
+    FORMER_PUBLICATION = (
+        "former-publication",
+        Level.WARNING,
+        "What this node published under a former name, or in another directory, is still there: other nodes believe "
+        "it.",
+        "Remove that file if its node is no more.",
+    )
     NOT_ENROLLED = (
         "not-enrolled",
         Level.ERROR,

@@ -14,6 +14,7 @@ from nodeseal.sources.document import MAX_PROBLEMS, Content, Problem, read_conte
 from nodeseal.sources.heap import Heap
 from nodeseal.sources.publications import (
     ENROLLED,
+    SUFFIX,
     Publication,
     PublicationError,
     phases,
@@ -22,7 +23,7 @@ from nodeseal.sources.publications import (
     withdraw,
 )
 from nodeseal.sources.state import StateCache, StateFile, combine, digest_of
-from nodeseal.sources.watch import DirectoryWatch, is_state_file
+from nodeseal.sources.watch import DirectoryWatch, is_lookalike, is_state_file
 
 __all__ = [
     "DirectorySource",
@@ -41,12 +42,12 @@ MAX_TOTAL_BYTES = 64 * 1024 * 1024
 class MeshStateError(Exception):
     """The mesh state, or a publication in it, is not as it should be. The text has one line per problem.
 
-    `used`: only publications are concerned, the state's own files are good and count.
+    `used`: only publications are concerned, or what was passed over; the state's own files are good and count.
     """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
-        self.used = all(problem.file.startswith(f"{ENROLLED}/") for problem in self.problems)
+        self.used = all(problem.passed_over or problem.file.startswith(f"{ENROLLED}/") for problem in self.problems)
         shown = [str(problem) for problem in self.problems[:MAX_PROBLEMS]]
         if len(self.problems) > MAX_PROBLEMS:
             shown.append(f"and {len(self.problems) - MAX_PROBLEMS} more problems")
@@ -120,14 +121,21 @@ class _Snapshot:
 
     def _read(self, directory: Path, shown: str, prefix: str) -> list[Content] | None:
         try:
-            names = sorted(path.name for path in directory.iterdir() if is_state_file(path.name))
+            with os.scandir(directory) as entries:
+                found = sorted((entry.name, _is_directory(entry)) for entry in entries)
         except OSError as error:
             if prefix and isinstance(error, FileNotFoundError):
                 return []
             self.problems.append(Problem(shown, 0, "", "a directory that can be read", why_none(error)))
             return None
         contents = []
-        for name in names:
+        for name, is_directory in found:
+            if (expected := _why_passed_over(directory, name, prefix, is_directory=is_directory)) is not None:
+                title = prefix + shown_path(name) + ("/" if is_directory else "")
+                self.problems.append(Problem(title, 0, "", expected, "it, which is not read", passed_over=True))
+                continue
+            if not is_state_file(name):
+                continue
             path, title = directory / name, prefix + shown_path(name)
             if path in self.held:
                 contents.append(Content(path, title, None))
@@ -141,6 +149,33 @@ class _Snapshot:
                 content = Content(path, title, None, (Problem(title, 0, "", expected, "more"),))
             contents.append(content)
         return contents
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _why_passed_over(directory: Path, name: str, prefix: str, *, is_directory: bool) -> str | None:
+    """What is expected instead of something that its author may take for a part of the mesh state, and that is none;
+    None for everything else. Hidden files, and copies that editors leave, are nobody's intention."""
+    if name.startswith("."):
+        return None
+    if prefix:
+        odd = not is_directory and is_state_file(name) and not name.endswith(SUFFIX)
+        return f"publications as <node>{SUFFIX}" if odd else None
+    if is_directory:
+        if name == ENROLLED or is_state_file(name):
+            return None  # what cannot be read as a file is told as that
+        try:
+            with os.scandir(directory / name) as entries:
+                inside = any(is_state_file(entry.name) for entry in entries)
+        except OSError:
+            return None
+        return "the files of the mesh state in the directory itself" if inside else None
+    return "the files of the mesh state as *.yaml or *.yml" if is_lookalike(name) else None
 
 
 class _Reader:

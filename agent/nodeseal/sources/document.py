@@ -41,13 +41,17 @@ _BYTE_ORDER_MARK = "\ufeff"
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong in a file. `line` counts from 1; 0 means the file as a whole. `field` may be empty."""
+    """One thing that is wrong in a file. `line` counts from 1; 0 means the file as a whole. `field` may be empty.
+
+    `passed_over`: nothing was read of it, and what was read counts.
+    """
 
     file: str
     line: int
     field: str
     expected: str
     found: str
+    passed_over: bool = False
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file

@@ -42,6 +42,9 @@ from nodeseal.sources.state import read_workload_name
 ENROLLED = "enrolled"
 """Name of the directory of publications inside the mesh state's directory."""
 
+SUFFIX = ".yaml"
+"""What the name of a publication ends with, behind the node's."""
+
 
 class PublicationError(Exception):
     """A publication could not be written or removed."""
@@ -99,7 +102,7 @@ def withdraw(directory: Path, node: str) -> None:
 def _path(directory: Path, node: str) -> Path:
     if not node or "/" in node or "\0" in node or node.startswith("."):
         raise PublicationError(f"cannot publish for the node {node!a}: it cannot be a file name; give it another name")
-    return directory / ENROLLED / f"{node}.yaml"
+    return directory / ENROLLED / f"{node}{SUFFIX}"
 
 
 @dataclass(frozen=True, slots=True)

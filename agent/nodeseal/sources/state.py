@@ -292,7 +292,7 @@ def _trust_domain(directory: str, files: list[StateFile], problems: list[Problem
         found = f"it again (first at {first})"
         problems.append(Problem(file.name, file.trust_domain_line, "trust_domain", "it in one file only", found))
     if not stated and not problems:
-        expected = "'trust_domain: <name>' in one of the *.yaml files"
+        expected = "'trust_domain: <name>' in one of the *.yaml or *.yml files"
         problems.append(Problem(directory, 0, "", expected, "it in none" if files else "no such file"))
     return (stated[0].trust_domain or "") if stated else ""
 

@@ -1,4 +1,4 @@
-"""Watches a directory and one sub directory of it for changes of their *.yaml files.
+"""Watches a directory and one sub directory of it for changes of their *.yaml and *.yml files.
 
 Theory of operation
 -------------------
@@ -49,8 +49,13 @@ _Signature = tuple[object, ...]
 
 
 def is_state_file(name: str) -> bool:
-    """Whether a file of this name is part of the mesh state: *.yaml, not hidden."""
-    return name.endswith(".yaml") and not name.startswith(".")
+    """Whether a file of this name is part of the mesh state: *.yaml or *.yml, in any case, not hidden."""
+    return name.lower().endswith((".yaml", ".yml")) and not name.startswith(".")
+
+
+def is_lookalike(name: str) -> bool:
+    """Whether somebody may take a file of this name for a part of the mesh state, although it is none."""
+    return name.lower().endswith(".json") and not name.startswith(".")
 
 
 class DirectoryWatch:
@@ -144,7 +149,9 @@ class DirectoryWatch:
         for path in self._paths:
             try:
                 with os.scandir(path) as entries:
-                    names = sorted(entry.name for entry in entries if is_state_file(entry.name))
+                    names = sorted(
+                        entry.name for entry in entries if is_state_file(entry.name) or is_lookalike(entry.name)
+                    )
             except OSError as error:
                 parts.append((str(path), error.errno))
                 continue
@@ -240,7 +247,8 @@ class DirectoryWatch:
             return
         if not is_state_file(name):
             # A directory may be the sub directory; a symbolic link that others go through is changed by a rename.
-            self._relevant = self._relevant or bool(mask & (_IN_ISDIR | _IN_MOVED_TO | _IN_MOVED_FROM))
+            moved = bool(mask & (_IN_ISDIR | _IN_MOVED_TO | _IN_MOVED_FROM))
+            self._relevant = self._relevant or moved or is_lookalike(name)
             return
         path = directory / name
         if mask & _IN_MODIFY or (mask & _IN_CREATE and _is_being_made(path)):
