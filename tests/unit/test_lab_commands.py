@@ -61,6 +61,14 @@ def test_every_command_prints_a_table_unless_json_is_asked_for() -> None:
     assert parse("status", "-o", "json").output == "json"
 
 
+@pytest.mark.parametrize("arguments", [("-o", "json", "shipper", "--", "ls"), ("shipper", "-o", "json", "--", "ls")])
+def test_exec_has_no_output_of_its_own(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run("exec", *arguments)
+    assert caught.value.code == 2
+    assert "unrecognized arguments: -o" in capsys.readouterr().err
+
+
 def test_pods_may_be_given_many_times() -> None:
     assert parse("up", "--pod", "a:node1", "--pod", "b:node2:plain").pods == ["a:node1", "b:node2:plain"]
 

@@ -38,7 +38,7 @@ def _run(args: argparse.Namespace) -> int:
     ]
     errors = [error for answer in found.answers for error in answer.get("errors", [])]
     if args.output == "json":
-        print(json.dumps({"connections": rows, "errors": errors}, indent=2))
+        print(json.dumps({"connections": rows, "errors": [*errors, *found.errors]}, indent=2))
     elif found.answers:
         # An agent of an older version does not say its own: then no identity is shortened.
         domains = [answer.get("trust_domain", "") for answer in found.answers]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,50 +21,102 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: Sequence[str]) -> int:
+    from nodeseal.cli import output
     from nodeseal.cli.errors import CommandError
 
-    args = _parser().parse_args(arguments)
     try:
-        status: int = args.run(args)
-        sys.stdout.flush()
+        with output.guarded():
+            return _run(parser().parse_args(arguments))
     except CommandError as error:
+        if isinstance(error, output.OutputError):
+            output.give_up()
         first, *more = str(error).splitlines() or [""]
         print("\n".join([f"nodeseal: {first}", *more]), file=sys.stderr)
         return error.status
     except BrokenPipeError:
-        # Whoever read our output went away, as `head` does; Python must not complain of it at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output went away, as `head` does.
+        output.give_up()
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Runs the command. A script that asked for JSON finds in it what went wrong, too."""
+    from nodeseal.cli.errors import CommandError
+    from nodeseal.cli.output import OutputError
+
+    try:
+        status: int = args.run(args)
+    except CommandError as error:
+        if getattr(args, "output", None) == "json" and not isinstance(error, OutputError):
+            print(json.dumps({"errors": str(error).splitlines()}, indent=2))
+        raise
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    from nodeseal.cli import ca, check, cleanup, connections, status, upgrade_core
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    from nodeseal import __version__
+    from nodeseal.cli import ca, check, cleanup, connections, mesh, status, tree, upgrade_core
     from nodeseal.cli.nodes import add_output_option
     from nodeseal.lab import commands as lab
 
-    parser = argparse.ArgumentParser(
+    whole = argparse.ArgumentParser(
         prog="nodeseal", description="Mutual TLS for every workload of a node, without a sidecar."
     )
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    whole.add_argument("--version", action="version", version=f"nodeseal {__version__}")
+    subparsers = whole.add_subparsers(dest="command", metavar="COMMAND")
     status.register(subparsers)
     connections.register(subparsers)
-    agent = subparsers.add_parser("agent", help="run the node's agent")
+    agent = subparsers.add_parser("agent", help="run the node's agent", description="Runs the agent of a node.")
     agent.add_argument("--config", type=Path, required=True, metavar="FILE", help="the configuration, see docs/")
     agent.set_defaults(run=_agent)
     upgrade_core.register(subparsers)
     check.register(subparsers)
+    mesh.register(subparsers)
     cleanup.register(subparsers)
     ca.register(subparsers)
     lab.register(subparsers)
     version = subparsers.add_parser("version", help="the version of this command")
     add_output_option(version)
     version.set_defaults(run=_version)
+    helper = subparsers.add_parser("help", help="the help of a command")
+    helper.add_argument("path", metavar="COMMAND", nargs="*", help="a command; with none, the list of all")
+    helper.set_defaults(run=_help)
+    completion = subparsers.add_parser(
+        "completion",
+        help="what a shell needs to complete commands",
+        description="Prints a script for the shell that completes commands, options and their values.",
+    )
+    completion.add_argument("shell", choices=("bash",))
+    completion.set_defaults(run=_completion)
     # Without a help text it is not listed: the agent starts it.
     subparsers.add_parser("core", add_help=False)
-    return parser
+    tree.complete(whole)
+    return whole
+
+
+def _help(args: argparse.Namespace) -> int:
+    from nodeseal.cli import tree
+    from nodeseal.cli.errors import UsageError
+
+    one = parser()
+    for name in args.path:
+        below = tree.children(one)
+        if name not in below:
+            known = f"there are {', '.join(below)}" if below else "it has no commands below it"
+            raise UsageError(f"unknown command {name!r} of '{one.prog}': {known}")
+        one = below[name]
+    one.print_help()
+    return 0
+
+
+def _completion(_args: argparse.Namespace) -> int:
+    from nodeseal.cli import completion
+
+    print(completion.script(parser()), end="")
+    return 0
 
 
 def _agent(args: argparse.Namespace) -> int:

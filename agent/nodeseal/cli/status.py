@@ -49,7 +49,8 @@ def _run(args: argparse.Namespace) -> int:
     if args.check:
         return _check(found, args.output)
     if args.output == "json":
-        print(json.dumps({"nodes": [_without_ok(answer) for answer in found.answers]}, indent=2))
+        answers = [_without_ok(answer) for answer in found.answers]
+        print(json.dumps({"nodes": answers, "errors": found.errors}, indent=2))
     elif found.answers:
         print("\n\n".join(text(answer) for answer in found.answers))
     return found.report_errors()

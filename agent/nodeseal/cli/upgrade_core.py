@@ -27,7 +27,7 @@ def _run(args: argparse.Namespace) -> int:
     found = nodes.ask_all(nodes.nodes_to_change("upgrade-core", args), "upgrade_core", seconds=_PATIENCE_S)
     if args.output == "json":
         answers = [{key: value for key, value in answer.items() if key != "ok"} for answer in found.answers]
-        print(json.dumps({"nodes": answers}, indent=2))
+        print(json.dumps({"nodes": answers, "errors": found.errors}, indent=2))
     for answer in found.answers if args.output != "json" else ():
         before, count = answer["before"], answer["workloads"]
         print(

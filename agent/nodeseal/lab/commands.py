@@ -50,7 +50,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     up.add_argument("--not-enrolled", action="store_true", help="start with no pod enrolled")
     up.add_argument("--unsupervised", action="store_true", help="leave an agent that ends at that")
 
-    execute = _command(commands, "exec", _exec, "run a command in a pod: nodeseal lab exec POD -- CMD...")
+    what = "run a command in a pod: nodeseal lab exec POD -- CMD..."
+    execute = _command(commands, "exec", _exec, what, output=False)  # what it prints is the command's own
     execute.add_argument("pod", metavar="POD")
     execute.add_argument("command", metavar="-- CMD", nargs=argparse.REMAINDER)
 
@@ -76,16 +77,18 @@ def _command(
     what: str,
     *,
     name: str = DEFAULT_NAME,
+    output: bool = True,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(command, help=what, description=what[0].upper() + what[1:] + ".")
-    _common_options(parser, name)
+    _add_name(parser, name)
+    if output:
+        parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
     parser.set_defaults(run=functools.partial(_reporting_errors, run))
     return parser
 
 
-def _common_options(parser: argparse.ArgumentParser, name: str = DEFAULT_NAME) -> None:
+def _add_name(parser: argparse.ArgumentParser, name: str = DEFAULT_NAME) -> None:
     parser.add_argument("--name", default=name, metavar="NAME", help=f"the lab's name (default {name})")
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
 
 
 def _reporting_errors(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
@@ -96,6 +99,8 @@ def _reporting_errors(run: Callable[[argparse.Namespace], int], args: argparse.N
         print("nodeseal: interrupted", file=sys.stderr)
         return INTERRUPTED
     except LabError as error:
+        if getattr(args, "output", None) == "json":
+            print(json.dumps({"errors": [str(error)]}, indent=2))
         print(f"nodeseal: {error}", file=sys.stderr)
         return USAGE_ERROR if isinstance(error, LabPlanError) else 1
 
@@ -143,7 +148,7 @@ def split_exec_arguments(args: argparse.Namespace) -> list[str]:
         cut = command.index("--")
         if cut > 0:
             parser = argparse.ArgumentParser(prog="nodeseal lab exec")
-            _common_options(parser, args.name)
+            _add_name(parser, args.name)
             parser.parse_args(command[:cut], namespace=args)
         command = command[cut + 1 :]
     return command

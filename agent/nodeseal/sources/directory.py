@@ -30,6 +30,7 @@ __all__ = [
     "MeshStateError",
     "Problem",
     "PublicationError",
+    "examine",
     "load",
     "publish",
     "withdraw",
@@ -62,11 +63,16 @@ def load(directory: Path) -> Mesh:
 
     Raises MeshStateError with everything that is wrong with the state's files.
     """
-    mesh, problems = _Reader(directory).take(_Snapshot(directory, frozenset()))
+    mesh, problems = examine(directory)
     error = MeshStateError(problems)
     if mesh is None or not error.used:
         raise error
     return mesh
+
+
+def examine(directory: Path) -> tuple[Mesh | None, list[Problem]]:
+    """(the mesh state as it is, as in `load`, or None if it cannot be used; everything that is wrong)."""
+    return _Reader(directory).take(_Snapshot(directory, frozenset()))
 
 
 class DirectorySource:

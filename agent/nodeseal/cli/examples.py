@@ -1,0 +1,109 @@
+"""Examples for every command: what stands at the end of its --help. A test parses each of them."""
+
+from __future__ import annotations
+
+Example = tuple[str, str]
+"""(a command line, what it is for)"""
+
+EXAMPLES: dict[str, tuple[Example, ...]] = {
+    "": (
+        ("nodeseal lab up", "two nodes and four pods on this machine, to try it"),
+        ("nodeseal check", "what this machine has of what a node needs"),
+        ("nodeseal status", "what is enrolled, or why not"),
+        ("nodeseal help lab exec", "the help of a command"),
+    ),
+    "agent": (("nodeseal agent --config /etc/nodeseal/agent.yaml", "what the node's service runs"),),
+    "ca": (
+        ("nodeseal ca init /etc/nodeseal/ca", "make a CA"),
+        ("nodeseal ca init ca --trust-domain prod.example.com", "one for another trust domain, in ./ca"),
+    ),
+    "ca init": (
+        ("nodeseal ca init /etc/nodeseal/ca", "a CA for example.org"),
+        ("nodeseal ca init /etc/nodeseal/ca --trust-domain prod.example.com", "one for another trust domain"),
+    ),
+    "ca renew": (
+        ("nodeseal ca renew /etc/nodeseal/ca", "with root.key in the directory"),
+        ("nodeseal ca renew /etc/nodeseal/ca --certificate next.pem", "with what was signed elsewhere"),
+    ),
+    "ca request": (("nodeseal ca request /etc/nodeseal/ca next.csr", "to be signed where the root's key is"),),
+    "ca show": (
+        ("nodeseal ca show /etc/nodeseal/ca", "how long it is valid, and what is wrong"),
+        ("nodeseal ca show /etc/nodeseal/ca -o json", "the same for a script"),
+    ),
+    "ca sign": (("nodeseal ca sign /media/root next.csr next.pem", "on the machine with the root's key"),),
+    "check": (
+        ("nodeseal check", "with the defaults"),
+        ("nodeseal check --config /etc/nodeseal/agent.yaml", "with a node's own settings, before it starts"),
+        ("nodeseal check -o json", "for a script"),
+    ),
+    "cleanup": (
+        ("nodeseal cleanup", "the node of this network namespace"),
+        ("nodeseal cleanup --run-dir /run/nodeseal", "the node of this run directory"),
+        ("nodeseal cleanup --all", "every node of this machine, those of others too"),
+    ),
+    "completion": (
+        ("nodeseal completion bash > /etc/bash_completion.d/nodeseal", "for everybody, from the next login on"),
+        ("nodeseal completion bash > ~/.local/share/bash-completion/completions/nodeseal", "for yourself"),
+    ),
+    "connections": (
+        ("nodeseal connections", "those of now, and those closed in the last minute"),
+        ("nodeseal connections --live", "without the closed ones"),
+        ("nodeseal connections | grep 'no:'", "what is not under mutual TLS, and why"),
+        ("nodeseal connections -o json", "with TLS version, cipher suite and endpoint"),
+    ),
+    "help": (
+        ("nodeseal help", "all commands"),
+        ("nodeseal help lab up", "one of them"),
+    ),
+    "lab": (
+        ("nodeseal lab up", "make one"),
+        ("nodeseal lab exec shipper -- curl -sS http://pipeline:8080/", "a request from pod to pod"),
+        ("nodeseal lab down", "remove it"),
+    ),
+    "lab demo": (("nodeseal lab demo", "makes a lab of its own, and removes it"),),
+    "lab down": (
+        ("nodeseal lab down", "the lab named lab"),
+        ("nodeseal lab down --name demo", "another one"),
+    ),
+    "lab enrol": (("nodeseal lab enrol intruder", "it takes part from now on"),),
+    "lab exec": (
+        ("nodeseal lab exec shipper -- curl -sS http://pipeline:8080/", "a request from pod to pod"),
+        ("nodeseal lab exec --name demo siem -- bash", "a shell in a pod of another lab"),
+    ),
+    "lab mode": (("nodeseal lab mode siem strict", "no plaintext to siem any more"),),
+    "lab status": (
+        ("nodeseal lab status", "the lab named lab"),
+        ("nodeseal lab status -o json", "with the processes' ids, for a script"),
+    ),
+    "lab unenrol": (("nodeseal lab unenrol shipper siem", "what they open from now on goes direct"),),
+    "lab up": (
+        ("nodeseal lab up", "two nodes and four pods"),
+        ("nodeseal lab up --name big --nodes 3 --pod web:node3 --ipv6", "a larger one beside it"),
+        ("nodeseal lab up --host-workload registry:node1:5000", "with a process of a node itself"),
+    ),
+    "mesh": (("nodeseal mesh check /etc/nodeseal/mesh", "whether nodes would take it"),),
+    "mesh check": (
+        ("nodeseal mesh check mesh/", "in a pipeline, before it is rolled out"),
+        ("nodeseal mesh check mesh/ -o json", "the problems for a script"),
+    ),
+    "status": (
+        ("nodeseal status", "the node of this network namespace, or all"),
+        ("nodeseal status --check", "one line and an exit status, for monitoring"),
+        ("nodeseal status --run-dir /run/nodeseal -o json", "everything that the agent tells"),
+    ),
+    "upgrade-core": (
+        ("nodeseal upgrade-core", "the node of this network namespace"),
+        ("nodeseal upgrade-core --all", "every node of this machine, those of others too"),
+    ),
+    "version": (
+        ("nodeseal version", "as nodeseal --version"),
+        ("nodeseal version -o json", "for a script"),
+    ),
+}
+
+
+def text(command: str) -> str:
+    """What stands below the options; "" for a command without examples."""
+    examples = EXAMPLES.get(command, ())
+    width = max((len(line) for line, _what in examples), default=0)
+    return "\n".join(["examples:", *(f"  {line:<{width}}  {what}" for line, what in examples)]) if examples else ""

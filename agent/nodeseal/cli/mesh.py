@@ -1,0 +1,61 @@
+"""`nodeseal mesh check`: whether nodes would take a mesh state, before they see it. No agent and no root."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nodeseal.cli.nodes import add_output_option
+
+if TYPE_CHECKING:
+    from nodeseal.mesh.model import Mesh
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds `mesh` with `check`."""
+    parser = subparsers.add_parser("mesh", help="the mesh state in a directory")
+    commands = parser.add_subparsers(dest="mesh_command", metavar="COMMAND")
+    check = commands.add_parser(
+        "check",
+        help="whether nodes would take it; needs no agent and no root",
+        description="Reads the mesh state in DIR as a node does, and prints everything that is wrong, each with its "
+        "file, line and field. The exit status is 0 when nothing is, 1 otherwise.",
+    )
+    check.add_argument("directory", type=Path, metavar="DIR", help="with the *.yaml files")
+    add_output_option(check)
+    check.set_defaults(run=_check)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from nodeseal.sources.directory import examine
+    from nodeseal.sources.document import shown_path
+
+    directory: Path = args.directory
+    mesh, problems = examine(directory)
+    if args.output == "json":
+        found = [asdict(problem) for problem in problems]
+        print(json.dumps({"ok": not problems, "problems": found, **_contents(mesh)}, indent=2))
+        return 1 if problems else 0
+    shown = shown_path(directory)
+    for problem in problems:
+        # As a compiler does, so that an editor finds the place.
+        print(problem if problem.file == shown else f"{shown.rstrip('/')}/{problem}")
+    if not problems:
+        counts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in _contents(mesh).items())
+        print(f"{shown}: good: {counts}")
+    return 1 if problems else 0
+
+
+def _contents(mesh: Mesh | None) -> dict[str, str | int]:
+    if mesh is None:
+        return {}
+    nodes = {workload.node for workload in mesh.workloads.values()}
+    return {
+        "trust_domain": mesh.trust_domain,
+        "nodes": len(nodes),
+        "workloads": len(mesh.workloads),
+        "services": len(mesh.services),
+    }
