@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from nodeseal.agent.credentials import Credential
+from nodeseal.agent.credentials import CaCondition, Credential
 from nodeseal.capture import constants
 from nodeseal.capture.netns import NamespaceGoneError
 from nodeseal.capture.workload import Captured, CaptureTarget
@@ -81,6 +81,9 @@ class FakeCredentials:
             raise self.error
         self.issued.append(identity)
         return make_credential(identity, self.now, str(len(self.issued)))
+
+    def condition(self) -> CaCondition:
+        return CaCondition()
 
 
 class FakeNamespace:

@@ -24,7 +24,6 @@ from nodeseal.lab import agents
 from nodeseal.lab.errors import AgentError
 from nodeseal.lab.files import write_atomically
 from nodeseal.lab.lab import Lab
-from nodeseal.lab.plan import TRUST_DOMAIN
 from support.authority import renew_intermediate
 
 ANSWER_SECONDS = 30.0
@@ -184,7 +183,7 @@ class Actions:
                         break
 
     def _renew_ca(self) -> None:
-        renew_intermediate(self.lab.directory / "ca", TRUST_DOMAIN)
+        renew_intermediate(self.lab.directory / "ca")
 
     def _link_down(self, node: str) -> None:
         self.link.pull(node)

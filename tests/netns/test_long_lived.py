@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from nodeseal.lab.plan import TRUST_DOMAIN
 from support.authority import renew_intermediate
 from support.lab import RunningLab, running_lab, wait_until
 from support.long_lived import LongLived
@@ -88,7 +87,7 @@ def test_certificates_are_renewed(lab: RunningLab, connections: LongLived) -> No
 
 
 def test_intermediate_is_replaced(lab: RunningLab, connections: LongLived) -> None:
-    renew_intermediate(lab.directory / "ca", TRUST_DOMAIN)
+    renew_intermediate(lab.directory / "ca")
     old = {pod: serial(lab, pod) for pod in ENROLLED}
     wait_until(lambda: all(serial(lab, pod) != old[pod] for pod in ENROLLED), "every pod has one of the new issuer")
     assert all("was read anew" in (lab.run_dir(node) / "agent.log").read_text() for node in NODES)

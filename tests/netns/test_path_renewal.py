@@ -6,11 +6,13 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
+from nodeseal.identity.renewal import renew
 from nodeseal.lab.namespaces import run_in
 from support.lab import (
     HBONE_PORT,
@@ -30,6 +32,7 @@ pytestmark = needs_root
 
 IP_VERSIONS = (4, 6)
 LIFETIME = "6s"
+NODES = ("node1", "node2")
 BULK = 1 << 20
 
 
@@ -137,3 +140,30 @@ def test_peer_is_shown_the_new_certificate_of_a_client(lab: RunningLab, programs
     again = dial()
     assert again != shown
     assert again in (before, serial(lab, "shipper"))
+
+
+def test_intermediate_near_its_end_is_told_and_renewed_by_the_command(lab: RunningLab) -> None:
+    """Last in this file: another intermediate signs from here on."""
+    ca = lab.directory / "ca"
+
+    def words(node: str) -> list[str]:
+        return [problem["word"] for problem in lab.status(node)["problems"]]
+
+    assert [words(node) for node in NODES] == [[], []]
+    # Valid from five minutes ago: less than a third of its life is left.
+    old = renew(ca, now=datetime.now(UTC), lifetime=timedelta(seconds=140))
+    wait_until(lambda: all(words(node) == ["ca-expires"] for node in NODES), "every agent warns of it")
+    checked = lab.command("status", "--run-dir", str(lab.run_dir("node1")), "--check")
+    assert checked.returncode == 1
+    warning = f"({ca}/intermediate.pem) expires in 0 days, at {end(old)}: nodeseal ca renew {ca}"
+    for node in NODES:
+        log = (lab.run_dir(node) / "agent.log").read_text().splitlines()
+        assert [line for line in log if "WARNING" in line and line.endswith(warning)]
+    done = lab.command("ca", "renew", str(ca), "-o", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    wait_until(lambda: all(words(node) == [] for node in NODES), "every agent has taken on the next one")
+    wait_for_renewal(lab, "shipper", "pipeline", "siem")
+
+
+def end(certificate: x509.Certificate) -> str:
+    return f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M}Z"

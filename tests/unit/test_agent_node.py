@@ -41,7 +41,7 @@ class World:
 
     def __init__(self, tmp_path: Path) -> None:
         self.run_dir = tmp_path / "run"
-        self.run_dir.mkdir()
+        self.run_dir.mkdir(mode=0o700)
         self.mesh_dir = tmp_path / "mesh"
         self.mesh_dir.mkdir()
         self.netns = tmp_path / "netns"

@@ -175,4 +175,43 @@ def test_agent_that_starts_answers_what_it_does(place: Place) -> None:
     said = [line for line in asked if line.startswith("the agent for")]
     assert all("does not answer yet" in line for line in said)
     assert not any("no agent runs" in line for line in asked[asked.index(said[0]) if said else len(asked) :])
+
+
+GOES_NO_FURTHER = """
+from nodeseal.agent import process
+async def serve(*arguments): raise process.StartError("it would have gone on")
+process._serve = serve
+"""
+
+
+@needs_root
+@pytest.mark.parametrize("mode", [0o770, 0o702, 0o777])
+def test_run_directory_that_others_can_change(place: Place, mode: int) -> None:
+    place.make_ca()
+    place.run_dir.mkdir()
+    place.run_dir.chmod(mode)
+    assert place.start(GOES_NO_FURTHER) == (
+        1,
+        f"nodeseal: others can change the run directory {place.run_dir}: its mode is {mode:04o}; chown root and chmod "
+        "700 it, or name another in the configuration",
+    )
+    assert list(place.run_dir.iterdir()) == []
+
+
+@needs_root
+def test_run_directory_of_another_user(place: Place) -> None:
+    place.make_ca()
+    place.run_dir.mkdir(mode=0o700)
+    os.chown(place.run_dir, 65534, 65534)
+    status, text = place.start(GOES_NO_FURTHER)
+    assert (status, "it belongs to the user with the number 65534" in text) == (1, True)
+
+
+@needs_root
+def test_key_of_the_ca_that_others_can_read(place: Place) -> None:
+    place.make_ca()
+    (place.ca / "intermediate.key").chmod(0o644)
+    status, text = place.start(GOES_NO_FURTHER)
+    assert status == 1
+    assert f"ca: others can read the key in {place.ca}/intermediate.key: its mode is 0644; " in text
     assert not place.run_dir.exists()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from nodeseal.identity.authority import AuthorityError, Issuer, Svid, renewal_time
+from nodeseal.identity.description import Ending, endings, exposed
 from nodeseal.mesh.spiffe import SpiffeId
 
 log = logging.getLogger("nodeseal.agent")
@@ -32,8 +34,19 @@ class Credential:
     renew_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class CaCondition:
+    """How the CA is: what of it ends soon, why the directory as it is now is not used (None: it is), and which of its
+    files others could read or change; one line each."""
+
+    endings: tuple[Ending, ...] = ()
+    unused: str | None = None
+    exposed: tuple[str, ...] = ()
+
+
 class Credentials:
-    """Issues from the CA directory. A changed directory is read anew; one that went bad leaves the last good issuer."""
+    """Issues from the CA directory. A changed directory is read anew; one that went bad leaves the last good issuer.
+    For any thread."""
 
     def __init__(
         self,
@@ -50,6 +63,7 @@ class Credentials:
         self._random = rand
         self._stamp = self._read_stamp()
         self._issuer = Issuer.load(directory, now())
+        self._refreshing = threading.Lock()
 
     @property
     def trust_domain(self) -> str:
@@ -58,30 +72,39 @@ class Credentials:
 
     def issue(self, identity: SpiffeId) -> Credential:
         """A fresh key and certificate. Blocks for a few milliseconds. Raises AuthorityError."""
-        self._refresh()
+        issuer, _unused = self._refresh()
         now = self._now()
-        svid = self._issuer.issue(identity, lifetime=self._lifetime, now=now)
+        svid = issuer.issue(identity, lifetime=self._lifetime, now=now)
         renew_at = max(renewal_time(svid, self._random), now + _RENEWAL_MIN)
-        return Credential(svid, self._issuer.bundle_pem, renew_at)
+        return Credential(svid, issuer.bundle_pem, renew_at)
 
-    def _refresh(self) -> None:
-        stamp = self._read_stamp()
-        if stamp == self._stamp:
-            return
+    def condition(self) -> CaCondition:
+        """How the CA is now. Reads a changed directory anew; may wait for the disk."""
+        issuer, unused = self._refresh()
+        return CaCondition(
+            tuple(endings(self._directory, issuer, self._now())), unused, tuple(exposed(self._directory))
+        )
+
+    def _refresh(self) -> tuple[Issuer, str | None]:
+        """The issuer, and why it is not the directory's as it is now."""
+        with self._refreshing:
+            stamp = self._read_stamp()
+            unused = self._read_anew() if stamp != self._stamp else None
+            if stamp != self._stamp and unused is None:
+                self._stamp = stamp
+                log.info("the CA directory %s was read anew", self._directory)
+            return self._issuer, unused
+
+    def _read_anew(self) -> str | None:
+        """Takes the directory as it is now, or says why not."""
         try:
             issuer = Issuer.load(self._directory, self._now())
         except AuthorityError as error:
-            log.warning("the changed CA directory is not used: %s", error)
-            return
+            return str(error)
         if issuer.trust_domain != self._issuer.trust_domain:
-            log.warning(
-                "the changed CA directory is not used: it is for the trust domain %s, this agent runs for %s",
-                issuer.trust_domain,
-                self._issuer.trust_domain,
-            )
-            return
-        self._issuer, self._stamp = issuer, stamp
-        log.info("the CA directory %s was read anew", self._directory)
+            return f"it is for the trust domain {issuer.trust_domain}, this agent runs for {self._issuer.trust_domain}"
+        self._issuer = issuer
+        return None
 
     def _read_stamp(self) -> _Stamp:
         stamps = []

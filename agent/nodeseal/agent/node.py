@@ -22,6 +22,7 @@ from nodeseal.agent import addresses, claim, rundir
 from nodeseal.agent.backoff import Backoff
 from nodeseal.agent.bypassing import BypassKeeper
 from nodeseal.agent.capturing import CaptureThread
+from nodeseal.agent.cawatch import CaWatch
 from nodeseal.agent.cgroupwatch import CgroupWatch
 from nodeseal.agent.config import Config
 from nodeseal.agent.credentials import Credentials, utc_now
@@ -47,6 +48,7 @@ _STOP_TIMEOUT_S = 20.0
 _PUBLICATION_CHECK_S = 5.0
 _NAMESPACE_CHECK_S = 5.0
 _HOST_CHECK_S = 0.2
+_CA_CHECK_S = 5.0
 
 
 @dataclass(slots=True)
@@ -123,6 +125,7 @@ class Node:
         self.around = Surroundings(self, self.core, capture, credentials, config.settle.total_seconds(), config.limits)
         self.enrolments: dict[WorkloadName, Enrolment] = {}
         self.handover = Handover(self.core, self.enrolments)
+        self.ca = CaWatch(credentials, config.run_dir)
         self.pusher = MeshPusher(self.core, self._effective)
         self.bypass = BypassKeeper(capture, config.node, config.node_addresses)
         self.trouble: MeshTrouble | None = None
@@ -191,6 +194,7 @@ class Node:
         self._tasks.append(asyncio.create_task(self._keep_publication(), name="publication"))
         self._tasks.append(asyncio.create_task(self._watch_namespaces(), name="namespaces"))
         self._tasks.append(asyncio.create_task(self._watch_host(), name="host"))
+        self._tasks.append(asyncio.create_task(self._watch_ca(), name="ca"))
         if self._from_source is not None:
             # Without any mesh state nobody knows what is wanted: what is captured waits for one.
             for name in self.enrolments:
@@ -448,6 +452,14 @@ class Node:
             for enrolment in self.enrolments.values():
                 enrolment.wake_if_gone()
 
+    async def _watch_ca(self) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(self.ca.look)
+            except OSError as error:
+                log.warning("cannot look at the run directory: %s", error)
+            await asyncio.sleep(_CA_CHECK_S)
+
     async def _watch_host(self) -> None:
         """For the processes of the node: covers devices that come, and cgroups that are made anew when a service is
         started again; wakes the enrolments whose cgroup has come."""
@@ -578,6 +590,7 @@ class Node:
     def parts(self) -> Iterator[Part]:
         """Whoever may know of something wrong; see nodeseal.agent.problems."""
         yield self
+        yield self.ca
         yield from (enrolment for _name, enrolment in sorted(self.enrolments.items()))
 
     def problems(self) -> Iterator[Problem]:

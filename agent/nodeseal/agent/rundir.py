@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nodeseal.capture import program_cache
 from nodeseal.core import generations, lockfile
+from nodeseal.identity.permissions import PRIVATE, UNCHANGED, others_can
 
 AGENT_LOCK = "agent.lock"
 AGENT_PID = "agent.pid"
@@ -27,6 +28,16 @@ def has_node(run_dir: Path) -> bool:
         return any((run_dir / name).exists() for name in _TRACES) or bool(generations.files(run_dir))
     except PermissionError:
         return True  # it is there, and not for this user to look into
+
+
+def changeable(run_dir: Path) -> str | None:
+    """Why others than root and this user could put something into it; None when they cannot. Raises OSError."""
+    return others_can(run_dir.stat(), UNCHANGED)
+
+
+def visible(run_dir: Path) -> str | None:
+    """The same for looking into it."""
+    return others_can(run_dir.stat(), PRIVATE)
 
 
 def pids(run_dir: Path) -> list[int]:

@@ -296,7 +296,7 @@ class Lab:
         records = []
         for node in self.plan.nodes:
             run_dir = self.run_dirs[node.name]
-            run_dir.mkdir()
+            run_dir.mkdir(mode=0o700)
             write_agent_config(run_dir / "agent.yaml", node, mesh=self.mesh, ca=ca)
             records.append(agents.start_agent(self.processes, node, run_dir))
         return records

@@ -343,6 +343,38 @@ class ProblemWord(Word):
         "A workload's certificate has expired: no new tunnel of it works.",
         "Look at the CA directory and at the clock.",
     )
+    CA_EXPIRES = (
+        "ca-expires",
+        Level.WARNING,
+        "The CA's intermediate or root has less than 60 days left (of one with a short life, less than a third).",
+        "`nodeseal ca renew`; [for the root](operating.md#the-life-of-the-ca) another CA.",
+    )
+    CA_EXPIRED = (
+        "ca-expired",
+        Level.ERROR,
+        "The CA's intermediate or root has expired: no certificate is renewed.",
+        "`nodeseal ca renew`; [for the root](operating.md#the-life-of-the-ca) another CA.",
+    )
+    CA_NOT_USED = (
+        "ca-not-used",
+        Level.WARNING,
+        "The CA directory has changed and cannot be used as it is; the agent goes on with what it read before, and "
+        "could not start again.",
+        "Correct what the line says.",
+    )
+    CA_EXPOSED = (
+        "ca-exposed",
+        Level.ERROR,
+        "Others than root can read a key of the CA, or change what is in its directory. An agent that starts refuses "
+        "such a key.",
+        "Correct owner and mode; make another key with `nodeseal ca renew` if somebody may have read it.",
+    )
+    RUN_DIRECTORY_EXPOSED = (
+        "run-directory-exposed",
+        Level.WARNING,
+        "Others than root can look into the run directory; one that they can change is refused.",
+        "`chmod 700` it.",
+    )
     UPKEEP_FAILED = (
         "upkeep-failed",
         Level.WARNING,
