@@ -37,6 +37,8 @@ class FakeLib:
         self.refuse: dict[str, str] = {}
         self.notices: list[dict[str, int]] = []
         self.rows: list[dict[str, Any]] = []
+        self.refused: list[dict[str, Any]] = []
+        self.refusal_notices: list[dict[str, Any]] = []
         self.stopped = False
         self.live = 0
 
@@ -72,6 +74,20 @@ class FakeLib:
                 setattr(out[count], name, value)
             count += 1
         return count
+
+    def _rows(self, rows: list[dict[str, Any]], out: Any, capacity: int) -> int:
+        for index, row in enumerate(rows[:capacity]):
+            for name, value in row.items():
+                setattr(out[index], name, value)
+        return len(rows)
+
+    def core_refusal_notices(self, _core: Any, out: Any, capacity: int) -> int:
+        count = self._rows(self.refusal_notices[:capacity], out, capacity)
+        del self.refusal_notices[:capacity]
+        return count
+
+    def core_refusals(self, _core: Any, out: Any, capacity: int) -> int:
+        return self._rows(self.refused, out, capacity)
 
     def core_workload_credentials(
         self, _core: Any, key: int, chain: bytes, private: bytes, bundle: bytes, error: Any, _size: int
@@ -119,10 +135,7 @@ class FakeLib:
         )
 
     def core_connections(self, _core: Any, out: Any, capacity: int) -> int:
-        for index, row in enumerate(self.rows[:capacity]):
-            for name, value in row.items():
-                setattr(out[index], name, value)
-        return len(self.rows)
+        return self._rows(self.rows, out, capacity)
 
     def core_workload_stats(self, _core: Any, out: Any, capacity: int) -> int:
         if capacity:

@@ -154,6 +154,30 @@ struct ns_limit_notice {
     uint64_t refused;
 };
 
+enum ns_refusal_kind {
+    NS_REFUSED_HANDSHAKE = 0, /* TLS with a peer failed: it was refused, refused this end, or gave up */
+    NS_REFUSED_STREAM = 1,    /* a request in a tunnel, of a peer whose identity is known */
+    NS_REFUSED_PLAINTEXT = 2, /* a connection without mutual TLS */
+    NS_REFUSAL_KINDS = 3,     /* how many there are */
+};
+
+/* Refusals of one source that have the same kind and reason. */
+struct ns_refusal {
+    uint64_t workload;
+    uint64_t count;
+    uint64_t untold;    /* notices: refusals of other sources that none will tell, there were too many */
+    uint64_t first_ms;  /* how long ago the first was */
+    uint64_t last_ms;   /* and the last */
+    uint32_t kind;      /* enum ns_refusal_kind */
+    uint32_t direction; /* enum ns_direction; outbound: a handshake with a peer that the workload dialled */
+    uint32_t status;    /* streams: 400, 401 or 503; otherwise 0 */
+    uint32_t reserved;
+    struct ns_address source;      /* inbound: whom it came from, without a port; outbound: the workload */
+    struct ns_address destination; /* what the last one dialled */
+    char peer[512];                /* streams: the peer's verified SPIFFE id */
+    char reason[96];
+};
+
 struct ns_workload_stats {
     uint64_t workload;
     uint64_t connections; /* live flows, tunnels' streams included */
@@ -242,6 +266,13 @@ void core_answer(struct core *core, const struct ns_answer *answer);
 /* Writes at most `capacity` notices of refused connections, at most one in ten seconds for a workload and
  * limit; returns how many. Cheap when there is none. */
 size_t core_limit_notices(struct core *core, struct ns_limit_notice *out, size_t capacity);
+
+/* The same for peers that were refused: what is new, at most 8 in a minute for a workload, and one for a row.
+ * `count` is what came since the row's last notice. */
+size_t core_refusal_notices(struct core *core, struct ns_refusal *out, size_t capacity);
+/* All that is kept of the last day. Writes at most `capacity` rows, returns how many there are. Waits for
+ * nobody. */
+size_t core_refusals(struct core *core, struct ns_refusal *out, size_t capacity);
 
 /* Snapshots, taken by every worker at its next turn; waits for them (milliseconds; a worker never waits for
  * the caller). Writes at most `capacity` items, returns how many there are in all. */

@@ -44,7 +44,9 @@ struct core {
     uint64_t epoch;
     uint64_t noticed_ms; /* when notices were last looked for */
     struct descriptors descriptors;
-    uint32_t notices; /* atomic: 1 when there may be some */
+    uint32_t notices;     /* atomic: 1 when there may be some */
+    uint32_t refusal_due; /* same, of refusals */
+    uint64_t refusal_ms;  /* when those were last looked for */
 
     struct questions questions;
 };
@@ -135,6 +137,7 @@ int core_workload_add(struct core *core, uint64_t workload, int netns_fd, const 
     pthread_mutex_lock(&core->mutex);
     int result = -1;
     struct quota *quota = quota_new(workload, &core->descriptors, &core->notices);
+    quota->refusals = refusals_new(workload, &core->refusal_due);
     if (registered_find(core, workload) != NULL) {
         fail(error, error_size, "a workload with this key exists", 0);
     } else {
@@ -190,6 +193,48 @@ size_t core_limit_notices(struct core *core, struct ns_limit_notice *out, size_t
     }
     pthread_mutex_unlock(&core->mutex);
     return count;
+}
+
+size_t core_refusal_notices(struct core *core, struct ns_refusal *out, size_t capacity)
+{
+    NS_CHECK(core, CORE_MAGIC);
+    if (__atomic_load_n(&core->refusal_due, __ATOMIC_ACQUIRE) == 0)
+        return 0;
+    size_t count = 0;
+    uint64_t now_ms = clock_us(CLOCK_MONOTONIC) / 1000;
+    pthread_mutex_lock(&core->mutex);
+    if (now_ms - core->refusal_ms >= NOTICES_APART_MS) {
+        core->refusal_ms = now_ms;
+        __atomic_store_n(&core->refusal_due, 0, __ATOMIC_RELEASE);
+        struct link *at, *next;
+        link_each(at, next, &core->registered)
+        {
+            struct quota *quota = container_of(at, struct registered, link)->quota;
+            while (count < capacity && refusals_notice(quota->refusals, now_ms, &out[count]))
+                count++;
+        }
+        if (count == capacity)
+            __atomic_store_n(&core->refusal_due, 1, __ATOMIC_RELEASE);
+    }
+    pthread_mutex_unlock(&core->mutex);
+    return count;
+}
+
+size_t core_refusals(struct core *core, struct ns_refusal *out, size_t capacity)
+{
+    NS_CHECK(core, CORE_MAGIC);
+    size_t total = 0;
+    uint64_t now_ms = clock_us(CLOCK_MONOTONIC) / 1000;
+    struct link *at, *next;
+    pthread_mutex_lock(&core->mutex);
+    link_each(at, next, &core->registered)
+    {
+        struct quota *quota = container_of(at, struct registered, link)->quota;
+        size_t written = total < capacity ? total : capacity;
+        total += refusals_list(quota->refusals, now_ms, out + written, capacity - written);
+    }
+    pthread_mutex_unlock(&core->mutex);
+    return total;
 }
 
 int core_workload_credentials(struct core *core, uint64_t workload, const char *chain_pem,

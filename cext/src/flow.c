@@ -99,7 +99,8 @@ void flow_leave_tunnel(struct flow *flow)
 static void flow_close(struct flow *flow, const char *reason, void (*close_side)(int))
 {
     struct worker *worker = flow->worker;
-    snapshot_remember(flow, reason);
+    if (!flow->unlisted)
+        snapshot_remember(flow, reason);
     if (flow->tunnel != NULL && flow->stream > 0) {
         h2_stream_set(flow->tunnel->h2, flow->stream, NULL);
         h2_reset(flow->tunnel->h2, flow->stream, flow->state == FLOW_OPEN ? H2_CONNECT_ERROR : H2_CANCEL);
@@ -140,16 +141,37 @@ void flow_abort(struct flow *flow, const char *reason)
         flow_close(flow, reason, socket_abort);
 }
 
+/* An inbound flow that comes to nothing. `status`: what its stream is answered; 0: it has none. */
+static void flow_note_refused(struct flow *flow, int status, const char *reason)
+{
+    const struct refusal refusal = {
+        .kind = flow->mtls ? NS_REFUSED_STREAM : NS_REFUSED_PLAINTEXT,
+        .direction = NS_INBOUND,
+        .status = status,
+        .source = flow->source,
+        .destination = flow->destination,
+        .peer = flow->peer,
+        .reason = reason,
+    };
+    flow->unlisted = 1;
+    refusals_note(flow->workload->quota->refusals, &refusal, flow->worker->now_ms);
+}
+
+/* Answers an inbound stream that was not answered yet. */
+static void flow_answer_refused(struct flow *flow, int status, const char *reason)
+{
+    flow_note_refused(flow, status, reason);
+    h2_stream_set(flow->tunnel->h2, flow->stream, NULL);
+    h2_respond(flow->tunnel->h2, flow->stream, status);
+    tunnel_touch(flow->tunnel);
+    flow->stream = 0;
+}
+
 void flow_fail(struct flow *flow, const char *reason)
 {
     flow->workload->stats.failed++;
-    /* An inbound stream that was not answered yet gets an answer that says so. */
-    if (flow->direction == NS_INBOUND && flow->tunnel != NULL && flow->state < FLOW_OPEN) {
-        h2_stream_set(flow->tunnel->h2, flow->stream, NULL);
-        h2_respond(flow->tunnel->h2, flow->stream, 503);
-        tunnel_touch(flow->tunnel);
-        flow->stream = 0;
-    }
+    if (flow->direction == NS_INBOUND && flow->tunnel != NULL && flow->state < FLOW_OPEN)
+        flow_answer_refused(flow, 503, reason);
     flow_abort(flow, reason);
 }
 
@@ -293,11 +315,11 @@ static void flow_question(const struct flow *flow, struct ns_question *question,
 static void flow_refuse(struct flow *flow, const struct decision *decision)
 {
     flow->workload->stats.refused++;
-    if (flow->direction == NS_INBOUND && flow->tunnel != NULL && flow->state < FLOW_OPEN) {
-        h2_stream_set(flow->tunnel->h2, flow->stream, NULL);
-        h2_respond(flow->tunnel->h2, flow->stream, decision->verdict == NS_REFUSE ? 401 : 503);
-        tunnel_touch(flow->tunnel);
-        flow->stream = 0;
+    if (flow->direction == NS_INBOUND && flow->state < FLOW_OPEN) {
+        if (flow->tunnel != NULL)
+            flow_answer_refused(flow, decision->verdict == NS_REFUSE ? 401 : 503, decision->reason);
+        else
+            flow_note_refused(flow, 0, decision->reason);
     }
     flow_abort(flow, decision->reason);
 }

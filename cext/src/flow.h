@@ -71,6 +71,7 @@ struct flow {
     uint64_t accepted_ms;
     uint64_t deadline_ms; /* until OPEN */
     int mtls;
+    int unlisted; /* it never was a connection: it stands among the refusals (refusals.h) instead */
     char reason[NS_REASON_MAX]; /* plaintext: why */
     char peer[NS_IDENTITY_MAX]; /* mtls: survives the tunnel, for the list of connections */
     char tls[64];

@@ -83,10 +83,13 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
 static void request_complete(struct h2 *h2, int32_t id)
 {
     int status = message_refusal(&h2->message);
-    if (status != 0)
-        h2_respond(h2, id, status);
-    else
+    if (status == 0) {
         h2->events->request(h2->owner, id, &h2->message.authority, &h2->message.client);
+        return;
+    }
+    h2_respond(h2, id, status);
+    if (h2->events->malformed != NULL)
+        h2->events->malformed(h2->owner, status);
 }
 
 /* Headers have come in on a stream. -1 if none may: malformed ones, and all that come behind a request or the

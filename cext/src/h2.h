@@ -50,11 +50,13 @@ struct h2;
 
 /* The owner's side. `stream` is what h2_stream_set or h2_connect attached, NULL if nothing. */
 struct h2_events {
-    /* Server: a request came in. A malformed one was already answered 400. Attach a stream or answer at once.
+    /* Server: a request came in, which is not malformed. Attach a stream or answer at once.
      * `client` is what the peer says of the application that dialled (the forwarded header); all zero if it
      * says nothing. */
     void (*request)(void *owner, int32_t id, const struct ns_address *authority,
                     const struct ns_address *client);
+    /* Server: a malformed request came in, and was answered with this status. NULL: nobody wants to know. */
+    void (*malformed)(void *owner, int status);
     /* Client: the peer answered with this status, of 100 to 999. Any below 200 precedes another; one of 2xx
      * opens the tunnel, and what comes before or behind it (data or an end; another answer) the owner resets
      * with H2_PROTOCOL_ERROR. */

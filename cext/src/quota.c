@@ -45,8 +45,10 @@ struct quota *quota_hold(struct quota *quota)
 
 void quota_release(struct quota *quota)
 {
-    if (quota != NULL && __atomic_sub_fetch(&quota->references, 1, __ATOMIC_ACQ_REL) == 0)
+    if (quota != NULL && __atomic_sub_fetch(&quota->references, 1, __ATOMIC_ACQ_REL) == 0) {
+        refusals_free(quota->refusals);
         free(quota);
+    }
 }
 
 void quota_set_limits(struct quota *quota, const struct ns_limits *limits)

@@ -27,6 +27,7 @@
 
 #include "link.h"
 #include "nodeseal_core.h"
+#include "refusals.h"
 
 enum {
     QUOTA_NOTICE_MS = 10000,     /* between two notices of one workload and limit */
@@ -66,6 +67,7 @@ struct quota {
     uint64_t descriptors;
     uint64_t rate_ns; /* when the bucket of new connections is full again; see quota.c */
     struct limited limited[NS_LIMITS];
+    struct refusals *refusals; /* owned; NULL: none are kept */
     struct link questions;     /* waiting for Python, oldest first; under the mutex of struct questions, */
     struct link question_link; /* as its place among those that have some */
 };

@@ -23,6 +23,7 @@ static void on_request(void *owner, int32_t id, const struct ns_address *authori
     struct tunnel *tunnel = owner;
     if (!address_same_ip(authority, &tunnel->local)) {
         h2_respond(tunnel->h2, id, 400);
+        tunnel_note_refused(tunnel, 400, authority, "wrong-address");
         return;
     }
     struct workload *workload = tunnel->workload;
@@ -51,6 +52,14 @@ static void on_request(void *owner, int32_t id, const struct ns_address *authori
         flow_continue(flow);
     else
         task_wait(&flow->worker->turns, &workload->share, &flow->task);
+}
+
+static void on_malformed(void *owner, int status)
+{
+    struct tunnel *tunnel = owner;
+    tunnel_note_refused(tunnel, status, &tunnel->local,
+                        status == 400 ? "peer sent a request that is no CONNECT to an address"
+                                      : "peer sent a request with too many header fields");
 }
 
 /* The peer has sent what does not belong there: no tunnel's bytes before its answer, or headers behind it. */
@@ -168,6 +177,7 @@ static void on_pong(void *owner)
 
 const struct h2_events STREAM_EVENTS = {
     .request = on_request,
+    .malformed = on_malformed,
     .response = on_response,
     .data = on_data,
     .end = on_end,

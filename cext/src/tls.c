@@ -453,11 +453,14 @@ void tls_present(struct tls *tls, const struct tls_credentials *credentials)
         (void)SSL_set_SSL_CTX(tls->ssl, credentials->context);
 }
 
-/* Notes why the record layer failed. */
+/* Notes why the record layer failed; the words for an alert say already who means what. */
 static enum tls_result record_result(struct tls *tls, enum tls_result result)
 {
-    if (result == TLS_FAILED && tls->error[0] == 0)
-        snprintf(tls->error, sizeof(tls->error), "TLS: %s", tls->record.failure);
+    if (result == TLS_FAILED && tls->error[0] == 0) {
+        const char *failure = tls->record.failure;
+        int of_peer = strncmp(failure, "peer ", strlen("peer ")) == 0;
+        snprintf(tls->error, sizeof(tls->error), "%s%s", of_peer ? "" : "TLS: ", failure);
+    }
     return result;
 }
 

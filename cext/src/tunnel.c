@@ -199,6 +199,37 @@ void tunnel_accept(struct worker *worker, struct workload *workload, int fd, con
     tunnel->tls.choosing = workload->neighbours != 0;
 }
 
+/* ---- refusals ---- */
+
+void tunnel_note_failed(const struct tunnel *tunnel, const char *reason)
+{
+    int is_server = tunnel->role == TLS_SERVER;
+    struct refusal refusal = {
+        .kind = NS_REFUSED_HANDSHAKE,
+        .direction = is_server ? NS_INBOUND : NS_OUTBOUND,
+        .source = is_server ? tunnel->peer : tunnel->workload->address,
+        .destination = is_server ? tunnel->local : tunnel->peer,
+        .reason = reason,
+    };
+    refusal.destination.port = NS_HBONE_PORT;
+    refusals_note(tunnel->workload->quota->refusals, &refusal, tunnel->worker->now_ms);
+}
+
+void tunnel_note_refused(const struct tunnel *tunnel, int status, const struct ns_address *destination,
+                         const char *reason)
+{
+    const struct refusal refusal = {
+        .kind = NS_REFUSED_STREAM,
+        .direction = NS_INBOUND,
+        .status = status,
+        .source = tunnel->peer,
+        .destination = *destination,
+        .peer = tunnel->tls.peer,
+        .reason = reason,
+    };
+    refusals_note(tunnel->workload->quota->refusals, &refusal, tunnel->worker->now_ms);
+}
+
 /* ---- events ---- */
 
 static void tunnel_refused(struct tunnel *tunnel, int error)
@@ -308,6 +339,9 @@ void tunnel_tick(struct tunnel *tunnel)
         if (tunnel_dial(tunnel) != 0)
             tunnel_abort(tunnel, "no socket for a tunnel");
     } else if (tunnel->state < TUNNEL_OPEN && worker->now_ms > tunnel->deadline_ms) {
+        if (tunnel->state == TUNNEL_HANDSHAKE)
+            tunnel_note_failed(tunnel, tunnel->spoken ? "peer did not finish the handshake in time"
+                                                      : "peer connected and sent nothing");
         tunnel_abort(tunnel, "the peer does not answer");
     } else if (tunnel->state == TUNNEL_OPEN) {
         tick_open(tunnel);

@@ -40,6 +40,7 @@ struct tunnel {
     struct tls tls;
     struct step step; /* of the handshake; while it is out, `tls` is not to be touched */
     int opened;       /* the handshake was done, once */
+    int spoken;       /* the peer has sent something */
     struct h2 *h2;
     struct byte_queue
         pending; /* ciphertext that the socket did not take; nothing is produced while there is some */
@@ -84,6 +85,12 @@ void tunnel_choose(struct tunnel *tunnel);
 int tunnel_peer_is_gone(const struct tunnel *tunnel, uint64_t now_ms);
 /* The last flow may have gone. */
 void tunnel_flow_left(struct tunnel *tunnel);
+/* The handshake has failed, or the peer refuses what comes behind it: notes why, for who looks at refusals. A
+ * peer that went away without having said anything was not refused. */
+void tunnel_note_failed(const struct tunnel *tunnel, const char *reason);
+/* Server: a request was answered with this status, without a flow having begun. */
+void tunnel_note_refused(const struct tunnel *tunnel, int status, const struct ns_address *destination,
+                         const char *reason);
 void tunnel_event(struct tunnel *tunnel, uint32_t events);
 void tunnel_tick(struct tunnel *tunnel);
 /* Asks the peer for another window of each stream. */

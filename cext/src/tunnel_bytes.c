@@ -222,8 +222,13 @@ static void tunnel_digest(struct tunnel *tunnel)
     }
     if (result == TLS_CLOSED)
         doom = "the peer closed the tunnel";
-    if (result == TLS_FAILED)
+    if (result == TLS_FAILED) {
         doom = tunnel->tls.error;
+        /* A server looks at our certificate when our handshake is done: its alert is the first that it says.
+         */
+        if (tunnel->role == TLS_CLIENT && tunnel->tls.record.opening.sequence <= 1)
+            tunnel_note_failed(tunnel, doom);
+    }
     if (tunnel->unfed.length > 0)
         tunnel->unfed_doom = doom;
     else if (tunnel->doom == NULL)
@@ -283,6 +288,7 @@ static void step_feed(struct tunnel *tunnel, size_t length)
 {
     step_dispose(&tunnel->step);
     if (length > 0) {
+        tunnel->spoken = 1;
         tunnel->step.input = ns_alloc(length);
         memcpy(tunnel->step.input, tunnel->worker->incoming, length);
     }
@@ -295,10 +301,13 @@ void tunnel_handshake(struct tunnel *tunnel)
     /* What a step has left (TLS_CHOOSE) comes first. */
     if (tunnel->step.result != TLS_CHOOSE)
         step_feed(tunnel, tunnel->poll.readable ? tunnel_receive(tunnel, HANDSHAKE_READ) : 0);
-    if (tunnel->doom != NULL)
+    if (tunnel->doom != NULL) {
+        if (tunnel->spoken || tunnel->role == TLS_CLIENT)
+            tunnel_note_failed(tunnel, "peer closed the connection in the handshake");
         tunnel_abort(tunnel, tunnel->doom);
-    else
+    } else {
         handshakes_give(&tunnel->worker->handshakes, &tunnel->step);
+    }
 }
 
 static void handshake_done(struct tunnel *tunnel)
@@ -312,6 +321,7 @@ static void handshake_done(struct tunnel *tunnel)
 static void handshake_failed(struct tunnel *tunnel)
 {
     tunnel->workload->stats.tls_failed++;
+    tunnel_note_failed(tunnel, tunnel->tls.error);
     tunnel->doom = tunnel->tls.error;
 }
 

@@ -222,8 +222,8 @@ def test_closed_port_is_answered_503(lab: RunningLab, programs: Programs, envoy:
     source = endpoint(client.getsockname())
     assert receive_all(client) == b""  # Envoy has read all that there was, so it ends the connection in order
     assert envoy.entry("client", source)["failure"] == "tunnel_response:503"
-    row = shown(lab, source)
-    assert (row["state"], row["reason"]) == ("closed", "the application refused")
+    (row,) = lab.refused("node2", destination=f"{lab.address('pipeline')}:{CLOSED}")
+    assert (row["kind"], row["status"], row["reason"]) == ("stream", 503, "the application refused")
 
 
 def test_slow_reader_stalls_only_itself(lab: RunningLab, programs: Programs, envoy: Envoy) -> None:

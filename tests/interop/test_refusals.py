@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from interop.certificates import (
 from interop.envoy import Envoy
 from interop.hbone import NO_ERROR, Answer, Hbone, client_context
 from nodeseal.core.bridge import CoreClient
-from support.lab import HBONE_PORT, Programs, RunningLab, wait_until
+from support.lab import HBONE_PORT, Programs, RunningLab, nodeseal, wait_until
 
 GET = b"GET / HTTP/1.1\r\nHost: pipeline\r\nConnection: close\r\n\r\n"
 HTTP, LINES = 8080, 7000
@@ -225,12 +225,114 @@ def test_identity_of_another_pod_is_answered_401(client: Client) -> None:
     wait_until(lambda: client.requests_seen() == seen + 1, "the application has the request of the proper one")
 
 
-def test_identity_of_another_pod_is_shown(client: Client) -> None:
-    with client.connect(issue(client.ca, "siem")) as hbone:
-        hbone.request(client.authority)
-        source = hbone.address[0]
-    rows = [row for row in client.lab.connections("node2") if row["source"].startswith(f"{source}:")]
-    assert [row["peer"] for row in rows if row["reason"] == "identity-mismatch"][:1] == [identity("siem")]
+# Whoever is refused is shown as that: from where, why, how often and when, and not as a connection.
+
+
+def another_ca(client: Client, directory: Path) -> None:
+    with pytest.raises(ssl.SSLError):
+        client.get(issue_from_new_ca(directory / "ca", "edge"))
+
+
+def ca_leaf(client: Client, _directory: Path) -> None:
+    with pytest.raises(ssl.SSLError):
+        client.get(sign(client.ca, uris=[identity("edge")], ca_leaf=True))
+
+
+def another_identity(client: Client, _directory: Path) -> None:
+    assert client.get(issue(client.ca, "siem")).status == "401"
+
+
+def address_of_another(client: Client, _directory: Path) -> None:
+    with client.connect(client.proper) as hbone:
+        assert hbone.request(f"{client.lab.address('siem')}:9000").status == "400"
+
+
+def no_connect(client: Client, _directory: Path) -> None:
+    with client.connect(client.proper) as hbone:
+        assert hbone.request(client.authority, GET, method="GET").status == "400"
+
+
+def closed_port(client: Client, _directory: Path) -> None:
+    with client.connect(client.proper) as hbone:
+        assert hbone.request(f"{client.lab.address('pipeline')}:9998").status == "503"
+
+
+@pytest.mark.parametrize(
+    ("refuse", "kind", "status", "peer", "reason"),
+    [
+        pytest.param(
+            another_ca, "handshake", None, None, "peer certificate is of a CA that is not trusted here", id="ca"
+        ),
+        pytest.param(ca_leaf, "handshake", None, None, "peer certificate is a CA certificate", id="ca-leaf"),
+        pytest.param(another_identity, "stream", 401, "siem", "identity-mismatch", id="401"),
+        pytest.param(address_of_another, "stream", 400, "edge", "wrong-address", id="400-address"),
+        pytest.param(
+            no_connect, "stream", 400, "edge", "peer sent a request that is no CONNECT to an address", id="400-method"
+        ),
+        pytest.param(closed_port, "stream", 503, "edge", "the application refused", id="503"),
+    ],
+)
+def test_refused_peer_is_shown_with_source_reason_count_and_times(
+    client: Client,
+    tmp_path: Path,
+    refuse: Callable[[Client, Path], None],
+    kind: str,
+    status: int | None,
+    peer: str | None,
+    reason: str,
+) -> None:
+    lab = client.lab
+    values = {"kind": kind, "status": status, "reason": reason, "peer": identity(peer) if peer else None}
+
+    def row() -> dict[str, Any] | None:
+        rows = lab.refused("node2", source=lab.address("edge"), **values)
+        assert len(rows) <= 1
+        return rows[0] if rows else None
+
+    known = row()
+    before = known["count"] if known is not None else 0
+    connections = {one["id"] for one in lab.connections("node2")}
+    refuse(client, tmp_path / "1")
+    refuse(client, tmp_path / "2")
+    wait_until(lambda: (found := row()) is not None and found["count"] == before + 2, "both are counted")
+    found = row()
+    assert found is not None
+    assert (found["direction"], found["workload"], found["source_workload"]) == (
+        "inbound",
+        "default/pipeline",
+        "default/edge",
+    )
+    assert found["first"] <= found["last"]
+    assert found["first_seconds"] >= found["last_seconds"] >= 0
+    new = [one for one in lab.connections("node2") if one["id"] not in connections]
+    assert [one for one in new if one["direction"] == "inbound" and one["workload"] == "default/pipeline"] == []
+    shown = nodeseal("connections", "--run-dir", str(lab.run_dir("node2"))).stdout
+    line = next(line for line in shown.splitlines() if reason in line and f" {kind}" in line)
+    assert f" {before + 2}  " in line
+    assert "edge" in line
+    client.assert_proper_one_succeeds()
+
+
+def test_refused_peer_is_logged_once_in_a_period(client: Client, programs: Programs) -> None:
+    """siem has had no refusals, so that none of its few lines a minute is used up."""
+    lab = client.lab
+    node = lab.node_of("siem")
+    said = f"workload default/siem: refused {lab.address('edge')}, handshake to {lab.address('siem')}:{HBONE_PORT}: "
+    said += "peer speaks plain HTTP, not TLS"
+    for _ in range(5):
+        plain = programs.dial("edge", (lab.address("siem"), HBONE_PORT))
+        plain.sendall(GET)
+        with contextlib.suppress(ConnectionResetError):
+            while plain.recv(4096):
+                pass
+    reason = "peer speaks plain HTTP, not TLS"
+    wait_until(
+        lambda: [row["count"] for row in lab.refused(node, workload="default/siem", reason=reason)] == [5],
+        "all five are counted",
+    )
+    log = lab.run_dir(node) / "core.log"
+    wait_until(lambda: said in log.read_text(), "the first is logged")
+    assert log.read_text().count(said) == 1
 
 
 def test_envoy_with_the_identity_of_another_pod_gets_401(

@@ -252,8 +252,13 @@ def test_strict_refuses_a_new_plaintext_connection(lab: RunningLab, programs: Pr
         client = programs.dial("guest", server.address)
         client.recv(1)
     assert server.peers == []
-    rows = [row for row in lab.connections("node2") if row["destination"] == endpoint(server.address)]
-    assert [(row["state"], row["reason"]) for row in rows] == [("closed", "strict")]
+    there = endpoint(server.address)
+    (row,) = lab.refused("node2", destination=there)
+    assert (row["kind"], row["reason"], row["count"]) == ("plaintext", "strict", 1)
+    guest = next(pod for pod in lab.lab.plan.pods if pod.name == "guest")
+    assert row["source"] in map(str, guest.addresses)
+    assert row["source_workload"] == "default/guest"
+    assert [row for row in lab.connections("node2") if row["destination"] == there] == []
 
 
 def test_strict_disturbs_no_tunnelled_connection(lab: RunningLab, programs: Programs) -> None:

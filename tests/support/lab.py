@@ -126,6 +126,11 @@ class RunningLab:
         rows: list[dict[str, Any]] = agents.ask_agent(self.run_dir(node), "connections")["connections"]
         return rows
 
+    def refused(self, node: str, **wanted: object) -> list[dict[str, Any]]:
+        """The peers that the node refused, as `nodeseal connections -o json` gives them, with these values."""
+        rows: list[dict[str, Any]] = agents.ask_agent(self.run_dir(node), "connections")["refused"]
+        return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
     def outbound(self, client: socket.socket) -> dict[str, Any]:
         """The row of a connection that was dialled in a pod, on the pod's own node; waits until it is there and
         decided."""

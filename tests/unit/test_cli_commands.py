@@ -220,7 +220,59 @@ def test_connections_as_json_carry_their_node(
     agents.append(FakeAgent(tmp_path, {"ok": True, "node": "node1", "connections": [ROW], "errors": []}))
     assert main(["connections", "--run-dir", str(tmp_path), "-o", "json"]) == 0
     expected = {"node": "node1", "run_dir": str(tmp_path), **ROW}
-    assert json.loads(capsys.readouterr().out) == {"connections": [expected], "errors": []}
+    # This agent is of a version that says nothing of refused peers.
+    assert json.loads(capsys.readouterr().out) == {"connections": [expected], "refused": [], "errors": []}
+
+
+REFUSED = {
+    "workload": "default/a",
+    "direction": "inbound",
+    "kind": "handshake",
+    "status": None,
+    "source": "192.0.2.44",
+    "source_workload": None,
+    "destination": "10.0.0.1:15008",
+    "destination_workload": "default/a",
+    "peer": None,
+    "reason": "peer shows no certificate",
+    "count": 3,
+    "first_seconds": 9.0,
+    "last_seconds": 1.0,
+}
+
+
+def test_refused_peers_are_shown_below_the_connections(
+    tmp_path: Path, agents: list[FakeAgent], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = {"ok": True, "node": "node1", "connections": [ROW], "refused": [REFUSED], "errors": []}
+    agents.append(FakeAgent(tmp_path, answer))
+    assert main(["connections", "--run-dir", str(tmp_path)]) == 0
+    connections, refused = capsys.readouterr().out.split("\n\n")
+    assert "10.0.0.1:1" in connections
+    assert "peer shows no certificate" not in connections
+    assert refused.splitlines()[1].split() == [
+        *("in", "handshake", "192.0.2.44", "a", "10.0.0.1:15008", "3", "9s", "1s"),
+        *("peer", "shows", "no", "certificate"),
+    ]
+
+
+def test_refused_peers_as_json_carry_their_node(
+    tmp_path: Path, agents: list[FakeAgent], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = {"ok": True, "node": "node1", "connections": [], "refused": [REFUSED], "errors": []}
+    agents.append(FakeAgent(tmp_path, answer))
+    assert main(["connections", "--run-dir", str(tmp_path), "-o", "json"]) == 0
+    expected = {"node": "node1", "run_dir": str(tmp_path), **REFUSED}
+    assert json.loads(capsys.readouterr().out)["refused"] == [expected]
+
+
+def test_live_leaves_refused_peers_out(
+    tmp_path: Path, agents: list[FakeAgent], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = {"ok": True, "node": "node1", "connections": [ROW], "refused": [REFUSED], "errors": []}
+    agents.append(FakeAgent(tmp_path, answer))
+    assert main(["connections", "--live", "--run-dir", str(tmp_path)]) == 0
+    assert "192.0.2.44" not in capsys.readouterr().out
 
 
 def test_live_leaves_closed_connections_out(

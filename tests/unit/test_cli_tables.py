@@ -364,6 +364,66 @@ def test_connections_with_long_names_still_fit() -> None:
     assert fits(connections.text([row], several_nodes=True, trust_domains=HERE))
 
 
+def refusal(**changes: Any) -> dict[str, Any]:
+    return {
+        "node": "node1",
+        "workload": "default/pipeline",
+        "direction": "inbound",
+        "kind": "handshake",
+        "status": None,
+        "source": "192.0.2.44",
+        "source_workload": None,
+        "destination": "10.77.2.10:15008",
+        "destination_workload": "default/pipeline",
+        "peer": None,
+        "reason": "peer certificate is a CA certificate",
+        "count": 3,
+        "first_seconds": 252.0,
+        "last_seconds": 8.0,
+        **changes,
+    }
+
+
+REFUSED = [
+    refusal(),
+    refusal(
+        kind="stream",
+        status=401,
+        source="10.77.2.11",
+        source_workload="default/edge",
+        destination="10.77.2.10:8080",
+        peer="spiffe://example.org/ns/default/sa/siem",
+        reason="identity-mismatch",
+        count=1,
+        first_seconds=2.0,
+        last_seconds=2.0,
+    ),
+    refusal(kind="plaintext", source="fd77::9", destination="10.77.2.10:8080", reason="strict", last_seconds=7300.0),
+    refusal(
+        workload="default/shipper",
+        direction="outbound",
+        source="10.77.1.10",
+        source_workload="default/shipper",
+        destination="10.77.3.10:15008",
+        destination_workload="default/siem",
+        reason="peer refused this workload's certificate: it does not trust its CA",
+        last_seconds=30.0,
+    ),
+]
+
+
+def test_refused_peers_are_a_table_of_their_own(golden: Golden) -> None:
+    text = connections.refused_text(REFUSED, several_nodes=False, trust_domains=HERE)
+    assert fits(text)
+    golden("connections_refused.txt", text + "\n")
+
+
+def test_refused_peers_of_several_nodes_name_them(golden: Golden) -> None:
+    text = connections.refused_text(REFUSED, several_nodes=True, trust_domains=HERE)
+    assert fits(text)
+    golden("connections_refused_nodes.txt", text + "\n")
+
+
 def test_no_connections() -> None:
     assert connections.text([], several_nodes=False, trust_domains=HERE) == "no connections"
 

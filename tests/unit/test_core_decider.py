@@ -14,6 +14,7 @@ import pytest
 from core_fakes import FakeLib, make_native
 from nodeseal.core import native
 from nodeseal.core.decider import INTERNAL_ERROR, NO_MESH_STATE, Decider, State
+from nodeseal.core.refusal import KINDS
 from nodeseal.mesh import decide
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
 from nodeseal.mesh.reasons import WhyLimited
@@ -112,6 +113,38 @@ def test_refused_connections_are_logged_by_the_workloads_name(caplog: pytest.Log
         "workload default/shipper: limit reached: connections (20000), 153 refused",
         "workload default/shipper: limit reached: descriptors, 2 refused",
     ]
+
+
+def test_refused_peers_are_logged_by_the_workloads_name(caplog: pytest.LogCaptureFixture) -> None:
+    module, lib = make_native()
+    decider = Decider(native.Core(module, workers=1, trust_domain="example.org"), {1: SHIPPER}.get)
+    peer = {"ip": [0] * 10 + [255, 255, 10, 0, 0, 9], "port": 0}
+    own = {"ip": [0] * 10 + [255, 255, 10, 0, 0, 1], "port": 8080}
+    inbound = {"workload": 1, "direction": 1, "count": 1, "source": peer, "destination": own}
+    outbound = {"workload": 1, "direction": 0, "count": 2, "source": own, "destination": peer | {"port": 15008}}
+    lib.refusal_notices = [
+        inbound | {"kind": 0, "reason": b"peer shows no certificate", "count": 3, "untold": 968},
+        inbound | {"kind": 1, "status": 401, "peer": b"spiffe://x/y", "reason": b"wrong-trust-domain"},
+        inbound | {"kind": 2, "reason": b"strict"},
+        outbound | {"kind": 0, "reason": b"peer has another identity than expected"},
+        inbound | {"workload": 9, "reason": b"of a workload that is gone"},
+    ]
+    decider.log_refusals()
+    assert [record.getMessage() for record in caplog.records] == [
+        "workload default/shipper: refused 10.0.0.9, handshake to 10.0.0.1:8080: peer shows no certificate (3 times); "
+        "968 refusals of others are not told",
+        "workload default/shipper: refused 10.0.0.9, stream 401 to 10.0.0.1:8080 of spiffe://x/y: wrong-trust-domain",
+        "workload default/shipper: refused 10.0.0.9, plaintext to 10.0.0.1:8080: strict",
+        "workload default/shipper: handshake with 10.0.0.9:15008 failed: peer has another identity than expected "
+        "(2 times)",
+    ]
+
+
+def test_the_kinds_of_refusals_are_the_cores() -> None:
+    header = (Path(__file__).parents[2] / "cext" / "include" / "nodeseal_core.h").read_text(encoding="utf-8")
+    kinds = [word.lower() for word in re.findall(r"NS_REFUSED_([A-Z]+) =", header)]
+    assert kinds == list(KINDS)
+    assert f"NS_REFUSAL_KINDS = {len(KINDS)}," in header
 
 
 def test_the_words_for_limits_are_the_cores() -> None:

@@ -17,6 +17,7 @@ import pytest
 from core_fakes import FakeLib, make_native
 from nodeseal.core import generations, native, process, protocol
 from nodeseal.core.bridge import CoreClient, CoreError, CoreGone, CoreOptions, spawn
+from nodeseal.core.refusal import Refusal
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName, difference
 from nodeseal.mesh.spiffe import SpiffeId
@@ -274,6 +275,44 @@ def test_connections_are_rows_with_the_workloads_name(running: Running) -> None:
     assert len(rows) == 700
     assert (rows[0]["workload"], rows[0]["direction"], rows[0]["state"]) == ("default/shipper", "outbound", "open")
     assert (rows[0]["source"], rows[0]["destination"], rows[0]["mtls"]) == ("10.0.0.1:4000", "", True)
+
+
+def test_refused_peers_are_rows_with_the_workloads_name(running: Running) -> None:
+    running.add()
+    source = {"ip": [0] * 10 + [255, 255, 10, 0, 0, 9], "port": 0}
+    own = {"ip": [0xFD] + [0] * 14 + [1], "port": 8080}
+    row = {"workload": 1, "kind": 1, "direction": 1, "status": 401, "count": 3, "first_ms": 2000, "last_ms": 1000}
+    texts = {"peer": b"spiffe://example.org/ns/a/sa/b", "reason": b"identity-mismatch"}
+    running.lib.refused = [row | texts | {"source": source, "destination": own}]
+    connections, refused = running.client.observe()
+    assert connections == []
+    assert refused == [
+        Refusal(
+            workload="default/shipper",
+            kind="stream",
+            direction="inbound",
+            source="10.0.0.9",
+            destination="[fd00::1]:8080",
+            reason="identity-mismatch",
+            count=3,
+            first_ms=2000,
+            last_ms=1000,
+            status=401,
+            peer="spiffe://example.org/ns/a/sa/b",
+        )
+    ]
+
+
+def test_a_core_that_knows_of_no_refusals_or_tells_more_of_them_is_understood(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = Refusal(None, "later", "inbound", "10.0.0.9", "10.0.0.1:80", "word", 1, 2, 1)
+    for answer, refused in (
+        ({"connections": []}, []),
+        ({"connections": [], "refused": [{**row.to_wire(), "colour": "red"}]}, [row]),
+    ):
+        monkeypatch.setitem(running.server._ops, "connections", lambda _request, _fds, answer=answer: (answer, []))
+        assert running.client.observe() == ([], refused)
 
 
 def test_stats_name_the_workload(running: Running) -> None:

@@ -18,6 +18,7 @@ from nodeseal.agent.enrolment import Enrolment
 from nodeseal.agent.node import Absence, Node
 from nodeseal.agent.problems import Problem
 from nodeseal.core.bridge import CoreClient, CoreError
+from nodeseal.core.refusal import Refusal, merged
 from nodeseal.mesh import decide
 from nodeseal.mesh.address import AddressError, OriginalDestination, SourceAddress, parse_address
 from nodeseal.mesh.exclusions import Excluded, Exclusions
@@ -266,14 +267,15 @@ def _certificate(enrolment: Enrolment) -> dict[str, Any] | None:
 
 
 async def connections(node: Node) -> dict[str, Any]:
-    """{"ok", "node", "trust_domain", "connections": [...], "errors": [...]}: what the core carries, and what goes
-    past it in captured namespaces.
+    """{"ok", "node", "trust_domain", "connections": [...], "refused": [...], "errors": [...]}: what the core carries,
+    what goes past it in captured namespaces, and the peers that were refused in the last day.
 
     Raises CoreError when the core does not answer.
     """
     async with asyncio.timeout(_CORE_PATIENCE_S * 2):
-        answers = await node.core.call_all(CoreClient.connections)
-    found = [_through_core(node.mesh, row, link.generation) for link, rows in answers for row in rows]
+        answers = await node.core.call_all(CoreClient.observe)
+    found = [_through_core(node.mesh, row, link.generation) for link, (rows, _refused) in answers for row in rows]
+    refused = merged(refusal for _link, (_rows, refusals) in answers for refusal in refusals)
     errors = []
     for name, enrolment in sorted(node.enrolments.items()):
         # While it drains, what is new goes past the core as well, and nothing tells which is which.
@@ -290,6 +292,7 @@ async def connections(node: Node) -> dict[str, Any]:
         "node": node.config.node,
         "trust_domain": node.trust_domain,
         "connections": found,
+        "refused": [refused_row(node.mesh, refusal, utc_now()) for refusal in refused],
         "errors": errors,
     }
 
@@ -318,6 +321,29 @@ def _through_core(mesh: Mesh | None, row: dict[str, Any], generation: int) -> di
         "bytes_received": row["bytes_received"],
         "age_seconds": row["age_ms"] / 1000,
         "closed_seconds": row["closed_ms"] / 1000 if closed else None,
+    }
+
+
+def refused_row(mesh: Mesh | None, refusal: Refusal, now: datetime) -> dict[str, Any]:
+    """A row of "refused"; the times are of the first and the last refusal that it stands for."""
+    host = f"[{refusal.source}]" if ":" in refusal.source else refusal.source
+    own = refusal.workload if refusal.direction == "outbound" else None
+    return {
+        "workload": refusal.workload,
+        "direction": refusal.direction,
+        "kind": refusal.kind,
+        "status": refusal.status or None,
+        "source": refusal.source,
+        "source_workload": own or _name_of(mesh, f"{host}:0"),
+        "destination": refusal.destination,
+        "destination_workload": _name_of(mesh, refusal.destination),
+        "peer": refusal.peer or None,
+        "reason": refusal.reason,
+        "count": refusal.count,
+        "first": (now - timedelta(milliseconds=refusal.first_ms)).isoformat(timespec="seconds"),
+        "last": (now - timedelta(milliseconds=refusal.last_ms)).isoformat(timespec="seconds"),
+        "first_seconds": refusal.first_ms / 1000,
+        "last_seconds": refusal.last_ms / 1000,
     }
 
 

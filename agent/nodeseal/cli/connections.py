@@ -12,6 +12,7 @@ from nodeseal.cli.identities import shortening
 from nodeseal.cli.table import duration, note, render_first_that_fits, size
 
 _HEADER = ("DIR", "SOURCE", "DESTINATION", "MTLS WITH", "SENT", "RECEIVED", "AGE")
+_REFUSED_HEADER = ("DIR", "REFUSED", "SOURCE", "DESTINATION", "TIMES", "SINCE", "LAST", "WHY")
 _DIRECTIONS = {"outbound": "out", "inbound": "in"}
 
 Row = dict[str, Any]
@@ -22,7 +23,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = subparsers.add_parser(
         "connections", help="connections of this node's workloads: mTLS with whom, or plaintext and why"
     )
-    parser.add_argument("--live", action="store_true", help="leave out those that were closed in the last minute")
+    parser.add_argument(
+        "--live", action="store_true", help="leave out those that were closed in the last minute, and refused peers"
+    )
     nodes.add_options(parser)
     parser.set_defaults(run=_run)
 
@@ -36,13 +39,22 @@ def _run(args: argparse.Namespace) -> int:
         for row in answer["connections"]
         if not (args.live and row["state"] == "closed")
     ]
+    # An agent of an older version says nothing of them.
+    refused = [
+        {"node": answer["node"], "run_dir": answer["run_dir"], **row}
+        for answer in found.answers
+        for row in answer.get("refused", [])
+        if not args.live
+    ]
     errors = [error for answer in found.answers for error in answer.get("errors", [])]
     if args.output == "json":
-        print(json.dumps({"connections": rows, "errors": [*errors, *found.errors]}, indent=2))
+        print(json.dumps({"connections": rows, "refused": refused, "errors": [*errors, *found.errors]}, indent=2))
     elif found.answers:
         # An agent of an older version does not say its own: then no identity is shortened.
         domains = [answer.get("trust_domain", "") for answer in found.answers]
         print(text(rows, several_nodes=len(directories) > 1, trust_domains=domains))
+        if refused:
+            print(f"\n{refused_text(refused, several_nodes=len(directories) > 1, trust_domains=domains)}")
         for error in errors:
             print(note(error))
     return found.report_errors()
@@ -91,6 +103,45 @@ def text(rows: Sequence[Row], *, several_nodes: bool, trust_domains: Iterable[st
     return render_first_that_fits(header, variants, right=(4 + shift, 5 + shift), fold=fold)
 
 
+def refused_text(rows: Sequence[Row], *, several_nodes: bool, trust_domains: Iterable[str] = ()) -> str:
+    """The table of refused peers, of a day: those that were refused lately first. Outbound ("out") are handshakes that
+    a workload of this node began, and that failed."""
+    short = shortening(trust_domains)
+    ordered = sorted(rows, key=lambda row: float(row["last_seconds"]))
+
+    def variant(
+        identity: Callable[[str], str], source: Callable[[Row], str], destination: Callable[[Row], str]
+    ) -> Callable[[], list[tuple[str, ...]]]:
+        def rows_of() -> list[tuple[str, ...]]:
+            cells: list[tuple[str, ...]] = []
+            for row in ordered:
+                line = (
+                    _DIRECTIONS[row["direction"]],
+                    f"{row['kind']} {row['status']}" if row["status"] else row["kind"],
+                    source(row),
+                    destination(row),
+                    str(row["count"]),
+                    duration(row["first_seconds"]),
+                    duration(row["last_seconds"]),
+                    f"{row['reason']} ({identity(row['peer'])})" if row["peer"] else row["reason"],
+                )
+                cells.append((row["node"], *line) if several_nodes else line)
+            return cells
+
+        return rows_of
+
+    variants = (
+        variant(str, _full("source"), _full("destination")),
+        variant(short, _full("source"), _full("destination")),
+        variant(short, _full("source"), _short("destination")),
+        variant(short, _named("source"), _short("destination")),
+    )
+    shift = 1 if several_nodes else 0
+    header = ("NODE", *_REFUSED_HEADER) if several_nodes else _REFUSED_HEADER
+    fold = tuple(column + shift for column in (2, 3, 7))
+    return render_first_that_fits(header, variants, right=(4 + shift,), fold=fold)
+
+
 def _order(row: Row) -> tuple[bool, float, str]:
     closed = row["state"] == "closed"
     if closed:
@@ -125,6 +176,16 @@ def _shortest(end: str) -> Callable[[Row], str]:
     def cell(row: Row) -> str:
         name = row[f"{end}_workload"]
         return _bare(name) if name and end == "source" else _short(end)(row)
+
+    return cell
+
+
+def _named(end: str) -> Callable[[Row], str]:
+    """The name, or the address where there is none."""
+
+    def cell(row: Row) -> str:
+        name = row[f"{end}_workload"]
+        return _bare(name) if name else row[end] or "-"
 
     return cell
 

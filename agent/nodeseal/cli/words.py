@@ -32,12 +32,13 @@ _PARTS: tuple[tuple[str, str, type[Word]], ...] = (
     ),
     (
         "Why a connection is refused",
-        "The same column, of connections that were closed in the last minute.",
+        "`nodeseal connections` shows it in the column MTLS WITH, of a workload's own connections that were closed in "
+        "the last minute, and in the column WHY of its second table, of peers that were refused.",
         WhyRefused,
     ),
     (
         "Which limit a connection met",
-        "The same column. [Limits](operating.md#limits) says what counts.",
+        "The column MTLS WITH. [Limits](operating.md#limits) says what counts.",
         WhyLimited,
     ),
 )

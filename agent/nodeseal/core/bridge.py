@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nodeseal.core import generations, protocol
+from nodeseal.core.refusal import Refusal
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Mesh, MeshDifference, WorkloadName
@@ -217,8 +218,12 @@ class CoreClient:
 
     def connections(self) -> list[dict[str, Any]]:
         """Live and lately closed connections; rows as native.Core.connections, `workload` by its name."""
-        rows: list[dict[str, Any]] = self._ask({"op": "connections"})["connections"]
-        return rows
+        return self.observe()[0]
+
+    def observe(self) -> tuple[list[dict[str, Any]], list[Refusal]]:
+        """(connections, peers that were refused in the last day); of the latter a core of an older version has none."""
+        answer = self._ask({"op": "connections"})
+        return answer["connections"], [Refusal.from_wire(row) for row in answer.get("refused", [])]
 
     def stats(self) -> tuple[dict[str, int], list[dict[str, Any]]]:
         """(the process's counters, a row a workload with `key` and `workload`)."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from nodeseal.core import native
 from nodeseal.core.native import Core, LimitNotice, Question
+from nodeseal.core.refusal import Refusal
 from nodeseal.mesh import decide
 from nodeseal.mesh.address import OriginalDestination, TunnelAddress
 from nodeseal.mesh.model import Mesh, WorkloadName
@@ -79,6 +80,7 @@ class Decider:
         while not self._stopping.is_set():
             count = lib.core_next_questions(self._core.handle, questions.array, questions.capacity, _WAIT_MS)
             self.log_limits()
+            self.log_refusals()
             for index in range(count):
                 self.answer(questions[index], answer)
                 lib.core_answer(self._core.handle, answer.structure)
@@ -89,6 +91,13 @@ class Decider:
             name = self._name_of(notice.workload)
             if name is not None:
                 log.warning("workload %s: limit reached: %s", name, _limit_text(notice))
+
+    def log_refusals(self) -> None:
+        """A line for each peer that was refused lately, or refused us; the core says so at intervals."""
+        for key, refusal in self._core.refusal_notices():
+            name = self._name_of(key)
+            if name is not None:
+                log.warning("workload %s: %s", name, _refusal_text(refusal))
 
     def answer(self, question: Question, answer: native.Answer) -> None:
         """Fills `answer` for `question`; never raises."""
@@ -170,6 +179,18 @@ class Decider:
 def _limit_text(notice: LimitNotice) -> str:
     limit = f"{notice.limit} ({notice.value})" if notice.value else notice.limit
     return f"{limit}, {notice.refused} refused"
+
+
+def _refusal_text(refusal: Refusal) -> str:
+    if refusal.direction == "outbound":
+        who = f"handshake with {refusal.destination} failed"
+    else:
+        status = f" {refusal.status}" if refusal.status else ""
+        peer = f" of {refusal.peer}" if refusal.peer else ""
+        who = f"refused {refusal.source}, {refusal.kind}{status} to {refusal.destination}{peer}"
+    times = f" ({refusal.count} times)" if refusal.count > 1 else ""
+    untold = f"; {refusal.untold} refusals of others are not told" if refusal.untold else ""
+    return f"{who}: {refusal.reason}{times}{untold}"
 
 
 @functools.lru_cache(maxsize=1024)

@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from nodeseal.core.refusal import KINDS, Refusal
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.limits import LIMIT_NAMES, Limits
 
@@ -112,6 +113,13 @@ class LimitNotice(NamedTuple):
     limit: str
     value: int
     refused: int
+
+
+class KeyedRefusal(NamedTuple):
+    """A struct ns_refusal; `refusal.workload` is yet to be filled in."""
+
+    workload: int
+    refusal: Refusal
 
 
 class Question(NamedTuple):
@@ -216,6 +224,7 @@ class Core:
         options.trust_domain = fit(trust_domain, 256)
         error = ffi.new("char[]", _ERROR_SIZE)
         self._notices = ffi.new("struct ns_limit_notice[]", _NOTICES)
+        self._refusal_notices = ffi.new("struct ns_refusal[]", _NOTICES)
         self.handle = lib.core_start(options, error, _ERROR_SIZE)
         if self.handle == ffi.NULL:
             raise NativeError(_line(ffi, error))
@@ -269,6 +278,15 @@ class Core:
         count = self.native.lib.core_limit_notices(self.handle, self._notices, _NOTICES)
         rows = [self._notices[index] for index in range(count)]
         return [LimitNotice(row.workload, LIMITED[row.limit], row.value, row.refused) for row in rows]
+
+    def refusal_notices(self) -> list[KeyedRefusal]:
+        """See core_refusal_notices."""
+        count = self.native.lib.core_refusal_notices(self.handle, self._refusal_notices, _NOTICES)
+        return [_refusal(self.native.ffi, self._refusal_notices[index]) for index in range(count)]
+
+    def refusals(self) -> list[KeyedRefusal]:
+        """See core_refusals: of the last day."""
+        return [_refusal(self.native.ffi, row) for row in self._snapshot("refusal", "core_refusals", 64)]
 
     def workload_stats(self) -> list[dict[str, Any]]:
         """Counters a workload, named as in struct ns_workload_stats; "limited" by the names of LIMITED."""
@@ -331,6 +349,24 @@ def _connection_row(ffi: Any, row: Any) -> dict[str, Any]:
         "tls": text(ffi, row.tls),
         "reason": text(ffi, row.reason),
     }
+
+
+def _refusal(ffi: Any, row: Any) -> KeyedRefusal:
+    refusal = Refusal(
+        workload=None,
+        kind=KINDS[row.kind],
+        direction=DIRECTIONS[row.direction],
+        source=str(unpack_address(row.source)[0]),
+        destination=endpoint_text(row.destination),
+        reason=text(ffi, row.reason),
+        count=row.count,
+        first_ms=row.first_ms,
+        last_ms=row.last_ms,
+        status=row.status,
+        peer=text(ffi, row.peer),
+        untold=row.untold,
+    )
+    return KeyedRefusal(row.workload, refusal)
 
 
 def text(ffi: Any, array: Any) -> str:

@@ -19,7 +19,7 @@ those with a * keep their form in every version of the protocol, whatever become
   mesh {epoch, parts, full} or {epoch, parts, base, difference}: the model, then the epoch. What is too large for one
     message comes before, as `parts` requests mesh_part {number, part}, with nothing else in between
   mesh_read {first} -> {part, next}: the model from its object number `first` on, `next` null at its end
-  connections {} -> {connections};  stats {} -> {core, workloads}
+  connections {} -> {connections, refused};  stats {} -> {core, workloads}
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -300,7 +300,11 @@ class ControlServer:
         for row in rows:
             name = self._name_of(row["workload"])
             row["workload"] = str(name) if name is not None else None
-        return {"connections": rows}, []
+        refused = []
+        for key, refusal in self._core.refusals():
+            name = self._name_of(key)
+            refused.append(replace(refusal, workload=str(name) if name is not None else None).to_wire())
+        return {"connections": rows, "refused": refused}, []
 
     def _stats(self, request: dict[str, Any], fds: list[int]) -> Answer:
         rows: list[dict[str, Any]] = []
