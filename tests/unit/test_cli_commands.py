@@ -433,6 +433,22 @@ class TestWhichNodes:
         assert "node demo/node1:" in out
         assert "node lab/node1:" in out
 
+    def test_nodes_of_one_name_are_told_apart_wherever_they_are(
+        self, tmp_path: Path, agents: list[FakeAgent], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for site, node in (("north", "node1"), ("south", "node1"), ("west", "edge")):
+            self.note(self.make(tmp_path / site / "run"), node)
+            agents.append(FakeAgent(tmp_path / site / "run", {**STATUS, "node": node}))
+        assert main(["status", "-o", "json"]) == 0
+        shown = [node["node"] for node in json.loads(capsys.readouterr().out)["nodes"]]
+        assert shown == ["north/node1", "south/node1", "edge"]
+
+    def test_notes_of_nodes_that_are_no_more_do_not_pile_up(self, tmp_path: Path) -> None:
+        for number in range(3):
+            self.note(tmp_path / f"gone{number}", "node1")
+        site = self.note(self.make(tmp_path / "site", CORE_LOCK), "edge")
+        assert [json.loads(path.read_text())["run_dir"] for path in (tmp_path / "nodes").iterdir()] == [str(site)]
+
     def test_one_silent_node_does_not_hide_the_others(
         self, tmp_path: Path, agents: list[FakeAgent], capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -38,6 +38,10 @@ def test_every_command_has_examples_in_its_help(path: str, capsys: pytest.Captur
     assert capsys.readouterr().out == out
 
 
+def test_examples_are_for_commands_that_there_are() -> None:
+    assert set(EXAMPLES) == set(COMMANDS)
+
+
 @pytest.mark.parametrize(("path", "line"), LINES)
 def test_every_example_is_a_command_line_of_its_command(path: str, line: str) -> None:
     words = shlex.split(line)

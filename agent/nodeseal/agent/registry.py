@@ -35,7 +35,10 @@ class Registered:
 
 
 def register(note: Registered) -> None:
-    """Notes a node, in place of what was noted of its run directory. Raises OSError."""
+    """Notes a node, in place of what was noted of its run directory; what is noted of no node any more goes. Raises
+    OSError.
+    """
+    _tidy()
     path = _path(note.run_dir)
     value = {"run_dir": str(note.run_dir), "node": note.node, "config": str(note.config), "netns": note.netns}
     for attempt in range(_TRIES):
@@ -80,6 +83,15 @@ def own_namespace() -> int | None:
         return syscalls.network_namespace_cookie()
     except OSError:
         return None
+
+
+def _tidy() -> None:
+    """Removes the notes of nodes that went without cleanup: their run directories were removed, say."""
+    with contextlib.suppress(OSError):
+        for path in DIRECTORY.glob("*.json"):
+            one = _read(path)
+            if one is not None and not rundir.has_node(one.run_dir):
+                path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Registered | None:

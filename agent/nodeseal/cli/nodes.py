@@ -30,7 +30,7 @@ class Answers:
     """The agents' answers in the order of their nodes, and one line for each that did not answer.
 
     Each answer carries its "run_dir", and under "node" the node's name, with the lab's before it ("lab/node1") when the
-    nodes of several labs are there.
+    nodes of several labs are there, or with the directory's that its run directory lies in when two have the same name.
     """
 
     answers: list[dict[str, Any]]
@@ -166,14 +166,22 @@ def _commands(verb: str, known: Sequence[_Known]) -> str:
 def ask_all(directories: list[Path], operation: str, *, seconds: float = TIMEOUT_S) -> Answers:
     """Asks every node's agent, one after the other, each for at most so many seconds."""
     answers, errors = [], []
-    several_labs = len({directory.parent for directory in directories}) > 1
     for directory in directories:
         try:
             with waiting(f"waiting for the agent of {directory}"):
                 answer = ask(directory, operation, seconds=seconds)
-            if several_labs and directory.parent.parent == LABS:
-                answer["node"] = f"{directory.parent.name}/{answer['node']}"
             answers.append({**answer, "run_dir": str(directory)})
         except AgentError as error:
             errors.append(str(error))
+    _tell_apart(answers)
     return Answers(answers, errors)
+
+
+def _tell_apart(answers: list[dict[str, Any]]) -> None:
+    """Puts its lab, or whatever its run directory lies in, before the name of a node that is not enough by itself."""
+    names = [answer["node"] for answer in answers]
+    parents = [Path(answer["run_dir"]).parent for answer in answers]
+    several = len(set(parents)) > 1
+    for answer, name, parent in zip(answers, names, parents, strict=True):
+        if several and (parent.parent == LABS or names.count(name) > 1):
+            answer["node"] = f"{parent.name}/{name}"
