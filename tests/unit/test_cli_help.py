@@ -94,7 +94,7 @@ def test_error_stands_in_the_json_as_well(tmp_path: Path, capsys: pytest.Capture
     gone = f"no agent runs for {tmp_path}; start it with 'nodeseal agent --config FILE'"
     expected = {
         "status": {"nodes": [], "errors": [gone]},
-        "connections": {"connections": [], "errors": [gone]},
+        "connections": {"connections": [], "refused": [], "errors": [gone]},
         "upgrade-core": {"nodes": [], "errors": [gone]},
     }
     for command, answer in expected.items():
