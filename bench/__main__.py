@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.bed import remove_old_beds
-from bench.build import BUILD, CHECKOUT, build_programs
+from bench.build import BUILD, build_programs
 from bench.errors import BenchError
 from bench.figures import summarise
 from bench.machine import describe_machine
@@ -19,14 +19,13 @@ from bench.peers.external import External, read_description
 from bench.peers.nodeseal import parse_settings
 from bench.peers.peer import Peer
 from bench.plots import draw_plots
-from bench.report import markdown_report, terminal_report, write_page
+from bench.report import PAGE, markdown_report, terminal_report, write_page
 from bench.session import Session, Settings
 from nodeseal.lab.errors import LabError
 from nodeseal.lab.interruption import signals_interrupt
 from nodeseal.lab.lab import require_root
 
 ROUNDS = 5
-PAGE = CHECKOUT / "docs" / "performance.md"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.build import CHECKOUT
 from bench.errors import BenchError
 from bench.tables import aligned
 from bench.targets import Target, targets
 
+PAGE = CHECKOUT / "docs" / "performance.md"
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 Columns = Sequence[tuple[str, str]]
@@ -127,6 +130,29 @@ def markdown_report(result: Mapping[str, Any], plots: Sequence[tuple[str, str]])
     if runs["failures"]:
         lines += ["", "Failed:", *(f"* {failure}" for failure in runs["failures"])]
     return "\n".join(lines) + "\n"
+
+
+def read_page(text: str) -> dict[str, Any]:
+    """What the tables of markdown_report say: {"rounds", "medians", "spread"}, as under "runs" of a result, rounded.
+
+    Raises BenchError when a table is not there.
+    """
+    rounds = re.search(r"(\d+) rounds, ", text)
+    if rounds is None:
+        raise BenchError("docs/performance.md: it is not there how many rounds the figures are of")
+    medians: dict[str, dict[str, float | None]] = {}
+    spread: dict[str, dict[str, list[float]]] = {}
+    for title, columns in TABLES:
+        _, found, rest = text.partition(f"\n### {title}\n\n")
+        if not found:
+            raise BenchError(f"docs/performance.md: the table '{title}' is not there")
+        for line in rest.partition("\n\n")[0].splitlines()[2:]:
+            peer, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+            for (name, _), cell in zip(columns, cells, strict=True):
+                numbers = [float(number) for number in re.findall(r"[\d.]+", cell)]
+                medians.setdefault(peer, {})[name] = numbers[0] if numbers else None
+                spread.setdefault(peer, {})[name] = numbers[1:] or numbers * 2
+    return {"rounds": int(rounds[1]), "medians": medians, "spread": spread}
 
 
 def replace_between_markers(text: str, figures: str) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import json
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from bench.errors import BenchError
 from bench.figures import SUMMARY, figures_of, medians, spreads, summarise
-from bench.report import BEGIN, END, markdown_report, replace_between_markers, terminal_report
+from bench.plots import CAPTION, PLOTS, Panel, draw_panel
+from bench.report import BEGIN, END, PAGE, markdown_report, read_page, replace_between_markers, terminal_report
 from bench.targets import targets
 
 MACHINE = {
@@ -175,3 +177,39 @@ def test_summarise_leaves_the_visits_alone() -> None:
     before = copy.deepcopy(visits)
     summarise(visits, MACHINE, SETTINGS, [])
     assert visits == before
+
+
+def test_page_tells_the_figures_that_it_was_made_of() -> None:
+    visits = [visit(), visit("direct"), visit(factor=3.0), visit("direct"), visit(factor=2.0), visit("direct")]
+    runs = summarise(visits, MACHINE, {**SETTINGS, "rounds": 3}, [])["runs"]
+    found = read_page(markdown_report({"runs": runs, "machine": MACHINE}, []))
+    assert found["rounds"] == 3
+    assert list(found["medians"]) == list(runs["medians"])
+    for peer, figures in found["medians"].items():
+        for name, value in figures.items():
+            measured = runs["medians"][peer].get(name)
+            if measured is None:
+                assert value is None
+                continue
+            # Rounded, as they are in the page.
+            assert value == pytest.approx(measured, 0.05, 0.001)
+            assert found["spread"][peer][name] == pytest.approx(
+                runs["spread"][peer].get(name, [measured] * 2), 0.05, 0.001
+            )
+
+
+def test_page_without_a_table_is_refused() -> None:
+    with pytest.raises(BenchError, match="the table 'Throughput"):
+        read_page("5 rounds, 2 s for each load")
+
+
+@pytest.mark.parametrize("panel", [panel for _name, _title, panels in PLOTS for panel in panels])
+def test_plot_says_its_unit_and_which_way_is_better(panel: Panel) -> None:
+    axis = MagicMock()
+    draw_panel(axis, panel, read_page(PAGE.read_text()))
+    better = "higher" if panel.key in ("gbps_1", "gbps_8", "rps_c64", "conns_per_s") else "lower"
+    axis.set_xlabel.assert_called_once_with(f"{panel.unit} ({better} is better)")
+    peers = axis.set_yticks.call_args.args[1]
+    assert "nodeseal" in peers
+    assert len(axis.barh.call_args.kwargs["xerr"][0]) == len(peers)
+    assert "Whiskers: the smallest and the largest round." in CAPTION
