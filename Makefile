@@ -78,7 +78,7 @@ test-workers: $(VENV)/.installed-test ## the netns and interop tests with 1, 2 a
 test-iptables: $(VENV)/.installed-test ## the netns and interop tests with capture by iptables instead of eBPF (root)
 	$(BIN)/python -m pytest tests/netns tests/interop --backend iptables
 
-chaos: $(VENV)/.installed-test ## restarts, upgrades, crashes and a bad link at random under load (root; MINUTES=10 SEED=N)
+chaos: $(VENV)/.installed-test ## restarts, upgrades, crashes and a bad link at random under load (root, 15 minutes; MINUTES=10 SEED=N)
 	PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \
 	  $(if $(CONNECTIONS),--connections $(CONNECTIONS)) $(if $(ONLY),--only $(ONLY)) \
 	  $(if $(BACKEND),--backend $(BACKEND)) $(if $(JSON),-o json)
@@ -99,7 +99,7 @@ guard: $(VENV)/.installed ## instructions of the data path, compared with the re
 	$(call apt_install,$(APT_GUARD))
 	$(BIN)/python -m bench.guard
 
-bench: $(VENV)/.installed-bench ## speed beside other proxies (root, 30 minutes, alone on the machine; QUICK=1: 3 minutes)
+bench: $(VENV)/.installed-bench ## speed beside other proxies (root, 30 minutes, alone on the machine; QUICK=1: under 3)
 	$(BIN)/python -m bench $(if $(QUICK),--quick)
 
 profile: $(VENV)/.installed-bench ## flame graphs of the core under each load, in build/profile (root, 3 minutes)

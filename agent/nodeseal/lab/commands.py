@@ -122,7 +122,7 @@ def _up(args: argparse.Namespace) -> int:
     pipeline = in_url(plan.pod("pipeline").named_address)
     print(f"lab '{args.name}' is up\n\n{status_tables(status)}\n")
     print("try:")
-    print(f"  nodeseal lab exec{option} shipper -- curl -s http://{pipeline}:8080/   (or http://pipeline:8080/)")
+    print(f"  nodeseal lab exec{option} shipper -- curl -sS http://{pipeline}:8080/   (or http://pipeline:8080/)")
     print("  nodeseal connections")
     print(f"  nodeseal lab down{option}")
     return 0

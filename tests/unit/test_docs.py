@@ -1,0 +1,90 @@
+"""What the documentation says that the code or the system can contradict."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from nodeseal.agent import config
+from nodeseal.cli.main import parser
+from nodeseal.lab import commands
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+@pytest.mark.parametrize("path", [*PAGES, Path(commands.__file__)], ids=lambda path: path.name)
+def test_requests_that_fail_say_so(path: Path) -> None:
+    """A reset is what readers are to see: with -s alone curl says nothing of it."""
+    assert re.findall(r"curl (?:\S+ )*?-s\b.*", path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if target.startswith("http"):
+            continue
+        name, _, heading = target.partition("#")
+        file = (path.parent / name).resolve() if name else path
+        assert file.exists(), target
+        if heading:
+            assert heading in anchors(file.read_text()), target
+
+
+def anchors(text: str) -> set[str]:
+    """Of the headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_default_workers_are_told_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def workers(cpus: int) -> int:
+        monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(cpus)))
+        return config.default_workers()
+
+    assert [workers(cpus) for cpus in (1, 2, 4, 8, 64)] == [1, 1, 2, 4, 4]
+    for name in ("CONTRIBUTING.md", "docs/operating.md"):
+        assert "one for every two CPUs, at most 4" in page(name)
+
+
+def test_times_of_long_runs_are_the_same_everywhere() -> None:
+    chaos = re.search(r"--minutes.*default=([\d.]+)", page("tests/chaos/__main__.py"))
+    assert chaos is not None
+    assert f"15 minutes: {float(chaos[1]):g} of chaos" in page("CONTRIBUTING.md")
+    assert f"(root, 15 minutes; MINUTES={float(chaos[1]):g} " in page("Makefile")
+    for name, text in (
+        ("bench/__main__.py", "in under 3 minutes"),
+        ("Makefile", "QUICK=1: under 3)"),
+        ("CONTRIBUTING.md", "(QUICK=1: under 3)"),
+        ("docs/performance.md", "under 3 minutes"),
+    ):
+        assert text in page(name)
+
+
+def test_steps_on_a_host_are_commands_that_there_are() -> None:
+    section = page("docs/operating.md").partition("## On a host\n")[2].partition("\n## ")[0]
+    lines = re.findall(r"^nodeseal (.*?)(?: +#.*)?$", section, re.MULTILINE)
+    assert len(lines) >= 5
+    for line in lines:
+        assert parser().parse_args(line.split()).run
+
+
+def test_configuration_on_a_host_is_taken(tmp_path: Path) -> None:
+    """And the mesh state beside it, as it stands there."""
+    from nodeseal.sources.directory import load
+
+    section = page("docs/operating.md").partition("## On a host\n")[2]
+    files = dict(re.findall(r"^cat > (\S+) <<'END'\n(.*?)^END$", section, re.MULTILINE | re.DOTALL))
+    (tmp_path / "mesh").mkdir()
+    (tmp_path / "mesh" / "mesh.yaml").write_text(files["/etc/nodeseal/mesh/mesh.yaml"])
+    (tmp_path / "agent.yaml").write_text(files["/etc/nodeseal/agent.yaml"])
+    read = config.load(tmp_path / "agent.yaml")
+    assert (read.node, str(read.mesh), str(read.ca)) == ("node1", "/etc/nodeseal/mesh", "/etc/nodeseal/ca")
+    (workload,) = load(tmp_path / "mesh").workloads.values()
+    assert (workload.node, workload.netns, workload.wanted) == ("node1", "/run/netns/web", True)
