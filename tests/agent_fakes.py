@@ -25,6 +25,7 @@ from nodeseal.identity.authority import Svid
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId
 from nodeseal.sources.directory import MeshStateError
+from nodeseal.sources.publications import Trust
 
 TRUST_DOMAIN = "example.org"
 fake_spawn = functools.partial(
@@ -70,6 +71,7 @@ class FakeCredentials:
     """Issues without cryptography; `error` is raised instead when set."""
 
     trust_domain = TRUST_DOMAIN
+    trust = Trust(frozenset({"1" * 32}), "1" * 32)
 
     def __init__(self) -> None:
         self.issued: list[SpiffeId] = []
@@ -158,6 +160,9 @@ class FakeCapture:
         captured.uncaptured = self.uncaptured
         self.captured[target.name] = captured
         return captured
+
+    async def has_cgroup(self, _path: str) -> bool:
+        return True
 
     async def prepare(self) -> None:
         self._note("prepare", "")
@@ -285,6 +290,7 @@ class FakeSource:
     """A mesh state that the test writes: put() a Mesh or a MeshStateError."""
 
     def __init__(self, *items: Mesh | MeshStateError) -> None:
+        self.publishers: dict[str, Trust | None] = {}
         self._queue: asyncio.Queue[Mesh | MeshStateError] = asyncio.Queue()
         for item in items:
             self._queue.put_nowait(item)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from agent_fakes import FakeCapture, FakeCredentials, FakeSource, fake_spawn, mesh, until, workload
-from nodeseal.agent import claim, pushing, rundir, starting, supervisor, view
+from nodeseal.agent import claim, pushing, rundir, starting, supervisor, view, vigil
 from nodeseal.agent import node as node_module
 from nodeseal.agent.config import Config
 from nodeseal.agent.enrolment import Enrolment
@@ -31,6 +31,7 @@ from nodeseal.core import generations, protocol
 from nodeseal.core.bridge import CoreClient, CoreError, CoreGone, CoreOptions
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
 from nodeseal.sources.directory import MeshStateError, Problem, PublicationError, load
+from nodeseal.sources.publications import Trust
 
 SHIPPER = WorkloadName("default", "shipper")
 PIPELINE = WorkloadName("default", "pipeline")
@@ -341,6 +342,43 @@ def test_renamed_node_withdraws_what_it_published_before(
             assert await problems_of(node) == []
         assert '- "default/shipper"' in (enrolled_dir / "renamed.yaml").read_text()
         assert "withdrew the publication of node1" in caplog.text
+
+    play(story())
+
+
+def test_workload_whose_node_is_misspelt_is_named_where_it_was(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(node_module, "_VIGIL_S", 0.01)
+    monkeypatch.setattr(vigil, "PATIENCE_S", 0.0)
+
+    async def story() -> None:
+        async with world.node(world.state()) as (node, source):
+            await enrolled(node)
+            source.publishers = {"node1": None, "node2": None}
+            assert await problems_of(node) == []
+            source.put(world.state(replace(world.shipper, node="nod1"), world.remote))
+            await until(lambda: SHIPPER not in node.enrolments, "it has left")
+            expected = [("node-unknown", "nod1"), ("was-enrolled", "default/shipper")]
+            assert await problems_of(node) == expected
+            await until(lambda: "was-enrolled: default/shipper was enrolled on this node (node1)" in caplog.text)
+            source.put(world.state())
+            await enrolled(node)
+            assert await problems_of(node) == []
+
+    play(story())
+
+
+def test_node_with_another_ca_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vigil, "PATIENCE_S", 0.0)
+
+    async def story() -> None:
+        async with world.node(world.state()) as (node, source):
+            await enrolled(node)
+            text = (world.mesh_dir / "enrolled" / "node1.yaml").read_text()
+            assert text.startswith(f"# Written by the agent of node1; do not edit. CA: {'1' * 32} trusts: {'1' * 32}\n")
+            source.publishers = {"node2": Trust(frozenset({"2" * 32}), "2" * 32)}
+            assert await problems_of(node) == [("other-ca", "node2")]
 
     play(story())
 
@@ -681,8 +719,9 @@ def test_connections_carry_the_names_of_both_ends(world: World) -> None:
         async with world.node(world.state()) as (node, _source):
             await enrolled(node)
             answer = await view.connections(node)
-            expected = {"ok": True, "node": "node1", "trust_domain": "example.org", "connections": [], "errors": []}
-            assert answer == expected
+            assert answer["ok"]
+            assert (answer["node"], answer["trust_domain"]) == ("node1", "example.org")
+            assert (answer["connections"], answer["refused"], answer["errors"]) == ([], [], [])
             row = {"id": 1, "workload": "default/shipper", "direction": "outbound", "state": "closed", "mtls": True}
             row |= {"source": f"{world.shipper.address}:4000", "destination": f"{world.remote.address}:80"}
             row |= {"endpoint": f"{world.remote.address}:80", "bytes_sent": 1, "bytes_received": 2, "age_ms": 2500}

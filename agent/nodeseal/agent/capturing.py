@@ -40,11 +40,16 @@ def target_of(workload: Workload) -> CaptureTarget:
 
 def is_at(captured: Captured, netns: str) -> bool:
     """Whether the captured namespace is the one at `netns` (a path, or a name under /run/netns). One stat(2)."""
+    return inode_of(netns) == captured.namespace.inode
+
+
+def inode_of(netns: str) -> int | None:
+    """The number of the namespace at `netns` (a path, or a name under /run/netns); None when there is none."""
     path = Path(netns) if "/" in netns else NAMED / netns
     try:
-        return path.stat().st_ino == captured.namespace.inode
+        return path.stat().st_ino
     except (FileNotFoundError, NotADirectoryError):
-        return False
+        return None
 
 
 class CaptureThread:

@@ -11,8 +11,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from nodeseal.identity.authority import AuthorityError, Issuer, Svid, renewal_time
+from nodeseal.identity.certificates import fingerprint
 from nodeseal.identity.description import Ending, endings, exposed
 from nodeseal.mesh.spiffe import SpiffeId
+from nodeseal.sources.publications import Trust
 
 log = logging.getLogger("nodeseal.agent")
 
@@ -64,11 +66,20 @@ class Credentials:
         self._stamp = self._read_stamp()
         self._issuer = Issuer.load(directory, now())
         self._refreshing = threading.Lock()
+        self._trust: tuple[Issuer, Trust] | None = None
 
     @property
     def trust_domain(self) -> str:
         """The CA's."""
         return self._issuer.trust_domain
+
+    @property
+    def trust(self) -> Trust:
+        """The CA, as other nodes are told of it."""
+        issuer = self._issuer
+        if self._trust is None or self._trust[0] is not issuer:
+            self._trust = issuer, Trust.of(issuer.anchors, fingerprint(issuer.root))
+        return self._trust[1]
 
     def issue(self, identity: SpiffeId) -> Credential:
         """A fresh key and certificate. Blocks for a few milliseconds. Raises AuthorityError."""

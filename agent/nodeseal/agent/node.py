@@ -29,10 +29,12 @@ from nodeseal.agent.credentials import Credentials, utc_now
 from nodeseal.agent.enrolment import Enrolment
 from nodeseal.agent.handover import Handover
 from nodeseal.agent.holding import Held, Surroundings
+from nodeseal.agent.peers import Publishers
 from nodeseal.agent.problems import Part, Problem
 from nodeseal.agent.pushing import MeshPusher
 from nodeseal.agent.starting import Starting
 from nodeseal.agent.supervisor import CoreSupervisor, StartCore
+from nodeseal.agent.vigil import Vigil
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.listeners import FROM_OUTSIDE
 from nodeseal.capture.workload import Captured
@@ -41,6 +43,7 @@ from nodeseal.core.protocol import close_all
 from nodeseal.mesh.model import Mesh, MeshDifference, MeshError, Mode, OnFailure, Phase, Workload, WorkloadName
 from nodeseal.mesh.reasons import ProblemWord, WhyNotEnrolled
 from nodeseal.sources.directory import DirectorySource, MeshStateError, PublicationError, load, publish
+from nodeseal.sources.publications import Trust
 
 log = logging.getLogger("nodeseal.agent")
 
@@ -49,6 +52,7 @@ _PUBLICATION_CHECK_S = 5.0
 _NAMESPACE_CHECK_S = 5.0
 _HOST_CHECK_S = 0.2
 _CA_CHECK_S = 5.0
+_VIGIL_S = 5.0
 
 
 @dataclass(slots=True)
@@ -63,6 +67,9 @@ class Absence:
 
 class MeshSource(Protocol):
     """Where the mesh state comes from: DirectorySource, and others later."""
+
+    publishers: Publishers
+    """See DirectorySource.publishers."""
 
     def changes(self) -> AsyncIterator[Mesh | MeshStateError]:
         """See DirectorySource.changes."""
@@ -128,6 +135,7 @@ class Node:
         self.ca = CaWatch(credentials, config.run_dir)
         self.pusher = MeshPusher(self.core, self._effective)
         self.bypass = BypassKeeper(capture, config.node, config.node_addresses)
+        self.vigil = Vigil(config.node, config.mesh, self.core, self.around.settle)
         self.trouble: MeshTrouble | None = None
         self._source = source if source is not None else DirectorySource(config.mesh)
         self._from_source: Mesh | None = None
@@ -135,6 +143,7 @@ class Node:
         """This node's workloads in the source's mesh."""
         self._publishing = asyncio.Lock()
         self._published: frozenset[WorkloadName] | None = None
+        self._published_trust: Trust | None = None
         self._publish_trouble: str | None = None
         self._former_trouble: list[str] = []
         self._next_key = 1
@@ -195,6 +204,7 @@ class Node:
         self._tasks.append(asyncio.create_task(self._watch_namespaces(), name="namespaces"))
         self._tasks.append(asyncio.create_task(self._watch_host(), name="host"))
         self._tasks.append(asyncio.create_task(self._watch_ca(), name="ca"))
+        self._tasks.append(asyncio.create_task(self._keep_vigil(), name="vigil"))
         if self._from_source is not None:
             # Without any mesh state nobody knows what is wanted: what is captured waits for one.
             for name in self.enrolments:
@@ -380,6 +390,10 @@ class Node:
             self.enrolments[name] = Enrolment(name, self.around)
         for name, enrolment in list(self.enrolments.items()):
             workload = ours.get(name)
+            if workload is not None:
+                self.vigil.leftovers.forget(name)
+            elif enrolment.held is not None:
+                self.vigil.leftovers.note(name, enrolment.held.captured)
             # The publication's phase is our own word and changes nothing.
             enrolment.update(replace(workload, phase=Phase.ABSENT) if workload is not None else None)
         await self.push()
@@ -424,6 +438,19 @@ class Node:
             await asyncio.sleep(_PUBLICATION_CHECK_S)
             await self._republish()
             await self._withdraw_former()
+
+    async def _keep_vigil(self) -> None:
+        while True:
+            await asyncio.sleep(_VIGIL_S)
+            self._tell_vigil()
+            try:
+                await self.vigil.look(self.capture.has_cgroup)
+            except Exception as error:
+                # Whatever it is: nobody would miss a watch that has ended.
+                log.warning("cannot look at what is lost: %s", " ".join(str(error).split()) or repr(error))
+
+    def _tell_vigil(self) -> None:
+        self.vigil.take(self._from_source, self._source.publishers, self.around.credentials.trust)
 
     async def _withdraw_former(self) -> None:
         """Withdraws what agents of this run directory published under another name or in another directory: nothing of
@@ -577,20 +604,24 @@ class Node:
             if names == self._published and not healing:
                 return
             self._published = None
+            trust = self.around.credentials.trust
+            renewed, self._published_trust = trust != self._published_trust, trust
             try:
-                wrote = await asyncio.to_thread(publish, self.config.mesh, self.config.node, names)
+                wrote = await asyncio.to_thread(publish, self.config.mesh, self.config.node, names, trust)
             except PublicationError as error:
                 self._publish_trouble = str(error)
                 raise
             failed, self._publish_trouble = self._publish_trouble is not None, None
             self._published = names
-            if healing and wrote and not failed:
+            if healing and wrote and not failed and not renewed:
                 log.warning("the publication of this node had been changed by somebody else: written again")
 
     def parts(self) -> Iterator[Part]:
         """Whoever may know of something wrong; see nodeseal.agent.problems."""
+        self._tell_vigil()
         yield self
         yield self.ca
+        yield self.vigil
         yield from (enrolment for _name, enrolment in sorted(self.enrolments.items()))
 
     def problems(self) -> Iterator[Problem]:

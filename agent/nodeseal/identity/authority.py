@@ -22,6 +22,7 @@ from nodeseal.identity.certificates import (
     authority_key_identifier,
     check_chain,
     check_valid,
+    fingerprint,
     hash_for,
     pem,
     trust_domain,
@@ -77,6 +78,11 @@ class Issuer:
 
     def __repr__(self) -> str:
         return f"Issuer({self.trust_domain!r}, valid until {self._not_after:%Y-%m-%d %H:%M:%SZ})"
+
+    @property
+    def anchors(self) -> frozenset[str]:
+        """The fingerprints of the trust anchors."""
+        return frozenset(map(fingerprint, x509.load_pem_x509_certificates(self.bundle_pem.encode())))
 
     @property
     def not_after(self) -> datetime:

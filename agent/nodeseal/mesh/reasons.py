@@ -331,6 +331,39 @@ class ProblemWord(Word):
         "A workload of this node should be enrolled and is not.",
         "See the reason in the table, and the words for it below.",
     )
+    NODE_UNKNOWN = (
+        "node-unknown",
+        Level.ERROR,
+        "The mesh state wants workloads enrolled on a node that has published nothing: its name is misspelt, its agent "
+        "has never run, or `enrolled/` is not shared with it. Traffic with them is in plaintext.",
+        "Correct `node`, start that agent, or share (copy) `enrolled/` among all nodes.",
+    )
+    PEER_NOT_ENROLLED = (
+        "peer-not-enrolled",
+        Level.WARNING,
+        "Another node has not enrolled a workload of its own that should be: traffic with it is in plaintext.",
+        "`nodeseal status` on that node says why.",
+    )
+    WAS_ENROLLED = (
+        "was-enrolled",
+        Level.WARNING,
+        "A workload was enrolled on this node and runs here still, but the mesh state does not give it to this node "
+        "any more: its traffic is in plaintext.",
+        "Correct the mesh state; say `enrolled: false` there if it is meant.",
+    )
+    OTHER_CA = (
+        "other-ca",
+        Level.ERROR,
+        "Another node has another CA than this one: no connection between their workloads works.",
+        "Give both the CA of one `nodeseal ca init`, or put both roots into the `root.pem` of each.",
+    )
+    HANDSHAKE_FAILED = (
+        "handshake-failed",
+        Level.WARNING,
+        "A workload of this node could not make a tunnel to a peer in the last ten minutes, because one of the two "
+        "refused the other's certificate, or the peer does not speak TLS as it should.",
+        "Compare the CAs and the clocks of both nodes; the line has the reason.",
+    )
     CERTIFICATE_NOT_RENEWED = (
         "certificate-not-renewed",
         Level.WARNING,

@@ -6,7 +6,7 @@ node has enrolled what) are followed even then, because they change without anyb
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from nodeseal.mesh.model import Mesh
@@ -17,6 +17,7 @@ from nodeseal.sources.publications import (
     SUFFIX,
     Publication,
     PublicationError,
+    Trust,
     phases,
     publish,
     read_publication,
@@ -80,6 +81,9 @@ class DirectorySource:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.publishers: Mapping[str, Trust | None] = {}
+        """The nodes that have a publication, each with the CA that it tells of: as of the latest look, whether that was
+        worth an item of `changes` or not. Replaced as a whole."""
 
     async def changes(self) -> AsyncIterator[Mesh | MeshStateError]:
         """First the present state, then an item for everything that alters something. Never ends by itself.
@@ -98,6 +102,9 @@ class DirectorySource:
                 snapshot = [await asyncio.to_thread(_Snapshot, self.directory, watch.held)]
                 if watch.settled():
                     mesh, problems = await asyncio.to_thread(_take, reader, heap, snapshot)
+                    publishers = {name: one.trust for name, one in reader.publications.items()}
+                    if publishers != self.publishers:
+                        self.publishers = publishers
                     news = mesh is not None and (mesh is not told or (bool(complained) and not problems))
                     worse = bool(problems) and (news or problems != complained)
                     told, complained = mesh, problems
@@ -193,7 +200,8 @@ class _Reader:
         self.files: list[StateFile] | None = None
         self._combined: list[Problem] = []
         self._mesh: Mesh | None = None
-        self._publications: dict[str, Publication] = {}
+        self.publications: dict[str, Publication] = {}
+        """By node."""
         self._digests: dict[str, bytes] = {}
         """Of the publications' files, by node."""
         self._listed = False
@@ -209,7 +217,7 @@ class _Reader:
             mesh = combined or mesh
         self._take_publications(snapshot, mesh)
         if mesh is not None:
-            wanted, more = phases(mesh, self._publications.values())
+            wanted, more = phases(mesh, self.publications.values())
             problems += more
             # What has not changed stays the same object, in memory once and found equal at once.
             mesh = mesh.with_phases(wanted, like=last)
@@ -238,21 +246,21 @@ class _Reader:
             # What was known stays known. If nothing ever was, every node may have published: not the same as none.
             if snapshot.state is not None and mesh is not None and not self._listed:
                 nodes = {workload.node for workload in mesh.workloads.values()}
-                self._publications = {node: Publication(node, f"{ENROLLED}/{node}.yaml", None) for node in nodes}
+                self.publications = {node: Publication(node, f"{ENROLLED}/{node}.yaml", None) for node in nodes}
             return
         self._listed = True
         current: dict[str, Publication] = {}
         digests: dict[str, bytes] = {}
         for content in snapshot.publications:
             node = content.path.stem
-            last, digest = self._publications.get(node), self._digests.get(node)
+            last, digest = self.publications.get(node), self._digests.get(node)
             if content.path not in snapshot.held and (digest is None or digest != digest_of(content)):
                 last, digest = read_publication(content, last), digest_of(content)
             if last is not None:
                 current[node] = last
                 if digest is not None:
                     digests[node] = digest
-        self._publications, self._digests = current, digests
+        self.publications, self._digests = current, digests
 
 
 def _take(reader: _Reader, heap: Heap, snapshots: list[_Snapshot]) -> tuple[Mesh | None, list[Problem]]:

@@ -7,6 +7,9 @@
 
 A peer opens tunnels to what is published, not to what the mesh state wishes for.
 
+The comment in its first line also says by which CA the node issues and whom it trusts, so that others see that theirs
+is another. It is a comment because agents of the first version take a field that they do not know for a mistake.
+
 Trust
 -----
 Only a workload's own node says whether it is enrolled. An entry for a workload of another node has no effect, and is a
@@ -28,10 +31,12 @@ file that is *not there* is different: it is how a node says that nothing of its
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from nodeseal.mesh.model import Mesh, Phase, WorkloadName
 from nodeseal.sources.document import MAX_PROBLEMS, Content, Problem, Problems, read_document, shown
@@ -46,17 +51,41 @@ SUFFIX = ".yaml"
 """What the name of a publication ends with, behind the node's."""
 
 
+_DIGEST_LENGTH = 32
+_DIGEST = rb"[0-9a-f]{%d}" % _DIGEST_LENGTH
+_TRUST = re.compile(rb"# [^\n]{1,400}; do not edit\. CA: (%b) trusts:((?: %b){1,64})\n" % (_DIGEST, _DIGEST))
+
+
 class PublicationError(Exception):
     """A publication could not be written or removed."""
 
 
-def publish(directory: Path, node: str, names: Iterable[WorkloadName]) -> bool:
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """A node's CA: `anchors` are digests of the roots that it trusts, `issuer` that of the one by which it issues."""
+
+    anchors: frozenset[str]
+    issuer: str
+
+    @classmethod
+    def of(cls, anchors: Iterable[str], issuer: str) -> Self:
+        """Of whole fingerprints; half of one is enough to compare, and nobody trusts it."""
+        return cls(frozenset(one[:_DIGEST_LENGTH] for one in anchors), issuer[:_DIGEST_LENGTH])
+
+    @property
+    def shown(self) -> str:
+        """For people: the beginning of the issuer's digest."""
+        return f"root {self.issuer[:8]}"
+
+
+def publish(directory: Path, node: str, names: Iterable[WorkloadName], trust: Trust | None = None) -> bool:
     """Says that exactly these workloads of `node` are enrolled. Atomic: readers see the old list or the new one.
 
     Writes nothing if that is what the file says already, and returns whether it wrote. Raises PublicationError.
     """
     path = _path(directory, node)
-    lines = [f"# Written by the agent of {node}; do not edit.", f"node: {json.dumps(node)}"]
+    known = f" CA: {trust.issuer} trusts: {' '.join(sorted(trust.anchors))}" if trust is not None else ""
+    lines = [f"# Written by the agent of {node}; do not edit.{known}", f"node: {json.dumps(node)}"]
     listed = sorted(set(names))
     lines.append("enrolled:" if listed else "enrolled: []")
     lines += [f"  - {json.dumps(str(name))}" for name in listed]
@@ -113,20 +142,31 @@ class Publication:
     file: str
     names: frozenset[WorkloadName] | None
     problems: tuple[Problem, ...] = ()
+    trust: Trust | None = None
 
 
 def read_publication(content: Content, last: Publication | None) -> Publication:
     """The publication that a file holds; its names are the `last` ones if it cannot be read. Never raises."""
     node = content.path.stem
     plain = None if content.data is None else take_plain_publication(content.data)
+    trust = None if content.data is None else _read_trust(content.data)
     if plain is not None and plain[0] == node:
-        return Publication(node, content.name, frozenset(plain[1]))
+        return Publication(node, content.name, frozenset(plain[1]), trust=trust)
     problems = Problems(content.name)
     problems.extend(content.problems)
     names = None if content.data is None else _read_names(content.data, node, problems)
     if problems.count:
         names = None if last is None else last.names
-    return Publication(node, content.name, names, tuple(problems.found))
+    return Publication(node, content.name, names, tuple(problems.found), trust)
+
+
+def _read_trust(data: bytes) -> Trust | None:
+    """None if the publication says nothing of it, as those of former versions do."""
+    match = _TRUST.match(data)
+    if match is None:
+        return None
+    issuer, *anchors = (digest.decode("ascii") for digest in (match[1], *match[2].split()))
+    return Trust(frozenset(anchors), issuer)
 
 
 def _read_names(data: bytes, node: str, problems: Problems) -> frozenset[WorkloadName] | None:

@@ -1,0 +1,69 @@
+"""Workloads that this node had enrolled, that the mesh state no longer gives it, and that still run here.
+
+A slip of the pen in `node:` takes a workload out of its node's list, and its traffic is plaintext from then on. Whoever
+meant that says `enrolled: false`, or the pod ends: then nothing is left of it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+from nodeseal.agent.capturing import inode_of
+from nodeseal.agent.problems import Problem
+from nodeseal.capture.workload import Captured
+from nodeseal.mesh.model import Mesh, Phase, WorkloadName
+from nodeseal.mesh.reasons import ProblemWord
+
+HasCgroup = Callable[[str], Awaitable[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a workload was captured. `cgroup`: of a process of the node."""
+
+    netns: str
+    inode: int
+    cgroup: str | None
+
+
+class Leftovers:
+    """Those of one node."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._places: dict[WorkloadName, _Place] = {}
+
+    def note(self, name: WorkloadName, captured: Captured) -> None:
+        """The mesh state has taken a workload that is captured away from this node."""
+        host = captured.target.host
+        place = _Place(captured.target.netns, captured.namespace.inode, host.cgroup if host is not None else None)
+        self._places[name] = place
+
+    def forget(self, name: WorkloadName) -> None:
+        """It is this node's again."""
+        self._places.pop(name, None)
+
+    async def look(self, has_cgroup: HasCgroup) -> None:
+        """Forgets what does not run here any more."""
+        for name, place in list(self._places.items()):
+            gone = inode_of(place.netns) != place.inode
+            if gone or (place.cgroup is not None and not await has_cgroup(place.cgroup)):
+                self._places.pop(name, None)
+
+    def problems(self, mesh: Mesh) -> Iterator[Problem]:
+        """One for each that is not enrolled on the node that has it by now."""
+        for name, place in sorted(self._places.items()):
+            workload = mesh.workloads.get(name)
+            if workload is not None and workload.phase is Phase.ENROLLED:
+                continue
+            where = f"in the cgroup {place.cgroup}" if place.cgroup is not None else f"in {place.netns}"
+            now = f"gives it the node {workload.node}" if workload is not None else "no longer has it"
+            remedy = "correct 'node' there" if workload is not None else "say 'enrolled: false' there if that is meant"
+            yield Problem(
+                ProblemWord.WAS_ENROLLED,
+                f"{name} was enrolled on this node ({self._node}) and still runs {where}, but the mesh state {now}: "
+                "its traffic is in plaintext",
+                f"{remedy}, or end it",
+                str(name),
+            )
