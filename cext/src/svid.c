@@ -370,7 +370,7 @@ const char *svid_path_fault(int error, int depth)
         return "peer certificate has a name that its CA's name constraints do not allow";
     case X509_V_ERR_INVALID_PURPOSE:
         return depth == 0 ? "peer certificate is not for this role (key usage or extended key usage)"
-                          : "a signing certificate of the peer is not for this purpose";
+                          : "a signing certificate of the peer is not for this role (extended key usage)";
     case X509_V_ERR_EE_KEY_TOO_SMALL:
     case X509_V_ERR_CA_KEY_TOO_SMALL:
     case X509_V_ERR_CA_MD_TOO_WEAK:

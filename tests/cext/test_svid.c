@@ -633,6 +633,23 @@ TEST(signing_certificates_must_be_valid_now)
     check_signer(&wish, "a signing certificate of the peer has expired");
 }
 
+TEST(an_extended_key_usage_of_a_signing_certificate_binds_what_is_below)
+{
+    static const char REFUSED[] =
+        "a signing certificate of the peer is not for this role (extended key usage)";
+    struct authority authority = authority_new();
+    struct certificate_wish leaf = {.uris = {SHIPPER}};
+    struct certificate_wish wish = {.authority = 1, .usage = "serverAuth,clientAuth"};
+    check_signer(&wish, "");
+    wish.usage = "codeSigning";
+    check_signer(&wish, REFUSED);
+    wish.usage = "clientAuth";
+    certificate_dispose(&authority.intermediate);
+    authority.intermediate = certificate_new(&authority.root, &wish);
+    check_said(&authority, &leaf, "", REFUSED);
+    authority_dispose(&authority);
+}
+
 TEST(a_path_length_is_kept)
 {
     struct certificate_wish root = {.authority = 1, .constraints = "critical,CA:TRUE,pathlen:0"};

@@ -314,6 +314,7 @@ def test_a_leaf_is_as_x509_svid_wants_it(svid: Svid) -> None:
     assert usage.critical
     assert usage.value.digital_signature
     assert not usage.value.key_cert_sign
+    assert not usage.value.crl_sign
     extended = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert set(extended) == {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
     assert leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca is False
