@@ -51,6 +51,17 @@ void snapshot_refused(struct worker *worker, struct workload *workload, enum ns_
                       const struct ns_address *source, const struct ns_address *destination,
                       enum ns_limit limit)
 {
+    if (direction == NS_INBOUND) {
+        const struct refusal refusal = {
+            .kind = destination->port == NS_HBONE_PORT ? NS_REFUSED_HANDSHAKE : NS_REFUSED_PLAINTEXT,
+            .direction = NS_INBOUND,
+            .source = *source,
+            .destination = *destination,
+            .reason = quota_reason(limit),
+        };
+        refusals_note(workload->quota->refusals, &refusal, worker->now_ms);
+        return;
+    }
     if (workload->refusal_shown_ms[limit] != 0 &&
         worker->now_ms - workload->refusal_shown_ms[limit] < REFUSALS_APART_MS)
         return;

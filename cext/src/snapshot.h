@@ -43,7 +43,8 @@ void snapshot_take(struct worker *worker, struct snapshot *snapshot);
 /* Keeps a flow that is about to end in the worker's ring. `reason`: what ended it, NULL for an orderly end.
  */
 void snapshot_remember(struct flow *flow, const char *reason);
-/* Same for a connection that a limit refused; of many in a second one for each workload and limit. */
+/* Same for a connection that a limit refused: of the workload's own, one in a second for each limit; one that
+ * came from elsewhere is a refusal (refusals.h). */
 void snapshot_refused(struct worker *worker, struct workload *workload, enum ns_direction direction,
                       const struct ns_address *source, const struct ns_address *destination,
                       enum ns_limit limit);

@@ -6,7 +6,6 @@
 #include "flow.h"
 #include "names.h"
 #include "relay.h"
-#include "snapshot.h"
 #include "tunnel_bytes.h"
 
 enum { REFUSED_STREAM = 7 }; /* RFC 9113 section 7: the peer did not begin to process the stream */
@@ -31,7 +30,7 @@ static void on_request(void *owner, int32_t id, const struct ns_address *authori
     if (limit != NS_LIMITS) {
         /* Not REFUSED_STREAM, which asks to try the same again at once: another endpoint may do. */
         h2_respond(tunnel->h2, id, 503);
-        snapshot_refused(tunnel->worker, workload, NS_INBOUND, &tunnel->peer, authority, limit);
+        tunnel_note_refused(tunnel, 503, authority, quota_reason(limit));
         return;
     }
     turns_spend(&workload->share, TURN_ACCEPT);

@@ -76,7 +76,15 @@ TEST(streams_beyond_the_limit_are_answered_503_and_others_of_the_tunnel_run_on)
     close(client);
     CHECK_EQUAL(lab_refused(lab, PIPELINE_KEY, NS_LIMIT_CONNECTIONS), 1);
     CHECK_EQUAL(lab_refused(lab, SHIPPER_KEY, NS_LIMIT_CONNECTIONS), 0);
-    CHECK_EQUAL(shown_with(lab, PIPELINE_KEY, "limit-connections"), 1);
+    CHECK_EQUAL(shown_with(lab, PIPELINE_KEY, "limit-connections"), 0);
+    struct ns_refusal refusal;
+    CHECK_EQUAL(core_refusals(lab->core, &refusal, 1), 1);
+    CHECK_EQUAL(refusal.workload, PIPELINE_KEY);
+    CHECK_EQUAL(refusal.kind, NS_REFUSED_STREAM);
+    CHECK_EQUAL(refusal.status, 503);
+    CHECK_EQUAL(refusal.count, 1);
+    CHECK_TEXT(refusal.peer, SHIPPER);
+    CHECK_TEXT(refusal.reason, "limit-connections");
     for (int i = 0; i < 2; i++) {
         exchange(&ends[i], 0);
         ends_close(&ends[i]);

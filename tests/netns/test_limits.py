@@ -111,7 +111,8 @@ def test_streams_beyond_the_receivers_limit_reset_the_client(lab: RunningLab, pr
     limit(lab, "pipeline", connections=receiver["connections"] + receiver["tunnels"])
     assert is_reset(programs, "shipper", server.address)
     assert refused(lab, "pipeline", "connections") == before + 1
-    assert reason_shown(lab, "node2", "pipeline", "limit-connections")
+    (row,) = lab.refused("node2", workload="default/pipeline", reason="limit-connections")
+    assert (row["kind"], row["status"], row["source_workload"]) == ("stream", 503, "default/shipper")
     assert echoes(running)
 
 

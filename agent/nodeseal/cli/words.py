@@ -38,7 +38,7 @@ _PARTS: tuple[tuple[str, str, type[Word]], ...] = (
     ),
     (
         "Which limit a connection met",
-        "The column MTLS WITH. [Limits](operating.md#limits) says what counts.",
+        "The same columns. [Limits](operating.md#limits) says what counts.",
         WhyLimited,
     ),
 )
