@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 
@@ -84,6 +85,15 @@ def test_findings_for_a_person(
     text = check.text(conclude(machine(*without), wanted))
     assert max(len(line) for line in text.splitlines()) <= 100
     golden(f"check_{name}.txt", text + "\n")
+
+
+def test_what_will_not_work_comes_last(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "width", lambda: 100)
+    found = conclude(machine(), Choice.IPTABLES)
+    line = "default/siem is strict and captured by iptables: probes of this node (the kubelet's) are refused there"
+    found = dataclasses.replace(found, warnings=(line,))
+    golden("check_warnings.txt", check.text(found) + "\n")
+    assert check.as_json(found)["warnings"] == [line]
 
 
 @pytest.mark.parametrize(("without", "status"), [((), 0), (("cgroup v2",), 0), (("core",), 1)])

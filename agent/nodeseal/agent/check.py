@@ -6,58 +6,39 @@ import ctypes
 import importlib
 import re
 import resource
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nodeseal.agent import addresses, probes
 from nodeseal.agent.config import Config
+from nodeseal.agent.reservations import RESERVATIONS
 from nodeseal.agent.verify import congestion_problem
 from nodeseal.capture import features
 from nodeseal.capture.backend import Choice
 from nodeseal.capture.features import Feature
 from nodeseal.capture.journal import BackendName
+from nodeseal.mesh.address import Address
+from nodeseal.sources.directory import MeshStateError, load
 
 _DESCRIPTORS = 65536  # two for each connection through the core
 _CONGESTION_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 _IPV6 = Path("/proc/sys/net/ipv6")
 _LIBCRYPTO = "libcrypto.so.3"
 
-# What a backend does not promise, one sentence each.
-RESERVATIONS: dict[BackendName, tuple[str, ...]] = {
-    "ebpf": (
-        "A socket whose application set a mark of its own (SO_MARK) is captured only towards enrolled workloads.",
-    ),
-    "iptables": (
-        "Probes from the node's own addresses are refused by strict workloads; name the addresses in node_addresses if "
-        "they are only the node's.",
-        "What workloads exclude outbound goes through the core, in plaintext; it fails while no core runs.",
-        "on_failure: open has no effect: closed.",
-        "Every connection of an enrolled namespace takes an entry of the machine's conntrack table "
-        "(nf_conntrack_max): when it is full, new connections are dropped.",
-        "Who deletes conntrack entries in an enrolled namespace (conntrack -F) lets the next packet of a captured "
-        "connection out in plaintext.",
-        "An application that writes to a connection more than 24 days after its core died sends that packet in "
-        "plaintext; until then it gets a reset.",
-        "Who deletes the rules in an enrolled namespace (iptables -F) ends the capture of new connections.",
-        "Processes of the node itself (host in the mesh state) are not captured.",
-        "An address without a route cannot be dialled, not even a service's.",
-        "A client that crashed and comes back from the port of a connection older than enrolment waits until that one "
-        "has ended.",
-        "Without the journal (run_dir/capture.json) cleanup does not find the rules.",
-    ),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Findings:
     """`wanted`: what the configuration asks for; `chosen`: the backend that will capture, None when none can; `why`:
-    the reason for either, one line.
+    the reason for either, one line; `warnings`: what would not work with this configuration and its mesh state, one
+    line each.
     """
 
     features: tuple[Feature, ...]
     wanted: Choice
     chosen: BackendName | None
     why: str
+    warnings: tuple[str, ...] = ()
 
     @property
     def reservations(self) -> tuple[str, ...]:
@@ -71,7 +52,25 @@ def check(config: Config | None) -> Findings:
         *_process_features(config.congestion_control if config is not None else ""),
         *features.survey(config.cgroup if config is not None else None),
     ]
-    return conclude(found, config.capture if config is not None else Choice.AUTO)
+    findings = conclude(found, config.capture if config is not None else Choice.AUTO)
+    if config is None or findings.chosen is None:
+        return findings
+    return replace(findings, warnings=tuple(warnings(config, findings.chosen, addresses.node_addresses())))
+
+
+def warnings(config: Config, chosen: BackendName, local: frozenset[Address]) -> Iterator[str]:
+    """What would not work here with this configuration, its mesh state, and these addresses of the node."""
+    try:
+        mesh = load(config.mesh)
+    except MeshStateError as error:
+        first, *more = str(error).splitlines()
+        yield f"the mesh state cannot be used: {first}{f' (and {len(more)} more problems)' if more else ''}"
+        return
+    ours = [workload for workload in mesh.workloads.values() if workload.node == config.node]
+    if not ours:
+        yield f"no workload of the mesh state {config.mesh} is on the node {config.node}: is 'node' spelt as there?"
+    if chosen == "iptables" and (text := probes.refused(ours, config.node_addresses, local)):
+        yield f"{text}: {probes.REMEDY}"
 
 
 def conclude(found: Sequence[Feature], wanted: Choice) -> Findings:

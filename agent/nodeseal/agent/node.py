@@ -18,7 +18,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from nodeseal.agent import addresses, claim, rundir
+from nodeseal.agent import addresses, claim, probes, rundir
 from nodeseal.agent.backoff import Backoff
 from nodeseal.agent.bypassing import BypassKeeper
 from nodeseal.agent.capturing import CaptureThread
@@ -625,9 +625,17 @@ class Node:
         yield from (enrolment for _name, enrolment in sorted(self.enrolments.items()))
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with this node's own publications; see nodeseal.agent.problems."""
+        """What is wrong with this node as a whole; see nodeseal.agent.problems."""
         if self._publish_trouble is not None:
             yield Problem(ProblemWord.NOT_PUBLISHED, self._publish_trouble, "it is tried again")
+        by_rules = (
+            one.wanted_state
+            for one in self.enrolments.values()
+            if one.wanted_state is not None
+            and (one.held.captured.backend if one.held is not None else self.capture.backend) == "iptables"
+        )
+        if refused := probes.refused(by_rules, self.config.node_addresses, self.bypass.local):
+            yield probes.problem(refused)
         for text in self._former_trouble:
             yield Problem(ProblemWord.FORMER_PUBLICATION, text, "remove the file by hand if its node is no more")
 

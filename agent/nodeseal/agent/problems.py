@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nodeseal.agent import rundir
-from nodeseal.agent.check import RESERVATIONS
+from nodeseal.agent.reservations import RESERVATIONS
 from nodeseal.mesh.reasons import ProblemWord
 
 LIMITS_SHOWN_S = 600.0

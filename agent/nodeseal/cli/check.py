@@ -56,6 +56,7 @@ def as_json(found: Findings) -> dict[str, object]:
         "chosen": found.chosen,
         "why": found.why,
         "reservations": list(found.reservations),
+        "warnings": list(found.warnings),
     }
 
 
@@ -74,6 +75,10 @@ def text(found: Findings) -> str:
         lines += _fold(f"capture by {found.chosen} (capture: {found.wanted.value}): ", found.why, 2)
         lines.append("not promised:")
         for sentence in found.reservations:
+            lines += _fold("  - ", sentence)
+        if found.warnings:
+            lines.append("will not work as it is configured:")
+        for sentence in found.warnings:
             lines += _fold("  - ", sentence)
     else:
         lines += _fold(f"no capture here (capture: {found.wanted.value}): ", found.why, 2)

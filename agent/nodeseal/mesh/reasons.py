@@ -357,6 +357,13 @@ class ProblemWord(Word):
         "Another node has another CA than this one: no connection between their workloads works.",
         "Give both the CA of one `nodeseal ca init`, or put both roots into the `root.pem` of each.",
     )
+    PROBES_REFUSED = (
+        "probes-refused",
+        Level.WARNING,
+        "Strict workloads are captured by iptables, whose rules cannot tell the node's own connections: they refuse "
+        "the kubelet's probes, and it ends the pods.",
+        "See [probes with iptables](operating.md#probes-where-iptables-captures).",
+    )
     HANDSHAKE_FAILED = (
         "handshake-failed",
         Level.WARNING,

@@ -1,0 +1,29 @@
+"""What a capture backend does not promise, one sentence each."""
+
+from __future__ import annotations
+
+from nodeseal.capture.journal import BackendName
+
+RESERVATIONS: dict[BackendName, tuple[str, ...]] = {
+    "ebpf": (
+        "A socket whose application set a mark of its own (SO_MARK) is captured only towards enrolled workloads.",
+    ),
+    "iptables": (
+        "Probes from the node's own addresses are refused by strict workloads: probe by a command (exec), or exclude a "
+        "port that answers nothing but probes.",
+        "What workloads exclude outbound goes through the core, in plaintext; it fails while no core runs.",
+        "on_failure: open has no effect: closed.",
+        "Every connection of an enrolled namespace takes an entry of the machine's conntrack table "
+        "(nf_conntrack_max): when it is full, new connections are dropped.",
+        "Who deletes conntrack entries in an enrolled namespace (conntrack -F) lets the next packet of a captured "
+        "connection out in plaintext.",
+        "An application that writes to a connection more than 24 days after its core died sends that packet in "
+        "plaintext; until then it gets a reset.",
+        "Who deletes the rules in an enrolled namespace (iptables -F) ends the capture of new connections.",
+        "Processes of the node itself (host in the mesh state) are not captured.",
+        "An address without a route cannot be dialled, not even a service's.",
+        "A client that crashed and comes back from the port of a connection older than enrolment waits until that one "
+        "has ended.",
+        "Without the journal (run_dir/capture.json) cleanup does not find the rules.",
+    ),
+}

@@ -1,0 +1,94 @@
+"""Probes that rules would refuse: named before the kubelet ends a pod."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+
+from agent_fakes import workload
+from nodeseal.agent.check import warnings
+from nodeseal.agent.config import Config, NodeAddresses
+from nodeseal.agent.probes import REMEDY, refused
+from nodeseal.capture.backend import Choice
+from nodeseal.mesh.exclusions import Excluded, Exclusions, PortRange
+from nodeseal.mesh.model import Mode, Workload
+
+LOCAL = frozenset({IPv4Address("10.77.2.1"), IPv4Address("192.0.2.7")})
+STRICT = workload("siem", "siem", mode=Mode.STRICT)
+
+
+def excluding(excluded: Excluded) -> Workload:
+    return replace(STRICT, exclude=Exclusions(inbound=excluded))
+
+
+def test_strict_workload_is_named() -> None:
+    other = replace(workload("other", "other"), mode=Mode.STRICT)
+    assert refused([STRICT], NodeAddresses(), LOCAL) == (
+        "default/siem is strict and captured by iptables: probes of this node (the kubelet's) are refused there, and "
+        "the kubelet ends a pod whose probe fails"
+    )
+    assert (refused([STRICT, other], NodeAddresses(), LOCAL) or "").startswith("default/other, default/siem are strict")
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        replace(STRICT, mode=Mode.PERMISSIVE),
+        replace(STRICT, wanted=False),
+        excluding(Excluded(ports=(PortRange(8081, 8081),))),
+        excluding(Excluded(networks=(IPv4Network("10.77.2.0/24"),))),
+    ],
+)
+def test_workload_whose_probes_pass_is_not(one: Workload) -> None:
+    assert refused([one], NodeAddresses(), LOCAL) is None
+
+
+def test_what_lets_in_others_does_not_help() -> None:
+    one = excluding(Excluded(networks=(IPv4Network("10.99.0.0/24"),)))
+    assert refused([one], NodeAddresses(), LOCAL) is not None
+
+
+def test_operator_who_has_said_what_he_wants_is_left_alone() -> None:
+    assert refused([STRICT], NodeAddresses(local=False), LOCAL) is None
+    assert refused([STRICT], NodeAddresses(trusted=(IPv4Network("10.77.2.1/32"),)), LOCAL) is None
+
+
+def config(mesh: Path) -> Config:
+    return Config(
+        node="node1",
+        mesh=mesh,
+        ca=mesh,
+        run_dir=mesh,
+        workers=1,
+        congestion_control="",
+        spin=timedelta(0),
+        certificate_lifetime=timedelta(hours=24),
+        settle=timedelta(0),
+        warm_tunnels=timedelta(0),
+        drain_limit=None,
+        capture=Choice.AUTO,
+        cgroup=None,
+    )
+
+
+def test_check_reads_the_mesh_state(tmp_path: Path) -> None:
+    entry = "{name: siem, node: node1, address: 10.77.2.11, netns: siem, enrolled: true, mode: strict}"
+    (tmp_path / "m.yaml").write_text(f"trust_domain: example.org\nworkloads:\n- {entry}\n")
+    (line,) = warnings(config(tmp_path), "iptables", LOCAL)
+    assert line.startswith("default/siem is strict and captured by iptables")
+    assert line.endswith(REMEDY)
+    assert list(warnings(config(tmp_path), "ebpf", LOCAL)) == []
+
+
+def test_check_says_what_else_is_wrong_with_the_mesh_state(tmp_path: Path) -> None:
+    assert [line.partition(":")[0] for line in warnings(config(tmp_path), "ebpf", LOCAL)] == [
+        "the mesh state cannot be used"
+    ]
+    entry = "{name: siem, node: nod1, address: 10.77.2.11, netns: siem, enrolled: true}"
+    (tmp_path / "m.yaml").write_text(f"trust_domain: example.org\nworkloads:\n- {entry}\n")
+    (line,) = warnings(config(tmp_path), "ebpf", LOCAL)
+    assert line.endswith("is on the node node1: is 'node' spelt as there?")
