@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,10 +17,11 @@ import pytest
 from nodeseal.capture import syscalls
 from nodeseal.lab import agents
 from nodeseal.lab.demo.host_state import HostState, attached_programs, pinned_programs
+from nodeseal.lab.demo.scene import Scene
 from nodeseal.lab.errors import AgentError
 from nodeseal.lab.lab import LAB_ROOT, Lab, take_down
-from nodeseal.lab.namespaces import list_namespaces
-from nodeseal.lab.plan import Plan, prefix
+from nodeseal.lab.namespaces import list_namespaces, run_in
+from nodeseal.lab.plan import PIPELINE_HTTP_PORT, Plan, prefix
 from nodeseal.lab.processes import child_environment, start_time
 from support.lab import QUICK_SETTLE, end_process
 from support.namespaces import Namespace, Namespaces, wait_for
@@ -283,6 +285,21 @@ def test_demo_proves_every_step(name: str) -> None:
     assert (report["failure"], result.returncode) == (None, 0)
     assert [step["step"] for step in report["steps"]] == list("abcdefgh")
     assert list_namespaces(prefix(name)) == []
+
+
+@pytest.mark.parametrize("columns", [70, 95])
+def test_demo_shows_connections_as_a_terminal_does(shared: Lab, columns: int) -> None:
+    """Its lines are no longer than the demo's, though those of a pipe are."""
+    scene = Scene(shared.plan)
+    scene.lab = shared
+    where = shared.plan.pod("pipeline")
+    address = (str(where.named_address), PIPELINE_HTTP_PORT)
+    with run_in(shared.plan.pod("shipper").netns, lambda: socket.create_connection(address, timeout=30)):
+        lines = scene.connections_on_terminal("node1", columns).splitlines()
+        in_a_pipe = nodeseal("connections", "--live", "--run-dir", str(shared.run_dirs["node1"])).stdout
+    assert lines[0].split()[:3] == ["DIR", "SOURCE", "DESTINATION"]
+    assert max(len(line) for line in lines) <= columns < max(len(line) for line in in_a_pipe.splitlines())
+    assert "default/pipeline" in "".join(lines)
 
 
 def test_demo_fails_loudly_when_enrolment_does_nothing(name: str) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 WIDTH = 100
+SHOWN_WIDTH = WIDTH - len("  | ")
+"""Columns for the output of a command."""
 _MARGIN = "    "
 
 

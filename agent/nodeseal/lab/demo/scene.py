@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import subprocess
 import sys
+import termios
 from typing import Any
 
 from nodeseal.lab.demo.evidence import CARD
@@ -50,14 +54,43 @@ class Scene:
 
     def connections(self, node: str) -> list[dict[str, Any]]:
         """What `nodeseal connections` says of a node. Raises LabError."""
-        connections: list[dict[str, Any]] = json.loads(self.nodeseal_connections(node, "-o", "json"))["connections"]
-        return connections
-
-    def nodeseal_connections(self, node: str, *options: str) -> str:
-        argv = [sys.executable, "-m", "nodeseal", "connections", "--run-dir", str(self.lab.run_dirs[node]), *options]
         result = subprocess.run(
-            argv, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False, env=child_environment()
+            self._connections_command(node, "-o", "json"),
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_SECONDS,
+            check=False,
+            env=child_environment(),
         )
         if result.returncode != 0:
             raise LabError(f"nodeseal connections fails on {node}: {result.stderr.strip()}")
-        return result.stdout
+        connections: list[dict[str, Any]] = json.loads(result.stdout)["connections"]
+        return connections
+
+    def connections_on_terminal(self, node: str, columns: int) -> str:
+        """The live connections as a terminal of so many columns shows them: in a pipe lines are as long as they are."""
+        leader, follower = pty.openpty()
+        with os.fdopen(leader, "rb", buffering=0) as screen:
+            try:
+                termios.tcsetwinsize(follower, (24, columns))
+                environment = {name: value for name, value in child_environment().items() if name != "COLUMNS"}
+                command = subprocess.Popen(
+                    self._connections_command(node, "--live"),
+                    stdin=subprocess.DEVNULL,
+                    stdout=follower,
+                    stderr=follower,
+                    env=environment,
+                )
+            finally:
+                os.close(follower)
+            shown = b""
+            with contextlib.suppress(OSError):  # EIO: nobody has the terminal open any more
+                while part := screen.read(4096):
+                    shown += part
+        text = shown.decode().replace("\r\n", "\n")
+        if command.wait(_COMMAND_SECONDS) != 0:
+            raise LabError(f"nodeseal connections fails on {node}: {text.strip()}")
+        return text
+
+    def _connections_command(self, node: str, *options: str) -> list[str]:
+        return [sys.executable, "-m", "nodeseal", "connections", "--run-dir", str(self.lab.run_dirs[node]), *options]

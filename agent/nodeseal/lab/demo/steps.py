@@ -18,7 +18,7 @@ from nodeseal.lab.demo.evidence import (
 )
 from nodeseal.lab.demo.host_state import HostState, our_traces, pinned_programs, pod_state, processes_of
 from nodeseal.lab.demo.pcap import TCP, Packet
-from nodeseal.lab.demo.report import CheckFailed, Report
+from nodeseal.lab.demo.report import SHOWN_WIDTH, CheckFailed, Report
 from nodeseal.lab.demo.scene import Scene
 from nodeseal.lab.demo.traffic import LongConnection, NewConnections
 from nodeseal.lab.demo.wiretap import Wiretap
@@ -226,7 +226,7 @@ class Demo(Scene):
         report = self.report
         report.step("e", "nodeseal connections names both identities")
         report.did("The live connections of node2, as nodeseal connections --live shows them:")
-        report.show(self.nodeseal_connections("node2", "--live"))
+        report.show(self.connections_on_terminal("node2", SHOWN_WIDTH))
         port = self.new.local.rpartition(":")[2]
         old_port = self.old.local.rpartition(":")[2]
         for node, direction, peer in (("node1", "outbound", "pipeline"), ("node2", "inbound", "shipper")):
