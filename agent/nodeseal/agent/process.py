@@ -172,12 +172,6 @@ def _run_directory(run_dir: Path) -> Iterator[LockFile]:
     existed = run_dir.is_dir()
     try:
         run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if (why := rundir.changeable(run_dir)) is not None:
-            # Sockets, journal and compiled programs in it are believed.
-            raise StartError(
-                f"others can change the run directory {run_dir}: {why}; chown root and chmod 700 it, or name another "
-                "in the configuration"
-            )
         before = {entry.name for entry in run_dir.iterdir()}
         lock = LockFile(run_dir / rundir.AGENT_LOCK)
     except AlreadyLocked as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from nodeseal.agent import claim
+from nodeseal.agent import claim, rundir
 from nodeseal.agent import config as configuration
 from nodeseal.agent.config import Config, ConfigError
 from nodeseal.capture import probe
@@ -87,6 +87,9 @@ def _run_dir(config: Config) -> Iterator[str]:
         yield f"{config.run_dir} cannot be used: {there} is not a directory"
     elif not os.access(there, os.R_OK | os.W_OK | os.X_OK):
         yield f"{config.run_dir} cannot be used: {there} cannot be written"
+    elif there == config.run_dir and (why := rundir.changeable(there)) is not None:
+        # Sockets, journal and compiled programs in it are believed.
+        yield f"others can change the run directory {there}: {why}; chown root and chmod 700 it, or name another"
     else:
         try:
             Journal.load(config.run_dir)
