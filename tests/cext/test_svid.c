@@ -8,6 +8,8 @@
 
 #include "certificates.h"
 #include "check.h"
+#include "names.h"
+#include "noise.h"
 #include "tls.h"
 
 #define DOMAIN "example.org"
@@ -704,6 +706,46 @@ TEST(a_trust_anchor_is_no_leaf)
     certificate_dispose(&proper);
     certificate_dispose(&lone);
     authority_dispose(&authority);
+}
+
+/* ---- damaged input ---- */
+
+/* A proper leaf as DER, with each extension that the rules look at. */
+static uint8_t *proper_leaf(int *length)
+{
+    struct authority authority = authority_new();
+    struct certificate_wish wish = {.uris = {SHIPPER}, .other = "DNS:shipper.example,IP:10.77.1.10"};
+    struct certificate leaf = certificate_new(&authority.intermediate, &wish);
+    unsigned char *der = NULL;
+    *length = i2d_X509(leaf.x509, &der);
+    CHECK(*length > 0);
+    certificate_dispose(&leaf);
+    authority_dispose(&authority);
+    return der;
+}
+
+TEST(damaged_certificates_are_refused_or_of_a_valid_identity)
+{
+    int length, read = 0, taken = 0;
+    uint8_t *der = proper_leaf(&length);
+    struct noise noise = noise_new(5);
+    for (int round = 0; round < 4000; round++) {
+        char identity[NS_IDENTITY_MAX];
+        size_t damaged_length;
+        uint8_t *damaged = noise_mutate(&noise, der, (size_t)length, &damaged_length);
+        const unsigned char *at = damaged;
+        X509 *x509 = d2i_X509(NULL, &at, (long)damaged_length);
+        read += x509 != NULL;
+        if (x509 != NULL && svid_leaf_fault(x509, SVID_CLIENT, DOMAIN, identity) == NULL) {
+            taken++;
+            CHECK_CASE(spiffe_id_names_workload(identity, strlen(identity)), "round %d", round);
+            CHECK_CASE(spiffe_id_in_domain(identity, strlen(identity), DOMAIN), "round %d", round);
+        }
+        X509_free(x509);
+        free(damaged);
+    }
+    CHECK(read > 100 && taken > 0); /* the damage was not such that nothing was tried */
+    OPENSSL_free(der);
 }
 
 /* ---- words ---- */

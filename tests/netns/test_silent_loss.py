@@ -102,6 +102,12 @@ def test_nodes_with_different_cas(
     with pytest.raises(OSError, match="reset"):
         programs.dial("shipper", server.address).recv(1)
     assert told(lab, "node1", "handshake-failed").startswith("default/shipper: no tunnel to 10.77.2.10:")
+    dialled = {"kind": "handshake", "destination": "10.77.2.10:15008"}
+    (row,) = lab.refused("node1", direction="outbound", workload="default/shipper", **dialled)
+    assert row["reason"] == "peer certificate is of a CA that is not trusted here"
+    (row,) = lab.refused("node2", direction="inbound", workload="default/pipeline", **dialled)
+    assert row["reason"] == "peer refused this workload's certificate: it does not trust its CA"
+    assert row["source_workload"] == "default/shipper"
     lab.restart_agent("node2", ca=str(lab.directory / "ca"))
     wait_until(lambda: "other-ca" not in problems(lab, "node1"), "the CAs are one again", PATIENCE_S)
     # What failed is told for ten minutes.
