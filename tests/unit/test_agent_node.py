@@ -369,6 +369,29 @@ def test_workload_whose_node_is_misspelt_is_named_where_it_was(
     play(story())
 
 
+def test_enrolment_that_does_not_come_to_its_end_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vigil, "PATIENCE_S", 0.0)
+
+    async def story() -> None:
+        capture, goes_on = FakeCapture(), asyncio.Event()
+        enrol = capture.enrol
+
+        async def hangs(what: Workload) -> Any:
+            await goes_on.wait()
+            return await enrol(what)
+
+        monkeypatch.setattr(capture, "enrol", hangs)
+        async with world.node(world.state(), capture=capture) as (node, source):
+            source.publishers = {"node2": None}
+            await until(lambda: SHIPPER in node.enrolments)
+            assert await problems_of(node) == [("not-enrolled", "default/shipper")]
+            goes_on.set()
+            await enrolled(node)
+            assert await problems_of(node) == []
+
+    play(story())
+
+
 def test_node_with_another_ca_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vigil, "PATIENCE_S", 0.0)
 

@@ -70,6 +70,13 @@ class Enrolment:
         return self.phase in (Phase.JOINING, Phase.ENROLLED)
 
     @property
+    def pending(self) -> bool:
+        """It is to be enrolled, nothing is in place yet, and nothing has gone wrong."""
+        wanted = self.wanted_state
+        may = wanted is not None and wanted.wanted and wanted.netns is not None
+        return may and self.held is None and self.trouble is None
+
+    @property
     def finished(self) -> bool:
         """The mesh state does not know it and nothing is in place: it can be forgotten."""
         return self.wanted_state is None and self.held is None

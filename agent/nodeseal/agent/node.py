@@ -450,7 +450,9 @@ class Node:
                 log.warning("cannot look at what is lost: %s", " ".join(str(error).split()) or repr(error))
 
     def _tell_vigil(self) -> None:
-        self.vigil.take(self._from_source, self._source.publishers, self.around.credentials.trust)
+        # Without a core nothing can be enrolled, which the status says of the core.
+        pending = [name for name, one in self.enrolments.items() if one.pending and self.core.ready]
+        self.vigil.take(self._from_source, self._source.publishers, self.around.credentials.trust, pending)
 
     async def _withdraw_former(self) -> None:
         """Withdraws what agents of this run directory published under another name or in another directory: nothing of

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from nodeseal.agent import peers
@@ -20,7 +20,7 @@ from nodeseal.agent.problems import Problem
 from nodeseal.agent.supervisor import CoreSupervisor
 from nodeseal.core.bridge import CoreClient, CoreError
 from nodeseal.core.refusal import Refusal
-from nodeseal.mesh.model import Mesh
+from nodeseal.mesh.model import Mesh, WorkloadName
 from nodeseal.mesh.reasons import ProblemWord
 from nodeseal.sources.publications import Trust
 
@@ -104,11 +104,16 @@ class Vigil:
         self._own: Trust | None = None
         self._lacking: tuple[Problem, ...] = ()
         """What comes of these three; they are large, and change seldom."""
+        self._pending: tuple[WorkloadName, ...] = ()
         self._since: dict[tuple[ProblemWord, str | None], float] = {}
         self._told: dict[tuple[ProblemWord, str | None], Problem] = {}
 
-    def take(self, mesh: Mesh | None, publishers: Publishers, own: Trust | None) -> None:
-        """The mesh state and the publications as the source has them now, and this node's CA."""
+    def take(
+        self, mesh: Mesh | None, publishers: Publishers, own: Trust | None, pending: Sequence[WorkloadName] = ()
+    ) -> None:
+        """The mesh state and the publications as the source has them now, this node's CA, and those of its workloads
+        that are on their way to be enrolled."""
+        self._pending = tuple(pending)
         if mesh is self._mesh and publishers is self._publishers and own == self._own:
             return
         self._mesh, self._publishers, self._own = mesh, publishers, own
@@ -136,11 +141,16 @@ class Vigil:
     def problems(self) -> Iterable[Problem]:
         """What has stood for long enough; see nodeseal.agent.problems."""
         left = list(self.leftovers.problems(self._mesh)) if self._mesh is not None else []
-        found = [*self._lacking, *left]
+        found = [*self._lacking, *left, *map(_stuck, self._pending)]
         now = self._clock()
         self._since = {_key(problem): self._since.get(_key(problem), now) for problem in found}
         standing = [problem for problem in found if now - self._since[_key(problem)] >= self._patience]
         return [*standing, *self.handshakes.problems()]
+
+
+def _stuck(name: WorkloadName) -> Problem:
+    text = f"{name}: the agent has not enrolled it yet, and no step of that has failed"
+    return Problem(ProblemWord.NOT_ENROLLED, text, "see the agent's log; if it stays, restart the agent", str(name))
 
 
 def _key(problem: Problem) -> tuple[ProblemWord, str | None]:
