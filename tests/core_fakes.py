@@ -107,6 +107,14 @@ class FakeLib:
     def core_retire(self, _core: Any) -> None:
         self.calls.append(("core_retire",))
 
+    def core_publish(self, _core: Any, addresses: bytes, count: int) -> None:
+        assert len(addresses) == 16 * count
+        self.calls.append(("core_publish", addresses))
+
+    def core_withdraw(self, _core: Any, addresses: bytes, count: int) -> None:
+        assert len(addresses) == 16 * count
+        self.calls.append(("core_withdraw", addresses))
+
     def core_epoch(self, _core: Any, epoch: int) -> None:
         self.calls.append(("core_epoch", epoch))
 

@@ -136,7 +136,8 @@ enum ns_limit {
     NS_LIMIT_MEMORY = 2,
     NS_LIMIT_DESCRIPTORS = 3, /* they run out, and the workload has its part of the process's */
     NS_LIMIT_QUESTIONS = 4,   /* too many of its flows wait for decisions */
-    NS_LIMITS = 5,            /* how many there are */
+    NS_LIMIT_HANDSHAKES = 5,  /* from port 15008: it had not proven who it is, and had to go for another */
+    NS_LIMITS = 6,            /* how many there are */
 };
 
 struct ns_limited {
@@ -191,7 +192,7 @@ struct ns_workload_stats {
     uint64_t memory;      /* bytes held now, as the limit counts them */
     uint64_t descriptors; /* open now for its connections */
     struct ns_limits limits;
-    struct ns_limited limited[5]; /* by enum ns_limit */
+    struct ns_limited limited[6]; /* by enum ns_limit */
 };
 
 struct ns_core_stats {
@@ -205,6 +206,9 @@ struct ns_core_stats {
     uint64_t decision_p99_ns;
     uint64_t descriptors;      /* open in the process, about */
     uint64_t descriptor_limit; /* RLIMIT_NOFILE */
+    uint64_t strangers;        /* accepted on port 15008, and have not proven who they are */
+    uint64_t strangers_ended;  /* that had to go for others, since start */
+    uint64_t strangers_slowed; /* steps of handshakes that waited because of what their source had cost */
 };
 
 struct core;
@@ -255,6 +259,12 @@ void core_retire(struct core *core);
 /* The mesh state moved on: cached answers are void and live flows are asked about again. The model that
  * answers must be in place before. Epochs only grow. */
 void core_epoch(struct core *core, uint64_t epoch);
+
+/* Workloads were published, or withdrawn: `count` addresses of 16 bytes each, as in struct ns_address; one
+ * that two workloads share is there twice. Handshakes with peers that come from there go before those of
+ * others. One caller at a time. */
+void core_publish(struct core *core, const uint8_t *addresses, size_t count);
+void core_withdraw(struct core *core, const uint8_t *addresses, size_t count);
 
 /* Waits up to timeout_ms for questions and takes the oldest, at most `capacity`. How many; 0: none, or the
  * core is stopping. */

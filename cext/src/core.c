@@ -5,7 +5,6 @@
  * Every call is made under `mutex`, except waiting for questions (questions.h).
  */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -13,6 +12,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "published.h"
 #include "questions.h"
 #include "snapshot.h"
 #include "worker.h"
@@ -22,7 +22,6 @@ enum {
     WORKERS_MAX = 64,
     NOTICES_APART_MS = 500, /* between two looks for notices */
     LISTENER_COPIES = 1,    /* of a listener's descriptor that the process keeps beside the core's */
-    TABLE_MAX = 65536,      /* descriptors that the kernel's table has room for from the start */
     PIPES_POOLED = 2 * SPLICE_PIPES_KEPT, /* descriptors of a worker that belong to no workload */
 };
 
@@ -49,6 +48,7 @@ struct core {
     uint64_t refusal_ms;  /* when those were last looked for */
 
     struct questions questions;
+    struct published published;
 };
 
 /* ---- questions ---- */
@@ -280,12 +280,6 @@ static struct registered *registered_for(struct core *core, uint64_t workload, i
     return registered;
 }
 
-static int set_nonblocking(int fd)
-{
-    int flags = fcntl(fd, F_GETFL);
-    return flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0 ? -1 : 0;
-}
-
 int core_workload_listen(struct core *core, uint64_t workload, int role, int fd, char *error,
                          size_t error_size)
 {
@@ -293,7 +287,7 @@ int core_workload_listen(struct core *core, uint64_t workload, int role, int fd,
     pthread_mutex_lock(&core->mutex);
     int result = -1;
     if (registered_for(core, workload, role, error, error_size) != NULL) {
-        int own = set_nonblocking(fd) == 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
+        int own = socket_set_nonblocking(fd) == 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
         if (own < 0) {
             fail(error, error_size, "the listener is no usable descriptor", errno);
         } else {
@@ -361,6 +355,18 @@ void core_epoch(struct core *core, uint64_t epoch)
     pthread_mutex_unlock(&core->mutex);
 }
 
+void core_publish(struct core *core, const uint8_t *addresses, size_t count)
+{
+    NS_CHECK(core, CORE_MAGIC);
+    published_add(&core->published, addresses, count);
+}
+
+void core_withdraw(struct core *core, const uint8_t *addresses, size_t count)
+{
+    NS_CHECK(core, CORE_MAGIC);
+    published_remove(&core->published, addresses, count);
+}
+
 /* ---- snapshots ---- */
 
 size_t core_connections(struct core *core, struct ns_connection *out, size_t capacity)
@@ -422,6 +428,9 @@ void core_stats(struct core *core, struct ns_core_stats *out)
         out->live_connections += snapshot.parts[i].live_connections;
         out->live_tunnels += snapshot.parts[i].live_tunnels;
         out->cache_hits += snapshot.parts[i].cache_hits;
+        out->strangers += snapshot.parts[i].strangers;
+        out->strangers_ended += snapshot.parts[i].strangers_ended;
+        out->strangers_slowed += snapshot.parts[i].strangers_slowed;
         latencies_merge(&decisions, &snapshot.parts[i].decisions);
     }
     out->decision_p50_ns = latencies_percentile(&decisions, 50);
@@ -431,7 +440,8 @@ void core_stats(struct core *core, struct ns_core_stats *out)
     out->epoch = core->epoch;
     pthread_mutex_unlock(&core->mutex);
     out->workers = core->worker_count;
-    out->descriptors = __atomic_load_n(&core->descriptors.used, __ATOMIC_RELAXED);
+    out->descriptors = __atomic_load_n(&core->descriptors.used, __ATOMIC_RELAXED) +
+                       __atomic_load_n(&core->descriptors.strangers, __ATOMIC_RELAXED);
     (void)descriptors_left(&core->descriptors, clock_us(CLOCK_MONOTONIC) / 1000);
     out->descriptor_limit = __atomic_load_n(&core->descriptors.limit, __ATOMIC_RELAXED);
     out->questions = questions_asked(&core->questions);
@@ -439,57 +449,18 @@ void core_stats(struct core *core, struct ns_core_stats *out)
 
 /* ---- life ---- */
 
-/* 0, or -1 with error: what the kernel lacks is told now and not by each connection. */
-static int try_congestion_control(const char *name, char *error, size_t error_size)
-{
-    if (name[0] == 0)
-        return 0;
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    int failed = fd < 0 || socket_congestion(fd, name) != 0;
-    int number = errno;
-    if (fd >= 0)
-        close(fd);
-    if (failed)
-        snprintf(error, error_size, "congestion control %s cannot be used: %s", name, strerror(number));
-    return failed ? -1 : 0;
-}
-
-/* How many the process has now; 0 where there is no /proc: then the reserve is all that is left for them. */
-static uint32_t open_descriptors(void)
-{
-    DIR *directory = opendir("/proc/self/fd");
-    uint32_t count = 0;
-    if (directory == NULL)
-        return 0;
-    while (readdir(directory) != NULL)
-        count++;
-    closedir(directory);
-    return count;
-}
-
-/* The kernel's table of descriptors doubles when it is full, and a process of several threads then waits for
- * all CPUs (fs/file.c, expand_fdtable: synchronize_rcu), milliseconds in which a worker serves nobody. So it
- * is made large now: 8 bytes for each. Without it everything works as well. */
-static void widen_descriptor_table(struct descriptors *process)
-{
-    uint64_t most = descriptors_left(process, clock_us(CLOCK_MONOTONIC) / 1000);
-    int last = (int)(most < TABLE_MAX ? most : TABLE_MAX) - 1;
-    int any = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    int high = any >= 0 && last > 0 ? fcntl(any, F_DUPFD_CLOEXEC, last) : -1;
-    if (high >= 0)
-        close(high);
-    if (any >= 0)
-        close(any);
-}
-
 struct core *core_start(const struct core_options *options, char *error, size_t error_size)
 {
     if (options->workers < 1 || options->workers > WORKERS_MAX) {
         fail(error, error_size, "the number of workers must be 1 to 64", 0);
         return NULL;
     }
-    if (try_congestion_control(options->congestion_control, error, error_size) != 0)
+    /* What the kernel lacks is told now and not by each connection. */
+    if (options->congestion_control[0] != 0 && socket_try_congestion(options->congestion_control) != 0) {
+        snprintf(error, error_size, "congestion control %s cannot be used: %s", options->congestion_control,
+                 strerror(errno));
         return NULL;
+    }
     struct core *core = ns_alloc(sizeof(*core));
     core->magic = CORE_MAGIC;
     core->options = *options;
@@ -498,19 +469,21 @@ struct core *core_start(const struct core_options *options, char *error, size_t 
     link_init(&core->registered);
     pthread_mutex_init(&core->mutex, NULL);
     questions_init(&core->questions);
-    widen_descriptor_table(&core->descriptors);
+    published_init(&core->published);
+    descriptors_init(&core->descriptors, (uint64_t)options->workers * STRANGERS_OF_WORKER_IN_ALL);
     core->workers = ns_alloc(options->workers * sizeof(core->workers[0]));
     for (uint32_t i = 0; i < options->workers; i++) {
         core->workers[i].options = &core->options;
         core->workers[i].all = core->workers;
         core->workers[i].all_count = options->workers;
+        core->workers[i].published = &core->published;
         if (worker_start(&core->workers[i], core, i, error, error_size) != 0) {
             core_stop(core);
             return NULL;
         }
         core->worker_count = i + 1;
     }
-    descriptors_change(&core->descriptors, open_descriptors() + core->worker_count * PIPES_POOLED);
+    descriptors_change(&core->descriptors, descriptors_open() + core->worker_count * PIPES_POOLED);
     return core;
 }
 
@@ -523,6 +496,7 @@ void core_stop(struct core *core)
     for (uint32_t i = 0; i < core->worker_count; i++)
         worker_join(&core->workers[i]);
     questions_dispose(&core->questions);
+    published_dispose(&core->published);
     while (!link_empty(&core->registered))
         registered_free(container_of(core->registered.next, struct registered, link));
     pthread_mutex_destroy(&core->mutex);

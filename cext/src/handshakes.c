@@ -6,6 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "clock.h"
+
 enum { OUTPUT_SIZE = 131072 }; /* a flight: OpenSSL takes certificate chains of 100 KiB at most */
 
 void step_init(struct step *step, struct tls *tls)
@@ -28,7 +30,9 @@ void step_dispose(struct step *step)
 static void step_make(struct step *step, uint8_t *room)
 {
     struct tls_sink sink = {.bytes = room, .capacity = OUTPUT_SIZE};
+    uint64_t begun_us = clock_us(CLOCK_THREAD_CPUTIME_ID);
     step->result = tls_handshake(step->tls, &sink);
+    step->cost_us = clock_us(CLOCK_THREAD_CPUTIME_ID) - begun_us;
     if (sink.length > 0) {
         step->output = ns_alloc(sink.length);
         memcpy(step->output, room, sink.length);

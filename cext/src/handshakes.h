@@ -31,6 +31,7 @@ struct step {
     uint8_t *output;        /* made: what is to be sent to the peer; NULL: nothing */
     size_t output_length;   /* bytes */
     enum tls_result result; /* made: of tls_handshake */
+    uint64_t cost_us;       /* made: CPU time that it took */
     int out;                /* given and not taken back: `tls` is not to be touched */
 };
 

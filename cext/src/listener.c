@@ -16,7 +16,8 @@
 
 enum {
     ACCEPTS_PER_EVENT = 64,
-    TUNNELS_PER_EVENT = 8, /* accepted; one costs several times what a flow does */
+    STRANGERS_PER_EVENT = 8, /* their workload does not pay for them with its share of the turn */
+    COMING_MOST = 64,        /* strangers on their way to one worker */
 };
 
 static int is_for_tunnels(int role)
@@ -24,13 +25,31 @@ static int is_for_tunnels(int role)
     return role == NS_LISTEN_HBONE || role == NS_LISTEN_HBONE6;
 }
 
-void connection_begin(struct worker *worker, struct workload *workload, int role, int fd,
-                      const struct ns_address *peer)
+static void connection_begin(struct worker *worker, struct workload *workload, int role, int fd,
+                             const struct ns_address *peer)
 {
-    if (is_for_tunnels(role))
-        tunnel_accept(worker, workload, fd, peer);
-    else
-        flow_accept(worker, workload, role == NS_LISTEN_OUTBOUND ? NS_OUTBOUND : NS_INBOUND, fd, peer);
+    flow_accept(worker, workload, role == NS_LISTEN_OUTBOUND ? NS_OUTBOUND : NS_INBOUND, fd, peer);
+}
+
+void connection_taken(struct worker *worker, struct workload *workload, struct command *command)
+{
+    int is_stranger = is_for_tunnels(command->role);
+    if (is_stranger) {
+        descriptors_strangers(command->quota->process, -1);
+        __atomic_sub_fetch(&worker->coming, 1, __ATOMIC_RELAXED);
+    } else {
+        quota_descriptors(command->quota, -1);
+    }
+    if (workload == NULL) {
+        socket_abort(command->fd);
+        if (!is_stranger)
+            quota_leave(command->quota);
+    } else if (is_stranger) {
+        tunnel_accept(worker, workload, command->fd, &command->address);
+    } else {
+        connection_begin(worker, workload, command->role, command->fd, &command->address);
+    }
+    command->fd = -1;
 }
 
 static void connection_hand_over(struct worker *to, const struct listener *listener, int fd,
@@ -38,11 +57,27 @@ static void connection_hand_over(struct worker *to, const struct listener *liste
 {
     struct command *command = command_new(COMMAND_ACCEPTED, listener->workload->key);
     command->quota = quota_hold(listener->workload->quota);
-    quota_descriptors(command->quota, 1);
+    if (is_for_tunnels(listener->role)) {
+        descriptors_strangers(command->quota->process, 1);
+        __atomic_add_fetch(&to->coming, 1, __ATOMIC_RELAXED);
+    } else {
+        quota_descriptors(command->quota, 1);
+    }
     command->role = listener->role;
     command->fd = fd;
     command->address = *peer;
     mailbox_post(&to->mailbox, command);
+}
+
+/* A stranger costs the workload nothing yet, wherever it goes. */
+static void stranger_accepted(struct worker *worker, struct listener *listener, int fd,
+                              const struct ns_address *peer)
+{
+    struct worker *to = listener->closing ? worker : balance_choose(worker);
+    if (to == worker || __atomic_load_n(&to->coming, __ATOMIC_RELAXED) >= COMING_MOST)
+        tunnel_accept(worker, listener->workload, fd, peer);
+    else
+        connection_hand_over(to, listener, fd, peer);
 }
 
 static void connection_accepted(struct worker *worker, struct listener *listener, int fd,
@@ -108,18 +143,24 @@ static int may_accept(struct worker *worker, const struct listener *listener, in
 {
     if (listener->closing || accepted == 0)
         return 1;
-    return accepted < (is_for_tunnels(listener->role) ? TUNNELS_PER_EVENT : ACCEPTS_PER_EVENT) &&
+    if (is_for_tunnels(listener->role))
+        return accepted < STRANGERS_PER_EVENT;
+    return accepted < ACCEPTS_PER_EVENT &&
            turns_left(&worker->turns, &listener->workload->share, TURN_SHARE / 2);
 }
 
 void listener_event(struct worker *worker, struct listener *listener)
 {
-    (void)turns_event(&worker->turns, &listener->workload->share);
+    if (!is_for_tunnels(listener->role))
+        (void)turns_event(&worker->turns, &listener->workload->share);
     for (int i = 0; may_accept(worker, listener, i); i++) {
         struct ns_address peer;
         int fd = socket_accept(listener->poll.fd, &peer);
         if (fd >= 0) {
-            connection_accepted(worker, listener, fd, &peer);
+            if (is_for_tunnels(listener->role))
+                stranger_accepted(worker, listener, fd, &peer);
+            else
+                connection_accepted(worker, listener, fd, &peer);
             continue;
         }
         if ((errno == EMFILE || errno == ENFILE) && listener_shed(worker, listener) == 0)

@@ -2,9 +2,9 @@
  * listener.h: a socket on which a workload's home worker accepts connections, one for each role.
  *
  * A connection is counted in (quota.h), or reset and shown as refused; then it begins on the worker that
- * balance.h chooses. A listener is watched level triggered: of those who wait in its queue a turn's worth is
- * taken, and the rest wakes the worker again. Where nothing can be accepted though somebody waits, it is
- * paused until the next tick.
+ * balance.h chooses. One for a tunnel is a stranger first (strangers.h), and is counted in later. A listener
+ * is watched level triggered: of those who wait in its queue a turn's worth is taken, and the rest wakes the
+ * worker again. Where nothing can be accepted though somebody waits, it is paused until the next tick.
  */
 #ifndef NS_LISTENER_H
 #define NS_LISTENER_H
@@ -39,9 +39,8 @@ void listener_close(struct worker *worker, struct listener *listener);
 /* Closes, and leaves the queue to whoever else holds the socket; same. */
 void listener_leave(struct worker *worker, struct listener *listener);
 
-/* Begins, on this worker, what a listener of that role has accepted and counted in; takes the descriptor
- * over. */
-void connection_begin(struct worker *worker, struct workload *workload, int role, int fd,
-                      const struct ns_address *peer);
+/* Begins, on this worker, what another one has accepted; takes the descriptor of a COMMAND_ACCEPTED over.
+ * `workload` NULL: it is gone. */
+void connection_taken(struct worker *worker, struct workload *workload, struct command *command);
 
 #endif

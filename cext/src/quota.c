@@ -8,9 +8,6 @@
  */
 #include "quota.h"
 
-#include <sys/resource.h>
-
-enum { LOOK_EVERY_MS = 1000 };
 static const uint64_t SECOND_NS = 1000000000;
 
 static uint64_t get(const uint64_t *from)
@@ -66,38 +63,18 @@ struct ns_limits quota_limits(const struct quota *quota)
     return limits;
 }
 
-/* ---- descriptors ---- */
-
-void descriptors_change(struct descriptors *process, int64_t change)
-{
-    __atomic_add_fetch(&process->used, (uint64_t)change, __ATOMIC_RELAXED);
-}
-
 void quota_descriptors(struct quota *quota, int change)
 {
     __atomic_add_fetch(&quota->descriptors, (uint64_t)(int64_t)change, __ATOMIC_RELAXED);
     descriptors_change(quota->process, change);
 }
 
-uint64_t descriptors_left(struct descriptors *process, uint64_t now_ms)
-{
-    if (get(&process->looked_ms) == 0 || now_ms - get(&process->looked_ms) >= LOOK_EVERY_MS) {
-        struct rlimit limit;
-        if (getrlimit(RLIMIT_NOFILE, &limit) == 0) /* fails for no process that asks about itself */
-            set(&process->limit, limit.rlim_cur);
-        set(&process->looked_ms, now_ms);
-    }
-    uint64_t used = get(&process->used) + DESCRIPTORS_RESERVED;
-    uint64_t limit = get(&process->limit);
-    return limit > used ? limit - used : 0;
-}
-
 /* ---- admission ---- */
 
 const char *quota_reason(enum ns_limit limit)
 {
-    static const char *const REASONS[] = {"limit-connections", "limit-rate", "limit-memory",
-                                          "limit-descriptors", "limit-questions"};
+    static const char *const REASONS[] = {"limit-connections", "limit-rate",      "limit-memory",
+                                          "limit-descriptors", "limit-questions", "limit-handshakes"};
     return REASONS[limit];
 }
 

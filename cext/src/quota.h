@@ -25,6 +25,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "descriptors.h"
 #include "link.h"
 #include "nodeseal_core.h"
 #include "refusals.h"
@@ -35,14 +36,6 @@ enum {
     QUOTA_READ_TIGHT = 16384,    /* at once from an application or a peer, same */
     QUOTA_PRODUCE_TIGHT = 32768, /* at once into a tunnel, same */
     DESCRIPTORS_SHARE = 4,
-    DESCRIPTORS_RESERVED = 64, /* for the control socket, the mesh state, and what is counted a moment late */
-};
-
-/* The descriptors of the process; one per core. All atomic. */
-struct descriptors {
-    uint64_t used;      /* about: counted at the start, and by everyone who opens many */
-    uint64_t limit;     /* RLIMIT_NOFILE when it was last looked at */
-    uint64_t looked_ms; /* when that was; 0: never */
 };
 
 /* Refusals because of one limit. All atomic; times in ms of CLOCK_MONOTONIC, 0: never. */
@@ -92,11 +85,6 @@ const char *quota_reason(enum ns_limit limit);
 
 /* Opened (1) or closed (-1) descriptors of the workload. */
 void quota_descriptors(struct quota *quota, int change);
-/* The process's own, such as listeners. */
-void descriptors_change(struct descriptors *process, int64_t change);
-/* How many are left for new connections, by RLIMIT_NOFILE, which is looked at once a second. */
-uint64_t descriptors_left(struct descriptors *process, uint64_t now_ms);
-
 /* True from half of the memory limit on; quota_slack below a quarter. */
 static inline int quota_tight(const struct quota *quota)
 {

@@ -141,6 +141,9 @@ void snapshot_take(struct worker *worker, struct snapshot *snapshot)
     part->live_connections = worker->live_flows;
     part->live_tunnels = worker->live_tunnels;
     part->cache_hits = decisions_hits(worker->decisions);
+    part->strangers = strangers_count(&worker->strangers);
+    part->strangers_ended = worker->strangers.evicted;
+    part->strangers_slowed = worker->strangers.slowed;
     part->decisions = *decisions_latencies(worker->decisions);
     pthread_mutex_lock(&snapshot->mutex);
     if (--snapshot->missing == 0)

@@ -22,7 +22,8 @@ struct snapshot_part {
     uint64_t live_connections;
     uint64_t live_tunnels;
     uint64_t cache_hits;
-    struct latencies decisions; /* of the questions answered so far */
+    uint64_t strangers, strangers_ended, strangers_slowed; /* as in struct ns_core_stats */
+    struct latencies decisions;                            /* of the questions answered so far */
 };
 
 struct snapshot {

@@ -3,6 +3,7 @@
 #include "sockets.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/tcp.h> /* glibc's has no tcpi_min_rtt */
 #include <netinet/in.h>
 #include <sched.h>
@@ -187,6 +188,23 @@ void socket_limit_unsent(int fd, int bytes)
 int socket_congestion(int fd, const char *name)
 {
     return setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name));
+}
+
+int socket_try_congestion(const char *name)
+{
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int result = fd < 0 ? -1 : socket_congestion(fd, name);
+    int number = errno;
+    if (fd >= 0)
+        close(fd);
+    errno = number;
+    return result;
+}
+
+int socket_set_nonblocking(int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+    return flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0 ? -1 : 0;
 }
 
 uint32_t socket_round_trip_us(int fd)

@@ -54,6 +54,10 @@ void socket_limit_unsent(int fd, int bytes);
 /* Sets a connection's congestion control (tcp(7), TCP_CONGESTION). 0, or -1 with errno: ENOENT if the kernel
  * has none of that name. */
 int socket_congestion(int fd, const char *name);
+/* Whether the kernel has a congestion control of that name: 0, or -1 with errno. */
+int socket_try_congestion(const char *name);
+/* 0, or -1 with errno. */
+int socket_set_nonblocking(int fd);
 /* The shortest round trip that the connection has seen, in microseconds; 0 if that is not known. Queues on
  * the way are not in it. */
 uint32_t socket_round_trip_us(int fd);

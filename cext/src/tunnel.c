@@ -18,6 +18,7 @@
 
 #include "flow.h"
 #include "names.h"
+#include "snapshot.h"
 #include "stream.h"
 #include "tunnel_bytes.h"
 #include "warm.h"
@@ -62,9 +63,6 @@ static struct tunnel *tunnel_new(struct worker *worker, struct workload *workloa
     if (workload->tight)
         h2_windows(tunnel->h2, QUOTA_WINDOW_TIGHT);
     link_append(&workload->tunnels, &tunnel->link);
-    worker->live_tunnels++;
-    workload->live_tunnels++;
-    turns_spend(&workload->share, TURN_TUNNEL);
     return tunnel;
 }
 
@@ -78,10 +76,25 @@ static void prepare_socket(const struct tunnel *tunnel, int fd)
         (void)socket_congestion(fd, tunnel->worker->options->congestion_control);
 }
 
+static void tunnel_count(struct tunnel *tunnel, int change)
+{
+    tunnel->worker->live_tunnels += (uint64_t)(int64_t)change;
+    tunnel->workload->live_tunnels += (uint64_t)(int64_t)change;
+}
+
+/* A stranger's descriptor is none of the workload's. */
+static void tunnel_count_descriptor(struct tunnel *tunnel, int change)
+{
+    if (stranger_is(&tunnel->stranger))
+        descriptors_strangers(tunnel->workload->quota->process, change);
+    else
+        quota_descriptors(tunnel->workload->quota, change);
+}
+
 static void tunnel_adopt(struct tunnel *tunnel, int fd)
 {
     tunnel->poll.fd = fd;
-    quota_descriptors(tunnel->workload->quota, 1);
+    tunnel_count_descriptor(tunnel, 1);
 }
 
 static void tunnel_close(struct tunnel *tunnel)
@@ -90,7 +103,7 @@ static void tunnel_close(struct tunnel *tunnel)
         return;
     close(tunnel->poll.fd);
     tunnel->poll.fd = -1;
-    quota_descriptors(tunnel->workload->quota, -1);
+    tunnel_count_descriptor(tunnel, -1);
 }
 
 /* Dials, or waits to dial again. 0, or -1 with errno when no socket can be had. */
@@ -133,6 +146,8 @@ struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const
     if (tunnel != NULL || workload->credentials.context == NULL)
         return tunnel;
     tunnel = tunnel_new(worker, workload, TLS_CLIENT);
+    tunnel_count(tunnel, 1);
+    turns_spend(&workload->share, TURN_TUNNEL);
     tunnel->peer = *address;
     tunnel->first_try_ms = worker->now_ms;
     if (tls_init(&tunnel->tls, TLS_CLIENT, &workload->credentials, worker->options->trust_domain, identity) !=
@@ -149,17 +164,7 @@ struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const
  * one's. Nothing was sent yet, and no stream can have begun. */
 static void tunnel_pass_on(struct tunnel *tunnel, struct workload *workload)
 {
-    struct workload *before = tunnel->workload;
-    enum ns_limit limit = quota_admit(workload->quota, tunnel->worker->now_us);
-    if (limit != NS_LIMITS) {
-        tunnel->doom = quota_reason(limit);
-        return;
-    }
-    quota_leave(before->quota);
-    quota_descriptors(before->quota, -1);
-    quota_descriptors(workload->quota, 1);
-    before->live_tunnels--;
-    workload->live_tunnels++;
+    strangers_move(&tunnel->stranger, &workload->strangers);
     link_remove(&tunnel->task.link);
     link_remove(&tunnel->dirty_link);
     link_remove(&tunnel->link);
@@ -178,25 +183,75 @@ void tunnel_choose(struct tunnel *tunnel)
     tls_present(&tunnel->tls, workload != NULL ? &tunnel->workload->credentials : NULL);
 }
 
+/* Its end will be a reset, in the list of connections with the limit's word. */
+static void tunnel_show_refused(struct tunnel *tunnel, enum ns_limit limit)
+{
+    snapshot_refused(tunnel->worker, tunnel->workload, NS_INBOUND, &tunnel->peer, &tunnel->local, limit);
+    socket_reset_at_death(tunnel->poll.fd);
+}
+
+/* For one more stranger others have to go. */
+static void tunnel_make_room(struct tunnel *tunnel)
+{
+    struct worker *worker = tunnel->worker;
+    struct stranger *excess;
+    strangers_room(&worker->strangers,
+                   descriptors_for_strangers(tunnel->workload->quota->process, worker->now_ms) /
+                       worker->all_count);
+    while (stranger_is(&tunnel->stranger) &&
+           (excess = strangers_excess(&worker->strangers, &tunnel->stranger)) != NULL) {
+        struct tunnel *ended = container_of(excess, struct tunnel, stranger);
+        quota_refused(ended->workload->quota, NS_LIMIT_HANDSHAKES, worker->now_ms);
+        tunnel_show_refused(ended, NS_LIMIT_HANDSHAKES);
+        tunnel_abort(ended, quota_reason(NS_LIMIT_HANDSHAKES));
+    }
+}
+
 void tunnel_accept(struct worker *worker, struct workload *workload, int fd, const struct ns_address *peer)
 {
     if (workload->credentials.context == NULL) {
-        quota_leave(workload->quota);
         socket_abort(fd);
         return;
     }
     struct tunnel *tunnel = tunnel_new(worker, workload, TLS_SERVER);
-    tunnel_adopt(tunnel, fd);
     tunnel->state = TUNNEL_HANDSHAKE;
     tunnel->peer = *peer;
-    prepare_socket(tunnel, fd);
-    if (tls_init(&tunnel->tls, TLS_SERVER, &workload->credentials, worker->options->trust_domain, NULL) !=
-            0 ||
-        socket_local_address(fd, &tunnel->local) != 0 || worker_watch(worker, &tunnel->poll) != 0) {
+    strangers_begin(&worker->strangers, &tunnel->stranger, &workload->strangers, peer,
+                    published_has(worker->published, peer->ip) ? STRANGER_PUBLISHED : STRANGER_OTHER,
+                    worker->now_us);
+    tunnel_adopt(tunnel, fd);
+    if (socket_local_address(fd, &tunnel->local) != 0 || worker_watch(worker, &tunnel->poll) != 0) {
         tunnel_abort(tunnel, "the connection could not be set up");
         return;
     }
+    tunnel_make_room(tunnel);
+}
+
+int tunnel_answer(struct tunnel *tunnel)
+{
+    const struct workload *workload = tunnel->workload;
+    prepare_socket(tunnel, tunnel->poll.fd);
+    if (tls_init(&tunnel->tls, TLS_SERVER, &workload->credentials, tunnel->worker->options->trust_domain,
+                 NULL) != 0)
+        return -1;
     tunnel->tls.choosing = workload->neighbours != 0;
+    return 0;
+}
+
+void tunnel_proven(struct tunnel *tunnel)
+{
+    struct worker *worker = tunnel->worker;
+    enum ns_limit limit = quota_admit(tunnel->workload->quota, worker->now_us);
+    tunnel_count_descriptor(tunnel, -1);
+    strangers_end(&worker->strangers, &tunnel->stranger, 1, worker->now_us);
+    tunnel_count_descriptor(tunnel, 1);
+    tunnel_count(tunnel, 1);
+    turns_spend(&tunnel->workload->share, TURN_TUNNEL);
+    tunnel->admitted = limit == NS_LIMITS;
+    if (limit != NS_LIMITS) {
+        tunnel_show_refused(tunnel, limit);
+        tunnel->doom = quota_reason(limit);
+    }
 }
 
 /* ---- refusals ---- */
@@ -340,8 +395,8 @@ void tunnel_tick(struct tunnel *tunnel)
             tunnel_abort(tunnel, "no socket for a tunnel");
     } else if (tunnel->state < TUNNEL_OPEN && worker->now_ms > tunnel->deadline_ms) {
         if (tunnel->state == TUNNEL_HANDSHAKE)
-            tunnel_note_failed(tunnel, tunnel->spoken ? "peer did not finish the handshake in time"
-                                                      : "peer connected and sent nothing");
+            tunnel_note_failed(tunnel, tunnel->shaken > 0 ? "peer did not finish the handshake in time"
+                                                          : "peer connected and sent nothing");
         tunnel_abort(tunnel, "the peer does not answer");
     } else if (tunnel->state == TUNNEL_OPEN) {
         tick_open(tunnel);
@@ -411,9 +466,10 @@ void tunnel_abort(struct tunnel *tunnel, const char *reason)
     link_remove(&tunnel->link);
     if (!tunnel->step.out)
         link_append(&worker->dead_tunnels, &tunnel->link);
-    worker->live_tunnels--;
-    tunnel->workload->live_tunnels--;
-    if (tunnel->role == TLS_SERVER)
+    if (!stranger_is(&tunnel->stranger))
+        tunnel_count(tunnel, -1);
+    strangers_end(&worker->strangers, &tunnel->stranger, 0, worker->now_us);
+    if (tunnel->admitted)
         quota_leave(tunnel->workload->quota);
 }
 

@@ -39,8 +39,11 @@ struct tunnel {
     struct pollable poll;
     struct tls tls;
     struct step step; /* of the handshake; while it is out, `tls` is not to be touched */
-    int opened;       /* the handshake was done, once */
-    int spoken;       /* the peer has sent something */
+    enum step_kind step_kind;
+    size_t shaken;            /* bytes that the peer has sent before the handshake was done */
+    struct stranger stranger; /* server: until the peer has proven who it is */
+    int admitted;             /* server: counted in with the workload's quota */
+    int opened;               /* the handshake was done, once */
     struct h2 *h2;
     struct byte_queue
         pending; /* ciphertext that the socket did not take; nothing is produced while there is some */
@@ -72,8 +75,12 @@ struct tunnel *tunnel_pooled(struct worker *worker, struct workload *workload,
  * credentials, no descriptor). */
 struct tunnel *tunnel_to(struct worker *worker, struct workload *workload, const struct ns_address *address,
                          const char *identity, int by_name);
-/* Takes over an accepted connection on 15008 that was counted in (quota_admit). */
+/* Takes over an accepted connection on 15008: a stranger (strangers.h), that costs the workload nothing. */
 void tunnel_accept(struct worker *worker, struct workload *workload, int fd, const struct ns_address *peer);
+/* Server, when the peer has sent its first bytes: the session begins. 0, or -1. */
+int tunnel_answer(struct tunnel *tunnel);
+/* Server, when the handshake is done: counts the tunnel in, or dooms it if it meets a limit. */
+void tunnel_proven(struct tunnel *tunnel);
 
 /* Server, after TLS_CHOOSE: makes it the workload's whom the peer asks for by name. Without a name it is
  * always the same one who answers, whoever accepted. */

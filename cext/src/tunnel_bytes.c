@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 
 #include "relay.h"
+#include "tls_bounds.h"
 
 enum {
     WRITE_VECTORS = 64,
@@ -66,7 +67,9 @@ void tunnel_writable(struct tunnel *tunnel)
 {
     tunnel->poll.writable = 1;
     tunnel_drain(tunnel);
-    tunnel_touch(tunnel);
+    /* A stranger's readiness is none of the workload's business: there may be hundreds. */
+    if (!stranger_is(&tunnel->stranger) || tunnel->doom != NULL)
+        tunnel_touch(tunnel);
 }
 
 void tunnel_touch(struct tunnel *tunnel)
@@ -127,6 +130,20 @@ void tunnel_farewell(struct tunnel *tunnel)
 
 /* ---- reading ---- */
 
+static void tunnel_wait_for_step(struct tunnel *tunnel)
+{
+    struct worker *worker = tunnel->worker;
+    struct stranger *stranger = &tunnel->stranger;
+    if (!stranger_is(stranger))
+        turns_step(&worker->turns, &tunnel->workload->share, STEP_DIALLED, &tunnel->task.link);
+    else if (!link_empty(&tunnel->task.link) || !link_empty(&stranger->step_link))
+        return;
+    else if (strangers_trusts(stranger, worker->now_us))
+        turns_step(&worker->turns, &tunnel->workload->share, STEP_PUBLISHED, &tunnel->task.link);
+    else
+        strangers_wait(&worker->strangers, stranger, worker->now_us);
+}
+
 void tunnel_defer(struct tunnel *tunnel)
 {
     struct turns *turns = &tunnel->worker->turns;
@@ -134,7 +151,7 @@ void tunnel_defer(struct tunnel *tunnel)
     if (tunnel->state == TUNNEL_OPEN)
         task_again(turns, share, &tunnel->task);
     else if (!tunnel->step.out)
-        turns_step(turns, share, &tunnel->task.link);
+        tunnel_wait_for_step(tunnel);
 }
 
 /* What was read before comes first. */
@@ -242,7 +259,8 @@ static size_t tunnel_receive(struct tunnel *tunnel, size_t room)
 {
     struct worker *worker = tunnel->worker;
     ssize_t got = recv(tunnel->poll.fd, worker->incoming, room, MSG_DONTWAIT);
-    turns_moved(&tunnel->workload->share, got > 0 ? (size_t)got : 0);
+    if (!stranger_is(&tunnel->stranger))
+        turns_moved(&tunnel->workload->share, got > 0 ? (size_t)got : 0);
     if (got > 0) {
         tunnel->heard_ms = worker->now_ms;
         if ((size_t)got < room && !tunnel->poll.ending)
@@ -288,30 +306,63 @@ static void step_feed(struct tunnel *tunnel, size_t length)
 {
     step_dispose(&tunnel->step);
     if (length > 0) {
-        tunnel->spoken = 1;
         tunnel->step.input = ns_alloc(length);
         memcpy(tunnel->step.input, tunnel->worker->incoming, length);
     }
     tls_feed(&tunnel->tls, tunnel->step.input, length);
 }
 
+/* Reads what the next step is to work on. 0: a peer has sent nothing yet, and there is none to make. */
+static int handshake_receive(struct tunnel *tunnel)
+{
+    static const char TOO_MUCH[] = "peer sent more than a handshake takes";
+    size_t length = 0;
+    if (tunnel->shaken > TLS_HANDSHAKE_MOST) {
+        tunnel_note_failed(tunnel, TOO_MUCH);
+        tunnel->doom = TOO_MUCH;
+        return 1;
+    }
+    if (tunnel->poll.readable)
+        length = tunnel_receive(tunnel, HANDSHAKE_READ);
+    if (tunnel->doom != NULL) {
+        if (tunnel->shaken > 0 || tunnel->role == TLS_CLIENT)
+            tunnel_note_failed(tunnel, "peer closed the connection in the handshake");
+        return 1;
+    }
+    if (tunnel->tls.ssl == NULL) {
+        if (length == 0)
+            return 0;
+        if (tunnel_answer(tunnel) != 0) {
+            tunnel->doom = "the connection could not be set up";
+            return 1;
+        }
+    }
+    tunnel->shaken += length;
+    step_feed(tunnel, length);
+    return 1;
+}
+
 void tunnel_handshake(struct tunnel *tunnel)
 {
     NS_CHECK(tunnel, TUNNEL_MAGIC);
+    struct worker *worker = tunnel->worker;
     /* What a step has left (TLS_CHOOSE) comes first. */
-    if (tunnel->step.result != TLS_CHOOSE)
-        step_feed(tunnel, tunnel->poll.readable ? tunnel_receive(tunnel, HANDSHAKE_READ) : 0);
+    if (tunnel->step.result != TLS_CHOOSE && !handshake_receive(tunnel))
+        return;
     if (tunnel->doom != NULL) {
-        if (tunnel->spoken || tunnel->role == TLS_CLIENT)
-            tunnel_note_failed(tunnel, "peer closed the connection in the handshake");
         tunnel_abort(tunnel, tunnel->doom);
-    } else {
-        handshakes_give(&tunnel->worker->handshakes, &tunnel->step);
+        return;
     }
+    strangers_give(&worker->strangers, &tunnel->stranger);
+    handshakes_give(&worker->handshakes, &tunnel->step);
 }
 
 static void handshake_done(struct tunnel *tunnel)
 {
+    if (tunnel->role == TLS_SERVER)
+        tunnel_proven(tunnel);
+    if (tunnel->doom != NULL)
+        return;
     tunnel->state = TUNNEL_OPEN;
     tunnel->opened = 1;
     tunnel_touch(tunnel);  /* SETTINGS, and the streams that waited */
@@ -328,12 +379,16 @@ static void handshake_failed(struct tunnel *tunnel)
 void tunnel_stepped(struct tunnel *tunnel)
 {
     NS_CHECK(tunnel, TUNNEL_MAGIC);
+    struct worker *worker = tunnel->worker;
+    enum tls_result result = tunnel->step.result;
+    turns_step_made(&worker->turns, tunnel->step_kind, tunnel->step.cost_us);
+    strangers_pay(&worker->strangers, &tunnel->stranger, tunnel->step.cost_us, worker->now_us);
     if (tunnel->state == TUNNEL_CLOSED) {
-        link_append(&tunnel->worker->dead_tunnels, &tunnel->link);
+        link_append(&worker->dead_tunnels, &tunnel->link);
         return;
     }
-    enum tls_result result = tunnel->step.result;
-    (void)turns_event(&tunnel->worker->turns, &tunnel->workload->share);
+    if (result == TLS_OK || !stranger_is(&tunnel->stranger))
+        (void)turns_event(&worker->turns, &tunnel->workload->share);
     tunnel_say(tunnel, tunnel->step.output, tunnel->step.output_length);
     if (result == TLS_OK)
         handshake_done(tunnel);

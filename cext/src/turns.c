@@ -5,22 +5,28 @@ void turns_init(struct turns *turns)
 {
     link_init(&turns->tasks);
     link_init(&turns->writes);
-    link_init(&turns->steps);
+    for (int kind = 0; kind < STEP_LISTS; kind++)
+        link_init(&turns->steps[kind]);
 }
 
 void share_init(struct share *share)
 {
-    struct link *links[] = {&share->tasks_link, &share->waiting,    &share->again, &share->writes_link,
-                            &share->writes,     &share->steps_link, &share->steps};
+    struct link *links[] = {&share->tasks_link, &share->waiting, &share->again, &share->writes_link,
+                            &share->writes};
     for (size_t i = 0; i < sizeof(links) / sizeof(links[0]); i++)
         link_init(links[i]);
+    for (int kind = 0; kind < STEP_LISTS; kind++) {
+        link_init(&share->steps_link[kind]);
+        link_init(&share->steps[kind]);
+    }
 }
 
 void share_dispose(struct turns *turns, struct share *share)
 {
     link_remove(&share->tasks_link);
     link_remove(&share->writes_link);
-    link_remove(&share->steps_link);
+    for (int kind = 0; kind < STEP_LISTS; kind++)
+        link_remove(&share->steps_link[kind]);
     if (turns->last == share)
         turns->last = NULL;
     if (turns->light == share)
@@ -66,12 +72,12 @@ void task_again(struct turns *turns, struct share *share, struct task *task)
     list(&turns->tasks, &share->tasks_link);
 }
 
-void turns_step(struct turns *turns, struct share *share, struct link *link)
+void turns_step(struct turns *turns, struct share *share, enum step_kind kind, struct link *link)
 {
     if (!link_empty(link))
         return;
-    link_append(&share->steps, link);
-    list(&turns->steps, &share->steps_link);
+    link_append(&share->steps[kind], link);
+    list(&turns->steps[kind], &share->steps_link[kind]);
 }
 
 /* ---- what goes on ---- */
@@ -162,16 +168,45 @@ void turns_run_writes(struct turns *turns, link_run *run, void *owner)
     run_shares(turns, &turns->writes, run_writes, run, owner);
 }
 
-struct link *turns_next_step(struct turns *turns)
+/* The share that a member of turns->steps[kind] is of. */
+static struct share *share_of_steps(struct link *steps_link, enum step_kind kind)
 {
-    while (!link_empty(&turns->steps)) {
-        struct share *share = container_of(take(&turns->steps), struct share, steps_link);
-        if (link_empty(&share->steps))
+    struct link(*links)[STEP_LISTS] = (struct link(*)[STEP_LISTS])(void *)(steps_link - kind);
+    return container_of(links, struct share, steps_link);
+}
+
+struct link *turns_next_step(struct turns *turns, enum step_kind kind)
+{
+    while (!link_empty(&turns->steps[kind])) {
+        struct share *share = share_of_steps(take(&turns->steps[kind]), kind);
+        if (link_empty(&share->steps[kind]))
             continue; /* those that waited have ended */
-        struct link *step = take(&share->steps);
-        if (!link_empty(&share->steps))
-            link_append(&turns->steps, &share->steps_link);
+        struct link *step = take(&share->steps[kind]);
+        if (!link_empty(&share->steps[kind]))
+            link_append(&turns->steps[kind], &share->steps_link[kind]);
         return step;
     }
     return NULL;
+}
+
+enum step_kind turns_step_kind(struct turns *turns, const int has[STEP_KINDS])
+{
+    enum step_kind next = STEP_KINDS;
+    for (enum step_kind kind = 0; kind < STEP_KINDS; kind++) {
+        uint64_t late_us = kind == STEP_STRANGE ? 0 : STEPS_LATE_US;
+        if (!has[kind])
+            continue;
+        if (turns->steps_us[kind] + late_us < turns->steps_now_us)
+            turns->steps_us[kind] = turns->steps_now_us - late_us;
+        if (next == STEP_KINDS || turns->steps_us[kind] < turns->steps_us[next])
+            next = kind;
+    }
+    if (next != STEP_KINDS && turns->steps_us[next] > turns->steps_now_us)
+        turns->steps_now_us = turns->steps_us[next];
+    return next;
+}
+
+void turns_step_made(struct turns *turns, enum step_kind kind, uint64_t cost_us)
+{
+    turns->steps_us[kind] += cost_us * (kind == STEP_STRANGE ? STEP_STRANGE_COSTS : 1);
 }

@@ -43,9 +43,16 @@ enum {
     SLICE_BESIDE_LIGHT = 256,         /* of plaintext: a dozen requests, or answers */
     SLICE_LEAST = 2048,
     SLICE_MOST = 16384,
+    STEP_STRANGE_COSTS = 8, /* times what it costs others */
+    STEPS_LATE_US = 10000,
 };
 
 enum task_kind { TASK_FLOW, TASK_TUNNEL };
+
+/* Steps of handshakes, by who asks for them: what workloads dial themselves; peers at addresses that nodes
+ * have published; everybody else, who wait elsewhere (strangers.h). */
+enum step_kind { STEP_DIALLED, STEP_PUBLISHED, STEP_STRANGE, STEP_KINDS };
+enum { STEP_LISTS = STEP_STRANGE };
 
 /* Embedded in what can wait for a turn; unlinked while it does not. */
 struct task {
@@ -55,23 +62,26 @@ struct task {
 
 /* One workload's part in its worker's turns. */
 struct share {
-    struct link tasks_link;  /* in turns->tasks while one of the next two is not empty */
-    struct link waiting;     /* tasks with events that were noted only, oldest first */
-    struct link again;       /* tasks that used up what one may move in a turn */
-    struct link writes_link; /* same for `writes` */
-    struct link writes;      /* tunnels to be written at the end of the turn */
-    struct link steps_link;  /* same for `steps` */
-    struct link steps;       /* tunnels with a step to make of their handshake, oldest first */
-    int heavy;               /* has been since it was last weighed */
-    uint64_t heavy_ms;       /* when it was last found to have been; 0: never */
-    uint64_t turn;           /* for which `spent` holds */
-    uint32_t spent;          /* units */
+    struct link tasks_link;             /* in turns->tasks while one of the next two is not empty */
+    struct link waiting;                /* tasks with events that were noted only, oldest first */
+    struct link again;                  /* tasks that used up what one may move in a turn */
+    struct link writes_link;            /* same for `writes` */
+    struct link writes;                 /* tunnels to be written at the end of the turn */
+    struct link steps_link[STEP_LISTS]; /* same for `steps` */
+    struct link steps[STEP_LISTS];      /* tunnels with a step to make of their handshake, oldest first */
+    int heavy;                          /* has been since it was last weighed */
+    uint64_t heavy_ms;                  /* when it was last found to have been; 0: never */
+    uint64_t turn;                      /* for which `spent` holds */
+    uint32_t spent;                     /* units */
 };
 
 struct turns {
-    uint64_t turn;                    /* number of the present half turn */
-    struct link tasks, writes, steps; /* shares that have some */
-    const struct share *last;         /* whose event came last */
+    uint64_t turn;                 /* number of the present half turn */
+    struct link tasks, writes;     /* shares that have some */
+    struct link steps[STEP_LISTS]; /* same */
+    uint64_t steps_us[STEP_KINDS]; /* CPU time that each kind's steps have had; see turns_step_kind */
+    uint64_t steps_now_us;         /* where the kind stood whose turn it was last */
+    const struct share *last;      /* whose event came last */
     uint64_t now_ms;
     uint64_t contended_until_ms;
     const struct share *light; /* whose event came last of those that are light; NULL: none */
@@ -176,16 +186,22 @@ static inline void turns_write(struct turns *turns, struct share *share, struct 
         link_append(&turns->writes, &share->writes_link);
 }
 
-/* To make a step of a handshake; same. */
-void turns_step(struct turns *turns, struct share *share, struct link *link);
+/* To make a step of a handshake; same. Not for STEP_STRANGE. */
+void turns_step(struct turns *turns, struct share *share, enum step_kind kind, struct link *link);
 
 typedef void link_run(void *owner, struct link *link);
 /* Runs the tasks that are there now, as far as the shares last; the link is a task's. */
 void turns_run_tasks(struct turns *turns, link_run *run, void *owner);
 /* Same for what is to be written. */
 void turns_run_writes(struct turns *turns, link_run *run, void *owner);
-/* The next step of a handshake, of each workload in turn; NULL: there is none. Unlinked. */
-struct link *turns_next_step(struct turns *turns);
+/* The next step of a handshake of that kind, of each workload in turn; NULL: there is none. Unlinked. */
+struct link *turns_next_step(struct turns *turns, enum step_kind kind);
+/* Which of the kinds that have steps to make is next; STEP_KINDS: none has. Each gets as much CPU time as the
+ * others, the strange an eighth. One that had less because it had nothing to do is owed STEPS_LATE_US at
+ * most, the strange nothing: they are never ahead. */
+enum step_kind turns_step_kind(struct turns *turns, const int has[STEP_KINDS]);
+/* A step was made. */
+void turns_step_made(struct turns *turns, enum step_kind kind, uint64_t cost_us);
 
 /* True while anything is left for the next turn, whatever happens; steps wait for one of them to end. */
 static inline int turns_busy(const struct turns *turns)

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include "balance.h"
@@ -50,14 +51,7 @@ static void command_run(struct worker *worker, struct command *command)
             listener_close(worker, &workload->listeners[command->role]);
         break;
     case COMMAND_ACCEPTED:
-        quota_descriptors(command->quota, -1);
-        if (workload != NULL) {
-            connection_begin(worker, workload, command->role, command->fd, &command->address);
-        } else {
-            quota_leave(command->quota);
-            socket_abort(command->fd);
-        }
-        command->fd = -1;
+        connection_taken(worker, workload, command);
         break;
     case COMMAND_REMOVE:
         if (workload != NULL)
@@ -196,11 +190,41 @@ static void tunnel_write(void *owner, struct link *link)
     tunnel_flush(container_of(link, struct tunnel, dirty_link));
 }
 
+/* Whose step of that kind is next; NULL: there was none after all. */
+static struct tunnel *next_of_kind(struct worker *worker, enum step_kind kind)
+{
+    if (kind == STEP_STRANGE) {
+        struct stranger *stranger = strangers_next(&worker->strangers, worker->now_us);
+        return stranger != NULL ? container_of(stranger, struct tunnel, stranger) : NULL;
+    }
+    struct link *task_link = turns_next_step(&worker->turns, kind);
+    return task_link != NULL ? container_of(task_link, struct tunnel, task.link) : NULL;
+}
+
+/* Whose step is next; NULL: nobody's, for now. A stranger's is given only when no other is being made:
+ * whoever comes then waits for one of them at most. */
+static struct tunnel *next_to_step(struct worker *worker)
+{
+    for (;;) {
+        const int has[STEP_KINDS] = {!link_empty(&worker->turns.steps[STEP_DIALLED]),
+                                     !link_empty(&worker->turns.steps[STEP_PUBLISHED]),
+                                     strangers_due_us(&worker->strangers) <= worker->now_us};
+        enum step_kind kind = turns_step_kind(&worker->turns, has);
+        if (kind == STEP_KINDS || (kind == STEP_STRANGE && worker->handshakes.out > 0))
+            return NULL;
+        struct tunnel *tunnel = next_of_kind(worker, kind);
+        if (tunnel != NULL) {
+            tunnel->step_kind = kind;
+            return tunnel;
+        }
+    }
+}
+
 static void continue_handshakes(struct worker *worker)
 {
-    struct link *task_link;
-    while (handshakes_room(&worker->handshakes) && (task_link = turns_next_step(&worker->turns)) != NULL)
-        tunnel_handshake(container_of(task_link, struct tunnel, task.link));
+    struct tunnel *tunnel;
+    while (handshakes_room(&worker->handshakes) && (tunnel = next_to_step(worker)) != NULL)
+        tunnel_handshake(tunnel);
 }
 
 static void tick_tunnels(struct worker *worker, struct workload *workload, void *dials)
@@ -251,10 +275,13 @@ static int sleep_ms(const struct worker *worker)
     if (turns_busy(&worker->turns) || !link_empty(&worker->rechecks) ||
         !link_empty(&worker->leaving_workloads))
         return 0;
-    if (worker->live_tunnels == 0 && link_empty(&worker->waiting_flows) && worker->warm == 0 &&
-        link_empty(&worker->paused_listeners))
+    if (worker->live_tunnels == 0 && strangers_count(&worker->strangers) == 0 &&
+        link_empty(&worker->waiting_flows) && worker->warm == 0 && link_empty(&worker->paused_listeners))
         return -1;
     uint64_t next = worker->last_tick_ms + tick_interval(worker);
+    uint64_t due_us = worker->handshakes.out == 0 ? strangers_due_us(&worker->strangers) : UINT64_MAX;
+    if (due_us / 1000 < next)
+        next = due_us / 1000 + 1;
     return next > worker->now_ms ? (int)(next - worker->now_ms) : 0;
 }
 
@@ -305,6 +332,9 @@ static void worker_init(struct worker *worker, struct core *core, uint32_t index
     for (int i = 0; i < TUNNEL_BUCKETS; i++)
         link_init(&worker->tunnels[i]);
     turns_init(&worker->turns);
+    uint64_t seed = 0;
+    (void)!getrandom(&seed, sizeof(seed), GRND_NONBLOCK); /* predictable is better than none */
+    strangers_init(&worker->strangers, seed);
     link_init(&worker->paused_listeners);
     link_init(&worker->rechecks);
     link_init(&worker->leaving_workloads);
@@ -335,6 +365,7 @@ static void worker_dispose(struct worker *worker)
     block_pool_dispose(&worker->blocks);
     splice_pool_dispose(&worker->pipes);
     handshakes_dispose(&worker->handshakes);
+    strangers_dispose(&worker->strangers);
     OSSL_LIB_CTX_free(worker->libctx);
     int fds[] = {worker->epoll_fd, worker->wake.fd, worker->spare_fd};
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)

@@ -29,7 +29,9 @@
 #include "mailbox.h"
 #include "nodeseal_core.h"
 #include "pollable.h"
+#include "published.h"
 #include "splice.h"
+#include "strangers.h"
 #include "turns.h"
 #include "workload.h"
 
@@ -84,6 +86,9 @@ struct worker {
     struct link tunnels[TUNNEL_BUCKETS]; /* client tunnels that take new streams, by peer */
     struct turns turns;                  /* what goes on in this turn or the next ones */
     struct handshakes handshakes;
+    struct strangers strangers;
+    struct published *published; /* the core's */
+    uint32_t coming; /* atomic: strangers that other workers have sent and that are not here yet */
     struct link paused_listeners;  /* not watched until the next tick: no descriptor could be had */
     struct link rechecks;          /* workloads with flows to be asked about again, after an epoch */
     uint64_t recheck_round;        /* moves on with each epoch */
@@ -102,7 +107,7 @@ struct worker {
     struct splice_pool pipes;
     uint64_t next_flow_id;
     uint64_t live_flows;
-    uint64_t live_tunnels;
+    uint64_t live_tunnels; /* without strangers */
 
     struct ns_connection
         *closed; /* ring of CLOSED_KEPT; allocated with the first; closed_ms holds the time of closing */

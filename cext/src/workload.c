@@ -105,6 +105,7 @@ void workload_add(struct worker *worker, struct command *command)
     link_init(&workload->recheck_link);
     link_init(&workload->flows);
     link_init(&workload->tunnels);
+    party_init(&workload->strangers);
     link_init(&workload->warm_peers);
     link_append(workload_bucket(worker, workload->key), &workload->link);
     workloads_each(worker, workload_note_neighbour, workload);

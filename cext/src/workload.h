@@ -14,6 +14,7 @@
 #include "nodeseal_core.h"
 #include "quota.h"
 #include "sockets.h"
+#include "strangers.h"
 #include "tls.h"
 #include "turns.h"
 
@@ -33,7 +34,8 @@ struct workload {
     struct link flows;
     struct link tunnels;
     uint64_t live_flows;             /* in `flows` */
-    uint64_t live_tunnels;           /* in `tunnels` */
+    struct party strangers;          /* of `tunnels`, those that have not proven who they are */
+    uint64_t live_tunnels;           /* in `tunnels`, without strangers */
     struct link warm_peers;          /* to be dialled ahead of need, see warm.h */
     struct quota *quota;             /* held; shared with the other workers */
     struct share share;              /* of this worker's turns */

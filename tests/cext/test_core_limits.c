@@ -92,7 +92,7 @@ TEST(streams_beyond_the_limit_are_answered_503_and_others_of_the_tunnel_run_on)
     lab_free(lab);
 }
 
-TEST(a_tunnel_beyond_the_limit_is_reset_before_its_handshake)
+TEST(a_tunnel_beyond_the_limit_is_reset_when_its_peer_has_proven_who_it_is)
 {
     enum { OTHER_KEY = 3 };
     struct lab *lab = lab_new();
@@ -102,7 +102,8 @@ TEST(a_tunnel_beyond_the_limit_is_reset_before_its_handshake)
     lab_limit(lab, PIPELINE_KEY, (struct ns_limits){.connections = 2});
     int client = dial(listener); /* of another workload, which needs a tunnel of its own */
     expect_reset(client);
-    CHECK_EQUAL(lab_refused(lab, PIPELINE_KEY, NS_LIMIT_CONNECTIONS), 1);
+    uint64_t refused = lab_refused(lab, PIPELINE_KEY, NS_LIMIT_CONNECTIONS);
+    CHECK(refused >= 1 && refused <= 3); /* a flow tries as many tunnels that break */
     CHECK_EQUAL(lab_stats(lab, PIPELINE_KEY).tunnels, 1);
     CHECK_EQUAL(lab_stats(lab, PIPELINE_KEY).tls_failed, 0);
     exchange(&ends, 0);

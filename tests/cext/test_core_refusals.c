@@ -126,9 +126,9 @@ TEST(a_stranger_that_hangs_up_in_the_handshake_is_a_refusal_if_it_has_said_somet
     struct lab *lab = lab_new();
     struct ns_refusal rows[ROWS];
     int silent = dial(lab->hbone);
-    WAIT_UNTIL(lab_core_stats(lab).live_tunnels == 1);
+    WAIT_UNTIL(lab_core_stats(lab).strangers == 1);
     close(silent);
-    WAIT_UNTIL(lab_core_stats(lab).live_tunnels == 0);
+    WAIT_UNTIL(lab_core_stats(lab).strangers == 0);
     int fd = dial(lab->hbone);
     CHECK_EQUAL(send(fd, "\x16\3\1", 3, MSG_NOSIGNAL), 3); /* the beginning of a record */
     WAIT_UNTIL(calls.steps > 0);

@@ -315,16 +315,75 @@ TEST(steps_of_handshakes_are_made_for_each_workload_in_turn)
 {
     struct worker_at_work *work = work_new();
     for (int i = 0; i < 100; i++)
-        turns_step(&work->turns, &work->loud.share, &work->loud.tasks[i].link);
-    turns_step(&work->turns, &work->quiet.share, &work->quiet.tasks[0].link);
-    CHECK(turns_next_step(&work->turns) == &work->loud.tasks[0].link);
-    CHECK(turns_next_step(&work->turns) == &work->quiet.tasks[0].link);
-    CHECK(turns_next_step(&work->turns) == &work->loud.tasks[1].link);
+        turns_step(&work->turns, &work->loud.share, STEP_DIALLED, &work->loud.tasks[i].link);
+    turns_step(&work->turns, &work->quiet.share, STEP_DIALLED, &work->quiet.tasks[0].link);
+    CHECK(turns_next_step(&work->turns, STEP_DIALLED) == &work->loud.tasks[0].link);
+    CHECK(turns_next_step(&work->turns, STEP_DIALLED) == &work->quiet.tasks[0].link);
+    CHECK(turns_next_step(&work->turns, STEP_DIALLED) == &work->loud.tasks[1].link);
     for (int i = 2; i < 100; i++)
         link_remove(&work->loud.tasks[i].link); /* they ended meanwhile */
-    CHECK(turns_next_step(&work->turns) == NULL);
+    CHECK(turns_next_step(&work->turns, STEP_DIALLED) == NULL);
     CHECK(!turns_busy(&work->turns));
     free(work);
+}
+
+/* ---- kinds of steps ---- */
+
+enum { STEP_COST = 1000 };
+
+/* Which kinds get how many of `count` steps when all of them always have some. */
+static void steps_of(struct turns *turns, const int has[STEP_KINDS], int count, int made[STEP_KINDS])
+{
+    memset(made, 0, STEP_KINDS * sizeof(made[0]));
+    for (int i = 0; i < count; i++) {
+        enum step_kind kind = turns_step_kind(turns, has);
+        CHECK(kind != STEP_KINDS && has[kind]);
+        turns_step_made(turns, kind, STEP_COST);
+        made[kind]++;
+    }
+}
+
+TEST(what_is_dialled_and_published_peers_share_and_strangers_get_an_eighth_of_a_part)
+{
+    struct turns turns = {0};
+    int made[STEP_KINDS];
+    turns_init(&turns);
+    steps_of(&turns, (const int[STEP_KINDS]){1, 1, 1}, 17 * 100, made);
+    CHECK(made[STEP_DIALLED] >= 790 && made[STEP_DIALLED] <= 810);
+    CHECK(made[STEP_PUBLISHED] >= 790 && made[STEP_PUBLISHED] <= 810);
+    CHECK(made[STEP_STRANGE] >= 90 && made[STEP_STRANGE] <= 110);
+}
+
+TEST(strangers_alone_get_all_and_nothing_of_it_is_held_against_others)
+{
+    struct turns turns = {0};
+    int made[STEP_KINDS];
+    turns_init(&turns);
+    steps_of(&turns, (const int[STEP_KINDS]){0, 0, 1}, 1000, made);
+    CHECK_EQUAL(made[STEP_STRANGE], 1000);
+    steps_of(&turns, (const int[STEP_KINDS]){1, 0, 1}, 9, made);
+    CHECK(made[STEP_DIALLED] >= 8);
+}
+
+TEST(strangers_who_had_nothing_to_do_are_owed_nothing)
+{
+    struct turns turns = {0};
+    int made[STEP_KINDS];
+    turns_init(&turns);
+    steps_of(&turns, (const int[STEP_KINDS]){1, 1, 0}, 1000, made);
+    steps_of(&turns, (const int[STEP_KINDS]){1, 1, 1}, 17, made);
+    CHECK(made[STEP_STRANGE] <= 2);
+    CHECK_EQUAL(turns_step_kind(&turns, (const int[STEP_KINDS]){0, 0, 0}), STEP_KINDS);
+}
+
+TEST(one_kind_that_had_nothing_to_do_catches_up_a_little_only)
+{
+    struct turns turns = {0};
+    int made[STEP_KINDS];
+    turns_init(&turns);
+    steps_of(&turns, (const int[STEP_KINDS]){1, 0, 0}, 1000, made);
+    steps_of(&turns, (const int[STEP_KINDS]){1, 1, 0}, 100, made);
+    CHECK(made[STEP_PUBLISHED] >= 50 && made[STEP_PUBLISHED] <= 50 + STEPS_LATE_US / STEP_COST);
 }
 
 CHECK_MAIN

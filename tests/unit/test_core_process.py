@@ -203,6 +203,57 @@ def test_mesh_difference_is_applied(running: Running) -> None:
     assert running.client.mesh_read() == new
 
 
+def published(running: Running) -> list[tuple[str, set[str]]]:
+    """What the C core was told of published addresses, in order; nothing of it is there twice."""
+    told = []
+    for name, packed in (call for call in running.lib.calls if call[0] in ("core_publish", "core_withdraw")):
+        parts = [packed[at : at + 16] for at in range(0, len(packed), 16)]
+        addresses = {str(IPv6Address(part).ipv4_mapped or IPv6Address(part)) for part in parts}
+        assert len(addresses) == len(parts)
+        if parts:
+            told.append((name, addresses))
+    running.lib.calls.clear()
+    return told
+
+
+def test_addresses_of_published_workloads_are_told_and_what_is_added_comes_first(running: Running) -> None:
+    old, new = mesh("shipper", "gone"), mesh("shipper", "pipeline", "siem")
+    running.client.mesh(old, 5)
+    assert published(running) == [("core_publish", {"10.0.0.1", "10.0.0.2"})]
+    running.client.mesh_difference(difference(old, new), 6, base=5)
+    assert published(running) == [
+        ("core_publish", {"10.0.0.2", "10.0.0.3"}),
+        ("core_withdraw", {"10.0.0.2"}),
+    ]
+    running.client.mesh(mesh("shipper"), 7)
+    assert published(running) == [
+        ("core_publish", {"10.0.0.1"}),
+        ("core_withdraw", {"10.0.0.1", "10.0.0.2", "10.0.0.3"}),
+    ]
+
+
+def test_a_workload_that_is_withdrawn_is_no_longer_published(running: Running) -> None:
+    old, new = mesh("shipper"), mesh("shipper", phase=Phase.ABSENT)
+    running.client.mesh(old, 5)
+    published(running)
+    running.client.mesh_difference(difference(old, new), 6, base=5)
+    assert published(running) == [("core_withdraw", {"10.0.0.1"})]
+
+
+def test_both_addresses_of_a_workload_are_published(running: Running) -> None:
+    both = Workload(SHIPPER, "shipper", "n", (ADDRESS, ADDRESS_6), None, True, Mode.STRICT, Phase.ENROLLED)
+    running.client.mesh(Mesh.build("example.org", [both]), 5)
+    assert published(running) == [("core_publish", {"10.0.0.1", "fd00::1"})]
+
+
+def test_a_mesh_that_is_refused_publishes_nothing(running: Running) -> None:
+    running.client.mesh(mesh("shipper"), 5)
+    published(running)
+    with pytest.raises(CoreError, match="not in force"):
+        running.client.mesh_difference(difference(mesh("shipper"), mesh()), 7, base=4)
+    assert published(running) == []
+
+
 def test_difference_to_another_epoch_is_refused_and_changes_nothing(running: Running) -> None:
     running.client.mesh(mesh("shipper"), 5)
     with pytest.raises(CoreError, match="not in force"):

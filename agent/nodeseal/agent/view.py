@@ -30,11 +30,11 @@ _CORE_PATIENCE_S = 3.0
 
 async def status(node: Node) -> dict[str, Any]:
     """{"ok", "node", "run_dir", "trust_domain", "agent": {"pid", "version", "absence", "starting"}, "core": {"pid",
-    "state", "error", "generation", "version", "outdated", "crashes", "decisions"}, "older_cores": [{"pid",
-    "generation", "version", "retired", "connections", "tunnels", "seconds"}], "mesh": {"directory", "epoch", "error",
-    "error_since", "in_force"}, "capture": {"backend", "why"}, "workloads": [...], "problems": [{"word", "level",
-    "about", "text", "remedy"}]}; see _workload for a workload's keys, _absence for that of the agent,
-    nodeseal.agent.problems for what is wrong.
+    "state", "error", "generation", "version", "outdated", "crashes", "decisions", "descriptors", "handshakes"},
+    "older_cores": [{"pid", "generation", "version", "retired", "connections", "tunnels", "seconds"}], "mesh":
+    {"directory", "epoch", "error", "error_since", "in_force"}, "capture": {"backend", "why"}, "workloads": [...],
+    "problems": [{"word", "level", "about", "text", "remedy"}]}; see _workload for a workload's keys, _absence for that
+    of the agent, nodeseal.agent.problems for what is wrong.
 
     While the agent starts, "starting" is {"doing", "since", "seconds"}, and the rest as of a node on which nothing is.
     """
@@ -51,6 +51,7 @@ async def status(node: Node) -> dict[str, Any]:
             counts, limits = _sums(rows), limits_of(rows, utc_now())
             core["decisions"] = _decisions(answers[0][1][0])
             core["descriptors"] = _descriptors(answers[0][1][0])
+            core["handshakes"] = _handshakes(answers[0][1][0])
         except (CoreError, TimeoutError) as error:
             core["error"] = str(error) or "it does not answer"
     workloads = [_workload(node, enrolment, counts, limits) for _name, enrolment in sorted(node.enrolments.items())]
@@ -149,6 +150,13 @@ def limits_of(rows: Iterable[dict[str, Any]], now: datetime) -> dict[str, dict[s
             last = limited["last_ms"] / 1000
             one["last_seconds"] = last if one["last_seconds"] is None else min(one["last_seconds"], last)
     return found
+
+
+def _handshakes(stats: dict[str, int]) -> dict[str, int]:
+    """Of peers that have not proven who they are: how many there are, how many had to go for others, and how many steps
+    waited because of what their source had cost. An older core does not tell."""
+    names = {"unproven": "strangers", "ended": "strangers_ended", "slowed": "strangers_slowed"}
+    return {name: stats.get(counter, 0) for name, counter in names.items()}
 
 
 def _descriptors(stats: dict[str, int]) -> dict[str, int]:

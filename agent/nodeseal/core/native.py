@@ -38,7 +38,7 @@ _WORKLOAD_COUNTERS = (
     "memory",
     "descriptors",
 )
-LIMITED = ("connections", "new_connections", "memory", "descriptors", "questions")
+LIMITED = ("connections", "new_connections", "memory", "descriptors", "questions", "handshakes")
 """By enum ns_limit: what a refused connection met."""
 _CORE_COUNTERS = (
     "epoch",
@@ -51,6 +51,9 @@ _CORE_COUNTERS = (
     "decision_p99_ns",
     "descriptors",
     "descriptor_limit",
+    "strangers",
+    "strangers_ended",
+    "strangers_slowed",
 )
 _ERROR_SIZE = 512
 _NOTICES = 16
@@ -86,10 +89,15 @@ def load() -> Native:
     return Native(module.ffi, module.lib)
 
 
-def pack_address(into: Any, address: Address, port: int) -> None:
-    """Fills a struct ns_address; IPv4 goes in its v4-mapped form (RFC 4291, 2.5.5.2)."""
+def pack_ip(address: Address) -> bytes:
+    """The 16 bytes of struct ns_address; IPv4 goes in its v4-mapped form (RFC 4291, 2.5.5.2)."""
     packed = address.packed
-    into.ip = list(packed if len(packed) == 16 else _V4_MAPPED + packed)
+    return packed if len(packed) == 16 else _V4_MAPPED + packed
+
+
+def pack_address(into: Any, address: Address, port: int) -> None:
+    """Fills a struct ns_address."""
+    into.ip = list(pack_ip(address))
     into.port = port
 
 
@@ -178,10 +186,8 @@ class Answer:
         if len(name) >= IDENTITY_MAX:
             raise ValueError("an identity that is too long for the core")
         at = ANSWER_HEAD.size + index * ENDPOINT.size
-        packed = address.packed
-        mapped = packed if len(packed) == 16 else _V4_MAPPED + packed
         way = (TUNNEL_BY_NAME if by_name else TUNNEL) if name else PLAINTEXT
-        ENDPOINT.pack_into(self._bytes, at, mapped, port, way, name, fit(reason, REASON_MAX))
+        ENDPOINT.pack_into(self._bytes, at, pack_ip(address), port, way, name, fit(reason, REASON_MAX))
 
 
 def _address(packed: bytes) -> Address:
@@ -268,6 +274,14 @@ class Core:
     def epoch(self, epoch: int) -> None:
         """Voids cached answers; the model that answers must be in place before."""
         self.native.lib.core_epoch(self.handle, epoch)
+
+    def publish(self, addresses: bytes) -> None:
+        """See core_publish: 16 bytes for each address."""
+        self.native.lib.core_publish(self.handle, addresses, len(addresses) // 16)
+
+    def withdraw(self, addresses: bytes) -> None:
+        """See core_withdraw: 16 bytes for each address."""
+        self.native.lib.core_withdraw(self.handle, addresses, len(addresses) // 16)
 
     def connections(self) -> list[dict[str, Any]]:
         """The live connections and the last closed ones, as JSON-able rows named as in struct ns_connection."""

@@ -44,6 +44,7 @@ from nodeseal import __version__
 from nodeseal.core import generations, hardening, native, protocol
 from nodeseal.core.decider import Decider, State
 from nodeseal.core.lockfile import AlreadyLocked, LockFile
+from nodeseal.core.published import published_anew, published_change
 from nodeseal.core.transfer import Incoming, TransferError, part_of
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.limits import LIMIT_NAMES, Limits
@@ -170,7 +171,7 @@ class ControlServer:
 
     def _live(self, request: dict[str, Any], fds: list[int]) -> Answer:
         stats = self._core.stats()
-        return {"connections": stats["live_connections"], "tunnels": stats["live_tunnels"]}, []
+        return {"connections": stats["live_connections"], "tunnels": _tunnels(stats)}, []
 
     def finished(self) -> bool:
         """Whether a retired core has nothing left to do, or no more time for it."""
@@ -180,7 +181,7 @@ class ControlServer:
             log.warning("retired for as long as is allowed: what is left of its connections is reset")
             return True
         stats = self._core.stats()
-        return not stats["live_connections"] and not stats["live_tunnels"]
+        return not stats["live_connections"] and not _tunnels(stats)
 
     def _record(self, request: dict[str, Any]) -> Record:
         record = self._records.get(int(request["key"]))
@@ -277,12 +278,18 @@ class ControlServer:
         state = self.decider.state
         if state is not None and epoch <= state.epoch:
             raise RequestError(f"mesh epoch {epoch} is not after {state.epoch}")
+        before = state.mesh if state is not None else None
         if "full" in request:
             mesh = Mesh.from_difference(content)
+            change = published_anew(before, mesh)
         else:
             if state is None or request["base"] != state.epoch:
                 raise RequestError(f"mesh difference to the epoch {request['base']}, which is not in force")
             mesh = state.mesh.apply(content)
+            change = published_change(before, content)
+        # What is added comes first: an address that both have is not forgotten for a moment.
+        self._core.publish(change.added)
+        self._core.withdraw(change.withdrawn)
         self.decider.state = State(mesh, epoch)
         self._core.epoch(epoch)
         log.info("mesh epoch %d: %d workloads, %d services", epoch, len(mesh.workloads), len(mesh.services))
@@ -316,6 +323,11 @@ class ControlServer:
     def _stop(self, request: dict[str, Any], fds: list[int]) -> Answer:
         self.stopping = True
         return {}, []
+
+
+def _tunnels(stats: dict[str, int]) -> int:
+    """With those whose handshake is not done: a retired core still brings it to its end."""
+    return stats["live_tunnels"] + stats["strangers"]
 
 
 def serve(server: ControlServer, listener: socket.socket, wake: socket.socket) -> None:

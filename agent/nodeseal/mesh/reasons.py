@@ -227,6 +227,12 @@ class WhyLimited(Word):
         "Too many of the workload's new connections wait for decisions.",
         "If it stays, look at the node's CPU: `core.decisions` in `nodeseal status -o json`.",
     )
+    HANDSHAKES = (
+        "limit-handshakes",
+        "A peer on port 15008 had not proven who it is, and had to go because others came. It was the oldest of the "
+        "address, or of the IPv6 network, that had most of them.",
+        "See who it is: `nodeseal connections` lists the sources. Workloads' own connections are not concerned.",
+    )
 
 
 class Level(StrEnum):
