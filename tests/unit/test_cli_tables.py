@@ -562,6 +562,7 @@ WORDS: tuple[type[Word], ...] = (ProblemWord, WhyNotEnrolled, WhyPlaintext, WhyR
 def test_the_page_of_words_is_as_the_code_says() -> None:
     page = Path(__file__).parents[2] / "docs" / "words.md"
     assert page.read_text() == words.page(), "make words"
+    assert {*Word.__subclasses__()} == {*WORDS}
     for kind in WORDS:
         assert all(f"| `{word.value}` |" in words.page() for word in kind)
 

@@ -24,7 +24,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Reads the mesh state in DIR as a node does, and prints everything that is wrong, each with its "
         "file, line and field. The exit status is 0 when nothing is, 1 otherwise.",
     )
-    check.add_argument("directory", type=Path, metavar="DIR", help="with the *.yaml files")
+    check.add_argument("directory", type=Path, metavar="DIR", help="with the *.yaml and *.yml files")
     add_output_option(check)
     check.set_defaults(run=_check)
 
