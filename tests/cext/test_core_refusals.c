@@ -140,6 +140,24 @@ TEST(a_stranger_that_hangs_up_in_the_handshake_is_a_refusal_if_it_has_said_somet
     lab_free(lab);
 }
 
+TEST(a_stranger_that_sends_nothing_is_a_refusal_when_its_time_is_up)
+{
+    struct core_options options = options_default();
+    struct ns_refusal rows[ROWS];
+    options.connect_timeout_ms = 1000;
+    struct lab *lab = lab_with(options);
+    int silent = dial(lab->hbone);
+    WAIT_UNTIL(refused(lab, PIPELINE_KEY) == 1);
+    CHECK_EQUAL(refusals_of(lab, PIPELINE_KEY, rows), 1);
+    CHECK_EQUAL(rows[0].kind, NS_REFUSED_HANDSHAKE);
+    CHECK_TEXT(rows[0].reason, "peer connected and sent nothing");
+    struct ns_address here = mapped(local_of(lab->hbone));
+    CHECK(address_same_ip(&rows[0].destination, &here));
+    CHECK_EQUAL(rows[0].destination.port, NS_HBONE_PORT);
+    close(silent);
+    lab_free(lab);
+}
+
 TEST(a_peer_that_was_dialled_and_refused_is_a_refusal_of_both_ends)
 {
     struct lab *lab = lab_new();
