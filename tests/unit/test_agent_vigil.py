@@ -323,6 +323,22 @@ def test_failures_of_yesterday_are_not_told() -> None:
     assert (list(handshakes.problems()), core.looks) == ([], 1)
 
 
+def test_core_that_does_not_answer_holds_up_nothing_else(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(vigil_module, "_CORE_PATIENCE_S", 0.01)
+
+    class Hanging:
+        async def call_all(self, _method: Callable[..., Any]) -> list[tuple[None, Any]]:
+            await asyncio.Event().wait()
+            return []
+
+    place.vigil.handshakes = Handshakes(Hanging(), place.clock)  # type: ignore[arg-type]
+    assert place.words(remote()) == ["peer-not-enrolled"]
+    asyncio.run(place.vigil.look(place.has_cgroup))
+    assert "peer-not-enrolled: node node2" in caplog.text
+
+
 def test_counters_that_begin_anew_with_a_core_are_no_failure() -> None:
     core = FakeCore()
     handshakes = Handshakes(core, Clock())  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ different times), and in the log, once, when it begins and when it ends.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -30,6 +31,7 @@ PATIENCE_S = 10.0
 """Beside `settle`: what stands for so long is no matter of nodes that learn of a change at different times."""
 
 _SHOWN_S = 600.0
+_CORE_PATIENCE_S = 3.0
 _LOOK_AGAIN_S = 30.0  # at the connections and refusals: tens of thousands cost the core some milliseconds
 
 
@@ -127,8 +129,10 @@ class Vigil:
     async def look(self, has_cgroup: HasCgroup) -> None:
         """To be called every few seconds; the log gets what is new, and what is over."""
         await self.leftovers.look(has_cgroup)
-        with contextlib.suppress(CoreError):  # the status says what is the matter with the core
-            await self.handshakes.look()
+        # What is the matter with the core is told by the status.
+        with contextlib.suppress(CoreError, TimeoutError):
+            async with asyncio.timeout(_CORE_PATIENCE_S):
+                await self.handshakes.look()
         standing = {_key(problem): problem for problem in self.problems()}
         for key, problem in standing.items():
             if key not in self._told:

@@ -103,7 +103,7 @@ def wait_for_agents(run_dirs: Mapping[str, Path], agents: Sequence[ProcessRecord
         node = agent.role.removeprefix("agent ")
         while True:
             try:
-                if ask_agent(run_dirs[node], "status")["agent"]["starting"] is None:
+                if ask_agent(run_dirs[node], "status")["agent"].get("starting") is None:
                     break
                 if time.monotonic() > deadline:
                     raise AgentError(f"the agent of {node} is still starting: see {run_dirs[node] / 'agent.log'}")
