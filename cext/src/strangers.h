@@ -40,8 +40,8 @@
 enum stranger_kind { STRANGER_PUBLISHED, STRANGER_OTHER, STRANGER_KINDS };
 
 enum {
-    STRANGERS_OF_SOURCE = 64,
-    SOURCE_OWES_US = 100000, /* of CPU time: a hundred handshakes, or two */
+    STRANGERS_OF_SOURCE = 256, /* many clients may be behind one address */
+    SOURCE_OWES_US = 100000,   /* of CPU time: a hundred handshakes, or two */
     SOURCE_PAYS = 50,
     ALL_OWE_US = 200000,
     ALL_PAY = 250,
@@ -50,9 +50,9 @@ enum {
 };
 
 /* By kind. */
-static const uint32_t STRANGERS_OF_WORKLOAD[STRANGER_KINDS] = {1024, 256};
-static const uint32_t STRANGERS_OF_WORKER[STRANGER_KINDS] = {2048, 512};
-enum { STRANGERS_OF_WORKER_IN_ALL = 2048 + 512 };
+static const uint32_t STRANGERS_OF_WORKLOAD[STRANGER_KINDS] = {1024, 512};
+static const uint32_t STRANGERS_OF_WORKER[STRANGER_KINDS] = {2048, 1024};
+enum { STRANGERS_OF_WORKER_IN_ALL = 2048 + 1024 };
 
 /* CPU time that is owed. */
 struct debt {

@@ -279,9 +279,10 @@ static int sleep_ms(const struct worker *worker)
         link_empty(&worker->waiting_flows) && worker->warm == 0 && link_empty(&worker->paused_listeners))
         return -1;
     uint64_t next = worker->last_tick_ms + tick_interval(worker);
-    uint64_t due_us = worker->handshakes.out == 0 ? strangers_due_us(&worker->strangers) : UINT64_MAX;
-    if (due_us / 1000 < next)
-        next = due_us / 1000 + 1;
+    if (!link_empty(&worker->strangers.ring) && worker->handshakes.out == 0) {
+        uint64_t due_ms = strangers_due_us(&worker->strangers) / 1000 + 1;
+        next = due_ms < next ? due_ms : next;
+    }
     return next > worker->now_ms ? (int)(next - worker->now_ms) : 0;
 }
 
@@ -302,7 +303,9 @@ static void *worker_main(void *argument)
             turns_begin(&worker->turns, worker->now_ms);
             turns_run_writes(&worker->turns, tunnel_write, worker);
         }
-        continue_handshakes(worker);
+        if (!link_empty(&worker->turns.steps[STEP_DIALLED]) ||
+            !link_empty(&worker->turns.steps[STEP_PUBLISHED]) || !link_empty(&worker->strangers.ring))
+            continue_handshakes(worker);
         if (!link_empty(&worker->rechecks))
             workloads_continue_rechecks(worker);
         if (!link_empty(&worker->leaving_workloads))

@@ -160,4 +160,28 @@ TEST(a_published_peer_connects_while_others_fill_all_room)
     lab_free(lab);
 }
 
+/* The home worker holds so many that it hands over what comes. */
+TEST(strangers_that_are_handed_over_to_another_worker_are_counted_once)
+{
+    enum { FLOWS = 150, SILENT = 30 };
+    struct lab *lab = lab_new();
+    struct ends ends[FLOWS];
+    int silent[SILENT];
+    for (int i = 0; i < FLOWS; i++)
+        ends[i] = lab_connect(lab);
+    uint64_t descriptors = lab_core_stats(lab).descriptors;
+    for (int i = 0; i < SILENT; i++)
+        silent[i] = stranger_from(lab, i);
+    WAIT_UNTIL(lab_core_stats(lab).strangers == SILENT);
+    CHECK_EQUAL(lab_core_stats(lab).descriptors, descriptors + SILENT);
+    close_all(silent, SILENT);
+    WAIT_UNTIL(lab_core_stats(lab).strangers == 0);
+    CHECK_EQUAL(lab_core_stats(lab).descriptors, descriptors);
+    for (int i = 0; i < FLOWS; i++) {
+        exchange(&ends[i], 0);
+        ends_close(&ends[i]);
+    }
+    lab_free(lab);
+}
+
 CHECK_MAIN

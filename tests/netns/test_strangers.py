@@ -21,8 +21,8 @@ pytestmark = needs_root
 
 def room_of(descriptors: int) -> int:
     """How many that were not published a core of one worker holds, at most (cext/src/strangers.h): of the eighth of its
-    descriptors that is for those who have proven nothing, a fifth."""
-    return min(descriptors // 8 * 512 // 2560, 64)
+    descriptors that is for those who have proven nothing, a third."""
+    return min(descriptors // 8 // 3, 256)
 
 
 @pytest.fixture
