@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nodeseal.capture.backend import Choice
-from support import backend, workers
+from support import backend, node_rules, workers
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,6 +25,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help=f"what captures in netns and interop, {' or '.join(backend.NAMES)} (default: ${backend.ENVIRONMENT}, or "
         "ebpf)",
+    )
+    parser.addoption(
+        "--node-rules",
+        metavar="KIND",
+        help="netfilter rules of other programs on the nodes of netns' and interop's labs, one of "
+        f"{', '.join(node_rules.NODE_RULES)} (default: ${node_rules.ENVIRONMENT}, or none)",
     )
 
 
@@ -45,6 +51,14 @@ def pytest_configure(config: pytest.Config) -> None:
     except ValueError as error:
         where = backend.ENVIRONMENT if wanted is None else "--backend"
         raise pytest.UsageError(f"{where}: {error}") from error
+    rules = config.getoption("--node-rules")
+    try:
+        if rules is not None:
+            os.environ[node_rules.ENVIRONMENT] = node_rules.parse_node_rules(rules)
+        node_rules.asked_node_rules()
+    except ValueError as error:
+        where = node_rules.ENVIRONMENT if rules is None else "--node-rules"
+        raise pytest.UsageError(f"{where}: {error}") from error
     config.addinivalue_line("markers", "both_backends: `make test` runs it over iptables too")
     config.addinivalue_line("markers", "ebpf_only(reason): about what only the eBPF backend has; says what that is")
 
@@ -59,6 +73,7 @@ def pytest_report_header() -> list[str]:
     return [
         f"worker threads of a core: {workers.expected_workers()} ({how})",
         f"capture by {backend.asked_backend().value}",
+        f"nodes with the rules of {node_rules.asked_node_rules() or 'nobody'}",
     ]
 
 

@@ -44,6 +44,7 @@ from nodeseal.lab.plan import NAMESPACE, TRUST_DOMAIN, Plan, PodRequest
 from nodeseal.lab.processes import child_environment
 from nodeseal.lab.topology import UPLINK
 from support.namespaces import wait_for
+from support.node_rules import asked_node_rules
 from support.workers import add_settings, lab_settings
 
 T = TypeVar("T")
@@ -232,15 +233,17 @@ def running_lab(
     supervised: bool = False,
     settings: dict[str, Any] | None = None,
     ipv6: bool = False,
+    node_rules: str | None = None,
 ) -> Iterator[RunningLab]:
     """A lab with a name of its own below `root`, gone at the end. `more_pods` as in `lab up --pod`, `host_workloads` as
-    in `lab up --host-workload`; `settings` are
-    added to the agents' configuration, whose `settle` is QUICK_SETTLE otherwise. An agent that ends stays away unless
-    `supervised`."""
+    in `lab up --host-workload`; `node_rules` as in `lab up --node-rules`, None: those that were asked for; `settings`
+    are added to the agents' configuration, whose `settle` is QUICK_SETTLE otherwise. An agent that ends stays away
+    unless `supervised`."""
     name = f"t{os.getpid()}x{next(_numbers)}"
     requests = [PodRequest.parse(text) for text in more_pods]
     requests += [PodRequest.parse_host_workload(text) for text in host_workloads]
-    plan = Plan.build(name, more_pods=requests, enrol=enrol, ipv6=ipv6)
+    rules = asked_node_rules() if node_rules is None else node_rules
+    plan = Plan.build(name, more_pods=requests, enrol=enrol, ipv6=ipv6, node_rules=rules)
 
     with lab_settings({"settle": QUICK_SETTLE} | (settings or {})):
         lab = Lab.up(plan, with_agents=with_agents, with_apps=with_apps, supervised=supervised, root=root)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nodeseal.agent.progress import waiting
 from nodeseal.lab.errors import LabError, LabPlanError
-from nodeseal.lab.plan import DEFAULT_NAME, NAMESPACE
+from nodeseal.lab.plan import DEFAULT_NAME, NAMESPACE, NODE_RULES
 
 if TYPE_CHECKING:
     from nodeseal.lab.lab import Lab
@@ -45,6 +45,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         dest="host_workloads",
         metavar="NAME:NODE:PORT[:plain]",
         help="a process of the node itself, in a cgroup of its own, that serves HTTP at PORT (repeatable)",
+    )
+    up.add_argument(
+        "--node-rules",
+        default="",
+        metavar="KIND",
+        help=f"netfilter rules of other programs on the nodes: {', '.join(NODE_RULES)}",
     )
     up.add_argument("--ipv6", action="store_true", help="IPv6 addresses as well; names stand for those")
     up.add_argument("--not-enrolled", action="store_true", help="start with no pod enrolled")
@@ -112,7 +118,14 @@ def _up(args: argparse.Namespace) -> int:
 
     more = [PodRequest.parse(text) for text in args.pods]
     more += [PodRequest.parse_host_workload(text) for text in args.host_workloads]
-    plan = Plan.build(args.name, nodes=args.nodes, more_pods=more, enrol=not args.not_enrolled, ipv6=args.ipv6)
+    plan = Plan.build(
+        args.name,
+        nodes=args.nodes,
+        more_pods=more,
+        enrol=not args.not_enrolled,
+        ipv6=args.ipv6,
+        node_rules=args.node_rules,
+    )
     with signals_interrupt(), waiting(f"making the lab '{args.name}'"):
         status = Lab.up(plan, supervised=not args.unsupervised).status()
     if args.output == "json":

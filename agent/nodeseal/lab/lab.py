@@ -41,6 +41,7 @@ from nodeseal.lab.errors import (
 from nodeseal.lab.files import write_atomically
 from nodeseal.lab.mesh_state import change_workloads, write_agent_config, write_mesh
 from nodeseal.lab.namespaces import list_namespaces, run_in
+from nodeseal.lab.node_rules import put_rules
 from nodeseal.lab.plan import (
     PIPELINE_HTTP_PORT,
     PIPELINE_LINES_PORT,
@@ -266,6 +267,9 @@ class Lab:
 
     def _make(self, *, with_agents: bool, with_apps: bool) -> None:
         make_topology(self.plan)
+        if self.plan.node_rules:
+            for node in self.plan.nodes:
+                put_rules(self.plan, node)
         make_cgroups(self.plan)
         write_atomically(self.directory / "hosts", self.plan.hosts_file())
         write_mesh(self.mesh, self.plan)

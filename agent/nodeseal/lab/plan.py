@@ -23,6 +23,8 @@ from nodeseal.lab.errors import LabPlanError, UnknownPodError
 from nodeseal.mesh.address import Address
 
 DEFAULT_NAME = "lab"
+NODE_RULES = ("kube-proxy-iptables", "kube-proxy-nftables", "docker", "firewalld", "ufw")
+"""What the nodes of a lab may have of other programs' netfilter rules, see node_rules.py."""
 NAMESPACE = "default"
 TRUST_DOMAIN = "example.org"
 MAX_NODES = 50
@@ -166,6 +168,8 @@ class Plan:
     pods: tuple[Pod, ...]
     ipv6: bool = False
     """Everything has an IPv6 address as well."""
+    node_rules: str = ""
+    """Which netfilter rules the nodes have, one of NODE_RULES; "": none."""
 
     @classmethod
     def build(
@@ -176,10 +180,14 @@ class Plan:
         more_pods: Sequence[PodRequest] = (),
         enrol: bool = True,
         ipv6: bool = False,
+        node_rules: str = "",
     ) -> Plan:
-        """The default pods plus `more_pods` on `nodes` nodes; `enrol` False starts with nobody enrolled.
+        """The default pods plus `more_pods` on `nodes` nodes; `enrol` False starts with nobody enrolled; `node_rules`
+        is one of NODE_RULES, or "".
 
-        Raises LabPlanError for a name, a number of nodes or a pod that cannot be."""
+        Raises LabPlanError for a name, a number of nodes, a pod or rules that cannot be."""
+        if node_rules and node_rules not in NODE_RULES:
+            raise LabPlanError(f"--node-rules {node_rules}: expected one of {', '.join(NODE_RULES)}")
         check_lab_name(name)
         if not 2 <= nodes <= MAX_NODES:
             raise LabPlanError(f"--nodes {nodes}: expected 2 to {MAX_NODES}")
@@ -204,7 +212,7 @@ class Plan:
                 enrolled_from_start=enrol and request.enrolled,
                 address6=IPv6Address(f"fd77::{by_name[request.node].number}:{number}") if ipv6 else None,
             )
-        return cls(name, planned, tuple(pods.values()), ipv6)
+        return cls(name, planned, tuple(pods.values()), ipv6, node_rules)
 
     @property
     def fabric(self) -> str:
@@ -240,6 +248,7 @@ class Plan:
         return {
             "name": self.name,
             "ipv6": self.ipv6,
+            "node_rules": self.node_rules,
             "nodes": [{"name": node.name, "number": node.number, "netns": node.netns} for node in self.nodes],
             "pods": [
                 {
@@ -263,6 +272,7 @@ class Plan:
         return cls(
             name=str(value["name"]),
             ipv6=ipv6,
+            node_rules=str(value.get("node_rules", "")),
             nodes=tuple(Node(node["name"], node["number"], node["netns"], ipv6) for node in value["nodes"]),
             pods=tuple(
                 Pod(

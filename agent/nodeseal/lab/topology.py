@@ -95,6 +95,9 @@ def _make_node(plan: Plan, node: Node, links: Any) -> None:
     _make_pair(links, UPLINK, plan.fabric, node.name)
     _set_addresses(links, UPLINK, node.addresses)
     links.link("add", ifname=BRIDGE, kind="bridge")
+    for address in node.addresses if plan.node_rules else ():
+        # As real nodes have it: what is sent to a service needs a route before its address is translated.
+        links.route("add", dst="default", oif=_index(links, UPLINK), family=_family(address))
     for other in plan.nodes:
         if other != node:
             for gateway, address in zip(other.addresses, other.gateways, strict=True):
