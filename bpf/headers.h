@@ -14,6 +14,7 @@
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
+#define STATE_CLOSE 7
 #define STATE_LISTEN 10
 
 struct ipv4_header {

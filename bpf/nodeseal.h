@@ -16,10 +16,12 @@
 #define NS_MARK_CAPTURED 0x4e530001 /* on the application's socket: goes to the core, for life */
 #define NS_MARK_TO_APP 0x4e530002   /* on the core's socket towards the application: replies come back */
 #define NS_MARK_CORE 0x4e530003     /* on every other socket of the core: never captured */
+#define NS_MARK_ANSWER 0x4e530004   /* on the core's socket towards a process of the node that has dialled */
 
 /*
  * In the node's own namespace a workload is a cgroup: its connections carry a mark of its own, this and its
- * number, 1 to 255. Neither has a bit that kube-proxy (0xc000) or Cilium (0x0f00) look at.
+ * number, 1 to 255. Others set bits in packets' marks as they like (kube-proxy 0xc000, Cilium 0x0f00): see
+ * captured.h for what becomes of that.
  */
 #define NS_MARK_HOST 0x4e540000
 #define NS_MARK_HOST_MASK 0xffffff00
@@ -120,11 +122,13 @@ struct ns_flow {
 #define NS_COUNT_CONNECT_EXCLUDED 13      /* pass: the workload excludes the connection, see bypass.h */
 #define NS_COUNT_STEER_EXCLUDED 14        /* pass: the same, inbound */
 #define NS_COUNT_STEER_FROM_NODE 15       /* pass: opened by the node itself */
-#define NS_COUNT_MARK_KEPT 16        /* refuse: SO_MARK on the application's end of a captured connection */
-#define NS_COUNT_LOOP_UNKNOWN 17     /* drop: a marked packet on lo whose headers could not be read */
-#define NS_COUNT_LOOP_NOTE_FAILED 18 /* drop: a marked packet on lo could not be noted for lookup_host */
-#define NS_COUNT_RETURN_FAILED 19    /* drop: an answer for the core could not be turned round to lo */
-#define NS_COUNT_COUNT 20
+#define NS_COUNT_MARK_KEPT 16          /* refuse: SO_MARK on the application's end of a captured connection */
+#define NS_COUNT_LOOP_UNKNOWN 17       /* drop: a marked packet on lo whose headers could not be read */
+#define NS_COUNT_LOOP_NOTE_FAILED 18   /* drop: a marked packet on lo could not be noted for lookup_host */
+#define NS_COUNT_RETURN_FAILED 19      /* drop: an answer for the core could not be turned round to lo */
+#define NS_COUNT_EGRESS_HELD 20        /* drop: of a captured connection, about to leave in plaintext */
+#define NS_COUNT_LOOP_MARK_RESTORED 21 /* pass: on lo, and has its socket's mark again */
+#define NS_COUNT_COUNT 22
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define NS_NET16(n) ((u16)((((n) & 0xff) << 8) | (((n) >> 8) & 0xff)))
@@ -157,6 +161,12 @@ static __always_inline int ns_same(const struct ns_address *one, const struct ns
 {
     return one->word[0] == other->word[0] && one->word[1] == other->word[1] &&
            one->word[2] == other->word[2] && one->word[3] == other->word[3];
+}
+
+static __always_inline int ns_same_flow(const struct ns_flow *one, const struct ns_flow *other)
+{
+    return ns_same(&one->source, &other->source) && ns_same(&one->destination, &other->destination) &&
+           one->source_port == other->source_port && one->destination_port == other->destination_port;
 }
 
 static __always_inline int ns_none(const struct ns_address *address)

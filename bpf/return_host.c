@@ -13,8 +13,13 @@
  *
  * Where a device has no Ethernet headers (tun, WireGuard), one is put before the packet, as lo expects it.
  *
+ * Before that it drops what belongs to a captured connection, as hold_egress.c does in a pod. The
+ * application's answers have no mark by which to know them: where they come from and go to is asked of their
+ * socket, and one whose packet says something else (a rule of the node translated it) is dropped.
+ *
  * Fails closed: an answer that cannot be turned round is dropped.
  */
+#include "captured.h"
 #include "packet.h"
 
 #define ETH_HLEN 14
@@ -44,14 +49,45 @@ static __always_inline int framed(struct __sk_buff *skb)
            begin[3] != network[3] || begin[4] != network[4];
 }
 
+/* Takes the socket's two ends for the packet's; 0: it is not TCP's, or is not connected. */
+static __always_inline int ends_of(struct bpf_sock *sk, struct packet *packet)
+{
+    if (sk->protocol != NS_IPPROTO_TCP || sk->state == STATE_LISTEN || sk->state == STATE_CLOSE)
+        return 0;
+    if (sk->family == NS_AF_INET) {
+        packet->flow.source = ns_mapped(sk->src_ip4);
+        packet->flow.destination = ns_mapped(sk->dst_ip4);
+    } else {
+        packet->flow.source.word[0] = sk->src_ip6[0];
+        packet->flow.source.word[1] = sk->src_ip6[1];
+        packet->flow.source.word[2] = sk->src_ip6[2];
+        packet->flow.source.word[3] = sk->src_ip6[3];
+        packet->flow.destination.word[0] = sk->dst_ip6[0];
+        packet->flow.destination.word[1] = sk->dst_ip6[1];
+        packet->flow.destination.word[2] = sk->dst_ip6[2];
+        packet->flow.destination.word[3] = sk->dst_ip6[3];
+    }
+    packet->flow.source_port = NS_NET16(sk->src_port);
+    packet->flow.destination_port = sk->dst_port;
+    packet->ipv6 = !ns_is_mapped(&packet->flow.source);
+    return 1;
+}
+
 int return_host(struct __sk_buff *skb)
 {
+    struct bpf_sock *sk = sender(skb);
     struct packet packet = {};
     struct ns_place place = {};
+    struct ns_flow written = {};
     char loopback[6] = {}; /* lo takes a frame for its own by its address, which is zero */
     u16 protocol = (u16)skb->protocol;
+    int read;
 
-    if (!packet_read(skb, &packet))
+    if (captured_mark(skb->mark) || (sk && captured_mark(sk->mark)))
+        return dropped(NS_COUNT_EGRESS_HELD);
+    read = packet_read(skb, &packet);
+    written = packet.flow;
+    if (!(sk && ends_of(sk, &packet)) && !read)
         return TC_ACT_UNSPEC;
     place.address = packet.flow.source;
     place.port = packet.flow.source_port;
@@ -62,6 +98,11 @@ int return_host(struct __sk_buff *skb)
     }
     if (!packet_socket(skb, &packet))
         return TC_ACT_UNSPEC;
+    if (!read || !ns_same_flow(&written, &packet.flow))
+        return dropped(NS_COUNT_EGRESS_HELD);
+    /* Turned round before, and routed out again: a rule at lo has taken the mark off. */
+    if (skb->ingress_ifindex == NS_LOOPBACK_IFINDEX)
+        return dropped(NS_COUNT_RETURN_FAILED);
     if (framed(skb) ? bpf_skb_store_bytes(skb, 0, loopback, sizeof(loopback), 0)
                     : bpf_skb_change_head(skb, ETH_HLEN, 0) ||
                           bpf_skb_store_bytes(skb, ETH_TYPE, &protocol, sizeof(protocol), 0))

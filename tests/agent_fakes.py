@@ -210,6 +210,7 @@ class FakeCapture:
         captured.close()
 
     has_rules = False
+    tracked = ""
 
     async def errors(self) -> dict[str, int]:
         return dict.fromkeys(constants.COUNTERS, 0)

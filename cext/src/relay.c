@@ -259,8 +259,7 @@ static void relay_plain(struct flow *flow)
                                            : "the far side reset the connection");
 }
 
-/* Reads what nobody takes any more (MSG_TRUNC: tcp(7), the bytes are not even copied). BROKEN also where it
- * matters to the application that nobody does. */
+/* Reads what nobody takes any more (MSG_TRUNC: tcp(7), the bytes are not even copied). */
 static enum progress side_discard(struct flow *flow, struct pollable *side, struct half *half)
 {
     while (side->readable && half->state == HALF_DISCARDING) {
@@ -269,7 +268,7 @@ static enum progress side_discard(struct flow *flow, struct pollable *side, stru
             half->state = HALF_ENDED;
         else if (got < 0 && errno == EAGAIN)
             side->readable = 0;
-        else if (got == 0 || (got < 0 && errno != EINTR) || (got > 0 && flow->direction == NS_INBOUND))
+        else if (got == 0 || (got < 0 && errno != EINTR))
             return PROGRESS_BROKEN;
     }
     return PROGRESS_DONE;
@@ -284,10 +283,8 @@ static void relay_tunnel(struct flow *flow)
         return;
     }
     half_end_if_due(&flow->to_near, &flow->to_far, near);
-    /* A reset would destroy what is still to be written. */
-    if ((flow->direction == NS_OUTBOUND || flow->to_near.pending.length == 0) &&
-        side_discard(flow, near, &flow->to_far) == PROGRESS_BROKEN) {
-        flow_abort(flow, near->failed ? "the application reset the connection" : "the peer reset the stream");
+    if (side_discard(flow, near, &flow->to_far) == PROGRESS_BROKEN) {
+        flow_abort(flow, "the application reset the connection");
         return;
     }
     if (flow->tunnel == NULL)

@@ -11,13 +11,13 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from nodeseal.lab.cgroups import directory_of
 from nodeseal.lab.mesh_state import SETTLE
 from support.host_process import Dialled, HostProcess
+from support.hosts import Host, row_of
 from support.lab import PATIENCE, Programs, RunningLab, echoes, running_lab, wait_until
 from support.namespaces import needs_root
 
@@ -42,50 +42,9 @@ def programs(lab: RunningLab, request: pytest.FixtureRequest) -> Iterator[Progra
         yield programs
 
 
-class Host:
-    """Processes on node1, ended with the test."""
-
-    def __init__(self, lab: RunningLab, programs: Programs) -> None:
-        self.lab = lab
-        self.programs = programs
-
-    def process(self, name: str = "") -> HostProcess:
-        """One in the cgroup of a workload, or in none."""
-        cgroup = self.lab.lab.plan.pod(name).cgroup if name else ""
-        process = HostProcess(self.lab.lab.plan.node("node1").netns, cgroup)
-        self.programs.at_end(process.close)
-        return process
-
-    def server(self, name: str) -> HostProcess:
-        """One that serves at the workload's port."""
-        process = self.process(name)
-        process.listen(PORTS[name])
-        return process
-
-    @property
-    def address(self) -> str:
-        """The node's."""
-        return self.programs.at("vector")
-
-
 @pytest.fixture
 def host(lab: RunningLab, programs: Programs) -> Host:
-    return Host(lab, programs)
-
-
-def row_of(lab: RunningLab, node: str, direction: str, source: str) -> dict[str, Any]:
-    """The connection that came from there, as a node's agent shows it."""
-
-    def find() -> dict[str, Any] | None:
-        rows = [row for row in lab.connections(node) if (row["direction"], row["source"]) == (direction, source)]
-        return rows[0] if rows and rows[0]["state"] not in ("deciding", "connecting") else None
-
-    return wait_until(find, f"{node} shows the connection from {source}")
-
-
-def source_of(host: Host, dialled: Dialled) -> str:
-    address = host.address
-    return f"[{address}]:{dialled.port}" if ":" in address else f"{address}:{dialled.port}"
+    return Host(lab, programs, PORTS)
 
 
 def named(lab: RunningLab, pod: str) -> str:
@@ -98,9 +57,9 @@ def test_each_process_dials_with_its_own_identity(lab: RunningLab, programs: Pro
         for name in ("vector", "registry"):
             dialled = host.process(name).dial(server.address)
             assert dialled.echoes(CARD)
-            seen = row_of(lab, "node2", "inbound", source_of(host, dialled))
+            seen = row_of(lab, "node2", "inbound", host.source_of(dialled))
             assert (seen["mtls"], seen["peer"]) == (True, named(lab, name))
-            own = row_of(lab, "node1", "outbound", source_of(host, dialled))
+            own = row_of(lab, "node1", "outbound", host.source_of(dialled))
             assert (own["peer"], own["source_workload"]) == (named(lab, "pipeline"), f"default/{name}")
         assert not wire.carries(CARD.encode())
 
@@ -111,7 +70,7 @@ def test_a_process_of_no_workload_stays_in_plaintext(lab: RunningLab, programs: 
         dialled = host.process().dial(server.address)
         assert dialled.echoes(CARD)
         assert wire.carries(CARD.encode())
-    seen = row_of(lab, "node2", "inbound", source_of(host, dialled))
+    seen = row_of(lab, "node2", "inbound", host.source_of(dialled))
     assert (seen["mtls"], seen["reason"]) == (False, "source-shares-address")
 
 
@@ -174,7 +133,7 @@ def test_a_pod_of_the_same_node_reaches_a_process_and_is_reached(
     server = programs.serve("siem")
     dialled = host.process("registry").dial(server.address)
     assert dialled.echoes(CARD)
-    outbound = row_of(lab, "node1", "outbound", source_of(host, dialled))
+    outbound = row_of(lab, "node1", "outbound", host.source_of(dialled))
     assert outbound["peer"] == named(lab, "siem")
 
 
@@ -192,11 +151,11 @@ def test_unenrolling_one_leaves_its_connections_and_the_other_alone(
         assert echoes(inbound, CARD.encode())
         direct = vector.dial(server.address)
         assert direct.echoes(CARD)
-        assert row_of(lab, "node2", "inbound", source_of(host, direct))["mtls"] is False
+        assert row_of(lab, "node2", "inbound", host.source_of(direct))["mtls"] is False
         assert echoes(programs.dial("pipeline", (host.address, PORTS["vector"])), CARD.encode())
         again = registry.dial(server.address)
         assert again.echoes(CARD)
-        assert row_of(lab, "node2", "inbound", source_of(host, again))["peer"] == named(lab, "registry")
+        assert row_of(lab, "node2", "inbound", host.source_of(again))["peer"] == named(lab, "registry")
         for connection in (*outbound.values(), again):
             connection.close()
         inbound.close()
@@ -216,10 +175,10 @@ def test_connections_older_than_enrolment_are_shown_with_their_own_workload(
     lab.lab.enrol("vector")
     assert old.echoes(CARD)
     assert other.echoes(CARD)
-    row = row_of(lab, "node1", "outbound", source_of(host, old))
+    row = row_of(lab, "node1", "outbound", host.source_of(old))
     assert (row["workload"], row["reason"]) == ("default/vector", "opened-before-enrolment")
     sources = [row["source"] for row in lab.connections("node1")]
-    assert source_of(host, other) not in sources
+    assert host.source_of(other) not in sources
 
 
 @pytest.mark.parametrize("what", ["agent", "upgrade", "core"])
@@ -243,7 +202,7 @@ def test_a_new_agent_or_core_takes_both_over(lab: RunningLab, programs: Programs
     for name, process in processes.items():
         dialled = process.dial(server.address, timeout=PATIENCE)
         assert dialled.echoes(CARD)
-        assert row_of(lab, "node2", "inbound", source_of(host, dialled))["peer"] == named(lab, name)
+        assert row_of(lab, "node2", "inbound", host.source_of(dialled))["peer"] == named(lab, name)
         client = programs.dial("pipeline", (host.address, PORTS[name]))
         assert echoes(client, CARD.encode())
         assert lab.outbound(client)["peer"] == named(lab, name)
@@ -262,7 +221,7 @@ def test_a_service_that_is_started_again_is_captured_again(lab: RunningLab, prog
 
     dialled = wait_until(captured, "vector is captured again")
     assert dialled.echoes(CARD)
-    assert row_of(lab, "node2", "inbound", source_of(host, dialled))["peer"] == named(lab, "vector")
+    assert row_of(lab, "node2", "inbound", host.source_of(dialled))["peer"] == named(lab, "vector")
 
 
 def test_cleanup_and_down_leave_nothing(tmp_path: Path) -> None:

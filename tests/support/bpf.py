@@ -94,7 +94,8 @@ class Bench:
         self._index = self.namespace.json("link", "show", "d0")[0]["ifindex"]
         programs = programs or Programs(compiled())
         self._maps = {
-            name: programs.new_map(name) for name in ("counters", "listeners", "own", "settings", "revisited", "bypass")
+            name: programs.new_map(name)
+            for name in ("counters", "listeners", "own", "settings", "revisited", "bypass", "places")
         }
         self._program = programs.load(program, self._maps)
         syscalls.map_update(self._maps["settings"], bytes(4), struct.pack("=I", settings))
@@ -137,9 +138,10 @@ class Bench:
 
         wait_for(there, "TIME_WAIT")
 
-    def packet(self, data: bytes) -> tuple[int, dict[str, int]]:
-        """Run on a packet that comes in by d0: the verdict, and the counters that moved."""
+    def packet(self, data: bytes, *, mark: int = 0) -> tuple[int, dict[str, int]]:
+        """Run on a packet that comes in by d0, with a mark: the verdict, and the counters that moved."""
         context = bytearray(192)  # struct __sk_buff
+        struct.pack_into("=I", context, 8, mark)
         struct.pack_into("=II", context, 36, self._index, self._index)  # ingress_ifindex, ifindex
         before = self._counters()
         verdict, _ = self.namespace.run(lambda: syscalls.program_test_run(self._program, data, bytes(context)))
@@ -167,6 +169,11 @@ class Bench:
     def bypass(self, entries: Mapping[bytes, int]) -> None:
         """These entries and no others in the map of what passes by the core."""
         Bypass(self._maps["bypass"]).replace(entries)
+
+    def place(self, address: str, port: int) -> None:
+        """A process of the node listens there."""
+        key = mapped(ip_address(address)) + struct.pack("!HH", port, 0)
+        syscalls.map_update(self._maps["places"], key, struct.pack("=III", 1, constants.STATE_CAPTURE, 0))
 
     def own(self, address: str) -> None:
         """The namespace has this address."""

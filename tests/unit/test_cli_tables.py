@@ -36,6 +36,9 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return set_width
 
 
+NOTHING_HELD: dict[str, Any] = {"held": {"packets": 0, "last_seconds": None}, "tracked": None}
+
+
 def workload(name: str, **changes: Any) -> dict[str, Any]:
     return {
         "workload": f"default/{name}",
@@ -62,7 +65,7 @@ def node_status(*workloads: dict[str, Any], problems: Sequence[Problem] = (), **
         "agent": {"pid": 4101, "version": "0.1.0"},
         "core": RUNNING,
         "mesh": {"directory": "/etc/nodeseal/mesh", "epoch": 7, "error": None, "error_since": None, "in_force": None},
-        "capture": {"backend": "ebpf", "why": None},
+        "capture": {"backend": "ebpf", "why": None, **NOTHING_HELD},
         "workloads": list(workloads),
         **changes,
     }
@@ -71,6 +74,18 @@ def node_status(*workloads: dict[str, Any], problems: Sequence[Problem] = (), **
 
 RUNNING = {"pid": 4102, "state": "running", "error": None, "version": "0.1.0", "crashes": 0, "outdated": False}
 OLDER = {"pid": 4000, "generation": 2, "version": "0.1.0", "retired": True, "tunnels": 1, "seconds": 190.0}
+
+
+def test_status_names_what_was_kept_from_leaving_in_plaintext(golden: Golden) -> None:
+    why = "nf_tables: Operation not supported; iptables: iptables-restore is not installed: apt-get install iptables"
+    capture = {"backend": "ebpf", "why": None, "held": {"packets": 12, "last_seconds": 31.5}, "tracked": why}
+    text = status.text(node_status(workload("vector"), capture=capture))
+    golden("status_held.txt", text + "\n")
+
+
+def test_what_was_held_long_ago_is_not_worth_a_line() -> None:
+    capture = {"backend": "ebpf", "why": None, "held": {"packets": 12, "last_seconds": 600.0}, "tracked": None}
+    assert "plaintext" not in status.text(node_status(workload("vector"), capture=capture))
 
 
 def test_status_with_what_an_upgrade_and_an_absence_left(golden: Golden) -> None:
@@ -259,7 +274,7 @@ def test_status_says_what_captures(golden: Golden) -> None:
             workload("shipper", capture="ebpf"),
             workload("siem", capture="iptables"),
             workload("guest", enrolled=False, reason="not-wanted", capture=None),
-            capture={"backend": "iptables", "why": why},
+            capture={"backend": "iptables", "why": why, **NOTHING_HELD},
         )
     )
     assert fits(text)

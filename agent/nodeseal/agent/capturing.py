@@ -27,7 +27,9 @@ log = logging.getLogger("nodeseal.agent")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-MARKS = frozenset({constants.MARK_CAPTURED, constants.MARK_TO_APP, constants.MARK_CORE, *map(mark_of, NUMBERS)})
+MARKS = frozenset(
+    {constants.MARK_CAPTURED, constants.MARK_TO_APP, constants.MARK_CORE, constants.MARK_ANSWER, *map(mark_of, NUMBERS)}
+)
 
 
 def target_of(workload: Workload) -> CaptureTarget:
@@ -113,6 +115,11 @@ class CaptureThread:
     def has_rules(self) -> bool:
         """See NodeCapture.has_rules."""
         return self._capture.has_rules
+
+    @property
+    def tracked(self) -> str:
+        """See NodeCapture.tracked."""
+        return self._capture.tracked
 
     async def pass_by(self, passing: Mapping[str, Excluded]) -> None:
         """See NodeCapture.pass_by."""

@@ -28,6 +28,7 @@ from nodeseal.agent.config import Config
 from nodeseal.agent.credentials import Credentials, utc_now
 from nodeseal.agent.enrolment import Enrolment
 from nodeseal.agent.handover import Handover
+from nodeseal.agent.heldback import HeldBack
 from nodeseal.agent.holding import Held, Surroundings
 from nodeseal.agent.peers import Publishers
 from nodeseal.agent.problems import Part, Problem
@@ -115,6 +116,7 @@ class Node:
         self.starting = Starting()
         self.trust_domain = credentials.trust_domain
         self.capture = capture
+        self.held_back = HeldBack()
         self.core = CoreSupervisor(
             config.run_dir,
             CoreOptions(

@@ -21,6 +21,9 @@ from nodeseal.mesh.reasons import ProblemWord
 LIMITS_SHOWN_S = 600.0
 """How long a limit that refused something is worth a line."""
 
+HELD_SHOWN_S = 600.0
+"""The same for packets that were kept from leaving in plaintext."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -80,14 +83,22 @@ def _core(core: dict[str, Any], run_dir: Path) -> list[Problem]:
 
 
 def _capture(capture: dict[str, Any]) -> list[Problem]:
-    if not capture["why"]:
-        return []
-    lost = len(RESERVATIONS["iptables"]) - len(RESERVATIONS["ebpf"])
-    less = f"with {lost} promises less ('nodeseal check' lists them)"
-    text = f"capture is by iptables, not by eBPF, {less}: {capture['why']}"
-    return [
-        Problem(ProblemWord.CAPTURE_FALLBACK, text, "say 'capture: iptables' in the configuration if that is meant")
-    ]
+    found = []
+    if capture["why"]:
+        lost = len(RESERVATIONS["iptables"]) - len(RESERVATIONS["ebpf"])
+        less = f"with {lost} promises less ('nodeseal check' lists them)"
+        text = f"capture is by iptables, not by eBPF, {less}: {capture['why']}"
+        remedy = "say 'capture: iptables' in the configuration if that is meant"
+        found.append(Problem(ProblemWord.CAPTURE_FALLBACK, text, remedy))
+    held = capture["held"]
+    if held["last_seconds"] is not None and held["last_seconds"] < HELD_SHOWN_S:
+        text = f"{held['packets']} packets of captured connections were kept from leaving in plaintext"
+        remedy = "look for rules of this node or in its pods that set marks or translate addresses"
+        found.append(Problem(ProblemWord.PLAINTEXT_HELD, text, remedy))
+    if capture["tracked"]:
+        text = f"no rule keeps what processes of this node dial from its NAT: {capture['tracked']}"
+        found.append(Problem(ProblemWord.NAT_APPLIES, text, "give the kernel nf_tables, or install iptables"))
+    return found
 
 
 def _mesh(mesh: dict[str, Any]) -> list[Problem]:

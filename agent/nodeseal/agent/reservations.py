@@ -20,6 +20,8 @@ RESERVATIONS: dict[BackendName, tuple[str, ...]] = {
         "An application that writes to a connection more than 24 days after its core died sends that packet in "
         "plaintext; until then it gets a reset.",
         "Who deletes the rules in an enrolled namespace (iptables -F) ends the capture of new connections.",
+        "A rule in an enrolled namespace that writes marks of its own into conntrack's entries (CONNMARK) can take a "
+        "connection past the core, in plaintext.",
         "Processes of the node itself (host in the mesh state) are not captured.",
         "An address without a route cannot be dialled, not even a service's.",
         "A client that crashed and comes back from the port of a connection older than enrolment waits until that one "

@@ -32,9 +32,9 @@ async def status(node: Node) -> dict[str, Any]:
     """{"ok", "node", "run_dir", "trust_domain", "agent": {"pid", "version", "absence", "starting"}, "core": {"pid",
     "state", "error", "generation", "version", "outdated", "crashes", "decisions", "descriptors", "handshakes"},
     "older_cores": [{"pid", "generation", "version", "retired", "connections", "tunnels", "seconds"}], "mesh":
-    {"directory", "epoch", "error", "error_since", "in_force"}, "capture": {"backend", "why"}, "workloads": [...],
-    "problems": [{"word", "level", "about", "text", "remedy"}]}; see _workload for a workload's keys, _absence for that
-    of the agent, nodeseal.agent.problems for what is wrong.
+    {"directory", "epoch", "error", "error_since", "in_force"}, "capture": {"backend", "why", "held": {"packets",
+    "last_seconds"}, "tracked"}, "workloads": [...], "problems": [{"word", "level", "about", "text", "remedy"}]}; see
+    _workload for a workload's keys, _absence for that of the agent, nodeseal.agent.problems for what is wrong.
 
     While the agent starts, "starting" is {"doing", "since", "seconds"}, and the rest as of a node on which nothing is.
     """
@@ -55,6 +55,7 @@ async def status(node: Node) -> dict[str, Any]:
         except (CoreError, TimeoutError) as error:
             core["error"] = str(error) or "it does not answer"
     workloads = [_workload(node, enrolment, counts, limits) for _name, enrolment in sorted(node.enrolments.items())]
+    counted = await node.capture.errors()
     trouble = node.trouble
     answer = {
         "ok": True,
@@ -71,9 +72,14 @@ async def status(node: Node) -> dict[str, Any]:
             "error_since": trouble.since.isoformat(timespec="seconds") if trouble is not None else None,
             "in_force": trouble.in_force.value if trouble is not None else None,
         },
-        "capture": {"backend": node.capture.backend, "why": node.capture.why or None},
+        "capture": {
+            "backend": node.capture.backend,
+            "why": node.capture.why or None,
+            "held": node.held_back.shown(counted["egress_held"]),
+            "tracked": node.capture.tracked or None,
+        },
         "node_addresses": node.bypass.shown(),
-        "past_core": await _past_core_counts(node),
+        "past_core": _past_core_counts(counted),
         "workloads": workloads,
     }
     return {**answer, "problems": problems.collect(answer, node.parts())}
@@ -101,7 +107,7 @@ def _starting(node: Node, doing: str) -> dict[str, Any]:
         "core": node.core.describe(),
         "older_cores": [],
         "mesh": {"directory": str(node.config.mesh), "epoch": 0, "error": None, "error_since": None, "in_force": None},
-        "capture": {"backend": None, "why": None},
+        "capture": {"backend": None, "why": None, "held": node.held_back.shown(0), "tracked": None},
         "node_addresses": [],
         "past_core": {},
         "workloads": [],
@@ -109,9 +115,8 @@ def _starting(node: Node, doing: str) -> dict[str, Any]:
     }
 
 
-async def _past_core_counts(node: Node) -> dict[str, int]:
+def _past_core_counts(counts: dict[str, int]) -> dict[str, int]:
     """How many connections passed by the core since capture began on this node, by why."""
-    counts = await node.capture.errors()
     return {
         WhyPlaintext.FROM_NODE.value: counts["steer_from_node"],
         "excluded-inbound": counts["steer_excluded"],

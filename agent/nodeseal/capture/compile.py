@@ -37,8 +37,10 @@ SOURCES = {
     "keep_mark": ("keep_mark",),
     "assign_lookup": ("assign_lookup",),
     "steer_ingress": ("steer_ingress",),
+    "hold_egress": ("hold_egress",),
     "mark_host": ("mark_host4", "mark_host6"),
     "note_loopback": ("note_loopback",),
+    "restore_mark": ("restore_mark",),
     "lookup_host": ("lookup_host",),
     "return_host": ("return_host",),
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 MARK_CAPTURED = 0x4E530001
 MARK_TO_APP = 0x4E530002
 MARK_CORE = 0x4E530003
+MARK_ANSWER = 0x4E530004
+MARK_DIALLED = 0x4E530005
 MARK_HOST = 0x4E540000
 MARK_HOST_MASK = 0xFFFFFF00
 HBONE_PORT = 15008
@@ -38,6 +40,8 @@ COUNTERS = (
     "loop_unknown",
     "loop_note_failed",
     "return_failed",
+    "egress_held",
+    "loop_mark_restored",
 )
 
 # The map `bypass`, see bpf/bypass.h. A scope of ranges is that of ports plus one.

@@ -161,7 +161,7 @@ def _iptables(family: int) -> Iterator[Feature]:
         if not found:
             raise CaptureError("not tried: there is no program to try it with")
         probe.in_new_namespace(lambda: xtables.restore(found[0], sample(family)))
-        return f"chains {rules.OUTPUT} and {rules.PREROUTING}"
+        return f"chains {rules.OUTPUT}, {rules.PREROUTING} and {rules.POSTROUTING}"
 
     yield _try(f"all rules IPv{family}", "iptables", whole, needed=needed)
 

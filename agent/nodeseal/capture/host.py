@@ -10,6 +10,8 @@ What differs from a namespace of its own (installation.py), where everything bel
   would make them (tcp_fwmark_accept, fwmark_reflect) concern every process of the node, and the marks of whatever else
   marks packets there. bpf/return_host.c turns the answers round at the devices instead; `accept_local` of lo lets the
   kernel take back what the node itself has sent;
+* the node's own netfilter rules see these packets before lo does: untracked.py keeps its NAT from them, what else they
+  do to marks is undone at lo (bpf/restore_mark.c), and what would leave by a device is dropped (bpf/return_host.c);
 * several workloads share the address, and so the sockets at port 15008: see `Tunnel.by_name` in nodeseal.mesh.decide.
 
 What the workloads of one namespace share is pinned in ns-<cookie>-host, what is one's own in ns-<cookie>-<number>.
@@ -25,6 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import socket
 import struct
@@ -33,7 +36,7 @@ from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-from nodeseal.capture import constants, routing, steering, syscalls, sysctls
+from nodeseal.capture import constants, routing, steering, syscalls, sysctls, untracked
 from nodeseal.capture.errors import CaptureError, CgroupGoneError
 from nodeseal.capture.installation import mapped, pinned_or_new, put_link, remove_pins
 from nodeseal.capture.journal import Entry, Link
@@ -41,6 +44,8 @@ from nodeseal.capture.listeners import STEERED
 from nodeseal.capture.netns import NetworkNamespace
 from nodeseal.capture.programs import Programs
 from nodeseal.mesh.address import Address
+
+log = logging.getLogger("nodeseal.capture")
 
 NUMBERS = range(1, 256)
 _LOOPBACK = Link("lo", 1)
@@ -84,6 +89,8 @@ class HostInstallation:
         self._pins = pins
         self._cgroups = cgroups
         self._devices: dict[int, frozenset[int]] = {}  # by cookie: those that were covered last
+        self.tracked = ""
+        """Why no rule can keep what is captured from the node's NAT; "" if one can."""
 
     def plan(self, entry: Entry, *, tcx: bool) -> None:
         """Enter into the entry what install() is going to change. To be called inside the namespace."""
@@ -93,6 +100,15 @@ class HostInstallation:
         settings = {change.path for change in entry.sysctls}
         wanted = {path: value for version in entry.versions for path, value in _SYSCTLS.get(version, {}).items()}
         entry.sysctls += sysctls.plan({path: value for path, value in wanted.items() if path not in settings})
+        if not entry.untracked:
+            try:
+                name = untracked.name_of(self._pins.parent)
+                entry.untracked = [f"{holder} {name}" for holder in untracked.choose(entry.versions)]
+                self.tracked = ""
+            except CaptureError as error:
+                if not self.tracked:
+                    log.warning("no rule can keep captured connections from the NAT of this node: %s", error)
+                self.tracked = str(error)
 
     def install(self, entry: Entry, namespace: NetworkNamespace, listeners: Mapping[int, int]) -> None:
         """Capture the connections of the entry's cgroup and ports. `listeners`: role -> descriptor."""
@@ -156,13 +172,22 @@ class HostInstallation:
         return frozenset(found)
 
     def refresh(self, entry: Entry, namespace: NetworkNamespace) -> None:
-        """Cover devices and a cgroup that came since; a cgroup that is gone is no error. Cheap when nothing came."""
+        """Cover devices and a cgroup that came since, put back rules that somebody removed; a cgroup that is gone is no
+        error. Cheap when nothing happened."""
         if entry.state == "capturing":
             with contextlib.suppress(CgroupGoneError):
                 self._attach_cgroup(entry)
-        present = frozenset(index for index, _ in namespace.run(socket.if_nameindex))
+
+        def look() -> tuple[frozenset[int], bool]:
+            gone = any(untracked.is_gone(*one.split()) for one in entry.untracked)
+            return frozenset(index for index, _ in socket.if_nameindex()), gone
+
+        present, gone = namespace.run(look)
         if present != self._devices.get(entry.cookie):
             self._cover_devices(entry, namespace)
+        if gone:
+            log.warning("somebody removed the rules that keep captured connections from NAT; they are put back")
+            namespace.run(lambda: _put_untracked(entry))
 
     # ---- inside
 
@@ -208,8 +233,15 @@ class HostInstallation:
                 replace=replace,
             )
             note = self._load(stack, "note_loopback", maps)
-            pin = steering.pin_of(shared, _LOOPBACK)
-            namespace.run(lambda: steering.add_link(_LOOPBACK, note, pin, replace=replace))
+            restore = self._load(stack, "restore_mark", maps)
+
+            def body() -> None:
+                steering.add_link(_LOOPBACK, note, steering.pin_of(shared, _LOOPBACK), replace=replace)
+                pin = shared / f"{steering.HOLD_PREFIX}{_LOOPBACK.index}"
+                egress = syscalls.ATTACH_TCX_EGRESS
+                steering.add_link(_LOOPBACK, restore, pin, replace=replace, attach_type=egress)
+
+            namespace.run(body)
 
     def _cover_devices(self, entry: Entry, namespace: NetworkNamespace, *, replace: bool = False) -> None:
         """Attach return_host.c to the devices that are there, and forget those that are gone."""
@@ -331,8 +363,14 @@ def remove(
             steps.append((f"IPv{version} routing table {entry.table} of {where}", _inside(namespace, table)))
     if heir is not None:
         heir.sysctls += entry.sysctls
-        entry.sysctls = []
+        heir.untracked = heir.untracked or entry.untracked
+        entry.sysctls, entry.untracked = [], []
     else:
+        if namespace is not None:
+            for one in entry.untracked:
+                holder, name = one.split()
+                erase = _inside(namespace, partial(untracked.remove, holder, name))
+                steps.append((f"rules {name} in {holder} of the node", erase))
         steps.append(("BPF maps and links of the node's namespace", lambda: remove_pins(shared)))
         if namespace is not None:
             for change in entry.sysctls:
@@ -352,8 +390,14 @@ def _inside(namespace: NetworkNamespace, action: Callable[[], bool]) -> Callable
     return lambda: namespace.run(action)
 
 
+def _put_untracked(entry: Entry) -> None:
+    for one in entry.untracked:
+        untracked.put(*one.split())
+
+
 def _prepare_routing(entry: Entry) -> None:
     sysctls.apply(entry.sysctls)
+    _put_untracked(entry)
     for address in entry.target_addresses:
         # No routes by other devices: sockets of the node that are bound to one are not for the mesh to redirect.
         routing.add_table(entry.table, address, ())

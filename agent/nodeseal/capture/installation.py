@@ -4,8 +4,9 @@ Every step looks before it leaps, so that install() completes what a crash left 
 of it is there. The caller has written the journal entry before.
 
 The order of install(): what receives comes before what sends there, so that at no time is a connection steered to where
-nobody listens. The order of remove(): what steers goes first; the rules go before sk_lookup, since a captured packet
-that sk_lookup does not take would find a wildcard listener of the application.
+nobody listens; what holds back comes before anything is captured. The order of remove(): what steers goes first; the
+rules go before sk_lookup, since a captured packet that sk_lookup does not take would find a wildcard listener of the
+application; what holds back goes after the rules.
 """
 
 from __future__ import annotations
@@ -104,10 +105,13 @@ def install(
                 lambda: syscalls.link_create(lookup, namespace.fd, syscalls.ATTACH_SK_LOOKUP),
                 replace=replace,
             )
+            present = {device.index for device in survey.devices}
+            hold = programs.load("hold_egress", maps)
+            stack.callback(os.close, hold)
+            steering.hold(entry, namespace, present, hold, directory, replace=replace)
             if capturing:
                 steer = programs.load("steer_ingress", maps)
                 stack.callback(os.close, steer)
-                present = {device.index for device in survey.devices}
                 steering.attach(entry, namespace, present, steer, directory, replace=replace)
         if capturing:
             set_state(shared["enrolled"], entry, constants.STATE_CAPTURE)
@@ -137,10 +141,11 @@ def remove(
     Does as much as it can: yields a line for each thing that was there and is removed, a CaptureError for what failed.
     """
     where = f"{entry.name} ({entry.netns})"
+    directory = pins / entry.pins
     steps: list[tuple[str, Callable[[], bool]]] = []
     if enrolled is not None:
         steps.append((f"capture of {where}", lambda: syscalls.map_delete(enrolled, _key(entry))))
-    steps += [(f"{what} of {where}", step) for what, step in steering.removals(entry, namespace, pins / entry.pins)]
+    steps += [(f"{what} of {where}", step) for what, step in steering.removals(entry, namespace, directory)]
     if namespace is not None:
         for version in entry.versions:
             for mark in entry.marks:
@@ -148,7 +153,8 @@ def remove(
                 steps.append((f"IPv{version} routing rule for mark {mark:#x} of {where}", rule))
             table = _inside(namespace, routing.remove_table, version, entry.table)
             steps.append((f"IPv{version} routing table {entry.table} of {where}", table))
-    steps.append((f"BPF maps and links of {where}", lambda: remove_pins(pins / entry.pins)))
+    steps += [(f"{what} of {where}", step) for what, step in steering.hold_removals(entry, namespace, directory)]
+    steps.append((f"BPF maps and links of {where}", lambda: remove_pins(directory)))
     if namespace is not None:
         for change in entry.sysctls:
             steps.append((f"setting {change.path} of {where}", _inside(namespace, sysctls.restore, change)))
@@ -223,7 +229,7 @@ def remove_pins(directory: Path) -> bool:
     if not directory.is_dir():
         return False
     for path in sorted(directory.iterdir()):
-        if path.name.startswith(steering.PIN_PREFIX):
+        if path.name.startswith((steering.PIN_PREFIX, steering.HOLD_PREFIX)):
             steering.remove_link(path)
         elif path.name in ("lookup", "connect4", "connect6"):
             with contextlib.suppress(FileNotFoundError):

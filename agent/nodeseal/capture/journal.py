@@ -20,10 +20,11 @@ from nodeseal.capture.errors import CaptureError
 from nodeseal.mesh.address import Address
 
 FILE_NAME = "capture.json"
-_VERSION = 5
+_VERSION = 6
 # 1 knew tc filters only: its entries have no `links`; up to 2 there was one `address`; up to 3 nothing told of which
-# version the programs are; up to 4 all was by eBPF.
-_READABLE = (1, 2, 3, 4, 5)
+# version the programs are; up to 4 all was by eBPF; up to 5 nothing held back what
+# goes out, and no rule kept connections of the node's processes from conntrack.
+_READABLE = (1, 2, 3, 4, 5, 6)
 
 # installing: enrol() has begun and the sockets were not handed out yet; capturing: all is in place; leaving: new
 # connections go direct, captured ones still go on.
@@ -36,7 +37,9 @@ BackendName = Literal["ebpf", "iptables"]
 
 @dataclass(slots=True)
 class Link:
-    """One TCX link, pinned as steer-<index> in the directory of the namespace's pins."""
+    """A device with TCX links: at its ingress one that is pinned as steer-<index> in the directory of the namespace's
+    pins, at its egress one that is pinned as hold-<index>.
+    """
 
     device: str
     index: int
@@ -54,6 +57,7 @@ class Filter:
     handle: int
     qdisc: bool
     protocol: int = 0x0800  # of the frames that it sees; before IPv6 was captured, those of IPv4 only
+    egress: bool = False  # it sees what goes out
 
 
 @dataclass(slots=True)
@@ -89,6 +93,8 @@ class Entry:
     backend: BackendName = "ebpf"
     xtables: list[str] = field(default_factory=list)
     """The programs whose tables hold our rules: iptables-nft, ip6tables-legacy..."""
+    untracked: list[str] = field(default_factory=list)
+    """Of a process of the node: what holds the rules that keep its connections from conntrack, see untracked.py."""
     uncaptured: list[str] = field(default_factory=list)
     """Addresses that the namespace has in a family in which the workload has none: nothing there is captured."""
 

@@ -85,6 +85,15 @@ def make_listeners(
     return made
 
 
+def set_mark(fd: int, mark: int) -> None:
+    """What connections that the listener accepts from now on carry. Raises CaptureError."""
+    with socket.socket(fileno=os.dup(fd)) as listener:
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, mark)
+        except OSError as error:
+            raise CaptureError(f"cannot mark a listener: {error.strerror}; this needs CAP_NET_ADMIN") from None
+
+
 def close_all(listeners: dict[int, int]) -> None:
     """Close and forget the descriptors; harmless when done twice."""
     while listeners:

@@ -78,6 +78,11 @@ class NodeCapture:
         """Why `auto` did not choose eBPF; "" when it did, or when there was no choice."""
         return self._why
 
+    @property
+    def tracked(self) -> str:
+        """Why the node's NAT applies to what its processes dial through the core; "" when it does not."""
+        return self._ebpf.hosts.tracked if self._ebpf.prepared else ""
+
     def close(self) -> None:
         """Let go of all descriptors. Capture stays as it is, for the next agent to adopt."""
         for captured in self._captured.values():
@@ -311,6 +316,9 @@ class NodeCapture:
         besides = captured.listeners.keys() | (set(listeners.roles_of(addresses)) - set(roles))
         made = self._make_listeners(entry, captured.namespace, besides=besides)
         captured.listeners.update(made)
+        if entry.cgroup and listeners.OUTBOUND not in made:
+            # An older version gave it another mark.
+            listeners.set_mark(captured.listeners[listeners.OUTBOUND], _mark_of_accepted(entry))
         backend.give_listeners(entry, captured.namespace, {role: captured.listeners[role] for role in roles})
         return list(made)
 
@@ -336,8 +344,7 @@ class NodeCapture:
                     role for role in listeners.roles_of(entry.target_addresses) if role in besides or role in made
                 ],
                 keepalive=self._backends[entry.backend].needs_keepalive,
-                # What is accepted from a process of the node answers to the node's own address, which needs no mark.
-                mark=constants.MARK_CORE if entry.cgroup else constants.MARK_CAPTURED,
+                mark=_mark_of_accepted(entry),
             )
         except BaseException:
             listeners.close_all(made)
@@ -427,6 +434,14 @@ class NodeCapture:
                     f"cannot capture {target.name}: its network namespace {target.netns} is {entry.name}'s, which is "
                     "enrolled"
                 )
+
+
+def _mark_of_accepted(entry: Entry) -> int:
+    """What the core accepts from the application in a pod has the application's own mark, which leads its answers to
+    lo. What it accepts from a process of the node answers to the node's own address, on lo in any case; it has a mark
+    of its own, by which the node's rules and devices leave it alone.
+    """
+    return constants.MARK_ANSWER if entry.cgroup else constants.MARK_CAPTURED
 
 
 def _survey(target: CaptureTarget, namespace: NetworkNamespace) -> routing.Survey:

@@ -23,9 +23,11 @@ _KINDS = {
     "keep_mark": (syscalls.PROG_CGROUP_SOCKOPT, syscalls.ATTACH_CGROUP_SETSOCKOPT),
     "assign_lookup": (syscalls.PROG_SK_LOOKUP, syscalls.ATTACH_SK_LOOKUP),
     "steer_ingress": (syscalls.PROG_SCHED_CLS, 0),
+    "hold_egress": (syscalls.PROG_SCHED_CLS, 0),
     "mark_host4": (syscalls.PROG_CGROUP_SOCK_ADDR, syscalls.ATTACH_CGROUP_INET4_CONNECT),
     "mark_host6": (syscalls.PROG_CGROUP_SOCK_ADDR, syscalls.ATTACH_CGROUP_INET6_CONNECT),
     "note_loopback": (syscalls.PROG_SCHED_CLS, 0),
+    "restore_mark": (syscalls.PROG_SCHED_CLS, 0),
     "lookup_host": (syscalls.PROG_SK_LOOKUP, syscalls.ATTACH_SK_LOOKUP),
     "return_host": (syscalls.PROG_SCHED_CLS, 0),
 }

@@ -200,12 +200,16 @@ def _rules(version: int, mark: int, table: int, priority: int) -> list[dict[str,
 # ---- tc filters
 
 
-def plan_filters(devices: Sequence[Device]) -> list[Filter]:
-    """A free place for our filter on each device, as far forward as there is one."""
+def plan_filters(devices: Sequence[Device], *, egress: bool = False) -> list[Filter]:
+    """A free place for our filter on each device, as far forward as there is one; none on a device whose qdisc has no
+    such hook: somebody's `ingress` has no egress.
+    """
     plans = []
     with IPRoute() as ipr:
         for device in devices:
-            taken = {item["info"] >> 16 for item in _filters(ipr, device.index, _INGRESS)}
+            if egress and _qdisc(ipr, device.index) == "ingress":
+                continue
+            taken = {item["info"] >> 16 for item in _filters(ipr, device.index, _EGRESS if egress else _INGRESS)}
             priority = next(number for number in range(1, 0xFFFF) if number not in taken)
             plans.append(
                 Filter(
@@ -215,14 +219,15 @@ def plan_filters(devices: Sequence[Device]) -> list[Filter]:
                     handle=_HANDLE,
                     qdisc=not _has_ingress(ipr, device.index),
                     protocol=_ETH_P_ALL,
+                    egress=egress,
                 )
             )
     return plans
 
 
 def add_filter(plan: Filter, program_fd: int, *, replace: bool = False) -> None:
-    """Attach the program to what comes in by the device; `replace`: also in the place of our own filter there, of which
-    no packet notices. Raises CaptureError."""
+    """Attach the program to what goes by the device; `replace`: also in the place of our own filter there, of which no
+    packet notices. Raises CaptureError."""
     with IPRoute() as ipr, _explain(f"attach the tc filter to {plan.device}"):
         if not _has_ingress(ipr, plan.index):
             ipr.tc("add", "clsact", plan.index)
@@ -234,7 +239,7 @@ def add_filter(plan: Filter, program_fd: int, *, replace: bool = False) -> None:
             "bpf",
             plan.index,
             plan.handle,
-            parent=_INGRESS,
+            parent=_parent(plan),
             prio=plan.priority,
             protocol=plan.protocol,
             fd=program_fd,
@@ -256,7 +261,7 @@ def remove_filter(plan: Filter) -> bool:
                 "bpf",
                 plan.index,
                 plan.handle,
-                parent=_INGRESS,
+                parent=_parent(plan),
                 prio=plan.priority,
                 protocol=plan.protocol,
             )
@@ -277,8 +282,17 @@ def filter_exists(plan: Filter) -> bool:
         return _has_ingress(ipr, plan.index) and _ours(ipr, plan)
 
 
+def _parent(plan: Filter) -> int:
+    return _EGRESS if plan.egress else _INGRESS
+
+
+def _qdisc(ipr: Any, index: int) -> str | None:
+    kinds = (item.get_attr("TCA_KIND") for item in ipr.get_qdiscs(index))
+    return next((kind for kind in kinds if kind in ("clsact", "ingress")), None)
+
+
 def _has_ingress(ipr: Any, index: int) -> bool:
-    return any(item.get_attr("TCA_KIND") in ("clsact", "ingress") for item in ipr.get_qdiscs(index))
+    return _qdisc(ipr, index) is not None
 
 
 def _filters(ipr: Any, index: int, parent: int) -> list[Any]:
@@ -288,7 +302,7 @@ def _filters(ipr: Any, index: int, parent: int) -> list[Any]:
 
 
 def _ours(ipr: Any, plan: Filter) -> bool:
-    for item in _filters(ipr, plan.index, _INGRESS):
+    for item in _filters(ipr, plan.index, _parent(plan)):
         if item["handle"] == plan.handle and item["info"] >> 16 == plan.priority:
             options = item.get_attr("TCA_OPTIONS")
             return options is not None and options.get_attr("TCA_BPF_NAME") == _FILTER_NAME

@@ -28,6 +28,12 @@ What is to pass by the core is left alone at its SYN: it gets no mark, and connt
 A packet of the application that conntrack cannot place (INVALID) has no entry to take the mark from, so one that
 carries data is dropped rather than sent past the core. FIN and SYN-ACK are not: they are INVALID when they are the
 first that conntrack sees of a connection older than enrolment.
+
+Rules of others come after ours in OUTPUT, and may rewrite the mark or the address and have the packet routed anew. So
+what is captured is dropped in mangle POSTROUTING when it leaves by another device than lo. It is known by its conntrack
+entry, whatever has become of the packet: CAPTURED or TO_APP, or, from the SYN until the core answers, DIALLED. A SYN
+writes that only into an entry that it makes itself (NEW), for the sake of connections older than enrolment. What this
+cannot see is a rule that writes another mark into the entry.
 """
 
 from __future__ import annotations
@@ -41,13 +47,15 @@ from nodeseal.mesh.exclusions import Excluded
 
 OUTPUT = "NODESEAL_OUTPUT"
 PREROUTING = "NODESEAL_PREROUTING"
-_JUMPS = {"OUTPUT": OUTPUT, "PREROUTING": PREROUTING}
+POSTROUTING = "NODESEAL_POSTROUTING"
+_JUMPS = {"OUTPUT": OUTPUT, "PREROUTING": PREROUTING, "POSTROUTING": POSTROUTING}
 _LOOPBACK = {4: "127.0.0.1", 6: "::ffff:127.0.0.1"}  # where the core listens, see listeners.py
 _ON_THE_LINK = "fe80::/10"  # IPv6 there is nobody's but the link's
 
 _CAPTURED = f"{constants.MARK_CAPTURED:#x}"
 _TO_APP = f"{constants.MARK_TO_APP:#x}"
 _CORE = f"{constants.MARK_CORE:#x}"
+_DIALLED = f"{constants.MARK_DIALLED:#x}"
 _SYN_ACK = "-p tcp -m tcp --tcp-flags SYN,ACK SYN,ACK"
 _ONLY_SYN = "--tcp-flags FIN,SYN,RST,ACK SYN"
 _SYN = f"-p tcp -m tcp {_ONLY_SYN}"
@@ -57,6 +65,7 @@ _DATA = "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK ACK"
 COUNTERS = {
     "connect_mark_replaced": (OUTPUT, f"--tcp-flags FIN,SYN,RST,ACK SYN -m mark ! --mark {0:#x} "),
     "output_invalid": (OUTPUT, "--ctstate INVALID "),
+    "postrouting_held": (POSTROUTING, "-j DROP"),
 }
 
 
@@ -74,6 +83,7 @@ def installation(
     lines = ["*mangle", *(f":{chain} - [0:0]" for chain in _JUMPS.values())]
     lines += [f"-A {OUTPUT} {rule}" for rule in _output(family, capturing=capturing)]
     lines += [f"-A {PREROUTING} {rule}" for rule in _prerouting(family, ports, left_alone, capturing=capturing)]
+    lines += [f"-A {POSTROUTING} {rule}" for rule in _postrouting()]
     for builtin, chain in _JUMPS.items():
         found = _rules_of(saved, builtin)
         jump = _jump(chain)
@@ -105,11 +115,13 @@ def ports(saved: str) -> dict[int, int]:
 
 def counters(saved: str) -> dict[str, int]:
     """Name of a counter -> packets, from the output of `iptables-save -c -t mangle`."""
-    totals = {}
-    for name, (chain, text) in COUNTERS.items():
-        match = re.search(rf"^\[(\d+):\d+\] -A {chain} .*{re.escape(text)}", saved, re.MULTILINE)
-        totals[name] = int(match[1]) if match else 0
-    return totals
+    return {
+        name: sum(
+            int(packets)
+            for packets in re.findall(rf"^\[(\d+):\d+\] -A {chain} .*{re.escape(text)}", saved, re.MULTILINE)
+        )
+        for name, (chain, text) in COUNTERS.items()
+    }
 
 
 def holds_rules(saved: str) -> bool:
@@ -129,9 +141,13 @@ def _output(family: int, *, capturing: bool) -> Iterator[str]:
     if family == 6:
         yield f"-d {_ON_THE_LINK} -j RETURN"
     if capturing:
+        yield f"{_SYN} -m conntrack --ctstate NEW -j CONNMARK --set-xmark {_DIALLED}"
         # The first one counts sockets with a mark of the application's own, which gives way.
         yield f"{_SYN} -m mark ! --mark 0x0 -j MARK --set-xmark {_CAPTURED}"
         yield f"{_SYN} -j MARK --set-xmark {_CAPTURED}"
+    else:
+        # One that was lost on its way to the core, and goes direct when it is sent again.
+        yield f"{_SYN} -m conntrack --ctstate NEW -m connmark --mark {_DIALLED} -j CONNMARK --set-xmark 0x0"
     for mark in (_TO_APP, _CAPTURED):
         yield f"-m connmark --mark {mark} -j MARK --set-xmark {mark}"
     yield f"{_DATA} -m conntrack --ctstate INVALID -j DROP"
@@ -166,6 +182,14 @@ def _prerouting(family: int, ports: Mapping[int, int], left_alone: Iterable[str]
     if capturing or INBOUND in ports:
         inbound = _target(family, ports.get(INBOUND))
         yield f"-p tcp -m connmark --mark {_CORE} -m conntrack --ctdir ORIGINAL {inbound}"
+
+
+def _postrouting() -> Iterator[str]:
+    for mark in (_CAPTURED, _TO_APP, _DIALLED):
+        yield f"! -o lo -m connmark --mark {mark} -j DROP"
+    for mark in (_CAPTURED, _TO_APP):
+        # A copy (TEE): conntrack knows nothing of it.
+        yield f"! -o lo -m mark --mark {mark} -j DROP"
 
 
 def _target(family: int, port: int | None, mark: str = "") -> str:

@@ -1,4 +1,5 @@
-"""Attaching steer_ingress.c to the devices of a namespace: by TCX links, or by tc filters where the kernel has no TCX.
+"""Attaching steer_ingress.c and hold_egress.c to the devices of a namespace: by TCX links, or by tc filters where the
+kernel has no TCX.
 
 A TCX link (Linux 6.6, BPF_LINK_CREATE with BPF_TCX_INGRESS) changes nothing but the list of programs that run on what
 comes in. A tc filter needs the clsact qdisc, and adding or deleting that one takes the device out of service for two
@@ -22,6 +23,7 @@ from nodeseal.capture.journal import Entry, Link
 from nodeseal.capture.netns import NetworkNamespace
 
 PIN_PREFIX = "steer-"
+HOLD_PREFIX = "hold-"
 _LOOPBACK = 1
 # mov r0, -1 (TCX_NEXT); exit
 _DO_NOTHING = bytes.fromhex("b7000000ffffffff") + bytes.fromhex("9500000000000000")
@@ -51,12 +53,21 @@ def load_nothing() -> int:
 
 def plan(entry: Entry, devices: Iterable[routing.Device], *, tcx: bool) -> None:
     """Enter the devices that are new into the journal's entry. To be called inside the namespace."""
-    known = {(item.device, item.index) for item in entry.links} | {(item.device, item.index) for item in entry.filters}
-    new = [device for device in devices if (device.name, device.index) not in known]
+    linked = {(item.device, item.index) for item in entry.links}
+    steered = {(item.device, item.index): item for item in entry.filters if not item.egress}
+    held = {(item.device, item.index) for item in entry.filters if item.egress}
+    unlinked = [device for device in devices if (device.name, device.index) not in linked]
+    new = [device for device in unlinked if (device.name, device.index) not in steered]
     if tcx:
         entry.links += [Link(device.name, device.index) for device in new]
-    else:
-        entry.filters += routing.plan_filters(new)
+        return
+    unheld = [device for device in unlinked if (device.name, device.index) not in held]
+    for item in routing.plan_filters(unheld, egress=True):
+        # The qdisc of an older version's filter is ours too: whichever of the two goes last takes it away.
+        before = steered.get((item.device, item.index))
+        item.qdisc = item.qdisc or (before is not None and before.qdisc)
+        entry.filters.append(item)
+    entry.filters += routing.plan_filters(new)
 
 
 def attach(
@@ -79,23 +90,69 @@ def attach(
             if link.index in present:
                 add_link(link, program, pin_of(directory, link), replace=replace)
         for item in entry.filters:
-            if item.index in present:
+            if item.index in present and not item.egress:
+                routing.add_filter(item, program, replace=replace)
+
+    namespace.run(body)
+
+
+def hold(
+    entry: Entry,
+    namespace: NetworkNamespace,
+    present: set[int],
+    program: int,
+    directory: Path,
+    *,
+    replace: bool = False,
+) -> None:
+    """As attach(), for what goes out."""
+
+    def body() -> None:
+        for link in entry.links:
+            if link.index in present:
+                pin = directory / f"{HOLD_PREFIX}{link.index}"
+                add_link(link, program, pin, replace=replace, attach_type=syscalls.ATTACH_TCX_EGRESS)
+        for item in entry.filters:
+            if item.index in present and item.egress:
                 routing.add_filter(item, program, replace=replace)
 
     namespace.run(body)
 
 
 def removals(entry: Entry, namespace: NetworkNamespace | None, directory: Path) -> list[tuple[str, Callable[[], bool]]]:
-    """The steps that detach everything again: what each removes, and the action. An action returns False when there was
-    nothing to do; it raises CaptureError or OSError.
+    """The steps that detach again what attach() attached: what each removes, and the action. An action returns False
+    when there was nothing to do; it raises CaptureError or OSError.
     """
     steps: list[tuple[str, Callable[[], bool]]] = []
     for link in entry.links:
         steps.append((f"TCX link on {link.device}", _later(remove_link, pin_of(directory, link))))
-    if namespace is not None:
-        for item in entry.filters:
-            steps.append((f"tc filter on {item.device}", _inside(namespace, _later(routing.remove_filter, item))))
-    return steps
+    return steps + _filter_removals(entry, namespace, egress=False)
+
+
+def hold_removals(
+    entry: Entry, namespace: NetworkNamespace | None, directory: Path
+) -> list[tuple[str, Callable[[], bool]]]:
+    """The same of hold()."""
+    steps: list[tuple[str, Callable[[], bool]]] = []
+    for link in entry.links:
+        pin = directory / f"{HOLD_PREFIX}{link.index}"
+        steps.append((f"TCX link at the egress of {link.device}", _later(remove_link, pin)))
+    return steps + _filter_removals(entry, namespace, egress=True)
+
+
+def _filter_removals(
+    entry: Entry, namespace: NetworkNamespace | None, *, egress: bool
+) -> list[tuple[str, Callable[[], bool]]]:
+    if namespace is None:
+        return []
+    return [
+        (
+            f"tc filter at the egress of {item.device}" if egress else f"tc filter on {item.device}",
+            _inside(namespace, _later(routing.remove_filter, item)),
+        )
+        for item in entry.filters
+        if item.egress is egress
+    ]
 
 
 def pin_of(directory: Path, link: Link) -> Path:

@@ -38,13 +38,13 @@ def choose(family: int) -> str:
     return in_use[0] if len(in_use) == 1 else default
 
 
-def save(program: str, *, counters: bool = False) -> str:
-    """What the mangle table holds; `counters`: with how often each rule matched. Raises CaptureError."""
-    return _run([f"{program}-save", *(["-c"] if counters else []), "-t", _TABLE])
+def save(program: str, *, counters: bool = False, table: str = _TABLE) -> str:
+    """What a table holds; `counters`: with how often each rule matched. Raises CaptureError."""
+    return _run([f"{program}-save", *(["-c"] if counters else []), "-t", table])
 
 
 def restore(program: str, text: str) -> None:
-    """Change the mangle table as `text` says, all at once, and nothing else of it. Raises CaptureError."""
+    """Change the table that `text` names as it says, all at once, and nothing else of it. Raises CaptureError."""
     _run([f"{program}-restore", "--noflush", "-w", str(_LOCK_PATIENCE_S)], text)
 
 

@@ -49,6 +49,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     up.add_argument(
         "--node-rules",
         default="",
+        choices=NODE_RULES,
         metavar="KIND",
         help=f"netfilter rules of other programs on the nodes: {', '.join(NODE_RULES)}",
     )

@@ -292,6 +292,21 @@ class ProblemWord(Word):
         "`capture: auto` found that eBPF cannot be used, and captures by iptables, which promises less.",
         "Give the machine what it lacks, or say `capture: iptables` if that is meant.",
     )
+    PLAINTEXT_HELD = (
+        "plaintext-held",
+        Level.WARNING,
+        "Packets of captured connections were about to leave in plaintext, and were dropped: a rule of the node, or in "
+        "a pod, rewrites their marks or addresses. Those connections hang.",
+        "Look for rules that set marks or translate addresses: "
+        "[what they may do](host-workloads.md#the-nodes-own-rules).",
+    )
+    NAT_APPLIES = (
+        "nat-applies",
+        Level.WARNING,
+        "No rule could be made that keeps what processes of the node dial from the node's own NAT. What that sends "
+        "elsewhere is dropped, not sent in plaintext.",
+        "Give the kernel nf_tables, or install iptables.",
+    )
     MESH_STATE = (
         "mesh-state",
         Level.ERROR,

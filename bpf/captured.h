@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/*
+ * captured.h: whether a packet belongs to a captured connection, whatever became of it on its way.
+ *
+ * A captured connection has its ends on this machine: the application and the core, with lo between them. Its
+ * packets find lo by their marks and addresses, and rules of others (netfilter, tc) rewrite both: kube-proxy
+ * sets bits of marks, translates the addresses of services and routes the packet anew by what has come out.
+ * So the programs at the end of the way out do not go by the packet: they ask its socket, whose mark no rule
+ * can reach, and which nobody changes once the connection is captured (keep_mark.c).
+ *
+ * The packet's mark counts as well: copies (netfilter's TEE) have no socket.
+ */
+#ifndef NODESEAL_CAPTURED_H
+#define NODESEAL_CAPTURED_H
+
+#include "nodeseal.h"
+
+/* Of either end of a captured connection, in a pod or in the node's namespace. */
+static __always_inline int captured_mark(u32 mark)
+{
+    return mark == NS_MARK_CAPTURED || mark == NS_MARK_TO_APP || mark == NS_MARK_ANSWER ||
+           (mark & NS_MARK_HOST_MASK) == NS_MARK_HOST;
+}
+
+/* The socket that has sent the packet; 0: it was forwarded, or answers for a socket that is none (yet, any
+ * more): a SYN-ACK, or what follows a close. Those carry nothing. */
+static __always_inline struct bpf_sock *sender(struct __sk_buff *skb)
+{
+    struct bpf_sock *sk = skb->sk;
+
+    return sk ? bpf_sk_fullsock(sk) : 0;
+}
+
+#endif

@@ -1,0 +1,52 @@
+"""Processes of node1 of a lab as workloads, and what the agents show of their connections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from support.host_process import Dialled, HostProcess
+from support.lab import Programs, RunningLab, wait_until
+
+
+class Host:
+    """Processes on node1, ended with the test."""
+
+    def __init__(self, lab: RunningLab, programs: Programs, ports: Mapping[str, int]) -> None:
+        """`ports`: of the workloads, by name."""
+        self.lab = lab
+        self.programs = programs
+        self._ports = ports
+
+    def process(self, name: str = "") -> HostProcess:
+        """One in the cgroup of a workload, or in none."""
+        cgroup = self.lab.lab.plan.pod(name).cgroup if name else ""
+        process = HostProcess(self.lab.lab.plan.node("node1").netns, cgroup)
+        self.programs.at_end(process.close)
+        return process
+
+    def server(self, name: str) -> HostProcess:
+        """One that serves at the workload's port."""
+        process = self.process(name)
+        process.listen(self._ports[name])
+        return process
+
+    @property
+    def address(self) -> str:
+        """The node's."""
+        return self.programs.at(next(iter(self._ports)))
+
+    def source_of(self, dialled: Dialled) -> str:
+        """Where a connection of one of the processes comes from, as the agents write it."""
+        address = self.address
+        return f"[{address}]:{dialled.port}" if ":" in address else f"{address}:{dialled.port}"
+
+
+def row_of(lab: RunningLab, node: str, direction: str, source: str) -> dict[str, Any]:
+    """The connection that came from there, as a node's agent shows it."""
+
+    def find() -> dict[str, Any] | None:
+        rows = [row for row in lab.connections(node) if (row["direction"], row["source"]) == (direction, source)]
+        return rows[0] if rows and rows[0]["state"] not in ("deciding", "connecting") else None
+
+    return wait_until(find, f"{node} shows the connection from {source}")
