@@ -249,6 +249,7 @@ void flow_route_failed(struct flow *flow, int again, const char *reason)
 void flow_tunnel_lost(struct flow *flow, const char *reason)
 {
     NS_CHECK(flow, FLOW_MAGIC);
+    h2_stream_set(flow->tunnel->h2, flow->stream, NULL);
     flow->stream = 0;
     if (flow->state == FLOW_CONNECTING && flow->direction == NS_OUTBOUND) {
         /* A pooled tunnel may have died unnoticed: then a fresh one is tried. One that never opened is told.

@@ -27,7 +27,8 @@ enum flow_state {
 enum half_state {
     HALF_OPEN = 0,
     HALF_ENDING = 1,     /* its reader saw the end; bytes may still be pending */
-    HALF_DISCARDING = 2, /* nobody takes the bytes any more: they are read and dropped until the end */
+    HALF_DISCARDING = 2, /* nobody takes the bytes any more: outbound they are read and dropped until the end,
+                            inbound the first resets the application */
     HALF_ENDED = 3,      /* the end was passed on, or there is nobody to pass it on to */
 };
 

@@ -13,8 +13,8 @@
 #include <nghttp2/nghttp2.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
+#include "frames.h"
 #include "link.h"
 #include "message.h"
 #include "names.h"
@@ -39,11 +39,11 @@ struct h2 {
     size_t out_capacity;
     int full; /* a stream has something to send, and there was no room for it */
 
-    size_t open_streams; /* client: opened by us and not closed */
-    int goaway_seen;     /* the peer refuses new streams */
-    int goaway_sent;
-    int broken; /* the peer violated the protocol, and a GOAWAY that says so was produced */
-
+    size_t open_streams;          /* client: opened by us and not closed */
+    int goaway_seen, goaway_sent; /* by the peer and by us: no new streams */
+    int broken;                   /* the peer violated the protocol: it is not listened to any more */
+    int said;                     /* a GOAWAY that says so was produced, the last frame */
+    struct frames frames;
     struct message message; /* whose header fields are arriving; HTTP/2 never interleaves two */
 };
 
@@ -62,9 +62,17 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
     return 0;
 }
 
+/* The peer has gone too far: a GOAWAY with this code is the last that it hears. */
+static void h2_end(struct h2 *h2, uint32_t code)
+{
+    nghttp2_session_terminate_session(h2->session, code);
+    h2->broken = 1;
+}
+
 static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name,
                      size_t name_length, const uint8_t *value, size_t value_length, uint8_t flags, void *user)
 {
+    (void)session;
     (void)flags;
     struct h2 *h2 = user;
     if (frame->hd.type != NGHTTP2_HEADERS)
@@ -75,7 +83,7 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
         message_response_field(&h2->message, name, name_length, value, value_length);
     if (h2->message.bytes <= MESSAGE_BYTES_ABUSE)
         return 0;
-    nghttp2_session_terminate_session(session, NGHTTP2_ENHANCE_YOUR_CALM);
+    h2_end(h2, NGHTTP2_ENHANCE_YOUR_CALM);
     return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE; /* the session is deaf: what it does with the stream is
                                                      nothing */
 }
@@ -155,15 +163,26 @@ static int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t id, co
 
 static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t code, void *user)
 {
-    (void)session;
     struct h2 *h2 = user;
     void *stream = stream_of(h2, id);
+    if (nghttp2_session_get_stream_remote_close(session, id) != 1)
+        frames_reset(&h2->frames, id);
     if (!h2->server && h2->open_streams > 0)
         h2->open_streams--;
     if (stream != NULL) {
         nghttp2_session_set_stream_user_data(h2->session, id, NULL);
         h2->events->closed(h2->owner, stream, code);
     }
+    return 0;
+}
+
+/* Among them are requests for which no stream begins (REFUSED_STREAM). */
+static int on_invalid_frame(nghttp2_session *session, const nghttp2_frame *frame, int error, void *user)
+{
+    (void)session;
+    (void)error;
+    if (frame->hd.type == NGHTTP2_HEADERS)
+        frames_reset(&((struct h2 *)user)->frames, frame->hd.stream_id);
     return 0;
 }
 
@@ -179,7 +198,9 @@ static int on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, v
         nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, id, NGHTTP2_NO_ERROR);
     /* nghttp2 answers most violations with a GOAWAY of its own, and is deaf from then on. */
     if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR)
-        h2->broken = 1;
+        h2->broken = h2->said = 1;
+    else if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.last_stream_id != INT32_MAX) /* no notice */
+        h2->frames.closing = 1;
     return 0;
 }
 
@@ -191,8 +212,12 @@ int h2_broken(const struct h2 *h2)
 int h2_feed(struct h2 *h2, const uint8_t *bytes, size_t length)
 {
     NS_CHECK(h2, H2_MAGIC);
-    ssize_t taken = nghttp2_session_mem_recv(h2->session, bytes, length);
-    return taken == (ssize_t)length && !h2->broken ? 0 : -1;
+    uint32_t error;
+    if (!h2->broken && frames_feed(&h2->frames, h2->session, bytes, length, &error) != 0)
+        return -1;
+    if (!h2->broken && error != 0)
+        h2_end(h2, error);
+    return h2->said ? -1 : 0;
 }
 
 void h2_taken(struct h2 *h2, int32_t id, size_t length)
@@ -272,7 +297,7 @@ static int send_data(nghttp2_session *session, nghttp2_frame *frame, const uint8
 
 int h2_wants_produce(const struct h2 *h2)
 {
-    return nghttp2_session_want_write(h2->session);
+    return !h2->said && nghttp2_session_want_write(h2->session);
 }
 
 size_t h2_produce(struct h2 *h2, uint8_t *out, size_t capacity, int *more)
@@ -282,7 +307,7 @@ size_t h2_produce(struct h2 *h2, uint8_t *out, size_t capacity, int *more)
     h2->out_length = 0;
     h2->out_capacity = capacity;
     h2->full = 0;
-    while (!h2->full) {
+    while (!h2->full && !h2->said) {
         h2->full =
             h2->out_length + CONTROL_MAX > capacity || (h2->out_length > 0 && h2->events->enough(h2->owner));
         if (h2->full)
@@ -359,6 +384,7 @@ void h2_respond(struct h2 *h2, int32_t id, int status)
     nghttp2_nv headers[] = {header(":status", text, (size_t)length)};
     nghttp2_data_provider provider = {.read_callback = source_read};
     nghttp2_submit_response(h2->session, id, headers, 1, status == 200 ? &provider : NULL);
+    frames_answered(&h2->frames);
 }
 
 void h2_resume(struct h2 *h2, int32_t id)
@@ -399,6 +425,10 @@ void h2_goaway(struct h2 *h2)
 
 /* ---- life ---- */
 
+/* In 1.52 it came with a security update of the distributions. */
+void nghttp2_option_set_stream_reset_rate_limit(nghttp2_option *option, uint64_t burst, uint64_t rate)
+    __attribute__((weak));
+
 static nghttp2_session *session_new(struct h2 *h2)
 {
     nghttp2_session *session = NULL;
@@ -415,12 +445,16 @@ static nghttp2_session *session_new(struct h2 *h2)
     nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame_recv);
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data_chunk);
     nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);
+    nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(callbacks, on_invalid_frame);
     nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, on_frame_send);
     nghttp2_session_callbacks_set_send_data_callback(callbacks, send_data);
     nghttp2_session_callbacks_set_data_source_read_length_callback(callbacks, frame_length);
     nghttp2_option_set_no_auto_window_update(option, 1);
     nghttp2_option_set_no_closed_streams(option, 1);
     nghttp2_option_set_no_http_messaging(option, !h2->server); /* message.h */
+    /* Its limit counts every reset, also of what ran well for an hour; that of frames.h does not. */
+    if (nghttp2_option_set_stream_reset_rate_limit != NULL)
+        nghttp2_option_set_stream_reset_rate_limit(option, UINT64_MAX, UINT64_MAX);
     int failed = h2->server ? nghttp2_session_server_new2(&session, callbacks, h2, option)
                             : nghttp2_session_client_new2(&session, callbacks, h2, option);
     nghttp2_option_del(option);
@@ -435,6 +469,7 @@ struct h2 *h2_new(int server, const struct h2_events *events, void *owner)
     h2->server = server;
     h2->events = events;
     h2->owner = owner;
+    frames_init(&h2->frames, server);
     h2->session = session_new(h2);
     if (h2->session == NULL) {
         fprintf(stderr, "nodeseal core: out of memory (HTTP/2 session)\n");

@@ -82,8 +82,10 @@ struct h2 *h2_new(int server, const struct h2_events *events, void *owner);
 /* Frees the session without calling back. */
 void h2_free(struct h2 *h2);
 
-/* 0, or -1 when the peer broke the protocol: close. Most violations are answered by a GOAWAY first: then
- * h2_broken tells as soon as that was produced, and so does the next h2_feed. */
+/* 0, or -1 when the connection is to be closed at once: what the peer speaks is not HTTP/2, or it was told so
+ * before. Other violations are answered first: then h2_broken is true, as soon as nothing that the peer sends
+ * counts any more. What h2_produce has to say until h2_wants_produce is false, a GOAWAY last, should reach
+ * the peer before the connection is closed. No stream is called back for its sake; the owner ends them. */
 int h2_feed(struct h2 *h2, const uint8_t *bytes, size_t length);
 int h2_broken(const struct h2 *h2);
 /* Writes frames to out; returns their length. *more is set if the buffer, or `enough`, ended before the

@@ -259,7 +259,8 @@ static void relay_plain(struct flow *flow)
                                            : "the far side reset the connection");
 }
 
-/* Reads what nobody takes any more (MSG_TRUNC: tcp(7), the bytes are not even copied). */
+/* Reads what nobody takes any more (MSG_TRUNC: tcp(7), the bytes are not even copied). BROKEN also where it
+ * matters to the application that nobody does. */
 static enum progress side_discard(struct flow *flow, struct pollable *side, struct half *half)
 {
     while (side->readable && half->state == HALF_DISCARDING) {
@@ -268,7 +269,7 @@ static enum progress side_discard(struct flow *flow, struct pollable *side, stru
             half->state = HALF_ENDED;
         else if (got < 0 && errno == EAGAIN)
             side->readable = 0;
-        else if (got == 0 || (got < 0 && errno != EINTR))
+        else if (got == 0 || (got < 0 && errno != EINTR) || (got > 0 && flow->direction == NS_INBOUND))
             return PROGRESS_BROKEN;
     }
     return PROGRESS_DONE;
@@ -283,8 +284,10 @@ static void relay_tunnel(struct flow *flow)
         return;
     }
     half_end_if_due(&flow->to_near, &flow->to_far, near);
-    if (side_discard(flow, near, &flow->to_far) == PROGRESS_BROKEN) {
-        flow_abort(flow, "the application reset the connection");
+    /* A reset would destroy what is still to be written. */
+    if ((flow->direction == NS_OUTBOUND || flow->to_near.pending.length == 0) &&
+        side_discard(flow, near, &flow->to_far) == PROGRESS_BROKEN) {
+        flow_abort(flow, near->failed ? "the application reset the connection" : "the peer reset the stream");
         return;
     }
     if (flow->tunnel == NULL)

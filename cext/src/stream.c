@@ -120,7 +120,8 @@ static void on_end(void *owner, void *stream)
         relay_stream_end(owner, stream);
 }
 
-/* Drops what the application still sends, for as long as a connection may take to end. */
+/* Drops, or inbound refuses, what the application still sends, for as long as a connection may take to end.
+ */
 static void flow_discard(struct flow *flow)
 {
     flow->to_far.state = HALF_DISCARDING;
@@ -145,7 +146,9 @@ static void on_closed(void *owner, void *stream, uint32_t code)
     if (code == H2_NO_ERROR && flow->state == FLOW_OPEN && flow->to_near.state >= HALF_ENDING) {
         /* Complete: the application is to have all of it, also when the peer takes no more of ours (RFC 9113
          * section 8.1; Envoy resets so when its application ends first). Closing while it still sends would
-         * reset it and destroy what it has not received yet. */
+         * reset it and destroy what it has not received yet. Only a server may so decline the rest of what it
+         * answers. A client that does is one that has closed its socket: what is sent to it meets a reset,
+         * once the application has what came before. */
         if (flow->to_far.state < HALF_ENDED)
             flow_discard(flow);
         flow_relay(flow); /* finishes once the application has taken what is pending */

@@ -318,6 +318,10 @@ void tunnel_event(struct tunnel *tunnel, uint32_t events)
         tunnel->poll.ending = 1;
     if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
         tunnel->poll.readable = 1;
+    if (tunnel->state == TUNNEL_PARTING && tunnel->poll.ending) {
+        tunnel_abort(tunnel, PROTOCOL_BROKEN);
+        return;
+    }
     if (tunnel->state == TUNNEL_CONNECTING) {
         if (!(events & (EPOLLOUT | EPOLLERR | EPOLLHUP)))
             return;
@@ -332,7 +336,7 @@ void tunnel_event(struct tunnel *tunnel, uint32_t events)
         tunnel_writable(tunnel);
     if (tunnel->poll.readable && tunnel->state < TUNNEL_OPEN) {
         tunnel_defer(tunnel);
-    } else if (tunnel->poll.readable) {
+    } else if (tunnel->poll.readable && tunnel->state == TUNNEL_OPEN) {
         struct turns *turns = &tunnel->worker->turns;
         if (turns_event(turns, &tunnel->workload->share))
             tunnel_read(tunnel);
@@ -398,6 +402,8 @@ void tunnel_tick(struct tunnel *tunnel)
             tunnel_note_failed(tunnel, tunnel->shaken > 0 ? "peer did not finish the handshake in time"
                                                           : "peer connected and sent nothing");
         tunnel_abort(tunnel, "the peer does not answer");
+    } else if (tunnel->state == TUNNEL_PARTING && worker->now_ms > tunnel->deadline_ms) {
+        tunnel_abort(tunnel, PROTOCOL_BROKEN);
     } else if (tunnel->state == TUNNEL_OPEN) {
         tick_open(tunnel);
     }
@@ -417,7 +423,7 @@ void tunnel_windows(struct tunnel *tunnel, uint32_t window)
 int tunnel_is_done(const struct tunnel *tunnel)
 {
     int unacknowledged = 0;
-    return tunnel->state < TUNNEL_CLOSED && tunnel->retired && link_empty(&tunnel->flows) &&
+    return tunnel->state <= TUNNEL_OPEN && tunnel->retired && link_empty(&tunnel->flows) &&
            tunnel->pending.length == 0 && tunnel->unfed.length == 0 &&
            (ioctl(tunnel->poll.fd, SIOCOUTQ, &unacknowledged) != 0 || unacknowledged == 0);
 }
@@ -442,6 +448,17 @@ void tunnel_retire(struct tunnel *tunnel)
     tunnel_touch(tunnel);
 }
 
+void tunnel_lose_flows(struct tunnel *tunnel, enum tunnel_state state, const char *reason)
+{
+    if (!tunnel->retired)
+        warm_remember(tunnel);
+    tunnel->retired = 1;
+    link_remove(&tunnel->pool_link);
+    tunnel->state = state;
+    struct link *at, *next;
+    link_each(at, next, &tunnel->flows) flow_tunnel_lost(container_of(at, struct flow, tunnel_link), reason);
+}
+
 void tunnel_abort(struct tunnel *tunnel, const char *reason)
 {
     NS_CHECK(tunnel, TUNNEL_MAGIC);
@@ -450,14 +467,8 @@ void tunnel_abort(struct tunnel *tunnel, const char *reason)
     struct worker *worker = tunnel->worker;
     if (tunnel->state == TUNNEL_WAITING)
         worker->retrying_tunnels--;
-    if (!tunnel->retired)
-        warm_remember(tunnel);
-    tunnel->retired = 1;
-    link_remove(&tunnel->pool_link);
     tunnel_farewell(tunnel);
-    tunnel->state = TUNNEL_CLOSED;
-    struct link *at, *next;
-    link_each(at, next, &tunnel->flows) flow_tunnel_lost(container_of(at, struct flow, tunnel_link), reason);
+    tunnel_lose_flows(tunnel, TUNNEL_CLOSED, reason);
     tunnel_close(tunnel);
     byte_queue_clear(&tunnel->pending, &worker->blocks); /* their account may not last as long as the step */
     byte_queue_clear(&tunnel->unfed, &worker->blocks);

@@ -14,13 +14,16 @@
 
 enum { TUNNEL_MAGIC = 0x6e737475 };
 
+#define PROTOCOL_BROKEN "the peer broke the HTTP/2 protocol"
+
 /* Ordered: a tunnel only moves forward, except from CONNECTING back to WAITING. */
 enum tunnel_state {
     TUNNEL_WAITING = 0,    /* the peer refused; to be dialled again in a moment */
     TUNNEL_CONNECTING = 1, /* TCP */
     TUNNEL_HANDSHAKE = 2,  /* TLS */
     TUNNEL_OPEN = 3,
-    TUNNEL_CLOSED = 4, /* in the graveyard */
+    TUNNEL_PARTING = 4, /* the peer broke the protocol, and is told so; nothing is read any more */
+    TUNNEL_CLOSED = 5,  /* in the graveyard */
 };
 
 struct tunnel {
@@ -44,6 +47,7 @@ struct tunnel {
     struct stranger stranger; /* server: until the peer has proven who it is */
     int admitted;             /* server: counted in with the workload's quota */
     int opened;               /* the handshake was done, once */
+    int parted;               /* PARTING: all was said, and that it was all */
     struct h2 *h2;
     struct byte_queue
         pending; /* ciphertext that the socket did not take; nothing is produced while there is some */
@@ -54,7 +58,7 @@ struct tunnel {
     struct ns_address local; /* server: where the peer connected to */
     struct ns_address peer;
     uint64_t first_try_ms;
-    uint64_t deadline_ms; /* CONNECTING and HANDSHAKE end here; WAITING: next try */
+    uint64_t deadline_ms; /* CONNECTING, HANDSHAKE and PARTING end here; WAITING: next try */
     uint64_t heard_ms;    /* last bytes from the peer */
     uint64_t ping_ms;     /* when the unanswered ping left, 0 if none */
     uint64_t idle_ms;     /* since when it has had no flow */
@@ -106,6 +110,8 @@ void tunnel_windows(struct tunnel *tunnel, uint32_t window);
 int tunnel_is_done(const struct tunnel *tunnel);
 /* No new streams; ends with its last flow. */
 void tunnel_retire(struct tunnel *tunnel);
+/* It ends, and is in this state from now on: no new streams, and its flows are reset or routed anew. */
+void tunnel_lose_flows(struct tunnel *tunnel, enum tunnel_state state, const char *reason);
 /* Ends it now: its flows are reset, or routed anew if they had not begun. */
 void tunnel_abort(struct tunnel *tunnel, const char *reason);
 void tunnel_free(struct tunnel *tunnel);

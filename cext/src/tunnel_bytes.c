@@ -10,6 +10,7 @@
 
 enum {
     WRITE_VECTORS = 64,
+    PARTING_MS = 2000,      /* for a peer to read our last words, and to close */
     HANDSHAKE_READ = 32768, /* what one step of a handshake gets */
 };
 
@@ -99,19 +100,46 @@ static int tunnel_produce(struct tunnel *tunnel)
         tunnel->doom = "the tunnel could not be written";
     else
         tunnel_send(tunnel, sink.bytes, sink.length);
-    if (h2_broken(tunnel->h2) && tunnel->doom == NULL)
-        tunnel->doom = "the peer broke the HTTP/2 protocol";
     return more;
+}
+
+/* The peer broke the protocol, and gets the time to read so. Closed at once, with bytes of its own that
+ * nobody has read, TCP would send a reset, which may overtake what we say. */
+static void tunnel_part(struct tunnel *tunnel)
+{
+    tunnel_lose_flows(tunnel, TUNNEL_PARTING, PROTOCOL_BROKEN);
+    tunnel->deadline_ms = tunnel->worker->now_ms + PARTING_MS;
+    byte_queue_clear(&tunnel->unfed, &tunnel->worker->blocks);
+    link_remove(&tunnel->task.link);
+    tunnel_touch(tunnel);
+}
+
+/* Our last words are followed by the end of what we send, once the socket has taken them all. */
+static void tunnel_conclude(struct tunnel *tunnel)
+{
+    if (tunnel->parted || tunnel->pending.length > 0 || !tunnel->poll.writable)
+        return;
+    if (h2_wants_produce(tunnel->h2)) {
+        tunnel_touch(tunnel);
+        return;
+    }
+    tunnel_farewell(tunnel);
+    tunnel->parted = 1;
+    (void)shutdown(tunnel->poll.fd, SHUT_WR); /* fails only on a socket that is gone, which its events tell */
 }
 
 void tunnel_flush(struct tunnel *tunnel)
 {
     NS_CHECK(tunnel, TUNNEL_MAGIC);
     int more = 1;
-    if (tunnel->state == TUNNEL_OPEN && tunnel->doom == NULL)
+    if (tunnel->state >= TUNNEL_OPEN && tunnel->doom == NULL)
         more = tunnel_produce(tunnel);
     if (tunnel->doom != NULL)
         tunnel_abort(tunnel, tunnel->doom);
+    else if (tunnel->state == TUNNEL_PARTING)
+        tunnel_conclude(tunnel);
+    else if (h2_broken(tunnel->h2))
+        tunnel_part(tunnel);
     else if (tunnel->state == TUNNEL_OPEN && more && tunnel->pending.length == 0 &&
              h2_wants_produce(tunnel->h2))
         tunnel_touch(tunnel); /* its share of this turn is used up */
@@ -121,7 +149,7 @@ void tunnel_flush(struct tunnel *tunnel)
 
 void tunnel_farewell(struct tunnel *tunnel)
 {
-    if (tunnel->state != TUNNEL_OPEN || tunnel->pending.length > 0 || !tunnel->poll.writable)
+    if (tunnel->state < TUNNEL_OPEN || tunnel->parted || tunnel->pending.length > 0 || !tunnel->poll.writable)
         return;
     struct tls_sink sink = tunnel_sink(tunnel);
     tls_close(&tunnel->tls, &sink);
@@ -201,10 +229,10 @@ static size_t tunnel_feed(struct tunnel *tunnel, const uint8_t *bytes, size_t le
         size_t slice = next_slice(tunnel, length - fed, cost);
         cost = share->spent;
         if (h2_feed(tunnel->h2, bytes + fed, slice) != 0)
-            tunnel->doom = "the peer broke the HTTP/2 protocol";
+            tunnel->doom = PROTOCOL_BROKEN;
         fed += slice;
         cost = share->spent - cost;
-    } while (fed < length && tunnel->doom == NULL &&
+    } while (fed < length && tunnel->doom == NULL && !h2_broken(tunnel->h2) &&
              (!turns_contended(turns) || share->spent - before < turns_units(turns, share, TURN_SHARE)));
     relay_gathered(tunnel->worker);
     return fed;
@@ -293,6 +321,8 @@ void tunnel_read(struct tunnel *tunnel)
     }
     if (tunnel->doom != NULL)
         tunnel_abort(tunnel, tunnel->doom);
+    else if (h2_broken(tunnel->h2))
+        tunnel_part(tunnel);
     else {
         tunnel_go_on_later(tunnel);
         tunnel_touch(tunnel);

@@ -1,6 +1,6 @@
 /*
- * h2.c facing peers that are odd, wrong or hostile: requests made with nghttp2 itself, frames made by hand,
- * and damaged recordings of a valid exchange.
+ * h2.c facing peers that are odd, wrong or hostile: requests and answers made with nghttp2 itself, and
+ * damaged recordings of a valid exchange. test_h2_frames.c has frames made by hand.
  */
 #include <nghttp2/nghttp2.h>
 
@@ -551,130 +551,6 @@ TEST(more_streams_than_announced_are_refused)
     foreign_settle(&peer, server);
     CHECK(server->count <= H2_STREAMS_ACCEPTED);
     foreign_dispose(&peer);
-    end_free(server);
-}
-
-/* ---- frames by hand ---- */
-
-#define MAGIC "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-#define SETTINGS_FRAME "\0\0\0\4\0\0\0\0\0"
-
-/* Whether our server, fed with these bytes behind a valid beginning, gives the connection up. It is fed pings
- * until it has said so: a violation may be answered by a GOAWAY first. */
-static int server_gives_up(const char *bytes, size_t length)
-{
-    static const uint8_t PING[17] = {0, 0, 8, 6};
-    struct end *server = end_new(1);
-    end_feed(server, (const uint8_t *)MAGIC SETTINGS_FRAME, 24 + 9);
-    CHECK(!server->failed);
-    move_once(server, NULL);
-    end_feed(server, (const uint8_t *)bytes, length);
-    for (int i = 0; i < 3 && !server->failed; i++) {
-        move_once(server, NULL);
-        end_feed(server, PING, sizeof(PING));
-    }
-    int failed = server->failed;
-    end_free(server);
-    return failed;
-}
-
-TEST(violations_end_the_connection)
-{
-    static const struct {
-        const char *what;
-        const char *bytes;
-        size_t length;
-    } CASES[] = {
-        {"DATA on stream 0", "\0\0\1\0\0\0\0\0\0x", 10},
-        {"DATA on an idle stream", "\0\0\1\0\0\0\0\0\1x", 10},
-        {"HEADERS on stream 0", "\0\0\1\1\4\0\0\0\0\x88", 10},
-        {"HEADERS on an even stream", "\0\0\1\1\4\0\0\0\2\x88", 10},
-        {"HEADERS that do not decompress", "\0\0\2\1\4\0\0\0\1\xff\xff", 11},
-        {"CONTINUATION without HEADERS", "\0\0\1\11\4\0\0\0\1\x88", 10},
-        {"HEADERS interrupted by PING", "\0\0\1\1\0\0\0\0\1\x88\0\0\10\6\0\0\0\0\0abcdefgh", 27},
-        {"RST_STREAM on an idle stream", "\0\0\4\3\0\0\0\0\1\0\0\0\0", 13},
-        {"SETTINGS of odd length", "\0\0\1\4\0\0\0\0\0x", 10},
-        {"SETTINGS on a stream", "\0\0\0\4\0\0\0\0\1", 9},
-        {"SETTINGS with a window too large", "\0\0\6\4\0\0\0\0\0\0\4\xff\xff\xff\xff", 15},
-        {"SETTINGS with a frame size too small", "\0\0\6\4\0\0\0\0\0\0\5\0\0\0\1", 15},
-        {"PING of odd length", "\0\0\7\6\0\0\0\0\0abcdefg", 16},
-        {"PING on a stream", "\0\0\10\6\0\0\0\0\1abcdefgh", 17},
-        {"GOAWAY on a stream", "\0\0\10\7\0\0\0\0\1\0\0\0\0\0\0\0\0", 17},
-        {"WINDOW_UPDATE of 0 on the connection", "\0\0\4\10\0\0\0\0\0\0\0\0\0", 13},
-        {"WINDOW_UPDATE beyond the largest window", "\0\0\4\10\0\0\0\0\0\x7f\xff\xff\xff", 13},
-        {"WINDOW_UPDATE on an idle stream", "\0\0\4\10\0\0\0\0\1\0\0\0\1", 13},
-        {"PUSH_PROMISE from a client", "\0\0\5\5\4\0\0\0\1\0\0\0\2\x88", 14},
-        {"frame larger than announced", "\1\0\1\0\0\0\0\0\1", 9},
-    };
-    for (size_t i = 0; i < sizeof(CASES) / sizeof(CASES[0]); i++)
-        CHECK_CASE(server_gives_up(CASES[i].bytes, CASES[i].length), "%s", CASES[i].what);
-}
-
-TEST(frames_of_unknown_types_are_ignored)
-{
-    CHECK(!server_gives_up("\0\0\3\x77\xff\0\0\0\0abc", 12));
-    CHECK(!server_gives_up("\0\0\5\2\0\0\0\0\3\0\0\0\0\1", 14)); /* PRIORITY of an idle stream */
-    CHECK(!server_gives_up("\0\0\6\4\0\0\0\0\0\0\x77\0\0\0\1", 15));
-}
-
-TEST(a_connection_that_is_not_http2_fails_at_once)
-{
-    static const char *const BEGINNINGS[] = {"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n",
-                                             "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n",
-                                             "\x16\x03\x01\x02\x00\x01\x00\x01\xfc"};
-    for (int i = 0; i < 3; i++) {
-        struct end *server = end_new(1);
-        end_feed(server, (const uint8_t *)BEGINNINGS[i], strlen(BEGINNINGS[i]));
-        CHECK_CASE(server->failed, "%d", i);
-        end_free(server);
-    }
-}
-
-TEST(a_flood_of_pings_ends_the_connection_before_it_fills_memory)
-{
-    static const uint8_t PING[17] = {0, 0, 8, 6};
-    struct end *server = end_new(1);
-    end_feed(server, (const uint8_t *)MAGIC SETTINGS_FRAME, 24 + 9);
-    for (int i = 0; i < 20000 && !server->failed; i++)
-        end_feed(server, PING, sizeof(PING));
-    CHECK(server->failed);
-    end_free(server);
-}
-
-TEST(endless_headers_end_the_connection)
-{
-    static const uint8_t HEADERS[10] = {0, 0, 1, 1, 0, 0, 0, 0, 1, 0x88};
-    static const uint8_t CONTINUATION[19] = {0,    0,    10,   9,    0,    0,    0,    0,    1,   0x82,
-                                             0x82, 0x82, 0x82, 0x82, 0x82, 0x82, 0x82, 0x82, 0x82};
-    struct end *server = end_new(1);
-    end_feed(server, (const uint8_t *)MAGIC SETTINGS_FRAME, 24 + 9);
-    end_feed(server, HEADERS, sizeof(HEADERS));
-    for (int i = 0; i < 20000 && !server->failed; i++)
-        end_feed(server, CONTINUATION, sizeof(CONTINUATION));
-    move_once(server, NULL);
-    end_feed(server, CONTINUATION, sizeof(CONTINUATION));
-    CHECK(server->failed || server->count == 0);
-    end_free(server);
-}
-
-TEST(data_beyond_the_streams_window_ends_the_stream_or_the_connection)
-{
-    enum { PIECE = 16384 };
-    static uint8_t frame[9 + PIECE] = {0, PIECE >> 8, 0, 0, 0, 0, 0, 0, 1};
-    struct end *client = end_new(0), *server = end_new(1);
-    server->hoard_after = 0;
-    end_open(client, PIPELINE, 0, 0);
-    settle(client, server);
-    int pieces = 0;
-    for (; pieces < 200 && !server->failed && !server->streams[0].closed; pieces++) {
-        noise_fill(server->streams[0].receive_seed, (uint64_t)pieces * PIECE, frame + 9, PIECE);
-        end_feed(server, frame, sizeof(frame));
-        move_once(server, NULL);
-    }
-    CHECK(server->failed || server->streams[0].closed);
-    /* nghttp2 still delivers the frame that it resets the stream for. */
-    CHECK(server->streams[0].received <= H2_STREAM_WINDOW + PIECE);
-    end_free(client);
     end_free(server);
 }
 

@@ -1,4 +1,4 @@
-"""A small HBONE client over Python's ssl: one TLS connection, one CONNECT stream, HTTP/2 frames by hand (RFC 9113).
+"""A small HBONE client over Python's ssl: one TLS connection, one CONNECT stream, HTTP/2 frames by hand.
 
 It shows exactly what a server answers, where Envoy shows only that a request failed, and it can be given every fault
 that a server must refuse.
@@ -9,18 +9,15 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from support.lab import HBONE_PORT, PATIENCE, RunningLab, receive_exactly
+from interop.frames import END_HEADERS, END_STREAM, PREFACE, SETTINGS, Frame, Frames, Kind, data, literal
+from support.lab import HBONE_PORT, PATIENCE, RunningLab
 
 NO_ERROR = 0
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _GOAWAY = 0, 1, 3, 4, 7
-_END_STREAM, _END_HEADERS, _ACK = 0x1, 0x4, 0x1
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _STREAM = 1
 
 # RFC 7541: the static table's entries that a :status can be (appendix A), and the Huffman codes of digits (appendix B).
@@ -48,7 +45,7 @@ class Hbone:
 
         plain = lab.run(source, connect)
         try:
-            self.socket = context.wrap_socket(plain)
+            self.socket = context.wrap_socket(plain, suppress_ragged_eofs=False)
         except BaseException:
             plain.close()
             raise
@@ -56,30 +53,34 @@ class Hbone:
 
     def request(self, authority: str, body: bytes = b"", *, method: str = "CONNECT") -> Answer:
         """One request on stream 1; the body and its end follow a 200 only. Raises OSError, EOFError."""
-        headers = _literal(2, method) + _literal(1, authority)
+        headers = literal(2, method) + literal(1, authority)
         if method != "CONNECT":
-            headers += _literal(4, "/") + _literal(6, "http")  # :path, :scheme
-        self._send(_PREFACE + _frame(_SETTINGS, 0, 0, b"") + _frame(_HEADERS, _END_HEADERS, _STREAM, headers))
+            headers += literal(4, "/") + literal(6, "http")  # :path, :scheme
+        frames = self.begin()
+        frames.send(Frame(Kind.HEADERS, END_HEADERS, _STREAM, headers))
         status = None
-        data = b""
+        received = b""
         while True:
-            kind, flags, stream, payload = self._receive()
-            if kind == _SETTINGS and not flags & _ACK:
-                self._send(_frame(_SETTINGS, _ACK, 0, b""))
-            if kind == _GOAWAY:
-                raise EOFError(f"the server says goodbye, with error {struct.unpack_from('!I', payload, 4)[0]}")
-            if stream != _STREAM:
+            frame = frames.receive()
+            if frame.kind == Kind.GOAWAY:
+                raise EOFError(f"the server says goodbye, with error {frame.code}")
+            if frame.stream != _STREAM:
                 continue
-            if kind == _HEADERS:
-                status = _status(payload)
+            if frame.kind == Kind.HEADERS:
+                status = _status(frame.payload)
                 if status == "200":
-                    self._send(_frame(_DATA, _END_STREAM, _STREAM, body))
-            elif kind == _DATA:
-                data += payload
-            elif kind == _RST_STREAM:
-                return Answer(status, struct.unpack("!I", payload)[0], data)
-            if kind in (_HEADERS, _DATA) and flags & _END_STREAM:
-                return Answer(status, None, data)
+                    frames.send(data(_STREAM, body, end=True))
+            elif frame.kind == Kind.DATA:
+                received += frame.payload
+            elif frame.kind == Kind.RST_STREAM:
+                return Answer(status, frame.code, received)
+            if frame.kind in (Kind.HEADERS, Kind.DATA) and frame.flags & END_STREAM:
+                return Answer(status, None, received)
+
+    def begin(self) -> Frames:
+        """Sends the preface and SETTINGS; the rest is the caller's. Raises OSError."""
+        self.socket.sendall(PREFACE + SETTINGS.encoded)
+        return Frames(self.socket)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -92,15 +93,6 @@ class Hbone:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _send(self, data: bytes) -> None:
-        self.socket.sendall(data)
-
-    def _receive(self) -> tuple[int, int, int, bytes]:
-        header = receive_exactly(self.socket, 9)
-        length = int.from_bytes(header[:3])
-        stream = int.from_bytes(header[5:]) & 0x7FFFFFFF
-        return header[3], header[4], stream, receive_exactly(self.socket, length)
 
 
 def client_context(
@@ -121,16 +113,6 @@ def client_context(
     if directory is not None:
         context.load_cert_chain(directory / "chain.pem", directory / "key.pem")
     return context
-
-
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload
-
-
-def _literal(name: int, value: str) -> bytes:
-    """A header field without indexing, its name from the static table, its value not Huffman coded (RFC 7541 6.2.2)."""
-    assert len(value) < 127
-    return bytes((name, len(value))) + value.encode()
 
 
 def _status(block: bytes) -> str:
