@@ -1,6 +1,7 @@
 /* frames.c: see frames.h. */
 #include "frames.h"
 
+#include <endian.h>
 #include <string.h>
 
 #include "clock.h"
@@ -14,36 +15,32 @@ void frames_init(struct frames *frames, int server)
     frames->left = server ? PREFACE : 0;
 }
 
-static void header_read(struct frames *frames, const uint8_t *header, struct frame *frame)
+static uint32_t load_32(const uint8_t *bytes)
 {
-    frames->left = (size_t)header[0] << 16 | (size_t)header[1] << 8 | header[2];
-    frames->begun = 0;
-    frame->type = header[3];
-    frame->flags = header[4];
-    frame->stream = (int32_t)((uint32_t)(header[5] & 0x7f) << 24 | (uint32_t)header[6] << 16 |
-                              (uint32_t)header[7] << 8 | header[8]);
-    frames->continuations = frame->type == NGHTTP2_CONTINUATION ? frames->continuations + 1 : 0;
+    uint32_t word;
+    memcpy(&word, bytes, sizeof(word));
+    return be32toh(word);
 }
 
-/* Goes on to behind the next frame's header, and tells it. Returns how many of the bytes that is, 0 if they
- * end before. */
-static size_t frames_next(struct frames *frames, const uint8_t *bytes, size_t length, struct frame *frame)
+/* Goes on behind the payload, which ends before the bytes do, to behind the next frame's header. Returns the
+ * header, or NULL if the bytes end in it. */
+static const uint8_t *frames_next(struct frames *frames, const uint8_t *bytes, size_t length, size_t *at)
 {
-    size_t at = frames->left < length ? frames->left : length;
-    frames->left -= at;
-    size_t part = FRAMES_HEADER - frames->begun;
-    if (part == FRAMES_HEADER && length - at >= part) {
-        header_read(frames, bytes + at, frame);
-        return at + part;
+    const uint8_t *header = bytes + *at + frames->left;
+    size_t here = length - *at - frames->left;
+    size_t part = FRAMES_HEADER - frames->begun < here ? FRAMES_HEADER - frames->begun : here;
+    *at += frames->left + part;
+    frames->left = 0;
+    if (part < FRAMES_HEADER) {
+        memcpy(frames->header + frames->begun, header, part);
+        frames->begun += part;
+        if (frames->begun < FRAMES_HEADER)
+            return NULL;
+        frames->begun = 0;
+        header = frames->header;
     }
-    if (part > length - at)
-        part = length - at;
-    memcpy(frames->header + frames->begun, bytes + at, part);
-    frames->begun += part;
-    if (frames->begun < FRAMES_HEADER)
-        return 0;
-    header_read(frames, frames->header, frame);
-    return at + part;
+    frames->left = load_32(header) >> 8;
+    return header;
 }
 
 void frames_reset(struct frames *frames, int32_t stream)
@@ -135,18 +132,21 @@ static int session_feed(nghttp2_session *session, const uint8_t *bytes, size_t l
     return taken == (ssize_t)length || *error != 0 ? 0 : -1;
 }
 
-/* The session gets as much as possible at once, but must have seen all that comes before a frame that is
- * judged: its streams may begin or end there. */
+/* What is between a frame's header and the next is not looked at. The session gets as much as possible at
+ * once, but must have seen all that comes before a frame that is judged: its streams may begin or end there.
+ */
 int frames_feed(struct frames *frames, nghttp2_session *session, const uint8_t *bytes, size_t length,
                 uint32_t *error)
 {
-    size_t fed = 0, at = 0, passed;
+    size_t fed = 0, at = 0;
     int ends = 0; /* what was not fed yet ends a stream */
-    struct frame frame;
+    const uint8_t *header;
     *error = 0;
-    while (*error == 0 && (passed = frames_next(frames, bytes + at, length - at, &frame)) > 0) {
-        int carries = frame.type == NGHTTP2_DATA || frame.type == NGHTTP2_HEADERS;
-        at += passed;
+    while (frames->left < length - at && *error == 0 &&
+           (header = frames_next(frames, bytes, length, &at)) != NULL) {
+        struct frame frame = {header[3], header[4], (int32_t)(load_32(header + 5) & INT32_MAX)};
+        int carries = frame.type <= NGHTTP2_HEADERS; /* DATA too */
+        frames->continuations = frame.type == NGHTTP2_CONTINUATION ? frames->continuations + 1 : 0;
         if (carries && (ends || !is_open(session, frame.stream))) {
             size_t before = at > fed + FRAMES_HEADER ? at - FRAMES_HEADER : fed;
             if (session_feed(session, bytes + fed, before - fed, error) != 0)
@@ -161,5 +161,8 @@ int frames_feed(struct frames *frames, nghttp2_session *session, const uint8_t *
         }
         ends |= frame.type == NGHTTP2_RST_STREAM || (carries && (frame.flags & NGHTTP2_FLAG_END_STREAM));
     }
-    return *error != 0 ? 0 : session_feed(session, bytes + fed, length - fed, error);
+    if (*error != 0)
+        return 0;
+    frames->left -= length - at;
+    return session_feed(session, bytes + fed, length - fed, error);
 }
