@@ -32,7 +32,6 @@ struct h2 {
     nghttp2_session *session;
     const struct h2_events *events;
     void *owner;
-
     /* Valid during h2_produce only. */
     uint8_t *out;
     size_t out_length;
@@ -109,11 +108,12 @@ static int headers_complete(struct h2 *h2, const nghttp2_frame *frame)
         request_complete(h2, id);
         return 0;
     }
+    if (stream_of(h2, id) == NULL)
+        return 0; /* it was answered already, or reset */
     int status = h2->server ? 0 : message_status(&h2->message);
     if (status == 0 || (status < 200 && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM)))
         return -1;
-    if (stream_of(h2, id) != NULL)
-        h2->events->response(h2->owner, stream_of(h2, id), status);
+    h2->events->response(h2->owner, stream_of(h2, id), status);
     return 0;
 }
 

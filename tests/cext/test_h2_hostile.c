@@ -81,6 +81,15 @@ static void foreign_dispose(struct foreign *foreign)
     nghttp2_session_del(foreign->session);
 }
 
+/* All that the peer has to say. */
+static void foreign_send(struct foreign *foreign, struct end *end)
+{
+    const uint8_t *frame;
+    ssize_t length;
+    while ((length = nghttp2_session_mem_send(foreign->session, &frame)) > 0)
+        end_feed(end, frame, (size_t)length);
+}
+
 /* Until both are quiet. */
 static void foreign_settle(struct foreign *foreign, struct end *end)
 {
@@ -500,6 +509,25 @@ TEST(headers_within_a_tunnel_reset_it_in_both_roles)
     end_free(server);
 }
 
+TEST(trailers_of_a_request_that_is_refused_do_not_take_its_answer)
+{
+    static const struct field TRAILERS[] = {{"grpc-status", "14"}, {NULL, NULL}};
+    static const struct field POST[] = {
+        {":method", "POST"}, {":scheme", "http"}, {":path", "/"}, {":authority", PIPELINE}, {NULL, NULL}};
+    struct end *server = end_new(1);
+    struct foreign peer;
+    foreign_init(&peer, 0);
+    int32_t id = foreign_request(&peer, POST, 0);
+    foreign_send(&peer, server);
+    foreign_fields(&peer, id, TRAILERS, NGHTTP2_FLAG_END_STREAM);
+    foreign_send(&peer, server); /* before it has the answer */
+    foreign_settle(&peer, server);
+    CHECK_EQUAL(peer.status, 400);
+    CHECK_EQUAL(peer.resets, 0);
+    foreign_dispose(&peer);
+    end_free(server);
+}
+
 TEST(a_smaller_limit_of_the_peer_bounds_the_room)
 {
     struct end *client = end_new(0);
@@ -543,11 +571,7 @@ TEST(more_streams_than_announced_are_refused)
     foreign_init(&peer, 0);
     for (int i = 0; i < H2_STREAMS_ACCEPTED + 20; i++)
         foreign_request(&peer, FIELDS, 0);
-    /* Its requests leave before it has read our limit. */
-    const uint8_t *frame;
-    ssize_t length;
-    while ((length = nghttp2_session_mem_send(peer.session, &frame)) > 0)
-        end_feed(server, frame, (size_t)length);
+    foreign_send(&peer, server); /* before it has read our limit */
     foreign_settle(&peer, server);
     CHECK(server->count <= H2_STREAMS_ACCEPTED);
     foreign_dispose(&peer);
