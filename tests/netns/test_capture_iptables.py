@@ -265,6 +265,18 @@ def test_entry_that_was_deleted_is_marked_again_by_what_the_core_sends(pods: Pod
             assert not wire.carries(b"second")
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_captured_connections_are_listed_in_both_families(tmp_path: Path, version: int) -> None:
+    with Pods(tmp_path, backend=Choice.IPTABLES, version=version) as pods:
+        pods.echo(pods.server)
+        pods.relay(pods.capture().enrol(pods.client_target))
+        connection = pods.dial(pods.client, (pods.server_at, 8080))
+        assert echoes(connection)
+        listed = pods.client.run(conntrack.captured_connections)
+        ends = (connection.getsockname()[:2], connection.getpeername()[:2])
+        assert {tuple((str(address), port) for address, port in one) for one in listed} == {ends}
+
+
 def test_application_that_accepted_answers_the_core_when_its_entry_is_gone(pods: Pods) -> None:
     """By the mark on its socket (tcp_fwmark_accept)."""
     echo = pods.echo(pods.server)

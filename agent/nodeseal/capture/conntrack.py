@@ -4,6 +4,7 @@ sockets. Functions here are to be called inside the namespace (NetworkNamespace.
 
 from __future__ import annotations
 
+import socket
 from ipaddress import ip_address
 from typing import Any
 
@@ -20,7 +21,7 @@ Endpoint = tuple[Address, int]
 def captured_connections() -> set[tuple[Endpoint, Endpoint]]:
     """(application's end, end that it dialled) of each connection whose entry says CAPTURED. Raises CaptureError."""
     try:
-        with NFCTSocket() as conntrack:
+        with NFCTSocket(nfgen_family=socket.AF_UNSPEC) as conntrack:  # it would list IPv4 alone
             entries = list(conntrack.dump(mark=constants.MARK_CAPTURED))
     except (NetlinkError, OSError) as error:
         raise CaptureError(f"cannot list conntrack's entries (nf_conntrack_netlink): {error}") from None
