@@ -131,6 +131,19 @@ def test_a_rule_in_a_pod_does_not_take_its_answers_past_the_core(pods: Pods) -> 
 
 
 @pytest.mark.both_backends
+def test_an_address_that_a_rule_in_a_pod_translates_is_captured_as_that(pods: Pods) -> None:
+    pods.echo(pods.server)
+    relay = pods.relay(pods.capture().enrol(pods.client_target))
+    with sniffed(pods) as wire:
+        with rule(pods.client.name, "type nat hook output priority -100", f"ip daddr 10.99.0.1 dnat ip to {SERVER}"):
+            connection = pods.dial(pods.client, ("10.99.0.1", SERVER_PORT), timeout=PATIENCE)
+            assert echoes_of(connection, CARD.encode())
+        port = connection.getsockname()[1]
+        assert not [packet for packet in wire.cut() if packet.source_port == port]
+    assert [flow.destination for flow in relay.flows] == [(SERVER, SERVER_PORT)]
+
+
+@pytest.mark.both_backends
 def test_a_copy_of_what_a_pod_sends_does_not_leave(pods: Pods) -> None:
     pods.echo(pods.server)
     capture = pods.capture()

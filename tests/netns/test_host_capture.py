@@ -6,9 +6,11 @@ The server of the two pods stands for the node: its namespace is shared by two w
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import select
+import socket
 import struct
 import threading
 from collections.abc import Iterator
@@ -18,16 +20,19 @@ from typing import NamedTuple
 
 import pytest
 
-from nodeseal.capture import constants
+from nodeseal.capture import constants, nftables, xtables
 from nodeseal.capture.bypass import node_entries, peer_entries
 from nodeseal.capture.errors import AddressInUseError, CaptureError, CgroupGoneError
-from nodeseal.capture.host import mark_of
+from nodeseal.capture.host import mark_of, shared_pins
+from nodeseal.capture.journal import Journal
+from nodeseal.capture.listeners import set_mark
 from nodeseal.capture.netns import NetworkNamespace
 from nodeseal.capture.workload import CaptureTarget
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, PortRange
 from nodeseal.mesh.host import OWN_NAMESPACE, HostPlace
-from support.host_process import Cgroup, HostProcess
-from support.namespaces import Namespace, needs_root, wait_for
+from support.host_process import Cgroup, Dialled, HostProcess
+from support.namespaces import Namespace, iptables_rules, needs_root, wait_for
+from support.netfilter import nft, rule, tracked
 from support.pods import SERVER, SERVER_6, Pods, echoes
 from support.tcp_table import ports_in_use
 
@@ -343,6 +348,100 @@ def test_a_new_agent_adopts_what_is_there(scene: Scene) -> None:
     assert process.dial((pods.client_at, 8080)).echoes()
     assert echoes(pods.dial(pods.client, (pods.server_at, 9000)))
     assert [flow.role for flow in relay.flows] == [OUTBOUND, INBOUND]
+
+
+def test_what_a_version_without_rules_captured_gets_them(scene: Scene) -> None:
+    pods = scene.pods
+    before = pods.server.state()
+    pods.echo(pods.client)
+    process = scene.process("vector")
+    first = pods.capture()
+    held = first.enrol(scene.target("vector", 9000))
+    relay = pods.relay(held)
+    old = process.dial((pods.client_at, 8080))
+    assert old.echoes()
+    first.close()
+    # What such a version leaves: no rules, nothing at lo's egress, and another mark on the listener.
+    journal = Journal.load(pods.run_dir())
+    (entry,) = journal.entries.values()
+    (holder,) = entry.untracked
+    nft(pods.server.name, f"delete table inet {holder.split()[1]}\n")
+    (pods.run_dir() / "bpf" / shared_pins(entry) / "hold-1").unlink()
+    set_mark(relay.fileno(OUTBOUND), constants.MARK_CORE)
+    entry.untracked, entry.programs = [], "older"
+    journal.save()
+    second = pods.capture()
+    (captured,) = second.adopt()
+    second.take_listeners(captured, {role: relay.fileno(role) for role in (OUTBOUND, INBOUND)})
+    assert Journal.load(pods.run_dir()).entries[captured.target.name].untracked == [holder]
+    with socket.socket(fileno=os.dup(relay.fileno(OUTBOUND))) as listener:
+        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) == constants.MARK_ANSWER
+    assert old.echoes()
+    # Something that uses conntrack, without which it knows nothing.
+    with rule(pods.server.name, "type filter hook output priority 0", "ct state new counter"):
+        assert not is_tracked(pods, process.dial((pods.client_at, 8080)))
+        assert is_tracked(pods, scene.process().dial((pods.client_at, 8080)))
+    with rule(pods.server.name, "type filter hook postrouting priority -150", "meta mark set 0x7"):
+        assert process.dial((pods.client_at, 8080)).echoes()
+    assert [flow.role for flow in relay.flows] == [OUTBOUND] * 3
+    pods.cleanup()
+    assert pods.server.state() == before
+
+
+def test_where_there_are_no_nf_tables_rules_of_iptables_do_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    pods = scene.pods
+    monkeypatch.setattr(nftables, "put_untracking", refuse)
+    before = pods.server.state()
+    pods.echo(pods.client)
+    capture = pods.capture()
+    targets = [scene.target("vector", 9000), scene.target("registry", 5000)]
+    relays = [pods.relay(capture.enrol(target)) for target in targets]
+    entry = Journal.load(pods.run_dir()).entries["default/vector"]
+    assert [one.split()[0] for one in entry.untracked] == ["iptables-nft", "ip6tables-nft"][: len(entry.versions)]
+    with rule(pods.server.name, "type filter hook output priority 0", "ct state new counter"):
+        assert not is_tracked(pods, scene.process("vector").dial((pods.client_at, 8080)))
+        assert is_tracked(pods, scene.process().dial((pods.client_at, 8080)))
+    assert [len(relay.flows) for relay in relays] == [1, 0]
+    capture.stop_new(targets[0])
+    capture.release(targets[0])
+    assert any("--notrack" in rule for rule in pods.server.run(iptables_rules))
+    pods.cleanup()
+    assert pods.server.state() == before
+
+
+def test_where_no_rule_can_be_made_it_is_said_and_what_nat_sends_elsewhere_is_held(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pods = scene.pods
+    monkeypatch.setattr(nftables, "put_untracking", refuse)
+    monkeypatch.setattr(xtables, "choose", refuse_program)
+    pods.echo(pods.client)
+    capture = pods.capture()
+    relay = pods.relay(capture.enrol(scene.target("vector")))
+    assert capture.tracked == "nf_tables: Operation not supported; iptables: it is not installed"
+    process = scene.process("vector")
+    assert process.dial((pods.client_at, 8080)).echoes()
+    family, service = ("ip", "10.77.200.1") if pods.version == 4 else ("ip6", "fd77::200:1")
+    translation = f"{family} daddr {service} meta mark set meta mark or 0x4000 dnat {family} to {pods.client_at}"
+    with rule(pods.server.name, "type nat hook output priority -100", translation):
+        # The SYN is held; when it is sent again conntrack translates its address without the rule, and the mark stays.
+        assert process.dial((service, 8080), timeout=30).echoes()
+    assert capture.errors()["egress_held"] == 1
+    assert [flow.destination for flow in relay.flows] == [(pods.client_at, 8080)] * 2
+
+
+def is_tracked(pods: Pods, dialled: Dialled) -> bool:
+    """Whether conntrack of the node knows the connection once it has carried something."""
+    assert dialled.echoes()
+    return ((pods.server_at, dialled.port), (pods.client_at, 8080)) in tracked(pods.server.name)
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
+def refuse_program(_family: int) -> str:
+    raise CaptureError("it is not installed")
 
 
 def test_with_nobody_at_the_listeners_connections_fail(scene: Scene) -> None:

@@ -145,12 +145,12 @@ class Namespace:
         """Whether a tc filter of this name stands at a device's ingress."""
         return name in self.tc("filter", "show", "dev", device, "ingress")
 
-    def tcx_programs(self, device: str) -> list[int]:
-        """The numbers of the TCX programs at a device's ingress; none where the kernel has no TCX."""
+    def tcx_programs(self, device: str, attach_type: int = syscalls.ATTACH_TCX_INGRESS) -> list[int]:
+        """The numbers of the TCX programs at a device's ingress or egress; none where the kernel has no TCX."""
 
         def body() -> list[int]:
             with contextlib.suppress(OSError):
-                return syscalls.tcx_programs(socket.if_nametoindex(device))
+                return syscalls.tcx_programs(socket.if_nametoindex(device), attach_type)
             return []
 
         return self.run(body)
@@ -168,10 +168,15 @@ class Namespace:
             for what in (("rule", "show"), ("route", "show", "table", "all"))
         ]
         for device in devices:
-            parts += [self.tc("qdisc", "show", "dev", device), self.tc("filter", "show", "dev", device, "ingress")]
-            parts.append(f"{device}: TCX programs {self.tcx_programs(device)}")
+            parts.append(self.tc("qdisc", "show", "dev", device))
+            parts += [self.tc("filter", "show", "dev", device, way) for way in ("ingress", "egress")]
+            programs = [self.tcx_programs(device), self.tcx_programs(device, syscalls.ATTACH_TCX_EGRESS)]
+            parts.append(f"{device}: TCX programs {programs}")
         settings = _output("nsenter", f"--net={self.path}", "sysctl", "-a", "--pattern", CHANGEABLE_SETTINGS)
         parts += self.run(iptables_rules)
+        # Those of iptables stay when they are empty.
+        tables = _output("nsenter", f"--net={self.path}", "nft", "list", "tables").splitlines()
+        parts += [table for table in tables if table.startswith("table inet ")]
         return "\n".join(parts) + settings
 
     def close(self) -> None:

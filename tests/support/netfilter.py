@@ -8,10 +8,13 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
 from nodeseal.lab.namespaces import run_in
+
+Address = tuple[str, int]
 
 _numbers = itertools.count()
 
@@ -41,18 +44,22 @@ def rule(netns: str, chain: str, *statements: str) -> Iterator[None]:
         nft(netns, f"delete table {table}\n")
 
 
-def tracked(netns: str) -> set[tuple[str, int]]:
-    """Where the connections go that conntrack knows: (address, port) of each TCP entry's original destination."""
+def tracked(netns: str) -> set[tuple[Address, Address]]:
+    """The TCP connections that conntrack knows: where each comes from and went to at first, (address, port) both."""
 
-    def dump() -> set[tuple[str, int]]:
-        found = set()
+    def dump() -> set[tuple[Address, Address]]:
         with NFCTSocket(nfgen_family=socket.AF_UNSPEC) as conntrack:
-            for entry in conntrack.dump():
-                original = entry.get_attr("CTA_TUPLE_ORIG")
-                ip, ports = original.get_attr("CTA_TUPLE_IP"), original.get_attr("CTA_TUPLE_PROTO")
-                address = ip.get_attr("CTA_IP_V4_DST") or ip.get_attr("CTA_IP_V6_DST")
-                if ports.get_attr("CTA_PROTO_NUM") == 6:
-                    found.add((address, ports.get_attr("CTA_PROTO_DST_PORT")))
-        return found
+            originals = [entry.get_attr("CTA_TUPLE_ORIG") for entry in conntrack.dump()]
+        return {
+            (_end(one, "SRC"), _end(one, "DST"))
+            for one in originals
+            if one.get_attr("CTA_TUPLE_PROTO").get_attr("CTA_PROTO_NUM") == socket.IPPROTO_TCP
+        }
 
     return run_in(netns, dump)
+
+
+def _end(original: Any, which: str) -> Address:
+    ip, ports = original.get_attr("CTA_TUPLE_IP"), original.get_attr("CTA_TUPLE_PROTO")
+    address = ip.get_attr(f"CTA_IP_V4_{which}") or ip.get_attr(f"CTA_IP_V6_{which}")
+    return address, ports.get_attr(f"CTA_PROTO_{which}_PORT")
