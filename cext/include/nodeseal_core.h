@@ -190,6 +190,7 @@ struct ns_workload_stats {
     uint64_t failed;      /* flows ended because an endpoint or the application could not be reached */
     uint64_t tls_failed;  /* TLS handshakes that failed, either role */
     uint64_t memory;      /* bytes held now, as the limit counts them */
+    uint64_t promised;    /* bytes that peers may send in addition */
     uint64_t descriptors; /* open now for its connections */
     struct ns_limits limits;
     struct ns_limited limited[6]; /* by enum ns_limit */

@@ -85,11 +85,23 @@ static void side_close(struct flow *flow, struct pollable *side, void (*how)(int
 
 /* ---- the end ---- */
 
+void flow_join_tunnel(struct flow *flow, struct tunnel *tunnel)
+{
+    flow->tunnel = tunnel;
+    link_append(&tunnel->flows, &flow->tunnel_link);
+    if (tunnel->holder != NULL)
+        byte_queue_charge(&flow->to_near.pending, &tunnel->holder->account);
+}
+
 void flow_leave_tunnel(struct flow *flow)
 {
     struct tunnel *tunnel = flow->tunnel;
     if (tunnel == NULL)
         return;
+    windows_parted(flow);
+    /* A holder lasts while anything is held of it, and no longer. */
+    if (flow->to_near.pending.length == 0)
+        byte_queue_charge(&flow->to_near.pending, &flow->workload->quota->memory);
     flow->tunnel = NULL;
     link_remove(&flow->tunnel_link);
     tunnel_flow_left(tunnel);
@@ -106,17 +118,16 @@ static void flow_close(struct flow *flow, const char *reason, void (*close_side)
         h2_reset(flow->tunnel->h2, flow->stream, flow->state == FLOW_OPEN ? H2_CONNECT_ERROR : H2_CANCEL);
         tunnel_touch(flow->tunnel);
     }
+    byte_queue_clear(&flow->to_near.pending, &worker->blocks);
+    byte_queue_clear(&flow->to_far.pending, &worker->blocks);
+    if (flow->tunnel != NULL)
+        windows_dropped(flow);
     flow_leave_tunnel(flow);
     flow->state = FLOW_CLOSED;
     side_close(flow, &flow->near, close_side);
     side_close(flow, &flow->far, close_side);
-    byte_queue_clear(&flow->to_near.pending, &worker->blocks);
-    byte_queue_clear(&flow->to_far.pending, &worker->blocks);
     relay_give_pipe(flow, &flow->to_near);
     relay_give_pipe(flow, &flow->to_far);
-    worker->window_spare += flow->window - H2_STREAM_WINDOW;
-    flow->workload->widened -= flow->window - H2_STREAM_WINDOW;
-    quota_memory(flow->workload->quota, -(int64_t)(flow->window - H2_STREAM_WINDOW));
     if (worker->gathered.flow == flow)
         worker->gathered.flow = NULL;
     decision_waiter_cancel(&flow->waiter);
@@ -204,14 +215,13 @@ static int endpoint_begin(struct flow *flow, const struct ns_endpoint *endpoint)
         flow->stream = h2_connect(tunnel->h2, &endpoint->address, &flow->source, flow);
         if (flow->stream < 0)
             return -1;
-        flow->tunnel = tunnel;
-        link_append(&tunnel->flows, &flow->tunnel_link);
+        flow_join_tunnel(flow, tunnel);
         warm_used(tunnel, &flow->destination);
         tunnel_touch(tunnel);
         return 0;
     }
     snprintf(flow->reason, sizeof(flow->reason), "%s", endpoint->reason);
-    int fd = socket_connect(&flow->workload->netns, &endpoint->address, NULL, NS_MARK_CORE);
+    int fd = socket_connect(&flow->workload->netns, &endpoint->address, NULL, NS_MARK_CORE, 0);
     if (fd < 0)
         return -1;
     side_adopt(flow, &flow->far, fd);
@@ -269,7 +279,8 @@ static void flow_dial_application(struct flow *flow)
     flow->state = FLOW_CONNECTING;
     flow->endpoint = flow->destination;
     turns_spend(&flow->workload->share, TURN_DIAL);
-    int fd = socket_connect(&flow->workload->netns, &flow->destination, &flow->source, NS_MARK_TO_APP);
+    int fd = socket_connect(&flow->workload->netns, &flow->destination, &flow->source, NS_MARK_TO_APP,
+                            quota_buffers(flow->workload->quota));
     if (fd < 0) {
         flow_fail(flow, "no socket to the application");
         return;
@@ -398,6 +409,8 @@ void flow_accept(struct worker *worker, struct workload *workload, enum ns_direc
 {
     struct flow *flow = flow_new(worker, workload, direction);
     struct pollable *side = direction == NS_OUTBOUND ? &flow->near : &flow->far;
+    if (direction == NS_OUTBOUND)
+        socket_bound(fd, quota_buffers(workload->quota));
     side_adopt(flow, side, fd);
     flow->source = *peer;
     if (socket_local_address(fd, &flow->destination) != 0 || worker_watch(worker, side) != 0) {

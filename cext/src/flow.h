@@ -62,8 +62,8 @@ struct flow {
     int32_t stream;
     struct half to_far;
     struct half to_near;
-    uint32_t
-        window; /* its stream's receive window; what exceeds H2_STREAM_WINDOW is of worker->window_spare */
+    uint32_t window;      /* its stream's receive window */
+    size_t owed;          /* of its tunnel's window: received for it, and not given back yet */
     uint64_t widen_bytes; /* received, from which on it is looked at again */
     uint64_t widen_us;    /* when it was last looked at, 0: never */
     struct ns_address source;
@@ -100,6 +100,8 @@ void flow_continue(struct flow *flow);
 void flow_decided(struct flow *flow, struct decision *decision);
 /* A new epoch: asks again whether a live flow is allowed. */
 void flow_recheck(struct flow *flow);
+/* Its far side is a stream of the tunnel. */
+void flow_join_tunnel(struct flow *flow, struct tunnel *tunnel);
 /* Parts it from its tunnel, where its stream is no more; harmless if it has none. */
 void flow_leave_tunnel(struct flow *flow);
 /* Its tunnel ends. */

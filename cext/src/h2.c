@@ -21,6 +21,7 @@
 
 enum {
     FRAME_HEADER = 9,
+    TELL_FROM = 4096,        /* bytes given back while others are withheld */
     WORTHWHILE = 4096,       /* less room than this in the buffer: wait for the next one */
     CONTROL_MAX = 16384 + 9, /* the largest frame but DATA: what every peer must accept, with its header */
     H2_MAGIC = 0x6e736832,
@@ -42,6 +43,7 @@ struct h2 {
     int goaway_seen, goaway_sent; /* by the peer and by us: no new streams */
     int broken;                   /* the peer violated the protocol: it is not listened to any more */
     int said;                     /* a GOAWAY that says so was produced, the last frame */
+    int withholding;              /* the connection's window */
     struct frames frames;
     struct message message; /* whose header fields are arriving; HTTP/2 never interleaves two */
 };
@@ -152,11 +154,12 @@ static int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t id, co
     (void)flags;
     struct h2 *h2 = user;
     void *stream = stream_of(h2, id);
-    nghttp2_session_consume_connection(session, length);
     if (stream == NULL) { /* reset by us, but the peer did not know yet */
-        nghttp2_session_consume_stream(session, id, length);
+        nghttp2_session_consume(session, id, length);
         return 0;
     }
+    if (!h2->withholding)
+        nghttp2_session_consume_connection(session, length);
     h2->events->data(h2->owner, stream, bytes, length);
     return 0;
 }
@@ -223,6 +226,28 @@ int h2_feed(struct h2 *h2, const uint8_t *bytes, size_t length)
 void h2_taken(struct h2 *h2, int32_t id, size_t length)
 {
     nghttp2_session_consume_stream(h2->session, id, length); /* a stream that is gone is no error here */
+}
+
+void h2_connection_window(struct h2 *h2, uint32_t window)
+{
+    nghttp2_session_set_local_window_size(h2->session, NGHTTP2_FLAG_NONE, 0, (int32_t)window);
+}
+
+void h2_withhold(struct h2 *h2, int on)
+{
+    h2->withholding = on;
+}
+
+/* nghttp2 tells the peer when half of the window can be given back, which may never come while others are
+ * withheld. What it has not told yet is what was received and is not withheld. */
+void h2_give_back(struct h2 *h2, size_t length, size_t withheld)
+{
+    nghttp2_session_consume_connection(h2->session, length);
+    if (withheld == 0)
+        return;
+    int32_t untold = nghttp2_session_get_effective_recv_data_length(h2->session) - (int32_t)withheld;
+    if (untold >= TELL_FROM)
+        nghttp2_submit_window_update(h2->session, NGHTTP2_FLAG_NONE, 0, untold);
 }
 
 void h2_widen(struct h2 *h2, int32_t id, uint32_t window)
@@ -485,7 +510,6 @@ struct h2 *h2_new(int server, const struct h2_events *events, void *owner)
     size_t count =
         sizeof(settings) / sizeof(settings[0]) - (server ? 1 : 0); /* push is the client's to refuse */
     nghttp2_submit_settings(h2->session, NGHTTP2_FLAG_NONE, settings, count);
-    nghttp2_session_set_local_window_size(h2->session, NGHTTP2_FLAG_NONE, 0, H2_CONNECTION_WINDOW);
     return h2;
 }
 

@@ -7,9 +7,10 @@
  *
  * Flow control. A stream's window is given back only when its bytes have been taken by the application
  * (h2_taken): that bounds what one slow reader makes us hold to its window. All begin with H2_STREAM_WINDOW;
- * the owner widens those that move much (h2_widen). The connection's window is given back on receipt, or a
- * few slow readers would use it up and stall all others of the tunnel; so a tunnel holds at most the sum of
- * its streams' windows.
+ * the owner widens those that move much (h2_widen). The connection's window is the owner's to set
+ * (h2_connection_window). It is given back on receipt, so that slow readers do not use it up and stall all
+ * others of the tunnel; or, while the owner withholds it (h2_withhold), by h2_give_back, as applications take
+ * the bytes, so that no more is ever held. A peer that exceeds a window has broken the protocol.
  *
  * Callbacks run inside h2_feed and h2_produce. They may call any h2_ function of the same session except
  * h2_feed, h2_produce and h2_free.
@@ -26,8 +27,6 @@
 enum {
     H2_STREAM_WINDOW = 1 << 20,
     H2_STREAM_WINDOW_MAX = 16 << 20,
-    H2_CONNECTION_WINDOW = 32
-        << 20, /* a multiple of the stream's: equal sizes can deadlock applications (ztunnel) */
     H2_FRAME_MAX = 224
         << 10, /* largest DATA frame; a scratch buffer holds one. When sent, the peer's limit also holds */
     H2_PRODUCE_MIN = 24 << 10,
@@ -61,7 +60,8 @@ struct h2_events {
      * opens the tunnel, and what comes before or behind it (data or an end; another answer) the owner resets
      * with H2_PROTOCOL_ERROR. */
     void (*response)(void *owner, void *stream, int status);
-    /* Bytes from the peer; to be acknowledged by h2_taken. */
+    /* Bytes from the peer; to be acknowledged by h2_taken, and, what came while h2_withhold, by h2_give_back.
+     */
     void (*data)(void *owner, void *stream, const uint8_t *bytes, size_t length);
     /* The peer will send no more (half close). */
     void (*end)(void *owner, void *stream);
@@ -108,6 +108,15 @@ void h2_resume(struct h2 *h2, int32_t id);
 void h2_reset(struct h2 *h2, int32_t id, uint32_t code);
 /* The application took `length` bytes that `data` delivered. */
 void h2_taken(struct h2 *h2, int32_t id, size_t length);
+/* The connection's receive window, which begins with 65,535 bytes (RFC 9113 section 6.9.2); never smaller
+ * than before. */
+void h2_connection_window(struct h2 *h2, uint32_t window);
+/* From now on received bytes are not given back to the connection's window, or are; those for streams that
+ * are gone always. */
+void h2_withhold(struct h2 *h2, int on);
+/* Of the bytes that `data` delivered meanwhile, of whatever stream, the peer may send `length` again;
+ * `withheld` others it may not yet. */
+void h2_give_back(struct h2 *h2, size_t length, size_t withheld);
 /* Sets a stream's receive window, which must be larger than before. */
 void h2_widen(struct h2 *h2, int32_t id, uint32_t window);
 /* Asks the peer to begin all streams with this window, and to take the difference off, or on, the windows of

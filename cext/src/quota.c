@@ -121,7 +121,7 @@ static enum ns_limit limit_met(struct quota *quota, uint64_t connections, uint64
     uint64_t memory = get(&quota->limits.memory);
     if (most != 0 && connections > most)
         return NS_LIMIT_CONNECTIONS;
-    if (memory != 0 && get(&quota->memory) >= memory)
+    if (memory != 0 && get(&quota->memory.bytes) >= memory)
         return NS_LIMIT_MEMORY;
     if (get(&quota->descriptors) >= DESCRIPTORS_SHARE * descriptors_left(quota->process, now_us / 1000))
         return NS_LIMIT_DESCRIPTORS;
@@ -148,20 +148,36 @@ void quota_leave(struct quota *quota)
 
 void quota_memory(struct quota *quota, int64_t change)
 {
-    __atomic_add_fetch(&quota->memory, (uint64_t)change, __ATOMIC_RELAXED);
+    account_change(&quota->memory, change);
 }
 
-int quota_slack(const struct quota *quota)
+int64_t quota_left(const struct quota *quota)
 {
     uint64_t limit = get(&quota->limits.memory);
-    return limit == 0 || get(&quota->memory) < limit / 4;
+    if (limit == 0 || limit > INT64_MAX)
+        return INT64_MAX;
+    return (int64_t)(limit - get(&quota->memory.bytes) - get(&quota->promised));
+}
+
+/* Linux keeps twice what it is asked for, in each of two directions: a quarter of the limit, divided by the
+ * connections, is the limit for all of them together. Those that came earlier have more, because there were
+ * fewer. */
+uint32_t quota_buffers(const struct quota *quota)
+{
+    uint64_t limit = get(&quota->limits.memory);
+    uint64_t connections = get(&quota->connections);
+    if (limit == 0 || connections <= BUFFERS_FREE)
+        return 0;
+    uint64_t each = limit / 4 / connections;
+    return (uint32_t)(each < BUFFERS_LEAST ? BUFFERS_LEAST : each > BUFFERS_MOST ? BUFFERS_MOST : each);
 }
 
 /* ---- what is told ---- */
 
 void quota_stats(const struct quota *quota, uint64_t now_ms, struct ns_workload_stats *stats)
 {
-    stats->memory = get(&quota->memory);
+    stats->memory = get(&quota->memory.bytes);
+    stats->promised = get(&quota->promised);
     stats->descriptors = get(&quota->descriptors);
     stats->limits = quota_limits(quota);
     for (int i = 0; i < NS_LIMITS; i++) {

@@ -7,11 +7,12 @@
  *
  * Four things run out:
  *   connections: live flows, and tunnels that peers opened. Over the limit a new one is refused.
- *   memory: blocks of bytes that a socket did not take yet (in 16 KiB each, of flows and of tunnels), bytes
- * in pipes, and what stream windows were widened by. Not the objects themselves, which the number of
- * connections bounds, nor the kernel's socket buffers. From half of the limit on less is read at once and
- * peers get small windows (quota_tight), so that what is held stops growing and running flows go on slowly;
- * at the limit new connections are refused. new connections: a bucket of one second's worth, refilled evenly.
+ *   memory: blocks of bytes that a socket did not take yet (of flows and of tunnels), and bytes in pipes. Not
+ * the objects themselves, which the number of connections bounds, nor the kernel's socket buffers, which
+ * quota_buffers bounds. What peers have been promised, the windows of their tunnels, comes out of what is
+ * left (windows.h), so that no peer can send what there is no room for. From half of the limit on less is
+ * read at once (quota_tight), so that running flows go on slowly; at the limit new connections are refused.
+ *   new connections: a bucket of one second's worth, refilled evenly.
  *   descriptors: the process's, which all workloads share. None may hold more of them than DESCRIPTORS_SHARE
  * times what is left: one that takes what it can ends with four fifths, two with four ninths each, and
  * something is always left for the others.
@@ -25,6 +26,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "byte_queue.h"
 #include "descriptors.h"
 #include "link.h"
 #include "nodeseal_core.h"
@@ -32,9 +34,12 @@
 
 enum {
     QUOTA_NOTICE_MS = 10000,     /* between two notices of one workload and limit */
-    QUOTA_WINDOW_TIGHT = 16384,  /* of each stream, while its workload is tight */
-    QUOTA_READ_TIGHT = 16384,    /* at once from an application or a peer, same */
+    QUOTA_WINDOW_TIGHT = 16384,  /* of each stream, while its peer holds more than its part */
+    QUOTA_READ_TIGHT = 16384,    /* at once from an application or a peer, while the workload is tight */
     QUOTA_PRODUCE_TIGHT = 32768, /* at once into a tunnel, same */
+    BUFFERS_FREE = 64,           /* connections whose sockets' buffers are the system's affair */
+    BUFFERS_LEAST = 8192,        /* of each direction of the others */
+    BUFFERS_MOST = 65536,
     DESCRIPTORS_SHARE = 4,
 };
 
@@ -56,7 +61,8 @@ struct quota {
     uint32_t *notices;       /* set when a notice may be due; the core's */
     struct ns_limits limits; /* each field atomic */
     uint64_t connections;    /* atomic, as the next four */
-    uint64_t memory;         /* bytes; byte queues and pipes hold its address */
+    struct account memory;   /* held in byte queues, whose accounts it is the parent of, and in pipes */
+    uint64_t promised;       /* bytes that peers may send in addition: the windows of their tunnels */
     uint64_t descriptors;
     uint64_t rate_ns; /* when the bucket of new connections is full again; see quota.c */
     struct limited limited[NS_LIMITS];
@@ -85,16 +91,21 @@ const char *quota_reason(enum ns_limit limit);
 
 /* Opened (1) or closed (-1) descriptors of the workload. */
 void quota_descriptors(struct quota *quota, int change);
-/* True from half of the memory limit on; quota_slack below a quarter. */
+/* True from half of the memory limit on. */
 static inline int quota_tight(const struct quota *quota)
 {
     uint64_t limit = __atomic_load_n(&quota->limits.memory, __ATOMIC_RELAXED);
-    return limit != 0 && __atomic_load_n(&quota->memory, __ATOMIC_RELAXED) >= limit / 2;
+    return limit != 0 && __atomic_load_n(&quota->memory.bytes, __ATOMIC_RELAXED) >= limit / 2;
 }
 
-int quota_slack(const struct quota *quota);
 /* Bytes held or given back. */
 void quota_memory(struct quota *quota, int64_t change);
+/* Of the memory limit what is neither held nor promised: negative if it was set lower. INT64_MAX: no limit.
+ */
+int64_t quota_left(const struct quota *quota);
+/* Bytes that the kernel should hold in each direction of a new connection's socket towards the application;
+ * 0: as much as it likes. */
+uint32_t quota_buffers(const struct quota *quota);
 
 /* Fills the parts of `stats` that are told here. */
 void quota_stats(const struct quota *quota, uint64_t now_ms, struct ns_workload_stats *stats);

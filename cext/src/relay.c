@@ -35,13 +35,21 @@
 enum {
     WRITE_VECTORS = 16,
     WIDEN_EVERY_WINDOWS = 4,
-    REACTION_US = 300,   /* until the application has taken what arrived, and the peer may send again */
     SPLICE_FROM = 65536, /* bytes in one read: below, a copy costs less than a pipe */
     SPLICE_CHEAPER = 4,  /* than a copy */
 };
 
 /* Results of an attempt on a socket. */
 enum progress { PROGRESS_DONE, PROGRESS_BLOCKED, PROGRESS_BROKEN };
+
+/* The application has taken bytes of a tunnel's stream. */
+static void stream_took(struct flow *flow, size_t length)
+{
+    struct tunnel *tunnel = flow->tunnel;
+    tunnel->taken += length;
+    if (flow->owed > 0 || tunnel->taken >= tunnel->widen_bytes)
+        windows_taken(flow, length);
+}
 
 /* Writes what is pending for `side`; gives back the stream's window for it. */
 static enum progress side_drain(struct flow *flow, struct pollable *side, struct half *half)
@@ -57,6 +65,7 @@ static enum progress side_drain(struct flow *flow, struct pollable *side, struct
             byte_queue_consume(&half->pending, &flow->worker->blocks, (size_t)sent);
             if (flow->tunnel != NULL && half == &flow->to_near) {
                 h2_taken(flow->tunnel->h2, flow->stream, (size_t)sent);
+                stream_took(flow, (size_t)sent);
                 tunnel_touch(flow->tunnel);
             }
         } else if (errno == EAGAIN) {
@@ -112,7 +121,6 @@ static enum progress side_write(struct flow *flow, struct pollable *side, struct
     for (; message.msg_iovlen > 0; message.msg_iov++, message.msg_iovlen--)
         byte_queue_append(&half->pending, &flow->worker->blocks, message.msg_iov->iov_base,
                           message.msg_iov->iov_len);
-    workload_look_at_memory(flow->workload);
     return PROGRESS_BLOCKED;
 }
 
@@ -316,18 +324,10 @@ void flow_relay(struct flow *flow)
 
 /* ---- a tunnel's stream ---- */
 
-/* Twice what arrives within a round trip and our own reaction to it: with less the peer waits for us, with
- * more the surplus lies in socket buffers, and all others of the tunnel wait behind it. */
-uint32_t relay_window(uint32_t window, uint64_t bytes, uint64_t elapsed_us, uint32_t round_trip_us)
-{
-    uint64_t needed = 2 * bytes * (round_trip_us + REACTION_US) / (elapsed_us > 0 ? elapsed_us : 1);
-    return needed > window && window < H2_STREAM_WINDOW_MAX ? 2 * window : window;
-}
-
 /* From time to time looks whether the stream's window is what limits it. */
 static void widen(struct flow *flow)
 {
-    struct worker *worker = flow->worker;
+    struct tunnel *tunnel = flow->tunnel;
     if (flow->to_near.bytes < flow->widen_bytes)
         return;
     uint64_t span = WIDEN_EVERY_WINDOWS * (uint64_t)flow->window;
@@ -338,18 +338,12 @@ static void widen(struct flow *flow)
     flow->widen_us = now_us;
     if (!measured)
         return;
-    uint32_t wanted =
-        relay_window(flow->window, span, elapsed_us, socket_round_trip_us(flow->tunnel->poll.fd));
-    uint32_t more = wanted - flow->window;
-    struct workload *workload = flow->workload;
-    /* No workload may have widened by more than what is left for all. */
-    if (wanted > flow->window && worker->window_spare >= workload->widened + more &&
-        !quota_tight(workload->quota)) {
-        worker->window_spare -= more;
-        workload->widened += more;
-        quota_memory(workload->quota, more);
+    uint32_t wanted = window_wanted(flow->window, H2_STREAM_WINDOW_MAX, span, elapsed_us,
+                                    socket_round_trip_us(tunnel->poll.fd));
+    /* Beyond the connection's window it is of no use. */
+    if (wanted > flow->window && wanted <= tunnel->window && !tunnel->holder->tight) {
         flow->window = wanted;
-        h2_widen(flow->tunnel->h2, flow->stream, wanted);
+        h2_widen(tunnel->h2, flow->stream, wanted);
     }
 }
 
@@ -364,6 +358,8 @@ void relay_gathered(struct worker *worker)
     enum progress progress =
         side_write(flow, &flow->near, &flow->to_near, gathered->pieces, gathered->count, &written);
     turns_spend(&flow->workload->share, 1);
+    if (flow->tunnel != NULL)
+        stream_took(flow, written);
     if (flow->stream > 0) { /* else the stream has just ended */
         h2_taken(flow->tunnel->h2, flow->stream, written);
         if (progress == PROGRESS_DONE)
@@ -378,6 +374,8 @@ void relay_stream_data(void *owner, void *stream, const uint8_t *bytes, size_t l
     struct tunnel *tunnel = owner;
     struct flow *flow = stream;
     struct gathered *gathered = &tunnel->worker->gathered;
+    if (tunnel->withholding)
+        windows_received(flow, length);
     if (gathered->flow != NULL && (gathered->flow != flow || gathered->count == GATHERED_PIECES))
         relay_gathered(tunnel->worker);
     if (flow->state == FLOW_CLOSED)

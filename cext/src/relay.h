@@ -21,10 +21,6 @@ void relay_gathered(struct worker *worker);
 /* Gives a direction's pipe back, and what is in it up. */
 void relay_give_pipe(struct flow *flow, struct half *half);
 
-/* The receive window for a stream that has `window` now and received `bytes` in `elapsed_us`, on a connection
- * whose round trip takes `round_trip_us`: the same, or twice as much. */
-uint32_t relay_window(uint32_t window, uint64_t bytes, uint64_t elapsed_us, uint32_t round_trip_us);
-
 /* Both directions have ended and everything is written: closes in order. (flow.c) */
 void flow_finish(struct flow *flow);
 

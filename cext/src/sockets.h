@@ -40,9 +40,14 @@ int socket_accept(int listener, struct ns_address *peer);
  *
  * TCP_NODELAY is set on every socket. Keepalive (after 180 s, as ztunnel) only without a source: such a
  * socket goes to another machine, which can vanish without a word; an application in the namespace cannot.
+ * `buffers` as for socket_bound; it holds for the application's end as well, whose send buffer Linux makes as
+ * large as twenty segments, and a segment of the loopback device is 64 KiB.
  */
 int socket_connect(const struct netns *netns, const struct ns_address *destination,
-                   const struct ns_address *source, uint32_t mark);
+                   const struct ns_address *source, uint32_t mark, uint32_t buffers);
+/* Keeps what the kernel holds of a connection small: `buffers` bytes in each direction, and as much again for
+ * what it needs itself (socket(7), SO_RCVBUF). 0: as much as it likes. */
+void socket_bound(int fd, uint32_t buffers);
 /* From now on the connection is reset if this process ends without closing it in order: its end must not look
  * as if all had arrived. */
 void socket_reset_at_death(int fd);

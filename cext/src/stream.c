@@ -35,10 +35,9 @@ static void on_request(void *owner, int32_t id, const struct ns_address *authori
     }
     turns_spend(&workload->share, TURN_ACCEPT);
     struct flow *flow = flow_new(tunnel->worker, tunnel->workload, NS_INBOUND);
-    flow->tunnel = tunnel;
     flow->stream = id;
     flow->mtls = 1;
-    link_append(&tunnel->flows, &flow->tunnel_link);
+    flow_join_tunnel(flow, tunnel);
     h2_stream_set(tunnel->h2, id, flow);
     flow->source = tunnel->peer;
     /* The port is told by the peer; the address is the one that the connection came from. */

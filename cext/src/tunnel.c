@@ -60,8 +60,6 @@ static struct tunnel *tunnel_new(struct worker *worker, struct workload *workloa
     tunnel->idle_ms = worker->now_ms;
     tunnel->deadline_ms = worker->now_ms + worker->options->connect_timeout_ms;
     tunnel->h2 = h2_new(role == TLS_SERVER, &STREAM_EVENTS, tunnel);
-    if (workload->tight)
-        h2_windows(tunnel->h2, QUOTA_WINDOW_TIGHT);
     link_append(&workload->tunnels, &tunnel->link);
     return tunnel;
 }
@@ -111,7 +109,7 @@ static int tunnel_dial(struct tunnel *tunnel)
 {
     struct ns_address to = tunnel->peer;
     to.port = NS_HBONE_PORT;
-    int fd = socket_connect(&tunnel->workload->netns, &to, NULL, NS_MARK_CORE);
+    int fd = socket_connect(&tunnel->workload->netns, &to, NULL, NS_MARK_CORE, 0);
     if (fd < 0)
         return -1;
     prepare_socket(tunnel, fd);
@@ -169,10 +167,9 @@ static void tunnel_pass_on(struct tunnel *tunnel, struct workload *workload)
     link_remove(&tunnel->dirty_link);
     link_remove(&tunnel->link);
     link_append(&workload->tunnels, &tunnel->link);
-    tunnel->pending.account = tunnel->unfed.account = &workload->quota->memory;
+    byte_queue_charge(&tunnel->pending, &workload->quota->memory);
+    byte_queue_charge(&tunnel->unfed, &workload->quota->memory);
     tunnel->workload = workload;
-    if (workload->tight)
-        h2_windows(tunnel->h2, QUOTA_WINDOW_TIGHT);
 }
 
 void tunnel_choose(struct tunnel *tunnel)
@@ -248,10 +245,15 @@ void tunnel_proven(struct tunnel *tunnel)
     tunnel_count(tunnel, 1);
     turns_spend(&tunnel->workload->share, TURN_TUNNEL);
     tunnel->admitted = limit == NS_LIMITS;
-    if (limit != NS_LIMITS) {
+    if (limit != NS_LIMITS)
+        tunnel_refuse(tunnel, limit);
+}
+
+void tunnel_refuse(struct tunnel *tunnel, enum ns_limit limit)
+{
+    if (tunnel->role == TLS_SERVER) /* else its flows are shown */
         tunnel_show_refused(tunnel, limit);
-        tunnel->doom = quota_reason(limit);
-    }
+    tunnel->doom = quota_reason(limit);
 }
 
 /* ---- refusals ---- */
@@ -469,6 +471,7 @@ void tunnel_abort(struct tunnel *tunnel, const char *reason)
         worker->retrying_tunnels--;
     tunnel_farewell(tunnel);
     tunnel_lose_flows(tunnel, TUNNEL_CLOSED, reason);
+    windows_close(tunnel);
     tunnel_close(tunnel);
     byte_queue_clear(&tunnel->pending, &worker->blocks); /* their account may not last as long as the step */
     byte_queue_clear(&tunnel->unfed, &worker->blocks);

@@ -10,6 +10,7 @@
 
 #include "h2.h"
 #include "handshakes.h"
+#include "windows.h"
 #include "worker.h"
 
 enum { TUNNEL_MAGIC = 0x6e737475 };
@@ -49,6 +50,14 @@ struct tunnel {
     int opened;               /* the handshake was done, once */
     int parted;               /* PARTING: all was said, and that it was all */
     struct h2 *h2;
+    struct holder *holder; /* from OPEN on: its peer's part of the workload's memory */
+    uint32_t window;       /* of the connection, as set; 0 before OPEN */
+    int withholding;       /* nothing of it is given back on receipt */
+    size_t owed;           /* of it: received for live flows and not given back yet; windows.h */
+    size_t lost;           /* same, of flows that have left */
+    uint64_t taken;        /* by applications */
+    uint64_t widen_bytes;  /* from how many taken on the window is looked at again */
+    uint64_t widen_us;     /* when it was last looked at, 0: never */
     struct byte_queue
         pending; /* ciphertext that the socket did not take; nothing is produced while there is some */
     struct byte_queue
@@ -85,6 +94,8 @@ void tunnel_accept(struct worker *worker, struct workload *workload, int fd, con
 int tunnel_answer(struct tunnel *tunnel);
 /* Server, when the handshake is done: counts the tunnel in, or dooms it if it meets a limit. */
 void tunnel_proven(struct tunnel *tunnel);
+/* Its peer is known, and a limit is met: it is to end. */
+void tunnel_refuse(struct tunnel *tunnel, enum ns_limit limit);
 
 /* Server, after TLS_CHOOSE: makes it the workload's whom the peer asks for by name. Without a name it is
  * always the same one who answers, whoever accepted. */
@@ -104,7 +115,7 @@ void tunnel_note_refused(const struct tunnel *tunnel, int status, const struct n
                          const char *reason);
 void tunnel_event(struct tunnel *tunnel, uint32_t events);
 void tunnel_tick(struct tunnel *tunnel);
-/* Asks the peer for another window of each stream. */
+/* Asks the peer for another window of each stream; the connection's is windows.h's. */
 void tunnel_windows(struct tunnel *tunnel, uint32_t window);
 /* Whether nobody needs it any more, and the peer has acknowledged all that was sent. */
 int tunnel_is_done(const struct tunnel *tunnel);

@@ -53,7 +53,6 @@ static void tunnel_send(struct tunnel *tunnel, const uint8_t *bytes, size_t leng
     }
     if (length > 0 && tunnel->doom == NULL) {
         byte_queue_append(&tunnel->pending, &tunnel->worker->blocks, bytes, length);
-        workload_look_at_memory(tunnel->workload);
     }
 }
 
@@ -225,6 +224,7 @@ static size_t tunnel_feed(struct tunnel *tunnel, const uint8_t *bytes, size_t le
     uint32_t before = share->spent;
     uint32_t cost = 1;
     size_t fed = 0;
+    windows_look(tunnel);
     do {
         size_t slice = next_slice(tunnel, length - fed, cost);
         cost = share->spent;
@@ -313,6 +313,8 @@ void tunnel_read(struct tunnel *tunnel)
     } else if (tunnel->poll.readable && tunnel->doom == NULL) {
         /* The sealed and the opened bytes share no buffer: plain is written while cipher is read. */
         size_t room = turns_piece(&worker->turns, &tunnel->workload->share, SCRATCH_SIZE);
+        if (quota_tight(tunnel->workload->quota) && room > QUOTA_READ_TIGHT)
+            room = QUOTA_READ_TIGHT; /* frames that no window bounds may have to be kept as well */
         size_t got = tunnel_receive(tunnel, room);
         if (got > 0) {
             tls_feed(&tunnel->tls, worker->incoming, got);
@@ -393,6 +395,12 @@ static void handshake_done(struct tunnel *tunnel)
         tunnel_proven(tunnel);
     if (tunnel->doom != NULL)
         return;
+    enum ns_limit limit = windows_open(tunnel);
+    if (limit != NS_LIMITS) {
+        quota_refused(tunnel->workload->quota, limit, tunnel->worker->now_ms);
+        tunnel_refuse(tunnel, limit);
+        return;
+    }
     tunnel->state = TUNNEL_OPEN;
     tunnel->opened = 1;
     tunnel_touch(tunnel);  /* SETTINGS, and the streams that waited */

@@ -7,9 +7,9 @@
  * socket does not take is kept in `pending`, and as long as there is some, nothing new is produced: streams
  * then stay unread, and so the applications feel the pressure.
  *
- * A workload that holds half of its memory limit produces little at once, so that little can be left, and its
- * peers are asked for small windows (tunnel_windows): what is on its way already still arrives. A tunnel is
- * read in any case: unread, it would answer no ping, and its peer would end all that runs in it.
+ * A workload that holds half of its memory limit produces and reads little at once, so that little can be
+ * left. A tunnel is read in any case: unread, it would answer no ping, and its peer would end all that runs
+ * in it. What arrives is bounded by its windows (windows.h).
  *
  * The handshake's steps are made by another thread (handshakes.h).
  */

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <malloc.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -27,6 +28,8 @@ enum {
     TICK_RETRY_MS = 50,    /* while a tunnel waits to dial again, or a listener is paused */
     BATCHES_PER_TURN = 16, /* of events, when workloads share the turn: most are only noted */
     ENDS_PER_TURN = 64,    /* flows and tunnels of a removed workload */
+    BLOCKS_PER_TICK = 512, /* 8 MiB that are given back: 2 ms */
+    LEFT_MANY = 500,       /* flows and tunnels fewer than there were: their memory is given back */
 };
 
 /* ---- commands ---- */
@@ -231,8 +234,31 @@ static void tick_tunnels(struct worker *worker, struct workload *workload, void 
 {
     struct link *at, *next;
     link_each(at, next, &workload->tunnels) tunnel_tick(container_of(at, struct tunnel, link));
-    workload_look_at_memory(workload);
+    windows_tick(workload);
     warm_tick(worker, workload, dials);
+}
+
+static uint64_t live_objects(const struct worker *worker)
+{
+    return worker->live_flows + worker->live_tunnels;
+}
+
+static int many_have_left(const struct worker *worker)
+{
+    uint64_t live = live_objects(worker);
+    return worker->most_objects >= live + LEFT_MANY && worker->most_objects >= 2 * live;
+}
+
+/* Gives back what a burst has left: little at once, and only what nobody needed for a second. What malloc has
+ * are flows and streams of 1 to 2 KB each; it looks through the free ones of all threads, some milliseconds.
+ */
+static void tidy(struct worker *worker)
+{
+    block_pool_trim(&worker->blocks, BLOCKS_PER_TICK);
+    if (many_have_left(worker)) {
+        malloc_trim(0);
+        worker->most_objects = live_objects(worker);
+    }
 }
 
 static void tick(struct worker *worker)
@@ -240,7 +266,10 @@ static void tick(struct worker *worker)
     int dials = WARM_DIALS;
     worker->last_tick_ms = worker->now_ms;
     listeners_resume(worker);
+    if (worker->most_objects < live_objects(worker))
+        worker->most_objects = live_objects(worker);
     workloads_each(worker, tick_tunnels, &dials);
+    tidy(worker);
     struct link *at, *next;
     link_each(at, next, &worker->waiting_flows)
     {
@@ -276,7 +305,8 @@ static int sleep_ms(const struct worker *worker)
         !link_empty(&worker->leaving_workloads))
         return 0;
     if (worker->live_tunnels == 0 && strangers_count(&worker->strangers) == 0 &&
-        link_empty(&worker->waiting_flows) && worker->warm == 0 && link_empty(&worker->paused_listeners))
+        link_empty(&worker->waiting_flows) && worker->warm == 0 && link_empty(&worker->paused_listeners) &&
+        worker->blocks.touched == 0 && !many_have_left(worker))
         return -1;
     uint64_t next = worker->last_tick_ms + tick_interval(worker);
     if (!link_empty(&worker->strangers.ring) && worker->handshakes.out == 0) {
@@ -346,7 +376,6 @@ static void worker_init(struct worker *worker, struct core *core, uint32_t index
     link_init(&worker->dead_tunnels);
     link_init(&worker->dead_workloads);
     worker->next_flow_id = 1;
-    worker->window_spare = WINDOW_SPARE;
     worker->now_us = clock_us(CLOCK_MONOTONIC);
     worker->now_ms = worker->last_tick_ms = worker->now_us / 1000;
     worker->decisions = decisions_new(index, ask, answered, worker);

@@ -12,9 +12,10 @@
  * One turn of the loop: wait; handle each event; continue flows and tunnels that used up their share in the
  * last turn, as far as their workload's lasts (turns.h says how workloads share a turn); write out
  * every tunnel that has something to send (once per turn, for all of its streams); give away steps of
- * handshakes, of each workload in turn, which another thread makes (handshakes.h); run timers once a second;
- * free what ended. Objects that end in the middle of a turn are only marked and go to the `graveyard`,
- * because events that name them may still be in the same batch.
+ * handshakes, of each workload in turn, which another thread makes (handshakes.h); run timers once a second,
+ * which also give back memory that a burst has left; free what ended. Objects that end in the middle of a
+ * turn are only marked and go to the `graveyard`, because events that name them may still be in the same
+ * batch.
  */
 #ifndef NS_WORKER_H
 #define NS_WORKER_H
@@ -41,7 +42,6 @@ enum {
     WORKLOAD_BUCKETS = 256,
     TUNNEL_BUCKETS = 256,
     GATHERED_PIECES = 32,
-    WINDOW_SPARE = 256 << 20, /* by which all streams of a worker together may exceed their first window */
 };
 
 /* Bytes for one flow's application that lie in worker->plain, in pieces (between them are frame headers):
@@ -104,6 +104,7 @@ struct worker {
 
     struct decisions *decisions;
     struct block_pool blocks;
+    uint64_t most_objects; /* flows and tunnels that ticks have seen since memory was last given back */
     struct splice_pool pipes;
     uint64_t next_flow_id;
     uint64_t live_flows;
@@ -113,7 +114,6 @@ struct worker {
         *closed; /* ring of CLOSED_KEPT; allocated with the first; closed_ms holds the time of closing */
     uint64_t closed_next; /* number of connections ever put there */
 
-    size_t window_spare; /* what is left of WINDOW_SPARE */
     struct gathered gathered;
     uint8_t *incoming; /* SCRATCH_SIZE: ciphertext as received */
     uint8_t *cipher;   /* SCRATCH_SIZE and room for sealing it: ciphertext to send */

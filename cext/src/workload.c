@@ -106,6 +106,7 @@ void workload_add(struct worker *worker, struct command *command)
     link_init(&workload->flows);
     link_init(&workload->tunnels);
     party_init(&workload->strangers);
+    link_init(&workload->holders);
     link_init(&workload->warm_peers);
     link_append(workload_bucket(worker, workload->key), &workload->link);
     workloads_each(worker, workload_note_neighbour, workload);
@@ -122,23 +123,6 @@ void workload_credentials(struct workload *workload, struct command *command)
         struct tunnel *tunnel = container_of(at, struct tunnel, link);
         if (tunnel->role == TLS_CLIENT)
             tunnel_retire(tunnel);
-    }
-}
-
-static void workload_windows(struct workload *workload, uint32_t window)
-{
-    struct link *at, *next;
-    link_each(at, next, &workload->tunnels) tunnel_windows(container_of(at, struct tunnel, link), window);
-}
-
-void workload_look_at_memory(struct workload *workload)
-{
-    if (!workload->tight && quota_tight(workload->quota)) {
-        workload->tight = 1;
-        workload_windows(workload, QUOTA_WINDOW_TIGHT);
-    } else if (workload->tight && quota_slack(workload->quota)) {
-        workload->tight = 0;
-        workload_windows(workload, H2_STREAM_WINDOW);
     }
 }
 
@@ -185,6 +169,7 @@ void workload_retire(struct worker *worker, struct workload *workload, void *unu
 void workload_free(struct workload *workload)
 {
     NS_CHECK(workload, WORKLOAD_MAGIC);
+    windows_forget(workload);
     link_remove(&workload->link);
     close(workload->netns.fd);
     descriptors_change(workload->quota->process, -1);

@@ -33,6 +33,7 @@ struct workload {
     struct listener listeners[LISTENER_ROLES];
     struct link flows;
     struct link tunnels;
+    struct link holders;             /* its peers, see windows.h */
     uint64_t live_flows;             /* in `flows` */
     struct party strangers;          /* of `tunnels`, those that have not proven who they are */
     uint64_t live_tunnels;           /* in `tunnels`, without strangers */
@@ -42,10 +43,8 @@ struct workload {
     struct decision_share decisions; /* of this worker's cache */
     struct link
         recheck_link; /* in worker->rechecks while a flow may have been asked about before the round */
-    size_t widened;   /* of worker->window_spare, by its streams */
     uint64_t
         refusal_shown_ms[NS_LIMITS]; /* when one that was refused was last put into the ring of closed ones */
-    int tight;                       /* its peers were asked for small windows */
     struct ns_workload_stats stats;  /* counters only; the rest is filled in when asked for */
 };
 
@@ -62,9 +61,6 @@ struct workload *workload_named(struct worker *worker, const struct workload *li
 void workload_add(struct worker *worker, struct command *command);
 /* Takes the credentials of a COMMAND_CREDENTIALS over. New streams use new tunnels. */
 void workload_credentials(struct workload *workload, struct command *command);
-/* The workload holds more, or less, memory than it did: asks its peers for smaller or larger windows if it is
- * time. */
-void workload_look_at_memory(struct workload *workload);
 
 /* Every live flow is to be asked about again, by workloads_continue_rechecks. */
 void workloads_recheck(struct worker *worker);

@@ -1,5 +1,8 @@
 /* byte_queue.c against a model: the stream of bytes `SEED`, of which [taken, put) is in the queue. */
+#define _DEFAULT_SOURCE
 #include "byte_queue.h"
+
+#include <sys/mman.h>
 
 #include "check.h"
 #include "noise.h"
@@ -100,29 +103,83 @@ TEST(empty_append_takes_no_block)
     model_dispose(&model);
 }
 
+/* How much memory of the system the pool's slabs have. */
+static size_t resident(const struct model *model)
+{
+    size_t pages = 0;
+    const struct link *roomy = &model->pool.roomy;
+    for (const struct link *at = roomy->next; at != roomy; at = at->next) {
+        unsigned char in[SLAB_SIZE / 4096];
+        void *slab = (void *)((uintptr_t)at / SLAB_SIZE * SLAB_SIZE);
+        CHECK_EQUAL(mincore(slab, SLAB_SIZE, in), 0);
+        for (size_t i = 0; i < sizeof(in); i++)
+            pages += in[i] & 1;
+    }
+    return pages * 4096;
+}
+
 TEST(an_emptied_queue_gives_its_blocks_back)
 {
     struct model model = {0};
     model_put(&model, 3 * BLOCK_SIZE + 5);
-    CHECK_EQUAL(model.pool.free_count, 0);
+    CHECK_EQUAL(model.pool.touched, 0);
     model_take(&model, BLOCK_SIZE);
-    CHECK_EQUAL(model.pool.free_count, 1);
+    CHECK_EQUAL(model.pool.touched, 1);
     model_take(&model, 2 * BLOCK_SIZE + 5);
-    CHECK_EQUAL(model.pool.free_count, 4);
+    CHECK_EQUAL(model.pool.touched, 4);
     model_put(&model, 2 * BLOCK_SIZE);
-    CHECK_EQUAL(model.pool.free_count, 2);
+    CHECK_EQUAL(model.pool.touched, 2);
+    CHECK_EQUAL(model.pool.slabs, 1);
+    model_dispose(&model);
+    CHECK_EQUAL(model.pool.slabs, 0);
+}
+
+TEST(memory_of_blocks_that_were_not_needed_is_given_back)
+{
+    enum { BLOCKS = 4 * SLAB_BLOCKS };
+    struct model model = {0};
+    model_put(&model, (size_t)BLOCKS * BLOCK_SIZE);
+    CHECK_EQUAL(model.pool.slabs, 4);
+    model_take(&model, (size_t)(BLOCKS - 1) * BLOCK_SIZE); /* of the last slab one stays in use */
+    block_pool_trim(&model.pool, BLOCKS);                  /* not yet: all was needed a moment ago */
+    CHECK_EQUAL(model.pool.touched, BLOCKS - 1);
+    CHECK(resident(&model) >= (BLOCKS - 1) * BLOCK_SIZE);
+    model_put(&model, 10 * BLOCK_SIZE); /* and ten of them are needed again */
+    model_take(&model, 10 * BLOCK_SIZE);
+    block_pool_trim(&model.pool, 100); /* no more than this at once */
+    CHECK_EQUAL(model.pool.touched, BLOCKS - 1 - 100);
+    while (model.pool.touched > 0)
+        block_pool_trim(&model.pool, 100);
+    CHECK(model.pool.slabs >= 1);
+    CHECK(resident(&model) <= model.pool.slabs * BLOCK_SIZE + BLOCK_SIZE); /* headers, and the one */
+    model_check(&model);
+    model_put(&model, 30 * BLOCK_SIZE); /* and all can be used again */
+    model_check(&model);
+    model_take(&model, model.queue.length);
     model_dispose(&model);
 }
 
-TEST(pool_keeps_a_bounded_number_of_blocks)
+TEST(a_block_is_as_large_as_what_the_queue_holds)
 {
-    struct model model = {0};
-    model_put(&model, (size_t)(BLOCK_POOL_KEEP + 10) * BLOCK_SIZE);
+    struct account all = {0}, part = {.parent = &all};
+    struct model model = {.queue.account = &part};
+    model_put(&model, 1);
+    CHECK_EQUAL(part.bytes, BLOCK_LEAST);
+    for (int i = 0; i < 100000; i += 10) {
+        model_put(&model, 10);
+        CHECK(part.bytes <= 2 * model.queue.length + BLOCK_LEAST);
+    }
+    CHECK_EQUAL(all.bytes, part.bytes);
+    model_check(&model);
+    struct account other = {.parent = &all};
+    uint64_t held = part.bytes;
+    byte_queue_charge(&model.queue, &other);
+    CHECK_EQUAL(part.bytes, 0);
+    CHECK_EQUAL(other.bytes, held);
+    CHECK_EQUAL(all.bytes, held);
     model_take(&model, model.queue.length);
-    CHECK_EQUAL(model.pool.free_count, BLOCK_POOL_KEEP);
+    CHECK_EQUAL(all.bytes, 0);
     model_dispose(&model);
-    CHECK_EQUAL(model.pool.free_count, 0);
-    CHECK(model.pool.free == NULL);
 }
 
 TEST(vectors_stop_at_their_capacity)

@@ -152,7 +152,7 @@ static void check_memory(struct lab *lab, uint64_t slack)
         stalled[i] = lab_connect(lab);
     for (int i = 0; i < COUNT_OF; i++)
         sender_start(&senders[i], stalled[i].server, (uint64_t)i, LENGTH);
-    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).memory >= limit / 2);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).memory >= limit / 4);
     for (int i = 0; i < 300; i++) { /* another stream of the same tunnel, while they press */
         exchange(&quick, (uint64_t)i * 100);
         uint64_t held = lab_stats(lab, SHIPPER_KEY).memory;
@@ -185,8 +185,8 @@ static void check_memory(struct lab *lab, uint64_t slack)
 TEST(a_workload_holds_no_more_memory_than_its_limit_in_tunnels)
 {
     struct lab *lab = lab_new();
-    /* What was on its way when the peer was asked for small windows: what sockets hold, some megabytes. */
-    check_memory(lab, 16 << 20);
+
+    check_memory(lab, 0);
     lab_free(lab);
 }
 

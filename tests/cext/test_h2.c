@@ -452,7 +452,7 @@ TEST(data_for_a_reset_stream_does_not_use_up_the_connections_window)
 {
     struct pair pair = pair_new();
     settle(pair.client, pair.server);
-    enum { RESET = 2 * H2_CONNECTION_WINDOW / H2_STREAM_WINDOW + 1 };
+    enum { RESET = 2 * CONNECTION_WINDOW / H2_STREAM_WINDOW + 1 };
     for (int i = 0; i < RESET; i++) { /* their windows are more than two of the connection's */
         struct stream *stream = end_open(pair.client, PIPELINE, H2_STREAM_WINDOW, 0);
         move_once(pair.client, pair.server);
@@ -508,7 +508,7 @@ TEST(a_stream_that_takes_nothing_gets_one_window_and_stops_nobody)
 
 TEST(many_streams_that_take_nothing_do_not_stop_another)
 {
-    enum { SLOW = H2_CONNECTION_WINDOW / H2_STREAM_WINDOW + 1 }; /* their windows together exceed it */
+    enum { SLOW = CONNECTION_WINDOW / H2_STREAM_WINDOW + 1 }; /* their windows together exceed it */
     struct pair pair = pair_new();
     pair.server->hoard_after = 0;
     settle(pair.client, pair.server);
@@ -522,6 +522,40 @@ TEST(many_streams_that_take_nothing_do_not_stop_another)
     settle(pair.client, pair.server);
     CHECK_EQUAL(quick->to_send, 0);
     CHECK_EQUAL(pair.server->streams[SLOW].received, 1000000);
+    pair_free(&pair);
+}
+
+TEST(what_is_withheld_stops_the_peer_at_the_connections_window)
+{
+    enum { WINDOW = 65535, SLOW = 8, PART = 10000 };
+    struct pair pair = {.client = end_new(0), .server = end_new(1)};
+    h2_free(pair.server->h2); /* one with the window that a connection begins with */
+    pair.server->h2 = h2_new(1, &END_EVENTS, pair.server);
+    pair.server->hoard_after = 0;
+    pair.server->withholding = 1;
+    h2_withhold(pair.server->h2, 1);
+    settle(pair.client, pair.server);
+    for (int i = 0; i < SLOW; i++)
+        end_open(pair.client, PIPELINE, PART, 0);
+    settle(pair.client, pair.server);
+    CHECK_EQUAL(pair.server->withheld, WINDOW);
+    struct stream *slow = &pair.server->streams[0];
+    CHECK_EQUAL(slow->held, PART);
+    /* What one takes, another gets, though much less than half of the window is free. */
+    stream_take(slow, PART);
+    settle(pair.client, pair.server);
+    CHECK_EQUAL(pair.server->withheld, WINDOW);
+    /* And one that takes goes on beside those that do not. */
+    stream_take(&pair.server->streams[1], PART);
+    pair.server->hoard_after = -1;
+    struct stream *quick = end_open(pair.client, PIPELINE, 1000000, 1);
+    settle(pair.client, pair.server);
+    uint64_t received = 0;
+    for (int i = 0; i < SLOW; i++)
+        received += pair.server->streams[i].received;
+    CHECK_EQUAL(received, SLOW * PART);
+    CHECK_EQUAL(pair.server->streams[SLOW].received, 1000000);
+    CHECK_EQUAL(quick->to_send, 0);
     pair_free(&pair);
 }
 

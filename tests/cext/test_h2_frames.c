@@ -438,4 +438,28 @@ TEST(data_beyond_the_streams_window_ends_the_stream_or_the_connection)
     end_free(server);
 }
 
+TEST(data_beyond_the_connections_window_ends_the_connection)
+{
+    enum { PIECE = 16384, WINDOW = 65535 };
+    static uint8_t frame[9 + PIECE] = {0, PIECE >> 8, 0, 0, 0, 0, 0, 0, 1};
+    struct end *client = end_new(0), *server = end_new(1);
+    h2_free(server->h2);
+    server->h2 = h2_new(1, &END_EVENTS, server); /* it never gets more than a connection begins with */
+    server->hoard_after = 0;
+    server->withholding = 1;
+    h2_withhold(server->h2, 1);
+    end_open(client, PIPELINE, 0, 0);
+    settle(client, server);
+    for (int i = 0; i < 200 && !server->failed; i++) {
+        noise_fill(server->streams[0].receive_seed, (uint64_t)i * PIECE, frame + 9, PIECE);
+        end_feed(server, frame, sizeof(frame));
+        move_once(server, client);
+    }
+    CHECK(server->failed);
+    CHECK_EQUAL(client->goaways, 1);
+    CHECK(server->streams[0].received <= WINDOW + PIECE);
+    end_free(client);
+    end_free(server);
+}
+
 CHECK_MAIN

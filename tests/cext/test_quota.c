@@ -44,7 +44,8 @@ TEST(without_limits_everything_is_let_in)
     for (int i = 0; i < 100000; i++)
         CHECK_EQUAL(quota_admit(site->quota, SECOND_US), NS_LIMITS);
     CHECK(!quota_tight(site->quota));
-    CHECK(quota_slack(site->quota));
+    CHECK_EQUAL(quota_left(site->quota), INT64_MAX);
+    CHECK_EQUAL(quota_buffers(site->quota), 0);
     CHECK_EQUAL(site->notices, 0);
     site_free(site);
 }
@@ -115,15 +116,40 @@ TEST(a_seconds_worth_of_connections_may_come_at_once_and_then_one_by_one)
     site_free(site);
 }
 
+TEST(what_is_promised_is_not_left_and_refuses_nobody)
+{
+    struct site *site = site_new(0, 1000, 0);
+    site->quota->promised = 1200; /* under a limit that was higher */
+    CHECK_EQUAL(quota_left(site->quota), -200);
+    CHECK(!quota_tight(site->quota));
+    CHECK_EQUAL(quota_admit(site->quota, SECOND_US), NS_LIMITS);
+    CHECK_EQUAL(stats_at(site, 2000).promised, 1200);
+    site_free(site);
+}
+
+TEST(the_kernel_may_hold_less_of_each_the_more_connections_there_are)
+{
+    struct site *site = site_new(0, 256 << 20, 0);
+    site->quota->connections = BUFFERS_FREE;
+    CHECK_EQUAL(quota_buffers(site->quota), 0);
+    site->quota->connections = BUFFERS_FREE + 1;
+    CHECK_EQUAL(quota_buffers(site->quota), BUFFERS_MOST);
+    site->quota->connections = 2048;
+    CHECK_EQUAL(quota_buffers(site->quota), 32768);
+    site->quota->connections = 20000;
+    CHECK_EQUAL(quota_buffers(site->quota), BUFFERS_LEAST);
+    site->quota->connections = 0;
+    site_free(site);
+}
+
 TEST(memory_makes_tight_at_half_and_refuses_at_the_limit)
 {
     struct site *site = site_new(0, 1000, 0);
-    quota_memory(site->quota, 249);
-    CHECK(quota_slack(site->quota) && !quota_tight(site->quota));
+    quota_memory(site->quota, 499);
+    CHECK(!quota_tight(site->quota));
+    CHECK_EQUAL(quota_left(site->quota), 501);
     quota_memory(site->quota, 1);
-    CHECK(!quota_slack(site->quota) && !quota_tight(site->quota));
-    quota_memory(site->quota, 250);
-    CHECK(!quota_slack(site->quota) && quota_tight(site->quota));
+    CHECK(quota_tight(site->quota));
     quota_memory(site->quota, 499);
     CHECK_EQUAL(quota_admit(site->quota, SECOND_US), NS_LIMITS);
     quota_memory(site->quota, 1);

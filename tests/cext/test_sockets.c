@@ -117,7 +117,7 @@ static void connect_to(int family, const char *host, const char *source)
     int listener = listen_at(family, host, &where);
     if (source != NULL)
         own = address_of(source);
-    int client = socket_connect(&HERE, &where, source == NULL ? NULL : &own, NS_MARK_TO_APP);
+    int client = socket_connect(&HERE, &where, source == NULL ? NULL : &own, NS_MARK_TO_APP, 0);
     CHECK_CASE(client >= 0, "%s", strerror(errno));
     int server = accept_in_time(listener, &peer);
     CHECK_EQUAL(socket_local_address(server, &near), 0);
@@ -156,7 +156,7 @@ TEST(source_and_destination_of_different_families_do_not_connect)
 {
     struct ns_address where, source = address_of("127.0.0.9:1");
     int listener = listen_at(AF_INET6, "::1", &where);
-    CHECK_EQUAL(socket_connect(&HERE, &where, &source, NS_MARK_TO_APP), -1);
+    CHECK_EQUAL(socket_connect(&HERE, &where, &source, NS_MARK_TO_APP, 0), -1);
     CHECK(errno != EADDRNOTAVAIL); /* which would say that all source ports are taken */
     close(listener);
 }
@@ -169,7 +169,7 @@ TEST(a_socket_whose_peer_reads_nothing_holds_little_that_is_not_sent)
     static const char piece[16384];
     struct ns_address where, peer;
     int listener = listen_at(AF_INET, "127.0.0.1", &where), unsent = 0;
-    int client = socket_connect(&HERE, &where, NULL, NS_MARK_CORE);
+    int client = socket_connect(&HERE, &where, NULL, NS_MARK_CORE, 0);
     int server = accept_in_time(listener, &peer);
     struct pollfd ready = {.fd = client, .events = POLLOUT};
     socket_limit_unsent(client, MOST);

@@ -19,6 +19,7 @@ enum {
     STREAMS = 512,
     CAPACITY = 262144,             /* what a worker uses */
     CAPACITY_LEAST = H2_FRAME_MAX, /* what h2_produce asks for */
+    CONNECTION_WINDOW = 32 << 20,
     LOG_MAX = 1 << 22,
 };
 
@@ -53,7 +54,9 @@ struct end {
     int status;     /* server: how requests are answered; 0: not yet */
     uint64_t reply; /* server: bytes that each stream sends */
     int reply_end;
-    int hoard_after;    /* server: streams from this number on do not take; -1: all take */
+    int hoard_after; /* server: streams from this number on do not take; -1: all take */
+    int withholding; /* the connection's window is given back as streams take, not on receipt */
+    size_t withheld;
     int frames_at_once; /* that it produces; 0: as many as there is room for */
     int frames;         /* produced at once so far */
     int goaways, pongs;
@@ -111,6 +114,10 @@ static inline void end_data(void *owner, void *of, const uint8_t *bytes, size_t 
     CHECK(stream->end == owner && !stream->closed && !stream->ended);
     CHECK_CASE(noise_matches(stream->receive_seed, stream->received, bytes, length), "stream %d", stream->id);
     stream->received += length;
+    if (stream->hoarding && stream->end->withholding)
+        stream->end->withheld += length;
+    else if (stream->end->withholding)
+        h2_give_back(stream->end->h2, length, stream->end->withheld);
     if (stream->hoarding)
         stream->held += length;
     else
@@ -192,6 +199,7 @@ static inline struct end *end_new(int server)
     end->status = 200;
     end->hoard_after = -1;
     end->h2 = h2_new(server, &END_EVENTS, end);
+    h2_connection_window(end->h2, CONNECTION_WINDOW);
     return end;
 }
 
@@ -238,6 +246,10 @@ static inline void stream_take(struct stream *stream, size_t length)
 {
     CHECK(length <= stream->held);
     stream->held -= length;
+    if (stream->end->withholding) {
+        stream->end->withheld -= length;
+        h2_give_back(stream->end->h2, length, stream->end->withheld);
+    }
     h2_taken(stream->end->h2, stream->id, length);
 }
 

@@ -182,7 +182,7 @@ def test_in_plaintext_a_workload_that_reads_nothing_holds_less_than_its_limit(
     def half_is_held() -> bool:
         if lab.workload("shipper")["memory"] >= MIB // 2:
             return True
-        if len(stalled) < 100:
+        if len(stalled) < 400:
             stalled.append(programs.dial("shipper", server.address))
             stalled[-1].sendall(b"x")
         return False
