@@ -56,8 +56,7 @@ class Hbone:
         headers = literal(2, method) + literal(1, authority)
         if method != "CONNECT":
             headers += literal(4, "/") + literal(6, "http")  # :path, :scheme
-        frames = self.begin()
-        frames.send(Frame(Kind.HEADERS, END_HEADERS, _STREAM, headers))
+        frames = self.begin(Frame(Kind.HEADERS, END_HEADERS, _STREAM, headers))
         status = None
         received = b""
         while True:
@@ -77,9 +76,10 @@ class Hbone:
             if frame.kind in (Kind.HEADERS, Kind.DATA) and frame.flags & END_STREAM:
                 return Answer(status, None, received)
 
-    def begin(self) -> Frames:
-        """Sends the preface and SETTINGS; the rest is the caller's. Raises OSError."""
-        self.socket.sendall(PREFACE + SETTINGS.encoded)
+    def begin(self, *first: Frame) -> Frames:
+        """Sends the preface, SETTINGS and the first frames, at once: a server that refuses us may have closed before
+        anything else is sent, and its alert could not be read any more. The rest is the caller's. Raises OSError."""
+        self.socket.sendall(PREFACE + b"".join(frame.encoded for frame in (SETTINGS, *first)))
         return Frames(self.socket)
 
     def close(self) -> None:
