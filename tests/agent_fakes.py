@@ -61,10 +61,10 @@ def mesh(*workloads: Workload) -> Mesh:
     return Mesh.build(TRUST_DOMAIN, workloads)
 
 
-def make_credential(identity: SpiffeId, now: datetime, serial: str) -> Credential:
+def make_credential(identity: SpiffeId, now: datetime, serial: str, bundle: str = "bundle") -> Credential:
     """A credential that is due for renewal in an hour."""
     svid = Svid(identity, "chain", "key", now, now + timedelta(hours=2), serial)
-    return Credential(svid, "bundle", now + timedelta(hours=1))
+    return Credential(svid, bundle, now + timedelta(hours=1))
 
 
 class FakeCredentials:
@@ -72,6 +72,7 @@ class FakeCredentials:
 
     trust_domain = TRUST_DOMAIN
     trust = Trust(frozenset({"1" * 32}), "1" * 32)
+    bundle_pem = "bundle"
 
     def __init__(self) -> None:
         self.issued: list[SpiffeId] = []
@@ -82,7 +83,7 @@ class FakeCredentials:
         if self.error is not None:
             raise self.error
         self.issued.append(identity)
-        return make_credential(identity, self.now, str(len(self.issued)))
+        return make_credential(identity, self.now, str(len(self.issued)), self.bundle_pem)
 
     def condition(self) -> CaCondition:
         return CaCondition()

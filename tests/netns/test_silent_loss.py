@@ -58,6 +58,16 @@ def told(lab: RunningLab, node: str, word: str) -> str:
     return text
 
 
+def echoed(programs: Programs, address: tuple[str, int]) -> bool:
+    """Whether shipper reaches the server there."""
+    try:
+        connection = programs.dial("shipper", address)
+        connection.sendall(b"x")
+        return connection.recv(1) == b"x"
+    except OSError:
+        return False
+
+
 def test_misspelt_node(lab: RunningLab) -> None:
     path = lab.lab.mesh / "workloads.yaml"
     good = path.read_text()
@@ -108,6 +118,14 @@ def test_nodes_with_different_cas(
     (row,) = lab.refused("node2", direction="inbound", workload="default/pipeline", **dialled)
     assert row["reason"] == "peer refused this workload's certificate: it does not trust its CA"
     assert row["source_workload"] == "default/shipper"
+    # The remedy that is named, on agents that run.
+    roots = [lab.directory / "ca" / "root.pem", other / "root.pem"]
+    both = "".join(path.read_text() for path in roots)
+    for path in roots:
+        write_atomically(path, both)
+    for node in NODES:
+        wait_until(lambda node=node: "other-ca" not in problems(lab, node), "each trusts the other", PATIENCE_S)
+    wait_until(lambda: echoed(programs, server.address), "connections between them work", PATIENCE_S)
     lab.restart_agent("node2", ca=str(lab.directory / "ca"))
     wait_until(lambda: "other-ca" not in problems(lab, "node1"), "the CAs are one again", PATIENCE_S)
     # What failed is told for ten minutes.

@@ -433,6 +433,24 @@ def test_certificate_is_renewed_when_due(netns: Path) -> None:
     run(netns, story)
 
 
+def test_changed_trust_anchors_are_given_to_the_core_before_a_certificate_is_due(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        world.log.clear()
+        world.credentials.bundle_pem = "bundle and another root"
+        world.enrolment.wake()
+        await until(lambda: world.log == ["core.workload_credentials"])
+        assert world.enrolment.held is not None
+        assert world.enrolment.held.credential is not None
+        assert world.enrolment.held.credential.bundle_pem == "bundle and another root"
+        world.wants(service_account="other")  # a step more: once was enough
+        await until(lambda: world.log[-1].startswith("push"))
+        assert len(world.credentials.issued) == 3
+
+    run(netns, story)
+
+
 def test_failed_renewal_is_shown_and_tried_again(netns: Path) -> None:
     async def story(world: World) -> None:
         world.wants()

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -106,11 +107,22 @@ class World:
         with contextlib.closing(CoreClient.connect(self.run_dir)) as client:
             return method(client)
 
-    def end(self) -> None:
+    def end(self, patience: float = 20) -> None:
+        """Ends the cores that were started here. Those before the last were retired; one that was not, as when its
+        test failed, is ended and fails the test."""
         with contextlib.suppress(CoreError):
             self.asks(CoreClient.stop)
+        deadline = time.monotonic() + patience
+        left = []
         for core in self.cores:
-            core.wait(timeout=20)  # those before it were retired
+            try:
+                core.wait(timeout=max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                core.kill()
+                core.wait()
+                left.append(core.pid)
+        self.cores.clear()
+        assert not left, f"cores that nobody had ended: {left}"
 
 
 @pytest.fixture
@@ -137,6 +149,21 @@ async def enrolled(node: Node) -> Enrolment:
 
 def problem(text: str) -> MeshStateError:
     return MeshStateError([Problem("workloads.yaml", 3, "workloads[0].address", "an IPv4 address", text)])
+
+
+def test_cores_of_a_test_that_failed_do_not_stay(world: World) -> None:
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            await enrolled(node)
+            node.core.retire_older = nothing
+            await node.upgrade_core()
+
+    play(story())
+    cores = list(world.cores)
+    assert len(cores) == 2
+    with pytest.raises(AssertionError, match=rf"nobody had ended: \[{cores[0].pid}\]"):
+        world.end(patience=5)
+    assert [core.poll() is not None for core in cores] == [True, True]
 
 
 def test_wanted_workload_becomes_enrolled_published_and_known_to_the_core(world: World) -> None:
@@ -568,6 +595,19 @@ def test_next_agent_adopts_without_touching_the_enrolment(world: World) -> None:
             hello = world.asks(CoreClient.hello)
             assert [one.key for one in hello.workloads] == [1]
         assert not [line for line in capture.log if "stop_new" in line or "enrol" in line or "release" in line]
+
+    play(story())
+
+
+def test_changed_trust_anchors_reach_every_workload_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_module, "_CA_CHECK_S", 0.01)
+
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            one = await enrolled(node)
+            node.around.credentials.bundle_pem = "bundle and another root"
+            await until(lambda: one.held.credential.bundle_pem == "bundle and another root")
+            assert node.around.credentials.issued == [one.held.identity] * 2
 
     play(story())
 

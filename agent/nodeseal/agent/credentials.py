@@ -81,6 +81,11 @@ class Credentials:
             self._trust = issuer, Trust.of(issuer.anchors, fingerprint(issuer.root))
         return self._trust[1]
 
+    @property
+    def bundle_pem(self) -> str:
+        """The trust anchors, as whoever is issued a certificate gets them."""
+        return self._issuer.bundle_pem
+
     def issue(self, identity: SpiffeId) -> Credential:
         """A fresh key and certificate. Blocks for a few milliseconds. Raises AuthorityError."""
         issuer, _unused = self._refresh()

@@ -347,9 +347,16 @@ class Enrolment:
         log.info("workload %s is no longer enrolled", self.name)
 
     async def _renew_if_due(self, held: Held, identity: SpiffeId) -> float:
-        """Renews when it is time, or when the identity changed; the seconds until the next renewal or try."""
+        """Renews when it is time, or when identity or trust anchors changed; the seconds until the next renewal or try.
+
+        Peers are told which anchors this node has (see the publication), so the core has to have them now."""
         loop = asyncio.get_running_loop()
-        due = held.credential is None or identity != held.identity or self.around.now() >= held.credential.renew_at
+        due = (
+            held.credential is None
+            or identity != held.identity
+            or held.credential.bundle_pem != self.around.credentials.bundle_pem
+            or self.around.now() >= held.credential.renew_at
+        )
         if due and loop.time() >= self._renew_not_before:
             try:
                 credential = await self.around.core.run_blocking(self.around.credentials.issue, identity)

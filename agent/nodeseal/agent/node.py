@@ -375,7 +375,7 @@ class Node:
         in_force = InForce.PRESENT if used else InForce.FORMER if self._from_source is not None else InForce.NONE
         self.trouble = MeshTrouble(text, utc_now(), in_force)
         lines = text.splitlines()
-        more = f" (and {len(lines) - 1} more problems)" if len(lines) > 1 else ""
+        more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
         effect = {
             InForce.PRESENT: "is used, but something is wrong in it",
             InForce.FORMER: "is not used, the last good one stays in force",
@@ -484,11 +484,16 @@ class Node:
                 enrolment.wake_if_gone()
 
     async def _watch_ca(self) -> None:
+        """Wakes the enrolments when the trust anchors have changed: each gives them to the core."""
+        given = self.around.credentials.bundle_pem
         while True:
             try:
                 await asyncio.to_thread(self.ca.look)
             except OSError as error:
                 log.warning("cannot look at the run directory: %s", error)
+            if (bundle := self.around.credentials.bundle_pem) != given:
+                given = bundle
+                self._wake_all()
             await asyncio.sleep(_CA_CHECK_S)
 
     async def _watch_host(self) -> None:
