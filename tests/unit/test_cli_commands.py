@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -175,6 +176,32 @@ class TestStatusCheck:
         agents.append(FakeAgent(tmp_path, {**STATUS, "problems": problems}))
         assert main(["status", "--check", "--run-dir", str(tmp_path)]) == exit_status
         assert capsys.readouterr().out == line + "\n"
+
+    @pytest.mark.parametrize(
+        ("reasons", "line"),
+        [
+            (["joining"], "0 workloads enrolled, 1 joining"),
+            ([None, "pending", "joining", "leaving"], "1 workload enrolled, 1 pending, 1 joining, 1 leaving"),
+            ([None, None, "not-wanted"], "2 workloads enrolled"),
+        ],
+    )
+    def test_what_is_on_its_way_is_no_fault_and_is_said(
+        self,
+        tmp_path: Path,
+        agents: list[FakeAgent],
+        capsys: pytest.CaptureFixture[str],
+        reasons: list[str | None],
+        line: str,
+    ) -> None:
+        workloads = [{"workload": "default/a", "enrolled": reason is None, "reason": reason} for reason in reasons]
+        agents.append(FakeAgent(tmp_path, {**STATUS, "problems": [], "workloads": workloads}))
+        assert main(["status", "--check", "--run-dir", str(tmp_path)]) == 0
+        assert capsys.readouterr().out == f"ok: node1: {line}\n"
+
+    def test_line_that_cannot_be_written_is_no_warning(self, tmp_path: Path, agents: list[FakeAgent]) -> None:
+        agents.append(FakeAgent(tmp_path, {**STATUS, "problems": []}))
+        with Path("/dev/full").open("w") as full, contextlib.redirect_stdout(full):
+            assert main(["status", "--check", "--run-dir", str(tmp_path)]) == 2
 
     def test_no_agent_is_an_error(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["status", "--check", "--run-dir", str(tmp_path)]) == 2

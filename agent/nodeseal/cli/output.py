@@ -43,8 +43,12 @@ def guarded() -> Iterator[None]:
     with contextlib.redirect_stdout(stream):
         try:
             yield
-        finally:
+        except OutputError:
+            raise  # what is left cannot be written either
+        except BaseException:
             stream.flush()
+            raise
+        stream.flush()
 
 
 def give_up() -> None:

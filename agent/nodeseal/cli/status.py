@@ -9,12 +9,15 @@ from typing import Any
 
 from nodeseal.cli import nodes, past_core
 from nodeseal.cli.identities import short_identity
+from nodeseal.cli.output import OutputError
 from nodeseal.cli.table import duration, note, render_first_that_fits
-from nodeseal.mesh.reasons import ProblemWord
+from nodeseal.mesh.reasons import ProblemWord, WhyNotEnrolled
 
 _BACKENDS = {"ebpf": "eBPF", "iptables": "iptables"}
 _EXIT_STATUS = {"ok": 0, "warning": 1, "error": 2}
 _CHECK_SHOWN = 3
+_ON_THEIR_WAY = (WhyNotEnrolled.PENDING, WhyNotEnrolled.JOINING, WhyNotEnrolled.LEAVING)
+"""What passes by itself. If it does not, the agent lists it among the problems."""
 _IN_FORCE = {
     "present": "it is used as far as it is good",
     "former": "the last good state stays in force",
@@ -66,10 +69,19 @@ def _check(found: nodes.Answers, output: str) -> int:
     problems.sort(key=lambda one: str(one["level"]))
     level = problems[0]["level"] if problems else "ok"
     if output == "json":
-        print(json.dumps({"level": level, "problems": problems}, indent=2))
+        _tell(json.dumps({"level": level, "problems": problems}, indent=2))
     else:
-        print(check_line(level, problems, found.answers))
+        _tell(check_line(level, problems, found.answers))
     return _EXIT_STATUS[level]
+
+
+def _tell(text: str) -> None:
+    """Monitoring that cannot be told must not take it for a warning."""
+    try:
+        print(text, flush=True)
+    except OutputError as error:
+        error.status = _EXIT_STATUS["error"]
+        raise
 
 
 def _no_agent(text: str) -> dict[str, Any]:
@@ -81,8 +93,11 @@ def check_line(level: str, problems: Sequence[dict[str, Any]], answers: Sequence
     """The one line of `--check`: the level, then the worst problems, or what is well."""
     if not problems:
         names = ", ".join(answer["node"] for answer in answers)
-        count = sum(one["enrolled"] for answer in answers for one in answer["workloads"])
-        return f"{level}: {names}: {count} workload{'s' if count != 1 else ''} enrolled"
+        workloads = [one for answer in answers for one in answer["workloads"]]
+        count = sum(one["enrolled"] for one in workloads)
+        on_their_way = [(word, sum(one["reason"] == word for one in workloads)) for word in _ON_THEIR_WAY]
+        others = "".join(f", {number} {word}" for word, number in on_their_way if number)
+        return f"{level}: {names}: {count} workload{'s' if count != 1 else ''} enrolled{others}"
     shown = [
         f"{one['node']}: {one['word']}: {one['text']}" if one["node"] else f"{one['word']}: {one['text']}"
         for one in problems[:_CHECK_SHOWN]
