@@ -57,6 +57,11 @@ def test_misspelt_node_is_named_with_the_one_that_was_meant() -> None:
     assert problem.remedy == "is host2 meant? Else start its agent, or share that directory with it"
 
 
+def test_node_that_is_not_there_yet_is_not_taken_for_one_of_another_number() -> None:
+    (problem,) = missing(mesh(remote(node="host12")), "host1", DIRECTORY, {"host1": None, "host2": None})
+    assert problem.remedy == "correct the name, start its agent, or share that directory with it"
+
+
 def test_node_that_is_misspelt_after_ones_own_name_is_noticed_where_it_is_missing() -> None:
     (problem,) = missing(mesh(remote(node="hots2")), "host2", DIRECTORY, {"host2": None})
     assert (problem.word, problem.about) == ("node-unknown", "hots2")

@@ -85,6 +85,19 @@ def test_show_of_what_cannot_be_used(golden: Callable[[str, str], None]) -> None
     golden("ca_show_expired.txt", ca.text({**FOUND, "certificates": [root], "usable": False, "why": why, "keys": keys}))
 
 
+def test_key_that_cannot_be_used_is_not_said_to_be_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = tmp_path / "ca"
+    assert main(["ca", "init", str(directory)]) == 0
+    (directory / "root.key").unlink()
+    (directory / "intermediate.key").chmod(0o644)
+    capsys.readouterr()
+    assert main(["ca", "show", str(directory)]) == 0
+    out = capsys.readouterr().out
+    keys = [line.removeprefix("  key          ") for line in out.splitlines() if line.startswith("  key ")]
+    assert keys == ["not here", "intermediate.key is here and cannot be used"]
+    assert f"an agent cannot use it: others can read the key in {directory}/intermediate.key" in " ".join(out.split())
+
+
 def test_renewal_at_home(cli: Cli, tmp_path: Path) -> None:
     cli("init", tmp_path / "ca", "--trust-domain", "example.com")
     before = cli("show", tmp_path / "ca")["certificates"][1]

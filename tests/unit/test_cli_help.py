@@ -38,6 +38,15 @@ def test_every_command_has_examples_in_its_help(path: str, capsys: pytest.Captur
     assert capsys.readouterr().out == out
 
 
+@pytest.mark.parametrize("path", COMMANDS)
+def test_help_fits_into_a_hundred_columns(
+    path: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["help", *path.split()]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if len(line) > 100] == []
+
+
 def test_examples_are_for_commands_that_there_are() -> None:
     assert set(EXAMPLES) == set(COMMANDS)
 

@@ -119,6 +119,15 @@ def test_not_root_is_one_line(
     assert error.count("\n") == 1
 
 
+def test_status_of_a_lab_that_is_up_is_roots_too(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lab(root, Plan.build("lab"))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert run("status") == 1
+    assert capsys.readouterr().err.startswith("nodeseal: nodeseal lab status needs root: ")
+
+
 @pytest.mark.usefixtures("as_root")
 def test_demo_names_every_missing_tool(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")

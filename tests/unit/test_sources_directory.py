@@ -156,15 +156,16 @@ def test_the_same_in_a_file_of_the_other_suffix_is_said(directory: Path) -> None
     [
         (
             "more.json",
-            "more.json: expected the files of the mesh state as *.yaml or *.yml, found it, which is not read",
+            "more.json: expected the files of the mesh state as *.yaml or *.yml, found another suffix: it is not read",
         ),
         (
             "more/w.yaml",
-            "more/: expected the files of the mesh state in the directory itself, found it, which is not read",
+            "more/: expected the files of the mesh state in the directory itself, found some in a directory below it: "
+            "they are not read",
         ),
         (
             "enrolled/node2.yml",
-            "enrolled/node2.yml: expected publications as <node>.yaml, found it, which is not read",
+            "enrolled/node2.yml: expected publications as <node>.yaml, found another suffix: it is not read",
         ),
     ],
 )

@@ -64,7 +64,7 @@ def warnings(config: Config, chosen: BackendName, local: frozenset[Address]) -> 
         mesh = load(config.mesh)
     except MeshStateError as error:
         first, *more = str(error).splitlines()
-        yield f"the mesh state cannot be used: {first}{f' (and {len(more)} more problems)' if more else ''}"
+        yield f"the mesh state cannot be used: {first}{f' (and {len(more)} more)' if more else ''}"
         return
     ours = [workload for workload in mesh.workloads.values() if workload.node == config.node]
     if not ours:

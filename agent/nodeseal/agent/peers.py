@@ -12,6 +12,7 @@ from nodeseal.mesh.reasons import ProblemWord
 from nodeseal.sources.publications import ENROLLED, Trust
 
 _NAMES_SHOWN = 5
+_DIGITS = str.maketrans("", "", "0123456789")
 
 Publishers = Mapping[str, Trust | None]
 """The nodes that have a publication, each with what it says of its CA: None when it says nothing."""
@@ -34,7 +35,7 @@ def missing(mesh: Mesh, node: str, directory: Path, publishers: Publishers) -> I
                 other,
             )
             continue
-        near = get_close_matches(other, {*publishers, node}, 1)
+        near = get_close_matches(other, [one for one in {*publishers, node} if not _numbered_alike(one, other)], 1)
         hint = f"is {near[0]} meant? Else start" if near else "correct the name, start"
         yield Problem(
             ProblemWord.NODE_UNKNOWN,
@@ -63,6 +64,11 @@ def foreign(mesh: Mesh, node: str, publishers: Publishers, own: Trust) -> Iterat
         text += ": no connection between their workloads works"
         remedy = "give both the CA of one 'nodeseal ca init', or put both roots into the root.pem of each"
         yield Problem(ProblemWord.OTHER_CA, text, remedy, other)
+
+
+def _numbered_alike(one: str, other: str) -> bool:
+    """node1 and node2: two nodes of one kind, and no slip of the pen."""
+    return one.translate(_DIGITS) == other.translate(_DIGITS)
 
 
 def names_of(names: Iterable[WorkloadName]) -> str:

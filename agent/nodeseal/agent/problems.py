@@ -119,7 +119,7 @@ def _of_lines(word: ProblemWord, lines: Sequence[str], remedy: str) -> list[Prob
     """One for all lines: the mesh state's part of the status has each."""
     if not lines:
         return []
-    more = f" (and {len(lines) - 1} more problems)" if len(lines) > 1 else ""
+    more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
     return [Problem(word, f"{lines[0]}{more}", remedy)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -215,6 +216,8 @@ def text(found: dict[str, Any]) -> str:
     """What `describe` found, for a person."""
     domain = f" for the trust domain {found['trust_domain']}" if found["trust_domain"] else ""
     parts = [f"CA in {found['directory']}{domain}"]
+    used = {cert["key"] for cert in found["certificates"]}
+    unused = {name for name, is_there in found["keys"].items() if is_there and name not in used}
     for cert in found["certificates"]:
         left = cert["days_left"]
         life = f"{left} day{'s' if left != 1 else ''} left" if left >= 0 else "expired"
@@ -225,23 +228,23 @@ def text(found: dict[str, Any]) -> str:
             f"  valid        from {cert['not_before'][:10]} to {cert['not_after'][:10]}, {life}",
             f"  SHA-256      {cert['sha256']}",
             f"  path length  {length if length is not None else 'any'}",
-            f"  key          {_key(cert)}",
+            f"  key          {_key(cert, unused)}",
         ]
     parts.append("")
     if found["usable"]:
         parts.append("an agent can use it")
     else:
         parts.append(note(f"an agent cannot use it: {found['why']}", ""))
-    used = {cert["key"] for cert in found["certificates"]}
-    if found["keys"]["intermediate-next.key"] and "intermediate-next.key" not in used:
+    if "intermediate-next.key" in unused:
         parts.append(note("intermediate-next.key waits for its certificate (nodeseal ca renew --certificate)", ""))
     parts += [note(f"warning: {warning}", "") for warning in found["warnings"]]
     return "\n".join(parts)
 
 
-def _key(cert: dict[str, Any]) -> str:
-    if cert["key"] is None:
-        return "not here"
-    return (
-        f"{cert['key']} is here; it belongs somewhere offline" if cert["role"] == "root" else f"{cert['key']} is here"
-    )
+def _key(cert: dict[str, Any], unused: Collection[str]) -> str:
+    """`unused`: the files with keys that are no certificate's, or cannot be read or used."""
+    name = cert["key"]
+    if name is None:
+        name = f"{cert['role']}.key"
+        return f"{name} is here and cannot be used" if name in unused else "not here"
+    return f"{name} is here; it belongs somewhere offline" if cert["role"] == "root" else f"{name} is here"

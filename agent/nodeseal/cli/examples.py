@@ -42,7 +42,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         ("nodeseal cleanup --all", "every node of this machine, those of others too"),
     ),
     "completion": (
-        ("nodeseal completion bash > /etc/bash_completion.d/nodeseal", "for everybody, from the next login on"),
+        ("nodeseal completion bash > /etc/bash_completion.d/nodeseal", "for everybody"),
         ("nodeseal completion bash > ~/.local/share/bash-completion/completions/nodeseal", "for yourself"),
     ),
     "connections": (
@@ -88,7 +88,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     ),
     "status": (
         ("nodeseal status", "the node of this network namespace, or all"),
-        ("nodeseal status --check", "one line and an exit status, for monitoring"),
+        ("nodeseal status --check --run-dir /run/nodeseal", "one line and an exit status, for monitoring"),
         ("nodeseal status --run-dir /run/nodeseal -o json", "everything that the agent tells"),
     ),
     "upgrade-core": (

@@ -57,7 +57,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     up.add_argument("--not-enrolled", action="store_true", help="start with no pod enrolled")
     up.add_argument("--unsupervised", action="store_true", help="leave an agent that ends at that")
 
-    what = "run a command in a pod: nodeseal lab exec POD -- CMD..."
+    what = "run a command in a pod: nodeseal lab exec POD -- CMD"
     execute = _command(commands, "exec", _exec, what, output=False)  # what it prints is the command's own
     execute.add_argument("pod", metavar="POD")
     execute.add_argument("command", metavar="-- CMD", nargs=argparse.REMAINDER)
@@ -169,8 +169,9 @@ def split_exec_arguments(args: argparse.Namespace) -> list[str]:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from nodeseal.lab.lab import Lab
+    from nodeseal.lab.lab import Lab, require_root
 
+    require_root("nodeseal lab status")
     return _print_status(Lab.open(args.name), args)
 
 

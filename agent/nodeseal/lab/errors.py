@@ -13,7 +13,7 @@ class NotRootError(LabError):
     """The lab makes network namespaces and loads BPF programs, which only root may do."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what} needs root: it makes network namespaces and loads BPF programs; run it with sudo")
+        super().__init__(f"{what} needs root: a lab is made of network namespaces and BPF programs; run it with sudo")
 
 
 class LabPlanError(LabError):

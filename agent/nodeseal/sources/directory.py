@@ -143,9 +143,9 @@ class _Snapshot:
             return None
         contents = []
         for name, is_directory in found:
-            if (expected := _why_passed_over(directory, name, prefix, is_directory=is_directory)) is not None:
+            if (why := _why_passed_over(directory, name, prefix, is_directory=is_directory)) is not None:
                 title = prefix + shown_path(name) + ("/" if is_directory else "")
-                self.problems.append(Problem(title, 0, "", expected, "it, which is not read", passed_over=True))
+                self.problems.append(Problem(title, 0, "", *why, passed_over=True))
                 continue
             if not is_state_file(name):
                 continue
@@ -171,14 +171,14 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _why_passed_over(directory: Path, name: str, prefix: str, *, is_directory: bool) -> str | None:
-    """What is expected instead of something that its author may take for a part of the mesh state, and that is none;
-    None for everything else. Hidden files, and copies that editors leave, are nobody's intention."""
+def _why_passed_over(directory: Path, name: str, prefix: str, *, is_directory: bool) -> tuple[str, str] | None:
+    """(what is expected, what was found) of something that its author may take for a part of the mesh state, and that
+    is none; None for everything else. Hidden files, and copies that editors leave, are nobody's intention."""
     if name.startswith("."):
         return None
     if prefix:
         odd = not is_directory and is_state_file(name) and not name.endswith(SUFFIX)
-        return f"publications as <node>{SUFFIX}" if odd else None
+        return (f"publications as <node>{SUFFIX}", "another suffix: it is not read") if odd else None
     if is_directory:
         if name == ENROLLED or is_state_file(name):
             return None  # what cannot be read as a file is told as that
@@ -187,8 +187,10 @@ def _why_passed_over(directory: Path, name: str, prefix: str, *, is_directory: b
                 inside = any(is_state_file(entry.name) for entry in entries)
         except OSError:
             return None
-        return "the files of the mesh state in the directory itself" if inside else None
-    return "the files of the mesh state as *.yaml or *.yml" if is_lookalike(name) else None
+        found = "some in a directory below it: they are not read"
+        return ("the files of the mesh state in the directory itself", found) if inside else None
+    found = "another suffix: it is not read"
+    return ("the files of the mesh state as *.yaml or *.yml", found) if is_lookalike(name) else None
 
 
 class _Reader:
