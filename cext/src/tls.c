@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "chain.h"
 #include "svid.h"
 #include "tls_bounds.h"
 #include "tls_words.h"
@@ -187,6 +188,16 @@ static void take_secret(const SSL *ssl, const char *line)
     }
 }
 
+/* OpenSSL tells of a message before it reads it, and cannot be told to leave it: so it finds another one. */
+static void look_at_chain(struct tls *tls, const void *bytes, size_t length)
+{
+    const char *wrong = chain_refused(bytes, length);
+    if (wrong == NULL)
+        return;
+    snprintf(tls->error, sizeof(tls->error), "%s", wrong);
+    chain_spoil((uint8_t *)(uintptr_t)bytes, length);
+}
+
 /* Behind its Finished a side writes under the keys that the record layer is to begin with, so that nothing
  * may have been written or read there. */
 static void watch_message(int writes, int version, int type, const void *bytes, size_t length, SSL *ssl,
@@ -202,6 +213,8 @@ static void watch_message(int writes, int version, int type, const void *bytes, 
         tls->late = 1;
     if (type == SSL3_RT_HANDSHAKE && length > 0 && *(const uint8_t *)bytes == SSL3_MT_FINISHED)
         tls->finished |= side;
+    if (type == SSL3_RT_HANDSHAKE && length > 0 && *(const uint8_t *)bytes == SSL3_MT_CERTIFICATE && !writes)
+        look_at_chain(tls, bytes, length);
 }
 
 /* Lets the record layer go on where OpenSSL stands now, and frees OpenSSL's session. 0, or -1 with an error.

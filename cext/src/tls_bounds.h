@@ -7,8 +7,9 @@
  * taken. The dearest is P-384.
  *
  * Certificates. Those of a peer are read, and its chain is looked for, before it has shown that it holds a
- * key. TLS_CERTIFICATES_MOST bounds their bytes, TLS_INTERMEDIATES_MOST the chain. No key of a certificate is
- * used that no trusted one has signed, so that the sizes of a stranger's keys do not matter.
+ * key. TLS_CERTIFICATES_MOST bounds their bytes, TLS_INTERMEDIATES_MOST the chain, and chain.h their number
+ * and the kinds of their keys. No key of a certificate is used that no trusted one has signed: how large a
+ * stranger's are does not matter.
  *
  * Bytes. TLS_HANDSHAKE_MOST is for the caller, who counts what a peer sends before its handshake is done.
  */
@@ -18,7 +19,7 @@
 #include <openssl/ssl.h>
 
 enum {
-    TLS_CERTIFICATES_MOST = 32768, /* bytes; a chain of three with RSA keys of 4096 bits is a sixth of that */
+    TLS_CERTIFICATES_MOST = 16384, /* bytes; a chain of three with RSA keys of 4096 bits is a third of that */
     TLS_INTERMEDIATES_MOST = 8,    /* between a leaf and what is trusted */
     TLS_HANDSHAKE_MOST = 65536,    /* bytes from a peer, until its handshake is done */
 };

@@ -1,8 +1,12 @@
 /* tls_bounds.c: which groups are offered and taken, and how much of a peer's certificates is looked at. */
 #include "tls_bounds.h"
 
+#include <openssl/core_names.h>
+
 #include "certificates.h"
+#include "chain.h"
 #include "check.h"
+#include "noise.h"
 #include "tls.h"
 
 #define DOMAIN "example.org"
@@ -191,6 +195,93 @@ static void chain_of(struct talk *talk, int intermediates)
     CHECK_EQUAL(SSL_CTX_use_certificate(context, signer.x509), 1);
     CHECK_EQUAL(SSL_CTX_use_PrivateKey(context, signer.key), 1);
     certificate_dispose(&signer);
+}
+
+/* A certificate that nobody has signed who is trusted, with a key of that kind. */
+static void check_key(const char *curve, int explicit_curve, const char *error)
+{
+    struct talk *talk = talk_new();
+    SSL_CTX *context = talk->credentials[TLS_CLIENT].context;
+    EVP_PKEY *key = curve == NULL ? EVP_RSA_gen(2048) : EVP_EC_gen(curve);
+    CHECK(key != NULL);
+    if (explicit_curve)
+        CHECK_EQUAL(EVP_PKEY_set_utf8_string_param(key, OSSL_PKEY_PARAM_EC_ENCODING, "explicit"), 1);
+    X509 *odd = X509_dup(talk->authority.intermediate.x509);
+    CHECK_EQUAL(X509_set_pubkey(odd, key), 1);
+    CHECK(X509_sign(odd, talk->authority.intermediate.key, EVP_sha256()) > 0);
+    CHECK_EQUAL(SSL_CTX_add1_chain_cert(context, odd), 1);
+    talk_begin(talk);
+    talk_go_on(talk);
+    CHECK_CASE(talk->results[TLS_SERVER] == (error == NULL ? TLS_OK : TLS_FAILED), "%s", curve);
+    if (error != NULL)
+        CHECK_CASE(strstr(talk->ends[TLS_SERVER].error, error) != NULL, "%s", talk->ends[TLS_SERVER].error);
+    X509_free(odd);
+    EVP_PKEY_free(key);
+    talk_free(talk);
+}
+
+/* Each takes OpenSSL as long to decode as whoever made it likes, or nearly. */
+TEST(a_certificate_with_a_key_that_is_dear_to_decode_is_not_read)
+{
+    static const char KIND[] = "key of a kind that is not taken";
+    check_key("P-224", 0, KIND);
+    check_key("secp256k1", 0, KIND);
+    check_key("brainpoolP512r1", 0, KIND);
+    check_key("sect571r1", 0, KIND);
+    check_key("P-256", 1, KIND);
+}
+
+TEST(certificates_with_usual_keys_are_read)
+{
+    check_key("P-256", 0, NULL);
+    check_key("P-384", 0, NULL);
+    check_key("P-521", 0, NULL);
+    check_key(NULL, 0, NULL);
+}
+
+TEST(more_certificates_than_ten_are_not_read)
+{
+    struct talk *talk = talk_new();
+    for (int i = 0; i < CHAIN_MOST; i++) /* a leaf and an intermediate are there */
+        CHECK_EQUAL(
+            SSL_CTX_add1_chain_cert(talk->credentials[TLS_CLIENT].context, talk->authority.intermediate.x509),
+            1);
+    check_refused_client(talk, "more certificates than are looked at");
+    talk_free(talk);
+}
+
+/* Whatever is done to a message, looking at it stays within it, as AddressSanitizer sees. */
+TEST(a_damaged_message_is_looked_at_within_its_bounds)
+{
+    struct authority authority = authority_new();
+    unsigned char *der = NULL;
+    int length = i2d_X509(authority.intermediate.x509, &der);
+    CHECK(length > 0);
+    size_t total = 4 + 1 + 3 + 3 + (size_t)length + 2;
+    uint8_t *whole = calloc(1, total);
+    size_t list = 3 + (size_t)length + 2;
+    whole[6] = (uint8_t)(list >> 8);
+    whole[7] = (uint8_t)list;
+    whole[9] = (uint8_t)(length >> 8);
+    whole[10] = (uint8_t)length;
+    memcpy(whole + 11, der, (size_t)length);
+    CHECK(chain_refused(whole, total) == NULL);
+    for (size_t cut = 0; cut < total; cut++) {
+        uint8_t *exact = noise_exact_copy(whole, cut);
+        CHECK(chain_refused(exact, cut) != NULL);
+        free(exact);
+    }
+    for (size_t at = 0; at < total; at++)
+        for (int bit = 0; bit < 8; bit++) {
+            uint8_t *exact = noise_exact_copy(whole, total);
+            exact[at] ^= (uint8_t)(1 << bit);
+            (void)chain_refused(exact, total);
+            chain_spoil(exact, total);
+            free(exact);
+        }
+    OPENSSL_free(der);
+    free(whole);
+    authority_dispose(&authority);
 }
 
 TEST(a_chain_is_followed_for_eight_intermediates)
