@@ -41,6 +41,7 @@ class FakeLib:
         self.refusal_notices: list[dict[str, Any]] = []
         self.stopped = False
         self.live = 0
+        self.strangers = 0
 
     def core_start(self, options: Any, error: Any, size: int) -> Any:
         if (text := self.refuse.get("core_start")) is not None:
@@ -154,6 +155,7 @@ class FakeLib:
 
     def core_stats(self, _core: Any, out: Any) -> None:
         out.epoch, out.workers = 3, 2
+        out.strangers = self.strangers
         out.live_connections, out.live_tunnels = self.live, min(self.live, 1)
         out.questions, out.cache_hits, out.decision_p50_ns, out.decision_p99_ns = 7, 30, 40960, 98304
 

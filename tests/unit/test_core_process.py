@@ -107,6 +107,16 @@ def test_retired_core_lets_its_listeners_go_and_ends_with_its_last_connection(ru
     assert not running.thread.is_alive()
 
 
+def test_retired_core_brings_a_handshake_to_its_end(running: Running) -> None:
+    running.lib.strangers = 1
+    running.client.retire(None)
+    assert not running.server.finished()
+    assert running.client.live() == (0, 1)
+    running.lib.strangers = 0
+    running.thread.join(timeout=20)
+    assert not running.thread.is_alive()
+
+
 def test_retired_core_ends_when_its_time_is_over(running: Running) -> None:
     running.lib.live = 1
     running.client.retire(0)
