@@ -76,6 +76,15 @@ def test_help_of_what_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     assert second == "nodeseal: unknown command 'x' of 'nodeseal status': it has no commands below it"
 
 
+def test_unknown_command_is_told_of_those_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["stats"])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert "invalid choice: 'stats' (choose from 'status', 'connections', 'agent', " in error
+    assert "'core'" not in error
+
+
 def test_version_as_an_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
@@ -91,6 +100,13 @@ def test_full_disk_is_one_line_and_a_status(arguments: str) -> None:
 def test_closed_output_is_one_line_and_a_status() -> None:
     done = shell(f"{NODESEAL} version >&-")
     assert (done.returncode, done.stderr) == (1, "nodeseal: cannot write to standard output: it is closed\n")
+
+
+def test_name_that_the_locale_cannot_say_is_escaped(tmp_path: Path) -> None:
+    (tmp_path / "日.yaml").write_text("nosuch: 1\n")
+    done = shell(f"PYTHONIOENCODING=latin-1 {NODESEAL} mesh check {tmp_path}")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith(f"{tmp_path}/\\u65e5.yaml:1: nosuch: expected only ")
 
 
 @pytest.mark.parametrize("arguments", ["version", "help", "completion bash"])
@@ -152,6 +168,7 @@ class TestCompletion:
             ("nodeseal status --output j", ["json"]),
             ("nodeseal cleanup --a", ["--all"]),
             ("nodeseal completion b", ["bash"]),
+            ("nodeseal help c", ["connections", "check", "cleanup", "ca", "completion"]),
             # Left to files, and to what only the user knows.
             ("nodeseal check --config ", []),
             ("nodeseal lab up --name ", []),

@@ -37,7 +37,9 @@ def script(parser: argparse.ArgumentParser) -> str:
     commands = list(tree.walk(parser))
     paths = "|".join(shlex.quote(path) for path, _one in commands if path)
     values = [line for path, one in commands for line in _values(path, one)]
-    words = [f"                {shlex.quote(path)}) words={shlex.quote(_words(one))} ;;" for path, one in commands]
+    offered = {path: _words(one) for path, one in commands}
+    offered["help"] = f"{' '.join(tree.children(parser))} {offered['help']}"  # it is about any of them
+    words = [f"                {shlex.quote(path)}) words={shlex.quote(text)} ;;" for path, text in offered.items()]
     return (
         _SCRIPT.replace("@PATHS@", f"            {paths}")
         .replace("@VALUES@", "\n".join(values))

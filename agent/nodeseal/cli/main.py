@@ -13,7 +13,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; the exit status: 0, 1 when it failed, 2 when it was used wrongly."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["core"]:
-        # The core process must stay small, and lives for long: the other commands are not even imported.
+        # What an agent starts, and no command for people. The process must stay small, and lives for long: the other
+        # commands are not even imported.
         from nodeseal.core import process
 
         return process.main(arguments[1:])
@@ -91,8 +92,6 @@ def parser() -> argparse.ArgumentParser:
     )
     completion.add_argument("shell", choices=("bash",))
     completion.set_defaults(run=_completion)
-    # Without a help text it is not listed: the agent starts it.
-    subparsers.add_parser("core", add_help=False)
     tree.complete(whole)
     return whole
 

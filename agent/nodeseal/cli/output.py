@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,9 @@ class _Guarded:
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
     """What is printed inside is written by the end. Raises OutputError, or BrokenPipeError when its reader has gone."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # A file's name may hold what the locale's encoding cannot say.
+        sys.stdout.reconfigure(errors="backslashreplace")
     stream = cast(TextIO, _Guarded(sys.stdout))
     with contextlib.redirect_stdout(stream):
         try:
