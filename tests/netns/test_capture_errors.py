@@ -90,6 +90,7 @@ def test_bcc_missing(tmp_path: Path) -> None:
 
 def test_no_cgroup_v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(syscalls, "mounts", lambda kind: [])
+    monkeypatch.setattr(syscalls, "mounts_of", lambda _process, _kind: [])  # nor does init see one
     with pytest.raises(CaptureError, match=r"no cgroup v2 tree is mounted: mount one"):
         NodeCapture(tmp_path / "run", choice=Choice.EBPF).prepare()
     assert not (tmp_path / "run").exists()
