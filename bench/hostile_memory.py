@@ -6,7 +6,6 @@ tunnel that it has and in new ones, and counts those that are not served. The at
 
     uploads     10 tunnels of 200 streams send to an application that reads nothing, as much as they were granted
                 at first and are granted then. The peer never acknowledges smaller windows for its streams
-    exceeding   the same, but the peer keeps to no window; a tunnel that is cut is made again, up to 100 times
     crumbs      2,000 streams send one byte each, and another one every second
     ended       one stream after the other sends 1 MiB, ends and is reset with NO_ERROR, 2,000 in all
     tunnels     5,000 tunnels, one after the other, that send nothing
@@ -453,33 +452,25 @@ def _serve_client(directory: Path, child: _Child) -> tuple[int, int]:
     return served, refused
 
 
-def _in_tunnels(
-    directory: Path, child: _Child, work: Callable[[_Tunnel], None], *, tries: int = 1, **options: Any
-) -> int:
+def _in_tunnels(directory: Path, child: _Child, work: Callable[[_Tunnel], None], **options: Any) -> int:
     """Does it in TUNNELS tunnels at once, and keeps them; how many were cut."""
-    cut = [0] * TUNNELS
-    left = [TUNNELS]
+    cut = [False] * TUNNELS
+    done = [False] * TUNNELS
 
     def one(number: int) -> None:
-        for attempt in range(tries):
-            try:
-                tunnel = _Tunnel(directory / "hostile", _HOSTILE, **options)
-                work(tunnel)
-                if attempt == tries - 1 or tries == 1:
-                    left[0] -= 1
-                while not child.stopping.is_set():
-                    tunnel.listen(0.2)
-                return
-            except (_Cut, OSError):
-                cut[number] += 1
-                if child.stopping.is_set():
-                    return
-        left[0] -= 1
+        try:
+            tunnel = _Tunnel(directory / "hostile", _HOSTILE, **options)
+            work(tunnel)
+            done[number] = True
+            while not child.stopping.is_set():
+                tunnel.listen(0.2)
+        except (_Cut, OSError):
+            cut[number] = done[number] = True
 
     threads = [threading.Thread(target=one, args=(number,), daemon=True) for number in range(TUNNELS)]
     for thread in threads:
         thread.start()
-    while left[0] > 0 and not child.stopping.is_set():
+    while not all(done) and not child.stopping.is_set():
         time.sleep(0.1)
     child.ready()
     for thread in threads:
@@ -487,27 +478,23 @@ def _in_tunnels(
     return sum(cut)
 
 
-def _upload(tunnel: _Tunnel, *, obeying: bool) -> None:
+def _upload(tunnel: _Tunnel) -> None:
     streams = [tunnel.open(_SILENT) for _ in range(STREAMS)]
     tunnel.listen(0.5)
     last = time.monotonic()
     while time.monotonic() < last + 3:  # then it gets no more
         tunnel.listen(0.01)
         for stream in streams:
-            if tunnel.credits[stream] < _PIECE and obeying:
+            if tunnel.credits[stream] < _PIECE:
                 continue
             tunnel.listen(0)
-            if tunnel.credit >= _PIECE or not obeying:
+            if tunnel.credit >= _PIECE:
                 last = time.monotonic()
                 tunnel.data(stream, _PIECE)
 
 
 def attack_uploads(directory: Path, child: _Child) -> int:
-    return _in_tunnels(directory, child, lambda tunnel: _upload(tunnel, obeying=True))
-
-
-def attack_exceeding(directory: Path, child: _Child) -> int:
-    return _in_tunnels(directory, child, lambda tunnel: _upload(tunnel, obeying=False), tries=10)
+    return _in_tunnels(directory, child, _upload)
 
 
 def attack_crumbs(directory: Path, child: _Child) -> int:
@@ -568,7 +555,6 @@ def attack_tunnels(directory: Path, child: _Child) -> int:
 
 ATTACKS: dict[str, Callable[[Path, _Child], int]] = {
     "uploads": attack_uploads,
-    "exceeding": attack_exceeding,
     "crumbs": attack_crumbs,
     "ended": attack_ended,
     "tunnels": attack_tunnels,
