@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -150,6 +151,38 @@ TEST(ipv4_that_an_ipv6_listener_accepts_is_known_as_ipv4)
 {
     connect_to(AF_INET6, "::ffff:127.0.0.1", "127.0.0.9:1");
     CHECK(transparent_level == IPPROTO_IP && transparent_name == IP_TRANSPARENT);
+}
+
+static int option_of(int fd, int level, int name)
+{
+    int value = 0;
+    socklen_t length = sizeof(value);
+    CHECK_EQUAL(getsockopt(fd, level, name, &value, &length), 0);
+    return value;
+}
+
+/* socket(7): Linux keeps twice what is asked for. */
+TEST(a_bounded_connection_has_small_buffers_and_its_other_end_small_segments)
+{
+    enum { BUFFERS = 40000, RECEIVED = 16384, SEGMENT = 1400 };
+    for (int v4 = 0; v4 < 2; v4++) {
+        struct ns_address where, peer, own = address_of(v4 ? "127.0.0.9:1" : "[::1]:1");
+        int listener = listen_at(v4 ? AF_INET : AF_INET6, v4 ? "127.0.0.1" : "::1", &where);
+        int free_one = socket_connect(&HERE, &where, &own, NS_MARK_TO_APP, 0);
+        int its_end = accept_in_time(listener, &peer);
+        int bounded = socket_connect(&HERE, &where, &own, NS_MARK_TO_APP, BUFFERS);
+        int end = accept_in_time(listener, &peer);
+        CHECK_EQUAL(option_of(bounded, SOL_SOCKET, SO_SNDBUF), 2 * BUFFERS);
+        CHECK_EQUAL(option_of(bounded, SOL_SOCKET, SO_RCVBUF), 2 * RECEIVED);
+        CHECK(option_of(end, IPPROTO_TCP, TCP_MAXSEG) <= SEGMENT);
+        CHECK(option_of(its_end, IPPROTO_TCP, TCP_MAXSEG) > SEGMENT);
+        CHECK(option_of(end, SOL_SOCKET, SO_SNDBUF) < option_of(its_end, SOL_SOCKET, SO_SNDBUF) / 4);
+        close(free_one);
+        close(its_end);
+        close(bounded);
+        close(end);
+        close(listener);
+    }
 }
 
 TEST(source_and_destination_of_different_families_do_not_connect)
