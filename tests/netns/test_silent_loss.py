@@ -81,6 +81,8 @@ def test_misspelt_node(lab: RunningLab) -> None:
         assert check(lab, node)[0] == 2
     assert told(lab, "node2", "was-enrolled").startswith("default/pipeline was enrolled on this node (node2)")
     assert "was-enrolled" not in problems(lab, "node1")
+    lab.restart_agent("node2")
+    assert told(lab, "node2", "was-enrolled").startswith("default/pipeline was enrolled on this node (node2)")
     # The publication that lists it still is bad for a moment, the state is not.
     assert "is not used" not in (lab.run_dir("node1") / "agent.log").read_text()
     write_atomically(path, good)

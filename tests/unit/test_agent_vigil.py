@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from agent_fakes import FakeCapture, mesh, workload
+from nodeseal.agent import rundir
 from nodeseal.agent import vigil as vigil_module
 from nodeseal.agent.credentials import Credentials
 from nodeseal.agent.peers import foreign, missing
@@ -150,14 +151,20 @@ class Place:
     """A vigil of node1, with a workload whose namespace is a file."""
 
     def __init__(self, tmp_path: Path) -> None:
+        self.run_dir = tmp_path
         self.netns = tmp_path / "netns"
         self.netns.touch()
         self.clock = Clock()
-        self.vigil = Vigil("node1", DIRECTORY, SimpleNamespace(), 2.0, clock=self.clock)  # type: ignore[arg-type]
-        self.vigil.handshakes = SimpleNamespace(look=self.nothing, problems=tuple)  # type: ignore[assignment]
+        self.restart()
         self.capture = FakeCapture()
         self.cgroups = {"/system.slice/shipper.service"}
         self.shipper = workload("shipper", self.netns)
+
+    def restart(self) -> None:
+        """The vigil of the next agent."""
+        core: Any = SimpleNamespace()
+        self.vigil = Vigil("node1", DIRECTORY, self.run_dir, core, 2.0, clock=self.clock)
+        self.vigil.handshakes = SimpleNamespace(look=self.nothing, problems=tuple)  # type: ignore[assignment]
 
     async def nothing(self) -> None:
         """No handshake has failed."""
@@ -227,6 +234,30 @@ def test_workload_that_comes_back_is_forgotten(place: Place) -> None:
     place.note()
     place.vigil.leftovers.forget(place.shipper.key)
     assert place.words(remote(phase=Phase.ENROLLED)) == []
+
+
+def test_restarted_agent_remembers_what_was_enrolled(place: Place) -> None:
+    place.note()
+    place.restart()
+    assert place.words(remote(phase=Phase.ENROLLED)) == ["was-enrolled"]
+    place.netns.unlink()
+    asyncio.run(place.vigil.look(place.has_cgroup))
+    place.restart()
+    assert place.words(remote(phase=Phase.ENROLLED)) == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"shipper": {}}', '{"default/shipper": {"netns": "x"}}'])
+def test_damaged_note_of_what_was_enrolled_is_no_obstacle(
+    place: Place, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (place.run_dir / rundir.LEFTOVERS).write_text(text)
+    place.restart()
+    assert place.words(remote(phase=Phase.ENROLLED)) == []
+    (line,) = caplog.messages
+    assert line.startswith(f"cannot read {place.run_dir}/left-over.json: ")
+    place.note()
+    place.restart()
+    assert place.words(remote(phase=Phase.ENROLLED)) == ["was-enrolled"]
 
 
 # ---- when it is told

@@ -1,19 +1,26 @@
 """Workloads that this node had enrolled, that the mesh state no longer gives it, and that still run here.
 
 A slip of the pen in `node:` takes a workload out of its node's list, and its traffic is plaintext from then on. Whoever
-meant that says `enrolled: false`, or the pod ends: then nothing is left of it here.
+meant that says `enrolled: false`, or the pod ends: then nothing is left of it here. An agent that is restarted must not
+forget them: they are noted in the run directory.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
+from nodeseal.agent import rundir
 from nodeseal.agent.capturing import inode_of
 from nodeseal.agent.problems import Problem
 from nodeseal.capture.workload import Captured
 from nodeseal.mesh.model import Mesh, Phase, WorkloadName
 from nodeseal.mesh.reasons import ProblemWord
+
+log = logging.getLogger("nodeseal.agent")
 
 HasCgroup = Callable[[str], Awaitable[bool]]
 
@@ -28,28 +35,32 @@ class _Place:
 
 
 class Leftovers:
-    """Those of one node."""
+    """Those of one node, and those that the agent before noted in its run directory."""
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, run_dir: Path) -> None:
         self._node = node
-        self._places: dict[WorkloadName, _Place] = {}
+        self._path = run_dir / rundir.LEFTOVERS
+        self._places = _read(self._path)
 
     def note(self, name: WorkloadName, captured: Captured) -> None:
         """The mesh state has taken a workload that is captured away from this node."""
         host = captured.target.host
         place = _Place(captured.target.netns, captured.namespace.inode, host.cgroup if host is not None else None)
-        self._places[name] = place
+        if self._places.get(name) != place:
+            self._places[name] = place
+            self._write()
 
     def forget(self, name: WorkloadName) -> None:
         """It is this node's again."""
-        self._places.pop(name, None)
+        if self._places.pop(name, None) is not None:
+            self._write()
 
     async def look(self, has_cgroup: HasCgroup) -> None:
         """Forgets what does not run here any more."""
         for name, place in list(self._places.items()):
             gone = inode_of(place.netns) != place.inode
             if gone or (place.cgroup is not None and not await has_cgroup(place.cgroup)):
-                self._places.pop(name, None)
+                self.forget(name)
 
     def problems(self, mesh: Mesh) -> Iterator[Problem]:
         """One for each that is not enrolled on the node that has it by now."""
@@ -67,3 +78,23 @@ class Leftovers:
                 f"{remedy}, or end it",
                 str(name),
             )
+
+    def _write(self) -> None:
+        draft = self._path.with_name(self._path.name + ".new")
+        try:
+            draft.write_text(json.dumps({str(name): asdict(place) for name, place in self._places.items()}))
+            draft.replace(self._path)
+        except OSError as error:
+            log.warning("cannot write %s: %s; an agent that is restarted forgets them", self._path, error.strerror)
+
+
+def _read(path: Path) -> dict[WorkloadName, _Place]:
+    """What `_write` wrote; nothing, with a line in the log, when it is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {WorkloadName.parse(name): _Place(**place) for name, place in found.items()}
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        log.warning("cannot read %s: %s", path, " ".join(str(error).split()))
+    return {}

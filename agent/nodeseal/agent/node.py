@@ -137,7 +137,7 @@ class Node:
         self.ca = CaWatch(credentials, config.run_dir)
         self.pusher = MeshPusher(self.core, self._effective)
         self.bypass = BypassKeeper(capture, config.node, config.node_addresses)
-        self.vigil = Vigil(config.node, config.mesh, self.core, self.around.settle)
+        self.vigil = Vigil(config.node, config.mesh, config.run_dir, self.core, self.around.settle)
         self.trouble: MeshTrouble | None = None
         self._source = source if source is not None else DirectorySource(config.mesh)
         self._from_source: Mesh | None = None

@@ -16,8 +16,11 @@ AGENT_PID = "agent.pid"
 AGENT_SOCKET = "agent.sock"
 CORE_LOG = generations.LOG_NAME
 CAPTURE_JOURNAL = "capture.json"
+LEFTOVERS = "left-over.json"
 PUBLICATION = "publication.json"
-OWN_FILES = (AGENT_SOCKET, AGENT_PID, AGENT_LOCK, CORE_LOG, f"{CORE_LOG}.1", PUBLICATION, program_cache.FILE_NAME)
+OWN_FILES = (
+    AGENT_SOCKET, AGENT_PID, AGENT_LOCK, CORE_LOG, f"{CORE_LOG}.1", LEFTOVERS, PUBLICATION, program_cache.FILE_NAME,
+)  # fmt: skip
 """Beside those of the cores, see own_files()."""
 _TRACES = (AGENT_SOCKET, AGENT_LOCK, CAPTURE_JOURNAL)
 

@@ -90,12 +90,13 @@ class Vigil:
         self,
         node: str,
         directory: Path,
+        run_dir: Path,
         core: CoreSupervisor,
         settle: float,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.leftovers = Leftovers(node)
+        self.leftovers = Leftovers(node, run_dir)
         self.handshakes = Handshakes(core, clock)
         self._node = node
         self._directory = directory
