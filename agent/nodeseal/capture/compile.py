@@ -20,6 +20,7 @@ import ctypes
 import json
 import os
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nodeseal.capture.errors import CaptureError
+from nodeseal.capture.errors import CaptureError, CompilingInterruptedError
 
 # Source file -> its entry functions. Both forms of mark_connect share one source.
 SOURCES = {
@@ -146,7 +147,8 @@ def source_directory() -> Path:
 def compile_in_child(directory: Path | None = None) -> Compiled:
     """Run this module as a child of the same interpreter and read what it prints.
 
-    `directory`: where the sources are, None to find them. Raises CaptureError.
+    `directory`: where the sources are, None to find them. Raises CaptureError; CompilingInterruptedError when that says
+    nothing about the machine, so that another try may succeed.
     """
     command = [sys.executable, "-m", "nodeseal.capture.compile", str(directory or source_directory())]
     # The child finds the package where this process found it, however that was arranged.
@@ -162,9 +164,14 @@ def compile_in_child(directory: Path | None = None) -> Compiled:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise CaptureError(
+        raise CompilingInterruptedError(
             f"compiling the BPF programs took longer than {_COMPILE_TIMEOUT:.0f} s: is the machine overloaded?"
         ) from None
+    if child.returncode < 0:
+        raise CompilingInterruptedError(
+            f"compiling the BPF programs was ended by {_signal_name(-child.returncode)}: start the agent again; if "
+            "that happens twice, look for a lack of memory (it takes 130 MB)"
+        )
     if child.returncode != 0:
         lines = [line for line in child.stderr.splitlines() if line.strip()]
         raise CaptureError(lines[-1] if lines else f"compiling the BPF programs ended with status {child.returncode}")
@@ -172,6 +179,13 @@ def compile_in_child(directory: Path | None = None) -> Compiled:
         return Compiled.from_json(child.stdout)
     except (ValueError, KeyError, TypeError) as error:
         raise CaptureError(f"compiling the BPF programs printed something unexpected: {error}") from None
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def compile_all(directory: Path) -> Compiled:

@@ -7,6 +7,10 @@ class CaptureError(Exception):
     """Capture could not be set up or taken down. The text is one line: what, where, what to do."""
 
 
+class CompilingInterruptedError(CaptureError):
+    """The compiler was killed, or did not come to an end: that says nothing about what the machine can do."""
+
+
 class AddressInUseError(CaptureError):
     """Something else holds the mesh port in the workload's namespace, or another host the workload's address."""
 

@@ -21,7 +21,13 @@ from nodeseal.capture import constants, host, listeners, routing, rules
 from nodeseal.capture.backend import Backend, Choice
 from nodeseal.capture.bypass import Bypass, NoBypass
 from nodeseal.capture.ebpf import EbpfBackend
-from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError, CaptureError
+from nodeseal.capture.errors import (
+    AddressInUseError,
+    AddressNotFoundError,
+    AddressNotReadyError,
+    CaptureError,
+    CompilingInterruptedError,
+)
 from nodeseal.capture.iptables import IptablesBackend
 from nodeseal.capture.journal import BackendName, Entry, Journal
 from nodeseal.capture.netns import NamespaceGoneError, NetworkNamespace
@@ -382,6 +388,8 @@ class NodeCapture:
                 self._backends["ebpf"].prepare(journal, attempt)
                 undo.push(attempt.pop_all())
             return "ebpf"
+        except CompilingInterruptedError:
+            raise  # the machine may well have eBPF
         except CaptureError as error:
             self._why = str(error)
         try:
