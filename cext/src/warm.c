@@ -61,6 +61,8 @@ void warm_remember(struct tunnel *tunnel)
     if (worker->options->warm_ms == 0 || worker->retiring || tunnel->role != TLS_CLIENT ||
         (tunnel->state < TUNNEL_OPEN && !ahead))
         return;
+    if (tunnel->workload->credentials.context == NULL)
+        return; /* it was removed, and has forgotten its peers */
     uint64_t used_ms = link_empty(&tunnel->flows) ? tunnel->used_ms : worker->now_ms;
     if (worker->now_ms - used_ms > worker->options->warm_ms)
         return;
