@@ -20,8 +20,7 @@
 enum {
     CORE_MAGIC = 0x6e736372,
     WORKERS_MAX = 64,
-    NOTICES_APART_MS = 500, /* between two looks for notices */
-    LISTENER_COPIES = 1,    /* of a listener's descriptor that the process keeps beside the core's */
+    NOTICES_APART_MS = 500,               /* between two looks for notices */
     PIPES_POOLED = 2 * SPLICE_PIPES_KEPT, /* descriptors of a worker that belong to no workload */
 };
 
@@ -29,6 +28,7 @@ struct registered {
     struct link link;
     uint64_t key;
     struct quota *quota; /* held */
+    uint32_t listens;    /* bit r: in role r, and the process keeps a copy of that listener's descriptor */
 };
 
 struct core {
@@ -88,6 +88,14 @@ static struct registered *registered_find(struct core *core, uint64_t key)
             return registered;
     }
     return NULL;
+}
+
+/* The roles that it listens in from now on. The copies of the others' descriptors are given up. */
+static void registered_listens(struct core *core, struct registered *registered, uint32_t roles)
+{
+    descriptors_change(&core->descriptors,
+                       __builtin_popcount(roles) - __builtin_popcount(registered->listens));
+    registered->listens = roles;
 }
 
 static void registered_free(struct registered *registered)
@@ -286,7 +294,8 @@ int core_workload_listen(struct core *core, uint64_t workload, int role, int fd,
     NS_CHECK(core, CORE_MAGIC);
     pthread_mutex_lock(&core->mutex);
     int result = -1;
-    if (registered_for(core, workload, role, error, error_size) != NULL) {
+    struct registered *registered = registered_for(core, workload, role, error, error_size);
+    if (registered != NULL) {
         int own = socket_set_nonblocking(fd) == 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
         if (own < 0) {
             fail(error, error_size, "the listener is no usable descriptor", errno);
@@ -295,7 +304,7 @@ int core_workload_listen(struct core *core, uint64_t workload, int role, int fd,
             command->role = role;
             command->fd = own;
             mailbox_post(&core->workers[workload % core->worker_count].mailbox, command);
-            descriptors_change(&core->descriptors, LISTENER_COPIES);
+            registered_listens(core, registered, registered->listens | 1u << role);
             result = 0;
         }
     }
@@ -308,8 +317,9 @@ int core_workload_unlisten(struct core *core, uint64_t workload, int role, char 
     NS_CHECK(core, CORE_MAGIC);
     pthread_mutex_lock(&core->mutex);
     int result = -1;
-    if (registered_for(core, workload, role, error, error_size) != NULL) {
-        descriptors_change(&core->descriptors, -LISTENER_COPIES);
+    struct registered *registered = registered_for(core, workload, role, error, error_size);
+    if (registered != NULL) {
+        registered_listens(core, registered, registered->listens & ~(1u << role));
         struct command like = {.kind = COMMAND_UNLISTEN, .workload = workload, .role = role};
         result = post_all(core, &like, -1, error, error_size);
     }
@@ -326,6 +336,7 @@ int core_workload_remove(struct core *core, uint64_t workload, char *error, size
     if (registered != NULL) {
         struct command like = {.kind = COMMAND_REMOVE, .workload = workload};
         result = post_all(core, &like, -1, error, error_size);
+        registered_listens(core, registered, 0);
         registered_free(registered);
     }
     pthread_mutex_unlock(&core->mutex);
@@ -337,7 +348,10 @@ void core_retire(struct core *core)
     NS_CHECK(core, CORE_MAGIC);
     char error[NS_REASON_MAX];
     struct command like = {.kind = COMMAND_RETIRE};
+    struct link *at, *next;
     pthread_mutex_lock(&core->mutex);
+    link_each(at, next, &core->registered)
+        registered_listens(core, container_of(at, struct registered, link), 0);
     (void)post_all(core, &like, -1, error, sizeof(error));
     pthread_mutex_unlock(&core->mutex);
 }
