@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "clock.h"
+#include "hash.h"
 
 enum { IDS_BUCKETS = 1024 };
 
@@ -64,24 +65,16 @@ void decision_release(struct decision *decision)
 
 /* ---- keys ---- */
 
-static uint64_t mix(uint64_t hash, const void *bytes, size_t length)
-{
-    const uint8_t *at = bytes;
-    for (size_t i = 0; i < length; i++)
-        hash = (hash ^ at[i]) * 1099511628211u; /* FNV-1a */
-    return hash;
-}
-
 static size_t bucket_of(const struct ns_question *q)
 {
-    uint64_t hash = 14695981039346656037u;
-    hash = mix(hash, &q->workload, sizeof(q->workload));
-    hash = mix(hash, &q->kind, sizeof(q->kind));
-    hash = mix(hash, q->source.ip, sizeof(q->source.ip));
-    hash = mix(hash, q->destination.ip, sizeof(q->destination.ip));
-    hash = mix(hash, &q->destination.port, sizeof(q->destination.port));
-    hash = mix(hash, q->peer, strlen(q->peer));
-    return (size_t)(hash ^ (hash >> 32)) % DECISIONS_BUCKETS;
+    uint64_t hash = HASH_SEED;
+    hash = hash_bytes(hash, &q->workload, sizeof(q->workload));
+    hash = hash_bytes(hash, &q->kind, sizeof(q->kind));
+    hash = hash_bytes(hash, q->source.ip, sizeof(q->source.ip));
+    hash = hash_bytes(hash, q->destination.ip, sizeof(q->destination.ip));
+    hash = hash_bytes(hash, &q->destination.port, sizeof(q->destination.port));
+    hash = hash_bytes(hash, q->peer, strlen(q->peer));
+    return hash_place(hash, DECISIONS_BUCKETS);
 }
 
 /* The source's port is no part of the key: no decision depends on it. */

@@ -4,16 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "hash.h"
 #include "link.h"
 
 enum { CAPACITY_LEAST = 64 };
 
 static size_t home_of(const uint8_t ip[16], size_t capacity)
 {
-    uint64_t hash = 1469598103934665603u;
-    for (int i = 0; i < 16; i++)
-        hash = (hash ^ ip[i]) * 1099511628211u;
-    return (size_t)(hash ^ hash >> 32) & (capacity - 1);
+    return hash_place(hash_bytes(HASH_SEED, ip, 16), capacity);
 }
 
 /* The address's slot, or the free one where it belongs. */

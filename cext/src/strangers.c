@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "hash.h"
 #include "names.h"
 
 enum { PREFIX_BYTES = 8, THOUSAND = 1000 };
@@ -65,10 +66,7 @@ void strangers_dispose(struct strangers *strangers)
 
 static size_t bucket_of(const struct strangers *strangers, const uint8_t ip[16])
 {
-    uint64_t hash = strangers->seed;
-    for (int i = 0; i < 16; i++)
-        hash = (hash ^ ip[i]) * 1099511628211u;
-    return (size_t)(hash >> 24) % SOURCE_BUCKETS;
+    return hash_place(hash_bytes(strangers->seed, ip, 16), SOURCE_BUCKETS);
 }
 
 static struct source *source_find(struct link *bucket, const uint8_t ip[16], enum stranger_kind kind)

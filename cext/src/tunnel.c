@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "flow.h"
+#include "hash.h"
 #include "names.h"
 #include "snapshot.h"
 #include "stream.h"
@@ -33,10 +34,7 @@ enum {
 
 static size_t bucket_of(const struct workload *workload, const struct ns_address *address)
 {
-    uint64_t hash = workload->key;
-    for (size_t i = 0; i < sizeof(address->ip); i++)
-        hash = (hash ^ address->ip[i]) * 1099511628211u;
-    return (size_t)(hash >> 7) % TUNNEL_BUCKETS;
+    return hash_place(hash_bytes(workload->key, address->ip, sizeof(address->ip)), TUNNEL_BUCKETS);
 }
 
 static struct tunnel *tunnel_new(struct worker *worker, struct workload *workload, enum tls_role role)

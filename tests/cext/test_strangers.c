@@ -376,6 +376,22 @@ TEST(debts_are_not_forgotten_for_small_ones_and_the_table_is_bounded)
     site_free(site);
 }
 
+/* What is done for each that comes, and whose debts are forgotten, depends on how many share a bucket. */
+TEST(neighbours_in_a_network_are_spread_over_all_buckets)
+{
+    enum { NEIGHBOURS = 2048, MEAN = NEIGHBOURS / SOURCE_BUCKETS, FEW = 4 };
+    struct site *site = site_new();
+    for (int i = 0; i < NEIGHBOURS; i++)
+        (void)begin(site, v4(i));
+    for (int i = 0; i < SOURCE_BUCKETS; i++) {
+        struct link *at, *after;
+        int count = 0;
+        link_each(at, after, &site->strangers.buckets[i]) count++;
+        CHECK_CASE(count <= FEW * MEAN, "%d of %d in one bucket", count, NEIGHBOURS);
+    }
+    site_free(site);
+}
+
 /* ---- published addresses ---- */
 
 TEST(an_address_is_published_as_often_as_workloads_share_it)
