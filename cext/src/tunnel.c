@@ -47,6 +47,7 @@ static struct tunnel *tunnel_new(struct worker *worker, struct workload *workloa
     tunnel->workload = workload;
     link_init(&tunnel->pool_link);
     link_init(&tunnel->dirty_link);
+    link_init(&tunnel->holder_link);
     link_init(&tunnel->task.link);
     step_init(&tunnel->step, &tunnel->tls);
     tunnel->task.kind = TASK_TUNNEL;

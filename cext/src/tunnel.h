@@ -50,14 +50,15 @@ struct tunnel {
     int opened;               /* the handshake was done, once */
     int parted;               /* PARTING: all was said, and that it was all */
     struct h2 *h2;
-    struct holder *holder; /* from OPEN on: its peer's part of the workload's memory */
-    uint32_t window;       /* of the connection, as set; 0 before OPEN */
-    int withholding;       /* nothing of it is given back on receipt */
-    size_t owed;           /* of it: received for live flows and not given back yet; windows.h */
-    size_t lost;           /* same, of flows that have left */
-    uint64_t taken;        /* by applications */
-    uint64_t widen_bytes;  /* from how many taken on the window is looked at again */
-    uint64_t widen_us;     /* when it was last looked at, 0: never */
+    struct holder *holder;   /* from OPEN on: its peer's part of the workload's memory */
+    struct link holder_link; /* in the holder's tunnels */
+    uint32_t window;         /* of the connection, as set; 0 before OPEN */
+    int withholding;         /* nothing of it is given back on receipt */
+    size_t owed;             /* of it: received for live flows and not given back yet; windows.h */
+    size_t lost;             /* same, of flows that have left */
+    uint64_t taken;          /* by applications */
+    uint64_t widen_bytes;    /* from how many taken on the window is looked at again */
+    uint64_t widen_us;       /* when it was last looked at, 0: never */
     struct byte_queue
         pending; /* ciphertext that the socket did not take; nothing is produced while there is some */
     struct byte_queue

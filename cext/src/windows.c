@@ -10,6 +10,7 @@
 
 #include "clock.h"
 #include "flow.h"
+#include "hash.h"
 #include "tunnel_bytes.h"
 
 enum {
@@ -39,40 +40,46 @@ static void holder_promise(struct holder *holder, int64_t change)
     __atomic_add_fetch(&holder->quota->promised, (uint64_t)change, __ATOMIC_RELAXED);
 }
 
-static struct holder *holder_of(struct workload *workload, const char *peer)
+/* A workload may have thousands of peers. */
+static struct link *bucket_of(struct worker *worker, const struct quota *quota, const char *peer)
 {
+    return &worker->holders[hash_place(hash_bytes(quota->workload, peer, strlen(peer)), HOLDER_BUCKETS)];
+}
+
+static struct holder *holder_of(struct worker *worker, struct workload *workload, const char *peer)
+{
+    struct link *bucket = bucket_of(worker, workload->quota, peer);
     struct link *at, *next;
-    link_each(at, next, &workload->holders)
+    link_each(at, next, bucket)
     {
-        struct holder *holder = container_of(at, struct holder, link);
-        if (strcmp(holder->peer, peer) == 0)
+        struct holder *holder = container_of(at, struct holder, found_link);
+        if (holder->quota == workload->quota && strcmp(holder->peer, peer) == 0)
             return holder;
     }
     struct holder *holder = ns_alloc(sizeof(*holder) + strlen(peer) + 1);
     memcpy(holder->peer, peer, strlen(peer));
     holder->quota = workload->quota;
     holder->account.parent = &workload->quota->memory;
+    link_init(&holder->tunnels);
     link_append(&workload->holders, &holder->link);
+    link_append(bucket, &holder->found_link);
     return holder;
 }
 
 static void holder_free(struct holder *holder)
 {
     link_remove(&holder->link);
+    link_remove(&holder->found_link);
     free(holder);
 }
 
 /* Its tunnels' streams have small windows, or large ones again. */
-static void holder_set_tight(struct workload *workload, struct holder *holder, int tight)
+static void holder_set_tight(struct holder *holder, int tight)
 {
     struct link *at, *next;
     holder->tight = tight;
-    link_each(at, next, &workload->tunnels)
-    {
-        struct tunnel *tunnel = container_of(at, struct tunnel, link);
-        if (tunnel->holder == holder)
-            tunnel_windows(tunnel, tight ? QUOTA_WINDOW_TIGHT : H2_STREAM_WINDOW);
-    }
+    link_each(at, next, &holder->tunnels) tunnel_windows(container_of(at, struct tunnel, holder_link),
+                                                         tight ? QUOTA_WINDOW_TIGHT : H2_STREAM_WINDOW);
 }
 
 /* ---- a tunnel's window ---- */
@@ -99,14 +106,14 @@ static void set_window(struct tunnel *tunnel, uint32_t window)
 
 enum ns_limit windows_open(struct tunnel *tunnel)
 {
-    struct holder *holder = holder_of(tunnel->workload, tunnel->tls.peer);
+    struct holder *holder = holder_of(tunnel->worker, tunnel->workload, tunnel->tls.peer);
     uint32_t window = first_window(holder->quota);
     if (!holder_within(holder, window, SLACK))
         window = WINDOW_LEAST;
     /* Its first tunnel is nobody's harm, and has no smaller window. */
-    if (!holder_within(holder, window, 1) && holder->tunnels > 0)
+    if (!holder_within(holder, window, 1) && !link_empty(&holder->tunnels))
         return NS_LIMIT_MEMORY;
-    holder->tunnels++;
+    link_append(&holder->tunnels, &tunnel->holder_link);
     tunnel->holder = holder;
     set_window(tunnel, window);
     byte_queue_charge(&tunnel->pending, &holder->account);
@@ -125,7 +132,7 @@ void windows_close(struct tunnel *tunnel)
     if (holder == NULL)
         return;
     holder_promise(holder, (int64_t)(tunnel->owed + tunnel->lost) - (int64_t)tunnel->window);
-    holder->tunnels--;
+    link_remove(&tunnel->holder_link);
     tunnel->holder = NULL;
 }
 
@@ -159,7 +166,7 @@ void windows_received(struct flow *flow, size_t length)
     flow->owed += length;
     holder_promise(holder, -(int64_t)length);
     if (!holder->tight)
-        holder_set_tight(tunnel->workload, holder, 1);
+        holder_set_tight(holder, 1);
 }
 
 void windows_dropped(struct flow *flow)
@@ -249,12 +256,12 @@ void windows_tick(struct workload *workload)
     link_each(at, next, &workload->holders)
     {
         struct holder *holder = container_of(at, struct holder, link);
-        if (holder->tunnels == 0 && holder->account.bytes == 0)
+        if (link_empty(&holder->tunnels) && holder->account.bytes == 0)
             holder_free(holder);
         else if (!holder->tight && !holder_within(holder, 0, GENEROUS))
-            holder_set_tight(workload, holder, 1);
+            holder_set_tight(holder, 1);
         else if (holder->tight && holder_within(holder, 0, SLACK))
-            holder_set_tight(workload, holder, 0);
+            holder_set_tight(holder, 0);
     }
     link_each(at, next, &workload->tunnels)
     {

@@ -41,10 +41,11 @@ enum {
 /* One peer of a workload. Lasts while it has a tunnel or anything is held of it. */
 struct holder {
     struct link link;       /* in its workload's holders */
+    struct link found_link; /* in the bucket of worker->holders where it is looked for */
     struct quota *quota;    /* its workload's */
     struct account account; /* of what its tunnels and their flows hold */
     uint64_t promised;      /* what its tunnels may send */
-    uint64_t tunnels;
+    struct link tunnels;    /* by tunnel.holder_link */
     int tight;
     char peer[]; /* its identity */
 };

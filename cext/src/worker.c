@@ -364,6 +364,8 @@ static void worker_init(struct worker *worker, struct core *core, uint32_t index
         link_init(&worker->workloads[i]);
     for (int i = 0; i < TUNNEL_BUCKETS; i++)
         link_init(&worker->tunnels[i]);
+    for (int i = 0; i < HOLDER_BUCKETS; i++)
+        link_init(&worker->holders[i]);
     turns_init(&worker->turns);
     uint64_t seed = 0;
     (void)!getrandom(&seed, sizeof(seed), GRND_NONBLOCK); /* predictable is better than none */

@@ -41,6 +41,7 @@ enum {
     SCRATCH_SPARE = 32768, /* a record left incomplete by the read before */
     WORKLOAD_BUCKETS = 256,
     TUNNEL_BUCKETS = 256,
+    HOLDER_BUCKETS = 1024,
     GATHERED_PIECES = 32,
 };
 
@@ -84,6 +85,7 @@ struct worker {
 
     struct link workloads[WORKLOAD_BUCKETS];
     struct link tunnels[TUNNEL_BUCKETS]; /* client tunnels that take new streams, by peer */
+    struct link holders[HOLDER_BUCKETS]; /* peers of all workloads, see windows.h */
     struct turns turns;                  /* what goes on in this turn or the next ones */
     struct handshakes handshakes;
     struct strangers strangers;
