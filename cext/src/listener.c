@@ -141,7 +141,9 @@ void listeners_resume(struct worker *worker)
 
 static int may_accept(struct worker *worker, const struct listener *listener, int accepted)
 {
-    if (listener->closing || accepted == 0)
+    if (listener->closing)
+        return (uint32_t)accepted < listener->waiting;
+    if (accepted == 0)
         return 1;
     if (is_for_tunnels(listener->role))
         return accepted < STRANGERS_PER_EVENT;
@@ -190,8 +192,10 @@ void listener_close(struct worker *worker, struct listener *listener)
     if (listener->poll.fd < 0)
         return;
     /* Those who are in the queue were promised a connection. They stay here: none is to be on its way to
-     * another worker when the caller counts what is left. */
+     * another worker when the caller counts what is left. Who comes meanwhile was promised nothing: a flood
+     * would keep the worker here for as long as it lasts. */
     listener->closing = 1;
+    listener->waiting = socket_waiting(listener->poll.fd);
     listener_event(worker, listener);
     listener_leave(worker, listener);
 }

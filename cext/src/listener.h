@@ -25,6 +25,7 @@ struct listener {
     struct workload *workload;
     int role;                /* enum ns_listener_role */
     int closing;             /* what is accepted now stays with this worker */
+    uint32_t waiting;        /* who is in the queue as it closes */
     struct link paused_link; /* in worker->paused_listeners while nothing can be accepted */
 };
 
@@ -34,7 +35,7 @@ void listener_open(struct worker *worker, struct workload *workload, struct comm
 void listener_event(struct worker *worker, struct listener *listener);
 /* Watches those again that were paused. */
 void listeners_resume(struct worker *worker);
-/* Accepts all who wait in the queue, and closes; harmless if it is not open. */
+/* Accepts all who wait in the queue now, and closes; harmless if it is not open. */
 void listener_close(struct worker *worker, struct listener *listener);
 /* Closes, and leaves the queue to whoever else holds the socket; same. */
 void listener_leave(struct worker *worker, struct listener *listener);

@@ -235,6 +235,15 @@ uint32_t socket_round_trip_us(int fd)
     return info.tcpi_min_rtt;
 }
 
+uint32_t socket_waiting(int fd)
+{
+    struct tcp_info info = {0};
+    socklen_t length = sizeof(info);
+    /* Of a listener this field has it (net/ipv4/tcp.c, tcp_get_info); the call cannot fail there. */
+    (void)getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length);
+    return info.tcpi_unacked;
+}
+
 int socket_error(int fd)
 {
     int error = 0;

@@ -66,6 +66,8 @@ int socket_set_nonblocking(int fd);
 /* The shortest round trip that the connection has seen, in microseconds; 0 if that is not known. Queues on
  * the way are not in it. */
 uint32_t socket_round_trip_us(int fd);
+/* How many connections wait in a listener's queue. */
+uint32_t socket_waiting(int fd);
 /* The socket's pending error, cleared by reading it. */
 int socket_error(int fd);
 /* Closes with a reset instead of a FIN. */

@@ -205,11 +205,19 @@ void __wrap_flow_relay(struct flow *flow)
 
 int __wrap_accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)
 {
-    if (!COUNT(calls.accepts_fail))
-        return __real_accept4(fd, address, length, flags);
-    add(&calls.accepts_tried, 1);
-    errno = EMFILE;
-    return -1;
+    if (COUNT(calls.accepts_fail)) {
+        add(&calls.accepts_tried, 1);
+        errno = EMFILE;
+        return -1;
+    }
+    int accepted = __real_accept4(fd, address, length, flags);
+    if (accepted >= 0 || errno != EAGAIN || COUNT(calls.accepts_flood) == 0)
+        return accepted;
+    add(&calls.accepts_flood, -1);
+    const struct sockaddr_in somebody = {.sin_family = AF_INET};
+    memcpy(address, &somebody, sizeof(somebody));
+    *length = sizeof(somebody);
+    return socket(AF_INET, SOCK_STREAM | flags, 0);
 }
 
 void __wrap_decisions_answer(struct decisions *decisions, struct decision *answer)

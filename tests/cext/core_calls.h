@@ -18,6 +18,7 @@ struct core_calls {
     /* Set by tests; 0: no. */
     int pipes_refused;  /* as when descriptors have run out */
     int accepts_fail;   /* likewise; not even one given up helps */
+    int accepts_flood;  /* whenever nobody waits for acceptance, somebody comes: so many times */
     int unacknowledged; /* what the kernel has sent is not acknowledged, whatever it says */
     int steps_held;     /* no step of a handshake ends while it is set */
 

@@ -149,7 +149,7 @@ static void limits_do(struct lab *lab, struct noise *noise)
 
 static void state_do(struct lab *lab, struct noise *noise)
 {
-    switch (noise_below(noise, 4)) {
+    switch (noise_below(noise, 5)) {
     case 0:
         LAB_SET(lab, outbound_verdict, noise_below(noise, 3) ? NS_ALLOW : NS_REFUSE);
         break;
@@ -158,6 +158,9 @@ static void state_do(struct lab *lab, struct noise *noise)
         break;
     case 2:
         lab_credentials(lab, SHIPPER_KEY, SHIPPER);
+        break;
+    case 3:
+        LAB_SET(lab, tunnel, noise_below(noise, 3) ? NS_TUNNEL : NS_PLAINTEXT);
         break;
     default:
         break;

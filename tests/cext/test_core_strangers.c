@@ -136,6 +136,19 @@ TEST(a_workload_is_removed_with_its_strangers)
     lab_free(lab);
 }
 
+TEST(a_flood_does_not_keep_a_listener_from_being_closed)
+{
+    enum { FLOOD = 3000 };
+    char error[NS_REASON_MAX] = "";
+    struct lab *lab = lab_new_of_one_worker();
+    (void)lab_core_stats(lab); /* the listener is open */
+    __atomic_store_n(&calls.accepts_flood, FLOOD, __ATOMIC_RELAXED);
+    CHECK_EQUAL(core_workload_remove(lab->core, PIPELINE_KEY, error, sizeof(error)), 0);
+    WAIT_UNTIL(lab_core_stats(lab).strangers == 0);
+    CHECK_EQUAL(COUNT(calls.accepts_flood), FLOOD); /* they were not there when it was to be closed */
+    lab_free(lab);
+}
+
 TEST(a_published_peer_connects_while_others_fill_all_room)
 {
     struct lab *lab = lab_new_of_one_worker();

@@ -194,6 +194,26 @@ TEST(source_and_destination_of_different_families_do_not_connect)
     close(listener);
 }
 
+TEST(a_listener_tells_how_many_wait_for_acceptance)
+{
+    enum { CLIENTS = 3 };
+    struct ns_address where, peer;
+    int listener = listen_at(AF_INET, "127.0.0.1", &where);
+    int clients[CLIENTS];
+    CHECK_EQUAL(socket_waiting(listener), 0);
+    for (int i = 0; i < CLIENTS; i++) {
+        struct pollfd ready = {.events = POLLOUT};
+        clients[i] = ready.fd = socket_connect(&HERE, &where, NULL, NS_MARK_CORE, 0);
+        CHECK_EQUAL(poll(&ready, 1, 10000), 1);
+        CHECK_EQUAL(socket_waiting(listener), i + 1);
+    }
+    close(accept_in_time(listener, &peer));
+    CHECK_EQUAL(socket_waiting(listener), CLIENTS - 1);
+    for (int i = 0; i < CLIENTS; i++)
+        close(clients[i]);
+    close(listener);
+}
+
 CHECK_MAIN
 
 TEST(a_socket_whose_peer_reads_nothing_holds_little_that_is_not_sent)
