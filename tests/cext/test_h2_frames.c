@@ -130,7 +130,7 @@ static void feed_frame(struct end *end, int type, int flags, int32_t id, const v
     end_feed(end, frame, 9 + length);
 }
 
-enum { DATA = 0, HEADERS = 1, RST_STREAM = 3, SETTINGS = 4, CONTINUATION = 9 };
+enum { DATA = 0, HEADERS = 1, RST_STREAM = 3, SETTINGS = 4, WINDOW_UPDATE = 8, CONTINUATION = 9 };
 enum { END_STREAM = 1, END_HEADERS = 4 };
 enum { CLOSED_ERROR = 5, CALM_ERROR = 11 };
 static const char CANCELLED[] = {0, 0, 0, H2_CANCEL};
@@ -297,6 +297,84 @@ TEST(the_frames_of_one_buffer_are_judged_one_after_the_other)
         CHECK_EQUAL(stream->received, 4);
         CHECK_EQUAL(stream->closed, 1);
         CHECK_EQUAL(goaway_of(server), late ? CLOSED_ERROR : -1);
+        end_free(server);
+    }
+}
+
+/* A client that keeps the rules, and learns late what the server has done. */
+struct polite {
+    int32_t next;
+    enum { NEVER, BEGUN, HALF_DONE, DONE } streams[640];
+    uint64_t sent[640];
+};
+
+static void polite_begin(struct polite *client, struct end *server, struct noise *noise)
+{
+    client->next += 2 * (int32_t)(noise_below(noise, 8) == 0); /* one is passed over */
+    if (client->next >= 600)
+        return;
+    int ends = noise_below(noise, 4) == 0;
+    client->streams[client->next] = ends ? HALF_DONE : BEGUN;
+    feed_request(server, client->next, ends ? END_STREAM : 0);
+    client->next += 2;
+}
+
+/* Something on a stream that was begun once. */
+static void polite_go_on(struct polite *client, struct end *server, struct noise *noise)
+{
+    static const uint8_t MORE[4] = {0, 0, 1, 0};
+    int32_t id = 1 + 2 * (int32_t)noise_below(noise, (size_t)(client->next + 1) / 2);
+    uint8_t bytes[60];
+    size_t length = noise_below(noise, sizeof(bytes));
+    size_t what = noise_below(noise, 8);
+    if (client->streams[id] == BEGUN && what > 1) {
+        int ends = noise_below(noise, 6) == 0;
+        noise_fill(2 * (uint64_t)id, client->sent[id], bytes, length);
+        client->sent[id] += length;
+        client->streams[id] = ends ? HALF_DONE : BEGUN;
+        feed_frame(server, DATA, ends ? END_STREAM : 0, id, bytes, length);
+    } else if ((client->streams[id] == BEGUN || client->streams[id] == HALF_DONE) && what == 1) {
+        client->streams[id] = DONE;
+        feed_frame(server, RST_STREAM, 0, id, CANCELLED, 4);
+    } else if (client->streams[id] != NEVER) {
+        feed_frame(server, WINDOW_UPDATE, 0, id, MORE, 4);
+    }
+}
+
+static void server_do(struct end *server, struct noise *noise)
+{
+    static const int STATUS[] = {200, 200, 503, 0};
+    struct stream *stream = &server->streams[noise_below(noise, server->count + 1)];
+    server->status = STATUS[noise_below(noise, 4)];
+    if (stream->end != NULL && !stream->closed && noise_below(noise, 2)) {
+        h2_stream_set(server->h2, stream->id, NULL);
+        h2_reset(server->h2, stream->id, H2_CONNECT_ERROR);
+        stream->closed = 1;
+    }
+}
+
+TEST(a_client_that_keeps_the_rules_is_never_ended)
+{
+    enum { ROUNDS = 40, STEPS = 1000 };
+    for (uint64_t round = 0; round < ROUNDS; round++) {
+        struct noise noise = noise_new(100 + round);
+        struct polite client = {.next = 1};
+        struct end *server = server_begun();
+        server->reply = 100;
+        server->reply_end = round % 2;
+        for (int step = 0; step < STEPS; step++) {
+            size_t what = noise_below(&noise, 16);
+            if (what < 4)
+                polite_begin(&client, server, &noise);
+            else if (what < 12)
+                polite_go_on(&client, server, &noise);
+            else if (what < 14)
+                server_do(server, &noise);
+            else
+                CHECK_CASE(goaway_of(server) == -1, "round %d, step %d", (int)round, step);
+            CHECK_CASE(!server->failed && !h2_broken(server->h2), "round %d, step %d", (int)round, step);
+        }
+        CHECK(server->count > 50);
         end_free(server);
     }
 }
