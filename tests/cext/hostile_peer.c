@@ -40,8 +40,8 @@ static void write_all(struct hostile_peer *peer, const uint8_t *bytes, size_t le
     }
 }
 
-static void send_frame(struct hostile_peer *peer, uint8_t kind, uint8_t flags, int32_t stream,
-                       const void *payload, size_t length)
+void hostile_peer_frame(struct hostile_peer *peer, uint8_t kind, uint8_t flags, int32_t stream,
+                        const void *payload, size_t length)
 {
     static uint8_t frame[HEADER + PIECE];
     CHECK(length <= PIECE);
@@ -54,6 +54,8 @@ static void send_frame(struct hostile_peer *peer, uint8_t kind, uint8_t flags, i
     memcpy(frame + 5, &id, 4);
     if (payload != NULL)
         memcpy(frame + HEADER, payload, length);
+    else
+        memset(frame + HEADER, 0, length);
     write_all(peer, frame, HEADER + length);
 }
 
@@ -90,7 +92,7 @@ struct hostile_peer *hostile_peer_new(struct lab *lab, int number, const char *i
     CHECK_EQUAL(SSL_connect(peer->ssl), 1);
     CHECK_EQUAL(fcntl(peer->fd, F_SETFL, O_NONBLOCK), 0);
     write_all(peer, (const uint8_t *)PREFACE, sizeof(PREFACE) - 1);
-    send_frame(peer, SETTINGS, 0, 0, NULL, 0);
+    hostile_peer_frame(peer, SETTINGS, 0, 0, NULL, 0);
     return peer;
 }
 
@@ -111,7 +113,7 @@ int32_t hostile_peer_open(struct hostile_peer *peer, struct sockaddr_in applicat
     inet_ntop(AF_INET, &application.sin_addr, address, sizeof(address));
     int length = snprintf(authority, sizeof(authority), "%s:%d", address, ntohs(application.sin_port));
     length = snprintf(text, sizeof(text), "%c%cCONNECT%c%c%s", METHOD, 7, AUTHORITY, length, authority);
-    send_frame(peer, HEADERS, END_HEADERS, stream, text, (size_t)length);
+    hostile_peer_frame(peer, HEADERS, END_HEADERS, stream, text, (size_t)length);
     return stream;
 }
 
@@ -119,7 +121,7 @@ void hostile_peer_send(struct hostile_peer *peer, int32_t stream, size_t length)
 {
     static const uint8_t ZEROES[PIECE];
     peer->credit -= (int64_t)length;
-    send_frame(peer, DATA, 0, stream, ZEROES, length);
+    hostile_peer_frame(peer, DATA, 0, stream, ZEROES, length);
 }
 
 static void take_frame(struct hostile_peer *peer, const uint8_t *frame, size_t length)
@@ -131,13 +133,13 @@ static void take_frame(struct hostile_peer *peer, const uint8_t *frame, size_t l
         peer->credit += ntohl(number);
     } else if (frame[3] == SETTINGS && frame[4] == 0) {
         if (!peer->acknowledged)
-            send_frame(peer, SETTINGS, 1, 0, NULL, 0);
+            hostile_peer_frame(peer, SETTINGS, 1, 0, NULL, 0);
         peer->acknowledged = 1;
     } else if (frame[3] == GOAWAY) {
         memcpy(&number, frame + HEADER + 4, 4);
         peer->code = ntohl(number);
     } else if (frame[3] == PING && frame[4] == 0) {
-        send_frame(peer, PING, 1, 0, frame + HEADER, length);
+        hostile_peer_frame(peer, PING, 1, 0, frame + HEADER, length);
     }
 }
 

@@ -29,6 +29,9 @@ void hostile_peer_free(struct hostile_peer *peer);
 int32_t hostile_peer_open(struct hostile_peer *peer, struct sockaddr_in application);
 /* Sends that many bytes, 16 KiB at most, whatever its windows are; nothing once it was ended. */
 void hostile_peer_send(struct hostile_peer *peer, int32_t stream, size_t length);
+/* Any frame; its payload, of 16 KiB at most, is zeroes where that is NULL. */
+void hostile_peer_frame(struct hostile_peer *peer, uint8_t kind, uint8_t flags, int32_t stream,
+                        const void *payload, size_t length);
 /* Takes what has come. */
 void hostile_peer_listen(struct hostile_peer *peer);
 

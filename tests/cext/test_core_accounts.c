@@ -99,6 +99,29 @@ static void guest_come(struct guests *guests, size_t which, struct lab *lab, str
         guests->streams[which][i] = hostile_peer_open(guests->peers[which], local_of(lab->application));
 }
 
+/* Ends the stream in one of several ways, or begins another. */
+static void stream_change(struct hostile_peer *peer, int32_t *stream, struct lab *lab, struct noise *noise)
+{
+    enum { DATA = 0, RST_STREAM = 3, GOAWAY = 7, WINDOW_UPDATE = 8, ANY = 11, END_STREAM = 1 };
+    static const uint8_t GONE[8] = {0}, MORE[4] = {0, 1, 0, 0};
+    if (*stream == 0)
+        *stream = hostile_peer_open(peer, local_of(lab->application));
+    else if (noise_below(noise, 2))
+        hostile_peer_frame(peer, WINDOW_UPDATE, 0, *stream, MORE, sizeof(MORE));
+    else if (noise_below(noise, 20) == 0)
+        hostile_peer_frame(peer, GOAWAY, 0, 0, GONE, sizeof(GONE));
+    else if (noise_below(noise, 40) == 0)
+        hostile_peer_frame(peer, (uint8_t)noise_below(noise, ANY), (uint8_t)noise_next(noise), *stream, NULL,
+                           noise_below(noise, 20));
+    else {
+        if (noise_below(noise, 2))
+            hostile_peer_frame(peer, DATA, END_STREAM, *stream, NULL, 0);
+        else
+            hostile_peer_frame(peer, RST_STREAM, 0, *stream, MORE, sizeof(MORE));
+        *stream = 0;
+    }
+}
+
 static void guest_do(struct guests *guests, size_t which, struct lab *lab, struct noise *noise)
 {
     struct hostile_peer *peer = guests->peers[which];
@@ -113,9 +136,11 @@ static void guest_do(struct guests *guests, size_t which, struct lab *lab, struc
     }
     for (size_t pieces = noise_below(noise, 8); pieces > 0; pieces--) {
         size_t length = 1 + noise_below(noise, 16384);
-        int32_t stream = guests->streams[which][noise_below(noise, STREAMS)];
-        if (peer->credit >= (int64_t)length || noise_below(noise, 200) == 0)
-            hostile_peer_send(peer, stream, length); /* the stream may have been reset meanwhile */
+        int32_t *stream = &guests->streams[which][noise_below(noise, STREAMS)];
+        if (*stream != 0 && (peer->credit >= (int64_t)length || noise_below(noise, 200) == 0))
+            hostile_peer_send(peer, *stream, length); /* the stream may have been reset meanwhile */
+        if (noise_below(noise, 6) == 0)
+            stream_change(peer, stream, lab, noise);
     }
 }
 
