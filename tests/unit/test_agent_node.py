@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from agent_fakes import FakeCapture, FakeCredentials, FakeSource, fake_spawn, mesh, until, workload
-from nodeseal.agent import claim, pushing, rundir, starting, supervisor, view, vigil
+from nodeseal.agent import claim, publication, pushing, rundir, starting, supervisor, view, vigil
 from nodeseal.agent import node as node_module
 from nodeseal.agent.config import Config
 from nodeseal.agent.enrolment import Enrolment
@@ -442,11 +442,11 @@ def test_former_publication_that_stays_is_told(world: World, monkeypatch: pytest
         withdraw = claim.withdraw
         monkeypatch.setattr(claim, "withdraw", lambda *_which: (_ for _ in ()).throw(PublicationError("read-only")))
         async with world.node(world.state(world.remote)) as (node, _source):
-            await until(lambda: node._former_trouble)
+            await until(lambda: list(node.publication.problems()))
             assert await problems_of(node) == [("former-publication", None)]
             monkeypatch.setattr(claim, "withdraw", withdraw)
             await until(lambda: not (world.mesh_dir / "enrolled" / "node1.yaml").exists())
-            await until(lambda: not node._former_trouble)
+            await until(lambda: not list(node.publication.problems()))
 
     play(story())
 
@@ -462,11 +462,13 @@ def test_publication_that_cannot_be_written_is_told_and_tried_again(
             path = world.mesh_dir / "enrolled" / "node1.yaml"
             good = path.read_text()
             with monkeypatch.context() as patch:
-                patch.setattr(node_module, "publish", lambda *_what: (_ for _ in ()).throw(PublicationError("full")))
-                await until(lambda: ("not-published", None) in [(one.word, one.about) for one in node.problems()])
+                patch.setattr(publication, "publish", lambda *_what: (_ for _ in ()).throw(PublicationError("full")))
+                await until(
+                    lambda: ("not-published", None) in [(one.word, one.about) for one in node.publication.problems()]
+                )
                 path.write_text("")
             await until(lambda: path.read_text() == good, "written again")
-            await until(lambda: not list(node.problems()))
+            await until(lambda: not list(node.publication.problems()))
 
     play(story())
 

@@ -18,52 +18,40 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from nodeseal.agent import addresses, claim, probes, rundir
+from nodeseal.agent import addresses, probes
+from nodeseal.agent.absence import Absence
 from nodeseal.agent.backoff import Backoff
 from nodeseal.agent.bypassing import BypassKeeper
 from nodeseal.agent.capturing import CaptureThread
 from nodeseal.agent.cawatch import CaWatch
-from nodeseal.agent.cgroupwatch import CgroupWatch
 from nodeseal.agent.config import Config
 from nodeseal.agent.credentials import Credentials, utc_now
 from nodeseal.agent.enrolment import Enrolment
 from nodeseal.agent.handover import Handover
 from nodeseal.agent.heldback import HeldBack
 from nodeseal.agent.holding import Held, Surroundings
+from nodeseal.agent.hostwatch import HostWatch
 from nodeseal.agent.peers import Publishers
 from nodeseal.agent.problems import Part, Problem
+from nodeseal.agent.publication import OwnPublication
 from nodeseal.agent.pushing import MeshPusher
 from nodeseal.agent.starting import Starting
 from nodeseal.agent.supervisor import CoreSupervisor, StartCore
 from nodeseal.agent.vigil import Vigil
-from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.listeners import FROM_OUTSIDE
 from nodeseal.capture.workload import Captured
 from nodeseal.core.bridge import CoreClient, CoreError, CoreOptions, CoreWorkload, spawn
 from nodeseal.core.protocol import close_all
 from nodeseal.mesh.model import Mesh, MeshDifference, MeshError, Mode, OnFailure, Phase, Workload, WorkloadName
-from nodeseal.mesh.reasons import ProblemWord, WhyNotEnrolled
-from nodeseal.sources.directory import DirectorySource, MeshStateError, PublicationError, load, publish
-from nodeseal.sources.publications import Trust
+from nodeseal.sources.directory import DirectorySource, MeshStateError, load
 
 log = logging.getLogger("nodeseal.agent")
 
 _STOP_TIMEOUT_S = 20.0
 _PUBLICATION_CHECK_S = 5.0
 _NAMESPACE_CHECK_S = 5.0
-_HOST_CHECK_S = 0.2
 _CA_CHECK_S = 5.0
 _VIGIL_S = 5.0
-
-
-@dataclass(slots=True)
-class Absence:
-    """The time before this agent came, in which none ran (seconds since the epoch), and the workloads that should have
-    been enrolled then and were not; None as long as there is no mesh state to tell."""
-
-    begin: float
-    end: float
-    missed: tuple[WorkloadName, ...] | None = None
 
 
 class MeshSource(Protocol):
@@ -133,6 +121,8 @@ class Node:
         )
         self.around = Surroundings(self, self.core, capture, credentials, config.settle.total_seconds(), config.limits)
         self.enrolments: dict[WorkloadName, Enrolment] = {}
+        self.publication = OwnPublication(config, credentials, self._to_publish)
+        self.hosts = HostWatch(self.enrolments, capture)
         self.handover = Handover(self.core, self.enrolments)
         self.ca = CaWatch(credentials, config.run_dir)
         self.pusher = MeshPusher(self.core, self._effective)
@@ -143,11 +133,6 @@ class Node:
         self._from_source: Mesh | None = None
         self._ours: dict[WorkloadName, Workload] = {}
         """This node's workloads in the source's mesh."""
-        self._publishing = asyncio.Lock()
-        self._published: frozenset[WorkloadName] | None = None
-        self._published_trust: Trust | None = None
-        self._publish_trouble: str | None = None
-        self._former_trouble: list[str] = []
         self._next_key = 1
         self.absence = Absence(last_seen, time.time()) if last_seen is not None else None
         self._sign_of_life = sign_of_life
@@ -155,7 +140,6 @@ class Node:
         self._drivers: dict[WorkloadName, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
-        self._has_hosts = asyncio.Event()
 
     @property
     def mesh(self) -> Mesh | None:
@@ -181,7 +165,7 @@ class Node:
             if self.config.node_addresses.local:
                 # Before the map is brought up to date: what a former agent left in it has them.
                 self.bypass.local = await asyncio.to_thread(addresses.node_addresses)
-            rundir.remember_publication(self.config.run_dir, self.config.mesh, self.config.node)
+            self.publication.remember()
             with step("taking over what a former agent left"):
                 await self._adopt()
             # A publication of a former run may name what is not captured any more.
@@ -204,7 +188,7 @@ class Node:
             self._tasks.append(asyncio.create_task(self._follow_addresses(), name="addresses"))
         self._tasks.append(asyncio.create_task(self._keep_publication(), name="publication"))
         self._tasks.append(asyncio.create_task(self._watch_namespaces(), name="namespaces"))
-        self._tasks.append(asyncio.create_task(self._watch_host(), name="host"))
+        self._tasks.append(asyncio.create_task(self.hosts.run(), name="host"))
         self._tasks.append(asyncio.create_task(self._watch_ca(), name="ca"))
         self._tasks.append(asyncio.create_task(self._keep_vigil(), name="vigil"))
         if self._from_source is not None:
@@ -313,7 +297,7 @@ class Node:
         enrolment.adopt_phase(phase)
         self.enrolments[name] = enrolment
         if workload.host is not None:
-            self._has_hosts.set()
+            self.hosts.wake()
         log.info("adopted workload %s, %s, key %d", name, phase.value, held.key)
 
     async def _listeners_of_older(self, name: WorkloadName) -> dict[int, int]:
@@ -360,7 +344,7 @@ class Node:
             else:
                 self._note_trouble(str(item), used=item.used)
                 # What cannot be read may be this node's own publication.
-                await self._republish()
+                await self.publication.heal()
 
     def _foreign_trust_domain(self, mesh: Mesh) -> str | None:
         if mesh.trust_domain == self.trust_domain:
@@ -385,7 +369,8 @@ class Node:
 
     async def _take(self, mesh: Mesh) -> None:
         """A new state: every workload of this node gets to know what it is to be."""
-        self._note_missed(mesh)
+        if self.absence is not None:
+            self.absence.note(mesh, self.config.node, self._adopted)
         self._use(mesh)
         ours = self._ours
         for name in ours.keys() - self.enrolments.keys():
@@ -399,38 +384,17 @@ class Node:
             # The publication's phase is our own word and changes nothing.
             enrolment.update(replace(workload, phase=Phase.ABSENT) if workload is not None else None)
         await self.push()
-        await self._heal_publication({name for name, workload in ours.items() if workload.accepts_tunnels})
+        read = {name for name, workload in ours.items() if workload.accepts_tunnels}
+        await self.publication.compare(read, ours.keys())
         for name in list(self.enrolments):
             self._start_driver(name)
-
-    def _note_missed(self, mesh: Mesh) -> None:
-        absence = self.absence
-        if absence is None or absence.missed is not None:
-            return
-        absence.missed = tuple(
-            sorted(
-                workload.key
-                for workload in mesh.workloads.values()
-                if workload.node == self.config.node and workload.wanted and workload.key not in self._adopted
-            )
-        )
-        if absence.missed:
-            names = ", ".join(map(str, absence.missed))
-            log.warning("no agent ran for %.0f s: not enrolled meanwhile: %s", absence.end - absence.begin, names)
 
     def _use(self, mesh: Mesh | None) -> None:
         self._from_source = mesh
         workloads = mesh.workloads.values() if mesh is not None else ()
         self._ours = {workload.key: workload for workload in workloads if workload.node == self.config.node}
         if any(workload.host is not None for workload in self._ours.values()):
-            self._has_hosts.set()
-
-    async def _heal_publication(self, read: set[WorkloadName]) -> None:
-        """Publishes again when the file does not say what this agent wrote: somebody edited or removed it, and peers
-        that believe it would send plaintext. What was read may also be older than what was written; then this writes
-        nothing."""
-        if self._published is not None and read != self._published & self._ours.keys():
-            await self._republish()
+            self.hosts.wake()
 
     async def _keep_publication(self) -> None:
         """Looks after the file itself: an edit right after another one may not alter what the source sees."""
@@ -438,8 +402,8 @@ class Node:
             with contextlib.suppress(OSError):
                 self._sign_of_life()
             await asyncio.sleep(_PUBLICATION_CHECK_S)
-            await self._republish()
-            await self._withdraw_former()
+            await self.publication.heal()
+            await self.publication.withdraw_former()
 
     async def _keep_vigil(self) -> None:
         while True:
@@ -455,26 +419,6 @@ class Node:
         # Without a core nothing can be enrolled, which the status says of the core.
         pending = [name for name, one in self.enrolments.items() if one.pending and self.core.ready]
         self.vigil.take(self._from_source, self._source.publishers, self.around.credentials.trust, pending)
-
-    async def _withdraw_former(self) -> None:
-        """Withdraws what agents of this run directory published under another name or in another directory: nothing of
-        it is here any more. Tried again until it is done."""
-        run_dir, now = self.config.run_dir, (self.config.mesh, self.config.node)
-        self._former_trouble.clear()
-        try:
-            former = [one for one in rundir.remembered_publications(run_dir) if one != now]
-        except (OSError, ValueError) as error:
-            self._former_trouble.append(str(error))
-            return
-        for mesh, node in former:
-            if not mesh.is_dir():
-                continue  # it may come back with its file system
-            try:
-                if await asyncio.to_thread(claim.withdraw_own, run_dir, mesh, node):
-                    log.warning("withdrew the publication of %s in %s, as which this node ran before", node, mesh)
-                rundir.forget_publication(run_dir, mesh, node)
-            except (OSError, ValueError, PublicationError) as error:
-                self._former_trouble.append(f"the former publication of the node {node} was not withdrawn: {error}")
 
     async def _watch_namespaces(self) -> None:
         """Wakes the enrolments whose network namespace is gone: a look at each costs far less than waking all."""
@@ -495,51 +439,6 @@ class Node:
                 given = bundle
                 self._wake_all()
             await asyncio.sleep(_CA_CHECK_S)
-
-    async def _watch_host(self) -> None:
-        """For the processes of the node: covers devices that come, and cgroups that are made anew when a service is
-        started again; wakes the enrolments whose cgroup has come."""
-        said = ""
-        with contextlib.closing(CgroupWatch()) as watch:
-            while True:
-                await self._has_hosts.wait()
-                await watch.wait(_HOST_CHECK_S)
-                try:
-                    await self._look_at_hosts(watch)
-                    said = ""
-                except CaptureError as error:
-                    if str(error) != said:
-                        said = str(error)
-                        log.error("%s; trying again", said)
-
-    async def _look_at_hosts(self, watch: CgroupWatch) -> None:
-        held = False
-        cgroups = set()
-        for enrolment in list(self.enrolments.values()):
-            wanted, trouble = enrolment.wanted_state, enrolment.trouble
-            if enrolment.held is not None and enrolment.held.workload.host is not None:
-                held = True
-                cgroups.add(enrolment.held.workload.host.cgroup)
-            elif wanted is not None and wanted.host is not None:
-                cgroups.add(wanted.host.cgroup)
-                waits = trouble is not None and trouble.reason is WhyNotEnrolled.CGROUP_GONE
-                if waits and await self.capture.has_cgroup(wanted.host.cgroup):
-                    enrolment.wake()
-        if held:
-            await self.capture.refresh()
-        if cgroups and self.capture.backend == "ebpf":
-            watch.watch([await self.capture.nearest(cgroup) for cgroup in sorted(cgroups)])
-        if not cgroups:
-            watch.watch(())
-            self._has_hosts.clear()
-
-    async def _republish(self) -> None:
-        if self._published is None and self._publish_trouble is None:
-            return  # whoever publishes first tries by himself
-        try:
-            await self.publish(healing=True)
-        except PublicationError as error:
-            log.warning("%s", error)
 
     async def _follow_addresses(self) -> None:
         async for found in addresses.follow():
@@ -569,6 +468,9 @@ class Node:
         self.moved_on()
         for enrolment in self.enrolments.values():
             enrolment.wake()
+
+    def _to_publish(self) -> frozenset[WorkloadName]:
+        return frozenset(name for name, enrolment in self.enrolments.items() if enrolment.published)
 
     def _effective(self) -> Mesh | None:
         source = self._from_source
@@ -605,29 +507,14 @@ class Node:
 
     # ---- what the enrolments ask for
 
-    async def publish(self, *, healing: bool = False) -> None:
-        """Publishes the workloads that are captured and stay; `healing`: although they were published before. Raises
-        PublicationError."""
-        async with self._publishing:
-            names = frozenset(name for name, enrolment in self.enrolments.items() if enrolment.published)
-            if names == self._published and not healing:
-                return
-            self._published = None
-            trust = self.around.credentials.trust
-            renewed, self._published_trust = trust != self._published_trust, trust
-            try:
-                wrote = await asyncio.to_thread(publish, self.config.mesh, self.config.node, names, trust)
-            except PublicationError as error:
-                self._publish_trouble = str(error)
-                raise
-            failed, self._publish_trouble = self._publish_trouble is not None, None
-            self._published = names
-            if healing and wrote and not failed and not renewed:
-                log.warning("the publication of this node had been changed by somebody else: written again")
+    async def publish(self) -> None:
+        """See OwnPublication.publish. Raises PublicationError."""
+        await self.publication.publish()
 
     def parts(self) -> Iterator[Part]:
         """Whoever may know of something wrong; see nodeseal.agent.problems."""
         self._tell_vigil()
+        yield self.publication
         yield self
         yield self.ca
         yield self.vigil
@@ -635,8 +522,6 @@ class Node:
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with this node as a whole; see nodeseal.agent.problems."""
-        if self._publish_trouble is not None:
-            yield Problem(ProblemWord.NOT_PUBLISHED, self._publish_trouble, "it is tried again")
         by_rules = (
             one.wanted_state
             for one in self.enrolments.values()
@@ -645,8 +530,6 @@ class Node:
         )
         if refused := probes.refused(by_rules, self.config.node_addresses, self.bypass.local):
             yield probes.problem(refused)
-        for text in self._former_trouble:
-            yield Problem(ProblemWord.FORMER_PUBLICATION, text, "remove the file by hand if its node is no more")
 
     def new_key(self) -> int:
         """A key that no core has had from this agent."""

@@ -11,11 +11,12 @@ from typing import Any
 
 from nodeseal import __version__
 from nodeseal.agent import problems
+from nodeseal.agent.absence import Absence
 from nodeseal.agent.corelink import CoreLink
 from nodeseal.agent.credentials import utc_now
 from nodeseal.agent.direct import Direct, DirectError
 from nodeseal.agent.enrolment import Enrolment
-from nodeseal.agent.node import Absence, Node
+from nodeseal.agent.node import Node
 from nodeseal.agent.problems import Problem
 from nodeseal.core.bridge import CoreClient, CoreError
 from nodeseal.core.refusal import Refusal, merged
