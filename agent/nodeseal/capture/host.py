@@ -237,7 +237,7 @@ class HostInstallation:
 
             def body() -> None:
                 steering.add_link(_LOOPBACK, note, steering.pin_of(shared, _LOOPBACK), replace=replace)
-                pin = shared / f"{steering.HOLD_PREFIX}{_LOOPBACK.index}"
+                pin = steering.pin_of(shared, _LOOPBACK, egress=True)
                 egress = syscalls.ATTACH_TCX_EGRESS
                 steering.add_link(_LOOPBACK, restore, pin, replace=replace, attach_type=egress)
 

@@ -108,7 +108,7 @@ def install(
             present = {device.index for device in survey.devices}
             hold = programs.load("hold_egress", maps)
             stack.callback(os.close, hold)
-            steering.hold(entry, namespace, present, hold, directory, replace=replace)
+            steering.attach(entry, namespace, present, hold, directory, egress=True, replace=replace)
             if capturing:
                 steer = programs.load("steer_ingress", maps)
                 stack.callback(os.close, steer)
@@ -153,7 +153,8 @@ def remove(
                 steps.append((f"IPv{version} routing rule for mark {mark:#x} of {where}", rule))
             table = _inside(namespace, routing.remove_table, version, entry.table)
             steps.append((f"IPv{version} routing table {entry.table} of {where}", table))
-    steps += [(f"{what} of {where}", step) for what, step in steering.hold_removals(entry, namespace, directory)]
+    holds = steering.removals(entry, namespace, directory, egress=True)
+    steps += [(f"{what} of {where}", step) for what, step in holds]
     steps.append((f"BPF maps and links of {where}", lambda: remove_pins(directory)))
     if namespace is not None:
         for change in entry.sysctls:

@@ -77,87 +77,51 @@ def attach(
     program: int,
     directory: Path,
     *,
+    egress: bool = False,
     replace: bool = False,
 ) -> None:
-    """Attach the program to the planned devices that are present (their indices); what is attached already stays, or,
-    with `replace`, has this program from now on.
+    """Attach the program to what comes in by the planned devices that are present (their indices), or with `egress` to
+    what goes out; what is attached already stays, or, with `replace`, has this program from now on.
 
     `directory`: where the links are pinned. Raises CaptureError.
     """
+    attach_type = syscalls.ATTACH_TCX_EGRESS if egress else syscalls.ATTACH_TCX_INGRESS
 
     def body() -> None:
         for link in entry.links:
             if link.index in present:
-                add_link(link, program, pin_of(directory, link), replace=replace)
+                pin = pin_of(directory, link, egress=egress)
+                add_link(link, program, pin, replace=replace, attach_type=attach_type)
         for item in entry.filters:
-            if item.index in present and not item.egress:
+            if item.index in present and item.egress is egress:
                 routing.add_filter(item, program, replace=replace)
 
     namespace.run(body)
 
 
-def hold(
-    entry: Entry,
-    namespace: NetworkNamespace,
-    present: set[int],
-    program: int,
-    directory: Path,
-    *,
-    replace: bool = False,
-) -> None:
-    """As attach(), for what goes out."""
-
-    def body() -> None:
-        for link in entry.links:
-            if link.index in present:
-                pin = directory / f"{HOLD_PREFIX}{link.index}"
-                add_link(link, program, pin, replace=replace, attach_type=syscalls.ATTACH_TCX_EGRESS)
-        for item in entry.filters:
-            if item.index in present and item.egress:
-                routing.add_filter(item, program, replace=replace)
-
-    namespace.run(body)
-
-
-def removals(entry: Entry, namespace: NetworkNamespace | None, directory: Path) -> list[tuple[str, Callable[[], bool]]]:
+def removals(
+    entry: Entry, namespace: NetworkNamespace | None, directory: Path, *, egress: bool = False
+) -> list[tuple[str, Callable[[], bool]]]:
     """The steps that detach again what attach() attached: what each removes, and the action. An action returns False
     when there was nothing to do; it raises CaptureError or OSError.
     """
-    steps: list[tuple[str, Callable[[], bool]]] = []
-    for link in entry.links:
-        steps.append((f"TCX link on {link.device}", _later(remove_link, pin_of(directory, link))))
-    return steps + _filter_removals(entry, namespace, egress=False)
-
-
-def hold_removals(
-    entry: Entry, namespace: NetworkNamespace | None, directory: Path
-) -> list[tuple[str, Callable[[], bool]]]:
-    """The same of hold()."""
-    steps: list[tuple[str, Callable[[], bool]]] = []
-    for link in entry.links:
-        pin = directory / f"{HOLD_PREFIX}{link.index}"
-        steps.append((f"TCX link at the egress of {link.device}", _later(remove_link, pin)))
-    return steps + _filter_removals(entry, namespace, egress=True)
-
-
-def _filter_removals(
-    entry: Entry, namespace: NetworkNamespace | None, *, egress: bool
-) -> list[tuple[str, Callable[[], bool]]]:
-    if namespace is None:
-        return []
-    return [
-        (
-            f"tc filter at the egress of {item.device}" if egress else f"tc filter on {item.device}",
-            _inside(namespace, _later(routing.remove_filter, item)),
-        )
-        for item in entry.filters
-        if item.egress is egress
+    at = "at the egress of" if egress else "on"
+    steps = [
+        (f"TCX link {at} {link.device}", _later(remove_link, pin_of(directory, link, egress=egress)))
+        for link in entry.links
     ]
+    if namespace is not None:
+        steps += [
+            (f"tc filter {at} {item.device}", _inside(namespace, _later(routing.remove_filter, item)))
+            for item in entry.filters
+            if item.egress is egress
+        ]
+    return steps
 
 
-def pin_of(directory: Path, link: Link) -> Path:
+def pin_of(directory: Path, link: Link, *, egress: bool = False) -> Path:
     """Where a link is pinned."""
-    return directory / f"{PIN_PREFIX}{link.index}"
+    return directory / f"{HOLD_PREFIX if egress else PIN_PREFIX}{link.index}"
 
 
 def add_link(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,44 +24,45 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     init = _command(
         commands,
         "init",
+        _init,
         "make a root and an intermediate",
         "Makes a root and an intermediate in DIR. Agents need root.pem, intermediate.pem and intermediate.key; "
         "root.key signs intermediates only and belongs somewhere offline.",
         "an empty directory, or one that is made",
     )
     init.add_argument("--trust-domain", default="example.org", metavar="NAME", help="default: example.org")
-    init.set_defaults(run=_init)
-    show = _command(
+    _command(
         commands,
         "show",
+        _show,
         "what is in it, how long it is valid, and what is wrong",
         "Shows the root, the intermediate and which keys are there, and says whether an agent can use the directory, "
         "what ends soon, and what others than root can get at.",
     )
-    show.set_defaults(run=_show)
     renew = _command(
         commands,
         "renew",
+        _renew,
         "make the next intermediate, or take one that was signed elsewhere",
         "Gives DIR its next intermediate, with a key of its own: signed by root.key, if that is in DIR, or else the "
         "one in FILE, which `nodeseal ca sign` made from the request of `nodeseal ca request`. It counts whole or not "
         "at all. Agents take it on by themselves, and no connection is cut.",
     )
     renew.add_argument("--certificate", type=Path, metavar="FILE", help="what was signed for DIR's last request")
-    renew.set_defaults(run=_renew)
     request = _command(
         commands,
         "request",
+        _request,
         "ask for the next intermediate where the root's key is not",
         "Makes a key, which stays in DIR, and a request for its certificate in FILE. Sign it with `nodeseal ca sign`, "
         "and bring the certificate back with `nodeseal ca renew DIR --certificate`. DIR needs root.pem. The last "
         "request counts.",
     )
     request.add_argument("file", type=Path, metavar="FILE", help="the request, a new file")
-    request.set_defaults(run=_request)
     sign = _command(
         commands,
         "sign",
+        _sign,
         "sign a request where the root's key is",
         "Signs the key of REQUEST as an intermediate with the root in DIR, for a year, and writes FILE. Nothing else "
         "of the request is taken. Compare the key's SHA-256 with what `nodeseal ca request` printed: a request that "
@@ -70,12 +71,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     sign.add_argument("request", type=Path, metavar="REQUEST", help="what `nodeseal ca request` wrote")
     sign.add_argument("file", type=Path, metavar="FILE", help="the certificate, a new file")
-    sign.set_defaults(run=_sign)
 
 
 def _command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
+    run: Callable[[argparse.Namespace], int],
     what: str,
     description: str,
     directory: str = "the CA's directory",
@@ -83,6 +84,7 @@ def _command(
     parser = commands.add_parser(name, help=what, description=description)
     parser.add_argument("directory", type=Path, metavar="DIR", help=directory)
     add_output_option(parser)
+    parser.set_defaults(run=run)
     return parser
 
 

@@ -16,6 +16,11 @@ _REFUSED_HEADER = ("DIR", "REFUSED", "SOURCE", "DESTINATION", "TIMES", "SINCE", 
 _DIRECTIONS = {"outbound": "out", "inbound": "in"}
 
 Row = dict[str, Any]
+Cells = tuple[str, ...]
+Shown = Callable[[str], str]
+"""How an identity is shown."""
+End = Callable[[Row], str]
+"""How a source or a destination is."""
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -33,19 +38,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _run(args: argparse.Namespace) -> int:
     directories = nodes.run_directories(args.run_dir)
     found = nodes.ask_all(directories, "connections")
-    rows = [
-        {"node": answer["node"], "run_dir": answer["run_dir"], **row}
-        for answer in found.answers
-        for row in answer["connections"]
-        if not (args.live and row["state"] == "closed")
-    ]
-    # An agent of an older version says nothing of them.
-    refused = [
-        {"node": answer["node"], "run_dir": answer["run_dir"], **row}
-        for answer in found.answers
-        for row in answer.get("refused", [])
-        if not args.live
-    ]
+    rows = [row for row in _rows(found.answers, "connections") if not (args.live and row["state"] == "closed")]
+    refused = [] if args.live else _rows(found.answers, "refused")
     errors = [error for answer in found.answers for error in answer.get("errors", [])]
     if args.output == "json":
         print(json.dumps({"connections": rows, "refused": refused, "errors": [*errors, *found.errors]}, indent=2))
@@ -60,6 +54,15 @@ def _run(args: argparse.Namespace) -> int:
     return found.report_errors()
 
 
+def _rows(answers: Iterable[dict[str, Any]], key: str) -> list[Row]:
+    """Of all nodes; an agent of an older version knows nothing of refusals."""
+    return [
+        {"node": answer["node"], "run_dir": answer["run_dir"], **row}
+        for answer in answers
+        for row in answer.get(key, [])
+    ]
+
+
 def text(rows: Sequence[Row], *, several_nodes: bool, trust_domains: Iterable[str] = ()) -> str:
     """The table: live connections first, the oldest first; then those that were closed, the latest first.
 
@@ -70,25 +73,19 @@ def text(rows: Sequence[Row], *, several_nodes: bool, trust_domains: Iterable[st
     ordered = sorted(rows, key=_order)
     header = ("NODE", *_HEADER) if several_nodes else _HEADER
 
-    def variant(
-        identity: Callable[[str], str], source: Callable[[Row], str], destination: Callable[[Row], str]
-    ) -> Callable[[], list[tuple[str, ...]]]:
-        def rows_of() -> list[tuple[str, ...]]:
-            cells: list[tuple[str, ...]] = []
-            for row in ordered:
-                line = (
-                    _DIRECTIONS[row["direction"]],
-                    source(row),
-                    destination(row),
-                    _security(row, identity),
-                    size(row["bytes_sent"]),
-                    size(row["bytes_received"]),
-                    _age(row),
-                )
-                cells.append((row["node"], *line) if several_nodes else line)
-            return cells
+    def variant(identity: Shown, source: End, destination: End) -> Callable[[], list[Cells]]:
+        def cells(row: Row) -> Cells:
+            return (
+                _DIRECTIONS[row["direction"]],
+                source(row),
+                destination(row),
+                _security(row, identity),
+                size(row["bytes_sent"]),
+                size(row["bytes_received"]),
+                _age(row),
+            )
 
-        return rows_of
+        return _each(ordered, cells, several_nodes)
 
     short = shortening(trust_domains)
     variants = (
@@ -109,26 +106,20 @@ def refused_text(rows: Sequence[Row], *, several_nodes: bool, trust_domains: Ite
     short = shortening(trust_domains)
     ordered = sorted(rows, key=lambda row: float(row["last_seconds"]))
 
-    def variant(
-        identity: Callable[[str], str], source: Callable[[Row], str], destination: Callable[[Row], str]
-    ) -> Callable[[], list[tuple[str, ...]]]:
-        def rows_of() -> list[tuple[str, ...]]:
-            cells: list[tuple[str, ...]] = []
-            for row in ordered:
-                line = (
-                    _DIRECTIONS[row["direction"]],
-                    f"{row['kind']} {row['status']}" if row["status"] else row["kind"],
-                    source(row),
-                    destination(row),
-                    str(row["count"]),
-                    duration(row["first_seconds"]),
-                    duration(row["last_seconds"]),
-                    f"{row['reason']} ({identity(row['peer'])})" if row["peer"] else row["reason"],
-                )
-                cells.append((row["node"], *line) if several_nodes else line)
-            return cells
+    def variant(identity: Shown, source: End, destination: End) -> Callable[[], list[Cells]]:
+        def cells(row: Row) -> Cells:
+            return (
+                _DIRECTIONS[row["direction"]],
+                f"{row['kind']} {row['status']}" if row["status"] else row["kind"],
+                source(row),
+                destination(row),
+                str(row["count"]),
+                duration(row["first_seconds"]),
+                duration(row["last_seconds"]),
+                f"{row['reason']} ({identity(row['peer'])})" if row["peer"] else row["reason"],
+            )
 
-        return rows_of
+        return _each(ordered, cells, several_nodes)
 
     variants = (
         variant(str, _full("source"), _full("destination")),
@@ -140,6 +131,11 @@ def refused_text(rows: Sequence[Row], *, several_nodes: bool, trust_domains: Ite
     header = ("NODE", *_REFUSED_HEADER) if several_nodes else _REFUSED_HEADER
     fold = tuple(column + shift for column in (2, 3, 7))
     return render_first_that_fits(header, variants, right=(4 + shift,), fold=fold)
+
+
+def _each(rows: Sequence[Row], cells: Callable[[Row], Cells], several_nodes: bool) -> Callable[[], list[Cells]]:
+    """The lines of a table, with the node first when there are several; made when they are asked for."""
+    return lambda: [(row["node"], *cells(row)) if several_nodes else cells(row) for row in rows]
 
 
 def _order(row: Row) -> tuple[bool, float, str]:
