@@ -30,28 +30,23 @@ import os
 import resource
 import signal
 import socket
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
-from pathlib import Path
 from typing import Any, NoReturn
 
 from bench.build import Programs, build_programs
-from bench.certificates import make_authority
 from bench.errors import BenchError
 from bench.lone import LoneCore, lone_core, lone_namespace
-from bench.wire import MARKER, REQUEST, RESPONSE_SIZE
+from bench.lone_mesh import certify, issuing, lone_service, lone_workload, receive_answer
+from bench.rounds import medians, percentile
+from bench.wire import MARKER, REQUEST
 from nodeseal.core.native import LISTEN_HBONE, LISTEN_OUTBOUND
-from nodeseal.identity.authority import Issuer
 from nodeseal.lab.errors import LabError
 from nodeseal.lab.plan import TRUST_DOMAIN
 from nodeseal.mesh.address import HBONE_PORT
-from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
+from nodeseal.mesh.model import Mesh, ServicePort, WorkloadName
 
 ROUNDS = 5
 SECONDS = 3.0
@@ -123,25 +118,18 @@ def _measure(
     alone = [*before, *after]
     return {
         "held": held,
-        "alone_p50": _percentile(alone, 50),
-        "alone_p99": _percentile(alone, 99),
-        "during_p50": _percentile(during, 50),
-        "during_p99": _percentile(during, 99),
-        "ratio_p50": _percentile(during, 50) / _percentile(alone, 50),
-        "ratio_p99": _percentile(during, 99) / _percentile(alone, 99),
+        "alone_p50": percentile(alone, 50),
+        "alone_p99": percentile(alone, 99),
+        "during_p50": percentile(during, 50),
+        "during_p99": percentile(during, 99),
+        "ratio_p50": percentile(during, 50) / percentile(alone, 50),
+        "ratio_p99": percentile(during, 99) / percentile(alone, 99),
     }
 
 
 def summarise(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The medians of the rounds, a load at a time; the ratios are those within each round."""
-    loads: dict[str, Any] = {}
-    for name in dict.fromkeys(one["load"] for one in measured):
-        rounds = [one for one in measured if one["load"] == name]
-        keys = [key for key in rounds[0] if key != "load"]
-        loads[name] = {key: statistics.median(one[key] for one in rounds) for key in keys}
-        loads[name]["ratio_p99_worst"] = max(one["ratio_p99"] for one in rounds)
-        loads[name]["rounds"] = len(rounds)
-    return {"loads": loads, "target": TARGET}
+    return {"loads": medians(measured, "load"), "target": TARGET}
 
 
 def markdown(figures: dict[str, Any]) -> str:
@@ -161,11 +149,6 @@ def markdown(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _percentile(values: Sequence[float], percent: int) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
-
-
 # ---- the quiet one
 
 
@@ -175,19 +158,10 @@ def _requests(stream: socket.socket, seconds: float) -> list[float]:
     end = time.perf_counter() + seconds
     while (begun := time.perf_counter()) < end:
         stream.sendall(REQUEST)
-        _receive(stream)
+        receive_answer(stream)
         taken.append((time.perf_counter() - begun) * 1000)
         time.sleep(_APART)
     return taken
-
-
-def _receive(stream: socket.socket) -> None:
-    left = RESPONSE_SIZE
-    while left > 0:
-        part = len(stream.recv(left))
-        if part == 0:
-            raise BenchError("a connection of the quiet workload ended")
-        left -= part
 
 
 # ---- the loud ones
@@ -358,20 +332,20 @@ def _servers(serve: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _site() -> Iterator[_Site]:
     """Two cores with two workloads each."""
-    quiet, loud = _workload("quiet", "127.3.0.1"), _workload("loud", "127.3.0.2")
-    quiet_server, loud_server = _workload("quiet-server", _QUIET_SERVER), _workload("loud-server", _LOUD_SERVER)
-    services = [_service("quiet", _QUIET, _PORT, quiet_server), _service("loud", _LOUD, _LOUD_PORT, loud_server)]
-    # Services that lead nowhere: their port is another.
-    services += [
-        Service(WorkloadName("default", f"d{n}"), (IPv4Address(_destination(n)),), (ServicePort(9, 9),), (quiet.key,))
-        for n in range(CONNECTIONS)
+    quiet, loud = lone_workload("quiet", "127.3.0.1"), lone_workload("loud", "127.3.0.2")
+    quiet_server = lone_workload("quiet-server", _QUIET_SERVER)
+    loud_server = lone_workload("loud-server", _LOUD_SERVER)
+    services = [
+        lone_service("to-quiet", _QUIET, ServicePort(_PORT, _PORT), quiet_server),
+        lone_service("to-loud", _LOUD, ServicePort(_LOUD_PORT, _PORT), loud_server),
     ]
+    # Services that lead nowhere: their port is another.
+    services += [lone_service(f"d{n}", _destination(n), ServicePort(9, 9), quiet) for n in range(CONNECTIONS)]
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))  # the cores inherit it
     with contextlib.ExitStack() as stack:
         near = stack.enter_context(lone_core(1, TRUST_DOMAIN))
         far = stack.enter_context(lone_core(1, TRUST_DOMAIN))
-        authority = make_authority(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "ca")
-        issuer = Issuer.load(authority, datetime.now(UTC))
+        issuer = stack.enter_context(issuing())
         mesh = Mesh.build(TRUST_DOMAIN, [quiet, loud, quiet_server, loud_server], services)
         for core in (near, far):
             core.client.mesh(mesh, 1)
@@ -384,26 +358,8 @@ def _site() -> Iterator[_Site]:
         for key, (core, workload, role, place) in enumerate(places, start=1):
             listener = stack.enter_context(socket.create_server(place, backlog=4096))
             core.add(key, workload, TRUST_DOMAIN, {role: listener.fileno()})
-            _certify(core, key, workload, issuer)
+            certify(core, key, workload, issuer)
         yield _Site(near, loud.key)
-
-
-def _workload(name: str, address: str) -> Workload:
-    key = WorkloadName("default", name)
-    return Workload(key, name, "node1", (IPv4Address(address),), None, True, Mode.PERMISSIVE, Phase.ENROLLED)
-
-
-def _service(name: str, address: str, port: int, server: Workload) -> Service:
-    ports = (ServicePort(port, _PORT),)
-    return Service(WorkloadName("default", f"to-{name}"), (IPv4Address(address),), ports, (server.key,))
-
-
-def _certify(core: LoneCore, key: int, workload: Workload, issuer: Issuer) -> None:
-    identity = workload.identity(TRUST_DOMAIN)
-    svid = issuer.issue(identity, lifetime=timedelta(hours=1), now=datetime.now(UTC))
-    core.client.workload_credentials(
-        key, identity, chain_pem=svid.chain_pem, key_pem=svid.key_pem, bundle_pem=issuer.bundle_pem
-    )
 
 
 if __name__ == "__main__":

@@ -14,25 +14,20 @@ import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
-from pathlib import Path
 from typing import Any
 
 from bench.build import build_programs
-from bench.certificates import make_authority
 from bench.errors import BenchError
-from bench.lone import LoneCore, lone_core, lone_namespace
-from bench.wire import REQUEST, RESPONSE_SIZE
+from bench.lone import lone_core, lone_namespace
+from bench.lone_mesh import certify, issuing, lone_service, lone_workload, receive_answer
+from bench.wire import REQUEST
 from nodeseal.core.native import LISTEN_HBONE, LISTEN_OUTBOUND
-from nodeseal.identity.authority import Issuer
 from nodeseal.lab.errors import LabError
 from nodeseal.lab.plan import TRUST_DOMAIN
 from nodeseal.mesh.address import HBONE_PORT
-from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
+from nodeseal.mesh.model import Mesh, ServicePort
 
 TUNNELS = 100
 ROUNDS = 5
@@ -111,17 +106,15 @@ def markdown(figures: dict[str, Any]) -> str:
 @contextlib.contextmanager
 def _site() -> Iterator[list[str]]:
     """A core; the addresses to dial, each of a workload of its own, lead to the server."""
-    server = _workload("server", _SERVER)
-    sources = [_workload(f"w{i}", f"127.3.0.{i + 1}") for i in range(TUNNELS + 1)]
+    server = lone_workload("server", _SERVER)
+    sources = [lone_workload(f"w{i}", f"127.3.0.{i + 1}") for i in range(TUNNELS + 1)]
     addresses = [f"127.2.0.{i + 1}" for i in range(TUNNELS + 1)]
     services = [
-        Service(WorkloadName("default", f"s{i}"), (IPv4Address(address),), (ServicePort(_PORT, _PORT),), (server.key,))
-        for i, address in enumerate(addresses)
+        lone_service(f"s{i}", address, ServicePort(_PORT, _PORT), server) for i, address in enumerate(addresses)
     ]
     with contextlib.ExitStack() as stack:
         core = stack.enter_context(lone_core(1, TRUST_DOMAIN))
-        authority = make_authority(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "ca")
-        issuer = Issuer.load(authority, datetime.now(UTC))
+        issuer = stack.enter_context(issuing())
         core.client.mesh(Mesh.build(TRUST_DOMAIN, [server, *sources], services), 1)
         for key, (workload, role, address, port) in enumerate(
             [
@@ -132,21 +125,8 @@ def _site() -> Iterator[list[str]]:
         ):
             listener = stack.enter_context(socket.create_server((address, port), backlog=TUNNELS))
             core.add(key, workload, TRUST_DOMAIN, {role: listener.fileno()})
-            _certify(core, key, workload, issuer)
+            certify(core, key, workload, issuer)
         yield addresses
-
-
-def _workload(name: str, address: str) -> Workload:
-    key = WorkloadName("default", name)
-    return Workload(key, name, "node1", (IPv4Address(address),), None, True, Mode.PERMISSIVE, Phase.ENROLLED)
-
-
-def _certify(core: LoneCore, key: int, workload: Workload, issuer: Issuer) -> None:
-    identity = workload.identity(TRUST_DOMAIN)
-    svid = issuer.issue(identity, lifetime=timedelta(hours=1), now=datetime.now(UTC))
-    core.client.workload_credentials(
-        key, identity, chain_pem=svid.chain_pem, key_pem=svid.key_pem, bundle_pem=issuer.bundle_pem
-    )
 
 
 def _connect(address: str) -> socket.socket:
@@ -157,17 +137,8 @@ def _ask(stream: socket.socket) -> float:
     """Milliseconds of one exchange."""
     begun = time.perf_counter()
     stream.sendall(REQUEST)
-    _receive(stream)
+    receive_answer(stream)
     return (time.perf_counter() - begun) * 1000
-
-
-def _receive(stream: socket.socket) -> None:
-    left = RESPONSE_SIZE
-    while left > 0:
-        part = len(stream.recv(left))
-        if part == 0:
-            raise BenchError("a stream ended before its answer")
-        left -= part
 
 
 def _answered(newcomer: socket.socket) -> bool:
@@ -179,7 +150,7 @@ def _answered(newcomer: socket.socket) -> bool:
         return False
     newcomer.settimeout(_SECONDS)
     with newcomer:
-        _receive(newcomer)
+        receive_answer(newcomer)
     return True
 
 

@@ -25,29 +25,25 @@ import resource
 import select
 import signal
 import socket
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, NoReturn
 
 from bench.build import build_programs
-from bench.certificates import make_authority
 from bench.errors import BenchError
 from bench.hello import client_hello, group
-from bench.lone import LoneCore, lone_core, lone_namespace
-from bench.wire import REQUEST, RESPONSE_SIZE
+from bench.lone import lone_core, lone_namespace
+from bench.lone_mesh import certify, issuing, lone_service, lone_workload, receive_answer
+from bench.rounds import medians, percentile
+from bench.wire import REQUEST
 from nodeseal.core.native import LISTEN_HBONE, LISTEN_OUTBOUND
-from nodeseal.identity.authority import Issuer
 from nodeseal.lab.errors import LabError
 from nodeseal.lab.plan import TRUST_DOMAIN
 from nodeseal.mesh.address import HBONE_PORT
-from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
+from nodeseal.mesh.model import Mesh, ServicePort
 
 ROUNDS = 3
 SECONDS = 5.0
@@ -109,7 +105,7 @@ def measure(serve: str, name: str, seconds: float) -> dict[str, Any]:
         server.wait()
     alone = [*before, *after]
     figures = {
-        f"{stretch}_p{percent}": _percentile(values, percent)
+        f"{stretch}_p{percent}": percentile(values, percent)
         for stretch, values in (("alone", alone), ("during", during))
         for percent in (50, 99)
     }
@@ -120,14 +116,7 @@ def measure(serve: str, name: str, seconds: float) -> dict[str, Any]:
 
 def summarise(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The medians of the rounds, a flood at a time; the ratios are those within each round."""
-    floods: dict[str, Any] = {}
-    for name in dict.fromkeys(one["flood"] for one in measured):
-        rounds = [one for one in measured if one["flood"] == name]
-        keys = [key for key in rounds[0] if key != "flood"]
-        floods[name] = {key: statistics.median(one[key] for one in rounds) for key in keys}
-        floods[name]["ratio_p99_worst"] = max(one["ratio_p99"] for one in rounds)
-        floods[name]["rounds"] = len(rounds)
-    return {"floods": floods, "target": TARGET}
+    return {"floods": medians(measured, "flood"), "target": TARGET}
 
 
 def markdown(figures: dict[str, Any]) -> str:
@@ -144,11 +133,6 @@ def markdown(figures: dict[str, Any]) -> str:
             f"{row['ratio_p99']:.1f} ({row['ratio_p99_worst']:.1f}) | {row['tunnels']:.0f}, {row['failed']:.0f} |"
         )
     return "\n".join(lines)
-
-
-def _percentile(values: Sequence[float], percent: int) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else float("inf")
 
 
 # ---- the published workload
@@ -171,17 +155,14 @@ def _dials(dial: Callable[[], None], seconds: float) -> tuple[list[float], int]:
 @contextlib.contextmanager
 def _site() -> Iterator[Callable[[], None]]:
     """Two cores; the function makes a request through a new tunnel."""
-    client, server = _workload("client", _CLIENT), _workload("server", _SERVER)
-    port = ServicePort(_PORT, _PORT)
-    service = Service(WorkloadName("default", "s"), (IPv4Address(_SERVICE),), (port,), (server.key,))
-    mesh = Mesh.build(TRUST_DOMAIN, [client, server], [service])
+    client, server = lone_workload("client", _CLIENT), lone_workload("server", _SERVER)
+    mesh = Mesh.build(TRUST_DOMAIN, [client, server], [lone_service("s", _SERVICE, ServicePort(_PORT, _PORT), server)])
     with contextlib.ExitStack() as stack:
         near, far = (stack.enter_context(lone_core(1, TRUST_DOMAIN)) for _ in range(2))
         for core in (near, far):
             for thread in Path(f"/proc/{core.client.pid}/task").iterdir():
                 _put_first(int(thread.name), 1)
-        authority = make_authority(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "ca")
-        issuer = Issuer.load(authority, datetime.now(UTC))
+        issuer = stack.enter_context(issuing())
         for core, workload, role, address in (
             (near, client, LISTEN_OUTBOUND, (_SERVICE, _PORT)),
             (far, server, LISTEN_HBONE, (_SERVER, HBONE_PORT)),
@@ -190,35 +171,16 @@ def _site() -> Iterator[Callable[[], None]]:
             listener = stack.enter_context(socket.create_server(address, backlog=4096))
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted ones inherit it
             core.add(1, workload, TRUST_DOMAIN, {role: listener.fileno()})
-        renew = _certify(near, client, issuer)
-        renew()
-        _certify(far, server, issuer)()
+        renew = certify(near, 1, client, issuer)
+        certify(far, 1, server, issuer)
 
         def dial() -> None:
             with socket.create_connection((_SERVICE, _PORT), timeout=_PATIENCE) as stream:
                 stream.sendall(REQUEST)
-                left = RESPONSE_SIZE
-                while left > 0:
-                    part = len(stream.recv(left))
-                    if part == 0:
-                        raise BenchError("a stream ended before its answer")
-                    left -= part
+                receive_answer(stream)
             renew()
 
         yield dial
-
-
-def _workload(name: str, address: str) -> Workload:
-    key = WorkloadName("default", name)
-    return Workload(key, name, "node1", (IPv4Address(address),), None, True, Mode.PERMISSIVE, Phase.ENROLLED)
-
-
-def _certify(core: LoneCore, workload: Workload, issuer: Issuer) -> Callable[[], None]:
-    """Gives the core the workload's certificate, whenever it is called: what was open takes no new streams then."""
-    identity = workload.identity(TRUST_DOMAIN)
-    svid = issuer.issue(identity, lifetime=timedelta(hours=1), now=datetime.now(UTC))
-    pems = {"chain_pem": svid.chain_pem, "key_pem": svid.key_pem, "bundle_pem": issuer.bundle_pem}
-    return lambda: core.client.workload_credentials(1, identity, **pems)
 
 
 # ---- strangers

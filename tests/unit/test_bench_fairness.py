@@ -35,8 +35,3 @@ def test_an_unknown_load_is_refused_before_anything_is_started(capsys: pytest.Ca
     with pytest.raises(SystemExit):
         fairness.main(["--only", "bulk,loud"])
     assert "no such load: loud; there are opening, standing, stalled" in capsys.readouterr().err
-
-
-def test_a_percentile_of_few_values_is_one_of_them() -> None:
-    assert fairness._percentile([3.0, 1.0, 2.0], 50) == 2.0
-    assert fairness._percentile([3.0, 1.0, 2.0], 99) == 3.0

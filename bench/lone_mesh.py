@@ -1,0 +1,61 @@
+"""Workloads, services and certificates for lone cores (bench.lone), and what is read from their listeners."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from bench.certificates import make_authority
+from bench.errors import BenchError
+from bench.lone import LoneCore
+from bench.wire import RESPONSE_SIZE
+from nodeseal.identity.authority import Issuer
+from nodeseal.lab.plan import TRUST_DOMAIN
+from nodeseal.mesh.model import Mode, Phase, Service, ServicePort, Workload, WorkloadName
+
+
+def lone_workload(name: str, address: str) -> Workload:
+    """default/<name>, enrolled, with that service account."""
+    key = WorkloadName("default", name)
+    return Workload(key, name, "node1", (IPv4Address(address),), None, True, Mode.PERMISSIVE, Phase.ENROLLED)
+
+
+def lone_service(name: str, address: str, port: ServicePort, server: Workload) -> Service:
+    """default/<name>, with one workload behind it."""
+    return Service(WorkloadName("default", name), (IPv4Address(address),), (port,), (server.key,))
+
+
+@contextlib.contextmanager
+def issuing() -> Iterator[Issuer]:
+    """A CA of the block."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield Issuer.load(make_authority(Path(directory) / "ca"), datetime.now(UTC))
+
+
+def certify(core: LoneCore, key: int, workload: Workload, issuer: Issuer) -> Callable[[], None]:
+    """Gives the core a certificate of the workload, and again whenever what is returned is called: tunnels that were
+    open take no new streams then."""
+    identity = workload.identity(TRUST_DOMAIN)
+    svid = issuer.issue(identity, lifetime=timedelta(hours=1), now=datetime.now(UTC))
+    pems = {"chain_pem": svid.chain_pem, "key_pem": svid.key_pem, "bundle_pem": issuer.bundle_pem}
+
+    def give() -> None:
+        core.client.workload_credentials(key, identity, **pems)
+
+    give()
+    return give
+
+
+def receive_answer(stream: socket.socket) -> None:
+    """All of one answer to bench.wire.REQUEST. Raises BenchError, OSError."""
+    left = RESPONSE_SIZE
+    while left > 0:
+        part = len(stream.recv(left))
+        if part == 0:
+            raise BenchError("a connection ended before its answer")
+        left -= part
