@@ -16,8 +16,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from nodeseal.agent.config import Config
 from nodeseal.agent.credentials import CaCondition, Credential
 from nodeseal.capture import constants
+from nodeseal.capture.backend import Choice
 from nodeseal.capture.netns import NamespaceGoneError
 from nodeseal.capture.workload import Captured, CaptureTarget
 from nodeseal.core.bridge import CoreError, spawn
@@ -39,6 +41,26 @@ async def until(condition: Callable[[], object], what: str = "condition", second
     while not condition():
         assert time.monotonic() < deadline, f"did not happen within {seconds:.0f} s: {what}"
         await asyncio.sleep(0.002)
+
+
+def agent_config(mesh: Path, **changes: Any) -> Config:
+    """Of node1, with everything in the mesh directory and nothing that waits."""
+    values: dict[str, Any] = {
+        "node": "node1",
+        "mesh": mesh,
+        "ca": mesh,
+        "run_dir": mesh,
+        "workers": 1,
+        "congestion_control": "",
+        "spin": timedelta(0),
+        "certificate_lifetime": timedelta(hours=24),
+        "settle": timedelta(0),
+        "warm_tunnels": timedelta(0),
+        "drain_limit": None,
+        "capture": Choice.AUTO,
+        "cgroup": None,
+    }
+    return Config(**{**values, **changes})
 
 
 def workload(name: str, netns: Path | str | None, **changes: Any) -> Workload:

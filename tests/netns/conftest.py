@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator
 import pytest
 
 from support.agent import use_compiled
+from support.hosts import Host
 from support.lab import Programs, RunningLab, live_labs, running_lab
 from support.pods import compiled
 
@@ -54,3 +55,9 @@ def programs(lab: RunningLab, request: pytest.FixtureRequest) -> Iterator[Progra
     each of them."""
     with Programs(lab, getattr(request, "param", 4)) as programs:
         yield programs
+
+
+@pytest.fixture
+def host(lab: RunningLab, programs: Programs) -> Host:
+    """Processes on node1, in a module whose lab has support.hosts.HOSTS."""
+    return Host(lab, programs)

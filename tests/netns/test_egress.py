@@ -16,7 +16,7 @@ import pytest
 from nodeseal.capture import routing
 from nodeseal.capture.journal import Journal
 from nodeseal.capture.node import NodeCapture
-from support.hosts import Host, row_of
+from support.hosts import HOSTS, PORTS, Host, row_of
 from support.lab import HBONE_PORT, PATIENCE, Programs, RunningLab, Sniffer, echoes, ports_used, running_lab, wait_until
 from support.namespaces import needs_root
 from support.netfilter import nft, rule, ruleset
@@ -26,7 +26,7 @@ from support.pods import echoes as echoes_of
 pytestmark = needs_root
 
 CARD = "card=4111 1111 1111 1111;"
-PORTS = {"vector": 9100}
+IP_VERSIONS = (4, 6)
 SERVER_PORT = 8080
 NODES = pytest.mark.ebpf_only("processes of a node are captured by eBPF only")
 
@@ -236,19 +236,8 @@ def test_what_an_older_version_captured_is_held_too(pods: Pods) -> None:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
-    with running_lab(tmp_path_factory.mktemp("held"), host_workloads=("vector:node1:9100",), ipv6=True) as lab:
+    with running_lab(tmp_path_factory.mktemp("held"), host_workloads=HOSTS, ipv6=True) as lab:
         yield lab
-
-
-@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
-def programs(lab: RunningLab, request: pytest.FixtureRequest) -> Iterator[Programs]:
-    with Programs(lab, request.param) as programs:
-        yield programs
-
-
-@pytest.fixture
-def host(lab: RunningLab, programs: Programs) -> Host:
-    return Host(lab, programs, PORTS)
 
 
 def held_on(lab: RunningLab) -> int:

@@ -17,14 +17,13 @@ import pytest
 from nodeseal.lab.cgroups import directory_of
 from nodeseal.lab.mesh_state import SETTLE
 from support.host_process import Dialled, HostProcess
-from support.hosts import Host, row_of
+from support.hosts import HOSTS, PORTS, Host, row_of
 from support.lab import PATIENCE, Programs, RunningLab, echoes, running_lab, wait_until
 from support.namespaces import needs_root
 
 pytestmark = [needs_root, pytest.mark.ebpf_only("processes of a node are captured by eBPF only")]
 
-HOSTS = ("vector:node1:9100", "registry:node1:5000")
-PORTS = {"vector": 9100, "registry": 5000}
+IP_VERSIONS = (4, 6)
 CARD = "card=4111 1111 1111 1111;"
 
 
@@ -34,17 +33,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
         tmp_path_factory.mktemp("hosts"), host_workloads=HOSTS, ipv6=True, settings={"settle": SETTLE}
     ) as lab:
         yield lab
-
-
-@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
-def programs(lab: RunningLab, request: pytest.FixtureRequest) -> Iterator[Programs]:
-    with Programs(lab, request.param) as programs:
-        yield programs
-
-
-@pytest.fixture
-def host(lab: RunningLab, programs: Programs) -> Host:
-    return Host(lab, programs, PORTS)
 
 
 def named(lab: RunningLab, pod: str) -> str:

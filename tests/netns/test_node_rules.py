@@ -13,15 +13,14 @@ from pathlib import Path
 import pytest
 
 from nodeseal.lab.plan import NODE_RULES, PIPELINE_HTTP_PORT
-from support.hosts import Host, row_of
+from support.hosts import HOSTS, PORTS, Host, row_of
 from support.lab import HBONE_PORT, Programs, RunningLab, echoes, endpoint, ports_used, running_lab
 from support.namespaces import needs_root
 from support.netfilter import ruleset, tracked
 
 pytestmark = [needs_root, pytest.mark.ebpf_only("processes of a node are captured by eBPF only")]
 
-HOSTS = ("vector:node1:9100", "registry:node1:5000")
-PORTS = {"vector": 9100, "registry": 5000}
+IP_VERSIONS = (4, 6)
 CARD = "card=4111 1111 1111 1111;"
 MUCH = b"card=4111 1111 1111 1111;" * 20000
 
@@ -32,17 +31,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
         tmp_path_factory.mktemp("rules"), host_workloads=HOSTS, ipv6=True, node_rules=request.param
     ) as lab:
         yield lab
-
-
-@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
-def programs(lab: RunningLab, request: pytest.FixtureRequest) -> Iterator[Programs]:
-    with Programs(lab, request.param) as programs:
-        yield programs
-
-
-@pytest.fixture
-def host(lab: RunningLab, programs: Programs) -> Host:
-    return Host(lab, programs, PORTS)
 
 
 def dialled_by_the_node(lab: RunningLab) -> set[tuple[str, int]]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from support.host_process import Dialled, HostProcess
 from support.lab import Programs, RunningLab, wait_until
 
+PORTS = {"vector": 9100, "registry": 5000}
+"""Of the workloads on node1, by name."""
+HOSTS = tuple(f"{name}:node1:{port}" for name, port in PORTS.items())
+"""As a lab is asked for them."""
+
 
 class Host:
-    """Processes on node1, ended with the test."""
+    """Processes on node1 of a lab with HOSTS, ended with the test."""
 
-    def __init__(self, lab: RunningLab, programs: Programs, ports: Mapping[str, int]) -> None:
-        """`ports`: of the workloads, by name."""
+    def __init__(self, lab: RunningLab, programs: Programs) -> None:
         self.lab = lab
         self.programs = programs
-        self._ports = ports
 
     def process(self, name: str = "") -> HostProcess:
         """One in the cgroup of a workload, or in none."""
@@ -28,13 +30,13 @@ class Host:
     def server(self, name: str) -> HostProcess:
         """One that serves at the workload's port."""
         process = self.process(name)
-        process.listen(self._ports[name])
+        process.listen(PORTS[name])
         return process
 
     @property
     def address(self) -> str:
         """The node's."""
-        return self.programs.at(next(iter(self._ports)))
+        return self.programs.at(next(iter(PORTS)))
 
     def source_of(self, dialled: Dialled) -> str:
         """Where a connection of one of the processes comes from, as the agents write it."""

@@ -12,20 +12,17 @@ import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-from datetime import timedelta
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent_fakes import FakeCapture, FakeCredentials, FakeSource, fake_spawn, mesh, until, workload
+from agent_fakes import FakeCapture, FakeCredentials, FakeSource, agent_config, fake_spawn, mesh, until, workload
 from nodeseal.agent import claim, publication, pushing, rundir, starting, supervisor, view, vigil
 from nodeseal.agent import node as node_module
-from nodeseal.agent.config import Config
 from nodeseal.agent.enrolment import Enrolment
 from nodeseal.agent.node import Node
-from nodeseal.capture.backend import Choice
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.workload import CaptureTarget
 from nodeseal.core import generations, protocol
@@ -48,21 +45,7 @@ class World:
         self.mesh_dir.mkdir()
         self.netns = tmp_path / "netns"
         self.netns.touch()
-        self.config = Config(
-            node="node1",
-            mesh=self.mesh_dir,
-            ca=tmp_path / "ca",
-            run_dir=self.run_dir,
-            workers=1,
-            congestion_control="",
-            spin=timedelta(0),
-            certificate_lifetime=timedelta(hours=24),
-            settle=timedelta(0),
-            warm_tunnels=timedelta(0),
-            drain_limit=None,
-            capture=Choice.AUTO,
-            cgroup=None,
-        )
+        self.config = agent_config(self.mesh_dir, ca=tmp_path / "ca", run_dir=self.run_dir)
         self.shipper = workload("shipper", self.netns)
         self.remote = workload("pipeline", None, node="node2", phase=Phase.ENROLLED)
         self.captures: list[FakeCapture] = []

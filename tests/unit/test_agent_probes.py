@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
 
-from agent_fakes import workload
+from agent_fakes import agent_config, workload
 from nodeseal.agent.check import warnings
-from nodeseal.agent.config import Config, NodeAddresses
+from nodeseal.agent.config import NodeAddresses
 from nodeseal.agent.probes import REMEDY, refused
-from nodeseal.capture.backend import Choice
 from nodeseal.mesh.exclusions import Excluded, Exclusions, PortRange
 from nodeseal.mesh.model import Mode, Workload
 
@@ -57,38 +55,20 @@ def test_operator_who_has_said_what_he_wants_is_left_alone() -> None:
     assert refused([STRICT], NodeAddresses(trusted=(IPv4Network("10.77.2.1/32"),)), LOCAL) is None
 
 
-def config(mesh: Path) -> Config:
-    return Config(
-        node="node1",
-        mesh=mesh,
-        ca=mesh,
-        run_dir=mesh,
-        workers=1,
-        congestion_control="",
-        spin=timedelta(0),
-        certificate_lifetime=timedelta(hours=24),
-        settle=timedelta(0),
-        warm_tunnels=timedelta(0),
-        drain_limit=None,
-        capture=Choice.AUTO,
-        cgroup=None,
-    )
-
-
 def test_check_reads_the_mesh_state(tmp_path: Path) -> None:
     entry = "{name: siem, node: node1, address: 10.77.2.11, netns: siem, enrolled: true, mode: strict}"
     (tmp_path / "m.yaml").write_text(f"trust_domain: example.org\nworkloads:\n- {entry}\n")
-    (line,) = warnings(config(tmp_path), "iptables", LOCAL)
+    (line,) = warnings(agent_config(tmp_path), "iptables", LOCAL)
     assert line.startswith("default/siem is strict and captured by iptables")
     assert line.endswith(REMEDY)
-    assert list(warnings(config(tmp_path), "ebpf", LOCAL)) == []
+    assert list(warnings(agent_config(tmp_path), "ebpf", LOCAL)) == []
 
 
 def test_check_says_what_else_is_wrong_with_the_mesh_state(tmp_path: Path) -> None:
-    assert [line.partition(":")[0] for line in warnings(config(tmp_path), "ebpf", LOCAL)] == [
+    assert [line.partition(":")[0] for line in warnings(agent_config(tmp_path), "ebpf", LOCAL)] == [
         "the mesh state cannot be used"
     ]
     entry = "{name: siem, node: nod1, address: 10.77.2.11, netns: siem, enrolled: true}"
     (tmp_path / "m.yaml").write_text(f"trust_domain: example.org\nworkloads:\n- {entry}\n")
-    (line,) = warnings(config(tmp_path), "ebpf", LOCAL)
+    (line,) = warnings(agent_config(tmp_path), "ebpf", LOCAL)
     assert line.endswith("is on the node node1: is 'node' spelt as there?")
