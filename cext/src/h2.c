@@ -44,6 +44,7 @@ struct h2 {
     int broken;                   /* the peer violated the protocol: it is not listened to any more */
     int said;                     /* a GOAWAY that says so was produced, the last frame */
     int withholding;              /* the connection's window */
+    size_t surplus; /* of that window: what the peer may send beyond, since it was made smaller */
     struct frames frames;
     struct message message; /* whose header fields are arriving; HTTP/2 never interleaves two */
 };
@@ -148,6 +149,15 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
     return 0;
 }
 
+/* Bytes of the connection's window may be sent again, as far as they were not sent beyond it. nghttp2 would
+ * give others back for them that are withheld. */
+static void connection_took(struct h2 *h2, size_t length)
+{
+    size_t swallowed = length < h2->surplus ? length : h2->surplus;
+    h2->surplus -= swallowed;
+    nghttp2_session_consume_connection(h2->session, length - swallowed);
+}
+
 static int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *bytes,
                          size_t length, void *user)
 {
@@ -155,11 +165,12 @@ static int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t id, co
     struct h2 *h2 = user;
     void *stream = stream_of(h2, id);
     if (stream == NULL) { /* reset by us, but the peer did not know yet */
-        nghttp2_session_consume(session, id, length);
+        connection_took(h2, length);
+        nghttp2_session_consume_stream(session, id, length);
         return 0;
     }
     if (!h2->withholding)
-        nghttp2_session_consume_connection(session, length);
+        connection_took(h2, length);
     h2->events->data(h2->owner, stream, bytes, length);
     return 0;
 }
@@ -230,6 +241,11 @@ void h2_taken(struct h2 *h2, int32_t id, size_t length)
 
 void h2_connection_window(struct h2 *h2, uint32_t window)
 {
+    uint32_t before = (uint32_t)nghttp2_session_get_effective_local_window_size(h2->session);
+    if (window < before)
+        h2->surplus += before - window;
+    else
+        h2->surplus -= h2->surplus < window - before ? h2->surplus : window - before;
     nghttp2_session_set_local_window_size(h2->session, NGHTTP2_FLAG_NONE, 0, (int32_t)window);
 }
 
@@ -242,7 +258,7 @@ void h2_withhold(struct h2 *h2, int on)
  * withheld. What it has not told yet is what was received and is not withheld. */
 void h2_give_back(struct h2 *h2, size_t length, size_t withheld)
 {
-    nghttp2_session_consume_connection(h2->session, length);
+    connection_took(h2, length);
     if (withheld == 0)
         return;
     int32_t untold = nghttp2_session_get_effective_recv_data_length(h2->session) - (int32_t)withheld;

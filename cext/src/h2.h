@@ -108,8 +108,8 @@ void h2_resume(struct h2 *h2, int32_t id);
 void h2_reset(struct h2 *h2, int32_t id, uint32_t code);
 /* The application took `length` bytes that `data` delivered. */
 void h2_taken(struct h2 *h2, int32_t id, size_t length);
-/* The connection's receive window, which begins with 65,535 bytes (RFC 9113 section 6.9.2); never smaller
- * than before. */
+/* The connection's receive window, which begins with 65,535 bytes (RFC 9113 section 6.9.2). A smaller one
+ * than before leaves the peer what it may send already, and gives nothing back until that has been sent. */
 void h2_connection_window(struct h2 *h2, uint32_t window);
 /* From now on received bytes are not given back to the connection's window, or are; those for streams that
  * are gone always. */

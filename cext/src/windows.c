@@ -2,7 +2,8 @@
  * windows.c: see windows.h.
  *
  * For each open tunnel: window == what its peer may send + owed + lost, and owed is the sum of its flows'.
- * The first part is what quota and holder have as `promised`.
+ * The first part is what quota and holder have as `promised`. What a peer may send beyond a window that was
+ * made smaller (shrink) is not counted: it was granted under another limit.
  */
 #include "windows.h"
 
@@ -18,6 +19,7 @@ enum {
     REACTION_US = 300, /* until the application has taken what arrived, and the peer may send again */
     GENEROUS = 2, /* a peer that has so many times less than what is left gets back what it sends at once */
     SLACK = 4,    /* and may have larger windows */
+    SHRUNK = 4,   /* where less than what was promised is left, this part of the limit is */
 };
 
 /* ---- holders ---- */
@@ -250,9 +252,28 @@ static void tunnel_look(struct tunnel *tunnel)
         give_all_back(tunnel);
 }
 
+/* The limit was lowered below what is promised. Nothing of that can be taken back, but peers get no more of
+ * it: a smaller window swallows what they still send of the larger one, and counts as what it is to be. */
+static void shrink(struct workload *workload)
+{
+    uint64_t limit = quota_limits(workload->quota).memory;
+    uint64_t promised = __atomic_load_n(&workload->quota->promised, __ATOMIC_RELAXED);
+    struct link *at, *next;
+    if (limit == 0 || promised <= limit)
+        return;
+    link_each(at, next, &workload->tunnels)
+    {
+        struct tunnel *tunnel = container_of(at, struct tunnel, link);
+        uint64_t window = tunnel->window * (limit / SHRUNK) / promised;
+        if (tunnel->holder != NULL && tunnel->window > WINDOW_LEAST && tunnel->owed + tunnel->lost == 0)
+            set_window(tunnel, window < WINDOW_LEAST ? WINDOW_LEAST : (uint32_t)window);
+    }
+}
+
 void windows_tick(struct workload *workload)
 {
     struct link *at, *next;
+    shrink(workload);
     link_each(at, next, &workload->holders)
     {
         struct holder *holder = container_of(at, struct holder, link);

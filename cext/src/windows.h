@@ -71,7 +71,8 @@ void windows_parted(struct flow *flow);
 uint32_t window_wanted(uint32_t window, uint32_t most, uint64_t bytes, uint64_t elapsed_us,
                        uint32_t round_trip_us);
 
-/* A second has passed: looks which of the workload's peers are tight, gives back what may be. */
+/* A second has passed: looks which of the workload's peers are tight, gives back what may be, and makes
+ * windows smaller if the limit was lowered. */
 void windows_tick(struct workload *workload);
 /* Its flows and tunnels have ended. */
 void windows_forget(struct workload *workload);

@@ -231,4 +231,28 @@ TEST(a_peer_may_have_as_many_tunnels_as_their_windows_leave_for_others)
     lab_free(lab);
 }
 
+/* What a peer was promised before stays with it, and is not held against its next tunnel. */
+TEST(a_limit_that_is_lowered_leaves_room_for_new_tunnels)
+{
+    const uint64_t limit = 8 << 20;
+    struct lab *lab = lab_new_of_one_worker();
+    struct ends old = lab_connect(lab);
+    exchange(&old, 0);
+    CHECK(lab_stats(lab, PIPELINE_KEY).promised > limit);
+    limit_memory(lab, limit);
+    WAIT_UNTIL(lab_stats(lab, PIPELINE_KEY).promised <= limit / 4);
+    lab_credentials(lab, SHIPPER_KEY, SHIPPER); /* the next connection needs a tunnel of its own */
+    check_served(lab, 1);
+    CHECK_EQUAL(lab_stats(lab, PIPELINE_KEY).tunnels, 2);
+    CHECK_EQUAL(refused(lab), 0);
+    struct sender sender; /* more than the window that it had, and through the smaller one */
+    sender_start(&sender, old.client, 7, 48u << 20);
+    receive_stream(old.server, 7, 0, 48u << 20);
+    sender_join(&sender);
+    CHECK(lab_stats(lab, PIPELINE_KEY).promised <= limit);
+    ends_close(&old);
+    WAIT_UNTIL(lab_stats(lab, PIPELINE_KEY).memory == 0);
+    lab_free(lab);
+}
+
 CHECK_MAIN

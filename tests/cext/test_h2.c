@@ -559,6 +559,35 @@ TEST(what_is_withheld_stops_the_peer_at_the_connections_window)
     pair_free(&pair);
 }
 
+TEST(a_window_made_smaller_swallows_what_was_granted_beyond_it)
+{
+    enum { SMALL = 1 << 20, STREAMS_OF_WINDOW = CONNECTION_WINDOW / H2_STREAM_WINDOW };
+    struct pair pair = pair_new();
+    pair.server->hoard_after = 0;
+    pair.server->withholding = 1;
+    h2_withhold(pair.server->h2, 1);
+    settle(pair.client, pair.server);
+    h2_connection_window(pair.server->h2, SMALL);
+    for (int i = 0; i < STREAMS_OF_WINDOW; i++)
+        end_open(pair.client, PIPELINE, H2_STREAM_WINDOW, 0);
+    settle(pair.client, pair.server);
+    CHECK_EQUAL(pair.server->withheld, CONNECTION_WINDOW); /* it had been granted */
+    end_open(pair.client, PIPELINE, H2_STREAM_WINDOW, 0);
+    settle(pair.client, pair.server);
+    const struct stream *last = &pair.server->streams[STREAMS_OF_WINDOW];
+    int taken = 0;
+    for (; taken < STREAMS_OF_WINDOW - 1; taken++) {
+        CHECK_CASE(last->received == 0, "%d were taken", taken);
+        stream_take(&pair.server->streams[taken], H2_STREAM_WINDOW);
+        settle(pair.client, pair.server);
+    }
+    CHECK_EQUAL(last->received, 0); /* what is withheld is all of the small one */
+    stream_take(&pair.server->streams[taken], H2_STREAM_WINDOW);
+    settle(pair.client, pair.server);
+    CHECK_EQUAL(last->received, H2_STREAM_WINDOW);
+    pair_free(&pair);
+}
+
 TEST(a_widened_stream_gets_as_much_as_its_window)
 {
     struct pair pair = pair_new();
