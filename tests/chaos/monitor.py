@@ -108,10 +108,15 @@ class Monitor:
                     self._ledger.add(asked, "event", f"{node} is not back {BACK_SECONDS:.0f} s after all was killed")
 
     def _is_back(self, node: str) -> bool:
-        """Whether the core has every workload that is wanted on the node."""
         try:
-            status = agents.ask_agent(self._lab.run_dirs[node], "status")
+            return is_back(agents.ask_agent(self._lab.run_dirs[node], "status"))
         except AgentError:
             return False
-        wanted = [workload for workload in status["workloads"] if workload["wanted"]]
-        return status["core"]["state"] == "running" and all(workload["enrolled"] for workload in wanted)
+
+
+def is_back(status: dict[str, Any]) -> bool:
+    """Whether the core has every workload that is wanted on the node. An agent that starts answers before it knows of
+    any."""
+    wanted = [workload for workload in status["workloads"] if workload["wanted"]]
+    ready = status["agent"]["starting"] is None and status["core"]["state"] == "running"
+    return ready and all(workload["enrolled"] for workload in wanted)
