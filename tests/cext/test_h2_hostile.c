@@ -377,13 +377,21 @@ static void feed_data(struct end *client, struct stream *stream, size_t length)
     end_feed(client, frame, 9 + length);
 }
 
-TEST(interim_answers_come_before_the_final_one)
+/* A client, and the peer to which it has sent one request. */
+static struct end *client_with_request(struct foreign *peer, struct stream **stream)
 {
     struct end *client = end_new(0);
+    foreign_init(peer, 1);
+    *stream = end_open(client, PIPELINE, 0, 0);
+    foreign_settle(peer, client);
+    return client;
+}
+
+TEST(interim_answers_come_before_the_final_one)
+{
     struct foreign peer;
-    foreign_init(&peer, 1);
-    struct stream *stream = end_open(client, PIPELINE, 0, 0);
-    foreign_settle(&peer, client);
+    struct stream *stream;
+    struct end *client = client_with_request(&peer, &stream);
     foreign_respond(&peer, stream->id, "103", NGHTTP2_FLAG_NONE);
     foreign_settle(&peer, client);
     CHECK_EQUAL(stream->status, 103);
@@ -408,11 +416,9 @@ TEST(every_2xx_answer_opens_a_tunnel)
         {{":status", "299"}, {"server", "envoy"}, {NULL, NULL}},
     };
     for (size_t i = 0; i < sizeof(ANSWERS) / sizeof(ANSWERS[0]); i++) {
-        struct end *client = end_new(0);
         struct foreign peer;
-        foreign_init(&peer, 1);
-        struct stream *stream = end_open(client, PIPELINE, 0, 0);
-        foreign_settle(&peer, client);
+        struct stream *stream;
+        struct end *client = client_with_request(&peer, &stream);
         foreign_fields(&peer, stream->id, ANSWERS[i], NGHTTP2_FLAG_NONE);
         foreign_settle(&peer, client);
         CHECK_CASE(stream->status == atoi(ANSWERS[i][0].value), "%zu: %d", i, stream->status);
@@ -444,11 +450,9 @@ TEST(answers_that_break_the_rules_are_reset)
         {{":status", "200"}, {"upgrade", "h2c"}, {NULL, NULL}},
     };
     for (size_t i = 0; i < sizeof(ANSWERS) / sizeof(ANSWERS[0]); i++) {
-        struct end *client = end_new(0);
         struct foreign peer;
-        foreign_init(&peer, 1);
-        struct stream *stream = end_open(client, PIPELINE, 0, 0);
-        foreign_settle(&peer, client);
+        struct stream *stream;
+        struct end *client = client_with_request(&peer, &stream);
         foreign_fields(&peer, stream->id, ANSWERS[i], NGHTTP2_FLAG_NONE);
         foreign_settle(&peer, client);
         CHECK_CASE(stream->answered == 0, "%zu: %d", i, stream->status);
@@ -462,11 +466,9 @@ TEST(answers_that_break_the_rules_are_reset)
 
 TEST(an_answer_that_comes_before_the_final_one_ends_nothing)
 {
-    struct end *client = end_new(0);
     struct foreign peer;
-    foreign_init(&peer, 1);
-    struct stream *stream = end_open(client, PIPELINE, 0, 0);
-    foreign_settle(&peer, client);
+    struct stream *stream;
+    struct end *client = client_with_request(&peer, &stream);
     foreign_respond(&peer, stream->id, "103", NGHTTP2_FLAG_END_STREAM);
     foreign_settle(&peer, client);
     CHECK_EQUAL(stream->ended, 0);
