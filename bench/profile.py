@@ -1,7 +1,7 @@
 """The command: `python -m bench.profile`, where the time of the splice core goes.
 
-Every load of the bench runs in the bench's own bed, with both cores sampled; build/profile/ gets a flame graph and a
-text for each, and an index.html.
+Every load of the bench runs in the bench's own bed, with both cores sampled; build/profile/ gets a text for each, and
+one file with the stacks of all, which speedscope (https://www.speedscope.app) shows as flame graphs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bench.machine import describe_machine
 from bench.peers.catalogue import all_peers
 from bench.peers.nodeseal import parse_settings
 from bench.peers.peer import Peer
-from bench.profile_report import Profile, cost_of, terminal_table, write_index, write_load
+from bench.profile_report import Profile, cost_of, terminal_table, write_flame_graphs, write_load
 from bench.sampler import FREQUENCY, Sampler, perf_missing
 from bench.session import server_pid, start_peer
 from nodeseal.lab.errors import LabError
@@ -37,6 +37,7 @@ USUAL_LOADS = (
 WARMUP, SECONDS_MAX = 0.5, 600.0
 CALLGRIND_WARMUP = 2.0
 OURS = "nodeseal"
+SPEEDSCOPE = "https://www.speedscope.app (it stays in the browser)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,12 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for profile in sample(peer, loads, options.seconds):
                     write_load(profile, output)
                     profiles.append(profile)
-                    print(f"{profile.title}: {output / profile.load}.svg", file=sys.stderr, flush=True)
+                    print(f"{profile.title}: {output / profile.load}.txt", file=sys.stderr, flush=True)
         except KeyboardInterrupt:
             print("interrupted: what was finished is kept", file=sys.stderr)
         if not profiles:
             raise BenchError("nothing was sampled")
-        print(f"\n{terminal_table(profiles)}\n\n{write_index(profiles, output)}")
+        print(f"\n{terminal_table(profiles)}\n\n{write_flame_graphs(profiles, output)}: open it in {SPEEDSCOPE}")
         return 0 if len(profiles) == len(loads) else 1
     except (BenchError, LabError) as error:
         print(f"profile: {error}", file=sys.stderr)
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.profile",
-        description="Writes a flame graph of the splice core under each load of the bench.",
+        description="Writes flame graphs of the splice core under each load of the bench.",
     )
     parser.add_argument(
         "--only", metavar="LOADS", help=f"these loads alone, separated by commas (default: {','.join(USUAL_LOADS)})"

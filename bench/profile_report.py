@@ -1,16 +1,15 @@
-"""What a profile says: a table for the terminal, a text and a flame graph for each load, and a page with all of
-them."""
+"""What a profile says: a table for the terminal, a text for each load, and the stacks of all in speedscope's format."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
+from typing import Any
 
-from bench.flamegraph import draw_flame_graph
 from bench.generator import Measured
-from bench.stacks import Folded, core_functions, group_shares, top_symbols
+from bench.stacks import Folded, Frame, core_functions, group_of, group_shares, top_symbols
 
 TOP_SYMBOLS = 25
 TOP_CORE_FUNCTIONS = 12
@@ -94,66 +93,48 @@ def load_text(profile: Profile) -> str:
 
 
 def write_load(profile: Profile, directory: Path) -> None:
-    """<load>.svg, <load>.txt, and <load>.folded: a line a stack, "outermost;...;innermost COUNT", as other programs for
-    flame graphs and their differences read it."""
+    """<load>.txt, and <load>.folded: a line a stack, "outermost;...;innermost COUNT", as programs that compare flame
+    graphs read it."""
     directory.mkdir(parents=True, exist_ok=True)
-    svg = draw_flame_graph(profile.folded, profile.title, profile.notes, profile.unit)
-    (directory / f"{profile.load}.svg").write_text(svg)
     (directory / f"{profile.load}.txt").write_text(load_text(profile))
     stacks = (";".join(frame.symbol for frame in stack) + f" {count}\n" for stack, count in profile.folded.items())
     (directory / f"{profile.load}.folded").write_text("".join(sorted(stacks)))
 
 
-def write_index(profiles: Sequence[Profile], directory: Path) -> Path:
-    """index.html: the table, and every flame graph under it. Returns its path."""
-    head = "".join(f"<th>{name}</th>" for name, _ in COLUMNS)
-    rows, pictures = [], []
-    for profile in profiles:
-        shares = profile.shares()
-        cells = "".join(f"<td>{shares[name]:.1%}</td>" for name, _ in COLUMNS)
-        load = escape(profile.load)
-        rows.append(f'<tr><th><a href="#{load}">{load}</a></th><td>{escape(profile.cost)}</td>{cells}</tr>')
-        pictures.append(
-            f'<h2 id="{load}">{escape(profile.title)}</h2>\n'
-            f'<p><a href="{load}.svg">the picture alone</a>, <a href="{load}.txt">text</a></p>\n'
-            f'<object type="image/svg+xml" data="{load}.svg"></object>'
-        )
-    common = [note for note in profiles[0].notes if all(note in other.notes for other in profiles)] if profiles else []
-    notes = "<br>\n".join(map(escape, common))
-    page = _PAGE.format(
-        title=f"Where the time goes: {escape(profiles[0].peer if profiles else 'nothing')}",
-        notes=notes,
-        head=head,
-        rows="\n".join(rows),
-        pictures="\n".join(pictures),
-    )
-    path = directory / "index.html"
-    directory.mkdir(parents=True, exist_ok=True)
-    path.write_text(page)
+def write_flame_graphs(profiles: Sequence[Profile], directory: Path) -> Path:
+    """profile.speedscope.json: every load's stacks, for https://www.speedscope.app. Returns its path."""
+    path = directory / "profile.speedscope.json"
+    path.write_text(json.dumps(speedscope(profiles)))
     return path
 
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{title}</title>
-<style>
-body {{ font: 14px/1.4 "DejaVu Sans", Verdana, Arial, sans-serif; margin: 2em; color: #222; }}
-table {{ border-collapse: collapse; }}
-th, td {{ padding: 3px 12px; border-bottom: 1px solid #ddd; text-align: right; }}
-th:first-child {{ text-align: left; }}
-object {{ max-width: 100%; border: 1px solid #ddd; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p>{notes}</p>
-<table>
-<tr><th>load</th><th>CPU of both sides</th>{head}</tr>
-{rows}
-</table>
-{pictures}
-</body>
-</html>
-"""
+def speedscope(profiles: Sequence[Profile]) -> dict[str, Any]:
+    """The profiles in speedscope's file format (https://www.speedscope.app/file-format-schema.json). A frame's `file`,
+    by which speedscope colours it, is the group of its module."""
+    numbers: dict[Frame, int] = {}
+    for profile in profiles:
+        for stack in profile.folded:
+            for frame in stack:
+                numbers.setdefault(frame, len(numbers))
+    return {
+        "$schema": "https://www.speedscope.app/file-format-schema.json",
+        # Only the two sides, which hold all stacks, have no module.
+        "shared": {
+            "frames": [
+                {"name": symbol, "file": f"{group_of(module)}: {module}" if module else ""}
+                for symbol, module in numbers
+            ]
+        },
+        "profiles": [
+            {
+                "type": "sampled",
+                "name": "; ".join((profile.title, *profile.notes)),
+                "unit": "none",
+                "startValue": 0,
+                "endValue": profile.folded.total(),
+                "samples": [[numbers[frame] for frame in stack] for stack in profile.folded],
+                "weights": list(profile.folded.values()),
+            }
+            for profile in profiles
+        ],
+    }

@@ -1,22 +1,20 @@
-"""From what perf prints to the flame graph, the texts and the page."""
+"""From what perf prints to the texts and the file for speedscope."""
 
 from __future__ import annotations
 
-import itertools
+import json
 import os
 import re
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from bench import profile, sampler
 from bench.errors import BenchError
-from bench.flamegraph import WIDTH, build_tree, draw_flame_graph
 from bench.instrumented import Instrumented, fold_callgrind
-from bench.profile_report import COLUMNS, Profile, load_text, terminal_table, write_index, write_load
+from bench.profile_report import COLUMNS, Profile, load_text, speedscope, terminal_table, write_flame_graphs, write_load
 from bench.stacks import (
     GROUPS,
     Folded,
@@ -30,7 +28,6 @@ from bench.stacks import (
 
 RECORDED = (Path(__file__).parent / "golden" / "perf-script.txt").read_text()
 SAMPLES = 13
-SVG = "{http://www.w3.org/2000/svg}"
 
 CORE, LIBSSL, LIBCRYPTO = "_core.abi3.so", "libssl.so.3", "libcrypto.so.3"
 
@@ -127,55 +124,28 @@ def test_core_functions_with_what_they_called(folded: Folded) -> None:
     assert sum(samples for samples, _ in functions.values()) == SAMPLES
 
 
-def test_widths_of_the_callees_fit_into_the_caller(folded: Folded) -> None:
-    boxes = [build_tree(folded)]
-    assert boxes[0].samples == SAMPLES
-    for box in boxes:
-        assert sum(callee.samples for callee in box.callees.values()) <= box.samples
-        boxes += box.callees.values()
+def test_speedscopes_file_holds_every_load_and_sample(folded: Folded) -> None:
+    found = speedscope([made_profile(folded, "down_1"), made_profile(folded, "mix")])
+    frames = found["shared"]["frames"]
+    assert len(frames) == len({(frame["name"], frame["file"]) for frame in frames})
+    assert [load["name"].split(":")[0] for load in found["profiles"]] == ["nodeseal, down_1", "nodeseal, mix"]
+    for load in found["profiles"]:
+        stacks = [tuple(frames[number]["name"] for number in stack) for stack in load["samples"]]
+        assert stacks == [tuple(frame.symbol for frame in stack) for stack in folded]
+        assert load["weights"] == list(folded.values())
+        assert (load["startValue"], load["endValue"], load["unit"]) == (0, SAMPLES, "none")
 
 
-def drawn_boxes(svg: str) -> list[tuple[float, float, float]]:
-    """(x, width, y) of every box."""
-    root = ElementTree.fromstring(svg)  # noqa: S314 (our own output)
-    return [
-        (float(group.attrib["data-x"]), float(group.attrib["data-w"]), float(group.attrib["data-y"]))
-        for group in root.iter(f"{SVG}g")
-    ]
+def test_speedscope_colours_a_frame_by_its_group(folded: Folded) -> None:
+    files = {frame["name"]: frame["file"] for frame in speedscope([made_profile(folded)])["shared"]["frames"]}
+    assert files["worker_main"] == f"core: {CORE}"
+    assert files["_copy_to_iter"] == "kernel: [kernel.kallsyms]"
+    assert files["client side"] == ""
 
 
-def test_picture_is_xml_whose_rows_are_as_wide_as_their_samples(folded: Folded) -> None:
-    boxes = drawn_boxes(draw_flame_graph(folded, "a title", ["a note"]))
-    rows: dict[float, list[tuple[float, float]]] = {}
-    for x, width, y in boxes:
-        rows.setdefault(y, []).append((x, width))
-    full = max(width for _, width, _ in boxes)
-    assert WIDTH - 30 < full < WIDTH
-    sides = sorted(rows, reverse=True)[1]
-    assert sum(width for _, width in rows[sides]) == pytest.approx(full, abs=0.01)
-    for row in rows.values():
-        row.sort()
-        for (x, width), (following, _) in itertools.pairwise(row):
-            assert x + width <= following + 0.01
-
-
-def test_picture_needs_nothing_from_outside(folded: Folded) -> None:
-    svg = draw_flame_graph(folded, "a title")
-    assert re.findall(r"(?:href|src|url)\s*[=(]", svg) == []
-    assert svg.count("http:") == 1  # the name of the SVG namespace
-
-
-def test_names_with_markup_are_escaped() -> None:
-    folded: Folded = Counter({(Frame('operator<<"&', "envoy"),): 3})
-    svg = draw_flame_graph(folded, 'a "title" < b & c', ["<note>"])
-    root = ElementTree.fromstring(svg)  # noqa: S314
-    titles = [title.text for title in root.iter(f"{SVG}title")]
-    assert 'operator<<"& (envoy): 100.0%, 3 samples' in titles
-    assert titles[0] == 'a "title" < b & c'
-
-
-def test_picture_of_nothing_is_still_a_picture() -> None:
-    assert drawn_boxes(draw_flame_graph(Counter(), "nothing")) == []
+def test_speedscopes_file_of_nothing_is_still_one() -> None:
+    found = speedscope([made_profile(Counter())])
+    assert (found["shared"]["frames"], found["profiles"][0]["samples"]) == ([], [])
 
 
 def test_text_of_a_load(folded: Folded) -> None:
@@ -199,13 +169,12 @@ def test_files_of_a_profile(folded: Folded, tmp_path: Path) -> None:
     profiles = [made_profile(folded, "down_1"), made_profile(folded, "mix")]
     for made in profiles:
         write_load(made, tmp_path / "new")
-    index = write_index(profiles, tmp_path / "new").read_text()
+    path = write_flame_graphs(profiles, tmp_path / "new")
+    assert json.loads(path.read_text()) == speedscope(profiles)
     assert {path.name for path in (tmp_path / "new").iterdir()} == {
-        "index.html",
-        *(f"{load}.{kind}" for load in ("down_1", "mix") for kind in ("svg", "txt", "folded")),
+        "profile.speedscope.json",
+        *(f"{load}.{kind}" for load in ("down_1", "mix") for kind in ("txt", "folded")),
     }
-    assert 'data="mix.svg"' in index
-    assert "a &lt;date&gt; &amp; more" in index
     stacks = (tmp_path / "new" / "mix.folded").read_text().splitlines()
     assert sum(int(line.rpartition(" ")[2]) for line in stacks) == SAMPLES
     assert "server side;worker_main;tunnel_flush;tunnel_send;__send 1" in stacks
