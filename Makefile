@@ -20,8 +20,9 @@ APT_GUARD := $(APT_RUN) binutils valgrind
 APT_BENCH := $(APT_RUN) haproxy nginx-light libnginx-mod-stream
 APT_PROFILE := $(APT_RUN) linux-perf valgrind
 
-C_SOURCES := $(wildcard cext/src/*.c cext/src/*.h cext/include/*.h)
-C_FORMATTED := $(wildcard cext/src/*.[ch] cext/include/*.h tests/cext/*.[ch] bpf/*.[ch] bench/*.[ch] bench/instructions/*.[ch])
+# cext/src is one level of folders deep.
+C_SOURCES := $(wildcard cext/src/*.[ch] cext/src/*/*.[ch] cext/include/*.h)
+C_FORMATTED := $(C_SOURCES) $(wildcard tests/cext/*.[ch] bpf/*.[ch] bench/*.[ch] bench/instructions/*.[ch])
 
 .PHONY: help demo test test-workers test-iptables chaos lint guard bench profile scale format words clean install
 
@@ -92,8 +93,8 @@ lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-forma
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(C_FORMATTED)
 	@mkdir -p $(BUILD)/lint
-	for f in $(wildcard cext/src/*.c); do \
-	  gcc -std=gnu11 -Wall -Wextra -Wconversion -Wshadow -Werror -O2 -Icext/include -c $$f -o $(BUILD)/lint/$$(basename $$f .c).o; done
+	for f in $(filter %.c,$(C_SOURCES)); do \
+	  gcc -std=gnu11 -Wall -Wextra -Wconversion -Wshadow -Werror -O2 -Icext/include -Icext/src -c $$f -o $(BUILD)/lint/$$(basename $$f .c).o; done
 
 guard: $(VENV)/.installed ## instructions of the data path, compared with the recorded ones (20 s)
 	$(call apt_install,$(APT_GUARD))

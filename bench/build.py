@@ -51,7 +51,7 @@ def build_traffic(directory: Path, more: Sequence[str] = ()) -> Path:
     setup = runpy.run_path(str(core / "build_core.py"))
     directory.mkdir(parents=True, exist_ok=True)
     includes = (f"-I{core / 'include'}", f"-I{core / 'src'}", "-isystem", CHECKOUT / "tests" / "cext")
-    sources = [*sorted((core / "src").glob("*.c")), *sorted(TRAFFIC.glob("*.c"))]
+    sources = [*sorted((core / "src").rglob("*.c")), *sorted(TRAFFIC.glob("*.c"))]
     objects = [directory / f"{source.stem}.o" for source in sources]
 
     def compile_one(source: Path, output: Path) -> None:

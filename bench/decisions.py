@@ -35,7 +35,7 @@ KEYS = (1, 1000, 10_000)
 _DOMAIN = "example.org"
 _PORT = 8080
 _SETTLE_SECONDS = 0.5  # the core's memory is being given back, and the like
-_LOOKUP_SOURCES = ("decisions", "latencies")
+_LOOKUP_SOURCES = ("decisions/decisions.c", "base/latencies.c")
 _SECONDS = 60.0
 
 
@@ -180,7 +180,7 @@ def _lookup_ns(keys: int) -> float:
     """Nanoseconds a look-up of a cached decision. Raises BenchError."""
     program = BUILD / "bench" / "lookups"
     program.parent.mkdir(parents=True, exist_ok=True)
-    sources = [CHECKOUT / "bench" / "lookups.c", *(CHECKOUT / "cext" / "src" / f"{n}.c" for n in _LOOKUP_SOURCES)]
+    sources = [CHECKOUT / "bench" / "lookups.c", *(CHECKOUT / "cext" / "src" / name for name in _LOOKUP_SOURCES)]
     includes = [f"-I{CHECKOUT / 'cext' / directory}" for directory in ("include", "src")]
     # The options that cext/build_core.py builds the core with.
     command = ["gcc", "-std=gnu11", "-O2", "-fno-strict-aliasing", *includes, *map(str, sources), "-o", str(program)]

@@ -3,7 +3,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "decisions.h"
+#include "decisions/decisions.h"
 
 enum { LOOKUPS = 1000000 };
 

@@ -33,8 +33,8 @@ ffi.cdef(declarations())
 ffi.set_source(
     "nodeseal._core",
     '#include "nodeseal_core.h"',
-    sources=sorted(relative(path) for path in (HERE / "src").glob("*.c")),
-    include_dirs=[relative(HERE / "include")],
+    sources=sorted(relative(path) for path in (HERE / "src").rglob("*.c")),
+    include_dirs=[relative(HERE / "include"), relative(HERE / "src")],
     libraries=LIBRARIES,
     extra_compile_args=[*COMPILE, *SANITIZE],
     extra_link_args=SANITIZE,

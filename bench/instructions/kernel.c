@@ -12,7 +12,7 @@
 #include <valgrind/callgrind.h>
 
 #include "file.h"
-#include "handshakes.h"
+#include "loop/handshakes.h"
 
 enum {
     STEP_NS = 10000,      /* the clock's per epoll_wait */

@@ -125,7 +125,7 @@ struct ns_connection {
 /* What one workload may have; 0: as much as it takes. */
 struct ns_limits {
     uint64_t connections;     /* at once: flows, and tunnels that peers opened */
-    uint64_t memory;          /* bytes held for it; cext/src/quota.h says which */
+    uint64_t memory;          /* bytes held for it; cext/src/limits/quota.h says which */
     uint64_t new_connections; /* per second; a second's worth may come at once */
 };
 

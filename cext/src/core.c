@@ -11,11 +11,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "clock.h"
-#include "published.h"
-#include "questions.h"
+#include "base/clock.h"
+#include "loop/published.h"
+#include "decisions/questions.h"
 #include "snapshot.h"
-#include "worker.h"
+#include "loop/worker.h"
 
 enum {
     CORE_MAGIC = 0x6e736372,

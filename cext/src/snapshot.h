@@ -5,8 +5,8 @@
 #ifndef NS_SNAPSHOT_H
 #define NS_SNAPSHOT_H
 
-#include "flow.h"
-#include "latencies.h"
+#include "flow/flow.h"
+#include "base/latencies.h"
 
 enum {
     CLOSED_KEPT = 64, /* ended connections of a worker that are still shown */

@@ -11,11 +11,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "decisions.h"
-#include "flow.h"
-#include "h2.h"
-#include "tls.h"
-#include "worker.h"
+#include "decisions/decisions.h"
+#include "flow/flow.h"
+#include "wire/h2.h"
+#include "wire/tls.h"
+#include "loop/worker.h"
 
 enum { RELAYS_KEYS = 8 };
 

@@ -16,7 +16,7 @@
 #include "check.h"
 #include "core_calls.h"
 #include "nodeseal_core.h"
-#include "worker.h"
+#include "loop/worker.h"
 
 #define SHIPPER "spiffe://example.org/ns/default/sa/shipper"
 #define PIPELINE "spiffe://example.org/ns/default/sa/pipeline"

@@ -1,6 +1,6 @@
 /* byte_queue.c against a model: the stream of bytes `SEED`, of which [taken, put) is in the queue. */
 #define _DEFAULT_SOURCE
-#include "byte_queue.h"
+#include "wire/byte_queue.h"
 
 #include <sys/mman.h>
 

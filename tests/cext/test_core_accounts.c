@@ -8,7 +8,7 @@
 
 #include "core_calls.h"
 #include "core_ends.h"
-#include "descriptors.h"
+#include "limits/descriptors.h"
 #include "hostile_peer.h"
 #include "noise.h"
 

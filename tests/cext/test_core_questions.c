@@ -1,7 +1,7 @@
 /* The whole core: new flows that wait for decisions, beside others. */
 #include "core_calls.h"
 #include "core_ends.h"
-#include "worker.h"
+#include "loop/worker.h"
 
 /* A plaintext listener of pipeline: its flows are decided apart from those of the others. */
 static int lab_listen_inbound(struct lab *lab)

@@ -3,7 +3,7 @@
 
 #include "core_calls.h"
 #include "core_ends.h"
-#include "names.h"
+#include "wire/names.h"
 
 enum { ROWS = 64 };
 

@@ -5,7 +5,7 @@
 
 #include "core_calls.h"
 #include "core_ends.h"
-#include "strangers.h"
+#include "loop/strangers.h"
 
 /* Connects to pipeline's port 15008 from 127.9.9.`number`. */
 static int stranger_from(struct lab *lab, int number)

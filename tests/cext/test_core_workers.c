@@ -4,8 +4,8 @@
 
 #include "core_calls.h"
 #include "core_ends.h"
-#include "h2.h"
-#include "worker.h"
+#include "wire/h2.h"
+#include "loop/worker.h"
 
 /* How many workers have outbound connections; an id's upper bits name the worker. */
 static int workers_in_use(struct lab *lab, uint64_t expected)

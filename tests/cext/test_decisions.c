@@ -1,5 +1,5 @@
 /* decisions.c: who is asked what, how often, and which answer a waiter gets. */
-#include "decisions.h"
+#include "decisions/decisions.h"
 
 #include "check.h"
 

@@ -1,5 +1,5 @@
 /* latencies.c: a percentile is never below the value that was added, and at most an eighth above it. */
-#include "latencies.h"
+#include "base/latencies.h"
 
 #include "check.h"
 

@@ -1,5 +1,5 @@
 /* names.c: SPIFFE ids, authorities, and hostile input to both. */
-#include "names.h"
+#include "wire/names.h"
 
 #include <arpa/inet.h>
 

@@ -1,5 +1,5 @@
 /* quota.c: what is let in, what is counted, and what is said of it. */
-#include "quota.h"
+#include "limits/quota.h"
 
 #include <pthread.h>
 #include <sys/resource.h>

@@ -2,7 +2,7 @@
  * test_record.c: the record layer by itself: the records of RFC 8448, section 3, and a peer that holds the
  * right keys and sends whatever it likes.
  */
-#include "record.h"
+#include "wire/record.h"
 
 #include <openssl/crypto.h>
 #include <openssl/ssl.h>

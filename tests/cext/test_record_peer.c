@@ -4,7 +4,7 @@
  * The peer trusts everybody and talks through memory BIOs; what it makes is fed to the session in heap pieces
  * of their exact size.
  */
-#include "tls.h"
+#include "wire/tls.h"
 
 #include <openssl/err.h>
 

@@ -1,8 +1,8 @@
 /* refusals.c: what is kept of refused peers, and that nobody can make it grow. */
-#include "refusals.h"
+#include "limits/refusals.h"
 
 #include "check.h"
-#include "names.h"
+#include "wire/names.h"
 
 enum { MANY = 1000, MOST = 3 * REFUSAL_ROWS };
 

@@ -3,7 +3,7 @@
  * sockets) is taken out at the linker's --wrap; what was asked for is noted.
  */
 #define _GNU_SOURCE
-#include "sockets.h"
+#include "loop/sockets.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "check.h"
-#include "names.h"
+#include "wire/names.h"
 
 static const struct netns HERE = {.fd = -1, .serial = 1};
 

@@ -1,8 +1,8 @@
 /* strangers.c and published.c: who has to go, who goes on, and what is owed. */
-#include "strangers.h"
+#include "loop/strangers.h"
 
 #include "check.h"
-#include "published.h"
+#include "loop/published.h"
 
 enum { CROWD = 3000, MS = 1000, SECOND = 1000000 };
 

@@ -4,13 +4,13 @@
  * A handshake in memory between a proper end and one that shows the certificate in question. Whoever refuses
  * must say why, and must not have named its peer.
  */
-#include "svid.h"
+#include "wire/svid.h"
 
 #include "certificates.h"
 #include "check.h"
-#include "names.h"
+#include "wire/names.h"
 #include "noise.h"
-#include "tls.h"
+#include "wire/tls.h"
 
 #define DOMAIN "example.org"
 #define SHIPPER "spiffe://example.org/ns/default/sa/shipper"

@@ -5,7 +5,7 @@
  * be had. Every piece of ciphertext is handed over in a heap buffer of its exact size that is freed right
  * after.
  */
-#include "tls.h"
+#include "wire/tls.h"
 
 #include "certificates.h"
 #include "check.h"

@@ -1,13 +1,13 @@
 /* tls_bounds.c: which groups are offered and taken, and how much of a peer's certificates is looked at. */
-#include "tls_bounds.h"
+#include "wire/tls_bounds.h"
 
 #include <openssl/core_names.h>
 
 #include "certificates.h"
-#include "chain.h"
+#include "wire/chain.h"
 #include "check.h"
 #include "noise.h"
-#include "tls.h"
+#include "wire/tls.h"
 
 #define DOMAIN "example.org"
 #define SHIPPER "spiffe://example.org/ns/default/sa/shipper"

@@ -1,5 +1,5 @@
 /* tunnel.c: when a peer counts as gone. What needs sockets is in test_core_*.c. */
-#include "tunnel.h"
+#include "flow/tunnel.h"
 
 #include "check.h"
 

@@ -1,5 +1,5 @@
 /* turns.c: who goes on in a turn, and who waits. */
-#include "turns.h"
+#include "loop/turns.h"
 
 #include "check.h"
 

@@ -1,13 +1,13 @@
 /* windows.c: how wide a window should be, and what many peers cost. What windows bound is tested in
  * test_core_memory.c. */
-#include "windows.h"
+#include "flow/windows.h"
 
 #include <time.h>
 
 #include "check.h"
-#include "h2.h"
-#include "stream.h"
-#include "tunnel.h"
+#include "wire/h2.h"
+#include "flow/stream.h"
+#include "flow/tunnel.h"
 
 enum { MB = 1000000, MS = 1000 };
 

@@ -11,8 +11,8 @@
 #define NS_TUNNEL_ENDS_H
 
 #include "check.h"
-#include "h2.h"
-#include "names.h"
+#include "wire/h2.h"
+#include "wire/names.h"
 #include "noise.h"
 
 enum {

@@ -20,8 +20,8 @@ pytestmark = needs_root
 
 
 def room_of(descriptors: int) -> int:
-    """How many that were not published a core of one worker holds, at most (cext/src/strangers.h): of the eighth of its
-    descriptors that is for those who have proven nothing, a third."""
+    """How many that were not published a core of one worker holds, at most (cext/src/loop/strangers.h): of the eighth
+    of its descriptors that is for those who have proven nothing, a third."""
     return min(descriptors // 8 // 3, 256)
 
 

@@ -38,12 +38,12 @@ summary: 0
 
 
 ob=/somewhere/build/guard/traffic
-fl=/somewhere/cext/src/relay.c
+fl=/somewhere/cext/src/flow/relay.c
 fn=flow_relay
 10 100
-fi=/somewhere/cext/src/link.h
+fi=/somewhere/cext/src/base/link.h
 20 7
-fe=/somewhere/cext/src/relay.c
+fe=/somewhere/cext/src/flow/relay.c
 11 3
 cob=/usr/lib/libc.so.6
 cfi=./malloc/malloc.c

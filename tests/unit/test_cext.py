@@ -99,7 +99,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     build = tmp_path_factory.mktemp("cext")
     outputs = {program.stem: build / program.stem for program in PROGRAMS}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        core = compiled(sorted(SOURCES.glob("*.c")), build / "core", pool).values()
+        core = compiled(sorted(SOURCES.rglob("*.c")), build / "core", pool).values()
         shared = compiled(SHARED, build / "shared", pool)
         list(pool.map(lambda program: link(program, core, shared, outputs[program.stem]), PROGRAMS))
     return outputs

@@ -148,7 +148,7 @@ def test_the_kinds_of_refusals_are_the_cores() -> None:
 
 
 def test_the_words_for_limits_are_the_cores() -> None:
-    source = (Path(__file__).parents[2] / "cext" / "src" / "quota.c").read_text(encoding="utf-8")
+    source = (Path(__file__).parents[2] / "cext" / "src" / "limits" / "quota.c").read_text(encoding="utf-8")
     assert re.findall(r'"(limit-[a-z]+)"', source) == [word.value for word in WhyLimited]
     header = (Path(__file__).parents[2] / "cext" / "include" / "nodeseal_core.h").read_text(encoding="utf-8")
     assert f"NS_LIMITS = {len(native.LIMITED)}," in header

@@ -1,0 +1,47 @@
+/*
+ * listener.h: a socket on which a workload's home worker accepts connections, one for each role.
+ *
+ * A connection is counted in (quota.h), or reset and shown as refused; then it begins on the worker that
+ * balance.h chooses. One for a tunnel is a stranger first (strangers.h), and is counted in later. A listener
+ * is watched level triggered: of those who wait in its queue a turn's worth is taken, and the rest wakes the
+ * worker again. Where nothing can be accepted though somebody waits, it is paused until the next tick.
+ */
+#ifndef NS_LISTENER_H
+#define NS_LISTENER_H
+
+#include "base/link.h"
+#include "nodeseal_core.h"
+#include "loop/pollable.h"
+
+enum { LISTENER_ROLES = 4 };
+
+struct command;
+struct worker;
+struct workload;
+
+/* All but `poll.fd` and `paused_link` holds only while it is open. */
+struct listener {
+    struct pollable poll; /* fd -1: not open */
+    struct workload *workload;
+    int role;                /* enum ns_listener_role */
+    int closing;             /* what is accepted now stays with this worker */
+    uint32_t waiting;        /* who is in the queue as it closes */
+    struct link paused_link; /* in worker->paused_listeners while nothing can be accepted */
+};
+
+/* Takes the descriptor of a COMMAND_LISTEN over; closes what was open in that role. */
+void listener_open(struct worker *worker, struct workload *workload, struct command *command);
+/* Accepts a turn's worth; what is left raises the event again. */
+void listener_event(struct worker *worker, struct listener *listener);
+/* Watches those again that were paused. */
+void listeners_resume(struct worker *worker);
+/* Accepts all who wait in the queue now, and closes; harmless if it is not open. */
+void listener_close(struct worker *worker, struct listener *listener);
+/* Closes, and leaves the queue to whoever else holds the socket; same. */
+void listener_leave(struct worker *worker, struct listener *listener);
+
+/* Begins, on this worker, what another one has accepted; takes the descriptor of a COMMAND_ACCEPTED over.
+ * `workload` NULL: it is gone. */
+void connection_taken(struct worker *worker, struct workload *workload, struct command *command);
+
+#endif

@@ -1,0 +1,74 @@
+/*
+ * mailbox.h: commands for a worker, and the mailbox through which they reach it from other threads.
+ *
+ * A worker carries commands out in the order in which they were posted, some in each turn. What a command
+ * hands over is its own until then: who carries it out clears what he takes over, and the rest is freed with
+ * it.
+ */
+#ifndef NS_MAILBOX_H
+#define NS_MAILBOX_H
+
+#include <pthread.h>
+#include <stdint.h>
+
+#include "decisions/decisions.h"
+#include "nodeseal_core.h"
+#include "limits/quota.h"
+#include "wire/tls.h"
+
+enum { TURN_COMMANDS = 16 }; /* taken at once */
+
+struct snapshot;
+
+/* Each kind uses some of the fields. The mailbox owns a command until it is taken. */
+enum command_kind {
+    COMMAND_ADD,
+    COMMAND_CREDENTIALS,
+    COMMAND_LISTEN, /* to the home worker only */
+    COMMAND_UNLISTEN,
+    COMMAND_ACCEPTED, /* from the home worker: a connection for another one */
+    COMMAND_REMOVE,
+    COMMAND_RETIRE,
+    COMMAND_EPOCH,
+    COMMAND_ANSWER,
+    COMMAND_SNAPSHOT,
+    COMMAND_STOP,
+};
+
+struct command {
+    struct command *next;
+    enum command_kind kind;
+    uint64_t workload;
+    uint64_t epoch;
+    int fd; /* ADD: network namespace; LISTEN, ACCEPTED: socket; handed over */
+    int role;
+    uint64_t serial;                    /* ADD: of the namespace */
+    struct quota *quota;                /* ADD, ACCEPTED (counted in): a reference, handed over */
+    struct ns_address address;          /* ADD: the workload's; ACCEPTED: who connected */
+    struct tls_credentials credentials; /* handed over */
+    struct decision *decision;          /* ANSWER: handed over */
+    struct snapshot *snapshot;          /* borrowed from the caller, who waits */
+};
+
+struct mailbox {
+    pthread_mutex_t mutex; /* held for a few instructions only */
+    struct command *head;  /* NULL when empty */
+    struct command **tail; /* where the next one is put */
+    int wake_fd;           /* the worker's eventfd, raised while there is some */
+};
+
+void mailbox_init(struct mailbox *mailbox, int wake_fd);
+/* Frees what was not taken; nobody posts any more. */
+void mailbox_dispose(struct mailbox *mailbox);
+/* Takes the command over. */
+void mailbox_post(struct mailbox *mailbox, struct command *command);
+/* What lies in it, or the first TURN_COMMANDS, in a list that is the caller's to free; NULL: nothing. An
+ * answer may dial a tunnel, and a thousand of them would be felt by every open stream. The eventfd stays
+ * raised until all are taken. */
+struct command *mailbox_take(struct mailbox *mailbox);
+
+/* A command with nothing handed over yet: fd is -1. */
+struct command *command_new(enum command_kind kind, uint64_t workload);
+void command_free(struct command *command);
+
+#endif

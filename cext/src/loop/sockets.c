@@ -1,0 +1,277 @@
+/* sockets.c: see sockets.h. */
+#define _GNU_SOURCE
+#include "loop/sockets.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/tcp.h> /* glibc's has no tcpi_min_rtt */
+#include <netinet/in.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "wire/names.h"
+
+enum {
+    SOURCE_PORT_FIRST = 1024, /* below are privileged ports, by which some applications judge their clients */
+    SOURCE_PORT_LAST = 32767, /* Linux's default ip_local_port_range starts at 32768 */
+    SOURCE_PORT_TRIES = 64,
+    KEEPALIVE_SECONDS = 180,
+    /* With what the kernel adds to each it is one page, and a fresh connection's send buffer 87 to 130 KB, as
+     * over Ethernet. It grows (tcp_should_expand_sndbuf) once the ten that may be on their way at first (RFC
+     * 6928) are on their way: no more than ten are received, so that the other end keeps the one it has. */
+    SEGMENT_BOUND = 1400,
+    RECEIVE_BOUND = 16384,
+};
+
+static _Thread_local uint64_t
+    thread_netns; /* serial of the namespace that the thread is in; 0: the process's */
+
+int socket_in(const struct netns *netns, int family)
+{
+    if (thread_netns != netns->serial) {
+        if (setns(netns->fd, CLONE_NEWNET) != 0)
+            return -1;
+        thread_netns = netns->serial;
+    }
+    return socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+}
+
+socklen_t address_to_sockaddr(const struct ns_address *address, struct sockaddr_storage *out)
+{
+    memset(out, 0, sizeof(*out));
+    if (address_is_v4(address)) {
+        struct sockaddr_in *v4 = (struct sockaddr_in *)out;
+        v4->sin_family = AF_INET;
+        v4->sin_port = htons(address->port);
+        memcpy(&v4->sin_addr, address->ip + 12, 4);
+        return sizeof(*v4);
+    }
+    struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)out;
+    v6->sin6_family = AF_INET6;
+    v6->sin6_port = htons(address->port);
+    memcpy(&v6->sin6_addr, address->ip, 16);
+    return sizeof(*v6);
+}
+
+int address_from_sockaddr(const struct sockaddr_storage *from, struct ns_address *out)
+{
+    memset(out, 0, sizeof(*out));
+    if (from->ss_family == AF_INET) {
+        const struct sockaddr_in *v4 = (const struct sockaddr_in *)from;
+        out->ip[10] = out->ip[11] = 0xff;
+        memcpy(out->ip + 12, &v4->sin_addr, 4);
+        out->port = ntohs(v4->sin_port);
+        return 0;
+    }
+    if (from->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)from;
+        memcpy(out->ip, &v6->sin6_addr, 16);
+        out->port = ntohs(v6->sin6_port);
+        return 0;
+    }
+    return -1;
+}
+
+int socket_local_address(int fd, struct ns_address *out)
+{
+    struct sockaddr_storage storage;
+    socklen_t length = sizeof(storage);
+    return getsockname(fd, (struct sockaddr *)&storage, &length) == 0 ? address_from_sockaddr(&storage, out)
+                                                                      : -1;
+}
+
+static int set_option(int fd, int level, int name, int value)
+{
+    return setsockopt(fd, level, name, &value, sizeof(value));
+}
+
+/* None of these can fail on a TCP socket; a connection without them still works. */
+static void keep_alive(int fd)
+{
+    (void)set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+    (void)set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_SECONDS);
+    (void)set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_SECONDS / 3);
+}
+
+static int connect_to(int fd, const struct ns_address *destination)
+{
+    struct sockaddr_storage storage;
+    socklen_t length = address_to_sockaddr(destination, &storage);
+    if (connect(fd, (struct sockaddr *)&storage, length) == 0 || errno == EINPROGRESS)
+        return 0;
+    return -1;
+}
+
+static int bind_source(int fd, const struct ns_address *source, uint16_t port)
+{
+    struct sockaddr_storage storage;
+    struct ns_address from = *source;
+    from.port = port;
+    socklen_t length = address_to_sockaddr(&from, &storage);
+    return bind(fd, (struct sockaddr *)&storage, length);
+}
+
+/* The kernel is asked once per thread: these numbers are to collide seldom, not to be secret (xorshift64*).
+ */
+static uint16_t random_source_port(void)
+{
+    static _Thread_local uint64_t state;
+    if (state == 0 && (getrandom(&state, sizeof(state), GRND_NONBLOCK) != sizeof(state) || state == 0))
+        state = 1 + (uint64_t)(uintptr_t)&state;
+    state ^= state >> 12;
+    state ^= state << 25;
+    state ^= state >> 27;
+    uint32_t random = (uint32_t)((state * 2685821657736338717u) >> 32);
+    return (uint16_t)(SOURCE_PORT_FIRST + random % (SOURCE_PORT_LAST - SOURCE_PORT_FIRST + 1));
+}
+
+static int close_keeping_errno(int fd)
+{
+    int error = errno;
+    close(fd);
+    errno = error;
+    return -1;
+}
+
+void socket_bound(int fd, uint32_t buffers)
+{
+    if (buffers == 0)
+        return;
+    /* Neither can fail on a TCP socket. */
+    (void)set_option(fd, SOL_SOCKET, SO_SNDBUF, (int)buffers);
+    (void)set_option(fd, SOL_SOCKET, SO_RCVBUF, (int)(buffers < RECEIVE_BOUND ? buffers : RECEIVE_BOUND));
+}
+
+int socket_connect(const struct netns *netns, const struct ns_address *destination,
+                   const struct ns_address *source, uint32_t mark, uint32_t buffers)
+{
+    int family = address_is_v4(destination) ? AF_INET : AF_INET6;
+    for (int tries = 0; tries < (source == NULL ? 1 : SOURCE_PORT_TRIES); tries++) {
+        int fd = socket_in(netns, family);
+        if (fd < 0)
+            return -1;
+        if (set_option(fd, SOL_SOCKET, SO_MARK, (int)mark) != 0)
+            return close_keeping_errno(fd);
+        (void)set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+        (void)set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1); /* no byte is left out of the stream */
+        socket_bound(fd, buffers);
+        if (buffers > 0) /* told to the other end by the SYN; larger ones by it are not used either */
+            (void)set_option(fd, IPPROTO_TCP, TCP_MAXSEG, SEGMENT_BOUND);
+        if (source == NULL) {
+            keep_alive(fd);
+        } else {
+            int transparent = family == AF_INET ? set_option(fd, IPPROTO_IP, IP_TRANSPARENT, 1)
+                                                : set_option(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, 1);
+            /* SO_REUSEADDR lets one source port serve many destinations; connect() still refuses a whole
+             * address pair that is in use, and then another port is tried. */
+            if (transparent != 0 || set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1) != 0)
+                return close_keeping_errno(fd);
+            if (bind_source(fd, source, random_source_port()) != 0) {
+                if (errno != EADDRINUSE)
+                    return close_keeping_errno(fd);
+                close(fd);
+                continue;
+            }
+        }
+        if (connect_to(fd, destination) == 0)
+            return fd;
+        if (errno != EADDRNOTAVAIL || source == NULL)
+            return close_keeping_errno(fd);
+        close(fd);
+    }
+    errno = EADDRNOTAVAIL;
+    return -1;
+}
+
+int socket_accept(int listener, struct ns_address *peer)
+{
+    struct sockaddr_storage storage;
+    socklen_t length = sizeof(storage);
+    int fd = accept4(listener, (struct sockaddr *)&storage, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd >= 0 && address_from_sockaddr(&storage, peer) != 0) {
+        errno = EAFNOSUPPORT;
+        return close_keeping_errno(fd);
+    }
+    return fd;
+}
+
+void socket_limit_unsent(int fd, int bytes)
+{
+    (void)set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, bytes); /* cannot fail on a TCP socket */
+}
+
+int socket_congestion(int fd, const char *name)
+{
+    return setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name));
+}
+
+int socket_try_congestion(const char *name)
+{
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int result = fd < 0 ? -1 : socket_congestion(fd, name);
+    int number = errno;
+    if (fd >= 0)
+        close(fd);
+    errno = number;
+    return result;
+}
+
+int socket_set_nonblocking(int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+    return flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0 ? -1 : 0;
+}
+
+uint32_t socket_round_trip_us(int fd)
+{
+    struct tcp_info info;
+    socklen_t length = sizeof(info);
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) != 0 ||
+        length < offsetof(struct tcp_info, tcpi_min_rtt) + sizeof(info.tcpi_min_rtt) ||
+        info.tcpi_min_rtt == UINT32_MAX)
+        return 0;
+    return info.tcpi_min_rtt;
+}
+
+uint32_t socket_waiting(int fd)
+{
+    struct tcp_info info = {0};
+    socklen_t length = sizeof(info);
+    /* Of a listener this field has it (net/ipv4/tcp.c, tcp_get_info); the call cannot fail there. */
+    (void)getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length);
+    return info.tcpi_unacked;
+}
+
+int socket_error(int fd)
+{
+    int error = 0;
+    socklen_t length = sizeof(error);
+    return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) == 0 ? error : errno;
+}
+
+/* With `on`, close() resets; the kernel's own close() of what an ended process has left does so too
+ * (socket(7), SO_LINGER; tcp_close). */
+static void set_linger(int fd, int on)
+{
+    struct linger linger = {.l_onoff = on, .l_linger = 0};
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+}
+
+void socket_reset_at_death(int fd)
+{
+    set_linger(fd, 1);
+}
+
+void socket_close(int fd)
+{
+    set_linger(fd, 0);
+    close(fd);
+}
+
+void socket_abort(int fd)
+{
+    set_linger(fd, 1);
+    close(fd);
+}

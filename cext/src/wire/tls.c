@@ -1,0 +1,508 @@
+/*
+ * tls.c: see tls.h.
+ *
+ * In the handshake OpenSSL talks to a BIO of our own type whose read side is the bytes being fed and whose
+ * write side is the sink. It reads no further than the last record of the handshake, whatever else is fed
+ * with it, because `read_ahead` is off.
+ */
+#include "wire/tls.h"
+
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/x509v3.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "wire/chain.h"
+#include "wire/svid.h"
+#include "wire/tls_bounds.h"
+#include "wire/tls_words.h"
+
+static const unsigned char ALPN_H2[] = {2, 'h', '2'};
+
+/* ---- the BIO ---- */
+
+static int bio_write(BIO *bio, const char *bytes, size_t length, size_t *written)
+{
+    struct tls *tls = BIO_get_data(bio);
+    struct tls_sink *sink = tls->sink;
+    /* Those of an earlier read would make a full sink look like a wish for input. */
+    BIO_clear_retry_flags(bio);
+    if (sink == NULL || sink->capacity - sink->length < length)
+        return 0;
+    memcpy(sink->bytes + sink->length, bytes, length);
+    sink->length += length;
+    *written = length;
+    return 1;
+}
+
+static int bio_read(BIO *bio, char *out, size_t capacity, size_t *got)
+{
+    struct tls *tls = BIO_get_data(bio);
+    BIO_clear_retry_flags(bio);
+    if (tls->feed.length == 0) {
+        BIO_set_retry_read(bio);
+        return 0;
+    }
+    size_t part = capacity < tls->feed.length ? capacity : tls->feed.length;
+    memcpy(out, tls->feed.bytes, part);
+    tls->feed.bytes += part;
+    tls->feed.length -= part;
+    *got = part;
+    return 1;
+}
+
+static long bio_ctrl(BIO *bio, int command, long number, void *pointer)
+{
+    (void)bio;
+    (void)number;
+    (void)pointer;
+    return command == BIO_CTRL_FLUSH;
+}
+
+static BIO_METHOD *bio_method;
+static int session_index; /* of the struct tls in an SSL's ex_data */
+
+__attribute__((constructor)) static void bio_method_init(void)
+{
+    bio_method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "nodeseal");
+    BIO_meth_set_write_ex(bio_method, bio_write);
+    BIO_meth_set_read_ex(bio_method, bio_read);
+    BIO_meth_set_ctrl(bio_method, bio_ctrl);
+    session_index = SSL_get_ex_new_index(0, NULL, NULL, NULL, NULL);
+}
+
+/* ---- identity ---- */
+
+static enum svid_role peer_role(const struct tls *tls)
+{
+    return SSL_is_server(tls->ssl) ? SVID_CLIENT : SVID_SERVER;
+}
+
+/* The peer's certificate and those that it is verified by; OpenSSL has found their path good. */
+static const char *peer_fault(const struct tls *tls, X509_STORE_CTX *store_ctx)
+{
+    char identity[NS_IDENTITY_MAX];
+    const char *wrong = svid_leaf_fault(X509_STORE_CTX_get_current_cert(store_ctx), peer_role(tls),
+                                        tls->trust_domain, identity);
+    if (wrong == NULL)
+        wrong = svid_signers_fault(X509_STORE_CTX_get0_chain(store_ctx), tls->trust_domain);
+    if (wrong == NULL && !SSL_is_server(tls->ssl) && strcmp(identity, tls->expected) != 0)
+        wrong = "peer has another identity than expected";
+    return wrong;
+}
+
+/* OpenSSL has found the path wrong: notes why. Of a leaf that it cannot read, or not use, our own rules tell
+ * more. */
+static void note_path_fault(struct tls *tls, X509_STORE_CTX *store_ctx)
+{
+    X509 *certificate = X509_STORE_CTX_get_current_cert(store_ctx);
+    int error = X509_STORE_CTX_get_error(store_ctx);
+    int depth = X509_STORE_CTX_get_error_depth(store_ctx);
+    char identity[NS_IDENTITY_MAX];
+    const char *wrong = NULL;
+    if (depth == 0 && certificate != NULL &&
+        (error == X509_V_ERR_INVALID_PURPOSE || (X509_get_extension_flags(certificate) & EXFLAG_INVALID)))
+        wrong = svid_leaf_fault(certificate, peer_role(tls), tls->trust_domain, identity);
+    if (wrong == NULL)
+        wrong = svid_path_fault(error, depth);
+    if (wrong != NULL)
+        snprintf(tls->error, sizeof(tls->error), "%s", wrong);
+    else
+        snprintf(tls->error, sizeof(tls->error), "peer certificate refused: %.60s",
+                 X509_verify_cert_error_string(error));
+}
+
+/* Runs inside the handshake for each certificate of the chain, the leaf last; 0 ends the handshake with an
+ * alert. */
+static int verify_peer(int chain_ok, X509_STORE_CTX *store_ctx)
+{
+    SSL *ssl = X509_STORE_CTX_get_ex_data(store_ctx, SSL_get_ex_data_X509_STORE_CTX_idx());
+    struct tls *tls = SSL_get_ex_data(ssl, session_index);
+    if (!chain_ok) {
+        note_path_fault(tls, store_ctx);
+        return 0;
+    }
+    const char *wrong = X509_STORE_CTX_get_error_depth(store_ctx) == 0 ? peer_fault(tls, store_ctx) : NULL;
+    if (wrong == NULL)
+        return 1;
+    snprintf(tls->error, sizeof(tls->error), "%s", wrong);
+    X509_STORE_CTX_set_error(store_ctx, X509_V_ERR_APPLICATION_VERIFICATION);
+    return 0;
+}
+
+static int select_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_length,
+                       const unsigned char *in, unsigned int in_length, void *unused)
+{
+    (void)ssl;
+    (void)unused;
+    for (unsigned int i = 0; i + 1 < in_length; i += in[i] + 1u) {
+        if (in[i] == 2 && i + 2 < in_length && memcmp(in + i + 1, ALPN_H2 + 1, 2) == 0) {
+            *out = in + i + 1;
+            *out_length = 2;
+            return SSL_TLSEXT_ERR_OK;
+        }
+    }
+    return SSL_TLSEXT_ERR_ALERT_FATAL;
+}
+
+void tls_name_of(OSSL_LIB_CTX *libctx, const char *identity, char out[TLS_NAME_SIZE])
+{
+    enum { USED = 16 };
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    size_t length;
+    out[0] = 0;
+    if (!EVP_Q_digest(libctx, "SHA256", NULL, identity, strlen(identity), digest, &length))
+        return;
+    for (int i = 0; i < USED; i++)
+        snprintf(out + 2 * i, 3, "%02x", digest[i]);
+    snprintf(out + 2 * USED, TLS_NAME_SIZE - 2 * USED, ".nodeseal");
+}
+
+/* Runs inside a handshake before a certificate is needed. -1 leaves it (SSL_CTX_set_cert_cb(3)): a server has
+ * read the hello, and answered nothing. Its answer will not tell that the name was read. */
+static int wait_for_choice(SSL *ssl, void *unused)
+{
+    (void)unused;
+    const struct tls *tls = SSL_get_ex_data(ssl, session_index);
+    return tls->choosing ? -1 : 1;
+}
+
+/* ---- what the record layer needs to go on after the handshake ---- */
+
+/* The session's keys are known only here. Of the four secrets of a handshake those of its data are kept. */
+static void take_secret(const SSL *ssl, const char *line)
+{
+    static const char *const LABELS[] = {"CLIENT_TRAFFIC_SECRET_0 ", "SERVER_TRAFFIC_SECRET_0 "};
+    struct tls *tls = SSL_get_ex_data(ssl, session_index);
+    for (int of_server = 0; of_server < 2; of_server++) {
+        size_t label_length = strlen(LABELS[of_server]);
+        if (strncmp(line, LABELS[of_server], label_length) != 0)
+            continue;
+        struct record_keys *keys =
+            of_server == SSL_is_server(ssl) ? &tls->record.sealing : &tls->record.opening;
+        const char *secret = strchr(line + label_length, ' '); /* behind the client's random bytes */
+        if (secret == NULL || !OPENSSL_hexstr2buf_ex(keys->secret, sizeof(keys->secret), &keys->secret_length,
+                                                     secret + 1, '\0'))
+            keys->secret_length = 0;
+    }
+}
+
+/* OpenSSL tells of a message before it reads it, and cannot be told to leave it: so it finds another one. */
+static void look_at_chain(struct tls *tls, const void *bytes, size_t length)
+{
+    const char *wrong = chain_refused(bytes, length);
+    if (wrong == NULL)
+        return;
+    snprintf(tls->error, sizeof(tls->error), "%s", wrong);
+    chain_spoil((uint8_t *)(uintptr_t)bytes, length);
+}
+
+/* Behind its Finished a side writes under the keys that the record layer is to begin with, so that nothing
+ * may have been written or read there. */
+static void watch_message(int writes, int version, int type, const void *bytes, size_t length, SSL *ssl,
+                          void *unused)
+{
+    (void)version;
+    (void)unused;
+    struct tls *tls = SSL_get_ex_data(ssl, session_index);
+    const uint8_t side = writes ? 1 : 2;
+    if (type != SSL3_RT_HANDSHAKE && type != SSL3_RT_ALERT)
+        return;
+    if (tls->finished & side)
+        tls->late = 1;
+    if (type == SSL3_RT_HANDSHAKE && length > 0 && *(const uint8_t *)bytes == SSL3_MT_FINISHED)
+        tls->finished |= side;
+    if (type == SSL3_RT_HANDSHAKE && length > 0 && *(const uint8_t *)bytes == SSL3_MT_CERTIFICATE && !writes)
+        look_at_chain(tls, bytes, length);
+}
+
+/* Lets the record layer go on where OpenSSL stands now, and frees OpenSSL's session. 0, or -1 with an error.
+ */
+static int tls_hand_over(struct tls *tls)
+{
+    const SSL_CIPHER *cipher = SSL_get_current_cipher(tls->ssl);
+    unsigned fragment = SSL_SESSION_get_max_fragment_length(SSL_get0_session(tls->ssl));
+    const char *wrong = NULL;
+    if (SSL_version(tls->ssl) != TLS1_3_VERSION || cipher == NULL || tls->finished != 3 || tls->late ||
+        SSL_has_pending(tls->ssl))
+        wrong = "the handshake has no clean end";
+    else if (fragment >= TLSEXT_max_fragment_length_512 && fragment <= TLSEXT_max_fragment_length_4096)
+        wrong = "the peer asks for short records (max_fragment_length)";
+    else if (record_start(&tls->record, SSL_CIPHER_get_protocol_id(cipher), tls->libctx,
+                          !SSL_is_server(tls->ssl)) != 0)
+        wrong = tls->record.failure;
+    if (wrong != NULL) {
+        tls->record.failure = wrong;
+        snprintf(tls->error, sizeof(tls->error), "TLS: %s", wrong);
+        return -1;
+    }
+    SSL_free(tls->ssl);
+    tls->ssl = NULL;
+    return 0;
+}
+
+/* ---- credentials ---- */
+
+static void error_line(char *error, size_t size, const char *what)
+{
+    unsigned long code = ERR_peek_error();
+    const char *reason = code == 0 ? NULL : ERR_reason_error_string(code);
+    snprintf(error, size, "%s%s%s", what, reason == NULL ? "" : ": ", reason == NULL ? "" : reason);
+    ERR_clear_error();
+}
+
+/* Reads the next certificate of a PEM text into libctx; NULL at its end, with *ok cleared if it is no good.
+ */
+static X509 *next_certificate(BIO *pem, OSSL_LIB_CTX *libctx, int *ok)
+{
+    X509 *certificate = X509_new_ex(libctx, NULL);
+    if (certificate != NULL && PEM_read_bio_X509(pem, &certificate, NULL, NULL) == NULL) {
+        X509_free(certificate);
+        certificate = NULL;
+        if (ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE)
+            ERR_clear_error(); /* the end of the text */
+        else
+            *ok = 0;
+    }
+    return certificate;
+}
+
+static int load_bundle(SSL_CTX *ctx, OSSL_LIB_CTX *libctx, const char *bundle_pem)
+{
+    X509_STORE *store = X509_STORE_new();
+    BIO *pem = BIO_new_mem_buf(bundle_pem, -1);
+    int count = 0;
+    int ok = store != NULL && pem != NULL;
+    X509 *certificate;
+    while (ok && (certificate = next_certificate(pem, libctx, &ok)) != NULL) {
+        ok = X509_STORE_add_cert(store, certificate);
+        X509_free(certificate);
+        count++;
+    }
+    BIO_free(pem);
+    SSL_CTX_set_cert_store(ctx, store);
+    return ok && count > 0 ? 0 : -1;
+}
+
+static int load_chain(SSL_CTX *ctx, OSSL_LIB_CTX *libctx, const char *chain_pem)
+{
+    BIO *pem = BIO_new_mem_buf(chain_pem, -1);
+    int count = 0;
+    int ok = pem != NULL;
+    X509 *certificate;
+    while (ok && (certificate = next_certificate(pem, libctx, &ok)) != NULL) {
+        ok = count == 0 ? SSL_CTX_use_certificate(ctx, certificate) == 1
+                        : SSL_CTX_add1_chain_cert(ctx, certificate) == 1;
+        X509_free(certificate);
+        count++;
+    }
+    BIO_free(pem);
+    return ok && count > 0 ? 0 : -1;
+}
+
+static int load_key(SSL_CTX *ctx, OSSL_LIB_CTX *libctx, const char *key_pem)
+{
+    BIO *pem = BIO_new_mem_buf(key_pem, -1);
+    EVP_PKEY *key = pem == NULL ? NULL : PEM_read_bio_PrivateKey_ex(pem, NULL, NULL, NULL, libctx, NULL);
+    BIO_free(pem);
+    int ok = key != NULL && SSL_CTX_use_PrivateKey(ctx, key) && SSL_CTX_check_private_key(ctx);
+    EVP_PKEY_free(key);
+    return ok ? 0 : -1;
+}
+
+/* One for both roles: a session takes its role when it begins. */
+static SSL_CTX *context_new(OSSL_LIB_CTX *libctx, const char *chain_pem, const char *key_pem,
+                            const char *bundle_pem, char *error, size_t error_size)
+{
+    ERR_clear_error();
+    SSL_CTX *ctx = SSL_CTX_new_ex(libctx, NULL, TLS_method());
+    if (ctx == NULL) {
+        error_line(error, error_size, "OpenSSL cannot make a context");
+        return NULL;
+    }
+    const char *wrong = NULL;
+    if (!SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION) ||
+        !SSL_CTX_set_ciphersuites(ctx, "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"))
+        wrong = "OpenSSL lacks TLS 1.3 with AES-GCM";
+    else if ((wrong = tls_bounds_set(ctx)) != NULL)
+        ;
+    else if (load_bundle(ctx, libctx, bundle_pem) != 0)
+        wrong = "the trust bundle cannot be read or holds no certificate";
+    else if (load_chain(ctx, libctx, chain_pem) != 0)
+        wrong = "the certificate chain cannot be read";
+    else if (load_key(ctx, libctx, key_pem) != 0)
+        wrong = "the private key cannot be read or does not fit the certificate";
+    if (wrong != NULL) {
+        error_line(error, error_size, wrong);
+        SSL_CTX_free(ctx);
+        return NULL;
+    }
+    /* Tickets right after the handshake can deadlock a peer that only writes; pooled tunnels do not need
+     * them. */
+    SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION);
+    SSL_CTX_set_num_tickets(ctx, 0);
+    SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
+    SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
+    SSL_CTX_set_keylog_callback(ctx, take_secret);
+    SSL_CTX_set_msg_callback(ctx, watch_message);
+    SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, verify_peer);
+    SSL_CTX_set_alpn_protos(ctx, ALPN_H2, sizeof(ALPN_H2));
+    SSL_CTX_set_alpn_select_cb(ctx, select_alpn, NULL);
+    SSL_CTX_set_cert_cb(ctx, wait_for_choice, NULL);
+    return ctx;
+}
+
+int tls_credentials_init(struct tls_credentials *credentials, OSSL_LIB_CTX *libctx, const char *chain_pem,
+                         const char *key_pem, const char *bundle_pem, char *error, size_t error_size)
+{
+    credentials->libctx = libctx;
+    credentials->context = context_new(libctx, chain_pem, key_pem, bundle_pem, error, error_size);
+    credentials->name[0] = 0;
+    char identity[NS_IDENTITY_MAX];
+    if (credentials->context != NULL &&
+        svid_identity(SSL_CTX_get0_certificate(credentials->context), identity) == 0)
+        tls_name_of(libctx, identity, credentials->name);
+    return credentials->context != NULL ? 0 : -1;
+}
+
+void tls_credentials_dispose(struct tls_credentials *credentials)
+{
+    SSL_CTX_free(credentials->context);
+    credentials->context = NULL;
+}
+
+/* ---- sessions ---- */
+
+int tls_init(struct tls *tls, enum tls_role role, const struct tls_credentials *credentials,
+             const char *trust_domain, const char *expected)
+{
+    memset(tls, 0, sizeof(*tls));
+    tls->trust_domain = trust_domain;
+    tls->libctx = credentials->libctx;
+    if (expected != NULL)
+        snprintf(tls->expected, sizeof(tls->expected), "%s", expected);
+    tls->ssl = SSL_new(credentials->context);
+    BIO *bio = tls->ssl == NULL ? NULL : BIO_new(bio_method);
+    if (bio == NULL || !SSL_set_ex_data(tls->ssl, session_index, tls)) {
+        BIO_free(bio);
+        tls_dispose(tls);
+        return -1;
+    }
+    BIO_set_data(bio, tls);
+    BIO_set_init(bio, 1);
+    SSL_set_bio(tls->ssl, bio, bio);
+    if (role == TLS_CLIENT)
+        SSL_set_connect_state(tls->ssl);
+    else
+        SSL_set_accept_state(tls->ssl);
+    return 0;
+}
+
+int tls_ask_by_name(struct tls *tls)
+{
+    char name[TLS_NAME_SIZE];
+    tls_name_of(tls->libctx, tls->expected, name);
+    return name[0] != 0 && SSL_set_tlsext_host_name(tls->ssl, name) ? 0 : -1;
+}
+
+void tls_dispose(struct tls *tls)
+{
+    SSL_free(tls->ssl);
+    tls->ssl = NULL;
+    record_dispose(&tls->record);
+}
+
+void tls_feed(struct tls *tls, const uint8_t *bytes, size_t length)
+{
+    tls->feed.bytes = bytes;
+    tls->feed.length = length;
+}
+
+/* Turns OpenSSL's error for the last call into a result. */
+static enum tls_result handshake_result(struct tls *tls, int returned)
+{
+    switch (SSL_get_error(tls->ssl, returned)) {
+    case SSL_ERROR_WANT_READ:
+        return TLS_WANT;
+    case SSL_ERROR_WANT_X509_LOOKUP:
+        return TLS_CHOOSE;
+    case SSL_ERROR_ZERO_RETURN:
+        return TLS_CLOSED;
+    default:
+        if (tls->error[0] == 0 && tls_error_words(ERR_peek_error()) != NULL)
+            snprintf(tls->error, sizeof(tls->error), "%s", tls_error_words(ERR_peek_error()));
+        if (tls->error[0] == 0)
+            error_line(tls->error, sizeof(tls->error), "TLS");
+        ERR_clear_error();
+        return TLS_FAILED;
+    }
+}
+
+enum tls_result tls_handshake(struct tls *tls, struct tls_sink *sink)
+{
+    ERR_clear_error();
+    tls->sink = sink;
+    int done = SSL_do_handshake(tls->ssl);
+    tls->sink = NULL;
+    if (done != 1)
+        return handshake_result(tls, done);
+    const unsigned char *alpn;
+    unsigned int alpn_length;
+    SSL_get0_alpn_selected(tls->ssl, &alpn, &alpn_length);
+    if (alpn_length != 2 || memcmp(alpn, ALPN_H2 + 1, 2) != 0) {
+        snprintf(tls->error, sizeof(tls->error), "peer does not speak HTTP/2 (ALPN h2)");
+        return TLS_FAILED;
+    }
+    char peer[NS_IDENTITY_MAX];
+    if (svid_identity(SSL_get0_peer_certificate(tls->ssl), peer) != 0 || tls_hand_over(tls) != 0)
+        return TLS_FAILED;
+    /* Only now has the peer proved that it holds the certificate's key. */
+    snprintf(tls->peer, sizeof(tls->peer), "%s", peer);
+    return TLS_OK;
+}
+
+const char *tls_wanted(const struct tls *tls)
+{
+    return SSL_get_servername(tls->ssl, TLSEXT_NAMETYPE_host_name);
+}
+
+void tls_present(struct tls *tls, const struct tls_credentials *credentials)
+{
+    tls->choosing = 0;
+    if (credentials != NULL && SSL_get_SSL_CTX(tls->ssl) != credentials->context)
+        (void)SSL_set_SSL_CTX(tls->ssl, credentials->context);
+}
+
+/* Notes why the record layer failed; the words for an alert say already who means what. */
+static enum tls_result record_result(struct tls *tls, enum tls_result result)
+{
+    if (result == TLS_FAILED && tls->error[0] == 0) {
+        const char *failure = tls->record.failure;
+        int of_peer = strncmp(failure, "peer ", strlen("peer ")) == 0;
+        snprintf(tls->error, sizeof(tls->error), "%s%s", of_peer ? "" : "TLS: ", failure);
+    }
+    return result;
+}
+
+enum tls_result tls_read(struct tls *tls, struct tls_sink *sink, uint8_t *out, size_t capacity,
+                         size_t *length)
+{
+    return record_result(tls, record_read(&tls->record, &tls->feed, sink, out, capacity, length));
+}
+
+enum tls_result tls_write(struct tls *tls, struct tls_sink *sink, const uint8_t *bytes, size_t length)
+{
+    return record_result(tls, record_write(&tls->record, sink, bytes, length));
+}
+
+void tls_close(struct tls *tls, struct tls_sink *sink)
+{
+    record_end(&tls->record, sink);
+}
+
+void tls_describe(const struct tls *tls, char *out, size_t size)
+{
+    const struct record_suite *suite = tls->record.suite;
+    snprintf(out, size, "%s%s", suite == NULL ? "" : "TLSv1.3 ", suite == NULL ? "" : suite->name);
+}
