@@ -88,8 +88,8 @@ lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-forma
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=agent $(BIN)/mypy --strict bench
-	MYPYPATH=agent:tests $(BIN)/mypy --strict -p chaos
+	MYPYPATH=agent:lab $(BIN)/mypy --strict bench
+	MYPYPATH=agent:lab:tests $(BIN)/mypy --strict -p chaos
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(C_FORMATTED)
 	@mkdir -p $(BUILD)/lint

@@ -21,9 +21,9 @@ from bench.peers.peer import Peer
 from bench.plots import draw_plots
 from bench.report import PAGE, markdown_report, terminal_report, write_page
 from bench.session import Session, Settings
-from nodeseal.lab.errors import LabError
-from nodeseal.lab.interruption import signals_interrupt
-from nodeseal.lab.lab import require_root
+from nodeseal_lab.errors import LabError
+from nodeseal_lab.interruption import signals_interrupt
+from nodeseal_lab.lab import require_root
 
 ROUNDS = 5
 

@@ -26,10 +26,10 @@ from typing import TypeVar
 from bench.build import Programs
 from bench.certificates import issue, make_authority
 from bench.errors import BenchError
-from nodeseal.lab.lab import LAB_ROOT, Lab, take_down
-from nodeseal.lab.namespaces import run_in
-from nodeseal.lab.plan import FIRST_POD_NUMBER, Plan, Pod, prefix
-from nodeseal.lab.processes import ProcessRecord, start_time
+from nodeseal_lab.lab import LAB_ROOT, Lab, take_down
+from nodeseal_lab.namespaces import run_in
+from nodeseal_lab.plan import FIRST_POD_NUMBER, Plan, Pod, prefix
+from nodeseal_lab.processes import ProcessRecord, start_time
 
 T = TypeVar("T")
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from nodeseal.identity.authority import init_authority
-from nodeseal.lab.plan import NAMESPACE, TRUST_DOMAIN
+from nodeseal.identity.embedded import init_authority
 from nodeseal.mesh.spiffe import SpiffeId
+from nodeseal_lab.plan import NAMESPACE, TRUST_DOMAIN
 
 _LIFETIME = timedelta(days=1)
 

@@ -23,10 +23,10 @@ from typing import Any
 from bench.build import BUILD, CHECKOUT
 from bench.errors import BenchError
 from bench.lone import lone_core, lone_namespace
-from nodeseal.core.bridge import CoreClient
-from nodeseal.core.native import LISTEN_OUTBOUND
-from nodeseal.lab.errors import LabError
+from nodeseal.cores.client import CoreClient
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
+from nodeseal.splice.native import LISTEN_OUTBOUND
+from nodeseal_lab.errors import LabError
 
 MESH_SIZES = (2, 50_000)
 QUESTIONS = 2000

@@ -42,11 +42,11 @@ from bench.lone import LoneCore, lone_core, lone_namespace
 from bench.lone_mesh import certify, issuing, lone_service, lone_workload, receive_answer
 from bench.rounds import medians, percentile
 from bench.wire import MARKER, REQUEST
-from nodeseal.core.native import LISTEN_HBONE, LISTEN_OUTBOUND
-from nodeseal.lab.errors import LabError
-from nodeseal.lab.plan import TRUST_DOMAIN
 from nodeseal.mesh.address import HBONE_PORT
 from nodeseal.mesh.model import Mesh, ServicePort, WorkloadName
+from nodeseal.splice.native import LISTEN_HBONE, LISTEN_OUTBOUND
+from nodeseal_lab.errors import LabError
+from nodeseal_lab.plan import TRUST_DOMAIN
 
 ROUNDS = 5
 SECONDS = 3.0

@@ -23,11 +23,11 @@ from bench.errors import BenchError
 from bench.lone import lone_core, lone_namespace
 from bench.lone_mesh import certify, issuing, lone_service, lone_workload, receive_answer
 from bench.wire import REQUEST
-from nodeseal.core.native import LISTEN_HBONE, LISTEN_OUTBOUND
-from nodeseal.lab.errors import LabError
-from nodeseal.lab.plan import TRUST_DOMAIN
 from nodeseal.mesh.address import HBONE_PORT
 from nodeseal.mesh.model import Mesh, ServicePort
+from nodeseal.splice.native import LISTEN_HBONE, LISTEN_OUTBOUND
+from nodeseal_lab.errors import LabError
+from nodeseal_lab.plan import TRUST_DOMAIN
 
 TUNNELS = 100
 ROUNDS = 5

@@ -40,13 +40,13 @@ from typing import Any
 from bench.certificates import make_authority
 from bench.errors import BenchError
 from bench.lone import lone_core, lone_namespace
-from nodeseal.core.native import LISTEN_HBONE
-from nodeseal.identity.authority import Issuer
-from nodeseal.lab.errors import LabError
-from nodeseal.lab.plan import TRUST_DOMAIN
+from nodeseal.identity.embedded import Issuer
 from nodeseal.mesh.address import HBONE_PORT
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
+from nodeseal.splice.native import LISTEN_HBONE
+from nodeseal_lab.errors import LabError
+from nodeseal_lab.plan import TRUST_DOMAIN
 
 TUNNELS, STREAMS, LENGTH = 10, 200, 1 << 20
 MANY_TUNNELS = 5000

@@ -9,11 +9,11 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from nodeseal.capture import syscalls
-from nodeseal.capture.netns import NetworkNamespace
-from nodeseal.core.bridge import CoreClient, CoreOptions, spawn
-from nodeseal.lab.namespaces import create_namespace, enter, remove_namespace
+from nodeseal.cores.client import CoreClient, CoreOptions, spawn
+from nodeseal.linux import syscalls
+from nodeseal.linux.namespace import NetworkNamespace
 from nodeseal.mesh.model import Workload
+from nodeseal_lab.namespaces import create_namespace, enter, remove_namespace
 
 _SECONDS = 60.0
 

@@ -14,9 +14,9 @@ from bench.certificates import make_authority
 from bench.errors import BenchError
 from bench.lone import LoneCore
 from bench.wire import RESPONSE_SIZE
-from nodeseal.identity.authority import Issuer
-from nodeseal.lab.plan import TRUST_DOMAIN
+from nodeseal.identity.embedded import Issuer
 from nodeseal.mesh.model import Mode, Phase, Service, ServicePort, Workload, WorkloadName
+from nodeseal_lab.plan import TRUST_DOMAIN
 
 
 def lone_workload(name: str, address: str) -> Workload:

@@ -26,9 +26,9 @@ from bench.peers.peer import Peer
 from bench.profile_report import Profile, cost_of, terminal_table, write_flame_graphs, write_load
 from bench.sampler import FREQUENCY, Sampler, perf_missing
 from bench.session import server_pid, start_peer
-from nodeseal.lab.errors import LabError
-from nodeseal.lab.interruption import signals_interrupt
-from nodeseal.lab.lab import require_root
+from nodeseal_lab.errors import LabError
+from nodeseal_lab.interruption import signals_interrupt
+from nodeseal_lab.lab import require_root
 
 OUTPUT = BUILD / "profile"
 USUAL_LOADS = (

@@ -17,7 +17,7 @@ from bench.loads import LOADS, Load
 from bench.peers.nodeseal import Nodeseal
 from bench.peers.peer import IDLE_CONNECTIONS, Peer, Started
 from bench.wire import REQUEST, RESPONSE_SIZE, check_wire
-from nodeseal.lab.errors import LabError
+from nodeseal_lab.errors import LabError
 
 WORKLOADS_AT_REST = 10
 

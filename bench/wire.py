@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from bench.bed import Bed
 from bench.errors import BenchError
 from bench.peers.peer import Peer, Started
-from nodeseal.lab.namespaces import run_in
-from nodeseal.lab.topology import UPLINK
+from nodeseal_lab.namespaces import run_in
+from nodeseal_lab.topology import UPLINK
 
 MARKER = b"nodeseal-bench-marker"
 REQUEST = b"GET /keep HTTP/1.1\r\nHost: bench\r\nX-Marker: " + MARKER + b"\r\n\r\n"

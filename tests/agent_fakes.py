@@ -16,18 +16,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from nodeseal.agent.config import Config
-from nodeseal.agent.credentials import CaCondition, Credential
 from nodeseal.capture import constants
-from nodeseal.capture.backend import Choice
-from nodeseal.capture.netns import NamespaceGoneError
+from nodeseal.capture.backends.backend import Choice
 from nodeseal.capture.workload import Captured, CaptureTarget
-from nodeseal.core.bridge import CoreError, spawn
-from nodeseal.identity.authority import Svid
+from nodeseal.cores.client import CoreError, spawn
+from nodeseal.identity.credentials import CaCondition, Credential
+from nodeseal.identity.embedded import Svid
+from nodeseal.linux.namespace import NamespaceGoneError
+from nodeseal.local.config import Config
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId
-from nodeseal.sources.directory import MeshStateError
-from nodeseal.sources.publications import Trust
+from nodeseal.sources.directory.publications import Trust
+from nodeseal.sources.directory.source import MeshStateError
 
 TRUST_DOMAIN = "example.org"
 fake_spawn = functools.partial(

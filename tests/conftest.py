@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture.backend import Choice
+from nodeseal.capture.backends.backend import Choice
 from support import backend, node_rules, workers
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import cffi
 
-from nodeseal.core.native import Native
+from nodeseal.splice.native import Native
 
 HEADER = Path(__file__).parent.parent / "cext" / "include" / "nodeseal_core.h"
 

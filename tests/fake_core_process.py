@@ -6,8 +6,9 @@ import os
 import sys
 
 from core_fakes import make_native
-from nodeseal.core import native, process, protocol
+from nodeseal.linux import control_socket
+from nodeseal.splice import native, process
 
-protocol.PROTOCOL = int(os.environ.get("NODESEAL_TEST_PROTOCOL", protocol.PROTOCOL))
+control_socket.PROTOCOL = int(os.environ.get("NODESEAL_TEST_PROTOCOL", control_socket.PROTOCOL))
 native.load = lambda: make_native()[0]
 sys.exit(process.main(sys.argv[1:]))

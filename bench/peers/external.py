@@ -34,7 +34,7 @@ from bench.bed import APP_PORT, CLIENT, SERVER, Bed
 from bench.certificates import dns_name, identity
 from bench.errors import BenchError, DescriptionError
 from bench.peers.peer import ENTRY_PORT, TUNNEL_PORT, Peer, Started, first_line, program
-from nodeseal.lab.processes import ProcessRecord
+from nodeseal_lab.processes import ProcessRecord
 
 T = TypeVar("T")
 

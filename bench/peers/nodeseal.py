@@ -10,10 +10,10 @@ import yaml
 from bench.bed import Bed
 from bench.errors import BenchError
 from bench.peers.peer import Peer, Started, first_line
-from nodeseal.agent.config import default_workers
-from nodeseal.lab import agents
-from nodeseal.lab.mesh_state import write_agent_config, write_mesh
-from nodeseal.lab.processes import ProcessRecord
+from nodeseal.local.config import default_workers
+from nodeseal_lab import agents
+from nodeseal_lab.mesh_state import write_agent_config, write_mesh
+from nodeseal_lab.processes import ProcessRecord
 
 _SETTLE = "200ms"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.accounting import family
 from bench.bed import Bed
-from nodeseal.lab.processes import ProcessRecord
+from nodeseal_lab.processes import ProcessRecord
 
 ENTRY_PORT = 9000
 """Where a proxy that does not capture takes the application's connections, on 127.0.0.1 of the client pod."""

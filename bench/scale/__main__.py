@@ -19,9 +19,9 @@ from bench.machine import describe_machine
 from bench.scale.parts import Sizes, measure_enrolment, measure_mesh, measure_rest
 from bench.scale.report import terminal_report
 from bench.scale.scene import new_scene
-from nodeseal.lab.errors import LabError
-from nodeseal.lab.interruption import signals_interrupt
-from nodeseal.lab.lab import require_root
+from nodeseal_lab.errors import LabError
+from nodeseal_lab.interruption import signals_interrupt
+from nodeseal_lab.lab import require_root
 
 PARTS = ("enrol", "rest", "mesh")
 _QUICK = Sizes(workloads=20, connections=500, tunnels=40, mesh=5_000, enrol=10, seconds=2.0)

@@ -16,7 +16,7 @@ from bench.peers.peer import Started
 from bench.scale.probes import DecisionProbe, LineWatch, LoopProbe
 from bench.scale.scene import Reading, Scene, Side, read_peak_mb, read_side, reset_peak
 from bench.scale.state import FAR_FILE, far_publications, far_state
-from nodeseal.lab.files import write_atomically
+from nodeseal_lab.files import write_atomically
 
 Say = Callable[[str], None]
 

@@ -15,7 +15,7 @@ from typing import Self
 
 from bench.bed import CLIENT, Bed
 from bench.errors import BenchError
-from nodeseal.agent import rundir
+from nodeseal.local import run_directory
 
 _ANSWER_SECONDS = 30.0
 _FIRST_PORT = 20_000
@@ -99,7 +99,7 @@ class LoopProbe(Probe):
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__()
-        self._path = run_dir / rundir.AGENT_SOCKET
+        self._path = run_dir / run_directory.AGENT_SOCKET
         self._connection: socket.socket | None = None
         self._request = json.dumps({"op": "version"}).encode() + b"\n"
 

@@ -15,11 +15,11 @@ from bench.errors import BenchError
 from bench.peers.nodeseal import start_agents
 from bench.scale.state import near_state
 from bench.wire import REQUEST, RESPONSE_SIZE
-from nodeseal.lab import agents
-from nodeseal.lab.files import write_atomically
-from nodeseal.lab.mesh_state import WORKLOADS, write_mesh
-from nodeseal.lab.plan import Pod
-from nodeseal.lab.processes import ProcessRecord
+from nodeseal_lab import agents
+from nodeseal_lab.files import write_atomically
+from nodeseal_lab.mesh_state import WORKLOADS, write_mesh
+from nodeseal_lab.plan import Pod
+from nodeseal_lab.processes import ProcessRecord
 
 SETTLE = "200ms"
 WORKERS = 2

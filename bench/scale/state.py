@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from nodeseal.lab.plan import NAMESPACE, Pod
+from nodeseal_lab.plan import NAMESPACE, Pod
 
 WORKLOADS_PER_NODE = 100
 FAR_FILE = "far.yaml"

@@ -16,9 +16,9 @@ from chaos.leaks import SETTINGS as LEAK_SETTINGS
 from chaos.leaks import Leaks
 from chaos.report import Report, to_json, to_text
 from chaos.run import SETTINGS, ChaosRun, Options, new_lab
-from nodeseal.lab.errors import LabError
-from nodeseal.lab.interruption import signals_interrupt
-from nodeseal.lab.lab import LAB_ROOT, require_root, take_down
+from nodeseal_lab.errors import LabError
+from nodeseal_lab.interruption import signals_interrupt
+from nodeseal_lab.lab import LAB_ROOT, require_root, take_down
 from support.backend import ENVIRONMENT, NAMES, asked_backend, parse_backend
 
 BUILD = Path(__file__).resolve().parents[2] / "build" / "chaos"

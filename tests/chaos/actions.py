@@ -19,11 +19,11 @@ from chaos.ledger import ENDING_SECONDS, Ledger
 from chaos.network import BadLink
 from chaos.scene import Scene
 from chaos.schedule import Event, Kind
-from nodeseal.core import generations
-from nodeseal.lab import agents
-from nodeseal.lab.errors import AgentError
-from nodeseal.lab.files import write_atomically
-from nodeseal.lab.lab import Lab
+from nodeseal.local import generations
+from nodeseal_lab import agents
+from nodeseal_lab.errors import AgentError
+from nodeseal_lab.files import write_atomically
+from nodeseal_lab.lab import Lab
 from support.authority import renew_intermediate
 
 ANSWER_SECONDS = 30.0

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from chaos.errors import ChaosError
 from chaos.report import Finding, Report
 from chaos.run import at_rest, differences
-from nodeseal.lab import agents
-from nodeseal.lab.lab import Lab
+from nodeseal_lab import agents
+from nodeseal_lab.lab import Lab
 from support.pod_traffic import PodTraffic, new_marker
 
 SETTINGS = {"settle": "100ms"}

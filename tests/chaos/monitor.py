@@ -12,9 +12,9 @@ from typing import Any
 from chaos.ledger import Ledger
 from chaos.network import Watch
 from chaos.scene import Scene
-from nodeseal.lab import agents
-from nodeseal.lab.errors import AgentError
-from nodeseal.lab.lab import Lab
+from nodeseal_lab import agents
+from nodeseal_lab.errors import AgentError
+from nodeseal_lab.lab import Lab
 
 STEP = 0.25
 _EXPLAINED_MAX = 20

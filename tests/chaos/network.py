@@ -14,9 +14,9 @@ from typing import Any
 
 from chaos.errors import ChaosError
 from chaos.impairment import Impairment
-from nodeseal.lab.lab import Lab
-from nodeseal.lab.namespaces import run_in
-from nodeseal.lab.topology import UPLINK
+from nodeseal_lab.lab import Lab
+from nodeseal_lab.namespaces import run_in
+from nodeseal_lab.topology import UPLINK
 from support.control import Remote, RemoteError
 
 TESTS = Path(__file__).resolve().parents[1]

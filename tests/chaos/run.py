@@ -22,10 +22,10 @@ from chaos.players import Players, players
 from chaos.report import Finding, Logged, Report
 from chaos.scene import Scene
 from chaos.schedule import Event, make_schedule
-from nodeseal.capture.backend import Choice
-from nodeseal.lab.errors import LabError
-from nodeseal.lab.lab import LAB_ROOT, Lab, take_down
-from nodeseal.lab.plan import Plan, PodRequest
+from nodeseal.capture.backends.backend import Choice
+from nodeseal_lab.errors import LabError
+from nodeseal_lab.lab import LAB_ROOT, Lab, take_down
+from nodeseal_lab.plan import Plan, PodRequest
 from support.backend import asked_backend
 from support.pod_traffic import new_marker
 from support.resources import Resources, node_resources

@@ -9,7 +9,7 @@ from typing import Any
 
 from chaos.errors import ChaosError
 from chaos.players import Pairs, Players
-from nodeseal.lab.lab import Lab
+from nodeseal_lab.lab import Lab
 from support.control import RemoteError
 from support.pod_traffic import Address, PodTraffic
 

@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nodeseal.lab.demo.pcap import parse_frame
-from nodeseal.lab.namespaces import run_in
-from nodeseal.lab.topology import UPLINK
+from nodeseal_lab.demo.pcap import parse_frame
+from nodeseal_lab.namespaces import run_in
+from nodeseal_lab.topology import UPLINK
 from support.control import ControlServer
 
 _ETH_P_ALL = 3

@@ -14,7 +14,7 @@ from typing import Any, Self
 import pytest
 
 from interop.certificates import Credential
-from nodeseal.lab.plan import in_url
+from nodeseal_lab.plan import in_url
 from support.lab import RunningLab, wait_until
 
 TEMPLATES = Path(__file__).parent

@@ -9,10 +9,10 @@ import pytest
 
 from interop.certificates import identity, issue
 from interop.envoy import Envoy
-from nodeseal.lab.mesh_state import change_workloads
-from nodeseal.lab.plan import NAMESPACE
 from nodeseal.mesh.model import WorkloadName
-from nodeseal.sources.publications import publish
+from nodeseal.sources.directory.publications import publish
+from nodeseal_lab.mesh_state import change_workloads
+from nodeseal_lab.plan import NAMESPACE
 from support.lab import HBONE_PORT, Programs, RunningLab, echoes, endpoint, ports_used, wait_until
 
 TEST = 9100

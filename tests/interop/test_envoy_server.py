@@ -25,13 +25,13 @@ import pytest
 from interop.certificates import CLIENT, Credential, identity, issue, issue_from_new_ca, sign
 from interop.envoy import Envoy
 from interop.exchange import digest, receive_all
-from nodeseal.lab import agents
-from nodeseal.lab.demo.pcap import streams
-from nodeseal.lab.demo.tls import parse_client_hello, parse_server_hello
-from nodeseal.lab.mesh_state import change_workloads
-from nodeseal.lab.plan import NAMESPACE
 from nodeseal.mesh.model import WorkloadName
-from nodeseal.sources.publications import publish
+from nodeseal.sources.directory.publications import publish
+from nodeseal_lab import agents
+from nodeseal_lab.demo.pcap import streams
+from nodeseal_lab.demo.tls import parse_client_hello, parse_server_hello
+from nodeseal_lab.mesh_state import change_workloads
+from nodeseal_lab.plan import NAMESPACE
 from support.lab import (
     HBONE_PORT,
     Programs,

@@ -25,7 +25,7 @@ from interop.certificates import (
 )
 from interop.envoy import Envoy
 from interop.hbone import NO_ERROR, Answer, Hbone, client_context
-from nodeseal.core.bridge import CoreClient
+from nodeseal.cores.client import CoreClient
 from support.lab import HBONE_PORT, Programs, RunningLab, nodeseal, wait_until
 
 GET = b"GET / HTTP/1.1\r\nHost: pipeline\r\nConnection: close\r\n\r\n"

@@ -34,10 +34,10 @@ from interop.frames import (
 )
 from interop.frames import reset as reset_frame
 from interop.hbone import Hbone, client_context
-from nodeseal.lab.mesh_state import change_workloads
-from nodeseal.lab.plan import NAMESPACE
 from nodeseal.mesh.model import WorkloadName
-from nodeseal.sources.publications import publish
+from nodeseal.sources.directory.publications import publish
+from nodeseal_lab.mesh_state import change_workloads
+from nodeseal_lab.plan import NAMESPACE
 from support.lab import Programs, RunningLab, receive_exactly, reset, silent, wait_until
 
 TEST = 9100

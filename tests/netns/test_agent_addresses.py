@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncIterator
 from ipaddress import ip_address
 
-from nodeseal.agent.addresses import follow, in_order, node_addresses
+from nodeseal.linux.addresses import follow, in_order, node_addresses
 from nodeseal.mesh.address import Address
 from support.namespaces import Namespace, Namespaces, needs_root
 

@@ -9,8 +9,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from nodeseal.agent.direct import Direct, direct_connections, end_captured
 from nodeseal.capture import constants
+from nodeseal.linux.sock_diag import Direct, direct_connections, end_captured
 from nodeseal.mesh.address import Address
 from support.namespaces import Namespace, Namespaces, needs_root, wait_for
 

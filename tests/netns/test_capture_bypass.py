@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import constants, syscalls
+from nodeseal.capture import constants
 from nodeseal.capture.bypass import Entries, node_entries, peer_entries
+from nodeseal.linux import syscalls
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
 from support.namespaces import needs_root, wait_for
 from support.pods import Pods, echoes

@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 
 from nodeseal.capture.probe import find_cgroup
-from nodeseal.lab import agents
+from nodeseal_lab import agents
 from support.lab import HBONE_PORT, Lines, Programs, RunningLab, echoes, nodeseal, ports_used, running_lab, wait_until
 from support.namespaces import needs_root
 
@@ -31,7 +31,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
 
 def hidden_cgroups() -> AbstractContextManager[object]:
     """While it is entered, the agents of labs see no cgroup v2 tree."""
-    return mock.patch("nodeseal.lab.agents.AGENT_COMMAND", (*HIDE, *agents.AGENT_COMMAND))
+    return mock.patch("nodeseal_lab.agents.AGENT_COMMAND", (*HIDE, *agents.AGENT_COMMAND))
 
 
 def assert_tunnelled(lab: RunningLab, source: str, target: str) -> None:
@@ -82,7 +82,7 @@ def test_workload_moves_to_the_other_backend_when_it_is_enrolled_again(lab: Runn
         server = programs.serve("pipeline")
         lines = Lines(programs, "shipper", server.address)
         lines.goes_on()
-        with mock.patch("nodeseal.lab.agents.AGENT_COMMAND", agents.AGENT_COMMAND[len(HIDE) :]):
+        with mock.patch("nodeseal_lab.agents.AGENT_COMMAND", agents.AGENT_COMMAND[len(HIDE) :]):
             lab.restart_agent("node1", capture="ebpf", cgroup=str(find_cgroup()))
         wait_until(lambda: lab.enrolled("shipper", "siem"), "the workloads are adopted")
         lines.goes_on()

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import constants, listeners, syscalls
-from nodeseal.capture.backend import Choice
+from nodeseal.capture import constants, listeners
+from nodeseal.capture.backends.backend import Choice
 from nodeseal.capture.workload import CaptureTarget
+from nodeseal.linux import syscalls
 from support.lab import Sniffer
 from support.namespaces import needs_root, wait_for
 from support.pods import CLIENT, SERVER, SERVER_6, Pods, echoes

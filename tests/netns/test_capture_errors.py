@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import installation, programs, steering, syscalls, xtables
-from nodeseal.capture.backend import Choice
+from nodeseal.capture.backends.backend import Choice
+from nodeseal.capture.bpf import installation, programs, steering
 from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError, CaptureError
 from nodeseal.capture.journal import Journal
-from nodeseal.capture.netns import NamespaceGoneError
 from nodeseal.capture.node import NodeCapture
+from nodeseal.linux import syscalls, xtables
+from nodeseal.linux.namespace import NamespaceGoneError
 from support.namespaces import needs_root, wait_for
 from support.pods import Pods, compiled, echoes
 
@@ -26,7 +27,7 @@ pytestmark = needs_root
 
 PROGRAMS = pytest.mark.ebpf_only("BPF programs and maps")
 PREPARE = (
-    "import sys\nfrom pathlib import Path\nfrom nodeseal.capture.backend import Choice\n"
+    "import sys\nfrom pathlib import Path\nfrom nodeseal.capture.backends.backend import Choice\n"
     "from nodeseal.capture.errors import CaptureError\nfrom nodeseal.capture.node import NodeCapture\n"
     "try:\n    NodeCapture(Path(sys.argv[1]), choice=Choice(sys.argv[2])).prepare()\n"
     "except CaptureError as error:\n    print(error)\n"
@@ -107,7 +108,7 @@ def test_prepare_undoes_what_it_did_when_a_program_cannot_be_attached(
     def refuse(program: int, target: int, kind: int) -> int:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr("nodeseal.capture.ebpf.compile_in_child", compiled)
+    monkeypatch.setattr("nodeseal.capture.backends.pod_ebpf.compile_in_child", compiled)
     monkeypatch.setattr(syscalls, "link_create", refuse)
     with pytest.raises(CaptureError, match="cannot attach to the cgroup"):
         NodeCapture(tmp_path / "run", choice=Choice.EBPF).prepare()
@@ -119,7 +120,7 @@ def test_kernel_that_refuses_a_program(tmp_path: Path, monkeypatch: pytest.Monke
     def refuse(kind: int, attach_type: int, instructions: bytes, name: str) -> int:
         raise syscalls.VerifierError(22, "0: (85) call unknown#122\ninvalid func unknown#122\nprocessed 1 insns\n")
 
-    monkeypatch.setattr("nodeseal.capture.ebpf.compile_in_child", compiled)
+    monkeypatch.setattr("nodeseal.capture.backends.pod_ebpf.compile_in_child", compiled)
     monkeypatch.setattr(programs.syscalls, "program_load", refuse)
     with pytest.raises(CaptureError, match=r"refused the BPF program mark_connect4.*invalid func unknown#122"):
         NodeCapture(tmp_path / "run", choice=Choice.EBPF).prepare()

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import conntrack, constants, listeners, rules, syscalls, xtables
-from nodeseal.capture.backend import Choice
+from nodeseal.capture import constants, listeners
+from nodeseal.capture.backends import ruleset
+from nodeseal.capture.backends.backend import Choice
 from nodeseal.capture.cleanup import cleanup
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Journal
 from nodeseal.capture.node import NodeCapture
+from nodeseal.linux import conntrack, syscalls, xtables
 from nodeseal.mesh.exclusions import Excluded, PortRange
 from support.namespaces import Namespace, iptables_rules, needs_root, wait_for
 from support.pods import CLIENT, SERVER, Pods, echoes
@@ -332,7 +334,7 @@ def test_port_of_a_new_listener_is_written_into_the_rules(pods: Pods) -> None:
     pods.echo(pods.server)
     capture = pods.capture()
     capture.enrol(pods.client_target)
-    before = pods.client.run(lambda: rules.ports(xtables.save("iptables-nft")))
+    before = pods.client.run(lambda: ruleset.ports(xtables.save("iptables-nft")))
     capture.close()
     again = pods.capture()
     (adopted,) = again.adopt()
@@ -340,7 +342,7 @@ def test_port_of_a_new_listener_is_written_into_the_rules(pods: Pods) -> None:
     with pytest.raises(TimeoutError):
         pods.dial(pods.client, (SERVER, 8080), timeout=0.5)
     again.take_listeners(adopted, {})
-    assert pods.client.run(lambda: rules.ports(xtables.save("iptables-nft"))).keys() == before.keys()
+    assert pods.client.run(lambda: ruleset.ports(xtables.save("iptables-nft"))).keys() == before.keys()
     assert again.live_listeners(adopted) == {0, 1}
     relay = pods.relay(adopted)
     assert echoes(pods.dial(pods.client, (SERVER, 8080)))
@@ -351,7 +353,7 @@ def test_no_socket_of_the_application_gets_what_is_captured(pods: Pods) -> None:
     """Not even one that has taken the port of a listener that is gone."""
     capture = pods.capture()
     capture.enrol(pods.client_target)
-    ports = pods.client.run(lambda: rules.ports(xtables.save("iptables-nft")))
+    ports = pods.client.run(lambda: ruleset.ports(xtables.save("iptables-nft")))
     capture.close()
     own = [pods.echo(pods.client, port) for port in ports.values()]
     for namespace, destination in ((pods.client, (SERVER, 8080)), (pods.router, (CLIENT, 8080))):
@@ -371,8 +373,8 @@ def cannot(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
 
     monkeypatch.setattr(
         {
-            "ebpf": "nodeseal.capture.ebpf.EbpfBackend.prepare",
-            "iptables": "nodeseal.capture.iptables.IptablesBackend.prepare",
+            "ebpf": "nodeseal.capture.backends.pod_ebpf.EbpfBackend.prepare",
+            "iptables": "nodeseal.capture.backends.iptables.IptablesBackend.prepare",
         }[what],
         refuse,
     )

@@ -14,12 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import constants, ebpf, listeners, steering, syscalls
-from nodeseal.capture.backend import Choice
+from nodeseal.capture import constants, listeners
+from nodeseal.capture.backends import pod_ebpf
+from nodeseal.capture.backends.backend import Choice
+from nodeseal.capture.bpf import steering
 from nodeseal.capture.cleanup import cleanup
 from nodeseal.capture.journal import Journal
 from nodeseal.capture.probe import find_cgroup
 from nodeseal.capture.workload import CaptureTarget
+from nodeseal.linux import syscalls
 from support.backend import asked_backend
 from support.namespaces import needs_root, wait_for
 from support.pods import SERVER, SERVER_6, Pods, compiled, echoes
@@ -55,7 +58,9 @@ def attached(programs: list[int]) -> list[int]:
     """Which of these programs are attached to the cgroup tree. Other nodes on the machine come and go meanwhile."""
     fd = os.open(find_cgroup(), os.O_RDONLY)
     try:
-        present = {program for _, kind in ebpf.CGROUP_LINKS.values() for program in syscalls.cgroup_programs(fd, kind)}
+        present = {
+            program for _, kind in pod_ebpf.CGROUP_LINKS.values() for program in syscalls.cgroup_programs(fd, kind)
+        }
     finally:
         os.close(fd)
     return [program for program in programs if program in present]
@@ -67,7 +72,7 @@ def connect_programs(pods: Pods) -> list[int]:
         assert not (pods.run_dir() / "bpf").exists()
         return []
     programs = []
-    for name in ebpf.CGROUP_LINKS:
+    for name in pod_ebpf.CGROUP_LINKS:
         fd = syscalls.pinned(pods.run_dir() / "bpf" / name)
         programs.append(syscalls.link_program(fd))
         os.close(fd)
@@ -83,10 +88,10 @@ def agent_that_is_killed(pods: Pods, tmp_path: Path) -> None:
         "from ipaddress import ip_address\n"
         "from pathlib import Path\n"
         "from nodeseal.capture import ebpf, steering\n"
-        "from nodeseal.capture.compile import Compiled\n"
+        "from nodeseal.capture.bpf.compile import Compiled\n"
         "from nodeseal.capture.node import NodeCapture\n"
         "from nodeseal.capture.workload import CaptureTarget\n"
-        "from nodeseal.capture.backend import Choice\n"
+        "from nodeseal.capture.backends.backend import Choice\n"
         "ebpf.compile_in_child = lambda: Compiled.from_json(Path(sys.argv[3]).read_text())\n"
         "if sys.argv[2] == 'filters':\n"
         "    steering.probe_tcx = lambda: False\n"

@@ -5,8 +5,9 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from nodeseal.capture import constants, listeners, syscalls
-from nodeseal.capture.netns import NetworkNamespace
+from nodeseal.capture import constants, listeners
+from nodeseal.linux import syscalls
+from nodeseal.linux.namespace import NetworkNamespace
 from support.namespaces import needs_root
 
 pytestmark = needs_root

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import installation
+from nodeseal.capture.bpf import installation
 from support.namespaces import needs_root
 from support.pods import Pods, echoes
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import routing, steering, syscalls
+from nodeseal.capture import routing
+from nodeseal.capture.bpf import steering
 from nodeseal.capture.cleanup import cleanup
 from nodeseal.capture.journal import Filter
+from nodeseal.linux import syscalls
 from support.flood import Flood
 from support.namespaces import Namespace, needs_root
 from support.pods import SERVER, Pods, echoes

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import ebpf, program_cache, syscalls
-from nodeseal.capture.compile import Compiled
+from nodeseal.capture.backends import pod_ebpf
+from nodeseal.capture.bpf import program_cache
+from nodeseal.capture.bpf.compile import Compiled
+from nodeseal.capture.bpf.programs import Programs
 from nodeseal.capture.journal import Journal
 from nodeseal.capture.node import NodeCapture
-from nodeseal.capture.programs import Programs
 from nodeseal.capture.workload import Captured
+from nodeseal.linux import syscalls
 from support.namespaces import needs_root
 from support.pods import Pods, compiled, echoes
 
@@ -55,7 +57,7 @@ def links(pods: Pods) -> dict[str, tuple[int, int]]:
 
 def replaced(pods: Pods, monkeypatch: pytest.MonkeyPatch, listeners: dict[str, dict[int, int]]) -> list[Captured]:
     """What an agent of the next version adopts; `listeners`: those that the core holds, by workload."""
-    monkeypatch.setattr(ebpf, "compile_in_child", next_version)
+    monkeypatch.setattr(pod_ebpf, "compile_in_child", next_version)
     program_cache.remove(pods.run_dir())  # as its sources are others
     capture = NodeCapture(pods.run_dir(), choice=pods.backend)
     capture.prepare()

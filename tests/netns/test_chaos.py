@@ -16,10 +16,10 @@ import pytest
 
 from chaos.impairment import Impairment
 from chaos.network import BadLink, Watch
-from nodeseal.lab.lab import LAB_ROOT
-from nodeseal.lab.namespaces import list_namespaces
-from nodeseal.lab.plan import prefix
-from nodeseal.lab.processes import child_environment
+from nodeseal_lab.lab import LAB_ROOT
+from nodeseal_lab.namespaces import list_namespaces
+from nodeseal_lab.plan import prefix
+from nodeseal_lab.processes import child_environment
 from support.lab import PATIENCE, Programs, RunningLab, echoes, running_lab, wait_until
 from support.namespaces import needs_root
 from support.pod_traffic import new_marker

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import compile as compiler
-from nodeseal.capture import conntrack, features, syscalls, xtables
+from nodeseal.capture import features
+from nodeseal.capture.bpf import compile as compiler
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.features import Feature, lacking
+from nodeseal.linux import conntrack, syscalls, xtables
 from support.lab import nodeseal
 from support.namespaces import iptables_rules, needs_root
 from support.pods import compiled

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import nodeseal
-from nodeseal.lab import agents
-from nodeseal.lab.mesh_state import change_workloads
+from nodeseal_lab import agents
+from nodeseal_lab.mesh_state import change_workloads
 from support.lab import BOTH_FAMILIES, Lines, Programs, RunningLab, echoes, running_lab, wait_until
 from support.namespaces import needs_root
 

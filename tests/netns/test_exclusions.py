@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from nodeseal.capture import syscalls
-from nodeseal.capture.backend import Choice
-from nodeseal.lab.mesh_state import change_workloads
-from nodeseal.lab.plan import PIPELINE_HTTP_PORT, SERVICE_ADDRESS, SERVICE_ADDRESS_6
+from nodeseal.capture.backends.backend import Choice
+from nodeseal.linux import syscalls
+from nodeseal_lab.mesh_state import change_workloads
+from nodeseal_lab.plan import PIPELINE_HTTP_PORT, SERVICE_ADDRESS, SERVICE_ADDRESS_6
 from support.backend import asked_backend
 from support.lab import (
     Programs,

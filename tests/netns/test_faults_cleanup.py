@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.agent import registry
-from nodeseal.capture import syscalls
-from nodeseal.lab.demo.host_state import attached_programs, pinned_programs
-from nodeseal.lab.lab import take_down
-from nodeseal.lab.namespaces import list_namespaces, remove_namespace
-from nodeseal.lab.plan import prefix
+from nodeseal.linux import syscalls
+from nodeseal.local import registry
+from nodeseal_lab.demo.host_state import attached_programs, pinned_programs
+from nodeseal_lab.lab import take_down
+from nodeseal_lab.namespaces import list_namespaces, remove_namespace
+from nodeseal_lab.plan import prefix
 from support.lab import (
     BOTH_FAMILIES,
     PATIENCE,

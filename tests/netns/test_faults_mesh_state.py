@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from nodeseal.capture import syscalls
-from nodeseal.lab.files import write_atomically
-from nodeseal.lab.mesh_state import change_workloads
-from nodeseal.lab.namespaces import remove_namespace
+from nodeseal.linux import syscalls
+from nodeseal_lab.files import write_atomically
+from nodeseal_lab.mesh_state import change_workloads
+from nodeseal_lab.namespaces import remove_namespace
 from support.lab import (
     HBONE_PORT,
     Address,

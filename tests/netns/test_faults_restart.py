@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nodeseal.lab.mesh_state import change_workloads
+from nodeseal_lab.mesh_state import change_workloads
 from support.lab import (
     Lines,
     Programs,

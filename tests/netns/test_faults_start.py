@@ -18,9 +18,9 @@ import pytest
 import yaml
 
 from nodeseal.capture.probe import find_cgroup
-from nodeseal.capture.syscalls import mounts
-from nodeseal.identity.authority import init_authority
-from nodeseal.lab.processes import child_environment
+from nodeseal.identity.embedded import init_authority
+from nodeseal.linux.syscalls import mounts
+from nodeseal_lab.processes import child_environment
 from support.backend import backend_settings
 from support.lab import Programs, RunningLab, echoes, end_process, nodeseal, running_lab, wait_until
 from support.namespaces import needs_root

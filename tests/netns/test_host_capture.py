@@ -20,14 +20,15 @@ from typing import NamedTuple
 
 import pytest
 
-from nodeseal.capture import constants, nftables, xtables
+from nodeseal.capture import constants
+from nodeseal.capture.backends.host_ebpf import mark_of, shared_pins
 from nodeseal.capture.bypass import node_entries, peer_entries
 from nodeseal.capture.errors import AddressInUseError, CaptureError, CgroupGoneError
-from nodeseal.capture.host import mark_of, shared_pins
 from nodeseal.capture.journal import Journal
 from nodeseal.capture.listeners import set_mark
-from nodeseal.capture.netns import NetworkNamespace
 from nodeseal.capture.workload import CaptureTarget
+from nodeseal.linux import nftables, xtables
+from nodeseal.linux.namespace import NetworkNamespace
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, PortRange
 from nodeseal.mesh.host import OWN_NAMESPACE, HostPlace
 from support.host_process import Cgroup, Dialled, HostProcess

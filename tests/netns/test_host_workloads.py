@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.lab.cgroups import directory_of
-from nodeseal.lab.mesh_state import SETTLE
+from nodeseal_lab.cgroups import directory_of
+from nodeseal_lab.mesh_state import SETTLE
 from support.host_process import Dialled, HostProcess
 from support.hosts import HOSTS, PORTS, Host, row_of
 from support.lab import PATIENCE, Programs, RunningLab, echoes, running_lab, wait_until

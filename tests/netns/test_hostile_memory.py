@@ -10,7 +10,7 @@ import pytest
 from interop.certificates import issue
 from interop.hbone import client_context
 from interop.hoard import Hoard
-from nodeseal.lab.mesh_state import change_workloads
+from nodeseal_lab.mesh_state import change_workloads
 from support.lab import Programs, RunningLab, echoes, running_lab, silent, wait_until
 from support.namespaces import needs_root
 

@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from nodeseal.capture import syscalls
-from nodeseal.lab import agents
-from nodeseal.lab.demo.host_state import HostState, attached_programs, pinned_programs
-from nodeseal.lab.demo.scene import Scene
-from nodeseal.lab.errors import AgentError
-from nodeseal.lab.lab import LAB_ROOT, Lab, take_down
-from nodeseal.lab.namespaces import list_namespaces, run_in
-from nodeseal.lab.plan import PIPELINE_HTTP_PORT, Plan, prefix
-from nodeseal.lab.processes import child_environment, start_time
+from nodeseal.linux import syscalls
+from nodeseal_lab import agents
+from nodeseal_lab.demo.host_state import HostState, attached_programs, pinned_programs
+from nodeseal_lab.demo.scene import Scene
+from nodeseal_lab.errors import AgentError
+from nodeseal_lab.lab import LAB_ROOT, Lab, take_down
+from nodeseal_lab.namespaces import list_namespaces, run_in
+from nodeseal_lab.plan import PIPELINE_HTTP_PORT, Plan, prefix
+from nodeseal_lab.processes import child_environment, start_time
 from support.lab import QUICK_SETTLE, end_process
 from support.namespaces import Namespace, Namespaces, wait_for
 from support.workers import lab_settings, nodeseal_command
@@ -305,7 +305,7 @@ def test_demo_shows_connections_as_a_terminal_does(shared: Lab, columns: int) ->
 def test_demo_fails_loudly_when_enrolment_does_nothing(name: str) -> None:
     code = (
         f"import sys; sys.path.append({str(TESTS)!r}); from support.workers import lab_settings;"
-        "from nodeseal.lab.lab import Lab; from nodeseal.lab.demo.run import run_demo;"
+        "from nodeseal_lab.lab import Lab; from nodeseal_lab.demo.run import run_demo;"
         f"Lab.enrol = lambda self, *pods: None; lab_settings().__enter__(); sys.exit(run_demo({name!r}))"
     )
     result = subprocess.run(

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.lab.lab import Lab, take_down
-from nodeseal.lab.plan import Plan
-from nodeseal.lab.processes import child_environment, start_time
+from nodeseal_lab.lab import Lab, take_down
+from nodeseal_lab.plan import Plan
+from nodeseal_lab.processes import child_environment, start_time
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces, which needs root")
 
@@ -30,7 +30,7 @@ def program(lab: Lab, pod: str, *argv: str) -> list[str]:
     """A Python process that becomes the command, as `nodeseal lab exec` does."""
     code = (
         "import sys; from pathlib import Path;"
-        "from nodeseal.lab.lab import Lab; from nodeseal.lab.pods import exec_in_pod;"
+        "from nodeseal_lab.lab import Lab; from nodeseal_lab.pods import exec_in_pod;"
         f"exec_in_pod(Lab.open({NAME!r}, Path({str(lab.directory.parent)!r})), {pod!r}, sys.argv[1:])"
     )
     return [sys.executable, "-c", code, *argv]

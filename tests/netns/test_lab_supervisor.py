@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from nodeseal.lab.lab import take_down
-from nodeseal.lab.namespaces import list_namespaces
-from nodeseal.lab.plan import prefix
+from nodeseal_lab.lab import take_down
+from nodeseal_lab.namespaces import list_namespaces
+from nodeseal_lab.plan import prefix
 from support.lab import Lines, Programs, RunningLab, echoes, end_process, running_lab, wait_until
 from support.namespaces import needs_root
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.lab.errors import LabBusyError, LabError, LabExistsError
-from nodeseal.lab.lab import Lab, take_down
-from nodeseal.lab.namespaces import create_namespace, list_namespaces, run_in
-from nodeseal.lab.plan import Plan, PodRequest, in_url, prefix
-from nodeseal.lab.processes import child_environment, start_time
 from nodeseal.mesh.address import Address
+from nodeseal_lab.errors import LabBusyError, LabError, LabExistsError
+from nodeseal_lab.lab import Lab, take_down
+from nodeseal_lab.namespaces import create_namespace, list_namespaces, run_in
+from nodeseal_lab.plan import Plan, PodRequest, in_url, prefix
+from nodeseal_lab.processes import child_environment, start_time
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces, which needs root")
 
@@ -122,7 +122,7 @@ def test_down_leaves_nothing(lab: Lab, root: Path) -> None:
 def test_netns_directory_that_the_lab_made_goes_with_it(root: Path) -> None:
     # A mount namespace of its own, in which /run is empty, as after boot: the host's /run/netns may be in use.
     code = (
-        "from pathlib import Path; from nodeseal.lab.lab import Lab, take_down; from nodeseal.lab.plan import Plan;"
+        "from pathlib import Path; from nodeseal_lab.lab import Lab, take_down; from nodeseal_lab.plan import Plan;"
         f"name, root = {NAME!r}, Path('/run/labs');"
         "Lab.up(Plan.build(name), with_agents=False, with_apps=False, root=root);"
         "assert Path('/run/netns').is_dir();"
@@ -166,8 +166,8 @@ def test_up_that_fails_takes_everything_down_again(root: Path) -> None:
     take_down(NAME, root)
     # A program whose port is taken is a fault in the middle of `up`.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nodeseal.lab.lab.APPS", Path("/nonexistent"))
-        patch.setattr("nodeseal.lab.agents.READY_SECONDS", 0.5)
+        patch.setattr("nodeseal_lab.lab.APPS", Path("/nonexistent"))
+        patch.setattr("nodeseal_lab.agents.READY_SECONDS", 0.5)
         with pytest.raises(LabError, match=r"nothing listens on port 9000 in pod siem: .*No such file"):
             Lab.up(plan, with_agents=False, root=root)
     assert list_namespaces(prefix(NAME)) == []
@@ -176,7 +176,7 @@ def test_up_that_fails_takes_everything_down_again(root: Path) -> None:
 
 def test_up_that_is_killed_is_taken_down(root: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from nodeseal.lab.lab import Lab; from nodeseal.lab.plan import Plan;"
+        "import sys; from pathlib import Path; from nodeseal_lab.lab import Lab; from nodeseal_lab.plan import Plan;"
         "Lab._wait_for_apps = lambda self: (print('made', flush=True), sys.stdin.read());"
         f"Lab.up(Plan.build({NAME!r}), with_agents=False, root=Path({str(root)!r}))"
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from nodeseal.lab import agents
+from nodeseal_lab import agents
 from support.lab import Programs, RunningLab, Server, echoes, running_lab, wait_until
 from support.namespaces import needs_root
 from support.resources import Resources, node_resources

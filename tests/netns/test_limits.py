@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nodeseal.lab.mesh_state import change_workloads
+from nodeseal_lab.mesh_state import change_workloads
 from support.lab import Address, Lines, Programs, RunningLab, echoes, receive_exactly, running_lab, silent, wait_until
 from support.namespaces import needs_root
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.lab.plan import NODE_RULES, PIPELINE_HTTP_PORT
+from nodeseal_lab.plan import NODE_RULES, PIPELINE_HTTP_PORT
 from support.hosts import HOSTS, PORTS, Host, row_of
 from support.lab import HBONE_PORT, Programs, RunningLab, echoes, endpoint, ports_used, running_lab
 from support.namespaces import needs_root

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nodeseal.lab.mesh_state import change_workloads
+from nodeseal_lab.mesh_state import change_workloads
 from support.lab import BOTH_FAMILIES, Programs, RunningLab, echoes, running_lab, wait_until
 from support.namespaces import needs_root
 

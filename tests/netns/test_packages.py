@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from nodeseal import __version__
-from nodeseal.capture import compile as compiler
-from nodeseal.lab.lab import LAB_ROOT, take_down
+from nodeseal.capture.bpf import compile as compiler
+from nodeseal_lab.lab import LAB_ROOT, take_down
 from support.namespaces import needs_root
 
 pytestmark = needs_root

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.lab.plan import PIPELINE_HTTP_PORT, SERVICE_ADDRESS, SERVICE_ADDRESS_6
+from nodeseal_lab.plan import PIPELINE_HTTP_PORT, SERVICE_ADDRESS, SERVICE_ADDRESS_6
 from support.lab import (
     HBONE_PORT,
     Address,

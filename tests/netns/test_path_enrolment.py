@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.lab.mesh_state import SETTLE, change_workloads
+from nodeseal_lab.mesh_state import SETTLE, change_workloads
 from support.lab import (
     HBONE_PORT,
     PATIENCE,

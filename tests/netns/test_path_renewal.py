@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from nodeseal.identity.renewal import renew
-from nodeseal.lab.namespaces import run_in
+from nodeseal.authority.renewal import renew
+from nodeseal_lab.namespaces import run_in
 from support.lab import (
     HBONE_PORT,
     PATIENCE,

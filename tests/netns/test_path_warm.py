@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.sources.directory import withdraw
+from nodeseal.sources.directory.source import withdraw
 from support.lab import Programs, RunningLab, running_lab, wait_until
 from support.namespaces import needs_root
 from support.peer import DOUBLE, Tunnels, dial_double, publish_double, tls_context

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from nodeseal.lab.namespaces import run_in
-from nodeseal.lab.plan import PIPELINE_HTTP_PORT
+from nodeseal_lab.namespaces import run_in
+from nodeseal_lab.plan import PIPELINE_HTTP_PORT
 from support.lab import PATIENCE, Programs, RunningLab, echoes, endpoint, running_lab, wait_until
 from support.namespaces import needs_root
 

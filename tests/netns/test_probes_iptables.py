@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.lab.mesh_state import change_workloads
-from nodeseal.lab.namespaces import run_in
+from nodeseal_lab.mesh_state import change_workloads
+from nodeseal_lab.namespaces import run_in
 from support.lab import PATIENCE, Programs, RunningLab, echoes, running_lab, wait_until
 from support.namespaces import needs_root
 

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 import pytest
 import yaml
 
-from nodeseal.identity.initialise import init_authority
-from nodeseal.lab.files import write_atomically
-from nodeseal.lab.lab import TRUST_DOMAIN
+from nodeseal.authority.creation import init_authority
+from nodeseal_lab.files import write_atomically
+from nodeseal_lab.lab import TRUST_DOMAIN
 from support.lab import Programs, RunningLab, nodeseal, running_lab, wait_until
 from support.namespaces import needs_root
 

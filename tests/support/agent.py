@@ -12,19 +12,19 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from unittest import mock
 
-from nodeseal.capture import ebpf
-from nodeseal.capture.compile import Compiled
+from nodeseal.capture.backends import pod_ebpf
+from nodeseal.capture.bpf.compile import Compiled
 
 
 def use_compiled(compiled: Compiled, path: Path) -> AbstractContextManager[object]:
     """While it is entered, the agents of labs are started with these programs. `path`: the file to keep them in."""
     path.write_text(compiled.to_json())
-    return mock.patch("nodeseal.lab.agents.AGENT_COMMAND", (sys.executable, __file__, str(path)))
+    return mock.patch("nodeseal_lab.agents.AGENT_COMMAND", (sys.executable, __file__, str(path)))
 
 
 if __name__ == "__main__":
     from nodeseal.cli.main import main
 
     programs = Compiled.from_json(Path(sys.argv[1]).read_text())
-    with mock.patch.object(ebpf, "compile_in_child", return_value=programs):
+    with mock.patch.object(pod_ebpf, "compile_in_child", return_value=programs):
         sys.exit(main(["agent", *sys.argv[2:]]))

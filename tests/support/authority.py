@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from nodeseal.identity.renewal import renew
+from nodeseal.authority.renewal import renew
 
 
 def renew_intermediate(directory: Path, lifetime: timedelta = timedelta(days=1)) -> int:

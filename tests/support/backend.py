@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from nodeseal.capture.backend import Choice
+from nodeseal.capture.backends.backend import Choice
 
 ENVIRONMENT = "NODESEAL_TEST_CAPTURE"
 NAMES = (Choice.EBPF.value, Choice.IPTABLES.value)

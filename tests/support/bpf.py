@@ -11,10 +11,11 @@ from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
-from nodeseal.capture import constants, syscalls
+from nodeseal.capture import constants
+from nodeseal.capture.bpf.installation import enter_listener, mapped
+from nodeseal.capture.bpf.programs import Programs
 from nodeseal.capture.bypass import Bypass
-from nodeseal.capture.installation import enter_listener, mapped
-from nodeseal.capture.programs import Programs
+from nodeseal.linux import syscalls
 from support.namespaces import Namespaces, wait_for
 from support.pods import compiled
 

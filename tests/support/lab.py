@@ -34,15 +34,15 @@ from typing import Any, TypeVar
 
 import pytest
 
-from nodeseal.core.bridge import CoreClient
-from nodeseal.lab import agents
-from nodeseal.lab.demo.pcap import TCP, UDP, Packet, parse_frame, streams
-from nodeseal.lab.errors import AgentError
-from nodeseal.lab.lab import Lab, take_down
-from nodeseal.lab.namespaces import run_in
-from nodeseal.lab.plan import NAMESPACE, TRUST_DOMAIN, Plan, PodRequest
-from nodeseal.lab.processes import child_environment
-from nodeseal.lab.topology import UPLINK
+from nodeseal.cores.client import CoreClient
+from nodeseal_lab import agents
+from nodeseal_lab.demo.pcap import TCP, UDP, Packet, parse_frame, streams
+from nodeseal_lab.errors import AgentError
+from nodeseal_lab.lab import Lab, take_down
+from nodeseal_lab.namespaces import run_in
+from nodeseal_lab.plan import NAMESPACE, TRUST_DOMAIN, Plan, PodRequest
+from nodeseal_lab.processes import child_environment
+from nodeseal_lab.topology import UPLINK
 from support.namespaces import wait_for
 from support.node_rules import asked_node_rules
 from support.workers import add_settings, lab_settings
@@ -56,7 +56,7 @@ PATIENCE = 60.0
 
 QUICK_SETTLE = "500ms"
 """How long workloads join and leave, where no test opens connections meanwhile. Where one does, it has to be SETTLE of
-nodeseal.lab.mesh_state: a SYN that is lost is sent again after a second."""
+nodeseal_lab.mesh_state: a SYN that is lost is sent again after a second."""
 
 BOTH_FAMILIES = pytest.mark.parametrize("programs", [4, 6], ids=["ipv4", "ipv6"], indirect=True)
 """For single tests in a lab with IPv6. A module whose tests all run over both says IP_VERSIONS instead."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from nodeseal.lab.lab import Lab
+from nodeseal_lab.lab import Lab
 from support.namespaces import wait_for
 from support.pod_traffic import PodTraffic, new_marker
 

@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from nodeseal.capture import syscalls
+from nodeseal.linux import syscalls
 
 T = TypeVar("T")
 

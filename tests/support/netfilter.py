@@ -12,7 +12,7 @@ from typing import Any
 
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
-from nodeseal.lab.namespaces import run_in
+from nodeseal_lab.namespaces import run_in
 
 Address = tuple[str, int]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from nodeseal.lab.plan import NODE_RULES
+from nodeseal_lab.plan import NODE_RULES
 
 ENVIRONMENT = "NODESEAL_TEST_NODE_RULES"
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from cryptography import x509
 
-from nodeseal.identity.authority import Issuer
-from nodeseal.lab.mesh_state import change_workloads
+from nodeseal.identity.embedded import Issuer
 from nodeseal.mesh.model import WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId
-from nodeseal.sources.directory import publish
+from nodeseal.sources.directory.source import publish
+from nodeseal_lab.mesh_state import change_workloads
 from support.lab import HBONE_PORT, PATIENCE, Programs, RunningLab, family_of, wait_until
 
 DOUBLE = "double"

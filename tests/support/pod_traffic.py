@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from nodeseal.lab.cgroups import in_cgroup
-from nodeseal.lab.lab import Lab
+from nodeseal_lab.cgroups import in_cgroup
+from nodeseal_lab.lab import Lab
 from support.control import Remote
 from support.messages import MARKER_SIZE
 from support.namespaces import wait_for

@@ -17,10 +17,11 @@ from ipaddress import ip_address
 from pathlib import Path
 from types import ModuleType, TracebackType
 
-from nodeseal.capture import ebpf, rules, steering
-from nodeseal.capture.backend import Choice
+from nodeseal.capture.backends import pod_ebpf, ruleset
+from nodeseal.capture.backends.backend import Choice
+from nodeseal.capture.bpf import steering
+from nodeseal.capture.bpf.compile import Compiled, compile_in_child
 from nodeseal.capture.cleanup import Report, cleanup
-from nodeseal.capture.compile import Compiled, compile_in_child
 from nodeseal.capture.node import NodeCapture
 from nodeseal.capture.workload import Captured, CaptureTarget
 from nodeseal.mesh.address import Address
@@ -134,7 +135,7 @@ class Pods:
             self._join_ipv6(self.client, CLIENT_6, "a0", "fd91:1::1")
             self._join_ipv6(self.server, SERVER_6, "b0", "fd91:2::1")
             self.router.sysctl("net/ipv6/conf/all/forwarding", 1)
-        self._patch(ebpf, "compile_in_child", compiled)
+        self._patch(pod_ebpf, "compile_in_child", compiled)
         if not self.tcx:
             self._patch(steering, "probe_tcx", lambda: False)
         return self
@@ -169,7 +170,7 @@ class Pods:
     def steered(self, namespace: Namespace, device: str = "eth0") -> bool:
         """Whether what comes in by a device is captured, in the way that is expected of this kernel."""
         if self.backend is Choice.IPTABLES:
-            jumps = [rule for rule in namespace.run(iptables_rules) if rule.endswith(f"-j {rules.PREROUTING}")]
+            jumps = [rule for rule in namespace.run(iptables_rules) if rule.endswith(f"-j {ruleset.PREROUTING}")]
             return bool(jumps) and not namespace.tcx_programs(device) and not namespace.qdisc_exists(device)
         if self.tcx:
             return bool(namespace.tcx_programs(device)) and not namespace.qdisc_exists(device)

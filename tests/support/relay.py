@@ -17,7 +17,8 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from nodeseal.capture import constants, syscalls
+from nodeseal.capture import constants
+from nodeseal.linux import syscalls
 
 _ports = itertools.count(1024 + os.getpid() % 8192)  # a run does not meet its predecessor's TIME_WAIT
 IPV6_TRANSPARENT = 75  # linux/in6.h

@@ -18,11 +18,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nodeseal.capture import syscalls
-from nodeseal.lab import agents
-from nodeseal.lab.lab import Lab
-from nodeseal.lab.namespaces import list_namespaces, run_in
-from nodeseal.lab.plan import prefix
+from nodeseal.linux import syscalls
+from nodeseal_lab import agents
+from nodeseal_lab.lab import Lab
+from nodeseal_lab.namespaces import list_namespaces, run_in
+from nodeseal_lab.plan import prefix
 
 HBONE_PORT = 15008
 

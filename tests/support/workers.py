@@ -15,10 +15,10 @@ from unittest import mock
 
 import yaml
 
-from nodeseal.agent.config import default_workers
-from nodeseal.lab.files import write_atomically
-from nodeseal.lab.mesh_state import write_agent_config
-from nodeseal.lab.plan import Node
+from nodeseal.local.config import default_workers
+from nodeseal_lab.files import write_atomically
+from nodeseal_lab.mesh_state import write_agent_config
+from nodeseal_lab.plan import Node
 from support.backend import backend_settings
 
 ENVIRONMENT = "NODESEAL_TEST_WORKERS"
@@ -62,7 +62,7 @@ def lab_settings(settings: dict[str, Any] | None = None) -> AbstractContextManag
         write_agent_config(path, node, **directories)
         add_settings(path, worker_settings() | backend_settings() | (settings or {}))
 
-    return mock.patch("nodeseal.lab.lab.write_agent_config", write_config)
+    return mock.patch("nodeseal_lab.lab.write_agent_config", write_config)
 
 
 def nodeseal_command() -> list[str]:

@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from nodeseal.agent import client, rundir
-from nodeseal.agent.api import ApiServer
-from nodeseal.core import generations
-from nodeseal.core.lockfile import LockFile
+from nodeseal.api import client
+from nodeseal.api.server import ApiServer
+from nodeseal.linux.lock_file import LockFile
+from nodeseal.local import generations, run_directory
 
 
 def serve(run_dir: Path, story: Callable[[], Any], **operations: Callable[[], Awaitable[dict[str, Any]]]) -> Any:
     """Runs a blocking `story` in a thread while the API serves."""
 
     async def play() -> Any:
-        api = ApiServer(run_dir / rundir.AGENT_SOCKET, operations)
+        api = ApiServer(run_dir / run_directory.AGENT_SOCKET, operations)
         await api.start()
         try:
             async with asyncio.timeout(30):
@@ -59,7 +59,7 @@ def test_malformed_request_is_answered(tmp_path: Path, line: bytes) -> None:
         import socket
 
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(str(tmp_path / rundir.AGENT_SOCKET))
+            connection.connect(str(tmp_path / run_directory.AGENT_SOCKET))
             connection.sendall(line)
             with connection.makefile("rb") as answers:
                 result: dict[str, Any] = json.loads(answers.readline())
@@ -73,7 +73,7 @@ def test_line_without_end_closes_the_connection(tmp_path: Path) -> None:
         import socket
 
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(str(tmp_path / rundir.AGENT_SOCKET))
+            connection.connect(str(tmp_path / run_directory.AGENT_SOCKET))
             try:
                 connection.sendall(b"x" * 1_000_000)
                 return connection.recv(1)
@@ -84,7 +84,7 @@ def test_line_without_end_closes_the_connection(tmp_path: Path) -> None:
 
 
 def test_socket_is_for_root_and_goes_with_the_server(tmp_path: Path) -> None:
-    path = tmp_path / rundir.AGENT_SOCKET
+    path = tmp_path / run_directory.AGENT_SOCKET
     assert serve(tmp_path, lambda: path.stat().st_mode & 0o777) == 0o600
     assert not path.exists()
 
@@ -102,9 +102,9 @@ def test_no_agent_but_a_core_says_so(tmp_path: Path) -> None:
 
 
 def test_publication_is_remembered_for_cleanup(tmp_path: Path) -> None:
-    assert rundir.remembered_publications(tmp_path) == []
-    rundir.remember_publication(tmp_path, Path("/etc/mesh"), "node1")
-    assert rundir.remembered_publications(tmp_path) == [(Path("/etc/mesh"), "node1")]
-    (tmp_path / rundir.PUBLICATION).write_text("{}")
+    assert run_directory.remembered_publications(tmp_path) == []
+    run_directory.remember_publication(tmp_path, Path("/etc/mesh"), "node1")
+    assert run_directory.remembered_publications(tmp_path) == [(Path("/etc/mesh"), "node1")]
+    (tmp_path / run_directory.PUBLICATION).write_text("{}")
     with pytest.raises(ValueError, match="damaged"):
-        rundir.remembered_publications(tmp_path)
+        run_directory.remembered_publications(tmp_path)

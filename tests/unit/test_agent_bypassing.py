@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from agent_fakes import FakeBypass, mesh, status_of, until, workload
-from nodeseal.agent import bypassing
-from nodeseal.agent.bypassing import BypassKeeper
-from nodeseal.agent.config import NodeAddresses
 from nodeseal.capture.bypass import Entries, exclusion_entries, node_entries, peer_entries
 from nodeseal.capture.errors import CaptureError
+from nodeseal.enrolment import bypass_keeper
+from nodeseal.enrolment.bypass_keeper import BypassKeeper
+from nodeseal.local.config import NodeAddresses
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
 from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
@@ -177,7 +177,7 @@ def test_rules_get_what_comes_in_to_this_nodes_workloads(kept: Kept) -> None:
 
 @pytest.fixture
 def quick_retry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bypassing, "_RETRY_S", 0.001)
+    monkeypatch.setattr(bypass_keeper, "_RETRY_S", 0.001)
 
 
 @pytest.mark.usefixtures("quick_retry")

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from nodeseal.agent.cawatch import CaWatch
-from nodeseal.agent.credentials import Credentials
-from nodeseal.identity.initialise import init_authority
-from nodeseal.identity.renewal import renew
+from nodeseal.authority.creation import init_authority
+from nodeseal.authority.renewal import renew
+from nodeseal.identity.credentials import Credentials
 from nodeseal.mesh.spiffe import SpiffeId
+from nodeseal.node.ca_watch import CaWatch
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.agent.cgroupwatch import CgroupWatch
+from nodeseal.linux.cgroup_watch import CgroupWatch
 
 LONG = 3600.0
 
@@ -88,7 +88,7 @@ def test_without_inotify_it_waits_its_time(monkeypatch: pytest.MonkeyPatch, tmp_
         def inotify_init1(self, _flags: int) -> int:
             return -1
 
-    monkeypatch.setattr("nodeseal.agent.cgroupwatch.ctypes.CDLL", lambda *_args, **_more: NoInotify())
+    monkeypatch.setattr("nodeseal.linux.cgroup_watch.ctypes.CDLL", lambda *_args, **_more: NoInotify())
 
     async def story(watch: CgroupWatch) -> None:
         watch.watch([tmp_path])

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.agent.claim import Claim, ClaimError, withdraw_own
-from nodeseal.core import generations
-from nodeseal.sources.directory import publish
+from nodeseal.daemon.claim import Claim, ClaimError, withdraw_own
+from nodeseal.local import generations
+from nodeseal.sources.directory.source import publish
 
 NODE = "node1"
 

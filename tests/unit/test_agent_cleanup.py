@@ -13,19 +13,18 @@ from pathlib import Path
 import pytest
 
 from agent_fakes import fake_spawn
-from nodeseal.agent import rundir
-from nodeseal.agent.claim import Claim
-from nodeseal.agent.cleanup import CleanupError, cleanup
-from nodeseal.core import generations
-from nodeseal.core.bridge import CoreOptions
-from nodeseal.core.lockfile import LockFile, holder
+from nodeseal.cores.client import CoreOptions
+from nodeseal.daemon.claim import Claim
+from nodeseal.daemon.cleanup import CleanupError, cleanup
+from nodeseal.linux.lock_file import LockFile, holder
+from nodeseal.local import generations, run_directory
 from nodeseal.mesh.model import WorkloadName
-from nodeseal.sources.directory import PublicationError, publish
+from nodeseal.sources.directory.source import PublicationError, publish
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cleanup is for root only")
 
 _HOLDER = (
-    "import signal, sys; from pathlib import Path; from nodeseal.core.lockfile import LockFile\n"
+    "import signal, sys; from pathlib import Path; from nodeseal.linux.lock_file import LockFile\n"
     "lock = LockFile(Path(sys.argv[1]))\n"
     "print('held', flush=True)\n"
     "signal.pause()\n"
@@ -89,7 +88,7 @@ def test_core_that_does_not_serve_its_socket_is_ended_by_its_lock(
 
 
 def test_running_agent_is_ended_first_and_said(run_dir: Path, children: list[subprocess.Popen[bytes]]) -> None:
-    pid = hold(run_dir / rundir.AGENT_LOCK, children)
+    pid = hold(run_dir / run_directory.AGENT_LOCK, children)
     report = cleanup(run_dir)
     assert report.removed[0] == f"agent, pid {pid} (it ran, and was ended)"
     assert children[0].wait(timeout=20) == -signal.SIGTERM
@@ -99,7 +98,11 @@ def test_pid_in_a_stale_file_is_not_touched(run_dir: Path, children: list[subpro
     """The file names a process that has nothing to do with us and holds no lock."""
     innocent = subprocess.Popen(["sleep", "60"])
     children.append(innocent)
-    for path in (generations.lock_path(run_dir, 1), run_dir / rundir.AGENT_PID, run_dir / rundir.AGENT_LOCK):
+    for path in (
+        generations.lock_path(run_dir, 1),
+        run_dir / run_directory.AGENT_PID,
+        run_dir / run_directory.AGENT_LOCK,
+    ):
         path.write_text(f"{innocent.pid}\n")
     report = cleanup(run_dir)
     assert report.failed == []
@@ -112,7 +115,7 @@ def test_publication_is_withdrawn_without_a_configuration(run_dir: Path, tmp_pat
     mesh.mkdir()
     publish(mesh, "node1", [WorkloadName("default", "shipper")])
     publish(mesh, "node2", [])
-    rundir.remember_publication(run_dir, mesh, "node1")
+    run_directory.remember_publication(run_dir, mesh, "node1")
     report = cleanup(run_dir)
     assert f"publication {mesh}/enrolled/node1.yaml" in report.removed
     assert [path.name for path in (mesh / "enrolled").iterdir()] == ["node2.yaml"]
@@ -125,11 +128,11 @@ def test_publication_that_cannot_be_withdrawn_is_tried_again(
         raise PublicationError("cannot withdraw: read-only file system")
 
     publish(tmp_path, "node1", [])
-    rundir.remember_publication(run_dir, tmp_path, "node1")
+    run_directory.remember_publication(run_dir, tmp_path, "node1")
     with monkeypatch.context() as patch:
-        patch.setattr("nodeseal.agent.claim.withdraw", refuse)
+        patch.setattr("nodeseal.daemon.claim.withdraw", refuse)
         assert "read-only file system" in cleanup(run_dir).failed[0]
-    assert rundir.remembered_publications(run_dir) == [(tmp_path, "node1")]
+    assert run_directory.remembered_publications(run_dir) == [(tmp_path, "node1")]
     assert cleanup(run_dir).failed == []
     assert not run_dir.exists()
 
@@ -141,7 +144,7 @@ def test_everything_that_the_run_directory_ever_published_is_withdrawn(run_dir: 
         mesh.mkdir(exist_ok=True)
         Claim(mesh, node, run_dir).release()
         publish(mesh, node, [WorkloadName("default", "shipper")])
-        rundir.remember_publication(run_dir, mesh, node)
+        run_directory.remember_publication(run_dir, mesh, node)
     report = cleanup(run_dir)
     assert report.failed == []
     assert [line for line in report.removed if line.startswith("publication")] == [
@@ -153,25 +156,25 @@ def test_everything_that_the_run_directory_ever_published_is_withdrawn(run_dir: 
 
 
 def test_note_of_a_former_version_is_understood(run_dir: Path, tmp_path: Path) -> None:
-    (run_dir / rundir.PUBLICATION).write_text(json.dumps({"directory": str(tmp_path), "node": "node1"}))
-    assert rundir.remembered_publications(run_dir) == [(tmp_path, "node1")]
+    (run_dir / run_directory.PUBLICATION).write_text(json.dumps({"directory": str(tmp_path), "node": "node1"}))
+    assert run_directory.remembered_publications(run_dir) == [(tmp_path, "node1")]
 
 
 def test_damaged_note_of_the_publication_is_a_failure_that_is_told(run_dir: Path) -> None:
-    (run_dir / rundir.PUBLICATION).write_text("nonsense")
+    (run_dir / run_directory.PUBLICATION).write_text("nonsense")
     (failure,) = cleanup(run_dir).failed
     assert failure.startswith("the publication of this node was not withdrawn: ")
 
 
 def test_second_run_finds_nothing(run_dir: Path) -> None:
-    LockFile(run_dir / rundir.AGENT_LOCK).release()
-    (run_dir / rundir.CORE_LOG).write_text("a line\n")
+    LockFile(run_dir / run_directory.AGENT_LOCK).release()
+    (run_dir / run_directory.CORE_LOG).write_text("a line\n")
     assert cleanup(run_dir).removed == [f"files in {run_dir}: agent.lock, core.log"]
     assert cleanup(run_dir).removed == []
 
 
 def test_files_of_others_stay(run_dir: Path) -> None:
-    (run_dir / rundir.AGENT_SOCKET).touch()
+    (run_dir / run_directory.AGENT_SOCKET).touch()
     (run_dir / "agent.yaml").touch()
     assert cleanup(run_dir).failed == []
     assert [path.name for path in run_dir.iterdir()] == ["agent.yaml"]
@@ -181,4 +184,4 @@ def test_needs_root(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(CleanupError, match="run it as root"):
         cleanup(run_dir)
-    assert holder(run_dir / rundir.AGENT_LOCK) is None
+    assert holder(run_dir / run_directory.AGENT_LOCK) is None

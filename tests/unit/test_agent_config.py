@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.agent import config
-from nodeseal.agent.config import ConfigError
-from nodeseal.capture.backend import Choice
+from nodeseal.capture.backends.backend import Choice
+from nodeseal.local import config
+from nodeseal.local.config import ConfigError
 from nodeseal.mesh.limits import Limits
 
 MINIMAL = "node: node1\nmesh: mesh\nca: /etc/nodeseal/ca\n"

@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 
 from agent_fakes import FakeCapture, FakeCore, FakeCredentials, FakeNode, until, workload
-from nodeseal.agent.enrolment import Enrolment
-from nodeseal.agent.holding import Surroundings
 from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError, CaptureError
 from nodeseal.capture.listeners import HBONE, INBOUND, OUTBOUND
-from nodeseal.core.bridge import CoreError
-from nodeseal.identity.authority import AuthorityError
+from nodeseal.cores.client import CoreError
+from nodeseal.enrolment.installed import Surroundings
+from nodeseal.enrolment.workload import Enrolment
+from nodeseal.identity.embedded import AuthorityError
 from nodeseal.mesh.exclusions import PortRange
 from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.limits import LimitChanges, Limits
 from nodeseal.mesh.model import Mode, OnFailure, Phase, Workload, WorkloadName
 from nodeseal.mesh.reasons import WhyNotEnrolled
-from nodeseal.sources.directory import PublicationError
+from nodeseal.sources.directory.source import PublicationError
 
 NAME = WorkloadName("default", "shipper")
 FOREVER = 3600.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nodeseal.agent.heldback import HeldBack
+from nodeseal.node.held_back import HeldBack
 
 
 def test_the_time_counts_from_when_the_count_grew() -> None:

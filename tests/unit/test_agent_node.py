@@ -19,17 +19,21 @@ from typing import Any
 import pytest
 
 from agent_fakes import FakeCapture, FakeCredentials, FakeSource, agent_config, fake_spawn, mesh, until, workload
-from nodeseal.agent import claim, publication, pushing, rundir, starting, supervisor, view, vigil
-from nodeseal.agent import node as node_module
-from nodeseal.agent.enrolment import Enrolment
-from nodeseal.agent.node import Node
+from nodeseal.api import views
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.workload import CaptureTarget
-from nodeseal.core import generations, protocol
-from nodeseal.core.bridge import CoreClient, CoreError, CoreGone, CoreOptions
+from nodeseal.cores import distribution, supervisor
+from nodeseal.cores.client import CoreClient, CoreError, CoreGone, CoreOptions
+from nodeseal.daemon import claim
+from nodeseal.enrolment.workload import Enrolment
+from nodeseal.linux import control_socket
+from nodeseal.local import generations, run_directory
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
-from nodeseal.sources.directory import MeshStateError, Problem, PublicationError, load
-from nodeseal.sources.publications import Trust
+from nodeseal.node import node as node_module
+from nodeseal.node import publication, start_steps, vigil
+from nodeseal.node.node import Node
+from nodeseal.sources.directory.publications import Trust
+from nodeseal.sources.directory.source import MeshStateError, Problem, PublicationError, load
 
 SHIPPER = WorkloadName("default", "shipper")
 PIPELINE = WorkloadName("default", "pipeline")
@@ -202,14 +206,14 @@ def test_bad_edit_leaves_the_last_good_state_and_is_shown_until_corrected(world:
             epoch = node.epoch
             source.put(problem("'10.0.0.999'"))
             await until(lambda: node.trouble is not None)
-            status = await view.status(node)
+            status = await views.status(node)
             assert "workloads.yaml:3" in status["mesh"]["error"]
             assert status["mesh"]["error_since"]
             assert status["workloads"][0]["enrolled"]
             assert node.epoch == epoch
             source.put(world.state())
             await until(lambda: node.trouble is None)
-            assert (await view.status(node))["mesh"]["error"] is None
+            assert (await views.status(node))["mesh"]["error"] is None
 
     play(story())
 
@@ -253,7 +257,7 @@ def test_source_that_breaks_is_shown_and_followed_again(world: World) -> None:
 
 async def problems_of(node: Node) -> list[tuple[str, str | None]]:
     """(word, what it is about) of what the status says is wrong; the stand-in of the core always has met a limit."""
-    found = (await view.status(node))["problems"]
+    found = (await views.status(node))["problems"]
     return [(one["word"], one["about"]) for one in found if one["word"] != "limit-reached"]
 
 
@@ -261,14 +265,14 @@ def test_first_state_that_is_bad_is_not_called_a_last_good_one(world: World, cap
     async def story() -> None:
         async with world.node(problem("'x'")) as (node, source):
             await until(lambda: node.trouble is not None)
-            assert (await view.status(node))["mesh"]["in_force"] == "none"
+            assert (await views.status(node))["mesh"]["in_force"] == "none"
             assert await problems_of(node) == [("no-mesh-state", None)]
             assert "there never was a good one: nothing is enrolled: workloads.yaml:3" in caplog.text
             source.put(world.state())
             await enrolled(node)
             source.put(problem("'x'"))
             await until(lambda: node.trouble is not None)
-            assert (await view.status(node))["mesh"]["in_force"] == "former"
+            assert (await views.status(node))["mesh"]["in_force"] == "former"
             assert await problems_of(node) == [("mesh-state", None)]
 
     play(story())
@@ -282,7 +286,7 @@ def test_bad_publication_does_not_pass_for_a_state_that_is_not_used(
     async def story() -> None:
         async with world.node(world.state(), bad) as (node, _source):
             await until(lambda: node.trouble is not None)
-            assert (await view.status(node))["mesh"]["in_force"] == "present"
+            assert (await views.status(node))["mesh"]["in_force"] == "present"
             await enrolled(node)
             assert await problems_of(node) == [("publication", None)]
         assert "is used, but something is wrong in it: enrolled/node2.yaml" in caplog.text
@@ -294,7 +298,7 @@ def test_bad_publication_does_not_pass_for_a_state_that_is_not_used(
 def test_agent_that_starts_says_what_it_does(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(starting, "_LONG_S", 0.0)
+    monkeypatch.setattr(start_steps, "_LONG_S", 0.0)
     caplog.set_level(logging.INFO)
 
     async def story() -> None:
@@ -310,20 +314,20 @@ def test_agent_that_starts_says_what_it_does(
         )
         beginning = asyncio.create_task(node.begin())
         await until(lambda: (node.starting.doing or "").startswith("preparing capture"))
-        status = await view.status(node)
+        status = await views.status(node)
         assert status["agent"]["starting"]["doing"].startswith("preparing capture")
         assert status["agent"]["starting"]["seconds"] >= 0
         (wrong,) = status["problems"]
         assert (wrong["word"], wrong["level"]) == ("agent-starting", "warning")
         assert wrong["text"].startswith("the agent is starting: preparing capture")
-        with pytest.raises(starting.StartingError, match="the agent is starting: preparing capture"):
+        with pytest.raises(start_steps.StartingError, match="the agent is starting: preparing capture"):
             node.starting.check()
         await until(lambda: "still starting: preparing capture" in caplog.text)
         compiled.set()
         await beginning
         node.starting.check()
         await enrolled(node)
-        ready = await view.status(node)
+        ready = await views.status(node)
         assert ready["agent"]["starting"] is None
         # Scripts find the same keys in both.
         assert ready.keys() == status.keys()
@@ -348,7 +352,7 @@ def test_renamed_node_withdraws_what_it_published_before(
         async with world.node(world.state(moved, world.remote), capture=capture) as (node, _source):
             await enrolled(node)
             await until(lambda: not (enrolled_dir / "node1.yaml").exists(), "the former publication is gone")
-            await until(lambda: len(rundir.remembered_publications(world.run_dir)) == 1)
+            await until(lambda: len(run_directory.remembered_publications(world.run_dir)) == 1)
             assert await problems_of(node) == []
         assert '- "default/shipper"' in (enrolled_dir / "renamed.yaml").read_text()
         assert "withdrew the publication of node1" in caplog.text
@@ -518,7 +522,7 @@ def test_status_names_all_addresses(world: World) -> None:
     async def story() -> None:
         dual = replace(world.shipper, addresses=(IPv6Address("fd00::1"), IPv4Address("10.0.0.1")))
         async with world.node(world.state(dual)) as (node, _source):
-            (row,) = (await view.status(node))["workloads"]
+            (row,) = (await views.status(node))["workloads"]
             assert (row["address"], row["addresses"]) == ("fd00::1", ["fd00::1", "10.0.0.1"])
 
     play(story())
@@ -530,7 +534,7 @@ def test_one_workloads_failure_does_not_disturb_another(world: World) -> None:
         async with world.node(world.state(world.shipper, gone)) as (node, _source):
             await enrolled(node)
             await until(lambda: node.enrolments[gone.key].trouble is not None)
-            rows = {row["workload"]: row for row in (await view.status(node))["workloads"]}
+            rows = {row["workload"]: row for row in (await views.status(node))["workloads"]}
             assert rows["default/gone"]["reason"] == "namespace-gone"
             assert rows["default/gone"]["retry_seconds"] is not None
             assert rows["default/shipper"]["enrolled"]
@@ -735,7 +739,7 @@ def test_failed_start_leaves_no_core(world: World) -> None:
     play(story())
     with pytest.raises(CoreGone):
         CoreClient.connect(world.run_dir)
-    assert rundir.remembered_publications(world.run_dir) == []
+    assert run_directory.remembered_publications(world.run_dir) == []
 
 
 def test_failed_start_leaves_an_adopted_core_alone(world: World) -> None:
@@ -766,7 +770,7 @@ def test_connections_carry_the_names_of_both_ends(world: World) -> None:
     async def story() -> None:
         async with world.node(world.state()) as (node, _source):
             await enrolled(node)
-            answer = await view.connections(node)
+            answer = await views.connections(node)
             assert answer["ok"]
             assert (answer["node"], answer["trust_domain"]) == ("node1", "example.org")
             assert (answer["connections"], answer["refused"], answer["errors"]) == ([], [], [])
@@ -774,7 +778,7 @@ def test_connections_carry_the_names_of_both_ends(world: World) -> None:
             row |= {"source": f"{world.shipper.address}:4000", "destination": f"{world.remote.address}:80"}
             row |= {"endpoint": f"{world.remote.address}:80", "bytes_sent": 1, "bytes_received": 2, "age_ms": 2500}
             row |= {"closed_ms": 500, "peer": "spiffe://x", "tls": "TLSv1.3", "reason": ""}
-            seen = view._through_core(node.mesh, row, 1)
+            seen = views._through_core(node.mesh, row, 1)
             assert (seen["source_workload"], seen["destination_workload"]) == ("default/shipper", "default/pipeline")
             assert (seen["age_seconds"], seen["closed_seconds"], seen["reason"]) == (2.5, 0.5, None)
 
@@ -785,7 +789,7 @@ def test_status_says_what_decisions_take(world: World) -> None:
     async def story() -> None:
         async with world.node(world.state()) as (node, _source):
             await enrolled(node)
-            core = (await view.status(node))["core"]
+            core = (await views.status(node))["core"]
             assert core["decisions"] == {"asked": 7, "cached": 30, "p50_us": 40.96, "p99_us": 98.304}
 
     play(story())
@@ -798,10 +802,10 @@ def test_status_says_when_the_core_does_not_run(world: World) -> None:
             node.core._spawn = lambda *_arguments: (_ for _ in ()).throw(CoreError("no memory"))
             os.kill(node.core.pid, signal.SIGKILL)
             await until(lambda: node.core.error == "no memory")
-            core = (await view.status(node))["core"]
+            core = (await views.status(node))["core"]
             assert (core["pid"], core["state"], core["error"], core["crashes"]) == (None, "not-running", "no memory", 1)
             with pytest.raises(CoreGone):
-                await view.connections(node)
+                await views.connections(node)
 
     play(story())
 
@@ -931,7 +935,7 @@ def test_upgraded_core_has_everything_and_the_one_before_ends_when_it_is_done(wo
             await until(lambda: before.poll() is not None, "the core before has ended")
             await until(lambda: not node.core.older, "its end was noticed")
             assert generations.known(world.run_dir) == [done["generation"]]
-            assert (await view.status(node))["core"]["crashes"] == 0
+            assert (await views.status(node))["core"]["crashes"] == 0
 
     play(story())
 
@@ -979,7 +983,7 @@ def test_agents_that_start_beside_a_core_that_drains_tell_both_what_they_know(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(supervisor.CoreSupervisor, "retire_older", lambda _self: nothing())  # it stays
-    monkeypatch.setattr(pushing, "_RESEND_S", 0.01)
+    monkeypatch.setattr(distribution, "_RESEND_S", 0.01)
 
     def asks(generation: int, method: Callable[[CoreClient], Any]) -> Any:
         with contextlib.closing(CoreClient.connect(world.run_dir, generation=generation)) as client:
@@ -1034,7 +1038,7 @@ def test_core_of_another_build_is_replaced_by_the_next_agent(world: World, monke
         async with world.node(world.state(), capture=left_behind(world)) as (node, _source):
             await until(lambda: older.poll() is not None, "the core before has ended")
             assert node.core.current.build == "0.2.0+abc"
-            assert not (await view.status(node))["core"]["outdated"]
+            assert not (await views.status(node))["core"]["outdated"]
             await until(lambda: [one.roles for one in world.asks(CoreClient.hello).workloads] == [(0, 1, 2)])
 
     play(story())
@@ -1044,8 +1048,8 @@ def test_core_that_speaks_another_protocol_is_replaced(world: World, monkeypatch
     async def story() -> None:
         await enrol_and_go(world)
         older = world.core
-        monkeypatch.setattr(protocol, "PROTOCOL", protocol.PROTOCOL + 1)
-        monkeypatch.setenv("NODESEAL_TEST_PROTOCOL", str(protocol.PROTOCOL))
+        monkeypatch.setattr(control_socket, "PROTOCOL", control_socket.PROTOCOL + 1)
+        monkeypatch.setenv("NODESEAL_TEST_PROTOCOL", str(control_socket.PROTOCOL))
         async with world.node(world.state(), capture=left_behind(world)) as (node, _source):
             await until(lambda: older.poll() is not None, "the core before has ended")
             await until(lambda: [one.roles for one in world.asks(CoreClient.hello).workloads] == [(0, 1, 2)])
@@ -1085,7 +1089,7 @@ def test_absence_of_an_agent_is_shown_with_what_was_not_enrolled_meanwhile(world
             world.state(world.shipper, world.remote, late), capture=left_behind(world), last_seen=time.time() - 60
         ) as (node, source):
             await until(lambda: node.absence.missed is not None)
-            absence = (await view.status(node))["agent"]["absence"]
+            absence = (await views.status(node))["agent"]["absence"]
             assert absence["not_enrolled"] == ["default/late"]
             assert 60 <= absence["seconds"] < 120
             # What comes later was missed by nobody.
@@ -1093,7 +1097,7 @@ def test_absence_of_an_agent_is_shown_with_what_was_not_enrolled_meanwhile(world
                 world.state(world.shipper, late, workload("later", None, addresses=(IPv4Address("10.77.1.98"),)))
             )
             await until(lambda: WorkloadName("default", "later") in node.enrolments)
-            assert (await view.status(node))["agent"]["absence"]["not_enrolled"] == ["default/late"]
+            assert (await views.status(node))["agent"]["absence"]["not_enrolled"] == ["default/late"]
 
     play(story())
 
@@ -1102,7 +1106,7 @@ def test_first_agent_of_a_node_tells_of_no_absence(world: World) -> None:
     async def story() -> None:
         async with world.node(world.state()) as (node, _source):
             await enrolled(node)
-            assert (await view.status(node))["agent"]["absence"] is None
+            assert (await views.status(node))["agent"]["absence"] is None
 
     play(story())
 

@@ -8,10 +8,10 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from agent_fakes import mesh, status_of, workload
-from nodeseal.agent import view
-from nodeseal.agent.bypassing import BypassKeeper
-from nodeseal.agent.config import NodeAddresses
-from nodeseal.agent.direct import Direct
+from nodeseal.api import views
+from nodeseal.enrolment.bypass_keeper import BypassKeeper
+from nodeseal.linux.sock_diag import Direct
+from nodeseal.local.config import NodeAddresses
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
 from nodeseal.mesh.model import Phase
 
@@ -37,7 +37,7 @@ def reason(
     state = mesh(replace(HERE, exclude=here), replace(PEER, exclude=peer))
     ports = (9090, 40000) if inbound else (40000, 9090)
     direct = Direct((HERE.addresses[0], ports[0]), (remote, ports[1]), inbound, mark, 10, 20)
-    row = view._past_core(status_of(mesh=state, bypass=keeper), status_of(name=HERE.key), direct)
+    row = views._past_core(status_of(mesh=state, bypass=keeper), status_of(name=HERE.key), direct)
     assert (row["mtls"], row["core"], row["direction"]) == (False, None, "inbound" if inbound else "outbound")
     return str(row["reason"])
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from nodeseal.agent import progress
+from nodeseal.cli import progress
 
 
 class Terminal(io.StringIO):

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from agent_fakes import FakeCredentials, agent_config
-from nodeseal.agent import publication
-from nodeseal.agent.publication import OwnPublication
 from nodeseal.mesh.model import WorkloadName
-from nodeseal.sources.directory import PublicationError
+from nodeseal.node import publication
+from nodeseal.node.publication import OwnPublication
+from nodeseal.sources.directory.source import PublicationError
 
 A, B = WorkloadName("default", "a"), WorkloadName("default", "b")
 

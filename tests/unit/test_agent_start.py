@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.agent import client, rundir
-from nodeseal.core.lockfile import LockFile
-from nodeseal.identity.initialise import init_authority
+from nodeseal.api import client
+from nodeseal.authority.creation import init_authority
+from nodeseal.linux.lock_file import LockFile
+from nodeseal.local import run_directory
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the agent's start goes on as root only")
 
@@ -101,7 +102,7 @@ def test_expired_ca(place: Place) -> None:
 def test_second_agent(place: Place) -> None:
     place.make_ca()
     place.run_dir.mkdir()
-    lock = LockFile(place.run_dir / rundir.AGENT_LOCK)
+    lock = LockFile(place.run_dir / run_directory.AGENT_LOCK)
     status, text = place.start()
     expected = f"nodeseal: another agent (pid {os.getpid()}) runs for {place.run_dir}; stop it first"
     assert (status, text) == (1, expected)
@@ -113,7 +114,7 @@ def test_second_agent(place: Place) -> None:
 def test_core_that_does_not_start(place: Place) -> None:
     place.make_ca()
     code = (
-        "import nodeseal.core.bridge as b\nb.spawn.__kwdefaults__['core_command'] = (sys.executable, '-c', 'exit(3)')"
+        "import nodeseal.cores.client as b\nb.spawn.__kwdefaults__['core_command'] = (sys.executable, '-c', 'exit(3)')"
     )
     status, text = place.start(code)
     assert status == 1
@@ -128,7 +129,7 @@ def test_capture_that_cannot_be_prepared(place: Place, line: str) -> None:
     place.make_ca()
     fake = Path(__file__).parent.parent / "fake_core_process.py"
     code = (
-        "import nodeseal.core.bridge as b, nodeseal.capture.node as e\n"
+        "import nodeseal.cores.client as b, nodeseal.capture.node as e\n"
         f"b.spawn.__kwdefaults__['core_command'] = (sys.executable, {str(fake)!r})\n"
         f"def prepare(self): raise e.CaptureError({line!r})\n"
         "e.NodeCapture.prepare = prepare"
@@ -178,7 +179,7 @@ def test_agent_that_starts_answers_what_it_does(place: Place) -> None:
 
 
 GOES_NO_FURTHER = """
-from nodeseal.agent import process
+from nodeseal.daemon import main as process
 async def serve(*arguments): raise process.StartError("it would have gone on")
 process._serve = serve
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from nodeseal.agent.view import limits_of
+from nodeseal.api.views import limits_of
 
 NOW = datetime(2026, 11, 25, 8, 31, tzinfo=UTC)
 LIMITS = {"connections": 20, "memory": 0, "new_connections": 5}

@@ -14,19 +14,19 @@ from typing import Any
 import pytest
 
 from agent_fakes import FakeCapture, mesh, workload
-from nodeseal.agent import rundir
-from nodeseal.agent import vigil as vigil_module
-from nodeseal.agent.credentials import Credentials
-from nodeseal.agent.peers import foreign, missing
-from nodeseal.agent.vigil import Handshakes, Vigil
+from nodeseal.authority.creation import init_authority
 from nodeseal.capture.workload import CaptureTarget
-from nodeseal.core.bridge import CoreClient
-from nodeseal.core.refusal import Refusal
-from nodeseal.identity.initialise import init_authority
+from nodeseal.contracts.refusal import Refusal
+from nodeseal.cores.client import CoreClient
+from nodeseal.documents.document import read_content
+from nodeseal.identity.credentials import Credentials
+from nodeseal.local import run_directory
 from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.model import Phase, Workload, WorkloadName
-from nodeseal.sources.document import read_content
-from nodeseal.sources.publications import Trust, publish, read_publication
+from nodeseal.node import vigil as vigil_module
+from nodeseal.node.peers import foreign, missing
+from nodeseal.node.vigil import Handshakes, Vigil
+from nodeseal.sources.directory.publications import Trust, publish, read_publication
 
 DIRECTORY = Path("/mesh")
 OURS, OTHERS = Trust(frozenset({"a" * 32}), "a" * 32), Trust(frozenset({"b" * 32}), "b" * 32)
@@ -250,7 +250,7 @@ def test_restarted_agent_remembers_what_was_enrolled(place: Place) -> None:
 def test_damaged_note_of_what_was_enrolled_is_no_obstacle(
     place: Place, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (place.run_dir / rundir.LEFTOVERS).write_text(text)
+    (place.run_dir / run_directory.LEFTOVERS).write_text(text)
     place.restart()
     assert place.words(remote(phase=Phase.ENROLLED)) == []
     (line,) = caplog.messages

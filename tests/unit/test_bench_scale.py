@@ -15,10 +15,10 @@ from bench.scale.probes import LineWatch, Waits, log_time
 from bench.scale.report import number, terminal_report
 from bench.scale.state import FarWorkload, far_publications, far_state, near_state
 
-from nodeseal.lab.plan import Pod
 from nodeseal.mesh.model import Mode, Phase, WorkloadName
-from nodeseal.sources.directory import load
-from nodeseal.sources.plain import take_plain_workloads
+from nodeseal.sources.directory.plain import take_plain_workloads
+from nodeseal.sources.directory.source import load
+from nodeseal_lab.plan import Pod
 
 COUNT = 250
 

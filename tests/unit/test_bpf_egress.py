@@ -12,7 +12,7 @@ from contextlib import ExitStack
 import pytest
 
 from nodeseal.capture import constants
-from nodeseal.capture.host import mark_of
+from nodeseal.capture.backends.host_ebpf import mark_of
 from support.bpf import DEVICE_ADDRESS, DEVICE_ADDRESS_6, PEER_ADDRESS, PEER_ADDRESS_6, Bench, ethernet, ipv4, ipv6, tcp
 from support.namespaces import needs_root
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from nodeseal.capture import constants
-from nodeseal.capture.compile import compile_in_child, source_directory
-from nodeseal.capture.programs import Programs
+from nodeseal.capture.bpf.compile import compile_in_child, source_directory
+from nodeseal.capture.bpf.programs import Programs
 from support.bpf import DEVICE_ADDRESS, DEVICE_ADDRESS_6, Bench
 from support.namespaces import needs_root
 

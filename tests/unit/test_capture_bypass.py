@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import constants, syscalls
+from nodeseal.capture import constants
+from nodeseal.capture.bpf.programs import Programs
 from nodeseal.capture.bypass import Bypass, Entries, exclusion_entries, node_entries, peer_entries
-from nodeseal.capture.programs import Programs
+from nodeseal.linux import syscalls
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
 from support.namespaces import needs_root

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import ebpf, probe
-from nodeseal.capture.backend import Choice
-from nodeseal.capture.compile import Compiled, compile_in_child
+from nodeseal.capture import probe
+from nodeseal.capture.backends import pod_ebpf
+from nodeseal.capture.backends.backend import Choice
+from nodeseal.capture.backends.iptables import IptablesBackend
+from nodeseal.capture.bpf.compile import Compiled, compile_in_child
 from nodeseal.capture.errors import CaptureError, CompilingInterruptedError
-from nodeseal.capture.iptables import IptablesBackend
 from nodeseal.capture.node import NodeCapture
 
 
@@ -45,7 +46,7 @@ def test_auto_falls_back_for_what_the_machine_lacks_only(
 
     monkeypatch.setattr(probe, "check_privileges", lambda **_: None)
     monkeypatch.setattr(probe, "check_cgroup", lambda path: path)
-    monkeypatch.setattr(ebpf, "_compile", compiling)
+    monkeypatch.setattr(pod_ebpf, "_compile", compiling)
     monkeypatch.setattr(IptablesBackend, "prepare", lambda *_: None)
     capture = NodeCapture(tmp_path, tmp_path, Choice.AUTO)
     if isinstance(failure, CompilingInterruptedError):

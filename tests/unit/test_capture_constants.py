@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import constants, host, listeners
-from nodeseal.core import native
+from nodeseal.capture import constants, listeners
+from nodeseal.capture.backends import host_ebpf
+from nodeseal.splice import native
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,8 +34,10 @@ def test_marks_and_port_agree_in_all_three(name: str) -> None:
 def test_marks_of_processes_agree() -> None:
     assert BPF["NS_MARK_HOST"] == constants.MARK_HOST
     assert BPF["NS_MARK_HOST_MASK"] == constants.MARK_HOST_MASK
-    assert BPF["NS_HOST_NUMBERS"] == host.NUMBERS[-1] + 1
-    assert {host.mark_of(number) & constants.MARK_HOST_MASK for number in host.NUMBERS} == {constants.MARK_HOST}
+    assert BPF["NS_HOST_NUMBERS"] == host_ebpf.NUMBERS[-1] + 1
+    assert {host_ebpf.mark_of(number) & constants.MARK_HOST_MASK for number in host_ebpf.NUMBERS} == {
+        constants.MARK_HOST
+    }
 
 
 def test_ways_to_an_endpoint_agree() -> None:

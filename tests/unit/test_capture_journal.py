@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import compile as compiler
-from nodeseal.capture.compile import Compiled, MapShape, ProgramCode
+from nodeseal.capture.bpf import compile as compiler
+from nodeseal.capture.bpf.compile import Compiled, MapShape, ProgramCode
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Entry, Filter, Journal, Link, Sysctl
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import program_cache
-from nodeseal.capture.compile import Compiled, MapShape, ProgramCode
+from nodeseal.capture.bpf import program_cache
+from nodeseal.capture.bpf.compile import Compiled, MapShape, ProgramCode
 from nodeseal.capture.errors import CaptureError
 
 COMPILED = Compiled({"f": ProgramCode(b"12345678", {0: "m"})}, {"m": MapShape(1, 4, 8, 16, 0)})

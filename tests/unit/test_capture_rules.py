@@ -7,7 +7,8 @@ from ipaddress import ip_network
 
 import pytest
 
-from nodeseal.capture import constants, rules
+from nodeseal.capture import constants
+from nodeseal.capture.backends import ruleset
 from nodeseal.capture.listeners import INBOUND, OUTBOUND
 from nodeseal.mesh.exclusions import Excluded, PortRange
 
@@ -35,7 +36,7 @@ def saved(*first: str, after: tuple[str, ...] = ()) -> str:
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("phase", ["capturing", "leaving"])
 def test_rules_are_as_written_down(golden: Callable[[str, str], None], family: int, phase: str) -> None:
-    text = rules.installation("", family, PORTS, capturing=phase == "capturing")
+    text = ruleset.installation("", family, PORTS, capturing=phase == "capturing")
     golden(f"rules_ipv{family}_{phase}.txt", text)
 
 
@@ -45,7 +46,7 @@ SYN_ONLY = "--tcp-flags FIN,SYN,RST,ACK SYN -j RETURN"
 
 @pytest.mark.parametrize(("family", "network"), [(4, "10.0.0.0/8"), (6, "fd00::/8")])
 def test_what_passes_is_left_alone_before_it_is_captured(family: int, network: str) -> None:
-    lines = rules.installation("", family, PORTS, capturing=True, passing=PASSING).splitlines()
+    lines = ruleset.installation("", family, PORTS, capturing=True, passing=PASSING).splitlines()
     wanted = [
         f"-A NODESEAL_PREROUTING -p tcp -m tcp --dport 9090:9090 {SYN_ONLY}",
         f"-A NODESEAL_PREROUTING -p tcp -m tcp --dport 8000:8010 {SYN_ONLY}",
@@ -58,26 +59,26 @@ def test_what_passes_is_left_alone_before_it_is_captured(family: int, network: s
 
 def test_what_passes_stays_until_something_else_is_said() -> None:
     there = "-A NODESEAL_PREROUTING -s 10.0.0.0/8 -p tcp -m tcp " + SYN_ONLY
-    lines = rules.installation(saved(*JUMPS, there), 4, PORTS, capturing=True).splitlines()
+    lines = ruleset.installation(saved(*JUMPS, there), 4, PORTS, capturing=True).splitlines()
     assert there in lines
-    lines = rules.installation(saved(*JUMPS, there), 4, PORTS, capturing=True, passing=Excluded()).splitlines()
+    lines = ruleset.installation(saved(*JUMPS, there), 4, PORTS, capturing=True, passing=Excluded()).splitlines()
     assert there not in lines
 
 
 def test_jumps_are_made_where_there_are_none() -> None:
-    lines = rules.installation(OTHERS, 4, PORTS, capturing=True).splitlines()
+    lines = ruleset.installation(OTHERS, 4, PORTS, capturing=True).splitlines()
     assert "-I OUTPUT 1 -p tcp -j NODESEAL_OUTPUT" in lines
     assert "-I PREROUTING 1 -p tcp -j NODESEAL_PREROUTING" in lines
     assert not any(line.startswith("-D") for line in lines)
 
 
 def test_jumps_that_are_first_stay() -> None:
-    lines = rules.installation(saved(*JUMPS), 4, PORTS, capturing=True).splitlines()
+    lines = ruleset.installation(saved(*JUMPS), 4, PORTS, capturing=True).splitlines()
     assert not any(line.startswith(("-I", "-D")) for line in lines)
 
 
 def test_jump_that_somebody_got_before_is_made_first_again() -> None:
-    lines = rules.installation(saved(*JUMPS[1:], after=(JUMPS[0],)), 4, PORTS, capturing=True).splitlines()
+    lines = ruleset.installation(saved(*JUMPS[1:], after=(JUMPS[0],)), 4, PORTS, capturing=True).splitlines()
     assert [line for line in lines if line.startswith(("-I", "-D"))] == [
         "-D OUTPUT -p tcp -j NODESEAL_OUTPUT",
         "-I OUTPUT 1 -p tcp -j NODESEAL_OUTPUT",
@@ -85,13 +86,13 @@ def test_jump_that_somebody_got_before_is_made_first_again() -> None:
 
 
 def test_jump_that_is_there_twice_is_there_once_again() -> None:
-    lines = rules.installation(saved(*JUMPS, JUMPS[0]), 4, PORTS, capturing=True).splitlines()
+    lines = ruleset.installation(saved(*JUMPS, JUMPS[0]), 4, PORTS, capturing=True).splitlines()
     assert lines.count("-D OUTPUT -p tcp -j NODESEAL_OUTPUT") == 2
     assert lines.count("-I OUTPUT 1 -p tcp -j NODESEAL_OUTPUT") == 1
 
 
 def test_removal_names_nothing_of_others() -> None:
-    assert rules.removal(saved(*JUMPS)).splitlines() == [
+    assert ruleset.removal(saved(*JUMPS)).splitlines() == [
         "*mangle",
         "-D OUTPUT -p tcp -j NODESEAL_OUTPUT",
         "-D PREROUTING -p tcp -j NODESEAL_PREROUTING",
@@ -108,46 +109,51 @@ def test_removal_names_nothing_of_others() -> None:
 
 def test_removal_of_what_is_half_there() -> None:
     half = OTHERS.replace(":THEIRS", ":NODESEAL_OUTPUT - [0:0]\n:THEIRS")
-    assert rules.removal(half).splitlines() == ["*mangle", "-F NODESEAL_OUTPUT", "-X NODESEAL_OUTPUT", "COMMIT"]
+    assert ruleset.removal(half).splitlines() == [
+        "*mangle",
+        "-F NODESEAL_OUTPUT",
+        "-X NODESEAL_OUTPUT",
+        "COMMIT",
+    ]
 
 
 def test_nothing_to_remove() -> None:
-    assert rules.removal(OTHERS) == ""
+    assert ruleset.removal(OTHERS) == ""
 
 
 def test_ports_are_read_back() -> None:
-    text = rules.installation("", 4, PORTS, capturing=True)
-    assert rules.ports(text) == PORTS
-    assert rules.ports(OTHERS) == {}
+    text = ruleset.installation("", 4, PORTS, capturing=True)
+    assert ruleset.ports(text) == PORTS
+    assert ruleset.ports(OTHERS) == {}
 
 
 def test_without_a_listener_its_connections_are_dropped() -> None:
-    lines = rules.installation("", 4, {}, capturing=True).splitlines()
+    lines = ruleset.installation("", 4, {}, capturing=True).splitlines()
     assert not any("TPROXY" in line for line in lines)
     assert sum(line.startswith("-A NODESEAL_PREROUTING") and line.endswith("-j DROP") for line in lines) == 3
 
 
 def test_leaving_workload_takes_no_new_connections() -> None:
-    text = rules.installation("", 4, {OUTBOUND: 40001}, capturing=False)
+    text = ruleset.installation("", 4, {OUTBOUND: 40001}, capturing=False)
     assert "SYN -j MARK" not in text
-    assert rules.ports(text) == {OUTBOUND: 40001}
+    assert ruleset.ports(text) == {OUTBOUND: 40001}
     assert f"-m connmark --mark {constants.MARK_CAPTURED:#x} -j MARK" in text
 
 
 def test_counters_are_read() -> None:
-    text = rules.installation("", 4, PORTS, capturing=True)
+    text = ruleset.installation("", 4, PORTS, capturing=True)
     counted = "\n".join(f"[{number}:99] {line}" for number, line in enumerate(text.splitlines()))
-    found = rules.counters(counted)
+    found = ruleset.counters(counted)
     lines = text.splitlines()
     assert lines[found["output_invalid"]].endswith("--ctstate INVALID -j DROP")
     assert "SYN -m mark ! --mark 0x0 -j MARK" in lines[found["connect_mark_replaced"]]
     assert found["postrouting_held"] == sum(number for number, line in enumerate(lines) if "! -o lo " in line)
-    assert rules.counters(OTHERS) == {"output_invalid": 0, "connect_mark_replaced": 0, "postrouting_held": 0}
+    assert ruleset.counters(OTHERS) == {"output_invalid": 0, "connect_mark_replaced": 0, "postrouting_held": 0}
 
 
 def test_what_is_captured_leaves_by_lo_only() -> None:
     for capturing in (True, False):
-        lines = rules.installation("", 4, PORTS, capturing=capturing).splitlines()
+        lines = ruleset.installation("", 4, PORTS, capturing=capturing).splitlines()
         marks = (constants.MARK_CAPTURED, constants.MARK_TO_APP, constants.MARK_DIALLED)
         assert [line for line in lines if line.startswith("-A NODESEAL_POSTROUTING")] == [
             *(f"-A NODESEAL_POSTROUTING ! -o lo -m connmark --mark {mark:#x} -j DROP" for mark in marks),
@@ -165,4 +171,4 @@ def test_what_is_captured_leaves_by_lo_only() -> None:
     ],
 )
 def test_tables_are_in_use_when_they_hold_rules_or_chains(text: str, used: bool) -> None:
-    assert rules.holds_rules(text) is used
+    assert ruleset.holds_rules(text) is used

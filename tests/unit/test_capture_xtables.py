@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import xtables
 from nodeseal.capture.errors import CaptureError
+from nodeseal.linux import xtables
 
 RULE = "*nat\n:DOCKER - [0:0]\n-A DOCKER -j RETURN\nCOMMIT"
 

@@ -7,7 +7,7 @@ import pytest
 from chaos.impairment import Impairment
 from chaos.players import players
 from chaos.schedule import FIRST_AT, LAST_BEFORE_END, Cast, Event, Kind, make_schedule
-from nodeseal.lab.plan import Plan, PodRequest
+from nodeseal_lab.plan import Plan, PodRequest
 
 CAST = Cast(("node1", "node2"), ("comer", "rover"), ("siem",), (("shipper", "pipeline"), ("pipeline", "siem")))
 SECONDS = 600.0

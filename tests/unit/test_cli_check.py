@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import pytest
 
-from nodeseal.agent import check as checking
-from nodeseal.agent.check import Findings, conclude
-from nodeseal.capture.backend import Choice
+from nodeseal.capture.backends.backend import Choice
 from nodeseal.capture.features import Feature, For
 from nodeseal.cli import check, table
 from nodeseal.cli.main import main
+from nodeseal.daemon import check as checking
+from nodeseal.daemon.check import Findings, conclude
 
 Golden = Callable[[str, str], None]
 

@@ -16,12 +16,12 @@ from typing import Any, ClassVar
 import pytest
 
 from nodeseal import __version__
-from nodeseal.agent import registry, rundir
-from nodeseal.agent.cleanup import Report
-from nodeseal.agent.client import AgentGone, ask
+from nodeseal.api.client import AgentGone, ask
 from nodeseal.cli import nodes
 from nodeseal.cli.errors import UsageError
 from nodeseal.cli.main import main
+from nodeseal.daemon.cleanup import Report
+from nodeseal.local import registry, run_directory
 
 CORE_LOCK = "core-1.pid"
 
@@ -34,7 +34,7 @@ class FakeAgent:
 
         run_dir.mkdir(parents=True, exist_ok=True)
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(run_dir / rundir.AGENT_SOCKET))
+        self._listener.bind(str(run_dir / run_directory.AGENT_SOCKET))
         self._listener.listen()
         self._answer = answer
         self._thread = threading.Thread(target=self._serve)
@@ -120,7 +120,8 @@ def test_core_command_imports_none_of_the_others() -> None:
     code = (
         "import sys\nfrom nodeseal.cli.main import main\n"
         "try: main(['core', '--help'])\nexcept SystemExit: pass\n"
-        "print([m for m in sys.modules if m.startswith(('nodeseal.lab', 'nodeseal.agent', 'yaml', 'asyncio'))])"
+        "heavy = ('nodeseal_lab', 'nodeseal.daemon', 'nodeseal.node', 'yaml', 'asyncio');"
+        "print([m for m in sys.modules if m.startswith(heavy)])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert out.stdout.splitlines()[-1] == "[]"
@@ -339,25 +340,27 @@ class TestWhichNodes:
 
     def test_default_when_a_node_runs_there(self, tmp_path: Path) -> None:
         default = self.make(tmp_path / "default", CORE_LOCK)
-        self.make(tmp_path / "labs" / "lab" / "node1", "agent.yaml", rundir.AGENT_SOCKET)
+        self.make(tmp_path / "labs" / "lab" / "node1", "agent.yaml", run_directory.AGENT_SOCKET)
         assert nodes.run_directories(None) == [default]
 
     def test_otherwise_the_nodes_of_a_running_lab(self, tmp_path: Path) -> None:
         lab = tmp_path / "labs" / "lab"
-        running = [self.make(lab / name, "agent.yaml", rundir.AGENT_SOCKET) for name in ("node1", "node2")]
+        running = [self.make(lab / name, "agent.yaml", run_directory.AGENT_SOCKET) for name in ("node1", "node2")]
         self.make(lab / "node3", "agent.yaml")
         assert nodes.run_directories(None) == running
 
     def test_node_of_this_network_namespace_comes_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.make(tmp_path / "default", CORE_LOCK)
         lab = tmp_path / "labs" / "lab"
-        running = [self.make(lab / name, "agent.yaml", rundir.AGENT_SOCKET) for name in ("node1", "node2", "node3")]
+        running = [
+            self.make(lab / name, "agent.yaml", run_directory.AGENT_SOCKET) for name in ("node1", "node2", "node3")
+        ]
         # Their processes: some that are gone, and this one.
-        monkeypatch.setattr(rundir, "pids", lambda run_dir: [os.getpid() if run_dir == running[1] else 4194302])
+        monkeypatch.setattr(run_directory, "pids", lambda run_dir: [os.getpid() if run_dir == running[1] else 4194302])
         assert nodes.run_directories(None) == [running[1]]
 
     def test_socket_of_an_agent_stands_for_its_directory(self, tmp_path: Path) -> None:
-        assert nodes.run_directories(tmp_path / rundir.AGENT_SOCKET) == [tmp_path]
+        assert nodes.run_directories(tmp_path / run_directory.AGENT_SOCKET) == [tmp_path]
 
     def test_default_when_there_is_nothing(self, tmp_path: Path) -> None:
         assert nodes.run_directories(None) == [tmp_path / "default"]
@@ -527,7 +530,7 @@ class TestUpgradeCore:
 
 class TestCleanup:
     def run(self, monkeypatch: pytest.MonkeyPatch, report: Report, *arguments: str) -> int:
-        monkeypatch.setattr("nodeseal.agent.cleanup.cleanup", lambda _directory: report)
+        monkeypatch.setattr("nodeseal.daemon.cleanup.cleanup", lambda _directory: report)
         return main(["cleanup", "--run-dir", "/run/none", *arguments])
 
     def test_says_what_was_removed(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

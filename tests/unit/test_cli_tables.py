@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from nodeseal.agent.problems import Problem, collect
 from nodeseal.cli import connections, status, table, words
 from nodeseal.cli.table import duration, note, render, size
 from nodeseal.mesh.reasons import ProblemWord, WhyLimited, WhyNotEnrolled, WhyPlaintext, WhyRefused, Word
+from nodeseal.node.problems import Problem, collect
 
 Golden = Callable[[str, str], None]
 WIDTH = 100

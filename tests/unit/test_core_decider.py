@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from core_fakes import FakeLib, make_native
-from nodeseal.core import native
-from nodeseal.core.decider import INTERNAL_ERROR, NO_MESH_STATE, Decider, State
-from nodeseal.core.refusal import KINDS
+from nodeseal.contracts.refusal import KINDS
 from nodeseal.mesh import decide
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
 from nodeseal.mesh.reasons import WhyLimited
+from nodeseal.splice import native
+from nodeseal.splice.decider import INTERNAL_ERROR, NO_MESH_STATE, Decider, State
 
 SHIPPER, PIPELINE, SIEM = (WorkloadName("default", name) for name in ("shipper", "pipeline", "siem"))
 

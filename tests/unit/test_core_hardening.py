@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.core import hardening
+from nodeseal.linux import hardening
 
 SOFT, HARD = 200, 400
 

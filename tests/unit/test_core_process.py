@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 
 from core_fakes import FakeLib, make_native
-from nodeseal.core import generations, native, process, protocol
-from nodeseal.core.bridge import CoreClient, CoreError, CoreGone, CoreOptions, spawn
-from nodeseal.core.refusal import Refusal
+from nodeseal.contracts.refusal import Refusal
+from nodeseal.cores.client import CoreClient, CoreError, CoreGone, CoreOptions, spawn
+from nodeseal.linux import control_socket
+from nodeseal.local import generations
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName, difference
 from nodeseal.mesh.spiffe import SpiffeId
+from nodeseal.splice import native, process
 
 SHIPPER = WorkloadName("default", "shipper")
 IDENTITY = SpiffeId("example.org", "default", "shipper")
@@ -49,7 +51,7 @@ class Running:
         module, self.lib = make_native()
         core = native.Core(module, workers=1, trust_domain="example.org")
         self.server = process.ControlServer(core, trust_domain="example.org")
-        self._listener = protocol.listen(str(generations.socket_path(run_dir, 1)))
+        self._listener = control_socket.listen(str(generations.socket_path(run_dir, 1)))
         self._wake, self._signalled = socket.socketpair()
         self.thread = threading.Thread(target=process.serve, args=(self.server, self._listener, self._wake))
         self.thread.start()
@@ -85,7 +87,7 @@ def test_hello_of_a_fresh_core_has_epoch_zero_and_no_workloads(running: Running)
 
 def test_hello_answers_an_agent_of_another_protocol_and_names_its_own(running: Running) -> None:
     answer, _fds = running.server.handle({"op": "hello", "protocol": 99}, [])
-    assert (answer["ok"], answer["protocol"]) == (True, protocol.PROTOCOL)
+    assert (answer["ok"], answer["protocol"]) == (True, control_socket.PROTOCOL)
 
 
 def test_retired_core_lets_its_listeners_go_and_ends_with_its_last_connection(running: Running) -> None:
@@ -165,7 +167,7 @@ def test_listeners_are_handed_over_and_back(running: Running) -> None:
             0: os.fstat(one.fileno()).st_ino,
             2: os.fstat(two.fileno()).st_ino,
         }
-    protocol.close_all(back.values())
+    control_socket.close_all(back.values())
     running.client.workload_unlisten(1, 0, 1)
     assert running.client.hello().workloads[0].roles == (2,)
 
@@ -289,7 +291,9 @@ def large_mesh(count: int, mode: Mode = Mode.PERMISSIVE) -> Mesh:
     return Mesh.build("example.org", workloads, services)
 
 
-@pytest.mark.parametrize("count", [protocol.MESH_PART - 1, protocol.MESH_PART, 2 * protocol.MESH_PART + 1])
+@pytest.mark.parametrize(
+    "count", [control_socket.MESH_PART - 1, control_socket.MESH_PART, 2 * control_socket.MESH_PART + 1]
+)
 def test_large_mesh_goes_over_in_parts_and_comes_back(running: Running, count: int) -> None:
     old = large_mesh(count)
     running.client.mesh(old, 5)
@@ -426,7 +430,7 @@ def test_spawned_core_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 def test_core_process_stays_small() -> None:
     code = (
-        "import sys, nodeseal.core.process\n"
+        "import sys, nodeseal.splice.process\n"
         "print([m for m in ('asyncio', 'pyroute2', 'yaml', 'cryptography', 'psutil', 'cffi', 'subprocess')"
         " if m in sys.modules])"
     )

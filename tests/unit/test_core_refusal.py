@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
 
-from nodeseal.agent.view import refused_row
-from nodeseal.core.refusal import Refusal, merged
+from nodeseal.api.views import refused_row
+from nodeseal.contracts.refusal import Refusal, merged
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
 
 NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)

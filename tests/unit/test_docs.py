@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.agent import config
+from nodeseal.cli import lab
 from nodeseal.cli.main import parser
-from nodeseal.lab import commands
+from nodeseal.local import config
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -19,7 +19,7 @@ def page(name: str) -> str:
     return (ROOT / name).read_text()
 
 
-@pytest.mark.parametrize("path", [*PAGES, Path(commands.__file__)], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*PAGES, Path(lab.__file__)], ids=lambda path: path.name)
 def test_requests_that_fail_say_so(path: Path) -> None:
     """A reset is what readers are to see: with -s alone curl says nothing of it."""
     assert re.findall(r"curl (?:\S+ )*?-s\b.*", path.read_text()) == []
@@ -77,7 +77,7 @@ def test_steps_on_a_host_are_commands_that_there_are() -> None:
 
 def test_configuration_on_a_host_is_taken(tmp_path: Path) -> None:
     """And the mesh state beside it, as it stands there."""
-    from nodeseal.sources.directory import load
+    from nodeseal.sources.directory.source import load
 
     section = page("docs/operating.md").partition("## On a host\n")[2]
     files = dict(re.findall(r"^cat > (\S+) <<'END'\n(.*?)^END$", section, re.MULTILINE | re.DOTALL))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.identity.authority import AuthorityError, Issuer, init_authority
-from nodeseal.identity.description import Ending, describe, endings, exposed
-from nodeseal.identity.renewal import renew, request
+from nodeseal.authority.description import Ending, describe, endings, exposed
+from nodeseal.authority.renewal import renew, request
+from nodeseal.identity.embedded import AuthorityError, Issuer, init_authority
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 DAY = timedelta(days=1)

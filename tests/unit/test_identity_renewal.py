@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from nodeseal.identity import store
-from nodeseal.identity.authority import AuthorityError, Issuer, init_authority
-from nodeseal.identity.certificates import key_fingerprint
-from nodeseal.identity.renewal import accept, renew, request, sign
+from nodeseal.authority import store
+from nodeseal.authority.certificates import key_fingerprint
+from nodeseal.authority.renewal import accept, renew, request, sign
+from nodeseal.identity.embedded import AuthorityError, Issuer, init_authority
 from nodeseal.mesh.spiffe import SpiffeId
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)

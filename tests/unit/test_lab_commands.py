@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.lab import lab as lab_module
-from nodeseal.lab.commands import register, split_exec_arguments, status_tables
-from nodeseal.lab.errors import LabError, LabExistsError, NoLabError
-from nodeseal.lab.lab import Lab, take_down
-from nodeseal.lab.plan import Plan
+from nodeseal.cli.lab import register, split_exec_arguments, status_tables
+from nodeseal_lab import lab as lab_module
+from nodeseal_lab.errors import LabError, LabExistsError, NoLabError
+from nodeseal_lab.lab import Lab, take_down
+from nodeseal_lab.plan import Plan
 
 
 def parse(*arguments: str) -> argparse.Namespace:

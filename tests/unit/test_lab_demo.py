@@ -8,9 +8,9 @@ import signal
 
 import pytest
 
-from nodeseal.lab.demo.host_state import HostState
-from nodeseal.lab.demo.report import WIDTH, CheckFailed, Report
-from nodeseal.lab.interruption import signals_interrupt
+from nodeseal_lab.demo.host_state import HostState
+from nodeseal_lab.demo.report import WIDTH, CheckFailed, Report
+from nodeseal_lab.interruption import signals_interrupt
 
 
 class Terminal(io.StringIO):

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nodeseal.lab.errors import LabError
-from nodeseal.lab.mesh_state import change_workloads, write_agent_config, write_mesh
-from nodeseal.lab.plan import Plan
 from nodeseal.mesh.model import Mode
-from nodeseal.sources.directory import load
+from nodeseal.sources.directory.source import load
+from nodeseal_lab.errors import LabError
+from nodeseal_lab.mesh_state import change_workloads, write_agent_config, write_mesh
+from nodeseal_lab.plan import Plan
 
 
 def test_mesh_can_be_loaded(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.lab.demo.pcap import ACK, SYN, TCP, UDP, PcapError, parse_frame, read_pcap, streams
+from nodeseal_lab.demo.pcap import ACK, SYN, TCP, UDP, PcapError, parse_frame, read_pcap, streams
 
 CLIENT, SERVER = "10.77.1.10", "10.77.2.10"
 CLIENT_6, SERVER_6 = "fd77::1:10", "fd77::2:10"

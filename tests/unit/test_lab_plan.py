@@ -7,8 +7,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from nodeseal.lab.errors import LabPlanError, UnknownPodError
-from nodeseal.lab.plan import MAX_NODES, Plan, PodRequest, check_lab_name, prefix
+from nodeseal_lab.errors import LabPlanError, UnknownPodError
+from nodeseal_lab.plan import MAX_NODES, Plan, PodRequest, check_lab_name, prefix
 
 
 def test_default_lab_has_the_pods_of_the_story() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.lab.processes import MARKER, ProcessRecord, ProcessTable, find_by_marker, start_time
+from nodeseal_lab.processes import MARKER, ProcessRecord, ProcessTable, find_by_marker, start_time
 
 READ_FOREVER = "import sys; print('ready', flush=True); sys.stdin.read()"
 IGNORES_SIGTERM = (
@@ -66,7 +66,7 @@ def test_ending_takes_process_and_record_away(tmp_path: Path) -> None:
 
 
 def test_process_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nodeseal.lab.processes.GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("nodeseal_lab.processes.GRACE_SECONDS", 0.2)
     table = ProcessTable(tmp_path)
     with process(IGNORES_SIGTERM) as child:
         record = table.running_as(table.new_record("app siem", ["siem"]), child.pid)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from nodeseal.lab.errors import LabError
-from nodeseal.lab.supervisor import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, STABLE_SECONDS, Keeper, supervise
+from nodeseal_lab.errors import LabError
+from nodeseal_lab.supervisor import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, STABLE_SECONDS, Keeper, supervise
 
 LONGEST = LONGEST_DELAY_SECONDS * 1.2
 """With the spread of a Backoff."""

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from nodeseal.lab.demo.tls import TlsError, parse_client_hello, parse_server_hello
+from nodeseal_lab.demo.tls import TlsError, parse_client_hello, parse_server_hello
 
 
 def client_hello(version: ssl.TLSVersion) -> bytes:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from nodeseal.documents import document
+from nodeseal.documents.document import Mapping, OnItem, Problem, Problems
 from nodeseal.mesh.model import Mesh, Phase, WorkloadName
-from nodeseal.sources import directory as directory_module
-from nodeseal.sources import document, publications, state, watch
-from nodeseal.sources.directory import DirectorySource, MeshStateError, PublicationError, load, publish, withdraw
-from nodeseal.sources.document import Mapping, OnItem, Problem, Problems
-from nodeseal.sources.state import StateFile
-from nodeseal.sources.watch import DirectoryWatch
+from nodeseal.sources.directory import publications, state, watch
+from nodeseal.sources.directory import source as directory_module
+from nodeseal.sources.directory.source import DirectorySource, MeshStateError, PublicationError, load, publish, withdraw
+from nodeseal.sources.directory.state import StateFile
+from nodeseal.sources.directory.watch import DirectoryWatch
 
 A = WorkloadName("default", "a")
 B = WorkloadName("default", "b")

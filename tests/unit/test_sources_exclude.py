@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from nodeseal.documents.exclude import MAX_ITEMS
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
 from nodeseal.mesh.model import WorkloadName
-from nodeseal.sources.directory import MeshStateError, load
-from nodeseal.sources.exclude import MAX_ITEMS
+from nodeseal.sources.directory.source import MeshStateError, load
 
 
 def read(directory: Path, exclude: str) -> Exclusions:

@@ -7,7 +7,7 @@ import pytest
 from nodeseal.mesh.exclusions import PortRange
 from nodeseal.mesh.host import OWN_NAMESPACE, HostPlace
 from nodeseal.mesh.model import Workload, WorkloadName
-from nodeseal.sources.directory import MeshStateError, load
+from nodeseal.sources.directory.source import MeshStateError, load
 
 HEAD = "trust_domain: example.org\nworkloads:\n"
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nodeseal.documents.document import Content, Problem
 from nodeseal.mesh.model import Workload, WorkloadName
-from nodeseal.sources import publications, state
-from nodeseal.sources.document import Content, Problem
-from nodeseal.sources.plain import take_plain_publication, take_plain_workloads
-from nodeseal.sources.publications import Publication, publish, read_publication
-from nodeseal.sources.state import StateFile
+from nodeseal.sources.directory import publications, state
+from nodeseal.sources.directory.plain import take_plain_publication, take_plain_workloads
+from nodeseal.sources.directory.publications import Publication, publish, read_publication
+from nodeseal.sources.directory.state import StateFile
 
 PLAIN = """\
 # Written by a program.

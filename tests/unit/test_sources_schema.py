@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from nodeseal.documents.document import MAX_BYTES, MAX_PROBLEMS
 from nodeseal.mesh.limits import LimitChanges, Limits
 from nodeseal.mesh.model import Mode, OnFailure, Phase, ServicePort, WorkloadName
-from nodeseal.sources.directory import MeshStateError, load
-from nodeseal.sources.document import MAX_BYTES, MAX_PROBLEMS
+from nodeseal.sources.directory.source import MeshStateError, load
 
 WORKLOAD = "workloads:\n- {name: a, node: node1, address: 10.0.0.1}\n"
 DOMAIN = "trust_domain: example.org\n"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nodeseal.agent.config import default_workers
-from nodeseal.lab import lab
-from nodeseal.lab.plan import Plan
+from nodeseal.local.config import default_workers
+from nodeseal_lab import lab
+from nodeseal_lab.plan import Plan
 from support.workers import ENVIRONMENT, lab_settings
 
 TESTS = Path(__file__).resolve().parents[1]

@@ -14,8 +14,9 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv6Address, summarize_address_range
 
-from nodeseal.capture import constants, syscalls
+from nodeseal.capture import constants
 from nodeseal.capture.errors import CaptureError
+from nodeseal.linux import syscalls
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.exclusions import Excluded, Exclusions, Network, PortRange
 

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from nodeseal.capture import host, installation, iptables, program_cache, syscalls
-from nodeseal.capture.ebpf import BPF_DIRECTORY, CGROUP_LINKS
+from nodeseal.capture.backends import host_ebpf, iptables
+from nodeseal.capture.backends.pod_ebpf import BPF_DIRECTORY, CGROUP_LINKS
+from nodeseal.capture.bpf import installation, program_cache
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Journal
-from nodeseal.capture.netns import NamespaceGoneError, NetworkNamespace
+from nodeseal.linux import syscalls
+from nodeseal.linux.namespace import NamespaceGoneError, NetworkNamespace
 
 
 @dataclass(slots=True)
@@ -60,8 +62,8 @@ def cleanup(run_dir: Path) -> Report:
                     continue
             before = len(report.failed)
             if entry.cgroup:
-                others = host.neighbours(entry, journal.entries.values()) if journal else []
-                results = host.remove(entry, namespace, pins, heir=others[0] if others else None)
+                others = host_ebpf.neighbours(entry, journal.entries.values()) if journal else []
+                results = host_ebpf.remove(entry, namespace, pins, heir=others[0] if others else None)
             elif entry.backend == "iptables":
                 results = iptables.remove(entry, namespace)
             else:

@@ -15,12 +15,15 @@ from typing import Literal
 
 from pyroute2 import IPRoute
 
-from nodeseal.capture import conntrack, constants, probe, routing, rules, steering, xtables
-from nodeseal.capture.compile import Compiled, compile_in_child
+from nodeseal.capture import constants, probe, routing
+from nodeseal.capture.backends import ruleset
+from nodeseal.capture.backends.iptables import sample
+from nodeseal.capture.bpf import steering
+from nodeseal.capture.bpf.compile import Compiled, compile_in_child
+from nodeseal.capture.bpf.programs import PROGRAMS, Programs
 from nodeseal.capture.errors import CaptureError
-from nodeseal.capture.iptables import sample
 from nodeseal.capture.journal import BackendName
-from nodeseal.capture.programs import PROGRAMS, Programs
+from nodeseal.linux import conntrack, xtables
 
 # Whom a feature is for: a backend, or both of them.
 For = Literal["ebpf", "iptables", "both"]
@@ -161,7 +164,7 @@ def _iptables(family: int) -> Iterator[Feature]:
         if not found:
             raise CaptureError("not tried: there is no program to try it with")
         probe.in_new_namespace(lambda: xtables.restore(found[0], sample(family)))
-        return f"chains {rules.OUTPUT}, {rules.PREROUTING} and {rules.POSTROUTING}"
+        return f"chains {ruleset.OUTPUT}, {ruleset.PREROUTING} and {ruleset.POSTROUTING}"
 
     yield _try(f"all rules IPv{family}", "iptables", whole, needed=needed)
 

@@ -17,9 +17,10 @@ import os
 import socket
 from collections.abc import Collection, Container, Iterable
 
-from nodeseal.capture import constants, syscalls
+from nodeseal.capture import constants
 from nodeseal.capture.errors import AddressInUseError, CaptureError
-from nodeseal.capture.netns import NetworkNamespace
+from nodeseal.linux import syscalls
+from nodeseal.linux.namespace import NetworkNamespace
 from nodeseal.mesh.address import Address
 
 BACKLOG = 4096

@@ -17,10 +17,12 @@ import shlex
 from collections.abc import Container, Mapping
 from pathlib import Path
 
-from nodeseal.capture import constants, host, listeners, routing, rules
-from nodeseal.capture.backend import Backend, Choice
+from nodeseal.capture import constants, listeners, routing
+from nodeseal.capture.backends import host_ebpf, ruleset
+from nodeseal.capture.backends.backend import Backend, Choice
+from nodeseal.capture.backends.iptables import IptablesBackend
+from nodeseal.capture.backends.pod_ebpf import EbpfBackend
 from nodeseal.capture.bypass import Bypass, NoBypass
-from nodeseal.capture.ebpf import EbpfBackend
 from nodeseal.capture.errors import (
     AddressInUseError,
     AddressNotFoundError,
@@ -28,10 +30,9 @@ from nodeseal.capture.errors import (
     CaptureError,
     CompilingInterruptedError,
 )
-from nodeseal.capture.iptables import IptablesBackend
 from nodeseal.capture.journal import BackendName, Entry, Journal
-from nodeseal.capture.netns import NamespaceGoneError, NetworkNamespace
 from nodeseal.capture.workload import Captured, CaptureTarget
+from nodeseal.linux.namespace import NamespaceGoneError, NetworkNamespace
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.exclusions import Excluded, PortRange
 from nodeseal.mesh.host import HostPlace
@@ -123,10 +124,10 @@ class NodeCapture:
 
     def errors(self, *, quick: bool = False) -> dict[str, int]:
         """Name -> how often, for everything that a BPF program or a rule counted: constants.COUNTERS and
-        rules.COUNTERS. `quick`: without those of rules, which take milliseconds for each workload.
+        ruleset.COUNTERS. `quick`: without those of rules, which take milliseconds for each workload.
         """
         journal = self._ready()
-        totals = dict.fromkeys((*constants.COUNTERS, *rules.COUNTERS), 0)
+        totals = dict.fromkeys((*constants.COUNTERS, *ruleset.COUNTERS), 0)
         for name, backend in self._backends.items():
             if quick and name == "iptables":
                 continue
@@ -359,7 +360,7 @@ class NodeCapture:
 
     def _of_neighbour(self, entry: Entry, role: int) -> int | None:
         """The listener that another process of the node has at the same address."""
-        for other in host.neighbours(entry, self._ready().entries.values()):
+        for other in host_ebpf.neighbours(entry, self._ready().entries.values()):
             captured = self._captured.get(other.name)
             if captured is not None and other.addresses == entry.addresses and role in captured.listeners:
                 return captured.listeners[role]
@@ -371,11 +372,13 @@ class NodeCapture:
             raise CaptureError(f"cannot capture {entry.name}: processes of the node are captured by eBPF only")
         taken = {other.number for other in self._ready().entries.values() if other.cookie == entry.cookie}
         in_use = namespace.run(routing.marks_in_use)
-        free = (one for one in host.NUMBERS if one not in taken and host.mark_of(one) not in in_use)
+        free = (one for one in host_ebpf.NUMBERS if one not in taken and host_ebpf.mark_of(one) not in in_use)
         entry.number = next(free, 0)
         if not entry.number:
-            raise CaptureError(f"cannot capture {entry.name}: {len(host.NUMBERS)} processes of the node are captured")
-        entry.marks = [host.mark_of(entry.number), constants.MARK_TO_APP]
+            raise CaptureError(
+                f"cannot capture {entry.name}: {len(host_ebpf.NUMBERS)} processes of the node are captured"
+            )
+        entry.marks = [host_ebpf.mark_of(entry.number), constants.MARK_TO_APP]
 
     def _choose(self, journal: Journal, undo: contextlib.ExitStack) -> BackendName:
         """Prepares the backend of the choice, and says which it is."""

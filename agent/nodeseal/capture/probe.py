@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from nodeseal.capture import syscalls
 from nodeseal.capture.errors import CaptureError
-from nodeseal.capture.netns import NAMED
+from nodeseal.linux import syscalls
+from nodeseal.linux.namespace import NAMED
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from nodeseal.capture import listeners
 from nodeseal.capture.journal import BackendName
-from nodeseal.capture.netns import NetworkNamespace
+from nodeseal.linux.namespace import NetworkNamespace
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.host import HostPlace
 

@@ -89,8 +89,8 @@ def _command(
 
 
 def _init(args: argparse.Namespace) -> int:
-    from nodeseal.identity.errors import AuthorityError
-    from nodeseal.identity.initialise import init_authority
+    from nodeseal.authority.creation import init_authority
+    from nodeseal.authority.errors import AuthorityError
 
     try:
         init_authority(args.directory, trust_domain=args.trust_domain, now=datetime.now(UTC))
@@ -106,8 +106,8 @@ def _init(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from nodeseal.identity.description import describe
-    from nodeseal.identity.errors import AuthorityError
+    from nodeseal.authority.description import describe
+    from nodeseal.authority.errors import AuthorityError
 
     try:
         found = describe(args.directory, datetime.now(UTC))
@@ -118,8 +118,8 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _renew(args: argparse.Namespace) -> int:
-    from nodeseal.identity.errors import AuthorityError
-    from nodeseal.identity.renewal import accept, renew
+    from nodeseal.authority.errors import AuthorityError
+    from nodeseal.authority.renewal import accept, renew
 
     now = datetime.now(UTC)
     try:
@@ -141,9 +141,9 @@ def _renew(args: argparse.Namespace) -> int:
 def _request(args: argparse.Namespace) -> int:
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    from nodeseal.identity.certificates import key_fingerprint
-    from nodeseal.identity.errors import AuthorityError
-    from nodeseal.identity.renewal import request
+    from nodeseal.authority.certificates import key_fingerprint
+    from nodeseal.authority.errors import AuthorityError
+    from nodeseal.authority.renewal import request
 
     _check_new(args.file)
     try:
@@ -164,9 +164,9 @@ def _request(args: argparse.Namespace) -> int:
 
 
 def _sign(args: argparse.Namespace) -> int:
-    from nodeseal.identity.certificates import pem
-    from nodeseal.identity.errors import AuthorityError
-    from nodeseal.identity.renewal import sign
+    from nodeseal.authority.certificates import pem
+    from nodeseal.authority.errors import AuthorityError
+    from nodeseal.authority.renewal import sign
 
     _check_new(args.file)
     try:
@@ -186,7 +186,7 @@ def _sign(args: argparse.Namespace) -> int:
 
 
 def _of(cert: x509.Certificate) -> dict[str, str | None]:
-    from nodeseal.identity.certificates import fingerprint, key_fingerprint, stated_trust_domain
+    from nodeseal.authority.certificates import fingerprint, key_fingerprint, stated_trust_domain
 
     return {
         "trust_domain": stated_trust_domain(cert),

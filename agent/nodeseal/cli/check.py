@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nodeseal.agent.progress import waiting
 from nodeseal.cli.errors import CommandError
 from nodeseal.cli.nodes import add_output_option
+from nodeseal.cli.progress import waiting
 from nodeseal.cli.table import folded
 
 if TYPE_CHECKING:
-    from nodeseal.agent.check import Findings
+    from nodeseal.daemon.check import Findings
 
 _STATE_WIDTH = 9
 
@@ -34,9 +34,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _run(args: argparse.Namespace) -> int:
-    from nodeseal.agent.check import check
-    from nodeseal.agent.config import ConfigError
-    from nodeseal.agent.verify import load_verified
+    from nodeseal.daemon.check import check
+    from nodeseal.daemon.verify import load_verified
+    from nodeseal.local.config import ConfigError
 
     try:
         config = load_verified(args.config) if args.config is not None else None

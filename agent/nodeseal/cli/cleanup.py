@@ -6,8 +6,8 @@ import argparse
 import json
 import sys
 
-from nodeseal.agent.progress import waiting
 from nodeseal.cli import nodes
+from nodeseal.cli.progress import waiting
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -23,7 +23,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _run(args: argparse.Namespace) -> int:
-    from nodeseal.agent.cleanup import CleanupError, cleanup
+    from nodeseal.daemon.cleanup import CleanupError, cleanup
 
     removed: list[str] = []
     failed: list[str] = []

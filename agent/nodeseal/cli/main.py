@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["core"]:
         # What an agent starts, and no command for people. The process must stay small, and lives for long: the other
         # commands are not even imported.
-        from nodeseal.core import process
+        from nodeseal.splice import process
 
         return process.main(arguments[1:])
     return _command(arguments)
@@ -59,9 +59,8 @@ def _run(args: argparse.Namespace) -> int:
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from nodeseal import __version__
-    from nodeseal.cli import ca, check, cleanup, connections, mesh, status, tree, upgrade_core
+    from nodeseal.cli import ca, check, cleanup, connections, lab, mesh, status, tree, upgrade_core
     from nodeseal.cli.nodes import add_output_option
-    from nodeseal.lab import commands as lab
 
     whole = argparse.ArgumentParser(
         prog="nodeseal", description="Mutual TLS for every workload of a node, without a sidecar."
@@ -119,8 +118,8 @@ def _completion(_args: argparse.Namespace) -> int:
 
 
 def _agent(args: argparse.Namespace) -> int:
-    from nodeseal.agent.process import StartError, run
     from nodeseal.cli.errors import CommandError
+    from nodeseal.daemon.main import StartError, run
 
     try:
         return run(args.config)

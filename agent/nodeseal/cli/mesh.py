@@ -30,8 +30,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _check(args: argparse.Namespace) -> int:
-    from nodeseal.sources.directory import examine
-    from nodeseal.sources.document import shown_path
+    from nodeseal.documents.document import shown_path
+    from nodeseal.sources.directory.source import examine
 
     directory: Path = args.directory
     mesh, problems = examine(directory)

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nodeseal.agent import registry, rundir
-from nodeseal.agent.client import TIMEOUT_S, AgentError, ask
-from nodeseal.agent.progress import waiting
+from nodeseal.api.client import TIMEOUT_S, AgentError, ask
 from nodeseal.cli.errors import UsageError
+from nodeseal.cli.progress import waiting
+from nodeseal.local import registry, run_directory
 
 ENVIRONMENT = "NODESEAL_RUN_DIR"
 DEFAULT = Path("/run/nodeseal")
@@ -111,7 +111,7 @@ def _named(given: Path | None) -> Path | None:
     if given is None and not variable:
         return None
     path = (given or Path(variable or "")).absolute()
-    return path.parent if path.name == rundir.AGENT_SOCKET else path
+    return path.parent if path.name == run_directory.AGENT_SOCKET else path
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +126,8 @@ class _Known:
 def _known() -> list[_Known]:
     """All nodes: that of the standard run directory, those of labs, then those that are registered."""
     notes = {os.path.realpath(one.run_dir): one for one in registry.registered()}
-    standard = [DEFAULT] if rundir.has_node(DEFAULT) else []
-    standard += [path.parent for path in sorted(LABS.glob("*/*/agent.yaml")) if rundir.has_node(path.parent)]
+    standard = [DEFAULT] if run_directory.has_node(DEFAULT) else []
+    standard += [path.parent for path in sorted(LABS.glob("*/*/agent.yaml")) if run_directory.has_node(path.parent)]
     found = {os.path.realpath(path): path for path in standard}
     found = found | {real: one.run_dir for real, one in notes.items() if real not in found}
     own = registry.own_namespace()
@@ -143,7 +143,7 @@ def _known() -> list[_Known]:
 def _is_here(run_dir: Path, note: registry.Registered | None, own: int | None) -> bool | None:
     if note is not None and note.netns is not None and own is not None:
         return note.netns == own
-    pids = rundir.pids(run_dir)
+    pids = run_directory.pids(run_dir)
     return _runs_here(pids) if pids else None
 
 
@@ -158,7 +158,7 @@ def _runs_here(pids: list[int]) -> bool:
 
 def _commands(verb: str, known: Sequence[_Known]) -> str:
     """What to say for each of them, and for all."""
-    named = [f"'{rundir.command(verb, one.run_dir)}' for {one.name}" for one in known[:_NAMED_MAX]]
+    named = [f"'{run_directory.command(verb, one.run_dir)}' for {one.name}" for one in known[:_NAMED_MAX]]
     more = f" ({len(known) - _NAMED_MAX} more: 'nodeseal status')" if len(known) > _NAMED_MAX else ""
     return f"say {', '.join(named)}{more}, or 'nodeseal {verb} --all' for every node of this machine"
 

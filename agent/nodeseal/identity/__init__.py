@@ -1,1 +1,1 @@
-"""Identity: the embedded certificate authority and the certificates of workloads."""
+"""The issuer of the workloads' certificates, and their lifecycle on this node."""

@@ -1,0 +1,1 @@
+"""The agent's local API: server, client, and what it answers."""

@@ -1,0 +1,1 @@
+"""The certificate authority in a directory: made, described, renewed."""

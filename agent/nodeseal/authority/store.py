@@ -1,0 +1,186 @@
+"""The files of a CA directory: read with care, replaced whole, keys for their owner only.
+
+The intermediate and its key are two files, and no system call replaces two. So the next key is put beside the present
+one first, and the certificate is what decides: its rename is the moment in which the next intermediate counts. A reader
+takes the key that belongs to the certificate, wherever it is; `settle` moves it to its place. Whoever is ended between
+any two steps leaves a directory in which the one or the other pair is whole.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+
+from nodeseal.authority.certificates import REMEDY, SigningKey, belong_together, parse
+from nodeseal.authority.errors import AuthorityError
+from nodeseal.linux.permissions import PRIVATE, others_can
+
+ROOT_CERTIFICATE = "root.pem"
+ROOT_KEY = "root.key"
+INTERMEDIATE_CERTIFICATE = "intermediate.pem"
+INTERMEDIATE_KEY = "intermediate.key"
+NEXT_KEY = "intermediate-next.key"
+"""Of an intermediate that is not there yet; see above."""
+
+_MAX_FILE = 1 << 20
+
+
+def read(path: Path, *, private: bool = False) -> bytes:
+    """A file's content, of 1 MiB at most. `private`: it must be its owner's only, and the owner root or this user.
+
+    Raises AuthorityError."""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            data = b"" if private and others_can(status, PRIVATE) else file.read(_MAX_FILE + 1)
+    except OSError as error:
+        raise AuthorityError(f"cannot read the CA's file {path}: {error.strerror or error}; {REMEDY}") from error
+    if private and (why := others_can(status, PRIVATE)):
+        raise AuthorityError(
+            f"others can read the key in {path}: {why}; correct that (chown root, chmod 600), and make another key if "
+            "somebody may have read it"
+        )
+    if len(data) > _MAX_FILE:
+        raise AuthorityError(f"the CA's file {path} is larger than 1 MiB; {REMEDY}")
+    return data
+
+
+def read_certificates(path: Path) -> list[x509.Certificate]:
+    """One or more. Raises AuthorityError."""
+    data = read(path)
+    try:
+        return parse(data)
+    except ValueError:
+        raise AuthorityError(f"{path} does not hold a certificate in PEM form that can be used; {REMEDY}") from None
+
+
+def read_key(path: Path) -> SigningKey:
+    """A private key that nobody else can read. Raises AuthorityError."""
+    data = read(path, private=True)
+    try:
+        key = load_pem_private_key(data, password=None)
+    except TypeError:
+        raise AuthorityError(
+            f"the key in {path} is encrypted; put it there unencrypted, readable by root only"
+        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        # The library's text is left out: nothing that was made of a key's bytes may get into a log.
+        raise AuthorityError(f"{path} does not hold a private key in PEM form; {REMEDY}") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise AuthorityError(f"the key in {path} is neither ECDSA nor RSA; put a CA of one of these kinds there")
+    return key
+
+
+def read_key_of(directory: Path, cert: x509.Certificate) -> SigningKey:
+    """The intermediate's key, also from a directory that somebody is about to change. Raises AuthorityError."""
+    try:
+        key = read_key(directory / INTERMEDIATE_KEY)
+    except AuthorityError:
+        if (following := _next_key_of(directory, cert)) is None:
+            raise
+        return following
+    if belong_together(key, cert):
+        return key
+    if (following := _next_key_of(directory, cert)) is not None:
+        return following
+    raise AuthorityError(
+        f"{directory / INTERMEDIATE_KEY} is not the key of {directory / INTERMEDIATE_CERTIFICATE}; put the two that "
+        "belong together there"
+    )
+
+
+def _next_key_of(directory: Path, cert: x509.Certificate) -> SigningKey | None:
+    path = directory / NEXT_KEY
+    return read_key(path) if is_key_of(path, cert) else None
+
+
+def is_key_of(path: Path, cert: x509.Certificate) -> bool:
+    """Whether a file holds the certificate's key, and can be used."""
+    try:
+        return belong_together(read_key(path), cert)
+    except AuthorityError:
+        return False
+
+
+def key_pem(key: SigningKey) -> bytes:
+    """Not encrypted: for a file that `write` makes."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Nobody else changes the directory meanwhile, and what a former change left undone is done. AuthorityError."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise AuthorityError(f"cannot use the CA in {directory}: {error.strerror or error}; {REMEDY}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise AuthorityError(
+                f"somebody else changes the CA in {directory} now; try again when that is done"
+            ) from None
+        settle(directory)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def settle(directory: Path) -> None:
+    """Moves the next key to its place when the next certificate is in its own. Raises AuthorityError."""
+    try:
+        (cert, *_above) = read_certificates(directory / INTERMEDIATE_CERTIFICATE)
+    except AuthorityError:
+        return
+    if _next_key_of(directory, cert) is None:
+        return
+    try:
+        (directory / NEXT_KEY).replace(directory / INTERMEDIATE_KEY)
+        sync(directory)
+    except OSError as error:
+        raise cannot_write(directory, error) from error
+
+
+def write(directory: Path, name: str, data: bytes) -> None:
+    """Puts a file there whole or not at all, with mode 0600 if it is a key and 0644 if not. Raises AuthorityError."""
+    beside = directory / f".{name}.new"
+    try:
+        # What a process that was ended left may belong to anybody.
+        beside.unlink(missing_ok=True)
+        create(beside, data, 0o600 if name.endswith(".key") else 0o644)
+        beside.replace(directory / name)
+        sync(directory)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise cannot_write(directory, error) from error
+
+
+def create(path: Path, data: bytes, mode: int) -> None:
+    """A new file, on the disk when this returns. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync(directory: Path) -> None:
+    """Makes sure that names in the directory are on the disk. Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def cannot_write(directory: Path, error: OSError) -> AuthorityError:
+    """For a write that failed."""
+    return AuthorityError(f"cannot write the CA in {directory}: {error.strerror or error}; name another place")

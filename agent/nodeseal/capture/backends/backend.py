@@ -1,0 +1,72 @@
+"""What the two ways of capturing have in common: see ebpf.py, iptables.py, and node.py, which drives them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from enum import StrEnum
+from typing import Protocol
+
+from nodeseal.capture.errors import CaptureError
+from nodeseal.capture.journal import BackendName, Entry, Journal
+from nodeseal.capture.routing import Survey
+from nodeseal.linux.namespace import NetworkNamespace
+
+
+class Choice(StrEnum):
+    """What may be asked for."""
+
+    AUTO = "auto"
+    """ebpf where it works, iptables otherwise."""
+    EBPF = "ebpf"
+    IPTABLES = "iptables"
+
+
+class Backend(Protocol):
+    """One way of capturing a workload's connections, given the listeners that are to get them.
+
+    Each method makes complete what a crash left half done, and undoes whatever of it is there. The caller has written
+    the journal entry before. Methods raise CaptureError, except where said.
+    """
+
+    name: BackendName
+    needs_keepalive: bool
+    """Whether the outbound listener's connections are to send keepalives."""
+
+    def prepare(self, journal: Journal, undo: contextlib.ExitStack) -> None:
+        """Find out whether this machine has what it takes, and put in place what all workloads share. What undoes it
+        goes to `undo`. Harmless when repeated.
+        """
+
+    def plan(self, entry: Entry, survey: Survey) -> None:
+        """Enter into the journal's entry what install() is going to change; what it holds already stays: it tells how
+        things were before nodeseal came. To be called inside the namespace.
+        """
+
+    def install(self, entry: Entry, namespace: NetworkNamespace, survey: Survey, listeners: Mapping[int, int]) -> None:
+        """Capture new connections. `listeners`: role -> descriptor. Undoing is left to the caller."""
+
+    def configure(self, entry: Entry) -> None:
+        """Put what the entry says of `open_on_failure` in force, of a workload that is captured."""
+
+    def stop_new(self, entry: Entry, namespace: NetworkNamespace) -> None:
+        """New connections go direct from here on, both ways; those that are captured, and SYNs under way, stay so."""
+
+    def remove(self, entry: Entry, namespace: NetworkNamespace | None) -> Iterator[str | CaptureError]:
+        """Undo everything. `namespace`: None when it is gone, and what was in it.
+
+        Does as much as it can: yields a line for each thing that was there and is removed, a CaptureError for what
+        failed.
+        """
+
+    def give_listeners(self, entry: Entry, namespace: NetworkNamespace, listeners: Mapping[int, int]) -> None:
+        """Hand the captured connections of each role in `listeners` to its listener from now on."""
+
+    def live_listeners(self, entry: Entry, namespace: NetworkNamespace) -> frozenset[int]:
+        """The roles (outbound and inbound) whose listeners get the captured connections now."""
+
+    def errors(self, captured: Iterable[tuple[Entry, NetworkNamespace]]) -> dict[str, int]:
+        """Name -> how often, for everything that went wrong."""
+
+    def close(self) -> None:
+        """Let go of all descriptors; what is installed stays."""

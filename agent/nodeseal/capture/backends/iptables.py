@@ -1,0 +1,227 @@
+"""The iptables backend of capture, for kernels and policies without the BPF features: TPROXY, marks and conntrack.
+
+What the rules do is told in ruleset.py; the marks lead to the same routing table, and the core's sockets are the
+same, as with eBPF (routing.py, listeners.py). All of it is in the workload's network namespace, by the journal's
+word, and needs no process of ours: when both agent and core are dead, captured connections are dropped until an agent
+puts in new listeners, whose ports it writes into the rules.
+
+What eBPF does better:
+
+* A captured application's socket carries no mark: its packets get theirs from the conntrack entry. Should the entry go
+  while the connection lives, the application's next packet would leave for the address that it dialled, in plaintext.
+  So conntrack has to be kept from forgetting. The core's side of such a connection sends keepalives, each of which
+  renews the entry and writes the mark again (TRACKED_SECONDS; the shortest time-out of a state in which an application
+  can send is 60 s). When the core has died, its kernel closes its side, and the application's stays in CLOSE_WAIT until
+  the application notices: that state's time-out is made as long as the kernel takes, 24 days. Who deletes conntrack
+  entries by hand (conntrack -F) takes captured connections out of capture until the core next sends.
+* conntrack is used at all, for everything in the namespace: each connection takes an entry of the machine's table
+  (nf_conntrack_max). When that is full, the kernel drops what opens a connection.
+* connect() needs a route to the address that is dialled, and takes its source address from it.
+* Rules of others in mangle PREROUTING and OUTPUT come after ours; those in PREROUTING do not see what TPROXY took.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from nodeseal.capture import probe, routing
+from nodeseal.capture.backends import ruleset
+from nodeseal.capture.bpf.installation import SYSCTLS, SYSCTLS_OF_VERSION
+from nodeseal.capture.errors import CaptureError
+from nodeseal.capture.journal import BackendName, Entry, Journal
+from nodeseal.capture.listeners import INBOUND, OUTBOUND, STEERED
+from nodeseal.linux import conntrack, sysctls, xtables
+from nodeseal.linux.namespace import NetworkNamespace
+from nodeseal.mesh.exclusions import Excluded
+
+log = logging.getLogger("nodeseal.capture")
+
+_LISTEN = "0A"  # in /proc/net/tcp
+
+CONNTRACK_SYSCTLS = {
+    # Connections older than enrolment are taken up in their middle. It is the default.
+    "net/netfilter/nf_conntrack_tcp_loose": "1",
+    # A packet outside of the window that conntrack reckons with is the peer's business, and keeps its entry.
+    "net/netfilter/nf_conntrack_tcp_be_liberal": "1",
+    # In seconds; the largest that fits into an int of jiffies with 1000 of them a second.
+    "net/netfilter/nf_conntrack_tcp_timeout_close_wait": "2147483",
+}
+
+
+class IptablesBackend:
+    """The iptables backend; see Backend."""
+
+    name: BackendName = "iptables"
+    needs_keepalive = True
+
+    def __init__(self) -> None:
+        self._passing: Mapping[str, Excluded] | None = None
+
+    def pass_by(self, passing: Mapping[str, Excluded], captured: Iterable[tuple[Entry, NetworkNamespace]]) -> None:
+        """Workload -> what comes in and is left to the application: of those that are captured already, and of those
+        that will be. Raises CaptureError.
+        """
+        before, self._passing = self._passing, dict(passing)
+        for entry, namespace in captured:
+            if before is not None and before.get(entry.name) == passing.get(entry.name):
+                continue
+            try:
+                namespace.run(partial(self._write, entry, None, capturing=entry.state != "leaving"))
+            except CaptureError:
+                self._passing = None  # the next call does it for all of them
+                raise
+
+    def prepare(self, journal: Journal, undo: contextlib.ExitStack) -> None:
+        """Try the rules in a network namespace made for it."""
+        probe.check_privileges(bpf=False)
+
+        def attempt() -> None:
+            xtables.restore(xtables.choose(4), sample(4))
+            conntrack.captured_connections()
+
+        probe.in_new_namespace(attempt)
+
+    def plan(self, entry: Entry, survey: routing.Survey) -> None:
+        """See Backend."""
+        if not entry.xtables:
+            entry.xtables += [xtables.choose(version) for version in entry.versions]
+        settings = {change.path for change in entry.sysctls}
+        wanted = SYSCTLS | CONNTRACK_SYSCTLS
+        for version in entry.versions:
+            wanted |= SYSCTLS_OF_VERSION[version]
+        entry.sysctls += sysctls.plan({path: value for path, value in wanted.items() if path not in settings})
+
+    def install(
+        self, entry: Entry, namespace: NetworkNamespace, survey: routing.Survey, listeners: Mapping[int, int]
+    ) -> None:
+        """See Backend."""
+
+        def body() -> None:
+            sysctls.apply(entry.sysctls)
+            for address in entry.target_addresses:
+                routing.add_table(entry.table, address, survey.devices)
+                for mark in entry.marks:
+                    routing.add_rule(address.version, mark, entry.table, entry.rule_priority)
+            self._write(entry, _ports_of(listeners), capturing=True)
+
+        self.configure(entry)
+        try:
+            namespace.run(body)
+        except OSError as error:
+            raise CaptureError(f"cannot capture {entry.name} in {entry.netns}: {error.strerror}") from None
+
+    def configure(self, entry: Entry) -> None:
+        """See Backend: `open_on_failure` cannot be had, since no rule can tell whether somebody holds a listener."""
+        if entry.open_on_failure:
+            log.warning("workload %s: on_failure: open has no effect with capture by iptables: closed", entry.name)
+
+    def stop_new(self, entry: Entry, namespace: NetworkNamespace) -> None:
+        """See Backend."""
+
+        namespace.run(partial(self._write, entry, None, capturing=False))
+
+    def remove(self, entry: Entry, namespace: NetworkNamespace | None) -> Iterator[str | CaptureError]:
+        """See Backend."""
+        return remove(entry, namespace)
+
+    def give_listeners(self, entry: Entry, namespace: NetworkNamespace, listeners: Mapping[int, int]) -> None:
+        """See Backend."""
+        namespace.run(lambda: self._write(entry, _ports_of(listeners), capturing=entry.state != "leaving"))
+
+    def live_listeners(self, entry: Entry, namespace: NetworkNamespace) -> frozenset[int]:
+        """See Backend."""
+
+        def body() -> frozenset[int]:
+            listening = set()
+            for name in ("tcp", "tcp6"):
+                with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
+                    for line in Path("/proc/thread-self/net", name).read_text().splitlines()[1:]:
+                        _, local, _, state, *_ = line.split()
+                        if state == _LISTEN:
+                            listening.add(int(local.rpartition(":")[2], 16))
+            found: set[int] = set()
+            for program in entry.xtables:
+                found |= {role for role, port in ruleset.ports(xtables.save(program)).items() if port in listening}
+            return frozenset(found)
+
+        return namespace.run(body)
+
+    def errors(self, captured: Iterable[tuple[Entry, NetworkNamespace]]) -> dict[str, int]:
+        """What the rules of all workloads counted."""
+        totals = dict.fromkeys(ruleset.COUNTERS, 0)
+        for entry, namespace in captured:
+            for program in entry.xtables:
+                saved = namespace.run(partial(xtables.save, program, counters=True))
+                for name, count in ruleset.counters(saved).items():
+                    totals[name] += count
+        return totals
+
+    def close(self) -> None:
+        """See Backend: there is nothing to hold."""
+
+    def _write(self, entry: Entry, ports: Mapping[int, int] | None, *, capturing: bool) -> None:
+        """`ports`: None for those that the rules have now. To be called inside the namespace."""
+        passing = None if self._passing is None else self._passing.get(entry.name, Excluded())
+        for program in entry.xtables:
+            saved = xtables.save(program)
+            now = ruleset.ports(saved) if ports is None else ports
+            text = ruleset.installation(saved, family_of(program), now, capturing=capturing, passing=passing)
+            xtables.restore(program, text)
+
+
+def remove(entry: Entry, namespace: NetworkNamespace | None) -> Iterator[str | CaptureError]:
+    """See Backend.remove; for cleanup too."""
+    if namespace is None:
+        return
+    where = f"{entry.name} ({entry.netns})"
+    steps: list[tuple[str, Callable[[], bool]]] = [
+        (f"rules of {program} of {where}", partial(_erase, program)) for program in entry.xtables
+    ]
+    for version in entry.versions:
+        for mark in entry.marks:
+            rule = partial(routing.remove_rule, version, mark, entry.table, entry.rule_priority)
+            steps.append((f"IPv{version} routing rule for mark {mark:#x} of {where}", rule))
+        table = f"IPv{version} routing table {entry.table} of {where}"
+        steps.append((table, partial(routing.remove_table, version, entry.table)))
+    for change in entry.sysctls:
+        steps.append((f"setting {change.path} of {where}", partial(sysctls.restore, change)))
+    for what, step in steps:
+        try:
+            if namespace.run(step):
+                yield what
+        except CaptureError as error:
+            yield CaptureError(f"cannot remove {what}: {error}")
+        except OSError as error:
+            yield CaptureError(f"cannot remove {what}: {error.strerror}")
+
+
+def family_of(program: str) -> int:
+    """4 or 6."""
+    return 6 if program.startswith("ip6") else 4
+
+
+def _erase(program: str) -> bool:
+    text = ruleset.removal(xtables.save(program))
+    if text:
+        xtables.restore(program, text)
+    return bool(text)
+
+
+def _ports_of(listeners: Mapping[int, int]) -> dict[int, int]:
+    ports = {}
+    for role in STEERED:
+        if role in listeners:
+            with socket.socket(fileno=os.dup(listeners[role])) as listener:
+                ports[role] = listener.getsockname()[1]
+    return ports
+
+
+def sample(family: int) -> str:
+    """All rules, for ports that nobody listens on."""
+    return ruleset.installation("", family, {OUTBOUND: 1, INBOUND: 1}, capturing=True)

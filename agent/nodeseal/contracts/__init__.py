@@ -1,0 +1,1 @@
+"""Every message between two processes of nodeseal, as types. Both ends import them."""

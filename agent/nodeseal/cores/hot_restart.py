@@ -1,0 +1,122 @@
+"""Workloads on their way from one core to the next: who waits for whom, and when the core before may retire.
+
+The enrolments hand their own workloads over (Enrolment._hand_over); here is what concerns all of them together. An
+upgrade is done when the new core has every workload. Until then the core before goes on accepting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from nodeseal.cores.client import CoreError
+from nodeseal.cores.supervisor import CoreSupervisor
+from nodeseal.enrolment.workload import Enrolment
+from nodeseal.mesh.model import WorkloadName
+
+log = logging.getLogger("nodeseal.agent")
+
+_PATIENCE_S = 60.0
+_NEIGHBOURS_PATIENCE_S = 3.0
+
+
+class UpgradeError(Exception):
+    """An upgrade of the core is not complete; one line."""
+
+
+class Handover:
+    """All methods belong to the event loop."""
+
+    def __init__(self, core: CoreSupervisor, enrolments: Mapping[WorkloadName, Enrolment]) -> None:
+        self._core = core
+        self._enrolments = enrolments
+        self._upgrading = asyncio.Lock()
+        self._moved_on = asyncio.Event()
+        self._core_known = (0, 0.0)  # the incarnation of the core that was seen last, and since when
+        self._retiring: asyncio.Task[None] | None = None
+
+    async def upgrade(self) -> dict[str, Any]:
+        """Replaces the core by one that is started now; no connection is cut. Returns when the one before has been
+        retired: {"pid", "generation", "version", "before": {"pid", "generation", "version"}, "workloads"}. Raises
+        CoreError, UpgradeError."""
+        async with self._upgrading:
+            before = self._core.current
+            link = await self._core.upgrade()
+            await self.finish()
+        assert before is not None
+        return {
+            "pid": link.pid,
+            "generation": link.generation,
+            "version": link.version,
+            "before": {"pid": before.pid, "generation": before.generation, "version": before.version},
+            "workloads": sum(enrolment.held is not None for enrolment in self._enrolments.values()),
+        }
+
+    async def finish(self) -> None:
+        """Retires the older cores once the current one has every workload. Raises UpgradeError when that takes long;
+        it is done all the same as soon as it can be."""
+        retiring = self._retiring = asyncio.create_task(self._retire_at_last(), name="retire older cores")
+        try:
+            await asyncio.wait_for(asyncio.shield(retiring), _PATIENCE_S)
+        except TimeoutError:
+            waiting = [str(name) for name, enrolment in self._enrolments.items() if self._behind(enrolment)]
+            raise UpgradeError(
+                f"the new core still lacks {', '.join(waiting[:5]) or 'the mesh state'}"
+                f"{f' and {len(waiting) - 5} more' if len(waiting) > 5 else ''}; the one before goes on until it has "
+                "them: see 'nodeseal status'"
+            ) from None
+
+    async def begin(self) -> None:
+        """For an agent that has just adopted: replaces a core that is not the one that is installed, and finishes what
+        a former agent had begun (or is due because the core before speaks another protocol)."""
+        try:
+            if self._core.outdated:
+                log.info("another core is installed than the one that runs: replacing it")
+                done = await self.upgrade()
+                log.info("the core was replaced: pid %d by pid %d", done["before"]["pid"], done["pid"])
+            elif self._core.unretired:
+                await self.finish()
+        except (CoreError, UpgradeError) as error:
+            log.error("the core was not replaced: %s", error)
+
+    def stop(self) -> None:
+        """Nothing is retired from here on; the next agent does it."""
+        if self._retiring is not None:
+            self._retiring.cancel()
+
+    def moved_on(self) -> None:
+        """An enrolment is in the present core, or the core is another one: for an upgrade that waits for it, and for
+        its neighbours."""
+        self._moved_on.set()
+        for enrolment in self._enrolments.values():
+            held = enrolment.held
+            if held is not None and held.workload.host is not None and held.lacking():
+                enrolment.wake()
+
+    def waits_for_neighbours(self, name: WorkloadName) -> bool:
+        """See NodeServices. For a while only: one that cannot be handed over is no reason for the others to stand."""
+        loop = asyncio.get_running_loop()
+        if self._core_known[0] != self._core.incarnation:
+            self._core_known = (self._core.incarnation, loop.time())
+            loop.call_later(_NEIGHBOURS_PATIENCE_S, self.moved_on)
+        if loop.time() - self._core_known[1] >= _NEIGHBOURS_PATIENCE_S:
+            return False
+        return any(
+            other.name != name
+            and other.held is not None
+            and other.held.workload.host is not None
+            and self._behind(other)
+            for other in self._enrolments.values()
+        )
+
+    async def _retire_at_last(self) -> None:
+        while not self._core.ready or any(map(self._behind, self._enrolments.values())):
+            self._moved_on.clear()
+            await self._moved_on.wait()
+        await self._core.retire_older()
+
+    def _behind(self, enrolment: Enrolment) -> bool:
+        held = enrolment.held
+        return held is not None and not held.removing and held.incarnation != self._core.incarnation

@@ -1,0 +1,1 @@
+"""The agent's process, and the commands that work without one."""

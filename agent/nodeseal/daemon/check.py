@@ -1,0 +1,159 @@
+"""What `nodeseal check` finds: whether this machine can be a node, by which backend, and with what reservations."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import re
+import resource
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nodeseal.capture import features
+from nodeseal.capture.backends.backend import Choice
+from nodeseal.capture.features import Feature
+from nodeseal.capture.journal import BackendName
+from nodeseal.capture.reservations import RESERVATIONS
+from nodeseal.daemon.verify import congestion_problem
+from nodeseal.linux import addresses
+from nodeseal.local.config import Config
+from nodeseal.mesh.address import Address
+from nodeseal.node import probes
+from nodeseal.sources.directory.source import MeshStateError, load
+
+_DESCRIPTORS = 65536  # two for each connection through the core
+_CONGESTION_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+_IPV6 = Path("/proc/sys/net/ipv6")
+_LIBCRYPTO = "libcrypto.so.3"
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """`wanted`: what the configuration asks for; `chosen`: the backend that will capture, None when none can; `why`:
+    the reason for either, one line; `warnings`: what would not work with this configuration and its mesh state, one
+    line each.
+    """
+
+    features: tuple[Feature, ...]
+    wanted: Choice
+    chosen: BackendName | None
+    why: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def reservations(self) -> tuple[str, ...]:
+        """What the chosen backend does not promise."""
+        return RESERVATIONS[self.chosen] if self.chosen is not None else ()
+
+
+def check(config: Config | None) -> Findings:
+    """Look at this machine; `config`: None for the defaults. Changes nothing; takes a few seconds."""
+    found = [
+        *_process_features(config.congestion_control if config is not None else ""),
+        *features.survey(config.cgroup if config is not None else None),
+    ]
+    findings = conclude(found, config.capture if config is not None else Choice.AUTO)
+    if config is None or findings.chosen is None:
+        return findings
+    return replace(findings, warnings=tuple(warnings(config, findings.chosen, addresses.node_addresses())))
+
+
+def warnings(config: Config, chosen: BackendName, local: frozenset[Address]) -> Iterator[str]:
+    """What would not work here with this configuration, its mesh state, and these addresses of the node."""
+    try:
+        mesh = load(config.mesh)
+    except MeshStateError as error:
+        first, *more = str(error).splitlines()
+        yield f"the mesh state cannot be used: {first}{f' (and {len(more)} more)' if more else ''}"
+        return
+    ours = [workload for workload in mesh.workloads.values() if workload.node == config.node]
+    if not ours:
+        yield f"no workload of the mesh state {config.mesh} is on the node {config.node}: is 'node' spelt as there?"
+    if chosen == "iptables" and (text := probes.refused(ours, config.node_addresses, local)):
+        yield f"{text}: {probes.REMEDY}"
+
+
+def conclude(found: Sequence[Feature], wanted: Choice) -> Findings:
+    """Which backend captures where these features are found."""
+    lacking: dict[BackendName, str] = {
+        name: ", ".join(one.name for one in features.lacking(list(found), name)) for name in ("ebpf", "iptables")
+    }
+    missing_ebpf = f"eBPF lacks: {lacking['ebpf']}"
+    missing_iptables = f"iptables lacks: {lacking['iptables']}"
+    chosen: BackendName | None = None
+    if wanted is not Choice.IPTABLES and not lacking["ebpf"]:
+        chosen, why = "ebpf", "this machine has everything that eBPF needs"
+    elif wanted is not Choice.EBPF and not lacking["iptables"]:
+        chosen = "iptables"
+        why = missing_ebpf if wanted is Choice.AUTO else "the configuration asks for it, and everything is here"
+    else:
+        why = {
+            Choice.AUTO: f"{missing_ebpf}; {missing_iptables}",
+            Choice.EBPF: missing_ebpf,
+            Choice.IPTABLES: missing_iptables,
+        }[wanted]
+    return Findings(tuple(found), wanted, chosen, why)
+
+
+def _process_features(congestion_control: str) -> list[Feature]:
+    return [
+        _feature("core", _core),
+        _feature("OpenSSL", _openssl),
+        _feature("file descriptors", _descriptors, needed=False),
+        _feature("congestion control", lambda: _congestion_control(congestion_control), needed=False),
+        _feature("IPv6", _ipv6, needed=False),
+    ]
+
+
+class _Missing(Exception):
+    """Something is not as it should be; one line."""
+
+
+def _feature(name: str, look: Callable[[], str], *, needed: bool = True) -> Feature:
+    try:
+        return Feature(name, "both", True, look(), needed)
+    except (_Missing, OSError) as error:
+        return Feature(name, "both", False, str(error), needed)
+
+
+def _core() -> str:
+    try:
+        importlib.import_module("nodeseal._core")
+    except ImportError as error:
+        raise _Missing(f"the compiled core cannot be loaded ({error}): install nodeseal again") from None
+    return "compiled and loadable"
+
+
+def _openssl() -> str:
+    try:
+        library = ctypes.CDLL(_LIBCRYPTO)
+    except OSError:
+        raise _Missing(f"{_LIBCRYPTO} cannot be loaded: apt-get install libssl3") from None
+    library.OpenSSL_version.restype = ctypes.c_char_p
+    text: bytes = library.OpenSSL_version(0)
+    match = re.match(r"OpenSSL \S+", text.decode())
+    return match[0] if match else text.decode()
+
+
+def _descriptors() -> str:
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < _DESCRIPTORS:
+        raise _Missing(
+            f"at most {hard}, and each connection through the core takes two: raise the hard limit (systemd: "
+            "LimitNOFILE=1048576)"
+        )
+    return "no limit" if hard == resource.RLIM_INFINITY else f"up to {hard}"
+
+
+def _congestion_control(asked: str) -> str:
+    problem = congestion_problem(asked)
+    if problem is not None:
+        raise _Missing(problem)
+    return asked or f"{_CONGESTION_CONTROL.read_text().strip()}, the system's own"
+
+
+def _ipv6() -> str:
+    if not _IPV6.is_dir():
+        raise _Missing("this kernel has no IPv6: workloads can have IPv4 addresses only")
+    return "the kernel has it"

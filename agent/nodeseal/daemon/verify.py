@@ -1,0 +1,122 @@
+"""What a configuration asks of this machine and what lies on it: verified at an agent's start and by `nodeseal check`.
+
+Both ask here, so that the one refuses what the other does. Nothing is changed. What the file itself can tell is
+config.py's; which backend can capture is found out by trying (capture/node.py, capture/features.py).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nodeseal.capture import probe
+from nodeseal.capture.errors import CaptureError
+from nodeseal.capture.journal import Journal
+from nodeseal.daemon import claim
+from nodeseal.identity.embedded import AuthorityError, Issuer
+from nodeseal.local import config as configuration
+from nodeseal.local import run_directory
+from nodeseal.local.config import Config, ConfigError
+from nodeseal.sources.directory.publications import ENROLLED
+
+_CONGESTION_CONTROLS = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
+
+
+def load_verified(path: Path) -> Config:
+    """Reads a configuration file and verifies it. Raises ConfigError with every problem; root's privileges are needed
+    to find none."""
+    config = configuration.load(path)
+    verify(path, config)
+    return config
+
+
+def verify(path: Path, config: Config) -> None:
+    """`path`: where the configuration was read from. Raises ConfigError, one line a problem."""
+    problems = []
+    for name, look in _LOOKS.items():
+        try:
+            found = list(look(config))
+        except OSError as error:
+            found = [f"{error.filename or name}: {error.strerror or error}; run as root"]
+        line = config.lines.get(name)
+        problems += [f"{path}:{line}: {name}: {text}" if line else f"{path}: {name}: {text}" for text in found]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def congestion_problem(name: str) -> str | None:
+    """Why the kernel does not let sockets use this congestion control; None when it does, or for "", the system's."""
+    available = _CONGESTION_CONTROLS.read_text().split()
+    if not name or name in available:
+        return None
+    # As the core tries it: the kernel loads a module for it where it may.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as attempt:
+        try:
+            attempt.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+        except OSError:
+            return f"{name} is not available, only {', '.join(available)}: modprobe tcp_{name}, or change it"
+    return None
+
+
+def _mesh(config: Config) -> Iterator[str]:
+    if not config.mesh.is_dir():
+        yield f"{config.mesh} is not a directory; create it or correct the path"
+        return
+    publications = config.mesh / ENROLLED
+    where = publications if publications.exists() else config.mesh
+    if not os.access(where, os.R_OK | os.W_OK | os.X_OK):
+        yield f"{where} cannot be written, where the agent tells what it has enrolled; correct its permissions or mount"
+        return
+    refusal = claim.refusal(config.mesh, config.node, config.run_dir)
+    if refusal is not None:
+        yield refusal
+
+
+def _ca(config: Config) -> Iterator[str]:
+    try:
+        Issuer.load(config.ca, datetime.now(UTC))
+    except AuthorityError as error:
+        yield str(error)
+
+
+def _run_dir(config: Config) -> Iterator[str]:
+    there = next(path for path in (config.run_dir, *config.run_dir.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        yield f"{config.run_dir} cannot be used: {there} is not a directory"
+    elif not os.access(there, os.R_OK | os.W_OK | os.X_OK):
+        yield f"{config.run_dir} cannot be used: {there} cannot be written"
+    elif there == config.run_dir and (why := run_directory.changeable(there)) is not None:
+        # Sockets, journal and compiled programs in it are believed.
+        yield f"others can change the run directory {there}: {why}; chown root and chmod 700 it, or name another"
+    else:
+        try:
+            Journal.load(config.run_dir)
+        except CaptureError as error:
+            yield str(error)
+
+
+def _congestion_control(config: Config) -> Iterator[str]:
+    problem = congestion_problem(config.congestion_control)
+    if problem is not None:
+        yield problem
+
+
+def _cgroup(config: Config) -> Iterator[str]:
+    """Whatever the backend: who names a cgroup wants eBPF there, and is not to get something else in silence."""
+    if config.cgroup is not None:
+        try:
+            probe.check_cgroup(config.cgroup)
+        except CaptureError as error:
+            yield str(error)
+
+
+_LOOKS: dict[str, Callable[[Config], Iterator[str]]] = {
+    "mesh": _mesh,
+    "ca": _ca,
+    "run_dir": _run_dir,
+    "congestion_control": _congestion_control,
+    "cgroup": _cgroup,
+}

@@ -1,0 +1,1 @@
+"""One workload's way into the mesh and out of it."""

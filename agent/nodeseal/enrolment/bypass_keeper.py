@@ -1,0 +1,154 @@
+"""Keeping the kernel's map of what passes by the core at what the mesh state and the node's addresses say.
+
+(And the rules of the iptables backend, which can leave alone what comes in; what its workloads dial goes to the core,
+which decides.)
+
+The map tells of every enrolled workload of the mesh that it is one, and what it excludes; of this node's workloads what
+they exclude as long as they are in the mesh state, so that it is in place before they are captured. Changes are found
+by comparing models, which share what has not changed: a large mesh costs little.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from ipaddress import ip_network
+
+from nodeseal.capture.bypass import Entries, exclusion_entries, node_entries, peer_entries
+from nodeseal.capture.errors import CaptureError
+from nodeseal.enrolment.capture_thread import CaptureThread
+from nodeseal.linux.addresses import in_order
+from nodeseal.local.config import NodeAddresses
+from nodeseal.mesh.address import Address
+from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions
+from nodeseal.mesh.model import Mesh, Mode, Service, Workload, WorkloadName, difference
+
+log = logging.getLogger("nodeseal.agent")
+
+_RETRY_S = 1.0
+
+
+class BypassKeeper:
+    """Puts the changes in, in threads: nobody else waits for a large one."""
+
+    def __init__(self, capture: CaptureThread, node: str, wanted: NodeAddresses) -> None:
+        self.local: frozenset[Address] = frozenset()
+        """The node's own addresses, as far as they count."""
+        self._capture = capture
+        self._node = node
+        self._wanted = wanted
+        self._lock = asyncio.Lock()
+        self._mesh: Mesh | None = None
+        self._done: tuple[Mesh, Entries, Entries] | None = None  # what the map holds: a mesh, its services, the node
+        self._passed: dict[str, Excluded] | None = None  # what the iptables backend was told
+        self._again: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def stop(self) -> None:
+        """Nothing is tried again by itself from here on."""
+        if self._again is not None:
+            self._again.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def is_node(self, address: Address) -> bool:
+        """Whether connections from this address count as the node's."""
+        return address in self.local or any(address in network for network in self._wanted.trusted)
+
+    def excluded(self, name: WorkloadName) -> Exclusions:
+        """What the workload excludes, as far as it is in force."""
+        workload = self._done[0].workloads.get(name) if self._done is not None else None
+        return workload.exclude if workload is not None else NO_EXCLUSIONS
+
+    def shown(self) -> list[str]:
+        """What counts as the node, for the status."""
+        return [str(item) for item in (*in_order(self.local), *self._wanted.trusted)]
+
+    async def set_local(self, addresses: frozenset[Address]) -> None:
+        """The node's addresses are these now."""
+        self.local = addresses
+        await self._bring()
+
+    async def take(self, mesh: Mesh | None) -> None:
+        """What the core decides by. Never raises: what fails is logged and tried again."""
+        if mesh is not None:
+            self._mesh = mesh
+            await self._bring()
+
+    async def _bring(self) -> None:
+        async with self._lock:
+            mesh = self._mesh
+            if mesh is None:
+                return
+            try:
+                if self._capture.has_rules and (passing := self._passing(mesh)) != self._passed:
+                    await self._capture.pass_by(passing)
+                    self._passed = passing
+                self._done = await asyncio.to_thread(self._apply, mesh, self.local)
+            except CaptureError as error:
+                log.error("%s; trying again", error)
+                self._done = self._passed = None
+                self._again = asyncio.get_running_loop().call_later(_RETRY_S, self._bring_again)
+
+    def _bring_again(self) -> None:
+        self._task = asyncio.create_task(self._bring(), name="bypass")
+
+    def _apply(self, mesh: Mesh, local: frozenset[Address]) -> tuple[Mesh, Entries, Entries]:
+        node = node_entries(local, self._wanted.trusted)
+        done = self._done
+        if done is None:
+            services = self._services(mesh)
+            self._capture.bypass.replace(self._workloads(mesh.workloads.values()) | services | node)
+            return mesh, services, node
+        old, old_services, old_node = done
+        change = difference(old, mesh)
+        services = self._services(mesh) if change.size else old_services
+        gone = [old.workloads[key] for key in change.removed_workloads]
+        gone += [old.workloads[item.key] for item in change.workloads if item.key in old.workloads]
+        put = self._workloads(change.workloads)
+        put |= {key: value for key, value in services.items() if key not in old_services}
+        put |= {key: value for key, value in node.items() if old_node.get(key) != value}
+        remove = self._workloads(gone).keys() | (old_services.keys() - services.keys())
+        remove |= old_node.keys() - node.keys()
+        # An address may have passed from one to the other, or be shared by others that stay.
+        neighbours = [one for hosts in mesh.hosts.values() for one in hosts] if gone else []
+        remove -= put.keys() | services.keys() | self._workloads(neighbours).keys()
+        if put or remove:
+            self._capture.bypass.change(put, remove)
+        return mesh, services, node
+
+    def _passing(self, mesh: Mesh) -> dict[str, Excluded]:
+        """What comes in and is left to the applications of this node by rules, which see addresses alone: so the node's
+        own are left out where that is a promise to refuse all others.
+        """
+        local = tuple(ip_network(address) for address in in_order(self.local))
+        passing = {}
+        for workload in mesh.workloads.values():
+            if workload.node == self._node:
+                node = self._wanted.trusted if workload.mode is Mode.STRICT else self._wanted.trusted + local
+                inbound = workload.exclude.inbound
+                passing[str(workload.key)] = Excluded(inbound.ports, inbound.networks + node)
+        return passing
+
+    def _workloads(self, workloads: Iterable[Workload]) -> Entries:
+        entries: Entries = {}
+        for workload in workloads:
+            if workload.accepts_tunnels:
+                shared = workload.host is not None
+                entries |= peer_entries(workload.addresses, workload.exclude, shared=shared)
+            elif workload.node == self._node and workload.exclude:
+                entries |= exclusion_entries(workload.addresses, workload.exclude)
+        return entries
+
+    def _services(self, mesh: Mesh) -> Entries:
+        """Services count as enrolled if one of their endpoints is: what dials them may be led there."""
+
+        def leads_to_a_peer(service: Service) -> bool:
+            endpoints = (mesh.workloads.get(name) for name in service.endpoints)
+            return any(endpoint is not None and endpoint.accepts_tunnels for endpoint in endpoints)
+
+        addresses = [
+            address for service in mesh.services.values() if leads_to_a_peer(service) for address in service.addresses
+        ]
+        return peer_entries(addresses, NO_EXCLUSIONS)

@@ -1,0 +1,174 @@
+"""The agent's hold on capture: every call of NodeCapture, in one thread of its own, because each of them blocks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from nodeseal.capture import constants
+from nodeseal.capture.backends.host_ebpf import NUMBERS, mark_of
+from nodeseal.capture.bypass import Bypass
+from nodeseal.capture.cleanup import cleanup
+from nodeseal.capture.errors import CaptureError
+from nodeseal.capture.journal import BackendName
+from nodeseal.capture.node import NodeCapture
+from nodeseal.capture.workload import Captured, CaptureTarget
+from nodeseal.linux.namespace import NAMED, NetworkNamespace
+from nodeseal.linux.sock_diag import Direct, direct_connections
+from nodeseal.mesh.exclusions import Excluded
+from nodeseal.mesh.model import OnFailure, Workload
+
+log = logging.getLogger("nodeseal.agent")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MARKS = frozenset(
+    {constants.MARK_CAPTURED, constants.MARK_TO_APP, constants.MARK_CORE, constants.MARK_ANSWER, *map(mark_of, NUMBERS)}
+)
+
+
+def target_of(workload: Workload) -> CaptureTarget:
+    """What to capture for a workload. Raises CaptureError when the mesh state gives it no namespace."""
+    if workload.netns is None:
+        raise CaptureError(f"cannot capture {workload.key}: the mesh state gives it no 'netns'")
+    open_on_failure = workload.on_failure is OnFailure.OPEN
+    return CaptureTarget(str(workload.key), workload.netns, workload.addresses, open_on_failure, workload.host)
+
+
+def is_at(captured: Captured, netns: str) -> bool:
+    """Whether the captured namespace is the one at `netns` (a path, or a name under /run/netns). One stat(2)."""
+    return inode_of(netns) == captured.namespace.inode
+
+
+def inode_of(netns: str) -> int | None:
+    """The number of the namespace at `netns` (a path, or a name under /run/netns); None when there is none."""
+    path = Path(netns) if "/" in netns else NAMED / netns
+    try:
+        return path.stat().st_ino
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+class CaptureThread:
+    """Asynchronous NodeCapture; the methods raise what it raises."""
+
+    def __init__(self, capture: NodeCapture) -> None:
+        self._capture = capture
+        self._bypass: Bypass | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="capture")
+
+    async def prepare(self) -> None:
+        """See NodeCapture.prepare."""
+        await self._run(self._capture.prepare)
+        self._bypass = self._capture.bypass()
+
+    @property
+    def backend(self) -> BackendName | None:
+        """Which backend captures new workloads, after prepare()."""
+        return self._capture.backend
+
+    @property
+    def why(self) -> str:
+        """Why it is not eBPF; "" when it is, or when the configuration asks for it."""
+        return self._capture.why
+
+    @property
+    def bypass(self) -> Bypass:
+        """What passes by the core, after prepare(). It may be used in any thread."""
+        assert self._bypass is not None
+        return self._bypass
+
+    async def adopt(self) -> list[Captured]:
+        """See NodeCapture.adopt."""
+        return await self._run(self._capture.adopt)
+
+    async def open_namespace(self, netns: str) -> NetworkNamespace:
+        """An open namespace, to be closed by the caller."""
+        return await self._run(NetworkNamespace.open, netns)
+
+    async def enrol(self, workload: Workload) -> Captured:
+        """Captures a workload, or one that is leaving again."""
+        return await self._run(self._capture.enrol, target_of(workload))
+
+    async def take_listeners(self, captured: Captured, held: Mapping[int, int]) -> None:
+        """Completes the listeners: duplicates of `held` (role -> descriptor), new ones for what is missing."""
+        await self._run(self._capture.take_listeners, captured, held)
+
+    async def configure(self, workload: Workload) -> None:
+        """What may change while it is captured."""
+        await self._run(self._capture.configure, target_of(workload))
+
+    async def stop_new(self, captured: Captured) -> None:
+        """New connections go direct from now on."""
+        await self._run(self._capture.stop_new, captured.target)
+
+    async def release(self, captured: Captured) -> None:
+        """Everything is as it was before; closes `captured`."""
+        await self._run(self._capture.release, captured.target)
+
+    @property
+    def has_rules(self) -> bool:
+        """See NodeCapture.has_rules."""
+        return self._capture.has_rules
+
+    @property
+    def tracked(self) -> str:
+        """See NodeCapture.tracked."""
+        return self._capture.tracked
+
+    async def pass_by(self, passing: Mapping[str, Excluded]) -> None:
+        """See NodeCapture.pass_by."""
+        await self._run(self._capture.pass_by, passing)
+
+    async def errors(self) -> dict[str, int]:
+        """What BPF programs counted: name -> how often."""
+        return await self._run(self._capture.errors, quick=True)
+
+    async def direct(self, captured: Captured) -> list[Direct]:
+        """Connections of the workload that do not go through the core. Raises DirectError."""
+        own, host = captured.target.addresses, captured.target.host
+        found = await self._run(captured.namespace.run, lambda: direct_connections(own, MARKS))
+        if host is None:
+            return found
+        # Of all that the processes of the node have, what is this one's.
+        cgroups = await self._run(self._capture.cgroups_of, host.cgroup)
+        return [
+            one
+            for one in found
+            if (one.local[0] in own and host.has(one.local[1]) if one.inbound else one.cgroup in cgroups)
+        ]
+
+    async def refresh(self) -> None:
+        """See EbpfCapture.refresh."""
+        await self._run(self._capture.refresh)
+
+    async def nearest(self, path: str) -> Path:
+        """See NodeCapture.nearest."""
+        return await self._run(self._capture.nearest, path)
+
+    async def has_cgroup(self, path: str) -> bool:
+        """See EbpfCapture.has_cgroup."""
+        return await self._run(self._capture.has_cgroup, path)
+
+    async def forget(self, run_dir: Path) -> None:
+        """Undoes prepare(), for a start that failed; nothing may be captured."""
+        await self._run(self._capture.close)
+        report = await self._run(cleanup, run_dir)
+        for line in report.failed:
+            log.error("%s", line)
+
+    def close(self) -> None:
+        """Waits for the call in hand and lets go; what is installed stays."""
+        self._thread.shutdown(wait=True)
+        if self._bypass is not None:
+            self._bypass.close()
+        self._capture.close()
+
+    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: function(*args, **kwargs))

@@ -1,0 +1,471 @@
+"""One workload's way into the mesh and out of it.
+
+Theory of operation. Each workload of the node has an Enrolment whose driver does one step at a time and then waits for
+a change or a time. What must hold at every point:
+
+* A captured connection finds a core that can treat it: the core has the workload and its credentials before capture
+  begins, and gets the listeners right after (SYNs wait in their backlogs meanwhile).
+* A peer tunnels only to what is captured: the publication comes after, and goes first when the workload leaves.
+* Peers learn late: JOINING and LEAVING last `settle`, see nodeseal.mesh.decide.
+* Connections outlive the enrolment: after LEAVING nothing new is captured, the rest stays until the core has no
+  connection of the workload any more ("draining").
+* A failure concerns one workload: it is undone, shown with its reason, and tried again later and later.
+
+    ABSENT --install--> JOINING --settle--> ENROLLED --withdraw--> LEAVING --settle--> draining --empty--> ABSENT
+                           ^------------- wanted again ----------------'------------------'
+
+A workload whose address or namespace changes in the mesh state, or whose namespace is gone, leaves without draining:
+its connections are of another place. A changed service account gets new credentials in place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from nodeseal.backoff import Backoff
+from nodeseal.capture.listeners import FROM_OUTSIDE, SHARED
+from nodeseal.cores.client import CoreClient, CoreError
+from nodeseal.enrolment.capture_thread import is_at
+from nodeseal.enrolment.installed import Held, Surroundings, Trouble, reason_of, text_of
+from nodeseal.identity.credentials import Credential
+from nodeseal.identity.embedded import AuthorityError
+from nodeseal.mesh.limits import Limits
+from nodeseal.mesh.model import Phase, Workload, WorkloadName
+from nodeseal.mesh.reasons import ProblemWord, WhyNotEnrolled
+from nodeseal.mesh.spiffe import SpiffeId
+from nodeseal.node.problems import Problem
+
+log = logging.getLogger("nodeseal.agent")
+
+_DRAIN_POLL_S = 1.0
+_LONGEST_SLEEP_S = 60.0  # wall-clock deadlines are looked at again, should the clock be set
+
+
+@dataclass(eq=False)
+class Enrolment:
+    """The state of one workload; `drive` moves it on. `wanted_state` is what the mesh state says now."""
+
+    name: WorkloadName
+    around: Surroundings
+    wanted_state: Workload | None = None
+    held: Held | None = None
+    phase: Phase = Phase.ABSENT
+    trouble: Trouble | None = None
+    renewal_trouble: str | None = None
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _stopping: bool = False
+    _phase_since: float = 0.0
+    _published_at: float | None = None
+    _renew_retry: Backoff = field(default_factory=lambda: Backoff(1.0, 300.0))
+    _renew_not_before: float = 0.0
+
+    @property
+    def published(self) -> bool:
+        """Belongs into this node's publication."""
+        return self.phase in (Phase.JOINING, Phase.ENROLLED)
+
+    @property
+    def pending(self) -> bool:
+        """It is to be enrolled, nothing is in place yet, and nothing has gone wrong."""
+        wanted = self.wanted_state
+        may = wanted is not None and wanted.wanted and wanted.netns is not None
+        return may and self.held is None and self.trouble is None
+
+    @property
+    def finished(self) -> bool:
+        """The mesh state does not know it and nothing is in place: it can be forgotten."""
+        return self.wanted_state is None and self.held is None
+
+    def update(self, workload: Workload | None) -> None:
+        """What the mesh state says of it now; None: nothing any more."""
+        if workload != self.wanted_state:
+            self.wanted_state = workload
+            self.wake()
+
+    def adopt_phase(self, phase: Phase) -> None:
+        """The phase that a former agent brought it to; its time begins anew."""
+        self._enter(phase)
+
+    def wake(self) -> None:
+        """Something changed: the driver looks again at once."""
+        self._changed.set()
+
+    def wake_if_gone(self) -> None:
+        """Wakes the driver when the captured namespace is not there any more."""
+        if self.held is not None and not self._in_place(self.held):
+            self.wake()
+
+    def stop(self) -> None:
+        """The driver ends after the step in hand; everything stays in place."""
+        self._stopping = True
+        self._changed.set()
+
+    async def drive(self) -> None:
+        """Runs until stop(), or until nothing is left to do for a workload that the mesh state no longer has."""
+        backoff = Backoff(1.0, 60.0, self.around.rand)
+        loop = asyncio.get_running_loop()
+        while not self._stopping and not self.finished:
+            self._changed.clear()
+            try:
+                delay = await self._step()
+                self.trouble = None
+                backoff.reset()
+            except Exception as error:
+                # Whatever it is concerns this workload only.
+                delay = backoff.next()
+                self.trouble = Trouble(reason_of(error), text_of(error), loop.time() + delay)
+                log.warning("workload %s: %s; next try in %.0f s", self.name, self.trouble.detail, delay)
+            if self.finished:
+                return
+            await self._wait(delay)
+
+    async def _wait(self, seconds: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), seconds)
+
+    async def _step(self) -> float | None:
+        """One move; then the seconds to wait before the next, None for as long as nothing changes."""
+        held = self.held
+        if held is None:
+            if self._may_enrol():
+                await self._install()
+                return 0
+            return None
+        if held.removing:
+            await self._remove(held)
+            return 0
+        if not self._in_place(held):
+            await self._abandon(held, "its network namespace is gone, or another one by now")
+            return 0
+        if not self.around.core.ready:
+            return None  # woken when it is
+        if held.incarnation != self.around.core.incarnation:
+            await self._hand_over(held)
+        if held.limits != self._limits():
+            held.limits = await self._give_limits(held.key)
+        if held.draining:
+            return await self._drain(held)
+        await self._give_listeners(held)
+        if self.phase is Phase.LEAVING:
+            return await self._leave(held)
+        if not self._should_stay(held):
+            await self._withdraw()
+            return 0
+        return await self._stay(held)
+
+    def _may_enrol(self) -> bool:
+        wanted = self.wanted_state
+        return wanted is not None and wanted.wanted and wanted.netns is not None and self.around.core.ready
+
+    def _should_stay(self, held: Held) -> bool:
+        wanted = self.wanted_state
+        return wanted is not None and wanted.wanted and not self._moved(held)
+
+    def _moved(self, held: Held) -> bool:
+        wanted, had = self.wanted_state, held.workload
+        if wanted is None:
+            return False
+        return wanted.addresses != had.addresses or (wanted.host is None) != (had.host is None)
+
+    def _in_place(self, held: Held) -> bool:
+        """The namespace that the mesh state names (or named last) is the one that is captured."""
+        wanted = self.wanted_state
+        named = wanted.netns if wanted is not None else None
+        return is_at(held.captured, named or held.captured.target.netns)
+
+    async def _install(self) -> None:
+        workload = self.wanted_state
+        assert workload is not None
+        assert workload.netns is not None
+        around = self.around
+        identity = workload.identity(around.node.trust_domain)
+        credential = await around.core.run_blocking(around.credentials.issue, identity)
+        key = around.node.new_key()
+        incarnation = around.core.incarnation
+        with await around.capture.open_namespace(workload.netns) as namespace:
+            await around.core.call(
+                CoreClient.workload_add, key, self.name, identity, workload.addresses, netns_fd=namespace.fd
+            )
+        captured = None
+        try:
+            limits = await self._give_limits(key)
+            await self._give_credential(key, identity, credential)
+            captured = await around.capture.enrol(workload)
+            held = Held(workload, key, identity, captured, incarnation, limits=limits, credential=credential)
+            await self._give_listeners(held)
+        except BaseException:
+            with contextlib.suppress(CoreError):
+                await around.core.call(CoreClient.workload_remove, key)
+            if captured is not None:
+                await around.capture.stop_new(captured)
+                await around.capture.release(captured)
+            raise
+        self.held = held
+        log.info("workload %s is captured as %s", self.name, identity)
+        if warning := self._uncaptured(held):
+            log.warning("workload %s: %s", self.name, warning)
+        await self._join()
+
+    async def _join(self) -> None:
+        self._enter(Phase.JOINING)
+        self._published_at = None
+        await self.around.node.push()
+        await self._publish()
+
+    async def _publish(self) -> None:
+        await self.around.node.publish()
+        if self._published_at is None:
+            self._published_at = asyncio.get_running_loop().time()
+
+    async def _hand_over(self, held: Held) -> None:
+        around = self.around
+        incarnation = around.core.incarnation
+        credential = held.credential
+        if self.wanted_state is not None and not held.draining:
+            identity = self.wanted_state.identity(around.node.trust_domain)
+            if identity != held.identity:
+                held.identity, credential = identity, None
+        if credential is None or around.now() >= credential.renew_at:
+            credential = await around.core.run_blocking(around.credentials.issue, held.identity)
+        key = around.node.new_key()
+        await around.core.call(
+            CoreClient.workload_add,
+            key,
+            self.name,
+            held.identity,
+            held.workload.addresses,
+            netns_fd=held.captured.netns_fd,
+        )
+        try:
+            limits = await self._give_limits(key)
+            await self._give_credential(key, held.identity, credential)
+            await around.capture.take_listeners(held.captured, {})
+            held.key, held.roles, held.limits = key, set(), limits
+            await self._give_listeners(held)
+        except BaseException:
+            with contextlib.suppress(CoreError):
+                await around.core.call(CoreClient.workload_remove, key)
+            raise
+        held.credential, held.incarnation = credential, incarnation
+        around.node.moved_on()
+        log.info("workload %s was handed to the core, pid %s", self.name, around.core.pid)
+
+    async def _stay(self, held: Held) -> float | None:
+        wanted = self.wanted_state
+        assert wanted is not None
+        await self._publish()
+        remaining = self._remaining(self._published_at)
+        if self.phase is Phase.JOINING and remaining <= 0:
+            self._enter(Phase.ENROLLED)
+            await self.around.node.push()
+            log.info("workload %s is enrolled", self.name)
+        until_renewal = await self._renew_if_due(held, wanted.identity(self.around.node.trust_domain))
+        if held.workload != wanted and held.identity == wanted.identity(self.around.node.trust_domain):
+            if wanted.host != held.workload.host:
+                held.captured = await self.around.capture.enrol(wanted)
+            if wanted.on_failure is not held.workload.on_failure:
+                await self.around.capture.configure(wanted)
+            held.workload = wanted
+            await self.around.node.push()
+        waits = [until_renewal, _LONGEST_SLEEP_S]
+        if self.phase is Phase.JOINING:
+            waits.append(remaining)
+        return max(0.0, min(waits))
+
+    async def _withdraw(self) -> None:
+        before = self.phase
+        self._enter(Phase.LEAVING)
+        try:
+            await self.around.node.publish()
+        except BaseException:
+            # Peers still tunnel here, and the time that they are given has not begun.
+            self._enter(before)
+            raise
+        await self.around.node.push()
+        log.info("workload %s is leaving the mesh", self.name)
+
+    async def _leave(self, held: Held) -> float | None:
+        if self._should_stay(held):
+            await self._join()
+            return 0
+        remaining = self._remaining(self._phase_since)
+        if remaining > 0:
+            return remaining
+        await self.around.capture.stop_new(held.captured)
+        held.direct_since = asyncio.get_running_loop().time()
+        log.info("workload %s: new connections are no longer captured", self.name)
+        return 0
+
+    async def _drain(self, held: Held) -> float | None:
+        if self._should_stay(held):
+            assert self.wanted_state is not None
+            held.captured = await self.around.capture.enrol(self.wanted_state)
+            await self._give_listeners(held)
+            await self._join()
+            return 0
+        if held.roles & set(FROM_OUTSIDE):
+            # Handshakes that were under way when capture ended come to their end first.
+            remaining = self._remaining(held.direct_since)
+            if remaining > 0:
+                return remaining
+            await self._close_inbound(held)
+        if await self._live() and not self._moved(held):
+            return _DRAIN_POLL_S
+        await self._remove(held)
+        return 0
+
+    async def _close_inbound(self, held: Held) -> None:
+        """The outbound listener stays to the end: a captured SYN may be under way to it."""
+        await self.around.core.call(CoreClient.workload_unlisten, held.key, *FROM_OUTSIDE)
+        for role in FROM_OUTSIDE:
+            held.roles.discard(role)
+            if (fd := held.captured.listeners.pop(role, -1)) >= 0:
+                os.close(fd)
+
+    async def _abandon(self, held: Held, why: str) -> None:
+        log.warning("workload %s leaves at once: %s", self.name, why)
+        self._enter(Phase.LEAVING)
+        await self.around.node.publish()
+        await self.around.capture.stop_new(held.captured)
+        await self._remove(held)
+
+    async def _remove(self, held: Held) -> None:
+        held.removing = True
+        # A core that is gone, or never had it, has nothing to remove.
+        with contextlib.suppress(CoreError):
+            await self.around.core.call_all(CoreClient.workload_forget, self.name)
+        await self.around.capture.release(held.captured)
+        self.held = None
+        self.renewal_trouble = None
+        self._enter(Phase.ABSENT)
+        await self.around.node.push()
+        log.info("workload %s is no longer enrolled", self.name)
+
+    async def _renew_if_due(self, held: Held, identity: SpiffeId) -> float:
+        """Renews when it is time, or when identity or trust anchors changed; the seconds until the next renewal or try.
+
+        Peers are told which anchors this node has (see the publication), so the core has to have them now."""
+        loop = asyncio.get_running_loop()
+        due = (
+            held.credential is None
+            or identity != held.identity
+            or held.credential.bundle_pem != self.around.credentials.bundle_pem
+            or self.around.now() >= held.credential.renew_at
+        )
+        if due and loop.time() >= self._renew_not_before:
+            try:
+                credential = await self.around.core.run_blocking(self.around.credentials.issue, identity)
+                await self._give_credential(held.key, identity, credential)
+                held.credential, held.identity, self.renewal_trouble = credential, identity, None
+                self._renew_retry.reset()
+                log.info("workload %s has a new certificate, serial %s", self.name, credential.svid.serial)
+            except (AuthorityError, CoreError) as error:
+                if held.incarnation != self.around.core.incarnation:
+                    return 0.05  # it goes to another core in a moment, with a certificate
+                delay = self._renew_retry.next()
+                self._renew_not_before = loop.time() + delay
+                self.renewal_trouble = f"certificate not renewed: {text_of(error)}"
+                log.warning("workload %s: %s; next try in %.0f s", self.name, self.renewal_trouble, delay)
+        if held.credential is None or self.renewal_trouble is not None or identity != held.identity:
+            return max(0.05, self._renew_not_before - loop.time())
+        return max(0.05, (held.credential.renew_at - self.around.now()).total_seconds())
+
+    def _limits(self) -> Limits:
+        """What it may have: by the mesh state, where that says something, else by the node's configuration."""
+        source = self.wanted_state or (self.held.workload if self.held is not None else None)
+        return source.limits.over(self.around.limits) if source is not None else self.around.limits
+
+    async def _give_limits(self, key: int) -> Limits:
+        limits = self._limits()
+        await self.around.core.call(CoreClient.workload_limits, key, limits)
+        return limits
+
+    async def _give_credential(self, key: int, identity: SpiffeId, credential: Credential) -> None:
+        svid = credential.svid
+        await self.around.core.call(
+            CoreClient.workload_credentials,
+            key,
+            identity,
+            chain_pem=svid.chain_pem,
+            key_pem=svid.key_pem,
+            bundle_pem=credential.bundle_pem,
+        )
+
+    async def _give_listeners(self, held: Held) -> None:
+        missing = held.lacking()
+        if held.workload.host is not None and self.around.node.waits_for_neighbours(self.name):
+            # They share port 15008: the core is to know all of them before it answers there for one.
+            missing = {role: fd for role, fd in missing.items() if role not in SHARED}
+        if missing:
+            await self.around.core.call(CoreClient.workload_listen, held.key, missing)
+            held.roles.update(missing)
+
+    async def _live(self) -> int:
+        """Connections of this workload, in all cores."""
+        answers = await self.around.core.call_all(CoreClient.stats)
+        rows = [row for _link, (_core, rows) in answers for row in rows]
+        return sum(row["connections"] for row in rows if row["workload"] == str(self.name))
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase = phase
+        self._phase_since = asyncio.get_running_loop().time()
+
+    def _remaining(self, since: float | None) -> float:
+        """Seconds that are left of `settle`; all of it when its beginning is not known."""
+        now = asyncio.get_running_loop().time()
+        return (now if since is None else since) + self.around.settle - now
+
+    def _uncaptured(self, held: Held) -> str | None:
+        addresses = held.captured.uncaptured
+        if not addresses:
+            return None
+        version = 6 if ":" in addresses[0] else 4
+        return (
+            f"connections over IPv{version} are not captured: it has {', '.join(addresses)}, but no IPv{version} "
+            "address in the mesh state"
+        )
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with it now; see nodeseal.node.problems."""
+        name, wanted, held = str(self.name), self.wanted_state, self.held
+        if held is not None and held.credential is not None and held.credential.svid.not_after <= self.around.now():
+            why = f" ({self.renewal_trouble})" if self.renewal_trouble else ""
+            text = f"{name}: its certificate has expired{why}"
+            yield Problem(ProblemWord.CERTIFICATE_EXPIRED, text, "look at the CA directory and at the clock", name)
+        elif held is not None and self.renewal_trouble is not None:
+            text = f"{name}: {self.renewal_trouble}"
+            yield Problem(ProblemWord.CERTIFICATE_NOT_RENEWED, text, "it is tried again", name)
+        if held is not None and self.phase is Phase.ENROLLED and (uncaptured := self._uncaptured(held)):
+            yield Problem(ProblemWord.FAMILY_NOT_CAPTURED, f"{name}: {uncaptured}", "give it 'addresses' of both", name)
+        if self.trouble is not None:
+            again = max(0.0, self.trouble.retry_at - asyncio.get_running_loop().time())
+            lacks = held is None and wanted is not None and wanted.wanted
+            word = ProblemWord.NOT_ENROLLED if lacks else ProblemWord.UPKEEP_FAILED
+            yield Problem(word, f"{name}: {self.trouble.detail}", f"next try in {again:.0f} s", name)
+        elif held is None and wanted is not None and wanted.wanted and wanted.netns is None:
+            text = f"{name}: the mesh state gives it no 'netns'"
+            yield Problem(ProblemWord.NOT_ENROLLED, text, "give it one there", name)
+
+    def why(self) -> tuple[WhyNotEnrolled | None, str | None]:
+        """(reason, detail) for the status: why it is not enrolled, or what is wrong although it is."""
+        detail = self.trouble.detail if self.trouble is not None else self.renewal_trouble
+        if self.held is not None:
+            if self.phase is Phase.ENROLLED:
+                return None, detail or self._uncaptured(self.held)
+            if self.phase is Phase.JOINING:
+                return WhyNotEnrolled.JOINING, detail
+            draining = "connections that were opened while it was enrolled go on" if self.held.draining else None
+            return WhyNotEnrolled.LEAVING, detail or draining
+        wanted = self.wanted_state
+        if wanted is None or not wanted.wanted:
+            return WhyNotEnrolled.NOT_WANTED, None
+        if wanted.netns is None:
+            return WhyNotEnrolled.NO_NETNS, "the mesh state gives it no 'netns'"
+        if self.trouble is not None:
+            return self.trouble.reason, self.trouble.detail
+        return WhyNotEnrolled.PENDING, self.around.core.error

@@ -1,0 +1,178 @@
+"""The embedded issuer: signs the certificates of this node's workloads with an intermediate, all keys in memory.
+
+Certificates follow the X509-SVID standard (https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md): one URI
+SAN, a leaf that can sign nothing, signing certificates with the trust domain's id. A leaf's subject is empty, so its
+SAN is critical (RFC 5280, 4.2.1.6).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from nodeseal.authority import store
+from nodeseal.authority.certificates import (
+    SigningKey,
+    authority_key_identifier,
+    check_chain,
+    check_valid,
+    fingerprint,
+    hash_for,
+    pem,
+    trust_domain,
+)
+from nodeseal.authority.creation import init_authority
+from nodeseal.authority.errors import AuthorityError
+from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE, ROOT_CERTIFICATE
+from nodeseal.mesh.spiffe import SpiffeId
+
+__all__ = ["AuthorityError", "Issuer", "Svid", "init_authority", "renewal_time"]
+
+CLOCK_SKEW = timedelta(seconds=60)
+"""How far another node's clock may be behind: a certificate is valid from so long before it is issued."""
+
+_MIN_RENEWAL = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Svid:
+    """A workload's certificate and key."""
+
+    identity: SpiffeId
+    chain_pem: str
+    """The leaf, then the intermediates."""
+    key_pem: str = field(repr=False)
+    """PKCS 8, not encrypted. Exists in memory only; never write or log it."""
+    not_before: datetime
+    not_after: datetime
+    serial: str
+    """The leaf's serial number, in hexadecimal."""
+
+
+class Issuer:
+    """Signs leaves. Made by `load`; immutable."""
+
+    def __init__(
+        self, directory: Path, domain: str, chain: list[x509.Certificate], roots: list[x509.Certificate],
+        signer: x509.Certificate, key: SigningKey,
+    ) -> None:  # fmt: skip
+        self._directory = directory
+        self._key = key
+        self.chain = tuple(chain)
+        """The intermediate, and what is between it and its root."""
+        self.root = signer
+        """The trust anchor that signed the chain."""
+        # A leaf must not outlive, nor be older than, anything that it is verified by.
+        self._not_before = max(cert.not_valid_before_utc for cert in (*chain, signer))
+        self._not_after = min(cert.not_valid_after_utc for cert in (*chain, signer))
+        self.trust_domain = domain
+        """The only trust domain that identities are issued in."""
+        self.bundle_pem = "".join(pem(cert) for cert in roots)
+        """The trust anchors: what peers' certificates are verified by."""
+
+    def __repr__(self) -> str:
+        return f"Issuer({self.trust_domain!r}, valid until {self._not_after:%Y-%m-%d %H:%M:%SZ})"
+
+    @property
+    def anchors(self) -> frozenset[str]:
+        """The fingerprints of the trust anchors."""
+        return frozenset(map(fingerprint, x509.load_pem_x509_certificates(self.bundle_pem.encode())))
+
+    @property
+    def not_after(self) -> datetime:
+        """When the intermediate, or what it is verified by, expires."""
+        return self._not_after
+
+    @classmethod
+    def load(cls, directory: Path, now: datetime) -> Self:
+        """Reads root.pem (one or more trust anchors), intermediate.pem (one, or a chain upwards) and intermediate.key.
+
+        The root's key is not needed and not looked for. Raises AuthorityError if the issuer could not sign, or if no
+        peer would accept what it signs.
+        """
+        now = _utc(now)
+        path, root_path = directory / INTERMEDIATE_CERTIFICATE, directory / ROOT_CERTIFICATE
+        roots, chain = store.read_certificates(root_path), store.read_certificates(path)
+        signer = check_chain(chain, path, roots, root_path, now)
+        key = store.read_key_of(directory, chain[0])
+        return cls(directory, trust_domain(chain[0], path), chain, roots, signer, key)
+
+    def issue(self, identity: SpiffeId, *, lifetime: timedelta, now: datetime) -> Svid:
+        """A certificate with a fresh P-256 key, valid for `lifetime` at most: never longer than the issuer's own.
+
+        Takes a fraction of a millisecond. Raises AuthorityError for an identity of another trust domain, for a
+        lifetime that is not positive, and while the issuer itself is not valid.
+        """
+        now = _utc(now)
+        if identity.trust_domain != self.trust_domain:
+            raise AuthorityError(
+                f"cannot issue {identity}: the CA in {self._directory} is for the trust domain {self.trust_domain}; "
+                "state that one in the mesh state, or give the agent another CA"
+            )
+        if lifetime <= timedelta(0):
+            raise AuthorityError(f"cannot issue {identity} for {lifetime}; set a certificate lifetime above zero")
+        for cert in self.chain:
+            check_valid(cert, self._directory / INTERMEDIATE_CERTIFICATE, now)
+        if not self._not_before <= now < self._not_after:
+            raise AuthorityError(
+                f"the root in {self._directory / ROOT_CERTIFICATE} is not valid now; put a new CA there"
+            )
+        not_before = max(now - CLOCK_SKEW, self._not_before)
+        # X.509 times are whole seconds; a lifetime of less than one must not end before it begins.
+        not_after = min(max(now + lifetime, now + timedelta(seconds=1)), self._not_after)
+        key = ec.generate_private_key(ec.SECP256R1())
+        cert = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([]))
+            .issuer_name(self.chain[0].subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(not_before)
+            .not_valid_after(not_after)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_DIGITAL_SIGNATURE, critical=True)
+            .add_extension(
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+                critical=False,
+            )
+            .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(identity))]), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(authority_key_identifier(self.chain[0]), critical=False)
+            .sign(self._key, hash_for(self._key))
+        )
+        return Svid(
+            identity=identity,
+            chain_pem=pem(cert) + "".join(pem(above) for above in self.chain),
+            key_pem=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
+            not_before=cert.not_valid_before_utc,
+            not_after=cert.not_valid_after_utc,
+            serial=f"{cert.serial_number:x}",
+        )
+
+
+def renewal_time(svid: Svid, random: Callable[[], float]) -> datetime:
+    """When to replace a certificate: at half its life, give or take a tenth, so that not all are replaced at once.
+
+    `random` gives numbers from 0 to 1. At least a second after it was issued, however short its life.
+    """
+    issued = min(svid.not_before + CLOCK_SKEW, svid.not_after)
+    half = (svid.not_after - issued) / 2
+    return issued + max(half * (0.9 + 0.2 * random()), _MIN_RENEWAL)
+
+
+_DIGITAL_SIGNATURE = x509.KeyUsage(
+    digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
+    key_agreement=False, key_cert_sign=False, crl_sign=False, encipher_only=False, decipher_only=False,
+)  # fmt: skip
+
+
+def _utc(now: datetime) -> datetime:
+    if now.tzinfo is None:
+        raise ValueError("a time with a time zone is expected")
+    return now.astimezone(UTC).replace(microsecond=0)

@@ -1,0 +1,1 @@
+"""Every platform trick: system calls, namespaces, netlink, netfilter, locks. Nothing here knows what nodeseal is."""

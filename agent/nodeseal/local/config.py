@@ -1,0 +1,202 @@
+"""The agent's configuration file, in the same YAML and with the same kind of messages as the mesh state.
+
+    node: node1                      # required; this node's name in the mesh state
+    mesh: /etc/nodeseal/mesh         # required; the mesh state's directory
+    ca: /etc/nodeseal/ca             # required; made by `nodeseal ca init`
+    run_dir: /run/nodeseal           # sockets, locks, journal
+    workers: 4                       # threads that move bytes; the default is one for every two CPUs, at most 4
+    congestion_control: bbr          # between nodes; the default is what each workload's namespace has
+    spin: 50us                       # how long a worker looks for more before it sleeps; the default is not at all
+    certificate_lifetime: 24h        # renewed at half of it
+    settle: 2s                       # how long the other nodes get to see a change
+    warm_tunnels: 0s                 # peers used within it get a new tunnel ahead of need; 0s: none do
+    limits:                          # of each workload, unless the mesh state has others for it; none: no limit
+      connections: 20000             # at once
+      memory: 256MiB                 # that the core holds for it
+      new_connections: 20000         # a second
+    drain_limit: none                # how long a core that was replaced may go on with its connections
+    node_addresses: [local]          # from where plaintext reaches every workload: the node itself, addresses, ranges
+    capture: auto                    # ebpf, iptables, or auto: ebpf where this machine has what it needs
+
+`cgroup`, the root of the cgroup v2 tree, is found; who has several names one (/sys/fs/cgroup/unified, say).
+A setting that is given and cannot be met is an error, see verify.py.
+
+Relative paths are relative to the file's own directory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from ipaddress import IPv6Network
+from pathlib import Path
+
+from nodeseal.capture.backends.backend import Choice
+from nodeseal.documents.document import Scalar
+from nodeseal.documents.exclude import read_network
+from nodeseal.documents.limits import read_limits
+from nodeseal.documents.schema import Fields, Problems, open_document
+from nodeseal.mesh.exclusions import Network
+from nodeseal.mesh.limits import Limits
+
+DEFAULT_RUN_DIR = Path("/run/nodeseal")
+_UNITS = {"us": 0.000001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(us|ms|s|m|h|d)"
+_NONE = "none"
+_DURATION_EXPECTED = "a duration such as 30s, 10m, 24h or 7d"
+_LIFETIME_MIN = timedelta(seconds=2)
+_LIFETIME_MAX = timedelta(days=365)
+_SETTLE_MAX = timedelta(hours=1)
+_SPIN_MAX = timedelta(milliseconds=1)
+_WARM_MAX = timedelta(days=1)
+_DRAIN_MAX = timedelta(days=365)
+_LOCAL = "local"
+# In the kernel's map IPv4 addresses are below this prefix: a range that holds it would hold all of them.
+_V4_MAPPED = IPv6Network("::ffff:0:0/96")
+_PATH_EXPECTED = "a path"
+# sun_path of a Unix socket holds 108 bytes (unix(7)); "/agent.sock" goes behind the run directory.
+_RUN_DIR_MAX = 90
+
+
+class ConfigError(Exception):
+    """The configuration file cannot be used; one line a problem."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAddresses:
+    """Where connections come from that reach every workload in plaintext: probes of the kubelet, for example."""
+
+    local: bool = True
+    """The addresses of the agent's network namespace, for what a process of this machine has sent from there."""
+    trusted: tuple[Network, ...] = ()
+    """Named by the operator, and trusted wherever it comes from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """See the module's text. `cgroup` is None when it is to be found."""
+
+    node: str
+    mesh: Path
+    ca: Path
+    run_dir: Path
+    workers: int
+    congestion_control: str
+    """"" for the system's own."""
+    spin: timedelta
+    certificate_lifetime: timedelta
+    settle: timedelta
+    warm_tunnels: timedelta
+    drain_limit: timedelta | None
+    """None: as long as they last."""
+    capture: Choice
+    cgroup: Path | None
+    node_addresses: NodeAddresses = NodeAddresses()
+    limits: Limits = field(default_factory=Limits)
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
+    """Setting -> its line in the file, of those that are there."""
+
+
+def load(path: Path) -> Config:
+    """Reads a configuration file. Raises ConfigError with every problem in it."""
+    problems = Problems(str(path))
+    fields = open_document(path, problems)
+    if fields is None:
+        raise _error(problems)
+    base = path.absolute().parent
+    config = Config(
+        node=fields.name("node"),
+        mesh=base / fields.text("mesh", expected=_PATH_EXPECTED),
+        ca=base / fields.text("ca", expected=_PATH_EXPECTED),
+        run_dir=base / fields.text("run_dir", str(DEFAULT_RUN_DIR), expected=_PATH_EXPECTED),
+        workers=fields.integer("workers", default_workers(), 1, 64, "a number of threads from 1 to 64"),
+        congestion_control=fields.text(
+            "congestion_control",
+            "",
+            expected="the name of a congestion control of the kernel, such as cubic or bbr",
+            pattern=r"[a-z0-9_-]{0,15}",
+        ),
+        spin=_duration(fields, "spin", "0us", timedelta(0), _SPIN_MAX),
+        certificate_lifetime=_duration(fields, "certificate_lifetime", "24h", _LIFETIME_MIN, _LIFETIME_MAX),
+        settle=_duration(fields, "settle", "2s", timedelta(0), _SETTLE_MAX),
+        warm_tunnels=_duration(fields, "warm_tunnels", "0s", timedelta(0), _WARM_MAX),
+        drain_limit=_optional_duration(fields, "drain_limit", timedelta(0), _DRAIN_MAX),
+        capture=fields.choice("capture", Choice.AUTO),
+        cgroup=_optional_path(fields, base),
+        node_addresses=_node_addresses(fields),
+        limits=read_limits(fields, "limits").over(Limits()),
+        lines={name: fields.line_of(name) for name in Config.__dataclass_fields__ if fields.has(name)},
+    )
+    if len(os.fsencode(config.run_dir)) > _RUN_DIR_MAX:
+        found = f"one of {len(os.fsencode(config.run_dir))}"
+        problems.add(fields.line_of("run_dir"), "run_dir", f"a path of at most {_RUN_DIR_MAX} bytes", found)
+    fields.close()
+    if problems.found:
+        raise _error(problems)
+    return config
+
+
+def default_workers() -> int:
+    """Worker threads unless the file says otherwise: one for every two CPUs that this process may use, at most 4.
+
+    The applications need the other CPUs, and fewer workers serve each connection with less CPU (docs/performance.md).
+    """
+    return max(1, min(len(os.sched_getaffinity(0)) // 2, 4))
+
+
+def _error(problems: Problems) -> ConfigError:
+    return ConfigError("\n".join(str(problem) for problem in problems.found))
+
+
+def _optional_path(fields: Fields, base: Path) -> Path | None:
+    text = fields.text("cgroup", "", expected=_PATH_EXPECTED)
+    return base / text if text else None
+
+
+def _node_addresses(fields: Fields) -> NodeAddresses:
+    name, expected = "node_addresses", f"{_LOCAL!r}, an address, or a range of addresses such as 10.0.0.0/24"
+    nodes = fields.items(name, f"a list of addresses and of {_LOCAL!r}, for those of this machine", required=False)
+    if not fields.has(name):
+        return NodeAddresses()
+    local, trusted = False, []
+    for index, node in enumerate(nodes):
+        if isinstance(node, Scalar) and node.text == _LOCAL:
+            local = True
+        elif (network := read_network(fields.problems, node, f"{name}[{index}]", expected)) is not None:
+            if network.supernet_of(_V4_MAPPED) if network.version == 6 else not network.prefixlen:
+                fields.problems.add(node.line, f"{name}[{index}]", "a smaller range of addresses", str(network))
+            trusted.append(network)
+    return NodeAddresses(local, tuple(trusted))
+
+
+def _duration(fields: Fields, name: str, default: str, low: timedelta, high: timedelta) -> timedelta:
+    before = len(fields.problems.found)
+    text = fields.text(name, default, expected=_DURATION_EXPECTED, pattern=_DURATION)
+    match = re.fullmatch(_DURATION, text)
+    if len(fields.problems.found) > before or match is None:
+        return low
+    value = timedelta(seconds=float(match[1]) * _UNITS[match[2]]) if len(match[1]) < 10 else high * 2
+    if not low <= value <= high:
+        fields.problems.add(
+            fields.line_of(name), fields.at(name), f"a duration from {_shown(low)} to {_shown(high)}", text
+        )
+    return value
+
+
+def _optional_duration(fields: Fields, name: str, low: timedelta, high: timedelta) -> timedelta | None:
+    """None for the word `none`, which is the default."""
+    text = fields.text(name, _NONE, expected=f"{_DURATION_EXPECTED}, or none", pattern=f"{_NONE}|{_DURATION}")
+    if text == _NONE or not re.fullmatch(_DURATION, text):
+        return None
+    return _duration(fields, name, text, low, high)
+
+
+def _shown(value: timedelta) -> str:
+    """In the largest unit that needs no fraction."""
+    if not value:
+        return "0s"
+    sizes = sorted(((timedelta(seconds=seconds), unit) for unit, seconds in _UNITS.items()), reverse=True)
+    return next(f"{value // size}{unit}" for size, unit in sizes if not value % size)

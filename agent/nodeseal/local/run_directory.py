@@ -1,0 +1,104 @@
+"""The node's run directory: what lies in it, and which file says what about a running node."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from pathlib import Path
+
+from nodeseal.capture.bpf import program_cache
+from nodeseal.linux import lock_file
+from nodeseal.linux.permissions import PRIVATE, UNCHANGED, others_can
+from nodeseal.local import generations
+
+AGENT_LOCK = "agent.lock"
+AGENT_PID = "agent.pid"
+AGENT_SOCKET = "agent.sock"
+CORE_LOG = generations.LOG_NAME
+CAPTURE_JOURNAL = "capture.json"
+LEFTOVERS = "left-over.json"
+PUBLICATION = "publication.json"
+OWN_FILES = (
+    AGENT_SOCKET, AGENT_PID, AGENT_LOCK, CORE_LOG, f"{CORE_LOG}.1", LEFTOVERS, PUBLICATION, program_cache.FILE_NAME,
+)  # fmt: skip
+"""Beside those of the cores, see own_files()."""
+_TRACES = (AGENT_SOCKET, AGENT_LOCK, CAPTURE_JOURNAL)
+
+
+def has_node(run_dir: Path) -> bool:
+    """Whether an agent or a core runs for this directory, or ran and left something."""
+    try:
+        return any((run_dir / name).exists() for name in _TRACES) or bool(generations.files(run_dir))
+    except PermissionError:
+        return True  # it is there, and not for this user to look into
+
+
+def changeable(run_dir: Path) -> str | None:
+    """Why others than root and this user could put something into it; None when they cannot. Raises OSError."""
+    return others_can(run_dir.stat(), UNCHANGED)
+
+
+def visible(run_dir: Path) -> str | None:
+    """The same for looking into it."""
+    return others_can(run_dir.stat(), PRIVATE)
+
+
+def pids(run_dir: Path) -> list[int]:
+    """The agent and the cores that run for this directory."""
+    agent = lock_file.holder(run_dir / AGENT_LOCK)
+    return [*([agent] if agent is not None else []), *generations.running(run_dir).values()]
+
+
+def own_files(run_dir: Path) -> list[Path]:
+    """The files of agents and cores in it, whether they are there or not."""
+    return [*(run_dir / name for name in OWN_FILES), *generations.files(run_dir)]
+
+
+def command(verb: str, run_dir: Path) -> str:
+    """The command line that does something to the node of this run directory and to no other."""
+    return f"nodeseal {verb} --run-dir {shlex.quote(str(run_dir))}"
+
+
+def remember_publication(run_dir: Path, mesh: Path, node: str) -> None:
+    """Notes where this node publishes, so that cleanup can withdraw it without a configuration, and where it did
+    before under another name. Raises OSError."""
+    try:
+        before = remembered_publications(run_dir)
+    except ValueError:
+        before = []
+    _note_publications(run_dir, [(mesh, node), *(one for one in before if one != (mesh, node))])
+
+
+def forget_publication(run_dir: Path, mesh: Path, node: str) -> None:
+    """Takes one that was withdrawn out of the note. Raises OSError, ValueError."""
+    _note_publications(run_dir, [one for one in remembered_publications(run_dir) if one != (mesh, node)])
+
+
+def remembered_publications(run_dir: Path) -> list[tuple[Path, str]]:
+    """(mesh directory, node) of everything that agents of this run directory have published and nobody has withdrawn,
+    the latest first. Raises ValueError when the note is damaged."""
+    path = run_dir / PUBLICATION
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    try:
+        # A former version wrote the latest alone.
+        return [(Path(one["directory"]), str(one["node"])) for one in (value, *value.get("former", ()))]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r})") from None
+
+
+def _note_publications(run_dir: Path, publications: list[tuple[Path, str]]) -> None:
+    latest, *former = [{"directory": str(mesh), "node": node} for mesh, node in publications]
+    draft = run_dir / (PUBLICATION + ".new")
+    draft.write_text(json.dumps({**latest, "former": former}), encoding="utf-8")
+    draft.replace(run_dir / PUBLICATION)
+
+
+def write_pid(path: Path) -> None:
+    """Writes this process's id, whole or not at all. Raises OSError."""
+    draft = path.with_name(path.name + ".new")
+    draft.write_text(f"{os.getpid()}\n", encoding="ascii")
+    draft.replace(path)

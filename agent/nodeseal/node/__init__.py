@@ -1,0 +1,1 @@
+"""The node: what the agent knows and keeps together."""

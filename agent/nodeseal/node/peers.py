@@ -1,0 +1,78 @@
+"""What this node can tell of the others: from the mesh state, and from what they have published. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+
+from nodeseal.mesh.model import Mesh, Phase, WorkloadName
+from nodeseal.mesh.reasons import ProblemWord
+from nodeseal.node.problems import Problem
+from nodeseal.sources.directory.publications import ENROLLED, Trust
+
+_NAMES_SHOWN = 5
+_DIGITS = str.maketrans("", "", "0123456789")
+
+Publishers = Mapping[str, Trust | None]
+"""The nodes that have a publication, each with what it says of its CA: None when it says nothing."""
+
+
+def missing(mesh: Mesh, node: str, directory: Path, publishers: Publishers) -> Iterator[Problem]:
+    """Workloads of other nodes than `node` that the mesh state wants enrolled and that nobody has published: whoever
+    talks with them talks in plaintext."""
+    lacking: dict[str, list[WorkloadName]] = {}
+    for workload in mesh.workloads.values():
+        if workload.wanted and workload.phase is not Phase.ENROLLED and workload.node != node:
+            lacking.setdefault(workload.node, []).append(workload.key)
+    for other, names in sorted(lacking.items()):
+        shown = names_of(names)
+        if other in publishers:
+            yield Problem(
+                ProblemWord.PEER_NOT_ENROLLED,
+                f"node {other} has not enrolled {shown}, as the mesh state asks: traffic with it is in plaintext",
+                f"see 'nodeseal status' on {other}",
+                other,
+            )
+            continue
+        near = get_close_matches(other, [one for one in {*publishers, node} if not _numbered_alike(one, other)], 1)
+        hint = f"is {near[0]} meant? Else start" if near else "correct the name, start"
+        yield Problem(
+            ProblemWord.NODE_UNKNOWN,
+            f"the mesh state wants {shown} enrolled on node {other}, and no node of that name has published anything "
+            f"in {directory / ENROLLED}: traffic with it is in plaintext",
+            f"{hint} its agent, or share that directory with it",
+            other,
+        )
+
+
+def foreign(mesh: Mesh, node: str, publishers: Publishers, own: Trust) -> Iterator[Problem]:
+    """Nodes whose CA is not this one's: no tunnel between them and this one comes to be."""
+    nodes = {workload.node for workload in mesh.workloads.values()} - {node}
+    for other in sorted(nodes):
+        trust = publishers.get(other)
+        if trust is None:
+            continue
+        theirs, ours = trust.issuer in own.anchors, own.issuer in trust.anchors
+        if theirs and ours:
+            continue
+        if theirs or ours:
+            one, by = (node, f"{other} ({trust.shown})") if ours else (other, f"{node} ({own.shown})")
+            text = f"node {one} does not trust the CA of node {by}"
+        else:
+            text = f"nodes {node} and {other} have different CAs ({own.shown} and {trust.shown})"
+        text += ": no connection between their workloads works"
+        remedy = "give both the CA of one 'nodeseal ca init', or put both roots into the root.pem of each"
+        yield Problem(ProblemWord.OTHER_CA, text, remedy, other)
+
+
+def _numbered_alike(one: str, other: str) -> bool:
+    """node1 and node2: two nodes of one kind, and no slip of the pen."""
+    return one.translate(_DIGITS) == other.translate(_DIGITS)
+
+
+def names_of(names: Iterable[WorkloadName]) -> str:
+    """ "default/a, default/b and 17 more"."""
+    listed = sorted(map(str, names))
+    more = f" and {len(listed) - _NAMES_SHOWN} more" if len(listed) > _NAMES_SHOWN else ""
+    return ", ".join(listed[:_NAMES_SHOWN]) + more

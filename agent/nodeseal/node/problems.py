@@ -1,0 +1,150 @@
+"""What is wrong with this node, in one list: `nodeseal status` shows it, `nodeseal status --check` answers by it.
+
+Whatever part of the agent knows of something wrong says so here and nowhere else: a `ProblemWord` in
+nodeseal.mesh.reasons (with its meaning and remedy, from which docs/words.md is made), and a `Problem` that `collect`
+finds. Two kinds of parts feed it: what the status says already (`of_status`, a pure function of the answer), and
+objects with a method `problems()`, which are asked one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from nodeseal.capture.reservations import RESERVATIONS
+from nodeseal.local import run_directory
+from nodeseal.mesh.reasons import ProblemWord
+
+LIMITS_SHOWN_S = 600.0
+"""How long a limit that refused something is worth a line."""
+
+HELD_SHOWN_S = 600.0
+"""The same for packets that were kept from leaving in plaintext."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong. `text`: what and where, one line without a full stop; `remedy`: what to do, the same;
+    `about`: the workload or node that it concerns, if it is one."""
+
+    word: ProblemWord
+    text: str
+    remedy: str
+    about: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """{"word", "level", "about", "text", "remedy"}, as the status has it."""
+        return {
+            "word": self.word.value,
+            "level": self.word.level.value,
+            "about": self.about,
+            "text": self.text,
+            "remedy": self.remedy,
+        }
+
+
+class Part(Protocol):
+    """A part of the agent that may know of something wrong."""
+
+    def problems(self) -> Iterable[Problem]:
+        """What is wrong now. Called in the event loop, so it must not wait."""
+
+
+def collect(status: dict[str, Any], parts: Iterable[Part]) -> list[dict[str, Any]]:
+    """Everything, the worst first, as the status has it under "problems"."""
+    found = [*of_status(status), *(problem for part in parts for problem in part.problems())]
+    return [problem.as_json() for problem in sorted(found, key=lambda problem: problem.word.level.value)]
+
+
+def of_status(status: dict[str, Any]) -> list[Problem]:
+    """What the rest of the answer says is wrong with core, capture, mesh state and limits."""
+    found = [*_core(status["core"], Path(status["run_dir"])), *_capture(status["capture"]), *_mesh(status["mesh"])]
+    for one in status["workloads"]:
+        found += _limits(one["workload"], one["limits"])
+    return found
+
+
+def _core(core: dict[str, Any], run_dir: Path) -> list[Problem]:
+    found = []
+    if core["error"] or core["pid"] is None:
+        text = core["error"] or f"the core is {core['state']}"
+        found.append(Problem(ProblemWord.CORE_DOWN, text, "the agent goes on trying; see core.log"))
+    elif core["crashes"]:
+        times = "once" if core["crashes"] == 1 else f"{core['crashes']} times"
+        text = f"the core crashed {times} in the last 10 minutes and was started again"
+        found.append(Problem(ProblemWord.CORE_CRASHED, text, "see core.log"))
+    if core["outdated"]:
+        text = f"another core is installed than version {core['version']} that runs"
+        found.append(Problem(ProblemWord.CORE_OUTDATED, text, run_directory.command("upgrade-core", run_dir)))
+    return found
+
+
+def _capture(capture: dict[str, Any]) -> list[Problem]:
+    found = []
+    if capture["why"]:
+        lost = len(RESERVATIONS["iptables"]) - len(RESERVATIONS["ebpf"])
+        less = f"with {lost} promises less ('nodeseal check' lists them)"
+        text = f"capture is by iptables, not by eBPF, {less}: {capture['why']}"
+        remedy = "say 'capture: iptables' in the configuration if that is meant"
+        found.append(Problem(ProblemWord.CAPTURE_FALLBACK, text, remedy))
+    held = capture["held"]
+    if held["last_seconds"] is not None and held["last_seconds"] < HELD_SHOWN_S:
+        text = f"{held['packets']} packets of captured connections were kept from leaving in plaintext"
+        remedy = "look for rules of this node or in its pods that set marks or translate addresses"
+        found.append(Problem(ProblemWord.PLAINTEXT_HELD, text, remedy))
+    if capture["tracked"]:
+        text = f"no rule keeps what processes of this node dial from its NAT: {capture['tracked']}"
+        found.append(Problem(ProblemWord.NAT_APPLIES, text, "give the kernel nf_tables, or install iptables"))
+    return found
+
+
+def _mesh(mesh: dict[str, Any]) -> list[Problem]:
+    lines = (mesh["error"] or "").splitlines()
+    if mesh["in_force"] == "former":
+        return _of_lines(ProblemWord.MESH_STATE, lines, "correct it; the last good state stays in force")
+    if mesh["in_force"] == "none":
+        return _of_lines(ProblemWord.NO_MESH_STATE, lines, "correct it; nothing is enrolled before")
+    publications = [line for line in lines if line.startswith("enrolled/")]
+    rest = [line for line in lines if line not in publications]
+    return [
+        *_of_lines(ProblemWord.PUBLICATION, publications, "see the status of the node whose publication it is"),
+        *_of_lines(ProblemWord.UNREAD_FILE, rest, "move or rename it"),
+    ]
+
+
+def _of_lines(word: ProblemWord, lines: Sequence[str], remedy: str) -> list[Problem]:
+    """One for all lines: the mesh state's part of the status has each."""
+    if not lines:
+        return []
+    more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+    return [Problem(word, f"{lines[0]}{more}", remedy)]
+
+
+def _limits(name: str, limits: dict[str, dict[str, Any]]) -> list[Problem]:
+    """One for each limit that refused a connection in the last minutes."""
+    return [
+        Problem(
+            ProblemWord.LIMIT_REACHED,
+            f"{name}: limit reached: {limit.replace('_', ' ')}{_value(limit, one['limit'])}, {one['refused']} refused "
+            f"since {_clock(one['since'])}",
+            "raise it, or find who opens them",
+            name,
+        )
+        for limit, one in limits.items()
+        if one["last_seconds"] is not None and one["last_seconds"] < LIMITS_SHOWN_S
+    ]
+
+
+def _value(name: str, limit: int | None) -> str:
+    if limit is None:
+        return ""
+    return f" ({limit / (1 << 20):g} MiB)" if name == "memory" else f" ({limit})"
+
+
+def _clock(moment: str) -> str:
+    """The time of day, here; of another day with its date."""
+    local = datetime.fromisoformat(moment).astimezone()
+    return f"{local:%H:%M}" if local.date() == datetime.now(UTC).astimezone().date() else f"{local:%Y-%m-%d %H:%M}"

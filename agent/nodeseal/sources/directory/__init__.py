@@ -1,0 +1,1 @@
+"""The mesh state in a directory of files."""

@@ -1,0 +1,1 @@
+"""The splice core: the process that carries every byte."""

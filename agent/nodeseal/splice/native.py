@@ -1,0 +1,392 @@
+"""The C core as Python sees it: loading it, and carrying addresses, texts and snapshots across.
+
+Everything that touches cffi's structures by field name is in this module and in decider.py; the fields' meaning is
+documented in cext/include/nodeseal_core.h.
+"""
+
+from __future__ import annotations
+
+import importlib
+import ipaddress
+import struct
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from nodeseal.contracts.refusal import KINDS, Refusal
+from nodeseal.mesh.address import Address
+from nodeseal.mesh.limits import LIMIT_NAMES, Limits
+
+# enum ns_question_kind, enum ns_verdict, enum ns_way, enum ns_listener_role of nodeseal_core.h
+ASK_OUTBOUND, ASK_INBOUND_TUNNEL, ASK_INBOUND_PLAINTEXT = 0, 1, 2
+REFUSE, ALLOW, UNAVAILABLE = 0, 1, 2
+PLAINTEXT, TUNNEL, TUNNEL_BY_NAME = 0, 1, 2
+LISTEN_OUTBOUND, LISTEN_INBOUND, LISTEN_HBONE, LISTEN_HBONE6 = 0, 1, 2, 3
+ROLES = (LISTEN_OUTBOUND, LISTEN_INBOUND, LISTEN_HBONE, LISTEN_HBONE6)
+DIRECTIONS = ("outbound", "inbound")
+STATES = ("deciding", "connecting", "open", "closed")
+
+_WORKLOAD_COUNTERS = (
+    "workload",
+    "connections",
+    "tunnels",
+    "accepted",
+    "tunnelled",
+    "plaintext",
+    "refused",
+    "failed",
+    "tls_failed",
+    "memory",
+    "descriptors",
+)
+LIMITED = ("connections", "new_connections", "memory", "descriptors", "questions", "handshakes")
+"""By enum ns_limit: what a refused connection met."""
+_CORE_COUNTERS = (
+    "epoch",
+    "workers",
+    "questions",
+    "cache_hits",
+    "live_connections",
+    "live_tunnels",
+    "decision_p50_ns",
+    "decision_p99_ns",
+    "descriptors",
+    "descriptor_limit",
+    "strangers",
+    "strangers_ended",
+    "strangers_slowed",
+)
+_ERROR_SIZE = 512
+_NOTICES = 16
+# struct ns_question, ns_answer and ns_endpoint as bytes; a test compares them with the header.
+QUESTION_HEAD = struct.Struct("=QQII16s2x16sH")
+QUESTION_SIZE = 576
+ANSWER_HEAD = struct.Struct("=QQII96s")
+ENDPOINT = struct.Struct("=16sH2xI512s96s")
+IDENTITY_MAX, REASON_MAX, ENDPOINTS_MAX = 512, 96, 32
+_V4_MAPPED = b"\0" * 10 + b"\xff\xff"
+
+
+class NativeError(Exception):
+    """The C core could not be loaded, or refused a call; the text is the core's own line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """The compiled module's two halves (cffi, API mode); tests put their own in."""
+
+    ffi: Any
+    lib: Any
+
+
+def load() -> Native:
+    """The compiled core. Raises NativeError when it was not built for this interpreter."""
+    try:
+        module = importlib.import_module("nodeseal._core")
+    except ImportError as error:
+        raise NativeError(
+            f"the compiled core (nodeseal._core) cannot be loaded: {error}; build it with 'make install'"
+        ) from error
+    return Native(module.ffi, module.lib)
+
+
+def pack_ip(address: Address) -> bytes:
+    """The 16 bytes of struct ns_address; IPv4 goes in its v4-mapped form (RFC 4291, 2.5.5.2)."""
+    packed = address.packed
+    return packed if len(packed) == 16 else _V4_MAPPED + packed
+
+
+def pack_address(into: Any, address: Address, port: int) -> None:
+    """Fills a struct ns_address."""
+    into.ip = list(pack_ip(address))
+    into.port = port
+
+
+def unpack_address(structure: Any) -> tuple[Address, int]:
+    """(address, port) of a struct ns_address; a v4-mapped address comes back as IPv4."""
+    return _address(bytes(structure.ip)), structure.port
+
+
+def fit(text: str, size: int) -> bytes:
+    """`text` as UTF-8 for a char[size] with its terminating zero, cut between characters if it is too long."""
+    encoded = text.replace("\0", "").encode("utf-8", "replace")
+    if len(encoded) < size:
+        return encoded
+    return encoded[: size - 1].decode("utf-8", "ignore").encode()
+
+
+class LimitNotice(NamedTuple):
+    """A struct ns_limit_notice; `limit` is one of LIMITED."""
+
+    workload: int
+    limit: str
+    value: int
+    refused: int
+
+
+class KeyedRefusal(NamedTuple):
+    """A struct ns_refusal; `refusal.workload` is yet to be filled in."""
+
+    workload: int
+    refusal: Refusal
+
+
+class Question(NamedTuple):
+    """A struct ns_question; `peer` is the bytes of its SPIFFE id."""
+
+    id: int
+    workload: int
+    kind: int
+    established: bool
+    source: Address
+    destination: Address
+    port: int
+    peer: bytes
+
+
+class Questions:
+    """Room for `capacity` questions, at `array`.
+
+    They are read as bytes: a field at a time through cffi costs more than the decision itself.
+    """
+
+    def __init__(self, ffi: Any, capacity: int) -> None:
+        self.capacity = capacity
+        self.array = ffi.new("struct ns_question[]", capacity)
+        self._bytes = ffi.buffer(self.array)
+
+    def __getitem__(self, index: int) -> Question:
+        at = index * QUESTION_SIZE
+        number, workload, kind, established, source, destination, port = QUESTION_HEAD.unpack_from(self._bytes, at)
+        peer = b""
+        if kind == ASK_INBOUND_TUNNEL:
+            peer = self._bytes[at + QUESTION_HEAD.size : at + QUESTION_SIZE].partition(b"\0")[0]
+        return Question(number, workload, kind, established != 0, _address(source), _address(destination), port, peer)
+
+
+class Answer:
+    """A struct ns_answer at `structure`, written as bytes for the same reason."""
+
+    def __init__(self, ffi: Any) -> None:
+        self.structure = ffi.new("struct ns_answer *")
+        self._bytes = ffi.buffer(self.structure)
+
+    def fill(self, question: int, epoch: int, verdict: int, reason: str, *, endpoints: int = 0) -> None:
+        """All but the endpoints, which `set_endpoint` has filled, `endpoints` of them."""
+        ANSWER_HEAD.pack_into(self._bytes, 0, question, epoch, verdict, endpoints, fit(reason, REASON_MAX))
+
+    def set_endpoint(
+        self, index: int, address: Address, port: int, *, identity: str = "", by_name: bool = False, reason: str = ""
+    ) -> None:
+        """An endpoint through a tunnel to `identity`, or, when that is "", in plaintext because of `reason`. `by_name`:
+        the peer is told which identity is meant.
+
+        Raises ValueError for an identity that is too long: a shortened one would be another.
+        """
+        name = identity.encode()
+        if len(name) >= IDENTITY_MAX:
+            raise ValueError("an identity that is too long for the core")
+        at = ANSWER_HEAD.size + index * ENDPOINT.size
+        way = (TUNNEL_BY_NAME if by_name else TUNNEL) if name else PLAINTEXT
+        ENDPOINT.pack_into(self._bytes, at, pack_ip(address), port, way, name, fit(reason, REASON_MAX))
+
+
+def _address(packed: bytes) -> Address:
+    if packed.startswith(_V4_MAPPED):
+        return ipaddress.IPv4Address(packed[12:])
+    return ipaddress.IPv6Address(packed)
+
+
+def endpoint_text(structure: Any) -> str:
+    """A struct ns_address as "10.0.0.1:80" or "[fd00::1]:80"; "" for the all-zero one."""
+    address, port = unpack_address(structure)
+    if int(address) == 0 and port == 0:
+        return ""
+    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
+
+
+class Core:
+    """One running C core: every call of nodeseal_core.h but the questions, with errors as NativeError."""
+
+    def __init__(
+        self,
+        native: Native,
+        *,
+        workers: int,
+        trust_domain: str,
+        spin_us: int = 0,
+        congestion_control: str = "",
+        warm_ms: int = 0,
+    ) -> None:
+        self.native = native
+        ffi, lib = native.ffi, native.lib
+        options = ffi.new("struct core_options *")
+        options.workers = workers
+        options.connect_timeout_ms = 10_000
+        options.refused_retry_ms = 2_000
+        options.idle_timeout_ms = 300_000
+        options.spin_us = spin_us
+        options.congestion_control = fit(congestion_control, 16)
+        options.warm_ms = warm_ms
+        options.trust_domain = fit(trust_domain, 256)
+        error = ffi.new("char[]", _ERROR_SIZE)
+        self._notices = ffi.new("struct ns_limit_notice[]", _NOTICES)
+        self._refusal_notices = ffi.new("struct ns_refusal[]", _NOTICES)
+        self.handle = lib.core_start(options, error, _ERROR_SIZE)
+        if self.handle == ffi.NULL:
+            raise NativeError(_line(ffi, error))
+
+    def stop(self) -> None:
+        """Ends the workers; live connections are reset. No other call may be running but the decider's wait."""
+        self.native.lib.core_stop(self.handle)
+        self.handle = self.native.ffi.NULL
+
+    def workload_add(self, key: int, netns_fd: int, address: Address) -> None:
+        """See core_workload_add; `netns_fd` is duplicated."""
+        structure = self.native.ffi.new("struct ns_address *")
+        pack_address(structure, address, 0)
+        self._call("core_workload_add", key, netns_fd, structure)
+
+    def workload_limits(self, key: int, limits: Limits) -> None:
+        """See core_workload_limits: from now on, also when it has more already."""
+        structure = self.native.ffi.new("struct ns_limits *", limits.as_dict())
+        self._call("core_workload_limits", key, structure)
+
+    def workload_credentials(self, key: int, chain_pem: str, key_pem: str, bundle_pem: str) -> None:
+        """See core_workload_credentials: all or nothing."""
+        self._call("core_workload_credentials", key, chain_pem.encode(), key_pem.encode(), bundle_pem.encode())
+
+    def workload_listen(self, key: int, role: int, fd: int) -> None:
+        """See core_workload_listen; `fd` is duplicated."""
+        self._call("core_workload_listen", key, role, fd)
+
+    def workload_unlisten(self, key: int, role: int) -> None:
+        """See core_workload_unlisten."""
+        self._call("core_workload_unlisten", key, role)
+
+    def workload_remove(self, key: int) -> None:
+        """See core_workload_remove: remaining connections are reset."""
+        self._call("core_workload_remove", key)
+
+    def retire(self) -> None:
+        """See core_retire: what runs goes on, what is new is another core's."""
+        self.native.lib.core_retire(self.handle)
+
+    def epoch(self, epoch: int) -> None:
+        """Voids cached answers; the model that answers must be in place before."""
+        self.native.lib.core_epoch(self.handle, epoch)
+
+    def publish(self, addresses: bytes) -> None:
+        """See core_publish: 16 bytes for each address."""
+        self.native.lib.core_publish(self.handle, addresses, len(addresses) // 16)
+
+    def withdraw(self, addresses: bytes) -> None:
+        """See core_withdraw: 16 bytes for each address."""
+        self.native.lib.core_withdraw(self.handle, addresses, len(addresses) // 16)
+
+    def connections(self) -> list[dict[str, Any]]:
+        """The live connections and the last closed ones, as JSON-able rows named as in struct ns_connection."""
+        return [_connection_row(self.native.ffi, row) for row in self._snapshot("connection", "core_connections", 256)]
+
+    def limit_notices(self) -> list[LimitNotice]:
+        """See core_limit_notices."""
+        count = self.native.lib.core_limit_notices(self.handle, self._notices, _NOTICES)
+        rows = [self._notices[index] for index in range(count)]
+        return [LimitNotice(row.workload, LIMITED[row.limit], row.value, row.refused) for row in rows]
+
+    def refusal_notices(self) -> list[KeyedRefusal]:
+        """See core_refusal_notices."""
+        count = self.native.lib.core_refusal_notices(self.handle, self._refusal_notices, _NOTICES)
+        return [_refusal(self.native.ffi, self._refusal_notices[index]) for index in range(count)]
+
+    def refusals(self) -> list[KeyedRefusal]:
+        """See core_refusals: of the last day."""
+        return [_refusal(self.native.ffi, row) for row in self._snapshot("refusal", "core_refusals", 64)]
+
+    def workload_stats(self) -> list[dict[str, Any]]:
+        """Counters a workload, named as in struct ns_workload_stats; "limited" by the names of LIMITED."""
+        rows = self._snapshot("workload_stats", "core_workload_stats", 128)
+        return [_workload_row(row) for row in rows]
+
+    def stats(self) -> dict[str, int]:
+        """The process's counters, named as in struct ns_core_stats."""
+        row = self.native.ffi.new("struct ns_core_stats *")
+        self.native.lib.core_stats(self.handle, row)
+        return {name: getattr(row, name) for name in _CORE_COUNTERS}
+
+    def _snapshot(self, structure: str, function: str, capacity: int) -> list[Any]:
+        while True:
+            out = self.native.ffi.new(f"struct ns_{structure}[]", capacity)
+            count = getattr(self.native.lib, function)(self.handle, out, capacity)
+            if count <= capacity:
+                # A row does not keep the array alive that it lies in.
+                return _Rows(out, count)
+            capacity = count + count // 4
+
+    def _call(self, function: str, *arguments: Any) -> None:
+        error = self.native.ffi.new("char[]", _ERROR_SIZE)
+        if getattr(self.native.lib, function)(self.handle, *arguments, error, _ERROR_SIZE) != 0:
+            raise NativeError(_line(self.native.ffi, error))
+
+
+class _Rows(list[Any]):
+    """Rows of a cffi array together with the array that owns their memory."""
+
+    def __init__(self, owner: Any, count: int) -> None:
+        super().__init__(owner[index] for index in range(count))
+        self._owner = owner
+
+
+def _workload_row(row: Any) -> dict[str, Any]:
+    limited = {
+        name: {"refused": one.refused, "first_ms": one.first_ms, "last_ms": one.last_ms}
+        for name, one in zip(LIMITED, row.limited, strict=True)
+    }
+    limits = {name: getattr(row.limits, name) for name in LIMIT_NAMES}
+    return {**{name: getattr(row, name) for name in _WORKLOAD_COUNTERS}, "limits": limits, "limited": limited}
+
+
+def _connection_row(ffi: Any, row: Any) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "workload": row.workload,
+        "direction": DIRECTIONS[row.direction],
+        "state": STATES[row.state],
+        "mtls": bool(row.mtls),
+        "source": endpoint_text(row.source),
+        "destination": endpoint_text(row.destination),
+        "endpoint": endpoint_text(row.endpoint),
+        "bytes_sent": row.bytes_sent,
+        "bytes_received": row.bytes_received,
+        "age_ms": row.age_ms,
+        "closed_ms": row.closed_ms,
+        "peer": text(ffi, row.peer),
+        "tls": text(ffi, row.tls),
+        "reason": text(ffi, row.reason),
+    }
+
+
+def _refusal(ffi: Any, row: Any) -> KeyedRefusal:
+    refusal = Refusal(
+        workload=None,
+        kind=KINDS[row.kind],
+        direction=DIRECTIONS[row.direction],
+        source=str(unpack_address(row.source)[0]),
+        destination=endpoint_text(row.destination),
+        reason=text(ffi, row.reason),
+        count=row.count,
+        first_ms=row.first_ms,
+        last_ms=row.last_ms,
+        status=row.status,
+        peer=text(ffi, row.peer),
+        untold=row.untold,
+    )
+    return KeyedRefusal(row.workload, refusal)
+
+
+def text(ffi: Any, array: Any) -> str:
+    """A char array up to its terminating zero."""
+    return bytes(ffi.string(array)).decode("utf-8", "replace")
+
+
+def _line(ffi: Any, error: Any) -> str:
+    return " ".join(text(ffi, error).split()) or "the core gave no reason"

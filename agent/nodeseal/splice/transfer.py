@@ -1,0 +1,50 @@
+"""A mesh state on its way between agent and core, in parts of at most protocol.MESH_PART objects."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+from nodeseal.linux.control_socket import MESH_PART
+from nodeseal.mesh.model import Mesh, MeshDifference
+
+
+class TransferError(Exception):
+    """A part is missing, or came out of turn; the text is one line."""
+
+
+class Incoming:
+    """The parts that are here of a mesh state that is coming in. Nothing of it counts before it is complete."""
+
+    def __init__(self) -> None:
+        self._parts: list[MeshDifference] = []
+
+    def add(self, number: int, part: Mapping[str, object]) -> None:
+        """Takes a part; number 0 begins anew. Raises TransferError when another one is due, MeshError."""
+        if number == 0:
+            self._parts = []
+        if number != len(self._parts):
+            expected, self._parts = len(self._parts), []
+            raise TransferError(f"part {number} of a mesh state came, part {expected} was expected")
+        self._parts.append(MeshDifference.from_wire(part))
+        # A full collection with 50,000 workloads to look at keeps the interpreter's lock, and with it every decision,
+        # for some 50 ms. They make no cycles: out of the collector's sight with them.
+        gc.freeze()
+
+    def complete(self, count: int, last: Mapping[str, object]) -> MeshDifference:
+        """The whole, of the last `count` parts and this one. Forgets all parts. Raises TransferError, MeshError."""
+        before, self._parts = self._parts if count else [], []
+        if count != len(before):
+            raise TransferError(f"a mesh state of {count + 1} parts is complete, but {len(before) + 1} have come")
+        return MeshDifference.joined([*before, MeshDifference.from_wire(last)])
+
+
+def part_of(mesh: Mesh, first: int) -> tuple[dict[str, Any], int | None]:
+    """(the model's objects from number `first` on as a difference on the wire, where the next part begins)."""
+    end, count = first + MESH_PART, len(mesh.workloads)
+    workloads = tuple(islice(mesh.workloads.values(), first, end))
+    services = tuple(islice(mesh.services.values(), max(0, first - count), max(0, end - count)))
+    part = MeshDifference(mesh.trust_domain, workloads, (), services)
+    return part.to_wire(), end if end < count + len(mesh.services) else None

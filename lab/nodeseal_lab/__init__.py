@@ -1,0 +1,1 @@
+"""The lab: nodes and pods on one machine, made of network namespaces."""
