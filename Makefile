@@ -24,7 +24,7 @@ APT_PROFILE := $(APT_RUN) linux-perf valgrind
 C_SOURCES := $(wildcard cext/src/*.[ch] cext/src/*/*.[ch] cext/include/*.h)
 C_FORMATTED := $(C_SOURCES) $(wildcard tests/cext/*.[ch] bpf/*.[ch] bench/*.[ch] bench/instructions/*.[ch])
 
-.PHONY: help demo test test-workers test-iptables chaos lint guard bench profile scale format words clean install
+.PHONY: help demo test test-workers test-iptables chaos lint guard bench profile scale format words man clean install
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -117,6 +117,9 @@ format: $(VENV)/.installed-lint ## rewrite the sources in the project's format
 
 words: $(VENV)/.installed ## docs/words.md, made of the code
 	$(BIN)/python -m nodeseal.cli.words > docs/words.md
+
+man: $(VENV)/.installed ## the manual's pages, in build/man, made of the code
+	$(BIN)/python -m nodeseal.cli.manual $(BUILD)/man
 
 clean: ## everything that make made
 	rm -rf $(VENV) $(BUILD) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -101,16 +100,13 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["stat"])
-    assert caught.value.code == 2
-    assert "invalid choice" in capsys.readouterr().err
+    assert main(["stat"]) == 2
+    assert "unknown command 'stat'" in capsys.readouterr().err
 
 
 def test_core_is_not_offered_but_understood(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    assert "\n    core " not in capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert "\n  core " not in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["core", "--help"])
     assert "nodeseal core" in capsys.readouterr().out
@@ -120,8 +116,8 @@ def test_core_command_imports_none_of_the_others() -> None:
     code = (
         "import sys\nfrom nodeseal.cli.main import main\n"
         "try: main(['core', '--help'])\nexcept SystemExit: pass\n"
-        "heavy = ('nodeseal_lab', 'nodeseal.daemon', 'nodeseal.node', 'yaml', 'asyncio');"
-        "print([m for m in sys.modules if m.startswith(heavy)])"
+        "others = ('nodeseal_lab', 'nodeseal.daemon', 'nodeseal.node', 'yaml', 'asyncio', 'click')\n"
+        "print([m for m in sys.modules if m.startswith(others)])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert out.stdout.splitlines()[-1] == "[]"
@@ -383,20 +379,21 @@ class TestWhichNodes:
         assert self.changed() == [own]
 
     def changed(self, **options: Any) -> list[Path]:
-        arguments = argparse.Namespace(**{"run_dir": None, "all": False, **options})
-        return nodes.nodes_to_change("cleanup", arguments)
+        return nodes.nodes_to_change("cleanup", options.get("run_dir"), everything=options.get("everything", False))
 
     def test_nodes_of_others_are_not_changed_without_being_named(self, tmp_path: Path) -> None:
         lab = self.make(tmp_path / "labs" / "lab" / "node1", "agent.yaml", CORE_LOCK)
         site = self.note(self.make(tmp_path / "a site", CORE_LOCK), "edge")
         with pytest.raises(UsageError) as caught:
             self.changed()
-        assert str(caught.value) == (
-            "2 nodes are on this machine, and none in this network namespace: say "
-            f"'nodeseal cleanup --run-dir {lab}' for lab/node1, 'nodeseal cleanup --run-dir '{site}'' for edge, or "
-            "'nodeseal cleanup --all' for every node of this machine"
-        )
-        assert self.changed(all=True) == [lab, site]
+        line, *listed = str(caught.value).splitlines()
+        assert line == "2 nodes are on this machine, and none in this network namespace; say which:"
+        assert [[part.strip() for part in one.split("  ") if part] for one in listed] == [
+            [f"nodeseal cleanup --run-dir {lab}", "lab/node1"],
+            [f"nodeseal cleanup --run-dir '{site}'", "edge"],
+            ["nodeseal cleanup --all", "every node of this machine"],
+        ]
+        assert self.changed(everything=True) == [lab, site]
         assert self.changed(run_dir=site) == [site]
 
     def test_one_node_of_somebody_else_is_not_changed_either(self, tmp_path: Path) -> None:
@@ -415,29 +412,38 @@ class TestWhichNodes:
     def test_two_nodes_in_one_network_namespace_have_to_be_told_apart(self, tmp_path: Path) -> None:
         for name in ("one", "two"):
             self.note(self.make(tmp_path / name, CORE_LOCK), name, registry.own_namespace())
-        with pytest.raises(UsageError, match=r"^2 nodes are in this network namespace: say "):
+        with pytest.raises(UsageError, match=r"^2 nodes are in this network namespace; say which:\n"):
             self.changed()
 
     def test_many_nodes_are_not_all_listed(self, tmp_path: Path) -> None:
         for number in range(20):
             self.note(self.make(tmp_path / f"run{number}", CORE_LOCK), f"node{number}")
-        with pytest.raises(UsageError, match=r" \(12 more: 'nodeseal status'\), or 'nodeseal cleanup --all'"):
+        with pytest.raises(UsageError) as caught:
             self.changed()
+        _line, *listed = str(caught.value).splitlines()
+        assert len(listed) == 10
+        assert [line.split("  ")[-1].strip() for line in listed[-2:]] == ["names 12 more", "every node of this machine"]
 
     @pytest.mark.parametrize("command", ["cleanup", "upgrade-core"])
-    def test_refusal_is_one_line_and_a_wrong_use(
+    def test_refusal_is_a_line_and_a_list_and_a_wrong_use(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
     ) -> None:
         for number in range(2):
             self.note(self.make(tmp_path / f"run{number}", CORE_LOCK), f"node{number}")
         assert main([command]) == 2
         out = capsys.readouterr()
-        assert (out.out, out.err.count("\n")) == ("", 1)
-        assert f"'nodeseal {command} --run-dir {tmp_path / 'run0'}' for node0" in out.err
+        line, *listed = out.err.splitlines()
+        assert (out.out, line) == (
+            "",
+            "nodeseal: 2 nodes are on this machine, and none in this network namespace; say which:",
+        )
+        assert [one.split("  ")[1] for one in listed[:2]] == [
+            f"nodeseal {command} --run-dir {tmp_path / name}" for name in ("run0", "run1")
+        ]
 
     def test_without_any_node_the_standard_directory_is_meant(self, tmp_path: Path) -> None:
         assert self.changed() == [tmp_path / "default"]
-        assert self.changed(all=True) == [tmp_path / "default"]
+        assert self.changed(everything=True) == [tmp_path / "default"]
 
     def test_start_of_an_agent_is_told_with_its_own_configuration(self, tmp_path: Path) -> None:
         site = self.note(self.make(tmp_path / "site"), "edge")

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from nodeseal import __version__
-from nodeseal.cli import tree
-from nodeseal.cli.completion import script
+from nodeseal.cli import manual, root
 from nodeseal.cli.examples import EXAMPLES
-from nodeseal.cli.main import main, parser
+from nodeseal.cli.main import main
+from nodeseal.cli.tree import Command, Group, path_of, walk
+from support.command_line import parsed
 
 NODESEAL = f"{sys.executable} -m nodeseal"
-COMMANDS = [path for path, _one in tree.walk(parser())]
+CONTEXTS = {path_of(ctx): ctx for ctx in walk(root.context())}
+COMMANDS = list(CONTEXTS)
+GROUPS = [path for path, ctx in CONTEXTS.items() if isinstance(ctx.command, Group)]
 LINES = [(path, line) for path in COMMANDS for line, _what in EXAMPLES.get(path, ())]
 
 
@@ -27,11 +33,9 @@ def shell(text: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("path", COMMANDS)
 def test_every_command_has_examples_in_its_help(path: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main([*path.split(), "--help"])
+    assert main([*path.split(), "--help"]) == 0
     out = capsys.readouterr().out
-    assert caught.value.code == 0
-    assert "\nexamples:\n  nodeseal " in out
+    assert "\nExamples:\n  nodeseal " in out
     assert all(f"  {line}  " in out for line, _what in EXAMPLES[path])
     # And `help` says the same.
     assert main(["help", *path.split()]) == 0
@@ -56,15 +60,15 @@ def test_every_example_is_a_command_line_of_its_command(path: str, line: str) ->
     words = shlex.split(line)
     words = words[: next((at for at, word in enumerate(words) if word in ("|", ">")), len(words))]
     assert words[: 1 + len(path.split())] == ["nodeseal", *path.split()]
-    assert parser().parse_args(words[1:]).run
+    assert path_of(parsed(*words[1:])).startswith(path)
 
 
-@pytest.mark.parametrize("path", [path for path, one in tree.walk(parser()) if tree.children(one)])
+@pytest.mark.parametrize("path", GROUPS)
 def test_command_without_what_it_needs_prints_its_help(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(path.split()) == 2
     out = capsys.readouterr()
-    assert out.out.startswith(f"usage: nodeseal {path}".strip())
-    assert "examples:" in out.out
+    assert out.out.startswith(f"Usage: nodeseal {path}".strip())
+    assert "Examples:" in out.out
     assert out.err == ""
 
 
@@ -77,18 +81,62 @@ def test_help_of_what_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_unknown_command_is_told_of_those_for_people(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["stats"])
-    assert caught.value.code == 2
+    assert main(["stats"]) == 2
     error = capsys.readouterr().err
-    assert "invalid choice: 'stats' (choose from 'status', 'connections', 'agent', " in error
-    assert "'core'" not in error
+    assert error.startswith("nodeseal: unknown command 'stats' of 'nodeseal': there are status, connections, agent, ")
+    assert "core," not in error.replace("upgrade-core", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        (
+            "lab exec --nme x shipper -- ls",
+            "no such option '--nme'. Did you mean '--name'? usage: nodeseal lab exec [OPTIONS] POD -- CMD..., see "
+            "'nodeseal lab exec --help'",
+        ),
+        (
+            "ca sign ca",
+            "missing argument 'REQUEST'; usage: nodeseal ca sign [OPTIONS] DIR REQUEST FILE, see 'nodeseal ca sign "
+            "--help'",
+        ),
+        (
+            "agent",
+            "missing option '--config'; usage: nodeseal agent [OPTIONS], see 'nodeseal agent --help'",
+        ),
+        (
+            "status -o xml",
+            "invalid value for '-o' / '--output': 'xml' is not one of 'table', 'json'; usage: nodeseal status "
+            "[OPTIONS], see 'nodeseal status --help'",
+        ),
+        (
+            "cleanup --all --run-dir /run/nodeseal",
+            "--run-dir names one node and --all means every one: say 'nodeseal cleanup' with one of them",
+        ),
+    ],
+)
+def test_wrong_use_is_one_line_with_the_usage_of_that_command(
+    line: str, error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line.split()) == 2
+    assert capsys.readouterr() == ("", f"nodeseal: {error}\n")
+
+
+def test_help_imports_nothing_that_only_commands_need() -> None:
+    code = (
+        "import sys\nfrom nodeseal.cli.main import main\nmain(['--help'])\n"
+        "light = ['errors', 'examples', 'main', 'options', 'output', 'root', 'tree']\n"
+        "mine = {f'nodeseal.cli.{name}' for name in light} | {'nodeseal', 'nodeseal.cli'}\n"
+        "heavy = {'asyncio', 'cryptography', 'msgspec', 'pyroute2', 'socket', 'subprocess', 'yaml', 'nodeseal_lab'}\n"
+        "print(sorted(m for m in sys.modules if m in heavy or m.startswith('nodeseal') and m not in mine))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert out.stdout.splitlines()[-1] == "[]"
 
 
 def test_version_as_an_option(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--version"])
-    assert (caught.value.code, capsys.readouterr().out) == (0, f"nodeseal {__version__}\n")
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"nodeseal {__version__}\n"
 
 
 @pytest.mark.parametrize("arguments", ["version", "--version", "--help", "help", "check --help", "completion bash", ""])
@@ -143,52 +191,118 @@ def test_command_that_fails_as_a_whole_says_so_in_the_json(tmp_path: Path, capsy
     ]
 
 
-class TestCompletion:
-    def completed(self, tmp_path: Path, line: str) -> list[str]:
-        """What bash would offer behind a line."""
-        (tmp_path / "completion").write_text(script(parser()))
-        words = [*line.split(" ")]
-        offer = shell(
-            f"source {tmp_path}/completion; COMP_WORDS=({' '.join(map(shlex.quote, words))}); "
-            f"COMP_CWORD={len(words) - 1}; _nodeseal; printf '%s\\n' \"${{COMPREPLY[@]}}\""
-        )
-        assert offer.stderr == ""
-        return offer.stdout.split()
+def offered(line: str, shell_name: str = "bash") -> list[str]:
+    """What a shell would offer behind a line: for each its kind and itself, as that shell is told."""
+    words = line.split(" ")
+    asked = {
+        "bash": {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)},
+        "zsh": {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)},
+        "fish": {"COMP_WORDS": " ".join(words[:-1]), "COMP_CWORD": words[-1]},
+    }[shell_name]
+    done = subprocess.run(
+        [sys.executable, "-m", "nodeseal"],
+        env={**os.environ, **asked, "_NODESEAL_COMPLETE": f"{shell_name}_complete"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.stdout.strip("\n").splitlines()
 
+
+class TestCompletion:
     @pytest.mark.parametrize(
-        ("line", "offered"),
+        ("line", "words"),
         [
             ("nodeseal sta", ["status"]),
             ("nodeseal up", ["upgrade-core"]),
+            ("nodeseal c", ["connections", "check", "cleanup", "ca", "completion"]),
             ("nodeseal lab u", ["up", "unenrol"]),
             ("nodeseal lab up --no", ["--nodes", "--node-rules", "--not-enrolled"]),
             ("nodeseal lab up --node-rules kube", ["kube-proxy-iptables", "kube-proxy-nftables"]),
-            ("nodeseal lab mode siem ", ["permissive", "strict", "-h", "--help", "--name", "-o", "--output"]),
+            ("nodeseal lab mode siem ", ["permissive", "strict"]),
+            ("nodeseal lab mode siem -", ["--name", "-o", "--output", "-h", "--help"]),
             ("nodeseal status -o ", ["table", "json"]),
             ("nodeseal status --output j", ["json"]),
             ("nodeseal cleanup --a", ["--all"]),
             ("nodeseal completion b", ["bash"]),
             ("nodeseal help c", ["connections", "check", "cleanup", "ca", "completion"]),
-            # Left to files, and to what only the user knows.
-            ("nodeseal check --config ", []),
+            ("nodeseal help lab mo", ["mode"]),
             ("nodeseal lab up --name ", []),
-            ("nodeseal mesh check etc", []),
             ("nodeseal nosuch x", []),
             # A value that is also a command's name.
             ("nodeseal lab exec status --na", ["--name"]),
         ],
     )
-    def test_offers_what_may_stand_there(self, tmp_path: Path, line: str, offered: list[str]) -> None:
-        assert self.completed(tmp_path, line) == offered
+    def test_offers_what_may_stand_there(self, line: str, words: list[str]) -> None:
+        assert offered(line) == [f"plain,{word}" for word in words]
 
-    def test_every_command_and_option_is_offered(self, tmp_path: Path) -> None:
-        text = script(parser())
-        for path, one in tree.walk(parser()):
-            for action in one._option_string_actions:
-                assert action in text
-            assert path in text
-        assert " core)" not in text
+    @pytest.mark.parametrize("path", COMMANDS)
+    def test_every_command_and_option_is_offered(self, path: str) -> None:
+        ctx = CONTEXTS[path]
+        options = {name for one in ctx.command.get_params(ctx) for name in one.opts if name.startswith("-")}
+        assert {item.value for item in ctx.command.shell_complete(ctx, "-")} == options
+        if isinstance(ctx.command, Group):
+            assert [item.value for item in ctx.command.shell_complete(ctx, "")] == ctx.command.list_commands(ctx)
+        assert "core" not in COMMANDS
 
-    def test_is_understood_by_bash(self) -> None:
-        done = shell(f"source <({NODESEAL} completion bash) && complete -p nodeseal")
-        assert done.stdout == "complete -o default -F _nodeseal nodeseal\n"
+    @pytest.mark.parametrize("line", ["nodeseal check --config ", "nodeseal mesh check etc"])
+    def test_leaves_files_to_the_shell(self, line: str) -> None:
+        assert [one.split(",")[0] for one in offered(line)] == ["file"]
+
+    def test_zsh_and_fish_are_told_what_a_word_is_for(self) -> None:
+        what = "make a lab and leave it running"
+        assert offered("nodeseal lab up", "zsh") == ["plain", "up", what]
+        assert "".join(offered("nodeseal lab up", "fish")).endswith(what)
+
+    @pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
+    def test_script_is_for_its_shell(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["completion", name]) == 0
+        script = capsys.readouterr().out
+        assert f"_NODESEAL_COMPLETE={name}_complete" in script
+        if shutil.which(name):
+            done = subprocess.run([name, "-n"], input=script, capture_output=True, text=True, timeout=30, check=False)
+            assert (done.returncode, done.stderr) == (0, "")
+
+    def test_bash_completes_with_it(self) -> None:
+        path = f"PATH={Path(sys.executable).parent}:$PATH"
+        done = shell(
+            f"{path}; source <({NODESEAL} completion bash); complete -p nodeseal; COMP_WORDS=(nodeseal lab unen); "
+            "COMP_CWORD=2; _nodeseal_completion nodeseal; echo ${COMPREPLY[@]}"
+        )
+        assert done.stdout == "complete -o nosort -F _nodeseal_completion nodeseal\nunenrol\n"
+
+
+class TestManual:
+    def test_every_command_has_a_page(self, tmp_path: Path) -> None:
+        subprocess.run([sys.executable, "-m", "nodeseal.cli.manual", tmp_path], timeout=60, check=True)
+        names = {f"{'-'.join(['nodeseal', *path.split()])}.1" for path in COMMANDS}
+        assert {path.name for path in tmp_path.iterdir()} == names
+
+    @pytest.mark.parametrize("path", COMMANDS)
+    def test_page_says_what_the_help_says(self, path: str) -> None:
+        ctx = CONTEXTS[path]
+        text = manual.page(ctx).replace("\\-", "-")
+        assert text.startswith(f'.TH {"-".join(["NODESEAL", *path.upper().split()])} 1 "" "nodeseal {__version__}"')
+        for one in ctx.command.get_params(ctx):
+            for part in one.get_help_record(ctx) or ():
+                assert part in text
+        assert all(line in text for line, _what in EXAMPLES[path])
+
+    @pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
+    def test_groff_has_nothing_to_say_of_it(self, tmp_path: Path) -> None:
+        for name, text in manual.pages():
+            (tmp_path / name).write_text(text)
+        done = subprocess.run(
+            ["groff", "-man", "-ww", "-z", *tmp_path.iterdir()],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+    def test_dots_and_backslashes_are_text(self) -> None:
+        text = manual.page(click.Context(Command("x", help=".so \\fB/etc/passwd"), info_name="x"))
+        assert "\n\\&.so \\efB/etc/passwd\n" in text

@@ -83,6 +83,11 @@ def test_status_names_what_was_kept_from_leaving_in_plaintext(golden: Golden) ->
     golden("status_held.txt", text + "\n")
 
 
+def test_core_that_does_not_answer_is_not_said_to_run() -> None:
+    head, *_rest = status.text(node_status(core=RUNNING | {"error": "it does not answer"})).splitlines()
+    assert head == "node node1: agent 0.1.0 (pid 4101), core does not answer (pid 4102)"
+
+
 def test_what_was_held_long_ago_is_not_worth_a_line() -> None:
     capture = {"backend": "ebpf", "why": None, "held": {"packets": 12, "last_seconds": 600.0}, "tracked": None}
     assert "plaintext" not in status.text(node_status(workload("vector"), capture=capture))

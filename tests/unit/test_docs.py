@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.cli import lab
-from nodeseal.cli.main import parser
+from nodeseal.cli.lab import up
 from nodeseal.local import config
+from support.command_line import parsed
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -19,7 +19,7 @@ def page(name: str) -> str:
     return (ROOT / name).read_text()
 
 
-@pytest.mark.parametrize("path", [*PAGES, Path(lab.__file__)], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*PAGES, Path(up.__file__)], ids=lambda path: path.name)
 def test_requests_that_fail_say_so(path: Path) -> None:
     """A reset is what readers are to see: with -s alone curl says nothing of it."""
     assert re.findall(r"curl (?:\S+ )*?-s\b.*", path.read_text()) == []
@@ -72,7 +72,7 @@ def test_steps_on_a_host_are_commands_that_there_are() -> None:
     lines = re.findall(r"^nodeseal (.*?)(?: +#.*)?$", section, re.MULTILINE)
     assert len(lines) >= 5
     for line in lines:
-        assert parser().parse_args(line.split()).run
+        assert parsed(*line.split())
 
 
 def test_configuration_on_a_host_is_taken(tmp_path: Path) -> None:

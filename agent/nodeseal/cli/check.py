@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from nodeseal.cli.errors import CommandError
-from nodeseal.cli.nodes import add_output_option
+from nodeseal.cli.options import PATH, output_option
 from nodeseal.cli.progress import waiting
 from nodeseal.cli.table import folded
+from nodeseal.cli.tree import Command
 
 if TYPE_CHECKING:
     from nodeseal.daemon.check import Findings
@@ -19,32 +21,24 @@ if TYPE_CHECKING:
 _STATE_WIDTH = 9
 
 
-def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds `check`."""
-    parser = subparsers.add_parser(
-        "check",
-        help="what this machine has of what a node needs; changes nothing",
-        description="Tries everything that nodeseal needs of this machine, in network namespaces made for it, and says "
-        "what is missing, which capture backend an agent would use here, and what that one does not promise. Run it "
-        "as root. The exit status is 0 when an agent could capture here.",
-    )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the agent's configuration; default: the defaults")
-    add_output_option(parser)
-    parser.set_defaults(run=_run)
-
-
-def _run(args: argparse.Namespace) -> int:
+@click.command("check", cls=Command)
+@click.option("--config", type=PATH, metavar="FILE", help="The agent's configuration; default: the defaults.")
+@output_option
+def command(config: Path | None, output: str) -> int:
+    """Tries everything that nodeseal needs of this machine, in network namespaces made for it, and says what is
+    missing, which capture backend an agent would use here, and what that one does not promise. Run it as root. The exit
+    status is 0 when an agent could capture here."""
     from nodeseal.daemon.check import check
     from nodeseal.daemon.verify import load_verified
     from nodeseal.local.config import ConfigError
 
     try:
-        config = load_verified(args.config) if args.config is not None else None
+        settings = load_verified(config) if config is not None else None
     except ConfigError as error:
         raise CommandError(str(error)) from None
     with waiting("trying what this machine has"):
-        found = check(config)
-    print(json.dumps(as_json(found), indent=2) if args.output == "json" else text(found))
+        found = check(settings)
+    print(json.dumps(as_json(found), indent=2) if output == "json" else text(found))
     return 0 if found.chosen is not None else 1
 
 

@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from pathlib import Path
+
+import click
 
 from nodeseal.cli import nodes
 from nodeseal.cli.progress import waiting
+from nodeseal.cli.tree import Command
 
 
-def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds `cleanup`."""
-    parser = subparsers.add_parser(
-        "cleanup",
-        help="remove every trace on this node, with or without a running agent",
-        description="Ends the agent and the core of the node if they run, withdraws the node's publication, and "
-        "removes everything that capture put in place. Connections through the core end. Harmless when repeated.",
-    )
-    nodes.add_changing_options(parser)
-    parser.set_defaults(run=_run)
-
-
-def _run(args: argparse.Namespace) -> int:
+@click.command("cleanup", cls=Command)
+@nodes.changing_options
+def command(run_dir: Path | None, everything: bool, output: str) -> int:
+    """Ends the agent and the core of the node if they run, withdraws the node's publication, and removes everything
+    that capture put in place. Connections through the core end. Harmless when repeated."""
     from nodeseal.daemon.cleanup import CleanupError, cleanup
 
     removed: list[str] = []
     failed: list[str] = []
     try:
-        for directory in nodes.nodes_to_change("cleanup", args):
+        for directory in nodes.nodes_to_change("cleanup", run_dir, everything=everything):
             with waiting(f"cleaning up {directory}"):
                 report = cleanup(directory)
             removed += report.removed
             failed += report.failed
     except CleanupError as error:
         failed.append(str(error))
-    if args.output == "json":
+    if output == "json":
         print(json.dumps({"removed": removed, "failed": failed}, indent=2))
     else:
         for line in removed:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
+
+import click
 
 from nodeseal.cli import nodes
 from nodeseal.cli.identities import shortening
 from nodeseal.cli.table import duration, note, render_first_that_fits, size
+from nodeseal.cli.tree import Command
 
 _HEADER = ("DIR", "SOURCE", "DESTINATION", "MTLS WITH", "SENT", "RECEIVED", "AGE")
 _REFUSED_HEADER = ("DIR", "REFUSED", "SOURCE", "DESTINATION", "TIMES", "SINCE", "LAST", "WHY")
@@ -23,25 +26,20 @@ End = Callable[[Row], str]
 """How a source or a destination is."""
 
 
-def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds `connections`."""
-    parser = subparsers.add_parser(
-        "connections", help="connections of this node's workloads: mTLS with whom, or plaintext and why"
-    )
-    parser.add_argument(
-        "--live", action="store_true", help="leave out those that were closed in the last minute, and refused peers"
-    )
-    nodes.add_options(parser)
-    parser.set_defaults(run=_run)
-
-
-def _run(args: argparse.Namespace) -> int:
-    directories = nodes.run_directories(args.run_dir)
+@click.command("connections", cls=Command)
+@click.option(
+    "--live", is_flag=True, help="Leave out those that were closed in the last minute, and peers that were refused."
+)
+@nodes.looking_options
+def command(live: bool, run_dir: Path | None, output: str) -> int:
+    """Shows the connections of this node's workloads: under mutual TLS with whom, or in plaintext and why; and below
+    them the peers that were refused."""
+    directories = nodes.run_directories(run_dir)
     found = nodes.ask_all(directories, "connections")
-    rows = [row for row in _rows(found.answers, "connections") if not (args.live and row["state"] == "closed")]
-    refused = [] if args.live else _rows(found.answers, "refused")
+    rows = [row for row in _rows(found.answers, "connections") if not (live and row["state"] == "closed")]
+    refused = [] if live else _rows(found.answers, "refused")
     errors = [error for answer in found.answers for error in answer.get("errors", [])]
-    if args.output == "json":
+    if output == "json":
         print(json.dumps({"connections": rows, "refused": refused, "errors": [*errors, *found.errors]}, indent=2))
     elif found.answers:
         # An agent of an older version does not say its own: then no identity is shortened.

@@ -100,10 +100,3 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         ("nodeseal version -o json", "for a script"),
     ),
 }
-
-
-def text(command: str) -> str:
-    """What stands below the options; "" for a command without examples."""
-    examples = EXAMPLES.get(command, ())
-    width = max((len(line) for line, _what in examples), default=0)
-    return "\n".join(["examples:", *(f"  {line:<{width}}  {what}" for line, what in examples)]) if examples else ""

@@ -6,16 +6,18 @@ them, these are meant. What only looks shows all if there are none; what changes
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
+
 from nodeseal.api.client import TIMEOUT_S, AgentError, ask
 from nodeseal.cli.errors import UsageError
+from nodeseal.cli.options import PATH, Callback, output_option
 from nodeseal.cli.progress import waiting
 from nodeseal.local import registry, run_directory
 
@@ -43,32 +45,25 @@ class Answers:
         return 1 if self.errors else 0
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def looking_options(callback: Callback) -> Callback:
     """--run-dir and -o, for a command that looks at running nodes."""
-    _add_run_dir(parser, f"the node of this network namespace, else {DEFAULT}, else all nodes of this machine")
-    add_output_option(parser)
+    where = f"the node of this network namespace, else {DEFAULT}, else all nodes of this machine"
+    return _run_dir_option(where)(output_option(callback))
 
 
-def add_changing_options(parser: argparse.ArgumentParser) -> None:
+def changing_options(callback: Callback) -> Callback:
     """--run-dir or --all, and -o, for a command that changes running nodes: see nodes_to_change()."""
-    which = parser.add_mutually_exclusive_group()
-    _add_run_dir(which, "the node of this network namespace, if it is one")
-    which.add_argument("--all", action="store_true", help="every node of this machine, those of others too")
-    add_output_option(parser)
+    every = click.option("--all", "everything", is_flag=True, help="Every node of this machine, those of others too.")
+    return _run_dir_option("the node of this network namespace, if it is one")(every(output_option(callback)))
 
 
-def _add_run_dir(parser: argparse._ActionsContainer, default: str) -> None:
-    parser.add_argument(
+def _run_dir_option(default: str) -> Callable[[Callback], Callback]:
+    return click.option(
         "--run-dir",
-        type=Path,
+        type=PATH,
         metavar="DIR",
-        help=f"the node's run directory, or its agent.sock (environment {ENVIRONMENT}); default: {default}",
+        help=f"The node's run directory, or its agent.sock (environment {ENVIRONMENT}); default: {default}.",
     )
-
-
-def add_output_option(parser: argparse.ArgumentParser) -> None:
-    """-o table or -o json."""
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
 
 
 def run_directories(given: Path | None) -> list[Path]:
@@ -82,17 +77,20 @@ def run_directories(given: Path | None) -> list[Path]:
     return here or default or [one.run_dir for one in known] or [DEFAULT]
 
 
-def nodes_to_change(verb: str, args: argparse.Namespace) -> list[Path]:
-    """The run directories of the nodes that a command changes, which is called `verb`; at least one.
+def nodes_to_change(verb: str, given: Path | None, *, everything: bool) -> list[Path]:
+    """The run directories of the nodes that a command changes, which is called `verb`; at least one. `given`: that of
+    --run-dir; `everything`: all nodes of this machine.
 
-    Without --run-dir and --all that is the one node of this network namespace. Nobody's else: on one machine may be
-    several clusters, and several people. Raises UsageError with what to say instead.
+    Without either that is the one node of this network namespace. Nobody's else: on one machine may be several
+    clusters, and several people. Raises UsageError with what to say instead: a line, and the commands below it.
     """
-    named = None if args.all else _named(args.run_dir)
+    if given is not None and everything:
+        raise UsageError(f"--run-dir names one node and --all means every one: say 'nodeseal {verb}' with one of them")
+    named = None if everything else _named(given)
     if named is not None:
         return [named]
     known = _known()
-    if args.all or not known:
+    if everything or not known:
         return [one.run_dir for one in known] or [DEFAULT]
     here = [one for one in known if one.here]
     # When nothing runs any more in the standard directory, it may be unknown where its node was.
@@ -100,9 +98,11 @@ def nodes_to_change(verb: str, args: argparse.Namespace) -> list[Path]:
     if len(here) == 1:
         return [here[0].run_dir]
     if here:
-        raise UsageError(f"{len(here)} nodes are in this network namespace: {_commands(verb, here)}")
+        raise UsageError(f"{len(here)} nodes are in this network namespace; say which:\n{_commands(verb, here)}")
     which = "a node is" if len(known) == 1 else f"{len(known)} nodes are"
-    raise UsageError(f"{which} on this machine, and none in this network namespace: {_commands(verb, known)}")
+    raise UsageError(
+        f"{which} on this machine, and none in this network namespace; say which:\n{_commands(verb, known)}"
+    )
 
 
 def _named(given: Path | None) -> Path | None:
@@ -157,10 +157,13 @@ def _runs_here(pids: list[int]) -> bool:
 
 
 def _commands(verb: str, known: Sequence[_Known]) -> str:
-    """What to say for each of them, and for all."""
-    named = [f"'{run_directory.command(verb, one.run_dir)}' for {one.name}" for one in known[:_NAMED_MAX]]
-    more = f" ({len(known) - _NAMED_MAX} more: 'nodeseal status')" if len(known) > _NAMED_MAX else ""
-    return f"say {', '.join(named)}{more}, or 'nodeseal {verb} --all' for every node of this machine"
+    """What to say for each of them, and for all: a line each."""
+    lines = [(run_directory.command(verb, one.run_dir), one.name) for one in known[:_NAMED_MAX]]
+    if len(known) > _NAMED_MAX:
+        lines.append(("nodeseal status", f"names {len(known) - _NAMED_MAX} more"))
+    lines.append((f"nodeseal {verb} --all", "every node of this machine"))
+    width = max(len(line) for line, _what in lines)
+    return "\n".join(f"  {line:<{width}}  {what}" for line, what in lines)
 
 
 def ask_all(directories: list[Path], operation: str, *, seconds: float = TIMEOUT_S) -> Answers:

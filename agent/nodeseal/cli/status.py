@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+import click
 
 from nodeseal.cli import nodes, past_core
 from nodeseal.cli.identities import short_identity
 from nodeseal.cli.output import OutputError
 from nodeseal.cli.table import duration, note, render_first_that_fits
+from nodeseal.cli.tree import Command
 from nodeseal.mesh.reasons import ProblemWord, WhyNotEnrolled
 
 _BACKENDS = {"ebpf": "eBPF", "iptables": "iptables"}
@@ -33,25 +36,22 @@ _MESH_WORDS = (
 _HEADER = ("WORKLOAD", "ENROLLED", "IDENTITY", "CERT", "CONNS")
 
 
-def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds `status`."""
-    parser = subparsers.add_parser("status", help="this node's workloads: enrolled or why not, identity, certificate")
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="for monitoring: one line, and an exit status: 0 all is well, 1 something will be wrong or may be, 2 "
-        "something is wrong (also when no agent answers)",
-    )
-    nodes.add_options(parser)
-    parser.set_defaults(run=_run)
-
-
-def _run(args: argparse.Namespace) -> int:
-    directories = nodes.run_directories(args.run_dir)
+@click.command("status", cls=Command)
+@click.option(
+    "--check",
+    is_flag=True,
+    help="For monitoring: one line, and an exit status: 0 all is well, 1 something will be wrong or may be, 2 "
+    "something is wrong (also when no agent answers).",
+)
+@nodes.looking_options
+def command(check: bool, run_dir: Path | None, output: str) -> int:
+    """Shows this node's workloads: whether each is enrolled, or why not; its identity and how long its certificate is
+    valid; and below them what is wrong with the node."""
+    directories = nodes.run_directories(run_dir)
     found = nodes.ask_all(directories, "status")
-    if args.check:
-        return _check(found, args.output)
-    if args.output == "json":
+    if check:
+        return _check(found, output)
+    if output == "json":
         answers = [_without_ok(answer) for answer in found.answers]
         print(json.dumps({"nodes": answers, "errors": found.errors}, indent=2))
     elif found.answers:
@@ -115,7 +115,9 @@ def text(status: dict[str, Any]) -> str:
     core, mesh = status["core"], status["mesh"]
     starting = status["agent"].get("starting")
     state = f", starting for {duration(starting['seconds'])}" if starting else ""
-    core_text = f"core {core['state']}" + (f" (pid {core['pid']})" if core["pid"] is not None else "")
+    # A core that runs and has an error was asked for its counters just now, and did not tell them.
+    core_state = "does not answer" if core["state"] == "running" and core["error"] else core["state"]
+    core_text = f"core {core_state}" + (f" (pid {core['pid']})" if core["pid"] is not None else "")
     listed = [one for one in status.get("problems", ()) if one["word"] not in _MESH_WORDS]
     parts = [
         # What `capture: auto` had to do without concerns all that follows.

@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nodeseal.cli.nodes import add_output_option
+import click
+
+from nodeseal.cli.options import PATH, output_option
+from nodeseal.cli.tree import Command
 
 if TYPE_CHECKING:
     from nodeseal.mesh.model import Mesh
 
 
-def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds `mesh` with `check`."""
-    parser = subparsers.add_parser("mesh", help="the mesh state in a directory")
-    commands = parser.add_subparsers(dest="mesh_command", metavar="COMMAND")
-    check = commands.add_parser(
-        "check",
-        help="whether nodes would take it; needs no agent and no root",
-        description="Reads the mesh state in DIR as a node does, and prints everything that is wrong, each with its "
-        "file, line and field. The exit status is 0 when nothing is, 1 otherwise.",
-    )
-    check.add_argument("directory", type=Path, metavar="DIR", help="with the *.yaml and *.yml files")
-    add_output_option(check)
-    check.set_defaults(run=_check)
-
-
-def _check(args: argparse.Namespace) -> int:
+@click.command("check", cls=Command)
+@click.argument("directory", metavar="DIR", type=PATH, help="with the *.yaml and *.yml files")
+@output_option
+def command(directory: Path, output: str) -> int:
+    """Reads the mesh state in DIR as a node does, and prints everything that is wrong, each with its file, line and
+    field. The exit status is 0 when nothing is, 1 otherwise."""
     from nodeseal.documents.document import shown_path
     from nodeseal.sources.directory.source import examine
 
-    directory: Path = args.directory
     mesh, problems = examine(directory)
-    if args.output == "json":
+    if output == "json":
         found = [asdict(problem) for problem in problems]
         print(json.dumps({"ok": not problems, "problems": found, **_contents(mesh)}, indent=2))
         return 1 if problems else 0

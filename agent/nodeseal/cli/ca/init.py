@@ -1,0 +1,32 @@
+"""`nodeseal ca init`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from nodeseal.cli.ca.common import directory_argument, reporting, say
+from nodeseal.cli.options import output_option
+from nodeseal.cli.tree import Command
+
+
+@click.command("init", cls=Command)
+@directory_argument("an empty directory, or one that is made")
+@click.option("--trust-domain", default="example.org", show_default=True, metavar="NAME", help="Whose ids it signs.")
+@output_option
+@reporting
+def command(directory: Path, trust_domain: str, output: str) -> int:
+    """Makes a root and an intermediate in DIR. Agents need root.pem, intermediate.pem and intermediate.key; root.key
+    signs intermediates only and belongs somewhere offline."""
+    from nodeseal.authority.creation import init_authority
+
+    init_authority(directory, trust_domain=trust_domain, now=datetime.now(UTC))
+    say(
+        output,
+        {"directory": str(directory), "trust_domain": trust_domain},
+        f"made a CA for the trust domain {trust_domain} in {directory}",
+        f"keep {directory / 'root.key'} offline: agents do not need it",
+    )
+    return 0

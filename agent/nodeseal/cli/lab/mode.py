@@ -1,0 +1,29 @@
+"""`nodeseal lab mode`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from nodeseal.cli.lab.common import name_option, reporting
+from nodeseal.cli.options import output_option
+from nodeseal.cli.progress import waiting
+from nodeseal.cli.tree import Command
+from nodeseal_lab.plan import NAMESPACE
+
+
+@click.command("mode", cls=Command)
+@name_option()
+@click.argument("pod", metavar="POD", help="whose")
+@click.argument("mode", type=click.Choice(("permissive", "strict")), help="with plaintext, or without")
+@output_option
+@reporting
+def command(name: str, pod: str, mode: str, output: str) -> int:
+    """Sets whether a pod accepts plaintext from those not enrolled."""
+    from nodeseal_lab.lab import Lab
+
+    with waiting(f"making {pod} {mode}"):
+        Lab.open(name).set_mode(pod, mode)
+    print(json.dumps({"name": pod, "mode": mode}, indent=2) if output == "json" else f"{NAMESPACE}/{pod} is {mode}")
+    return 0

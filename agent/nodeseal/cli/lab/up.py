@@ -1,0 +1,77 @@
+"""`nodeseal lab up`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from nodeseal.cli.lab.common import name_option, reporting
+from nodeseal.cli.lab.tables import status_tables
+from nodeseal.cli.options import output_option
+from nodeseal.cli.progress import waiting
+from nodeseal.cli.tree import Command
+from nodeseal_lab.plan import DEFAULT_NAME, NODE_RULES
+
+
+@click.command("up", cls=Command)
+@name_option()
+@click.option("--nodes", type=int, default=2, show_default=True, metavar="N", help="Number of nodes.")
+@click.option(
+    "--pod",
+    "pods",
+    multiple=True,
+    metavar="NAME:NODE[:plain]",
+    help="One more pod, enrolled unless plain (repeatable); it runs nothing of its own.",
+)
+@click.option(
+    "--host-workload",
+    "host_workloads",
+    multiple=True,
+    metavar="NAME:NODE:PORT[:plain]",
+    help="A process of the node itself, in a cgroup of its own, that serves HTTP at PORT (repeatable).",
+)
+@click.option(
+    "--node-rules",
+    type=click.Choice(NODE_RULES),
+    default=None,
+    metavar="KIND",
+    help=f"Netfilter rules of other programs on the nodes: {', '.join(NODE_RULES)}.",
+)
+@click.option("--ipv6", is_flag=True, help="IPv6 addresses as well; names stand for those.")
+@click.option("--not-enrolled", is_flag=True, help="Start with no pod enrolled.")
+@click.option("--unsupervised", is_flag=True, help="Leave an agent that ends at that.")
+@output_option
+@reporting
+def command(
+    name: str,
+    nodes: int,
+    pods: tuple[str, ...],
+    host_workloads: tuple[str, ...],
+    node_rules: str | None,
+    ipv6: bool,
+    not_enrolled: bool,
+    unsupervised: bool,
+    output: str,
+) -> int:
+    """Makes a lab and leaves it running."""
+    from nodeseal_lab.interruption import signals_interrupt
+    from nodeseal_lab.lab import Lab
+    from nodeseal_lab.plan import Plan, PodRequest, in_url
+
+    more = [PodRequest.parse(text) for text in pods]
+    more += [PodRequest.parse_host_workload(text) for text in host_workloads]
+    plan = Plan.build(name, nodes=nodes, more_pods=more, enrol=not not_enrolled, ipv6=ipv6, node_rules=node_rules or "")
+    with signals_interrupt(), waiting(f"making the lab '{name}'"):
+        status = Lab.up(plan, supervised=not unsupervised).status()
+    if output == "json":
+        print(json.dumps(status, indent=2))
+        return 0
+    option = "" if name == DEFAULT_NAME else f" --name {name}"
+    pipeline = in_url(plan.pod("pipeline").named_address)
+    print(f"lab '{name}' is up\n\n{status_tables(status)}\n")
+    print("try:")
+    print(f"  nodeseal lab exec{option} shipper -- curl -sS http://{pipeline}:8080/   (or http://pipeline:8080/)")
+    print("  nodeseal connections")
+    print(f"  nodeseal lab down{option}")
+    return 0
