@@ -1,0 +1,142 @@
+"""From the version before this one to this one, agent and core of each node, under traffic: nothing is cut.
+
+The former version comes out of git, built beside this one, and brings up its own lab, whose agents this version's then
+replace, as an upgrade of the package and a restart of the service do.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nodeseal_lab.lab import LAB_ROOT, Lab, take_down
+from support.lab import Lines, Programs, RunningLab, echoes, wait_until
+from support.namespaces import needs_root
+
+ROOT = Path(__file__).resolve().parents[2]
+FORMER = "1008fd92d61c6873226de42afc9d7f68408b281f"
+NODES = ("node1", "node2")
+PATHS = (("shipper", "pipeline"), ("pipeline", "siem"), ("shipper", "siem"), ("guest", "pipeline"))
+_BUILD_SECONDS = 300
+
+
+def _has_former() -> bool:
+    found = subprocess.run(["git", "-C", ROOT, "cat-file", "-e", f"{FORMER}^{{commit}}"], capture_output=True)
+    return found.returncode == 0
+
+
+pytestmark = [
+    needs_root,
+    pytest.mark.skipif(not _has_former(), reason=f"no git history here that has the former version {FORMER[:7]}"),
+]
+
+
+@pytest.fixture(scope="module")
+def former(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment in which `nodeseal` is the former version."""
+    directory = tmp_path_factory.mktemp("former")
+    archive = subprocess.run(
+        [
+            "git",
+            "-C",
+            ROOT,
+            "archive",
+            FORMER,
+            "agent",
+            "bpf",
+            "cext",
+            "setup.py",
+            "pyproject.toml",
+            "README.md",
+            "LICENSE",
+        ],
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    subprocess.run(["tar", "-x", "-C", directory], input=archive.stdout, check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        cwd=directory,
+        check=True,
+        capture_output=True,
+        timeout=_BUILD_SECONDS,
+    )
+    environment = {**os.environ, "PYTHONPATH": str(directory / "agent")}
+    found = subprocess.run(
+        [sys.executable, "-c", "import nodeseal, nodeseal._core; print(nodeseal.__file__)"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.startswith(str(directory))
+    return environment
+
+
+@pytest.fixture
+def lab(former: dict[str, str]) -> Iterator[RunningLab]:
+    """A lab of the former version, whose agents nobody starts again."""
+    name = f"former{os.getpid()}"
+    command = [
+        sys.executable,
+        "-m",
+        "nodeseal",
+        "lab",
+        "up",
+        "--name",
+        name,
+        "--pod",
+        "guest:node1:plain",
+        "--unsupervised",
+    ]
+    try:
+        up = subprocess.run(command, env=former, capture_output=True, text=True, timeout=180)
+        assert up.returncode == 0, up.stderr
+        yield RunningLab(Lab.open(name))
+    finally:
+        report = take_down(name, LAB_ROOT)
+    assert report.failures == ()
+
+
+def upgrade(lab: RunningLab, node: str) -> None:
+    """The service is restarted with this version; its agent replaces the core by its own."""
+    before = lab.core_pid(node)
+    lab.restart_agent(node)
+    wait_until(lambda: lab.core_pid(node) != before, f"{node} has a core of this version")
+    wait_until(lambda: not lab.status(node)["core"]["outdated"], f"{node} uses the core of this version")
+
+
+def test_nothing_is_cut_by_an_upgrade_of_agent_and_core(lab: RunningLab) -> None:
+    with Programs(lab, 4) as programs:
+        lines = [Lines(programs, source, programs.serve(target).address) for source, target in PATHS]
+        server = programs.serve("pipeline")
+        stop = threading.Event()
+
+        def dial_on() -> int:
+            count = 0
+            while not stop.is_set():
+                client = programs.dial("shipper", server.address)
+                assert echoes(client, b"%08d" % count)
+                client.close()
+                count += 1
+            return count
+
+        dialler = programs.thread(dial_on)
+        programs.at_end(stop.set)
+        for node in NODES:
+            first = lab.core_pid(node)
+            upgrade(lab, node)
+            for one in lines:
+                one.goes_on()
+            assert lab.core_pids(node)[-1] == first, "the former core still carries what it began"
+        wait_until(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
+        stop.set()
+        assert dialler.result() > 0
+        assert [one.finish() > 0 for one in lines] == [True] * len(lines)
