@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -11,10 +12,12 @@ import threading
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from core_fakes import FakeLib, make_native
+from nodeseal.contracts.mesh import encode_difference
 from nodeseal.contracts.refusal import Refusal
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone, CoreOptions, spawn
 from nodeseal.linux import control_socket
@@ -305,9 +308,13 @@ def test_large_mesh_goes_over_in_parts_and_comes_back(running: Running, count: i
     assert running.client.mesh_read() == mesh()
 
 
+def as_message(model: Mesh) -> Any:
+    return json.loads(bytes(encode_difference(model.as_difference())))
+
+
 def test_parts_of_a_mesh_count_for_nothing_before_it_is_complete(running: Running) -> None:
     running.client.mesh(mesh("shipper"), 5)
-    part = large_mesh(3).to_wire()
+    part = as_message(large_mesh(3))
     assert running.server.handle({"op": "mesh_part", "number": 0, "part": part}, [])[0]["ok"]
     assert running.client.mesh_read() == mesh("shipper")
     assert calls(running.lib, "core_epoch") == [("core_epoch", 5)]
@@ -315,7 +322,7 @@ def test_parts_of_a_mesh_count_for_nothing_before_it_is_complete(running: Runnin
 
 def test_mesh_with_a_part_missing_is_refused_as_a_whole(running: Running) -> None:
     running.client.mesh(mesh("shipper"), 5)
-    part, last = large_mesh(3).to_wire(), mesh("pipeline").to_wire()
+    part, last = as_message(large_mesh(3)), as_message(mesh("pipeline"))
     assert not running.server.handle({"op": "mesh_part", "number": 1, "part": part}, [])[0]["ok"]
     assert running.server.handle({"op": "mesh_part", "number": 0, "part": part}, [])[0]["ok"]
     answer, _fds = running.server.handle({"op": "mesh", "epoch": 6, "parts": 2, "full": last}, [])

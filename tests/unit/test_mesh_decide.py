@@ -302,7 +302,7 @@ def test_the_meshs_own_ports_are_refused_whatever_is_excluded() -> None:
 def test_an_exclusion_counts_for_a_service_only_while_it_leads_to_nobody_enrolled(endpoint: WorkloadName) -> None:
     model = mesh(endpoint)
     a = replace(model.workloads[A], exclude=Exclusions(outbound=EVERYTHING))
-    model = model.apply(MeshDifference("example.org", (a,)))
+    model = model.apply(MeshDifference("example.org", {"workloads": (a,)}))
     route = out(model, VIP, 80)
     assert isinstance(route, Route)
     (found,) = route.endpoints

@@ -1,11 +1,11 @@
 """Processes of a node as workloads: they share the node's address, and are told apart by port and identity."""
 
-import json
 from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
 
+from nodeseal.contracts.mesh import decode_difference, encode_difference
 from nodeseal.mesh.address import ApplicationAddress, OriginalDestination, TunnelAddress
 from nodeseal.mesh.decide import (
     Allow,
@@ -93,7 +93,7 @@ def test_what_only_one_may_have_is_refused(
     with pytest.raises(MeshError, match=message):
         mesh(*workloads, services=services)
     with pytest.raises(MeshError, match=message):
-        mesh(workloads[0]).apply(MeshDifference("example.org", workloads[1:], (), services))
+        mesh(workloads[0]).apply(MeshDifference("example.org", {"workloads": workloads[1:], "services": services}))
 
 
 def test_ranges_of_ports_may_not_overlap() -> None:
@@ -121,7 +121,7 @@ def test_phases_change_what_is_found_among_the_hosts() -> None:
 
 def test_processes_cross_the_wire() -> None:
     model = mesh()
-    copy = Mesh.from_wire(json.loads(json.dumps(model.to_wire())))
+    copy = Mesh.from_difference(decode_difference(encode_difference(model.as_difference())))
     assert (copy, copy.hosts) == (model, model.hosts)
 
 

@@ -1,7 +1,5 @@
-import json
 from dataclasses import FrozenInstanceError, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any
 
 import pytest
 
@@ -12,7 +10,6 @@ from nodeseal.mesh.model import (
     MeshDifference,
     MeshError,
     Mode,
-    OnFailure,
     Phase,
     Service,
     ServicePort,
@@ -20,6 +17,7 @@ from nodeseal.mesh.model import (
     WorkloadName,
     difference,
 )
+from nodeseal.mesh.workload import WORKLOADS
 
 
 def name(text: str) -> WorkloadName:
@@ -91,14 +89,6 @@ def test_an_address_that_one_of_two_gave_up_is_not_found_any_more() -> None:
     new = mesh(workload("a", 1, addresses=both[:1]), workload("b", 2, addresses=(IPv4Address("10.0.0.2"), both[1])))
     result = old.apply(difference(old, new))
     assert (result, result.by_address) == (new, new.by_address)
-
-
-@pytest.mark.parametrize("addresses", [[], ["10.0.0.1", "10.0.0.2"], ["10.0.0.1", "fd00::1", "fd00::2"], "10.0.0.1"])
-def test_addresses_on_the_wire_are_one_or_one_of_each_family(addresses: object) -> None:
-    wire = mesh(workload("a", 1)).to_wire()
-    wire["workloads"][0]["addresses"] = addresses  # type: ignore[index]
-    with pytest.raises(MeshError, match="addresses"):
-        Mesh.from_wire(wire)
 
 
 def test_a_model_cannot_be_changed() -> None:
@@ -188,71 +178,22 @@ def test_a_difference_leads_from_the_old_model_to_the_new_one(new: Mesh) -> None
     assert dict(result.service_by_address) == dict(new.service_by_address)
 
 
-@pytest.mark.parametrize("new", NEWS)
-def test_a_difference_survives_the_wire(new: Mesh) -> None:
-    change = difference(OLD, new)
-    assert MeshDifference.from_wire(json.loads(json.dumps(change.to_wire()))) == change
-
-
 def test_a_difference_names_only_what_changed() -> None:
     change = difference(OLD, OLD.with_phases({name("b"): Phase.ENROLLED}))
-    assert [item.key for item in change.workloads] == [name("b")]
+    assert [item.key for item in change.put_of(WORKLOADS)] == [name("b")]
     assert change.size == 1
 
 
 def test_a_difference_that_does_not_fit_leaves_the_model_alone() -> None:
     before = dict(OLD.workloads)
     with pytest.raises(MeshError, match="share the address"):
-        OLD.apply(MeshDifference("example.org", workloads=(workload("x", 1),)))
+        OLD.apply(MeshDifference("example.org", {"workloads": (workload("x", 1),)}))
     assert dict(OLD.workloads) == before
-
-
-ON_THE_WIRE: Any = mesh(workload("a", 1)).to_wire()["workloads"][0]  # type: ignore[index]
-
-
-def test_limits_that_are_not_changed_are_not_on_the_wire() -> None:
-    assert "limits" not in ON_THE_WIRE
 
 
 def test_a_workload_in_another_phase_keeps_its_limits() -> None:
     limits = LimitChanges(connections=5)
     assert workload("a", 1, limits=limits).in_phase(Phase.LEAVING).limits == limits
-
-
-def test_a_mesh_survives_the_wire() -> None:
-    model = mesh(
-        workload("a", 1, netns="/run/netns/a", phase=Phase.LEAVING, mode=Mode.STRICT, wanted=False, exclude=EXCLUDE),
-        workload("b", 2, on_failure=OnFailure.OPEN).in_phase(Phase.JOINING),
-        workload("c", 3, limits=LimitChanges(connections=5, memory=0)),
-        services=(service("web", 1, "a"),),
-    )
-    assert Mesh.from_wire(json.loads(json.dumps(model.to_wire()))) == model
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"trust_domain": 5}, "not a text"),
-        ({"workloads": {}}, "workloads is not a list"),
-        ({"workloads": [{}]}, "missing"),
-        ({"workloads": ["x"]}, "mesh on the wire"),
-        ({"workloads": [{**ON_THE_WIRE, "limits": {"memory": -1}}]}, "limit of memory"),
-        ({"workloads": [{**ON_THE_WIRE, "limits": {"memory": True}}]}, "limit of memory"),
-        ({"removed_workloads": ["x"]}, "namespace/name"),
-        ({"removed_workloads": ["default/x"]}, "a whole mesh is expected"),
-        (
-            {
-                "services": [
-                    {"namespace": "a", "name": "b", "addresses": ["10.0.0.1"], "ports": [[0, 1]], "endpoints": []}
-                ]
-            },
-            "port",
-        ),
-    ],
-)
-def test_a_malformed_mesh_on_the_wire_is_refused(change: dict[str, object], message: str) -> None:
-    with pytest.raises(MeshError, match=message):
-        Mesh.from_wire({**OLD.to_wire(), **change})
 
 
 def test_a_large_mesh_shares_what_did_not_change() -> None:
@@ -268,7 +209,7 @@ def test_a_large_mesh_shares_what_did_not_change() -> None:
 def test_a_change_copies_no_workload_that_it_does_not_concern() -> None:
     old = Mesh.build("example.org", [workload(f"w{n}", n) for n in range(1, 9)])
     changed = workload("w3", 3, mode=Mode.STRICT)
-    new = old.apply(MeshDifference("example.org", (changed,)))
+    new = old.apply(MeshDifference("example.org", {"workloads": (changed,)}))
     assert [key for key, one in new.workloads.items() if one is not old.workloads[key]] == [changed.key]
     assert new.services is old.services
     assert new.service_by_address is old.service_by_address
@@ -289,7 +230,9 @@ def test_phases_are_taken_from_a_model_that_has_them_already() -> None:
 def test_a_difference_in_parts_is_the_same_when_joined(size: int) -> None:
     services = tuple(service(f"s{n}", n) for n in range(1, 4))
     gone = tuple(name(f"gone{n}") for n in range(4))
-    whole = MeshDifference("example.org", tuple(workload(f"w{n}", n) for n in range(1, 8)), gone, services, gone[:2])
+    workloads = tuple(workload(f"w{n}", n) for n in range(1, 8))
+    put, removed = {"workloads": workloads, "services": services}, {"workloads": gone, "services": gone[:2]}
+    whole = MeshDifference("example.org", put, removed)
     parts = whole.parts(size)
     assert all(1 <= part.size <= size for part in parts)
     assert MeshDifference.joined(parts) == whole

@@ -6,6 +6,7 @@ Everything here blocks (bounded by a timeout) and belongs into one thread; the a
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import socket
@@ -17,6 +18,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from nodeseal.contracts.mesh import decode_difference, encode_difference
 from nodeseal.contracts.refusal import Refusal
 from nodeseal.linux import control_socket
 from nodeseal.local import generations
@@ -202,8 +204,8 @@ class CoreClient:
     def _send_mesh(self, request: dict[str, Any], key: str, content: MeshDifference) -> None:
         *first, last = content.parts(control_socket.MESH_PART)
         for number, part in enumerate(first):
-            self._ask({"op": "mesh_part", "number": number, "part": part.to_wire()})
-        self._ask({**request, "parts": len(first), key: last.to_wire()})
+            self._ask({"op": "mesh_part", "number": number, "part": json.loads(bytes(encode_difference(part)))})
+        self._ask({**request, "parts": len(first), key: json.loads(bytes(encode_difference(last)))})
 
     def mesh_read(self) -> Mesh | None:
         """The mesh state that the core decides by, or None when it never had one."""
@@ -213,7 +215,7 @@ class CoreClient:
             answer = self._ask({"op": "mesh_read", "first": first})
             if answer["part"] is None:
                 return None
-            parts.append(MeshDifference.from_wire(answer["part"]))
+            parts.append(decode_difference(json.dumps(answer["part"]).encode()))
             first = answer["next"]
         return Mesh.from_difference(MeshDifference.joined(parts))
 

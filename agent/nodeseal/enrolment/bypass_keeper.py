@@ -23,6 +23,7 @@ from nodeseal.local.config import NodeAddresses
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions
 from nodeseal.mesh.model import Mesh, Mode, Service, Workload, WorkloadName, difference
+from nodeseal.mesh.workload import WORKLOADS
 
 log = logging.getLogger("nodeseal.agent")
 
@@ -104,9 +105,10 @@ class BypassKeeper:
         old, old_services, old_node = done
         change = difference(old, mesh)
         services = self._services(mesh) if change.size else old_services
-        gone = [old.workloads[key] for key in change.removed_workloads]
-        gone += [old.workloads[item.key] for item in change.workloads if item.key in old.workloads]
-        put = self._workloads(change.workloads)
+        changed = change.put_of(WORKLOADS)
+        gone = [old.workloads[key] for key in change.removed_of(WORKLOADS)]
+        gone += [old.workloads[item.key] for item in changed if item.key in old.workloads]
+        put = self._workloads(changed)
         put |= {key: value for key, value in services.items() if key not in old_services}
         put |= {key: value for key, value in node.items() if old_node.get(key) != value}
         remove = self._workloads(gone).keys() | (old_services.keys() - services.keys())

@@ -35,6 +35,7 @@ from nodeseal.linux import addresses
 from nodeseal.linux.control_socket import close_all
 from nodeseal.local.config import Config
 from nodeseal.mesh.model import Mesh, MeshDifference, MeshError, Mode, OnFailure, Phase, Workload, WorkloadName
+from nodeseal.mesh.workload import WORKLOADS
 from nodeseal.node import probes
 from nodeseal.node.absence import Absence
 from nodeseal.node.ca_watch import CaWatch
@@ -497,7 +498,7 @@ class Node:
         for workload in changed:
             # One at a time: an address that the mesh state gives to another by now belongs to that other.
             with contextlib.suppress(MeshError):
-                mesh = mesh.apply(MeshDifference(mesh.trust_domain, (workload,)))
+                mesh = mesh.apply(MeshDifference(mesh.trust_domain, {WORKLOADS.name: (workload,)}))
         return mesh
 
     async def push(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from nodeseal.mesh.model import Mesh, MeshDifference, Phase, Workload
+from nodeseal.mesh.workload import WORKLOADS
 from nodeseal.splice.native import pack_ip
 
 
@@ -23,9 +24,10 @@ class PublishedChange(NamedTuple):
 def published_change(before: Mesh | None, difference: MeshDifference) -> PublishedChange:
     """What a difference to `before` changes; with None, what a first model brings. Takes time for what changes."""
     known = before.workloads if before is not None else {}
-    old = [known[key] for key in difference.removed_workloads if key in known]
-    old += [known[workload.key] for workload in difference.workloads if workload.key in known]
-    return PublishedChange(_packed(difference.workloads), _packed(old))
+    put = difference.put_of(WORKLOADS)
+    old = [known[key] for key in difference.removed_of(WORKLOADS) if key in known]
+    old += [known[workload.key] for workload in put if workload.key in known]
+    return PublishedChange(_packed(put), _packed(old))
 
 
 def published_anew(before: Mesh | None, after: Mesh) -> PublishedChange:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
+from nodeseal.contracts.mesh import decode_difference, encode_difference
 from nodeseal.linux.control_socket import MESH_PART
 from nodeseal.mesh.model import Mesh, MeshDifference
 
@@ -28,7 +30,7 @@ class Incoming:
         if number != len(self._parts):
             expected, self._parts = len(self._parts), []
             raise TransferError(f"part {number} of a mesh state came, part {expected} was expected")
-        self._parts.append(MeshDifference.from_wire(part))
+        self._parts.append(_read(part))
         # A full collection with 50,000 workloads to look at keeps the interpreter's lock, and with it every decision,
         # for some 50 ms. They make no cycles: out of the collector's sight with them.
         gc.freeze()
@@ -38,13 +40,19 @@ class Incoming:
         before, self._parts = self._parts if count else [], []
         if count != len(before):
             raise TransferError(f"a mesh state of {count + 1} parts is complete, but {len(before) + 1} have come")
-        return MeshDifference.joined([*before, MeshDifference.from_wire(last)])
+        return MeshDifference.joined([*before, _read(last)])
 
 
 def part_of(mesh: Mesh, first: int) -> tuple[dict[str, Any], int | None]:
     """(the model's objects from number `first` on as a difference on the wire, where the next part begins)."""
-    end, count = first + MESH_PART, len(mesh.workloads)
-    workloads = tuple(islice(mesh.workloads.values(), first, end))
-    services = tuple(islice(mesh.services.values(), max(0, first - count), max(0, end - count)))
-    part = MeshDifference(mesh.trust_domain, workloads, (), services)
-    return part.to_wire(), end if end < count + len(mesh.services) else None
+    end, before = first + MESH_PART, 0
+    put: dict[str, tuple[Any, ...]] = {}
+    for kind, table in mesh.tables.items():
+        put[kind] = tuple(islice(table.items.values(), max(0, first - before), max(0, end - before)))
+        before += len(table.items)
+    part = json.loads(bytes(encode_difference(MeshDifference(mesh.trust_domain, put))))
+    return part, end if end < before else None
+
+
+def _read(part: Mapping[str, object]) -> MeshDifference:
+    return decode_difference(json.dumps(part).encode())

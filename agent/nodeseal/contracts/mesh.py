@@ -1,0 +1,262 @@
+"""The mesh state on its way between agent and core: a type for each kind of objects, and differences of all kinds.
+
+    {"trust_domain": "example.org",
+     "workloads": [WorkloadMessage, ...], "removed_workloads": ["namespace/name", ...],
+     "services": [ServiceMessage, ...], "removed_services": ["namespace/name", ...]}
+
+A kind (nodeseal.mesh.model.KINDS) of which nothing is put in or removed is left out, and so are fields with their
+defaults. Agent and core may be of different versions: kinds and fields that one does not know are passed over. A field
+that is added later has a default.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from ipaddress import ip_network
+from sys import intern
+from typing import Annotated, Any, Generic, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from nodeseal.mesh.address import Address, parse_address
+from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
+from nodeseal.mesh.host import HostPlace
+from nodeseal.mesh.limits import UNCHANGED, LimitChanges
+from nodeseal.mesh.model import (
+    KINDS,
+    MeshDifference,
+    MeshError,
+    Mode,
+    OnFailure,
+    Phase,
+    Service,
+    ServicePort,
+    Workload,
+    WorkloadName,
+)
+
+Port: TypeAlias = Annotated[int, Meta(ge=1, le=65535)]
+Limit: TypeAlias = Annotated[int, Meta(ge=0)]
+
+
+class ExcludedMessage(Struct, frozen=True, gc=False):
+    """What is excluded in one direction."""
+
+    # [first, last] of each range.
+    ports: list[tuple[Port, Port]]
+    # "10.0.0.0/8"
+    networks: list[str]
+
+
+class ExclusionsMessage(Struct, frozen=True, gc=False):
+    """What of a workload's traffic passes by nodeseal."""
+
+    inbound: ExcludedMessage
+    outbound: ExcludedMessage
+
+
+class LimitsMessage(Struct, frozen=True, gc=False, omit_defaults=True):
+    """Those of a workload's limits that are not its node's."""
+
+    connections: Limit | None = None
+    memory: Limit | None = None
+    new_connections: Limit | None = None
+
+
+class HostMessage(Struct, frozen=True, gc=False):
+    """Where a process of the node is found."""
+
+    cgroup: str
+    # [first, last] of each range.
+    ports: list[tuple[Port, Port]]
+
+
+class WorkloadMessage(Struct, frozen=True, gc=False, omit_defaults=True):
+    """A workload."""
+
+    namespace: str
+    name: str
+    service_account: str
+    node: str
+    # One, or one of each family.
+    addresses: Annotated[list[str], Meta(min_length=1, max_length=2)]
+    netns: str | None
+    wanted: bool
+    mode: Mode
+    phase: Phase
+    exclude: ExclusionsMessage | None = None
+    on_failure: OnFailure = OnFailure.CLOSED
+    limits: LimitsMessage | None = None
+    host: HostMessage | None = None
+
+
+class ServiceMessage(Struct, frozen=True, gc=False):
+    """A service."""
+
+    namespace: str
+    name: str
+    # One, or one of each family.
+    addresses: Annotated[list[str], Meta(min_length=1, max_length=2)]
+    # [port, target port] of each.
+    ports: list[tuple[Port, Port]]
+    # "namespace/name" of each.
+    endpoints: list[str]
+
+
+_T = TypeVar("_T")
+_M = TypeVar("_M", bound=Struct)
+
+
+@dataclass(frozen=True, slots=True)
+class MessageOf(Generic[_T, _M]):
+    """How objects of one kind travel."""
+
+    type: type[_M]
+    write: Callable[[_T], _M]
+    read: Callable[[_M], _T]
+    """The reverse of `write`. Raises ValueError."""
+
+
+def encode_difference(difference: MeshDifference) -> Raw:
+    """The difference as JSON, to stand in a message as it is."""
+    message: dict[str, object] = {"trust_domain": difference.trust_domain}
+    for name in KINDS:
+        if items := difference.put.get(name):
+            write = MESSAGES[name].write
+            message[name] = [write(item) for item in items]
+        if keys := difference.removed.get(name):
+            message[_removed(name)] = [str(key) for key in keys]
+    return Raw(_encode(message))
+
+
+def decode_difference(data: Raw | bytes) -> MeshDifference:
+    """The reverse. Raises MeshError for anything that encode_difference does not make."""
+    where = ""
+    put: dict[str, tuple[Any, ...]] = {}
+    removed: dict[str, tuple[Any, ...]] = {}
+    try:
+        fields = _decode_fields(data)
+        if "trust_domain" not in fields:
+            raise MeshError("'trust_domain' is missing")
+        where = "trust_domain: "
+        trust_domain = _decode_text(fields["trust_domain"])
+        for name, kind in KINDS.items():
+            if name in fields:
+                where, message = f"{name}: ", MESSAGES[name]
+                items = msgspec.json.decode(fields[name], type=list[message.type])  # type: ignore[name-defined]
+                put[name] = tuple(map(message.read, items))
+            if (keys := _removed(name)) in fields:
+                where = f"{keys}: "
+                removed[name] = tuple(map(kind.read_key, _decode_texts(fields[keys])))
+    except (ValueError, RecursionError) as error:
+        raise MeshError(f"mesh on the wire: {where}{error}") from None
+    return MeshDifference(trust_domain, put, removed)
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_text = msgspec.json.Decoder(str).decode
+_decode_texts = msgspec.json.Decoder(list[str]).decode
+
+
+def _removed(name: str) -> str:
+    return f"removed_{name}"
+
+
+def _write_workload(workload: Workload) -> WorkloadMessage:
+    limits, host = workload.limits, workload.host
+    return WorkloadMessage(
+        workload.key.namespace,
+        workload.key.name,
+        workload.service_account,
+        workload.node,
+        _write_addresses(workload.addresses),
+        workload.netns,
+        workload.wanted,
+        workload.mode,
+        workload.phase,
+        _write_exclusions(workload.exclude) if workload.exclude is not NO_EXCLUSIONS else None,
+        workload.on_failure,
+        LimitsMessage(**limits.as_dict()) if limits is not UNCHANGED else None,
+        HostMessage(host.cgroup, _write_ports(host.ports)) if host is not None else None,
+    )
+
+
+def _read_workload(message: WorkloadMessage) -> Workload:
+    limits, host = message.limits, message.host
+    # Few different names, repeated by every workload: one object each keeps the core process small.
+    return Workload(
+        WorkloadName(intern(message.namespace), message.name),
+        intern(message.service_account),
+        intern(message.node),
+        _read_addresses(message.addresses),
+        message.netns,
+        message.wanted,
+        message.mode,
+        message.phase,
+        NO_EXCLUSIONS if message.exclude is None else _read_exclusions(message.exclude),
+        message.on_failure,
+        UNCHANGED if limits is None else LimitChanges(limits.connections, limits.memory, limits.new_connections),
+        HostPlace(host.cgroup, _read_ports(host.ports)) if host is not None else None,
+    )
+
+
+def _write_service(service: Service) -> ServiceMessage:
+    return ServiceMessage(
+        service.key.namespace,
+        service.key.name,
+        _write_addresses(service.addresses),
+        [(pair.port, pair.target_port) for pair in service.ports],
+        [str(name) for name in service.endpoints],
+    )
+
+
+def _read_service(message: ServiceMessage) -> Service:
+    return Service(
+        WorkloadName(intern(message.namespace), message.name),
+        _read_addresses(message.addresses),
+        tuple(ServicePort(port, target) for port, target in message.ports),
+        tuple(map(WorkloadName.parse, message.endpoints)),
+    )
+
+
+def _write_addresses(addresses: Iterable[Address]) -> list[str]:
+    return [str(address) for address in addresses]
+
+
+def _read_addresses(texts: list[str]) -> tuple[Address, ...]:
+    if len(texts) == 1:
+        return (parse_address(texts[0]),)
+    addresses = tuple(map(parse_address, texts))
+    if addresses[0].version == addresses[1].version:
+        raise MeshError(f"addresses has {texts!a}, not one or two of different families")
+    return addresses
+
+
+def _write_ports(ports: Iterable[PortRange]) -> list[tuple[int, int]]:
+    return [(item.first, item.last) for item in ports]
+
+
+def _read_ports(pairs: Iterable[tuple[int, int]]) -> tuple[PortRange, ...]:
+    return tuple(PortRange(first, last) for first, last in pairs)
+
+
+def _write_exclusions(exclude: Exclusions) -> ExclusionsMessage | None:
+    def direction(excluded: Excluded) -> ExcludedMessage:
+        return ExcludedMessage(_write_ports(excluded.ports), [str(network) for network in excluded.networks])
+
+    return ExclusionsMessage(direction(exclude.inbound), direction(exclude.outbound)) if exclude else None
+
+
+def _read_exclusions(message: ExclusionsMessage) -> Exclusions:
+    def direction(excluded: ExcludedMessage) -> Excluded:
+        return Excluded(_read_ports(excluded.ports), tuple(map(ip_network, excluded.networks)))
+
+    return Exclusions(direction(message.inbound), direction(message.outbound))
+
+
+MESSAGES: dict[str, MessageOf[Any, Any]] = {
+    "workloads": MessageOf(WorkloadMessage, _write_workload, _read_workload),
+    "services": MessageOf(ServiceMessage, _write_service, _read_service),
+}
+"""How each kind travels, by its name in nodeseal.mesh.model.KINDS."""
