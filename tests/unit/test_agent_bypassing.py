@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from agent_fakes import FakeBypass, mesh, status_of, until, workload
 from nodeseal.capture.bypass import Entries, exclusion_entries, node_entries, peer_entries
 from nodeseal.capture.errors import CaptureError
 from nodeseal.enrolment import bypass_keeper
@@ -18,6 +17,7 @@ from nodeseal.local.config import NodeAddresses
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
 from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
+from support.agent_fakes import FakeBypass, mesh, status_of, until, workload
 
 EXCLUDE = Exclusions(inbound=Excluded(ports=(PortRange(8000, 8010),)))
 VIP, NEXT_VIP = IPv4Address("10.9.0.1"), IPv4Address("10.9.0.2")

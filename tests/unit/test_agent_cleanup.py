@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from agent_fakes import fake_spawn
 from nodeseal.cores.client import CoreOptions
 from nodeseal.daemon.claim import Claim
 from nodeseal.daemon.cleanup import CleanupError, cleanup
@@ -20,6 +19,7 @@ from nodeseal.linux.lock_file import LockFile, holder
 from nodeseal.local import generations, run_directory
 from nodeseal.mesh.model import WorkloadName
 from nodeseal.sources.directory.source import PublicationError, publish
+from support.agent_fakes import fake_spawn
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cleanup is for root only")
 

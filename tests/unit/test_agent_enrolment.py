@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from agent_fakes import FakeCapture, FakeCore, FakeCredentials, FakeNode, until, workload
 from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError, CaptureError
 from nodeseal.capture.listeners import HBONE, INBOUND, OUTBOUND
 from nodeseal.cores.client import CoreError
@@ -26,6 +25,7 @@ from nodeseal.mesh.limits import LimitChanges, Limits
 from nodeseal.mesh.model import Mode, OnFailure, Phase, Workload, WorkloadName
 from nodeseal.mesh.reasons import WhyNotEnrolled
 from nodeseal.sources.directory.source import PublicationError
+from support.agent_fakes import FakeCapture, FakeCore, FakeCredentials, FakeNode, until, workload
 
 NAME = WorkloadName("default", "shipper")
 FOREVER = 3600.0

@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 
-from agent_fakes import FakeCapture, FakeCredentials, FakeSource, agent_config, fake_spawn, mesh, until, workload
 from nodeseal.api import views
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.workload import CaptureTarget
@@ -34,6 +33,16 @@ from nodeseal.node import publication, start_steps, vigil
 from nodeseal.node.node import Node
 from nodeseal.sources.directory.publications import Trust
 from nodeseal.sources.directory.source import MeshStateError, Problem, PublicationError, load
+from support.agent_fakes import (
+    FakeCapture,
+    FakeCredentials,
+    FakeSource,
+    agent_config,
+    fake_spawn,
+    mesh,
+    until,
+    workload,
+)
 
 SHIPPER = WorkloadName("default", "shipper")
 PIPELINE = WorkloadName("default", "pipeline")

@@ -7,13 +7,13 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from agent_fakes import mesh, status_of, workload
 from nodeseal.api import views
 from nodeseal.enrolment.bypass_keeper import BypassKeeper
 from nodeseal.linux.sock_diag import Direct
 from nodeseal.local.config import NodeAddresses
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
 from nodeseal.mesh.model import Phase
+from support.agent_fakes import mesh, status_of, workload
 
 HERE = workload("a", None, phase=Phase.ENROLLED)
 PEER = workload("b", None, node="node2", phase=Phase.ENROLLED)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from agent_fakes import agent_config, workload
 from nodeseal.daemon.check import warnings
 from nodeseal.local.config import NodeAddresses
 from nodeseal.mesh.exclusions import Excluded, Exclusions, PortRange
 from nodeseal.mesh.model import Mode, Workload
 from nodeseal.node.probes import REMEDY, refused
+from support.agent_fakes import agent_config, workload
 
 LOCAL = frozenset({IPv4Address("10.77.2.1"), IPv4Address("192.0.2.7")})
 STRICT = workload("siem", "siem", mode=Mode.STRICT)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from agent_fakes import FakeCredentials, agent_config
 from nodeseal.mesh.model import WorkloadName
 from nodeseal.node import publication
 from nodeseal.node.publication import OwnPublication
 from nodeseal.sources.directory.source import PublicationError
+from support.agent_fakes import FakeCredentials, agent_config
 
 A, B = WorkloadName("default", "a"), WorkloadName("default", "b")
 

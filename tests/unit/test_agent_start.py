@@ -127,7 +127,7 @@ def test_core_that_does_not_start(place: Place) -> None:
 @pytest.mark.parametrize("line", ["bcc is missing: apt-get install python3-bpfcc", "no cgroup v2 tree is mounted"])
 def test_capture_that_cannot_be_prepared(place: Place, line: str) -> None:
     place.make_ca()
-    fake = Path(__file__).parent.parent / "fake_core_process.py"
+    fake = Path(__file__).parent.parent / "support" / "fake_core_process.py"
     code = (
         "import nodeseal.cores.client as b, nodeseal.capture.node as e\n"
         f"b.spawn.__kwdefaults__['core_command'] = (sys.executable, {str(fake)!r})\n"

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from agent_fakes import FakeCapture, mesh, workload
 from nodeseal.authority.creation import init_authority
 from nodeseal.capture.workload import CaptureTarget
 from nodeseal.contracts.refusal import Refusal
@@ -27,6 +26,7 @@ from nodeseal.node import vigil as vigil_module
 from nodeseal.node.peers import foreign, missing
 from nodeseal.node.vigil import Handshakes, Vigil
 from nodeseal.sources.directory.publications import Trust, publish, read_publication
+from support.agent_fakes import FakeCapture, mesh, workload
 
 DIRECTORY = Path("/mesh")
 OURS, OTHERS = Trust(frozenset({"a" * 32}), "a" * 32), Trust(frozenset({"b" * 32}), "b" * 32)

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from core_fakes import FakeLib, make_native
 from nodeseal.contracts.refusal import KINDS
 from nodeseal.mesh import decide
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
 from nodeseal.mesh.reasons import WhyLimited
 from nodeseal.splice import native
 from nodeseal.splice.decider import INTERNAL_ERROR, NO_MESH_STATE, Decider, State
+from support.core_fakes import FakeLib, make_native
 
 SHIPPER, PIPELINE, SIEM = (WorkloadName("default", name) for name in ("shipper", "pipeline", "siem"))
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from core_fakes import FakeLib, make_native
 from nodeseal.contracts.mesh import encode_difference
 from nodeseal.contracts.refusal import Refusal
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone, CoreOptions, spawn
@@ -26,6 +25,7 @@ from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName, difference
 from nodeseal.mesh.spiffe import SpiffeId
 from nodeseal.splice import native, process
+from support.core_fakes import FakeLib, make_native
 
 SHIPPER = WorkloadName("default", "shipper")
 IDENTITY = SpiffeId("example.org", "default", "shipper")

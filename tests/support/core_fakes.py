@@ -11,7 +11,7 @@ import cffi
 
 from nodeseal.splice.native import Native
 
-HEADER = Path(__file__).parent.parent / "cext" / "include" / "nodeseal_core.h"
+HEADER = Path(__file__).parents[2] / "cext" / "include" / "nodeseal_core.h"
 
 
 def make_ffi() -> cffi.FFI:
