@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
+from nodeseal.linux import inotify
 from nodeseal.linux.cgroup_watch import CgroupWatch
 
 LONG = 3600.0
@@ -84,14 +87,22 @@ def test_a_directory_that_is_made_anew_is_watched_again(tmp_path: Path) -> None:
 
 
 def test_without_inotify_it_waits_its_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    class NoInotify:
-        def inotify_init1(self, _flags: int) -> int:
-            return -1
+    def refused(**_options: bool) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr("nodeseal.linux.cgroup_watch.ctypes.CDLL", lambda *_args, **_more: NoInotify())
+    monkeypatch.setattr(inotify, "INotify", refused)
 
     async def story(watch: CgroupWatch) -> None:
         watch.watch([tmp_path])
         await watch.wait(0.001)
 
     play(story)
+
+
+def test_inotify_sees_a_directory_that_is_there_and_of_this_host(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert inotify.sees_all(tmp_path)
+    assert not inotify.sees_all(tmp_path / "none")
+    monkeypatch.setattr(inotify, "_REMOTE", {inotify.file_system_type(tmp_path)})
+    assert not inotify.sees_all(tmp_path)

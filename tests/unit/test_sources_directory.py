@@ -15,7 +15,6 @@ from nodeseal.sources.directory import publications, state, watch
 from nodeseal.sources.directory import source as directory_module
 from nodeseal.sources.directory.source import DirectorySource, MeshStateError, PublicationError, load, publish, withdraw
 from nodeseal.sources.directory.state import StateFile
-from nodeseal.sources.directory.watch import DirectoryWatch
 
 A = WorkloadName("default", "a")
 B = WorkloadName("default", "b")
@@ -450,7 +449,7 @@ def test_a_directory_that_is_swapped_by_a_link_is_followed(directory: Path, monk
 def test_without_inotify_changes_are_found_by_comparing(
     directory: Path, in_place: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(DirectoryWatch, "_open", lambda self: -1)
+    monkeypatch.setattr(watch, "open_inotify", lambda: None)
     monkeypatch.setattr(watch, "POLL", 0.05)
 
     async def check() -> None:

@@ -18,32 +18,27 @@ is being written.
 """
 
 import asyncio
-import ctypes
-import errno
+import contextlib
 import os
 import stat
-import struct
 from pathlib import Path
+
+from inotify_simple import Event, flags
+
+from nodeseal.linux.inotify import open_inotify, sees_all
 
 QUIET = 0.05
 PATIENCE = 1.0
 POLL = 0.5
 SAFETY = 5.0
 
-# linux/inotify.h
-_IN_MODIFY, _IN_ATTRIB, _IN_CLOSE_WRITE = 0x2, 0x4, 0x8
-_IN_MOVED_FROM, _IN_MOVED_TO, _IN_CREATE, _IN_DELETE = 0x40, 0x80, 0x100, 0x200
-_IN_DELETE_SELF, _IN_MOVE_SELF = 0x400, 0x800
-_IN_Q_OVERFLOW, _IN_IGNORED, _IN_ONLYDIR, _IN_ISDIR = 0x4000, 0x8000, 0x1000000, 0x40000000
 _MASK = (
-    _IN_MODIFY | _IN_ATTRIB | _IN_CLOSE_WRITE | _IN_MOVED_FROM | _IN_MOVED_TO | _IN_CREATE | _IN_DELETE
-    | _IN_DELETE_SELF | _IN_MOVE_SELF | _IN_ONLYDIR
+    flags.MODIFY | flags.ATTRIB | flags.CLOSE_WRITE | flags.MOVED_FROM | flags.MOVED_TO | flags.CREATE | flags.DELETE
+    | flags.DELETE_SELF | flags.MOVE_SELF | flags.ONLYDIR
 )  # fmt: skip
-_EVENT = struct.Struct("iIII")
 
-# linux/magic.h, and cifs_fs.h: file systems that other hosts change without inotify seeing it (NFS, SMB, CIFS, SMB2,
-# FUSE, Ceph, AFS, 9P, Lustre).
-_REMOTE = {0x6969, 0x517B, 0xFF534D42, 0xFE534D42, 0x65735546, 0x00C36400, 0x5346414F, 0x01021997, 0x0BD00BD0}
+_NONE = -1
+"""In place of a watch where there is none to be had (the user's limit is reached): the comparisons have to do."""
 
 _Signature = tuple[object, ...]
 
@@ -64,16 +59,15 @@ class DirectoryWatch:
     def __init__(self, directory: Path, subdirectory: str) -> None:
         self._paths = (directory, directory / subdirectory)
         self._loop = asyncio.get_running_loop()
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._descriptor = self._open()
+        self._inotify = open_inotify()
         self._watches: dict[int, Path] = {}
         self._watched: dict[Path, tuple[int, int, int]] = {}  # device, inode, watch descriptor
         self._held: set[Path] = set()
         self._newly_held = False
         self._relevant = False
         self._woken = asyncio.Event()
-        if self._descriptor >= 0:
-            self._loop.add_reader(self._descriptor, self._on_readable)
+        if self._inotify is not None:
+            self._loop.add_reader(self._inotify, self._on_readable)
         self._arm()
         self._accepted = self._signature()
         self._pending: _Signature | None = None
@@ -85,10 +79,10 @@ class DirectoryWatch:
 
     def close(self) -> None:
         """Ends watching. May be called twice."""
-        if self._descriptor >= 0:
-            self._loop.remove_reader(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = -1
+        if self._inotify is not None:
+            self._loop.remove_reader(self._inotify)
+            self._inotify.close()
+            self._inotify = None
 
     def settled(self) -> bool:
         """Whether nobody began to write a file since `changed` returned (or the watch was made).
@@ -121,7 +115,7 @@ class DirectoryWatch:
 
     def _timeout(self) -> float:
         watches = [watch for _, _, watch in self._watched.values()]
-        reliable = self._paths[0] in self._watched and min(watches) >= 0 and not self._is_remote()
+        reliable = self._paths[0] in self._watched and _NONE not in watches and sees_all(self._paths[0])
         return SAFETY if reliable and self._pending is None else POLL
 
     async def _wait(self, seconds: float) -> bool:
@@ -164,21 +158,9 @@ class DirectoryWatch:
                     parts.append((name, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
         return tuple(parts)
 
-    def _is_remote(self) -> bool:
-        # struct statfs begins with the type, a word of the machine on every Linux that nodeseal runs on.
-        buffer = ctypes.create_string_buffer(256)
-        if self._libc.statfs(os.fsencode(self._paths[0]), buffer) != 0:
-            return True
-        kind: int = ctypes.c_ulong.from_buffer(buffer).value
-        return kind & 0xFFFFFFFF in _REMOTE
-
-    def _open(self) -> int:
-        descriptor: int = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        return descriptor
-
     def _arm(self) -> bool:
         """Watches what the paths lead to now. True if that is not what was watched."""
-        if self._descriptor < 0:
+        if self._inotify is None:
             return False
         different = False
         for path in self._paths:
@@ -194,13 +176,13 @@ class DirectoryWatch:
             if known is not None:
                 del self._watched[path]
                 self._forget(known[2])
-                self._libc.inotify_rm_watch(self._descriptor, known[2])
+                with contextlib.suppress(OSError):  # it went with its directory
+                    self._inotify.rm_watch(known[2])
             if found is not None:
-                # -1: there is none to be had (the user's limit is reached); the comparisons have to do.
-                watch = self._libc.inotify_add_watch(self._descriptor, os.fsencode(path), _MASK)
-                self._watched[path] = (*found, watch)
-                if watch >= 0:
-                    self._watches[watch] = path
+                self._watched[path] = (*found, _NONE)
+                with contextlib.suppress(OSError):
+                    watch = self._inotify.add_watch(path, _MASK)
+                    self._watched[path], self._watches[watch] = (*found, watch), path
         return different
 
     def _forget(self, watch: int) -> None:
@@ -214,31 +196,19 @@ class DirectoryWatch:
         self._woken.set()
 
     def _drain(self) -> None:
-        while self._descriptor >= 0:
-            try:
-                data = os.read(self._descriptor, 65536)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno == errno.EINTR:
-                    continue
-                raise
-            position = 0
-            while position < len(data):
-                watch, mask, _, length = _EVENT.unpack_from(data, position)
-                position += _EVENT.size
-                name = os.fsdecode(data[position : position + length].rstrip(b"\0"))
-                position += length
-                self._on_event(watch, mask, name)
+        while self._inotify is not None and (events := self._inotify.read(timeout=0)):
+            for event in events:
+                self._on_event(event)
 
-    def _on_event(self, watch: int, mask: int, name: str) -> None:
-        if mask & _IN_Q_OVERFLOW:
+    def _on_event(self, event: Event) -> None:
+        watch, mask, _cookie, name = event
+        if mask & flags.Q_OVERFLOW:
             # What was lost may have been the end of a writing.
             self._held.clear()
             self._relevant = True
             return
-        if mask & (_IN_IGNORED | _IN_DELETE_SELF | _IN_MOVE_SELF):
-            if mask & _IN_IGNORED:
+        if mask & (flags.IGNORED | flags.DELETE_SELF | flags.MOVE_SELF):
+            if mask & flags.IGNORED:
                 self._forget(watch)
             self._relevant = True
             return
@@ -247,16 +217,16 @@ class DirectoryWatch:
             return
         if not is_state_file(name):
             # A directory may be the sub directory; a symbolic link that others go through is changed by a rename.
-            moved = bool(mask & (_IN_ISDIR | _IN_MOVED_TO | _IN_MOVED_FROM))
+            moved = bool(mask & (flags.ISDIR | flags.MOVED_TO | flags.MOVED_FROM))
             self._relevant = self._relevant or moved or is_lookalike(name)
             return
         path = directory / name
-        if mask & _IN_MODIFY or (mask & _IN_CREATE and _is_being_made(path)):
+        if mask & flags.MODIFY or (mask & flags.CREATE and _is_being_made(path)):
             if path not in self._held:
                 self._held.add(path)
                 self._newly_held = True
             return
-        if not mask & _IN_ATTRIB:
+        if not mask & flags.ATTRIB:
             self._held.discard(path)
         self._relevant = True
 
