@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from support.agent import use_compiled
-from support.lab import Programs, RunningLab, running_lab
+from support.lab import RunningLab, running_lab
 from support.pods import compiled
+from support.programs import Programs
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 from interop.certificates import Credential
 from nodeseal_lab.plan import in_url
-from support.lab import RunningLab, wait_until
+from support.lab import RunningLab
+from support.patience import wait_for
 
 TEMPLATES = Path(__file__).parent
 
@@ -54,7 +55,7 @@ class Envoy:
         log = directory / "envoy.log"
         self.process = self._processes.start(f"envoy {pod}", argv, netns=plan.netns, output=log)
         try:
-            wait_until(self._is_ready, f"Envoy is ready in {pod}; see {log}")
+            wait_for(self._is_ready, f"Envoy is ready in {pod}; see {log}")
         except BaseException:
             self.stop()
             raise
@@ -83,7 +84,7 @@ class Envoy:
         def find() -> list[dict[str, Any]]:
             return [entry for entry in self.access_log() if entry[key] == value]
 
-        return wait_until(find, f"an entry of Envoy's access log with {key} {value}")[0]
+        return wait_for(find, f"an entry of Envoy's access log with {key} {value}")[0]
 
     def stop(self) -> None:
         """Ends the process. Fine when it has ended."""

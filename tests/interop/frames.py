@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from support.lab import HBONE_PORT, PATIENCE, RunningLab, receive_exactly
+from support.connection import receive_exactly
+from support.lab import HBONE_PORT, RunningLab
+from support.patience import PATIENCE
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 END_STREAM, END_HEADERS, ACK = 0x1, 0x4, 0x1

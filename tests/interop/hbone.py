@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Self
 
 from interop.frames import END_HEADERS, END_STREAM, PREFACE, SETTINGS, Frame, Frames, Kind, data, literal
-from support.lab import HBONE_PORT, PATIENCE, RunningLab
+from support.lab import HBONE_PORT, RunningLab
+from support.patience import PATIENCE
 
 NO_ERROR = 0
 _STREAM = 1

@@ -8,7 +8,9 @@ import time
 
 from interop.frames import ACK, PREFACE, SETTINGS, Frame, Kind, connect, data
 from interop.hbone import Hbone
-from support.lab import PATIENCE, Address, RunningLab
+from support.connection import Address
+from support.lab import RunningLab
+from support.patience import PATIENCE
 
 _QUIET = 2.0
 _WINDOW = 65535  # of a connection at first (RFC 9113, 6.9.2)

@@ -14,18 +14,11 @@ import pytest
 from interop.certificates import identity, issue
 from interop.envoy import Envoy
 from interop.exchange import digest, receive_all
-from support.lab import (
-    Programs,
-    RunningLab,
-    echo,
-    echoes,
-    endpoint,
-    ports_used,
-    receive_exactly,
-    reset,
-    silent,
-    wait_until,
-)
+from support.connection import echo, echoes, endpoint, receive_exactly, reset, silent
+from support.lab import RunningLab
+from support.patience import wait_for
+from support.programs import Programs
+from support.sniffer import ports_used
 
 HTTP, LINES, TEST, CLOSED = 8080, 7000, 9100, 9999
 LARGE = 48 << 20
@@ -239,7 +232,7 @@ def test_slow_reader_stalls_only_itself(lab: RunningLab, programs: Programs, env
     slow = dial(lab, programs, TEST)
     assert echoes(dial(lab, programs, LINES), b"in the same tunnel\n")
     assert receive_exactly(slow, 1) == b"\0"
-    wait_until(lambda: sent > 4 << 20, "much more is sent than was read")
+    wait_for(lambda: sent > 4 << 20, "much more is sent than was read")
     for _ in range(16):
         assert echoes(dial(lab, programs, LINES), os.urandom(1 << 20).hex().encode() + b"\n")
     assert sent < 64 << 20

@@ -13,7 +13,11 @@ from nodeseal.mesh.model import WorkloadName
 from nodeseal.sources.directory.publications import publish
 from nodeseal_lab.mesh_state import change_workloads
 from nodeseal_lab.plan import NAMESPACE
-from support.lab import HBONE_PORT, Programs, RunningLab, echoes, endpoint, ports_used, wait_until
+from support.connection import echoes, endpoint
+from support.lab import HBONE_PORT, RunningLab
+from support.patience import wait_for
+from support.programs import Programs
+from support.sniffer import ports_used
 
 TEST = 9100
 ENVOY_NODE = "envoy-node"
@@ -53,7 +57,7 @@ def test_envoy_is_the_server_of_our_core(lab: RunningLab, programs: Programs, tm
     server = programs.serve("gate", port=TEST)
     change_workloads(lab.lab.mesh, {"gate": {"node": ENVOY_NODE, "enrolled": True}})
     publish(lab.lab.mesh, ENVOY_NODE, [WorkloadName(NAMESPACE, "gate")])
-    wait_until(lambda: not reaches_gate(programs), "the agent of node1 sends what is for gate into a tunnel")
+    wait_for(lambda: not reaches_gate(programs), "the agent of node1 sends what is for gate into a tunnel")
     credential = issue(lab.directory / "ca", "gate")
     values = {"peer": identity("shipper"), "tls": "TLSv1_3", "alpn": "h2"}
     with Envoy(lab, "gate", "server.yaml", tmp_path / "envoy", credential, version=6, **values) as envoy:

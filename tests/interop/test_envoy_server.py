@@ -32,19 +32,11 @@ from nodeseal_lab.demo.pcap import streams
 from nodeseal_lab.demo.tls import parse_client_hello, parse_server_hello
 from nodeseal_lab.mesh_state import change_workloads
 from nodeseal_lab.plan import NAMESPACE
-from support.lab import (
-    HBONE_PORT,
-    Programs,
-    RunningLab,
-    carries,
-    echoes,
-    endpoint,
-    ports_used,
-    receive_exactly,
-    reset,
-    silent,
-    wait_until,
-)
+from support.connection import echoes, endpoint, receive_exactly, reset, silent
+from support.lab import HBONE_PORT, RunningLab
+from support.patience import wait_for
+from support.programs import Programs
+from support.sniffer import carries, ports_used
 
 HTTP, LINES, TEST, CLOSED = 8080, 7000, 9100, 9999
 ENVOY_NODE = "envoy-node"
@@ -70,7 +62,7 @@ def mesh(lab: RunningLab) -> None:
     change_workloads(lab.lab.mesh, {"gate": {"node": ENVOY_NODE, "enrolled": True}})
     publish(lab.lab.mesh, ENVOY_NODE, [WorkloadName(NAMESPACE, "gate")])
     with Programs(lab) as programs:
-        wait_until(lambda: tunnels_to_gate(lab, programs), "the agent of node1 sends what is for gate into a tunnel")
+        wait_for(lambda: tunnels_to_gate(lab, programs), "the agent of node1 sends what is for gate into a tunnel")
 
 
 def tunnels_to_gate(lab: RunningLab, programs: Programs) -> bool:
@@ -313,7 +305,7 @@ def test_slow_reader_stalls_only_itself(programs: Programs, envoy: Envoy) -> Non
     programs.serve("gate", give, TEST)
     slow = dial(programs, TEST)
     assert receive_exactly(slow, 1) == b"\0"
-    wait_until(lambda: sent > 4 << 20, "much more is sent than was read")
+    wait_for(lambda: sent > 4 << 20, "much more is sent than was read")
     for _ in range(16):
         assert echoes(dial(programs, LINES), os.urandom(1 << 20).hex().encode() + b"\n")
     assert sent < 64 << 20

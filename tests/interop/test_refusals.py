@@ -26,7 +26,10 @@ from interop.certificates import (
 from interop.envoy import Envoy
 from interop.hbone import NO_ERROR, Answer, Hbone, client_context
 from nodeseal.cores.client import CoreClient
-from support.lab import HBONE_PORT, Programs, RunningLab, nodeseal, wait_until
+from support.lab import HBONE_PORT, RunningLab
+from support.patience import wait_for
+from support.process import nodeseal
+from support.programs import Programs
 
 GET = b"GET / HTTP/1.1\r\nHost: pipeline\r\nConnection: close\r\n\r\n"
 HTTP, LINES = 8080, 7000
@@ -91,12 +94,12 @@ def failed_handshake(client: Client) -> Iterator[None]:
     """The test fails exactly one handshake, which is counted, and nothing of it reaches the application."""
     before, seen = client.counters(), client.requests_seen()
     yield
-    wait_until(
+    wait_for(
         lambda: client.counters()["tls_failed"] == before["tls_failed"] + 1, "the failed handshake is counted, once"
     )
     after = client.counters()
     assert after["accepted"] == before["accepted"] + 1  # the proper one
-    wait_until(lambda: client.requests_seen() == seen + 1, "the application has the request of the proper one")
+    wait_for(lambda: client.requests_seen() == seen + 1, "the application has the request of the proper one")
 
 
 # With TLS 1.3 a client has finished before the server has seen its certificate: it hears of the refusal as it reads.
@@ -222,7 +225,7 @@ def test_identity_of_another_pod_is_answered_401(client: Client) -> None:
     assert_answered(client.get(issue(client.ca, "siem")), "401")
     assert client.counters()["refused"] == before["refused"] + 1
     client.assert_proper_one_succeeds()
-    wait_until(lambda: client.requests_seen() == seen + 1, "the application has the request of the proper one")
+    wait_for(lambda: client.requests_seen() == seen + 1, "the application has the request of the proper one")
 
 
 # Whoever is refused is shown as that: from where, why, how often and when, and not as a connection.
@@ -294,7 +297,7 @@ def test_refused_peer_is_shown_with_source_reason_count_and_times(
     connections = {one["id"] for one in lab.connections("node2")}
     refuse(client, tmp_path / "1")
     refuse(client, tmp_path / "2")
-    wait_until(lambda: (found := row()) is not None and found["count"] == before + 2, "both are counted")
+    wait_for(lambda: (found := row()) is not None and found["count"] == before + 2, "both are counted")
     found = row()
     assert found is not None
     assert (found["direction"], found["workload"], found["source_workload"]) == (
@@ -326,12 +329,12 @@ def test_refused_peer_is_logged_once_in_a_period(client: Client, programs: Progr
             while plain.recv(4096):
                 pass
     reason = "peer speaks plain HTTP, not TLS"
-    wait_until(
+    wait_for(
         lambda: [row["count"] for row in lab.refused(node, workload="default/siem", reason=reason)] == [5],
         "all five are counted",
     )
     log = lab.run_dir(node) / "core.log"
-    wait_until(lambda: said in log.read_text(), "the first is logged")
+    wait_for(lambda: said in log.read_text(), "the first is logged")
     assert log.read_text().count(said) == 1
 
 
@@ -346,7 +349,7 @@ def test_envoy_with_the_identity_of_another_pod_gets_401(
             with contextlib.suppress(ConnectionResetError):
                 assert application.recv(100) == (b"" if failure else b"one line\n")
             application.close()
-            entry = wait_until(envoy.access_log, "Envoy writes its access log")[0]
+            entry = wait_for(envoy.access_log, "Envoy writes its access log")[0]
             assert entry["failure"] == failure
 
 

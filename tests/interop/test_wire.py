@@ -38,7 +38,10 @@ from nodeseal.mesh.model import WorkloadName
 from nodeseal.sources.directory.publications import publish
 from nodeseal_lab.mesh_state import change_workloads
 from nodeseal_lab.plan import NAMESPACE
-from support.lab import Programs, RunningLab, receive_exactly, reset, silent, wait_until
+from support.connection import receive_exactly, reset, silent
+from support.lab import RunningLab
+from support.patience import wait_for
+from support.programs import Programs
 
 TEST = 9100
 PART = b"a part of the whole"
@@ -74,7 +77,7 @@ def enrolled_gate(lab: RunningLab) -> None:
         return any(row["reason"] == "the peer's port 15008 refuses connections" for row in to_gate(lab))
 
     with Programs(lab) as programs:
-        wait_until(lambda: dials_15008(programs), "the agent of node1 sends what is for gate into a tunnel")
+        wait_for(lambda: dials_15008(programs), "the agent of node1 sends what is for gate into a tunnel")
 
 
 def to_gate(lab: RunningLab) -> list[dict[str, Any]]:
@@ -250,7 +253,7 @@ def test_flood_is_told_to_calm_down(tunnel: tuple[Frames, socket.socket], flood:
             return False
         return True
 
-    wait_until(goes_too_far, "the flood ends the connection")
+    wait_for(goes_too_far, "the flood ends the connection")
     assert told[-1].code == Code.ENHANCE_YOUR_CALM
     with pytest.raises(ConnectionResetError):
         application.recv(1)
@@ -361,7 +364,7 @@ def test_what_a_client_has_ended_is_whole_and_what_it_does_not_take_is_reset(
         return False
 
     with pytest.raises((ConnectionResetError, BrokenPipeError)):
-        wait_until(writes, "the application's bytes are refused")
+        wait_for(writes, "the application's bytes are refused")
     rows = [row for row in lab.connections("node2") if row["destination"] == f"{lab.address('pipeline')}:{TEST}"]
     latest = min((row for row in rows if row["state"] == "closed"), key=lambda row: float(row["closed_seconds"]))
     assert latest["reason"] == "the peer reset the stream"

@@ -9,8 +9,9 @@ import pytest
 
 from support.agent import use_compiled
 from support.hosts import Host
-from support.lab import Programs, RunningLab, live_labs, running_lab
+from support.lab import RunningLab, live_labs, running_lab
 from support.pods import compiled
+from support.programs import Programs
 
 
 @pytest.hookimpl(wrapper=True)

@@ -12,7 +12,8 @@ import pytest
 from nodeseal.capture import constants
 from nodeseal.linux.sock_diag import Direct, direct_connections, end_captured
 from nodeseal.mesh.address import Address
-from support.namespaces import Namespace, Namespaces, needs_root, wait_for
+from support.namespaces import Namespace, Namespaces, needs_root
+from support.patience import wait_for
 
 pytestmark = needs_root
 

@@ -12,19 +12,12 @@ import pytest
 
 from nodeseal_lab.plan import PIPELINE_HTTP_PORT, SERVICE_ADDRESS, SERVICE_ADDRESS_6
 from support.certificates import self_signed
-from support.lab import (
-    Address,
-    Programs,
-    RunningLab,
-    echoes,
-    endpoint,
-    family_of,
-    ports_used,
-    receive_exactly,
-    silent,
-    wait_until,
-)
+from support.connection import Address, echoes, endpoint, family_of, receive_exactly, silent
+from support.lab import RunningLab
 from support.namespaces import needs_root
+from support.patience import wait_for
+from support.programs import Programs
+from support.sniffer import ports_used
 from support.tcp_table import ports_in_use
 
 pytestmark = [needs_root, pytest.mark.both_backends]
@@ -126,7 +119,7 @@ def test_pods_of_one_node_are_two_rows_of_one_core(lab: RunningLab, programs: Pr
             if row["direction"] == "inbound" and row["destination"] == endpoint(server.address)
         ]
 
-    (into,) = wait_until(find, "the same agent shows the other end")
+    (into,) = wait_for(find, "the same agent shows the other end")
     assert (out["mtls"], out["peer"]) == (True, lab.identity("siem"))
     assert (into["mtls"], into["peer"]) == (True, lab.identity("shipper"))
 
@@ -172,7 +165,7 @@ def test_source_port_again_right_after_the_server_closed(lab: RunningLab, progra
             application.close()
             assert client.recv(1) == b""
             client.close()
-            wait_until(lambda: 45455 not in lab.run("shipper", ports_in_use), "the client's side has ended")
+            wait_for(lambda: 45455 not in lab.run("shipper", ports_in_use), "the client's side has ended")
         assert not wire.carries(CARD)
 
 

@@ -16,8 +16,10 @@ from nodeseal.capture import constants
 from nodeseal.capture.bypass import Entries, node_entries, peer_entries
 from nodeseal.linux import syscalls
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
-from support.namespaces import needs_root, wait_for
-from support.pods import Pods, echoes
+from support.connection import echoes
+from support.namespaces import needs_root
+from support.patience import wait_for
+from support.pods import Pods
 from support.tcp_table import ports_in_use
 
 pytestmark = [needs_root, pytest.mark.ebpf_only("with iptables nothing passes by the core")]
@@ -336,7 +338,7 @@ def test_application_cannot_take_what_it_accepted_off_the_core(pods: Pods) -> No
     relay = pods.relay(capture.enrol(pods.server_target))
     connection = pods.dial(pods.client, (pods.server_at, 8080))
     assert echoes(connection)
-    (accepted,) = echo.connections
+    (accepted,) = echo.accepted
     with pytest.raises(PermissionError):
         accepted.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, 77)
     assert echoes(connection)

@@ -11,8 +11,13 @@ import pytest
 
 from nodeseal.capture.probe import find_cgroup
 from nodeseal_lab import agents
-from support.lab import HBONE_PORT, Lines, Programs, RunningLab, echoes, nodeseal, ports_used, running_lab, wait_until
+from support.connection import echoes
+from support.lab import HBONE_PORT, RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import wait_for
+from support.process import nodeseal
+from support.programs import Lines, Programs
+from support.sniffer import ports_used
 
 pytestmark = needs_root
 
@@ -73,7 +78,7 @@ def test_ebpf_that_was_asked_for_is_not_replaced(lab: RunningLab, tmp_path: Path
         assert (result.returncode, NO_CGROUP in result.stderr) == (1, True)
     finally:
         lab.start_agent("node1")
-    wait_until(lambda: lab.enrolled("shipper"), "the shipper is enrolled still")
+    wait_for(lambda: lab.enrolled("shipper"), "the shipper is enrolled still")
 
 
 def test_workload_moves_to_the_other_backend_when_it_is_enrolled_again(lab: RunningLab) -> None:
@@ -84,7 +89,7 @@ def test_workload_moves_to_the_other_backend_when_it_is_enrolled_again(lab: Runn
         lines.goes_on()
         with mock.patch("nodeseal_lab.agents.AGENT_COMMAND", agents.AGENT_COMMAND[len(HIDE) :]):
             lab.restart_agent("node1", capture="ebpf", cgroup=str(find_cgroup()))
-        wait_until(lambda: lab.enrolled("shipper", "siem"), "the workloads are adopted")
+        wait_for(lambda: lab.enrolled("shipper", "siem"), "the workloads are adopted")
         lines.goes_on()
         assert lab.status("node1")["capture"] == {
             "backend": "ebpf",
@@ -98,7 +103,7 @@ def test_workload_moves_to_the_other_backend_when_it_is_enrolled_again(lab: Runn
         lines.goes_on()
         assert lines.finish() >= 60
         programs.dial("shipper", server.address).close()
-    wait_until(lambda: lab.workload("shipper")["phase"] == "absent", "the shipper has left the mesh")
+    wait_for(lambda: lab.workload("shipper")["phase"] == "absent", "the shipper has left the mesh")
     lab.lab.enrol("shipper")
     assert {pod: lab.workload(pod)["capture"] for pod in ("shipper", "siem")} == {"shipper": "ebpf", "siem": "iptables"}
     assert_tunnelled(lab, "shipper", "pipeline")

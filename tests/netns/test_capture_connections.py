@@ -15,9 +15,11 @@ from nodeseal.capture import constants, listeners
 from nodeseal.capture.backends.backend import Choice
 from nodeseal.capture.workload import CaptureTarget
 from nodeseal.linux import syscalls
-from support.lab import Sniffer
-from support.namespaces import needs_root, wait_for
-from support.pods import CLIENT, SERVER, SERVER_6, Pods, echoes
+from support.connection import echoes
+from support.namespaces import needs_root
+from support.patience import wait_for
+from support.pods import CLIENT, SERVER, SERVER_6, Pods
+from support.sniffer import Sniffer
 from support.tcp_table import ports_in_use
 
 pytestmark = needs_root

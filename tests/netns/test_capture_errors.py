@@ -20,8 +20,10 @@ from nodeseal.capture.journal import Journal
 from nodeseal.capture.node import NodeCapture
 from nodeseal.linux import syscalls, xtables
 from nodeseal.linux.namespace import NamespaceGoneError
-from support.namespaces import needs_root, wait_for
-from support.pods import Pods, compiled, echoes
+from support.connection import echoes
+from support.namespaces import needs_root
+from support.patience import wait_for
+from support.pods import Pods, compiled
 
 pytestmark = needs_root
 

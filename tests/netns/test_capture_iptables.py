@@ -20,8 +20,10 @@ from nodeseal.capture.journal import Journal
 from nodeseal.capture.node import NodeCapture
 from nodeseal.linux import conntrack, syscalls, xtables
 from nodeseal.mesh.exclusions import Excluded, PortRange
-from support.namespaces import Namespace, iptables_rules, needs_root, wait_for
-from support.pods import CLIENT, SERVER, Pods, echoes
+from support.connection import echoes
+from support.namespaces import Namespace, iptables_rules, needs_root
+from support.patience import wait_for
+from support.pods import CLIENT, SERVER, Pods
 
 pytestmark = needs_root
 
@@ -160,7 +162,7 @@ def test_mark_that_is_set_later_does_not_take_a_connection_off_its_way(pods: Pod
     assert echoes(connection)
     wire = Wire(pods)
     connection.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, mark)
-    (accepted,) = echo.connections
+    (accepted,) = echo.accepted
     with contextlib.suppress(PermissionError):  # of a node on this machine that captures by eBPF: bpf/keep_mark.c
         accepted.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, mark)
     assert echoes(connection, b"card=4111" * 1000)
@@ -286,7 +288,7 @@ def test_application_that_accepted_answers_the_core_when_its_entry_is_gone(pods:
     connection = pods.dial(pods.client, (SERVER, 8080))
     assert echoes(connection)
     forget_everything(pods.server)
-    echo.connections[0].sendall(b"more")
+    echo.accepted[0].sendall(b"more")
     assert connection.recv(4) == b"more"
 
 

@@ -24,8 +24,10 @@ from nodeseal.capture.probe import find_cgroup
 from nodeseal.capture.workload import CaptureTarget
 from nodeseal.linux import syscalls
 from support.backend import asked_backend
-from support.namespaces import needs_root, wait_for
-from support.pods import SERVER, SERVER_6, Pods, compiled, echoes
+from support.connection import echoes
+from support.namespaces import needs_root
+from support.patience import wait_for
+from support.pods import SERVER, SERVER_6, Pods, compiled
 from support.tcp_table import SYN_RECV, tcp_table
 
 pytestmark = needs_root
@@ -317,7 +319,7 @@ def test_adopt_finds_the_namespace_through_its_processes(pods: Pods, tmp_path: P
     agent_that_is_killed(pods, tmp_path)
     with pods.client.popen("sleep", "60") as process:
         wait_for(
-            lambda: Path(f"/proc/{process.pid}/ns/net").stat().st_ino == os.fstat(pods.client.fd).st_ino,
+            lambda: Path(f"/proc/{process.pid}/ns/net").stat().st_ino == pods.client.inode,
             "the process is in the namespace",
         )
         pods.client.close()

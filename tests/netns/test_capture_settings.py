@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from nodeseal.capture.bpf import installation
+from support.connection import echoes
 from support.namespaces import needs_root
-from support.pods import Pods, echoes
+from support.pods import Pods
 
 pytestmark = needs_root
 

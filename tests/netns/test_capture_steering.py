@@ -16,9 +16,10 @@ from nodeseal.capture.bpf import steering
 from nodeseal.capture.cleanup import cleanup
 from nodeseal.capture.journal import Filter
 from nodeseal.linux import syscalls
+from support.connection import echoes
 from support.flood import Flood
 from support.namespaces import Namespace, needs_root
-from support.pods import SERVER, Pods, echoes
+from support.pods import SERVER, Pods
 
 pytestmark = [needs_root, pytest.mark.ebpf_only("how its programs get to the devices")]
 

@@ -19,8 +19,9 @@ from nodeseal.capture.journal import Journal
 from nodeseal.capture.node import NodeCapture
 from nodeseal.capture.workload import Captured
 from nodeseal.linux import syscalls
+from support.connection import echoes
 from support.namespaces import needs_root
-from support.pods import Pods, compiled, echoes
+from support.pods import Pods, compiled
 
 pytestmark = [needs_root, pytest.mark.ebpf_only("versions of its programs")]
 

@@ -20,9 +20,12 @@ from nodeseal_lab.lab import LAB_ROOT
 from nodeseal_lab.namespaces import list_namespaces
 from nodeseal_lab.plan import prefix
 from nodeseal_lab.processes import child_environment
-from support.lab import PATIENCE, Programs, RunningLab, echoes, running_lab, wait_until
+from support.connection import echoes
+from support.lab import RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import PATIENCE, wait_for
 from support.pod_traffic import new_marker
+from support.programs import Programs
 
 pytestmark = needs_root
 
@@ -88,7 +91,7 @@ def test_link_that_loses_everything_carries_nothing(lab: RunningLab, programs: P
     link.set(Impairment(loss=1.0))
     lost = link.stats()["lost"]
     client.sendall(b"into the void")
-    wait_until(lambda: link.stats()["lost"] > lost + 1, "the segment is sent, and sent again")
+    wait_for(lambda: link.stats()["lost"] > lost + 1, "the segment is sent, and sent again")
     link.set(Impairment())
     assert client.recv(100) == b"into the void"
 
@@ -97,11 +100,11 @@ def test_pulled_cable_takes_the_carrier(lab: RunningLab, programs: Programs, lin
     client = programs.dial("shipper", programs.serve("pipeline").address)
     link.pull("node2")
     try:
-        wait_until(lambda: not carrier(lab), "the uplink of node2 has no carrier")
+        wait_for(lambda: not carrier(lab), "the uplink of node2 has no carrier")
         client.sendall(b"waits")
     finally:
         link.plug("node2")
-    wait_until(lambda: carrier(lab), "the uplink of node2 has a carrier again")
+    wait_for(lambda: carrier(lab), "the uplink of node2 has a carrier again")
     assert client.recv(100) == b"waits"
 
 
@@ -116,11 +119,11 @@ def carrier(lab: RunningLab) -> bool:
 def test_watch_sees_the_secret_and_where(lab: RunningLab, programs: Programs, link: BadLink, watch: Watch) -> None:
     client = programs.dial("shipper", programs.serve("pipeline").address)
     assert echoes(client, b"..." + OPEN)
-    wait_until(lambda: watch.stats()["open"] >= 4, "both uplinks see it both ways")
+    wait_for(lambda: watch.stats()["open"] >= 4, "both uplinks see it both ways")
     assert watch.sightings() == []
     assert echoes(client, b"..." + SECRET)
     # On the uplink of each node, there and back.
-    sightings = wait_until(lambda: len(watch.sightings()) >= 4 and watch.sightings(), "the watch sees the secret")
+    sightings = wait_for(lambda: len(watch.sightings()) >= 4 and watch.sightings(), "the watch sees the secret")
     assert {sighting["node"] for sighting in sightings} == {node.netns for node in lab.lab.plan.nodes}
     assert any(f"{lab.address('shipper')}:{client.getsockname()[1]} -> " in one["frame"] for one in sightings)
 
@@ -148,7 +151,7 @@ def test_run_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
     ) as run:
         try:
             link = LAB_ROOT / name / "link.sock"
-            wait_until(lambda: run.poll() is not None or link.exists(), "the run is well under way")
+            wait_for(lambda: run.poll() is not None or link.exists(), "the run is well under way")
             run.send_signal(signal.SIGINT)
             output, errors = run.communicate(timeout=PATIENCE)
         finally:

@@ -8,8 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.lab import BOTH_FAMILIES, Lines, Programs, RunningLab, echoes, receive_exactly, running_lab, wait_until
+from support.connection import echoes, receive_exactly
+from support.lab import RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import wait_for
+from support.programs import BOTH_FAMILIES, Lines, Programs
 
 pytestmark = needs_root
 
@@ -27,7 +30,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
 @pytest.fixture(autouse=True)
 def everything_is_back(lab: RunningLab) -> Iterator[None]:
     yield
-    wait_until(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
+    wait_for(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
 
 
 class Download:
@@ -44,7 +47,7 @@ class Download:
         """A FIN would be how a download ends that is all there."""
         with pytest.raises(ConnectionResetError):
             self._client.recv(1)
-        wait_until(lambda: self._server_saw, "the server sees an end")
+        wait_for(lambda: self._server_saw, "the server sees an end")
         return self._server_saw == [None]
 
     def _send_half(self, connection: socket.socket) -> None:
@@ -108,9 +111,9 @@ def test_crash_loop_never_opens_the_way_for_plaintext(lab: RunningLab, programs:
             node = NODES[number % 2]
             old = lab.core_pid(node)
             lab.kill_core(node)
-            wait_until(lambda node=node, old=old: lab.status(node)["core"]["pid"] not in (None, old), "the next core")
+            wait_for(lambda node=node, old=old: lab.status(node)["core"]["pid"] not in (None, old), "the next core")
         served = outcomes["served"]
-        wait_until(lambda: outcomes["served"] > served + 5, "connections work again")
+        wait_for(lambda: outcomes["served"] > served + 5, "connections work again")
         stop.set()
         dialler.result()
         assert not wire.carries(CARD)
@@ -129,5 +132,5 @@ def test_nobody_gets_past_a_workload_whose_agent_and_core_are_gone(lab: RunningL
                 echoes(programs.dial(pod, address, timeout=1), CARD)
         assert not wire.carries(CARD)
     lab.start_agents()
-    wait_until(lambda: lab.enrolled("shipper", "siem"), "they are back")
+    wait_for(lambda: lab.enrolled("shipper", "siem"), "they are back")
     assert echoes(programs.dial("intruder", server.address), CARD)

@@ -15,8 +15,11 @@ import pytest
 import nodeseal
 from nodeseal_lab import agents
 from nodeseal_lab.mesh_state import change_workloads
-from support.lab import BOTH_FAMILIES, Lines, Programs, RunningLab, echoes, running_lab, wait_until
+from support.connection import echoes
+from support.lab import RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import wait_for
+from support.programs import BOTH_FAMILIES, Lines, Programs
 
 pytestmark = needs_root
 
@@ -38,8 +41,8 @@ def one_core_each(lab: RunningLab) -> Iterator[None]:
     """After each test, also one that failed half way."""
     yield
     lab.start_agents()
-    wait_until(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
-    wait_until(lambda: all(len(cores(lab, node)) == 1 for node in NODES), "the cores that were replaced have ended")
+    wait_for(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
+    wait_for(lambda: all(len(cores(lab, node)) == 1 for node in NODES), "the cores that were replaced have ended")
 
 
 def cores(lab: RunningLab, node: str) -> list[int]:
@@ -86,8 +89,8 @@ def test_replaced_core_goes_by_itself_with_its_last_connection(lab: RunningLab, 
     assert echoes(client)
     assert lab.outbound(client)["core"] == older["generation"]
     client.close()
-    wait_until(lambda: before[0] not in cores(lab, "node1"), "the core that was replaced has ended")
-    wait_until(lambda: lab.status("node1")["older_cores"] == [], "the status shows it no more")
+    wait_for(lambda: before[0] not in cores(lab, "node1"), "the core that was replaced has ended")
+    wait_for(lambda: lab.status("node1")["older_cores"] == [], "the status shows it no more")
     assert lab.status("node1")["core"]["crashes"] == 0
 
 
@@ -114,7 +117,7 @@ def test_connections_dialled_all_through_an_upgrade_are_all_served(
         programs.at_end(stop.set)
         for _ in range(3):
             upgrade(lab, node)
-        wait_until(lambda: len(cores(lab, node)) == 1 or not dialler.running, "the cores before have ended")
+        wait_for(lambda: len(cores(lab, node)) == 1 or not dialler.running, "the cores before have ended")
         stop.set()
         assert dialler.result() > 0
         assert not wire.carries(b"00000001")
@@ -143,12 +146,12 @@ def test_workload_leaves_with_connections_in_two_cores(lab: RunningLab, programs
     new = programs.dial("comer", server.address)
     assert echoes(new)
     change_workloads(lab.lab.mesh, {"comer": {"enrolled": False}})
-    wait_until(lambda: lab.workload("comer")["draining"], "comer drains")
+    wait_for(lambda: lab.workload("comer")["draining"], "comer drains")
     assert lab.workload("comer")["connections"] == 2
     for client in (new, old):
         assert echoes(client)
         client.close()
-    wait_until(lambda: lab.workload("comer")["phase"] == "absent", "comer has left the mesh")
+    wait_for(lambda: lab.workload("comer")["phase"] == "absent", "comer has left the mesh")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
@@ -159,7 +162,7 @@ def test_agent_restart_finds_all_generations(lab: RunningLab, programs: Programs
     before = cores(lab, "node1")
     assert len(before) == 2
     lab.restart_agent("node1", number)
-    wait_until(lambda: lab.enrolled("shipper"), "shipper is enrolled")
+    wait_for(lambda: lab.enrolled("shipper"), "shipper is enrolled")
     assert cores(lab, "node1") == before
     (older,) = lab.status("node1")["older_cores"]
     assert (older["pid"], older["retired"]) == (before[1], True)
@@ -205,9 +208,9 @@ def test_agent_of_a_new_version_replaces_the_core_by_itself(
     with monkeypatch.context() as newer:
         newer.setenv("PYTHONPATH", str(tmp_path / "agent"))
         lab.restart_agent("node2")
-    wait_until(lambda: cores(lab, "node2")[0] != before[0], "the new agent has started its own core")
+    wait_for(lambda: cores(lab, "node2")[0] != before[0], "the new agent has started its own core")
     retired = [(before[0], True)]
-    wait_until(
+    wait_for(
         lambda: [(one["pid"], one["retired"]) for one in lab.status("node2")["older_cores"]] == retired,
         "and retired the one before",
     )
@@ -217,7 +220,7 @@ def test_agent_of_a_new_version_replaces_the_core_by_itself(
     lines.goes_on()
     # And back again, as after an upgrade that disappoints.
     lab.restart_agent("node2")
-    wait_until(lambda: lab.status("node2")["core"]["version"] == nodeseal.__version__, "the version before is back")
+    wait_for(lambda: lab.status("node2")["core"]["version"] == nodeseal.__version__, "the version before is back")
     lines.goes_on()
     assert cores(lab, "node2")[-1:] == before  # it has carried the lines all the time
     lines.finish()
@@ -228,7 +231,7 @@ def test_core_that_crashes_in_an_upgrade_leaves_older_connections_alone(lab: Run
     upgrade(lab, "node1")
     newest = cores(lab, "node1")[0]
     lab.kill_core("node1")
-    wait_until(lambda: cores(lab, "node1")[0] not in (newest, cores(lab, "node1")[-1]), "another core runs")
+    wait_for(lambda: cores(lab, "node1")[0] not in (newest, cores(lab, "node1")[-1]), "another core runs")
     lines.goes_on()
     client = programs.dial("shipper", programs.serve("pipeline").address)
     assert echoes(client)

@@ -16,12 +16,16 @@ import pytest
 from nodeseal.capture import routing
 from nodeseal.capture.journal import Journal
 from nodeseal.capture.node import NodeCapture
+from support.connection import echoes
+from support.connection import echoes as echoes_of
 from support.hosts import HOSTS, PORTS, Host, row_of
-from support.lab import HBONE_PORT, PATIENCE, Programs, RunningLab, Sniffer, echoes, ports_used, running_lab, wait_until
+from support.lab import HBONE_PORT, RunningLab, running_lab
 from support.namespaces import needs_root
 from support.netfilter import nft, rule, ruleset
+from support.patience import PATIENCE, wait_for
 from support.pods import CLIENT, SERVER, Pods
-from support.pods import echoes as echoes_of
+from support.programs import Programs
+from support.sniffer import Sniffer, ports_used
 
 pytestmark = needs_root
 
@@ -109,7 +113,7 @@ def test_a_rule_in_a_pod_holds_an_open_connection_up_until_it_is_gone(pods: Pods
     chain, statement = REWRITING[what]
     with sniffed(pods) as wire, rule(pods.client.name, chain, f"tcp sport {port} {statement}"):
         connection.sendall(CARD.encode())
-        wait_until(lambda: held(capture) > 0, "what the application sent is held")
+        wait_for(lambda: held(capture) > 0, "what the application sent is held")
         assert not [packet for packet in wire.cut() if port in (packet.source_port, packet.destination_port)]
     received = b""
     while len(received) < len(CARD):
@@ -126,7 +130,7 @@ def test_a_rule_in_a_pod_does_not_take_its_answers_past_the_core(pods: Pods) -> 
     assert echoes_of(connection)
     with rule(pods.server.name, ANEW, f"tcp sport {SERVER_PORT} oif lo meta mark set 0"):
         connection.sendall(CARD.encode())
-        wait_until(lambda: held(capture) > 0, "the answer is held")
+        wait_for(lambda: held(capture) > 0, "the answer is held")
     assert connection.recv(4096) == CARD.encode()
 
 
@@ -189,7 +193,7 @@ def test_it_stays_while_the_workload_leaves_and_is_gone_then(pods: Pods) -> None
     chain, statement = REWRITING["no mark"]
     with rule(pods.client.name, chain, f"tcp sport {connection.getsockname()[1]} {statement}"):
         connection.sendall(CARD.encode())
-        wait_until(lambda: held(capture) > 0, "what the application sent is held")
+        wait_for(lambda: held(capture) > 0, "what the application sent is held")
         assert echoes_of(pods.dial(pods.client, (SERVER, SERVER_PORT)))
     assert connection.recv(4096) == CARD.encode()
     connection.close()
@@ -224,7 +228,7 @@ def test_what_an_older_version_captured_is_held_too(pods: Pods) -> None:
     chain, statement = REWRITING["no mark"]
     with rule(pods.client.name, chain, f"tcp sport {connection.getsockname()[1]} {statement}"):
         connection.sendall(CARD.encode())
-        wait_until(lambda: held(later) > 0, "what the application sent is held")
+        wait_for(lambda: held(later) > 0, "what the application sent is held")
     assert connection.recv(4096) == CARD.encode()
     assert len(relay.flows) == 1
     pods.cleanup()
@@ -361,7 +365,7 @@ def test_an_answer_that_a_rule_rewrites_does_not_leave(
     with programs.sniff("node1") as wire:
         with rule(node1(lab), "type filter hook output priority 0", f"{answers} {statement}"):
             client.sendall(CARD.encode())
-            wait_until(lambda: held_on(lab) > before, "the answer is held")
+            wait_for(lambda: held_on(lab) > before, "the answer is held")
         packets = wire.cut()
     assert client.recv(4096) == CARD.encode()
     assert not any(CARD.encode() in packet.payload for packet in packets)
@@ -373,5 +377,5 @@ def test_rules_that_somebody_flushed_come_back(lab: RunningLab) -> None:
     before = ruleset(node1(lab))
     assert "notrack" in before
     nft(node1(lab), "flush ruleset\n")
-    wait_until(lambda: "notrack" in ruleset(node1(lab)), "the rules are back")
+    wait_for(lambda: "notrack" in ruleset(node1(lab)), "the rules are back")
     assert ruleset(node1(lab)) == before

@@ -16,16 +16,11 @@ from nodeseal.linux import syscalls
 from nodeseal_lab.mesh_state import change_workloads
 from nodeseal_lab.plan import PIPELINE_HTTP_PORT, SERVICE_ADDRESS, SERVICE_ADDRESS_6
 from support.backend import asked_backend
-from support.lab import (
-    Programs,
-    RunningLab,
-    echoes,
-    endpoint,
-    family_of,
-    running_lab,
-    wait_until,
-)
+from support.connection import echoes, endpoint, family_of
+from support.lab import RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import wait_for
+from support.programs import Programs
 
 pytestmark = [needs_root, pytest.mark.both_backends]
 
@@ -57,9 +52,9 @@ def exclude(lab: RunningLab, **workloads: dict[str, Any] | None) -> None:
         return
     change_workloads(lab.lab.mesh, changes)
     for pod, fields in workloads.items():
-        wait_until(lambda pod=pod, fields=fields: lab.workload(pod)["exclude"] == _shown(fields), f"{pod} excludes")
+        wait_for(lambda pod=pod, fields=fields: lab.workload(pod)["exclude"] == _shown(fields), f"{pod} excludes")
     for name, epoch in before.items():
-        wait_until(lambda name=name, epoch=epoch: lab.status(name)["mesh"]["epoch"] > epoch, f"{name} knows")
+        wait_for(lambda name=name, epoch=epoch: lab.status(name)["mesh"]["epoch"] > epoch, f"{name} knows")
 
 
 def _shown(fields: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -199,7 +194,7 @@ def test_exclusions_hold_without_agent_and_core(lab: RunningLab, programs: Progr
         assert echoes(client)
     finally:
         lab.start_agents()
-        wait_until(lambda: lab.enrolled("pipeline"), "pipeline is enrolled again")
+        wait_for(lambda: lab.enrolled("pipeline"), "pipeline is enrolled again")
     assert echoes(client)
     assert echoes(programs.dial("guest", server.address))
     assert lab.workload("pipeline")["exclude"] is not None
@@ -210,12 +205,12 @@ def test_mistake_is_named_and_changes_nothing(lab: RunningLab, programs: Program
     exclude(lab, pipeline={"inbound": {"ports": [PORT]}})
     change_workloads(lab.lab.mesh, {"pipeline": {"exclude": {"inbound": {"ports": ["9090-80"]}}}})
     try:
-        error = wait_until(lambda: lab.status("node2")["mesh"]["error"], "the mistake is seen")
+        error = wait_for(lambda: lab.status("node2")["mesh"]["error"], "the mistake is seen")
         assert "exclude.inbound.ports[0]: expected a range whose first port is not behind its last" in error
         assert echoes(programs.dial("guest", server.address))
     finally:
         change_workloads(lab.lab.mesh, {"pipeline": {"exclude": {"inbound": {"ports": [PORT]}}}})
-        wait_until(lambda: not lab.status("node2")["mesh"]["error"], "the mistake is gone")
+        wait_for(lambda: not lab.status("node2")["mesh"]["error"], "the mistake is gone")
 
 
 # ---- marks of applications

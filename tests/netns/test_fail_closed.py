@@ -14,18 +14,13 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
-from support.lab import (
-    Programs,
-    RunningLab,
-    Server,
-    Sniffer,
-    echoes,
-    family_of,
-    receive_exactly,
-    running_lab,
-    wait_until,
-)
+from support.connection import echoes, family_of, receive_exactly
+from support.lab import RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import wait_for
+from support.programs import Programs
+from support.server import Server
+from support.sniffer import Sniffer
 
 pytestmark = needs_root
 
@@ -50,11 +45,11 @@ def recovery(lab: RunningLab) -> Iterator[None]:
     for node in NODES:
         _continue(lab, node)
     lab.start_agents()
-    wait_until(lambda: lab.enrolled(*ENROLLED), "everything is enrolled again")
+    wait_for(lambda: lab.enrolled(*ENROLLED), "everything is enrolled again")
     with Programs(lab) as programs:
         for source, target in (("shipper", "pipeline"), ("pipeline", "siem")):
             server = programs.serve(target)
-            wait_until(lambda s=source, t=server: _works(programs, s, t), f"{source} reaches {target} again")
+            wait_for(lambda s=source, t=server: _works(programs, s, t), f"{source} reaches {target} again")
 
 
 def kill_agent_and_core(lab: RunningLab, node: str) -> None:
@@ -85,7 +80,7 @@ def test_new_connections_never_cross_in_plaintext(
         death(lab, node)
     with programs.sniff() as wire:
         attempts = [Attempt(lab, programs, source, servers[target]) for source, target in PAIRS]
-        wait_until(lambda: all(attempt.is_over() for attempt in attempts), "the clients fail, or hang")
+        wait_for(lambda: all(attempt.is_over() for attempt in attempts), "the clients fail, or hang")
         assert_nothing_readable(wire, servers.values())
     assert [server.peers for server in servers.values()] == [[], []]
 
@@ -98,7 +93,7 @@ def test_new_connections_between_pods_of_a_dead_node_never_cross_in_plaintext(
     kill_agent_and_core(lab, "node1")
     with programs.sniff_pod("siem") as wire:
         attempt = Attempt(lab, programs, "shipper", server)
-        wait_until(attempt.is_over, "the client fails, or hangs")
+        wait_for(attempt.is_over, "the client fails, or hangs")
         assert_nothing_readable(wire, [server])
     assert server.peers == []
 
@@ -111,7 +106,7 @@ def test_plaintext_from_outside_does_not_get_past_a_dead_core(
     server = programs.serve("pipeline")
     death(lab, "node2")
     attempt = Attempt(lab, programs, "guest", server)
-    wait_until(attempt.is_over, "the client fails, or hangs")
+    wait_for(attempt.is_over, "the client fails, or hangs")
     assert server.peers == []
 
 
@@ -146,7 +141,7 @@ def test_core_that_dies_under_a_running_agent_leaks_nothing(lab: RunningLab, pro
         for node in NODES:
             old = lab.core_pid(node)
             lab.kill_core(node)
-            wait_until(lambda: _works(programs, "shipper", server), "new connections work again")
+            wait_for(lambda: _works(programs, "shipper", server), "new connections work again")
             assert lab.core_pid(node) != old
         assert_nothing_readable(wire, [server])
 
@@ -157,10 +152,10 @@ def test_agents_that_come_back_open_the_way_again(lab: RunningLab, programs: Pro
     for node in NODES:
         kill_agent_and_core(lab, node)
     attempt = Attempt(lab, programs, "shipper", server)
-    wait_until(attempt.is_over, "the client fails, or hangs")
+    wait_for(attempt.is_over, "the client fails, or hangs")
     with programs.sniff() as wire:
         lab.start_agents()
-        wait_until(lambda: _works(programs, "shipper", server), "new connections work again")
+        wait_for(lambda: _works(programs, "shipper", server), "new connections work again")
         assert_nothing_readable(wire, [server])
 
 

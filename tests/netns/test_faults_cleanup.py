@@ -17,18 +17,12 @@ from nodeseal_lab.demo.host_state import attached_programs, pinned_programs
 from nodeseal_lab.lab import take_down
 from nodeseal_lab.namespaces import list_namespaces, remove_namespace
 from nodeseal_lab.plan import prefix
-from support.lab import (
-    BOTH_FAMILIES,
-    PATIENCE,
-    Programs,
-    RunningLab,
-    echoes,
-    family_of,
-    nodeseal,
-    running_lab,
-    wait_until,
-)
+from support.connection import echoes, family_of
+from support.lab import RunningLab, running_lab
 from support.namespaces import CHANGEABLE_SETTINGS, iptables_rules, needs_root
+from support.patience import PATIENCE, wait_for
+from support.process import nodeseal
+from support.programs import BOTH_FAMILIES, Programs
 
 pytestmark = needs_root
 
@@ -106,7 +100,7 @@ def test_cleanup_leaves_everything_as_it_was(
         assert processes_with(lab.run_dir(node)) == []
         assert not (lab.lab.mesh / "enrolled" / f"{node}.yaml").exists()
     # The kernel takes programs apart a moment after their last reference has gone.
-    wait_until(lambda: not pinned & set(attached_programs()), "the connect programs are detached")
+    wait_for(lambda: not pinned & set(attached_programs()), "the connect programs are detached")
     # The pods' applications talk on, without the mesh.
     assert echoes(programs.dial("shipper", server.address))
 
@@ -131,7 +125,7 @@ def test_agent_starts_again_after_cleanup(lab: RunningLab, programs: Programs) -
     for node in NODES:
         cleanup(lab, node)
     lab.start_agents()
-    wait_until(lambda: lab.enrolled(*PODS), "everything is enrolled again")
+    wait_for(lambda: lab.enrolled(*PODS), "everything is enrolled again")
     server = programs.serve("pipeline")
     with programs.sniff() as wire:
         assert echoes(programs.dial("shipper", server.address), CARD)

@@ -15,18 +15,12 @@ from nodeseal.linux import syscalls
 from nodeseal_lab.files import write_atomically
 from nodeseal_lab.mesh_state import change_workloads
 from nodeseal_lab.namespaces import remove_namespace
-from support.lab import (
-    HBONE_PORT,
-    Address,
-    Lines,
-    Programs,
-    RunningLab,
-    echoes,
-    nodeseal,
-    running_lab,
-    wait_until,
-)
+from support.connection import Address, echoes
+from support.lab import HBONE_PORT, RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import wait_for
+from support.process import nodeseal
+from support.programs import Lines, Programs
 
 pytestmark = needs_root
 
@@ -49,7 +43,7 @@ def good_state(lab: RunningLab) -> Iterator[None]:
     for path, text in files.items():
         write_atomically(path, text)
     for node in ("node1", "node2"):
-        wait_until(lambda node=node: lab.status(node)["mesh"]["error"] is None, f"{node} has a good mesh state")
+        wait_for(lambda node=node: lab.status(node)["mesh"]["error"] is None, f"{node} has a good mesh state")
 
 
 def bad_field(path: Path) -> None:
@@ -79,7 +73,7 @@ BAD_EDITS = pytest.mark.parametrize("edit", [bad_field, bad_syntax, unknown_key,
 
 def show_error(lab: RunningLab, node: str) -> str:
     """Waits until the agent complains of its mesh state."""
-    error: str = wait_until(lambda: lab.status(node)["mesh"]["error"], f"{node} shows the error")
+    error: str = wait_for(lambda: lab.status(node)["mesh"]["error"], f"{node} shows the error")
     return error
 
 
@@ -133,7 +127,7 @@ def test_fix_clears_the_error(lab: RunningLab) -> None:
     bad_field(path)
     show_error(lab, "node1")
     path.write_text(good)
-    wait_until(lambda: lab.status("node1")["mesh"]["error"] is None, "the error is gone")
+    wait_for(lambda: lab.status("node1")["mesh"]["error"] is None, "the error is gone")
     result = nodeseal("status", "--run-dir", str(lab.run_dir("node1")))
     assert result.returncode == 0
     assert "workloads.yaml" not in result.stdout + result.stderr
@@ -144,7 +138,7 @@ def test_change_that_comes_with_the_fix_is_applied(lab: RunningLab) -> None:
     bad_syntax(path)
     show_error(lab, "node2")
     change_workloads_of(path, {"pipeline": {"mode": "strict"}}, lab)
-    wait_until(lambda: lab.workload("pipeline")["mode"] == "strict", "pipeline is strict")
+    wait_for(lambda: lab.workload("pipeline")["mode"] == "strict", "pipeline is strict")
 
 
 def test_bad_state_at_the_agents_start_keeps_the_last_good_one(lab: RunningLab, programs: Programs) -> None:
@@ -172,9 +166,9 @@ def test_publication_that_somebody_changed_is_written_again(
         path.unlink()
     else:
         path.write_text(text)
-    wait_until(lambda: path.exists() and path.read_text() == good, "the agent writes its publication again")
+    wait_for(lambda: path.exists() and path.read_text() == good, "the agent writes its publication again")
     server = programs.serve("siem")
-    wait_until(lambda: reaches(lab, programs, server.address), "pipeline reaches siem in a tunnel")
+    wait_for(lambda: reaches(lab, programs, server.address), "pipeline reaches siem in a tunnel")
 
 
 # ---- workloads that cannot be enrolled
@@ -185,7 +179,7 @@ def test_workload_whose_namespace_never_was_is_shown_and_others_go_on(lab: Runni
     programs.at_end(lambda: path.unlink(missing_ok=True))
     ghost = {"name": "ghost", "node": "node1", "address": "10.77.1.99", "netns": "nodeseal-ghost", "enrolled": True}
     write_atomically(path, yaml.safe_dump({"workloads": [ghost]}))
-    wait_until(lambda: row_of(lab, "ghost").get("reason") == "namespace-gone", "the ghost is shown with its reason")
+    wait_for(lambda: row_of(lab, "ghost").get("reason") == "namespace-gone", "the ghost is shown with its reason")
     assert "nodeseal-ghost" in row_of(lab, "ghost")["detail"]
     assert not row_of(lab, "ghost")["enrolled"]
     result = nodeseal("status", "--run-dir", str(lab.run_dir("node1")))
@@ -196,14 +190,14 @@ def test_workload_whose_namespace_never_was_is_shown_and_others_go_on(lab: Runni
     assert echoes(client)
     assert lab.outbound(client)["mtls"]
     path.unlink()
-    wait_until(lambda: row_of(lab, "ghost") == {}, "the ghost is forgotten")
+    wait_for(lambda: row_of(lab, "ghost") == {}, "the ghost is forgotten")
 
 
 def test_namespace_that_goes_while_enrolled_is_shown_and_others_go_on(lab: RunningLab, programs: Programs) -> None:
     server = programs.serve("pipeline")
     lines = Lines(programs, "shipper", server.address)
     remove_namespace(lab.lab.plan.pod("goner").netns)
-    wait_until(lambda: row_of(lab, "goner").get("reason") == "namespace-gone", "the goner is shown with its reason")
+    wait_for(lambda: row_of(lab, "goner").get("reason") == "namespace-gone", "the goner is shown with its reason")
     published = yaml.safe_load((lab.lab.mesh / "enrolled" / "node1.yaml").read_text())["enrolled"]
     assert sorted(published) == ["default/shipper", "default/siem"]
     lines.goes_on()
@@ -215,7 +209,7 @@ def test_port_15008_in_use_is_shown_and_nothing_is_installed(lab: RunningLab, pr
     holder = lab.run("held", lambda: socket.create_server((lab.address("held"), HBONE_PORT)))
     programs.at_end(holder.close)
     change_workloads(lab.lab.mesh, {"held": {"enrolled": True}})
-    wait_until(lambda: lab.workload("held")["reason"] == "address-in-use", "held is shown with its reason")
+    wait_for(lambda: lab.workload("held")["reason"] == "address-in-use", "held is shown with its reason")
     assert f"{lab.address('held')}:{HBONE_PORT}" in lab.workload("held")["detail"]
     assert lab.run("held", rules_and_settings) == before
     server = programs.serve("pipeline")
@@ -223,7 +217,7 @@ def test_port_15008_in_use_is_shown_and_nothing_is_installed(lab: RunningLab, pr
     assert lab.enrolled("shipper", "siem", "pipeline")
     # When the port is free again, nobody has to do anything.
     holder.close()
-    wait_until(lambda: lab.enrolled("held"), "held is enrolled")
+    wait_for(lambda: lab.enrolled("held"), "held is enrolled")
 
 
 def reaches(lab: RunningLab, programs: Programs, address: Address) -> bool:

@@ -8,16 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from nodeseal_lab.mesh_state import change_workloads
-from support.lab import (
-    Lines,
-    Programs,
-    RunningLab,
-    echoes,
-    endpoint,
-    running_lab,
-    wait_until,
-)
+from support.connection import echoes, endpoint
+from support.lab import RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import wait_for
+from support.programs import Lines, Programs
 
 pytestmark = needs_root
 
@@ -41,7 +36,7 @@ def agents_run(lab: RunningLab) -> Iterator[None]:
     """Before and after each test, also one that failed half way."""
     yield
     lab.start_agents()
-    wait_until(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
+    wait_for(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
 
 
 @ENDINGS
@@ -90,7 +85,7 @@ def test_what_runs_is_adopted(lab: RunningLab, programs: Programs, number: int) 
     lab.start_agent("node1")
     # At once: an agent that adopts does not begin anew.
     assert lab.workload("shipper")["phase"] in ("joining", "enrolled")
-    wait_until(lambda: lab.enrolled("shipper"), "shipper is enrolled")
+    wait_for(lambda: lab.enrolled("shipper"), "shipper is enrolled")
     rows = {row["source"]: row for row in lab.connections("node1") if row["direction"] == "outbound"}
     for client in (old, meanwhile):
         row = rows[endpoint(client.getsockname())]
@@ -103,7 +98,7 @@ def test_adopted_workload_can_be_unenrolled(lab: RunningLab, programs: Programs)
     lab.lab.enrol("comer")
     lab.restart_agent("node1", signal.SIGKILL)
     lab.lab.unenrol("comer")
-    wait_until(lambda: lab.workload("comer")["phase"] == "absent", "comer has left the mesh")
+    wait_for(lambda: lab.workload("comer")["phase"] == "absent", "comer has left the mesh")
     with programs.sniff() as wire:
         assert echoes(programs.dial("comer", server.address), CARD)
         assert wire.carries(CARD)
@@ -114,7 +109,7 @@ def test_change_made_while_no_agent_runs_is_taken_up(lab: RunningLab, programs: 
     lab.kill_agent("node1", signal.SIGKILL)
     change_workloads(lab.lab.mesh, {"comer": {"enrolled": True}})
     lab.start_agent("node1")
-    wait_until(lambda: lab.enrolled("comer"), "comer is enrolled")
+    wait_for(lambda: lab.enrolled("comer"), "comer is enrolled")
     client = programs.dial("comer", server.address)
     assert echoes(client)
     assert lab.outbound(client)["mtls"]
@@ -122,7 +117,7 @@ def test_change_made_while_no_agent_runs_is_taken_up(lab: RunningLab, programs: 
     change_workloads(lab.lab.mesh, {"comer": {"enrolled": False}})
     lab.start_agent("node1")
     client.close()
-    wait_until(lambda: lab.workload("comer")["phase"] == "absent", "comer has left the mesh")
+    wait_for(lambda: lab.workload("comer")["phase"] == "absent", "comer has left the mesh")
 
 
 def test_agent_restarted_over_and_over_cuts_nothing(lab: RunningLab, programs: Programs) -> None:
@@ -139,9 +134,9 @@ def test_killed_core_is_replaced(lab: RunningLab, programs: Programs, node: str)
     assert echoes(programs.dial("shipper", server.address))
     old = lab.core_pid(node)
     lab.kill_core(node)
-    wait_until(lambda: core_runs(lab, node, other_than=old), "the agent starts another core")
-    wait_until(lambda: lab.enrolled("shipper", "pipeline"), "the workloads are in the new core")
-    wait_until(lambda: reaches(programs, "shipper", server.address), "new connections work")
+    wait_for(lambda: core_runs(lab, node, other_than=old), "the agent starts another core")
+    wait_for(lambda: lab.enrolled("shipper", "pipeline"), "the workloads are in the new core")
+    wait_for(lambda: reaches(programs, "shipper", server.address), "new connections work")
     client = programs.dial("shipper", server.address)
     assert echoes(client)
     assert lab.outbound(client)["peer"] == lab.identity("pipeline")
@@ -163,7 +158,7 @@ def test_agent_and_core_that_died_together_come_back(lab: RunningLab, programs: 
         lab.kill_agent(node)
         lab.kill_core(node)
     lab.start_agents()
-    wait_until(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
+    wait_for(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
     client = programs.dial("shipper", server.address)
     assert echoes(client)
     assert lab.outbound(client)["mtls"]

@@ -22,8 +22,12 @@ from nodeseal.identity.embedded import init_authority
 from nodeseal.linux.syscalls import mounts
 from nodeseal_lab.processes import child_environment
 from support.backend import backend_settings
-from support.lab import Programs, RunningLab, echoes, end_process, nodeseal, running_lab, wait_until
+from support.connection import echoes
+from support.lab import RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import wait_for
+from support.process import end_process, nodeseal
+from support.programs import Programs
 from support.workers import worker_settings
 
 pytestmark = needs_root
@@ -386,7 +390,7 @@ def test_second_agent_for_the_same_node_with_another_directory(tmp_path: Path) -
             env=child_environment(),
         )
         try:
-            wait_until(
+            wait_for(
                 lambda: process.poll() is not None or publication.read_text() != before,
                 "the second agent refuses, or takes the first one's place",
             )
@@ -418,7 +422,7 @@ def test_agent_that_is_told_to_go_leaves_with_status_zero(site: Site) -> None:
             env=child_environment(),
         )
     try:
-        wait_until(lambda: "agent is ready" in log.read_text() or process.poll() is not None, "the agent is ready")
+        wait_for(lambda: "agent is ready" in log.read_text() or process.poll() is not None, "the agent is ready")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     finally:

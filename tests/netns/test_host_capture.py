@@ -31,10 +31,12 @@ from nodeseal.linux import nftables, xtables
 from nodeseal.linux.namespace import NetworkNamespace
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, PortRange
 from nodeseal.mesh.host import OWN_NAMESPACE, HostPlace
+from support.connection import echoes
 from support.host_process import Cgroup, Dialled, HostProcess
-from support.namespaces import Namespace, iptables_rules, needs_root, wait_for
+from support.namespaces import Namespace, iptables_rules, needs_root
 from support.netfilter import nft, rule, tracked
-from support.pods import SERVER, SERVER_6, Pods, echoes
+from support.patience import wait_for
+from support.pods import SERVER, SERVER_6, Pods
 from support.tcp_table import ports_in_use
 
 pytestmark = [needs_root, pytest.mark.ebpf_only("processes of a node are captured by eBPF only")]

@@ -16,10 +16,13 @@ import pytest
 
 from nodeseal_lab.cgroups import directory_of
 from nodeseal_lab.mesh_state import SETTLE
+from support.connection import echoes
 from support.host_process import Dialled, HostProcess
 from support.hosts import HOSTS, PORTS, Host, row_of
-from support.lab import PATIENCE, Programs, RunningLab, echoes, running_lab, wait_until
+from support.lab import RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import PATIENCE, wait_for
+from support.programs import Programs
 
 pytestmark = [needs_root, pytest.mark.ebpf_only("processes of a node are captured by eBPF only")]
 
@@ -147,7 +150,7 @@ def test_unenrolling_one_leaves_its_connections_and_the_other_alone(
         for connection in (*outbound.values(), again):
             connection.close()
         inbound.close()
-        wait_until(lambda: lab.workload("vector")["phase"] == "absent", "vector has left the mesh")
+        wait_for(lambda: lab.workload("vector")["phase"] == "absent", "vector has left the mesh")
         assert registry.dial(server.address).echoes(CARD)
     finally:
         lab.lab.enrol("vector")
@@ -158,7 +161,7 @@ def test_connections_older_than_enrolment_are_shown_with_their_own_workload(
 ) -> None:
     server = programs.serve("pipeline")
     lab.lab.unenrol("vector")
-    wait_until(lambda: lab.workload("vector")["phase"] == "absent", "vector has left the mesh")
+    wait_for(lambda: lab.workload("vector")["phase"] == "absent", "vector has left the mesh")
     old, other = host.process("vector").dial(server.address), host.process().dial(server.address)
     lab.lab.enrol("vector")
     assert old.echoes(CARD)
@@ -186,7 +189,7 @@ def test_a_new_agent_or_core_takes_both_over(lab: RunningLab, programs: Programs
     else:
         before = lab.core_pid("node1")
         lab.kill_core("node1")
-        wait_until(lambda: lab.core_pids("node1") not in ([], [before]), "another core runs")
+        wait_for(lambda: lab.core_pids("node1") not in ([], [before]), "another core runs")
     for name, process in processes.items():
         dialled = process.dial(server.address, timeout=PATIENCE)
         assert dialled.echoes(CARD)
@@ -207,7 +210,7 @@ def test_a_service_that_is_started_again_is_captured_again(lab: RunningLab, prog
         dialled = process.dial(server.address)
         return dialled if dialled.mark else None
 
-    dialled = wait_until(captured, "vector is captured again")
+    dialled = wait_for(captured, "vector is captured again")
     assert dialled.echoes(CARD)
     assert row_of(lab, "node2", "inbound", host.source_of(dialled))["peer"] == named(lab, "vector")
 

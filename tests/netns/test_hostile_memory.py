@@ -11,8 +11,11 @@ from interop.certificates import issue
 from interop.hbone import client_context
 from interop.hoard import Hoard
 from nodeseal_lab.mesh_state import change_workloads
-from support.lab import Programs, RunningLab, echoes, running_lab, silent, wait_until
+from support.connection import echoes, silent
+from support.lab import RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import wait_for
+from support.programs import Programs
 
 pytestmark = needs_root
 
@@ -42,7 +45,7 @@ def test_a_peer_makes_the_core_hold_its_part_and_all_is_given_back(
     for name in ("tcp_wmem", "tcp_rmem"):
         lab.sysctl("pipeline", f"ipv4/{name}", BUFFERS)
     change_workloads(lab.lab.mesh, {"pipeline": {"limits": {"memory": "32MiB"}}})
-    wait_until(lambda: lab.workload("pipeline")["limits"]["memory"]["limit"] == LIMIT, "the core goes by the limit")
+    wait_for(lambda: lab.workload("pipeline")["limits"]["memory"]["limit"] == LIMIT, "the core goes by the limit")
     server, deaf = programs.serve("pipeline"), programs.serve("pipeline", silent)
     running = programs.dial("shipper", server.address)
     assert echoes(running)
@@ -66,6 +69,6 @@ def test_a_peer_makes_the_core_hold_its_part_and_all_is_given_back(
     finally:
         for hoard in hoards:
             hoard.close()
-    wait_until(lambda: lab.workload("pipeline")["memory"] == 0, "nothing is held any more")
-    wait_until(lambda: resident(pid) <= 1.5 * before, "the core has given its memory back", 90)
+    wait_for(lambda: lab.workload("pipeline")["memory"] == 0, "nothing is held any more")
+    wait_for(lambda: resident(pid) <= 1.5 * before, "the core has given its memory back", 90)
     assert echoes(running)

@@ -23,8 +23,10 @@ from nodeseal_lab.lab import LAB_ROOT, Lab, take_down
 from nodeseal_lab.namespaces import list_namespaces, run_in
 from nodeseal_lab.plan import PIPELINE_HTTP_PORT, Plan, prefix
 from nodeseal_lab.processes import child_environment, start_time
-from support.lab import QUICK_SETTLE, end_process
-from support.namespaces import Namespace, Namespaces, wait_for
+from support.lab import QUICK_SETTLE
+from support.namespaces import Namespace, Namespaces
+from support.patience import wait_for
+from support.process import end_process
 from support.workers import lab_settings, nodeseal_command
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces, which needs root")

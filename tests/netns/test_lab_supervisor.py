@@ -14,8 +14,12 @@ import pytest
 from nodeseal_lab.lab import take_down
 from nodeseal_lab.namespaces import list_namespaces
 from nodeseal_lab.plan import prefix
-from support.lab import Lines, Programs, RunningLab, echoes, end_process, running_lab, wait_until
+from support.connection import echoes
+from support.lab import RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import wait_for
+from support.process import end_process
+from support.programs import Lines, Programs
 
 pytestmark = needs_root
 
@@ -35,7 +39,7 @@ def all_runs(lab: RunningLab) -> None:
     """Before each test."""
     if lab.lab.supervisor_pid() is None:
         lab.lab.start_supervisor()
-    wait_until(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
+    wait_for(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
 
 
 def processes(lab: RunningLab, node: str) -> tuple[int | None, list[int]]:
@@ -50,8 +54,8 @@ def test_agent_that_dies_is_started_again(lab: RunningLab, programs: Programs, n
     lines = Lines(programs, "shipper", programs.serve("pipeline").address)
     old, cores = processes(lab, "node1")
     lab.kill_agent("node1", number)
-    wait_until(lambda: processes(lab, "node1")[0] not in (None, old), "the status shows another agent")
-    wait_until(lambda: lab.enrolled("shipper", "siem"), "the new agent has adopted what is there")
+    wait_for(lambda: processes(lab, "node1")[0] not in (None, old), "the status shows another agent")
+    wait_for(lambda: lab.enrolled("shipper", "siem"), "the new agent has adopted what is there")
     assert processes(lab, "node1")[1] == cores
     lines.goes_on()
     lines.finish()
@@ -60,7 +64,7 @@ def test_agent_that_dies_is_started_again(lab: RunningLab, programs: Programs, n
 def test_core_that_dies_is_started_again(lab: RunningLab) -> None:
     agent, cores = processes(lab, "node1")
     lab.kill_core("node1")
-    wait_until(lambda: processes(lab, "node1")[1] not in ([], cores), "the status shows another core")
+    wait_for(lambda: processes(lab, "node1")[1] not in ([], cores), "the status shows another core")
     assert processes(lab, "node1")[0] == agent
 
 
@@ -70,9 +74,9 @@ def test_agent_and_core_that_die_together_are_started_again(lab: RunningLab, pro
     # The agent first: it would start the next core.
     lab.kill_agent("node2")
     lab.kill_core("node2")
-    wait_until(lambda: processes(lab, "node2")[0] not in (None, agent), "the status shows another agent")
-    wait_until(lambda: processes(lab, "node2")[1] not in ([], cores), "the status shows another core")
-    wait_until(lambda: lab.enrolled("pipeline"), "pipeline is enrolled")
+    wait_for(lambda: processes(lab, "node2")[0] not in (None, agent), "the status shows another agent")
+    wait_for(lambda: processes(lab, "node2")[1] not in ([], cores), "the status shows another core")
+    wait_for(lambda: lab.enrolled("pipeline"), "pipeline is enrolled")
     assert echoes(programs.dial("shipper", server.address))
 
 
@@ -80,7 +84,7 @@ def test_agent_is_started_again_as_it_was(lab: RunningLab) -> None:
     old = lab.agent_pid("node1")
     command = _command(old)
     lab.kill_agent("node1")
-    wait_until(lambda: processes(lab, "node1")[0] not in (None, old), "the status shows another agent")
+    wait_for(lambda: processes(lab, "node1")[0] not in (None, old), "the status shows another agent")
     assert _command(lab.agent_pid("node1")) == command
 
 
@@ -99,7 +103,7 @@ def test_new_supervisor_takes_up_the_work(lab: RunningLab) -> None:
     end_process(supervisor)
     lab.kill_agent("node2")
     lab.lab.start_supervisor()
-    wait_until(lambda: processes(lab, "node2")[0] not in (None, old), "the new supervisor starts the agent")
+    wait_for(lambda: processes(lab, "node2")[0] not in (None, old), "the new supervisor starts the agent")
 
 
 def test_nothing_comes_back_after_down(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -8,9 +8,13 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from nodeseal_lab import agents
-from support.lab import Programs, RunningLab, Server, echoes, running_lab, wait_until
+from support.connection import echoes
+from support.lab import RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import wait_for
+from support.programs import Programs
 from support.resources import Resources, node_resources
+from support.server import Server
 
 pytestmark = needs_root
 
@@ -52,7 +56,7 @@ def core_crash(lab: RunningLab, programs: Programs, server: Server) -> None:
     """A core is killed, and its agent starts another."""
     old = lab.core_pid("node1")
     lab.kill_core("node1")
-    wait_until(lambda: lab.core_pids("node1") not in ([], [old]), "another core runs")
+    wait_for(lambda: lab.core_pids("node1") not in ([], [old]), "another core runs")
 
 
 def agent_crash(lab: RunningLab, programs: Programs, server: Server) -> None:
@@ -84,15 +88,15 @@ def test_node_holds_the_same_after_many_rounds_as_after_one(
 
 def at_rest(lab: RunningLab) -> dict[str, Resources]:
     """Of each node, when everything is enrolled, one core runs on each, and nothing changes any more."""
-    wait_until(lambda: lab.enrolled(*ENROLLED), "everything is enrolled")
-    wait_until(lambda: all(len(lab.core_pids(node)) == 1 for node in NODES), "one core runs on each node")
+    wait_for(lambda: lab.enrolled(*ENROLLED), "everything is enrolled")
+    wait_for(lambda: all(len(lab.core_pids(node)) == 1 for node in NODES), "one core runs on each node")
     last: list[dict[str, Resources]] = []
 
     def settled() -> bool:
         last.append({node: node_resources(lab.lab, node) for node in NODES})
         return len(last) > SAME and not any(differences(older, last[-1]) for older in last[-SAME:-1])
 
-    wait_until(settled, "the nodes hold the same for a while")
+    wait_for(settled, "the nodes hold the same for a while")
     return last[-1]
 
 

@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 
 from nodeseal_lab.mesh_state import change_workloads
-from support.lab import Address, Lines, Programs, RunningLab, echoes, receive_exactly, running_lab, silent, wait_until
+from support.connection import Address, echoes, receive_exactly, silent
+from support.lab import RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import wait_for
+from support.programs import Lines, Programs
 
 pytestmark = needs_root
 
@@ -45,7 +48,7 @@ def limit(lab: RunningLab, pod: str, **limits: Any) -> None:
         told = lab.workload(pod)["limits"]
         return bool(told) and all(told[name]["limit"] == value for name, value in wanted.items())
 
-    wait_until(in_force, f"the core of {pod} goes by the limits {limits}")
+    wait_for(in_force, f"the core of {pod} goes by the limits {limits}")
 
 
 def refused(lab: RunningLab, pod: str, name: str) -> int:
@@ -88,12 +91,12 @@ def test_connections_beyond_the_limit_are_reset_and_told_everywhere(lab: Running
     assert f"default/shipper: limit reached: connections (3), {before + 4} refused since" in text
     log = lab.run_dir("node1") / "core.log"
     line = "workload default/shipper: limit reached: connections (3), "
-    wait_until(lambda: line in log.read_text(), "the core's log tells it")
+    wait_for(lambda: line in log.read_text(), "the core's log tells it")
     assert all(echoes(one) for one in running)
     neighbour.goes_on()
     # One that ends makes room, and so does a higher limit, at once and with no restart.
     running.pop().close()
-    wait_until(lambda: lab.workload("shipper")["connections"] == 2, "the core knows that one has ended")
+    wait_for(lambda: lab.workload("shipper")["connections"] == 2, "the core knows that one has ended")
     assert not is_reset(programs, "shipper", server.address)
     limit(lab, "shipper", connections=100)
     assert not is_reset(programs, "shipper", server.address)
@@ -141,7 +144,7 @@ def send_bulk(connection: socket.socket) -> None:
 def limit_memory(lab: RunningLab) -> None:
     """1 MiB for shipper."""
     change_workloads(lab.lab.mesh, {"shipper": {"limits": {"memory": "1MiB"}}})
-    wait_until(lambda: lab.workload("shipper")["limits"]["memory"]["limit"] == MIB, "the core goes by the limit")
+    wait_for(lambda: lab.workload("shipper")["limits"]["memory"]["limit"] == MIB, "the core goes by the limit")
 
 
 def test_a_workload_that_reads_nothing_fills_its_memory_and_slows_nobody(lab: RunningLab, programs: Programs) -> None:
@@ -153,7 +156,7 @@ def test_a_workload_that_reads_nothing_fills_its_memory_and_slows_nobody(lab: Ru
     stalled = [programs.dial("shipper", server.address) for _ in range(8)]
     for connection in stalled:
         connection.sendall(b"x")
-    wait_until(lambda: lab.workload("shipper")["memory"] >= 2 * MIB, "the workload holds more than it may in a moment")
+    wait_for(lambda: lab.workload("shipper")["memory"] >= 2 * MIB, "the workload holds more than it may in a moment")
     limit_memory(lab)
     assert is_reset(programs, "shipper", echo_server.address)
     assert refused(lab, "shipper", "memory") == before + 1
@@ -162,7 +165,7 @@ def test_a_workload_that_reads_nothing_fills_its_memory_and_slows_nobody(lab: Ru
     same_tunnel.goes_on()
     for connection in stalled:
         assert receive_exactly(connection, BULK) == bytes(BULK)
-    wait_until(lambda: lab.workload("shipper")["memory"] == 0, "nothing is held any more")
+    wait_for(lambda: lab.workload("shipper")["memory"] == 0, "nothing is held any more")
     assert not is_reset(programs, "shipper", echo_server.address)
     neighbour.finish()
     same_tunnel.finish()
@@ -187,13 +190,13 @@ def test_in_plaintext_a_workload_that_reads_nothing_holds_less_than_its_limit(
             stalled[-1].sendall(b"x")
         return False
 
-    wait_until(half_is_held, "the workload holds half of what it may")
+    wait_for(half_is_held, "the workload holds half of what it may")
     same.goes_on()
     # What was spliced before it was half: one pipe.
     assert lab.workload("shipper")["memory"] <= 2 * MIB
     for connection in stalled:
         assert receive_exactly(connection, BULK) == bytes(BULK)
-    wait_until(lambda: lab.workload("shipper")["memory"] == 0, "nothing is held any more")
+    wait_for(lambda: lab.workload("shipper")["memory"] == 0, "nothing is held any more")
     neighbour.finish()
     same.finish()
 
@@ -223,7 +226,7 @@ def test_when_descriptors_run_out_new_connections_are_reset_and_others_go_on(
     assert echoes(running)
     most = open_descriptors(pid) + 150
     with descriptors_limited(pid, most):
-        wait_until(lambda: lab.status("node1")["core"]["descriptors"]["limit"] == most, "the core knows its limit")
+        wait_for(lambda: lab.status("node1")["core"]["descriptors"]["limit"] == most, "the core knows its limit")
         flood = 0
         while not is_reset(programs, "shipper", server.address):
             flood += 1
@@ -235,7 +238,7 @@ def test_when_descriptors_run_out_new_connections_are_reset_and_others_go_on(
         # The neighbour has its part, and the agent can still be served.
         assert not is_reset(programs, "siem", server.address)
         assert lab.workload("siem")["enrolled"]
-    wait_until(lambda: lab.status("node1")["core"]["descriptors"]["limit"] > most, "the core knows its limit")
+    wait_for(lambda: lab.status("node1")["core"]["descriptors"]["limit"] > most, "the core knows its limit")
     assert not is_reset(programs, "shipper", server.address)
     assert echoes(running)
 
@@ -255,7 +258,7 @@ def test_a_neighbours_requests_all_succeed_while_a_flood_stands(lab: RunningLab,
         except ConnectionResetError:
             resets += 1
     neighbour.goes_on()
-    wait_until(lambda: refused(lab, "shipper", "connections") - before == 200, "what exceeds the limit is refused")
+    wait_for(lambda: refused(lab, "shipper", "connections") - before == 200, "what exceeds the limit is refused")
     for client in standing:
         client.setblocking(False)
         with contextlib.suppress(BlockingIOError):

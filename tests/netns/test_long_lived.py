@@ -13,9 +13,10 @@ from collections.abc import Iterator
 import pytest
 
 from support.authority import renew_intermediate
-from support.lab import RunningLab, running_lab, wait_until
+from support.lab import RunningLab, running_lab
 from support.long_lived import LongLived
 from support.namespaces import needs_root
+from support.patience import wait_for
 
 pytestmark = needs_root
 
@@ -50,7 +51,7 @@ def nothing_is_cut(lab: RunningLab, connections: LongLived) -> Iterator[None]:
     yield
     done = time.monotonic()
     lab.start_agents()
-    wait_until(lambda: lab.enrolled(*ENROLLED), "everything is enrolled")
+    wait_for(lambda: lab.enrolled(*ENROLLED), "everything is enrolled")
     connections.wait_heard_since(done)
     assert connections.incidents() == []
     assert connections.open() == CONNECTIONS
@@ -83,13 +84,13 @@ def test_workload_is_unenrolled_and_enrolled(lab: RunningLab, connections: LongL
 def test_certificates_are_renewed(lab: RunningLab, connections: LongLived) -> None:
     for _ in range(2):
         old = {pod: serial(lab, pod) for pod in ENROLLED}
-        wait_until(lambda old=old: all(serial(lab, pod) != old[pod] for pod in ENROLLED), "every pod has a new one")
+        wait_for(lambda old=old: all(serial(lab, pod) != old[pod] for pod in ENROLLED), "every pod has a new one")
 
 
 def test_intermediate_is_replaced(lab: RunningLab, connections: LongLived) -> None:
     renew_intermediate(lab.directory / "ca")
     old = {pod: serial(lab, pod) for pod in ENROLLED}
-    wait_until(lambda: all(serial(lab, pod) != old[pod] for pod in ENROLLED), "every pod has one of the new issuer")
+    wait_for(lambda: all(serial(lab, pod) != old[pod] for pod in ENROLLED), "every pod has one of the new issuer")
     assert all("was read anew" in (lab.run_dir(node) / "agent.log").read_text() for node in NODES)
 
 

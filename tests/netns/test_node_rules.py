@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 
 from nodeseal_lab.plan import NODE_RULES, PIPELINE_HTTP_PORT
+from support.connection import echoes, endpoint
 from support.hosts import HOSTS, PORTS, Host, row_of
-from support.lab import HBONE_PORT, Programs, RunningLab, echoes, endpoint, ports_used, running_lab
+from support.lab import HBONE_PORT, RunningLab, running_lab
 from support.namespaces import needs_root
 from support.netfilter import ruleset, tracked
+from support.programs import Programs
+from support.sniffer import ports_used
 
 pytestmark = [needs_root, pytest.mark.ebpf_only("processes of a node are captured by eBPF only")]
 

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from nodeseal_lab.mesh_state import change_workloads
-from support.lab import BOTH_FAMILIES, Programs, RunningLab, echoes, running_lab, wait_until
+from support.connection import echoes
+from support.lab import RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import wait_for
+from support.programs import BOTH_FAMILIES, Programs
 
 pytestmark = [needs_root, pytest.mark.ebpf_only("no rule can tell whether somebody holds a listener")]
 
@@ -27,13 +30,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
 def everything_is_back(lab: RunningLab) -> Iterator[None]:
     yield
     lab.start_agents()
-    wait_until(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
+    wait_for(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
 
 
 def choose(lab: RunningLab, choice: str) -> None:
     change_workloads(lab.lab.mesh, {"shipper": {"on_failure": choice}})
-    wait_until(lambda: lab.workload("shipper")["on_failure"] == choice, f"shipper is {choice} on failure")
-    wait_until(lambda: lab.enrolled("shipper", "siem"), "both are enrolled")
+    wait_for(lambda: lab.workload("shipper")["on_failure"] == choice, f"shipper is {choice} on failure")
+    wait_for(lambda: lab.enrolled("shipper", "siem"), "both are enrolled")
 
 
 def everything_dies(lab: RunningLab) -> None:
@@ -74,7 +77,7 @@ def test_connections_that_went_direct_go_on_when_the_agent_is_back(lab: RunningL
     direct = programs.dial("shipper", server.address)
     assert echoes(direct)
     lab.start_agents()
-    wait_until(lambda: lab.enrolled("shipper"), "shipper is enrolled again")
+    wait_for(lambda: lab.enrolled("shipper"), "shipper is enrolled again")
     assert echoes(direct)
     captured = programs.dial("shipper", server.address)
     assert echoes(captured)
@@ -110,6 +113,6 @@ def test_choice_is_changed_live_and_survives_the_agent(lab: RunningLab, programs
     # Changed while nobody is there to see it.
     change_workloads(lab.lab.mesh, {"shipper": {"on_failure": "open"}})
     lab.start_agents()
-    wait_until(lambda: lab.enrolled("shipper"), "shipper is enrolled")
+    wait_for(lambda: lab.enrolled("shipper"), "shipper is enrolled")
     everything_dies(lab)
     assert echoes(programs.dial("shipper", server.address))

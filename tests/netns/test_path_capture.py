@@ -9,21 +9,13 @@ from pathlib import Path
 import pytest
 
 from nodeseal_lab.plan import PIPELINE_HTTP_PORT, SERVICE_ADDRESS, SERVICE_ADDRESS_6
-from support.lab import (
-    HBONE_PORT,
-    Address,
-    Programs,
-    RunningLab,
-    Server,
-    echoes,
-    endpoint,
-    ports_used,
-    receive_exactly,
-    reset,
-    silent,
-    wait_until,
-)
+from support.connection import Address, echoes, endpoint, receive_exactly, reset, silent
+from support.lab import HBONE_PORT, RunningLab
 from support.namespaces import needs_root
+from support.patience import wait_for
+from support.programs import Programs
+from support.server import Server
+from support.sniffer import ports_used
 from support.tcp_table import ESTABLISHED, TIME_WAIT, tcp_table
 
 pytestmark = needs_root
@@ -98,7 +90,7 @@ def test_both_nodes_name_the_other_sides_identity(
             if row["direction"] == "inbound" and row["destination"] == endpoint(server.address)
         ]
 
-    (far,) = wait_until(find, "the far agent shows the connection")
+    (far,) = wait_for(find, "the far agent shows the connection")
     assert far["mtls"]
     assert far["peer"] == lab.identity(source)
     assert far["source_workload"] == f"default/{source}"
@@ -250,7 +242,7 @@ def test_nothing_of_a_captured_connection_leaves_when_its_client_goes(gone: Gone
 @KINDS
 @GOINGS
 def test_no_socket_is_left_when_the_client_of_a_captured_connection_goes(gone: Gone) -> None:
-    wait_until(lambda: gone.sockets() == [], "no socket of the connection waits for an acknowledgement", 10)
+    wait_for(lambda: gone.sockets() == [], "no socket of the connection waits for an acknowledgement", 10)
 
 
 class Gone:
@@ -268,8 +260,8 @@ class Gone:
         assert receive_exactly(server.connection(), len(CARD)) == CARD
         with programs.sniff_pod("shipper") as wire:
             goes(client, server)
-            wait_until(self._is_closed, "the core is done with the connection")
-            wait_until(lambda: ESTABLISHED not in self.sockets(), "the application's side of it has ended")
+            wait_for(self._is_closed, "the core is done with the connection")
+            wait_for(lambda: ESTABLISHED not in self.sockets(), "the application's side of it has ended")
             ends = {self._source, self._server}
             self.packets = [
                 packet

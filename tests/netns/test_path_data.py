@@ -12,20 +12,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from support.lab import (
-    HBONE_PORT,
-    Programs,
-    RunningLab,
-    echoes,
-    endpoint,
-    family_of,
-    receive_exactly,
-    reset,
-    running_lab,
-    silent,
-    wait_until,
-)
+from support.connection import echoes, endpoint, family_of, receive_exactly, reset, silent
+from support.lab import HBONE_PORT, RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import wait_for
+from support.programs import Programs
 from support.tcp_table import ESTABLISHED, tcp_table
 
 pytestmark = needs_root
@@ -165,7 +156,7 @@ def test_ended_connection_leaves_the_list_of_open_ones(lab: RunningLab, programs
         rows = [row for row in lab.connections("node1") if row["source"] == source]
         return all(row["state"] == "closed" and row["closed_seconds"] is not None for row in rows)
 
-    wait_until(closed, "the connection is shown as closed")
+    wait_for(closed, "the connection is shown as closed")
 
 
 # ---- bytes
@@ -256,7 +247,7 @@ def test_reader_that_stops_stalls_only_itself(one_worker: RunningLab, way: Way, 
                 other.server.recv(1)
             return before == sent.value
 
-        wait_until(blocked, "the sender stands still while its reader does not read")
+        wait_for(blocked, "the sender stands still while its reader does not read")
         up = programs.thread(lambda: send_pattern(other.client, OTHERS, 1))
         down = programs.thread(lambda: send_pattern(other.server, OTHERS, 2))
         up_read = programs.thread(lambda: digest_of(other.server, OTHERS))
@@ -290,7 +281,7 @@ def test_reader_that_stops_lets_new_connections_in(one_worker: RunningLab, versi
                 assert echoes(programs.dial("shipper", server.address))
             return before == [sent.value for sent in counters]
 
-        wait_until(blocked, "all senders stand still")
+        wait_for(blocked, "all senders stand still")
         assert all(sender.running for sender in sending)
         readers = [programs.thread(lambda pair=pair: digest_of(pair.server, STALLED)) for pair in stalled]
         for reader, sender in zip(readers, sending, strict=True):

@@ -10,21 +10,12 @@ from pathlib import Path
 import pytest
 
 from nodeseal_lab.mesh_state import SETTLE, change_workloads
-from support.lab import (
-    HBONE_PORT,
-    PATIENCE,
-    Lines,
-    Programs,
-    RunningLab,
-    echoes,
-    endpoint,
-    family_of,
-    ports_used,
-    running_lab,
-    silent,
-    wait_until,
-)
+from support.connection import echoes, endpoint, family_of, silent
+from support.lab import HBONE_PORT, RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import PATIENCE, wait_for
+from support.programs import Lines, Programs
+from support.sniffer import ports_used
 from support.tcp_table import LISTEN, tcp_table
 
 pytestmark = needs_root
@@ -48,7 +39,7 @@ def as_it_was(lab: RunningLab) -> Iterator[None]:
     yield
     lab.lab.unenrol(*COMERS)
     for pod in COMERS:
-        wait_until(lambda pod=pod: lab.workload(pod)["phase"] == "absent", f"{pod} has left the mesh")
+        wait_for(lambda pod=pod: lab.workload(pod)["phase"] == "absent", f"{pod} has left the mesh")
     for pod in ("pipeline", "haven"):
         if lab.workload(pod)["mode"] != "permissive":
             lab.lab.set_mode(pod, "permissive")
@@ -105,7 +96,7 @@ def test_captured_connection_outlives_unenrolment(lab: RunningLab, programs: Pro
     assert lab.outbound(lines.connection)["mtls"]
     lab.lab.unenrol(*COMERS)
     # By then what is left of a workload is only what its connections need.
-    wait_until(lambda: not any(takes_tunnels(lab, pod) for pod in COMERS), "nothing listens on port 15008 any more")
+    wait_for(lambda: not any(takes_tunnels(lab, pod) for pod in COMERS), "nothing listens on port 15008 any more")
     with programs.sniff() as wire:
         lines.goes_on()
         packets = wire.cut()
@@ -146,7 +137,7 @@ def test_unenrolled_workload_keeps_nothing_when_its_last_connection_ends(lab: Ru
     assert lab.workload("comer")["phase"] == "leaving"
     client.close()
     for pod in COMERS:
-        wait_until(lambda pod=pod: lab.workload(pod)["phase"] == "absent", f"{pod} has left the mesh")
+        wait_for(lambda pod=pod: lab.workload(pod)["phase"] == "absent", f"{pod} has left the mesh")
 
 
 def test_enrolment_again_while_old_connections_drain(lab: RunningLab, programs: Programs) -> None:
@@ -189,7 +180,7 @@ def enrol_and_unenrol_under_connections(lab: RunningLab, programs: Programs) -> 
     for step in (lab.lab.enrol, lab.lab.unenrol):
         step(*COMERS)
         wanted = opened + 10
-        wait_until(lambda wanted=wanted: opened >= wanted or not worker.running, "the client goes on")
+        wait_for(lambda wanted=wanted: opened >= wanted or not worker.running, "the client goes on")
     stop.set()
     worker.result()
 
@@ -224,7 +215,7 @@ def test_enrolment_and_unenrolment_lose_no_packet(lab: RunningLab, programs: Pro
     sending = programs.thread(send)
     lab.lab.enrol(pod)
     lab.lab.unenrol(pod)
-    wait_until(lambda: lab.workload(pod)["phase"] == "absent", f"{pod} has left the mesh")
+    wait_for(lambda: lab.workload(pod)["phase"] == "absent", f"{pod} has left the mesh")
     stop.set()
     received = set()
     while (datagram := receiver.recv(100)) != b"end":
@@ -298,11 +289,11 @@ def test_family_that_a_workload_gives_up_and_takes_again_is_followed_live(lab: R
     both = [lab.address("haven", version) for version in IP_VERSIONS]
     for addresses in ([lab.address("haven", kept)], both):
         change_workloads(lab.lab.mesh, {"haven": {"addresses": addresses}})
-        wait_until(lambda wanted=addresses: has_addresses(lab, "haven", wanted), "haven is enrolled with its addresses")
+        wait_for(lambda wanted=addresses: has_addresses(lab, "haven", wanted), "haven is enrolled with its addresses")
         for version in IP_VERSIONS:
             captured = lab.address("haven", version) in addresses
             with Programs(lab, version) as programs:
-                wait_until(lambda: goes_by_mtls(programs) is captured, f"IPv{version} goes its way")  # noqa: B023
+                wait_for(lambda: goes_by_mtls(programs) is captured, f"IPv{version} goes its way")  # noqa: B023
         told = f"connections over IPv{10 - kept} are not captured" if addresses != both else ""
         assert (lab.workload("haven")["detail"] or "").startswith(told)
         assert bool(told) == bool(lab.workload("haven")["detail"])

@@ -14,19 +14,12 @@ from cryptography import x509
 
 from nodeseal.authority.renewal import renew
 from nodeseal_lab.namespaces import run_in
-from support.lab import (
-    HBONE_PORT,
-    PATIENCE,
-    Lines,
-    Programs,
-    RunningLab,
-    echoes,
-    receive_exactly,
-    running_lab,
-    wait_until,
-)
+from support.connection import echoes, receive_exactly
+from support.lab import HBONE_PORT, RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import PATIENCE, wait_for
 from support.peer import Tunnels, dial_double, publish_double, serial_of, tls_context
+from support.programs import Lines, Programs
 
 pytestmark = needs_root
 
@@ -52,7 +45,7 @@ def serial(lab: RunningLab, pod: str) -> int:
 def wait_for_renewal(lab: RunningLab, *pods: str) -> None:
     """Returns when each of the pods has another certificate than now."""
     for pod, old in [(pod, serial(lab, pod)) for pod in pods]:
-        wait_until(lambda pod=pod, old=old: serial(lab, pod) != old, f"{pod} gets a new certificate")
+        wait_for(lambda pod=pod, old=old: serial(lab, pod) != old, f"{pod} gets a new certificate")
 
 
 def test_renewal_under_load_disturbs_no_connection(lab: RunningLab, programs: Programs) -> None:
@@ -101,7 +94,7 @@ def test_idle_connection_outlives_the_certificate_that_it_was_opened_with(lab: R
     assert echoes(client)
     expiry = datetime.fromisoformat(lab.workload("shipper")["certificate"]["not_after"])
     wait_for_renewal(lab, "shipper", "pipeline")
-    wait_until(lambda: datetime.now(UTC) > expiry, "the certificate has expired")
+    wait_for(lambda: datetime.now(UTC) > expiry, "the certificate has expired")
     assert echoes(client)
     assert lab.outbound(client)["mtls"]
 
@@ -133,7 +126,7 @@ def test_peer_is_shown_the_new_certificate_of_a_client(lab: RunningLab, programs
     def dial() -> int:
         return dial_double(lab, programs, tunnels)
 
-    shown = wait_until(dial, "the core of node1 knows that the double is enrolled")
+    shown = wait_for(dial, "the core of node1 knows that the double is enrolled")
     wait_for_renewal(lab, "shipper")
     before = serial(lab, "shipper")
     # New streams use new tunnels: without a renewal there would be none.
@@ -152,7 +145,7 @@ def test_intermediate_near_its_end_is_told_and_renewed_by_the_command(lab: Runni
     assert [words(node) for node in NODES] == [[], []]
     # Valid from five minutes ago: less than a third of its life is left.
     old = renew(ca, now=datetime.now(UTC), lifetime=timedelta(seconds=140))
-    wait_until(lambda: all(words(node) == ["ca-expires"] for node in NODES), "every agent warns of it")
+    wait_for(lambda: all(words(node) == ["ca-expires"] for node in NODES), "every agent warns of it")
     checked = lab.command("status", "--run-dir", str(lab.run_dir("node1")), "--check")
     assert checked.returncode == 1
     warning = f"({ca}/intermediate.pem) expires in 0 days, at {end(old)}: nodeseal ca renew {ca}"
@@ -161,7 +154,7 @@ def test_intermediate_near_its_end_is_told_and_renewed_by_the_command(lab: Runni
         assert [line for line in log if "WARNING" in line and line.endswith(warning)]
     done = lab.command("ca", "renew", str(ca), "-o", "json")
     assert (done.returncode, done.stderr) == (0, "")
-    wait_until(lambda: all(words(node) == [] for node in NODES), "every agent has taken on the next one")
+    wait_for(lambda: all(words(node) == [] for node in NODES), "every agent has taken on the next one")
     wait_for_renewal(lab, "shipper", "pipeline", "siem")
 
 

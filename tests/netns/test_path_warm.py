@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from nodeseal.sources.directory.source import withdraw
-from support.lab import Programs, RunningLab, running_lab, wait_until
+from support.lab import RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import wait_for
 from support.peer import DOUBLE, Tunnels, dial_double, publish_double, tls_context
+from support.programs import Programs
 
 pytestmark = needs_root
 
@@ -30,9 +32,9 @@ def test_tunnel_to_a_used_peer_is_replaced_after_renewal_without_a_request(
     tunnels = Tunnels(programs, tls_context(lab, ssl.PROTOCOL_TLS_SERVER, DOUBLE, tmp_path))
     programs.at_end(tunnels.close)
     publish_double(lab)
-    shown = wait_until(lambda: dial_double(lab, programs, tunnels), "the core of node1 knows the double")
+    shown = wait_for(lambda: dial_double(lab, programs, tunnels), "the core of node1 knows the double")
     for _ in range(2):
-        wait_until(lambda shown=shown: tunnels.serials[-1] != shown, "a tunnel with the next certificate")
+        wait_for(lambda shown=shown: tunnels.serials[-1] != shown, "a tunnel with the next certificate")
         shown = tunnels.serials[-1]
 
 
@@ -40,18 +42,18 @@ def test_peer_that_left_the_mesh_is_not_dialled(lab: RunningLab, programs: Progr
     tunnels = Tunnels(programs, tls_context(lab, ssl.PROTOCOL_TLS_SERVER, DOUBLE, tmp_path))
     programs.at_end(tunnels.close)
     publish_double(lab)
-    wait_until(lambda: dial_double(lab, programs, tunnels), "the core of node1 knows the double")
+    wait_for(lambda: dial_double(lab, programs, tunnels), "the core of node1 knows the double")
     epoch = lab.status("node1")["mesh"]["epoch"]
     withdraw(lab.lab.mesh, "node9")
-    wait_until(lambda: lab.status("node1")["mesh"]["epoch"] > epoch, "node1 knows that the double has left")
+    wait_for(lambda: lab.status("node1")["mesh"]["epoch"] > epoch, "node1 knows that the double has left")
     wait_for_renewal(lab)  # what was on its way when it left has arrived
     count = len(tunnels.serials)
     wait_for_renewal(lab)
-    wait_until(lambda: lab.workload("shipper")["tunnels"] == 0, "the old tunnel has gone")
+    wait_for(lambda: lab.workload("shipper")["tunnels"] == 0, "the old tunnel has gone")
     assert len(tunnels.serials) == count
 
 
 def wait_for_renewal(lab: RunningLab) -> None:
     """Returns when shipper has another certificate than now."""
     old = lab.workload("shipper")["certificate"]["serial"]
-    wait_until(lambda: lab.workload("shipper")["certificate"]["serial"] != old, "a renewal")
+    wait_for(lambda: lab.workload("shipper")["certificate"]["serial"] != old, "a renewal")

@@ -13,8 +13,11 @@ import pytest
 
 from nodeseal_lab.namespaces import run_in
 from nodeseal_lab.plan import PIPELINE_HTTP_PORT
-from support.lab import PATIENCE, Programs, RunningLab, echoes, endpoint, running_lab, wait_until
+from support.connection import echoes, endpoint
+from support.lab import RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import PATIENCE, wait_for
+from support.programs import Programs
 
 pytestmark = [
     needs_root,
@@ -37,7 +40,7 @@ def probed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
 def lab(probed: RunningLab) -> Iterator[RunningLab]:
     yield probed
     probed.start_agents()
-    wait_until(lambda: probed.enrolled("pipeline"), "pipeline is enrolled")
+    wait_for(lambda: probed.enrolled("pipeline"), "pipeline is enrolled")
 
 
 def probe(lab: RunningLab, netns: str, *options: str, version: int = 4) -> bool:
@@ -118,22 +121,22 @@ def test_new_address_of_the_node_counts_without_a_restart(lab: RunningLab) -> No
     netns, address = node(lab, "node2"), "10.77.2.251"
     subprocess.run(["ip", "-n", netns, "address", "add", f"{address}/24", "dev", "nsbr0"], check=True)
     try:
-        wait_until(lambda: address in lab.status("node2")["node_addresses"], "the agent knows the address")
-        wait_until(lambda: probe(lab, netns, "--interface", address), "the address is in force")
+        wait_for(lambda: address in lab.status("node2")["node_addresses"], "the agent knows the address")
+        wait_for(lambda: probe(lab, netns, "--interface", address), "the address is in force")
     finally:
         subprocess.run(["ip", "-n", netns, "address", "del", f"{address}/24", "dev", "nsbr0"], check=True)
-    wait_until(lambda: address not in lab.status("node2")["node_addresses"], "the agent knows that it is gone")
+    wait_for(lambda: address not in lab.status("node2")["node_addresses"], "the agent knows that it is gone")
 
 
 def test_exemption_can_be_switched_off_and_extended(lab: RunningLab) -> None:
     try:
         lab.restart_agent("node2", node_addresses=[])
-        wait_until(lambda: not probe(lab, node(lab, "node2")), "the node is a client like any other")
+        wait_for(lambda: not probe(lab, node(lab, "node2")), "the node is a client like any other")
         lab.restart_agent("node2", node_addresses=["10.77.0.0/24", "fd77::/112"])
-        wait_until(lambda: probe(lab, node(lab, "node1")), "node1 has an address that the operator named")
+        wait_for(lambda: probe(lab, node(lab, "node1")), "node1 has an address that the operator named")
         assert probe(lab, node(lab, "node1"), version=6)
         assert not probe(lab, pod(lab, "intruder"))
     finally:
         lab.restart_agent("node2", node_addresses=["local"])
-    wait_until(lambda: probe(lab, node(lab, "node2")), "the node is exempt again")
-    wait_until(lambda: not probe(lab, node(lab, "node1")), "and only the node")
+    wait_for(lambda: probe(lab, node(lab, "node2")), "the node is exempt again")
+    wait_for(lambda: not probe(lab, node(lab, "node1")), "and only the node")

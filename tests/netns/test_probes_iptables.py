@@ -13,8 +13,11 @@ import pytest
 
 from nodeseal_lab.mesh_state import change_workloads
 from nodeseal_lab.namespaces import run_in
-from support.lab import PATIENCE, Programs, RunningLab, echoes, running_lab, wait_until
+from support.connection import echoes
+from support.lab import RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import PATIENCE, wait_for
+from support.programs import Programs
 
 pytestmark = needs_root
 
@@ -54,7 +57,7 @@ def test_node_reaches_strict_workloads_where_its_address_is_named(lab: RunningLa
         assert probed(lab, server.address)
         assert not refusing(lab)
         lab.lab.set_mode("pipeline", "strict")
-        wait_until(lambda: not probed(lab, server.address), "strict refuses what has the node's address")
+        wait_for(lambda: not probed(lab, server.address), "strict refuses what has the node's address")
         # It is told by the status, and beforehand by `check` in the node's namespace.
         (told,) = refusing(lab)
         assert told.startswith("default/pipeline is strict and captured by iptables")
@@ -63,7 +66,7 @@ def test_node_reaches_strict_workloads_where_its_address_is_named(lab: RunningLa
         checked = lab.command("check", "--config", config, "-o", "json", prefix=("ip", "netns", "exec", netns))
         assert any(line.startswith(told) for line in json.loads(checked.stdout)["warnings"]), checked
         lab.restart_agent("node2", node_addresses=["10.77.2.1"])
-        wait_until(lambda: probed(lab, server.address), "the address is in force")
+        wait_for(lambda: probed(lab, server.address), "the address is in force")
         assert not refusing(lab)
         assert not probed(lab, server.address, "node1")
 
@@ -74,6 +77,6 @@ def test_port_that_is_excluded_for_probes_is_reached_and_no_other(lab: RunningLa
         probe, service = programs.serve("pipeline"), programs.serve("pipeline")
         change = {"mode": "strict", "exclude": {"inbound": {"ports": [probe.address[1]]}}}
         change_workloads(lab.lab.mesh, {"pipeline": change})
-        wait_until(lambda: not probed(lab, service.address, timeout=1), "the service is strict")
-        wait_until(lambda: probed(lab, probe.address), "the node reaches the port of its probes")
+        wait_for(lambda: not probed(lab, service.address, timeout=1), "the service is strict")
+        wait_for(lambda: probed(lab, probe.address), "the node reaches the port of its probes")
         assert not refusing(lab)

@@ -12,8 +12,11 @@ import yaml
 from nodeseal.authority.creation import init_authority
 from nodeseal_lab.files import write_atomically
 from nodeseal_lab.lab import TRUST_DOMAIN
-from support.lab import Programs, RunningLab, nodeseal, running_lab, wait_until
+from support.lab import RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import wait_for
+from support.process import nodeseal
+from support.programs import Programs
 
 pytestmark = needs_root
 
@@ -31,7 +34,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
 def all_is_well(lab: RunningLab) -> None:
     """Each test begins with what the one before has put right."""
     for node in NODES:
-        wait_until(lambda node=node: check(lab, node)[0] == 0, f"all is well on {node}", PATIENCE_S)
+        wait_for(lambda node=node: check(lab, node)[0] == 0, f"all is well on {node}", PATIENCE_S)
 
 
 def check(lab: RunningLab, node: str) -> tuple[int, str]:
@@ -48,11 +51,11 @@ def problems(lab: RunningLab, node: str) -> dict[str, str]:
 
 def told(lab: RunningLab, node: str, word: str) -> str:
     """Waits until the node says it, in its status, its log and to monitoring; the text."""
-    text: str = wait_until(lambda: problems(lab, node).get(word), f"{node} says {word}", PATIENCE_S)
+    text: str = wait_for(lambda: problems(lab, node).get(word), f"{node} says {word}", PATIENCE_S)
     shown = nodeseal("status", "--run-dir", str(lab.run_dir(node))).stdout
     assert f"{word}: {text}" in " ".join(shown.split())
     log = lab.run_dir(node) / "agent.log"
-    wait_until(lambda: f"{word}: {text}" in log.read_text(), f"the log of {node} says {word}")
+    wait_for(lambda: f"{word}: {text}" in log.read_text(), f"the log of {node} says {word}")
     exit_status, _line = check(lab, node)
     assert exit_status > 0
     return text
@@ -126,9 +129,9 @@ def test_nodes_with_different_cas(
     for path in roots:
         write_atomically(path, both)
     for node in NODES:
-        wait_until(lambda node=node: "other-ca" not in problems(lab, node), "each trusts the other", PATIENCE_S)
-    wait_until(lambda: echoed(programs, server.address), "connections between them work", PATIENCE_S)
+        wait_for(lambda node=node: "other-ca" not in problems(lab, node), "each trusts the other", PATIENCE_S)
+    wait_for(lambda: echoed(programs, server.address), "connections between them work", PATIENCE_S)
     lab.restart_agent("node2", ca=str(lab.directory / "ca"))
-    wait_until(lambda: "other-ca" not in problems(lab, "node1"), "the CAs are one again", PATIENCE_S)
+    wait_for(lambda: "other-ca" not in problems(lab, "node1"), "the CAs are one again", PATIENCE_S)
     # What failed is told for ten minutes.
     assert check(lab, "node1")[0] == 1

@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 from bench.hello import client_hello, group
 
-from support.lab import HBONE_PORT, Programs, RunningLab, echoes, endpoint, running_lab, wait_until
+from support.connection import echoes, endpoint
+from support.lab import HBONE_PORT, RunningLab, running_lab
 from support.namespaces import needs_root
+from support.patience import wait_for
+from support.programs import Programs
 
 pytestmark = needs_root
 
@@ -73,7 +76,7 @@ def few_descriptors(lab: RunningLab, node: str, more: int) -> Iterator[int]:
     most = len(list(Path(f"/proc/{pid}/fd").iterdir())) + more
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, before[1]))
     try:
-        wait_until(lambda: lab.status(node)["core"]["descriptors"]["limit"] == most, "the core knows its limit")
+        wait_for(lambda: lab.status(node)["core"]["descriptors"]["limit"] == most, "the core knows its limit")
         yield most
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
@@ -94,7 +97,7 @@ def test_connections_that_say_nothing_are_taken_from_no_workload(lab: RunningLab
         assert echoes(programs.dial("siem", server.address))
         assert refused(lab, "pipeline", "descriptors") == 0
         assert lab.workload("pipeline")["tunnels"] <= 2
-        wait_until(lambda: refused(lab, "pipeline", "handshakes") == gone, "the oldest have gone")
+        wait_for(lambda: refused(lab, "pipeline", "handshakes") == gone, "the oldest have gone")
         handshakes = told(lab)
         assert (handshakes["unproven"], handshakes["ended"]) == (left, gone)
         # Everybody is told, and by whom it was.
@@ -105,7 +108,7 @@ def test_connections_that_say_nothing_are_taken_from_no_workload(lab: RunningLab
         assert f"default/pipeline: limit reached: handshakes, {gone} refused since" in text
         log = lab.run_dir("node2") / "core.log"
         line = "workload default/pipeline: limit reached: handshakes, "
-        wait_until(lambda: line in log.read_text(), "the core's log tells it")
+        wait_for(lambda: line in log.read_text(), "the core's log tells it")
         # The youngest are those that are left.
         ended = [select.select([one], [], [], 0)[0] != [] for one in silent]
         assert ended == [True] * gone + [False] * left
@@ -146,7 +149,7 @@ def test_a_recorded_hello_keeps_nobody_else_from_a_tunnel(lab: RunningLab, progr
     connections = 150
     server = programs.serve("pipeline")
     with Replay(lab, "pipeline", client_hello(group(name)), connections) as replay:
-        wait_until(lambda: replay.sent >= 4 * connections or told(lab)["slowed"] > 0, "the flood is under way")
+        wait_for(lambda: replay.sent >= 4 * connections or told(lab)["slowed"] > 0, "the flood is under way")
         assert echoes(programs.dial("siem", server.address))
         assert outbound_ones_work(programs)
         assert echoes(programs.dial("shipper", server.address))
@@ -157,5 +160,5 @@ def test_who_begins_dear_handshakes_again_and_again_is_slowed_and_it_is_told(
     lab: RunningLab, programs: Programs
 ) -> None:
     with Replay(lab, "pipeline", client_hello(group("P-384")), 20):
-        wait_until(lambda: told(lab)["slowed"] > 0, "the source owes so much that it has to wait")
+        wait_for(lambda: told(lab)["slowed"] > 0, "the source owes so much that it has to wait")
         assert outbound_ones_work(programs)

@@ -16,8 +16,11 @@ from pathlib import Path
 import pytest
 
 from nodeseal_lab.lab import LAB_ROOT, Lab, take_down
-from support.lab import Lines, Programs, RunningLab, echoes, wait_until
+from support.connection import echoes
+from support.lab import RunningLab
 from support.namespaces import needs_root
+from support.patience import wait_for
+from support.programs import Lines, Programs
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMER = "1008fd92d61c6873226de42afc9d7f68408b281f"
@@ -109,8 +112,8 @@ def upgrade(lab: RunningLab, node: str) -> None:
     """The service is restarted with this version; its agent replaces the core by its own."""
     before = lab.core_pid(node)
     lab.restart_agent(node)
-    wait_until(lambda: lab.core_pid(node) != before, f"{node} has a core of this version")
-    wait_until(lambda: not lab.status(node)["core"]["outdated"], f"{node} uses the core of this version")
+    wait_for(lambda: lab.core_pid(node) != before, f"{node} has a core of this version")
+    wait_for(lambda: not lab.status(node)["core"]["outdated"], f"{node} uses the core of this version")
 
 
 def test_nothing_is_cut_by_an_upgrade_of_agent_and_core(lab: RunningLab) -> None:
@@ -136,7 +139,7 @@ def test_nothing_is_cut_by_an_upgrade_of_agent_and_core(lab: RunningLab) -> None
             for one in lines:
                 one.goes_on()
             assert lab.core_pids(node)[-1] == first, "the former core still carries what it began"
-        wait_until(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
+        wait_for(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
         stop.set()
         assert dialler.result() > 0
         assert [one.finish() > 0 for one in lines] == [True] * len(lines)

@@ -16,7 +16,8 @@ from nodeseal.capture.bpf.installation import enter_listener, mapped
 from nodeseal.capture.bpf.programs import Programs
 from nodeseal.capture.bypass import Bypass
 from nodeseal.linux import syscalls
-from support.namespaces import Namespaces, wait_for
+from support.namespaces import Namespaces
+from support.patience import wait_for
 from support.pods import compiled
 
 DEVICE_ADDRESS, DEVICE_ADDRESS_6 = "10.93.0.5", "fd93::5"

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from nodeseal.capture import probe
-from support.namespaces import wait_for
+from support.patience import wait_for
 
 _numbers = itertools.count()
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from support.host_process import Dialled, HostProcess
-from support.lab import Programs, RunningLab, wait_until
+from support.lab import RunningLab
+from support.patience import wait_for
+from support.programs import Programs
 
 PORTS = {"vector": 9100, "registry": 5000}
 """Of the workloads on node1, by name."""
@@ -51,4 +53,4 @@ def row_of(lab: RunningLab, node: str, direction: str, source: str) -> dict[str,
         rows = [row for row in lab.connections(node) if (row["direction"], row["source"]) == (direction, source)]
         return rows[0] if rows and rows[0]["state"] not in ("deciding", "connecting") else None
 
-    return wait_until(find, f"{node} shows the connection from {source}")
+    return wait_for(find, f"{node} shows the connection from {source}")

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from nodeseal_lab.lab import Lab
-from support.namespaces import wait_for
+from support.patience import wait_for
 from support.pod_traffic import PodTraffic, new_marker
 
 PATIENCE = 60.0

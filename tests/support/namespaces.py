@@ -12,14 +12,11 @@ hosts have it, and no duplicate address detection: IPv6 addresses count at once.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import json
 import os
 import socket
 import subprocess
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -28,28 +25,15 @@ from typing import Any, TypeVar
 import pytest
 
 from nodeseal.linux import syscalls
+from nodeseal.linux.namespace import NetworkNamespace
 
 T = TypeVar("T")
 
 # All that capture might change, and nothing that changes by itself.
 CHANGEABLE_SETTINGS = r"^net\.(ipv4|mptcp|ipv6\.fwmark|netfilter\.nf_conntrack_tcp)"
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
 _numbers = itertools.count()
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root")
-
-
-def wait_for(condition: Callable[[], T], what: str, seconds: float = 10.0) -> T:
-    """Ask again and again until the condition holds; its value. Fails the test, naming `what`, when it never does."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            pytest.fail(f"did not happen within {seconds:.0f} s: {what}")
-        time.sleep(0.01)
 
 
 def iptables_rules() -> list[str]:
@@ -68,32 +52,12 @@ class Namespace:
     def __init__(self, name: str) -> None:
         self.name = name
         self.path = Path("/run/netns") / name
-        self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._inside = NetworkNamespace.open(name)
+        self.inode = self._inside.inode
 
     def run(self, action: Callable[[], T]) -> T:
         """Call `action` in a thread inside the namespace."""
-        results: list[T] = []
-        errors: list[BaseException] = []
-
-        def body() -> None:
-            try:
-                self.enter()
-                results.append(action())
-            except BaseException as error:
-                errors.append(error)
-
-        thread = threading.Thread(target=body, daemon=True)
-        thread.start()
-        thread.join()
-        if errors:
-            raise errors.pop()
-        return results[0]
-
-    def enter(self) -> None:
-        """Move the calling thread (or, as preexec_fn, a new process) into the namespace."""
-        if _libc.setns(self.fd, _CLONE_NEWNET) != 0:
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error))
+        return self._inside.run(action)
 
     def ip(self, *arguments: str) -> str:
         """The `ip` command in the namespace; its output. Raises CalledProcessError."""
@@ -181,9 +145,7 @@ class Namespace:
 
     def close(self) -> None:
         """Remove the namespace."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        self._inside.close()
         subprocess.run(["ip", "netns", "del", self.name], check=False, capture_output=True, timeout=20)
 
 

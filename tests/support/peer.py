@@ -15,7 +15,10 @@ from nodeseal.mesh.model import WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId
 from nodeseal.sources.directory.source import publish
 from nodeseal_lab.mesh_state import change_workloads
-from support.lab import HBONE_PORT, PATIENCE, Programs, RunningLab, family_of, wait_until
+from support.connection import family_of
+from support.lab import HBONE_PORT, RunningLab
+from support.patience import PATIENCE, wait_for
+from support.programs import Programs
 
 DOUBLE = "double"
 
@@ -93,7 +96,7 @@ def dial_double(lab: RunningLab, programs: Programs, tunnels: Tunnels) -> int:
         client = programs.dial("shipper", (programs.at(DOUBLE), 80))
     except ConnectionError:
         return 0  # in plaintext still, where nothing listens
-    wait_until(lambda: len(tunnels.serials) > count or _ended(client), "the core opens a tunnel to the double")
+    wait_for(lambda: len(tunnels.serials) > count or _ended(client), "the core opens a tunnel to the double")
     client.close()
     return tunnels.serials[-1] if len(tunnels.serials) > count else 0
 

@@ -14,7 +14,7 @@ from nodeseal_lab.cgroups import in_cgroup
 from nodeseal_lab.lab import Lab
 from support.control import Remote
 from support.messages import MARKER_SIZE
-from support.namespaces import wait_for
+from support.patience import wait_for
 
 TESTS = Path(__file__).resolve().parents[1]
 _START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from support.traffic import main; main(*sys.argv[1:])"

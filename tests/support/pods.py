@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import socket
-import threading
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
@@ -26,8 +25,10 @@ from nodeseal.capture.node import NodeCapture
 from nodeseal.capture.workload import Captured, CaptureTarget
 from nodeseal.mesh.address import Address
 from support.backend import asked_backend
+from support.connection import echo, family_of
 from support.namespaces import Namespace, Namespaces, iptables_rules
 from support.relay import Relay
+from support.server import Server
 
 CLIENT, CLIENT_6 = "10.91.1.2", "fd91:1::2"
 SERVER, SERVER_6 = "10.91.2.2", "fd91:2::2"
@@ -37,74 +38,6 @@ SERVER, SERVER_6 = "10.91.2.2", "fd91:2::2"
 def compiled() -> Compiled:
     """bpf/, compiled once for all tests of a run."""
     return compile_in_child()
-
-
-class Echo:
-    """A TCP server that sends back what it gets, and remembers from where it was dialled."""
-
-    def __init__(self, namespace: Namespace, port: int, address: str = "::", device: str = "") -> None:
-        """`address`: by default any, of both families."""
-
-        def listen() -> socket.socket:
-            listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if device:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
-            listener.bind((address, port))
-            listener.listen(64)
-            return listener
-
-        self.peers: list[tuple[str, int]] = []
-        self._listener = namespace.run(listen)
-        self._open: list[socket.socket] = []
-        self._thread = threading.Thread(target=self._accept, daemon=True)
-        self._thread.start()
-
-    @property
-    def connections(self) -> list[socket.socket]:
-        """The server's side of those that were accepted."""
-        return list(self._open)
-
-    def hang_up(self) -> None:
-        """Close all connections, from the server's side first."""
-        while self._open:
-            with contextlib.suppress(OSError):
-                self._open.pop().shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """End the server and its connections."""
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._listener.close()
-        self.hang_up()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                accepted, peer = self._listener.accept()
-            except OSError:
-                return
-            self.peers.append((peer[0].removeprefix("::ffff:"), peer[1]))
-            self._open.append(accepted)
-            threading.Thread(target=self._serve, args=(accepted,), daemon=True).start()
-
-    @staticmethod
-    def _serve(accepted: socket.socket) -> None:
-        with accepted, contextlib.suppress(OSError):
-            while data := accepted.recv(65536):
-                accepted.sendall(data)
-
-
-def echoes(connection: socket.socket, data: bytes = b"4111 1111 1111 1111") -> bool:
-    """Whether the other side sends back what is sent."""
-    connection.sendall(data)
-    received = b""
-    while len(received) < len(data):
-        part = connection.recv(65536)
-        if not part:
-            return False
-        received += part
-    return received == data
 
 
 class Pods:
@@ -205,11 +138,15 @@ class Pods:
         self._stack.callback(relay.close)
         return relay
 
-    def echo(self, namespace: Namespace, port: int = 8080, *, address: str = "::", device: str = "") -> Echo:
-        """An echo server."""
-        echo = Echo(namespace, port, address, device)
-        self._stack.callback(echo.close)
-        return echo
+    def echo(self, namespace: Namespace, port: int = 8080, *, address: str = "::", device: str = "") -> Server:
+        """An echo server; `address`: any of both families, unless given."""
+
+        def bind_to_device(listener: socket.socket) -> None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
+
+        server = Server(namespace.run, echo, address, port, prepare=bind_to_device if device else None)
+        self._stack.callback(server.close)
+        return server
 
     def dial(
         self,
@@ -224,10 +161,8 @@ class Pods:
     ) -> socket.socket:
         """A connection of an application in the namespace."""
 
-        by_address = socket.AF_INET6 if ":" in destination[0] else socket.AF_INET
-
         def connect() -> socket.socket:
-            connection = socket.socket(family or by_address, socket.SOCK_STREAM, protocol)
+            connection = socket.socket(family or family_of(destination[0]), socket.SOCK_STREAM, protocol)
             try:
                 connection.settimeout(timeout)
                 for level, option, value in options:

@@ -14,7 +14,7 @@ import pytest
 
 from support.control import Remote, RemoteError
 from support.messages import Sender
-from support.namespaces import wait_for
+from support.patience import wait_for
 from support.pod_traffic import new_marker, traffic_command
 
 HOST = "127.0.0.1"

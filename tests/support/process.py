@@ -1,0 +1,45 @@
+"""The processes that tests start and end: nodeseal's command line, and any other by its id."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from nodeseal_lab.processes import child_environment
+from support.patience import PATIENCE
+
+
+def nodeseal(*arguments: str, timeout: float = 60, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Runs `nodeseal ARGUMENTS` as a user does, output captured as text. `options` as for subprocess.run; `env` is
+    added to the environment."""
+    environment = child_environment() | options.pop("env", {})
+    prefix: Sequence[str] = options.pop("prefix", ())
+    return subprocess.run(
+        [*prefix, sys.executable, "-m", "nodeseal", *arguments],
+        **{"capture_output": True, "text": True, "check": False, "timeout": timeout, "env": environment, **options},
+    )
+
+
+def end_process(pid: int, number: int = signal.SIGKILL) -> None:
+    """Signals a process and waits until all its threads have ended, and with them its locks and sockets are gone.
+
+    The state Z in /proc/PID/stat comes earlier: it tells of the main thread only."""
+    process = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(process, number)
+        poll = select.poll()
+        poll.register(process, select.POLLIN)
+        if not poll.poll(PATIENCE * 1000):
+            pytest.fail(f"process {pid} does not end after signal {number}")
+    finally:
+        os.close(process)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
