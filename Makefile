@@ -22,7 +22,7 @@ APT_PROFILE := $(APT_RUN) linux-perf valgrind
 
 # cext/src is one level of folders deep.
 C_SOURCES := $(wildcard cext/src/*.[ch] cext/src/*/*.[ch] cext/include/*.h)
-C_FORMATTED := $(C_SOURCES) $(wildcard tests/cext/*.[ch] bpf/*.[ch] bench/*.[ch] bench/instructions/*.[ch])
+C_FORMATTED := $(C_SOURCES) $(wildcard tests/cext/*.[ch] bpf/*.[ch] bpf/lib/*.h bench/*.[ch] bench/instructions/*.[ch])
 
 .PHONY: help demo test test-workers test-iptables chaos lint guard bench profile scale format words man clean install
 

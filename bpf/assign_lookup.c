@@ -19,27 +19,15 @@
  * (A workload that is to be open on failure is not marked then, see mark_connect.c; what comes in goes to the
  * application.)
  */
-#include "lookup.h"
+#include "lib/lookup.h"
+#include "lib/pod.h"
 
 BPF_TABLE("hash", struct ns_address, u8, own, 256);
-BPF_TABLE("array", u32, u32, settings, 1);
-BPF_TABLE("sockmap", u32, u64, listeners, NS_LISTENER_COUNT);
-BPF_TABLE("lru_hash", struct ns_flow, u64, revisited, 1024);
-BPF_TABLE("percpu_array", u32, u64, counters, NS_COUNT_COUNT);
-
-static __always_inline void count(u32 key)
-{
-    u64 *value = counters.lookup(&key);
-
-    if (value)
-        *value += 1;
-}
 
 /* Whether any of these bits is set of the workload. */
 static __always_inline int has_setting(u32 wanted)
 {
-    u32 key = 0;
-    u32 *bits = settings.lookup(&key);
+    u32 *bits = pod_settings();
 
     return bits && *bits & wanted;
 }
@@ -69,7 +57,6 @@ int assign_lookup(struct bpf_sk_lookup *ctx)
     u32 role = NS_LISTENER_OUTBOUND;
     struct bpf_sock *listener;
     struct ns_flow flow = {};
-    long error;
 
     if (ctx->protocol != NS_IPPROTO_TCP || !has_setting(read_flow(ctx, &flow)))
         return SK_PASS;
@@ -81,19 +68,8 @@ int assign_lookup(struct bpf_sk_lookup *ctx)
         return SK_PASS;
     }
 
-    listener = (struct bpf_sock *)listeners.lookup(&role);
-    if (!listener) {
-        if (role == NS_LISTENER_INBOUND && has_setting(NS_SETTING_OPEN))
-            return SK_PASS;
-        count(NS_COUNT_LOOKUP_NO_LISTENER);
-        return SK_DROP;
-    }
-    /* REPLACE: another program in this namespace may have chosen a socket; capture comes first. */
-    error = bpf_sk_assign(ctx, listener, BPF_SK_LOOKUP_F_REPLACE);
-    bpf_sk_release(listener);
-    if (error) {
-        count(NS_COUNT_LOOKUP_ASSIGN_FAILED);
-        return SK_DROP;
-    }
-    return SK_PASS;
+    listener = pod_listener(role);
+    if (!listener && role == NS_LISTENER_INBOUND && has_setting(NS_SETTING_OPEN))
+        return SK_PASS;
+    return assign(ctx, listener);
 }

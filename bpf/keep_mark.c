@@ -12,31 +12,17 @@
  *
  * optlen 0 tells the kernel to go by the application's own buffer, which matters for those beyond a page.
  */
-#include "nodeseal.h"
-
-BPF_TABLE("percpu_array", u32, u64, counters, NS_COUNT_COUNT);
+#include "lib/captured.h"
+#include "lib/counters.h"
 
 #define NS_FORBID 0
 #define NS_ALLOW 1
 
-static __always_inline void count(u32 key)
-{
-    u64 *value = counters.lookup(&key);
-
-    if (value)
-        *value += 1;
-}
-
-static __always_inline int is_hosts(u32 mark)
-{
-    return (mark & NS_MARK_HOST_MASK) == NS_MARK_HOST;
-}
-
-static __always_inline int asks_for_hosts(struct bpf_sockopt *ctx)
+static __always_inline int asks_for_host(struct bpf_sockopt *ctx)
 {
     u32 *value = ctx->optval;
 
-    return (void *)(value + 1) <= ctx->optval_end && is_hosts(*value);
+    return (void *)(value + 1) <= ctx->optval_end && host_mark(*value);
 }
 
 int keep_mark(struct bpf_sockopt *ctx)
@@ -44,8 +30,8 @@ int keep_mark(struct bpf_sockopt *ctx)
     struct bpf_sock *sk = ctx->sk;
 
     if (ctx->level == NS_SOL_SOCKET && ctx->optname == NS_SO_MARK && sk &&
-        (sk->mark == NS_MARK_CAPTURED || sk->mark == NS_MARK_TO_APP || is_hosts(sk->mark) ||
-         asks_for_hosts(ctx))) {
+        (sk->mark == NS_MARK_CAPTURED || sk->mark == NS_MARK_TO_APP || host_mark(sk->mark) ||
+         asks_for_host(ctx))) {
         count(NS_COUNT_MARK_KEPT);
         return NS_FORBID;
     }

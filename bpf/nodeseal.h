@@ -7,10 +7,13 @@
  *
  * No kernel headers: only what bcc brings along (u32 and friends, the bpf context structs and helper
  * prototypes). There is no htons here: constants that are compared with packet bytes are written through
- * NS_NET16.
+ * NS_NET16 (lib/address.h).
+ *
+ * What several programs have in common is in lib/, the maps among it. bcc rewrites the calls of map methods
+ * in the main file only, so it is given one file: agent/nodeseal/capture/bpf/sources.py puts the text of each
+ * header, once, where it is included first. Headers need no guards for that; their names are those below
+ * bpf/.
  */
-#ifndef NODESEAL_BPF_H
-#define NODESEAL_BPF_H
 
 /* Socket and packet marks, meaningful only inside the workload's network namespace. */
 #define NS_MARK_CAPTURED 0x4e530001 /* on the application's socket: goes to the core, for life */
@@ -21,7 +24,7 @@
 /*
  * In the node's own namespace a workload is a cgroup: its connections carry a mark of its own, this and its
  * number, 1 to 255. Others set bits in packets' marks as they like (kube-proxy 0xc000, Cilium 0x0f00): see
- * captured.h for what becomes of that.
+ * lib/captured.h for what becomes of that.
  */
 #define NS_MARK_HOST 0x4e540000
 #define NS_MARK_HOST_MASK 0xffffff00
@@ -51,14 +54,11 @@ struct ns_enrolment {
 #define NS_STATE_CAPTURE 1 /* new connections are marked */
 #define NS_STATE_LEAVE 2   /* un-enrolling: a socket that dials again loses its mark */
 
-/* The only value of the `host` map: a workload of the node's own namespace. Addresses as in ns_enrolment. */
+/* The only value of the `host` map: a workload of the node's own namespace. */
 struct ns_host {
     u64 netns; /* cookie of the node's namespace: the cgroup may hold containers with others */
     u32 mark;  /* NS_MARK_HOST and the workload's number */
-    u32 state; /* NS_STATE_CAPTURE or NS_STATE_LEAVE */
-    u32 open;  /* as in ns_enrolment */
-    u32 ipv4;
-    struct ns_address ipv6;
+    struct ns_enrolment enrolment;
 };
 
 /* Key of the `places` map: where a host workload listens, port in the packet's byte order. The any address of
@@ -119,7 +119,7 @@ struct ns_flow {
 #define NS_COUNT_STEER_REVISIT_FAILED 10  /* drop: the SYN could not be noted for assign_lookup */
 #define NS_COUNT_STEER_HEADERS 11         /* drop: IPv6 extension headers that hide what the packet is for */
 #define NS_COUNT_CONNECT_MARK_REPLACED 12 /* captured: the application's SO_MARK gave way to ours */
-#define NS_COUNT_CONNECT_EXCLUDED 13      /* pass: the workload excludes the connection, see bypass.h */
+#define NS_COUNT_CONNECT_EXCLUDED 13      /* pass: the workload excludes the connection, see lib/bypass.h */
 #define NS_COUNT_STEER_EXCLUDED 14        /* pass: the same, inbound */
 #define NS_COUNT_STEER_FROM_NODE 15       /* pass: opened by the node itself */
 #define NS_COUNT_MARK_KEPT 16          /* refuse: SO_MARK on the application's end of a captured connection */
@@ -130,16 +130,6 @@ struct ns_flow {
 #define NS_COUNT_LOOP_MARK_RESTORED 21 /* pass: on lo, and has its socket's mark again */
 #define NS_COUNT_COUNT 22
 
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define NS_NET16(n) ((u16)((((n) & 0xff) << 8) | (((n) >> 8) & 0xff)))
-#define NS_NET32(n) __builtin_bswap32(n)
-#define NS_LOOPBACK_NET(address) (((address) & 0xff) == 127)
-#else
-#define NS_NET16(n) ((u16)(n))
-#define NS_NET32(n) ((u32)(n))
-#define NS_LOOPBACK_NET(address) (((address) >> 24) == 127)
-#endif
-
 /* Values of the Linux ABI that bcc's own headers do not bring. */
 #define NS_AF_INET 2
 #define NS_AF_INET6 10
@@ -149,61 +139,3 @@ struct ns_flow {
 #define NS_SO_BINDTODEVICE 25
 #define NS_SO_MARK 36
 #define NS_LOOPBACK_IFINDEX 1 /* the kernel gives lo this index in every namespace */
-
-static __always_inline struct ns_address ns_mapped(u32 ipv4)
-{
-    struct ns_address address = {{0, 0, NS_NET32(0xffff), ipv4}};
-
-    return address;
-}
-
-static __always_inline int ns_same(const struct ns_address *one, const struct ns_address *other)
-{
-    return one->word[0] == other->word[0] && one->word[1] == other->word[1] &&
-           one->word[2] == other->word[2] && one->word[3] == other->word[3];
-}
-
-static __always_inline int ns_same_flow(const struct ns_flow *one, const struct ns_flow *other)
-{
-    return ns_same(&one->source, &other->source) && ns_same(&one->destination, &other->destination) &&
-           one->source_port == other->source_port && one->destination_port == other->destination_port;
-}
-
-static __always_inline int ns_none(const struct ns_address *address)
-{
-    return !(address->word[0] | address->word[1] | address->word[2] | address->word[3]);
-}
-
-/* An address of either family. */
-static __always_inline int ns_is_mapped(const struct ns_address *address)
-{
-    return !address->word[0] && !address->word[1] && address->word[2] == NS_NET32(0xffff);
-}
-
-static __always_inline struct ns_address ns_any_like(const struct ns_address *address)
-{
-    struct ns_address any = {};
-
-    return ns_is_mapped(address) ? ns_mapped(0) : any;
-}
-
-/*
- * Whether an IPv6 address is one that is never captured: on loopback (:: means the machine itself), on the
- * link only (it has a meaning together with a device, which a socket of the core in the client's stead cannot
- * have), or a group's.
- */
-static __always_inline int ns_near(const struct ns_address *address)
-{
-    if ((address->word[0] & NS_NET32(0xffc00000)) == NS_NET32(0xfe800000) ||
-        (address->word[0] & NS_NET32(0xff000000)) == NS_NET32(0xff000000))
-        return 1;
-    return !address->word[0] && !address->word[1] && !address->word[2] && !(address->word[3] & ~NS_NET32(1));
-}
-
-/* The same for either family. */
-static __always_inline int ns_loopback(const struct ns_address *address)
-{
-    return ns_is_mapped(address) ? NS_LOOPBACK_NET(address->word[3]) : ns_near(address);
-}
-
-#endif

@@ -12,33 +12,22 @@
  *
  * Fails closed: a marked packet that is not understood is dropped.
  */
-#include "packet.h"
-
-BPF_TABLE("lru_hash", struct ns_flow, struct ns_looped, looped, 1024);
-BPF_TABLE("percpu_array", u32, u64, counters, NS_COUNT_COUNT);
-
-static __always_inline int dropped(u32 why)
-{
-    u64 *value = counters.lookup(&why);
-
-    if (value)
-        *value += 1;
-    return TC_ACT_SHOT;
-}
+#include "lib/captured.h"
+#include "lib/host.h"
+#include "lib/packet.h"
 
 int note_loopback(struct __sk_buff *skb)
 {
     struct ns_looped note = {};
     struct packet packet = {};
 
-    if (skb->mark != NS_MARK_TO_APP && (skb->mark & NS_MARK_HOST_MASK) != NS_MARK_HOST)
+    if (skb->mark != NS_MARK_TO_APP && !host_mark(skb->mark))
         return TC_ACT_UNSPEC;
     if (!packet_read(skb, &packet))
         return dropped(NS_COUNT_LOOP_UNKNOWN);
-    if (packet.flags & TCP_RST || !(packet.flags & (TCP_SYN | TCP_ACK)) ||
-        (packet.flags & TCP_SYN && packet.flags & TCP_ACK))
+    if (!may_open(packet.flags))
         return TC_ACT_UNSPEC;
-    if (!(packet.flags & TCP_SYN) && packet_socket(skb, &packet))
+    if (!(packet.flags & TCP_SYN) && receiver_state(skb, &packet.flow, packet.ipv6))
         return TC_ACT_UNSPEC;
     note.when = bpf_ktime_get_ns();
     note.mark = skb->mark;

@@ -7,22 +7,16 @@
  * it nobody's: the kernel would give it to whatever listens at that port of the node, or the core's
  * connection to an application back to the core.
  */
-#include "captured.h"
-#include "headers.h"
-
-BPF_TABLE("percpu_array", u32, u64, counters, NS_COUNT_COUNT);
+#include "lib/captured.h"
+#include "lib/headers.h"
 
 int restore_mark(struct __sk_buff *skb)
 {
     struct bpf_sock *sk = sender(skb);
-    u32 key = NS_COUNT_LOOP_MARK_RESTORED;
-    u64 *restored;
 
     if (!sk || sk->mark == skb->mark || !captured_mark(sk->mark))
         return TC_ACT_UNSPEC;
     skb->mark = sk->mark;
-    restored = counters.lookup(&key);
-    if (restored)
-        *restored += 1;
+    count(NS_COUNT_LOOP_MARK_RESTORED);
     return TC_ACT_UNSPEC;
 }

@@ -19,23 +19,12 @@
  *
  * Fails closed: an answer that cannot be turned round is dropped.
  */
-#include "captured.h"
-#include "packet.h"
+#include "lib/captured.h"
+#include "lib/host.h"
+#include "lib/packet.h"
 
 #define ETH_HLEN 14
 #define ETH_TYPE 12 /* offset */
-
-BPF_TABLE("hash", struct ns_place, struct ns_claim, places, 16384);
-BPF_TABLE("percpu_array", u32, u64, counters, NS_COUNT_COUNT);
-
-static __always_inline int dropped(u32 why)
-{
-    u64 *value = counters.lookup(&why);
-
-    if (value)
-        *value += 1;
-    return TC_ACT_SHOT;
-}
 
 /* Whether the packet has an Ethernet header: devices such as tun and WireGuard have none. */
 static __always_inline int framed(struct __sk_buff *skb)
@@ -83,7 +72,7 @@ int return_host(struct __sk_buff *skb)
     u16 protocol = (u16)skb->protocol;
     int read;
 
-    if (captured_mark(skb->mark) || (sk && captured_mark(sk->mark)))
+    if (captured_packet(skb, sk))
         return dropped(NS_COUNT_EGRESS_HELD);
     read = packet_read(skb, &packet);
     written = packet.flow;
@@ -96,7 +85,7 @@ int return_host(struct __sk_buff *skb)
         if (!places.lookup(&place))
             return TC_ACT_UNSPEC;
     }
-    if (!packet_socket(skb, &packet))
+    if (!receiver_state(skb, &packet.flow, packet.ipv6))
         return TC_ACT_UNSPEC;
     if (!read || !ns_same_flow(&written, &packet.flow))
         return dropped(NS_COUNT_EGRESS_HELD);

@@ -25,7 +25,7 @@
  * hide from us must not reach the application: a chain that is longer, or that goes on to another address
  * (routing header with segments left), is dropped. ESP and AH are protocols of their own, as in IPv4.
  *
- * What the workload excludes (bypass.h) passes to the application, and so do connections from the node
+ * What the workload excludes (lib/bypass.h) passes to the application, and so do connections from the node
  * itself, such as the kubelet's probes: they need none of our processes, since whoever probes ends what does
  * not answer.
  *
@@ -35,14 +35,10 @@
  * Fails closed: a connection that cannot be given to the core is dropped, never handed to the application,
  * unless the workload is to be open while nobody holds the listener.
  */
-#include "bypass.h"
-#include "headers.h"
-
-BPF_TABLE("sockmap", u32, u64, listeners, NS_LISTENER_COUNT);
-BPF_TABLE("array", u32, u32, settings, 1);
-BPF_TABLE("lru_hash", struct ns_flow, u64, revisited, 1024);
-BPF_TABLE("percpu_array", u32, u64, counters, NS_COUNT_COUNT);
-BPF_F_TABLE("lpm_trie", struct ns_bypass_key, u32, bypass, NS_BYPASS_ENTRIES, BPF_F_NO_PREALLOC);
+#include "lib/bypass.h"
+#include "lib/headers.h"
+#include "lib/pod.h"
+#include "lib/socket.h"
 
 #define FRAGMENT_MORE 0x2000 /* IPv4 */
 #define FRAGMENT_OFFSET 0x1fff
@@ -53,8 +49,6 @@ BPF_F_TABLE("lpm_trie", struct ns_bypass_key, u32, bypass, NS_BYPASS_ENTRIES, BP
 #define EXTENSION_FRAGMENT 44
 #define EXTENSION_DESTINATION 60
 #define EXTENSIONS_MAX 8 /* RFC 8200 names four that may come before TCP, one of them twice */
-#define STATE_TIME_WAIT 6
-#define STATE_NEW_SYN_RECV 12
 
 /* The beginning of every extension header; `length` in units of 8 bytes, the first not counted. */
 struct extension_header {
@@ -84,19 +78,6 @@ enum reading {
     TRUNCATED, /* headers are cut off */
     TOO_LONG   /* more extension headers than are looked at */
 };
-
-static __always_inline void count(u32 key)
-{
-    u64 *value = counters.lookup(&key);
-
-    if (value)
-        *value += 1;
-}
-
-static __always_inline u32 *bypass_lookup(struct ns_bypass_key *key)
-{
-    return bypass.lookup(key);
-}
 
 static __always_inline enum reading read_ipv4(struct __sk_buff *skb, struct packet *packet)
 {
@@ -191,28 +172,9 @@ enum claim {
 /* What the kernel's own socket lookup makes of the packet. */
 static __always_inline enum claim claimed(struct __sk_buff *skb, struct packet *packet, u8 flags)
 {
-    struct bpf_sock_tuple tuple = {};
-    struct bpf_sock *found;
-    u32 state;
+    u32 state = receiver_state(skb, &packet->flow, packet->ipv6);
 
-    if (packet->ipv6) {
-        __builtin_memcpy(tuple.ipv6.saddr, &packet->flow.source, sizeof(tuple.ipv6.saddr));
-        __builtin_memcpy(tuple.ipv6.daddr, &packet->flow.destination, sizeof(tuple.ipv6.daddr));
-        tuple.ipv6.sport = packet->flow.source_port;
-        tuple.ipv6.dport = packet->flow.destination_port;
-        found = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
-    } else {
-        tuple.ipv4.saddr = packet->flow.source.word[3];
-        tuple.ipv4.daddr = packet->flow.destination.word[3];
-        tuple.ipv4.sport = packet->flow.source_port;
-        tuple.ipv4.dport = packet->flow.destination_port;
-        found = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
-    }
-    if (!found)
-        return OPENING;
-    state = found->state;
-    bpf_sk_release(found);
-    if (state == STATE_LISTEN)
+    if (!state)
         return OPENING;
     if (flags & TCP_SYN && (state == STATE_TIME_WAIT || state == STATE_NEW_SYN_RECV))
         return REVISITED;
@@ -228,12 +190,9 @@ static __always_inline enum claim claimed(struct __sk_buff *skb, struct packet *
  */
 static __always_inline int sent_here(struct __sk_buff *skb)
 {
-    struct bpf_sock *sender = skb->sk;
+    struct bpf_sock *sk = sender(skb);
 
-    if (!sender)
-        return 0;
-    sender = bpf_sk_fullsock(sender);
-    return sender && sender->protocol == NS_IPPROTO_TCP;
+    return sk && sk->protocol == NS_IPPROTO_TCP;
 }
 
 /*
@@ -254,28 +213,20 @@ static __always_inline int from_node(struct __sk_buff *skb, const struct ns_addr
     return (*kind == NS_NODE_TRUSTED && !peer) || sent_here(skb);
 }
 
-static __always_inline int dropped(u32 why)
-{
-    count(why);
-    return TC_ACT_SHOT;
-}
-
 int steer_ingress(struct __sk_buff *skb)
 {
-    u32 role = NS_LISTENER_INBOUND;
     struct packet packet = {};
     struct tcp_header tcp;
     struct bpf_sock *listener;
     enum reading reading;
     enum claim claim;
-    u32 family = 0;
     u32 *wanted;
     long error;
 
     /* A tagged packet comes by again on its VLAN device, which has this program as well. */
     if (skb->vlan_present)
         return TC_ACT_UNSPEC;
-    wanted = settings.lookup(&family);
+    wanted = pod_settings();
     if (!wanted)
         return TC_ACT_UNSPEC;
     if (skb->protocol == NS_NET16(ETH_P_IP) && *wanted & NS_FAMILY_IPV4)
@@ -301,8 +252,7 @@ int steer_ingress(struct __sk_buff *skb)
         return forwarded(skb, &packet) ? TC_ACT_UNSPEC : dropped(NS_COUNT_STEER_HEADERS);
     if (tcp.destination == NS_NET16(NS_HBONE_PORT))
         return TC_ACT_UNSPEC;
-    if (tcp.flags & TCP_RST || !(tcp.flags & (TCP_SYN | TCP_ACK)) ||
-        (tcp.flags & TCP_SYN && tcp.flags & TCP_ACK))
+    if (!may_open(tcp.flags))
         return TC_ACT_UNSPEC;
     packet.flow.source_port = tcp.source;
     packet.flow.destination_port = tcp.destination;
@@ -328,7 +278,7 @@ int steer_ingress(struct __sk_buff *skb)
             return dropped(NS_COUNT_STEER_REVISIT_FAILED);
         return TC_ACT_UNSPEC;
     }
-    listener = (struct bpf_sock *)listeners.lookup(&role);
+    listener = pod_listener(NS_LISTENER_INBOUND);
     if (!listener)
         return *wanted & NS_SETTING_OPEN ? TC_ACT_UNSPEC : dropped(NS_COUNT_STEER_NO_LISTENER);
     error = bpf_sk_assign(skb, listener, 0);

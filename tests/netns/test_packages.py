@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from nodeseal import __version__
-from nodeseal.capture.bpf import compile as compiler
+from nodeseal.capture.bpf import sources
 from nodeseal_lab.lab import LAB_ROOT, take_down
 from support.namespaces import needs_root
 
@@ -144,7 +144,7 @@ def test_source_distribution_has_the_sources_of_everything(packages: Packages) -
         held = {name.partition("/")[2] for name in archive.getnames()}
     wanted = [*ROOT.glob("cext/**/*.[ch]"), *ROOT.glob("cext/*.py"), *ROOT.glob("docs/**/*.*"), *ROOT.glob("deploy/*")]
     assert {str(path.relative_to(ROOT)) for path in wanted} - held == set()
-    assert {f"agent/nodeseal/bpf/{path.name}" for path in ROOT.glob("bpf/*.[ch]")} - held == set()
+    assert {f"agent/nodeseal/{path.relative_to(ROOT)}" for path in ROOT.glob("bpf/**/*.[ch]")} - held == set()
 
 
 def test_wheel_is_for_this_python_and_every_later_one(packages: Packages) -> None:
@@ -154,9 +154,9 @@ def test_wheel_is_for_this_python_and_every_later_one(packages: Packages) -> Non
 
 
 def test_package_is_used_from_where_it_was_installed(installed: Installed, tmp_path: Path) -> None:
-    assert sorted(path.name for path in (installed.package / "bpf").glob("*.c")) == sorted(
-        f"{name}.c" for name in compiler.SOURCES
-    )
+    assert [path.relative_to(installed.package) for path in sources.files(installed.package / "bpf")] == [
+        path.relative_to(ROOT) for path in sources.files(ROOT / "bpf")
+    ]
     assert installed.run("version", directory=tmp_path) == f"nodeseal {__version__}\n"
 
 

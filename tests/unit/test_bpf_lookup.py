@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from nodeseal.capture import constants
-from nodeseal.capture.bpf.compile import compile_in_child, source_directory
+from nodeseal.capture.bpf.compile import compile_in_child
 from nodeseal.capture.bpf.programs import Programs
+from nodeseal.capture.bpf.sources import source_directory
 from support.bpf import DEVICE_ADDRESS, DEVICE_ADDRESS_6, Bench
 from support.namespaces import needs_root
 

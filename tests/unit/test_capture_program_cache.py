@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture.bpf import program_cache
+from nodeseal.capture.bpf import program_cache, sources
 from nodeseal.capture.bpf.compile import Compiled, MapShape, ProgramCode
 from nodeseal.capture.errors import CaptureError
 
@@ -22,14 +22,15 @@ def test_second_start_does_not_compile(tmp_path: Path) -> None:
     assert program_cache.load_or_compile(tmp_path, never) == COMPILED
 
 
-def test_changed_sources_are_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sources = tmp_path / "bpf"
-    sources.mkdir()
-    (sources / "nodeseal.h").write_text("#define A 1\n")
-    monkeypatch.setattr(program_cache, "source_directory", lambda: sources)
+@pytest.mark.parametrize("place", ["nodeseal.h", "lib/counters.h"])
+def test_changed_sources_are_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    header = tmp_path / "bpf" / place
+    header.parent.mkdir(parents=True)
+    header.write_text("#define A 1\n")
+    monkeypatch.setattr(sources, "source_directory", lambda: tmp_path / "bpf")
     program_cache.load_or_compile(tmp_path, lambda: COMPILED)
     program_cache.load_or_compile(tmp_path, never)
-    (sources / "nodeseal.h").write_text("#define A 2\n")
+    header.write_text("#define A 2\n")
     with pytest.raises(CaptureError, match="compiled again"):
         program_cache.load_or_compile(tmp_path, never)
 

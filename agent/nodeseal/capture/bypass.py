@@ -1,4 +1,4 @@
-"""Which connections pass by the core: the entries of the map `bypass`, see bpf/bypass.h for what they mean.
+"""Which connections pass by the core: the entries of the map `bypass`, see bpf/lib/bypass.h for what they mean.
 
 The map belongs to the run directory and is kept for all workloads together, from outside of what is done for each of
 them: `Bypass` may be used in any thread, beside NodeCapture.

@@ -44,7 +44,7 @@ COUNTERS = (
     "loop_mark_restored",
 )
 
-# The map `bypass`, see bpf/bypass.h. A scope of ranges is that of ports plus one.
+# The map `bypass`, see bpf/lib/bypass.h. A scope of ranges is that of ports plus one.
 SCOPE_PEER = 1
 SCOPE_NODE = 2
 SCOPE_OUTBOUND_PORT = 3

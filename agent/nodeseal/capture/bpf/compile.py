@@ -30,21 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nodeseal.capture.bpf import sources
 from nodeseal.capture.errors import CaptureError, CompilingInterruptedError
-
-# Source file -> its entry functions. Both forms of mark_connect share one source.
-SOURCES = {
-    "mark_connect": ("mark_connect4", "mark_connect6"),
-    "keep_mark": ("keep_mark",),
-    "assign_lookup": ("assign_lookup",),
-    "steer_ingress": ("steer_ingress",),
-    "hold_egress": ("hold_egress",),
-    "mark_host": ("mark_host4", "mark_host6"),
-    "note_loopback": ("note_loopback",),
-    "restore_mark": ("restore_mark",),
-    "lookup_host": ("lookup_host",),
-    "return_host": ("return_host",),
-}
 
 _LD_IMM64 = 0x18
 _PSEUDO_MAP_FD = 1
@@ -131,26 +118,13 @@ class Compiled:
         )
 
 
-def source_directory() -> Path:
-    """Where the .c files are: beside the Python code, however it was installed (in a checkout: a link to bpf/).
-
-    Raises CaptureError when they are not there.
-    """
-    directory = Path(__file__).resolve().parents[2] / "bpf"
-    if not (directory / "nodeseal.h").is_file():
-        raise CaptureError(
-            f"BPF sources not found in {directory}: the installation is incomplete, install nodeseal again"
-        )
-    return directory
-
-
 def compile_in_child(directory: Path | None = None) -> Compiled:
     """Run this module as a child of the same interpreter and read what it prints.
 
     `directory`: where the sources are, None to find them. Raises CaptureError; CompilingInterruptedError when that says
     nothing about the machine, so that another try may succeed.
     """
-    command = [sys.executable, "-m", "nodeseal.capture.bpf.compile", str(directory or source_directory())]
+    command = [sys.executable, "-m", "nodeseal.capture.bpf.compile", str(directory or sources.source_directory())]
     # The child finds the package where this process found it, however that was arranged.
     package_root = str(Path(__file__).resolve().parents[3])
     path = os.pathsep.join(part for part in (package_root, os.environ.get("PYTHONPATH", "")) if part)
@@ -202,13 +176,11 @@ def compile_all(directory: Path) -> Compiled:
     maps: dict[str, MapShape] = {}
     with tempfile.TemporaryDirectory(prefix="nodeseal-headers-") as scratch:
         os.environ["BCC_KERNEL_SOURCE"] = str(_kernel_tree(Path(scratch)))
-        for source, functions in SOURCES.items():
+        for source, functions in sources.PROGRAMS.items():
             path = directory / f"{source}.c"
-            module, messages = _compile_one(bcc, path, directory)
+            module, messages = _compile_one(bcc, sources.text_of(directory, source))
             if module is None:
-                raise CaptureError(
-                    f"cannot compile {path}: {_first_error(messages)}".replace("/virtual/main.c", path.name)
-                )
+                raise CaptureError(f"cannot compile {path}: {_first_error(messages)}")
             names, shapes = _maps_of(bcc, module)
             for name, shape in shapes.items():
                 if maps.setdefault(name, shape) != shape:
@@ -218,14 +190,12 @@ def compile_all(directory: Path) -> Compiled:
     return Compiled(programs, maps)
 
 
-def _compile_one(bcc: Any, path: Path, include: Path) -> tuple[Any | None, str]:
+def _compile_one(bcc: Any, text: str) -> tuple[Any | None, str]:
     """A bcc module or None, and what the compiler wrote (it writes to file descriptor 2 directly)."""
     with tempfile.TemporaryFile() as log:
         module = None
         with _stderr_to(log.fileno()), contextlib.suppress(Exception):
-            module = bcc.BPF(
-                text=path.read_bytes(), cflags=["-I", str(include), "-Werror=implicit-function-declaration"]
-            )
+            module = bcc.BPF(text=text.encode(), cflags=["-Werror=implicit-function-declaration"])
         log.seek(0)
         return module, log.read().decode(errors="replace")
 
@@ -327,7 +297,7 @@ def _kernel_tree(root: Path) -> Path:
 def main() -> int:
     """Print the compiled programs as JSON. The first argument, if any, is where the sources are."""
     try:
-        print(compile_all(Path(sys.argv[1]) if len(sys.argv) > 1 else source_directory()).to_json())
+        print(compile_all(Path(sys.argv[1]) if len(sys.argv) > 1 else sources.source_directory()).to_json())
     except CaptureError as error:
         print(error, file=sys.stderr)
         return 1

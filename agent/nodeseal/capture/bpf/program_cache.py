@@ -17,7 +17,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from nodeseal.capture.bpf.compile import Compiled, source_directory
+from nodeseal.capture.bpf import sources
+from nodeseal.capture.bpf.compile import Compiled
 
 FILE_NAME = "programs.json"
 
@@ -48,8 +49,9 @@ def remove(run_dir: Path) -> bool:
 def fingerprint() -> str:
     """What the programs depend on, as one word: the sources, the compiler, the machine type. Raises CaptureError."""
     digest = hashlib.sha256(platform.machine().encode())
-    for path in sorted(source_directory().glob("*.[ch]")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    directory = sources.source_directory()
+    for path in sources.files(directory):
+        digest.update(bytes(path.relative_to(directory)) + b"\0" + path.read_bytes() + b"\0")
     compiler = importlib.util.find_spec("bcc")
     if compiler is not None and compiler.origin is not None:
         status = Path(compiler.origin).stat()

@@ -10,25 +10,22 @@
  *
  * The packet's mark counts as well: copies (netfilter's TEE) have no socket.
  */
-#ifndef NODESEAL_CAPTURED_H
-#define NODESEAL_CAPTURED_H
+#include "lib/socket.h"
 
-#include "nodeseal.h"
+/* Of a connection that a process of the node, which is a workload, has dialled. */
+static __always_inline int host_mark(u32 mark)
+{
+    return (mark & NS_MARK_HOST_MASK) == NS_MARK_HOST;
+}
 
 /* Of either end of a captured connection, in a pod or in the node's namespace. */
 static __always_inline int captured_mark(u32 mark)
 {
-    return mark == NS_MARK_CAPTURED || mark == NS_MARK_TO_APP || mark == NS_MARK_ANSWER ||
-           (mark & NS_MARK_HOST_MASK) == NS_MARK_HOST;
+    return mark == NS_MARK_CAPTURED || mark == NS_MARK_TO_APP || mark == NS_MARK_ANSWER || host_mark(mark);
 }
 
-/* The socket that has sent the packet; 0: it was forwarded, or answers for a socket that is none (yet, any
- * more): a SYN-ACK, or what follows a close. Those carry nothing. */
-static __always_inline struct bpf_sock *sender(struct __sk_buff *skb)
+/* `sk`: the packet's sender, or 0. */
+static __always_inline int captured_packet(struct __sk_buff *skb, struct bpf_sock *sk)
 {
-    struct bpf_sock *sk = skb->sk;
-
-    return sk ? bpf_sk_fullsock(sk) : 0;
+    return captured_mark(skb->mark) || (sk && captured_mark(sk->mark));
 }
-
-#endif

@@ -19,13 +19,7 @@
  * of them a connection passes by only if the one excludes it outbound and the other inbound. The sender's
  * program asks that before it lets go of a connection, so that not one byte leaves in plaintext that only one
  * side wanted so; and the receiver's program asks it again.
- *
- * The source that includes this defines bypass_lookup: bcc rewrites calls of map methods in the main file
- * only.
  */
-#ifndef NODESEAL_BYPASS_H
-#define NODESEAL_BYPASS_H
-
 #include "nodeseal.h"
 
 #define NS_SCOPE_PEER 1
@@ -49,19 +43,20 @@ struct ns_bypass_key {
     struct ns_address owner;
     union {
         struct ns_address address;
-        u16 port; /* network order */
+        /* Network order. */
+        u16 port;
     } what;
 };
 #define NS_BYPASS_OWNER_BITS (32 + 128)
 #define NS_BYPASS_ENTRIES (1 << 20)
 
-static __always_inline u32 *bypass_lookup(struct ns_bypass_key *key);
+BPF_F_TABLE("lpm_trie", struct ns_bypass_key, u32, bypass, NS_BYPASS_ENTRIES, BPF_F_NO_PREALLOC);
 
 static __always_inline u32 *bypass_of(u32 scope, const struct ns_address *owner)
 {
     struct ns_bypass_key key = {NS_BYPASS_OWNER_BITS, scope, *owner};
 
-    return bypass_lookup(&key);
+    return bypass.lookup(&key);
 }
 
 static __always_inline int bypass_peer(const struct ns_address *address)
@@ -76,12 +71,12 @@ static __always_inline int bypass_excluded(u32 port_scope, const struct ns_addre
     struct ns_bypass_key key = {NS_BYPASS_OWNER_BITS + 16, port_scope, *owner};
 
     key.what.port = port;
-    if (bypass_lookup(&key))
+    if (bypass.lookup(&key))
         return 1;
     key.prefix_length = NS_BYPASS_OWNER_BITS + 128;
     key.scope = port_scope + 1;
     key.what.address = *remote;
-    return bypass_lookup(&key) != 0;
+    return bypass.lookup(&key) != 0;
 }
 
 /* Whether the connection that the workload `own` opens passes by the core because it is excluded. */
@@ -105,5 +100,3 @@ static __always_inline int bypass_inbound(const struct ns_address *own, const st
     peer = bypass_of(NS_SCOPE_PEER, remote);
     return !peer || *peer == NS_PEER_SHARED || bypass_excluded(NS_SCOPE_OUTBOUND_PORT, remote, own, port);
 }
-
-#endif

@@ -2,10 +2,8 @@
 /*
  * headers.h: packets as they are on the wire, and what the programs at devices answer of them.
  */
-#ifndef NODESEAL_BPF_HEADERS_H
-#define NODESEAL_BPF_HEADERS_H
-
-#include "nodeseal.h"
+#include "lib/address.h"
+#include "lib/counters.h"
 
 #define TC_ACT_UNSPEC (-1)
 #define TC_ACT_SHOT 2
@@ -14,8 +12,6 @@
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
-#define STATE_CLOSE 7
-#define STATE_LISTEN 10
 
 struct ipv4_header {
     u8 version_length;
@@ -49,4 +45,15 @@ struct tcp_header {
     u16 window;
 };
 
-#endif
+/* Whether a packet with these flags of TCP may open a connection: a SYN, or the ACK that ends a handshake
+ * with SYN cookies. */
+static __always_inline int may_open(u8 flags)
+{
+    return !(flags & TCP_RST) && (flags & (TCP_SYN | TCP_ACK)) && !(flags & TCP_SYN && flags & TCP_ACK);
+}
+
+static __always_inline int dropped(u32 why)
+{
+    count(why);
+    return TC_ACT_SHOT;
+}

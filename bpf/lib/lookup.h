@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
 /*
- * lookup.h: the packet that an sk_lookup program is asked about.
+ * lookup.h: the packet that an sk_lookup program is asked about, and giving it to a listener.
  */
-#ifndef NODESEAL_LOOKUP_H
-#define NODESEAL_LOOKUP_H
-
-#include "nodeseal.h"
+#include "lib/address.h"
+#include "lib/counters.h"
 
 /* Its ends; returns the bit of its family (NS_FAMILY_IPV4, NS_FAMILY_IPV6), 0 for one of another family. */
 static __always_inline u32 read_flow(struct bpf_sk_lookup *ctx, struct ns_flow *flow)
@@ -30,4 +28,21 @@ static __always_inline u32 read_flow(struct bpf_sk_lookup *ctx, struct ns_flow *
     return NS_FAMILY_IPV6;
 }
 
-#endif
+/* The verdict of a packet that is the listener's, whose reference it takes; with none it is dropped. */
+static __always_inline int assign(struct bpf_sk_lookup *ctx, struct bpf_sock *listener)
+{
+    long error;
+
+    if (!listener) {
+        count(NS_COUNT_LOOKUP_NO_LISTENER);
+        return SK_DROP;
+    }
+    /* REPLACE: another program in this namespace may have chosen a socket; capture comes first. */
+    error = bpf_sk_assign(ctx, listener, BPF_SK_LOOKUP_F_REPLACE);
+    bpf_sk_release(listener);
+    if (error) {
+        count(NS_COUNT_LOOKUP_ASSIGN_FAILED);
+        return SK_DROP;
+    }
+    return SK_PASS;
+}

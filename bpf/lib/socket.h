@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/*
+ * socket.h: the sockets of this machine that a packet has to do with.
+ */
+#include "nodeseal.h"
+
+/* States of TCP (enum of include/net/tcp_states.h). */
+#define STATE_TIME_WAIT 6
+#define STATE_CLOSE 7
+#define STATE_LISTEN 10
+#define STATE_NEW_SYN_RECV 12
+
+/* The socket that has sent the packet; 0: it was forwarded, or answers for a socket that is none (yet, any
+ * more): a SYN-ACK, or what follows a close. Those carry nothing. */
+static __always_inline struct bpf_sock *sender(struct __sk_buff *skb)
+{
+    struct bpf_sock *sk = skb->sk;
+
+    return sk ? bpf_sk_fullsock(sk) : 0;
+}
+
+/* The state of the socket, not a listener, that a packet with these numbers finds in this namespace; 0: there
+ * is none. */
+static __always_inline u32 receiver_state(struct __sk_buff *skb, const struct ns_flow *flow, int ipv6)
+{
+    struct bpf_sock_tuple tuple = {};
+    struct bpf_sock *found;
+    u32 state;
+
+    if (ipv6) {
+        __builtin_memcpy(tuple.ipv6.saddr, &flow->source, sizeof(tuple.ipv6.saddr));
+        __builtin_memcpy(tuple.ipv6.daddr, &flow->destination, sizeof(tuple.ipv6.daddr));
+        tuple.ipv6.sport = flow->source_port;
+        tuple.ipv6.dport = flow->destination_port;
+        found = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+    } else {
+        tuple.ipv4.saddr = flow->source.word[3];
+        tuple.ipv4.daddr = flow->destination.word[3];
+        tuple.ipv4.sport = flow->source_port;
+        tuple.ipv4.dport = flow->destination_port;
+        found = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+    }
+    if (!found)
+        return 0;
+    state = found->state;
+    bpf_sk_release(found);
+    return state == STATE_LISTEN ? 0 : state;
+}
