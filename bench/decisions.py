@@ -22,7 +22,7 @@ from typing import Any
 
 from bench.build import BUILD, CHECKOUT
 from bench.errors import BenchError
-from bench.lone import lone_core, lone_namespace
+from bench.lone import LoneCore, lone_core, lone_namespace
 from nodeseal.cores.client import CoreClient
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
 from nodeseal.splice.native import LISTEN_OUTBOUND
@@ -132,8 +132,8 @@ def _service(number: int) -> str:
 class _Site:
     """A core with one workload whose outbound listener is dialled."""
 
-    def __init__(self, client: CoreClient) -> None:
-        self._client = client
+    def __init__(self, core: LoneCore) -> None:
+        self._core = core
 
     def dial(self, numbers: Iterable[int]) -> None:
         """Flows to services, all dialled before the first end is waited for."""
@@ -143,11 +143,11 @@ class _Site:
 
     def figures(self) -> dict[str, float]:
         """{p50_us, p99_us, questions}."""
-        core, _workloads = self._client.stats()
+        core, _workloads = self._core.ask(CoreClient.stats)
         return {
-            "p50_us": core["decision_p50_ns"] / 1000,
-            "p99_us": core["decision_p99_ns"] / 1000,
-            "questions": core["questions"],
+            "p50_us": core.decision_p50_ns / 1000,
+            "p99_us": core.decision_p99_ns / 1000,
+            "questions": core.questions,
         }
 
 
@@ -156,10 +156,10 @@ def _site(mesh: Mesh, workers: int) -> Iterator[_Site]:
     """A new core with a mesh, ended with the block."""
     source = next(iter(mesh.workloads.values()))
     with lone_core(workers, _DOMAIN) as core, socket.create_server(("0.0.0.0", _PORT), backlog=FLOWS) as listener:
-        core.client.mesh(mesh, 1)
+        core.ask(CoreClient.mesh, mesh, 1)
         core.add(1, source, _DOMAIN, {LISTEN_OUTBOUND: listener.fileno()})
         time.sleep(_SETTLE_SECONDS)
-        yield _Site(core.client)
+        yield _Site(core)
 
 
 def _connect(number: int) -> socket.socket:

@@ -42,6 +42,7 @@ from bench.lone import LoneCore, lone_core, lone_namespace
 from bench.lone_mesh import certify, issuing, lone_service, lone_workload, receive_answer
 from bench.rounds import medians, percentile
 from bench.wire import MARKER, REQUEST
+from nodeseal.cores.client import CoreClient
 from nodeseal.mesh.address import HBONE_PORT
 from nodeseal.mesh.model import Mesh, ServicePort, WorkloadName
 from nodeseal.splice.native import LISTEN_HBONE, LISTEN_OUTBOUND
@@ -304,8 +305,8 @@ class _Site:
 
     def connections_of_loud(self) -> int:
         """How many it has through the core."""
-        _stats, rows = self._core.client.stats()
-        return sum(int(row["connections"]) for row in rows if row["workload"] == self._loud)
+        _stats, rows = self._core.ask(CoreClient.stats)
+        return sum(row.connections for row in rows if row.workload == self._loud)
 
     def wait_until_loud_has_left(self) -> None:
         """Its connections have ended."""
@@ -348,7 +349,7 @@ def _site() -> Iterator[_Site]:
         issuer = stack.enter_context(issuing())
         mesh = Mesh.build(TRUST_DOMAIN, [quiet, loud, quiet_server, loud_server], services)
         for core in (near, far):
-            core.client.mesh(mesh, 1)
+            core.ask(CoreClient.mesh, mesh, 1)
         places = [
             (near, quiet, LISTEN_OUTBOUND, (_QUIET, _PORT)),
             (near, loud, LISTEN_OUTBOUND, ("0.0.0.0", _LOUD_PORT)),

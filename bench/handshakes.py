@@ -23,6 +23,7 @@ from bench.errors import BenchError
 from bench.lone import lone_core, lone_namespace
 from bench.lone_mesh import certify, issuing, lone_service, lone_workload, receive_answer
 from bench.wire import REQUEST
+from nodeseal.cores.client import CoreClient
 from nodeseal.mesh.address import HBONE_PORT
 from nodeseal.mesh.model import Mesh, ServicePort
 from nodeseal.splice.native import LISTEN_HBONE, LISTEN_OUTBOUND
@@ -115,7 +116,7 @@ def _site() -> Iterator[list[str]]:
     with contextlib.ExitStack() as stack:
         core = stack.enter_context(lone_core(1, TRUST_DOMAIN))
         issuer = stack.enter_context(issuing())
-        core.client.mesh(Mesh.build(TRUST_DOMAIN, [server, *sources], services), 1)
+        core.ask(CoreClient.mesh, Mesh.build(TRUST_DOMAIN, [server, *sources], services), 1)
         for key, (workload, role, address, port) in enumerate(
             [
                 (server, LISTEN_HBONE, _SERVER, HBONE_PORT),

@@ -40,6 +40,7 @@ from typing import Any
 from bench.certificates import make_authority
 from bench.errors import BenchError
 from bench.lone import lone_core, lone_namespace
+from nodeseal.cores.client import CoreClient
 from nodeseal.identity.embedded import Issuer
 from nodeseal.mesh.address import HBONE_PORT
 from nodeseal.mesh.limits import Limits
@@ -156,8 +157,8 @@ class _Site:
 
     def counted(self) -> float:
         """MiB that the core counts as held for the victim."""
-        _stats, rows = self._core.client.stats()
-        return int(rows[0]["memory"]) / (1 << 20)
+        _stats, rows = self._core.ask(CoreClient.stats)
+        return float(rows[0].memory) / (1 << 20)
 
 
 def _kernel_memory() -> float:
@@ -178,15 +179,20 @@ def _site(directory: Path, limit: int) -> Iterator[_Site]:
         before = _children()
         core = stack.enter_context(lone_core(1, TRUST_DOMAIN))
         (pid,) = _children() - before
-        core.client.mesh(Mesh.build(TRUST_DOMAIN, [victim, hostile, client], []), 1)
+        core.ask(CoreClient.mesh, Mesh.build(TRUST_DOMAIN, [victim, hostile, client], []), 1)
         listener = stack.enter_context(socket.create_server((_VICTIM, HBONE_PORT), backlog=4096))
         core.add(1, victim, TRUST_DOMAIN, {LISTEN_HBONE: listener.fileno()})
         identity = victim.identity(TRUST_DOMAIN)
         svid = issuer.issue(identity, lifetime=timedelta(hours=1), now=datetime.now(UTC))
-        core.client.workload_credentials(
-            1, identity, chain_pem=svid.chain_pem, key_pem=svid.key_pem, bundle_pem=issuer.bundle_pem
+        core.ask(
+            CoreClient.workload_credentials,
+            1,
+            identity,
+            chain_pem=svid.chain_pem,
+            key_pem=svid.key_pem,
+            bundle_pem=issuer.bundle_pem,
         )
-        core.client.workload_limits(1, Limits(memory=limit))
+        core.ask(CoreClient.workload_limits, 1, Limits(memory=limit))
         yield _Site(core, pid)
 
 

@@ -14,6 +14,7 @@ from bench.certificates import make_authority
 from bench.errors import BenchError
 from bench.lone import LoneCore
 from bench.wire import RESPONSE_SIZE
+from nodeseal.cores.client import CoreClient
 from nodeseal.identity.embedded import Issuer
 from nodeseal.mesh.model import Mode, Phase, Service, ServicePort, Workload, WorkloadName
 from nodeseal_lab.plan import TRUST_DOMAIN
@@ -45,7 +46,7 @@ def certify(core: LoneCore, key: int, workload: Workload, issuer: Issuer) -> Cal
     pems = {"chain_pem": svid.chain_pem, "key_pem": svid.key_pem, "bundle_pem": issuer.bundle_pem}
 
     def give() -> None:
-        core.client.workload_credentials(key, identity, **pems)
+        core.ask(CoreClient.workload_credentials, key, identity, **pems)
 
     give()
     return give

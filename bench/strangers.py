@@ -39,6 +39,7 @@ from bench.lone import lone_core, lone_namespace
 from bench.lone_mesh import certify, issuing, lone_service, lone_workload, receive_answer
 from bench.rounds import medians, percentile
 from bench.wire import REQUEST
+from nodeseal.cores.client import CoreClient
 from nodeseal.mesh.address import HBONE_PORT
 from nodeseal.mesh.model import Mesh, ServicePort
 from nodeseal.splice.native import LISTEN_HBONE, LISTEN_OUTBOUND
@@ -160,14 +161,14 @@ def _site() -> Iterator[Callable[[], None]]:
     with contextlib.ExitStack() as stack:
         near, far = (stack.enter_context(lone_core(1, TRUST_DOMAIN)) for _ in range(2))
         for core in (near, far):
-            for thread in Path(f"/proc/{core.client.pid}/task").iterdir():
+            for thread in Path(f"/proc/{core.pid}/task").iterdir():
                 _put_first(int(thread.name), 1)
         issuer = stack.enter_context(issuing())
         for core, workload, role, address in (
             (near, client, LISTEN_OUTBOUND, (_SERVICE, _PORT)),
             (far, server, LISTEN_HBONE, (_SERVER, HBONE_PORT)),
         ):
-            core.client.mesh(mesh, 1)
+            core.ask(CoreClient.mesh, mesh, 1)
             listener = stack.enter_context(socket.create_server(address, backlog=4096))
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted ones inherit it
             core.add(1, workload, TRUST_DOMAIN, {role: listener.fileno()})

@@ -25,7 +25,9 @@ from interop.certificates import (
 )
 from interop.envoy import Envoy
 from interop.hbone import NO_ERROR, Answer, Hbone, client_context
+from nodeseal.contracts.core import WorkloadStats
 from nodeseal.cores.client import CoreClient
+from support.core_client import ask
 from support.lab import HBONE_PORT, RunningLab
 from support.patience import wait_for
 from support.process import nodeseal
@@ -71,13 +73,10 @@ class Client:
         assert answer.status == "200"
         assert answer.body.endswith(b"\r\n\r\npipeline: ready\n")
 
-    def counters(self) -> dict[str, int]:
+    def counters(self) -> WorkloadStats:
         """Of pipeline, in its node's core."""
-        core = CoreClient.connect(self.lab.run_dir("node2"))
-        try:
-            return next(row for row in core.stats()[1] if row["workload"] == "default/pipeline")
-        finally:
-            core.close()
+        _core, rows = ask(self.lab.run_dir("node2"), CoreClient.stats)
+        return next(row for row in rows if row.workload == "default/pipeline")
 
     def requests_seen(self) -> int:
         """How many requests the application has had."""
@@ -94,11 +93,9 @@ def failed_handshake(client: Client) -> Iterator[None]:
     """The test fails exactly one handshake, which is counted, and nothing of it reaches the application."""
     before, seen = client.counters(), client.requests_seen()
     yield
-    wait_for(
-        lambda: client.counters()["tls_failed"] == before["tls_failed"] + 1, "the failed handshake is counted, once"
-    )
+    wait_for(lambda: client.counters().tls_failed == before.tls_failed + 1, "the failed handshake is counted, once")
     after = client.counters()
-    assert after["accepted"] == before["accepted"] + 1  # the proper one
+    assert after.accepted == before.accepted + 1  # the proper one
     wait_for(lambda: client.requests_seen() == seen + 1, "the application has the request of the proper one")
 
 
@@ -223,7 +220,7 @@ def test_identity_of_another_pod_is_answered_401(client: Client) -> None:
     """siem's certificate is good, but the connection comes from the address of edge."""
     before, seen = client.counters(), client.requests_seen()
     assert_answered(client.get(issue(client.ca, "siem")), "401")
-    assert client.counters()["refused"] == before["refused"] + 1
+    assert client.counters().refused == before.refused + 1
     client.assert_proper_one_succeeds()
     wait_for(lambda: client.requests_seen() == seen + 1, "the application has the request of the proper one")
 

@@ -189,7 +189,7 @@ def test_connections_of_one_pair_share_a_tunnel(lab: RunningLab, programs: Progr
             assert echoes(programs.dial("shipper", server.address))
         opened = [packet for packet in wire.cut() if packet.opens]
     # One a worker thread: they share nothing.
-    assert len(opened) <= lab.core_stats("node1")["workers"]
+    assert len(opened) <= lab.core_stats("node1").workers
     assert ports_used(opened) <= {HBONE_PORT}
 
 

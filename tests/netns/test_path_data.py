@@ -224,7 +224,7 @@ def one_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]
     """Cores with one worker thread each: every connection of a pair of workloads is in one and the same tunnel."""
     root, pods = tmp_path_factory.mktemp("one"), ("guest:node1:plain",)
     with running_lab(root, more_pods=pods, settings={"workers": 1}, ipv6=True) as lab:
-        assert [lab.core_stats(node)["workers"] for node in ("node1", "node2")] == [1, 1]
+        assert [lab.core_stats(node).workers for node in ("node1", "node2")] == [1, 1]
         yield lab
 
 

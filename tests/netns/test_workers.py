@@ -23,5 +23,5 @@ def worker_threads(lab: RunningLab, node: str) -> list[str]:
 
 @pytest.mark.parametrize("node", NODES)
 def test_cores_have_the_asked_number_of_workers(lab: RunningLab, node: str) -> None:
-    assert lab.core_stats(node)["workers"] == expected_workers()
+    assert lab.core_stats(node).workers == expected_workers()
     assert len(worker_threads(lab, node)) == expected_workers()

@@ -19,7 +19,9 @@ from typing import Any
 from nodeseal.capture import constants
 from nodeseal.capture.backends.backend import Choice
 from nodeseal.capture.workload import Captured, CaptureTarget
-from nodeseal.cores.client import CoreError, spawn
+from nodeseal.contracts.core import CoreStats, WorkloadStats
+from nodeseal.cores.client import CoreError
+from nodeseal.cores.process import spawn
 from nodeseal.identity.credentials import CaCondition, Credential
 from nodeseal.identity.embedded import Svid
 from nodeseal.linux.namespace import NamespaceGoneError
@@ -269,7 +271,7 @@ class FakeCore:
         self.calls.append((name, args, kwargs))
         self.log.append(f"core.{name}")
         if name == "stats":
-            return {}, [{"key": 1, "workload": "default/shipper", "connections": self.live, "tunnels": 0}]
+            return CoreStats(), (WorkloadStats(key=1, workload="default/shipper", connections=self.live),)
         return None
 
     async def call_all(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

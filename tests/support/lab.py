@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nodeseal.contracts.core import CoreStats
 from nodeseal.cores.client import CoreClient
 from nodeseal_lab import agents
 from nodeseal_lab.errors import AgentError
@@ -22,6 +23,7 @@ from nodeseal_lab.lab import Lab, take_down
 from nodeseal_lab.namespaces import run_in
 from nodeseal_lab.plan import NAMESPACE, TRUST_DOMAIN, Plan, PodRequest
 from support.connection import endpoint
+from support.core_client import ask
 from support.node_rules import asked_node_rules
 from support.patience import wait_for
 from support.process import end_process, nodeseal
@@ -124,13 +126,9 @@ class RunningLab:
                 with contextlib.suppress(OSError):
                     yield f"{run_dir.name}/{name}", "\n".join((run_dir / name).read_text().splitlines()[-40:])
 
-    def core_stats(self, node: str) -> dict[str, int]:
+    def core_stats(self, node: str) -> CoreStats:
         """The counters of the node's core. Raises CoreError when it does not answer."""
-        core = CoreClient.connect(self.run_dir(node))
-        try:
-            return core.stats()[0]
-        finally:
-            core.close()
+        return ask(self.run_dir(node), CoreClient.stats)[0]
 
     # ---- the nodes' processes
 

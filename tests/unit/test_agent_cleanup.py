@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.cores.client import CoreOptions
+from nodeseal.cores.process import CoreOptions
 from nodeseal.daemon.claim import Claim
 from nodeseal.daemon.cleanup import CleanupError, cleanup
 from nodeseal.linux.lock_file import LockFile, holder

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -21,11 +21,12 @@ import pytest
 from nodeseal.api import views
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.workload import CaptureTarget
-from nodeseal.cores import distribution, supervisor
-from nodeseal.cores.client import CoreClient, CoreError, CoreGone, CoreOptions
+from nodeseal.contracts import core as contract
+from nodeseal.cores import distribution, link, supervisor
+from nodeseal.cores.client import CoreClient, CoreError, CoreGone
+from nodeseal.cores.process import CoreOptions
 from nodeseal.daemon import claim
 from nodeseal.enrolment.workload import Enrolment
-from nodeseal.linux import control_socket
 from nodeseal.local import generations, run_directory
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
 from nodeseal.node import node as node_module
@@ -43,6 +44,7 @@ from support.agent_fakes import (
     until,
     workload,
 )
+from support.core_client import BlockingClient, ask
 
 SHIPPER = WorkloadName("default", "shipper")
 PIPELINE = WorkloadName("default", "pipeline")
@@ -98,10 +100,9 @@ class World:
         self.cores.append(self.core)
         return self.core
 
-    def asks(self, method: Callable[[CoreClient], Any]) -> Any:
+    def asks(self, method: Callable[[CoreClient], Coroutine[Any, Any, Any]]) -> Any:
         """One call on a control connection of the test's own."""
-        with contextlib.closing(CoreClient.connect(self.run_dir)) as client:
-            return method(client)
+        return ask(self.run_dir, method)
 
     def end(self, patience: float = 20) -> None:
         """Ends the cores that were started here. Those before the last were retired; one that was not, as when its
@@ -747,7 +748,7 @@ def test_failed_start_leaves_no_core(world: World) -> None:
 
     play(story())
     with pytest.raises(CoreGone):
-        CoreClient.connect(world.run_dir)
+        CoreClient.newest(world.run_dir)
     assert run_directory.remembered_publications(world.run_dir) == []
 
 
@@ -787,7 +788,7 @@ def test_connections_carry_the_names_of_both_ends(world: World) -> None:
             row |= {"source": f"{world.shipper.address}:4000", "destination": f"{world.remote.address}:80"}
             row |= {"endpoint": f"{world.remote.address}:80", "bytes_sent": 1, "bytes_received": 2, "age_ms": 2500}
             row |= {"closed_ms": 500, "peer": "spiffe://x", "tls": "TLSv1.3", "reason": ""}
-            seen = views._through_core(node.mesh, row, 1)
+            seen = views._through_core(node.mesh, contract.Connection(**row), 1)
             assert (seen["source_workload"], seen["destination_workload"]) == ("default/shipper", "default/pipeline")
             assert (seen["age_seconds"], seen["closed_seconds"], seen["reason"]) == (2.5, 0.5, None)
 
@@ -823,7 +824,7 @@ def test_control_connection_that_was_lost_is_made_again(world: World) -> None:
     async def story() -> None:
         async with world.node(world.state()) as (node, _source):
             await enrolled(node)
-            node.core.current._client._connection.shutdown(socket.SHUT_RDWR)
+            node.core.current._client._channel._connection.shutdown(socket.SHUT_RDWR)
             with pytest.raises(CoreGone):
                 await node.core.call(CoreClient.stats)
             await node.core.call(CoreClient.stats)
@@ -979,7 +980,7 @@ def test_older_core_gets_the_mesh_state_until_it_ends(world: World) -> None:
             generation = older.generation
 
             def workloads() -> set[WorkloadName]:
-                with contextlib.closing(CoreClient.connect(world.run_dir, generation=generation)) as client:
+                with BlockingClient.of(world.run_dir, generation) as client:
                     return set(client.mesh_read().workloads)
 
             await until(lambda: workloads() == {SHIPPER}, "the older core knows as well")
@@ -994,9 +995,9 @@ def test_agents_that_start_beside_a_core_that_drains_tell_both_what_they_know(
     monkeypatch.setattr(supervisor.CoreSupervisor, "retire_older", lambda _self: nothing())  # it stays
     monkeypatch.setattr(distribution, "_RESEND_S", 0.01)
 
-    def asks(generation: int, method: Callable[[CoreClient], Any]) -> Any:
-        with contextlib.closing(CoreClient.connect(world.run_dir, generation=generation)) as client:
-            return method(client)
+    def asks(generation: int, method: Callable[[CoreClient], Coroutine[Any, Any, Any]]) -> Any:
+        with BlockingClient.of(world.run_dir, generation) as client:
+            return client.ask(method)
 
     async def story() -> None:
         async with world.node(world.state()) as (node, _source):
@@ -1057,8 +1058,8 @@ def test_core_that_speaks_another_protocol_is_replaced(world: World, monkeypatch
     async def story() -> None:
         await enrol_and_go(world)
         older = world.core
-        monkeypatch.setattr(control_socket, "PROTOCOL", control_socket.PROTOCOL + 1)
-        monkeypatch.setenv("NODESEAL_TEST_PROTOCOL", str(control_socket.PROTOCOL))
+        monkeypatch.setattr(link, "SPOKEN", range(contract.PROTOCOL + 1, contract.PROTOCOL + 2))
+        monkeypatch.setenv("NODESEAL_TEST_PROTOCOL", str(contract.PROTOCOL + 1))
         async with world.node(world.state(), capture=left_behind(world)) as (node, _source):
             await until(lambda: older.poll() is not None, "the core before has ended")
             await until(lambda: [one.roles for one in world.asks(CoreClient.hello).workloads] == [(0, 1, 2)])

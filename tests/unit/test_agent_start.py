@@ -114,7 +114,7 @@ def test_second_agent(place: Place) -> None:
 def test_core_that_does_not_start(place: Place) -> None:
     place.make_ca()
     code = (
-        "import nodeseal.cores.client as b\nb.spawn.__kwdefaults__['core_command'] = (sys.executable, '-c', 'exit(3)')"
+        "import nodeseal.cores.process as b\nb.spawn.__kwdefaults__['core_command'] = (sys.executable, '-c', 'exit(3)')"
     )
     status, text = place.start(code)
     assert status == 1
@@ -129,7 +129,7 @@ def test_capture_that_cannot_be_prepared(place: Place, line: str) -> None:
     place.make_ca()
     fake = Path(__file__).parent.parent / "support" / "fake_core_process.py"
     code = (
-        "import nodeseal.cores.client as b, nodeseal.capture.node as e\n"
+        "import nodeseal.cores.process as b, nodeseal.capture.node as e\n"
         f"b.spawn.__kwdefaults__['core_command'] = (sys.executable, {str(fake)!r})\n"
         f"def prepare(self): raise e.CaptureError({line!r})\n"
         "e.NodeCapture.prepare = prepare"

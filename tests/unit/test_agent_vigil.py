@@ -15,6 +15,7 @@ import pytest
 
 from nodeseal.authority.creation import init_authority
 from nodeseal.capture.workload import CaptureTarget
+from nodeseal.contracts.core import CoreStats, WorkloadStats
 from nodeseal.contracts.refusal import Refusal
 from nodeseal.cores.client import CoreClient
 from nodeseal.documents.document import read_content
@@ -303,7 +304,8 @@ class FakeCore:
 
     async def call_all(self, method: Callable[..., Any]) -> list[tuple[None, Any]]:
         if method is CoreClient.stats:
-            return [(None, ({}, [{"workload": "default/shipper", "tls_failed": self.failed}]))]
+            row = WorkloadStats(key=1, workload="default/shipper", tls_failed=self.failed)
+            return [(None, (CoreStats(), (row,)))]
         self.looks += 1
         return [(None, ([], self.refusals))]
 
@@ -314,7 +316,7 @@ UNTRUSTED = "peer refused this workload's certificate: it does not trust its CA"
 def refusal(**changes: Any) -> Refusal:
     row = {"workload": "default/shipper", "kind": "handshake", "direction": "outbound", "source": "10.77.1.10"}
     row |= {"destination": "10.77.2.10:15008", "reason": UNTRUSTED, "count": 3, "first_ms": 9000, "last_ms": 500}
-    return Refusal.from_wire(row | changes)
+    return Refusal(**(row | changes))
 
 
 def test_tunnel_that_does_not_come_to_be_is_named_with_peer_and_reason() -> None:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nodeseal.contracts import core as contract
 from nodeseal.contracts.mesh import encode_difference
 from nodeseal.contracts.refusal import Refusal
-from nodeseal.cores.client import CoreClient, CoreError, CoreGone, CoreOptions, spawn
+from nodeseal.cores.client import CoreClient, CoreError, CoreGone
+from nodeseal.cores.process import CoreOptions, spawn
 from nodeseal.linux import control_socket
 from nodeseal.local import generations
 from nodeseal.mesh.limits import Limits
-from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName, difference
+from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId
-from nodeseal.splice import native, process
+from nodeseal.splice import control_server, native
+from support.core_client import BlockingClient
 from support.core_fakes import FakeLib, make_native
 
 SHIPPER = WorkloadName("default", "shipper")
@@ -53,12 +55,18 @@ class Running:
     def __init__(self, run_dir: Path) -> None:
         module, self.lib = make_native()
         core = native.Core(module, workers=1, trust_domain="example.org")
-        self.server = process.ControlServer(core, trust_domain="example.org")
+        self.server = control_server.ControlServer(core, trust_domain="example.org")
         self._listener = control_socket.listen(str(generations.socket_path(run_dir, 1)))
         self._wake, self._signalled = socket.socketpair()
-        self.thread = threading.Thread(target=process.serve, args=(self.server, self._listener, self._wake))
+        self.thread = threading.Thread(target=control_server.serve, args=(self.server, self._listener, self._wake))
         self.thread.start()
-        self.client = CoreClient.connect(run_dir, generation=1)
+        self.client = BlockingClient.of(run_dir, 1)
+
+    def answer(self, request: dict[str, object], fds: Sequence[int] = ()) -> dict[str, Any]:
+        """To a request that no client of today would make."""
+        answer, _fds = self.server.handle(control_server.Session(), json.dumps(request).encode(), list(fds))
+        told: dict[str, Any] = json.loads(contract.encode(answer))
+        return told
 
     def add(self) -> None:
         with Path("/proc/self/ns/net").open() as netns:
@@ -89,8 +97,8 @@ def test_hello_of_a_fresh_core_has_epoch_zero_and_no_workloads(running: Running)
 
 
 def test_hello_answers_an_agent_of_another_protocol_and_names_its_own(running: Running) -> None:
-    answer, _fds = running.server.handle({"op": "hello", "protocol": 99}, [])
-    assert (answer["ok"], answer["protocol"]) == (True, control_socket.PROTOCOL)
+    answer = running.answer({"op": "hello", "protocol": 99})
+    assert (answer["ok"], answer["protocol"]) == (True, contract.PROTOCOL)
 
 
 def test_retired_core_lets_its_listeners_go_and_ends_with_its_last_connection(running: Running) -> None:
@@ -155,9 +163,9 @@ def test_limits_are_passed_on_to_the_core(running: Running) -> None:
 def test_stats_tell_the_limits_and_what_was_refused(running: Running) -> None:
     running.add()
     _core, (row,) = running.client.stats()
-    assert (row["memory"], row["limits"]["connections"]) == (4096, 20)
-    assert row["limited"]["connections"] == {"refused": 3, "first_ms": 2000, "last_ms": 1000}
-    assert list(row["limited"]) == list(native.LIMITED)
+    assert (row.memory, row.limits.connections) == (4096, 20)
+    assert row.limited["connections"] == contract.Limited(refused=3, first_ms=2000, last_ms=1000)
+    assert list(row.limited) == list(native.LIMITED)
 
 
 def test_listeners_are_handed_over_and_back(running: Running) -> None:
@@ -214,7 +222,7 @@ def test_mesh_is_in_place_before_the_epoch_moves(running: Running) -> None:
 def test_mesh_difference_is_applied(running: Running) -> None:
     old, new = mesh("shipper", "gone"), mesh("shipper", "pipeline", "siem")
     running.client.mesh(old, 5)
-    running.client.mesh_difference(difference(old, new), 6, base=5)
+    assert running.client.mesh_change(old, new, 6, base=5)
     assert running.client.mesh_read() == new
 
 
@@ -235,7 +243,7 @@ def test_addresses_of_published_workloads_are_told_and_what_is_added_comes_first
     old, new = mesh("shipper", "gone"), mesh("shipper", "pipeline", "siem")
     running.client.mesh(old, 5)
     assert published(running) == [("core_publish", {"10.0.0.1", "10.0.0.2"})]
-    running.client.mesh_difference(difference(old, new), 6, base=5)
+    assert running.client.mesh_change(old, new, 6, base=5)
     assert published(running) == [
         ("core_publish", {"10.0.0.2", "10.0.0.3"}),
         ("core_withdraw", {"10.0.0.2"}),
@@ -251,7 +259,7 @@ def test_a_workload_that_is_withdrawn_is_no_longer_published(running: Running) -
     old, new = mesh("shipper"), mesh("shipper", phase=Phase.ABSENT)
     running.client.mesh(old, 5)
     published(running)
-    running.client.mesh_difference(difference(old, new), 6, base=5)
+    assert running.client.mesh_change(old, new, 6, base=5)
     assert published(running) == [("core_withdraw", {"10.0.0.1"})]
 
 
@@ -265,14 +273,14 @@ def test_a_mesh_that_is_refused_publishes_nothing(running: Running) -> None:
     running.client.mesh(mesh("shipper"), 5)
     published(running)
     with pytest.raises(CoreError, match="not in force"):
-        running.client.mesh_difference(difference(mesh("shipper"), mesh()), 7, base=4)
+        running.client.mesh_change(mesh("shipper"), mesh(), 7, base=4)
     assert published(running) == []
 
 
 def test_difference_to_another_epoch_is_refused_and_changes_nothing(running: Running) -> None:
     running.client.mesh(mesh("shipper"), 5)
     with pytest.raises(CoreError, match="not in force"):
-        running.client.mesh_difference(difference(mesh("shipper"), mesh()), 7, base=4)
+        running.client.mesh_change(mesh("shipper"), mesh(), 7, base=4)
     assert running.client.hello().epoch == 5
 
 
@@ -294,17 +302,15 @@ def large_mesh(count: int, mode: Mode = Mode.PERMISSIVE) -> Mesh:
     return Mesh.build("example.org", workloads, services)
 
 
-@pytest.mark.parametrize(
-    "count", [control_socket.MESH_PART - 1, control_socket.MESH_PART, 2 * control_socket.MESH_PART + 1]
-)
+@pytest.mark.parametrize("count", [contract.MESH_PART - 1, contract.MESH_PART, 2 * contract.MESH_PART + 1])
 def test_large_mesh_goes_over_in_parts_and_comes_back(running: Running, count: int) -> None:
     old = large_mesh(count)
     running.client.mesh(old, 5)
     assert running.client.mesh_read() == old
     new = large_mesh(count + 7, Mode.STRICT)
-    running.client.mesh_difference(difference(old, new), 6, base=5)
+    assert running.client.mesh_change(old, new, 6, base=5)
     assert running.client.mesh_read() == new
-    running.client.mesh_difference(difference(new, mesh()), 7, base=6)
+    assert running.client.mesh_change(new, mesh(), 7, base=6)
     assert running.client.mesh_read() == mesh()
 
 
@@ -315,7 +321,7 @@ def as_message(model: Mesh) -> Any:
 def test_parts_of_a_mesh_count_for_nothing_before_it_is_complete(running: Running) -> None:
     running.client.mesh(mesh("shipper"), 5)
     part = as_message(large_mesh(3))
-    assert running.server.handle({"op": "mesh_part", "number": 0, "part": part}, [])[0]["ok"]
+    assert running.answer({"op": "mesh_part", "number": 0, "part": part})["ok"]
     assert running.client.mesh_read() == mesh("shipper")
     assert calls(running.lib, "core_epoch") == [("core_epoch", 5)]
 
@@ -323,13 +329,13 @@ def test_parts_of_a_mesh_count_for_nothing_before_it_is_complete(running: Runnin
 def test_mesh_with_a_part_missing_is_refused_as_a_whole(running: Running) -> None:
     running.client.mesh(mesh("shipper"), 5)
     part, last = as_message(large_mesh(3)), as_message(mesh("pipeline"))
-    assert not running.server.handle({"op": "mesh_part", "number": 1, "part": part}, [])[0]["ok"]
-    assert running.server.handle({"op": "mesh_part", "number": 0, "part": part}, [])[0]["ok"]
-    answer, _fds = running.server.handle({"op": "mesh", "epoch": 6, "parts": 2, "full": last}, [])
+    assert not running.answer({"op": "mesh_part", "number": 1, "part": part})["ok"]
+    assert running.answer({"op": "mesh_part", "number": 0, "part": part})["ok"]
+    answer = running.answer({"op": "mesh", "epoch": 6, "parts": 2, "full": last})
     assert not answer["ok"]
     assert "3 parts" in answer["error"]
     # Nor is what came of it taken for a part of the next.
-    assert running.server.handle({"op": "mesh", "epoch": 7, "parts": 0, "full": last}, [])[0]["ok"]
+    assert running.answer({"op": "mesh", "epoch": 7, "parts": 0, "full": last})["ok"]
     assert running.client.mesh_read() == mesh("pipeline")
 
 
@@ -343,10 +349,30 @@ def test_connections_are_rows_with_the_workloads_name(running: Running) -> None:
     running.lib.rows = [
         {"id": n, "workload": 1, "direction": 0, "state": 2, "mtls": 1, "source": source} for n in range(700)
     ]
-    rows = running.client.connections()
+    rows, _refused = running.client.observe()
     assert len(rows) == 700
-    assert (rows[0]["workload"], rows[0]["direction"], rows[0]["state"]) == ("default/shipper", "outbound", "open")
-    assert (rows[0]["source"], rows[0]["destination"], rows[0]["mtls"]) == ("10.0.0.1:4000", "", True)
+    assert (rows[0].workload, rows[0].direction, rows[0].state) == ("default/shipper", "outbound", "open")
+    assert (rows[0].source, rows[0].destination, rows[0].mtls) == ("10.0.0.1:4000", "", True)
+
+
+def test_many_connections_come_in_parts_of_one_moment(running: Running) -> None:
+    running.add()
+    count = 2 * contract.CONNECTIONS_PART + 1
+    running.lib.rows = [{"id": n, "workload": 1} for n in range(count)]
+    assert [row.id for row in running.client.observe()[0]] == list(range(count))
+    session = control_server.Session()
+
+    def part(first: int) -> Any:
+        body = contract.encode(contract.Connections(first=first))
+        return running.server.handle(session, body, [])[0]
+
+    second = part(0).next
+    running.lib.rows = []
+    third = part(second).next
+    assert [row.id for row in part(third).connections] == [count - 1]
+    # Nothing of them is kept once all have been read.
+    assert session.connections is None
+    assert not part(second).ok
 
 
 def test_refused_peers_are_rows_with_the_workloads_name(running: Running) -> None:
@@ -375,35 +401,42 @@ def test_refused_peers_are_rows_with_the_workloads_name(running: Running) -> Non
     ]
 
 
-def test_a_core_that_knows_of_no_refusals_or_tells_more_of_them_is_understood(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    row = Refusal(None, "later", "inbound", "10.0.0.9", "10.0.0.1:80", "word", 1, 2, 1)
-    for answer, refused in (
-        ({"connections": []}, []),
-        ({"connections": [], "refused": [{**row.to_wire(), "colour": "red"}]}, [row]),
-    ):
-        monkeypatch.setitem(running.server._ops, "connections", lambda _request, _fds, answer=answer: (answer, []))
-        assert running.client.observe() == ([], refused)
-
-
 def test_stats_name_the_workload(running: Running) -> None:
     running.add()
     core, (row,) = running.client.stats()
-    assert core["epoch"] == 3
-    assert (row["workload"], row["key"]) == ("default/shipper", 1)
+    assert core.epoch == 3
+    assert (row.workload, row.key) == ("default/shipper", 1)
 
 
-@pytest.mark.parametrize("request_", [{}, {"op": "none"}, {"op": "workload_add"}, {"op": "mesh", "epoch": "x"}])
-def test_malformed_request_is_an_error_answer(running: Running, request_: dict[str, object]) -> None:
-    answer, fds = running.server.handle(dict(request_), [])
-    assert (answer["ok"], fds) == (False, [])
-    assert "\n" not in answer["error"]
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b'{"op": "none"}',
+        b'{"op": "workload_add"}',
+        b'{"op": "workload_add", "key": -1, "name": "a/b", "identity": "c", "addresses": []}',
+        b'{"op": "mesh", "epoch": "x"}',
+        b'{"op": "mesh", "epoch": 1}',
+        b'{"op": "mesh", "epoch": 1, "full": []}',
+        b'{"op": "mesh_read", "first": -1}',
+        b'{"op": ["hello"]}',
+        b"[1]",
+        b"",
+        b"no json",
+        b"\xff\xfe",
+        b'{"op": "no\\nsuch\\noperation"}',
+    ],
+)
+def test_malformed_request_is_answered_with_one_line(running: Running, body: bytes) -> None:
+    answer, fds = running.server.handle(control_server.Session(), body, [])
+    assert isinstance(answer, contract.Refused)
+    assert (answer.ok, fds, "\n" in answer.error) == (False, [], False)
+    assert answer.error
 
 
 def test_descriptors_of_a_refused_request_are_closed(running: Running) -> None:
     reading, writing = os.pipe()
-    running.server.handle({"op": "none"}, [writing])
+    running.answer({"op": "none"}, [writing])
     assert os.read(reading, 1) == b""
     os.close(reading)
 
@@ -411,7 +444,7 @@ def test_descriptors_of_a_refused_request_are_closed(running: Running) -> None:
 def test_core_survives_the_agents_going(running: Running, tmp_path: Path) -> None:
     running.client.mesh(mesh("shipper"), 5)
     running.client.close()
-    with contextlib.closing(CoreClient.connect(tmp_path, generation=1)) as again:
+    with BlockingClient.of(tmp_path, 1) as again:
         assert again.hello().epoch == 5
 
 
@@ -427,7 +460,7 @@ def test_stop_ends_the_server(tmp_path: Path) -> None:
 
 def test_no_core_is_core_gone(tmp_path: Path) -> None:
     with pytest.raises(CoreGone, match="no core runs"):
-        CoreClient.connect(tmp_path)
+        CoreClient.newest(tmp_path)
 
 
 def test_spawned_core_that_cannot_start_says_why(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from nodeseal import __version__
+from nodeseal.contracts.core import Connection, CoreStats, WorkloadStats
 from nodeseal.contracts.refusal import Refusal, merged
 from nodeseal.cores.client import CoreClient, CoreError
 from nodeseal.cores.link import CoreLink
@@ -27,6 +28,7 @@ from nodeseal.node.node import Node
 from nodeseal.node.problems import Problem
 
 _CORE_PATIENCE_S = 3.0
+_SUMMED = ("connections", "tunnels", "refused", "failed", "tls_failed", "memory")
 
 
 async def status(node: Node) -> dict[str, Any]:
@@ -126,48 +128,45 @@ def _past_core_counts(counts: dict[str, int]) -> dict[str, int]:
     }
 
 
-def _sums(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
+def _sums(rows: Iterable[WorkloadStats]) -> dict[str, dict[str, int]]:
     """Workload -> its counters, those of all cores together."""
     sums: dict[str, dict[str, int]] = {}
     for row in rows:
-        counters = sums.setdefault(str(row["workload"]), {})
-        for name, value in row.items():
-            if name not in ("workload", "key") and isinstance(value, int):
-                counters[name] = counters.get(name, 0) + value
+        counters = sums.setdefault(str(row.workload), {})
+        for name in _SUMMED:
+            counters[name] = counters.get(name, 0) + getattr(row, name)
     return sums
 
 
-def limits_of(rows: Iterable[dict[str, Any]], now: datetime) -> dict[str, dict[str, Any]]:
+def limits_of(rows: Iterable[WorkloadStats], now: datetime) -> dict[str, dict[str, Any]]:
     """Workload -> what it may have and what was refused for it: {"connections": {"limit", "refused", "since",
     "last_seconds"}, ...}; "limit" is null where there is none. Of several cores the first row tells the limits: each
     core has them for itself."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
-        limits = found.setdefault(str(row["workload"]), {})
-        for name, limited in row["limited"].items():
-            one = limits.setdefault(
-                name, {"limit": row["limits"].get(name) or None, "refused": 0, "since": None, "last_seconds": None}
-            )
-            if not limited["refused"]:
+        limits = found.setdefault(str(row.workload), {})
+        for name, limited in row.limited.items():
+            limit = getattr(row.limits, name, None) or None
+            one = limits.setdefault(name, {"limit": limit, "refused": 0, "since": None, "last_seconds": None})
+            if not limited.refused:
                 continue
-            one["refused"] += limited["refused"]
-            since = (now - timedelta(milliseconds=limited["first_ms"])).isoformat(timespec="seconds")
+            one["refused"] += limited.refused
+            since = (now - timedelta(milliseconds=limited.first_ms)).isoformat(timespec="seconds")
             one["since"] = min(one["since"] or since, since)
-            last = limited["last_ms"] / 1000
+            last = limited.last_ms / 1000
             one["last_seconds"] = last if one["last_seconds"] is None else min(one["last_seconds"], last)
     return found
 
 
-def _handshakes(stats: dict[str, int]) -> dict[str, int]:
+def _handshakes(stats: CoreStats) -> dict[str, int]:
     """Of peers that have not proven who they are: how many there are, how many had to go for others, and how many steps
-    waited because of what their source had cost. An older core does not tell."""
-    names = {"unproven": "strangers", "ended": "strangers_ended", "slowed": "strangers_slowed"}
-    return {name: stats.get(counter, 0) for name, counter in names.items()}
+    waited because of what their source had cost."""
+    return {"unproven": stats.strangers, "ended": stats.strangers_ended, "slowed": stats.strangers_slowed}
 
 
-def _descriptors(stats: dict[str, int]) -> dict[str, int]:
+def _descriptors(stats: CoreStats) -> dict[str, int]:
     """Open in the core's process, about, and how many there may be."""
-    return {"open": stats["descriptors"], "limit": stats["descriptor_limit"]}
+    return {"open": stats.descriptors, "limit": stats.descriptor_limit}
 
 
 def _absence(absence: Absence | None) -> dict[str, Any] | None:
@@ -196,13 +195,13 @@ async def _older_core(link: CoreLink) -> dict[str, Any]:
     }
 
 
-def _decisions(stats: dict[str, int]) -> dict[str, float]:
+def _decisions(stats: CoreStats) -> dict[str, float]:
     """How many were made and taken from the cache since the core's start, and what one took, in microseconds."""
     return {
-        "asked": stats["questions"],
-        "cached": stats["cache_hits"],
-        "p50_us": stats["decision_p50_ns"] / 1000,
-        "p99_us": stats["decision_p99_ns"] / 1000,
+        "asked": stats.questions,
+        "cached": stats.cache_hits,
+        "p50_us": stats.decision_p50_ns / 1000,
+        "p99_us": stats.decision_p99_ns / 1000,
     }
 
 
@@ -311,30 +310,30 @@ async def connections(node: Node) -> dict[str, Any]:
     }
 
 
-def _through_core(mesh: Mesh | None, row: dict[str, Any], generation: int) -> dict[str, Any]:
-    closed = row["state"] == "closed"
+def _through_core(mesh: Mesh | None, row: Connection, generation: int) -> dict[str, Any]:
+    closed = row.state == "closed"
     # At an address that processes of a node share, the port of one that dials tells nothing.
-    own = row["workload"] if row["direction"] == "outbound" else None
+    own = row.workload if row.direction == "outbound" else None
     return {
-        "id": row["id"],
+        "id": row.id,
         "core": generation,
-        "workload": row["workload"],
-        "direction": row["direction"],
-        "source": row["source"],
-        "source_workload": _name_of(mesh, row["source"]) or own,
-        "destination": row["destination"],
-        "destination_workload": _name_of(mesh, row["destination"]),
-        "endpoint": row["endpoint"],
-        "endpoint_workload": _name_of(mesh, row["endpoint"]),
-        "state": row["state"],
-        "mtls": row["mtls"],
-        "peer": row["peer"] or None,
-        "tls": row["tls"] or None,
-        "reason": row["reason"] or None,
-        "bytes_sent": row["bytes_sent"],
-        "bytes_received": row["bytes_received"],
-        "age_seconds": row["age_ms"] / 1000,
-        "closed_seconds": row["closed_ms"] / 1000 if closed else None,
+        "workload": row.workload,
+        "direction": row.direction,
+        "source": row.source,
+        "source_workload": _name_of(mesh, row.source) or own,
+        "destination": row.destination,
+        "destination_workload": _name_of(mesh, row.destination),
+        "endpoint": row.endpoint,
+        "endpoint_workload": _name_of(mesh, row.endpoint),
+        "state": row.state,
+        "mtls": row.mtls,
+        "peer": row.peer or None,
+        "tls": row.tls or None,
+        "reason": row.reason or None,
+        "bytes_sent": row.bytes_sent,
+        "bytes_received": row.bytes_received,
+        "age_seconds": row.age_ms / 1000,
+        "closed_seconds": row.closed_ms / 1000 if closed else None,
     }
 
 

@@ -6,17 +6,15 @@ kept, and which give way.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Iterable
+
+import msgspec
 
 KINDS = ("handshake", "stream", "plaintext")
 """By enum ns_refusal_kind of nodeseal_core.h: TLS with a peer failed; a request in a tunnel; plaintext."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """Refusals of one source, kind and reason. Times are milliseconds, counted back from when the core was asked."""
 
     workload: str | None
@@ -40,15 +38,6 @@ class Refusal:
     untold: int = 0
     """Of a notice: refusals of others for which there will be none."""
 
-    def to_wire(self) -> dict[str, Any]:
-        """For a message between core and agent."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_wire(cls, row: Mapping[str, Any]) -> Self:
-        """What a core of another version says beyond these fields is passed over. Raises KeyError, TypeError."""
-        return cls(**{field.name: row[field.name] for field in dataclasses.fields(cls) if field.name in row})
-
 
 def merged(refusals: Iterable[Refusal]) -> list[Refusal]:
     """Rows of several cores that say the same of the same peer are one; those that were last met lately come first."""
@@ -59,7 +48,7 @@ def merged(refusals: Iterable[Refusal]) -> list[Refusal]:
         before = rows.get(key)
         if before is not None:
             latest = min(before, one, key=lambda row: row.last_ms)
-            one = dataclasses.replace(
+            one = msgspec.structs.replace(
                 latest, count=before.count + one.count, first_ms=max(before.first_ms, one.first_ms)
             )
         rows[key] = one

@@ -1,34 +1,41 @@
-"""The agent's side of the core: starting its process and asking it things.
+"""The agent's side of a core: asking it things over its control socket.
 
-Everything here blocks (bounded by a timeout) and belongs into one thread; the agent keeps a thread for it.
+How it works: a client has one connection, which it makes when it is first asked, and makes again after one that broke.
+There is one request at a time on it; whoever asks waits in turn. A request that gets no answer in time, or whose asker
+is cancelled, costs the connection: a late answer would be taken for the next request's. Nothing here waits but by
+`await`, so that a core that hangs costs nobody but those who ask it. What takes long to compute about a large mesh
+state is done in a thread.
+
+Nothing that a core says is trusted: what is not an answer of nodeseal.contracts.core is an error, and descriptors that
+nobody asked for are closed.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import select
-import socket
-import subprocess
-import sys
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+from msgspec import Raw
+
+from nodeseal.contracts import core
+from nodeseal.contracts.core import Connection, CoreStats, WorkloadStats
 from nodeseal.contracts.mesh import decode_difference, encode_difference
 from nodeseal.contracts.refusal import Refusal
-from nodeseal.linux import control_socket
+from nodeseal.linux.control_channel import ControlChannel
+from nodeseal.linux.control_socket import ControlClosed, ControlError, close_all
 from nodeseal.local import generations
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.limits import Limits
-from nodeseal.mesh.model import Mesh, MeshDifference, WorkloadName
+from nodeseal.mesh.model import Mesh, MeshDifference, WorkloadName, difference
 from nodeseal.mesh.spiffe import SpiffeId
 
 _TIMEOUT_S = 10.0
-_START_TIMEOUT_S = 20.0
+
+A = TypeVar("A", bound=core.Answer)
 
 
 class CoreError(Exception):
@@ -49,6 +56,17 @@ class CoreWorkload:
     addresses: tuple[Address, ...]
     roles: tuple[int, ...]
 
+    @classmethod
+    def of(cls, row: core.CoreWorkload) -> CoreWorkload:
+        """Raises ValueError for a name, an identity or an address that is none."""
+        return cls(
+            key=row.key,
+            name=WorkloadName.parse(row.name),
+            identity=SpiffeId.parse(row.identity),
+            addresses=tuple(map(ip_address, row.addresses)),
+            roles=row.roles,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Hello:
@@ -68,252 +86,250 @@ class Hello:
     workloads: tuple[CoreWorkload, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CoreOptions:
-    """How a new core is started."""
-
-    workers: int
-    trust_domain: str
-    spin_us: int = 0
-    congestion_control: str = ""
-    warm_ms: int = 0
-    """Peers used within so many milliseconds are dialled again ahead of need; 0: none are."""
-
-
 class CoreClient:
-    """One control connection. Every method raises CoreError (refused) or CoreGone (no core)."""
+    """Asks the core with this number. Every method raises CoreError (refused, or no answer) or CoreGone (no core).
 
-    def __init__(self, connection: socket.socket, timeout: float = _TIMEOUT_S) -> None:
-        self._connection = connection
-        self.broken = False  # no request can be made on this connection any more
-        connection.settimeout(timeout)
-        self.pid = control_socket.peer_credentials(connection)[0]
+    All methods belong to one event loop.
+    """
+
+    def __init__(self, run_dir: Path, generation: int, timeout: float = _TIMEOUT_S, *, pid: int | None = None) -> None:
+        """`timeout` (seconds) is for each request, with connecting if need be. `pid`: the only process that is to be
+        asked; None: whichever answers first."""
+        self.generation = generation
+        self.pid = pid
+        self._path = generations.socket_path(run_dir, generation)
+        self._gone = f"no core of generation {generation} runs for {run_dir}"
+        self._timeout = timeout
+        self._protocol = core.PROTOCOL
+        self._channel: ControlChannel | None = None
+        self._closed = False
+        self._turn = asyncio.Lock()
+        self._transfer = asyncio.Lock()
 
     @classmethod
-    def connect(cls, run_dir: Path, timeout: float = _TIMEOUT_S, *, generation: int | None = None) -> CoreClient:
-        """Connects to the core of `run_dir` with this number, without one to the newest that runs.
-
-        `timeout` (seconds) is for each request. Raises CoreGone when there is none.
-        """
-        if generation is None:
-            running = list(generations.running(run_dir))
-            if not running:
-                raise CoreGone(f"no core runs for {run_dir}")
-            generation = running[-1]
-        path = generations.socket_path(run_dir, generation)
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            connection.settimeout(timeout)
-            connection.connect(str(path))
-            return cls(connection, timeout)
-        except (FileNotFoundError, ConnectionRefusedError) as error:
-            connection.close()
-            raise CoreGone(f"no core of generation {generation} runs for {run_dir}") from error
-        except OSError as error:
-            connection.close()
-            raise CoreError(f"cannot reach the core at {path}: {error.strerror or error}") from error
+    def newest(cls, run_dir: Path, timeout: float = _TIMEOUT_S) -> CoreClient:
+        """Of the newest core that runs for `run_dir`. Raises CoreGone when there is none."""
+        running = list(generations.running(run_dir))
+        if not running:
+            raise CoreGone(f"no core runs for {run_dir}")
+        return cls(run_dir, running[-1], timeout)
 
     def close(self) -> None:
-        """Ends the control connection; the core goes on."""
-        self._connection.close()
+        """Ends the control connection, and whoever waits for an answer gets CoreGone; the core goes on."""
+        self._closed = True
+        self._disconnect()
 
-    def hello(self) -> Hello:
+    # ---- about the core itself
+
+    async def hello(self) -> Hello:
         """Who the core is and what it has."""
-        answer = self._ask({"op": "hello", "protocol": control_socket.PROTOCOL})
-        workloads = tuple(
-            CoreWorkload(
-                key=row["key"],
-                name=WorkloadName.parse(row["name"]),
-                identity=SpiffeId.parse(row["identity"]),
-                addresses=tuple(map(ip_address, row["addresses"])),
-                roles=tuple(row["roles"]),
-            )
-            for row in answer["workloads"]
-        )
+        answer = await self._ask(core.Hello(protocol=core.PROTOCOL))
+        try:
+            workloads = tuple(map(CoreWorkload.of, answer.workloads))
+        except ValueError as error:
+            raise CoreError(f"the core says what cannot be: {error}") from None
+        self._protocol = answer.protocol
         return Hello(
-            pid=answer["pid"],
-            version=answer["version"],
-            build=answer["build"],
-            protocol=answer["protocol"],
-            generation=answer["generation"],
-            retired=answer["retired"],
-            epoch=answer["epoch"],
-            trust_domain=answer["trust_domain"],
+            pid=answer.pid,
+            version=answer.version,
+            build=answer.build,
+            protocol=answer.protocol,
+            generation=answer.generation,
+            retired=answer.retired,
+            epoch=answer.epoch,
+            trust_domain=answer.trust_domain,
             workloads=workloads,
         )
 
-    def retire(self, limit: float | None) -> None:
+    async def retire(self, limit: float | None) -> None:
         """The core lets its listeners go and ends with its last connection, or after `limit` seconds."""
-        self._ask({"op": "retire", "limit_s": limit})
+        await self._ask(core.Retire(limit_s=limit))
 
-    def live(self) -> tuple[int, int]:
+    async def live(self) -> tuple[int, int]:
         """(connections, tunnels) that it has now."""
-        answer = self._ask({"op": "live"})
-        return answer["connections"], answer["tunnels"]
+        answer = await self._ask(core.Live())
+        return answer.connections, answer.tunnels
 
-    def workload_add(
+    async def stop(self) -> None:
+        """The core resets its connections and ends."""
+        await self._ask(core.Stop())
+
+    # ---- workloads
+
+    async def workload_add(
         self, key: int, name: WorkloadName, identity: SpiffeId, addresses: Sequence[Address], *, netns_fd: int
     ) -> None:
         """Adds a workload under a new key; `netns_fd` stays the caller's."""
-        texts = [str(address) for address in addresses]
-        request = {"key": key, "name": str(name), "identity": str(identity), "addresses": texts}
-        self._ask({"op": "workload_add", **request}, netns_fd)
+        texts = tuple(map(str, addresses))
+        await self._ask(core.WorkloadAdd(key=key, name=str(name), identity=str(identity), addresses=texts), netns_fd)
 
-    def workload_limits(self, key: int, limits: Limits) -> None:
-        """What the workload may have from now on."""
-        self._ask({"op": "workload_limits", "key": key, "limits": limits.as_dict()})
+    async def workload_limits(self, key: int, limits: Limits) -> None:
+        """What the workload may have from now on. Does nothing to a core that knows no limits."""
+        if self._protocol >= core.LIMITS_SINCE:
+            await self._ask(core.WorkloadLimits(key=key, limits=limits))
 
-    def workload_credentials(
+    async def workload_credentials(
         self, key: int, identity: SpiffeId, *, chain_pem: str, key_pem: str, bundle_pem: str
     ) -> None:
         """Gives a workload its certificate chain (leaf first), private key and trust bundle."""
-        pems = {"chain_pem": chain_pem, "key_pem": key_pem, "bundle_pem": bundle_pem}
-        self._ask({"op": "workload_credentials", "key": key, "identity": str(identity), **pems})
+        await self._ask(
+            core.WorkloadCredentials(
+                key=key, identity=str(identity), chain_pem=chain_pem, key_pem=key_pem, bundle_pem=bundle_pem
+            )
+        )
 
-    def workload_listen(self, key: int, listeners: Mapping[int, int]) -> None:
+    async def workload_listen(self, key: int, listeners: Mapping[int, int]) -> None:
         """Hands listening sockets over: role -> descriptor (which stays the caller's as well)."""
-        self._ask({"op": "workload_listen", "key": key, "roles": list(listeners)}, *listeners.values())
+        await self._ask(core.WorkloadListen(key=key, roles=tuple(listeners)), *listeners.values())
 
-    def workload_unlisten(self, key: int, *roles: int) -> None:
+    async def workload_unlisten(self, key: int, *roles: int) -> None:
         """The core closes its listeners of these roles; a role it does not have is passed over."""
-        self._ask({"op": "workload_unlisten", "key": key, "roles": list(roles)})
+        await self._ask(core.WorkloadUnlisten(key=key, roles=roles))
 
-    def workload_remove(self, key: int) -> None:
+    async def workload_remove(self, key: int) -> None:
         """The core forgets the workload; what is left of its connections is reset."""
-        self._ask({"op": "workload_remove", "key": key})
+        await self._ask(core.WorkloadRemove(key=key))
 
-    def workload_forget(self, name: WorkloadName) -> None:
+    async def workload_forget(self, name: WorkloadName) -> None:
         """workload_remove by the name, whatever its key is in this core; nothing happens if it does not have it."""
-        for row in self.stats()[1]:
-            if row["workload"] == str(name):
-                self.workload_remove(row["key"])
+        for row in (await self.stats())[1]:
+            if row.workload == str(name):
+                await self.workload_remove(row.key)
 
-    def listeners(self, key: int) -> dict[int, int]:
-        """The core's listening sockets of a workload: role -> a descriptor that is now the caller's too."""
-        answer, fds = self._exchange({"op": "listeners", "key": key})
-        return dict(zip(answer["roles"], fds, strict=True))
+    async def listeners(self, key: int) -> dict[int, int]:
+        """The core's listening sockets of a workload: role -> a descriptor that is now the caller's too. Await it where
+        they are taken: a task of its own that is cancelled would leak them."""
+        answer, fds = await self._exchange(core.Listeners(key=key))
+        if len(answer.roles) != len(fds) or len(set(answer.roles)) != len(fds):
+            close_all(fds)
+            raise CoreError(f"the core handed over {len(fds)} descriptors for the roles {answer.roles}")
+        return dict(zip(answer.roles, fds, strict=True))
 
-    def mesh(self, mesh: Mesh, epoch: int) -> None:
+    # ---- the mesh state
+
+    async def mesh(self, mesh: Mesh, epoch: int) -> None:
         """The whole mesh state."""
-        self._send_mesh({"op": "mesh", "epoch": epoch}, "full", mesh.as_difference())
+        async with self._transfer:
+            number, last = await self._send_parts(mesh.as_difference())
+            await self._ask(core.MeshChange(epoch=epoch, parts=number, full=last))
 
-    def mesh_difference(self, difference: MeshDifference, epoch: int, *, base: int) -> None:
-        """What changed since the epoch `base`; refused when that is not the one in force."""
-        self._send_mesh({"op": "mesh", "epoch": epoch, "base": base}, "difference", difference)
+    async def mesh_change(self, old: Mesh, new: Mesh, epoch: int, *, base: int) -> bool:
+        """What has changed since the epoch `base`, which has the mesh state `old`; refused when that epoch is not in
+        force. False: nothing has, and nothing was sent."""
+        change = await asyncio.to_thread(difference, old, new)
+        if not change.size:
+            return False
+        async with self._transfer:
+            number, last = await self._send_parts(change)
+            await self._ask(core.MeshChange(epoch=epoch, base=base, parts=number, difference=last))
+        return True
 
-    def _send_mesh(self, request: dict[str, Any], key: str, content: MeshDifference) -> None:
-        *first, last = content.parts(control_socket.MESH_PART)
+    async def _send_parts(self, content: MeshDifference) -> tuple[int, Raw]:
+        """All parts but the last: (how many these are, the last one)."""
+        *first, last = content.parts(core.MESH_PART)
         for number, part in enumerate(first):
-            self._ask({"op": "mesh_part", "number": number, "part": json.loads(bytes(encode_difference(part)))})
-        self._ask({**request, "parts": len(first), key: json.loads(bytes(encode_difference(last)))})
+            await self._ask(core.MeshPart(number=number, part=encode_difference(part)))
+        return len(first), encode_difference(last)
 
-    def mesh_read(self) -> Mesh | None:
+    async def mesh_read(self) -> Mesh | None:
         """The mesh state that the core decides by, or None when it never had one."""
-        parts: list[MeshDifference] = []
+        pieces: list[Raw] = []
         first: int | None = 0
         while first is not None:
-            answer = self._ask({"op": "mesh_read", "first": first})
-            if answer["part"] is None:
+            answer = await self._ask(core.MeshRead(first=first))
+            if answer.part == core.NO_MESH:
                 return None
-            parts.append(decode_difference(json.dumps(answer["part"]).encode()))
-            first = answer["next"]
-        return Mesh.from_difference(MeshDifference.joined(parts))
+            if answer.next is not None and answer.next <= first:
+                raise CoreError("the core gives the same part of its mesh state again and again")
+            pieces.append(answer.part)
+            first = answer.next
+        try:
+            return await asyncio.to_thread(_joined, pieces)
+        except ValueError as error:
+            raise CoreError(f"the core has a mesh state that cannot be read: {error}") from None
 
-    def connections(self) -> list[dict[str, Any]]:
-        """Live and lately closed connections; rows as native.Core.connections, `workload` by its name."""
-        return self.observe()[0]
+    # ---- what is observed
 
-    def observe(self) -> tuple[list[dict[str, Any]], list[Refusal]]:
-        """(connections, peers that were refused in the last day); of the latter a core of an older version has none."""
-        answer = self._ask({"op": "connections"})
-        return answer["connections"], [Refusal.from_wire(row) for row in answer.get("refused", [])]
+    async def observe(self) -> tuple[list[Connection], list[Refusal]]:
+        """(live and lately closed connections, peers that were refused in the last day)."""
+        rows: list[Connection] = []
+        refused: tuple[Refusal, ...] = ()
+        first: int | None = 0
+        while first is not None:
+            answer = await self._ask(core.Connections(first=first))
+            rows += answer.connections
+            refused = refused or answer.refused
+            if answer.next is not None and answer.next <= first:
+                raise CoreError("the core gives the same connections again and again")
+            first = answer.next
+        return rows, list(refused)
 
-    def stats(self) -> tuple[dict[str, int], list[dict[str, Any]]]:
-        """(the process's counters, a row a workload with `key` and `workload`)."""
-        answer = self._ask({"op": "stats"})
-        return answer["core"], answer["workloads"]
+    async def stats(self) -> tuple[CoreStats, tuple[WorkloadStats, ...]]:
+        """(the process's counters, a row a workload)."""
+        answer = await self._ask(core.Stats())
+        return answer.core, answer.workloads
 
-    def stop(self) -> None:
-        """The core resets its connections and ends."""
-        self._ask({"op": "stop"})
+    # ---- inside
 
-    def _ask(self, request: dict[str, Any], *fds: int) -> dict[str, Any]:
-        answer, received = self._exchange(request, *fds)
-        control_socket.close_all(received)
+    async def _ask(self, request: core.Request[A], *fds: int) -> A:
+        answer, received = await self._exchange(request, *fds)
+        close_all(received)
         return answer
 
-    def _exchange(self, request: dict[str, Any], *fds: int) -> tuple[dict[str, Any], list[int]]:
+    async def _exchange(self, request: core.Request[A], *fds: int) -> tuple[A, list[int]]:
+        """The answer, and descriptors that are the caller's to close."""
+        body = core.encode(request)
+        async with self._turn:
+            answer_body, received = await self._round_trip(body, fds)
         try:
-            control_socket.send(self._connection, request, fds)
-            answer, received = control_socket.receive(self._connection)
-        except control_socket.ControlClosed as error:
-            self.broken = True
-            raise CoreGone("the core ended") from error
-        except control_socket.ControlError as error:
-            # A late answer would be taken for the next request's.
-            self.broken = True
-            raise CoreError(f"the core does not answer: {error}") from error
-        if answer.get("ok") is not True:
-            control_socket.close_all(received)
-            raise CoreError(str(answer.get("error", "the core refused without a reason")))
+            answer = core.read_answer(answer_body, core.answer_type(type(request)))
+        except core.MessageError as error:
+            close_all(received)
+            raise CoreError(f"the core gave {error}") from None
+        if isinstance(answer, core.Refused):
+            close_all(received)
+            raise CoreError(answer.error)
         return answer, received
 
-
-CORE_COMMAND = (sys.executable, "-m", "nodeseal", "core")
-
-
-def spawn(
-    run_dir: Path, options: CoreOptions, generation: int = 1, *, core_command: Sequence[str] = CORE_COMMAND
-) -> subprocess.Popen[bytes]:
-    """Starts a core in a session of its own and waits until it serves its control socket.
-
-    Its log goes to run_dir/core.log. Raises CoreError with the core's own line when it does not start.
-    """
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    command = [*core_command, "--run-dir", str(run_dir), "--ready-fd", str(writing)]
-    command += ["--generation", str(generation), "--build", generations.build()]
-    command += ["--workers", str(options.workers), "--trust-domain", options.trust_domain]
-    command += ["--spin-us", str(options.spin_us), "--congestion-control", options.congestion_control]
-    command += ["--warm-ms", str(options.warm_ms)]
-    try:
+    async def _round_trip(self, body: bytes, fds: Sequence[int]) -> tuple[bytes, list[int]]:
         try:
-            log_fd = os.open(
-                run_dir / generations.LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-            )
-            try:
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log_fd,
-                    stderr=log_fd,
-                    pass_fds=(writing,),
-                    start_new_session=True,
-                )
-            finally:
-                os.close(log_fd)
-        finally:
-            os.close(writing)
-        said = _read_until_ready(reading)
-    except OSError as error:
-        raise CoreError(f"cannot start the core: {error.strerror or error}") from error
-    finally:
-        os.close(reading)
-    if said != b"ready\n":
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        process.wait()
-        line = said.decode("utf-8", "replace").strip() or f"it said nothing; see {run_dir / generations.LOG_NAME}"
-        raise CoreError(f"the core did not start: {line}")
-    return process
+            async with asyncio.timeout(self._timeout):
+                channel = await self._connected()
+                await channel.send(body, fds)
+                return await channel.receive()
+        except BaseException as error:
+            # A late answer would be taken for the next request's.
+            self._disconnect()
+            if isinstance(error, TimeoutError):
+                raise CoreError("the core does not answer: no message on the control socket in time") from None
+            if isinstance(error, ControlClosed):
+                raise CoreGone("the core ended") from error
+            if isinstance(error, ControlError):
+                raise CoreError(f"the core does not answer: {error}") from error
+            raise
+
+    def _disconnect(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    async def _connected(self) -> ControlChannel:
+        if self._channel is not None:
+            return self._channel
+        if self._closed:
+            raise CoreGone("the agent has let go of the core")
+        try:
+            channel = await ControlChannel.connect(self._path)
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise CoreGone(self._gone) from error
+        except OSError as error:
+            raise CoreError(f"cannot reach the core at {self._path}: {error.strerror or error}") from error
+        if self.pid not in (None, channel.pid):
+            channel.close()
+            raise CoreGone(f"the core (pid {self.pid}) is another process by now")
+        self.pid, self._channel = channel.pid, channel
+        return channel
 
 
-def _read_until_ready(reading: int) -> bytes:
-    poller = select.poll()
-    poller.register(reading, select.POLLIN)
-    said = b""
-    while poller.poll(int(_START_TIMEOUT_S * 1000)):
-        chunk = os.read(reading, 4096)
-        said += chunk
-        if not chunk or said == b"ready\n":
-            return said
-    return said or b"no sign of life in time"
+def _joined(pieces: Sequence[Raw]) -> Mesh:
+    return Mesh.from_difference(MeshDifference.joined(list(map(decode_difference, pieces))))

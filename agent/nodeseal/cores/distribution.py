@@ -13,7 +13,7 @@ from collections.abc import Callable
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone
 from nodeseal.cores.link import CoreLink
 from nodeseal.cores.supervisor import CoreSupervisor
-from nodeseal.mesh.model import Mesh, difference
+from nodeseal.mesh.model import Mesh
 
 log = logging.getLogger("nodeseal.agent")
 
@@ -113,7 +113,7 @@ class MeshPusher:
             if base is None:
                 await link.call(CoreClient.mesh, mesh, epoch)
             else:
-                changed = await link.call(_send_change, base[1], mesh, epoch, base=base[0])
+                changed = await link.call(CoreClient.mesh_change, base[1], mesh, epoch, base=base[0])
         except CoreGone:
             self._sent.pop(link.incarnation, None)
             return False
@@ -132,11 +132,3 @@ class MeshPusher:
     def _push_again(self) -> None:
         if not self._stopped:
             self._again = asyncio.create_task(self.push(), name="push")
-
-
-def _send_change(client: CoreClient, old: Mesh, new: Mesh, epoch: int, *, base: int) -> bool:
-    """In the core's thread: for a large mesh, finding what is different takes a while too. False: nothing is."""
-    change = difference(old, new)
-    if change.size:
-        client.mesh_difference(change, epoch, base=base)
-    return change.size > 0

@@ -1,8 +1,7 @@
 """One core process as the agent holds it.
 
-Calls to a core block, so each core has a thread that makes them, one after the other: one that does not answer keeps
-nobody waiting but those who ask it. A core's end is seen on a pidfd (pidfd_open(2)), which works for a core that this
-agent started and for one that it adopted.
+A core's end is seen on a pidfd (pidfd_open(2)), which works for a core that this agent started and for one that it
+adopted.
 """
 
 from __future__ import annotations
@@ -11,13 +10,12 @@ import asyncio
 import contextlib
 import os
 import subprocess
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from nodeseal.cores.client import CoreClient, CoreError, CoreGone, Hello
-from nodeseal.linux import control_socket
+from nodeseal.contracts.core import SPOKEN, TRUST_APART_SINCE
+from nodeseal.cores.client import CoreClient, CoreGone, Hello
 from nodeseal.local import generations
 
 P = ParamSpec("P")
@@ -44,15 +42,17 @@ class CoreLink:
         self.version = hello.version
         self.build = hello.build
         self.retired = hello.retired
-        self.same_protocol = hello.protocol == control_socket.PROTOCOL
+        self.spoken = hello.protocol in SPOKEN
+        """It may be asked everything; others only what all versions have in common."""
+        self.trust_apart = hello.protocol >= TRUST_APART_SINCE
+        """It takes trust anchors apart from credentials."""
         self.hello = hello
         self.incarnation = incarnation
         self.since = asyncio.get_running_loop().time()
         self.ended = asyncio.Event()
         self._run_dir = run_dir
-        self._client: CoreClient | None = client
+        self._client = client
         self._process = process
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"core-{hello.generation}")
         self._pidfd = -1
 
     def watch(self, on_end: Callable[[CoreLink], None]) -> None:
@@ -70,26 +70,13 @@ class CoreLink:
             return
         asyncio.get_running_loop().add_reader(self._pidfd, noticed)
 
-    async def call(self, method: Callable[Concatenate[CoreClient, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """CoreClient's method, in the core's thread. Raises CoreError, CoreGone when it has ended."""
+    async def call(
+        self, method: Callable[Concatenate[CoreClient, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """CoreClient's method. Raises CoreError, CoreGone when the core has ended."""
         if self.ended.is_set():
             raise CoreGone(f"the core (pid {self.pid}) has ended")
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, lambda: self._with_client(method, *args, **kwargs))
-
-    def _with_client(self, method: Callable[Concatenate[CoreClient, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        if self._client is None:
-            client = CoreClient.connect(self._run_dir, generation=self.generation)
-            if client.pid != self.pid:
-                client.close()
-                raise CoreGone(f"the core (pid {self.pid}) is another process by now")
-            self._client = client
-        try:
-            return method(self._client, *args, **kwargs)
-        except CoreError:
-            if self._client.broken:
-                self._close_client()
-            raise
+        return await method(self._client, *args, **kwargs)
 
     def exit_text(self) -> str:
         """Such as " by signal 9"; empty when only another process, its parent, may know."""
@@ -103,16 +90,10 @@ class CoreLink:
         with contextlib.suppress(OSError):
             generations.remove_files(self._run_dir, self.generation)
 
-    def close(self, *, wait: bool = True) -> None:
-        """Lets go of the core, which goes on; `wait`: for the call in hand."""
+    def close(self) -> None:
+        """Lets go of the core, which goes on; whoever asks it something gets CoreGone."""
         self._unwatch()
-        self._thread.submit(self._close_client)  # behind that call
-        self._thread.shutdown(wait=wait)
-
-    def _close_client(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        self._client.close()
 
     def _unwatch(self) -> None:
         if self._pidfd >= 0:

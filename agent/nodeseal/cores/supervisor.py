@@ -14,8 +14,8 @@ A new core knows nothing. `on_start` gives it the mesh state before anything els
 then is it `ready` and do the enrolments hand their workloads over. Each core has a number, its incarnation, by which
 an enrolment knows whether the present core already has its workload.
 
-Of a core that speaks another version of the control protocol only the requests that all versions have in common are
-asked: it is replaced at once, and decides about its connections by the mesh state that it has.
+Of a core whose version of the control protocol this agent does not speak only the requests that all versions have in
+common are asked: it is replaced at once, and decides about its connections by the mesh state that it has.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from nodeseal.backoff import Backoff
-from nodeseal.cores.client import CoreClient, CoreError, CoreGone, CoreOptions, Hello, spawn
+from nodeseal.cores.client import CoreClient, CoreError, CoreGone, Hello
 from nodeseal.cores.link import CoreLink
+from nodeseal.cores.process import CoreOptions, spawn
 from nodeseal.linux import lock_file
 from nodeseal.local import generations, run_directory
 
@@ -112,7 +113,7 @@ class CoreSupervisor:
     def links(self) -> list[CoreLink]:
         """All cores that can be asked everything, the current one first."""
         current = [self.current] if self.current is not None else []
-        return [link for link in (*current, *self.older) if link.same_protocol and not link.ended.is_set()]
+        return [link for link in (*current, *self.older) if link.spoken and not link.ended.is_set()]
 
     # ---- beginning and end
 
@@ -123,7 +124,7 @@ class CoreSupervisor:
         for generation in known:
             self._generation = generation
             try:
-                found = await self.run_blocking(self._adopt, generation)
+                found = await self._adopt(generation)
             except CoreError as error:
                 if generation == known[-1]:
                     raise
@@ -137,7 +138,7 @@ class CoreSupervisor:
             link.watch(self._on_end)
             log.info("adopted a running core, pid %d, generation %d, %s", link.pid, generation, link.build)
         newest = self.older[-1] if self.older else None
-        if newest is not None and newest.same_protocol and not newest.retired:
+        if newest is not None and newest.spoken and not newest.retired:
             self.older.remove(newest)
             self._make_current(newest)
         else:
@@ -228,21 +229,23 @@ class CoreSupervisor:
             await asyncio.wait_for(link.ended.wait(), _END_PATIENCE_S)
 
     def close(self) -> None:
-        """Lets go of the cores, which go on; waits for the calls in hand."""
+        """Lets go of the cores, which go on."""
         for link in (*self.older, *([self.current] if self.current is not None else [])):
             link.close()
         self._thread.shutdown(wait=True)
 
     # ---- asking
 
-    async def call(self, method: Callable[Concatenate[CoreClient, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def call(
+        self, method: Callable[Concatenate[CoreClient, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """CoreClient's method, asked of the current core. Raises CoreError, CoreGone while no core runs."""
         if self.current is None:
             raise CoreGone(self.error or "the core is not running")
         return await self.current.call(method, *args, **kwargs)
 
     async def call_all(
-        self, method: Callable[Concatenate[CoreClient, P], T], *args: P.args, **kwargs: P.kwargs
+        self, method: Callable[Concatenate[CoreClient, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
     ) -> list[tuple[CoreLink, T]]:
         """The same of every core; (core, answer) of each. Raises what the current one raises; older ones that end or
         refuse are left out."""
@@ -262,25 +265,21 @@ class CoreSupervisor:
 
     # ---- inside
 
-    def _adopt(self, generation: int) -> tuple[Hello, CoreClient] | None:
+    async def _adopt(self, generation: int) -> tuple[Hello, CoreClient] | None:
+        client = CoreClient(self._run_dir, generation)
         try:
-            client = CoreClient.connect(self._run_dir, generation=generation)
-        except CoreGone:
-            return None
-        try:
-            hello = client.hello()
+            hello = await client.hello()
+            if hello.trust_domain != self._options.trust_domain:
+                raise CoreError(
+                    f"the running core (pid {hello.pid}) is for the trust domain {hello.trust_domain}, the CA is for "
+                    f"{self._options.trust_domain}; run '{run_directory.command('cleanup', self._run_dir)}' first"
+                )
         except CoreGone:
             client.close()
             return None
         except BaseException:
             client.close()
             raise
-        if hello.trust_domain != self._options.trust_domain:
-            client.close()
-            raise CoreError(
-                f"the running core (pid {hello.pid}) is for the trust domain {hello.trust_domain}, the CA is for "
-                f"{self._options.trust_domain}; run '{run_directory.command('cleanup', self._run_dir)}' first"
-            )
         return hello, client
 
     async def _start(self) -> None:
@@ -290,16 +289,15 @@ class CoreSupervisor:
         self._generation += 1
         generation = self._generation
 
-        def start() -> tuple[subprocess.Popen[bytes], Hello, CoreClient]:
-            self._rotate_log()
-            process = self._spawn(self._run_dir, self._options, generation)
-            client = CoreClient.connect(self._run_dir, generation=generation)
-            return process, client.hello(), client
-
+        client = CoreClient(self._run_dir, generation)
         try:
-            process, hello, client = await self.run_blocking(start)
-        except CoreError:
-            self._forget_dead(generation)
+            await asyncio.to_thread(self._rotate_log)
+            process = await asyncio.to_thread(self._spawn, self._run_dir, self._options, generation)
+            hello = await client.hello()
+        except BaseException as error:
+            client.close()
+            if isinstance(error, CoreError):
+                self._forget_dead(generation)
             raise
         link = self._link(hello, client, process)
         self.started_here = True
@@ -325,7 +323,7 @@ class CoreSupervisor:
     def _on_end(self, link: CoreLink) -> None:
         text = f"the core (pid {link.pid}, generation {link.generation}) ended{link.exit_text()}"
         link.forget_files()
-        link.close(wait=False)
+        link.close()
         if link in self.older:
             self.older.remove(link)
             log.log(logging.INFO if link.retired else logging.ERROR, "%s", text)

@@ -7,6 +7,7 @@ ends first, because it would put everything back.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import select
@@ -122,14 +123,17 @@ def _end_cores(run_dir: Path, report: Report) -> None:
     for generation, pid in generations.running(run_dir).items():
         # Asked first: it then closes its connections by itself. One that does not answer is signalled.
         with contextlib.suppress(CoreError):
-            client = CoreClient.connect(run_dir, _CORE_PATIENCE_S, generation=generation)
-            with contextlib.closing(client):
-                if client.pid == pid:
-                    client.stop()
+            asyncio.run(_stop_core(run_dir, generation, pid))
         if _end_process(generations.lock_path(run_dir, generation), pid, _CORE_PATIENCE_S):
             report.removed.append(f"core, pid {pid}")
         else:
             report.failed.append(f"the core, pid {pid}, does not end")
+
+
+async def _stop_core(run_dir: Path, generation: int, pid: int) -> None:
+    client = CoreClient(run_dir, generation, _CORE_PATIENCE_S, pid=pid)
+    with contextlib.closing(client):
+        await client.stop()
 
 
 def _end_process(lock: Path, pid: int, patience: float) -> bool:

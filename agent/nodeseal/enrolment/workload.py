@@ -409,7 +409,7 @@ class Enrolment:
         """Connections of this workload, in all cores."""
         answers = await self.around.core.call_all(CoreClient.stats)
         rows = [row for _link, (_core, rows) in answers for row in rows]
-        return sum(row["connections"] for row in rows if row["workload"] == str(self.name))
+        return sum(row.connections for row in rows if row.workload == str(self.name))
 
     def _enter(self, phase: Phase) -> None:
         self.phase = phase

@@ -1,9 +1,11 @@
-"""The control protocol between the agent and the splice core.
+"""The control socket between the agent and the splice core: messages, and descriptors beside them.
 
-A Unix SOCK_SEQPACKET socket in the run directory carries one JSON object a message; file descriptors ride along by
-SCM_RIGHTS (unix(7)). A body of more than INLINE_MAX bytes travels in a sealed memfd, which is then the message's first
-descriptor; neither side's caller notices. Requests are {"op": name, ...}, answers {"ok": true, ...} or
-{"ok": false, "error": one line}; a request is answered before the next one is read.
+A Unix SOCK_SEQPACKET socket in the run directory carries one message at a time, a JSON object
+(nodeseal.contracts.core); file descriptors ride along by SCM_RIGHTS (unix(7)). A body of more than INLINE_MAX bytes
+travels in a sealed memfd, which is then the message's first descriptor; neither side's caller notices.
+
+What is here works on blocking sockets, those with a timeout, and those that do not block; see control_channel for the
+event loop.
 """
 
 from __future__ import annotations
@@ -11,23 +13,19 @@ from __future__ import annotations
 import array
 import contextlib
 import fcntl
-import json
 import os
+import re
 import socket
 import struct
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
-PROTOCOL = 4
-MESH_PART = 1000
-"""Most workloads and services in one message. A mesh state goes over in parts: writing and reading JSON keeps the
-interpreter's lock, and whatever else is to run in the agent or in the core, the decisions above all, waits for it."""
 INLINE_MAX = 32 * 1024
-MESSAGE_MAX = 256 * 1024 * 1024  # far above any one part of a mesh state, or the rows of all connections
+MESSAGE_MAX = 256 * 1024 * 1024  # far above any one part of a mesh state, or of the rows of all connections
 DESCRIPTORS_MAX = 16
-_MEMFD_KEY = "@memfd"
-
-Message = dict[str, Any]
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_MEMFD = re.compile(rb'\{"@memfd": ?([0-9]{1,12})\}')
+"""What stands in the place of a body that is in a memfd: its size in bytes."""
 
 
 class ControlError(Exception):
@@ -70,46 +68,64 @@ def peer_credentials(connection: socket.socket) -> tuple[int, int]:
     return pid, uid
 
 
-def send(connection: socket.socket, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
-    """Sends one message; `fds` are duplicated by the kernel and stay the caller's.
+class Packed(NamedTuple):
+    """A message in the form of sendmsg(2)."""
 
-    Raises ControlError if the message is too large or the socket's timeout passes, ControlClosed if nobody reads.
-    """
-    body = json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode()
+    body: bytes
+    ancillary: list[tuple[int, int, array.array[int]]]
+
+
+@contextlib.contextmanager
+def packed(body: bytes, fds: Sequence[int] = ()) -> Iterator[Packed]:
+    """A message, to be sent within the context; `fds` stay the caller's. Raises ControlError if it is too large."""
     if len(fds) >= DESCRIPTORS_MAX:
         raise ControlError(f"control message with {len(fds)} descriptors; at most {DESCRIPTORS_MAX - 1} fit")
     if len(body) > MESSAGE_MAX:
         raise ControlError(f"control message of {len(body)} bytes; at most {MESSAGE_MAX} are taken")
+    descriptors = list(fds)
     memfd = -1
+    if len(body) > INLINE_MAX:
+        memfd = _sealed_memfd(body)
+        descriptors.insert(0, memfd)
+        body = b'{"@memfd": %d}' % len(body)
     try:
-        descriptors = list(fds)
-        if len(body) > INLINE_MAX:
-            memfd = _sealed_memfd(body)
-            descriptors.insert(0, memfd)
-            body = json.dumps({_MEMFD_KEY: len(body)}).encode()
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-        connection.sendmsg([body], ancillary)
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+        yield Packed(body, [rights] if descriptors else [])
+    finally:
+        if memfd >= 0:
+            os.close(memfd)
+
+
+def send(connection: socket.socket, message: Packed) -> None:
+    """Sends one message; the kernel duplicates its descriptors.
+
+    Raises ControlError if the socket's timeout passes, ControlClosed if nobody reads; BlockingIOError when a socket
+    that does not block has no room.
+    """
+    try:
+        connection.sendmsg([message.body], message.ancillary)
+    except BlockingIOError:
+        raise
     except TimeoutError as error:
         raise ControlError("the control socket's other end does not read") from error
     except (BrokenPipeError, ConnectionResetError) as error:
         raise ControlClosed("the control socket's other end is gone") from error
     except OSError as error:
         raise ControlError(f"cannot send on the control socket: {error.strerror}") from error
-    finally:
-        if memfd >= 0:
-            os.close(memfd)
 
 
-def receive(connection: socket.socket) -> tuple[Message, list[int]]:
-    """The next message and its descriptors (close-on-exec, the caller's to close), within the socket's timeout.
+def receive(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """The next message's body and descriptors (close-on-exec, the caller's to close), within the socket's timeout.
 
-    Raises ControlClosed at the end of the stream, ControlError for a timeout or anything that is not the protocol; no
-    descriptor stays open then.
+    Raises ControlClosed at the end of the stream, ControlError for a timeout or a message that is cut off, and
+    BlockingIOError when a socket that does not block has none; no descriptor stays open then.
     """
     try:
         # Not socket.recv_fds: it drops its flags on Python 3.11, and with them close-on-exec.
         room = socket.CMSG_SPACE(DESCRIPTORS_MAX * array.array("i").itemsize)
         body, ancillary, flags, _address = connection.recvmsg(INLINE_MAX + 1, room, socket.MSG_CMSG_CLOEXEC)
+    except BlockingIOError:
+        raise
     except TimeoutError as error:
         raise ControlError("no message on the control socket in time") from error
     except ConnectionResetError as error:
@@ -122,13 +138,12 @@ def receive(connection: socket.socket) -> tuple[Message, list[int]]:
             raise ControlClosed("the control socket's other end is gone")
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             raise ControlError("a control message was cut off")
-        message = _decode(body)
-        if _MEMFD_KEY in message:
-            message = _decode(_read_memfd(message[_MEMFD_KEY], fds))
+        if (announced := _MEMFD.fullmatch(body)) is not None:
+            body = _read_memfd(int(announced[1]), fds)
     except BaseException:
         close_all(fds)
         raise
-    return message, fds
+    return body, fds
 
 
 def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
@@ -140,23 +155,28 @@ def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
 
 
 def _sealed_memfd(body: bytes) -> int:
-    fd = os.memfd_create("nodeseal-control", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = -1
     try:
+        fd = os.memfd_create("nodeseal-control", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         view = memoryview(body)
         while view:
             view = view[os.write(fd, view) :]
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
-    except BaseException:
-        os.close(fd)
-        raise
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError as error:
+        if fd >= 0:
+            os.close(fd)
+        raise ControlError(f"no memory for a control message: {error.strerror}") from error
     return fd
 
 
-def _read_memfd(size: object, fds: list[int]) -> bytes:
-    if not isinstance(size, int) or not 0 < size <= MESSAGE_MAX or not fds:
+def _read_memfd(size: int, fds: list[int]) -> bytes:
+    if not 0 < size <= MESSAGE_MAX or not fds:
         raise ControlError("a control message announces a body that it does not carry")
     fd = fds.pop(0)
     try:
+        # Only memory has seals: to read from anything else may take for ever.
+        if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+            raise ControlError("a control message's body is in a file that may still change")
         chunks = []
         offset = 0
         while offset < size:
@@ -166,15 +186,7 @@ def _read_memfd(size: object, fds: list[int]) -> bytes:
             chunks.append(chunk)
             offset += len(chunk)
         return b"".join(chunks)
+    except OSError as error:
+        raise ControlError(f"a control message's body cannot be read: {error.strerror}") from error
     finally:
         os.close(fd)
-
-
-def _decode(body: bytes) -> Message:
-    try:
-        message = json.loads(body)
-    except ValueError as error:
-        raise ControlError("a control message is not JSON") from error
-    if not isinstance(message, dict):
-        raise ControlError("a control message is not a JSON object")
-    return message

@@ -21,9 +21,10 @@ from typing import Any, Protocol
 from nodeseal.backoff import Backoff
 from nodeseal.capture.listeners import FROM_OUTSIDE
 from nodeseal.capture.workload import Captured
-from nodeseal.cores.client import CoreClient, CoreError, CoreOptions, CoreWorkload, spawn
+from nodeseal.cores.client import CoreClient, CoreError, CoreWorkload
 from nodeseal.cores.distribution import MeshPusher
 from nodeseal.cores.hot_restart import Handover
+from nodeseal.cores.process import CoreOptions, spawn
 from nodeseal.cores.supervisor import CoreSupervisor, StartCore
 from nodeseal.enrolment.bypass_keeper import BypassKeeper
 from nodeseal.enrolment.capture_thread import CaptureThread

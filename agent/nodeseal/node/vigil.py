@@ -54,7 +54,7 @@ class Handshakes:
         counts: dict[str, int] = {}
         for _link, (_stats, rows) in answers:
             for row in rows:
-                counts[str(row["workload"])] = counts.get(str(row["workload"]), 0) + row["tls_failed"]
+                counts[str(row.workload)] = counts.get(str(row.workload), 0) + row.tls_failed
         self._look = self._look or any(count > self._counts.get(name, 0) for name, count in counts.items())
         self._counts = counts
         now = self._clock()

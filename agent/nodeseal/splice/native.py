@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib
 import ipaddress
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from nodeseal.contracts.core import Connection, CoreStats, Limited, WorkloadStats
 from nodeseal.contracts.refusal import KINDS, Refusal
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.limits import LIMIT_NAMES, Limits
@@ -25,35 +27,10 @@ ROLES = (LISTEN_OUTBOUND, LISTEN_INBOUND, LISTEN_HBONE, LISTEN_HBONE6)
 DIRECTIONS = ("outbound", "inbound")
 STATES = ("deciding", "connecting", "open", "closed")
 
-_WORKLOAD_COUNTERS = (
-    "workload",
-    "connections",
-    "tunnels",
-    "accepted",
-    "tunnelled",
-    "plaintext",
-    "refused",
-    "failed",
-    "tls_failed",
-    "memory",
-    "descriptors",
-)
 LIMITED = ("connections", "new_connections", "memory", "descriptors", "questions", "handshakes")
 """By enum ns_limit: what a refused connection met."""
-_CORE_COUNTERS = (
-    "epoch",
-    "workers",
-    "questions",
-    "cache_hits",
-    "live_connections",
-    "live_tunnels",
-    "decision_p50_ns",
-    "decision_p99_ns",
-    "descriptors",
-    "descriptor_limit",
-    "strangers",
-    "strangers_ended",
-    "strangers_slowed",
+_WORKLOAD_COUNTERS = tuple(
+    name for name in WorkloadStats.__struct_fields__ if name not in ("key", "workload", "limits", "limited")
 )
 _ERROR_SIZE = 512
 _NOTICES = 16
@@ -64,6 +41,10 @@ ANSWER_HEAD = struct.Struct("=QQII96s")
 ENDPOINT = struct.Struct("=16sH2xI512s96s")
 IDENTITY_MAX, REASON_MAX, ENDPOINTS_MAX = 512, 96, 32
 _V4_MAPPED = b"\0" * 10 + b"\xff\xff"
+
+
+NameOf = Callable[[int], str | None]
+"""The name of a workload by its key; None for one that was removed."""
 
 
 class NativeError(Exception):
@@ -283,9 +264,9 @@ class Core:
         """See core_withdraw: 16 bytes for each address."""
         self.native.lib.core_withdraw(self.handle, addresses, len(addresses) // 16)
 
-    def connections(self) -> list[dict[str, Any]]:
-        """The live connections and the last closed ones, as JSON-able rows named as in struct ns_connection."""
-        return [_connection_row(self.native.ffi, row) for row in self._snapshot("connection", "core_connections", 256)]
+    def connections(self) -> ConnectionSnapshot:
+        """The live connections and the last closed ones, as they are now."""
+        return ConnectionSnapshot(self.native.ffi, self._snapshot("connection", "core_connections", 256))
 
     def limit_notices(self) -> list[LimitNotice]:
         """See core_limit_notices."""
@@ -302,16 +283,16 @@ class Core:
         """See core_refusals: of the last day."""
         return [_refusal(self.native.ffi, row) for row in self._snapshot("refusal", "core_refusals", 64)]
 
-    def workload_stats(self) -> list[dict[str, Any]]:
-        """Counters a workload, named as in struct ns_workload_stats; "limited" by the names of LIMITED."""
+    def workload_stats(self, name_of: NameOf) -> tuple[WorkloadStats, ...]:
+        """Counters a workload."""
         rows = self._snapshot("workload_stats", "core_workload_stats", 128)
-        return [_workload_row(row) for row in rows]
+        return tuple(_workload_row(row, name_of(row.workload)) for row in rows)
 
-    def stats(self) -> dict[str, int]:
-        """The process's counters, named as in struct ns_core_stats."""
+    def stats(self) -> CoreStats:
+        """The process's counters."""
         row = self.native.ffi.new("struct ns_core_stats *")
         self.native.lib.core_stats(self.handle, row)
-        return {name: getattr(row, name) for name in _CORE_COUNTERS}
+        return CoreStats(**{name: getattr(row, name) for name in CoreStats.__struct_fields__})
 
     def _snapshot(self, structure: str, function: str, capacity: int) -> list[Any]:
         while True:
@@ -336,33 +317,51 @@ class _Rows(list[Any]):
         self._owner = owner
 
 
-def _workload_row(row: Any) -> dict[str, Any]:
+class ConnectionSnapshot:
+    """The connections of one moment, made into rows only when they are asked for: a busy core has tens of thousands."""
+
+    def __init__(self, ffi: Any, rows: list[Any]) -> None:
+        self._ffi = ffi
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def part(self, first: int, count: int, name_of: NameOf) -> tuple[Connection, ...]:
+        """At most `count` rows from number `first` on."""
+        return tuple(
+            _connection_row(self._ffi, row, name_of(row.workload)) for row in self._rows[first : first + count]
+        )
+
+
+def _workload_row(row: Any, name: str | None) -> WorkloadStats:
     limited = {
-        name: {"refused": one.refused, "first_ms": one.first_ms, "last_ms": one.last_ms}
-        for name, one in zip(LIMITED, row.limited, strict=True)
+        met: Limited(refused=one.refused, first_ms=one.first_ms, last_ms=one.last_ms)
+        for met, one in zip(LIMITED, row.limited, strict=True)
     }
-    limits = {name: getattr(row.limits, name) for name in LIMIT_NAMES}
-    return {**{name: getattr(row, name) for name in _WORKLOAD_COUNTERS}, "limits": limits, "limited": limited}
+    limits = Limits(**{limit: getattr(row.limits, limit) for limit in LIMIT_NAMES})
+    counters = {counter: getattr(row, counter) for counter in _WORKLOAD_COUNTERS}
+    return WorkloadStats(key=row.workload, workload=name, limits=limits, limited=limited, **counters)
 
 
-def _connection_row(ffi: Any, row: Any) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "workload": row.workload,
-        "direction": DIRECTIONS[row.direction],
-        "state": STATES[row.state],
-        "mtls": bool(row.mtls),
-        "source": endpoint_text(row.source),
-        "destination": endpoint_text(row.destination),
-        "endpoint": endpoint_text(row.endpoint),
-        "bytes_sent": row.bytes_sent,
-        "bytes_received": row.bytes_received,
-        "age_ms": row.age_ms,
-        "closed_ms": row.closed_ms,
-        "peer": text(ffi, row.peer),
-        "tls": text(ffi, row.tls),
-        "reason": text(ffi, row.reason),
-    }
+def _connection_row(ffi: Any, row: Any, name: str | None) -> Connection:
+    return Connection(
+        id=row.id,
+        workload=name,
+        direction=DIRECTIONS[row.direction],
+        state=STATES[row.state],
+        mtls=bool(row.mtls),
+        source=endpoint_text(row.source),
+        destination=endpoint_text(row.destination),
+        endpoint=endpoint_text(row.endpoint),
+        bytes_sent=row.bytes_sent,
+        bytes_received=row.bytes_received,
+        age_ms=row.age_ms,
+        closed_ms=row.closed_ms,
+        peer=text(ffi, row.peer),
+        tls=text(ffi, row.tls),
+        reason=text(ffi, row.reason),
+    )
 
 
 def _refusal(ffi: Any, row: Any) -> KeyedRefusal:

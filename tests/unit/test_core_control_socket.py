@@ -1,12 +1,13 @@
-"""The control protocol's framing and the pid files that are locks."""
+"""The control socket's framing and the pid files that are locks."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,16 +30,21 @@ def pair() -> Iterator[Pair]:
         yield left, right
 
 
+def send(connection: socket.socket, body: bytes, fds: Sequence[int] = ()) -> None:
+    with control_socket.packed(body, fds) as message:
+        control_socket.send(connection, message)
+
+
 def test_message_arrives_as_sent(pair: Pair) -> None:
-    control_socket.send(pair[0], {"op": "hello", "text": "grüße"})
-    assert control_socket.receive(pair[1]) == ({"op": "hello", "text": "grüße"}, [])
+    send(pair[0], b'{"op":"hello"}')
+    assert control_socket.receive(pair[1]) == (b'{"op":"hello"}', [])
 
 
 def test_descriptors_arrive_in_order_and_close_on_exec(pair: Pair, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a")
     (tmp_path / "b").write_text("b")
     sent = [os.open(tmp_path / name, os.O_RDONLY) for name in "ab"]
-    control_socket.send(pair[0], {}, sent)
+    send(pair[0], b"{}", sent)
     _message, received = control_socket.receive(pair[1])
     assert [os.read(fd, 1) for fd in received] == [b"a", b"b"]
     assert not any(os.get_inheritable(fd) for fd in received)
@@ -46,11 +52,11 @@ def test_descriptors_arrive_in_order_and_close_on_exec(pair: Pair, tmp_path: Pat
 
 
 def test_large_body_travels_in_a_memfd_unnoticed(pair: Pair) -> None:
-    body = {"full": "x" * 3_000_000}
+    body = b"x" * 3_000_000
     with (Path("/dev/null")).open() as null:
-        control_socket.send(pair[0], body, [null.fileno()])
-    message, fds = control_socket.receive(pair[1])
-    assert message == body
+        send(pair[0], body, [null.fileno()])
+    received, fds = control_socket.receive(pair[1])
+    assert received == body
     assert len(fds) == 1
     control_socket.close_all(fds)
 
@@ -64,7 +70,7 @@ def test_end_of_stream_is_control_closed(pair: Pair) -> None:
 def test_sending_to_a_closed_peer_is_control_closed(pair: Pair) -> None:
     pair[1].close()
     with pytest.raises(control_socket.ControlClosed):
-        control_socket.send(pair[0], {"op": "hello"})
+        send(pair[0], b"{}")
 
 
 def test_silence_is_a_control_error(pair: Pair) -> None:
@@ -73,22 +79,52 @@ def test_silence_is_a_control_error(pair: Pair) -> None:
         control_socket.receive(pair[1])
 
 
-@pytest.mark.parametrize("body", [b"not json", b"[1]", b'{"@memfd": 10}', b'{"@memfd": -1}', b"\xff\xfe"])
-def test_anything_else_is_a_control_error(pair: Pair, body: bytes) -> None:
+@pytest.mark.parametrize("body", [b'{"@memfd": 10}', b'{"@memfd": 0}'])
+def test_body_that_is_announced_and_does_not_come_is_a_control_error(pair: Pair, body: bytes) -> None:
     pair[0].send(body)
-    with pytest.raises(control_socket.ControlError):
+    with pytest.raises(control_socket.ControlError, match="does not carry"):
         control_socket.receive(pair[1])
 
 
-def test_memfd_shorter_than_announced_is_an_error_and_leaks_nothing(pair: Pair) -> None:
-    fd = os.memfd_create("short")
+def memfd(*seals: int) -> int:
+    fd = os.memfd_create("body", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.write(fd, b"{}")
+    for seal in seals:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seal)
+    return fd
+
+
+SEALS = (fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_GROW, fcntl.F_SEAL_WRITE)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        pytest.param(lambda: memfd(*SEALS), "shorter", id="shorter than announced"),
+        pytest.param(lambda: memfd(), "may still change", id="without seals"),
+        pytest.param(lambda: memfd(fcntl.F_SEAL_SHRINK), "may still change", id="half sealed"),
+        pytest.param(lambda: os.open("/dev/zero", os.O_RDONLY), "cannot be read", id="a device"),
+        pytest.param(lambda: os.eventfd(0), "cannot be read", id="what never has anything to read"),
+    ],
+)
+def test_body_that_is_no_sealed_memory_is_an_error_and_leaks_nothing(
+    pair: Pair, make: Callable[[], int], why: str
+) -> None:
+    fd = make()
     socket.send_fds(pair[0], [b'{"@memfd": 100}'], [fd])
     os.close(fd)
     before = open_descriptors()
-    with pytest.raises(control_socket.ControlError, match="shorter"):
+    with pytest.raises(control_socket.ControlError, match=why):
         control_socket.receive(pair[1])
     assert open_descriptors() == before
+
+
+def test_sent_body_leaves_no_descriptor(pair: Pair) -> None:
+    before = open_descriptors()
+    pair[1].close()
+    with pytest.raises(control_socket.ControlClosed):
+        send(pair[0], b"x" * 3_000_000)
+    assert open_descriptors() == before - 1
 
 
 def test_control_socket_is_for_its_owner_only(tmp_path: Path) -> None:

@@ -1,0 +1,438 @@
+"""Every operation between an agent and a core: requests, answers and the rows in them.
+
+A message is one JSON object on the core's control socket (nodeseal.linux.control_socket, which carries descriptors
+beside it). A request names its operation in "op". Its answer is {"ok": true, ...}, or {"ok": false, "error": one line}
+when the core did not carry it out. A core answers each request before it reads the next one of the same connection. A
+message that a core sends without having been asked has neither "op" nor "ok".
+
+Agents and cores of different versions meet: an old core lives on beside a new agent until its last connection has
+ended. So both ends pass over fields that they do not know, and take the default of a field that is missing. The number
+of the protocol (`PROTOCOL`, told by Hello) says which operations a core has:
+
+    3   all but the following
+    4   WorkloadLimits
+    5   TrustBundle, and Connections in parts; before it, trust anchors come with WorkloadCredentials
+
+An agent asks every operation of cores whose protocol is SPOKEN. Of all others it asks only those that keep their form
+for ever: Hello, Retire, Live, Listeners, Stop.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Generic, TypeVar, Union, get_args
+
+import msgspec
+
+from nodeseal.contracts.refusal import Refusal
+from nodeseal.mesh.limits import Limits
+
+PROTOCOL = 5
+OLDEST_PROTOCOL = PROTOCOL - 2
+SPOKEN = range(OLDEST_PROTOCOL, PROTOCOL + 1)
+LIMITS_SINCE = 4
+TRUST_APART_SINCE = 5
+
+MESH_PART = 1000
+"""Most workloads and services in one message. A mesh state goes over in parts: writing and reading JSON keeps the
+interpreter's lock, and whatever else is to run in the agent or in the core, the decisions above all, waits for it."""
+CONNECTIONS_PART = 1000
+"""Most connections in one answer, for the same reason."""
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Key = Count
+"""By which the agent and one core know a workload; a core never gets the same one twice."""
+
+_LINE_MAX = 2000
+
+
+class MessageError(Exception):
+    """A message is not one of this protocol; one line that repeats nothing secret of it."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """That a request was carried out. Operations with nothing more to say answer this."""
+
+    ok: bool = True
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True):
+    """That a request was not carried out, and why. As what an answer begins with: whether it was."""
+
+    ok: bool = False
+    error: str = "the core refused without a reason"
+
+
+A = TypeVar("A", bound=Answer)
+
+
+class Request(msgspec.Struct, Generic[A], frozen=True, kw_only=True, tag_field="op"):
+    """A request that is answered by A."""
+
+
+# ---- about the core itself
+
+
+class CoreWorkload(msgspec.Struct, frozen=True, kw_only=True):
+    """A workload as a core has it."""
+
+    key: Key
+    name: str
+    """namespace/name"""
+    identity: str
+    """Its SPIFFE id."""
+    addresses: tuple[str, ...] = ()
+    roles: tuple[int, ...] = ()
+    """The listeners that the core holds, by enum ns_listener_role."""
+
+
+class Introduction(Answer, frozen=True, kw_only=True):
+    """What a core says of itself."""
+
+    pid: Count
+    version: str
+    build: str = ""
+    """See nodeseal.local.generations."""
+    protocol: int
+    generation: Count
+    retired: bool = False
+    """Another core takes new connections."""
+    epoch: Count = 0
+    """Of its mesh state; 0: it has none."""
+    trust_domain: str
+    workloads: tuple[CoreWorkload, ...] = ()
+
+
+class Hello(Request[Introduction], frozen=True, kw_only=True, tag="hello"):
+    """Who the core is and what it has."""
+
+    protocol: int = 0
+    """The agent's."""
+
+
+class Retire(Request[Answer], frozen=True, kw_only=True, tag="retire"):
+    """The core lets its listeners go and ends with its last connection."""
+
+    limit_s: float | None = None
+    """Or after so many seconds."""
+
+
+class LiveCounts(Answer, frozen=True, kw_only=True):
+    """What a core has now."""
+
+    connections: Count = 0
+    tunnels: Count = 0
+    """With those whose handshake is not done."""
+
+
+class Live(Request[LiveCounts], frozen=True, kw_only=True, tag="live"):
+    """How much there is for a retired core to finish."""
+
+
+class Stop(Request[Answer], frozen=True, kw_only=True, tag="stop"):
+    """The core resets its connections and ends."""
+
+
+# ---- workloads
+
+
+class WorkloadAdd(Request[Answer], frozen=True, kw_only=True, tag="workload_add"):
+    """Adds a workload under a new key. One descriptor comes along: its network namespace."""
+
+    key: Key
+    name: str
+    identity: str
+    addresses: tuple[str, ...]
+    """Its own, the first of them first asked for; at least one."""
+
+
+class WorkloadLimits(Request[Answer], frozen=True, kw_only=True, tag="workload_limits"):
+    """What the workload may have from now on."""
+
+    key: Key
+    limits: Limits
+
+
+class WorkloadCredentials(Request[Answer], frozen=True, kw_only=True, tag="workload_credentials"):
+    """Gives a workload its certificate chain (leaf first) and private key, both PEM."""
+
+    key: Key
+    identity: str
+    chain_pem: str
+    key_pem: str
+    bundle_pem: str | msgspec.UnsetType = msgspec.UNSET
+    """The trust anchors: of an agent, or for a core, whose protocol is older than TRUST_APART_SINCE."""
+
+    def __repr__(self) -> str:
+        # The private key must get into no log.
+        return f"WorkloadCredentials(key={self.key}, identity={self.identity!r})"
+
+
+class TrustBundle(Request[Answer], frozen=True, kw_only=True, tag="trust_bundle"):
+    """The trust anchors (PEM) by which peers of a trust domain are verified from now on, for all workloads."""
+
+    trust_domain: str
+    bundle_pem: str
+
+
+class WorkloadListen(Request[Answer], frozen=True, kw_only=True, tag="workload_listen"):
+    """Hands listening sockets over: a descriptor a role comes along, in this order."""
+
+    key: Key
+    roles: tuple[int, ...]
+
+
+class WorkloadUnlisten(Request[Answer], frozen=True, kw_only=True, tag="workload_unlisten"):
+    """The core closes its listeners of these roles; a role that it does not have is passed over."""
+
+    key: Key
+    roles: tuple[int, ...]
+
+
+class ListenerRoles(Answer, frozen=True, kw_only=True):
+    """The roles of the descriptors that come along, in this order."""
+
+    roles: tuple[int, ...]
+
+
+class Listeners(Request[ListenerRoles], frozen=True, kw_only=True, tag="listeners"):
+    """The core's listening sockets of a workload."""
+
+    key: Key
+
+
+class WorkloadRemove(Request[Answer], frozen=True, kw_only=True, tag="workload_remove"):
+    """The core forgets the workload; what is left of its connections is reset."""
+
+    key: Key
+
+
+# ---- the mesh state; what stands in `part`, `full` and `difference` is nodeseal.mesh.wire's
+
+
+class MeshPart(Request[Answer], frozen=True, kw_only=True, tag="mesh_part"):
+    """A part of a mesh state that is coming; number 0 begins anew. Counts for nothing before MeshChange."""
+
+    number: Count
+    part: msgspec.Raw
+
+
+class MeshChange(Request[Answer], frozen=True, kw_only=True, tag="mesh"):
+    """The mesh state from now on: the last part, after `parts` others. `full`, or a `difference` to the epoch `base`,
+    which has to be in force."""
+
+    epoch: Count
+    parts: Count = 0
+    base: Count | msgspec.UnsetType = msgspec.UNSET
+    full: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    difference: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+NO_MESH = msgspec.Raw(b"null")
+"""In the place of a part: the core never had a mesh state."""
+
+
+class MeshPiece(Answer, frozen=True, kw_only=True):
+    """Objects of the mesh state."""
+
+    part: msgspec.Raw = NO_MESH
+    next: Count | None = None
+    """Where the next piece begins; null at the end."""
+
+
+class MeshRead(Request[MeshPiece], frozen=True, kw_only=True, tag="mesh_read"):
+    """The mesh state by which the core decides, from its object number `first` on."""
+
+    first: Count = 0
+
+
+# ---- what is observed
+
+
+class Connection(msgspec.Struct, frozen=True, kw_only=True):
+    """A live or lately closed connection: struct ns_connection of nodeseal_core.h."""
+
+    id: Count
+    """Unique in the life of the core process."""
+    workload: str | None = None
+    """By its name; null for one that was removed."""
+    direction: str
+    """ "outbound": the workload dialled; "inbound": it was dialled."""
+    state: str
+    """ "deciding", "connecting", "open" or "closed"."""
+    mtls: bool = False
+    """Its bytes cross the wire in a tunnel whose peer is `peer`."""
+    source: str = ""
+    """The application that dialled; this and the following are "10.0.0.1:80", "[fd00::1]:80", or "" for none."""
+    destination: str = ""
+    """What it dialled."""
+    endpoint: str = ""
+    """Outbound: the endpoint that was chosen; inbound: the destination."""
+    bytes_sent: Count = 0
+    """By the application that dialled; so is the next."""
+    bytes_received: Count = 0
+    age_ms: Count = 0
+    """Since it was accepted."""
+    closed_ms: Count = 0
+    """Of a closed one: how long ago that was."""
+    peer: str = ""
+    """The peer's verified SPIFFE id, of those with mtls."""
+    tls: str = ""
+    """Protocol and cipher suite as negotiated, of those with mtls."""
+    reason: str = ""
+    """Open in plaintext: why; closed or failing: what ended it."""
+
+
+class ConnectionRows(Answer, frozen=True, kw_only=True):
+    """Connections from number `first` on, and with the first of them the peers that were refused in the last day."""
+
+    connections: tuple[Connection, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    next: Count | None = None
+    """Where the next part begins; null at the end."""
+
+
+class Connections(Request[ConnectionRows], frozen=True, kw_only=True, tag="connections"):
+    """The connections that there are when number 0 is asked for, from number `first` on. The core keeps them for this
+    control connection until the last part was read."""
+
+    first: Count = 0
+
+
+class CoreStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters of the process: struct ns_core_stats of nodeseal_core.h."""
+
+    epoch: Count = 0
+    workers: Count = 0
+    questions: Count = 0
+    cache_hits: Count = 0
+    live_connections: Count = 0
+    live_tunnels: Count = 0
+    decision_p50_ns: Count = 0
+    decision_p99_ns: Count = 0
+    descriptors: Count = 0
+    descriptor_limit: Count = 0
+    strangers: Count = 0
+    strangers_ended: Count = 0
+    strangers_slowed: Count = 0
+
+
+class Limited(msgspec.Struct, frozen=True, kw_only=True):
+    """Connections that met one limit: struct ns_limited of nodeseal_core.h."""
+
+    refused: Count = 0
+    """Since the workload was added."""
+    first_ms: Count = 0
+    """How long ago the first was; 0: there was none. So is the next."""
+    last_ms: Count = 0
+
+
+class WorkloadStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters of a workload: struct ns_workload_stats of nodeseal_core.h."""
+
+    key: Key
+    workload: str | None = None
+    """By its name; null for one that is being removed."""
+    connections: Count = 0
+    tunnels: Count = 0
+    accepted: Count = 0
+    tunnelled: Count = 0
+    plaintext: Count = 0
+    refused: Count = 0
+    failed: Count = 0
+    tls_failed: Count = 0
+    memory: Count = 0
+    descriptors: Count = 0
+    limits: Limits = Limits(0, 0, 0)
+    limited: dict[str, Limited] = {}
+    """By what was met: LIMITED of nodeseal.splice.native."""
+
+
+class Counters(Answer, frozen=True, kw_only=True):
+    """The process's counters, and those of each workload."""
+
+    core: CoreStats = CoreStats()
+    workloads: tuple[WorkloadStats, ...] = ()
+
+
+class Stats(Request[Counters], frozen=True, kw_only=True, tag="stats"):
+    """All counters."""
+
+
+# ---- reading and writing
+
+OPERATIONS: tuple[type[Request[Any]], ...] = (
+    Hello,
+    Retire,
+    Live,
+    Stop,
+    WorkloadAdd,
+    WorkloadLimits,
+    WorkloadCredentials,
+    TrustBundle,
+    WorkloadListen,
+    WorkloadUnlisten,
+    Listeners,
+    WorkloadRemove,
+    MeshPart,
+    MeshChange,
+    MeshRead,
+    Connections,
+    Stats,
+)
+
+
+def answer_type(request: type[Request[A]]) -> type[A]:
+    """What a request of this type is answered with."""
+    (answer,) = get_args(request.__orig_bases__[0])  # type: ignore[attr-defined]
+    return answer  # type: ignore[no-any-return]
+
+
+def operation_name(request: type[Request[Any]]) -> str:
+    """ "op" of requests of this type."""
+    return str(request.__struct_config__.tag)
+
+
+class _Operation(msgspec.Struct):
+    op: str = ""
+
+
+_NAMES = frozenset(map(operation_name, OPERATIONS))
+_requests = msgspec.json.Decoder(Union[OPERATIONS])  # noqa: UP007  (a union made of a tuple)
+_operations = msgspec.json.Decoder(_Operation)
+_verdicts = msgspec.json.Decoder(Refused)
+encode = msgspec.json.encode
+"""A message as it goes over the control socket."""
+
+
+def read_request(body: bytes) -> Request[Any]:
+    """The core's side. Raises MessageError."""
+    try:
+        request: Request[Any] = _requests.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MessageError(_why_no_request(body, error)) from None
+    return request
+
+
+def _why_no_request(body: bytes, error: Exception) -> str:
+    try:
+        name = _operations.decode(body).op
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return f"malformed request: {_line(error)}"
+    if name not in _NAMES:
+        return f"the core does not know the operation {name[:80]!a}"
+    return f"malformed request {name!r}: {_line(error)}"
+
+
+def read_answer(body: bytes, expected: type[A]) -> A | Refused:
+    """The agent's side. Raises MessageError."""
+    try:
+        verdict = _verdicts.decode(body)
+        if not verdict.ok:
+            return Refused(error=_line(verdict.error))
+        return msgspec.json.decode(body, type=expected)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MessageError(f"an answer that is not understood: {_line(error)}") from None
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split())[:_LINE_MAX]

@@ -1,0 +1,89 @@
+"""Starting a core process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nodeseal.cores.client import CoreError
+from nodeseal.local import generations
+
+_START_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class CoreOptions:
+    """How a new core is started."""
+
+    workers: int
+    trust_domain: str
+    spin_us: int = 0
+    congestion_control: str = ""
+    warm_ms: int = 0
+    """Peers used within so many milliseconds are dialled again ahead of need; 0: none are."""
+
+
+CORE_COMMAND = (sys.executable, "-m", "nodeseal", "core")
+
+
+def spawn(
+    run_dir: Path, options: CoreOptions, generation: int = 1, *, core_command: Sequence[str] = CORE_COMMAND
+) -> subprocess.Popen[bytes]:
+    """Starts a core in a session of its own and waits until it serves its control socket.
+
+    Its log goes to run_dir/core.log. Raises CoreError with the core's own line when it does not start.
+    """
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    command = [*core_command, "--run-dir", str(run_dir), "--ready-fd", str(writing)]
+    command += ["--generation", str(generation), "--build", generations.build()]
+    command += ["--workers", str(options.workers), "--trust-domain", options.trust_domain]
+    command += ["--spin-us", str(options.spin_us), "--congestion-control", options.congestion_control]
+    command += ["--warm-ms", str(options.warm_ms)]
+    try:
+        try:
+            log_fd = os.open(
+                run_dir / generations.LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+            )
+            try:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log_fd,
+                    stderr=log_fd,
+                    pass_fds=(writing,),
+                    start_new_session=True,
+                )
+            finally:
+                os.close(log_fd)
+        finally:
+            os.close(writing)
+        said = _read_until_ready(reading)
+    except OSError as error:
+        raise CoreError(f"cannot start the core: {error.strerror or error}") from error
+    finally:
+        os.close(reading)
+    if said != b"ready\n":
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        process.wait()
+        line = said.decode("utf-8", "replace").strip() or f"it said nothing; see {run_dir / generations.LOG_NAME}"
+        raise CoreError(f"the core did not start: {line}")
+    return process
+
+
+def _read_until_ready(reading: int) -> bytes:
+    poller = select.poll()
+    poller.register(reading, select.POLLIN)
+    said = b""
+    while poller.poll(int(_START_TIMEOUT_S * 1000)):
+        chunk = os.read(reading, 4096)
+        said += chunk
+        if not chunk or said == b"ready\n":
+            return said
+    return said or b"no sign of life in time"

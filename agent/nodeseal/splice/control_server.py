@@ -1,0 +1,395 @@
+"""The core's side of the control socket: what the agent asks is carried out on the C core and its decider.
+
+One request at a time, of whatever connection; see nodeseal.contracts.core for all of them. Only root and the core's own
+user may connect. What comes in has first to be a request of the contract; one that is none, or that cannot be carried
+out, is answered with one line and changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any
+
+import msgspec
+
+from nodeseal import __version__
+from nodeseal.contracts import core as contract
+from nodeseal.contracts.core import Answer, Refused, Request
+from nodeseal.linux import control_socket
+from nodeseal.linux.control_socket import close_all
+from nodeseal.mesh.address import Address
+from nodeseal.mesh.model import Mesh, WorkloadName
+from nodeseal.mesh.spiffe import SpiffeId
+from nodeseal.splice import native
+from nodeseal.splice.decider import Decider, State
+from nodeseal.splice.published import published_anew, published_change
+from nodeseal.splice.transfer import Incoming, TransferError, part_of
+
+log = logging.getLogger("nodeseal.core")
+
+_PEER_TIMEOUT_S = 10.0
+_RETIRED_CHECK_S = 1.0
+_ACCEPT_PAUSE_S = 0.2  # when no descriptor can be had
+
+
+class RequestError(Exception):
+    """A request cannot be carried out; the text goes to the one who asked."""
+
+
+@dataclass(slots=True)
+class Record:
+    """A workload that the C core has; `listeners` holds this process's own descriptors by role."""
+
+    key: int
+    name: WorkloadName
+    identity: SpiffeId
+    addresses: tuple[Address, ...]
+    listeners: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Session:
+    """What is kept for one control connection between its requests."""
+
+    connections: native.ConnectionSnapshot | None = None
+    """Those of which not all parts have been read."""
+
+
+@dataclass(slots=True)
+class Carried:
+    """A request as it is being carried out. Descriptors that are left in `fds` are closed at the end."""
+
+    session: Session
+    fds: list[int]
+
+
+Outcome = Answer | tuple[Answer, list[int]]
+"""An answer, and descriptors to send with it, which stay open here."""
+
+
+class ControlServer:
+    """Carries out requests on a core and its decider. Not thread-safe: the main thread owns it."""
+
+    def __init__(self, core: native.Core, *, trust_domain: str, generation: int = 1, build: str = "") -> None:
+        self._core = core
+        self._trust_domain = trust_domain
+        self._generation = generation
+        self._build = build
+        self.retired = False
+        self._ends_at: float | None = None
+        self._records: dict[int, Record] = {}
+        self.decider = Decider(core, self._name_of)
+        self.stopping = False
+        self._incoming = Incoming()
+        self._ops: dict[type[Request[Any]], Callable[[Any, Carried], Outcome]] = {
+            contract.Hello: self._hello,
+            contract.Retire: self._retire,
+            contract.Live: self._live,
+            contract.WorkloadAdd: self._workload_add,
+            contract.WorkloadLimits: self._workload_limits,
+            contract.WorkloadCredentials: self._workload_credentials,
+            contract.WorkloadListen: self._workload_listen,
+            contract.WorkloadUnlisten: self._workload_unlisten,
+            contract.WorkloadRemove: self._workload_remove,
+            contract.Listeners: self._listeners,
+            contract.MeshPart: self._mesh_part,
+            contract.MeshChange: self._mesh,
+            contract.MeshRead: self._mesh_read,
+            contract.Connections: self._connections,
+            contract.Stats: self._stats,
+            contract.Stop: self._stop,
+        }
+
+    def _name_of(self, key: int) -> WorkloadName | None:
+        record = self._records.get(key)
+        return record.name if record is not None else None
+
+    def _text_of(self, key: int) -> str | None:
+        record = self._records.get(key)
+        return str(record.name) if record is not None else None
+
+    def handle(self, session: Session, body: bytes, fds: list[int]) -> tuple[Answer | Refused, list[int]]:
+        """The answer to a request, and descriptors to send with it (kept open here). Takes over `fds`; never raises."""
+        name = "?"
+        try:
+            request = contract.read_request(body)
+            name = contract.operation_name(type(request))
+            outcome = self._ops[type(request)](request, Carried(session, fds))
+            return outcome if isinstance(outcome, tuple) else (outcome, [])
+        except (contract.MessageError, RequestError, TransferError, native.NativeError) as error:
+            return Refused(error=str(error)), []
+        except (TypeError, ValueError) as error:
+            return Refused(error=f"malformed request {name!r}: {error!r}"), []
+        except Exception as error:
+            log.error("request %r failed: %r", name, error)
+            return Refused(error=f"internal error: {error!r}"), []
+        finally:
+            close_all(fds)
+
+    def _hello(self, _request: contract.Hello, _carried: Carried) -> Outcome:
+        state = self.decider.state
+        workloads = tuple(
+            contract.CoreWorkload(
+                key=record.key,
+                name=str(record.name),
+                identity=str(record.identity),
+                addresses=tuple(map(str, record.addresses)),
+                roles=tuple(sorted(record.listeners)),
+            )
+            for record in self._records.values()
+        )
+        return contract.Introduction(
+            pid=os.getpid(),
+            version=__version__,
+            build=self._build,
+            protocol=contract.PROTOCOL,
+            generation=self._generation,
+            retired=self.retired,
+            epoch=state.epoch if state is not None else 0,
+            trust_domain=self._trust_domain,
+            workloads=workloads,
+        )
+
+    def _retire(self, request: contract.Retire, _carried: Carried) -> Outcome:
+        self._ends_at = time.monotonic() + request.limit_s if request.limit_s is not None else None
+        if not self.retired:
+            self.retired = True
+            self._core.retire()
+            for record in self._records.values():
+                close_all(record.listeners.values())
+                record.listeners.clear()
+            log.info("retired: another core takes new connections; this one ends with its last")
+        return Answer()
+
+    def _live(self, _request: contract.Live, _carried: Carried) -> Outcome:
+        stats = self._core.stats()
+        return contract.LiveCounts(connections=stats.live_connections, tunnels=_tunnels(stats))
+
+    def finished(self) -> bool:
+        """Whether a retired core has nothing left to do, or no more time for it."""
+        if not self.retired:
+            return False
+        if self._ends_at is not None and time.monotonic() >= self._ends_at:
+            log.warning("retired for as long as is allowed: what is left of its connections is reset")
+            return True
+        stats = self._core.stats()
+        return not stats.live_connections and not _tunnels(stats)
+
+    def _record(self, key: int) -> Record:
+        record = self._records.get(key)
+        if record is None:
+            raise RequestError(f"the core has no workload with the key {key}")
+        return record
+
+    def _workload_add(self, request: contract.WorkloadAdd, carried: Carried) -> Outcome:
+        if len(carried.fds) != 1:
+            raise RequestError("workload_add needs one descriptor, the network namespace")
+        record = Record(
+            key=request.key,
+            name=WorkloadName.parse(request.name),
+            identity=SpiffeId.parse(request.identity),
+            addresses=tuple(map(ip_address, request.addresses)),
+        )
+        if not record.addresses:
+            raise RequestError(f"workload_add of {record.name} without an address")
+        if record.key in self._records:
+            raise RequestError(f"the core already has a workload with the key {record.key}")
+        # The name first: a question may come as soon as the C side knows the workload.
+        self._records[record.key] = record
+        try:
+            self._core.workload_add(record.key, carried.fds[0], record.addresses[0])
+        except BaseException:
+            del self._records[record.key]
+            raise
+        where = ", ".join(map(str, record.addresses))
+        log.info("workload %s added, address %s, key %d", record.name, where, record.key)
+        return Answer()
+
+    def _workload_limits(self, request: contract.WorkloadLimits, _carried: Carried) -> Outcome:
+        record = self._record(request.key)
+        self._core.workload_limits(record.key, request.limits)
+        log.info("workload %s has the limits %s", record.name, request.limits.as_dict())
+        return Answer()
+
+    def _workload_credentials(self, request: contract.WorkloadCredentials, _carried: Carried) -> Outcome:
+        record = self._record(request.key)
+        identity = SpiffeId.parse(request.identity)
+        if request.bundle_pem is msgspec.UNSET:
+            raise RequestError("workload_credentials needs a trust bundle")
+        self._core.workload_credentials(record.key, request.chain_pem, request.key_pem, request.bundle_pem)
+        record.identity = identity
+        log.info("workload %s has new credentials for %s", record.name, identity)
+        return Answer()
+
+    def _workload_listen(self, request: contract.WorkloadListen, carried: Carried) -> Outcome:
+        record, roles = self._record(request.key), list(request.roles)
+        if self.retired:
+            raise RequestError("this core is retired: new connections are another one's")
+        if len(roles) != len(carried.fds) or not set(roles) <= set(native.ROLES) or len(set(roles)) != len(roles):
+            raise RequestError(f"workload_listen with roles {roles} and {len(carried.fds)} descriptors")
+        taken = [role for role in roles if role in record.listeners]
+        if taken:
+            raise RequestError(f"workload {record.name} already listens in the roles {taken}")
+        for role, fd in zip(roles, list(carried.fds), strict=True):
+            self._core.workload_listen(record.key, role, fd)
+            record.listeners[role] = fd
+            carried.fds.remove(fd)
+        log.info("workload %s listens in the roles %s", record.name, roles)
+        return Answer()
+
+    def _workload_unlisten(self, request: contract.WorkloadUnlisten, _carried: Carried) -> Outcome:
+        record = self._record(request.key)
+        for role in request.roles:
+            if role in record.listeners:
+                self._core.workload_unlisten(record.key, role)
+                os.close(record.listeners.pop(role))
+        log.info("workload %s no longer listens in the roles %s", record.name, list(request.roles))
+        return Answer()
+
+    def _workload_remove(self, request: contract.WorkloadRemove, _carried: Carried) -> Outcome:
+        record = self._record(request.key)
+        self._core.workload_remove(record.key)
+        del self._records[record.key]
+        close_all(record.listeners.values())
+        log.info("workload %s removed", record.name)
+        return Answer()
+
+    def _listeners(self, request: contract.Listeners, _carried: Carried) -> Outcome:
+        listeners = sorted(self._record(request.key).listeners.items())
+        return contract.ListenerRoles(roles=tuple(role for role, _fd in listeners)), [fd for _role, fd in listeners]
+
+    def _mesh_part(self, request: contract.MeshPart, _carried: Carried) -> Outcome:
+        self._incoming.add(request.number, request.part)
+        return Answer()
+
+    def _mesh(self, request: contract.MeshChange, _carried: Carried) -> Outcome:
+        last = request.full if request.full is not msgspec.UNSET else request.difference
+        if last is msgspec.UNSET:
+            raise RequestError("a mesh state that is neither whole nor a difference")
+        content = self._incoming.complete(request.parts, last)
+        epoch = request.epoch
+        state = self.decider.state
+        if state is not None and epoch <= state.epoch:
+            raise RequestError(f"mesh epoch {epoch} is not after {state.epoch}")
+        before = state.mesh if state is not None else None
+        if request.full is not msgspec.UNSET:
+            mesh = Mesh.from_difference(content)
+            change = published_anew(before, mesh)
+        else:
+            if state is None or request.base != state.epoch:
+                raise RequestError(f"mesh difference to the epoch {request.base}, which is not in force")
+            mesh = state.mesh.apply(content)
+            change = published_change(before, content)
+        # What is added comes first: an address that both have is not forgotten for a moment.
+        self._core.publish(change.added)
+        self._core.withdraw(change.withdrawn)
+        self.decider.state = State(mesh, epoch)
+        self._core.epoch(epoch)
+        log.info("mesh epoch %d: %d workloads, %d services", epoch, len(mesh.workloads), len(mesh.services))
+        return Answer()
+
+    def _mesh_read(self, request: contract.MeshRead, _carried: Carried) -> Outcome:
+        state = self.decider.state
+        if state is None:
+            return contract.MeshPiece()
+        part, following = part_of(state.mesh, request.first)
+        return contract.MeshPiece(part=part, next=following)
+
+    def _connections(self, request: contract.Connections, carried: Carried) -> Outcome:
+        session, first = carried.session, request.first
+        if first == 0:
+            session.connections = self._core.connections()
+        if session.connections is None or first > len(session.connections):
+            raise RequestError(f"there are no connections to be read from number {first} on")
+        rows = session.connections.part(first, contract.CONNECTIONS_PART, self._text_of)
+        following: int | None = first + len(rows)
+        if following == len(session.connections):
+            following, session.connections = None, None
+        refused = tuple(
+            msgspec.structs.replace(refusal, workload=self._text_of(key))
+            for key, refusal in (self._core.refusals() if first == 0 else ())
+        )
+        return contract.ConnectionRows(connections=rows, refused=refused, next=following)
+
+    def _stats(self, _request: contract.Stats, _carried: Carried) -> Outcome:
+        return contract.Counters(core=self._core.stats(), workloads=self._core.workload_stats(self._text_of))
+
+    def _stop(self, _request: contract.Stop, _carried: Carried) -> Outcome:
+        self.stopping = True
+        return Answer()
+
+
+def _tunnels(stats: contract.CoreStats) -> int:
+    """With those whose handshake is not done: a retired core still brings it to its end."""
+    return stats.live_tunnels + stats.strangers
+
+
+def serve(server: ControlServer, listener: socket.socket, wake: socket.socket) -> None:
+    """Serves requests until the op "stop", until anything arrives on `wake` (a signal), or until a retired core has
+    finished."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(listener, selectors.EVENT_READ)
+        selector.register(wake, selectors.EVENT_READ)
+        sessions: dict[socket.socket, Session] = {}
+        try:
+            look_at = 0.0
+            while not server.stopping:
+                ready_keys = selector.select(_RETIRED_CHECK_S if server.retired else None)
+                if server.retired and time.monotonic() >= look_at:
+                    look_at = time.monotonic() + _RETIRED_CHECK_S
+                    if server.finished():
+                        return
+                for key, _events in ready_keys:
+                    ready = key.fileobj
+                    if ready is wake:
+                        return
+                    if ready is listener:
+                        peer = _accept(listener)
+                        if peer is not None:
+                            sessions[peer] = Session()
+                            selector.register(peer, selectors.EVENT_READ)
+                    elif isinstance(ready, socket.socket) and not _serve_one(server, sessions[ready], ready):
+                        selector.unregister(ready)
+                        del sessions[ready]
+                        ready.close()
+        finally:
+            for peer in sessions:
+                peer.close()
+
+
+def _accept(listener: socket.socket) -> socket.socket | None:
+    try:
+        peer, _address = listener.accept()
+    except OSError as error:
+        log.error("cannot accept on the control socket: %s", error.strerror)
+        time.sleep(_ACCEPT_PAUSE_S)  # whoever dialled still waits, and wakes us again at once
+        return None
+    pid, uid = control_socket.peer_credentials(peer)
+    if uid not in (0, os.geteuid()):
+        log.warning("control connection of pid %d, uid %d turned away", pid, uid)
+        peer.close()
+        return None
+    peer.settimeout(_PEER_TIMEOUT_S)
+    return peer
+
+
+def _serve_one(server: ControlServer, session: Session, peer: socket.socket) -> bool:
+    """One request; False when the connection is of no further use."""
+    try:
+        body, fds = control_socket.receive(peer)
+        answer, answer_fds = server.handle(session, body, fds)
+        with control_socket.packed(contract.encode(answer), answer_fds) as message:
+            control_socket.send(peer, message)
+    except control_socket.ControlClosed:
+        return False
+    except control_socket.ControlError as error:
+        log.warning("control connection dropped: %s", error)
+        return False
+    return True
