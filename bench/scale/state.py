@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -9,7 +10,7 @@ from ipaddress import IPv4Address
 from nodeseal_lab.plan import NAMESPACE, Pod
 
 WORKLOADS_PER_NODE = 100
-FAR_FILE = "far.yaml"
+FAR_FILE = "far.json"
 _FAR_NETWORK = IPv4Address("10.128.0.0")
 _SERVICE_ACCOUNTS = 40
 _NAMESPACES = 20
@@ -42,24 +43,23 @@ class FarWorkload:
         """Every other one."""
         return self.number % 2 == 0
 
-    def lines(self, mode: str = "permissive") -> str:
+    def entry(self, mode: str = "permissive") -> dict[str, object]:
         """Its entry in a list of workloads."""
-        return (
-            f"- name: {self.name}\n"
-            f"  namespace: {self.namespace}\n"
-            f"  service_account: app-{self.number % _SERVICE_ACCOUNTS}\n"
-            f"  node: {self.node}\n"
-            f"  address: {self.address}\n"
-            f"  enrolled: {'true' if self.enrolled else 'false'}\n"
-            f"  mode: {mode}\n"
-        )
+        return {
+            "name": self.name,
+            "namespace": self.namespace,
+            "service_account": f"app-{self.number % _SERVICE_ACCOUNTS}",
+            "node": self.node,
+            "address": str(self.address),
+            "enrolled": self.enrolled,
+            "mode": mode,
+        }
 
 
 def far_state(count: int, *, strict: int | None = None) -> bytes:
     """A file with `count` far workloads; number `strict` is in mode strict, all others are permissive."""
-    parts = ["workloads:\n"] if count else ["workloads: []\n"]
-    parts += [FarWorkload(n).lines("strict" if n == strict else "permissive") for n in range(count)]
-    return "".join(parts).encode()
+    entries = [FarWorkload(n).entry("strict" if n == strict else "permissive") for n in range(count)]
+    return json.dumps({"workloads": entries}).encode()
 
 
 def far_publications(count: int, *, without: int | None = None) -> Iterator[tuple[str, bytes]]:

@@ -15,8 +15,9 @@ from bench.scale.probes import LineWatch, Waits, log_time
 from bench.scale.report import number, terminal_report
 from bench.scale.state import FarWorkload, far_publications, far_state, near_state
 
+from nodeseal.documents.bulk import read_bulk
+from nodeseal.documents.document import MAX_BYTES
 from nodeseal.mesh.model import Mode, Phase, WorkloadName
-from nodeseal.sources.directory.plain import take_plain_workloads
 from nodeseal.sources.directory.source import load
 from nodeseal_lab.plan import Pod
 
@@ -29,7 +30,7 @@ def options(*argv: str) -> argparse.Namespace:
 
 def test_far_state_is_a_mesh_state_with_half_of_it_enrolled(tmp_path: Path) -> None:
     (tmp_path / "mesh.yaml").write_text("trust_domain: example.org\n")
-    (tmp_path / "far.yaml").write_bytes(far_state(COUNT, strict=7))
+    (tmp_path / "far.json").write_bytes(far_state(COUNT, strict=7))
     (tmp_path / "enrolled").mkdir()
     for name, content in far_publications(COUNT):
         (tmp_path / "enrolled" / name).write_bytes(content)
@@ -48,11 +49,10 @@ def test_one_workload_can_be_missing_from_a_publication(tmp_path: Path) -> None:
     assert f"{first.namespace}/{first.name}".encode() not in without[changed[0]]
 
 
-def test_far_state_stays_under_the_limit_of_a_file_and_is_plain() -> None:
-    data = far_state(50_000)
-    assert len(data) < 8 * 1024 * 1024
-    assert take_plain_workloads(far_state(COUNT)) is not None
-    assert far_state(0) == b"workloads: []\n"
+def test_far_state_stays_under_the_limit_of_a_file_and_has_the_bulk_form() -> None:
+    assert len(far_state(50_000)) < MAX_BYTES
+    for count in (0, COUNT):
+        assert len(read_bulk(far_state(count)).lists["workloads"]) == count
 
 
 def test_near_state_names_who_is_wanted(tmp_path: Path) -> None:

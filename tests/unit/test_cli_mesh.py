@@ -52,6 +52,17 @@ def test_good_state(mesh: Path, capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
+def test_the_bulk_form_is_read_too(mesh: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workloads = [{"name": f"w{n}", "node": "node3", "address": f"10.0.1.{n}"} for n in range(1, 4)]
+    (mesh / "more.json").write_text(json.dumps({"workloads": workloads}))
+    assert main(["mesh", "check", str(mesh)]) == 0
+    assert "nodes 3, workloads 5, services 1" in capsys.readouterr().out
+    (mesh / "more.json").write_text(json.dumps({"workloads": [{**workloads[0], "mood": "bad"}]}, indent=1))
+    assert main(["mesh", "check", str(mesh)]) == 1
+    place = f"{mesh}/more.json:7: workloads[0].mood: expected 'mode', found the unknown field 'mood'"
+    assert capsys.readouterr().out.splitlines()[0] == place
+
+
 def test_everything_that_is_wrong_is_told_with_its_place(mesh: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (mesh / "more.yaml").write_text(BAD)
     (mesh / "torn.yaml").write_text("workloads: [")

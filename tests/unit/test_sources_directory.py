@@ -1,6 +1,7 @@
 """Following a directory: publications, and what is told of which change."""
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ import pytest
 
 from nodeseal.documents import document
 from nodeseal.documents.document import Mapping, OnItem, Problem, Problems
-from nodeseal.mesh.model import Mesh, Phase, WorkloadName
+from nodeseal.mesh.model import Mesh, Mode, Phase, WorkloadName
 from nodeseal.sources.directory import publications, state, watch
 from nodeseal.sources.directory import source as directory_module
 from nodeseal.sources.directory.source import DirectorySource, MeshStateError, PublicationError, load, publish, withdraw
@@ -138,7 +139,10 @@ def test_files_of_either_suffix_are_read(directory: Path) -> None:
     for name, number in (("two.yml", 2), ("three.YAML", 3), ("four.Yml", 4)):
         workload = f"{{name: w{number}, node: node1, address: 10.0.1.{number}}}"
         (directory / name).write_text(f"workloads:\n- {workload}\n")
-    assert {f"w{number}" for number in (2, 3, 4)} <= {name.name for name in load(directory).workloads}
+    for name, number in (("five.json", 5), ("six.JSON", 6)):
+        workload = {"name": f"w{number}", "node": "node1", "address": f"10.0.1.{number}"}
+        (directory / name).write_text(json.dumps({"workloads": [workload]}))
+    assert {f"w{number}" for number in range(2, 7)} <= {name.name for name in load(directory).workloads}
 
 
 def test_the_same_in_a_file_of_the_other_suffix_is_said(directory: Path) -> None:
@@ -155,8 +159,9 @@ def test_the_same_in_a_file_of_the_other_suffix_is_said(directory: Path) -> None
     ("name", "line"),
     [
         (
-            "more.json",
-            "more.json: expected the files of the mesh state as *.yaml or *.yml, found another suffix: it is not read",
+            "more.jsonl",
+            "more.jsonl: expected the files of the mesh state as *.yaml, *.yml or *.json, found another suffix: it is "
+            "not read",
         ),
         (
             "more/w.yaml",
@@ -166,6 +171,10 @@ def test_the_same_in_a_file_of_the_other_suffix_is_said(directory: Path) -> None
         (
             "enrolled/node2.yml",
             "enrolled/node2.yml: expected publications as <node>.yaml, found another suffix: it is not read",
+        ),
+        (
+            "enrolled/node2.json",
+            "enrolled/node2.json: expected publications as <node>.yaml, found another suffix: it is not read",
         ),
     ],
 )
@@ -300,6 +309,25 @@ def test_an_edit_is_followed(directory: Path, in_place: bool) -> None:
             assert "c" in phases_of(await item())
 
     asyncio.run(check())
+
+
+def test_an_edit_of_a_json_file_is_followed(directory: Path) -> None:
+    def text(mode: str) -> str:
+        workloads = [{"name": f"w{n}", "node": "node1", "address": f"10.0.1.{n}", "mode": mode} for n in (1, 2)]
+        return json.dumps({"workloads": workloads})
+
+    async def follow() -> None:
+        (directory / "more.json").write_text(text("permissive"))
+        async with following(directory) as following_item:
+            assert len(mesh_of(await following_item()).workloads) == 4
+            replace(directory / "more.json", text("strict"))
+            mesh = mesh_of(await following_item())
+            assert mesh.workloads[WorkloadName("default", "w1")].mode is Mode.STRICT
+            replace(directory / "more.json", text("strict")[:-1])
+            error = await following_item()
+            assert str(error).startswith("more.json:1: expected JSON, found the end of the file at column ")
+
+    asyncio.run(follow())
 
 
 def test_new_and_removed_files_are_followed(directory: Path) -> None:
@@ -531,7 +559,6 @@ def test_a_change_of_one_file_reads_no_other_again(directory: Path, monkeypatch:
 
         monkeypatch.setattr(state, "read_document", noting)
         monkeypatch.setattr(publications, "read_document", noting)
-        monkeypatch.setattr(publications, "take_plain_publication", lambda data: None)
         async with following(directory) as item:
             await item()
             assert sorted(read) == ["enrolled/node1.yaml", "m.yaml", "n.yaml"]

@@ -278,12 +278,12 @@ def test_a_second_trust_domain_names_both_places(tmp_path: Path) -> None:
 
 
 def test_a_missing_trust_domain_is_an_error(tmp_path: Path) -> None:
-    assert complaint(tmp_path, WORKLOAD).endswith("in one of the *.yaml or *.yml files, found it in none")
+    assert complaint(tmp_path, WORKLOAD).endswith("in one of the *.yaml, *.yml or *.json files, found it in none")
 
 
 def test_an_empty_directory_is_an_error(tmp_path: Path) -> None:
     assert complaints(tmp_path) == [
-        f"{tmp_path}: expected 'trust_domain: <name>' in one of the *.yaml or *.yml files, found no such file"
+        f"{tmp_path}: expected 'trust_domain: <name>' in one of the *.yaml, *.yml or *.json files, found no such file"
     ]
 
 
@@ -325,7 +325,7 @@ def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "m.yaml").open("wb") as file:
         file.truncate(MAX_BYTES + 1)
-    assert "m.yaml: expected a file of at most 8 MiB, found a larger one" in complaints(tmp_path)
+    assert "m.yaml: expected a file of at most 16 MiB, found a larger one" in complaints(tmp_path)
 
 
 def test_a_file_name_cannot_break_the_message(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
-MAX_BYTES = 8 * 1024 * 1024
+MAX_BYTES = 16 * 1024 * 1024
 """Largest file that is read."""
 
 MAX_DEPTH = 8
@@ -175,6 +175,24 @@ def describe(node: Node) -> str:
             return "a mapping"
         case Broken():
             return "something else"
+
+
+def node_of(value: object) -> Node:
+    """What is a node elsewhere, of a value of JSON; nobody knows its line (0)."""
+    match value:
+        case None:
+            return Scalar(0, "null", Tag.NOTHING)
+        case bool():
+            return Scalar(0, str(value).lower(), Tag.TRUTH)
+        case int():
+            return Scalar(0, str(value), Tag.INTEGER)
+        case float():
+            return Scalar(0, str(value), Tag.REAL)
+        case list():
+            return List(0, tuple(map(node_of, value)))
+        case dict():
+            return Mapping(0, {key: node_of(item) for key, item in value.items()})
+    return Scalar(0, str(value), Tag.TEXT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,8 +55,9 @@ class Index(Generic[V, T]):
                 for value in values(old):
                     result.pop(value, None)
         for old, new in changes:
-            for value in values(new) if new is not None else ():
-                assert new is not None
+            if new is None:
+                continue
+            for value in values(new):
                 other = result.setdefault(value, new)
                 if other is old:
                     result[value] = new

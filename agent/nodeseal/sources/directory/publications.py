@@ -40,9 +40,8 @@ from typing import Self
 
 from nodeseal.documents.document import MAX_PROBLEMS, Content, Problem, Problems, read_document, shown
 from nodeseal.documents.schema import Fields
+from nodeseal.documents.workload import read_workload_name
 from nodeseal.mesh.model import Mesh, Phase, WorkloadName
-from nodeseal.sources.directory.plain import take_plain_publication
-from nodeseal.sources.directory.state import read_workload_name
 
 ENROLLED = "enrolled"
 """Name of the directory of publications inside the mesh state's directory."""
@@ -148,10 +147,7 @@ class Publication:
 def read_publication(content: Content, last: Publication | None) -> Publication:
     """The publication that a file holds; its names are the `last` ones if it cannot be read. Never raises."""
     node = content.path.stem
-    plain = None if content.data is None else take_plain_publication(content.data)
     trust = None if content.data is None else _read_trust(content.data)
-    if plain is not None and plain[0] == node:
-        return Publication(node, content.name, frozenset(plain[1]), trust=trust)
     problems = Problems(content.name)
     problems.extend(content.problems)
     names = None if content.data is None else _read_names(content.data, node, problems)

@@ -1,4 +1,4 @@
-"""The mesh state from a directory of YAML files that is watched. docs/mesh-state.md is the reference of its format.
+"""The mesh state from a directory of files that is watched. docs/mesh-state.md is the reference of its format.
 
 A bad edit never disturbs what is running: the last good state stays, and what is wrong is told. Publications (which
 node has enrolled what) are followed even then, because they change without anybody's edit.
@@ -190,7 +190,7 @@ def _why_passed_over(directory: Path, name: str, prefix: str, *, is_directory: b
         found = "some in a directory below it: they are not read"
         return ("the files of the mesh state in the directory itself", found) if inside else None
     found = "another suffix: it is not read"
-    return ("the files of the mesh state as *.yaml or *.yml", found) if is_lookalike(name) else None
+    return ("the files of the mesh state as *.yaml, *.yml or *.json", found) if is_lookalike(name) else None
 
 
 class _Reader:

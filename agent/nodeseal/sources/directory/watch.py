@@ -1,4 +1,4 @@
-"""Watches a directory and one sub directory of it for changes of their *.yaml and *.yml files.
+"""Watches a directory and one sub directory of it for changes of their *.yaml, *.yml and *.json files.
 
 Theory of operation
 -------------------
@@ -44,13 +44,13 @@ _Signature = tuple[object, ...]
 
 
 def is_state_file(name: str) -> bool:
-    """Whether a file of this name is part of the mesh state: *.yaml or *.yml, in any case, not hidden."""
-    return name.lower().endswith((".yaml", ".yml")) and not name.startswith(".")
+    """Whether a file of this name is part of the mesh state: *.yaml, *.yml or *.json, in any case, not hidden."""
+    return name.lower().endswith((".yaml", ".yml", ".json")) and not name.startswith(".")
 
 
 def is_lookalike(name: str) -> bool:
     """Whether somebody may take a file of this name for a part of the mesh state, although it is none."""
-    return name.lower().endswith(".json") and not name.startswith(".")
+    return name.lower().endswith((".jsonl", ".ndjson", ".json5", ".jsonc")) and not name.startswith(".")
 
 
 class DirectoryWatch:

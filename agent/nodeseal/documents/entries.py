@@ -1,0 +1,108 @@
+"""The objects of a mesh state's files, as they are written by people and programs: docs/mesh-state.md tells what they
+mean.
+
+JSON files are read by these types, YAML files by nodeseal.documents.readers, which gives each mistake its line. Both
+have the same fields with the same meanings.
+"""
+
+from typing import Annotated, TypeAlias
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from nodeseal.mesh.model import Mode, OnFailure
+
+# Only told to others (JSON Schema): whoever makes an object of the model checks more than a pattern can say.
+Name: TypeAlias = Annotated[
+    str, Meta(extra_json_schema={"pattern": "^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$"})
+]
+IpAddress: TypeAlias = Annotated[
+    str, Meta(extra_json_schema={"anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}, description="IPv4 or IPv6.")
+]
+Addresses: TypeAlias = Annotated[
+    list[IpAddress], Meta(min_length=1, max_length=2, description="In the stead of `address`: one of each family.")
+]
+Port: TypeAlias = Annotated[int, Meta(ge=1, le=65535)]
+Ports: TypeAlias = Annotated[
+    list[Port | str], Meta(max_length=64, description='Ports, or ranges of them such as "8000-8010".')
+]
+Networks: TypeAlias = Annotated[
+    list[str], Meta(max_length=64, description="Addresses, or ranges of them such as 10.0.0.0/8.")
+]
+
+
+class ExcludedInbound(Struct, forbid_unknown_fields=True, frozen=True, gc=False, rename={"networks": "from"}):
+    """What passes by nodeseal on its way to the workload."""
+
+    ports: Annotated[Ports | UnsetType, Meta(description="The workload's own.")] = UNSET
+    networks: Annotated[Networks | UnsetType, Meta(description="Those of clients.")] = UNSET
+
+
+class ExcludedOutbound(Struct, forbid_unknown_fields=True, frozen=True, gc=False, rename={"networks": "to"}):
+    """What passes by nodeseal on its way from the workload."""
+
+    ports: Annotated[Ports | UnsetType, Meta(description="Those that it dials.")] = UNSET
+    networks: Annotated[Networks | UnsetType, Meta(description="Whom it dials.")] = UNSET
+
+
+class ExcludeEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    """Ports and ranges of addresses that pass by nodeseal."""
+
+    inbound: ExcludedInbound | UnsetType = UNSET
+    outbound: ExcludedOutbound | UnsetType = UNSET
+
+
+class LimitsEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    """What a workload may take of its node's core; `none`, or 0, is no limit."""
+
+    connections: Annotated[int | str | UnsetType, Meta(description="At once.")] = UNSET
+    memory: Annotated[int | str | UnsetType, Meta(description="Bytes, or with KiB, MiB or GiB.")] = UNSET
+    new_connections: Annotated[int | str | UnsetType, Meta(description="A second.")] = UNSET
+
+
+class HostEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    """Where a process of the node is found."""
+
+    cgroup: Annotated[str, Meta(description="Its path in the cgroup v2 tree.")]
+    ports: Annotated[Ports | UnsetType, Meta(description="Where it is reached.")] = UNSET
+
+
+class WorkloadEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    """A workload: one instance of an application."""
+
+    name: Annotated[Name, Meta(description="Unique in its namespace.")]
+    node: Annotated[Name, Meta(description="The node that it runs on.")]
+    namespace: Annotated[Name | UnsetType, Meta(description="`default` if it is absent.")] = UNSET
+    service_account: Annotated[Name | UnsetType, Meta(description="`default` if it is absent.")] = UNSET
+    address: IpAddress | UnsetType = UNSET
+    addresses: Addresses | UnsetType = UNSET
+    netns: Annotated[
+        str | UnsetType, Meta(description="Its network namespace: a path, or a name under /run/netns.")
+    ] = UNSET
+    host: HostEntry | UnsetType = UNSET
+    enrolled: Annotated[bool | UnsetType, Meta(description="Whether it is to have mutual TLS.")] = UNSET
+    on_failure: Annotated[
+        OnFailure | UnsetType, Meta(description="Its new connections while neither agent nor core runs.")
+    ] = UNSET
+    mode: Annotated[Mode | UnsetType, Meta(description="What happens to plaintext that reaches it.")] = UNSET
+    limits: LimitsEntry | UnsetType = UNSET
+    exclude: ExcludeEntry | UnsetType = UNSET
+
+
+class ServicePortEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    """A port of a service."""
+
+    port: Annotated[Port, Meta(description="The virtual one.")]
+    target_port: Annotated[
+        Port | UnsetType, Meta(description="Where the endpoints listen; the same if it is absent.")
+    ] = UNSET
+
+
+class ServiceEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    """A service: a virtual address that stands for any of its endpoints."""
+
+    name: Annotated[Name, Meta(description="Unique among the services of its namespace.")]
+    ports: list[ServicePortEntry]
+    endpoints: Annotated[list[str], Meta(description="Workloads, as name or namespace/name.")]
+    namespace: Annotated[Name | UnsetType, Meta(description="`default` if it is absent.")] = UNSET
+    address: IpAddress | UnsetType = UNSET
+    addresses: Addresses | UnsetType = UNSET

@@ -1,0 +1,12 @@
+"""The readers of all kinds of objects that a mesh state's files may hold."""
+
+from typing import Any, Final
+
+from nodeseal.documents.reader import Reader
+from nodeseal.documents.service import SERVICE_READER
+from nodeseal.documents.workload import WORKLOAD_READER
+from nodeseal.mesh.service import SERVICES
+from nodeseal.mesh.workload import WORKLOADS
+
+READERS: Final[dict[str, Reader[Any, Any]]] = {WORKLOADS.name: WORKLOAD_READER, SERVICES.name: SERVICE_READER}
+"""By the kind's name, which is also the name of the field of a file that lists its objects."""
