@@ -9,12 +9,12 @@ peer alike.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-_TICKS = os.sysconf("SC_CLK_TCK")
+import psutil
+
 _PROC = Path("/proc")
 
 
@@ -65,12 +65,9 @@ class Memory:
 
 def family(pid: int) -> list[int]:
     """A process and all its descendants."""
-    found = [pid]
-    for member in found:
-        for task in _tasks(member):
-            with contextlib.suppress(OSError):
-                found += [int(child) for child in (task / "children").read_text().split()]
-    return found
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    return [pid]
 
 
 def read_usage(pids: Iterable[int]) -> Usage:
@@ -94,23 +91,18 @@ def read_usage(pids: Iterable[int]) -> Usage:
 
 
 def read_memory(pids: Iterable[int]) -> Memory:
-    """The sum over the processes, from /proc/PID/smaps_rollup. One that has ended counts nothing."""
-    sums = dict.fromkeys(("Pss", "Private_Clean", "Private_Dirty", "Rss"), 0)
+    """The sum over the processes. One that has ended counts nothing."""
+    found = []
     for pid in pids:
-        with contextlib.suppress(OSError):
-            for line in (_PROC / str(pid) / "smaps_rollup").read_text().splitlines():
-                name, _, value = line.partition(":")
-                if name in sums:
-                    sums[name] += int(value.split()[0]) * 1024
-    private = sums["Private_Clean"] + sums["Private_Dirty"]
-    return Memory(sums["Pss"] / 1e6, private / 1e6, sums["Rss"] / 1e6)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(pid).memory_full_info())
+    return Memory(*(sum(getattr(one, part) for one in found) / 1e6 for part in ("pss", "uss", "rss")))
 
 
 def read_machine_busy() -> float:
     """Seconds that the machine's CPUs have been busy since boot, all processes and interrupts together."""
-    fields = [int(field) for field in (_PROC / "stat").read_text().split("\n", 1)[0].split()[1:]]
-    user, nice, system, _idle, _iowait, irq, softirq = fields[:7]
-    return (user + nice + system + irq + softirq) / _TICKS
+    times = psutil.cpu_times()
+    return times.user + times.nice + times.system + times.irq + times.softirq
 
 
 def _tasks(pid: int) -> list[Path]:

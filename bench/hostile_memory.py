@@ -37,6 +37,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bench.certificates import make_authority
 from bench.errors import BenchError
 from bench.lone import lone_core, lone_namespace
@@ -152,8 +154,7 @@ class _Site:
 
     def resident(self) -> float:
         """MiB of the core's process."""
-        text = Path(f"/proc/{self._pid}/status").read_text()
-        return int(text.partition("VmRSS:")[2].split()[0]) / 1024
+        return psutil.Process(self._pid).memory_info().rss / (1 << 20)
 
     def counted(self) -> float:
         """MiB that the core counts as held for the victim."""

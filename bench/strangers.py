@@ -29,8 +29,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
+
+import psutil
 
 from bench.build import build_programs
 from bench.errors import BenchError
@@ -161,8 +162,8 @@ def _site() -> Iterator[Callable[[], None]]:
     with contextlib.ExitStack() as stack:
         near, far = (stack.enter_context(lone_core(1, TRUST_DOMAIN)) for _ in range(2))
         for core in (near, far):
-            for thread in Path(f"/proc/{core.pid}/task").iterdir():
-                _put_first(int(thread.name), 1)
+            for thread in psutil.Process(core.pid).threads():
+                _put_first(thread.id, 1)
         issuer = stack.enter_context(issuing())
         for core, workload, role, address in (
             (near, client, LISTEN_OUTBOUND, (_SERVICE, _PORT)),

@@ -20,6 +20,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import psutil
+
 from nodeseal_lab.errors import LabError
 from nodeseal_lab.files import write_atomically
 from nodeseal_lab.namespaces import run_in
@@ -154,14 +156,8 @@ def start_time(pid: int) -> int | None:
 
 def find_by_marker(value: str) -> list[int]:
     """The processes whose environment holds NODESEAL_LAB_PROCESS=value; a child inherits it."""
-    wanted = f"{MARKER}={value}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-    return found
+    processes = psutil.process_iter(["environ"])
+    return [one.pid for one in processes if (one.info["environ"] or {}).get(MARKER) == value]
 
 
 def child_environment() -> dict[str, str]:

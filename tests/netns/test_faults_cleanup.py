@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nodeseal.linux import syscalls
@@ -256,13 +257,8 @@ def mounts_below(directory: Path) -> list[str]:
 
 def processes_with(directory: Path) -> list[str]:
     """The command lines that name a directory."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            arguments = path.read_bytes().decode(errors="replace").split("\0")
-            if any(str(directory) in argument for argument in arguments):
-                found.append(" ".join(arguments))
-    return found
+    lines = [" ".join(one.info["cmdline"] or ()) for one in psutil.process_iter(["cmdline"])]
+    return [line for line in lines if str(directory) in line]
 
 
 def _drain(client: socket.socket) -> None:

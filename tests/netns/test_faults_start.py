@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -78,15 +79,8 @@ class Site:
 
     def processes(self) -> list[str]:
         """The processes that name the directory."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                text = path.read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            if str(self.directory) in text:
-                found.append(f"{path.parent.name} {text}")
-        return found
+        lines = [f"{one.pid} {' '.join(one.info['cmdline'] or ())}" for one in psutil.process_iter(["cmdline"])]
+        return [line for line in lines if str(self.directory) in line]
 
 
 @pytest.fixture

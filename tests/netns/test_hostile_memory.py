@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from interop.certificates import issue
@@ -36,7 +37,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
 
 def resident(pid: int) -> int:
     """Bytes of a process."""
-    return int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0]) * 1024
+    return psutil.Process(pid).memory_info().rss
 
 
 def test_a_peer_makes_the_core_hold_its_part_and_all_is_given_back(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from nodeseal.linux import syscalls
@@ -22,7 +23,7 @@ from nodeseal_lab.errors import AgentError
 from nodeseal_lab.lab import LAB_ROOT, Lab, take_down
 from nodeseal_lab.namespaces import list_namespaces, run_in
 from nodeseal_lab.plan import PIPELINE_HTTP_PORT, Plan, prefix
-from nodeseal_lab.processes import child_environment, start_time
+from nodeseal_lab.processes import child_environment
 from support.lab import QUICK_SETTLE
 from support.namespaces import Namespace, Namespaces
 from support.patience import wait_for
@@ -99,13 +100,10 @@ def connections(lab: Lab, node: str) -> list[dict[str, Any]]:
 def traces(lab: Lab) -> list[str]:
     """What is left of a lab: namespaces, processes with its directory among their arguments, mounts, its directory."""
     found = list_namespaces(prefix(lab.plan.name))
-    directory = os.fsencode(f"{lab.directory}/")
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if directory in entry.read_bytes() and start_time(int(entry.parent.name)) is not None:
-                found.append(str(entry))
-        except OSError:
-            continue
+    for one in psutil.process_iter(["cmdline", "status"]):
+        arguments = one.info["cmdline"] or []
+        if one.info["status"] != psutil.STATUS_ZOMBIE and any(f"{lab.directory}/" in part for part in arguments):
+            found.append(f"{one.pid} {' '.join(arguments)}")
     found += [str(mount) for mount in syscalls.mounts("bpf") if str(mount).startswith(f"{lab.directory}/")]
     return found + ([str(lab.directory)] if lab.directory.exists() else [])
 

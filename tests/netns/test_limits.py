@@ -6,9 +6,9 @@ import contextlib
 import resource
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from nodeseal_lab.mesh_state import change_workloads
@@ -213,7 +213,7 @@ def descriptors_limited(pid: int, count: int) -> Iterator[None]:
 
 
 def open_descriptors(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    return psutil.Process(pid).num_fds()
 
 
 def test_when_descriptors_run_out_new_connections_are_reset_and_others_go_on(

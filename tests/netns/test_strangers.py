@@ -8,8 +8,8 @@ import select
 import socket
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
+import psutil
 import pytest
 from bench.hello import client_hello, group
 
@@ -73,7 +73,7 @@ def few_descriptors(lab: RunningLab, node: str, more: int) -> Iterator[int]:
     """The node's core may open so many more for a while (prlimit(2)); yields how many in all."""
     pid = lab.core_pid(node)
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    most = len(list(Path(f"/proc/{pid}/fd").iterdir())) + more
+    most = psutil.Process(pid).num_fds() + more
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, before[1]))
     try:
         wait_for(lambda: lab.status(node)["core"]["descriptors"]["limit"] == most, "the core knows its limit")

@@ -14,9 +14,11 @@ import shutil
 import socket
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from nodeseal.linux import syscalls
 from nodeseal_lab import agents
@@ -184,14 +186,9 @@ def _sysctls() -> Iterator[str]:
 
 
 def _threads(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+    return psutil.Process(pid).num_threads()
 
 
 def _own_memory(pid: int) -> int:
-    """KiB that the process shares with nobody: proc_pid_smaps_rollup."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return _sum(re.findall(r"^Private_\w+:\s+(\d+) kB$", text, re.MULTILINE))
-
-
-def _sum(numbers: Iterable[str]) -> int:
-    return sum(int(number) for number in numbers)
+    """KiB that the process shares with nobody."""
+    return psutil.Process(pid).memory_full_info().uss >> 10

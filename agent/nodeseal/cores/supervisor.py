@@ -30,6 +30,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import psutil
+
 from nodeseal.backoff import Backoff
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone, Hello
 from nodeseal.cores.link import CoreLink
@@ -384,10 +386,9 @@ class CoreSupervisor:
 
 
 def available_memory() -> tuple[int, int]:
-    """(bytes that can be had without swapping, bytes in all) of this machine, of proc_meminfo(5)."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    available, total = (int(fields[name].split()[0]) << 10 for name in ("MemAvailable", "MemTotal"))
-    return available, total
+    """(bytes that can be had without swapping, bytes in all) of this machine."""
+    memory = psutil.virtual_memory()
+    return memory.available, memory.total
 
 
 def _line(error: Exception) -> str:

@@ -17,12 +17,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from nodeseal.capture.backends.pod_ebpf import BPF_DIRECTORY, CGROUP_LINKS
 from nodeseal.linux import syscalls
 from nodeseal_lab.lab import Lab
 from nodeseal_lab.namespaces import list_namespaces, run_in
 from nodeseal_lab.plan import prefix
-from nodeseal_lab.processes import MARKER, ProcessRecord, start_time
+from nodeseal_lab.processes import MARKER, ProcessRecord
 
 _BPFFS = Path("/sys/fs/bpf")
 _COMMANDS = {
@@ -141,16 +143,13 @@ def processes_of(lab: Lab, records: Iterable[ProcessRecord]) -> list[str]:
     """The processes that come from one of the records, or that have the lab's directory among their arguments:
     "1234 python3 -m ..."."""
     found = []
-    markers = {f"{MARKER}={record.id}".encode() for record in records}
-    directory = os.fsencode(f"{lab.directory}/")
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or start_time(int(entry.name)) is None:
-            continue
-        with contextlib.suppress(OSError):
-            arguments = (entry / "cmdline").read_bytes().split(b"\0")
-            inherited = markers.intersection((entry / "environ").read_bytes().split(b"\0"))
-            if inherited or any(directory in argument for argument in arguments):
-                found.append(f"{entry.name} {b' '.join(arguments).decode(errors='replace').strip()}")
+    markers = {record.id for record in records}
+    for one in psutil.process_iter(["cmdline", "environ", "status"]):
+        arguments = one.info["cmdline"] or []
+        inherited = (one.info["environ"] or {}).get(MARKER) in markers
+        named = any(f"{lab.directory}/" in argument for argument in arguments)
+        if (inherited or named) and one.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(f"{one.pid} {' '.join(arguments)}")
     return found
 
 
