@@ -357,7 +357,8 @@ class Lab:
 
     def _published(self, node: str) -> dict[str, dict[str, Any]]:
         """What a node's agent last published as enrolled: still so while the agent is away and its core works on."""
-        from nodeseal.sources.directory.source import MeshStateError, load
+        from nodeseal.sources.directory.source import load
+        from nodeseal.sources.source import MeshStateError
 
         with contextlib.suppress(MeshStateError):
             mesh = load(self.mesh)

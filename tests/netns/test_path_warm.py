@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.sources.directory.source import withdraw
+from nodeseal.sources.directory.publications import withdraw
 from support.lab import RunningLab, running_lab
 from support.namespaces import needs_root
 from support.patience import wait_for

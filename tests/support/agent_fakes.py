@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -28,8 +28,8 @@ from nodeseal.linux.namespace import NamespaceGoneError
 from nodeseal.local.config import Config
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId
-from nodeseal.sources.directory.publications import Trust
-from nodeseal.sources.directory.source import MeshStateError
+from nodeseal.mesh.trust import Trust
+from nodeseal.sources.source import Claim, Description, MeshStateError, Publishers, Reference, Source
 
 TRUST_DOMAIN = "example.org"
 fake_spawn = functools.partial(
@@ -312,14 +312,16 @@ class FakeNode:
         return self._keys
 
 
-class FakeSource:
-    """A mesh state that the test writes: put() a Mesh or a MeshStateError."""
+class ScriptedSource(Source):
+    """A source whose changes the test writes: put() a Mesh or a MeshStateError. All else is the one's behind it."""
 
-    def __init__(self, *items: Mesh | MeshStateError) -> None:
-        self.publishers: dict[str, Trust | None] = {}
+    def __init__(self, behind: Source, *items: Mesh | MeshStateError) -> None:
+        self.behind = behind
+        self.node = behind.node
+        self.publishers: Publishers = {}
         self._queue: asyncio.Queue[Mesh | MeshStateError] = asyncio.Queue()
         for item in items:
-            self._queue.put_nowait(item)
+            self.put(item)
 
     def put(self, item: Mesh | MeshStateError) -> None:
         self._queue.put_nowait(item)
@@ -327,6 +329,27 @@ class FakeSource:
     async def changes(self) -> AsyncIterator[Mesh | MeshStateError]:
         while True:
             yield await self._queue.get()
+
+    def describe(self) -> Description:
+        return self.behind.describe()
+
+    def reference(self) -> Reference:
+        return self.behind.reference()
+
+    def verify(self) -> Iterator[str]:
+        return self.behind.verify()
+
+    async def load(self) -> Mesh:
+        return await self.behind.load()
+
+    async def claim(self) -> Claim:
+        return await self.behind.claim()
+
+    async def publish(self, names: Iterable[WorkloadName], trust: Trust | None = None) -> bool:
+        return await self.behind.publish(names, trust)
+
+    async def withdraw(self) -> str | None:
+        return await self.behind.withdraw()
 
 
 def status_of(**changes: Any) -> Any:

@@ -13,7 +13,7 @@ from cryptography import x509
 from nodeseal.identity.embedded import Issuer
 from nodeseal.mesh.model import WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId
-from nodeseal.sources.directory.source import publish
+from nodeseal.sources.directory.publications import publish
 from nodeseal_lab.mesh_state import change_workloads
 from support.connection import family_of
 from support.lab import HBONE_PORT, RunningLab

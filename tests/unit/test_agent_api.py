@@ -103,8 +103,13 @@ def test_no_agent_but_a_core_says_so(tmp_path: Path) -> None:
 
 def test_publication_is_remembered_for_cleanup(tmp_path: Path) -> None:
     assert run_directory.remembered_publications(tmp_path) == []
-    run_directory.remember_publication(tmp_path, Path("/etc/mesh"), "node1")
-    assert run_directory.remembered_publications(tmp_path) == [(Path("/etc/mesh"), "node1")]
-    (tmp_path / run_directory.PUBLICATION).write_text("{}")
-    with pytest.raises(ValueError, match="damaged"):
-        run_directory.remembered_publications(tmp_path)
+    references = [{"directory": "/etc/mesh", "node": name} for name in ("node1", "renamed")]
+    for one in (*references, references[0]):
+        run_directory.remember_publication(tmp_path, one)
+    assert run_directory.remembered_publications(tmp_path) == references
+    run_directory.forget_publication(tmp_path, references[0])
+    assert run_directory.remembered_publications(tmp_path) == references[1:]
+    for damage in ("{}", "[]", '{"node": 1}', '{"node": "a", "former": [{}]}', '{"node": "a", "former": [7]}'):
+        (tmp_path / run_directory.PUBLICATION).write_text(damage)
+        with pytest.raises(ValueError, match="damaged"):
+            run_directory.remembered_publications(tmp_path)

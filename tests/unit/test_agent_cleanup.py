@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from nodeseal.cores.process import CoreOptions
-from nodeseal.daemon.claim import Claim
 from nodeseal.daemon.cleanup import CleanupError, cleanup
 from nodeseal.linux.lock_file import LockFile, holder
 from nodeseal.local import generations, run_directory
 from nodeseal.mesh.model import WorkloadName
-from nodeseal.sources.directory.source import PublicationError, publish
+from nodeseal.sources.directory.claim import DirectoryClaim
+from nodeseal.sources.directory.publications import publish
+from nodeseal.sources.directory.source import DirectorySource
+from nodeseal.sources.source import PublicationError
 from support.agent_fakes import fake_spawn
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cleanup is for root only")
@@ -47,6 +50,10 @@ def children() -> Iterator[list[subprocess.Popen[bytes]]]:
         child.wait(timeout=20)
         if child.stdout is not None:
             child.stdout.close()
+
+
+def reference(mesh: Path, node: str = "node1") -> Mapping[str, str]:
+    return DirectorySource(mesh, node, Path("/nowhere")).reference()
 
 
 def hold(lock: Path, children: list[subprocess.Popen[bytes]]) -> int:
@@ -115,7 +122,7 @@ def test_publication_is_withdrawn_without_a_configuration(run_dir: Path, tmp_pat
     mesh.mkdir()
     publish(mesh, "node1", [WorkloadName("default", "shipper")])
     publish(mesh, "node2", [])
-    run_directory.remember_publication(run_dir, mesh, "node1")
+    run_directory.remember_publication(run_dir, reference(mesh))
     report = cleanup(run_dir)
     assert f"publication {mesh}/enrolled/node1.yaml" in report.removed
     assert [path.name for path in (mesh / "enrolled").iterdir()] == ["node2.yaml"]
@@ -128,11 +135,11 @@ def test_publication_that_cannot_be_withdrawn_is_tried_again(
         raise PublicationError("cannot withdraw: read-only file system")
 
     publish(tmp_path, "node1", [])
-    run_directory.remember_publication(run_dir, tmp_path, "node1")
+    run_directory.remember_publication(run_dir, reference(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr("nodeseal.daemon.claim.withdraw", refuse)
+        patch.setattr("nodeseal.sources.directory.claim.withdraw", refuse)
         assert "read-only file system" in cleanup(run_dir).failed[0]
-    assert run_directory.remembered_publications(run_dir) == [(tmp_path, "node1")]
+    assert run_directory.remembered_publications(run_dir) == [reference(tmp_path)]
     assert cleanup(run_dir).failed == []
     assert not run_dir.exists()
 
@@ -142,9 +149,9 @@ def test_everything_that_the_run_directory_ever_published_is_withdrawn(run_dir: 
     meshes = [tmp_path / "old", tmp_path / "new"]
     for mesh, node in ((meshes[0], "node1"), (meshes[1], "node1"), (meshes[1], "renamed")):
         mesh.mkdir(exist_ok=True)
-        Claim(mesh, node, run_dir).release()
+        asyncio.run(DirectoryClaim(mesh, node, run_dir).release())
         publish(mesh, node, [WorkloadName("default", "shipper")])
-        run_directory.remember_publication(run_dir, mesh, node)
+        run_directory.remember_publication(run_dir, reference(mesh, node))
     report = cleanup(run_dir)
     assert report.failed == []
     assert [line for line in report.removed if line.startswith("publication")] == [
@@ -157,7 +164,7 @@ def test_everything_that_the_run_directory_ever_published_is_withdrawn(run_dir: 
 
 def test_note_of_a_former_version_is_understood(run_dir: Path, tmp_path: Path) -> None:
     (run_dir / run_directory.PUBLICATION).write_text(json.dumps({"directory": str(tmp_path), "node": "node1"}))
-    assert run_directory.remembered_publications(run_dir) == [(tmp_path, "node1")]
+    assert run_directory.remembered_publications(run_dir) == [reference(tmp_path)]
 
 
 def test_damaged_note_of_the_publication_is_a_failure_that_is_told(run_dir: Path) -> None:

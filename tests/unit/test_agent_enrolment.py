@@ -24,7 +24,7 @@ from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.limits import LimitChanges, Limits
 from nodeseal.mesh.model import Mode, OnFailure, Phase, Workload, WorkloadName
 from nodeseal.mesh.reasons import WhyNotEnrolled
-from nodeseal.sources.directory.source import PublicationError
+from nodeseal.sources.source import PublicationError
 from support.agent_fakes import FakeCapture, FakeCore, FakeCredentials, FakeNode, until, workload
 
 NAME = WorkloadName("default", "shipper")

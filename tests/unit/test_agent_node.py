@@ -25,19 +25,18 @@ from nodeseal.contracts import core as contract
 from nodeseal.cores import distribution, link, supervisor
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone
 from nodeseal.cores.process import CoreOptions
-from nodeseal.daemon import claim
 from nodeseal.enrolment.workload import Enrolment
 from nodeseal.local import generations, run_directory
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
+from nodeseal.mesh.trust import Trust
 from nodeseal.node import node as node_module
-from nodeseal.node import publication, start_steps, vigil
+from nodeseal.node import start_steps, vigil
 from nodeseal.node.node import Node
-from nodeseal.sources.directory.publications import Trust
-from nodeseal.sources.directory.source import MeshStateError, Problem, PublicationError, load
+from nodeseal.sources.source import Concern, MeshStateError, StateProblem
 from support.agent_fakes import (
     FakeCapture,
     FakeCredentials,
-    FakeSource,
+    ScriptedSource,
     agent_config,
     fake_spawn,
     mesh,
@@ -45,22 +44,22 @@ from support.agent_fakes import (
     workload,
 )
 from support.core_client import BlockingClient, ask
+from support.mesh_places import KINDS, place_of
 
 SHIPPER = WorkloadName("default", "shipper")
 PIPELINE = WorkloadName("default", "pipeline")
 
 
 class World:
-    """A run directory, a mesh directory and one workload of this node; nodes come and go."""
+    """A run directory, a place for the mesh state and one workload of this node; nodes come and go."""
 
-    def __init__(self, tmp_path: Path) -> None:
+    def __init__(self, tmp_path: Path, kind: str) -> None:
         self.run_dir = tmp_path / "run"
         self.run_dir.mkdir(mode=0o700)
-        self.mesh_dir = tmp_path / "mesh"
-        self.mesh_dir.mkdir()
+        self.place = place_of(kind, tmp_path)
         self.netns = tmp_path / "netns"
         self.netns.touch()
-        self.config = agent_config(self.mesh_dir, ca=tmp_path / "ca", run_dir=self.run_dir)
+        self.config = agent_config(tmp_path / "mesh", ca=tmp_path / "ca", run_dir=self.run_dir)
         self.shipper = workload("shipper", self.netns)
         self.remote = workload("pipeline", None, node="node2", phase=Phase.ENROLLED)
         self.captures: list[FakeCapture] = []
@@ -70,17 +69,27 @@ class World:
     def state(self, *workloads: Workload) -> Mesh:
         return mesh(*(workloads or (self.shipper, self.remote)))
 
+    def source(self, *items: Mesh | MeshStateError) -> ScriptedSource:
+        """The node's, with these states first."""
+        return ScriptedSource(self.place.source(self.config.node, self.run_dir), *items)
+
+    @property
+    def published(self) -> set[str] | None:
+        """What this node says is enrolled."""
+        return self.place.published(self.config.node)
+
     @contextlib.asynccontextmanager
     async def node(self, *items: Mesh | MeshStateError, capture: FakeCapture | None = None, **options: Any) -> Any:
         """A running node that follows these states first; its core stays when it goes. `options` as for Node."""
-        source = FakeSource(*items)
+        source = self.source(*items)
         fake = capture if capture is not None else FakeCapture()
         self.captures.append(fake)
         node = Node(
             self.config,
             FakeCredentials(),  # type: ignore[arg-type]
             fake,  # type: ignore[arg-type]
-            source=source,
+            source,
+            source_at=self.place.source_at,
             start_core=self.start_core,
             **options,
         )
@@ -122,9 +131,9 @@ class World:
         assert not left, f"cores that nobody had ended: {left}"
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
+@pytest.fixture(params=KINDS)
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path, request.param)
     yield made
     made.end()
 
@@ -145,7 +154,8 @@ async def enrolled(node: Node) -> Enrolment:
 
 
 def problem(text: str) -> MeshStateError:
-    return MeshStateError([Problem("workloads.yaml", 3, "workloads[0].address", "an IPv4 address", text)])
+    where = "workloads.yaml:3: workloads[0].address: expected an IPv4 address"
+    return MeshStateError([StateProblem(f"{where}, found {text}")])
 
 
 def test_cores_of_a_test_that_failed_do_not_stay(world: World) -> None:
@@ -173,7 +183,7 @@ def test_wanted_workload_becomes_enrolled_published_and_known_to_the_core(world:
             model = world.asks(CoreClient.mesh_read)
             assert model.workloads[SHIPPER].phase is Phase.ENROLLED
             assert model.workloads[PIPELINE].phase is Phase.ENROLLED
-            assert '- "default/shipper"' in (world.mesh_dir / "enrolled" / "node1.yaml").read_text()
+            assert world.published == {"default/shipper"}
 
     play(story())
 
@@ -198,13 +208,10 @@ def test_own_publication_does_not_decide_the_phase(world: World) -> None:
 
 
 def test_stale_publication_of_a_former_run_is_corrected_at_once(world: World) -> None:
-    (world.mesh_dir / "enrolled").mkdir()
-    path = world.mesh_dir / "enrolled" / "node1.yaml"
-    path.write_text('node: node1\nenrolled: ["default/shipper"]\n')
-
     async def story() -> None:
+        await world.place.publish("node1", world.shipper)
         async with world.node():
-            assert "enrolled: []" in path.read_text()
+            assert world.published == set()
 
     play(story())
 
@@ -241,7 +248,7 @@ def test_state_of_another_trust_domain_is_not_used(world: World) -> None:
 
 
 def test_source_that_breaks_is_shown_and_followed_again(world: World) -> None:
-    class Breaking(FakeSource):
+    class Breaking(ScriptedSource):
         broken = False
 
         async def changes(self) -> Any:
@@ -253,7 +260,7 @@ def test_source_that_breaks_is_shown_and_followed_again(world: World) -> None:
 
     async def story() -> None:
         async with world.node() as (node, _source):
-            node._source = Breaking(world.state())
+            node.source = Breaking(world.source(), world.state())
             for task in node._tasks:
                 if task.get_name() == "mesh":
                     task.cancel()
@@ -291,7 +298,8 @@ def test_first_state_that_is_bad_is_not_called_a_last_good_one(world: World, cap
 def test_bad_publication_does_not_pass_for_a_state_that_is_not_used(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bad = MeshStateError([Problem("enrolled/node2.yaml", 0, "enrolled", "workloads of node2", "default/shipper")])
+    text = "enrolled/node2.yaml: enrolled: expected workloads of node2, found default/shipper"
+    bad = MeshStateError([StateProblem(text, Concern.PUBLICATION)])
 
     async def story() -> None:
         async with world.node(world.state(), bad) as (node, _source):
@@ -319,7 +327,8 @@ def test_agent_that_starts_says_what_it_does(
             world.config,
             FakeCredentials(),  # type: ignore[arg-type]
             capture,  # type: ignore[arg-type]
-            source=FakeSource(world.state()),
+            world.source(world.state()),
+            source_at=world.place.source_at,
             start_core=world.start_core,
         )
         beginning = asyncio.create_task(node.begin())
@@ -352,7 +361,6 @@ def test_renamed_node_withdraws_what_it_published_before(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(node_module, "_PUBLICATION_CHECK_S", 0.01)
-    enrolled_dir = world.mesh_dir / "enrolled"
 
     async def story() -> None:
         await enrol_and_go(world)
@@ -361,10 +369,10 @@ def test_renamed_node_withdraws_what_it_published_before(
         moved = replace(world.shipper, node="renamed")
         async with world.node(world.state(moved, world.remote), capture=capture) as (node, _source):
             await enrolled(node)
-            await until(lambda: not (enrolled_dir / "node1.yaml").exists(), "the former publication is gone")
+            await until(lambda: world.place.published("node1") is None, "the former publication is gone")
             await until(lambda: len(run_directory.remembered_publications(world.run_dir)) == 1)
             assert await problems_of(node) == []
-        assert '- "default/shipper"' in (enrolled_dir / "renamed.yaml").read_text()
+        assert world.published == {"default/shipper"}
         assert "withdrew the publication of node1" in caplog.text
 
     play(story())
@@ -422,8 +430,7 @@ def test_node_with_another_ca_is_named(world: World, monkeypatch: pytest.MonkeyP
     async def story() -> None:
         async with world.node(world.state()) as (node, source):
             await enrolled(node)
-            text = (world.mesh_dir / "enrolled" / "node1.yaml").read_text()
-            assert text.startswith(f"# Written by the agent of node1; do not edit. CA: {'1' * 32} trusts: {'1' * 32}\n")
+            assert world.place.trust("node1") == Trust(frozenset({"1" * 32}), "1" * 32)
             source.publishers = {"node2": Trust(frozenset({"2" * 32}), "2" * 32)}
             assert await problems_of(node) == [("other-ca", "node2")]
 
@@ -436,14 +443,12 @@ def test_former_publication_that_stays_is_told(world: World, monkeypatch: pytest
     async def story() -> None:
         await enrol_and_go(world)
         world.config = replace(world.config, node="renamed")
-        withdraw = claim.withdraw
-        monkeypatch.setattr(claim, "withdraw", lambda *_which: (_ for _ in ()).throw(PublicationError("read-only")))
         async with world.node(world.state(world.remote)) as (node, _source):
-            await until(lambda: list(node.publication.problems()))
-            assert await problems_of(node) == [("former-publication", None)]
-            monkeypatch.setattr(claim, "withdraw", withdraw)
-            await until(lambda: not (world.mesh_dir / "enrolled" / "node1.yaml").exists())
-            await until(lambda: not list(node.publication.problems()))
+            with world.place.failing("read-only"):
+                await until(lambda: list(node.former.problems()))
+                assert ("former-publication", None) in await problems_of(node)
+            await until(lambda: world.place.published("node1") is None)
+            await until(lambda: not list(node.former.problems()))
 
     play(story())
 
@@ -456,15 +461,12 @@ def test_publication_that_cannot_be_written_is_told_and_tried_again(
     async def story() -> None:
         async with world.node(world.state()) as (node, _source):
             await enrolled(node)
-            path = world.mesh_dir / "enrolled" / "node1.yaml"
-            good = path.read_text()
-            with monkeypatch.context() as patch:
-                patch.setattr(publication, "publish", lambda *_what: (_ for _ in ()).throw(PublicationError("full")))
+            with world.place.failing("full"):
                 await until(
                     lambda: ("not-published", None) in [(one.word, one.about) for one in node.publication.problems()]
                 )
-                path.write_text("")
-            await until(lambda: path.read_text() == good, "written again")
+                world.place.empty("node1")
+            await until(lambda: world.published == {"default/shipper"}, "written again")
             await until(lambda: not list(node.publication.problems()))
 
     play(story())
@@ -559,7 +561,7 @@ def test_agent_that_goes_leaves_core_and_publication(world: World) -> None:
 
     play(story())
     assert [one.roles for one in world.asks(CoreClient.hello).workloads] == [(0, 1, 2)]
-    assert "default/shipper" in (world.mesh_dir / "enrolled" / "node1.yaml").read_text()
+    assert world.published == {"default/shipper"}
 
 
 def left_behind(world: World, phase: str = "capturing") -> FakeCapture:
@@ -668,21 +670,16 @@ def test_workload_that_only_the_core_has_is_removed_from_it(world: World) -> Non
 
 def test_after_the_loss_of_agent_and_core_enrolled_workloads_are_enrolled_from_the_start(world: World) -> None:
     """From the publication: no moment in which plaintext of an enrolled peer would be accepted."""
-    (world.mesh_dir / "mesh.yaml").write_text(
-        "trust_domain: example.org\nworkloads:\n"
-        f"  - {{name: shipper, service_account: shipper, node: node1, address: {world.shipper.address}, "
-        f"netns: {world.netns}, enrolled: true}}\n"
-    )
-    (world.mesh_dir / "enrolled").mkdir()
-    (world.mesh_dir / "enrolled" / "node1.yaml").write_text('node: node1\nenrolled: ["default/shipper"]\n')
 
     async def story() -> None:
-        async with world.node(capture=left_behind(world)) as (node, _source):
+        world.place.put(world.shipper)
+        await world.place.publish("node1", world.shipper)
+        async with world.node(capture=left_behind(world)) as (node, source):
             assert node.enrolments[SHIPPER].phase is Phase.ENROLLED
             await until(lambda: len(world.asks(CoreClient.hello).workloads) == 1)
             (held,) = world.asks(CoreClient.hello).workloads
             assert str(held.identity) == "spiffe://example.org/ns/default/sa/shipper"
-            assert load(world.mesh_dir).workloads[SHIPPER].phase is Phase.ENROLLED
+            assert (await source.load()).workloads[SHIPPER].phase is Phase.ENROLLED
 
     play(story())
 
@@ -833,16 +830,13 @@ def test_control_connection_that_was_lost_is_made_again(world: World) -> None:
 
 
 def test_publication_that_somebody_emptied_is_written_again(world: World) -> None:
-    publication = world.mesh_dir / "enrolled" / "node1.yaml"
-
     async def story() -> None:
         async with world.node(world.state()) as (node, source):
             await enrolled(node)
-            written = publication.read_text()
-            publication.write_text("node: node1\nenrolled: []\n")
+            world.place.empty("node1")
             # What the source then sees: this node's workload is not published.
             source.put(world.state())
-            await until(lambda: publication.read_text() == written, "the publication is written again")
+            await until(lambda: world.published == {"default/shipper"}, "the publication is written again")
 
     play(story())
 

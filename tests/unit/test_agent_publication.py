@@ -1,126 +1,202 @@
-"""This node's publication, without a node around it."""
+"""This node's publication, without a node around it, over each kind of source."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from nodeseal.local import run_directory
 from nodeseal.mesh.model import WorkloadName
-from nodeseal.node import publication
+from nodeseal.node.former_publications import FormerPublications
 from nodeseal.node.publication import OwnPublication
-from nodeseal.sources.directory.source import PublicationError
-from support.agent_fakes import FakeCredentials, agent_config
+from nodeseal.sources.source import PublicationError, Source
+from support.agent_fakes import FakeCredentials
+from support.mesh_places import KINDS, DirectoryPlace, MeshPlace, place_of
 
 A, B = WorkloadName("default", "a"), WorkloadName("default", "b")
 
 
-class Place:
-    """A mesh directory and a run directory; `names` are captured and stay."""
+class World:
+    """A place for the mesh state and a run directory; `names` are captured and stay."""
 
-    def __init__(self, tmp_path: Path) -> None:
-        mesh, run_dir = tmp_path / "mesh", tmp_path / "run"
-        mesh.mkdir()
-        run_dir.mkdir(mode=0o700)
-        self.config = agent_config(mesh, run_dir=run_dir)
+    def __init__(self, place: MeshPlace, run_dir: Path) -> None:
+        self.place = place
+        self.run_dir = run_dir
         self.names = {A}
 
-    def own(self, **changes: object) -> OwnPublication:
-        config = replace(self.config, **changes)
-        return OwnPublication(config, FakeCredentials(), lambda: frozenset(self.names))
+    def source(self, node: str = "node1") -> Source:
+        return self.place.source(node, self.run_dir)
 
-    def file(self, node: str = "node1") -> Path:
-        return self.config.mesh / "enrolled" / f"{node}.yaml"
+    def own(self, node: str = "node1") -> OwnPublication:
+        return OwnPublication(self.source(node), lambda: FakeCredentials.trust, lambda: frozenset(self.names))
+
+    def former(self, node: str = "node1") -> FormerPublications:
+        """As an agent of this node finds them, which notes its own."""
+        found = FormerPublications(self.run_dir, self.source(node), self.place.source_at)
+        found.remember_present()
+        return found
+
+    @property
+    def published(self) -> set[str] | None:
+        return self.place.published("node1")
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+@pytest.fixture(params=KINDS)
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir(mode=0o700)
+    return World(place_of(request.param, tmp_path), run_dir)
 
 
-def test_what_is_published_already_is_not_written_again(place: Place) -> None:
+def test_what_is_published_already_is_not_written_again(world: World) -> None:
     async def story() -> None:
-        own = place.own()
+        own = world.own()
         await own.publish()
-        assert '- "default/a"' in place.file().read_text()
-        place.file().unlink()
+        assert world.published == {"default/a"}
+        world.place.remove("node1")
         await own.publish()
-        assert not place.file().exists()
-        place.names.add(B)
+        assert world.published is None
+        world.names.add(B)
         await own.publish()
-        assert '- "default/b"' in place.file().read_text()
+        assert world.published == {"default/a", "default/b"}
 
     asyncio.run(story())
 
 
-def test_nothing_is_healed_before_the_first_publication(place: Place) -> None:
-    asyncio.run(place.own().heal())
-    assert not place.file().exists()
+def test_nothing_is_healed_before_the_first_publication(world: World) -> None:
+    asyncio.run(world.own().heal())
+    assert world.published is None
 
 
-def test_what_somebody_changed_is_written_again_and_told(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_somebody_changed_is_written_again_and_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
     async def story() -> None:
-        own = place.own()
+        own = world.own()
         await own.publish()
-        good = place.file().read_text()
         await own.heal()
         assert caplog.text == ""
-        place.file().write_text("")
+        world.place.empty("node1")
         await own.heal()
-        assert place.file().read_text() == good
+        assert world.published == {"default/a"}
         assert "had been changed by somebody else" in caplog.text
 
     asyncio.run(story())
 
 
-def test_only_what_the_mesh_state_has_is_compared(place: Place) -> None:
+def test_only_what_the_mesh_state_has_is_compared(world: World) -> None:
     """A publication may name what the mesh state has no more: that is not a change of somebody else's."""
 
     async def story() -> None:
-        own = place.own()
+        own = world.own()
         await own.publish()
-        place.file().unlink()
+        world.place.remove("node1")
         await own.compare(set(), set())
         await own.compare({A}, {A, B})
-        assert not place.file().exists()
+        assert world.published is None
         await own.compare(set(), {A})
-        assert place.file().exists()
+        assert world.published == {"default/a"}
 
     asyncio.run(story())
 
 
-def test_what_cannot_be_written_is_a_problem_until_it_can(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_what: object) -> bool:
-        raise PublicationError("no space left")
-
+def test_what_cannot_be_written_is_a_problem_until_it_can(world: World) -> None:
     async def story() -> None:
-        own = place.own()
-        with monkeypatch.context() as patch:
-            patch.setattr(publication, "publish", full)
+        own = world.own()
+        with world.place.failing("no space left"):
             with pytest.raises(PublicationError):
                 await own.publish()
             await own.heal()
-            assert [(one.word.value, one.text) for one in own.problems()] == [("not-published", "no space left")]
+            ((word, text),) = [(one.word.value, one.text) for one in own.problems()]
+            assert word == "not-published"
+            assert "no space left" in text
         await own.heal()
         assert list(own.problems()) == []
-        assert place.file().exists()
+        assert world.published == {"default/a"}
 
     asyncio.run(story())
 
 
-def test_publication_under_a_former_name_is_withdrawn(place: Place) -> None:
+# ---- those of former names
+
+
+def test_publication_under_a_former_name_is_withdrawn(world: World) -> None:
     async def story() -> None:
-        former = place.own()
-        former.remember()
-        await former.publish()
-        own = place.own(node="renamed")
-        own.remember()
-        await own.publish()
-        await own.withdraw_former()
-        assert not place.file().exists()
-        assert place.file("renamed").exists()
-        assert list(own.problems()) == []
+        world.former()
+        await world.own().publish()
+        former = world.former("renamed")
+        await world.own("renamed").publish()
+        await former.withdraw()
+        assert world.published is None
+        assert world.place.published("renamed") == {"default/a"}
+        assert list(former.problems()) == []
 
     asyncio.run(story())
+
+
+def test_note_of_former_publications_is_read_until_all_are_withdrawn_and_then_no_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Path] = []
+    remembered = run_directory.remembered_publications
+
+    async def story() -> None:
+        world.former()
+        await world.own().publish()
+        former = world.former("renamed")
+        monkeypatch.setattr(
+            run_directory, "remembered_publications", lambda run_dir: reads.append(run_dir) or remembered(run_dir)
+        )
+        with world.place.failing("read-only"):
+            for _time in range(2):
+                await former.withdraw()
+        (problem,) = former.problems()
+        assert problem.text.startswith("the former publication of the node node1 was not withdrawn: ")
+        assert "read-only" in problem.text
+        await former.withdraw()
+        assert world.published is None
+        assert list(former.problems()) == []
+        reads.clear()
+        for _time in range(3):
+            await former.withdraw()
+        assert reads == []
+
+    asyncio.run(story())
+
+
+def test_former_source_that_is_away_is_awaited_in_silence(tmp_path: Path) -> None:
+    """Its file system may be mounted again."""
+    place = DirectoryPlace(tmp_path / "mesh")
+    place.directory.mkdir()
+    world = World(place, tmp_path)
+
+    async def story() -> None:
+        world.former()
+        await world.own().publish()
+        former = world.former("renamed")
+        place.directory.rename(tmp_path / "away")
+        await former.withdraw()
+        assert list(former.problems()) == []
+        (tmp_path / "away").rename(place.directory)
+        await former.withdraw()
+        assert world.published is None
+        assert [one["node"] for one in run_directory.remembered_publications(tmp_path)] == ["renamed"]
+
+    asyncio.run(story())
+
+
+def test_damaged_note_is_a_problem(world: World) -> None:
+    former = world.former()
+    (world.run_dir / run_directory.PUBLICATION).write_text("nonsense")
+    asyncio.run(former.withdraw())
+    (problem,) = former.problems()
+    assert problem.word.value == "former-publication"
+
+
+def test_note_of_a_source_that_nobody_knows_is_a_problem(world: World) -> None:
+    world.former()
+    run_directory.remember_publication(world.run_dir, {"carrier": "pigeon"})
+    former = FormerPublications(world.run_dir, world.source(), world.place.source_at)
+    asyncio.run(former.withdraw())
+    (problem,) = former.problems()
+    assert "no source of the mesh state is known by {'carrier': 'pigeon'}" in problem.text

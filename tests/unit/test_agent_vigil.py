@@ -23,13 +23,15 @@ from nodeseal.identity.credentials import Credentials
 from nodeseal.local import run_directory
 from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.model import Phase, Workload, WorkloadName
+from nodeseal.mesh.trust import Trust
 from nodeseal.node import vigil as vigil_module
 from nodeseal.node.peers import foreign, missing
 from nodeseal.node.vigil import Handshakes, Vigil
-from nodeseal.sources.directory.publications import Trust, publish, read_publication
+from nodeseal.sources.directory.publications import publish, read_publication
+from nodeseal.sources.source import Description
 from support.agent_fakes import FakeCapture, mesh, workload
 
-DIRECTORY = Path("/mesh")
+SOURCE = Description("/mesh", "/mesh/enrolled", "share that directory with it")
 OURS, OTHERS = Trust(frozenset({"a" * 32}), "a" * 32), Trust(frozenset({"b" * 32}), "b" * 32)
 BOTH = Trust(OURS.anchors | OTHERS.anchors, "b" * 32)
 
@@ -50,7 +52,7 @@ class Clock:
 
 
 def test_misspelt_node_is_named_with_the_one_that_was_meant() -> None:
-    (problem,) = missing(mesh(remote(node="hots2")), "host1", DIRECTORY, {"host1": None, "host2": None})
+    (problem,) = missing(mesh(remote(node="hots2")), "host1", SOURCE, {"host1": None, "host2": None})
     assert problem.word == "node-unknown"
     assert problem.text == (
         "the mesh state wants default/pipeline enrolled on node hots2, and no node of that name has published anything "
@@ -60,12 +62,12 @@ def test_misspelt_node_is_named_with_the_one_that_was_meant() -> None:
 
 
 def test_node_that_is_not_there_yet_is_not_taken_for_one_of_another_number() -> None:
-    (problem,) = missing(mesh(remote(node="host12")), "host1", DIRECTORY, {"host1": None, "host2": None})
+    (problem,) = missing(mesh(remote(node="host12")), "host1", SOURCE, {"host1": None, "host2": None})
     assert problem.remedy == "correct the name, start its agent, or share that directory with it"
 
 
 def test_node_that_is_misspelt_after_ones_own_name_is_noticed_where_it_is_missing() -> None:
-    (problem,) = missing(mesh(remote(node="hots2")), "host2", DIRECTORY, {"host2": None})
+    (problem,) = missing(mesh(remote(node="hots2")), "host2", SOURCE, {"host2": None})
     assert (problem.word, problem.about) == ("node-unknown", "hots2")
     assert problem.remedy.startswith("is host2 meant?")
 
@@ -73,7 +75,7 @@ def test_node_that_is_misspelt_after_ones_own_name_is_noticed_where_it_is_missin
 def test_publications_that_were_not_copied_are_missed() -> None:
     """Every agent writes its own into its own copy of the directory."""
     many = [remote(f"w{number}") for number in range(7)]
-    (problem,) = missing(mesh(*many), "node1", DIRECTORY, {"node1": None})
+    (problem,) = missing(mesh(*many), "node1", SOURCE, {"node1": None})
     assert problem.word == "node-unknown"
     assert "default/w0, default/w1, default/w2, default/w3, default/w4 and 2 more" in problem.text
     assert "share that directory" in problem.remedy
@@ -81,14 +83,14 @@ def test_publications_that_were_not_copied_are_missed() -> None:
 
 def test_workload_that_its_node_has_not_enrolled_is_named() -> None:
     state = mesh(remote(), remote("other", phase=Phase.ENROLLED), remote("unwanted", wanted=False))
-    (problem,) = missing(state, "node1", DIRECTORY, {"node2": None})
+    (problem,) = missing(state, "node1", SOURCE, {"node2": None})
     assert (problem.word, problem.about, problem.word.level) == ("peer-not-enrolled", "node2", "warning")
     assert problem.text.startswith("node node2 has not enrolled default/pipeline, as the mesh state asks")
 
 
 def test_own_workloads_and_published_ones_are_not_missed() -> None:
     own = workload("shipper", None)
-    assert list(missing(mesh(own, remote(phase=Phase.ENROLLED)), "node1", DIRECTORY, {})) == []
+    assert list(missing(mesh(own, remote(phase=Phase.ENROLLED)), "node1", SOURCE, {})) == []
 
 
 @pytest.mark.parametrize(
@@ -115,6 +117,10 @@ def test_publications_carry_the_ca(tmp_path: Path) -> None:
     names = [WorkloadName("default", "pipeline")]
     path = tmp_path / "enrolled" / "node2.yaml"
     assert publish(tmp_path, "node2", names, BOTH)
+    trusts = f"{'a' * 32} {'b' * 32}"
+    assert path.read_text().startswith(
+        f"# Written by the agent of node2; do not edit. CA: {'b' * 32} trusts: {trusts}\n"
+    )
     assert not publish(tmp_path, "node2", names, BOTH)
     publication = read_publication(read_content(path, "node2.yaml"), None)
     assert (publication.names, publication.trust, publication.problems) == (frozenset(names), BOTH, ())
@@ -164,7 +170,7 @@ class Place:
     def restart(self) -> None:
         """The vigil of the next agent."""
         core: Any = SimpleNamespace()
-        self.vigil = Vigil("node1", DIRECTORY, self.run_dir, core, 2.0, clock=self.clock)
+        self.vigil = Vigil("node1", SOURCE, self.run_dir, core, 2.0, clock=self.clock)
         self.vigil.handshakes = SimpleNamespace(look=self.nothing, problems=tuple)  # type: ignore[assignment]
 
     async def nothing(self) -> None:

@@ -62,7 +62,7 @@ STATUS = {
     "node": "node1",
     "agent": {"pid": 1, "version": "0.1.0"},
     "core": {"pid": 2, "state": "running", "error": None},
-    "mesh": {"directory": "/m", "epoch": 1, "error": None, "error_since": None},
+    "mesh": {"source": "/m", "epoch": 1, "error": None, "error_since": None},
     "workloads": [],
     "problems": [],
 }

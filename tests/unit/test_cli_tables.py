@@ -18,7 +18,9 @@ import pytest
 from nodeseal.cli import connections, status, table, words
 from nodeseal.cli.table import duration, note, render, size
 from nodeseal.mesh.reasons import ProblemWord, WhyLimited, WhyNotEnrolled, WhyPlaintext, WhyRefused, Word
+from nodeseal.node.node import InForce, MeshTrouble
 from nodeseal.node.problems import Problem, collect
+from nodeseal.sources.source import StateProblem
 
 Golden = Callable[[str, str], None]
 WIDTH = 100
@@ -64,7 +66,7 @@ def node_status(*workloads: dict[str, Any], problems: Sequence[Problem] = (), **
         "run_dir": "/run/nodeseal",
         "agent": {"pid": 4101, "version": "0.1.0"},
         "core": RUNNING,
-        "mesh": {"directory": "/etc/nodeseal/mesh", "epoch": 7, "error": None, "error_since": None, "in_force": None},
+        "mesh": {"source": "/etc/nodeseal/mesh", "epoch": 7, "error": None, "error_since": None, "in_force": None},
         "capture": {"backend": "ebpf", "why": None, **NOTHING_HELD},
         "workloads": list(workloads),
         **changes,
@@ -222,18 +224,20 @@ def test_status_says_why_a_workload_is_not_enrolled(golden: Golden) -> None:
 
 
 def test_status_shows_every_line_of_a_bad_mesh_state(golden: Golden) -> None:
-    error = (
-        "workloads.yaml:12: workloads[3].address: expected an IPv4 or IPv6 address, found '10.0.0.999'\n"
-        "workloads.yaml:14: workloads[3].mood: expected 'mode', found the unknown field 'mood'"
+    lines = (
+        "workloads.yaml:12: workloads[3].address: expected an IPv4 or IPv6 address, found '10.0.0.999'",
+        "workloads.yaml:14: workloads[3].mood: expected 'mode', found the unknown field 'mood'",
     )
+    since = datetime(2026, 11, 23, 11, 19, 35, tzinfo=UTC)
+    found = MeshTrouble("\n".join(lines), since, InForce.FORMER, tuple(map(StateProblem, lines)))
     trouble = {
-        "directory": "/etc/nodeseal/mesh",
+        "source": "/etc/nodeseal/mesh",
         "epoch": 7,
-        "error": error,
-        "error_since": "2026-11-23T11:19:35+00:00",
-        "in_force": "former",
+        "error": found.text,
+        "error_since": since.isoformat(),
+        "in_force": found.in_force.value,
     }
-    text = status.text(node_status(workload("shipper"), mesh=trouble))
+    text = status.text(node_status(workload("shipper"), mesh=trouble, problems=list(found.problems())))
     assert fits(text)
     golden("status_mesh_error.txt", text + "\n")
 

@@ -14,8 +14,10 @@ from nodeseal.documents.document import Mapping, OnItem, Problem, Problems
 from nodeseal.mesh.model import Mesh, Mode, Phase, WorkloadName
 from nodeseal.sources.directory import publications, state, watch
 from nodeseal.sources.directory import source as directory_module
-from nodeseal.sources.directory.source import DirectorySource, MeshStateError, PublicationError, load, publish, withdraw
+from nodeseal.sources.directory.publications import publish, withdraw
+from nodeseal.sources.directory.source import DirectorySource, load
 from nodeseal.sources.directory.state import StateFile
+from nodeseal.sources.source import MeshStateError, PublicationError
 
 A = WorkloadName("default", "a")
 B = WorkloadName("default", "b")
@@ -56,7 +58,7 @@ Next = Callable[[], Awaitable[Mesh | MeshStateError]]
 @asynccontextmanager
 async def following(directory: Path) -> AsyncIterator[Next]:
     """Gives a function that waits for the next item."""
-    changes = DirectorySource(directory).changes()
+    changes = DirectorySource(directory, "node1", directory).changes()
 
     async def following_item() -> Mesh | MeshStateError:
         async with asyncio.timeout(20):

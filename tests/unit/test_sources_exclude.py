@@ -8,7 +8,8 @@ import pytest
 from nodeseal.documents.exclude import MAX_ITEMS
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
 from nodeseal.mesh.model import WorkloadName
-from nodeseal.sources.directory.source import MeshStateError, load
+from nodeseal.sources.directory.source import load
+from nodeseal.sources.source import MeshStateError
 
 
 def read(directory: Path, exclude: str) -> Exclusions:

@@ -7,7 +7,8 @@ import pytest
 from nodeseal.mesh.exclusions import PortRange
 from nodeseal.mesh.host import OWN_NAMESPACE, HostPlace
 from nodeseal.mesh.model import Workload, WorkloadName
-from nodeseal.sources.directory.source import MeshStateError, load
+from nodeseal.sources.directory.source import load
+from nodeseal.sources.source import MeshStateError
 
 HEAD = "trust_domain: example.org\nworkloads:\n"
 

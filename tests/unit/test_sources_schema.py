@@ -8,7 +8,8 @@ import pytest
 from nodeseal.documents.document import MAX_BYTES, MAX_PROBLEMS
 from nodeseal.mesh.limits import LimitChanges, Limits
 from nodeseal.mesh.model import Mode, OnFailure, Phase, ServicePort, WorkloadName
-from nodeseal.sources.directory.source import MeshStateError, load
+from nodeseal.sources.directory.source import load
+from nodeseal.sources.source import MeshStateError
 
 WORKLOAD = "workloads:\n- {name: a, node: node1, address: 10.0.0.1}\n"
 DOMAIN = "trust_domain: example.org\n"

@@ -35,7 +35,7 @@ async def status(node: Node) -> dict[str, Any]:
     """{"ok", "node", "run_dir", "trust_domain", "agent": {"pid", "version", "absence", "starting"}, "core": {"pid",
     "state", "error", "generation", "version", "outdated", "crashes", "decisions", "descriptors", "handshakes"},
     "older_cores": [{"pid", "generation", "version", "retired", "connections", "tunnels", "seconds"}], "mesh":
-    {"directory", "epoch", "error", "error_since", "in_force"}, "capture": {"backend", "why", "held": {"packets",
+    {"source", "epoch", "error", "error_since", "in_force"}, "capture": {"backend", "why", "held": {"packets",
     "last_seconds"}, "tracked"}, "workloads": [...], "problems": [{"word", "level", "about", "text", "remedy"}]}; see
     _workload for a workload's keys, _absence for that of the agent, nodeseal.node.problems for what is wrong.
 
@@ -69,7 +69,7 @@ async def status(node: Node) -> dict[str, Any]:
         "core": core,
         "older_cores": await asyncio.gather(*(_older_core(link) for link in node.core.older)),
         "mesh": {
-            "directory": str(node.config.mesh),
+            "source": str(node.source.describe()),
             "epoch": node.epoch,
             "error": trouble.text if trouble is not None else None,
             "error_since": trouble.since.isoformat(timespec="seconds") if trouble is not None else None,
@@ -109,7 +109,13 @@ def _starting(node: Node, doing: str) -> dict[str, Any]:
         },
         "core": node.core.describe(),
         "older_cores": [],
-        "mesh": {"directory": str(node.config.mesh), "epoch": 0, "error": None, "error_since": None, "in_force": None},
+        "mesh": {
+            "source": str(node.source.describe()),
+            "epoch": 0,
+            "error": None,
+            "error_since": None,
+            "in_force": None,
+        },
         "capture": {"backend": None, "why": None, "held": node.held_back.shown(0), "tracked": None},
         "node_addresses": [],
         "past_core": {},

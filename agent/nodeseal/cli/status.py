@@ -123,7 +123,7 @@ def text(status: dict[str, Any]) -> str:
         # What `capture: auto` had to do without concerns all that follows.
         *(note(_problem(one), "") for one in listed if one["word"] == ProblemWord.CAPTURE_FALLBACK),
         f"node {status['node']}: agent {status['agent']['version']} (pid {status['agent']['pid']}{state}), {core_text}",
-        note(f"mesh state {mesh['directory']}, epoch {mesh['epoch']}{_backend(status)}", ""),
+        note(f"mesh state {mesh['source']}, epoch {mesh['epoch']}{_backend(status)}", ""),
         "",
     ]
     workloads = status["workloads"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import importlib
 import re
@@ -15,12 +16,13 @@ from nodeseal.capture.backends.backend import Choice
 from nodeseal.capture.features import Feature
 from nodeseal.capture.journal import BackendName
 from nodeseal.capture.reservations import RESERVATIONS
+from nodeseal.daemon.mesh_source import source_of
 from nodeseal.daemon.verify import congestion_problem
 from nodeseal.linux import addresses
 from nodeseal.local.config import Config
 from nodeseal.mesh.address import Address
 from nodeseal.node import probes
-from nodeseal.sources.directory.source import MeshStateError, load
+from nodeseal.sources.source import MeshStateError
 
 _DESCRIPTORS = 65536  # two for each connection through the core
 _CONGESTION_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
@@ -61,15 +63,17 @@ def check(config: Config | None) -> Findings:
 
 def warnings(config: Config, chosen: BackendName, local: frozenset[Address]) -> Iterator[str]:
     """What would not work here with this configuration, its mesh state, and these addresses of the node."""
+    source = source_of(config)
     try:
-        mesh = load(config.mesh)
+        mesh = asyncio.run(source.load())
     except MeshStateError as error:
         first, *more = str(error).splitlines()
         yield f"the mesh state cannot be used: {first}{f' (and {len(more)} more)' if more else ''}"
         return
     ours = [workload for workload in mesh.workloads.values() if workload.node == config.node]
     if not ours:
-        yield f"no workload of the mesh state {config.mesh} is on the node {config.node}: is 'node' spelt as there?"
+        where = source.describe()
+        yield f"no workload of the mesh state {where} is on the node {config.node}: is 'node' spelt as there?"
     if chosen == "iptables" and (text := probes.refused(ours, config.node_addresses, local)):
         yield f"{text}: {probes.REMEDY}"
 

@@ -21,14 +21,13 @@ from nodeseal.capture.cleanup import cleanup as cleanup_capture
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Entry, Journal
 from nodeseal.cores.client import CoreClient, CoreError
-from nodeseal.daemon import claim
+from nodeseal.daemon.mesh_source import source_at
 from nodeseal.linux import conntrack, lock_file
 from nodeseal.linux.lock_file import AlreadyLocked, LockFile
 from nodeseal.linux.namespace import NamespaceGoneError, NetworkNamespace
 from nodeseal.linux.sock_diag import DirectError, end_captured
 from nodeseal.local import generations, registry, run_directory
-from nodeseal.sources.directory.publications import ENROLLED, SUFFIX
-from nodeseal.sources.directory.source import PublicationError
+from nodeseal.sources.source import PublicationError, SourceAwayError
 
 _AGENT_PATIENCE_S = 30.0
 _CORE_PATIENCE_S = 5.0
@@ -108,14 +107,21 @@ def _withdraw(run_dir: Path, report: Report) -> bool:
         report.failed.append(f"the publication of this node was not withdrawn: {error}")
         return isinstance(error, ValueError)
     done = True
-    for directory, node in noted:
+    for reference in noted:
         try:
             # Another run directory may publish for this node by now.
-            if claim.withdraw_own(run_dir, directory, node):
-                report.removed.append(f"publication {directory / ENROLLED / f'{node}{SUFFIX}'}")
-        except (PublicationError, OSError) as error:
+            withdrawn = asyncio.run(source_at(reference, run_dir).withdraw())
+        except SourceAwayError:
+            continue
+        except ValueError as error:
+            report.failed.append(f"a publication of this node was not withdrawn: {error}")
+        except PublicationError as error:
+            node = reference.get("node", "?")
             report.failed.append(f"the publication of the node {node} was not withdrawn: {error}")
             done = False
+        else:
+            if withdrawn is not None:
+                report.removed.append(f"publication {withdrawn}")
     return done
 
 

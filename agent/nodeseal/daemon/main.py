@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from nodeseal.api.server import ApiServer
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.node import NodeCapture
 from nodeseal.cores.client import CoreError
-from nodeseal.daemon.claim import Claim, ClaimError
+from nodeseal.daemon.mesh_source import source_at, source_of
 from nodeseal.daemon.verify import verify
 from nodeseal.enrolment.capture_thread import CaptureThread
 from nodeseal.identity.credentials import Credentials
@@ -34,7 +34,7 @@ from nodeseal.local import registry, run_directory
 from nodeseal.local.config import Config, ConfigError
 from nodeseal.local.registry import Registered
 from nodeseal.node.node import Node
-from nodeseal.sources.directory.source import PublicationError
+from nodeseal.sources.source import ClaimError, PublicationError, Source
 
 log = logging.getLogger("nodeseal.agent")
 
@@ -64,17 +64,24 @@ def run(path: Path) -> int:
         raise StartError(str(error)) from None
     except OSError as error:
         raise StartError(f"cannot prepare the agent's process: {error.strerror or error}") from None
-    with _run_directory(config.run_dir) as lock, _claimed(config), _registered(config, path.absolute()):
-        try:
-            asyncio.run(_serve(config, credentials, lock))
-        except (AuthorityError, CaptureError, CoreError, PublicationError) as error:
-            raise StartError(str(error)) from None
-        except OSError as error:
-            raise StartError(f"cannot start in {config.run_dir}: {error}") from None
+    with _run_directory(config.run_dir) as lock:
+        asyncio.run(_run(config, path.absolute(), credentials, lock))
     return 0
 
 
-async def _serve(config: Config, credentials: Credentials, lock: LockFile) -> None:
+async def _run(config: Config, path: Path, credentials: Credentials, lock: LockFile) -> None:
+    source = source_of(config)
+    async with _claimed(source):
+        with _registered(config, path):
+            try:
+                await _serve(config, source, credentials, lock)
+            except (AuthorityError, CaptureError, CoreError, PublicationError) as error:
+                raise StartError(str(error)) from None
+            except OSError as error:
+                raise StartError(f"cannot start in {config.run_dir}: {error}") from None
+
+
+async def _serve(config: Config, source: Source, credentials: Credentials, lock: LockFile) -> None:
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -84,6 +91,8 @@ async def _serve(config: Config, credentials: Credentials, lock: LockFile) -> No
         config,
         credentials,
         CaptureThread(NodeCapture(config.run_dir, config.cgroup, config.capture)),
+        source,
+        source_at=source_at,
         last_seen=lock.previous_touch,
         sign_of_life=lock.touch,
     )
@@ -126,11 +135,11 @@ def _operations(node: Node) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def _claimed(config: Config) -> Iterator[None]:
+@contextlib.asynccontextmanager
+async def _claimed(source: Source) -> AsyncIterator[None]:
     """The node's publication is this agent's alone."""
     try:
-        claim = Claim(config.mesh, config.node, config.run_dir)
+        claim = await source.claim()
     except ClaimError as error:
         raise StartError(str(error)) from None
     failed = False
@@ -140,7 +149,7 @@ def _claimed(config: Config) -> Iterator[None]:
         failed = True
         raise
     finally:
-        claim.release(undo=failed)
+        await claim.release(undo=failed)
 
 
 @contextlib.contextmanager

@@ -15,12 +15,11 @@ from pathlib import Path
 from nodeseal.capture import probe
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Journal
-from nodeseal.daemon import claim
+from nodeseal.daemon.mesh_source import source_of
 from nodeseal.identity.embedded import AuthorityError, Issuer
 from nodeseal.local import config as configuration
 from nodeseal.local import run_directory
 from nodeseal.local.config import Config, ConfigError
-from nodeseal.sources.directory.publications import ENROLLED
 
 _CONGESTION_CONTROLS = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
 
@@ -62,17 +61,7 @@ def congestion_problem(name: str) -> str | None:
 
 
 def _mesh(config: Config) -> Iterator[str]:
-    if not config.mesh.is_dir():
-        yield f"{config.mesh} is not a directory; create it or correct the path"
-        return
-    publications = config.mesh / ENROLLED
-    where = publications if publications.exists() else config.mesh
-    if not os.access(where, os.R_OK | os.W_OK | os.X_OK):
-        yield f"{where} cannot be written, where the agent tells what it has enrolled; correct its permissions or mount"
-        return
-    refusal = claim.refusal(config.mesh, config.node, config.run_dir)
-    if refusal is not None:
-        yield refusal
+    yield from source_of(config).verify()
 
 
 def _ca(config: Config) -> Iterator[str]:

@@ -14,7 +14,7 @@ from nodeseal.authority.certificates import fingerprint
 from nodeseal.authority.description import Ending, endings, exposed
 from nodeseal.identity.embedded import AuthorityError, Issuer, Svid, renewal_time
 from nodeseal.mesh.spiffe import SpiffeId
-from nodeseal.sources.directory.publications import Trust
+from nodeseal.mesh.trust import Trust
 
 log = logging.getLogger("nodeseal.agent")
 

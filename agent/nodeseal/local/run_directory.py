@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from nodeseal.capture.bpf import program_cache
@@ -60,24 +61,24 @@ def command(verb: str, run_dir: Path) -> str:
     return f"nodeseal {verb} --run-dir {shlex.quote(str(run_dir))}"
 
 
-def remember_publication(run_dir: Path, mesh: Path, node: str) -> None:
-    """Notes where this node publishes, so that cleanup can withdraw it without a configuration, and where it did
-    before under another name. Raises OSError."""
+def remember_publication(run_dir: Path, source: Mapping[str, str]) -> None:
+    """Notes where this node publishes (see Source.reference), so that cleanup can withdraw it without a configuration,
+    and where it did before. Raises OSError."""
     try:
         before = remembered_publications(run_dir)
     except ValueError:
         before = []
-    _note_publications(run_dir, [(mesh, node), *(one for one in before if one != (mesh, node))])
+    _note_publications(run_dir, [source, *(one for one in before if one != source)])
 
 
-def forget_publication(run_dir: Path, mesh: Path, node: str) -> None:
+def forget_publication(run_dir: Path, source: Mapping[str, str]) -> None:
     """Takes one that was withdrawn out of the note. Raises OSError, ValueError."""
-    _note_publications(run_dir, [one for one in remembered_publications(run_dir) if one != (mesh, node)])
+    _note_publications(run_dir, [one for one in remembered_publications(run_dir) if one != source])
 
 
-def remembered_publications(run_dir: Path) -> list[tuple[Path, str]]:
-    """(mesh directory, node) of everything that agents of this run directory have published and nobody has withdrawn,
-    the latest first. Raises ValueError when the note is damaged."""
+def remembered_publications(run_dir: Path) -> list[Mapping[str, str]]:
+    """Where agents of this run directory have published and nobody has withdrawn it, the latest first. Raises OSError,
+    and ValueError when the note is damaged."""
     path = run_dir / PUBLICATION
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -85,13 +86,21 @@ def remembered_publications(run_dir: Path) -> list[tuple[Path, str]]:
         return []
     try:
         # A former version wrote the latest alone.
-        return [(Path(one["directory"]), str(one["node"])) for one in (value, *value.get("former", ()))]
-    except (AttributeError, KeyError, TypeError) as error:
+        noted = [value, *value.pop("former", ())]
+        return [_reference(one) for one in noted]
+    except (AttributeError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error!r})") from None
 
 
-def _note_publications(run_dir: Path, publications: list[tuple[Path, str]]) -> None:
-    latest, *former = [{"directory": str(mesh), "node": node} for mesh, node in publications]
+def _reference(value: dict[str, object]) -> Mapping[str, str]:
+    texts = {key: text for key, text in value.items() if isinstance(text, str)}
+    if not texts or texts != value:
+        raise TypeError(f"{value!r} says nothing")
+    return texts
+
+
+def _note_publications(run_dir: Path, sources: list[Mapping[str, str]]) -> None:
+    latest, *former = sources
     draft = run_dir / (PUBLICATION + ".new")
     draft.write_text(json.dumps({**latest, "former": former}), encoding="utf-8")
     draft.replace(run_dir / PUBLICATION)

@@ -12,11 +12,12 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 from nodeseal.backoff import Backoff
 from nodeseal.capture.listeners import FROM_OUTSIDE
@@ -36,17 +37,18 @@ from nodeseal.linux import addresses
 from nodeseal.linux.control_socket import close_all
 from nodeseal.local.config import Config
 from nodeseal.mesh.model import Mesh, MeshDifference, MeshError, Mode, OnFailure, Phase, Workload, WorkloadName
+from nodeseal.mesh.reasons import ProblemWord
 from nodeseal.mesh.workload import WORKLOADS
 from nodeseal.node import probes
 from nodeseal.node.absence import Absence
 from nodeseal.node.ca_watch import CaWatch
+from nodeseal.node.former_publications import FormerPublications
 from nodeseal.node.held_back import HeldBack
-from nodeseal.node.peers import Publishers
 from nodeseal.node.problems import Part, Problem
 from nodeseal.node.publication import OwnPublication
 from nodeseal.node.start_steps import Starting
 from nodeseal.node.vigil import Vigil
-from nodeseal.sources.directory.source import DirectorySource, MeshStateError, load
+from nodeseal.sources.source import Concern, MeshStateError, Reference, Source, StateProblem
 
 log = logging.getLogger("nodeseal.agent")
 
@@ -57,14 +59,10 @@ _CA_CHECK_S = 5.0
 _VIGIL_S = 5.0
 
 
-class MeshSource(Protocol):
-    """Where the mesh state comes from: DirectorySource, and others later."""
-
-    publishers: Publishers
-    """See DirectorySource.publishers."""
-
-    def changes(self) -> AsyncIterator[Mesh | MeshStateError]:
-        """See DirectorySource.changes."""
+_WHERE_USED = (
+    (Concern.PUBLICATION, ProblemWord.PUBLICATION, "see the status of the node whose publication it is"),
+    (Concern.UNREAD, ProblemWord.UNREAD_FILE, "move or rename it"),
+)
 
 
 class InForce(StrEnum):
@@ -85,6 +83,24 @@ class MeshTrouble:
     text: str
     since: datetime
     in_force: InForce
+    found: tuple[StateProblem, ...] = ()
+
+    def problems(self) -> Iterator[Problem]:
+        """See nodeseal.node.problems: one for all that is of a kind, the status has each."""
+        if self.in_force is InForce.FORMER:
+            remedy = "correct it; the last good state stays in force"
+            yield _of_several(ProblemWord.MESH_STATE, self.found, remedy)
+        elif self.in_force is InForce.NONE:
+            yield _of_several(ProblemWord.NO_MESH_STATE, self.found, "correct it; nothing is enrolled before")
+        else:
+            for concern, word, remedy in _WHERE_USED:
+                if found := [one for one in self.found if one.concern is concern]:
+                    yield _of_several(word, found, remedy)
+
+
+def _of_several(word: ProblemWord, found: Sequence[StateProblem], remedy: str) -> Problem:
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return Problem(word, f"{found[0].text}{more}", remedy)
 
 
 class Node:
@@ -95,14 +111,15 @@ class Node:
         config: Config,
         credentials: Credentials,
         capture: CaptureThread,
+        source: Source,
         *,
-        source: MeshSource | None = None,
+        source_at: Callable[[Reference, Path], Source],
         start_core: StartCore = spawn,
         last_seen: float | None = None,
         sign_of_life: Callable[[], None] = lambda: None,
     ) -> None:
-        """`last_seen`: when a former agent of this run directory gave its last sign of life (seconds since the epoch);
-        `sign_of_life` gives one of this agent."""
+        """`source_at`: see FormerPublications; `last_seen`: when a former agent of this run directory gave its last
+        sign of life (seconds since the epoch); `sign_of_life` gives one of this agent."""
         self.config = config
         self.starting = Starting()
         self.trust_domain = credentials.trust_domain
@@ -124,15 +141,16 @@ class Node:
         )
         self.around = Surroundings(self, self.core, capture, credentials, config.settle.total_seconds(), config.limits)
         self.enrolments: dict[WorkloadName, Enrolment] = {}
-        self.publication = OwnPublication(config, credentials, self._to_publish)
+        self.publication = OwnPublication(source, lambda: credentials.trust, self._to_publish)
+        self.former = FormerPublications(config.run_dir, source, source_at)
         self.hosts = HostWatch(self.enrolments, capture)
         self.handover = Handover(self.core, self.enrolments)
         self.ca = CaWatch(credentials, config.run_dir)
         self.pusher = MeshPusher(self.core, self._effective)
         self.bypass = BypassKeeper(capture, config.node, config.node_addresses)
-        self.vigil = Vigil(config.node, config.mesh, config.run_dir, self.core, self.around.settle)
+        self.vigil = Vigil(config.node, source.describe(), config.run_dir, self.core, self.around.settle)
         self.trouble: MeshTrouble | None = None
-        self._source = source if source is not None else DirectorySource(config.mesh)
+        self.source = source
         self._from_source: Mesh | None = None
         self._ours: dict[WorkloadName, Workload] = {}
         """This node's workloads in the source's mesh."""
@@ -168,7 +186,7 @@ class Node:
             if self.config.node_addresses.local:
                 # Before the map is brought up to date: what a former agent left in it has them.
                 self.bypass.local = await asyncio.to_thread(addresses.node_addresses)
-            self.publication.remember()
+            self.former.remember_present()
             with step("taking over what a former agent left"):
                 await self._adopt()
             # A publication of a former run may name what is not captured any more.
@@ -235,14 +253,14 @@ class Node:
         if hello.epoch:
             readable = current
         known = await readable.call(CoreClient.mesh_read) if readable is not None else None
-        # The last good state, until the source has one: also while what is in the directory is bad.
+        # The last good state, until the source has one: also while what it has is bad.
         self.pusher.adopt(known if readable is current else None, hello.epoch, max(one.epoch for one in hellos))
         if known is not None:
             self.pusher.mesh = known
         if known is None:
             # The former core is lost too. What this node published tells what was enrolled: fail closed from the start.
             with contextlib.suppress(MeshStateError):
-                loaded = await asyncio.to_thread(load, self.config.mesh)
+                loaded = await self.source.load()
                 known = loaded if self._foreign_trust_domain(loaded) is None else None
         self._use(known)
         in_core = {workload.name: workload for workload in hello.workloads}
@@ -332,11 +350,11 @@ class Node:
                 await self._follow_source()
             except Exception as error:
                 # The last good state stays in force, as for a bad edit.
-                self._note_trouble(f"the directory cannot be followed: {' '.join(str(error).split()) or repr(error)}")
+                self._note_trouble(f"it cannot be followed: {' '.join(str(error).split()) or repr(error)}")
             await asyncio.sleep(backoff.next())
 
     async def _follow_source(self) -> None:
-        async for item in self._source.changes():
+        async for item in self.source.changes():
             if isinstance(item, Mesh):
                 problem = self._foreign_trust_domain(item)
                 if problem is None:
@@ -345,7 +363,7 @@ class Node:
                 else:
                     self._note_trouble(problem)
             else:
-                self._note_trouble(str(item), used=item.used)
+                self._note_trouble(str(item), item)
                 # What cannot be read may be this node's own publication.
                 await self.publication.heal()
 
@@ -357,10 +375,12 @@ class Node:
             f"found {mesh.trust_domain}"
         )
 
-    def _note_trouble(self, text: str, *, used: bool = False) -> None:
-        """`used`: the state's own files are good, only a publication is not."""
+    def _note_trouble(self, text: str, error: MeshStateError | None = None) -> None:
+        """`error`: the source's, if it is one."""
+        used = error is not None and error.used
         in_force = InForce.PRESENT if used else InForce.FORMER if self._from_source is not None else InForce.NONE
-        self.trouble = MeshTrouble(text, utc_now(), in_force)
+        found = error.problems if error is not None else (StateProblem(text),)
+        self.trouble = MeshTrouble(text, utc_now(), in_force, found)
         lines = text.splitlines()
         more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
         effect = {
@@ -368,7 +388,7 @@ class Node:
             InForce.FORMER: "is not used, the last good one stays in force",
             InForce.NONE: "cannot be used, and there never was a good one: nothing is enrolled",
         }[in_force]
-        log.warning("mesh state %s %s: %s%s", self.config.mesh, effect, lines[0] if lines else "", more)
+        log.warning("mesh state %s %s: %s%s", self.source.describe(), effect, lines[0] if lines else "", more)
 
     async def _take(self, mesh: Mesh) -> None:
         """A new state: every workload of this node gets to know what it is to be."""
@@ -400,13 +420,13 @@ class Node:
             self.hosts.wake()
 
     async def _keep_publication(self) -> None:
-        """Looks after the file itself: an edit right after another one may not alter what the source sees."""
+        """Looks after the publication itself: an edit right after another one may not alter what the source sees."""
         while True:
             with contextlib.suppress(OSError):
                 self._sign_of_life()
             await asyncio.sleep(_PUBLICATION_CHECK_S)
             await self.publication.heal()
-            await self.publication.withdraw_former()
+            await self.former.withdraw()
 
     async def _keep_vigil(self) -> None:
         while True:
@@ -421,7 +441,7 @@ class Node:
     def _tell_vigil(self) -> None:
         # Without a core nothing can be enrolled, which the status says of the core.
         pending = [name for name, one in self.enrolments.items() if one.pending and self.core.ready]
-        self.vigil.take(self._from_source, self._source.publishers, self.around.credentials.trust, pending)
+        self.vigil.take(self._from_source, self.source.publishers, self.around.credentials.trust, pending)
 
     async def _watch_namespaces(self) -> None:
         """Wakes the enrolments whose network namespace is gone: a look at each costs far less than waking all."""
@@ -518,6 +538,7 @@ class Node:
         """Whoever may know of something wrong; see nodeseal.node.problems."""
         self._tell_vigil()
         yield self.publication
+        yield self.former
         yield self
         yield self.ca
         yield self.vigil
@@ -525,6 +546,8 @@ class Node:
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with this node as a whole; see nodeseal.node.problems."""
+        if self.trouble is not None:
+            yield from self.trouble.problems()
         by_rules = (
             one.wanted_state
             for one in self.enrolments.values()

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
-from pathlib import Path
 
 from nodeseal.mesh.model import Mesh, Phase, WorkloadName
 from nodeseal.mesh.reasons import ProblemWord
+from nodeseal.mesh.trust import Trust
 from nodeseal.node.problems import Problem
-from nodeseal.sources.directory.publications import ENROLLED, Trust
+from nodeseal.sources.source import Description, Publishers
 
 _NAMES_SHOWN = 5
 _DIGITS = str.maketrans("", "", "0123456789")
 
-Publishers = Mapping[str, Trust | None]
-"""The nodes that have a publication, each with what it says of its CA: None when it says nothing."""
 
-
-def missing(mesh: Mesh, node: str, directory: Path, publishers: Publishers) -> Iterator[Problem]:
+def missing(mesh: Mesh, node: str, source: Description, publishers: Publishers) -> Iterator[Problem]:
     """Workloads of other nodes than `node` that the mesh state wants enrolled and that nobody has published: whoever
     talks with them talks in plaintext."""
     lacking: dict[str, list[WorkloadName]] = {}
@@ -40,8 +37,8 @@ def missing(mesh: Mesh, node: str, directory: Path, publishers: Publishers) -> I
         yield Problem(
             ProblemWord.NODE_UNKNOWN,
             f"the mesh state wants {shown} enrolled on node {other}, and no node of that name has published anything "
-            f"in {directory / ENROLLED}: traffic with it is in plaintext",
-            f"{hint} its agent, or share that directory with it",
+            f"in {source.publications}: traffic with it is in plaintext",
+            f"{hint} its agent, or {source.sharing}",
             other,
         )
 

@@ -8,7 +8,7 @@ objects with a method `problems()`, which are asked one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,8 +60,8 @@ def collect(status: dict[str, Any], parts: Iterable[Part]) -> list[dict[str, Any
 
 
 def of_status(status: dict[str, Any]) -> list[Problem]:
-    """What the rest of the answer says is wrong with core, capture, mesh state and limits."""
-    found = [*_core(status["core"], Path(status["run_dir"])), *_capture(status["capture"]), *_mesh(status["mesh"])]
+    """What the rest of the answer says is wrong with core, capture and limits."""
+    found = [*_core(status["core"], Path(status["run_dir"])), *_capture(status["capture"])]
     for one in status["workloads"]:
         found += _limits(one["workload"], one["limits"])
     return found
@@ -99,28 +99,6 @@ def _capture(capture: dict[str, Any]) -> list[Problem]:
         text = f"no rule keeps what processes of this node dial from its NAT: {capture['tracked']}"
         found.append(Problem(ProblemWord.NAT_APPLIES, text, "give the kernel nf_tables, or install iptables"))
     return found
-
-
-def _mesh(mesh: dict[str, Any]) -> list[Problem]:
-    lines = (mesh["error"] or "").splitlines()
-    if mesh["in_force"] == "former":
-        return _of_lines(ProblemWord.MESH_STATE, lines, "correct it; the last good state stays in force")
-    if mesh["in_force"] == "none":
-        return _of_lines(ProblemWord.NO_MESH_STATE, lines, "correct it; nothing is enrolled before")
-    publications = [line for line in lines if line.startswith("enrolled/")]
-    rest = [line for line in lines if line not in publications]
-    return [
-        *_of_lines(ProblemWord.PUBLICATION, publications, "see the status of the node whose publication it is"),
-        *_of_lines(ProblemWord.UNREAD_FILE, rest, "move or rename it"),
-    ]
-
-
-def _of_lines(word: ProblemWord, lines: Sequence[str], remedy: str) -> list[Problem]:
-    """One for all lines: the mesh state's part of the status has each."""
-    if not lines:
-        return []
-    more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
-    return [Problem(word, f"{lines[0]}{more}", remedy)]
 
 
 def _limits(name: str, limits: dict[str, dict[str, Any]]) -> list[Problem]:

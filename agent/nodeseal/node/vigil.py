@@ -19,11 +19,11 @@ from nodeseal.cores.client import CoreClient, CoreError
 from nodeseal.cores.supervisor import CoreSupervisor
 from nodeseal.mesh.model import Mesh, WorkloadName
 from nodeseal.mesh.reasons import ProblemWord
+from nodeseal.mesh.trust import Trust
 from nodeseal.node import peers
 from nodeseal.node.leftovers import HasCgroup, Leftovers
-from nodeseal.node.peers import Publishers
 from nodeseal.node.problems import Problem
-from nodeseal.sources.directory.publications import Trust
+from nodeseal.sources.source import Description, Publishers
 
 log = logging.getLogger("nodeseal.agent")
 
@@ -89,7 +89,7 @@ class Vigil:
     def __init__(
         self,
         node: str,
-        directory: Path,
+        source: Description,
         run_dir: Path,
         core: CoreSupervisor,
         settle: float,
@@ -99,7 +99,7 @@ class Vigil:
         self.leftovers = Leftovers(node, run_dir)
         self.handshakes = Handshakes(core, clock)
         self._node = node
-        self._directory = directory
+        self._source = source
         self._patience = PATIENCE_S + settle
         self._clock = clock
         self._mesh: Mesh | None = None
@@ -122,7 +122,7 @@ class Vigil:
         self._mesh, self._publishers, self._own = mesh, publishers, own
         found: list[Problem] = []
         if mesh is not None:
-            found += peers.missing(mesh, self._node, self._directory, publishers)
+            found += peers.missing(mesh, self._node, self._source, publishers)
             if own is not None:
                 found += peers.foreign(mesh, self._node, publishers, own)
         self._lacking = tuple(found)

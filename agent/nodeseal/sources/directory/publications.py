@@ -36,12 +36,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from nodeseal.documents.document import MAX_PROBLEMS, Content, Problem, Problems, read_document, shown
 from nodeseal.documents.schema import Fields
 from nodeseal.documents.workload import read_workload_name
 from nodeseal.mesh.model import Mesh, Phase, WorkloadName
+from nodeseal.mesh.trust import DIGEST_LENGTH, Trust
+from nodeseal.sources.source import PublicationError
 
 ENROLLED = "enrolled"
 """Name of the directory of publications inside the mesh state's directory."""
@@ -49,32 +50,8 @@ ENROLLED = "enrolled"
 SUFFIX = ".yaml"
 """What the name of a publication ends with, behind the node's."""
 
-
-_DIGEST_LENGTH = 32
-_DIGEST = rb"[0-9a-f]{%d}" % _DIGEST_LENGTH
+_DIGEST = rb"[0-9a-f]{%d}" % DIGEST_LENGTH
 _TRUST = re.compile(rb"# [^\n]{1,400}; do not edit\. CA: (%b) trusts:((?: %b){1,64})\n" % (_DIGEST, _DIGEST))
-
-
-class PublicationError(Exception):
-    """A publication could not be written or removed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trust:
-    """A node's CA: `anchors` are digests of the roots that it trusts, `issuer` that of the one by which it issues."""
-
-    anchors: frozenset[str]
-    issuer: str
-
-    @classmethod
-    def of(cls, anchors: Iterable[str], issuer: str) -> Self:
-        """Of whole fingerprints; half of one is enough to compare, and nobody trusts it."""
-        return cls(frozenset(one[:_DIGEST_LENGTH] for one in anchors), issuer[:_DIGEST_LENGTH])
-
-    @property
-    def shown(self) -> str:
-        """For people: the beginning of the issuer's digest."""
-        return f"root {self.issuer[:8]}"
 
 
 def publish(directory: Path, node: str, names: Iterable[WorkloadName], trust: Trust | None = None) -> bool:
@@ -82,7 +59,7 @@ def publish(directory: Path, node: str, names: Iterable[WorkloadName], trust: Tr
 
     Writes nothing if that is what the file says already, and returns whether it wrote. Raises PublicationError.
     """
-    path = _path(directory, node)
+    path = path_of(directory, node)
     known = f" CA: {trust.issuer} trusts: {' '.join(sorted(trust.anchors))}" if trust is not None else ""
     lines = [f"# Written by the agent of {node}; do not edit.{known}", f"node: {json.dumps(node)}"]
     listed = sorted(set(names))
@@ -115,7 +92,7 @@ def publish(directory: Path, node: str, names: Iterable[WorkloadName], trust: Tr
 
 def withdraw(directory: Path, node: str) -> None:
     """Says that no workload of `node` is enrolled, by removing its file. Fine if there is none. PublicationError."""
-    path = _path(directory, node)
+    path = path_of(directory, node)
     try:
         for gone in (path, path.with_name(f".{node}.new")):
             # NotADirectoryError: something else stands in the place of the directory, so nothing is published.
@@ -127,7 +104,7 @@ def withdraw(directory: Path, node: str) -> None:
         ) from error
 
 
-def _path(directory: Path, node: str) -> Path:
+def path_of(directory: Path, node: str) -> Path:
     if not node or "/" in node or "\0" in node or node.startswith("."):
         raise PublicationError(f"cannot publish for the node {node!a}: it cannot be a file name; give it another name")
     return directory / ENROLLED / f"{node}{SUFFIX}"

@@ -6,54 +6,39 @@ node has enrolled what) are followed even then, because they change without anyb
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
-from nodeseal.documents.document import MAX_PROBLEMS, Content, Problem, read_content, shown_path, why_none
-from nodeseal.mesh.model import Mesh
+from nodeseal.documents.document import Content, Problem, read_content, shown_path, why_none
+from nodeseal.mesh.model import Mesh, WorkloadName
+from nodeseal.mesh.trust import Trust
+from nodeseal.sources.directory import claim
+from nodeseal.sources.directory.claim import DirectoryClaim
 from nodeseal.sources.directory.heap import Heap
 from nodeseal.sources.directory.publications import (
     ENROLLED,
     SUFFIX,
     Publication,
-    PublicationError,
-    Trust,
     phases,
     publish,
     read_publication,
-    withdraw,
 )
 from nodeseal.sources.directory.state import StateCache, StateFile, combine, digest_of
 from nodeseal.sources.directory.watch import DirectoryWatch, is_lookalike, is_state_file
-
-__all__ = [
-    "DirectorySource",
-    "MeshStateError",
-    "Problem",
-    "PublicationError",
-    "examine",
-    "load",
-    "publish",
-    "withdraw",
-]
+from nodeseal.sources.source import (
+    Concern,
+    Description,
+    MeshStateError,
+    Publishers,
+    Reference,
+    Source,
+    SourceAwayError,
+    StateProblem,
+)
 
 MAX_TOTAL_BYTES = 64 * 1024 * 1024
 """Most that all files of the mesh state may hold together."""
-
-
-class MeshStateError(Exception):
-    """The mesh state, or a publication in it, is not as it should be. The text has one line per problem.
-
-    `used`: only publications are concerned, or what was passed over; the state's own files are good and count.
-    """
-
-    def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(problems)
-        self.used = all(problem.passed_over or problem.file.startswith(f"{ENROLLED}/") for problem in self.problems)
-        shown = [str(problem) for problem in self.problems[:MAX_PROBLEMS]]
-        if len(self.problems) > MAX_PROBLEMS:
-            shown.append(f"and {len(self.problems) - MAX_PROBLEMS} more problems")
-        super().__init__("\n".join(shown))
 
 
 def load(directory: Path) -> Mesh:
@@ -65,7 +50,7 @@ def load(directory: Path) -> Mesh:
     Raises MeshStateError with everything that is wrong with the state's files.
     """
     mesh, problems = examine(directory)
-    error = MeshStateError(problems)
+    error = _error(problems)
     if mesh is None or not error.used:
         raise error
     return mesh
@@ -76,22 +61,69 @@ def examine(directory: Path) -> tuple[Mesh | None, list[Problem]]:
     return _Reader(directory).take(_Snapshot(directory, frozenset()))
 
 
-class DirectorySource:
-    """Follows the mesh state in a directory."""
+class DirectorySource(Source):
+    """The mesh state in a directory, followed for one node of it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, node: str, run_dir: Path) -> None:
+        """`run_dir`: the run directory of the node's agent, as which it claims the node."""
         self.directory = directory
-        self.publishers: Mapping[str, Trust | None] = {}
-        """The nodes that have a publication, each with the CA that it tells of: as of the latest look, whether that was
-        worth an item of `changes` or not. Replaced as a whole."""
+        self.node = node
+        self.publishers: Publishers = {}
+        self._run_dir = run_dir
+
+    @classmethod
+    def at(cls, reference: Reference, run_dir: Path) -> Self:
+        """The one that gave this reference. Raises ValueError when no such source did."""
+        if reference.keys() != {"directory", "node"}:
+            raise ValueError(f"no source of the mesh state is known by {dict(reference)}")
+        return cls(Path(reference["directory"]), reference["node"], run_dir)
+
+    def describe(self) -> Description:
+        """See Source.describe."""
+        return Description(str(self.directory), str(self.directory / ENROLLED), "share that directory with it")
+
+    def reference(self) -> Reference:
+        """See Source.reference."""
+        return {"directory": str(self.directory), "node": self.node}
+
+    def verify(self) -> Iterator[str]:
+        """See Source.verify."""
+        if not self.directory.is_dir():
+            yield f"{self.directory} is not a directory; create it or correct the path"
+            return
+        publications = self.directory / ENROLLED
+        where = publications if publications.exists() else self.directory
+        if not os.access(where, os.R_OK | os.W_OK | os.X_OK):
+            yield (
+                f"{where} cannot be written, where the agent tells what it has enrolled; correct its permissions or "
+                "mount"
+            )
+            return
+        refusal = claim.refusal(self.directory, self.node, self._run_dir)
+        if refusal is not None:
+            yield refusal
+
+    async def load(self) -> Mesh:
+        """See Source.load and load()."""
+        return await asyncio.to_thread(load, self.directory)
+
+    async def claim(self) -> DirectoryClaim:
+        """See Source.claim. At once: a lock on a file."""
+        return DirectoryClaim(self.directory, self.node, self._run_dir)
+
+    async def publish(self, names: Iterable[WorkloadName], trust: Trust | None = None) -> bool:
+        """See Source.publish."""
+        return await asyncio.to_thread(publish, self.directory, self.node, names, trust)
+
+    async def withdraw(self) -> str | None:
+        """See Source.withdraw. SourceAwayError: the directory is not there."""
+        if not self.directory.is_dir():
+            raise SourceAwayError(f"{self.directory} is not there")
+        withdrawn = await asyncio.to_thread(claim.withdraw_own, self._run_dir, self.directory, self.node)
+        return str(withdrawn) if withdrawn is not None else None
 
     async def changes(self) -> AsyncIterator[Mesh | MeshStateError]:
-        """First the present state, then an item for everything that alters something. Never ends by itself.
-
-        A Mesh is to be used from then on, and says that all is well, unless a MeshStateError follows it at once. A
-        MeshStateError tells what is wrong from then on, until the next item; the last Mesh stays good. One that comes
-        first means that there is no good state yet.
-        """
+        """See Source.changes."""
         watch = DirectoryWatch(self.directory, ENROLLED)
         reader, heap = _Reader(self.directory), Heap()
         told: Mesh | None = None
@@ -111,10 +143,20 @@ class DirectorySource:
                     if news and mesh is not None:
                         yield mesh
                     if worse:
-                        yield MeshStateError(problems)
+                        yield _error(problems)
                 await watch.changed()
         finally:
             watch.close()
+
+
+def _error(problems: Iterable[Problem]) -> MeshStateError:
+    return MeshStateError(StateProblem(str(problem), _concern_of(problem)) for problem in problems)
+
+
+def _concern_of(problem: Problem) -> Concern:
+    if problem.file.startswith(f"{ENROLLED}/"):
+        return Concern.PUBLICATION
+    return Concern.UNREAD if problem.passed_over else Concern.STATE
 
 
 class _Snapshot:

@@ -13,14 +13,11 @@ from pathlib import Path
 from nodeseal.linux import lock_file
 from nodeseal.linux.lock_file import AlreadyLocked, LockFile
 from nodeseal.local import run_directory
-from nodeseal.sources.directory.publications import ENROLLED, SUFFIX, withdraw
+from nodeseal.sources.directory.publications import ENROLLED, path_of, withdraw
+from nodeseal.sources.source import ClaimError, PublicationError
 
 
-class ClaimError(Exception):
-    """The node belongs to another agent, or the claim cannot be written; one line."""
-
-
-class Claim:
+class DirectoryClaim:
     """The right to publish for `node`, held until release() or the process's end."""
 
     def __init__(self, mesh: Path, node: str, run_dir: Path) -> None:
@@ -40,8 +37,8 @@ class Claim:
             self._lock.release()
             raise ClaimError(_in_use(mesh, node, owner))
 
-    def release(self, *, undo: bool = False) -> None:
-        """The run directory stays noted; with `undo`, nothing is left that was not there before."""
+    async def release(self, *, undo: bool = False) -> None:
+        """See Claim.release. The run directory stays noted otherwise."""
         self._lock.release(remove=undo and not self._existed)
         if undo and not self._directory_existed:
             with contextlib.suppress(OSError):
@@ -77,20 +74,23 @@ def _in_use(mesh: Path, node: str, owner: str) -> str:
     )
 
 
-def withdraw_own(run_dir: Path, mesh: Path, node: str) -> bool:
-    """Withdraws the publication of `node` that an agent of this run directory made, and its claim. False when there is
-    none, or when it is somebody else's by now, whose it stays.
+def withdraw_own(run_dir: Path, mesh: Path, node: str) -> Path | None:
+    """Withdraws the publication of `node` that an agent of this run directory made, and its claim. Its path; None when
+    there is none, or when it is somebody else's by now, whose it stays. Raises PublicationError."""
+    path, publication = _path(mesh, node), path_of(mesh, node)
+    try:
+        return publication if _withdraw_own(path, publication, run_dir, mesh, node) else None
+    except AlreadyLocked:
+        return None
+    except OSError as error:
+        raise PublicationError(f"cannot withdraw {publication}: {error.filename}: {error.strerror or error}") from None
 
-    The claim is held meanwhile: nobody begins to publish for the node between the look at it and the withdrawal.
-    Raises OSError, PublicationError.
-    """
-    path, publication = _path(mesh, node), mesh / ENROLLED / f"{node}{SUFFIX}"
+
+def _withdraw_own(path: Path, publication: Path, run_dir: Path, mesh: Path, node: str) -> bool:
+    """The claim is held meanwhile: nobody begins to publish for the node between the look at it and the withdrawal."""
     if not path.exists() and not publication.exists():
         return False
-    try:
-        lock = LockFile(path, str(run_dir))
-    except AlreadyLocked:
-        return False
+    lock = LockFile(path, str(run_dir))
     mine = lock.previous in ("", str(run_dir))
     try:
         if not mine:
