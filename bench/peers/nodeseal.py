@@ -55,7 +55,7 @@ class Nodeseal(Peer):
         agents.wait_for_workloads(
             lab.run_dirs,
             lab.plan.pods,
-            lambda workload: workload["phase"] == "enrolled",
+            lambda workload: workload.phase == "enrolled",
             "enrolled",
             seconds=agents.READY_SECONDS,
             agents=records,

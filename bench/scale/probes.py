@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import Self
 
 from bench.bed import CLIENT, Bed
 from bench.errors import BenchError
+from nodeseal.contracts.api_operations import VERSION
 from nodeseal.local import run_directory
 
 _ANSWER_SECONDS = 30.0
@@ -101,7 +101,7 @@ class LoopProbe(Probe):
         super().__init__()
         self._path = run_dir / run_directory.AGENT_SOCKET
         self._connection: socket.socket | None = None
-        self._request = json.dumps({"op": "version"}).encode() + b"\n"
+        self._request = f"GET {VERSION.path} HTTP/1.1\r\nHost: node\r\n\r\n".encode()
 
     def begin(self) -> None:
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -112,7 +112,7 @@ class LoopProbe(Probe):
         assert self._connection is not None
         self._connection.sendall(self._request)
         answer = b""
-        while not answer.endswith(b"\n"):
+        while not answer.endswith(b"}\n"):
             part = self._connection.recv(4096)
             if not part:
                 raise BenchError("the agent closed the connection")

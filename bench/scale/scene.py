@@ -15,6 +15,7 @@ from bench.errors import BenchError
 from bench.peers.nodeseal import start_agents
 from bench.scale.state import near_state
 from bench.wire import REQUEST, RESPONSE_SIZE
+from nodeseal.contracts.api_operations import STATUS
 from nodeseal_lab import agents
 from nodeseal_lab.files import write_atomically
 from nodeseal_lab.mesh_state import WORKLOADS, write_mesh
@@ -84,7 +85,7 @@ class Scene:
         def settled(side: Side) -> bool:
             found = agents.workloads_of(side.run_dir)
             return all(
-                found.get(pod.name, {}).get("phase") == ("enrolled" if pod.name in names else "absent")
+                pod.name in found and found[pod.name].phase == ("enrolled" if pod.name in names else "absent")
                 for pod in self.bed.lab.plan.pods
                 if pod.node == side.node
             )
@@ -145,7 +146,7 @@ class Scene:
 
     def tunnels(self, side: Side) -> int:
         """How many tunnels the side's workloads have, by its agent."""
-        return sum(int(row["tunnels"]) for row in agents.ask_agent(side.run_dir, "status")["workloads"])
+        return sum(row.tunnels for row in agents.ask_agent(side.run_dir, STATUS).workloads)
 
 
 @dataclass(frozen=True, slots=True)

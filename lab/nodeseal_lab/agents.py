@@ -8,9 +8,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from nodeseal.api import client
+from nodeseal.contracts.api import ConnectionFilter, ConnectionRow, Parameters, Row, Status, WorkloadRow
+from nodeseal.contracts.api_operations import STATUS, Operation
 from nodeseal.linux import lock_file
 from nodeseal.local import generations, run_directory
 from nodeseal_lab.errors import AgentError, LabError
@@ -18,7 +20,9 @@ from nodeseal_lab.namespaces import run_in
 from nodeseal_lab.plan import NAMESPACE, Node, Pod
 from nodeseal_lab.processes import ProcessRecord, ProcessTable, child_environment, start_time
 
-Condition = Callable[[dict[str, Any]], bool]
+Condition = Callable[[WorkloadRow], bool]
+P = TypeVar("P", bound=Parameters)
+A = TypeVar("A", bound=Row)
 
 READY_SECONDS = 30.0
 CHANGE_SECONDS = 20.0
@@ -40,31 +44,38 @@ def start_agent(table: ProcessTable, node: Node, run_dir: Path, argv: Sequence[s
     return table.start(role_of(node.name), argv, netns=node.netns, output=run_dir / "agent.log")
 
 
-def ask_agent(run_dir: Path, operation: str) -> dict[str, Any]:
+def ask_agent(run_dir: Path, operation: Operation[P, A], parameters: P | None = None) -> A:
     """One request to the agent's local API. Raises AgentError when it does not answer."""
     try:
-        return client.ask(run_dir, operation)
+        return client.ask(run_dir, operation, parameters)
     except client.AgentError as error:
         raise AgentError(str(error)) from error
 
 
-def workloads(status: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def connections_of(run_dir: Path) -> list[ConnectionRow]:
+    """The connections of the node. Raises AgentError."""
+    try:
+        return client.ask_connections(run_dir, ConnectionFilter()).connections
+    except client.AgentError as error:
+        raise AgentError(str(error)) from error
+
+
+def workloads(status: Status) -> dict[str, WorkloadRow]:
     """The workloads in an agent's status, by pod name."""
-    beginning = f"{NAMESPACE}/"
-    return {workload["workload"].removeprefix(beginning): workload for workload in status["workloads"]}
+    return {workload.workload.removeprefix(f"{NAMESPACE}/"): workload for workload in status.workloads}
 
 
-def workloads_of(run_dir: Path) -> dict[str, dict[str, Any]]:
+def workloads_of(run_dir: Path) -> dict[str, WorkloadRow]:
     """The workloads that the agent knows, by pod name. Raises AgentError."""
-    return workloads(ask_agent(run_dir, "status"))
+    return workloads(ask_agent(run_dir, STATUS))
 
 
 def wait_for_epoch(run_dir: Path, epoch: int) -> None:
     """Waits until the node's core has a mesh state of this epoch or a later one. Raises AgentError."""
     deadline = time.monotonic() + CHANGE_SECONDS
-    while (status := ask_agent(run_dir, "status"))["mesh"]["epoch"] < epoch:
+    while (status := ask_agent(run_dir, STATUS)).mesh.epoch < epoch:
         if time.monotonic() > deadline:
-            why = status["mesh"]["error"] or status["core"].get("error") or "see its log"
+            why = status.mesh.error or status.core.error or "see its log"
             raise AgentError(f"the core of {run_dir.name} has not taken the change: {why}")
         time.sleep(POLL_SECONDS)
 
@@ -104,7 +115,7 @@ def wait_for_agents(run_dirs: Mapping[str, Path], agents: Sequence[ProcessRecord
         node = agent.role.removeprefix("agent ")
         while True:
             try:
-                if ask_agent(run_dirs[node], "status")["agent"].get("starting") is None:
+                if ask_agent(run_dirs[node], STATUS).agent.starting is None:
                     break
                 if time.monotonic() > deadline:
                     raise AgentError(f"the agent of {node} is still starting: see {run_dirs[node] / 'agent.log'}")
@@ -185,7 +196,7 @@ def cleanup_nodes(run_dirs: Sequence[Path]) -> list[str]:
 
 def _waiting(run_dirs: Mapping[str, Path], pods: Sequence[Pod], holds: Condition) -> list[str]:
     waiting = []
-    statuses: dict[str, dict[str, dict[str, Any]] | LabError] = {}
+    statuses: dict[str, dict[str, WorkloadRow] | LabError] = {}
     for pod in pods:
         if pod.node not in statuses:
             try:
@@ -199,7 +210,7 @@ def _waiting(run_dirs: Mapping[str, Path], pods: Sequence[Pod], holds: Condition
             waiting.append(f"{pod.name}: unknown to the agent of {pod.node}")
         elif not holds(status[pod.name]):
             workload = status[pod.name]
-            why = workload.get("detail") or workload.get("reason") or workload.get("phase")
+            why = workload.detail or workload.reason or workload.phase
             waiting.append(f"{pod.name}: {why}")
     return waiting
 

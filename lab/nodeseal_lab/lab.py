@@ -26,6 +26,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from nodeseal.contracts.api import WorkloadRow
+from nodeseal.contracts.api_operations import STATUS
 from nodeseal_lab import agents
 from nodeseal_lab.cgroups import in_cgroup, make_cgroups, remove_cgroups
 from nodeseal_lab.errors import (
@@ -151,7 +153,7 @@ class Lab:
     def enrol(self, *pods: str) -> None:
         """Marks the pods as wanted and waits until each is enrolled. Raises LabError."""
         self._change(pods, {"enrolled": True})
-        self._wait(pods, lambda workload: workload["phase"] == "enrolled", "enrolled")
+        self._wait(pods, lambda workload: workload.phase == "enrolled", "enrolled")
 
     def unenrol(self, *pods: str) -> None:
         """Marks the pods as not wanted and waits until their new connections go direct. Raises LabError.
@@ -163,13 +165,13 @@ class Lab:
     def set_mode(self, pod: str, mode: str) -> None:
         """`permissive` or `strict`; waits until the pod's core decides by it. Raises LabError."""
         run_dir = self.run_dirs[self.plan.pod(pod).node]
-        before = agents.ask_agent(run_dir, "status")
-        was = agents.workloads(before)[pod]["mode"]
+        before = agents.ask_agent(run_dir, STATUS)
+        was = agents.workloads(before)[pod].mode
         self._change((pod,), {"mode": mode})
-        self._wait((pod,), lambda workload: workload["mode"] == mode, f"in mode {mode}")
+        self._wait((pod,), lambda workload: workload.mode == mode, f"in mode {mode}")
         if was != mode:
             # The agent shows the mode when it has read it; the epoch moves on when the core has it.
-            agents.wait_for_epoch(run_dir, before["mesh"]["epoch"] + 1)
+            agents.wait_for_epoch(run_dir, before.mesh.epoch + 1)
 
     def run(self, pod: str, argv: Sequence[str], *, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
         """Runs a command in the pod's network namespace and returns its output. Addresses only: pod names resolve in
@@ -236,8 +238,7 @@ class Lab:
         ]
         pods = []
         for pod in self.plan.pods:
-            workload = workloads[pod.node].get(pod.name, {})
-            enrolled = bool(workload.get("enrolled"))
+            workload = workloads[pod.node].get(pod.name, WorkloadRow())
             pods.append(
                 {
                     "name": pod.name,
@@ -245,8 +246,8 @@ class Lab:
                     "netns": pod.netns,
                     "address": str(pod.address),
                     "addresses": [str(address) for address in pod.addresses],
-                    "enrolled": enrolled,
-                    "identity": workload.get("identity") if enrolled else None,
+                    "enrolled": workload.enrolled,
+                    "identity": workload.identity if workload.enrolled else None,
                 }
             )
         return {"nodes": nodes, "pods": pods, "supervisor_pid": self.supervisor_pid()}
@@ -281,7 +282,7 @@ class Lab:
             agents.wait_for_workloads(
                 self.run_dirs,
                 [pod for pod in self.plan.pods if pod.enrolled_from_start],
-                lambda workload: workload["phase"] == "enrolled",
+                lambda workload: workload.phase == "enrolled",
                 "enrolled",
                 seconds=agents.READY_SECONDS,
                 agents=started,
@@ -350,12 +351,12 @@ class Lab:
     def _wait(self, pods: Sequence[str], holds: agents.Condition, what: str) -> None:
         agents.wait_for_workloads(self.run_dirs, [self.plan.pod(pod) for pod in pods], holds, what)
 
-    def _workloads(self, run_dir: Path) -> dict[str, dict[str, Any]]:
+    def _workloads(self, run_dir: Path) -> dict[str, WorkloadRow]:
         with contextlib.suppress(AgentError):
             return agents.workloads_of(run_dir)
         return self._published(run_dir.name)
 
-    def _published(self, node: str) -> dict[str, dict[str, Any]]:
+    def _published(self, node: str) -> dict[str, WorkloadRow]:
         """What a node's agent last published as enrolled: still so while the agent is away and its core works on."""
         from nodeseal.sources.directory.source import load
         from nodeseal.sources.source import MeshStateError
@@ -363,16 +364,18 @@ class Lab:
         with contextlib.suppress(MeshStateError):
             mesh = load(self.mesh)
             return {
-                key.name: {"enrolled": workload.accepts_tunnels, "identity": str(workload.identity(mesh.trust_domain))}
+                key.name: WorkloadRow(
+                    enrolled=workload.accepts_tunnels, identity=str(workload.identity(mesh.trust_domain))
+                )
                 for key, workload in mesh.workloads.items()
                 if workload.node == node
             }
         return {}
 
 
-def _goes_direct(workload: dict[str, Any]) -> bool:
+def _goes_direct(workload: WorkloadRow) -> bool:
     """Whether nothing new of a workload that is not wanted is captured: at most what was captured before goes on."""
-    return bool(workload["phase"] == "absent" or workload["draining"])
+    return workload.phase == "absent" or workload.draining
 
 
 def take_down(name: str, root: Path = LAB_ROOT) -> DownReport:

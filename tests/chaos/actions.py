@@ -19,6 +19,7 @@ from chaos.ledger import ENDING_SECONDS, Ledger
 from chaos.network import BadLink
 from chaos.scene import Scene
 from chaos.schedule import Event, Kind
+from nodeseal.contracts.api_operations import STATUS, UPGRADE_CORE
 from nodeseal.local import generations
 from nodeseal_lab import agents
 from nodeseal_lab.errors import AgentError
@@ -132,15 +133,15 @@ class Actions:
     def _carried(self, node: str, generation: int) -> frozenset[str] | None:
         """The near ends of what a core carries from its node's pods; None: the agent cannot say."""
         try:
-            rows = agents.ask_agent(self.lab.run_dirs[node], "connections")["connections"]
+            rows = agents.connections_of(self.lab.run_dirs[node])
         except AgentError:
             return None
-        return frozenset(row["source"] for row in rows if (row["core"], row["direction"]) == (generation, "outbound"))
+        return frozenset(row.source for row in rows if (row.core, row.direction) == (generation, "outbound"))
 
     def _upgrade_core(self, node: str) -> str:
         for _ in _until(f"the core of {node} is replaced"):
             with contextlib.suppress(AgentError):
-                agents.ask_agent(self.lab.run_dirs[node], "upgrade_core")
+                agents.ask_agent(self.lab.run_dirs[node], UPGRADE_CORE)
                 break
         return f"cores {', '.join(map(str, agents.core_pids(self.lab.run_dirs[node])))}"
 
@@ -179,7 +180,7 @@ class Actions:
         for name, run_dir in self.lab.run_dirs.items():
             for _ in _until(f"the agent of {name} {what}"):
                 with contextlib.suppress(AgentError):
-                    if holds(agents.ask_agent(run_dir, "status")["mesh"]["error"]):
+                    if holds(agents.ask_agent(run_dir, STATUS).mesh.error):
                         break
 
     def _renew_ca(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from chaos.errors import ChaosError
 from chaos.report import Finding, Report
 from chaos.run import at_rest, differences
+from nodeseal.contracts.api_operations import UPGRADE_CORE
 from nodeseal_lab import agents
 from nodeseal_lab.lab import Lab
 from support.pod_traffic import PodTraffic, new_marker
@@ -54,7 +55,7 @@ class Leaks:
 
     def _core_upgrade(self) -> None:
         for node in self._lab.plan.nodes:
-            agents.ask_agent(self._lab.run_dirs[node.name], "upgrade_core")
+            agents.ask_agent(self._lab.run_dirs[node.name], UPGRADE_CORE)
             self._talk()
 
     def _talk(self) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 from chaos.ledger import Ledger
 from chaos.network import Watch
 from chaos.scene import Scene
+from nodeseal.contracts.api import Status
+from nodeseal.contracts.api_operations import STATUS
 from nodeseal_lab import agents
 from nodeseal_lab.errors import AgentError
 from nodeseal_lab.lab import Lab
@@ -92,8 +94,8 @@ class Monitor:
         said = []
         for node, run_dir in self._lab.run_dirs.items():
             with contextlib.suppress(AgentError):
-                rows = agents.ask_agent(run_dir, "connections")["connections"]
-                said += [f"{node}: {row['reason']}" for row in rows if row["source"] == client and row["reason"]]
+                rows = agents.connections_of(run_dir)
+                said += [f"{node}: {row.reason}" for row in rows if row.source == client and row.reason]
         return f" ({'; '.join(said)})" if said else ""
 
     def _look_for_nodes(self) -> None:
@@ -109,14 +111,14 @@ class Monitor:
 
     def _is_back(self, node: str) -> bool:
         try:
-            return is_back(agents.ask_agent(self._lab.run_dirs[node], "status"))
+            return is_back(agents.ask_agent(self._lab.run_dirs[node], STATUS))
         except AgentError:
             return False
 
 
-def is_back(status: dict[str, Any]) -> bool:
+def is_back(status: Status) -> bool:
     """Whether the core has every workload that is wanted on the node. An agent that starts answers before it knows of
     any."""
-    wanted = [workload for workload in status["workloads"] if workload["wanted"]]
-    ready = status["agent"]["starting"] is None and status["core"]["state"] == "running"
-    return ready and all(workload["enrolled"] for workload in wanted)
+    wanted = [workload for workload in status.workloads if workload.wanted]
+    ready = status.agent.starting is None and status.core.state == "running"
+    return ready and all(workload.enrolled for workload in wanted)

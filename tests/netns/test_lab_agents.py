@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
@@ -93,8 +94,8 @@ def nodeseal(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def connections(lab: Lab, node: str) -> list[dict[str, Any]]:
-    answer: list[dict[str, Any]] = agents.ask_agent(lab.run_dirs[node], "connections")["connections"]
-    return answer
+    rows: list[dict[str, Any]] = msgspec.to_builtins(agents.connections_of(lab.run_dirs[node]))
+    return rows
 
 
 def traces(lab: Lab) -> list[str]:

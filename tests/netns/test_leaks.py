@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from nodeseal.contracts.api_operations import UPGRADE_CORE
 from nodeseal_lab import agents
 from support.connection import echoes
 from support.lab import RunningLab, running_lab
@@ -47,7 +48,7 @@ def core_upgrade(lab: RunningLab, programs: Programs, server: Server) -> None:
     """The cores are replaced, while something is connected through the old ones."""
     client = programs.dial("shipper", server.address)
     for node in NODES:
-        agents.ask_agent(lab.run_dir(node), "upgrade_core")
+        agents.ask_agent(lab.run_dir(node), UPGRADE_CORE)
         assert echoes(client)
     client.close()
 

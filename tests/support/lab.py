@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
+from nodeseal.contracts.api_operations import REFUSED, STATUS
 from nodeseal.contracts.core import CoreStats
 from nodeseal.cores.client import CoreClient
 from nodeseal_lab import agents
@@ -83,20 +86,22 @@ class RunningLab:
 
     def status(self, node: str) -> dict[str, Any]:
         """The agent's status. Raises AgentError when it does not answer."""
-        return agents.ask_agent(self.run_dir(node), "status")
+        answer: dict[str, Any] = msgspec.to_builtins(agents.ask_agent(self.run_dir(node), STATUS))
+        return answer
 
     def workload(self, pod: str) -> dict[str, Any]:
         """The pod in its agent's status."""
-        return agents.workloads_of(self.run_dir(self.node_of(pod)))[pod]
+        row: dict[str, Any] = msgspec.to_builtins(agents.workloads_of(self.run_dir(self.node_of(pod)))[pod])
+        return row
 
     def connections(self, node: str) -> list[dict[str, Any]]:
         """The connections of the node, as `nodeseal connections -o json` gives them."""
-        rows: list[dict[str, Any]] = agents.ask_agent(self.run_dir(node), "connections")["connections"]
+        rows: list[dict[str, Any]] = msgspec.to_builtins(agents.connections_of(self.run_dir(node)))
         return rows
 
     def refused(self, node: str, **wanted: object) -> list[dict[str, Any]]:
         """The peers that the node refused, as `nodeseal connections -o json` gives them, with these values."""
-        rows: list[dict[str, Any]] = agents.ask_agent(self.run_dir(node), "connections")["refused"]
+        rows: list[dict[str, Any]] = msgspec.to_builtins(agents.ask_agent(self.run_dir(node), REFUSED).refused)
         return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
 
     def outbound(self, client: socket.socket) -> dict[str, Any]:

@@ -3,101 +3,360 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Awaitable, Callable
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from nodeseal.api import client
-from nodeseal.api.server import ApiServer
+from nodeseal.api import client, exchange, server
+from nodeseal.api.server import ApiServer, Served
+from nodeseal.contracts import api
+from nodeseal.contracts.api_operations import CONNECTIONS, FAILURE, JSON, LINES, STATUS, UPGRADE_CORE, VERSION
 from nodeseal.linux.lock_file import LockFile
 from nodeseal.local import generations, run_directory
 
 
-def serve(run_dir: Path, story: Callable[[], Any], **operations: Callable[[], Awaitable[dict[str, Any]]]) -> Any:
+class StartingError(Exception):
+    """What passes by itself."""
+
+
+async def status(_parameters: api.Parameters) -> api.Status:
+    return api.Status(node="node1")
+
+
+async def connections(wanted: api.ConnectionFilter) -> api.Connections:
+    rows = [api.ConnectionRow(id=number) for number in range(wanted.limit or 1)]
+    return api.Connections(node="node1", connections=rows, next=None if wanted.after else "there")
+
+
+async def lines(wanted: api.ConnectionFilter) -> AsyncGenerator[list[api.ConnectionRow], None]:
+    for number in range(wanted.limit or 3):
+        yield [api.ConnectionRow(id=number, workload="default/a")]
+    if wanted.after:
+        raise RuntimeError("two\nlines")
+
+
+def raising(error: Exception) -> list[Served[Any, Any]]:
+    async def answer(_parameters: api.Parameters) -> api.Status:
+        raise error
+
+    return [Served(STATUS, answer)]
+
+
+ALL = (Served(STATUS, status), Served(CONNECTIONS, connections, lines))
+
+
+def serve(run_dir: Path, story: Callable[[], Any], *served: Served[Any, Any]) -> Any:
     """Runs a blocking `story` in a thread while the API serves."""
 
     async def play() -> Any:
-        api = ApiServer(run_dir / run_directory.AGENT_SOCKET, operations)
-        await api.start()
+        api_server = ApiServer(run_dir / run_directory.AGENT_SOCKET, served or ALL, unavailable=[StartingError])
+        await api_server.start()
         try:
             async with asyncio.timeout(30):
                 return await asyncio.to_thread(story)
         finally:
-            await api.stop()
+            await api_server.stop()
 
     return asyncio.run(play())
 
 
-async def answer() -> dict[str, Any]:
-    return {"ok": True, "node": "node1"}
+def connect(run_dir: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(20)
+    connection.connect(str(run_dir / run_directory.AGENT_SOCKET))
+    return connection
 
 
-async def broken() -> dict[str, Any]:
-    raise RuntimeError("two\nlines")
+def talk(run_dir: Path, said: bytes) -> bytes:
+    """What comes back until the agent ends the connection."""
+    with connect(run_dir) as connection, contextlib.suppress(ConnectionResetError):
+        with contextlib.suppress(BrokenPipeError):
+            connection.sendall(said)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    return answer
 
 
-def test_answer_comes_back(tmp_path: Path) -> None:
-    assert serve(tmp_path, lambda: client.ask(tmp_path, "status"), status=answer) == {"ok": True, "node": "node1"}
+def request(path: str, *headers: str, method: str = "GET") -> bytes:
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: node", "Connection: close", *headers, "", ""]).encode()
 
 
-def test_unknown_operation_names_those_that_there_are(tmp_path: Path) -> None:
-    with pytest.raises(client.AgentError, match=r"unknown operation 'stat'; there are: status"):
-        serve(tmp_path, lambda: client.ask(tmp_path, "stat"), status=answer)
+def curl(run_dir: Path, path: str, *arguments: str) -> tuple[int, str, str]:
+    """(status, content type, body) as curl has them."""
+    command = ["curl", "-sS", "--max-time", "20", "--unix-socket", str(run_dir / run_directory.AGENT_SOCKET)]
+    form = "\n%{http_code} %{content_type}"
+    done = subprocess.run(
+        [*command, *arguments, "-w", form, f"http://node{path}"], capture_output=True, text=True, timeout=30, check=True
+    )
+    body, _, last = done.stdout.rpartition("\n")
+    code, _, kind = last.partition(" ")
+    return int(code), kind, body
 
 
-def test_failing_operation_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(client.AgentError, match=r"^two lines$"):
-        serve(tmp_path, lambda: client.ask(tmp_path, "status"), status=broken)
+class TestAnswers:
+    def test_one_comes_back(self, tmp_path: Path) -> None:
+        assert serve(tmp_path, lambda: client.ask(tmp_path, STATUS)) == api.Status(node="node1")
+
+    def test_curl_has_it_as_json(self, tmp_path: Path) -> None:
+        code, kind, body = serve(tmp_path, lambda: curl(tmp_path, "/v1/status"))
+        assert (code, kind) == (200, JSON)
+        assert json.loads(body)["node"] == "node1"
+
+    def test_parameters_come_with_the_path(self, tmp_path: Path) -> None:
+        _code, _kind, body = serve(tmp_path, lambda: curl(tmp_path, "/v1/connections?live=true&limit=2"))
+        assert [row["id"] for row in json.loads(body)["connections"]] == [0, 1]
+
+    def test_one_connection_carries_many(self, tmp_path: Path) -> None:
+        once = request("/v1/status").replace(b"Connection: close\r\n", b"")
+        assert serve(tmp_path, lambda: talk(tmp_path, once + once + request("/v1/status"))).count(b'"node1"') == 3
+
+    def test_pages_are_one_for_the_command_line(self, tmp_path: Path) -> None:
+        found = serve(tmp_path, lambda: client.ask_connections(tmp_path, api.ConnectionFilter(live=True)))
+        assert (len(found.connections), found.next) == (2 * client.PAGE_MAX, None)
 
 
-@pytest.mark.parametrize("line", [b"nonsense\n", b"[1]\n", b'{"op": 3}\n', b"\xff\n"])
-def test_malformed_request_is_answered(tmp_path: Path, line: bytes) -> None:
-    def story() -> dict[str, Any]:
-        import socket
+class TestStreams:
+    @pytest.mark.parametrize("asked", [("-H", f"Accept: {LINES}"), ()])
+    def test_rows_come_as_lines(self, tmp_path: Path, asked: tuple[str, ...]) -> None:
+        path = "/v1/connections" if asked else "/v1/connections?stream=true"
+        code, kind, body = serve(tmp_path, lambda: curl(tmp_path, path, *asked))
+        assert (code, kind) == (200, LINES)
+        assert [json.loads(line)["id"] for line in body.splitlines()] == [0, 1, 2]
 
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(str(tmp_path / run_directory.AGENT_SOCKET))
-            connection.sendall(line)
-            with connection.makefile("rb") as answers:
-                result: dict[str, Any] = json.loads(answers.readline())
-            return result
+    def test_last_line_says_what_is_missing(self, tmp_path: Path) -> None:
+        _code, _kind, body = serve(tmp_path, lambda: curl(tmp_path, "/v1/connections?stream=true&limit=1&after=x"))
+        assert json.loads(body.splitlines()[-1]) == {"error": "two lines"}
 
-    assert serve(tmp_path, story)["ok"] is False
+    def test_operation_without_rows_refuses(self, tmp_path: Path) -> None:
+        assert serve(tmp_path, lambda: curl(tmp_path, "/v1/status?stream=true"))[0] == 406
 
+    def test_reader_that_stops_is_waited_for_and_costs_one_batch(self, tmp_path: Path) -> None:
+        """And others are answered meanwhile."""
+        made = []
 
-def test_line_without_end_closes_the_connection(tmp_path: Path) -> None:
-    def story() -> bytes:
-        import socket
+        async def endless(_wanted: api.ConnectionFilter) -> AsyncGenerator[list[api.ConnectionRow], None]:
+            while True:
+                made.append(1)
+                yield [api.ConnectionRow(source="x" * 10_000)]
 
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(str(tmp_path / run_directory.AGENT_SOCKET))
+        def story() -> int:
+            with connect(tmp_path) as slow:
+                slow.sendall(request("/v1/connections?stream=true"))
+                before = -1
+                while len(made) != before:
+                    before = len(made)
+                    assert client.ask(tmp_path, STATUS).node == "node1"
+                    threading.Event().wait(0.2)
+                return before
+
+        assert serve(tmp_path, story, Served(STATUS, status), Served(CONNECTIONS, connections, endless)) < 200
+
+    def test_stream_ends_with_its_client(self, tmp_path: Path) -> None:
+        """Also when there is no row that could not be written."""
+        begun, ended = threading.Event(), threading.Event()
+
+        async def silent(_wanted: api.ConnectionFilter) -> AsyncGenerator[list[api.ConnectionRow], None]:
+            begun.set()
             try:
-                connection.sendall(b"x" * 1_000_000)
-                return connection.recv(1)
-            except (BrokenPipeError, ConnectionResetError):
-                return b""
+                await asyncio.sleep(60)
+            finally:
+                ended.set()
+            yield []
 
-    assert serve(tmp_path, story) == b""
+        def story() -> bool:
+            with connect(tmp_path) as connection:
+                connection.sendall(request("/v1/connections?stream=true"))
+                assert begun.wait(20)
+            return ended.wait(20)
+
+        assert serve(tmp_path, story, Served(CONNECTIONS, connections, silent))
 
 
-def test_socket_is_for_root_and_goes_with_the_server(tmp_path: Path) -> None:
-    path = tmp_path / run_directory.AGENT_SOCKET
-    assert serve(tmp_path, lambda: path.stat().st_mode & 0o777) == 0o600
-    assert not path.exists()
+class TestFailures:
+    def test_unknown_operation_names_those_that_there_are(self, tmp_path: Path) -> None:
+        code, kind, body = serve(tmp_path, lambda: curl(tmp_path, "/v1/stat"))
+        assert (code, kind) == (404, FAILURE)
+        text = "unknown operation GET /v1/stat; there are: GET /v1/status, GET /v1/connections"
+        assert json.loads(body) == {"type": "about:blank", "title": "Not Found", "status": 404, "detail": text}
+
+    def test_other_method_says_which(self, tmp_path: Path) -> None:
+        answer = serve(tmp_path, lambda: talk(tmp_path, request("/v1/status", method="POST")))
+        assert answer.startswith(b"HTTP/1.1 405 ")
+        assert b"\r\nAllow: GET\r\n" in answer
+        head = serve(tmp_path, lambda: talk(tmp_path, request("/v1/status", method="HEAD")))
+        assert head.startswith(b"HTTP/1.1 405 ")
+        assert head.endswith(b"\r\n\r\n")
+
+    @pytest.mark.parametrize(
+        ("query", "text"),
+        [
+            ("lives=true", "unknown parameter 'lives' of GET /v1/connections; there are: live, workload, "),
+            ("live=maybe", "parameter 'live' of GET /v1/connections: Expected `bool`, got `str`"),
+            ("limit=0", "parameter 'limit' of GET /v1/connections: Expected `int` >= 1"),
+            ("direction=up", "parameter 'direction' of GET /v1/connections: Invalid enum value 'up'"),
+            ("live=true&live=false", "a parameter is there twice"),
+            ("stream=perhaps", "parameter 'stream' is 'perhaps': say true or false"),
+            ("&".join(f"p{number}=" for number in range(100)), "at most 32 parameters are taken"),
+        ],
+    )
+    def test_parameter_that_is_not_understood_is_refused(self, tmp_path: Path, query: str, text: str) -> None:
+        """A filter that is passed over would give too much."""
+        code, _kind, body = serve(tmp_path, lambda: curl(tmp_path, f"/v1/connections?{query}"))
+        assert code == 400
+        assert json.loads(body)["detail"].startswith(text)
+
+    @pytest.mark.parametrize(
+        ("error", "code", "text"),
+        [
+            (RuntimeError("two\nlines"), 500, "two lines"),
+            (StartingError("ask again"), 503, "ask again"),
+            (TimeoutError(), 504, "GET /v1/status got no answer from the core in time"),
+        ],
+    )
+    def test_failing_operation_is_one_line(self, tmp_path: Path, error: Exception, code: int, text: str) -> None:
+        assert serve(tmp_path, lambda: curl(tmp_path, "/v1/status"), *raising(error))[0] == code
+        with pytest.raises(client.AgentError) as caught:
+            serve(tmp_path, lambda: client.ask(tmp_path, STATUS), *raising(error))
+        assert str(caught.value) == text
+
+    @pytest.mark.parametrize("said", [b"nonsense\n\n", b"\xff\r\n\r\n", b"GET /v1/status HTTP/1.1\r\n\r\n"])
+    def test_what_is_not_http_is_answered(self, tmp_path: Path, said: bytes) -> None:
+        answer = serve(tmp_path, lambda: talk(tmp_path, said))
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"the request is not HTTP/1.1: " in answer
+
+
+class TestBounds:
+    @pytest.mark.parametrize(
+        ("said", "code"),
+        [
+            (b"GET /" + b"x" * 1_000_000, 431),
+            (request("/v1/status", "X: " + "x" * 100_000), 431),
+            (request("/v1/status", "Content-Length: 1000000") + b"x" * 1_000_000, 413),
+        ],
+    )
+    def test_request_without_end_is_refused(self, tmp_path: Path, said: bytes, code: int) -> None:
+        assert serve(tmp_path, lambda: talk(tmp_path, said)).startswith(f"HTTP/1.1 {code} ".encode())
+
+    def test_client_that_says_nothing_is_let_go(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(exchange, "IDLE_S", 0.1)
+        assert serve(tmp_path, lambda: talk(tmp_path, b"GET /v1/sta")) == b""
+
+    def test_client_that_does_not_read_is_let_go(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(exchange, "IDLE_S", 0.1)
+        ended = threading.Event()
+
+        async def endless(_wanted: api.ConnectionFilter) -> AsyncGenerator[list[api.ConnectionRow], None]:
+            try:
+                while True:
+                    yield [api.ConnectionRow(source="x" * 10_000)]
+            finally:
+                ended.set()
+
+        def story() -> bool:
+            with connect(tmp_path) as slow:
+                slow.sendall(request("/v1/connections?stream=true"))
+                return ended.wait(20)
+
+        assert serve(tmp_path, story, Served(CONNECTIONS, connections, endless))
+
+    def test_number_of_clients(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(server, "CLIENTS_MAX", 2)
+
+        def story() -> None:
+            refused = pytest.raises(client.AgentError, match=r"^2 clients are served already; ask again$")
+            with connect(tmp_path), connect(tmp_path), refused:
+                client.ask(tmp_path, STATUS)
+            while True:
+                with contextlib.suppress(client.AgentError):
+                    assert client.ask(tmp_path, STATUS).node == "node1"
+                    return
+
+        serve(tmp_path, story)
+
+    def test_others_than_root_and_the_agents_user(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(server, "_peer_uid", lambda _writer: os.geteuid() + 1)
+        with pytest.raises(client.AgentError, match=r"^the agent may be asked by root only$"):
+            serve(tmp_path, lambda: client.ask(tmp_path, STATUS))
+
+    def test_socket_is_for_root_and_goes_with_the_server(self, tmp_path: Path) -> None:
+        path = tmp_path / run_directory.AGENT_SOCKET
+        assert serve(tmp_path, lambda: path.stat().st_mode & 0o777) == 0o600
+        assert not path.exists()
+
+    def test_agent_that_goes_waits_for_no_client(self, tmp_path: Path) -> None:
+        clients: list[socket.socket] = []
+
+        def story() -> None:
+            clients.append(connect(tmp_path))
+            clients[0].sendall(request("/v1/status").replace(b"Connection: close\r\n", b""))
+            assert clients[0].recv(65536).startswith(b"HTTP/1.1 200 ")
+
+        serve(tmp_path, story)
+        with clients[0] as idle:
+            assert idle.recv(1) == b""
+
+
+class TestVersions:
+    def test_command_that_speaks_lines_is_told(self, tmp_path: Path) -> None:
+        """It prints "error"."""
+        answer = serve(tmp_path, lambda: talk(tmp_path, b'{"op": "status"}\n'))
+        assert json.loads(answer) == {
+            "ok": False,
+            "error": f"the agent is of a newer version ({exchange.__version__}) than this command: run the one that is "
+            "installed",
+        }
+
+    @pytest.mark.parametrize("operation", [VERSION, UPGRADE_CORE])
+    def test_agent_that_does_not_know_an_operation(self, tmp_path: Path, operation: Any) -> None:
+        with pytest.raises(
+            client.AgentError, match=r"is of another version than this command .*; start the agent anew$"
+        ):
+            serve(tmp_path, lambda: client.ask(tmp_path, operation))
+
+    def test_answer_with_more_and_less_than_is_known(self, tmp_path: Path) -> None:
+        class Newer(api.Row, frozen=True):
+            node: str = "node1"
+            surprise: int = 1
+            agent: Any = msgspec.field(default_factory=lambda: {"pid": 7, "surprise": []})
+
+        async def newer(_parameters: api.Parameters) -> Any:
+            return Newer()
+
+        found = serve(tmp_path, lambda: client.ask(tmp_path, STATUS), Served(STATUS, newer))
+        assert found == api.Status(node="node1", agent=api.AgentRow(pid=7))
+
+    def test_agent_that_ends_meanwhile(self, tmp_path: Path) -> None:
+        def story() -> None:
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(tmp_path / run_directory.AGENT_SOCKET))
+                listener.listen()
+                threading.Thread(target=lambda: listener.accept()[0].close()).start()
+                client.ask(tmp_path, STATUS)
+
+        with pytest.raises(client.AgentError, match=r"(ended without an answer|Connection reset by peer)$"):
+            story()
 
 
 def test_no_agent_says_how_to_start_one(tmp_path: Path) -> None:
     with pytest.raises(client.AgentGone, match="nodeseal agent --config"):
-        client.ask(tmp_path, "status")
+        client.ask(tmp_path, STATUS)
 
 
 def test_no_agent_but_a_core_says_so(tmp_path: Path) -> None:
     lock = LockFile(generations.lock_path(tmp_path, 1))
     with pytest.raises(client.AgentGone, match=r"its core \(pid \d+\) goes on"):
-        client.ask(tmp_path, "status")
+        client.ask(tmp_path, STATUS)
     lock.release()
 
 

@@ -7,6 +7,7 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -63,7 +64,7 @@ def test_end_of_the_intermediate_comes_near_and_passes(world: World) -> None:
     world.time = END - 60 * DAY
     assert world.words() == ["ca-expires"]
     (problem,) = world.watch.problems()
-    assert problem.as_json() == {
+    assert msgspec.to_builtins(problem.row()) == {
         "word": "ca-expires",
         "level": "warning",
         "about": None,

@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 
-from nodeseal.api import views
+from nodeseal.api import connections_view, status_view
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.workload import CaptureTarget
+from nodeseal.contracts import api
 from nodeseal.contracts import core as contract
 from nodeseal.cores import distribution, link, supervisor
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone
@@ -223,14 +224,14 @@ def test_bad_edit_leaves_the_last_good_state_and_is_shown_until_corrected(world:
             epoch = node.epoch
             source.put(problem("'10.0.0.999'"))
             await until(lambda: node.trouble is not None)
-            status = await views.status(node)
-            assert "workloads.yaml:3" in status["mesh"]["error"]
-            assert status["mesh"]["error_since"]
-            assert status["workloads"][0]["enrolled"]
+            status = await status_view.status(node)
+            assert "workloads.yaml:3" in status.mesh.error
+            assert status.mesh.error_since
+            assert status.workloads[0].enrolled
             assert node.epoch == epoch
             source.put(world.state())
             await until(lambda: node.trouble is None)
-            assert (await views.status(node))["mesh"]["error"] is None
+            assert (await status_view.status(node)).mesh.error is None
 
     play(story())
 
@@ -274,22 +275,22 @@ def test_source_that_breaks_is_shown_and_followed_again(world: World) -> None:
 
 async def problems_of(node: Node) -> list[tuple[str, str | None]]:
     """(word, what it is about) of what the status says is wrong; the stand-in of the core always has met a limit."""
-    found = (await views.status(node))["problems"]
-    return [(one["word"], one["about"]) for one in found if one["word"] != "limit-reached"]
+    found = (await status_view.status(node)).problems
+    return [(one.word, one.about) for one in found if one.word != "limit-reached"]
 
 
 def test_first_state_that_is_bad_is_not_called_a_last_good_one(world: World, caplog: pytest.LogCaptureFixture) -> None:
     async def story() -> None:
         async with world.node(problem("'x'")) as (node, source):
             await until(lambda: node.trouble is not None)
-            assert (await views.status(node))["mesh"]["in_force"] == "none"
+            assert (await status_view.status(node)).mesh.in_force == "none"
             assert await problems_of(node) == [("no-mesh-state", None)]
             assert "there never was a good one: nothing is enrolled: workloads.yaml:3" in caplog.text
             source.put(world.state())
             await enrolled(node)
             source.put(problem("'x'"))
             await until(lambda: node.trouble is not None)
-            assert (await views.status(node))["mesh"]["in_force"] == "former"
+            assert (await status_view.status(node)).mesh.in_force == "former"
             assert await problems_of(node) == [("mesh-state", None)]
 
     play(story())
@@ -304,7 +305,7 @@ def test_bad_publication_does_not_pass_for_a_state_that_is_not_used(
     async def story() -> None:
         async with world.node(world.state(), bad) as (node, _source):
             await until(lambda: node.trouble is not None)
-            assert (await views.status(node))["mesh"]["in_force"] == "present"
+            assert (await status_view.status(node)).mesh.in_force == "present"
             await enrolled(node)
             assert await problems_of(node) == [("publication", None)]
         assert "is used, but something is wrong in it: enrolled/node2.yaml" in caplog.text
@@ -333,12 +334,12 @@ def test_agent_that_starts_says_what_it_does(
         )
         beginning = asyncio.create_task(node.begin())
         await until(lambda: (node.starting.doing or "").startswith("preparing capture"))
-        status = await views.status(node)
-        assert status["agent"]["starting"]["doing"].startswith("preparing capture")
-        assert status["agent"]["starting"]["seconds"] >= 0
-        (wrong,) = status["problems"]
-        assert (wrong["word"], wrong["level"]) == ("agent-starting", "warning")
-        assert wrong["text"].startswith("the agent is starting: preparing capture")
+        status = await status_view.status(node)
+        assert status.agent.starting.doing.startswith("preparing capture")
+        assert status.agent.starting.seconds >= 0
+        (wrong,) = status.problems
+        assert (wrong.word, wrong.level) == ("agent-starting", "warning")
+        assert wrong.text.startswith("the agent is starting: preparing capture")
         with pytest.raises(start_steps.StartingError, match="the agent is starting: preparing capture"):
             node.starting.check()
         await until(lambda: "still starting: preparing capture" in caplog.text)
@@ -346,11 +347,8 @@ def test_agent_that_starts_says_what_it_does(
         await beginning
         node.starting.check()
         await enrolled(node)
-        ready = await views.status(node)
-        assert ready["agent"]["starting"] is None
-        # Scripts find the same keys in both.
-        assert ready.keys() == status.keys()
-        assert ready["mesh"].keys() == status["mesh"].keys()
+        ready = await status_view.status(node)
+        assert ready.agent.starting is None
         assert "compiled if they were not before) took " in caplog.text
         await node.end()
 
@@ -534,8 +532,9 @@ def test_status_names_all_addresses(world: World) -> None:
     async def story() -> None:
         dual = replace(world.shipper, addresses=(IPv6Address("fd00::1"), IPv4Address("10.0.0.1")))
         async with world.node(world.state(dual)) as (node, _source):
-            (row,) = (await views.status(node))["workloads"]
-            assert (row["address"], row["addresses"]) == ("fd00::1", ["fd00::1", "10.0.0.1"])
+            await until(lambda: node.enrolments)
+            (row,) = (await status_view.status(node)).workloads
+            assert (row.address, row.addresses) == ("fd00::1", ["fd00::1", "10.0.0.1"])
 
     play(story())
 
@@ -546,10 +545,10 @@ def test_one_workloads_failure_does_not_disturb_another(world: World) -> None:
         async with world.node(world.state(world.shipper, gone)) as (node, _source):
             await enrolled(node)
             await until(lambda: node.enrolments[gone.key].trouble is not None)
-            rows = {row["workload"]: row for row in (await views.status(node))["workloads"]}
-            assert rows["default/gone"]["reason"] == "namespace-gone"
-            assert rows["default/gone"]["retry_seconds"] is not None
-            assert rows["default/shipper"]["enrolled"]
+            rows = {row.workload: row for row in (await status_view.status(node)).workloads}
+            assert rows["default/gone"].reason == "namespace-gone"
+            assert rows["default/gone"].retry_seconds is not None
+            assert rows["default/shipper"].enrolled
 
     play(story())
 
@@ -777,17 +776,17 @@ def test_connections_carry_the_names_of_both_ends(world: World) -> None:
     async def story() -> None:
         async with world.node(world.state()) as (node, _source):
             await enrolled(node)
-            answer = await views.connections(node)
-            assert answer["ok"]
-            assert (answer["node"], answer["trust_domain"]) == ("node1", "example.org")
-            assert (answer["connections"], answer["refused"], answer["errors"]) == ([], [], [])
+            answer = await connections_view.page(node, api.ConnectionFilter(), None)
+            assert answer == api.Connections(node="node1", trust_domain="example.org")
+            refused = await connections_view.refused(node, api.RefusedFilter())
+            assert refused == api.Refused(node="node1", trust_domain="example.org")
             row = {"id": 1, "workload": "default/shipper", "direction": "outbound", "state": "closed", "mtls": True}
             row |= {"source": f"{world.shipper.address}:4000", "destination": f"{world.remote.address}:80"}
             row |= {"endpoint": f"{world.remote.address}:80", "bytes_sent": 1, "bytes_received": 2, "age_ms": 2500}
             row |= {"closed_ms": 500, "peer": "spiffe://x", "tls": "TLSv1.3", "reason": ""}
-            seen = views._through_core(node.mesh, contract.Connection(**row), 1)
-            assert (seen["source_workload"], seen["destination_workload"]) == ("default/shipper", "default/pipeline")
-            assert (seen["age_seconds"], seen["closed_seconds"], seen["reason"]) == (2.5, 0.5, None)
+            seen = connections_view._through_core(node.mesh, contract.Connection(**row), 1)
+            assert (seen.source_workload, seen.destination_workload) == ("default/shipper", "default/pipeline")
+            assert (seen.age_seconds, seen.closed_seconds, seen.reason) == (2.5, 0.5, None)
 
     play(story())
 
@@ -796,8 +795,8 @@ def test_status_says_what_decisions_take(world: World) -> None:
     async def story() -> None:
         async with world.node(world.state()) as (node, _source):
             await enrolled(node)
-            core = (await views.status(node))["core"]
-            assert core["decisions"] == {"asked": 7, "cached": 30, "p50_us": 40.96, "p99_us": 98.304}
+            core = (await status_view.status(node)).core
+            assert core.decisions == api.Decisions(asked=7, cached=30, p50_us=40.96, p99_us=98.304)
 
     play(story())
 
@@ -809,10 +808,10 @@ def test_status_says_when_the_core_does_not_run(world: World) -> None:
             node.core._spawn = lambda *_arguments: (_ for _ in ()).throw(CoreError("no memory"))
             os.kill(node.core.pid, signal.SIGKILL)
             await until(lambda: node.core.error == "no memory")
-            core = (await views.status(node))["core"]
-            assert (core["pid"], core["state"], core["error"], core["crashes"]) == (None, "not-running", "no memory", 1)
+            core = (await status_view.status(node)).core
+            assert (core.pid, core.state, core.error, core.crashes) == (None, "not-running", "no memory", 1)
             with pytest.raises(CoreGone):
-                await views.connections(node)
+                await connections_view.page(node, api.ConnectionFilter(), None)
 
     play(story())
 
@@ -931,15 +930,15 @@ def test_upgraded_core_has_everything_and_the_one_before_ends_when_it_is_done(wo
             await enrolled(node)
             before = world.core
             done = await node.upgrade_core()
-            assert (done["before"]["pid"], done["pid"], done["workloads"]) == (before.pid, node.core.pid, 1)
-            assert done["generation"] == done["before"]["generation"] + 1
+            assert (done.before.pid, done.pid, done.workloads) == (before.pid, node.core.pid, 1)
+            assert done.generation == done.before.generation + 1
             hello = world.asks(CoreClient.hello)
             assert [(one.name, one.roles) for one in hello.workloads] == [(SHIPPER, (0, 1, 2))]
             assert world.asks(CoreClient.mesh_read).workloads[SHIPPER].phase is Phase.ENROLLED
             await until(lambda: before.poll() is not None, "the core before has ended")
             await until(lambda: not node.core.older, "its end was noticed")
-            assert generations.known(world.run_dir) == [done["generation"]]
-            assert (await views.status(node))["core"]["crashes"] == 0
+            assert generations.known(world.run_dir) == [done.generation]
+            assert (await status_view.status(node)).core.crashes == 0
 
     play(story())
 
@@ -957,7 +956,7 @@ def test_failed_upgrade_leaves_the_core_that_runs(world: World) -> None:
                 await node.upgrade_core()
             assert (node.core.pid, node.core.ready, node.core.error) == (pid, True, None)
             node.core._spawn = spawn
-            assert (await node.upgrade_core())["before"]["pid"] == pid
+            assert (await node.upgrade_core()).before.pid == pid
 
     play(story())
 
@@ -1042,7 +1041,7 @@ def test_core_of_another_build_is_replaced_by_the_next_agent(world: World, monke
         async with world.node(world.state(), capture=left_behind(world)) as (node, _source):
             await until(lambda: older.poll() is not None, "the core before has ended")
             assert node.core.current.build == "0.2.0+abc"
-            assert not (await views.status(node))["core"]["outdated"]
+            assert not (await status_view.status(node)).core.outdated
             await until(lambda: [one.roles for one in world.asks(CoreClient.hello).workloads] == [(0, 1, 2)])
 
     play(story())
@@ -1093,15 +1092,15 @@ def test_absence_of_an_agent_is_shown_with_what_was_not_enrolled_meanwhile(world
             world.state(world.shipper, world.remote, late), capture=left_behind(world), last_seen=time.time() - 60
         ) as (node, source):
             await until(lambda: node.absence.missed is not None)
-            absence = (await views.status(node))["agent"]["absence"]
-            assert absence["not_enrolled"] == ["default/late"]
-            assert 60 <= absence["seconds"] < 120
+            absence = (await status_view.status(node)).agent.absence
+            assert absence.not_enrolled == ["default/late"]
+            assert 60 <= absence.seconds < 120
             # What comes later was missed by nobody.
             source.put(
                 world.state(world.shipper, late, workload("later", None, addresses=(IPv4Address("10.77.1.98"),)))
             )
             await until(lambda: WorkloadName("default", "later") in node.enrolments)
-            assert (await views.status(node))["agent"]["absence"]["not_enrolled"] == ["default/late"]
+            assert (await status_view.status(node)).agent.absence.not_enrolled == ["default/late"]
 
     play(story())
 
@@ -1110,7 +1109,7 @@ def test_first_agent_of_a_node_tells_of_no_absence(world: World) -> None:
     async def story() -> None:
         async with world.node(world.state()) as (node, _source):
             await enrolled(node)
-            assert (await views.status(node))["agent"]["absence"] is None
+            assert (await status_view.status(node)).agent.absence is None
 
     play(story())
 
@@ -1144,7 +1143,7 @@ def test_core_that_crashes_in_a_loop_is_started_later_and_later(world: World, mo
                 os.kill(pid, signal.SIGKILL)
                 while node.core.pid in (pid, None) or not node.core.ready:
                     await sleep(0.01)
-                assert node.core.describe()["crashes"] == number
+                assert node.core.describe().crashes == number
             monkeypatch.setattr(supervisor.asyncio, "sleep", sleep)
             delays = [delay for delay in waits if delay != supervisor._MEMORY_CHECK_S and delay < 5]
             assert delays[:3] == [0.0, 0.0, 0.0]

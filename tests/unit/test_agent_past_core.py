@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from nodeseal.api import views
+from nodeseal.api import connections_view
 from nodeseal.enrolment.bypass_keeper import BypassKeeper
 from nodeseal.linux.sock_diag import Direct
 from nodeseal.local.config import NodeAddresses
@@ -37,9 +37,9 @@ def reason(
     state = mesh(replace(HERE, exclude=here), replace(PEER, exclude=peer))
     ports = (9090, 40000) if inbound else (40000, 9090)
     direct = Direct((HERE.addresses[0], ports[0]), (remote, ports[1]), inbound, mark, 10, 20)
-    row = views._past_core(status_of(mesh=state, bypass=keeper), status_of(name=HERE.key), direct)
-    assert (row["mtls"], row["core"], row["direction"]) == (False, None, "inbound" if inbound else "outbound")
-    return str(row["reason"])
+    row = connections_view.past_core(status_of(mesh=state, bypass=keeper), status_of(name=HERE.key), direct)
+    assert (row.mtls, row.core, row.direction) == (False, None, "inbound" if inbound else "outbound")
+    return str(row.reason)
 
 
 @pytest.mark.parametrize("inbound", [False, True])

@@ -14,6 +14,7 @@ import pytest
 
 from nodeseal.api import client
 from nodeseal.authority.creation import init_authority
+from nodeseal.contracts.api_operations import CONNECTIONS, STATUS
 from nodeseal.linux.lock_file import LockFile
 from nodeseal.local import run_directory
 
@@ -157,14 +158,14 @@ def test_agent_that_starts_answers_what_it_does(place: Place) -> None:
         """Until the agent says what it does; before it listens, that it is there."""
         while not asked or "preparing capture" not in asked[-1]:
             try:
-                status = client.ask(place.run_dir, "status")
+                status = client.ask(place.run_dir, STATUS)
             except client.AgentGone as error:
                 asked.append(str(error))
             else:
-                asked.append((status["agent"]["starting"] or {"doing": ""})["doing"])
+                asked.append(status.agent.starting.doing if status.agent.starting is not None else "")
             time.sleep(0.01)
         with pytest.raises(client.AgentError, match="the agent is starting: preparing capture"):
-            client.ask(place.run_dir, "connections")
+            client.ask(place.run_dir, CONNECTIONS)
         done.touch()
 
     with ThreadPoolExecutor(1) as pool:

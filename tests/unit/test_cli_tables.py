@@ -13,10 +13,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec import structs
 
 from nodeseal.cli import connections, status, table, words
 from nodeseal.cli.table import duration, note, render, size
+from nodeseal.contracts.api import Status
+from nodeseal.contracts.output import NodeConnection, NodeRefused
 from nodeseal.mesh.reasons import ProblemWord, WhyLimited, WhyNotEnrolled, WhyPlaintext, WhyRefused, Word
 from nodeseal.node.node import InForce, MeshTrouble
 from nodeseal.node.problems import Problem, collect
@@ -59,19 +63,20 @@ def workload(name: str, **changes: Any) -> dict[str, Any]:
     }
 
 
-def node_status(*workloads: dict[str, Any], problems: Sequence[Problem] = (), **changes: Any) -> dict[str, Any]:
+def node_status(*workloads: dict[str, Any], problems: Sequence[Problem] = (), **changes: Any) -> Status:
     """With what the rest of it says is wrong, and `problems` that it does not."""
-    answer = {
+    fields = {
         "node": "node1",
         "run_dir": "/run/nodeseal",
         "agent": {"pid": 4101, "version": "0.1.0"},
         "core": RUNNING,
-        "mesh": {"source": "/etc/nodeseal/mesh", "epoch": 7, "error": None, "error_since": None, "in_force": None},
+        "mesh": {"directory": "/etc/nodeseal/mesh", "epoch": 7, "error": None, "error_since": None, "in_force": None},
         "capture": {"backend": "ebpf", "why": None, **NOTHING_HELD},
         "workloads": list(workloads),
         **changes,
     }
-    return {**answer, "problems": collect(answer, [SimpleNamespace(problems=lambda: problems)])}
+    answer = msgspec.convert(fields, Status)
+    return structs.replace(answer, problems=collect(answer, [SimpleNamespace(problems=lambda: problems)]))
 
 
 RUNNING = {"pid": 4102, "state": "running", "error": None, "version": "0.1.0", "crashes": 0, "outdated": False}
@@ -118,21 +123,19 @@ def test_status_names_the_limits_that_were_reached_lately() -> None:
         "descriptors": reached | {"limit": None, "since": "2026-01-02T12:00:00+00:00"},
         "questions": {"limit": None, "refused": 0, "since": None, "last_seconds": None},
     }
-    found = node_status(workload("shipper", limits=limits))["problems"]
+    found = node_status(workload("shipper", limits=limits)).problems
     clock = f"{now.astimezone():%H:%M}"
-    assert [one["text"] for one in found] == [
+    assert [one.text for one in found] == [
         f"default/shipper: limit reached: connections (20000), 153 refused since {clock}",
         f"default/shipper: limit reached: memory (256 MiB), 1 refused since {clock}",
         "default/shipper: limit reached: descriptors, 153 refused since "
         f"{datetime(2026, 1, 2, 12, tzinfo=UTC).astimezone():%Y-%m-%d %H:%M}",
     ]
-    assert {(one["word"], one["level"], one["about"]) for one in found} == {
-        ("limit-reached", "warning", "default/shipper")
-    }
+    assert {(one.word, one.level, one.about) for one in found} == {("limit-reached", "warning", "default/shipper")}
 
 
-def connection(**changes: Any) -> dict[str, Any]:
-    return {
+def connection(**changes: Any) -> NodeConnection:
+    fields = {
         "node": "node1",
         "id": 1,
         "workload": "default/shipper",
@@ -154,6 +157,7 @@ def connection(**changes: Any) -> dict[str, Any]:
         "closed_seconds": None,
         **changes,
     }
+    return msgspec.convert(fields, NodeConnection)
 
 
 REASONS = [*WhyPlaintext, *WhyRefused, *WhyLimited]
@@ -231,7 +235,7 @@ def test_status_shows_every_line_of_a_bad_mesh_state(golden: Golden) -> None:
     since = datetime(2026, 11, 23, 11, 19, 35, tzinfo=UTC)
     found = MeshTrouble("\n".join(lines), since, InForce.FORMER, tuple(map(StateProblem, lines)))
     trouble = {
-        "source": "/etc/nodeseal/mesh",
+        "directory": "/etc/nodeseal/mesh",
         "epoch": 7,
         "error": found.text,
         "error_since": since.isoformat(),
@@ -388,8 +392,8 @@ def test_connections_with_long_names_still_fit() -> None:
     assert fits(connections.text([row], several_nodes=True, trust_domains=HERE))
 
 
-def refusal(**changes: Any) -> dict[str, Any]:
-    return {
+def refusal(**changes: Any) -> NodeRefused:
+    fields = {
         "node": "node1",
         "workload": "default/pipeline",
         "direction": "inbound",
@@ -406,6 +410,7 @@ def refusal(**changes: Any) -> dict[str, Any]:
         "last_seconds": 8.0,
         **changes,
     }
+    return msgspec.convert(fields, NodeRefused)
 
 
 REFUSED = [

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
 
+import msgspec
 from msgspec.structs import replace
 
-from nodeseal.api.views import refused_row
+from nodeseal.api.connections_view import refused_row
 from nodeseal.contracts.refusal import Refusal, merged
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
 
@@ -49,7 +50,7 @@ def test_peers_that_were_dialled_differ_by_their_address() -> None:
 
 
 def test_the_api_names_both_ends_and_says_when() -> None:
-    assert refused_row(mesh(), ROW, NOW) == {
+    assert msgspec.to_builtins(refused_row(mesh(), ROW, NOW)) == {
         "workload": "default/a",
         "direction": "inbound",
         "kind": "handshake",
@@ -67,5 +68,5 @@ def test_the_api_names_both_ends_and_says_when() -> None:
         "last_seconds": 0.5,
     }
     stranger = refused_row(None, replace(ROW, source="fd00::7", status=401, peer="spiffe://x/y"), NOW)
-    assert (stranger["source_workload"], stranger["status"], stranger["peer"]) == (None, 401, "spiffe://x/y")
-    assert refused_row(mesh(), replace(ROW, source="fd00::9"), NOW)["source_workload"] == "default/b"
+    assert (stranger.source_workload, stranger.status, stranger.peer) == (None, 401, "spiffe://x/y")
+    assert refused_row(mesh(), replace(ROW, source="fd00::9"), NOW).source_workload == "default/b"

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import shlex
 import socket
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
+from urllib.parse import urlencode
 
+import h11
+import msgspec
+
+from nodeseal import __version__
+from nodeseal.contracts import api
+from nodeseal.contracts.api_operations import CONNECTIONS, PAGE_MAX, Operation
 from nodeseal.linux import lock_file
 from nodeseal.local import generations, registry, run_directory
 
 TIMEOUT_S = 20.0
+_READ = 256 * 1024
+_ANSWER_MAX = 256 * 1024 * 1024
+
+P = TypeVar("P", bound=api.Parameters)
+A = TypeVar("A", bound=api.Row)
 
 
 class AgentError(Exception):
@@ -22,30 +34,86 @@ class AgentGone(AgentError):
     """No agent runs for the run directory."""
 
 
-def ask(run_dir: Path, operation: str, *, seconds: float = TIMEOUT_S) -> dict[str, Any]:
-    """The answer to {"op": operation}, which is waited for so long. Raises AgentGone, AgentError."""
+class _OtherVersionError(Exception):
+    """The agent does not know what is asked."""
+
+
+def ask(run_dir: Path, operation: Operation[P, A], parameters: P | None = None, *, seconds: float = TIMEOUT_S) -> A:
+    """The agent's answer; it may be silent for so long. Raises AgentGone, AgentError."""
     path = run_dir / run_directory.AGENT_SOCKET
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(seconds)
             connection.connect(str(path))
-            connection.sendall(json.dumps({"op": operation}).encode() + b"\n")
-            with connection.makefile("rb") as lines:
-                line = lines.readline()
+            status, body = _exchange(connection, operation, parameters)
+        if status == 200:
+            return msgspec.json.decode(body, type=operation.answer)
+        if status == 404:
+            raise _OtherVersionError
+        raise AgentError(msgspec.json.decode(body, type=api.Failure).detail)
     except (FileNotFoundError, ConnectionRefusedError):
         raise AgentGone(_gone(run_dir)) from None
     except PermissionError:
         raise AgentError(f"the agent at {path} may be asked by root only") from None
     except OSError as error:
         raise AgentError(f"the agent at {path} does not answer: {error.strerror or error}") from None
-    try:
-        answer = json.loads(line)
-    except ValueError:
+    except _OtherVersionError:
+        text = f"is of another version than this command ({__version__}); start the agent anew"
+        raise AgentError(f"the agent at {path} {text}") from None
+    except h11.RemoteProtocolError:
         raise AgentError(f"the agent at {path} ended without an answer") from None
-    if not isinstance(answer, dict) or answer.get("ok") is not True:
-        error_text = answer.get("error") if isinstance(answer, dict) else None
-        raise AgentError(str(error_text or f"the agent at {path} gave no proper answer"))
-    return answer
+    except msgspec.MsgspecError:
+        raise AgentError(f"the agent at {path} gave no proper answer") from None
+
+
+def ask_connections(run_dir: Path, wanted: api.ConnectionFilter, *, seconds: float = TIMEOUT_S) -> api.Connections:
+    """All pages as one. Raises AgentGone, AgentError."""
+    connections: list[api.ConnectionRow] = []
+    errors: list[str] = []
+    wanted = msgspec.structs.replace(wanted, limit=PAGE_MAX)
+    while True:
+        page = ask(run_dir, CONNECTIONS, wanted, seconds=seconds)
+        connections += page.connections
+        errors += page.errors
+        if page.next is None:
+            return msgspec.structs.replace(page, connections=connections, errors=errors)
+        wanted = msgspec.structs.replace(wanted, after=page.next)
+
+
+def _exchange(connection: socket.socket, operation: Operation[P, A], parameters: P | None) -> tuple[int, bytes]:
+    """(status, body) of the answer."""
+    http = h11.Connection(h11.CLIENT)
+    headers = [("Host", "node"), ("User-Agent", f"nodeseal/{__version__}"), ("Connection", "close")]
+    request = h11.Request(method=operation.method, target=_target(operation, parameters), headers=headers)
+    with contextlib.suppress(BrokenPipeError):  # an agent that refuses a client does not read what it wants
+        connection.sendall((http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b""))
+    status, parts, begun = 0, [], False
+    while True:
+        event = http.next_event()
+        if event is h11.NEED_DATA:
+            data = connection.recv(_READ)
+            if not begun and data[:1] == b"{":
+                raise _OtherVersionError  # it speaks JSON lines
+            begun = True
+            http.receive_data(data)
+        elif isinstance(event, h11.Response):
+            status = event.status_code
+        elif isinstance(event, h11.Data):
+            parts.append(event.data)
+        elif isinstance(event, h11.EndOfMessage):
+            return status, b"".join(parts)
+        elif isinstance(event, h11.ConnectionClosed):
+            raise h11.RemoteProtocolError("no answer")
+
+
+def _target(operation: Operation[P, A], parameters: P | None) -> str:
+    """The path, with those parameters that are not as they are by themselves."""
+    texts = {}
+    for field in msgspec.structs.fields(operation.parameters) if parameters is not None else ():
+        value = getattr(parameters, field.name)
+        if value != field.default:
+            texts[field.encode_name] = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"{operation.path}?{urlencode(texts)}" if texts else operation.path
 
 
 def _gone(run_dir: Path) -> str:

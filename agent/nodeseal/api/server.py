@@ -1,33 +1,53 @@
-"""The local API on agent.sock: one JSON object a line in, one a line out, for root and the agent's own user."""
+"""The local API's server on agent.sock, for root and the agent's own user."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from nodeseal import __version__
+from nodeseal.api.exchange import Batches, Exchange, GoneError, LineClientError, Request, RequestError, one_line
+from nodeseal.contracts import api
+from nodeseal.contracts.api_operations import Operation
 
 log = logging.getLogger("nodeseal.agent")
 
-_REQUEST_MAX = 64 * 1024
-_IDLE_S = 60.0
-_CLIENTS_MAX = 64
+CLIENTS_MAX = 64
 
-Operation = Callable[[], Awaitable[dict[str, Any]]]
+P = TypeVar("P", bound=api.Parameters)
+A = TypeVar("A", bound=api.Row)
+
+
+@dataclass(frozen=True, slots=True)
+class Served(Generic[P, A]):
+    """How an operation is carried out. `answer` gives the whole; `stream` rows, for one who asks for JSON lines."""
+
+    operation: Operation[P, A]
+    answer: Callable[[P], Awaitable[A]]
+    stream: Callable[[P], Batches] | None = None
 
 
 class ApiServer:
-    """Serves `operations` by name. An operation's exception becomes {"ok": false, "error": its text}."""
+    """Serves operations. An exception of one is a problem document with its text: status 503 if it is one of
+    `unavailable`, what passes by itself; 504 for TimeoutError; 500 for any other."""
 
-    def __init__(self, path: Path, operations: Mapping[str, Operation]) -> None:
+    def __init__(
+        self, path: Path, served: Iterable[Served[Any, Any]], *, unavailable: Sequence[type[Exception]] = ()
+    ) -> None:
         self._path = path
-        self._operations = operations
+        self._served = {(str(one.operation.method), one.operation.path): one for one in served}
+        self._unavailable = tuple(unavailable)
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
@@ -42,7 +62,7 @@ class ApiServer:
                 listener.bind(str(self._path))
             finally:
                 os.umask(before)
-            self._server = await asyncio.start_unix_server(self._connected, sock=listener, limit=_REQUEST_MAX)
+            self._server = await asyncio.start_unix_server(self._connected, sock=listener)
         except BaseException:
             listener.close()
             raise
@@ -62,46 +82,84 @@ class ApiServer:
         task = asyncio.current_task()
         assert task is not None
         self._clients.add(task)
+        exchange = Exchange(reader, writer)
         try:
-            if _peer_uid(writer) in (0, os.geteuid()) and len(self._clients) <= _CLIENTS_MAX:
-                await self._serve(reader, writer)
-        except (ConnectionError, TimeoutError, ValueError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the client went, said nothing for long, or sent a line without end; or the agent is ending
+            await self._serve(exchange, _peer_uid(writer))
+        except RequestError as error:
+            with contextlib.suppress(GoneError):
+                await exchange.refuse(error)
+        except LineClientError:
+            with contextlib.suppress(GoneError):
+                await exchange.refuse_line(
+                    f"the agent is of a newer version ({__version__}) than this command: run the one that is installed"
+                )
+        except (GoneError, asyncio.CancelledError):
+            pass  # or the agent is ending
         finally:
             self._clients.discard(task)
-            writer.close()
-            with contextlib.suppress(ConnectionError, asyncio.CancelledError):
-                await writer.wait_closed()
+            with contextlib.suppress(asyncio.CancelledError):
+                await exchange.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            async with asyncio.timeout(_IDLE_S):
-                line = await reader.readline()
-            if not line:
-                return
-            answer = await self._answer(line)
-            writer.write(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
-            async with asyncio.timeout(_IDLE_S):
-                await writer.drain()
+    async def _serve(self, exchange: Exchange, uid: int) -> None:
+        if uid not in (0, os.geteuid()):
+            raise RequestError(HTTPStatus.FORBIDDEN, "the agent may be asked by root only")
+        if len(self._clients) > CLIENTS_MAX:
+            raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, f"{CLIENTS_MAX} clients are served already; ask again")
+        while (request := await exchange.request()) is not None:
+            try:
+                await self._carry_out(request, exchange)
+            except RequestError as error:
+                await exchange.refuse(error)
 
-    async def _answer(self, line: bytes) -> dict[str, Any]:
+    async def _carry_out(self, request: Request, exchange: Exchange) -> None:
+        served = self._find(request)
+        parameters = _parameters(served.operation, request.parameters)
+        if request.lines and served.stream is None:
+            raise RequestError(HTTPStatus.NOT_ACCEPTABLE, f"{served.operation} has no stream of JSON lines")
         try:
-            request = json.loads(line)
-        except ValueError:
-            return {"ok": False, "error": "the request is not JSON"}
-        name = request.get("op") if isinstance(request, dict) else None
-        operation = self._operations.get(name) if isinstance(name, str) else None
-        if operation is None:
-            known = ", ".join(sorted(self._operations))
-            return {"ok": False, "error": f"unknown operation {name!r}; there are: {known}"}
-        try:
-            return await operation()
+            if request.lines and served.stream is not None:
+                await exchange.stream(served.stream(parameters))
+            else:
+                await exchange.answer(await served.answer(parameters))
+        except (RequestError, GoneError):
+            raise
         except TimeoutError:
-            return {"ok": False, "error": f"'{name}' got no answer from the core in time"}
+            text = f"{served.operation} got no answer from the core in time"
+            raise RequestError(HTTPStatus.GATEWAY_TIMEOUT, text) from None
+        except self._unavailable as error:
+            raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, one_line(error)) from None
         except Exception as error:
-            text = " ".join(str(error).split()) or type(error).__name__
-            log.warning("request %s failed: %s", name, text)
-            return {"ok": False, "error": text}
+            log.warning("%s failed: %s", served.operation, one_line(error))
+            raise RequestError(HTTPStatus.INTERNAL_SERVER_ERROR, one_line(error)) from None
+
+    def _find(self, request: Request) -> Served[Any, Any]:
+        """Raises RequestError."""
+        served = self._served.get((request.method, request.path))
+        if served is not None:
+            return served
+        methods = sorted(method for method, path in self._served if path == request.path)
+        if methods:
+            allow = ", ".join(methods)
+            text = f"{request.method} {request.path}: say {allow}"
+            raise RequestError(HTTPStatus.METHOD_NOT_ALLOWED, text, ("Allow", allow))
+        known = ", ".join(str(one.operation) for one in self._served.values())
+        raise RequestError(
+            HTTPStatus.NOT_FOUND, f"unknown operation {request.method} {request.path}; there are: {known}"
+        )
+
+
+def _parameters(operation: Operation[P, Any], given: dict[str, str]) -> P:
+    """Raises RequestError."""
+    known = [field.encode_name for field in msgspec.structs.fields(operation.parameters)]
+    for name in given:
+        if name not in known:
+            there = f"there are: {', '.join(known)}" if known else "there are none"
+            raise RequestError(HTTPStatus.BAD_REQUEST, f"unknown parameter {name!r} of {operation}; {there}")
+    try:
+        return msgspec.convert(given, operation.parameters, strict=False)
+    except msgspec.ValidationError as error:
+        text, _, where = str(error).partition(" - at `$.")
+        raise RequestError(HTTPStatus.BAD_REQUEST, f"parameter {where.rstrip('`')!r} of {operation}: {text}") from None
 
 
 def _peer_uid(writer: asyncio.StreamWriter) -> int:

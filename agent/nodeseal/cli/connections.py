@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import click
+from msgspec.structs import asdict
 
+from nodeseal.api.client import ask, ask_connections
 from nodeseal.cli import nodes
 from nodeseal.cli.identities import shortening
+from nodeseal.cli.output import print_json
 from nodeseal.cli.table import duration, note, render_first_that_fits, size
 from nodeseal.cli.tree import Command
+from nodeseal.contracts.api import ConnectionFilter, Connections, RefusedRow
+from nodeseal.contracts.api_operations import REFUSED
+from nodeseal.contracts.output import NodeConnection, NodeConnections, NodeRefused
 
 _HEADER = ("DIR", "SOURCE", "DESTINATION", "MTLS WITH", "SENT", "RECEIVED", "AGE")
 _REFUSED_HEADER = ("DIR", "REFUSED", "SOURCE", "DESTINATION", "TIMES", "SINCE", "LAST", "WHY")
 _DIRECTIONS = {"outbound": "out", "inbound": "in"}
 
-Row = dict[str, Any]
+Row = TypeVar("Row", bound=NodeConnection | NodeRefused)
 Cells = tuple[str, ...]
 Shown = Callable[[str], str]
 """How an identity is shown."""
-End = Callable[[Row], str]
-"""How a source or a destination is."""
+End = Callable[[str, str | None], str]
+"""How a source or a destination is, of its address and the workload there."""
 
 
 @click.command("connections", cls=Command)
@@ -35,15 +41,22 @@ def command(live: bool, run_dir: Path | None, output: str) -> int:
     """Shows the connections of this node's workloads: under mutual TLS with whom, or in plaintext and why; and below
     them the peers that were refused."""
     directories = nodes.run_directories(run_dir)
-    found = nodes.ask_all(directories, "connections")
-    rows = [row for row in _rows(found.answers, "connections") if not (live and row["state"] == "closed")]
-    refused = [] if live else _rows(found.answers, "refused")
-    errors = [error for answer in found.answers for error in answer.get("errors", [])]
+    found = nodes.ask_all(directories, lambda path: _ask(path, live))
+    rows = [
+        NodeConnection(node=one.node, run_dir=one.run_dir, **asdict(row))
+        for one in found.answers
+        for row in one.says.connections.connections
+    ]
+    refused = [
+        NodeRefused(node=one.node, run_dir=one.run_dir, **asdict(row))
+        for one in found.answers
+        for row in one.says.refused
+    ]
+    errors = [error for one in found.answers for error in one.says.connections.errors]
     if output == "json":
-        print(json.dumps({"connections": rows, "refused": refused, "errors": [*errors, *found.errors]}, indent=2))
+        print_json(NodeConnections(connections=rows, refused=refused, errors=[*errors, *found.errors]))
     elif found.answers:
-        # An agent of an older version does not say its own: then no identity is shortened.
-        domains = [answer.get("trust_domain", "") for answer in found.answers]
+        domains = [one.says.connections.trust_domain for one in found.answers]
         print(text(rows, several_nodes=len(directories) > 1, trust_domains=domains))
         if refused:
             print(f"\n{refused_text(refused, several_nodes=len(directories) > 1, trust_domains=domains)}")
@@ -52,16 +65,25 @@ def command(live: bool, run_dir: Path | None, output: str) -> int:
     return found.report_errors()
 
 
-def _rows(answers: Iterable[dict[str, Any]], key: str) -> list[Row]:
-    """Of all nodes; an agent of an older version knows nothing of refusals."""
-    return [
-        {"node": answer["node"], "run_dir": answer["run_dir"], **row}
-        for answer in answers
-        for row in answer.get(key, [])
-    ]
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one agent says."""
+
+    connections: Connections
+    refused: list[RefusedRow]
+
+    @property
+    def node(self) -> str:
+        """The node's name."""
+        return self.connections.node
 
 
-def text(rows: Sequence[Row], *, several_nodes: bool, trust_domains: Iterable[str] = ()) -> str:
+def _ask(run_dir: Path, live: bool) -> _Seen:
+    seen = ask_connections(run_dir, ConnectionFilter(live=live))
+    return _Seen(seen, [] if live else ask(run_dir, REFUSED).refused)
+
+
+def text(rows: Sequence[NodeConnection], *, several_nodes: bool, trust_domains: Iterable[str] = ()) -> str:
     """The table: live connections first, the oldest first; then those that were closed, the latest first.
 
     `trust_domains`: those of the nodes that the rows are from; without them every identity is whole.
@@ -72,14 +94,14 @@ def text(rows: Sequence[Row], *, several_nodes: bool, trust_domains: Iterable[st
     header = ("NODE", *_HEADER) if several_nodes else _HEADER
 
     def variant(identity: Shown, source: End, destination: End) -> Callable[[], list[Cells]]:
-        def cells(row: Row) -> Cells:
+        def cells(row: NodeConnection) -> Cells:
             return (
-                _DIRECTIONS[row["direction"]],
-                source(row),
-                destination(row),
+                _DIRECTIONS[row.direction],
+                source(row.source, row.source_workload),
+                destination(row.destination, row.destination_workload),
                 _security(row, identity),
-                size(row["bytes_sent"]),
-                size(row["bytes_received"]),
+                size(row.bytes_sent),
+                size(row.bytes_received),
                 _age(row),
             )
 
@@ -87,43 +109,43 @@ def text(rows: Sequence[Row], *, several_nodes: bool, trust_domains: Iterable[st
 
     short = shortening(trust_domains)
     variants = (
-        variant(str, _full("source"), _full("destination")),
-        variant(short, _full("source"), _full("destination")),
-        variant(short, _short("source"), _full("destination")),
-        variant(short, _short("source"), _short("destination")),
-        variant(short, _shortest("source"), _shortest("destination")),
+        variant(str, _full, _full),
+        variant(short, _full, _full),
+        variant(short, _short, _full),
+        variant(short, _short, _short),
+        variant(short, _named, _short),
     )
     shift = 1 if several_nodes else 0
     fold = (0, 2, 3, 4) if several_nodes else (1, 2, 3)
     return render_first_that_fits(header, variants, right=(4 + shift, 5 + shift), fold=fold)
 
 
-def refused_text(rows: Sequence[Row], *, several_nodes: bool, trust_domains: Iterable[str] = ()) -> str:
+def refused_text(rows: Sequence[NodeRefused], *, several_nodes: bool, trust_domains: Iterable[str] = ()) -> str:
     """The table of refused peers, of a day: those that were refused lately first. Outbound ("out") are handshakes that
     a workload of this node began, and that failed."""
     short = shortening(trust_domains)
-    ordered = sorted(rows, key=lambda row: float(row["last_seconds"]))
+    ordered = sorted(rows, key=lambda row: row.last_seconds)
 
     def variant(identity: Shown, source: End, destination: End) -> Callable[[], list[Cells]]:
-        def cells(row: Row) -> Cells:
+        def cells(row: NodeRefused) -> Cells:
             return (
-                _DIRECTIONS[row["direction"]],
-                f"{row['kind']} {row['status']}" if row["status"] else row["kind"],
-                source(row),
-                destination(row),
-                str(row["count"]),
-                duration(row["first_seconds"]),
-                duration(row["last_seconds"]),
-                f"{row['reason']} ({identity(row['peer'])})" if row["peer"] else row["reason"],
+                _DIRECTIONS[row.direction],
+                f"{row.kind} {row.status}" if row.status else row.kind,
+                source(row.source, row.source_workload),
+                destination(row.destination, row.destination_workload),
+                str(row.count),
+                duration(row.first_seconds),
+                duration(row.last_seconds),
+                f"{row.reason} ({identity(row.peer)})" if row.peer else row.reason,
             )
 
         return _each(ordered, cells, several_nodes)
 
     variants = (
-        variant(str, _full("source"), _full("destination")),
-        variant(short, _full("source"), _full("destination")),
-        variant(short, _full("source"), _short("destination")),
-        variant(short, _named("source"), _short("destination")),
+        variant(str, _full, _full),
+        variant(short, _full, _full),
+        variant(short, _full, _short),
+        variant(short, _named, _short),
     )
     shift = 1 if several_nodes else 0
     header = ("NODE", *_REFUSED_HEADER) if several_nodes else _REFUSED_HEADER
@@ -133,72 +155,50 @@ def refused_text(rows: Sequence[Row], *, several_nodes: bool, trust_domains: Ite
 
 def _each(rows: Sequence[Row], cells: Callable[[Row], Cells], several_nodes: bool) -> Callable[[], list[Cells]]:
     """The lines of a table, with the node first when there are several; made when they are asked for."""
-    return lambda: [(row["node"], *cells(row)) if several_nodes else cells(row) for row in rows]
+
+    def lines() -> list[Cells]:
+        return [(row.node, *cells(row)) if several_nodes else cells(row) for row in rows]
+
+    return lines
 
 
-def _order(row: Row) -> tuple[bool, float, str]:
-    closed = row["state"] == "closed"
-    if closed:
-        return True, row["closed_seconds"] or 0.0, row["source"]
-    age = row["age_seconds"]
-    return False, -age if age is not None else float("-inf"), row["source"]
+def _order(row: NodeConnection) -> tuple[bool, float, str]:
+    if row.state == "closed":
+        return True, row.closed_seconds or 0.0, row.source
+    age = row.age_seconds
+    return False, -age if age is not None else float("-inf"), row.source
 
 
-def _full(end: str) -> Callable[[Row], str]:
+def _full(address: str, name: str | None) -> str:
     """ "shipper 10.77.1.2:43512": the name and the address."""
-
-    def cell(row: Row) -> str:
-        name = row[f"{end}_workload"]
-        return f"{_bare(name)} {row[end]}" if name else row[end] or "-"
-
-    return cell
+    return f"{_bare(name)} {address}" if name else address or "-"
 
 
-def _short(end: str) -> Callable[[Row], str]:
+def _short(address: str, name: str | None) -> str:
     """ "shipper:43512": the name instead of the address, where there is one."""
-
-    def cell(row: Row) -> str:
-        name, address = row[f"{end}_workload"], row[end]
-        return f"{_bare(name)}:{address.rpartition(':')[2]}" if name else address or "-"
-
-    return cell
+    return f"{_bare(name)}:{address.rpartition(':')[2]}" if name else address or "-"
 
 
-def _shortest(end: str) -> Callable[[Row], str]:
-    """The same, without the port of a client, which nobody looks for in a table."""
-
-    def cell(row: Row) -> str:
-        name = row[f"{end}_workload"]
-        return _bare(name) if name and end == "source" else _short(end)(row)
-
-    return cell
-
-
-def _named(end: str) -> Callable[[Row], str]:
-    """The name, or the address where there is none."""
-
-    def cell(row: Row) -> str:
-        name = row[f"{end}_workload"]
-        return _bare(name) if name else row[end] or "-"
-
-    return cell
+def _named(address: str, name: str | None) -> str:
+    """ "shipper", without the port, which of a client nobody looks for; or the address."""
+    return _bare(name) if name else address or "-"
 
 
 def _bare(name: str) -> str:
     return name.removeprefix("default/")
 
 
-def _security(row: Row, identity: Callable[[str], str]) -> str:
-    if row["mtls"]:
+def _security(row: NodeConnection, identity: Callable[[str], str]) -> str:
+    if row.mtls:
         # The core gives a reason only for the end of a connection that failed: refused, or cut.
-        failed = f", failed: {row['reason']}" if row["reason"] else ""
-        return f"{identity(row['peer'] or '?')}{failed}"
-    if row["state"] in ("deciding", "connecting"):
-        return f"({row['state']})"
-    return f"no: {row['reason'] or 'unknown'}"
+        failed = f", failed: {row.reason}" if row.reason else ""
+        return f"{identity(row.peer or '?')}{failed}"
+    if row.state in ("deciding", "connecting"):
+        return f"({row.state})"
+    return f"no: {row.reason or 'unknown'}"
 
 
-def _age(row: Row) -> str:
-    if row["state"] == "closed":
-        return f"closed {duration(row['closed_seconds'])}"
-    return duration(row["age_seconds"])
+def _age(row: NodeConnection) -> str:
+    if row.state == "closed":
+        return f"closed {duration(row.closed_seconds)}"
+    return duration(row.age_seconds)

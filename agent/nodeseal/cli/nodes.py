@@ -11,11 +11,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Generic, Protocol, TypeVar
 
 import click
 
-from nodeseal.api.client import TIMEOUT_S, AgentError, ask
+from nodeseal.api.client import AgentError
 from nodeseal.cli.errors import UsageError
 from nodeseal.cli.options import PATH, Callback, output_option
 from nodeseal.cli.progress import waiting
@@ -27,15 +27,33 @@ LABS = Path("/run/nodeseal-lab")
 _NAMED_MAX = 8
 
 
+class OfNode(Protocol):
+    """What an agent says of its node."""
+
+    @property
+    def node(self) -> str:
+        """The node's name."""
+
+
+A = TypeVar("A", bound=OfNode)
+
+
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """The agents' answers in the order of their nodes, and one line for each that did not answer.
+class Answer(Generic[A]):
+    """What an agent says, by what its node is asked for and shown: `node` is the node's name, with the lab's before it
+    ("lab/node1") when the nodes of several labs are there, or with the directory's that its run directory lies in when
+    two have the same name."""
 
-    Each answer carries its "run_dir", and under "node" the node's name, with the lab's before it ("lab/node1") when the
-    nodes of several labs are there, or with the directory's that its run directory lies in when two have the same name.
-    """
+    node: str
+    run_dir: str
+    says: A
 
-    answers: list[dict[str, Any]]
+
+@dataclass(frozen=True, slots=True)
+class Answers(Generic[A]):
+    """The agents' answers in the order of their nodes, and one line for each that did not answer."""
+
+    answers: list[Answer[A]]
     errors: list[str]
 
     def report_errors(self) -> int:
@@ -166,25 +184,25 @@ def _commands(verb: str, known: Sequence[_Known]) -> str:
     return "\n".join(f"  {line:<{width}}  {what}" for line, what in lines)
 
 
-def ask_all(directories: list[Path], operation: str, *, seconds: float = TIMEOUT_S) -> Answers:
-    """Asks every node's agent, one after the other, each for at most so many seconds."""
+def ask_all(directories: list[Path], ask: Callable[[Path], A]) -> Answers[A]:
+    """Asks every node's agent, one after the other: `ask` is called with its run directory."""
     answers, errors = [], []
     for directory in directories:
         try:
             with waiting(f"waiting for the agent of {directory}"):
-                answer = ask(directory, operation, seconds=seconds)
-            answers.append({**answer, "run_dir": str(directory)})
+                answers.append((directory, ask(directory)))
         except AgentError as error:
             errors.append(str(error))
-    _tell_apart(answers)
-    return Answers(answers, errors)
+    names = _told_apart([(directory, says.node) for directory, says in answers])
+    return Answers([Answer(name, str(path), says) for name, (path, says) in zip(names, answers, strict=True)], errors)
 
 
-def _tell_apart(answers: list[dict[str, Any]]) -> None:
-    """Puts its lab, or whatever its run directory lies in, before the name of a node that is not enough by itself."""
-    names = [answer["node"] for answer in answers]
-    parents = [Path(answer["run_dir"]).parent for answer in answers]
+def _told_apart(nodes: Sequence[tuple[Path, str]]) -> list[str]:
+    """The nodes' names; its lab, or whatever its run directory lies in, before one that is not enough by itself."""
+    names = [name for _path, name in nodes]
+    parents = [path.parent for path, _name in nodes]
     several = len(set(parents)) > 1
-    for answer, name, parent in zip(answers, names, parents, strict=True):
-        if several and (parent.parent == LABS or names.count(name) > 1):
-            answer["node"] = f"{parent.name}/{name}"
+    return [
+        f"{parent.name}/{name}" if several and (parent.parent == LABS or names.count(name) > 1) else name
+        for parent, name in zip(parents, names, strict=True)
+    ]

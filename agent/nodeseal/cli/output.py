@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -53,6 +54,13 @@ def guarded() -> Iterator[None]:
             stream.flush()
             raise
         stream.flush()
+
+
+def print_json(value: object) -> None:
+    """A message of nodeseal.contracts.output, or what is JSON already."""
+    import msgspec
+
+    print(json.dumps(msgspec.to_builtins(value), indent=2))
 
 
 def give_up() -> None:

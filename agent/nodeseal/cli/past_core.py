@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+from nodeseal.contracts.api import Status, WorkloadRow
 
 _ADDRESSES_SHOWN = 4
 _NODE = "from-node"
@@ -14,27 +15,30 @@ _COUNTS = (
 )
 
 
-def lines(status: dict[str, Any]) -> list[str]:
+def lines(status: Status) -> list[str]:
     """For one node: what its workloads exclude, and how many connections passed by the core, if any did."""
-    excluded = [
-        f"{one['workload']} excludes {'; '.join(parts)}" for one in status["workloads"] if (parts := _excluded(one))
-    ]
-    counts = status.get("past_core", {})
-    parts = [f"{counts[_NODE]} from the node{_node(status['node_addresses'])}"] if counts.get(_NODE) else []
+    excluded = [f"{one.workload} excludes {'; '.join(parts)}" for one in status.workloads if (parts := _excluded(one))]
+    counts = status.past_core
+    parts = [f"{counts[_NODE]} from the node{_node(status.node_addresses)}"] if counts.get(_NODE) else []
     parts += [f"{counts[key]} {text}" for key, text in _COUNTS if counts.get(key)]
     return excluded + ([f"past the core since capture began: {', '.join(parts)}"] if parts else [])
 
 
-def _excluded(workload: dict[str, Any]) -> list[str]:
-    exclude = workload.get("exclude") or {}
+def _excluded(workload: WorkloadRow) -> list[str]:
+    exclude = workload.exclude
+    if exclude is None:
+        return []
+    directions = (
+        ("inbound", exclude.inbound.ports, "from", exclude.inbound.sources),
+        ("outbound", exclude.outbound.ports, "to", exclude.outbound.destinations),
+    )
     parts = []
-    for name, networks in (("inbound", "from"), ("outbound", "to")):
-        direction = exclude.get(name, {})
+    for name, ports, preposition, networks in directions:
         pieces = []
-        if ports := direction.get("ports"):
+        if ports:
             pieces.append(f"port{'s' if len(ports) > 1 or '-' in ports[0] else ''} {', '.join(ports)}")
-        if found := direction.get(networks):
-            pieces.append(f"{networks} {', '.join(found)}")
+        if networks:
+            pieces.append(f"{preposition} {', '.join(networks)}")
         if pieces:
             parts.append(f"{name} {' or '.join(pieces)}")
     return parts

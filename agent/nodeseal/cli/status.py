@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
+from msgspec.structs import asdict, replace
 
+from nodeseal.api.client import ask
 from nodeseal.cli import nodes, past_core
 from nodeseal.cli.identities import short_identity
-from nodeseal.cli.output import OutputError
+from nodeseal.cli.output import OutputError, print_json
 from nodeseal.cli.table import duration, note, render_first_that_fits
 from nodeseal.cli.tree import Command
+from nodeseal.contracts.api import Absence, Certificate, OlderCoreRow, ProblemRow, Status, WorkloadRow
+from nodeseal.contracts.api_operations import STATUS
+from nodeseal.contracts.output import NodeProblem, NodeStatuses, StatusCheck
 from nodeseal.mesh.reasons import ProblemWord, WhyNotEnrolled
 
 _BACKENDS = {"ebpf": "eBPF", "iptables": "iptables"}
@@ -47,161 +51,146 @@ _HEADER = ("WORKLOAD", "ENROLLED", "IDENTITY", "CERT", "CONNS")
 def command(check: bool, run_dir: Path | None, output: str) -> int:
     """Shows this node's workloads: whether each is enrolled, or why not; its identity and how long its certificate is
     valid; and below them what is wrong with the node."""
-    directories = nodes.run_directories(run_dir)
-    found = nodes.ask_all(directories, "status")
+    found = nodes.ask_all(nodes.run_directories(run_dir), lambda path: ask(path, STATUS))
+    statuses = [replace(one.says, node=one.node, run_dir=one.run_dir) for one in found.answers]
     if check:
-        return _check(found, output)
+        return _check(statuses, found.errors, output)
     if output == "json":
-        answers = [_without_ok(answer) for answer in found.answers]
-        print(json.dumps({"nodes": answers, "errors": found.errors}, indent=2))
-    elif found.answers:
-        print("\n\n".join(text(answer) for answer in found.answers))
+        print_json(NodeStatuses(nodes=statuses, errors=found.errors))
+    elif statuses:
+        print("\n\n".join(map(text, statuses)))
     return found.report_errors()
 
 
-def _check(found: nodes.Answers, output: str) -> int:
-    problems: list[dict[str, Any]] = []
-    for answer in found.answers:
-        # An agent that was not restarted after an upgrade may be of a version that knows of no list.
-        listed = answer.get("problems", [_no_agent("the agent is of an older version; restart it")])
-        problems += [{"node": answer["node"], **one} for one in listed]
-    problems += [{"node": None, **_no_agent(error)} for error in found.errors]
-    problems.sort(key=lambda one: str(one["level"]))
-    level = problems[0]["level"] if problems else "ok"
-    if output == "json":
-        _tell(json.dumps({"level": level, "problems": problems}, indent=2))
+def _check(statuses: Sequence[Status], errors: Sequence[str], form: str) -> int:
+    problems = [NodeProblem(node=status.node, **asdict(one)) for status in statuses for one in status.problems]
+    problems += [_no_agent(error) for error in errors]
+    problems.sort(key=lambda one: one.level)
+    level = problems[0].level if problems else "ok"
+    if form == "json":
+        _tell(lambda: print_json(StatusCheck(level=level, problems=problems)))
     else:
-        _tell(check_line(level, problems, found.answers))
+        _tell(lambda: print(check_line(level, problems, statuses)))
     return _EXIT_STATUS[level]
 
 
-def _tell(text: str) -> None:
+def _tell(tell: Callable[[], None]) -> None:
     """Monitoring that cannot be told must not take it for a warning."""
     try:
-        print(text, flush=True)
+        tell()
+        sys.stdout.flush()
     except OutputError as error:
         error.status = _EXIT_STATUS["error"]
         raise
 
 
-def _no_agent(text: str) -> dict[str, Any]:
+def _no_agent(text: str) -> NodeProblem:
     word = ProblemWord.NO_AGENT
-    return {"word": word.value, "level": word.level.value, "about": None, "text": text, "remedy": word.remedy}
+    return NodeProblem(word=word.value, level=word.level.value, text=text, remedy=word.remedy)
 
 
-def check_line(level: str, problems: Sequence[dict[str, Any]], answers: Sequence[dict[str, Any]]) -> str:
+def check_line(level: str, problems: Sequence[NodeProblem], statuses: Sequence[Status]) -> str:
     """The one line of `--check`: the level, then the worst problems, or what is well."""
     if not problems:
-        names = ", ".join(answer["node"] for answer in answers)
-        workloads = [one for answer in answers for one in answer["workloads"]]
-        count = sum(one["enrolled"] for one in workloads)
-        on_their_way = [(word, sum(one["reason"] == word for one in workloads)) for word in _ON_THEIR_WAY]
+        names = ", ".join(status.node for status in statuses)
+        workloads = [one for status in statuses for one in status.workloads]
+        count = sum(one.enrolled for one in workloads)
+        on_their_way = [(word, sum(one.reason == word for one in workloads)) for word in _ON_THEIR_WAY]
         others = "".join(f", {number} {word}" for word, number in on_their_way if number)
         return f"{level}: {names}: {count} workload{'s' if count != 1 else ''} enrolled{others}"
     shown = [
-        f"{one['node']}: {one['word']}: {one['text']}" if one["node"] else f"{one['word']}: {one['text']}"
+        f"{one.node}: {one.word}: {one.text}" if one.node else f"{one.word}: {one.text}"
         for one in problems[:_CHECK_SHOWN]
     ]
     more = f"; and {len(problems) - _CHECK_SHOWN} more" if len(problems) > _CHECK_SHOWN else ""
     return f"{level}: {'; '.join(shown)}{more}"
 
 
-def _without_ok(answer: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in answer.items() if key != "ok"}
-
-
-def text(status: dict[str, Any]) -> str:
+def text(status: Status) -> str:
     """One node's status for a person: what runs, the workloads, and below them what is wrong."""
-    core, mesh = status["core"], status["mesh"]
-    starting = status["agent"].get("starting")
-    state = f", starting for {duration(starting['seconds'])}" if starting else ""
+    core, mesh = status.core, status.mesh
+    starting = status.agent.starting
+    state = f", starting for {duration(starting.seconds)}" if starting else ""
     # A core that runs and has an error was asked for its counters just now, and did not tell them.
-    core_state = "does not answer" if core["state"] == "running" and core["error"] else core["state"]
-    core_text = f"core {core_state}" + (f" (pid {core['pid']})" if core["pid"] is not None else "")
-    listed = [one for one in status.get("problems", ()) if one["word"] not in _MESH_WORDS]
+    core_state = "does not answer" if core.state == "running" and core.error else core.state
+    core_text = f"core {core_state}" + (f" (pid {core.pid})" if core.pid is not None else "")
+    listed = [one for one in status.problems if one.word not in _MESH_WORDS]
     parts = [
         # What `capture: auto` had to do without concerns all that follows.
-        *(note(_problem(one), "") for one in listed if one["word"] == ProblemWord.CAPTURE_FALLBACK),
-        f"node {status['node']}: agent {status['agent']['version']} (pid {status['agent']['pid']}{state}), {core_text}",
-        note(f"mesh state {mesh['source']}, epoch {mesh['epoch']}{_backend(status)}", ""),
+        *(note(_problem(one), "") for one in listed if one.word == ProblemWord.CAPTURE_FALLBACK),
+        f"node {status.node}: agent {status.agent.version} (pid {status.agent.pid}{state}), {core_text}",
+        note(f"mesh state {mesh.source}, epoch {mesh.epoch}{_backend(status)}", ""),
         "",
     ]
-    workloads = status["workloads"]
+    workloads = status.workloads
     if workloads:
         parts.append(_table(workloads))
     elif not starting:
         parts.append("no workload of the mesh state is on this node")
-    details = [*_absence(status["agent"].get("absence")), *_older_cores(status.get("older_cores", ()))]
+    details = [*_absence(status.agent.absence), *_older_cores(status.older_cores)]
     details += [*_draining(workloads), *_captured_otherwise(status), *past_core.lines(status)]
-    details = [*(_problem(one) for one in listed if one["word"] != ProblemWord.CAPTURE_FALLBACK), *details]
+    details = [*(_problem(one) for one in listed if one.word != ProblemWord.CAPTURE_FALLBACK), *details]
     if details:
         parts.append("\n".join(note(detail) for detail in details))
-    if mesh["error"]:
-        problems = mesh["error"].splitlines()
+    if mesh.error:
+        problems = mesh.error.splitlines()
         head = "the mesh state has a problem" if len(problems) == 1 else f"the mesh state has {len(problems)} problems"
-        lines = [f"{head} since {mesh['error_since']}; {_IN_FORCE[mesh.get('in_force') or 'former']}:"]
+        lines = [f"{head} since {mesh.error_since}; {_IN_FORCE[mesh.in_force or 'former']}:"]
         parts.append("\n".join([*lines, *(note(problem) for problem in problems)]))
     return "\n".join(parts)
 
 
-def _problem(one: dict[str, Any]) -> str:
+def _problem(one: ProblemRow) -> str:
     """With its word, by which docs/words.md tells more."""
-    return f"{one['word']}: {one['text']}; {one['remedy']}"
+    return f"{one.word}: {one.text}; {one.remedy}"
 
 
-def _absence(absence: dict[str, Any] | None) -> list[str]:
+def _absence(absence: Absence | None) -> list[str]:
     """Worth a line only if something was missed."""
-    if absence is None or not absence["not_enrolled"]:
+    if absence is None or not absence.not_enrolled:
         return []
-    names = absence["not_enrolled"]
+    names = absence.not_enrolled
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return [
-        f"no agent ran from {absence['from']} to {absence['to']}; not enrolled meanwhile: {', '.join(names[:5])}{more}"
-    ]
+    return [f"no agent ran from {absence.begin} to {absence.end}; not enrolled meanwhile: {', '.join(names[:5])}{more}"]
 
 
-def _older_cores(older: Sequence[dict[str, Any]]) -> list[str]:
+def _older_cores(older: Sequence[OlderCoreRow]) -> list[str]:
     lines = []
     for one in older:
-        what = "finishes its connections" if one["retired"] else "is being replaced"
-        left = (
-            f": {one['connections']} left, for {duration(one['seconds'])} so far"
-            if one["connections"] is not None
-            else ""
-        )
-        lines.append(f"core of generation {one['generation']} (pid {one['pid']}) {what}{left}")
+        what = "finishes its connections" if one.retired else "is being replaced"
+        left = f": {one.connections} left, for {duration(one.seconds)} so far" if one.connections is not None else ""
+        lines.append(f"core of generation {one.generation} (pid {one.pid}) {what}{left}")
     return lines
 
 
-def _draining(workloads: Sequence[dict[str, Any]]) -> list[str]:
-    return [f"{one['workload']}: {one['detail']}" for one in workloads if one.get("draining") and one["detail"]]
+def _draining(workloads: Sequence[WorkloadRow]) -> list[str]:
+    return [f"{one.workload}: {one.detail}" for one in workloads if one.draining and one.detail]
 
 
-def _backend(status: dict[str, Any]) -> str:
-    """An agent of an older version says nothing of it."""
-    backend = status.get("capture", {}).get("backend")
+def _backend(status: Status) -> str:
+    """Nothing while the agent starts."""
+    backend = status.capture.backend
     return f"; capture by {_BACKENDS[backend]}" if backend else ""
 
 
-def _captured_otherwise(status: dict[str, Any]) -> list[str]:
+def _captured_otherwise(status: Status) -> list[str]:
     """Whom another backend than that of new workloads captures still."""
-    now = status.get("capture", {}).get("backend")
     return [
-        f"{one['workload']}: captured by {_BACKENDS[backend]} until it leaves the mesh"
-        for one in status["workloads"]
-        if (backend := one.get("capture")) and backend != now
+        f"{one.workload}: captured by {_BACKENDS[backend]} until it leaves the mesh"
+        for one in status.workloads
+        if (backend := one.capture) and backend != status.capture.backend
     ]
 
 
-def _table(workloads: Sequence[dict[str, Any]]) -> str:
+def _table(workloads: Sequence[WorkloadRow]) -> str:
     def rows(shorten: bool) -> list[tuple[str, ...]]:
         return [
             (
-                one["workload"],
+                one.workload,
                 _enrolled(one),
-                _identity(one["identity"], shorten),
-                _remaining(one["certificate"]),
-                str(one["connections"]),
+                _identity(one.identity, shorten),
+                _remaining(one.certificate),
+                str(one.connections),
             )
             for one in workloads
         ]
@@ -209,17 +198,17 @@ def _table(workloads: Sequence[dict[str, Any]]) -> str:
     return render_first_that_fits(_HEADER, (lambda: rows(False), lambda: rows(True)), right=(3, 4), fold=(0, 1, 2))
 
 
-def _enrolled(one: dict[str, Any]) -> str:
+def _enrolled(one: WorkloadRow) -> str:
     """ "yes", "yes, strict", or "no: " and the reason. Permissive goes without saying."""
-    if not one["enrolled"]:
-        return f"no: {one['reason']}"
-    return "yes, strict" if one["mode"] == "strict" else "yes"
+    if not one.enrolled:
+        return f"no: {one.reason}"
+    return "yes, strict" if one.mode == "strict" else "yes"
 
 
-def _remaining(certificate: dict[str, Any] | None) -> str:
+def _remaining(certificate: Certificate | None) -> str:
     if certificate is None:
         return "-"
-    seconds = certificate["remaining_seconds"]
+    seconds = certificate.remaining_seconds
     return duration(seconds) if seconds > 0 else "expired"
 
 

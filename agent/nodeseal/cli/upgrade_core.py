@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
+from msgspec.structs import asdict
 
+from nodeseal.api.client import ask
 from nodeseal.cli import nodes
+from nodeseal.cli.output import print_json
 from nodeseal.cli.tree import Command
+from nodeseal.contracts.api_operations import UPGRADE_CORE
+from nodeseal.contracts.output import NodeUpgrade, NodeUpgrades
 
 _PATIENCE_S = 120.0
 
@@ -20,15 +24,15 @@ def command(run_dir: Path | None, everything: bool, output: str) -> int:
     one before finish its connections: it ends by itself with the last one. Returns when the new core serves. 'nodeseal
     status' shows the cores that are still finishing."""
     directories = nodes.nodes_to_change("upgrade-core", run_dir, everything=everything)
-    found = nodes.ask_all(directories, "upgrade_core", seconds=_PATIENCE_S)
+    found = nodes.ask_all(directories, lambda path: ask(path, UPGRADE_CORE, seconds=_PATIENCE_S))
+    upgrades = [NodeUpgrade(**asdict(one.says) | {"node": one.node, "run_dir": one.run_dir}) for one in found.answers]
     if output == "json":
-        answers = [{key: value for key, value in answer.items() if key != "ok"} for answer in found.answers]
-        print(json.dumps({"nodes": answers, "errors": found.errors}, indent=2))
-    for answer in found.answers if output != "json" else ():
-        before, count = answer["before"], answer["workloads"]
+        print_json(NodeUpgrades(nodes=upgrades, errors=found.errors))
+    for upgrade in upgrades if output != "json" else ():
+        before, count = upgrade.before, upgrade.workloads
         print(
-            f"node {answer['node']}: core {answer['version']}, generation {answer['generation']} (pid {answer['pid']}) "
+            f"node {upgrade.node}: core {upgrade.version}, generation {upgrade.generation} (pid {upgrade.pid}) "
             f"has {count} workload{'s' if count != 1 else ''};\n"
-            f"generation {before['generation']} (pid {before['pid']}) finishes its connections"
+            f"generation {before.generation} (pid {before.pid}) finishes its connections"
         )
     return found.report_errors()

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 from nodeseal.cores.client import CoreError
+from nodeseal.cores.link import CoreLink
 from nodeseal.cores.supervisor import CoreSupervisor
 from nodeseal.enrolment.workload import Enrolment
 from nodeseal.mesh.model import WorkloadName
@@ -37,22 +37,15 @@ class Handover:
         self._core_known = (0, 0.0)  # the incarnation of the core that was seen last, and since when
         self._retiring: asyncio.Task[None] | None = None
 
-    async def upgrade(self) -> dict[str, Any]:
-        """Replaces the core by one that is started now; no connection is cut. Returns when the one before has been
-        retired: {"pid", "generation", "version", "before": {"pid", "generation", "version"}, "workloads"}. Raises
-        CoreError, UpgradeError."""
+    async def upgrade(self) -> tuple[CoreLink, CoreLink]:
+        """Replaces the core by one that is started now; no connection is cut. Returns (the one before, the new one)
+        when the one before has been retired. Raises CoreError, UpgradeError."""
         async with self._upgrading:
             before = self._core.current
             link = await self._core.upgrade()
             await self.finish()
         assert before is not None
-        return {
-            "pid": link.pid,
-            "generation": link.generation,
-            "version": link.version,
-            "before": {"pid": before.pid, "generation": before.generation, "version": before.version},
-            "workloads": sum(enrolment.held is not None for enrolment in self._enrolments.values()),
-        }
+        return before, link
 
     async def finish(self) -> None:
         """Retires the older cores once the current one has every workload. Raises UpgradeError when that takes long;
@@ -74,8 +67,8 @@ class Handover:
         try:
             if self._core.outdated:
                 log.info("another core is installed than the one that runs: replacing it")
-                done = await self.upgrade()
-                log.info("the core was replaced: pid %d by pid %d", done["before"]["pid"], done["pid"])
+                before, link = await self.upgrade()
+                log.info("the core was replaced: pid %d by pid %d", before.pid, link.pid)
             elif self._core.unretired:
                 await self.finish()
         except (CoreError, UpgradeError) as error:

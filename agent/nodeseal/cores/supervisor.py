@@ -28,11 +28,12 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import psutil
 
 from nodeseal.backoff import Backoff
+from nodeseal.contracts.api import CoreRow
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone, Hello
 from nodeseal.cores.link import CoreLink
 from nodeseal.cores.process import CoreOptions, spawn
@@ -367,18 +368,18 @@ class CoreSupervisor:
             if path.stat().st_size > _LOG_LIMIT:
                 path.replace(path.with_name(path.name + ".1"))
 
-    def describe(self) -> dict[str, Any]:
-        """The "core" part of the status."""
+    def describe(self) -> CoreRow:
+        """The "core" part of the status, without what the core tells."""
         current = self.current
-        return {
-            "pid": self.pid,
-            "state": self.state.value,
-            "error": self.error,
-            "generation": current.generation if current is not None else None,
-            "version": current.version if current is not None else None,
-            "outdated": self.outdated,
-            "crashes": self._recent_crashes(_CRASHES_WITHIN_S),
-        }
+        return CoreRow(
+            pid=self.pid,
+            state=self.state.value,
+            error=self.error,
+            generation=current.generation if current is not None else None,
+            version=current.version if current is not None else None,
+            outdated=self.outdated,
+            crashes=self._recent_crashes(_CRASHES_WITHIN_S),
+        )
 
     def _recent_crashes(self, seconds: float) -> int:
         now = asyncio.get_running_loop().time()

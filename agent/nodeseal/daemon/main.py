@@ -14,10 +14,9 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 from nodeseal import __version__
-from nodeseal.api import views
+from nodeseal.api import operations
 from nodeseal.api.server import ApiServer
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.node import NodeCapture
@@ -96,7 +95,9 @@ async def _serve(config: Config, source: Source, credentials: Credentials, lock:
         last_seen=lock.previous_touch,
         sign_of_life=lock.touch,
     )
-    api = ApiServer(config.run_dir / run_directory.AGENT_SOCKET, _operations(node))
+    api = ApiServer(
+        config.run_dir / run_directory.AGENT_SOCKET, operations.of_node(node), unavailable=operations.UNAVAILABLE
+    )
     try:
         # Whoever asks meanwhile is told what takes so long.
         await api.start()
@@ -113,26 +114,6 @@ async def _serve(config: Config, source: Source, credentials: Credentials, lock:
     finally:
         await api.stop()
         await node.end()
-
-
-def _operations(node: Node) -> dict[str, Any]:
-    async def version() -> dict[str, Any]:
-        return {"ok": True, "version": __version__, "pid": os.getpid()}
-
-    async def upgrade_core() -> dict[str, Any]:
-        node.starting.check()
-        return {"ok": True, "node": node.config.node, **await node.upgrade_core()}
-
-    async def connections() -> dict[str, Any]:
-        node.starting.check()
-        return await views.connections(node)
-
-    return {
-        "status": lambda: views.status(node),
-        "connections": connections,
-        "upgrade_core": upgrade_core,
-        "version": version,
-    }
 
 
 @contextlib.asynccontextmanager

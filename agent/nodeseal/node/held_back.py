@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+
+from nodeseal.contracts.api import HeldPackets
 
 
 class HeldBack:
@@ -15,10 +16,9 @@ class HeldBack:
         self._packets = 0
         self._grew_at: float | None = None
 
-    def shown(self, packets: int) -> dict[str, Any]:
-        """{"packets", "last_seconds"}, given the count; "last_seconds", since it was seen to grow, is null when it has
-        not been."""
+    def shown(self, packets: int) -> HeldPackets:
+        """Given the count; `last_seconds`, since it was seen to grow, is None when it has not been."""
         if packets > self._packets:
             self._packets, self._grew_at = packets, self._clock()
         since = None if self._grew_at is None else round(self._clock() - self._grew_at, 1)
-        return {"packets": packets, "last_seconds": since}
+        return HeldPackets(packets=packets, last_seconds=since)

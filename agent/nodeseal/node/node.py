@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from nodeseal.backoff import Backoff
 from nodeseal.capture.listeners import FROM_OUTSIDE
 from nodeseal.capture.workload import Captured
+from nodeseal.contracts.api import CoreNumber, UpgradedCore
 from nodeseal.cores.client import CoreClient, CoreError, CoreWorkload
 from nodeseal.cores.distribution import MeshPusher
 from nodeseal.cores.hot_restart import Handover
@@ -329,9 +329,17 @@ class Node:
                         return await link.call(CoreClient.listeners, workload.key)
         return {}
 
-    async def upgrade_core(self) -> dict[str, Any]:
+    async def upgrade_core(self) -> UpgradedCore:
         """See Handover.upgrade. Raises CoreError, UpgradeError."""
-        return await self.handover.upgrade()
+        before, core = await self.handover.upgrade()
+        return UpgradedCore(
+            node=self.config.node,
+            pid=core.pid,
+            generation=core.generation,
+            version=core.version,
+            before=CoreNumber(pid=before.pid, generation=before.generation, version=before.version),
+            workloads=sum(enrolment.held is not None for enrolment in self.enrolments.values()),
+        )
 
     def moved_on(self) -> None:
         """See Handover.moved_on."""

@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from nodeseal.capture.reservations import RESERVATIONS
+from nodeseal.contracts import api
 from nodeseal.local import run_directory
 from nodeseal.mesh.reasons import ProblemWord
 
@@ -35,15 +36,15 @@ class Problem:
     remedy: str
     about: str | None = None
 
-    def as_json(self) -> dict[str, Any]:
-        """{"word", "level", "about", "text", "remedy"}, as the status has it."""
-        return {
-            "word": self.word.value,
-            "level": self.word.level.value,
-            "about": self.about,
-            "text": self.text,
-            "remedy": self.remedy,
-        }
+    def row(self) -> api.ProblemRow:
+        """As the status has it."""
+        return api.ProblemRow(
+            word=self.word.value,
+            level=self.word.level.value,
+            about=self.about,
+            text=self.text,
+            remedy=self.remedy,
+        )
 
 
 class Part(Protocol):
@@ -53,66 +54,66 @@ class Part(Protocol):
         """What is wrong now. Called in the event loop, so it must not wait."""
 
 
-def collect(status: dict[str, Any], parts: Iterable[Part]) -> list[dict[str, Any]]:
+def collect(status: api.Status, parts: Iterable[Part]) -> list[api.ProblemRow]:
     """Everything, the worst first, as the status has it under "problems"."""
     found = [*of_status(status), *(problem for part in parts for problem in part.problems())]
-    return [problem.as_json() for problem in sorted(found, key=lambda problem: problem.word.level.value)]
+    return [problem.row() for problem in sorted(found, key=lambda problem: problem.word.level.value)]
 
 
-def of_status(status: dict[str, Any]) -> list[Problem]:
+def of_status(status: api.Status) -> list[Problem]:
     """What the rest of the answer says is wrong with core, capture and limits."""
-    found = [*_core(status["core"], Path(status["run_dir"])), *_capture(status["capture"])]
-    for one in status["workloads"]:
-        found += _limits(one["workload"], one["limits"])
+    found = [*_core(status.core, Path(status.run_dir)), *_capture(status.capture)]
+    for one in status.workloads:
+        found += _limits(one.workload, one.limits)
     return found
 
 
-def _core(core: dict[str, Any], run_dir: Path) -> list[Problem]:
+def _core(core: api.CoreRow, run_dir: Path) -> list[Problem]:
     found = []
-    if core["error"] or core["pid"] is None:
-        text = core["error"] or f"the core is {core['state']}"
+    if core.error or core.pid is None:
+        text = core.error or f"the core is {core.state}"
         found.append(Problem(ProblemWord.CORE_DOWN, text, "the agent goes on trying; see core.log"))
-    elif core["crashes"]:
-        times = "once" if core["crashes"] == 1 else f"{core['crashes']} times"
+    elif core.crashes:
+        times = "once" if core.crashes == 1 else f"{core.crashes} times"
         text = f"the core crashed {times} in the last 10 minutes and was started again"
         found.append(Problem(ProblemWord.CORE_CRASHED, text, "see core.log"))
-    if core["outdated"]:
-        text = f"another core is installed than version {core['version']} that runs"
+    if core.outdated:
+        text = f"another core is installed than version {core.version} that runs"
         found.append(Problem(ProblemWord.CORE_OUTDATED, text, run_directory.command("upgrade-core", run_dir)))
     return found
 
 
-def _capture(capture: dict[str, Any]) -> list[Problem]:
+def _capture(capture: api.CaptureRow) -> list[Problem]:
     found = []
-    if capture["why"]:
+    if capture.why:
         lost = len(RESERVATIONS["iptables"]) - len(RESERVATIONS["ebpf"])
         less = f"with {lost} promises less ('nodeseal check' lists them)"
-        text = f"capture is by iptables, not by eBPF, {less}: {capture['why']}"
+        text = f"capture is by iptables, not by eBPF, {less}: {capture.why}"
         remedy = "say 'capture: iptables' in the configuration if that is meant"
         found.append(Problem(ProblemWord.CAPTURE_FALLBACK, text, remedy))
-    held = capture["held"]
-    if held["last_seconds"] is not None and held["last_seconds"] < HELD_SHOWN_S:
-        text = f"{held['packets']} packets of captured connections were kept from leaving in plaintext"
+    held = capture.held
+    if held.last_seconds is not None and held.last_seconds < HELD_SHOWN_S:
+        text = f"{held.packets} packets of captured connections were kept from leaving in plaintext"
         remedy = "look for rules of this node or in its pods that set marks or translate addresses"
         found.append(Problem(ProblemWord.PLAINTEXT_HELD, text, remedy))
-    if capture["tracked"]:
-        text = f"no rule keeps what processes of this node dial from its NAT: {capture['tracked']}"
+    if capture.tracked:
+        text = f"no rule keeps what processes of this node dial from its NAT: {capture.tracked}"
         found.append(Problem(ProblemWord.NAT_APPLIES, text, "give the kernel nf_tables, or install iptables"))
     return found
 
 
-def _limits(name: str, limits: dict[str, dict[str, Any]]) -> list[Problem]:
+def _limits(name: str, limits: dict[str, api.Limit]) -> list[Problem]:
     """One for each limit that refused a connection in the last minutes."""
     return [
         Problem(
             ProblemWord.LIMIT_REACHED,
-            f"{name}: limit reached: {limit.replace('_', ' ')}{_value(limit, one['limit'])}, {one['refused']} refused "
-            f"since {_clock(one['since'])}",
+            f"{name}: limit reached: {limit.replace('_', ' ')}{_value(limit, one.limit)}, {one.refused} refused "
+            f"since {_clock(one.since)}",
             "raise it, or find who opens them",
             name,
         )
         for limit, one in limits.items()
-        if one["last_seconds"] is not None and one["last_seconds"] < LIMITS_SHOWN_S
+        if one.since is not None and one.last_seconds is not None and one.last_seconds < LIMITS_SHOWN_S
     ]
 
 

@@ -1,0 +1,265 @@
+"""The connections of a node's workloads as the local API tells them: what the cores carry, then what goes past them.
+
+They come in the order of their positions, in batches, so that a listing can be read in pages and as a stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from datetime import datetime, timedelta
+from http import HTTPStatus
+from typing import NamedTuple, Self
+
+from nodeseal.api.exchange import RequestError
+from nodeseal.contracts import api
+from nodeseal.contracts.api_operations import PAGE, PAGE_MAX
+from nodeseal.contracts.core import Connection
+from nodeseal.contracts.refusal import Refusal, merged
+from nodeseal.cores.client import CoreClient
+from nodeseal.enrolment.workload import Enrolment
+from nodeseal.identity.credentials import utc_now
+from nodeseal.linux.sock_diag import Direct, DirectError
+from nodeseal.mesh import decide
+from nodeseal.mesh.address import AddressError, OriginalDestination, SourceAddress, parse_address
+from nodeseal.mesh.model import Mesh
+from nodeseal.mesh.reasons import WhyPlaintext
+from nodeseal.node.node import Node
+
+_CORE_PATIENCE_S = 6.0
+
+Line = api.ConnectionRow | api.Incomplete
+"""A row, or what could not be listed."""
+
+
+class Position(NamedTuple):
+    """Where a connection stands in the listing: by core and number, behind them those past the core by their ends. It
+    keeps its place as long as it is there, so a page goes on behind the one before, whatever came and went."""
+
+    past_core: bool
+    core: int
+    id: int
+    workload: str
+    source: str
+    destination: str
+
+    @classmethod
+    def of(cls, row: api.ConnectionRow) -> Self:
+        """Of a row."""
+        if row.core is not None:
+            return cls(False, row.core, row.id or 0, "", "", "")
+        return cls(True, 0, 0, row.workload or "", row.source, row.destination)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From str(position). Raises RequestError."""
+        kind, *parts = text.split(",")
+        try:
+            if kind == "core":
+                core, number = map(int, parts)
+                return cls(False, core, number, "", "", "")
+            if kind == "past":
+                workload, source, destination = parts
+                return cls(True, 0, 0, workload, source, destination)
+        except ValueError:
+            pass
+        raise RequestError(HTTPStatus.BAD_REQUEST, f"parameter 'after': {text!r} is not the 'next' of a page")
+
+    def __str__(self) -> str:
+        if self.past_core:
+            return f"past,{self.workload},{self.source},{self.destination}"
+        return f"core,{self.core},{self.id}"
+
+
+def beginning(wanted: api.ConnectionFilter) -> Position | None:
+    """Behind which row a listing begins; None: with the first. Raises RequestError."""
+    return Position.parse(wanted.after) if wanted.after is not None else None
+
+
+async def page(node: Node, wanted: api.ConnectionFilter, after: Position | None) -> api.Connections:
+    """The first rows behind `after` that are wanted. Raises CoreError, TimeoutError when the core does not answer."""
+    limit = min(wanted.limit or PAGE, PAGE_MAX)
+    rows: list[api.ConnectionRow] = []
+    errors: list[str] = []
+    async with contextlib.aclosing(listing(node, wanted, after, limit + 1)) as batches:
+        async for batch in batches:
+            rows += [line for line in batch if isinstance(line, api.ConnectionRow)]
+            errors += [line.error for line in batch if isinstance(line, api.Incomplete)]
+    return api.Connections(
+        node=node.config.node,
+        trust_domain=node.trust_domain,
+        connections=rows[:limit],
+        errors=errors,
+        next=str(Position.of(rows[limit - 1])) if len(rows) > limit else None,
+    )
+
+
+async def listing(
+    node: Node, wanted: api.ConnectionFilter, after: Position | None, limit: int | None
+) -> AsyncGenerator[list[Line], None]:
+    """All rows behind `after` that are wanted, at most `limit`. Raises as page()."""
+    async for batch in _lines(node, wanted, after):
+        rows = [line for line in batch if isinstance(line, api.Incomplete) or _is_wanted(line, wanted, after)]
+        if limit is not None:
+            rows = rows[:limit]
+            limit -= sum(isinstance(line, api.ConnectionRow) for line in rows)
+        yield rows
+        if limit == 0:
+            return
+
+
+def _is_wanted(row: api.ConnectionRow, wanted: api.ConnectionFilter, after: Position | None) -> bool:
+    return (
+        not (wanted.live and row.state == "closed")
+        and wanted.workload in (None, row.workload)
+        and wanted.direction in (None, row.direction)
+        and (after is None or Position.of(row) > after)
+    )
+
+
+async def _lines(node: Node, wanted: api.ConnectionFilter, after: Position | None) -> AsyncGenerator[list[Line], None]:
+    """In the order of their positions; more than is wanted may be among them."""
+    if after is None or not after.past_core:
+        async with asyncio.timeout(_CORE_PATIENCE_S):
+            answers = await node.core.call_all(CoreClient.observe)
+        for link, (found, _refused) in sorted(answers, key=lambda answer: answer[0].generation):
+            found.sort(key=lambda row: row.id)
+            for first in range(0, len(found), PAGE):
+                yield [_through_core(node.mesh, row, link.generation) for row in found[first : first + PAGE]]
+    for name, enrolment in sorted(node.enrolments.items()):
+        if wanted.workload not in (None, str(name)) or (after is not None and str(name) < after.workload):
+            continue
+        # While it drains, what is new goes past the core as well, and nothing tells which is which.
+        if enrolment.held is None or enrolment.held.draining:
+            continue
+        try:
+            directs = await node.capture.direct(enrolment.held.captured)
+        except (DirectError, OSError) as error:
+            yield [api.Incomplete(error=f"{name}: connections past the core cannot be listed: {error}")]
+            continue
+        past = [past_core(node, enrolment, direct) for direct in directs]
+        past.sort(key=Position.of)
+        yield [*past]
+
+
+async def refused(node: Node, wanted: api.RefusedFilter) -> api.Refused:
+    """Those of the last day. Raises CoreError, TimeoutError when the core does not answer."""
+    async with asyncio.timeout(_CORE_PATIENCE_S):
+        answers = await node.core.call_all(CoreClient.observe)
+    found = merged(refusal for _link, (_rows, refusals) in answers for refusal in refusals)
+    rows = [refused_row(node.mesh, refusal, utc_now()) for refusal in found]
+    return api.Refused(
+        node=node.config.node,
+        trust_domain=node.trust_domain,
+        refused=[
+            row for row in rows if wanted.workload in (None, row.workload) and wanted.direction in (None, row.direction)
+        ],
+    )
+
+
+def _through_core(mesh: Mesh | None, row: Connection, generation: int) -> api.ConnectionRow:
+    closed = row.state == "closed"
+    # At an address that processes of a node share, the port of one that dials tells nothing.
+    own = row.workload if row.direction == "outbound" else None
+    return api.ConnectionRow(
+        id=row.id,
+        core=generation,
+        workload=row.workload,
+        direction=row.direction,
+        source=row.source,
+        source_workload=_name_of(mesh, row.source) or own,
+        destination=row.destination,
+        destination_workload=_name_of(mesh, row.destination),
+        endpoint=row.endpoint,
+        endpoint_workload=_name_of(mesh, row.endpoint),
+        state=row.state,
+        mtls=row.mtls,
+        peer=row.peer or None,
+        tls=row.tls or None,
+        reason=row.reason or None,
+        bytes_sent=row.bytes_sent,
+        bytes_received=row.bytes_received,
+        age_seconds=row.age_ms / 1000,
+        closed_seconds=row.closed_ms / 1000 if closed else None,
+    )
+
+
+def refused_row(mesh: Mesh | None, refusal: Refusal, now: datetime) -> api.RefusedRow:
+    """The times are of the first and the last refusal that it stands for."""
+    host = f"[{refusal.source}]" if ":" in refusal.source else refusal.source
+    own = refusal.workload if refusal.direction == "outbound" else None
+    return api.RefusedRow(
+        workload=refusal.workload,
+        direction=refusal.direction,
+        kind=refusal.kind,
+        status=refusal.status or None,
+        source=refusal.source,
+        source_workload=own or _name_of(mesh, f"{host}:0"),
+        destination=refusal.destination,
+        destination_workload=_name_of(mesh, refusal.destination),
+        peer=refusal.peer or None,
+        reason=refusal.reason,
+        count=refusal.count,
+        first=(now - timedelta(milliseconds=refusal.first_ms)).isoformat(timespec="seconds"),
+        last=(now - timedelta(milliseconds=refusal.last_ms)).isoformat(timespec="seconds"),
+        first_seconds=refusal.first_ms / 1000,
+        last_seconds=refusal.last_ms / 1000,
+    )
+
+
+def past_core(node: Node, enrolment: Enrolment, direct: Direct) -> api.ConnectionRow:
+    """Of a connection of the workload that the core does not see."""
+    mesh = node.mesh
+    local, remote = (str(SourceAddress(*end)) for end in (direct.local, direct.remote))
+    source, destination = (remote, local) if direct.inbound else (local, remote)
+    # Counted for the dialling application, as the core does.
+    dialled = (direct.bytes_sent, direct.bytes_received)
+    sent, received = dialled[::-1] if direct.inbound else dialled
+    return api.ConnectionRow(
+        workload=str(enrolment.name),
+        direction="inbound" if direct.inbound else "outbound",
+        source=source,
+        source_workload=_name_of(mesh, source),
+        destination=destination,
+        destination_workload=_name_of(mesh, destination),
+        endpoint=destination,
+        endpoint_workload=_name_of(mesh, destination),
+        state="open",
+        reason=_why_past_core(node, enrolment, direct).value,
+        bytes_sent=sent,
+        bytes_received=received,
+    )
+
+
+def _why_past_core(node: Node, enrolment: Enrolment, direct: Direct) -> WhyPlaintext:
+    """What lets it pass by the core now. (Nothing on a socket tells what did when it was opened.)"""
+    mesh = node.mesh
+    here = mesh.workloads.get(enrolment.name) if mesh is not None else None
+    (remote, remote_port), local_port = direct.remote, direct.local[1]
+    why = None
+    if mesh is not None and here is not None:
+        if direct.inbound:
+            why = decide.excluded_inbound(mesh, here, remote, local_port)
+        else:
+            why = decide.excluded_outbound(mesh, here, OriginalDestination(remote, remote_port))
+    if why is not None:
+        return why
+    if direct.mark != 0:
+        return WhyPlaintext.APPLICATION_MARK
+    if direct.inbound and node.bypass.is_node(remote):
+        return WhyPlaintext.FROM_NODE
+    return WhyPlaintext.OPENED_BEFORE_ENROLMENT
+
+
+def _name_of(mesh: Mesh | None, endpoint: str) -> str | None:
+    """ "ns/name" of the workload or service at "address:port", or None."""
+    if mesh is None or not endpoint:
+        return None
+    host, _, port = endpoint.rpartition(":")
+    try:
+        address = parse_address(host.strip("[]"))
+    except AddressError:
+        return None
+    known = mesh.by_address.get(address) or mesh.service_by_address.get(address) or mesh.host_at(address, int(port))
+    return str(known.key) if known is not None else None

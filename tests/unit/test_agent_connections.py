@@ -1,0 +1,170 @@
+"""Listing a node's connections: which, in which order, and how many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from typing import Any
+
+import msgspec
+import pytest
+
+from nodeseal.api import connections_view
+from nodeseal.api.connections_view import Position
+from nodeseal.api.exchange import RequestError
+from nodeseal.contracts import api
+from nodeseal.contracts.api_operations import PAGE, PAGE_MAX
+from nodeseal.contracts.core import Connection
+from nodeseal.linux.sock_diag import Direct, DirectError
+from nodeseal.mesh.model import WorkloadName
+from support.agent_fakes import mesh, status_of, workload
+
+HERE, OTHER = workload("a", None), workload("b", None)
+
+
+def row(number: int, **changes: Any) -> Connection:
+    """As a core has it."""
+    fields = {"id": number, "workload": "default/a", "direction": "outbound", "state": "open", **changes}
+    return Connection(source="10.0.0.1:4000", destination="10.0.0.2:80", endpoint="10.0.0.2:80", **fields)
+
+
+class Node:
+    """With cores that have these rows, by generation, and connections past them, by workload."""
+
+    def __init__(self, cores: dict[int, list[Connection]], past: dict[str, list[Direct] | Exception]) -> None:
+        self.cores, self.past = cores, past
+        self.asked = 0
+        self.config = status_of(node="node1")
+        self.trust_domain = "example.org"
+        self.mesh = mesh(HERE, OTHER)
+        self.bypass = status_of(is_node=lambda _address: False)
+        self.core = self.capture = self
+        self.enrolments = {
+            WorkloadName.parse(name): status_of(
+                name=WorkloadName.parse(name), held=status_of(draining=False, captured=name)
+            )
+            for name in past
+        }
+
+    async def call_all(self, _method: object) -> Any:
+        self.asked += 1
+        # An answer is not in the order of its numbers.
+        return [
+            (status_of(generation=generation), (random.sample(rows, len(rows)), []))
+            for generation, rows in self.cores.items()
+        ]
+
+    async def direct(self, captured: str) -> list[Direct]:
+        found = self.past[captured]
+        if isinstance(found, Exception):
+            raise found
+        return random.sample(found, len(found))
+
+
+def page(node: Any, **wanted: Any) -> api.Connections:
+    chosen = api.ConnectionFilter(**wanted)
+    return asyncio.run(connections_view.page(node, chosen, connections_view.beginning(chosen)))
+
+
+def pages(node: Any, **wanted: Any) -> Iterator[api.Connections]:
+    """All of them, one after the other."""
+    after = None
+    while True:
+        found = page(node, after=after, **wanted)
+        yield found
+        if found.next is None:
+            return
+        after = found.next
+
+
+def past(*ports: int, inbound: bool = True) -> list[Direct]:
+    here = HERE.addresses[0]
+    return [Direct((here, 80), (IPv4Address("192.0.2.7"), port), inbound, 0, 1, 2) for port in ports]
+
+
+@pytest.fixture
+def node() -> Node:
+    """Two cores, with two and three connections, and three connections past them."""
+    older = [row(1, state="closed", closed_ms=500), row(2)]
+    present = [row(1), row(2 << 48, workload="default/b"), row(7, direction="inbound")]
+    return Node({3: present, 2: older}, {"default/a": past(4001, 4000), "default/b": past(5000, inbound=False)})
+
+
+IN_ORDER = ["core,2,1", "core,2,2", "core,3,1", "core,3,7", f"core,3,{2 << 48}"]
+PAST = [f"past,default/a,192.0.2.7:{port},{HERE.addresses[0]}:80" for port in (4000, 4001)]
+PAST += [f"past,default/b,{HERE.addresses[0]}:80,192.0.2.7:5000"]
+
+
+def positions(found: api.Connections) -> list[str]:
+    return [str(Position.of(one)) for one in found.connections]
+
+
+def test_cores_come_first_then_what_is_past_them(node: Node) -> None:
+    assert positions(page(node)) == [*IN_ORDER, *PAST]
+
+
+@pytest.mark.parametrize("limit", range(1, 10))
+def test_pages_have_all_in_the_same_order(node: Node, limit: int) -> None:
+    found = list(pages(node, limit=limit))
+    assert [one for part in found for one in positions(part)] == [*IN_ORDER, *PAST]
+    assert all(len(part.connections) == limit for part in found[:-1])
+    assert 1 <= len(found[-1].connections) <= limit
+
+
+def test_page_goes_on_whatever_has_ended(node: Node) -> None:
+    first = page(node, limit=2)
+    node.cores[2].clear()
+    node.cores[3].pop(0)
+    assert positions(page(node, after=first.next)) == [*IN_ORDER[3:], *PAST]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ({"live": True}, [*IN_ORDER[1:], *PAST]),
+        ({"workload": "default/b"}, [IN_ORDER[4], PAST[2]]),
+        ({"direction": "inbound"}, [IN_ORDER[3], *PAST[:2]]),
+        ({"direction": "outbound", "workload": "default/b"}, [IN_ORDER[4], PAST[2]]),
+        ({"workload": "default/c"}, []),
+    ],
+)
+def test_only_what_is_wanted(node: Node, wanted: dict[str, Any], expected: list[str]) -> None:
+    assert positions(page(node, **wanted)) == expected
+    assert [one for part in pages(node, limit=1, **wanted) for one in positions(part)] == expected
+
+
+def test_no_answer_has_more_than_it_may() -> None:
+    many = Node({1: [row(number) for number in range(1, PAGE_MAX + 2)]}, {})
+    assert len(page(many).connections) == PAGE
+    assert len(page(many, limit=PAGE_MAX * 2).connections) == PAGE_MAX
+
+
+def test_stream_comes_in_batches() -> None:
+    many = Node({1: [row(number) for number in range(1, PAGE * 2 + 2)]}, {})
+
+    async def sizes(limit: int | None) -> list[int]:
+        return [len(batch) async for batch in connections_view.listing(many, api.ConnectionFilter(), None, limit)]
+
+    assert asyncio.run(sizes(None)) == [PAGE, PAGE, 1]
+    assert asyncio.run(sizes(PAGE + 5)) == [PAGE, 5]
+
+
+def test_what_cannot_be_listed_is_said(node: Node) -> None:
+    node.past["default/a"] = DirectError("no netlink")
+    found = page(node)
+    assert found.errors == ["default/a: connections past the core cannot be listed: no netlink"]
+    assert positions(found) == [*IN_ORDER, PAST[2]]
+
+
+@pytest.mark.parametrize("after", ["", "core", "core,1", "core,x,1", "past,a", "future,1,2"])
+def test_place_that_is_none_is_refused(node: Node, after: str) -> None:
+    with pytest.raises(RequestError, match="is not the 'next' of a page"):
+        page(node, after=after)
+
+
+def test_row_is_complete(node: Node) -> None:
+    (found,) = page(node, limit=1).connections
+    assert msgspec.to_builtins(found)["closed_seconds"] == 0.5
+    assert (found.core, found.peer, found.tls, found.reason, found.age_seconds) == (2, None, None, None, 0.0)

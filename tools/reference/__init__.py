@@ -1,0 +1,1 @@
+"""docs/reference/ and docs/words.md, made of the types: `make reference`."""
