@@ -19,5 +19,5 @@ output_option = click.option(
     type=click.Choice(("table", "json")),
     default="table",
     show_default=True,
-    help="For whom to print.",
+    help="Print for people, or for scripts.",
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from nodeseal.cli.ca.common import directory_argument, reporting, say
+from nodeseal.cli.ca.ca_command import directory_argument, reporting, say
 from nodeseal.cli.options import output_option
 from nodeseal.cli.tree import Command
 

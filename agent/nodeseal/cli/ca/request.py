@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nodeseal.cli.ca.common import check_new, directory_argument, reporting, say, write_new
+from nodeseal.cli.ca.ca_command import check_new, directory_argument, reporting, say, write_new
 from nodeseal.cli.options import PATH, output_option
 from nodeseal.cli.tree import Command
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from nodeseal.cli.ca.common import directory_argument, reporting
+from nodeseal.cli.ca.ca_command import directory_argument, reporting
 from nodeseal.cli.options import output_option
 from nodeseal.cli.table import note
 from nodeseal.cli.tree import Command

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from nodeseal.cli.lab.common import name_option, reporting
+from nodeseal.cli.lab.lab_command import name_option, reporting
 from nodeseal.cli.lab.tables import print_pods
 from nodeseal.cli.options import output_option
 from nodeseal.cli.progress import waiting

@@ -7,7 +7,7 @@ import sys
 import click
 
 from nodeseal.cli.errors import UsageError
-from nodeseal.cli.lab.common import name_option, reporting
+from nodeseal.cli.lab.lab_command import name_option, reporting
 from nodeseal.cli.tree import Command
 
 

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from nodeseal.cli.lab.common import name_option, reporting
+from nodeseal.cli.lab.lab_command import name_option, reporting
 from nodeseal.cli.lab.tables import status_tables
 from nodeseal.cli.options import output_option
 from nodeseal.cli.tree import Command

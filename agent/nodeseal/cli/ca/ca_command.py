@@ -1,4 +1,4 @@
-"""What the commands of `nodeseal ca` have in common."""
+"""What every command of `nodeseal ca` has."""
 
 from __future__ import annotations
 

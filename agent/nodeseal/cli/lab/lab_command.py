@@ -1,4 +1,4 @@
-"""What the commands of `nodeseal lab` have in common."""
+"""What every command of `nodeseal lab` has."""
 
 from __future__ import annotations
 
