@@ -7,8 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,13 @@ from nodeseal.contracts.refusal import Refusal
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone
 from nodeseal.cores.process import CoreOptions, spawn
 from nodeseal.linux import control_socket
-from nodeseal.local import generations
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId
 from nodeseal.splice import control_server, native
 from support.core_client import BlockingClient
-from support.core_fakes import FakeLib, make_native
+from support.core_fakes import FakeLib
+from support.core_server import RunningServer
 
 SHIPPER = WorkloadName("default", "shipper")
 IDENTITY = SpiffeId("example.org", "default", "shipper")
@@ -49,35 +48,10 @@ def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-class Running:
-    """A control server in a thread, with its fake library and a client."""
-
-    def __init__(self, run_dir: Path) -> None:
-        module, self.lib = make_native()
-        core = native.Core(module, workers=1, trust_domain="example.org")
-        self.server = control_server.ControlServer(core, trust_domain="example.org")
-        self._listener = control_socket.listen(str(generations.socket_path(run_dir, 1)))
-        self._wake, self._signalled = socket.socketpair()
-        self.thread = threading.Thread(target=control_server.serve, args=(self.server, self._listener, self._wake))
-        self.thread.start()
-        self.client = BlockingClient.of(run_dir, 1)
-
-    def answer(self, request: dict[str, object], fds: Sequence[int] = ()) -> dict[str, Any]:
-        """To a request that no client of today would make."""
-        answer, _fds = self.server.handle(control_server.Session(), json.dumps(request).encode(), list(fds))
-        told: dict[str, Any] = json.loads(contract.encode(answer))
-        return told
-
+class Running(RunningServer):
     def add(self) -> None:
         with Path("/proc/self/ns/net").open() as netns:
             self.client.workload_add(1, SHIPPER, IDENTITY, (ADDRESS, ADDRESS_6), netns_fd=netns.fileno())
-
-    def end(self) -> None:
-        self._signalled.send(b"x")
-        self.thread.join()
-        self.client.close()
-        for one in (self._listener, self._wake, self._signalled):
-            one.close()
 
 
 @pytest.fixture

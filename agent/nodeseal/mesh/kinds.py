@@ -27,8 +27,8 @@ V = TypeVar("V", bound=Hashable)
 P = TypeVar("P")
 _Any = TypeVar("_Any")
 
-_Change: TypeAlias = tuple[T | None, T | None]
-"""(the object that goes, the one that comes), at least one of them."""
+_Leaving: TypeAlias = Sequence[tuple[T, T | None]]
+"""(an object that goes, the one that comes for it or None)"""
 
 _KEY = attrgetter("key")
 
@@ -45,24 +45,26 @@ class Index(Generic[V, T]):
     """What a value is, in messages: "address". Fields that hold it are called so as well."""
     values: Callable[[T], tuple[V, ...]]
 
-    def changed(self, kind: "Kind[Any, T]", entries: Mapping[V, T], changes: Iterable[_Change[T]]) -> Mapping[V, T]:
-        """The entries after the changes. Raises MeshError when two objects have a value in common."""
+    def changed(
+        self, kind: "Kind[Any, T]", entries: Mapping[V, T], leaving: _Leaving[T], coming: Iterable[T]
+    ) -> Mapping[V, T]:
+        """The entries after a change. Raises MeshError when two objects have a value in common."""
         values = self.values
         result = _copy(entries)
         # First everything that goes, then what comes: two objects may have exchanged their values.
-        for old, new in changes:
-            if old is not None and (new is None or values(old) != values(new)):
-                for value in values(old):
-                    result.pop(value, None)
-        for old, new in changes:
-            if new is None:
-                continue
-            for value in values(new):
-                other = result.setdefault(value, new)
-                if other is old:
+        for old, new in leaving:
+            stays = new is not None and values(old) == values(new)
+            for value in values(old):
+                if stays:
+                    assert new is not None
                     result[value] = new
-                elif other is not new:
-                    raise MeshError(str(Clash(kind, other, kind, new, self.what, value)))
+                else:
+                    result.pop(value, None)
+        for item in coming:
+            for value in values(item):
+                other = result.setdefault(value, item)
+                if other is not item:
+                    raise MeshError(str(Clash(kind, other, kind, item, self.what, value)))
         return MappingProxyType(result)
 
 
@@ -77,26 +79,23 @@ class GroupIndex(Generic[V, T]):
     """Why two objects cannot share a value; None if they can."""
 
     def changed(
-        self, kind: "Kind[Any, T]", entries: Mapping[V, tuple[T, ...]], changes: Iterable[_Change[T]]
+        self, kind: "Kind[Any, T]", entries: Mapping[V, tuple[T, ...]], leaving: _Leaving[T], coming: Iterable[T]
     ) -> Mapping[V, tuple[T, ...]]:
-        """The entries after the changes. Raises MeshError when two objects cannot share what they do."""
-        values = self.values
-        leaving: dict[V, set[Hashable]] = {}
-        coming: dict[V, list[T]] = {}
-        for old, new in changes:
-            if old is not None:
-                for value in values(old):
-                    leaving.setdefault(value, set()).add(old.key)
-            if new is not None:
-                for value in values(new):
-                    coming.setdefault(value, []).append(new)
-        if not leaving and not coming:
+        """The entries after a change. Raises MeshError when two objects cannot share what they do."""
+        gone: dict[V, set[Hashable]] = {}
+        new: dict[V, list[T]] = {}
+        for old, _ in leaving:
+            for value in self.values(old):
+                gone.setdefault(value, set()).add(old.key)
+        for item in coming:
+            for value in self.values(item):
+                new.setdefault(value, []).append(item)
+        if not gone and not new:
             return entries
         result = _copy(entries)
-        for value in {**leaving, **coming}:
-            gone = leaving.get(value, ())
-            group = [item for item in entries.get(value, ()) if item.key not in gone]
-            for item in sorted(coming.get(value, ()), key=_KEY):
+        for value in {**gone, **new}:
+            group = [item for item in entries.get(value, ()) if item.key not in gone.get(value, ())]
+            for item in sorted(new.get(value, ()), key=_KEY):
                 for other in group:
                     if (clash := self.clash(value, other, item)) is not None:
                         raise MeshError(str(clash))
@@ -182,12 +181,17 @@ class Table(Generic[K, T]):
             _, _, clash = next(clashes([(self.kind, enumerate(put))]))
             raise MeshError(str(clash))
         items = _copy(self.items)
-        gone = [old for key in removed if (old := items.pop(key, None)) is not None]
-        changes: list[_Change[T]] = [(old, None) for old in gone]
-        changes += [(items.get(key), item) for key, item in coming.items()]
-        items.update(coming)
+        leaving: list[tuple[T, T | None]] = []
+        for key in removed:
+            if (old := items.pop(key, None)) is not None:
+                leaving.append((old, None))
+        if items:
+            leaving += [(items[key], item) for key, item in coming.items() if key in items]
+            items.update(coming)
+        else:
+            items = coming
         indexes = {
-            index.name: index.changed(self.kind, self.indexes[index.name], changes) for index in self.kind.indexes
+            index.name: index.changed(self.kind, self.indexes[index.name], leaving, put) for index in self.kind.indexes
         }
         return Table(self.kind, MappingProxyType(items), indexes)
 
