@@ -122,10 +122,7 @@ class Lab:
         _require_outside("nodeseal lab up")
         lab = cls(plan, root)
         lab._refuse_if_up()
-        root.mkdir(parents=True, exist_ok=True)
-        if not netns_directory_is_mounted():
-            (root / _NETNS_DIR_MADE).touch()
-        lab.directory.mkdir()
+        lab._make_directory(root)
         try:
             with _locked(lab.directory, plan.name):
                 lab._write_state()
@@ -261,6 +258,16 @@ class Lab:
             raise LabExistsError(
                 f"{len(left)} network namespaces of a lab named '{name}' are left ({left[0]}, ...): {advice}"
             )
+
+    def _make_directory(self, root: Path) -> None:
+        while True:
+            root.mkdir(parents=True, exist_ok=True)
+            # Otherwise the last of the other labs went at this moment, and the root with it.
+            with contextlib.suppress(FileNotFoundError):
+                if not netns_directory_is_mounted():
+                    (root / _NETNS_DIR_MADE).touch()
+                self.directory.mkdir()
+                return
 
     def _write_state(self) -> None:
         state = {"format": 1, "plan": self.plan.to_json(), "made": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -412,10 +419,21 @@ def take_down(name: str, root: Path = LAB_ROOT) -> DownReport:
             if directory.exists():
                 failures.append(f"cannot remove {directory}")
     if root.is_dir() and not any(path.is_dir() for path in root.iterdir()):
-        if (root / _NETNS_DIR_MADE).exists():
-            remove_netns_directory()
-        shutil.rmtree(root, ignore_errors=True)
+        _remove_root(root)
     return DownReport(tuple(namespaces), tuple(ended), tuple(failures))
+
+
+def _remove_root(root: Path) -> None:
+    """After the last lab; one that comes up meanwhile keeps it."""
+    mark = root / _NETNS_DIR_MADE
+    if made := mark.exists():
+        remove_netns_directory()
+    mark.unlink(missing_ok=True)
+    try:
+        root.rmdir()
+    except OSError:
+        if made and root.is_dir():
+            mark.touch()
 
 
 def require_root(what: str) -> None:

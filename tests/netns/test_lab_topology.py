@@ -14,13 +14,12 @@ from pathlib import Path
 import pytest
 
 from nodeseal.mesh.address import Address
+from nodeseal_lab import lab as lab_module
 from nodeseal_lab.errors import LabBusyError, LabError, LabExistsError
 from nodeseal_lab.lab import Lab, take_down
 from nodeseal_lab.namespaces import create_namespace, list_namespaces, run_in
 from nodeseal_lab.plan import Plan, PodRequest, in_url, prefix
 from nodeseal_lab.processes import child_environment, start_time
-
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces, which needs root")
 
 NAME = f"t{os.getpid()}"
 
@@ -133,6 +132,15 @@ def test_netns_directory_that_the_lab_made_goes_with_it(root: Path) -> None:
     argv = ["unshare", "--mount", "sh", "-c", prepare, "sh", sys.executable, "-c", code]
     result = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False, env=child_environment())
     assert (result.stdout, result.stderr) == ("[] False\n", "")
+
+
+def test_another_lab_that_comes_up_as_the_last_goes_keeps_its_files(
+    lab: Lab, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / lab_module._NETNS_DIR_MADE).touch()
+    monkeypatch.setattr(lab_module, "remove_netns_directory", (root / "other").mkdir)
+    assert take_down(NAME, root).failures == ()
+    assert sorted(path.name for path in root.iterdir()) == [lab_module._NETNS_DIR_MADE, "other"]
 
 
 def test_down_twice_is_fine(lab: Lab, root: Path) -> None:
