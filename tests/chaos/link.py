@@ -46,9 +46,9 @@ class Link:
         self._due: list[tuple[float, int, int, bytes]] = []
         self._order = itertools.count()
         self._stats = {"frames": 0, "delivered": 0, "lost": 0, "dropped": 0, "late": 0.0}
-        self._control = ControlServer(control, self._poll, {"set": self.set, "stats": lambda: self._stats})
-        for port in self._ports:
-            self._poll.register(port, select.EPOLLIN)
+        self._control = ControlServer(control, {"set": self.set, "stats": lambda: self._stats})
+        for fd in (*self._by_fd, self._control.fileno()):
+            self._poll.register(fd, select.EPOLLIN)
 
     def set(self, **impairment: float) -> None:
         for direction in self._directions:
@@ -62,7 +62,7 @@ class Link:
                 if fd in self._by_fd:
                     self._receive(self._by_fd[fd])
                 else:
-                    self._control.handle(fd)
+                    self._control.handle()
             self._deliver()
 
     def _receive(self, number: int) -> None:

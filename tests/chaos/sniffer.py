@@ -43,8 +43,8 @@ class Sniffer:
         self._stats = {"frames": 0, "bytes": 0, "unseen": 0, "open": 0, "secret": 0}
         self._sightings: list[dict[str, Any]] = []
         operations = {"stats": self.stats, "sightings": lambda: self._sightings}
-        self._control = ControlServer(control, self._poll, operations)
-        for fd in self._taps:
+        self._control = ControlServer(control, operations)
+        for fd in (*self._taps, self._control.fileno()):
             self._poll.register(fd, select.EPOLLIN)
 
     def stats(self) -> dict[str, int]:
@@ -60,7 +60,7 @@ class Sniffer:
                 if fd in self._taps:
                     self._look(*self._taps[fd])
                 else:
-                    self._control.handle(fd)
+                    self._control.handle()
 
     def _look(self, tap: socket.socket, node: str) -> None:
         stats, secret, open_marker = self._stats, self._secret, self._open

@@ -25,28 +25,35 @@ class RemoteError(Exception):
 
 
 class ControlServer:
-    """Answers requests with `operations` by name; their keyword arguments are the rest of the request."""
+    """Answers requests with `operations` by name; their keyword arguments are the rest of the request.
 
-    def __init__(self, path: Path, poll: select.epoll, operations: Mapping[str, Operation]) -> None:
+    Its descriptor is readable, for select and epoll alike, whenever `handle` has something to do."""
+
+    def __init__(self, path: Path, operations: Mapping[str, Operation]) -> None:
         self._operations = operations
-        self._poll = poll
+        self._poll = select.epoll()
         self._clients: dict[int, tuple[socket.socket, bytearray]] = {}
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
         self._listener.bind(str(path))
         self._listener.listen(8)
-        poll.register(self._listener, select.EPOLLIN)
+        self._poll.register(self._listener, select.EPOLLIN)
 
-    def handle(self, fd: int) -> bool:
-        """Does what a ready descriptor asks for; False when the descriptor is not the control's."""
-        if fd == self._listener.fileno():
-            client, _ = self._listener.accept()
-            self._clients[client.fileno()] = (client, bytearray())
-            self._poll.register(client, select.EPOLLIN)
-            return True
-        if fd not in self._clients:
-            return False
+    def fileno(self) -> int:
+        return self._poll.fileno()
+
+    def handle(self) -> None:
+        """Does what clients ask for now."""
+        for fd, _ in self._poll.poll(0):
+            if fd == self._listener.fileno():
+                client, _ = self._listener.accept()
+                self._clients[client.fileno()] = (client, bytearray())
+                self._poll.register(client, select.EPOLLIN)
+            else:
+                self._serve(fd)
+
+    def _serve(self, fd: int) -> None:
         client, buffer = self._clients[fd]
         try:
             data = client.recv(1 << 16)
@@ -61,7 +68,6 @@ class ControlServer:
             self._poll.unregister(fd)
             del self._clients[fd]
             client.close()
-        return True
 
     def _answer(self, line: bytes) -> dict[str, Any]:
         request: dict[str, Any] = json.loads(line)

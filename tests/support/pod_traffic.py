@@ -71,7 +71,7 @@ class PodTraffic:
         return host or self.host, int(self._remote.ask("listen", host=host, port=self._port))
 
     def open(self, group: str, address: Address, count: int, marker: bytes, **options: Any) -> None:
-        """Dials `count` connections more in the group; `options` as in support.traffic.Group."""
+        """Dials `count` connections more in the group; `options` as in support.traffic_connection.Group."""
         self._remote.ask("open", group=group, address=address, count=count, marker=marker.hex(), **options)
 
     def finish(self, group: str) -> None:
@@ -79,7 +79,7 @@ class PodTraffic:
         self._remote.ask("finish", group=group)
 
     def group(self, name: str) -> dict[str, int]:
-        """The counts of a group, see support.traffic.Counts."""
+        """The counts of a group, see support.traffic_connection.Counts."""
         counts: dict[str, int] = self._remote.ask("counts")["groups"][name]
         return counts
 
