@@ -69,15 +69,22 @@ install: $(VENV)/.installed ## a virtual environment with the nodeseal command i
 demo: $(VENV)/.installed ## the main job, shown with real processes and packets (root, under a minute)
 	$(BIN)/nodeseal lab demo
 
-test: $(VENV)/.installed-test ## all tests (root for the network namespace tests); WORKERS=4: worker threads of a core
-	$(BIN)/python -m pytest $(if $(WORKERS),--workers $(WORKERS))
-	$(BIN)/python -m pytest tests/netns --backend iptables -m both_backends $(if $(WORKERS),--workers $(WORKERS))
+PYTEST := $(BIN)/python -m pytest $(if $(WORKERS),--workers $(WORKERS))
+
+test: $(VENV)/.installed-test ## all tests (root; 10 minutes); FAST=1: a selection (under 3); WORKERS=4: worker threads of a core
+ifdef FAST
+	$(PYTEST) -n auto -m 'fast and not alone'
+else
+	$(PYTEST) -n auto -m 'not alone'
+	$(PYTEST) -m alone
+	$(PYTEST) -n auto tests/netns --backend iptables -m both_backends
+endif
 
 test-workers: $(VENV)/.installed-test ## the netns and interop tests with 1, 2 and 4 worker threads of a core (root)
-	for n in 1 2 4; do $(BIN)/python -m pytest tests/netns tests/interop --workers $$n; done
+	for n in 1 2 4; do $(BIN)/python -m pytest -n auto tests/netns tests/interop --workers $$n; done
 
 test-iptables: $(VENV)/.installed-test ## the netns and interop tests with capture by iptables instead of eBPF (root)
-	$(BIN)/python -m pytest tests/netns tests/interop --backend iptables
+	$(BIN)/python -m pytest -n auto tests/netns tests/interop --backend iptables
 
 chaos: $(VENV)/.installed-test ## restarts, upgrades, crashes and a bad link at random under load (root, 15 minutes; MINUTES=10 SEED=N)
 	PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \
@@ -89,7 +96,7 @@ lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-forma
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	MYPYPATH=agent:lab $(BIN)/mypy --strict bench
-	MYPYPATH=agent:lab:tests $(BIN)/mypy --strict -p chaos
+	MYPYPATH=agent:lab:tests $(BIN)/mypy --strict -p chaos -p support
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(C_FORMATTED)
 	@mkdir -p $(BUILD)/lint

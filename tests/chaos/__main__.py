@@ -19,7 +19,7 @@ from chaos.run import SETTINGS, ChaosRun, Options, new_lab
 from nodeseal_lab.errors import LabError
 from nodeseal_lab.interruption import signals_interrupt
 from nodeseal_lab.lab import LAB_ROOT, require_root, take_down
-from support.backend import ENVIRONMENT, NAMES, asked_backend, parse_backend
+from support.options import BACKEND, BACKENDS
 
 BUILD = Path(__file__).resolve().parents[2] / "build" / "chaos"
 PARTS = ("chaos", "leaks")
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         require_root("make chaos")
         parts = _parts(options.only)
-        os.environ[ENVIRONMENT] = parse_backend(options.backend).value
+        os.environ[BACKEND.environment] = options.backend
         with signals_interrupt():
             _remove_old(options.name)
             report = _run(options, parts, report)
@@ -100,8 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log", type=Path, metavar="FILE", help="of the events (default: build/chaos/events-SEED.log)")
     parser.add_argument(
         "--backend",
-        choices=NAMES,
-        default=asked_backend().value,
+        choices=BACKENDS,
+        default=BACKEND.asked().value,
         help="what captures (default %(default)s)",
     )
     parser.add_argument("--name", default=LAB_NAME, metavar="NAME", help="the lab's name (default %(default)s)")

@@ -26,10 +26,10 @@ from nodeseal.capture.backends.backend import Choice
 from nodeseal_lab.errors import LabError
 from nodeseal_lab.lab import LAB_ROOT, Lab, take_down
 from nodeseal_lab.plan import Plan, PodRequest
-from support.backend import asked_backend
+from support.options import BACKEND
 from support.pod_traffic import new_marker
 from support.resources import Resources, node_resources
-from support.workers import lab_settings
+from support.settings import lab_settings
 
 SETTINGS = {"certificate_lifetime": "60s"}
 _PROGRESS_SECONDS = 30.0
@@ -47,7 +47,7 @@ class Options:
 
 def asked_players() -> Players:
     """Those that the backend which was asked for can capture."""
-    return players(hosts=asked_backend() is not Choice.IPTABLES)
+    return players(hosts=BACKEND.asked() is not Choice.IPTABLES)
 
 
 @contextlib.contextmanager

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -12,15 +10,6 @@ from support.agent import use_compiled
 from support.lab import RunningLab, running_lab
 from support.pods import compiled
 from support.programs import Programs
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root")
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(needs_root)
-
 
 PODS = ("edge:node1:plain", "gate:node2:plain")
 

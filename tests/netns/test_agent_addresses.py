@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from functools import partial
 from ipaddress import ip_address
 
 from nodeseal.linux.addresses import follow, in_order, node_addresses
 from nodeseal.mesh.address import Address
-from support.namespaces import Namespace, Namespaces, needs_root
-
-pytestmark = needs_root
+from nodeseal_lab.namespaces import enter
+from support.namespaces import Namespace, Namespaces
 
 
 def addresses(*texts: str) -> frozenset[Address]:
@@ -52,7 +52,7 @@ def test_changes_are_followed() -> None:
         async def main() -> None:
             from concurrent.futures import ThreadPoolExecutor
 
-            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1, initializer=one.enter))
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1, initializer=partial(enter, one.name)))
             await asyncio.wait_for(story(), 30)
 
         one.run(lambda: asyncio.run(main()))

@@ -12,10 +12,8 @@ import pytest
 from nodeseal.capture import constants
 from nodeseal.linux.sock_diag import Direct, direct_connections, end_captured
 from nodeseal.mesh.address import Address
-from support.namespaces import Namespace, Namespaces, needs_root
+from support.namespaces import Namespace, Namespaces
 from support.patience import wait_for
-
-pytestmark = needs_root
 
 MARKS = frozenset({constants.MARK_CAPTURED, constants.MARK_TO_APP, constants.MARK_CORE})
 ADDRESSES = {4: ("10.99.1.1", "10.99.1.2"), 6: ("fd99::1", "fd99::2")}

@@ -14,13 +14,12 @@ from nodeseal_lab.plan import PIPELINE_HTTP_PORT, SERVICE_ADDRESS, SERVICE_ADDRE
 from support.certificates import self_signed
 from support.connection import Address, echoes, endpoint, family_of, receive_exactly, silent
 from support.lab import RunningLab
-from support.namespaces import needs_root
 from support.patience import wait_for
 from support.programs import Programs
 from support.sniffer import ports_used
 from support.tcp_table import ports_in_use
 
-pytestmark = [needs_root, pytest.mark.both_backends]
+pytestmark = pytest.mark.both_backends
 
 IP_VERSIONS = (4, 6)
 CARD = b"card=4111 1111 1111 1111;"

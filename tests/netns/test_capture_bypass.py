@@ -17,12 +17,11 @@ from nodeseal.capture.bypass import Entries, node_entries, peer_entries
 from nodeseal.linux import syscalls
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
 from support.connection import echoes
-from support.namespaces import needs_root
 from support.patience import wait_for
 from support.pods import Pods
 from support.tcp_table import ports_in_use
 
-pytestmark = [needs_root, pytest.mark.ebpf_only("with iptables nothing passes by the core")]
+pytestmark = pytest.mark.ebpf_only("with iptables nothing passes by the core")
 
 PORT_8080 = Excluded(ports=(PortRange(8080, 8080),))
 _TCP_MD5SIG = 14
@@ -184,7 +183,7 @@ def test_inbound_exclusion_passes_by_the_core(pods: Pods, kind: str) -> None:
     relay = pods.relay(capture.enrol(pods.server_target))
     assert echoes(pods.dial(pods.client, (pods.server_at, 8080)))
     assert relay.flows == []
-    assert [peer[0] for peer in echo.peers] == [pods.client_at]
+    assert [peer[0] for peer in echo.sources] == [pods.client_at]
     assert capture.errors()["steer_excluded"] == 1
 
 
@@ -222,7 +221,7 @@ def test_node_reaches_the_application_directly(pods: Pods) -> None:
     node = Node(pods, local(pods))
     assert echoes(pods.dial(pods.router, (pods.server_at, 8080)))
     assert node.relay.flows == []
-    assert [peer[0] for peer in node.echo.peers] == [gateway(pods)]
+    assert [peer[0] for peer in node.echo.sources] == [gateway(pods)]
     assert node.capture.errors()["steer_from_node"] == 1
 
 

@@ -13,13 +13,10 @@ from nodeseal.capture.probe import find_cgroup
 from nodeseal_lab import agents
 from support.connection import echoes
 from support.lab import HBONE_PORT, RunningLab, running_lab
-from support.namespaces import needs_root
 from support.patience import wait_for
 from support.process import nodeseal
 from support.programs import Lines, Programs
 from support.sniffer import ports_used
-
-pytestmark = needs_root
 
 CARD = b"card=4111 1111 1111 1111;"
 NO_CGROUP = "no cgroup v2 tree is mounted in the mount namespace of this process"

@@ -16,13 +16,10 @@ from nodeseal.capture.backends.backend import Choice
 from nodeseal.capture.workload import CaptureTarget
 from nodeseal.linux import syscalls
 from support.connection import echoes
-from support.namespaces import needs_root
 from support.patience import wait_for
 from support.pods import CLIENT, SERVER, SERVER_6, Pods
 from support.sniffer import Sniffer
 from support.tcp_table import ports_in_use
-
-pytestmark = needs_root
 
 OUTBOUND = 0
 INBOUND = 1
@@ -61,7 +58,7 @@ def test_inbound_connection_reaches_the_application_from_the_clients_address(pod
     assert relay.flows[0].role == INBOUND
     assert relay.flows[0].source == connection.getsockname()[:2]
     assert relay.flows[0].destination == (pods.server_at, 8080)
-    assert [address for address, _ in echo.peers] == [pods.client_at]
+    assert [address for address, _ in echo.sources] == [pods.client_at]
 
 
 def test_both_ends_captured_by_two_nodes(pods: Pods) -> None:
@@ -145,7 +142,7 @@ def test_ipv4_is_captured_whatever_else_the_workload_has(pods: Pods, text: str) 
     relays = [pods.relay(capture.enrol(target)) for target in (pods.client_target, pods.server_target)]
     assert echoes(pods.dial(pods.client, (text.format(SERVER), 8080)))
     assert [flow.destination for relay in relays for flow in relay.flows] == [(SERVER, 8080)] * 2
-    assert [address for address, _ in echo.peers] == [CLIENT]
+    assert [address for address, _ in echo.sources] == [CLIENT]
 
 
 def test_multipath_tcp_is_captured(pods: Pods) -> None:
@@ -172,7 +169,7 @@ def test_server_bound_to_a_device_is_reached(pods: Pods) -> None:
     relay = pods.relay(pods.capture().enrol(pods.server_target))
     assert echoes(pods.dial(pods.client, (pods.server_at, 8080)))
     assert len(relay.flows) == 1
-    assert echo.peers[0][0] == pods.client_at
+    assert echo.sources[0][0] == pods.client_at
 
 
 @pytest.mark.parametrize(("device", "works"), [("eth0", True), ("eth1", False)])

@@ -21,11 +21,8 @@ from nodeseal.capture.node import NodeCapture
 from nodeseal.linux import syscalls, xtables
 from nodeseal.linux.namespace import NamespaceGoneError
 from support.connection import echoes
-from support.namespaces import needs_root
 from support.patience import wait_for
 from support.pods import Pods, compiled
-
-pytestmark = needs_root
 
 PROGRAMS = pytest.mark.ebpf_only("BPF programs and maps")
 PREPARE = (

@@ -23,14 +23,11 @@ from nodeseal.capture.journal import Journal
 from nodeseal.capture.probe import find_cgroup
 from nodeseal.capture.workload import CaptureTarget
 from nodeseal.linux import syscalls
-from support.backend import asked_backend
 from support.connection import echoes
-from support.namespaces import needs_root
+from support.options import BACKEND
 from support.patience import wait_for
 from support.pods import SERVER, SERVER_6, Pods, compiled
 from support.tcp_table import SYN_RECV, tcp_table
-
-pytestmark = needs_root
 
 FILTERS = pytest.mark.ebpf_only("tc filters")
 ANYTHING = ("u32", "match", "u32", "0", "0", "classid", "1:1")
@@ -42,7 +39,7 @@ ANYTHING = ("u32", "match", "u32", "0", "0", "classid", "1:1")
 )
 def pods(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pods]:
     tcx, version = request.param
-    if not tcx and asked_backend() is not Choice.EBPF:
+    if not tcx and BACKEND.asked() is not Choice.EBPF:
         pytest.skip("eBPF only: tc filters are what it uses where there is no TCX")
     if tcx and not steering.probe_tcx():
         pytest.skip("the kernel has no TCX")
@@ -89,12 +86,13 @@ def agent_that_is_killed(pods: Pods, tmp_path: Path) -> None:
         "import signal, sys\n"
         "from ipaddress import ip_address\n"
         "from pathlib import Path\n"
-        "from nodeseal.capture import ebpf, steering\n"
+        "from nodeseal.capture.backends import pod_ebpf\n"
+        "from nodeseal.capture.bpf import steering\n"
         "from nodeseal.capture.bpf.compile import Compiled\n"
         "from nodeseal.capture.node import NodeCapture\n"
         "from nodeseal.capture.workload import CaptureTarget\n"
         "from nodeseal.capture.backends.backend import Choice\n"
-        "ebpf.compile_in_child = lambda: Compiled.from_json(Path(sys.argv[3]).read_text())\n"
+        "pod_ebpf.compile_in_child = lambda: Compiled.from_json(Path(sys.argv[3]).read_text())\n"
         "if sys.argv[2] == 'filters':\n"
         "    steering.probe_tcx = lambda: False\n"
         "capture = NodeCapture(Path(sys.argv[1]), choice=Choice(sys.argv[4]))\n"

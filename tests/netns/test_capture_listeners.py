@@ -8,9 +8,6 @@ import pytest
 from nodeseal.capture import constants, listeners
 from nodeseal.linux import syscalls
 from nodeseal.linux.namespace import NetworkNamespace
-from support.namespaces import needs_root
-
-pytestmark = needs_root
 
 
 @pytest.mark.parametrize(

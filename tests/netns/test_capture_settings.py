@@ -9,10 +9,7 @@ import pytest
 
 from nodeseal.capture.bpf import installation
 from support.connection import echoes
-from support.namespaces import needs_root
 from support.pods import Pods
-
-pytestmark = needs_root
 
 
 @pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])

@@ -18,10 +18,10 @@ from nodeseal.capture.journal import Filter
 from nodeseal.linux import syscalls
 from support.connection import echoes
 from support.flood import Flood
-from support.namespaces import Namespace, needs_root
+from support.namespaces import Namespace
 from support.pods import SERVER, Pods
 
-pytestmark = [needs_root, pytest.mark.ebpf_only("how its programs get to the devices")]
+pytestmark = pytest.mark.ebpf_only("how its programs get to the devices")
 
 TCX_PASS = 0
 TCX_DROP = 2

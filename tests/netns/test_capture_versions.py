@@ -20,10 +20,9 @@ from nodeseal.capture.node import NodeCapture
 from nodeseal.capture.workload import Captured
 from nodeseal.linux import syscalls
 from support.connection import echoes
-from support.namespaces import needs_root
 from support.pods import Pods, compiled
 
-pytestmark = [needs_root, pytest.mark.ebpf_only("versions of its programs")]
+pytestmark = pytest.mark.ebpf_only("versions of its programs")
 
 GROWN = ("enrolled", "counters", "own", "revisited")
 

@@ -22,12 +22,9 @@ from nodeseal_lab.plan import prefix
 from nodeseal_lab.processes import child_environment
 from support.connection import echoes
 from support.lab import RunningLab, running_lab
-from support.namespaces import needs_root
 from support.patience import PATIENCE, wait_for
 from support.pod_traffic import new_marker
 from support.programs import Programs
-
-pytestmark = needs_root
 
 TESTS = Path(__file__).resolve().parents[1]
 SECRET, OPEN = new_marker(), new_marker()

@@ -14,11 +14,9 @@ from nodeseal.capture.bpf import compile as compiler
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.features import Feature, lacking
 from nodeseal.linux import conntrack, syscalls, xtables
-from support.namespaces import iptables_rules, needs_root
+from support.namespaces import iptables_rules
 from support.pods import compiled
 from support.process import nodeseal
-
-pytestmark = needs_root
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 

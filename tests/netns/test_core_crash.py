@@ -10,11 +10,8 @@ import pytest
 
 from support.connection import echoes, receive_exactly
 from support.lab import RunningLab, running_lab
-from support.namespaces import needs_root
 from support.patience import wait_for
 from support.programs import BOTH_FAMILIES, Lines, Programs
-
-pytestmark = needs_root
 
 CARD = b"card=4111 1111 1111 1111;"
 NODES = ("node1", "node2")

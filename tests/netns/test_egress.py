@@ -20,14 +20,11 @@ from support.connection import echoes
 from support.connection import echoes as echoes_of
 from support.hosts import HOSTS, PORTS, Host, row_of
 from support.lab import HBONE_PORT, RunningLab, running_lab
-from support.namespaces import needs_root
 from support.netfilter import nft, rule, ruleset
 from support.patience import PATIENCE, wait_for
 from support.pods import CLIENT, SERVER, Pods
 from support.programs import Programs
 from support.sniffer import Sniffer, ports_used
-
-pytestmark = needs_root
 
 CARD = "card=4111 1111 1111 1111;"
 IP_VERSIONS = (4, 6)

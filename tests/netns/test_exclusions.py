@@ -15,14 +15,13 @@ from nodeseal.capture.backends.backend import Choice
 from nodeseal.linux import syscalls
 from nodeseal_lab.mesh_state import change_workloads
 from nodeseal_lab.plan import PIPELINE_HTTP_PORT, SERVICE_ADDRESS, SERVICE_ADDRESS_6
-from support.backend import asked_backend
 from support.connection import echoes, endpoint, family_of
 from support.lab import RunningLab, running_lab
-from support.namespaces import needs_root
+from support.options import BACKEND
 from support.patience import wait_for
 from support.programs import Programs
 
-pytestmark = [needs_root, pytest.mark.both_backends]
+pytestmark = pytest.mark.both_backends
 
 IP_VERSIONS = (4, 6)
 
@@ -77,7 +76,7 @@ def directly(lab: RunningLab, node: str, connection: socket.socket) -> list[str]
     source = endpoint(connection.getsockname())
     rows = [row for row in lab.connections(node) if row["source"] == source]
     # What is dialled passes by in the sense of iptables: the core sends it on, in plaintext.
-    through = asked_backend() is Choice.IPTABLES
+    through = BACKEND.asked() is Choice.IPTABLES
     assert all(
         not row["mtls"] and (row["core"] is None or (through and row["direction"] == "outbound")) for row in rows
     )

@@ -16,13 +16,10 @@ import pytest
 
 from support.connection import echoes, family_of, receive_exactly
 from support.lab import RunningLab, running_lab
-from support.namespaces import needs_root
 from support.patience import wait_for
 from support.programs import Programs
 from support.server import Server
 from support.sniffer import Sniffer
-
-pytestmark = needs_root
 
 IP_VERSIONS = (4, 6)
 CARD = b"card=4111 1111 1111 1111;"

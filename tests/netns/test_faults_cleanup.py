@@ -20,12 +20,10 @@ from nodeseal_lab.namespaces import list_namespaces, remove_namespace
 from nodeseal_lab.plan import prefix
 from support.connection import echoes, family_of
 from support.lab import RunningLab, running_lab
-from support.namespaces import CHANGEABLE_SETTINGS, iptables_rules, needs_root
+from support.namespaces import CHANGEABLE_SETTINGS, iptables_rules
 from support.patience import PATIENCE, wait_for
 from support.process import nodeseal
 from support.programs import BOTH_FAMILIES, Programs
-
-pytestmark = needs_root
 
 CARD = b"card=4111 1111 1111 1111;"
 NODES = ("node1", "node2")

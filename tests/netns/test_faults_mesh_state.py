@@ -17,12 +17,9 @@ from nodeseal_lab.mesh_state import change_workloads
 from nodeseal_lab.namespaces import remove_namespace
 from support.connection import Address, echoes
 from support.lab import HBONE_PORT, RunningLab, running_lab
-from support.namespaces import needs_root
 from support.patience import wait_for
 from support.process import nodeseal
 from support.programs import Lines, Programs
-
-pytestmark = needs_root
 
 CARD = b"card=4111 1111 1111 1111;"
 

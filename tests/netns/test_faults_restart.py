@@ -10,11 +10,8 @@ import pytest
 from nodeseal_lab.mesh_state import change_workloads
 from support.connection import echoes, endpoint
 from support.lab import RunningLab, running_lab
-from support.namespaces import needs_root
 from support.patience import wait_for
 from support.programs import Lines, Programs
-
-pytestmark = needs_root
 
 IP_VERSIONS = (4, 6)
 

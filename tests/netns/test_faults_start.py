@@ -22,16 +22,12 @@ from nodeseal.capture.probe import find_cgroup
 from nodeseal.identity.embedded import init_authority
 from nodeseal.linux.syscalls import mounts
 from nodeseal_lab.processes import child_environment
-from support.backend import backend_settings
 from support.connection import echoes
 from support.lab import RunningLab, running_lab
-from support.namespaces import needs_root
+from support.options import agent_settings
 from support.patience import wait_for
 from support.process import end_process, nodeseal
 from support.programs import Programs
-from support.workers import worker_settings
-
-pytestmark = needs_root
 
 TRUST_DOMAIN = "example.org"
 # Not root, but able to read a checkout that lies in root's home.
@@ -61,7 +57,7 @@ class Site:
         (self.mesh / "mesh.yaml").write_text(yaml.safe_dump(mesh))
         init_authority(self.ca, trust_domain=TRUST_DOMAIN, now=datetime.now(UTC))
         names = {"node": "node1", "mesh": str(self.mesh), "ca": str(self.ca), "run_dir": str(self.run_dir)}
-        self.config.write_text(yaml.safe_dump(names | worker_settings() | backend_settings()))
+        self.config.write_text(yaml.safe_dump(names | agent_settings()))
 
     def configure(self, **settings: Any) -> None:
         """Changes fields of the configuration."""

@@ -33,13 +33,13 @@ from nodeseal.mesh.exclusions import NO_EXCLUSIONS, PortRange
 from nodeseal.mesh.host import OWN_NAMESPACE, HostPlace
 from support.connection import echoes
 from support.host_process import Cgroup, Dialled, HostProcess
-from support.namespaces import Namespace, iptables_rules, needs_root
+from support.namespaces import Namespace, iptables_rules
 from support.netfilter import nft, rule, tracked
 from support.patience import wait_for
 from support.pods import SERVER, SERVER_6, Pods
 from support.tcp_table import ports_in_use
 
-pytestmark = [needs_root, pytest.mark.ebpf_only("processes of a node are captured by eBPF only")]
+pytestmark = pytest.mark.ebpf_only("processes of a node are captured by eBPF only")
 
 OUTBOUND, INBOUND = 0, 1
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000  # linux/if_tun.h
@@ -118,7 +118,7 @@ def test_processes_of_other_cgroups_are_left_alone(scene: Scene) -> None:
         dialled = process.dial((pods.client_at, 8080))
         assert dialled.echoes()
         assert dialled.mark == 0
-        assert echo.peers[-1] == (pods.server_at, dialled.port)
+        assert echo.sources[-1] == (pods.server_at, dialled.port)
     assert relay.flows == []
 
 
@@ -275,7 +275,7 @@ def test_captured_connections_go_on_when_the_workload_leaves_and_new_ones_go_dir
     assert echoes(inbound)
     direct = process.dial((pods.client_at, 8080))
     assert direct.echoes()
-    assert (direct.mark, echo.peers[-1][1]) == (0, direct.port)
+    assert (direct.mark, echo.sources[-1][1]) == (0, direct.port)
     assert echoes(pods.dial(pods.client, (pods.server_at, 9000)))
     assert len(relay.flows) == 2
     capture.enrol(target)

@@ -20,11 +20,10 @@ from support.connection import echoes
 from support.host_process import Dialled, HostProcess
 from support.hosts import HOSTS, PORTS, Host, row_of
 from support.lab import RunningLab, running_lab
-from support.namespaces import needs_root
 from support.patience import PATIENCE, wait_for
 from support.programs import Programs
 
-pytestmark = [needs_root, pytest.mark.ebpf_only("processes of a node are captured by eBPF only")]
+pytestmark = pytest.mark.ebpf_only("processes of a node are captured by eBPF only")
 
 IP_VERSIONS = (4, 6)
 CARD = "card=4111 1111 1111 1111;"

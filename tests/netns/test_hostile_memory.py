@@ -14,11 +14,10 @@ from interop.hoard import Hoard
 from nodeseal_lab.mesh_state import change_workloads
 from support.connection import echoes, silent
 from support.lab import RunningLab, running_lab
-from support.namespaces import needs_root
 from support.patience import wait_for
 from support.programs import Programs
 
-pytestmark = needs_root
+pytestmark = pytest.mark.alone
 
 MIB = 1 << 20
 LIMIT = 32 * MIB

@@ -28,10 +28,8 @@ from nodeseal_lab.processes import child_environment
 from support.lab import QUICK_SETTLE
 from support.namespaces import Namespace, Namespaces
 from support.patience import wait_for
-from support.process import end_process
-from support.workers import lab_settings, nodeseal_command
-
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces, which needs root")
+from support.process import end_process, nodeseal_command
+from support.settings import lab_settings
 
 NAME = f"a{os.getpid()}"
 CATEGORIES = (
@@ -305,7 +303,7 @@ def test_demo_shows_connections_as_a_terminal_does(shared: Lab, columns: int) ->
 
 def test_demo_fails_loudly_when_enrolment_does_nothing(name: str) -> None:
     code = (
-        f"import sys; sys.path.append({str(TESTS)!r}); from support.workers import lab_settings;"
+        f"import sys; sys.path.append({str(TESTS)!r}); from support.settings import lab_settings;"
         "from nodeseal_lab.lab import Lab; from nodeseal_lab.demo.run import run_demo;"
         f"Lab.enrol = lambda self, *pods: None; lab_settings().__enter__(); sys.exit(run_demo({name!r}))"
     )

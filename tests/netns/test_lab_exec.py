@@ -14,8 +14,6 @@ from nodeseal_lab.lab import Lab, take_down
 from nodeseal_lab.plan import Plan
 from nodeseal_lab.processes import child_environment, start_time
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces, which needs root")
-
 NAME = f"e{os.getpid()}"
 
 

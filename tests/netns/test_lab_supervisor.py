@@ -16,12 +16,9 @@ from nodeseal_lab.namespaces import list_namespaces
 from nodeseal_lab.plan import prefix
 from support.connection import echoes
 from support.lab import RunningLab, running_lab
-from support.namespaces import needs_root
 from support.patience import wait_for
 from support.process import end_process
 from support.programs import Lines, Programs
-
-pytestmark = needs_root
 
 NODES = ("node1", "node2")
 ENDINGS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])

@@ -11,13 +11,12 @@ from nodeseal.contracts.api_operations import UPGRADE_CORE
 from nodeseal_lab import agents
 from support.connection import echoes
 from support.lab import RunningLab, running_lab
-from support.namespaces import needs_root
 from support.patience import wait_for
 from support.programs import Programs
 from support.resources import Resources, node_resources
 from support.server import Server
 
-pytestmark = needs_root
+pytestmark = pytest.mark.alone
 
 NODES = ("node1", "node2")
 ENROLLED = ("shipper", "siem", "pipeline", "comer")

@@ -14,11 +14,8 @@ import pytest
 from nodeseal_lab.mesh_state import change_workloads
 from support.connection import Address, echoes, receive_exactly, silent
 from support.lab import RunningLab, running_lab
-from support.namespaces import needs_root
 from support.patience import wait_for
 from support.programs import Lines, Programs
-
-pytestmark = needs_root
 
 MIB = 1 << 20
 

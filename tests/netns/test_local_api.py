@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from nodeseal import __version__
-from support.lab import Programs, RunningLab, echoes, endpoint, wait_until
-from support.namespaces import needs_root
-
-pytestmark = needs_root
+from support.connection import echoes, endpoint
+from support.lab import RunningLab
+from support.patience import wait_for
+from support.programs import Programs
 
 
 def curl(lab: RunningLab, node: str, path: str, *arguments: str) -> str:
@@ -41,7 +41,7 @@ def test_connections_of_one_workload_that_are_open(lab: RunningLab, programs: Pr
     assert echoes(closed)
     closed.close()
     ends = {endpoint(one) for one in (client.getsockname(),)}
-    wait_until(
+    wait_for(
         lambda: {row["source"] for row in connections(lab, "live=true&workload=default/shipper")} == ends,
         "only what is open is listed",
     )

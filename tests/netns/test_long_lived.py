@@ -15,10 +15,7 @@ import pytest
 from support.authority import renew_intermediate
 from support.lab import RunningLab, running_lab
 from support.long_lived import LongLived
-from support.namespaces import needs_root
 from support.patience import wait_for
-
-pytestmark = needs_root
 
 CONNECTIONS = 250
 PAIRS = (("shipper", "pipeline"), ("pipeline", "siem"), ("shipper", "siem"), ("guest", "pipeline"))

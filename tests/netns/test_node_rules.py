@@ -16,12 +16,11 @@ from nodeseal_lab.plan import NODE_RULES, PIPELINE_HTTP_PORT
 from support.connection import echoes, endpoint
 from support.hosts import HOSTS, PORTS, Host, row_of
 from support.lab import HBONE_PORT, RunningLab, running_lab
-from support.namespaces import needs_root
 from support.netfilter import ruleset, tracked
 from support.programs import Programs
 from support.sniffer import ports_used
 
-pytestmark = [needs_root, pytest.mark.ebpf_only("processes of a node are captured by eBPF only")]
+pytestmark = pytest.mark.ebpf_only("processes of a node are captured by eBPF only")
 
 IP_VERSIONS = (4, 6)
 CARD = "card=4111 1111 1111 1111;"

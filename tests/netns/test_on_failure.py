@@ -9,11 +9,10 @@ import pytest
 from nodeseal_lab.mesh_state import change_workloads
 from support.connection import echoes
 from support.lab import RunningLab, running_lab
-from support.namespaces import needs_root
 from support.patience import wait_for
 from support.programs import BOTH_FAMILIES, Programs
 
-pytestmark = [needs_root, pytest.mark.ebpf_only("no rule can tell whether somebody holds a listener")]
+pytestmark = pytest.mark.ebpf_only("no rule can tell whether somebody holds a listener")
 
 CARD = b"card=4111 1111 1111 1111;"
 

@@ -20,9 +20,6 @@ import pytest
 from nodeseal import __version__
 from nodeseal.capture.bpf import sources
 from nodeseal_lab.lab import LAB_ROOT, take_down
-from support.namespaces import needs_root
-
-pytestmark = needs_root
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_SOURCES = shutil.ignore_patterns(

@@ -11,14 +11,11 @@ import pytest
 from nodeseal_lab.plan import PIPELINE_HTTP_PORT, SERVICE_ADDRESS, SERVICE_ADDRESS_6
 from support.connection import Address, echoes, endpoint, receive_exactly, reset, silent
 from support.lab import HBONE_PORT, RunningLab
-from support.namespaces import needs_root
 from support.patience import wait_for
 from support.programs import Programs
 from support.server import Server
 from support.sniffer import ports_used
 from support.tcp_table import ESTABLISHED, TIME_WAIT, tcp_table
-
-pytestmark = needs_root
 
 IP_VERSIONS = (4, 6)
 

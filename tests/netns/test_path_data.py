@@ -14,12 +14,9 @@ import pytest
 
 from support.connection import echoes, endpoint, family_of, receive_exactly, reset, silent
 from support.lab import HBONE_PORT, RunningLab, running_lab
-from support.namespaces import needs_root
 from support.patience import wait_for
 from support.programs import Programs
 from support.tcp_table import ESTABLISHED, tcp_table
-
-pytestmark = needs_root
 
 IP_VERSIONS = (4, 6)
 

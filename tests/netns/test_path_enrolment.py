@@ -12,13 +12,10 @@ import pytest
 from nodeseal_lab.mesh_state import SETTLE, change_workloads
 from support.connection import echoes, endpoint, family_of, silent
 from support.lab import HBONE_PORT, RunningLab, running_lab
-from support.namespaces import needs_root
 from support.patience import PATIENCE, wait_for
 from support.programs import Lines, Programs
 from support.sniffer import ports_used
 from support.tcp_table import LISTEN, tcp_table
-
-pytestmark = needs_root
 
 IP_VERSIONS = (4, 6)
 CARD = b"card=4111 1111 1111 1111;"

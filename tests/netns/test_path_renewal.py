@@ -16,12 +16,9 @@ from nodeseal.authority.renewal import renew
 from nodeseal_lab.namespaces import run_in
 from support.connection import echoes, receive_exactly
 from support.lab import HBONE_PORT, RunningLab, running_lab
-from support.namespaces import needs_root
 from support.patience import PATIENCE, wait_for
 from support.peer import Tunnels, dial_double, publish_double, serial_of, tls_context
 from support.programs import Lines, Programs
-
-pytestmark = needs_root
 
 IP_VERSIONS = (4, 6)
 LIFETIME = "6s"

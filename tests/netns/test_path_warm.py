@@ -10,12 +10,9 @@ import pytest
 
 from nodeseal.sources.directory.publications import withdraw
 from support.lab import RunningLab, running_lab
-from support.namespaces import needs_root
 from support.patience import wait_for
 from support.peer import DOUBLE, Tunnels, dial_double, publish_double, tls_context
 from support.programs import Programs
-
-pytestmark = needs_root
 
 
 @pytest.fixture

@@ -15,12 +15,10 @@ from nodeseal_lab.namespaces import run_in
 from nodeseal_lab.plan import PIPELINE_HTTP_PORT
 from support.connection import echoes, endpoint
 from support.lab import RunningLab, running_lab
-from support.namespaces import needs_root
 from support.patience import PATIENCE, wait_for
 from support.programs import Programs
 
 pytestmark = [
-    needs_root,
     pytest.mark.ebpf_only("iptables cannot tell the node from what it forwards, see test_probes_iptables"),
 ]
 

@@ -15,11 +15,8 @@ from nodeseal_lab.mesh_state import change_workloads
 from nodeseal_lab.namespaces import run_in
 from support.connection import echoes
 from support.lab import RunningLab, running_lab
-from support.namespaces import needs_root
 from support.patience import PATIENCE, wait_for
 from support.programs import Programs
-
-pytestmark = needs_root
 
 
 @pytest.fixture

@@ -13,12 +13,9 @@ from nodeseal.authority.creation import init_authority
 from nodeseal_lab.files import write_atomically
 from nodeseal_lab.lab import TRUST_DOMAIN
 from support.lab import RunningLab, running_lab
-from support.namespaces import needs_root
 from support.patience import wait_for
 from support.process import nodeseal
 from support.programs import Programs
-
-pytestmark = needs_root
 
 PATIENCE_S = 60.0  # what stands for ten seconds is told
 NODES = ("node1", "node2")

@@ -15,11 +15,8 @@ from bench.hello import client_hello, group
 
 from support.connection import echoes, endpoint
 from support.lab import HBONE_PORT, RunningLab, running_lab
-from support.namespaces import needs_root
 from support.patience import wait_for
 from support.programs import Programs
-
-pytestmark = needs_root
 
 
 def room_of(descriptors: int) -> int:

@@ -18,7 +18,6 @@ import pytest
 from nodeseal_lab.lab import LAB_ROOT, Lab, take_down
 from support.connection import echoes
 from support.lab import RunningLab
-from support.namespaces import needs_root
 from support.patience import wait_for
 from support.programs import Lines, Programs
 
@@ -35,7 +34,6 @@ def _has_former() -> bool:
 
 
 pytestmark = [
-    needs_root,
     pytest.mark.skipif(not _has_former(), reason=f"no git history here that has the former version {FORMER[:7]}"),
 ]
 

@@ -1,4 +1,4 @@
-"""The cores of the tests have as many worker threads as was asked for: see support/workers.py."""
+"""The cores of the tests have as many worker threads as was asked for: see support/options.py."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.lab import RunningLab
-from support.namespaces import needs_root
-from support.workers import expected_workers
-
-pytestmark = needs_root
+from support.options import expected_workers
 
 NODES = ("node1", "node2")
 

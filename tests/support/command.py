@@ -1,4 +1,4 @@
-"""nodeseal's command line with the tests' settings in the agents of the labs that it brings up (workers.py). Run as
+"""nodeseal's command line with the tests' settings in the agents of the labs that it brings up (settings.py). Run as
 
 python tests/support/command.py lab up
 """
@@ -12,7 +12,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # where `support` is found, instead of what is in it
 
     from nodeseal.cli.main import main
-    from support.workers import lab_settings
+    from support.settings import lab_settings
 
     with lab_settings():
         sys.exit(main())

@@ -27,10 +27,10 @@ from nodeseal_lab.namespaces import run_in
 from nodeseal_lab.plan import NAMESPACE, TRUST_DOMAIN, Plan, PodRequest
 from support.connection import endpoint
 from support.core_client import ask
-from support.node_rules import asked_node_rules
+from support.options import NODE_RULES
 from support.patience import wait_for
 from support.process import end_process, nodeseal
-from support.workers import add_settings, lab_settings
+from support.settings import add_settings, lab_settings
 
 T = TypeVar("T")
 
@@ -210,7 +210,7 @@ def running_lab(
     name = f"t{os.getpid()}x{next(_numbers)}"
     requests = [PodRequest.parse(text) for text in more_pods]
     requests += [PodRequest.parse_host_workload(text) for text in host_workloads]
-    rules = asked_node_rules() if node_rules is None else node_rules
+    rules = NODE_RULES.asked() if node_rules is None else node_rules
     plan = Plan.build(name, more_pods=requests, enrol=enrol, ipv6=ipv6, node_rules=rules)
 
     with lab_settings({"settle": QUICK_SETTLE} | (settings or {})):

@@ -18,15 +18,16 @@ from types import ModuleType, TracebackType
 
 from nodeseal.capture.backends import pod_ebpf, ruleset
 from nodeseal.capture.backends.backend import Choice
-from nodeseal.capture.bpf import steering
+from nodeseal.capture.bpf import program_cache, steering
 from nodeseal.capture.bpf.compile import Compiled, compile_in_child
 from nodeseal.capture.cleanup import Report, cleanup
 from nodeseal.capture.node import NodeCapture
 from nodeseal.capture.workload import Captured, CaptureTarget
 from nodeseal.mesh.address import Address
-from support.backend import asked_backend
 from support.connection import echo, family_of
+from support.kept import kept_in
 from support.namespaces import Namespace, Namespaces, iptables_rules
+from support.options import BACKEND
 from support.relay import Relay
 from support.server import Server
 
@@ -36,8 +37,9 @@ SERVER, SERVER_6 = "10.91.2.2", "fd91:2::2"
 
 @functools.cache
 def compiled() -> Compiled:
-    """bpf/, compiled once for all tests of a run."""
-    return compile_in_child()
+    """bpf/, compiled once for as long as it does not change: what was compiled is kept in build/tests."""
+    with kept_in("bpf") as directory:
+        return program_cache.load_or_compile(directory, compile_in_child)
 
 
 class Pods:
@@ -48,7 +50,7 @@ class Pods:
         addresses, and `client_at` and `server_at`, where they are dialled, of IPv6. `backend`: None for the one that
         was asked for."""
         self._directory = directory
-        self.backend = backend or asked_backend()
+        self.backend = backend or BACKEND.asked()
         self.version = version
         self.client_at, self.server_at = (CLIENT, SERVER) if version == 4 else (CLIENT_6, SERVER_6)
         self.client_gateway = "10.91.1.1" if version == 4 else "fd91:1::1"

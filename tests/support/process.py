@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,3 +44,8 @@ def end_process(pid: int, number: int = signal.SIGKILL) -> None:
         os.close(process)
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
+
+
+def nodeseal_command() -> list[str]:
+    """How to run nodeseal's command line when it is to bring up a lab: the agents have the tests' settings then."""
+    return [sys.executable, str(Path(__file__).with_name("command.py"))]

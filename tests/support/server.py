@@ -49,6 +49,11 @@ class Server:
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
 
+    @property
+    def sources(self) -> list[Address]:
+        """The peers; one of IPv4 stands as such, also where the listener is of IPv6."""
+        return [(host.removeprefix("::ffff:"), port) for host, port in self.peers]
+
     def connection(self, number: int = 0) -> socket.socket:
         """The connection that was accepted as number `number`, once it is."""
         return wait_for(lambda: self.accepted[number : number + 1], "the server accepts the connection")[0]
@@ -86,7 +91,7 @@ class Server:
             except OSError:
                 return
             connection.settimeout(PATIENCE)
-            self.peers.append((peer[0].removeprefix("::ffff:"), peer[1]))
+            self.peers.append(peer[:2])
             self.accepted.append(connection)
             thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
             self._threads.append(thread)

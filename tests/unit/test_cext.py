@@ -1,12 +1,14 @@
 """The C core's parts under AddressSanitizer and UndefinedBehaviorSanitizer: every TEST of tests/cext/test_*.c.
 
-The core's sources are compiled once per session, each to one object that all test programs link, and so is what test
-programs share: a source of tests/cext that has a header, linked to those that include it. Every C test then runs in a
-process of its own, so that a failing one is named and cannot disturb the others. No privileges are needed.
+Each of the core's sources is compiled to one object that all test programs link, and so is what test programs share: a
+source of tests/cext that has a header, linked to those that include it. What did not change since the last run is not
+built again. Every C test then runs in a process of its own, so that a failing one is named and cannot disturb the
+others. No privileges are needed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -16,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from support.kept import kept_in
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TESTS = CHECKOUT / "tests" / "cext"
@@ -67,12 +71,32 @@ def gcc(*arguments: str | Path) -> None:
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
 
 
-def compiled(sources: list[Path], build: Path, pool: ThreadPoolExecutor) -> dict[Path, Path]:
-    """The object of each source."""
-    objects = {source: build / f"{source.stem}.o" for source in sources}
-    build.mkdir()
-    list(pool.map(lambda source: gcc("-c", source, "-o", objects[source]), sources))
-    return objects
+class Builder:
+    """Builds into a directory what is not there yet; a file's name says what it was made of."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._built: set[Path] = set()
+        headers = sorted([*CHECKOUT.glob("cext/**/*.h"), *TESTS.glob("*.h")])
+        compiler = subprocess.run(["gcc", "--version"], capture_output=True, check=True, timeout=COMPILE_SECONDS).stdout
+        self._context = b"\0".join([compiler, repr(COMPILE).encode(), *(header.read_bytes() for header in headers)])
+
+    def build(self, source: Path, *arguments: str | Path) -> Path:
+        """The output of the compiler for a source. `arguments`: what else it is given; of files in the directory the
+        names are enough."""
+        digest = hashlib.sha256(self._context + repr(arguments).encode() + source.read_bytes()).hexdigest()[:16]
+        output = self._directory / f"{source.stem}-{digest}"
+        if not output.exists():
+            draft = output.with_suffix(".new")
+            gcc(source, *arguments, "-o", draft)
+            draft.rename(output)
+        self._built.add(output)
+        return output
+
+    def forget_others(self) -> None:
+        """Removes what was built of what is no longer there."""
+        for path in set(self._directory.iterdir()) - self._built:
+            path.unlink()
 
 
 def shared_by(program: Path) -> list[Path]:
@@ -85,23 +109,27 @@ def shared_by(program: Path) -> list[Path]:
     return [file for file in found if file in SHARED]
 
 
-def link(program: Path, core: Iterable[Path], shared: dict[Path, Path], output: Path) -> None:
+def link(builder: Builder, program: Path, core: Iterable[Path], shared: dict[Path, Path]) -> Path:
     """Builds one test program; functions that it, or what it shares, defines as __wrap_NAME replace NAME everywhere."""
     parts = shared_by(program)
     text = "".join(source.read_text(encoding="utf-8") for source in (program, *parts))
     wraps = (f"-Wl,--wrap={name}" for name in sorted(set(WRAP_PATTERN.findall(text))))
-    gcc(*wraps, program, *(shared[part] for part in parts), *core, "-o", output, *LIBRARIES)
+    return builder.build(program, *wraps, *(shared[part] for part in parts), *core, *LIBRARIES)
 
 
 @pytest.fixture(scope="session")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The compiled test programs by name. Under pytest-xdist every process has a directory of its own."""
-    build = tmp_path_factory.mktemp("cext")
-    outputs = {program.stem: build / program.stem for program in PROGRAMS}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        core = compiled(sorted(SOURCES.rglob("*.c")), build / "core", pool).values()
-        shared = compiled(SHARED, build / "shared", pool)
-        list(pool.map(lambda program: link(program, core, shared, outputs[program.stem]), PROGRAMS))
+def programs() -> dict[str, Path]:
+    """The compiled test programs by name."""
+    with kept_in("cext") as directory, ThreadPoolExecutor(os.cpu_count()) as pool:
+        builder = Builder(directory)
+
+        def objects(sources: list[Path]) -> dict[Path, Path]:
+            return dict(zip(sources, pool.map(lambda source: builder.build(source, "-c"), sources), strict=True))
+
+        core, shared = objects(sorted(SOURCES.rglob("*.c"))), objects(SHARED)
+        linked = pool.map(lambda program: link(builder, program, core.values(), shared), PROGRAMS)
+        outputs = {program.stem: output for program, output in zip(PROGRAMS, linked, strict=True)}
+        builder.forget_others()
     return outputs
 
 

@@ -1,4 +1,4 @@
-"""`pytest --workers N` and its environment variable: what is said, and what agents are given."""
+"""`pytest --workers N` and its variable of the environment: what is said, and what agents are given."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import yaml
 from nodeseal.local.config import default_workers
 from nodeseal_lab import lab
 from nodeseal_lab.plan import Plan
-from support.workers import ENVIRONMENT, lab_settings
+from support.options import WORKERS
+from support.settings import lab_settings
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -21,7 +22,7 @@ TESTS = Path(__file__).resolve().parents[1]
 @pytest.fixture(autouse=True)
 def nothing_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the option had not been given to this run."""
-    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    monkeypatch.delenv(WORKERS.environment, raising=False)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def nothing_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--workers=3"], "5", "worker threads of a core: 3 (as asked)"),
         ([], None, f"worker threads of a core: {default_workers()} (what an agent chooses here)"),
         (["--workers", "0"], None, "ERROR: --workers: expected a number of threads from 1 to 64, found '0'"),
-        ([], "many", f"ERROR: {ENVIRONMENT}: expected a number of threads from 1 to 64, found 'many'"),
+        ([], "many", f"ERROR: {WORKERS.environment}: expected a number of threads from 1 to 64, found 'many'"),
     ],
     ids=["option", "variable", "option-before-variable", "neither", "bad-option", "bad-variable"],
 )
@@ -40,7 +41,7 @@ def test_header_says_the_number(
     monkeypatch: pytest.MonkeyPatch, option: list[str], variable: str | None, line: str
 ) -> None:
     if variable is not None:
-        monkeypatch.setenv(ENVIRONMENT, variable)
+        monkeypatch.setenv(WORKERS.environment, variable)
     command = [sys.executable, "-m", "pytest", "--collect-only", "-p", "no:cacheprovider", *option]
     result = subprocess.run(
         [*command, "tests/unit/test_mesh_names.py"],
@@ -73,7 +74,7 @@ def test_agents_of_a_lab_are_given_the_number(
     workers: int | None,
 ) -> None:
     if variable is not None:
-        monkeypatch.setenv(ENVIRONMENT, variable)
+        monkeypatch.setenv(WORKERS.environment, variable)
     with lab_settings(settings):
         lab.write_agent_config(
             tmp_path / "agent.yaml", Plan.build("n").node("node1"), mesh=tmp_path / "mesh", ca=tmp_path / "ca"
