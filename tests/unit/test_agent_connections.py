@@ -14,9 +14,10 @@ import pytest
 from nodeseal.api import connections_view
 from nodeseal.api.connections_view import Position
 from nodeseal.api.exchange import RequestError
-from nodeseal.contracts import api
+from nodeseal.contracts import api, core
 from nodeseal.contracts.api_operations import PAGE, PAGE_MAX
 from nodeseal.contracts.core import Connection
+from nodeseal.cores.client import CoreGone
 from nodeseal.linux.sock_diag import Direct, DirectError
 from nodeseal.mesh.model import WorkloadName
 from support.agent_fakes import mesh, status_of, workload
@@ -30,31 +31,43 @@ def row(number: int, **changes: Any) -> Connection:
     return Connection(source="10.0.0.1:4000", destination="10.0.0.2:80", endpoint="10.0.0.2:80", **fields)
 
 
+class Link:
+    """A core with these rows. One that is `old` gives all in one answer, whatever is wanted, and in no order."""
+
+    def __init__(self, generation: int, rows: list[Connection], *, old: bool) -> None:
+        self.generation, self.rows, self.old = generation, rows, old
+        self.asked: list[core.Connections] = []
+
+    async def call(self, _method: object, wanted: core.Connections) -> tuple[list[Connection], int | None]:
+        self.asked.append(wanted)
+        if self.old:
+            return sorted(self.rows, key=lambda row: row.id), None
+        found = [row for row in sorted(self.rows, key=lambda row: row.id) if row.id >= wanted.first]
+        found = [row for row in found if not (wanted.live and row.state == "closed")]
+        found = [row for row in found if wanted.workload in (None, row.workload)]
+        found = [row for row in found if wanted.direction in (None, row.direction)]
+        rest = found[wanted.limit :]
+        return found[: wanted.limit], rest[0].id if rest else None
+
+
 class Node:
     """With cores that have these rows, by generation, and connections past them, by workload."""
 
-    def __init__(self, cores: dict[int, list[Connection]], past: dict[str, list[Direct] | Exception]) -> None:
+    def __init__(
+        self, cores: dict[int, list[Connection]], past: dict[str, list[Direct] | Exception], *, old: bool = False
+    ) -> None:
         self.cores, self.past = cores, past
-        self.asked = 0
         self.config = status_of(node="node1")
         self.trust_domain = "example.org"
         self.mesh = mesh(HERE, OTHER)
         self.bypass = status_of(is_node=lambda _address: False)
-        self.core = self.capture = self
-        self.enrolments = {
-            WorkloadName.parse(name): status_of(
-                name=WorkloadName.parse(name), held=status_of(draining=False, captured=name)
-            )
-            for name in past
-        }
-
-    async def call_all(self, _method: object) -> Any:
-        self.asked += 1
-        # An answer is not in the order of its numbers.
-        return [
-            (status_of(generation=generation), (random.sample(rows, len(rows)), []))
-            for generation, rows in self.cores.items()
-        ]
+        self.found = [Link(generation, rows, old=old) for generation, rows in cores.items()]
+        self.core = status_of(current=self.found[0], links=lambda: self.found)
+        self.capture = self
+        self.enrolments = {}
+        for name in past:
+            held = status_of(draining=False, captured=name)
+            self.enrolments[WorkloadName.parse(name)] = status_of(name=WorkloadName.parse(name), held=held)
 
     async def direct(self, captured: str) -> list[Direct]:
         found = self.past[captured]
@@ -84,12 +97,16 @@ def past(*ports: int, inbound: bool = True) -> list[Direct]:
     return [Direct((here, 80), (IPv4Address("192.0.2.7"), port), inbound, 0, 1, 2) for port in ports]
 
 
-@pytest.fixture
-def node() -> Node:
+@pytest.fixture(params=["present", "old"])
+def node(request: pytest.FixtureRequest) -> Node:
     """Two cores, with two and three connections, and three connections past them."""
     older = [row(1, state="closed", closed_ms=500), row(2)]
     present = [row(1), row(2 << 48, workload="default/b"), row(7, direction="inbound")]
-    return Node({3: present, 2: older}, {"default/a": past(4001, 4000), "default/b": past(5000, inbound=False)})
+    return Node(
+        {3: present, 2: older},
+        {"default/a": past(4001, 4000), "default/b": past(5000, inbound=False)},
+        old=request.param == "old",
+    )
 
 
 IN_ORDER = ["core,2,1", "core,2,2", "core,3,1", "core,3,7", f"core,3,{2 << 48}"]
@@ -168,3 +185,29 @@ def test_row_is_complete(node: Node) -> None:
     (found,) = page(node, limit=1).connections
     assert msgspec.to_builtins(found)["closed_seconds"] == 0.5
     assert (found.core, found.peer, found.tls, found.reason, found.age_seconds) == (2, None, None, None, 0.0)
+
+
+def test_core_is_asked_for_no_more_than_is_wanted() -> None:
+    one = Node({1: [row(number) for number in range(1, 10)]}, {})
+    found = page(one, limit=2, live=True, workload="default/a", direction="outbound")
+    assert found.next == "core,1,2"
+    asked = core.Connections(limit=3, live=True, workload="default/a", direction="outbound")
+    assert one.found[0].asked == [asked]
+    page(one, limit=2, after=found.next)
+    assert one.found[0].asked[1:] == [core.Connections(first=3, limit=3)]
+
+
+def test_core_that_ends_meanwhile_is_passed_over_unless_it_is_the_present_one(node: Node) -> None:
+    async def ended(*_arguments: object) -> Any:
+        raise CoreGone("the core (pid 1) has ended")
+
+    older = next(link for link in node.found if link.generation == 2)
+    older.call = ended
+    assert positions(page(node)) == [*IN_ORDER[2:], *PAST]
+    node.found[0].call = ended
+    with pytest.raises(CoreGone):
+        page(node)
+    node.core.current = None
+    node.core.error = "no memory"
+    with pytest.raises(CoreGone, match="no memory"):
+        page(node)

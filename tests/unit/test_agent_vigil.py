@@ -313,7 +313,7 @@ class FakeCore:
             row = WorkloadStats(key=1, workload="default/shipper", tls_failed=self.failed)
             return [(None, (CoreStats(), (row,)))]
         self.looks += 1
-        return [(None, ([], self.refusals))]
+        return [(None, self.refusals)]
 
 
 UNTRUSTED = "peer refused this workload's certificate: it does not trust its CA"

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from nodeseal.contracts import core as contract
@@ -52,6 +53,16 @@ class Running(RunningServer):
     def add(self) -> None:
         with Path("/proc/self/ns/net").open() as netns:
             self.client.workload_add(1, SHIPPER, IDENTITY, (ADDRESS, ADDRESS_6), netns_fd=netns.fileno())
+
+    def connections(self, **wanted: Any) -> list[contract.Connection]:
+        """All that are wanted, of all parts."""
+        rows: list[contract.Connection] = []
+        question: contract.Connections | None = contract.Connections(**wanted)
+        while question is not None:
+            part, first = self.client.connections(question)
+            rows += part
+            question = msgspec.structs.replace(question, first=first) if first is not None else None
+        return rows
 
 
 @pytest.fixture
@@ -323,7 +334,7 @@ def test_connections_are_rows_with_the_workloads_name(running: Running) -> None:
     running.lib.rows = [
         {"id": n, "workload": 1, "direction": 0, "state": 2, "mtls": 1, "source": source} for n in range(700)
     ]
-    rows, _refused = running.client.observe()
+    rows = running.connections()
     assert len(rows) == 700
     assert (rows[0].workload, rows[0].direction, rows[0].state) == ("default/shipper", "outbound", "open")
     assert (rows[0].source, rows[0].destination, rows[0].mtls) == ("10.0.0.1:4000", "", True)
@@ -333,7 +344,7 @@ def test_many_connections_come_in_parts_of_one_moment(running: Running) -> None:
     running.add()
     count = 2 * contract.CONNECTIONS_PART + 1
     running.lib.rows = [{"id": n, "workload": 1} for n in range(count)]
-    assert [row.id for row in running.client.observe()[0]] == list(range(count))
+    assert [row.id for row in running.connections()] == list(range(count))
     session = control_server.Session()
 
     def part(first: int) -> Any:
@@ -341,12 +352,45 @@ def test_many_connections_come_in_parts_of_one_moment(running: Running) -> None:
         return running.server.handle(session, body, [])[0]
 
     second = part(0).next
-    running.lib.rows = []
+    running.lib.rows = [{"id": count, "workload": 1}]
     third = part(second).next
     assert [row.id for row in part(third).connections] == [count - 1]
-    # Nothing of them is kept once all have been read.
+    # Nothing of them is kept once all have been read. Whoever asks again is told what there is by now.
     assert session.connections is None
-    assert not part(second).ok
+    assert [row.id for row in part(second).connections] == [count]
+
+
+def test_parts_that_nobody_reads_are_not_kept_for_long(running: Running) -> None:
+    session = control_server.Session()
+    running.lib.rows = [{"id": n} for n in range(2)]
+    running.server.handle(session, contract.encode(contract.Connections(limit=1)), [])
+    session.forget(session.until - 0.1)
+    assert session.connections is not None
+    session.forget(session.until)
+    assert session.connections is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ids"),
+    [
+        ({}, [1, 2, 3, 2 << 48]),
+        ({"first": 2}, [2, 3, 2 << 48]),
+        ({"live": True}, [1, 3, 2 << 48]),
+        ({"workload": "default/shipper"}, [1, 2]),
+        ({"direction": "inbound"}, [1, 2 << 48]),
+        ({"direction": "inbound", "first": 2, "live": True}, [2 << 48]),
+        ({"workload": "default/unknown"}, []),
+    ],
+)
+@pytest.mark.parametrize("limit", [1, 2, 5])
+def test_connections_are_chosen_and_come_in_the_order_of_their_ids(
+    running: Running, wanted: dict[str, Any], ids: list[int], limit: int
+) -> None:
+    running.add()
+    rows = [(3, 7, 0, 2), (1, 1, 1, 2), (2 << 48, 7, 1, 2), (2, 1, 0, 3)]
+    names = ("id", "workload", "direction", "state")
+    running.lib.rows = [dict(zip(names, row, strict=True)) for row in rows]
+    assert [row.id for row in running.connections(**wanted, limit=limit)] == ids
 
 
 def test_refused_peers_are_rows_with_the_workloads_name(running: Running) -> None:
@@ -356,9 +400,7 @@ def test_refused_peers_are_rows_with_the_workloads_name(running: Running) -> Non
     row = {"workload": 1, "kind": 1, "direction": 1, "status": 401, "count": 3, "first_ms": 2000, "last_ms": 1000}
     texts = {"peer": b"spiffe://example.org/ns/a/sa/b", "reason": b"identity-mismatch"}
     running.lib.refused = [row | texts | {"source": source, "destination": own}]
-    connections, refused = running.client.observe()
-    assert connections == []
-    assert refused == [
+    assert running.client.refusals() == [
         Refusal(
             workload="default/shipper",
             kind="stream",

@@ -183,8 +183,8 @@ def test_core_of_the_version_before_is_asked_what_it_knows(make_core: MakeCore, 
             known = await client.mesh_read()
             assert known is not None
             assert WorkloadName("default", "pipeline") in known.workloads
-            connections, refused = await client.observe()
-            assert (connections, refused) == ([], [])
+            assert await client.connections(contract.Connections()) == ([], None)
+            assert await client.refusals() == []
             counters, rows = await client.stats()
             assert counters.workers == 1
             assert "default/shipper" in [row.workload for row in rows]
@@ -396,7 +396,13 @@ def test_listeners_that_do_not_fit_their_roles_are_closed(
 Ask = Callable[[CoreClient], Awaitable[Any]]
 
 
-@pytest.mark.parametrize("ask", [CoreClient.observe, CoreClient.mesh_read], ids=["connections", "mesh state"])
+async def connections(client: CoreClient) -> None:
+    first: int | None = 0
+    while first is not None:
+        _rows, first = await client.connections(contract.Connections(first=first))
+
+
+@pytest.mark.parametrize("ask", [connections, CoreClient.mesh_read], ids=["connections", "mesh state"])
 def test_core_that_gives_the_same_part_for_ever_is_left(make_core: MakeCore, tmp_path: Path, ask: Ask) -> None:
     core = make_core(lambda _request, _fds: (say(connections=[], part={"trust_domain": "example.org"}, next=5), []))
 
@@ -505,7 +511,7 @@ def test_large_request_and_answer_go_over(make_core: MakeCore, tmp_path: Path) -
 
     async def story() -> None:
         with client_of(tmp_path) as client:
-            assert len((await client.observe())[0]) == 3000
+            assert len((await client.connections(contract.Connections()))[0]) == 3000
             await client.mesh(mesh(2 * contract.MESH_PART + 1), 1)
 
     play(story())

@@ -13,11 +13,12 @@ from http import HTTPStatus
 from typing import NamedTuple, Self
 
 from nodeseal.api.exchange import RequestError
-from nodeseal.contracts import api
+from nodeseal.contracts import api, core
 from nodeseal.contracts.api_operations import PAGE, PAGE_MAX
 from nodeseal.contracts.core import Connection
 from nodeseal.contracts.refusal import Refusal, merged
-from nodeseal.cores.client import CoreClient
+from nodeseal.cores.client import CoreClient, CoreError, CoreGone
+from nodeseal.cores.link import CoreLink
 from nodeseal.enrolment.workload import Enrolment
 from nodeseal.identity.credentials import utc_now
 from nodeseal.linux.sock_diag import Direct, DirectError
@@ -99,12 +100,12 @@ async def listing(
     node: Node, wanted: api.ConnectionFilter, after: Position | None, limit: int | None
 ) -> AsyncGenerator[list[Line], None]:
     """All rows behind `after` that are wanted, at most `limit`. Raises as page()."""
-    async for batch in _lines(node, wanted, after):
-        rows = [line for line in batch if isinstance(line, api.Incomplete) or _is_wanted(line, wanted, after)]
+    async for batch in _lines(node, wanted, after, limit):
+        lines = [line for line in batch if isinstance(line, api.Incomplete) or _is_wanted(line, wanted, after)]
         if limit is not None:
-            rows = rows[:limit]
-            limit -= sum(isinstance(line, api.ConnectionRow) for line in rows)
-        yield rows
+            lines = lines[:limit]
+            limit -= sum(isinstance(line, api.ConnectionRow) for line in lines)
+        yield lines
         if limit == 0:
             return
 
@@ -118,15 +119,22 @@ def _is_wanted(row: api.ConnectionRow, wanted: api.ConnectionFilter, after: Posi
     )
 
 
-async def _lines(node: Node, wanted: api.ConnectionFilter, after: Position | None) -> AsyncGenerator[list[Line], None]:
+async def _lines(
+    node: Node, wanted: api.ConnectionFilter, after: Position | None, limit: int | None
+) -> AsyncGenerator[list[Line], None]:
     """In the order of their positions; more than is wanted may be among them."""
     if after is None or not after.past_core:
-        async with asyncio.timeout(_CORE_PATIENCE_S):
-            answers = await node.core.call_all(CoreClient.observe)
-        for link, (found, _refused) in sorted(answers, key=lambda answer: answer[0].generation):
-            found.sort(key=lambda row: row.id)
-            for first in range(0, len(found), PAGE):
-                yield [_through_core(node.mesh, row, link.generation) for row in found[first : first + PAGE]]
+        current = node.core.current
+        if current is None:
+            raise CoreGone(node.core.error or "the core is not running")
+        for link in sorted({current, *node.core.links()}, key=lambda link: link.generation):
+            try:
+                async for rows in _core_rows(link, wanted, after, limit):
+                    yield [_through_core(node.mesh, row, link.generation) for row in rows]
+            except CoreError:
+                if link is current:
+                    raise
+                # It has ended meanwhile, with its last connection.
     for name, enrolment in sorted(node.enrolments.items()):
         if wanted.workload not in (None, str(name)) or (after is not None and str(name) < after.workload):
             continue
@@ -143,11 +151,33 @@ async def _lines(node: Node, wanted: api.ConnectionFilter, after: Position | Non
         yield [*past]
 
 
+async def _core_rows(
+    link: CoreLink, wanted: api.ConnectionFilter, after: Position | None, limit: int | None
+) -> AsyncGenerator[list[Connection], None]:
+    """What a core has behind `after`, in parts. What it is asked for is as little as it can leave out itself."""
+    first: int | None = 0
+    if after is not None:
+        if link.generation < after.core:
+            return
+        first = after.id + 1 if link.generation == after.core else 0
+    while first is not None:
+        question = core.Connections(
+            first=first,
+            limit=min(limit or PAGE, PAGE),
+            live=wanted.live,
+            workload=wanted.workload,
+            direction=wanted.direction,
+        )
+        async with asyncio.timeout(_CORE_PATIENCE_S):
+            rows, first = await link.call(CoreClient.connections, question)
+        yield rows
+
+
 async def refused(node: Node, wanted: api.RefusedFilter) -> api.Refused:
     """Those of the last day. Raises CoreError, TimeoutError when the core does not answer."""
     async with asyncio.timeout(_CORE_PATIENCE_S):
-        answers = await node.core.call_all(CoreClient.observe)
-    found = merged(refusal for _link, (_rows, refusals) in answers for refusal in refusals)
+        answers = await node.core.call_all(CoreClient.refusals)
+    found = merged(refusal for _link, refusals in answers for refusal in refusals)
     rows = [refused_row(node.mesh, refusal, utc_now()) for refusal in found]
     return api.Refused(
         node=node.config.node,

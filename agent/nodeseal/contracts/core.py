@@ -11,7 +11,7 @@ of the protocol (`PROTOCOL`, told by Hello) says which operations a core has:
 
     3   all but the following
     4   WorkloadLimits
-    5   TrustBundle, and Connections in parts; before it, trust anchors come with WorkloadCredentials
+    5   TrustBundle, Refusals, and Connections in parts; before it, trust anchors come with WorkloadCredentials
 
 An agent asks every operation of cores whose protocol is SPOKEN. Of all others it asks only those that keep their form
 for ever: Hello, Retire, Live, Listeners, Stop.
@@ -31,6 +31,7 @@ OLDEST_PROTOCOL = PROTOCOL - 2
 SPOKEN = range(OLDEST_PROTOCOL, PROTOCOL + 1)
 LIMITS_SINCE = 4
 TRUST_APART_SINCE = 5
+PARTS_SINCE = 5
 
 MESH_PART = 1000
 """Most workloads and services in one message. A mesh state goes over in parts: writing and reading JSON keeps the
@@ -283,19 +284,39 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConnectionRows(Answer, frozen=True, kw_only=True):
-    """Connections from number `first` on, and with the first of them the peers that were refused in the last day."""
+    """Connections in the order of their ids."""
 
     connections: tuple[Connection, ...] = ()
-    refused: tuple[Refusal, ...] = ()
     next: Count | None = None
-    """Where the next part begins; null at the end."""
+    """The `first` of the next part; null at the end."""
+    refused: tuple[Refusal, ...] = ()
+    """Of a core whose protocol is older than PARTS_SINCE, which gives all in one answer, in no order."""
 
 
 class Connections(Request[ConnectionRows], frozen=True, kw_only=True, tag="connections"):
-    """The connections that there are when number 0 is asked for, from number `first` on. The core keeps them for this
-    control connection until the last part was read."""
+    """The connections whose ids are `first` or greater. The parts are of one moment if they are read one after the
+    other: the core keeps what it found for this control connection, but not for long. A core whose protocol is older
+    than PARTS_SINCE gives them all."""
 
     first: Count = 0
+    limit: Annotated[int, msgspec.Meta(ge=1)] = CONNECTIONS_PART
+    """At most so many, and at most CONNECTIONS_PART."""
+    live: bool = False
+    """None that is closed."""
+    workload: str | None = None
+    """Only those of this one."""
+    direction: str | None = None
+    """Only those."""
+
+
+class RefusalRows(Answer, frozen=True, kw_only=True):
+    """Peers that were refused in the last day."""
+
+    refused: tuple[Refusal, ...] = ()
+
+
+class Refusals(Request[RefusalRows], frozen=True, kw_only=True, tag="refusals"):
+    """All of them."""
 
 
 class CoreStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -377,6 +398,7 @@ OPERATIONS: tuple[type[Request[Any]], ...] = (
     MeshChange,
     MeshRead,
     Connections,
+    Refusals,
     Stats,
 )
 

@@ -250,19 +250,19 @@ class CoreClient:
 
     # ---- what is observed
 
-    async def observe(self) -> tuple[list[Connection], list[Refusal]]:
-        """(live and lately closed connections, peers that were refused in the last day)."""
-        rows: list[Connection] = []
-        refused: tuple[Refusal, ...] = ()
-        first: int | None = 0
-        while first is not None:
-            answer = await self._ask(core.Connections(first=first))
-            rows += answer.connections
-            refused = refused or answer.refused
-            if answer.next is not None and answer.next <= first:
-                raise CoreError("the core gives the same connections again and again")
-            first = answer.next
-        return rows, list(refused)
+    async def connections(self, wanted: core.Connections) -> tuple[list[Connection], int | None]:
+        """(live and lately closed connections in the order of their ids, the `first` of the next part; None: there are
+        no more). Those of an old core are not chosen from."""
+        answer = await self._ask(wanted)
+        if answer.next is not None and answer.next <= wanted.first:
+            raise CoreError("the core gives the same connections again and again")
+        return sorted(answer.connections, key=lambda row: row.id), answer.next
+
+    async def refusals(self) -> list[Refusal]:
+        """Peers that were refused in the last day."""
+        if self._protocol < core.PARTS_SINCE:
+            return list((await self._ask(core.Connections())).refused)
+        return list((await self._ask(core.Refusals())).refused)
 
     async def stats(self) -> tuple[CoreStats, tuple[WorkloadStats, ...]]:
         """(the process's counters, a row a workload)."""

@@ -61,7 +61,7 @@ class Handshakes:
         if not self._look or now - self._looked < _LOOK_AGAIN_S:
             return
         self._look, self._looked = False, now
-        for _link, (_connections, refusals) in await self._core.call_all(CoreClient.observe):
+        for _link, refusals in await self._core.call_all(CoreClient.refusals):
             for one in refusals:
                 if one.direction != "outbound" or one.kind != "handshake" or one.workload is None:
                     continue

@@ -35,7 +35,8 @@ from nodeseal.splice.transfer import Incoming, TransferError, part_of
 log = logging.getLogger("nodeseal.core")
 
 _PEER_TIMEOUT_S = 10.0
-_RETIRED_CHECK_S = 1.0
+_CHECK_S = 1.0
+_KEPT_S = 5.0
 _ACCEPT_PAUSE_S = 0.2  # when no descriptor can be had
 
 
@@ -60,6 +61,13 @@ class Session:
 
     connections: native.ConnectionSnapshot | None = None
     """Those of which not all parts have been read."""
+    until: float = 0.0
+    """How long they are kept (time.monotonic); tens of thousands are many megabytes."""
+
+    def forget(self, now: float) -> None:
+        """Lets go of what has been kept for long enough."""
+        if now >= self.until:
+            self.connections = None
 
 
 @dataclass(slots=True)
@@ -103,6 +111,7 @@ class ControlServer:
             contract.MeshChange: self._mesh,
             contract.MeshRead: self._mesh_read,
             contract.Connections: self._connections,
+            contract.Refusals: self._refusals,
             contract.Stats: self._stats,
             contract.Stop: self._stop,
         }
@@ -303,20 +312,17 @@ class ControlServer:
         return contract.MeshPiece(part=part, next=following)
 
     def _connections(self, request: contract.Connections, carried: Carried) -> Outcome:
-        session, first = carried.session, request.first
-        if first == 0:
-            session.connections = self._core.connections()
-        if session.connections is None or first > len(session.connections):
-            raise RequestError(f"there are no connections to be read from number {first} on")
-        rows = session.connections.part(first, contract.CONNECTIONS_PART, self._text_of)
-        following: int | None = first + len(rows)
-        if following == len(session.connections):
-            following, session.connections = None, None
-        refused = tuple(
-            msgspec.structs.replace(refusal, workload=self._text_of(key))
-            for key, refusal in (self._core.refusals() if first == 0 else ())
-        )
-        return contract.ConnectionRows(connections=rows, refused=refused, next=following)
+        session = carried.session
+        if request.first == 0 or session.connections is None:
+            session.connections, session.until = self._core.connections(), time.monotonic() + _KEPT_S
+        rows, following = session.connections.part(request, self._text_of)
+        if following is None:
+            session.connections = None
+        return contract.ConnectionRows(connections=rows, next=following)
+
+    def _refusals(self, _request: contract.Refusals, _carried: Carried) -> Outcome:
+        rows = (msgspec.structs.replace(refusal, workload=self._text_of(key)) for key, refusal in self._core.refusals())
+        return contract.RefusalRows(refused=tuple(rows))
 
     def _stats(self, _request: contract.Stats, _carried: Carried) -> Outcome:
         return contract.Counters(core=self._core.stats(), workloads=self._core.workload_stats(self._text_of))
@@ -341,9 +347,12 @@ def serve(server: ControlServer, listener: socket.socket, wake: socket.socket) -
         try:
             look_at = 0.0
             while not server.stopping:
-                ready_keys = selector.select(_RETIRED_CHECK_S if server.retired else None)
+                keeping = any(session.connections is not None for session in sessions.values())
+                ready_keys = selector.select(_CHECK_S if server.retired or keeping else None)
+                for session in sessions.values():
+                    session.forget(time.monotonic())
                 if server.retired and time.monotonic() >= look_at:
-                    look_at = time.monotonic() + _RETIRED_CHECK_S
+                    look_at = time.monotonic() + _CHECK_S
                     if server.finished():
                         return
                 for key, _events in ready_keys:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import importlib
 import ipaddress
 import struct
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from nodeseal.contracts.core import Connection, CoreStats, Limited, WorkloadStats
+from nodeseal.contracts.core import CONNECTIONS_PART, Connection, Connections, CoreStats, Limited, WorkloadStats
 from nodeseal.contracts.refusal import KINDS, Refusal
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.limits import LIMIT_NAMES, Limits
@@ -323,15 +324,25 @@ class ConnectionSnapshot:
     def __init__(self, ffi: Any, rows: list[Any]) -> None:
         self._ffi = ffi
         self._rows = rows
+        rows.sort(key=lambda row: row.id)
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def part(self, first: int, count: int, name_of: NameOf) -> tuple[Connection, ...]:
-        """At most `count` rows from number `first` on."""
-        return tuple(
-            _connection_row(self._ffi, row, name_of(row.workload)) for row in self._rows[first : first + count]
-        )
+    def part(self, wanted: Connections, name_of: NameOf) -> tuple[tuple[Connection, ...], int | None]:
+        """The first rows that are wanted, and the id with which to go on; None: there are no more."""
+        limit = min(wanted.limit, CONNECTIONS_PART)
+        found: list[Connection] = []
+        for index in range(bisect_left(self._rows, wanted.first, key=lambda row: row.id), len(self._rows)):
+            row = self._rows[index]
+            if wanted.live and STATES[row.state] == "closed":
+                continue
+            if wanted.direction not in (None, DIRECTIONS[row.direction]):
+                continue
+            name = name_of(row.workload)
+            if wanted.workload not in (None, name):
+                continue
+            if len(found) == limit:
+                return tuple(found), row.id
+            found.append(_connection_row(self._ffi, row, name))
+        return tuple(found), None
 
 
 def _workload_row(row: Any, name: str | None) -> WorkloadStats:
