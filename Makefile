@@ -20,8 +20,7 @@ APT_GUARD := $(APT_RUN) binutils valgrind
 APT_BENCH := $(APT_RUN) haproxy nginx-light libnginx-mod-stream
 APT_PROFILE := $(APT_RUN) linux-perf valgrind
 
-# cext/src is one level of folders deep.
-C_SOURCES := $(wildcard cext/src/*.[ch] cext/src/*/*.[ch] cext/include/*.h)
+C_SOURCES := $(wildcard cext/src/*/*.[ch] cext/include/*.h)
 C_FORMATTED := $(C_SOURCES) $(wildcard tests/cext/*.[ch] bpf/*.[ch] bpf/lib/*.h bench/*.[ch] bench/instructions/*.[ch])
 
 .PHONY: help demo test test-workers test-iptables chaos lint guard bench profile scale format words man clean install
@@ -91,7 +90,7 @@ chaos: $(VENV)/.installed-test ## restarts, upgrades, crashes and a bad link at 
 	  $(if $(CONNECTIONS),--connections $(CONNECTIONS)) $(if $(ONLY),--only $(ONLY)) \
 	  $(if $(BACKEND),--backend $(BACKEND)) $(if $(JSON),-o json)
 
-lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-format, compiler warnings as errors
+lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-format, C includes, compiler warnings as errors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -99,6 +98,7 @@ lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-forma
 	MYPYPATH=agent:lab:tests $(BIN)/mypy --strict -p chaos -p support
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(C_FORMATTED)
+	$(BIN)/python cext/include_graph.py
 	@mkdir -p $(BUILD)/lint
 	for f in $(filter %.c,$(C_SOURCES)); do \
 	  gcc -std=gnu11 -Wall -Wextra -Wconversion -Wshadow -Werror -O2 -Icext/include -Icext/src -c $$f -o $(BUILD)/lint/$$(basename $$f .c).o; done

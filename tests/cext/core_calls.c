@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "decisions/decisions.h"
-#include "flow/flow.h"
+#include "flow/relay.h"
 #include "wire/h2.h"
 #include "wire/tls.h"
 #include "loop/worker.h"
@@ -128,8 +128,8 @@ int __wrap_h2_feed(struct h2 *h2, const uint8_t *bytes, size_t length);
 int __real_h2_feed(struct h2 *h2, const uint8_t *bytes, size_t length);
 size_t __wrap_h2_produce(struct h2 *h2, uint8_t *out, size_t capacity, int *more);
 size_t __real_h2_produce(struct h2 *h2, uint8_t *out, size_t capacity, int *more);
-void __wrap_flow_relay(struct flow *flow);
-void __real_flow_relay(struct flow *flow);
+void __wrap_relay_flow(struct flow *flow);
+void __real_relay_flow(struct flow *flow);
 int __wrap_accept4(int fd, struct sockaddr *address, socklen_t *length, int flags);
 int __real_accept4(int fd, struct sockaddr *address, socklen_t *length, int flags);
 void __wrap_decisions_answer(struct decisions *decisions, struct decision *answer);
@@ -197,10 +197,10 @@ size_t __wrap_h2_produce(struct h2 *h2, uint8_t *out, size_t capacity, int *more
     return length;
 }
 
-void __wrap_flow_relay(struct flow *flow)
+void __wrap_relay_flow(struct flow *flow)
 {
     relays_now[flow->workload->key % RELAYS_KEYS]++;
-    __real_flow_relay(flow);
+    __real_relay_flow(flow);
 }
 
 int __wrap_accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)

@@ -14,6 +14,15 @@ struct ns_address mapped(struct sockaddr_in from)
     return address;
 }
 
+static void lab_name_endpoint(const struct lab *lab, struct sockaddr_in at, struct ns_answer *answer)
+{
+    struct ns_endpoint *endpoint = &answer->endpoints[answer->endpoint_count++];
+    endpoint->address = mapped(at);
+    endpoint->tunnel = (uint32_t)lab->tunnel;
+    snprintf(endpoint->identity, NS_IDENTITY_MAX, "%s", lab->tunnel ? lab->identity : "");
+    snprintf(endpoint->reason, NS_REASON_MAX, "%s", lab->tunnel ? "" : "destination-not-in-mesh");
+}
+
 static void lab_decide(struct lab *lab, const struct ns_question *question, struct ns_answer *answer)
 {
     memset(answer, 0, sizeof(*answer));
@@ -28,12 +37,9 @@ static void lab_decide(struct lab *lab, const struct ns_question *question, stru
     snprintf(answer->reason, sizeof(answer->reason), "%s",
              answer->verdict == NS_ALLOW ? "allowed" : "strict");
     if (question->kind == NS_ASK_OUTBOUND) {
-        answer->endpoint_count = 1;
-        answer->endpoints[0].address = mapped(lab->endpoint);
-        answer->endpoints[0].tunnel = (uint32_t)lab->tunnel;
-        snprintf(answer->endpoints[0].identity, NS_IDENTITY_MAX, "%s", lab->tunnel ? lab->identity : "");
-        snprintf(answer->endpoints[0].reason, NS_REASON_MAX, "%s",
-                 lab->tunnel ? "" : "destination-not-in-mesh");
+        if (lab->first.sin_port != 0)
+            lab_name_endpoint(lab, lab->first, answer);
+        lab_name_endpoint(lab, lab->endpoint, answer);
     } else if (question->kind == NS_ASK_INBOUND_TUNNEL) {
         lab->last_tunnel = *question;
     }

@@ -35,6 +35,7 @@ struct lab {
     int tunnel;                  /* outbound answers: enum ns_way */
     const char *identity;        /* expected of its peer */
     struct sockaddr_in endpoint; /* outbound answers name this */
+    struct sockaddr_in first;    /* and this before it; port 0: they do not */
     uint32_t outbound_verdict, tunnel_verdict, plaintext_verdict;
     uint64_t epoch;
     struct ns_question last_tunnel; /* the last question about a tunnel's stream */

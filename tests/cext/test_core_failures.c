@@ -16,6 +16,27 @@ TEST(closed_application_port_resets_the_client)
     lab_free(lab);
 }
 
+/* Of two that come at once the first is led to the endpoint that refuses, and the second to the other one:
+ * then it is the refusing one's turn again. */
+TEST(an_endpoint_that_has_refused_a_connection_is_not_what_it_tries_next)
+{
+    struct lab *lab = lab_new_of_one_worker();
+    int closed = listen_at(host(2, 0));
+    LAB_SET(lab, first, local_of(closed));
+    close(closed);
+    LAB_SET(lab, tunnel, NS_PLAINTEXT);
+    LAB_SET(lab, stuck, 1);
+    int clients[2] = {dial(lab->outbound), dial(lab->outbound)};
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).accepted == 2);
+    LAB_SET(lab, stuck, 0);
+    for (int i = 0; i < 2; i++)
+        close(take_connection(lab->application));
+    CHECK_EQUAL(lab_stats(lab, SHIPPER_KEY).failed, 0);
+    close(clients[0]);
+    close(clients[1]);
+    lab_free(lab);
+}
+
 TEST(refused_outbound_connection_is_reset)
 {
     struct lab *lab = lab_new();

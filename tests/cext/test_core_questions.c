@@ -1,7 +1,7 @@
 /* The whole core: new flows that wait for decisions, beside others. */
 #include "core_calls.h"
 #include "core_ends.h"
-#include "loop/worker.h"
+#include "core/core.h"
 
 /* A plaintext listener of pipeline: its flows are decided apart from those of the others. */
 static int lab_listen_inbound(struct lab *lab)
@@ -104,16 +104,16 @@ TEST(questions_are_taken_from_each_workload_in_turn)
     struct core_options options = options_default();
     char error[NS_REASON_MAX] = "";
     struct descriptors process = {0};
-    uint32_t notices = 0;
+    struct notices notices = {0};
     struct core *core = core_start(&options, error, sizeof(error));
     struct quota *loud = quota_new(1, &process, &notices), *quiet = quota_new(2, &process, &notices);
     struct ns_question taken[2 * ROUND];
     for (uint32_t i = 0; i < LOUD; i++) {
         struct ns_question question = question_of(1, i);
-        CHECK_EQUAL(core_ask(core, loud, &question), 0);
+        CHECK_EQUAL(questions_put(&core->questions, loud, &question), 0);
     }
     struct ns_question question = question_of(2, 0);
-    CHECK_EQUAL(core_ask(core, quiet, &question), 0);
+    CHECK_EQUAL(questions_put(&core->questions, quiet, &question), 0);
     CHECK_EQUAL(core_next_questions(core, taken, 2 * ROUND, 0), 2 * ROUND);
     for (uint32_t i = 0; i < ROUND; i++)
         CHECK_EQUAL(taken[i].id, 1000 + i);

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 
 #include "core_ends.h"
+#include "loop/sockets.h"
 
 TEST(tunnel_carries_bytes_both_ways)
 {

@@ -145,7 +145,7 @@ TEST(a_thousand_busy_flows_leave_each_turn_to_others_as_well)
     for (int i = 0; i < BUSY; i++)
         receive_stream(busy[i].server, 1, 100, 100);
     (void)lab_core_stats(lab); /* the turn has ended */
-    CHECK_CASE(COUNT(calls.relays_most) > 1 && COUNT(calls.relays_most) <= TURN_SHARE + 1, "%d",
+    CHECK_CASE(COUNT(calls.relays_most) > 1 && COUNT(calls.relays_most) <= TURN_BUDGET + 1, "%d",
                COUNT(calls.relays_most));
     close(held);
     for (int i = 0; i < BUSY; i++)
@@ -205,7 +205,7 @@ TEST(messages_of_many_streams_in_one_read_leave_each_turn_to_others_as_well)
         receive_stream(busy[i].server, 1, LENGTH, ROUNDS * LENGTH);
     (void)lab_core_stats(lab); /* the turn has ended */
     /* A turn goes on twice with a tunnel: with its event, and with what that has left. */
-    int most = 2 * (TURN_SHARE * (LENGTH + 16) + 2 * SLICE_LEAST);
+    int most = 2 * (TURN_BUDGET * (LENGTH + 16) + 2 * SLICE_LEAST);
     CHECK_CASE(COUNT(calls.fed_most) >= LENGTH && COUNT(calls.fed_most) <= most, "%d", COUNT(calls.fed_most));
     close(held);
     for (int i = 0; i < BUSY; i++)
@@ -233,7 +233,7 @@ TEST(requests_that_come_at_once_are_dialled_in_several_turns)
     for (int i = 0; i < MANY; i++)
         many[i].server = take_connection(lab->application);
     (void)lab_core_stats(lab); /* the turn has ended */
-    CHECK_CASE(COUNT(calls.dials_most) > 1 && COUNT(calls.dials_most) <= 2 * (TURN_SHARE / TURN_DIAL + 1),
+    CHECK_CASE(COUNT(calls.dials_most) > 1 && COUNT(calls.dials_most) <= 2 * (TURN_BUDGET / TURN_DIAL + 1),
                "%d", COUNT(calls.dials_most));
     close(held);
     for (int i = 0; i < MANY; i++)

@@ -10,7 +10,7 @@ enum { KEY = 7, SECOND_US = 1000000 };
 
 struct site {
     struct descriptors process;
-    uint32_t notices;
+    struct notices notices;
     struct quota *quota;
 };
 
@@ -46,7 +46,7 @@ TEST(without_limits_everything_is_let_in)
     CHECK(!quota_tight(site->quota));
     CHECK_EQUAL(quota_left(site->quota), INT64_MAX);
     CHECK_EQUAL(quota_buffers(site->quota), 0);
-    CHECK_EQUAL(site->notices, 0);
+    CHECK_EQUAL(site->notices.due, 0);
     site_free(site);
 }
 
@@ -220,7 +220,7 @@ TEST(a_notice_tells_how_many_were_refused_since_the_last_one_at_intervals)
     CHECK(!quota_notice(site->quota, 1000, &notice));
     for (int i = 0; i < 3; i++)
         quota_refused(site->quota, NS_LIMIT_CONNECTIONS, 1000);
-    CHECK_EQUAL(site->notices, 1);
+    CHECK_EQUAL(site->notices.due, 1);
     CHECK(quota_notice(site->quota, 1100, &notice));
     CHECK_EQUAL(notice.workload, KEY);
     CHECK_EQUAL(notice.limit, NS_LIMIT_CONNECTIONS);
@@ -228,9 +228,9 @@ TEST(a_notice_tells_how_many_were_refused_since_the_last_one_at_intervals)
     CHECK_EQUAL(notice.refused, 3);
     CHECK(!quota_notice(site->quota, 1100, &notice));
     quota_refused(site->quota, NS_LIMIT_CONNECTIONS, 1200);
-    site->notices = 0;
+    site->notices.due = 0;
     CHECK(!quota_notice(site->quota, 1100 + QUOTA_NOTICE_MS - 1, &notice));
-    CHECK_EQUAL(site->notices, 1);                   /* it is not forgotten */
+    CHECK_EQUAL(site->notices.due, 1);               /* it is not forgotten */
     quota_refused(site->quota, NS_LIMIT_RATE, 1200); /* another limit is another matter */
     CHECK(quota_notice(site->quota, 1200, &notice));
     CHECK_EQUAL(notice.limit, NS_LIMIT_RATE);

@@ -34,10 +34,10 @@ static struct refusal stream(uint32_t source, const char *peer, const char *reas
     return refusal;
 }
 
-static struct refusals *refusals_of(uint32_t *due)
+static struct refusals *refusals_of(struct notices *notices)
 {
-    *due = 0;
-    return refusals_new(7, due);
+    notices->due = 0;
+    return refusals_new(7, notices);
 }
 
 static void note(struct refusals *refusals, struct refusal refusal, uint64_t now_ms)
@@ -56,15 +56,15 @@ static const struct ns_refusal *row_of(const struct ns_refusal *rows, size_t cou
 
 TEST(refusals_of_one_source_and_reason_are_one_row)
 {
-    uint32_t due;
-    struct refusals *refusals = refusals_of(&due);
+    struct notices notices;
+    struct refusals *refusals = refusals_of(&notices);
     struct ns_refusal rows[MOST];
     struct refusal later = handshake(1, "bad");
     later.source.port = 99; /* of another connection */
     later.destination = address(8);
     note(refusals, handshake(1, "bad"), 1000);
     note(refusals, later, 1500);
-    CHECK_EQUAL(due, 1);
+    CHECK_EQUAL(notices.due, 1);
     CHECK_EQUAL(refusals_list(refusals, 4000, rows, MOST), 1);
     CHECK_EQUAL(rows[0].workload, 7);
     CHECK_EQUAL(rows[0].count, 2);
@@ -81,8 +81,8 @@ TEST(refusals_of_one_source_and_reason_are_one_row)
 
 TEST(what_differs_in_anything_is_a_row_of_its_own)
 {
-    uint32_t due;
-    struct refusals *refusals = refusals_of(&due);
+    struct notices notices;
+    struct refusals *refusals = refusals_of(&notices);
     struct ns_refusal rows[MOST];
     struct refusal dialled = handshake(1, "bad"), elsewhere;
     dialled.direction = NS_OUTBOUND;
@@ -107,8 +107,8 @@ TEST(what_differs_in_anything_is_a_row_of_its_own)
 
 TEST(a_list_that_is_too_short_says_how_many_there_are)
 {
-    uint32_t due;
-    struct refusals *refusals = refusals_of(&due);
+    struct notices notices;
+    struct refusals *refusals = refusals_of(&notices);
     struct ns_refusal row;
     for (uint32_t i = 0; i < 5; i++)
         note(refusals, handshake(i, "bad"), 1000);
@@ -119,8 +119,8 @@ TEST(a_list_that_is_too_short_says_how_many_there_are)
 
 TEST(a_flood_of_addresses_is_bounded_and_does_not_push_out_who_comes_again)
 {
-    uint32_t due;
-    struct refusals *refusals = refusals_of(&due);
+    struct notices notices;
+    struct refusals *refusals = refusals_of(&notices);
     struct ns_refusal rows[MOST];
     note(refusals, handshake(1, "often"), 1000);
     note(refusals, handshake(1, "often"), 1001);
@@ -134,8 +134,8 @@ TEST(a_flood_of_addresses_is_bounded_and_does_not_push_out_who_comes_again)
 
 TEST(strangers_do_not_push_out_those_whose_identity_is_known_nor_those_who_were_dialled)
 {
-    uint32_t due;
-    struct refusals *refusals = refusals_of(&due);
+    struct notices notices;
+    struct refusals *refusals = refusals_of(&notices);
     struct ns_refusal rows[MOST];
     struct refusal dialled = handshake(1, "dialled");
     dialled.direction = NS_OUTBOUND;
@@ -153,8 +153,8 @@ TEST(strangers_do_not_push_out_those_whose_identity_is_known_nor_those_who_were_
 
 TEST(old_rows_give_way_first_and_are_not_shown_for_ever)
 {
-    uint32_t due;
-    struct refusals *refusals = refusals_of(&due);
+    struct notices notices;
+    struct refusals *refusals = refusals_of(&notices);
     struct ns_refusal rows[MOST];
     for (int i = 0; i < 10; i++)
         note(refusals, handshake(1, "old"), 1000);
@@ -171,24 +171,24 @@ TEST(old_rows_give_way_first_and_are_not_shown_for_ever)
 
 TEST(a_notice_comes_at_once_and_then_once_in_a_period)
 {
-    uint32_t due;
-    struct refusals *refusals = refusals_of(&due);
+    struct notices notices;
+    struct refusals *refusals = refusals_of(&notices);
     struct ns_refusal notice;
     CHECK_EQUAL(refusals_notice(refusals, 1000, &notice), 0);
     note(refusals, handshake(1, "bad"), 1000);
-    due = 0;
+    notices.due = 0;
     CHECK_EQUAL(refusals_notice(refusals, 1000, &notice), 1);
     CHECK_EQUAL(notice.count, 1);
     CHECK_EQUAL(notice.untold, 0);
-    CHECK_EQUAL(due, 1);
-    due = 0;
+    CHECK_EQUAL(notices.due, 1);
+    notices.due = 0;
     CHECK_EQUAL(refusals_notice(refusals, 1000, &notice), 0);
-    CHECK_EQUAL(due, 0);
+    CHECK_EQUAL(notices.due, 0);
     for (int i = 0; i < 5; i++)
         note(refusals, handshake(1, "bad"), 2000);
-    due = 0;
+    notices.due = 0;
     CHECK_EQUAL(refusals_notice(refusals, 1000 + REFUSAL_PERIOD_MS - 1, &notice), 0);
-    CHECK_EQUAL(due, 1); /* later */
+    CHECK_EQUAL(notices.due, 1); /* later */
     CHECK_EQUAL(refusals_notice(refusals, 1000 + REFUSAL_PERIOD_MS, &notice), 1);
     CHECK_EQUAL(notice.count, 5);
     CHECK_EQUAL(refusals_notice(refusals, 1000 + 2 * REFUSAL_PERIOD_MS, &notice), 0);
@@ -197,19 +197,19 @@ TEST(a_notice_comes_at_once_and_then_once_in_a_period)
 
 TEST(notices_of_a_flood_are_few_and_count_what_they_leave_out)
 {
-    uint32_t due;
+    struct notices notices;
     uint64_t told = 0, untold = 0;
-    int notices = 0;
-    struct refusals *refusals = refusals_of(&due);
+    int lines = 0;
+    struct refusals *refusals = refusals_of(&notices);
     struct ns_refusal notice;
     for (uint32_t i = 0; i < MANY; i++)
         note(refusals, handshake(i, "flood"), 1000);
     while (refusals_notice(refusals, 1000, &notice)) {
         told += notice.count;
         untold += notice.untold;
-        notices++;
+        lines++;
     }
-    CHECK_EQUAL(notices, REFUSAL_NOTICES);
+    CHECK_EQUAL(lines, REFUSAL_NOTICES);
     CHECK_EQUAL(told, REFUSAL_NOTICES);
     CHECK_EQUAL(untold, MANY - REFUSAL_ROWS);
     CHECK_EQUAL(refusals_notice(refusals, 1000 + REFUSAL_PERIOD_MS - 1, &notice), 0);
@@ -220,8 +220,8 @@ TEST(notices_of_a_flood_are_few_and_count_what_they_leave_out)
 TEST(long_reasons_are_cut_and_still_one_row)
 {
     char reason[2 * NS_REASON_MAX];
-    uint32_t due;
-    struct refusals *refusals = refusals_of(&due);
+    struct notices notices;
+    struct refusals *refusals = refusals_of(&notices);
     struct ns_refusal row;
     memset(reason, 'x', sizeof(reason));
     reason[sizeof(reason) - 1] = 0;

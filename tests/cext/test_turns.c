@@ -3,11 +3,11 @@
 
 #include "check.h"
 
-enum { TASKS = 300, SMALL_SHARE = TURN_SHARE * BESIDE_LIGHT / 8 };
+enum { TASKS = 300, SMALL_SHARE = TURN_BUDGET * BESIDE_LIGHT / 8 };
 
 /* Counts what one workload was given. */
 struct party {
-    struct share share;
+    struct budget budget;
     struct task tasks[TASKS];
     int ran;          /* tasks, since the turn began */
     int order[TASKS]; /* their numbers, in the order in which they ran */
@@ -25,7 +25,7 @@ struct worker_at_work {
 static void party_init(struct party *party)
 {
     memset(party, 0, sizeof(*party));
-    share_init(&party->share);
+    budget_init(&party->budget);
     party->units = 1;
     for (int i = 0; i < TASKS; i++)
         link_init(&party->tasks[i].link);
@@ -57,19 +57,19 @@ static void run(void *owner, struct link *link)
     party->order[party->ran_in_all % TASKS] = (int)(task - party->tasks);
     party->ran++;
     party->ran_in_all++;
-    turns_spend(&party->share, party->units);
+    turns_spend(&party->budget, party->units);
     if (party->endless)
-        task_again(&work->turns, &party->share, task);
+        task_again(&work->turns, &party->budget, task);
 }
 
 /* An event for each of the first `count` tasks, as a worker handles it. */
 static void events(struct worker_at_work *work, struct party *party, int from, int count)
 {
     for (int i = from; i < from + count; i++) {
-        if (turns_event(&work->turns, &party->share))
+        if (turns_event(&work->turns, &party->budget))
             run(work, &party->tasks[i].link);
         else
-            task_wait(&work->turns, &party->share, &party->tasks[i]);
+            task_wait(&work->turns, &party->budget, &party->tasks[i]);
     }
 }
 
@@ -102,7 +102,7 @@ TEST(a_workload_is_alone_again_after_a_while)
     free(work);
 }
 
-TEST(of_two_workloads_none_gets_more_than_its_share_of_a_turn)
+TEST(of_two_workloads_none_gets_more_than_its_budget_of_a_turn)
 {
     struct worker_at_work *work = work_new();
     contend(work);
@@ -110,7 +110,7 @@ TEST(of_two_workloads_none_gets_more_than_its_share_of_a_turn)
     events(work, &work->loud, 0, TASKS);
     events(work, &work->quiet, 0, 1);
     turns_run_tasks(&work->turns, run, work);
-    CHECK(work->loud.ran <= TURN_SHARE + 1);
+    CHECK(work->loud.ran <= TURN_BUDGET + 1);
     CHECK_EQUAL(work->quiet.ran, 1);
     CHECK(turns_busy(&work->turns));
     int turns = 1;
@@ -119,14 +119,14 @@ TEST(of_two_workloads_none_gets_more_than_its_share_of_a_turn)
         events(work, &work->quiet, 0, 1);
         turns_run_tasks(&work->turns, run, work);
         CHECK_EQUAL(work->quiet.ran, 1);
-        CHECK(work->loud.ran <= TURN_SHARE);
+        CHECK(work->loud.ran <= TURN_BUDGET);
     }
     CHECK_EQUAL(work->loud.ran_in_all, TASKS);
     CHECK(turns <= TASKS / SMALL_SHARE + 2);
     free(work);
 }
 
-TEST(beside_a_light_workload_others_have_smaller_shares_and_move_less_at_once)
+TEST(beside_a_light_workload_others_have_smaller_budgets_and_move_less_at_once)
 {
     struct worker_at_work *work = work_new();
     contend(work);
@@ -137,35 +137,35 @@ TEST(beside_a_light_workload_others_have_smaller_shares_and_move_less_at_once)
     work->loud.ran = 0;
     turns_run_tasks(&work->turns, run, work);
     CHECK_EQUAL(work->loud.ran, SMALL_SHARE);
-    CHECK_EQUAL(turns_piece(&work->turns, &work->loud.share, 262144), PIECE_BESIDE_LIGHT);
-    CHECK_EQUAL(turns_piece(&work->turns, &work->quiet.share, 262144), 262144);
+    CHECK_EQUAL(turns_piece(&work->turns, &work->loud.budget, 262144), PIECE_BESIDE_LIGHT);
+    CHECK_EQUAL(turns_piece(&work->turns, &work->quiet.budget, 262144), 262144);
     work->now_ms += CONTENDED_MS; /* nothing was heard of it for long */
     begin(work);
-    CHECK_EQUAL(turns_piece(&work->turns, &work->loud.share, 262144), 262144);
+    CHECK_EQUAL(turns_piece(&work->turns, &work->loud.budget, 262144), 262144);
     free(work);
 }
 
-TEST(two_who_move_much_have_large_shares)
+TEST(two_who_move_much_have_large_budgets)
 {
     struct worker_at_work *work = work_new();
     contend(work);
     for (int turn = 0; turn < 3; turn++) {
         begin(work);
         events(work, &work->loud, 0, 1);
-        turns_moved(&work->loud.share, 262144);
+        turns_moved(&work->loud.budget, 262144);
         events(work, &work->quiet, 0, 1);
-        turns_moved(&work->quiet.share, 262144);
+        turns_moved(&work->quiet.budget, 262144);
     }
-    CHECK_EQUAL(turns_piece(&work->turns, &work->loud.share, 262144), 262144);
-    CHECK_EQUAL(turns_piece(&work->turns, &work->quiet.share, 262144), 262144);
+    CHECK_EQUAL(turns_piece(&work->turns, &work->loud.budget, 262144), 262144);
+    CHECK_EQUAL(turns_piece(&work->turns, &work->quiet.budget, 262144), 262144);
     for (int turn = 0; turn < 2; turn++) { /* one of them moves little from now on */
         begin(work);
         events(work, &work->loud, 0, 1);
-        turns_moved(&work->loud.share, 262144);
+        turns_moved(&work->loud.budget, 262144);
         events(work, &work->quiet, 0, 1);
         work->now_ms += HEAVY_MS;
     }
-    CHECK_EQUAL(turns_piece(&work->turns, &work->loud.share, 262144), PIECE_BESIDE_LIGHT);
+    CHECK_EQUAL(turns_piece(&work->turns, &work->loud.budget, 262144), PIECE_BESIDE_LIGHT);
     free(work);
 }
 
@@ -176,29 +176,29 @@ TEST(who_moves_all_that_he_may_beside_a_light_workload_stays_heavy)
     for (int turn = 0; turn < 5; turn++) {
         begin(work);
         events(work, &work->loud, 0, 1);
-        size_t piece = turns_piece(&work->turns, &work->loud.share, 262144);
+        size_t piece = turns_piece(&work->turns, &work->loud.budget, 262144);
         if (turn > 0)
             CHECK_EQUAL(piece, PIECE_BESIDE_LIGHT);
-        turns_moved(&work->loud.share, turn > 0 ? piece : 262144);
+        turns_moved(&work->loud.budget, turn > 0 ? piece : 262144);
         events(work, &work->quiet, 0, 1);
         work->now_ms += HEAVY_MS;
     }
     free(work);
 }
 
-TEST(who_uses_up_shares_is_not_light)
+TEST(who_uses_up_budgets_is_not_light)
 {
     struct worker_at_work *work = work_new();
     contend(work);
     for (int turn = 0; turn < 3; turn++) {
         begin(work);
         events(work, &work->quiet, 0, 1);
-        turns_spend(&work->quiet.share, TURN_SHARE);
+        turns_spend(&work->quiet.budget, TURN_BUDGET);
         events(work, &work->loud, 0, 1);
-        turns_spend(&work->loud.share, TURN_SHARE);
+        turns_spend(&work->loud.budget, TURN_BUDGET);
     }
-    CHECK_EQUAL(turns_piece(&work->turns, &work->loud.share, 262144), 262144);
-    CHECK_EQUAL(turns_piece(&work->turns, &work->quiet.share, 262144), 262144);
+    CHECK_EQUAL(turns_piece(&work->turns, &work->loud.budget, 262144), 262144);
+    CHECK_EQUAL(turns_piece(&work->turns, &work->quiet.budget, 262144), 262144);
     free(work);
 }
 
@@ -220,14 +220,14 @@ TEST(events_keep_their_order)
     free(work);
 }
 
-TEST(large_reads_leave_no_more_than_one_task_beyond_the_share)
+TEST(large_reads_leave_no_more_than_one_task_beyond_the_budget)
 {
     struct worker_at_work *work = work_new();
     work->loud.units = 1 + 262144 / TURN_UNIT_BYTES;
     work->loud.endless = 1;
     contend(work);
     for (int i = 0; i < 8; i++)
-        task_again(&work->turns, &work->loud.share, &work->loud.tasks[i]);
+        task_again(&work->turns, &work->loud.budget, &work->loud.tasks[i]);
     for (int turn = 0; turn < 16; turn++) {
         begin(work);
         events(work, &work->quiet, 0, 1);
@@ -245,16 +245,16 @@ TEST(large_reads_do_not_keep_small_events_waiting_nor_the_other_way_round)
     struct worker_at_work *work = work_new();
     contend(work);
     work->loud.endless = 1;
-    for (int i = 0; i < TURN_SHARE; i++)
-        task_again(&work->turns, &work->loud.share, &work->loud.tasks[i]);
+    for (int i = 0; i < TURN_BUDGET; i++)
+        task_again(&work->turns, &work->loud.budget, &work->loud.tasks[i]);
     work->loud.endless = 0;
     begin(work);
-    events(work, &work->loud, TURN_SHARE, 2 * TURN_SHARE);
+    events(work, &work->loud, TURN_BUDGET, 2 * TURN_BUDGET);
     turns_run_tasks(&work->turns, run, work);
-    CHECK(work->loud.order[TURN_SHARE - 1] >= TURN_SHARE); /* events came first */
+    CHECK(work->loud.order[TURN_BUDGET - 1] >= TURN_BUDGET); /* events came first */
     int again = 0;
     for (int i = 0; i < work->loud.ran_in_all; i++)
-        again += work->loud.order[i] < TURN_SHARE;
+        again += work->loud.order[i] < TURN_BUDGET;
     CHECK_EQUAL(again, 1);
     free(work);
 }
@@ -264,15 +264,15 @@ TEST(a_task_that_ended_leaves_its_place)
     struct worker_at_work *work = work_new();
     contend(work);
     begin(work);
-    events(work, &work->loud, 0, TURN_SHARE + 2);
-    link_remove(&work->loud.tasks[TURN_SHARE + 1].link);
-    link_remove(&work->loud.tasks[TURN_SHARE].link);
+    events(work, &work->loud, 0, TURN_BUDGET + 2);
+    link_remove(&work->loud.tasks[TURN_BUDGET + 1].link);
+    link_remove(&work->loud.tasks[TURN_BUDGET].link);
     work->loud.ran = 0;
     begin(work);
     turns_run_tasks(&work->turns, run, work);
     CHECK_EQUAL(work->loud.ran, 0);
     CHECK(!turns_busy(&work->turns));
-    share_dispose(&work->turns, &work->loud.share);
+    budget_dispose(&work->turns, &work->loud.budget);
     free(work);
 }
 
@@ -285,7 +285,7 @@ static void write_one(void *owner, struct link *link)
     struct party *party =
         task >= work->loud.tasks && task < work->loud.tasks + TASKS ? &work->loud : &work->quiet;
     party->ran++;
-    turns_spend(&party->share, party->units);
+    turns_spend(&party->budget, party->units);
 }
 
 TEST(writes_are_shared_as_well)
@@ -295,19 +295,19 @@ TEST(writes_are_shared_as_well)
     contend(work);
     begin(work);
     for (int i = 0; i < 10; i++) {
-        turns_write(&work->turns, &work->loud.share, &work->loud.tasks[i].link);
-        turns_write(&work->turns, &work->loud.share, &work->loud.tasks[i].link);
+        turns_write(&work->turns, &work->loud.budget, &work->loud.tasks[i].link);
+        turns_write(&work->turns, &work->loud.budget, &work->loud.tasks[i].link);
     }
-    turns_write(&work->turns, &work->quiet.share, &work->quiet.tasks[0].link);
+    turns_write(&work->turns, &work->quiet.budget, &work->quiet.tasks[0].link);
     turns_run_writes(&work->turns, write_one, work);
-    CHECK_EQUAL(work->loud.ran, TURN_SHARE / 16);
+    CHECK_EQUAL(work->loud.ran, TURN_BUDGET / 16);
     CHECK_EQUAL(work->quiet.ran, 1);
     int turns = 1;
     for (; turns_busy(&work->turns); turns++) {
         begin(work);
         turns_run_writes(&work->turns, write_one, work);
     }
-    CHECK_EQUAL(turns, 10 / (TURN_SHARE / 16));
+    CHECK_EQUAL(turns, 10 / (TURN_BUDGET / 16));
     free(work);
 }
 
@@ -315,8 +315,8 @@ TEST(steps_of_handshakes_are_made_for_each_workload_in_turn)
 {
     struct worker_at_work *work = work_new();
     for (int i = 0; i < 100; i++)
-        turns_step(&work->turns, &work->loud.share, STEP_DIALLED, &work->loud.tasks[i].link);
-    turns_step(&work->turns, &work->quiet.share, STEP_DIALLED, &work->quiet.tasks[0].link);
+        turns_step(&work->turns, &work->loud.budget, STEP_DIALLED, &work->loud.tasks[i].link);
+    turns_step(&work->turns, &work->quiet.budget, STEP_DIALLED, &work->quiet.tasks[0].link);
     CHECK(turns_next_step(&work->turns, STEP_DIALLED) == &work->loud.tasks[0].link);
     CHECK(turns_next_step(&work->turns, STEP_DIALLED) == &work->quiet.tasks[0].link);
     CHECK(turns_next_step(&work->turns, STEP_DIALLED) == &work->loud.tasks[1].link);

@@ -60,7 +60,7 @@ struct crowd {
     struct worker worker;
     struct workload workload;
     struct descriptors descriptors;
-    uint32_t notices;
+    struct notices notices;
     struct tunnel tunnels[TUNNELS];
 };
 
@@ -72,9 +72,9 @@ static void crowd_join(struct crowd *crowd, struct tunnel *tunnel, int number)
     tunnel->workload = &crowd->workload;
     link_init(&tunnel->dirty_link);
     link_init(&tunnel->holder_link);
-    link_init(&tunnel->flows);
+    link_init(&tunnel->streams);
     tunnel->pending.account = tunnel->unfed.account = &crowd->workload.quota->memory;
-    tunnel->h2 = h2_new(1, &STREAM_EVENTS, tunnel);
+    tunnel->h2 = h2_new(1, &STREAM_H2_EVENTS, tunnel);
     snprintf(tunnel->tls.peer, sizeof(tunnel->tls.peer), "spiffe://example.org/ns/n/sa/peer-%d", number);
     link_append(&crowd->workload.tunnels, &tunnel->link);
     CHECK_EQUAL(windows_open(tunnel), NS_LIMITS);
@@ -87,7 +87,7 @@ static struct crowd *crowd_new(int peers)
     for (int i = 0; i < HOLDER_BUCKETS; i++)
         link_init(&crowd->worker.holders[i]);
     turns_init(&crowd->worker.turns);
-    share_init(&crowd->workload.share);
+    budget_init(&crowd->workload.budget);
     link_init(&crowd->workload.tunnels);
     link_init(&crowd->workload.holders);
     crowd->workload.quota = quota_new(1, &crowd->descriptors, &crowd->notices);

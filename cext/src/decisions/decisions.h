@@ -41,7 +41,7 @@ struct decision *decision_hold(struct decision *decision);
 void decision_release(struct decision *decision); /* NULL is allowed */
 
 /* What the waiter is embedded in. */
-enum waiter_kind { WAITER_FLOW = 0, WAITER_WARM = 1 };
+enum waiter_kind { WAITER_FLOW = 0, WAITER_PRECONNECT = 1 };
 
 /* Something that waits for an answer. */
 struct decision_waiter {

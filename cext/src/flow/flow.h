@@ -2,16 +2,18 @@
  * flow.h: one application connection on its way through the core.
  *
  * `near` is the socket towards the workload's application: accepted from it (outbound) or connected to it
- * (inbound). The far side is either a socket (plaintext) or a stream of a tunnel (mutual TLS).
+ * (inbound). The far side is either a socket (`far`, plaintext) or a stream of a tunnel (mutual TLS).
  *
  *   outbound: application -> near | far -> endpoint, or tunnel to its node
  *   inbound:  client -> far, or tunnel | near -> application
+ *
+ * What is here is how a flow begins and ends. route.h brings it from acceptance to the first byte, relay.h
+ * moves its bytes.
  */
 #ifndef NS_FLOW_H
 #define NS_FLOW_H
 
-#include "flow/splice.h"
-#include "flow/tunnel.h"
+#include "flow/stream.h"
 
 enum { FLOW_MAGIC = 0x6e73666c };
 
@@ -34,81 +36,84 @@ enum half_state {
 
 struct half {
     enum half_state state;
-    struct byte_queue pending; /* read, counted, not yet written */
-    uint64_t bytes;            /* read so far */
-    int bulk;                  /* plaintext: the last read was large, the next is spliced */
-    struct splice_pipe *pipe;  /* plaintext: read, counted, not yet written, as `pending` is; NULL: none */
+    /* Read, counted, not yet written. */
+    struct byte_queue pending;
+    /* Read so far. */
+    uint64_t bytes;
+    /* Plaintext: the last read was large, the next is spliced. */
+    int bulk;
+    /* Plaintext: read, counted, not yet written, as `pending` is; NULL: none. */
+    struct splice_pipe *pipe;
 };
 
 struct flow {
     uint32_t magic;
     enum flow_state state;
     enum ns_direction direction;
+    int mtls;
     uint64_t id;
     struct worker *worker;
     struct workload *workload;
-    struct link link; /* in its workload's flows, oldest recheck_round first; the graveyard once closed */
-    struct link tunnel_link;  /* in its tunnel's flows */
-    struct task task;         /* in its workload's share of the turns */
-    struct link waiting_link; /* in worker->waiting_flows until OPEN */
+    /* In its workload's flows, oldest recheck_round first; the graveyard once closed. */
+    struct link link;
+    /* In its workload's budget. */
+    struct task task;
+    /* In worker->live.waiting until OPEN. */
+    struct link waiting_link;
     struct decision_waiter waiter;
-    struct decision *decision; /* held; NULL until answered */
-    uint32_t attempts;         /* endpoints or tunnels tried */
-    uint64_t recheck_round;    /* the worker's when it was last asked about */
+    /* Held; NULL until answered. */
+    struct decision *decision;
+    /* Endpoints or tunnels tried. */
+    uint32_t attempts;
+    /* The decision's endpoint that was tried last. */
+    uint32_t tried;
+    /* The worker's when it was last asked about. */
+    uint64_t recheck_round;
     struct pollable near;
-    struct pollable far; /* fd -1 when the far side is a tunnel */
-    struct tunnel
-        *tunnel; /* NULL when plaintext, or when the stream has ended and only `to_near` is left to write */
-    int32_t stream;
+    /* fd -1 when the far side is a stream. */
+    struct pollable far;
+    struct stream stream;
     struct half to_far;
     struct half to_near;
-    uint32_t window;      /* its stream's receive window */
-    size_t owed;          /* of its tunnel's window: received for it, and not given back yet */
-    uint64_t widen_bytes; /* received, from which on it is looked at again */
-    uint64_t widen_us;    /* when it was last looked at, 0: never */
     struct ns_address source;
     struct ns_address destination;
     struct ns_address endpoint;
     uint64_t accepted_ms;
-    uint64_t deadline_ms; /* until OPEN */
-    int mtls;
-    int unlisted; /* it never was a connection: it stands among the refusals (refusals.h) instead */
-    char reason[NS_REASON_MAX]; /* plaintext: why */
-    char peer[NS_IDENTITY_MAX]; /* mtls: survives the tunnel, for the list of connections */
+    /* Until OPEN. */
+    uint64_t deadline_ms;
+    /* It never was a connection: it stands among the refusals (refusals.h) instead. */
+    int unlisted;
+    /* Plaintext: why. */
+    char reason[NS_REASON_MAX];
+    /* mtls: survives the tunnel, for the list of connections. */
+    char peer[NS_IDENTITY_MAX];
     char tls[64];
 };
 
-/* What is asked for a new connection of the workload to `destination`; the id is left 0. */
-void outbound_question(const struct workload *workload, const struct ns_address *destination,
-                       struct ns_question *question);
-/* Takes over an accepted connection that was counted in (quota_admit). */
-void flow_accept(struct worker *worker, struct workload *workload, enum ns_direction direction, int fd,
-                 const struct ns_address *peer);
-/* A flow without a far or a near side yet, for a connection that was counted in; DECIDING. */
+/* A flow without a far or a near side yet, for a connection that was counted in (quota_admit); DECIDING. */
 struct flow *flow_new(struct worker *worker, struct workload *workload, enum ns_direction direction);
-void flow_event(struct flow *flow, struct pollable *side, uint32_t events);
-/* What it is connected to is up: bytes move. */
-void flow_open(struct flow *flow);
-/* Outbound, CONNECTING: the attempt failed before a byte was relayed. `again`: the same endpoint may do on
- * another tunnel. */
-void flow_route_failed(struct flow *flow, int again, const char *reason);
-/* Moves bytes as far as they go now. */
-void flow_relay(struct flow *flow);
-/* Its turn: at once when it begins, or after it had to wait for one. */
-void flow_continue(struct flow *flow);
-/* The decision that the flow waited for. */
-void flow_decided(struct flow *flow, struct decision *decision);
-/* A new epoch: asks again whether a live flow is allowed. */
-void flow_recheck(struct flow *flow);
-/* Its far side is a stream of the tunnel. */
-void flow_join_tunnel(struct flow *flow, struct tunnel *tunnel);
-/* Parts it from its tunnel, where its stream is no more; harmless if it has none. */
-void flow_leave_tunnel(struct flow *flow);
-/* Its tunnel ends. */
-void flow_tunnel_lost(struct flow *flow, const char *reason);
+void flow_free(struct flow *flow);
+
+/* Takes over a socket as one of its two sides, and counts it. */
+void flow_adopt(struct flow *flow, struct pollable *side, int fd);
+/* Closes the socket with `how`, socket_close or socket_abort; harmless if the side has none. */
+void flow_close_side(struct flow *flow, struct pollable *side, void (*how)(int));
+/* Gives a direction's pipe back, and what is in it up. */
+void flow_give_pipe(struct flow *flow, struct half *half);
+/* Counts a pipe that is kept, its bytes and its two descriptors, for the workload. */
+void flow_count_pipe(struct flow *flow, struct splice_pipe *pipe);
+
+/* Fills a row of the list of connections. */
+void flow_describe(const struct flow *flow, struct ns_connection *out);
+/* Inbound, and it comes to nothing. `status`: what its stream is answered; 0: it has none. */
+void flow_note_refused(struct flow *flow, int status, const char *reason);
+/* Same, of a stream that was not answered yet: answers it. */
+void flow_answer_refused(struct flow *flow, int status, const char *reason);
+
+/* Both directions have ended and everything is written: closes in order. */
+void flow_finish(struct flow *flow);
 /* Ends it with a reset; flow_fail also counts it, and answers an inbound stream that was not answered yet. */
 void flow_abort(struct flow *flow, const char *reason);
 void flow_fail(struct flow *flow, const char *reason);
-void flow_free(struct flow *flow);
 
 #endif

@@ -3,7 +3,7 @@
  *
  * Backpressure in plaintext: a side is read only while the other side has nothing pending, so at most one
  * scratch buffer per direction is held, or one pipe: bulk is spliced and never seen by us. In a tunnel:
- * towards the wire nothing is read that cannot be produced (relay_stream_source is the read); from the wire
+ * towards the wire nothing is read that cannot be produced (relay_source is the read); from the wire
  * at most the stream's window is pending. A workload that holds half of its memory limit reads little at once
  * and splices nothing: each of its connections goes on, and holds 16 KiB a direction when it cannot.
  *
@@ -25,31 +25,16 @@
 #include "flow/relay.h"
 
 #include <errno.h>
-#include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
-
-#include "base/clock.h"
-#include "flow/tunnel_bytes.h"
 
 enum {
     WRITE_VECTORS = 16,
-    WIDEN_EVERY_WINDOWS = 4,
     SPLICE_FROM = 65536, /* bytes in one read: below, a copy costs less than a pipe */
     SPLICE_CHEAPER = 4,  /* than a copy */
 };
 
 /* Results of an attempt on a socket. */
 enum progress { PROGRESS_DONE, PROGRESS_BLOCKED, PROGRESS_BROKEN };
-
-/* The application has taken bytes of a tunnel's stream. */
-static void stream_took(struct flow *flow, size_t length)
-{
-    struct tunnel *tunnel = flow->tunnel;
-    tunnel->taken += length;
-    if (flow->owed > 0 || tunnel->taken >= tunnel->widen_bytes)
-        windows_taken(flow, length);
-}
 
 /* Writes what is pending for `side`; gives back the stream's window for it. */
 static enum progress side_drain(struct flow *flow, struct pollable *side, struct half *half)
@@ -63,10 +48,9 @@ static enum progress side_drain(struct flow *flow, struct pollable *side, struct
         ssize_t sent = sendmsg(side->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (sent >= 0) {
             byte_queue_consume(&half->pending, &flow->worker->blocks, (size_t)sent);
-            if (flow->tunnel != NULL && half == &flow->to_near) {
-                h2_taken(flow->tunnel->h2, flow->stream, (size_t)sent);
-                stream_took(flow, (size_t)sent);
-                tunnel_touch(flow->tunnel);
+            if (flow->stream.tunnel != NULL && half == &flow->to_near) {
+                stream_taken(&flow->stream, (size_t)sent, 0);
+                tunnel_touch(flow->stream.tunnel);
             }
         } else if (errno == EAGAIN) {
             side->writable = 0;
@@ -143,11 +127,11 @@ static enum progress pump_copy(struct flow *flow, struct pollable *from, struct 
     struct worker *worker = flow->worker;
     size_t room = quota_tight(flow->workload->quota)
                       ? QUOTA_READ_TIGHT
-                      : turns_piece(&worker->turns, &flow->workload->share, SCRATCH_SIZE);
-    ssize_t got = recv(from->fd, worker->plain, room, MSG_DONTWAIT);
-    turns_moved(&flow->workload->share, got > 0 ? (size_t)got : 0);
+                      : turns_piece(&worker->turns, &flow->workload->budget, SCRATCH_SIZE);
+    ssize_t got = recv(from->fd, worker->scratch.plain, room, MSG_DONTWAIT);
+    turns_moved(&flow->workload->budget, got > 0 ? (size_t)got : 0);
     if (got > 0) {
-        struct iovec piece = {worker->plain, (size_t)got};
+        struct iovec piece = {worker->scratch.plain, (size_t)got};
         size_t written;
         half->bytes += (uint64_t)got;
         /* All that may be read at once is bulk too, also where that is little: it goes on spliced. */
@@ -167,39 +151,12 @@ static enum progress pump_copy(struct flow *flow, struct pollable *from, struct 
     return PROGRESS_DONE;
 }
 
-/* Counts a pipe that is kept, its bytes and its two descriptors, for the workload. */
-static void pipe_count(struct flow *flow, struct splice_pipe *pipe)
-{
-    struct quota *quota = flow->workload->quota;
-    if (pipe->held == pipe->counted)
-        return;
-    quota_memory(quota, (int64_t)pipe->held - (int64_t)pipe->counted);
-    if (pipe->counted == 0 || pipe->held == 0)
-        quota_descriptors(quota, pipe->counted == 0 ? 2 : -2);
-    pipe->counted = pipe->held;
-}
-
-void relay_give_pipe(struct flow *flow, struct half *half)
-{
-    struct splice_pipe *pipe = half->pipe;
-    if (pipe == NULL)
-        return;
-    half->pipe = NULL;
-    if (pipe->counted > 0) { /* it was kept */
-        size_t held = pipe->held;
-        pipe->held = 0;
-        pipe_count(flow, pipe);
-        pipe->held = held;
-    }
-    splice_give(&flow->worker->pipes, pipe);
-}
-
 /* Writes what is in the pipe, and gives it back. */
 static enum progress pipe_drain(struct flow *flow, struct pollable *to, struct half *half)
 {
     while (half->pipe != NULL && half->pipe->held > 0) {
         if (!to->writable) {
-            pipe_count(flow, half->pipe);
+            flow_count_pipe(flow, half->pipe);
             return PROGRESS_BLOCKED;
         }
         ssize_t moved = splice_out(half->pipe, to->fd);
@@ -210,7 +167,7 @@ static enum progress pipe_drain(struct flow *flow, struct pollable *to, struct h
             return PROGRESS_BROKEN;
         }
     }
-    relay_give_pipe(flow, half);
+    flow_give_pipe(flow, half);
     return PROGRESS_DONE;
 }
 
@@ -223,10 +180,10 @@ static enum progress pump_splice(struct flow *flow, struct pollable *from, struc
     if (half->pipe == NULL)
         return pump_copy(flow, from, to, half);
     size_t most =
-        turns_piece(&flow->worker->turns, &flow->workload->share, SPLICE_PIPE_SIZE / SPLICE_CHEAPER);
+        turns_piece(&flow->worker->turns, &flow->workload->budget, SPLICE_PIPE_SIZE / SPLICE_CHEAPER);
     ssize_t moved = splice_in(half->pipe, from->fd, most * SPLICE_CHEAPER);
     int error = errno;
-    turns_moved(&flow->workload->share, moved > 0 ? (size_t)moved / SPLICE_CHEAPER : 0);
+    turns_moved(&flow->workload->budget, moved > 0 ? (size_t)moved / SPLICE_CHEAPER : 0);
     half->bulk = moved >= SPLICE_FROM;
     if (moved > 0) {
         half->bytes += (uint64_t)moved;
@@ -250,7 +207,7 @@ static enum progress pump(struct flow *flow, struct pollable *from, struct polla
         progress =
             half->bulk && !from->urgent ? pump_splice(flow, from, to, half) : pump_copy(flow, from, to, half);
     if (progress == PROGRESS_DONE && from->readable && half->state == HALF_OPEN)
-        task_again(&flow->worker->turns, &flow->workload->share, &flow->task);
+        task_again(&flow->worker->turns, &flow->workload->budget, &flow->task);
     if (half->pipe == NULL)
         half_end_if_due(half, opposite, to);
     if (progress == PROGRESS_BROKEN ||
@@ -272,7 +229,7 @@ static void relay_plain(struct flow *flow)
 static enum progress side_discard(struct flow *flow, struct pollable *side, struct half *half)
 {
     while (side->readable && half->state == HALF_DISCARDING) {
-        ssize_t got = recv(side->fd, flow->worker->plain, SCRATCH_SIZE, MSG_DONTWAIT | MSG_TRUNC);
+        ssize_t got = recv(side->fd, flow->worker->scratch.plain, SCRATCH_SIZE, MSG_DONTWAIT | MSG_TRUNC);
         if (got == 0 && !side->failed)
             half->state = HALF_ENDED;
         else if (got < 0 && errno == EAGAIN)
@@ -286,7 +243,7 @@ static enum progress side_discard(struct flow *flow, struct pollable *side, stru
 static void relay_tunnel(struct flow *flow)
 {
     struct pollable *near = &flow->near;
-    turns_spend(&flow->workload->share, 1);
+    turns_spend(&flow->workload->budget, 1);
     if (side_drain(flow, near, &flow->to_near) == PROGRESS_BROKEN) {
         flow_abort(flow, "the application reset the connection");
         return;
@@ -298,18 +255,15 @@ static void relay_tunnel(struct flow *flow)
         flow_abort(flow, near->failed ? "the application reset the connection" : "the peer reset the stream");
         return;
     }
-    if (flow->tunnel == NULL)
+    if (flow->stream.tunnel == NULL)
         return;
-    if (near->readable && flow->to_far.state == HALF_OPEN) {
-        h2_resume(flow->tunnel->h2, flow->stream);
-        tunnel_touch(flow->tunnel);
-    }
-    if (near->failed &&
-        (flow->to_far.state != HALF_OPEN || h2_stream_blocked(flow->tunnel->h2, flow->stream)))
+    if (near->readable && flow->to_far.state == HALF_OPEN)
+        stream_ready(&flow->stream);
+    if (near->failed && (flow->to_far.state != HALF_OPEN || stream_is_blocked(&flow->stream)))
         flow_abort(flow, "the application reset the connection");
 }
 
-void flow_relay(struct flow *flow)
+void relay_flow(struct flow *flow)
 {
     if (flow->state != FLOW_OPEN)
         return;
@@ -318,38 +272,15 @@ void flow_relay(struct flow *flow)
     else
         relay_plain(flow);
     if (flow->state == FLOW_OPEN && flow->to_far.state == HALF_ENDED && flow->to_near.state == HALF_ENDED &&
-        flow->tunnel == NULL)
+        flow->stream.tunnel == NULL)
         flow_finish(flow);
 }
 
 /* ---- a tunnel's stream ---- */
 
-/* From time to time looks whether the stream's window is what limits it. */
-static void widen(struct flow *flow)
-{
-    struct tunnel *tunnel = flow->tunnel;
-    if (flow->to_near.bytes < flow->widen_bytes)
-        return;
-    uint64_t span = WIDEN_EVERY_WINDOWS * (uint64_t)flow->window;
-    uint64_t now_us = clock_us(CLOCK_MONOTONIC);
-    uint64_t elapsed_us = now_us - flow->widen_us;
-    int measured = flow->widen_us != 0;
-    flow->widen_bytes = flow->to_near.bytes + span;
-    flow->widen_us = now_us;
-    if (!measured)
-        return;
-    uint32_t wanted = window_wanted(flow->window, H2_STREAM_WINDOW_MAX, span, elapsed_us,
-                                    socket_round_trip_us(tunnel->poll.fd));
-    /* Beyond the connection's window it is of no use. */
-    if (wanted > flow->window && wanted <= tunnel->window && !tunnel->holder->tight) {
-        flow->window = wanted;
-        h2_widen(tunnel->h2, flow->stream, wanted);
-    }
-}
-
 void relay_gathered(struct worker *worker)
 {
-    struct gathered *gathered = &worker->gathered;
+    struct gathered *gathered = &worker->scratch.gathered;
     struct flow *flow = gathered->flow;
     if (flow == NULL)
         return;
@@ -357,27 +288,20 @@ void relay_gathered(struct worker *worker)
     size_t written;
     enum progress progress =
         side_write(flow, &flow->near, &flow->to_near, gathered->pieces, gathered->count, &written);
-    turns_spend(&flow->workload->share, 1);
-    if (flow->tunnel != NULL)
-        stream_took(flow, written);
-    if (flow->stream > 0) { /* else the stream has just ended */
-        h2_taken(flow->tunnel->h2, flow->stream, written);
-        if (progress == PROGRESS_DONE)
-            widen(flow);
-    }
+    turns_spend(&flow->workload->budget, 1);
+    if (flow->stream.tunnel != NULL)
+        stream_taken(&flow->stream, written, progress == PROGRESS_DONE ? flow->to_near.bytes : 0);
     if (progress == PROGRESS_BROKEN)
         flow_abort(flow, "the application reset the connection");
 }
 
-void relay_stream_data(void *owner, void *stream, const uint8_t *bytes, size_t length)
+void relay_data(struct tunnel *tunnel, struct stream *stream, const uint8_t *bytes, size_t length)
 {
-    struct tunnel *tunnel = owner;
-    struct flow *flow = stream;
-    struct gathered *gathered = &tunnel->worker->gathered;
-    if (tunnel->withholding)
-        windows_received(flow, length);
+    (void)tunnel;
+    struct flow *flow = container_of(stream, struct flow, stream);
+    struct gathered *gathered = &flow->worker->scratch.gathered;
     if (gathered->flow != NULL && (gathered->flow != flow || gathered->count == GATHERED_PIECES))
-        relay_gathered(tunnel->worker);
+        relay_gathered(flow->worker);
     if (flow->state == FLOW_CLOSED)
         return; /* by the write just made */
     if (gathered->flow == NULL) {
@@ -392,26 +316,51 @@ void relay_stream_data(void *owner, void *stream, const uint8_t *bytes, size_t l
         gathered->pieces[gathered->count++] = (struct iovec){(void *)(uintptr_t)bytes, length};
 }
 
-void relay_stream_end(void *owner, void *stream)
+void relay_end(struct stream *stream)
 {
-    struct tunnel *tunnel = owner;
-    struct flow *flow = stream;
+    struct flow *flow = container_of(stream, struct flow, stream);
     if (flow->to_near.state == HALF_OPEN)
         flow->to_near.state = HALF_ENDING;
-    relay_gathered(tunnel->worker);
+    relay_gathered(flow->worker);
     if (flow->state == FLOW_OPEN)
         half_end_if_due(&flow->to_near, &flow->to_far, &flow->near);
 }
 
-ssize_t relay_stream_source(void *owner, void *stream, uint8_t *out, size_t capacity, int *end)
+/* Drops, or inbound refuses, what the application still sends, for as long as a connection may take to end.
+ */
+static void flow_discard(struct flow *flow)
 {
-    (void)owner;
-    struct flow *flow = stream;
+    flow->to_far.state = HALF_DISCARDING;
+    flow->deadline_ms = flow->worker->now_ms + flow->worker->options->connect_timeout_ms;
+    link_append(&flow->worker->live.waiting, &flow->waiting_link);
+}
+
+void relay_closed(struct stream *stream, int clean)
+{
+    struct flow *flow = container_of(stream, struct flow, stream);
+    if (clean && flow->state == FLOW_OPEN && flow->to_near.state >= HALF_ENDING) {
+        /* Complete: the application is to have all of it, also when the peer takes no more of ours (RFC 9113
+         * section 8.1; Envoy resets so when its application ends first). Closing while it still sends would
+         * reset it and destroy what it has not received yet. Only a server may so decline the rest of what it
+         * answers. A client that does is one that has closed its socket: what is sent to it meets a reset,
+         * once the application has what came before. */
+        if (flow->to_far.state < HALF_ENDED)
+            flow_discard(flow);
+        relay_flow(flow); /* finishes once the application has taken what is pending */
+    } else
+        flow_abort(flow,
+                   flow->near.failed ? "the application reset the connection" : "the peer reset the stream");
+}
+
+ssize_t relay_source(struct tunnel *tunnel, struct stream *stream, uint8_t *out, size_t capacity, int *end)
+{
+    (void)tunnel;
+    struct flow *flow = container_of(stream, struct flow, stream);
     struct pollable *near = &flow->near;
     while (flow->state == FLOW_OPEN && near->readable) {
         ssize_t got = recv(near->fd, out, capacity, MSG_DONTWAIT);
         if (got > 0) {
-            turns_moved(&flow->workload->share, (size_t)got);
+            turns_moved(&flow->workload->budget, (size_t)got);
             flow->to_far.bytes += (uint64_t)got;
             if ((size_t)got < capacity && near->finished) {
                 near->readable = 0;
@@ -433,8 +382,8 @@ ssize_t relay_stream_source(void *owner, void *stream, uint8_t *out, size_t capa
         } else if (got == 0 || errno != EINTR) {
             if (!near->failed)
                 near->failed = ECONNRESET;
-            return H2_SOURCE_FAILED;
+            return STREAM_FAILED;
         }
     }
-    return H2_SOURCE_LATER;
+    return STREAM_LATER;
 }

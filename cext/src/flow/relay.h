@@ -10,18 +10,15 @@
 
 #include "flow/flow.h"
 
-/* Stream callbacks of struct h2_events; the stream is the flow. */
-void relay_stream_data(void *owner, void *stream, const uint8_t *bytes, size_t length);
-void relay_stream_end(void *owner, void *stream);
-ssize_t relay_stream_source(void *owner, void *stream, uint8_t *out, size_t capacity, int *end);
+/* Moves bytes as far as they go now; ends the flow if both directions have ended, or one broke. */
+void relay_flow(struct flow *flow);
 
-/* Writes what relay_stream_data has gathered. To be called after each h2_feed, before its bytes go. */
+/* Of struct stream_events; the stream is a flow's. */
+void relay_data(struct tunnel *tunnel, struct stream *stream, const uint8_t *bytes, size_t length);
+void relay_end(struct stream *stream);
+void relay_closed(struct stream *stream, int clean);
+ssize_t relay_source(struct tunnel *tunnel, struct stream *stream, uint8_t *out, size_t capacity, int *end);
+/* Writes what relay_data has gathered. */
 void relay_gathered(struct worker *worker);
-
-/* Gives a direction's pipe back, and what is in it up. */
-void relay_give_pipe(struct flow *flow, struct half *half);
-
-/* Both directions have ended and everything is written: closes in order. (flow.c) */
-void flow_finish(struct flow *flow);
 
 #endif

@@ -1,19 +1,105 @@
-/* stream.c: see stream.h. All of it runs inside h2_feed and h2_produce. */
+/* stream.c: see stream.h. What begins with on_ runs inside h2_feed and h2_produce. */
 #include "flow/stream.h"
 
 #include <string.h>
 
-#include "flow/flow.h"
+#include "flow/pool.h"
+#include "flow/windows.h"
+#include "wire/h2.h"
 #include "wire/names.h"
-#include "flow/relay.h"
-#include "flow/tunnel_bytes.h"
 
 enum { REFUSED_STREAM = 7 }; /* RFC 9113 section 7: the peer did not begin to process the stream */
 
-static void flow_note_tls(struct flow *flow)
+_Static_assert((int)STREAM_LATER == (int)H2_SOURCE_LATER && (int)STREAM_FAILED == (int)H2_SOURCE_FAILED,
+               "what a source returns goes through");
+
+static const struct stream_events *events_of(const struct tunnel *tunnel)
 {
-    memcpy(flow->peer, flow->tunnel->tls.peer, sizeof(flow->peer));
-    tls_describe(&flow->tunnel->tls, flow->tls, sizeof(flow->tls));
+    return tunnel->worker->stream_events;
+}
+
+void stream_init(struct stream *stream, struct byte_queue *unread)
+{
+    stream->unread = unread;
+    stream->window = H2_STREAM_WINDOW;
+    link_init(&stream->link);
+}
+
+/* ---- its tunnel ---- */
+
+static void stream_join(struct stream *stream, struct tunnel *tunnel, int32_t id, enum stream_state state)
+{
+    stream->id = id;
+    stream->state = state;
+    stream->tunnel = tunnel;
+    link_append(&tunnel->streams, &stream->link);
+    if (tunnel->holder != NULL)
+        byte_queue_charge(stream->unread, &tunnel->holder->account);
+}
+
+void stream_leave(struct stream *stream)
+{
+    struct tunnel *tunnel = stream->tunnel;
+    if (tunnel == NULL)
+        return;
+    windows_parted(stream);
+    /* A holder lasts while anything is held of it, and no longer. */
+    if (stream->unread->length == 0)
+        byte_queue_charge(stream->unread, &tunnel->workload->quota->memory);
+    stream->id = 0;
+    stream->state = STREAM_NONE;
+    stream->tunnel = NULL;
+    link_remove(&stream->link);
+    tunnel_stream_left(tunnel);
+}
+
+/* The session forgets it. */
+static void stream_forget(struct stream *stream)
+{
+    h2_stream_set(stream->tunnel->h2, stream->id, NULL);
+    tunnel_touch(stream->tunnel);
+}
+
+static void stream_reset(struct stream *stream, uint32_t code)
+{
+    stream_forget(stream);
+    h2_reset(stream->tunnel->h2, stream->id, code);
+    stream->id = 0;
+}
+
+void stream_close(struct stream *stream, int was_open)
+{
+    if (stream->tunnel == NULL)
+        return;
+    if (stream->id > 0)
+        stream_reset(stream, was_open ? H2_CONNECT_ERROR : H2_CANCEL);
+    windows_dropped(stream);
+    stream_leave(stream);
+}
+
+void stream_describe(const struct stream *stream, char peer[NS_IDENTITY_MAX], char *tls, size_t tls_size)
+{
+    memcpy(peer, stream->tunnel->tls.peer, NS_IDENTITY_MAX);
+    tls_describe(&stream->tunnel->tls, tls, tls_size);
+}
+
+/* ---- beginning ---- */
+
+int stream_connect(struct stream *stream, struct worker *worker, struct workload *workload,
+                   const struct ns_endpoint *endpoint, const struct ns_address *client,
+                   const struct ns_address *destination)
+{
+    struct tunnel *tunnel = pool_tunnel(worker, workload, &endpoint->address, endpoint->identity,
+                                        endpoint->tunnel == NS_TUNNEL_BY_NAME);
+    if (tunnel == NULL)
+        return -1;
+    int32_t id = h2_connect(tunnel->h2, &endpoint->address, client, stream);
+    if (id < 0)
+        return -1;
+    stream_join(stream, tunnel, id, STREAM_ASKED);
+    preconnect_used(worker, &tunnel->use, destination);
+    tunnel_touch(tunnel);
+    return 0;
 }
 
 static void on_request(void *owner, int32_t id, const struct ns_address *authority,
@@ -33,23 +119,11 @@ static void on_request(void *owner, int32_t id, const struct ns_address *authori
         tunnel_note_refused(tunnel, 503, authority, quota_reason(limit));
         return;
     }
-    turns_spend(&workload->share, TURN_ACCEPT);
-    struct flow *flow = flow_new(tunnel->worker, tunnel->workload, NS_INBOUND);
-    flow->stream = id;
-    flow->mtls = 1;
-    flow_join_tunnel(flow, tunnel);
-    h2_stream_set(tunnel->h2, id, flow);
-    flow->source = tunnel->peer;
+    turns_spend(&workload->budget, TURN_ACCEPT);
     /* The port is told by the peer; the address is the one that the connection came from. */
-    flow->source.port = address_same_ip(client, &tunnel->peer) ? client->port : 0;
-    flow->destination = *authority;
-    flow->endpoint = *authority;
-    flow_note_tls(flow);
-    /* A hundred may come at once, behind a handshake. */
-    if (turns_event(&flow->worker->turns, &workload->share))
-        flow_continue(flow);
-    else
-        task_wait(&flow->worker->turns, &workload->share, &flow->task);
+    struct ns_address source = tunnel->peer;
+    source.port = address_same_ip(client, &tunnel->peer) ? client->port : 0;
+    events_of(tunnel)->requested(tunnel, id, &source, authority);
 }
 
 static void on_malformed(void *owner, int status)
@@ -60,109 +134,161 @@ static void on_malformed(void *owner, int status)
                                       : "peer sent a request with too many header fields");
 }
 
+void stream_accept(struct stream *stream, struct tunnel *tunnel, int32_t id)
+{
+    stream_join(stream, tunnel, id, STREAM_OPEN);
+    h2_stream_set(tunnel->h2, id, stream);
+}
+
+void stream_let_in(struct stream *stream)
+{
+    if (stream->tunnel == NULL)
+        return;
+    h2_respond(stream->tunnel->h2, stream->id, 200);
+    tunnel_touch(stream->tunnel);
+}
+
+void stream_refuse(struct stream *stream, int status)
+{
+    stream_forget(stream);
+    h2_respond(stream->tunnel->h2, stream->id, status);
+    stream->id = 0;
+}
+
 /* The peer has sent what does not belong there: no tunnel's bytes before its answer, or headers behind it. */
-static void flow_out_of_turn(struct flow *flow)
+static void stream_out_of_turn(struct stream *stream)
 {
-    h2_stream_set(flow->tunnel->h2, flow->stream, NULL);
-    h2_reset(flow->tunnel->h2, flow->stream, H2_PROTOCOL_ERROR);
-    flow->stream = 0;
-    tunnel_touch(flow->tunnel);
-    if (flow->state == FLOW_CONNECTING)
-        flow_route_failed(flow, 0, "the peer refused the request");
+    const struct stream_events *events = events_of(stream->tunnel);
+    int unanswered = stream->state == STREAM_ASKED;
+    stream_reset(stream, H2_PROTOCOL_ERROR);
+    if (unanswered)
+        events->refused(stream, 0, "the peer refused the request");
     else
-        flow_abort(flow, "the peer reset the stream");
+        events->broken(stream);
 }
 
-static int is_unanswered(const struct flow *flow)
+static void on_response(void *owner, void *of, int status)
 {
-    return flow->state == FLOW_CONNECTING && flow->direction == NS_OUTBOUND;
-}
-
-static void on_response(void *owner, void *stream, int status)
-{
-    (void)owner;
-    struct flow *flow = stream;
-    NS_CHECK(flow, FLOW_MAGIC);
-    if (!is_unanswered(flow)) {
-        flow_out_of_turn(flow);
+    struct tunnel *tunnel = owner;
+    struct stream *stream = of;
+    if (stream->state != STREAM_ASKED) {
+        stream_out_of_turn(stream);
         return;
     }
     if (status < 200)
         return;
     if (status < 300) {
-        flow_note_tls(flow);
-        flow_open(flow);
+        stream->state = STREAM_OPEN;
+        events_of(tunnel)->answered(stream);
+        events_of(tunnel)->opened(stream);
         return;
     }
-    h2_stream_set(flow->tunnel->h2, flow->stream, NULL);
-    h2_reset(flow->tunnel->h2, flow->stream, H2_CANCEL);
-    flow_note_tls(flow);
-    flow_route_failed(flow, 0,
-                      status == 401   ? "the peer's policy denied it"
-                      : status == 503 ? "the peer could not reach the application"
-                                      : "the peer refused the request");
+    stream_reset(stream, H2_CANCEL);
+    events_of(tunnel)->answered(stream);
+    events_of(tunnel)->refused(stream, 0,
+                               status == 401   ? "the peer's policy denied it"
+                               : status == 503 ? "the peer could not reach the application"
+                                               : "the peer refused the request");
 }
 
-static void on_data(void *owner, void *stream, const uint8_t *bytes, size_t length)
+/* ---- bytes ---- */
+
+/* What on_data and stream_taken seldom come to stands apart: what they do for each frame then needs no frame
+ * on the stack. */
+#define SELDOM static __attribute__((noinline)) void
+
+SELDOM on_data_withheld(struct tunnel *tunnel, struct stream *stream, const uint8_t *bytes, size_t length)
 {
-    if (is_unanswered(stream))
-        flow_out_of_turn(stream);
-    else
-        relay_stream_data(owner, stream, bytes, length);
+    windows_received(stream, length);
+    events_of(tunnel)->data(tunnel, stream, bytes, length);
 }
 
-static void on_end(void *owner, void *stream)
-{
-    if (is_unanswered(stream))
-        flow_out_of_turn(stream);
-    else
-        relay_stream_end(owner, stream);
-}
-
-/* Drops, or inbound refuses, what the application still sends, for as long as a connection may take to end.
+/* For each frame: its calls are its last steps, so that it needs no frame on the stack; so is stream_taken.
  */
-static void flow_discard(struct flow *flow)
+static void on_data(void *owner, void *of, const uint8_t *bytes, size_t length)
 {
-    flow->to_far.state = HALF_DISCARDING;
-    flow->deadline_ms = flow->worker->now_ms + flow->worker->options->connect_timeout_ms;
-    link_append(&flow->worker->waiting_flows, &flow->waiting_link);
-}
-
-static void on_closed(void *owner, void *stream, uint32_t code)
-{
-    (void)owner;
-    struct flow *flow = stream;
-    NS_CHECK(flow, FLOW_MAGIC);
-    flow->stream = 0;
-    relay_gathered(flow->worker);
-    if (flow->state == FLOW_CLOSED)
-        return;
-    if (flow->state == FLOW_CONNECTING && flow->direction == NS_OUTBOUND) {
-        flow_route_failed(flow, code == REFUSED_STREAM, "the peer reset the request");
+    struct tunnel *tunnel = owner;
+    struct stream *stream = of;
+    if (stream->state == STREAM_ASKED) {
+        stream_out_of_turn(stream);
         return;
     }
-    flow_leave_tunnel(flow);
-    if (code == H2_NO_ERROR && flow->state == FLOW_OPEN && flow->to_near.state >= HALF_ENDING) {
-        /* Complete: the application is to have all of it, also when the peer takes no more of ours (RFC 9113
-         * section 8.1; Envoy resets so when its application ends first). Closing while it still sends would
-         * reset it and destroy what it has not received yet. Only a server may so decline the rest of what it
-         * answers. A client that does is one that has closed its socket: what is sent to it meets a reset,
-         * once the application has what came before. */
-        if (flow->to_far.state < HALF_ENDED)
-            flow_discard(flow);
-        flow_relay(flow); /* finishes once the application has taken what is pending */
-    } else
-        flow_abort(flow,
-                   flow->near.failed ? "the application reset the connection" : "the peer reset the stream");
+    if (tunnel->withholding)
+        on_data_withheld(tunnel, stream, bytes, length);
+    else
+        events_of(tunnel)->data(tunnel, stream, bytes, length);
 }
+
+static void on_end(void *owner, void *of)
+{
+    struct tunnel *tunnel = owner;
+    struct stream *stream = of;
+    if (stream->state == STREAM_ASKED)
+        stream_out_of_turn(stream);
+    else
+        events_of(tunnel)->end(stream);
+}
+
+static ssize_t on_source(void *owner, void *of, uint8_t *out, size_t capacity, int *end)
+{
+    return events_of(owner)->source(owner, of, out, capacity, end);
+}
+
+void stream_ready(struct stream *stream)
+{
+    h2_resume(stream->tunnel->h2, stream->id);
+    tunnel_touch(stream->tunnel);
+}
+
+SELDOM stream_taken_and_look(struct stream *stream, size_t length, uint64_t received)
+{
+    windows_taken(stream, length, received);
+    if (stream->id > 0)
+        h2_taken(stream->tunnel->h2, stream->id, length);
+}
+
+void stream_taken(struct stream *stream, size_t length, uint64_t received)
+{
+    struct tunnel *tunnel = stream->tunnel;
+    tunnel->taken += length;
+    if (stream->owed > 0 || tunnel->taken >= tunnel->widen_bytes || received >= stream->widen_bytes)
+        stream_taken_and_look(stream, length, received);
+    else if (stream->id > 0) /* else it has just ended */
+        h2_taken(tunnel->h2, stream->id, length);
+}
+
+int stream_is_blocked(const struct stream *stream)
+{
+    return h2_stream_blocked(stream->tunnel->h2, stream->id);
+}
+
+/* ---- the end ---- */
+
+static void on_closed(void *owner, void *of, uint32_t code)
+{
+    struct tunnel *tunnel = owner;
+    struct stream *stream = of;
+    stream->id = 0;
+    events_of(tunnel)->read(tunnel->worker);
+    if (stream->tunnel == NULL)
+        return; /* what was written last has ended it */
+    if (stream->state == STREAM_ASKED) {
+        events_of(tunnel)->refused(stream, code == REFUSED_STREAM, "the peer reset the request");
+        return;
+    }
+    stream_leave(stream);
+    events_of(tunnel)->closed(stream, code == H2_NO_ERROR);
+}
+
+/* ---- the tunnel ---- */
 
 /* A frame costs about half of a unit. */
 static int on_enough(void *owner)
 {
     struct tunnel *tunnel = owner;
-    struct share *share = &tunnel->workload->share;
-    turns_spend(share, 1);
-    return !turns_left(&tunnel->worker->turns, share, TURN_SHARE);
+    struct budget *budget = &tunnel->workload->budget;
+    turns_spend(budget, 1);
+    return !turns_left(&tunnel->worker->turns, budget, TURN_BUDGET);
 }
 
 static void on_goaway(void *owner)
@@ -176,14 +302,14 @@ static void on_pong(void *owner)
     tunnel->ping_ms = 0;
 }
 
-const struct h2_events STREAM_EVENTS = {
+const struct h2_events STREAM_H2_EVENTS = {
     .request = on_request,
     .malformed = on_malformed,
     .response = on_response,
     .data = on_data,
     .end = on_end,
     .closed = on_closed,
-    .source = relay_stream_source,
+    .source = on_source,
     .enough = on_enough,
     .goaway = on_goaway,
     .pong = on_pong,

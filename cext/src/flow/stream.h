@@ -1,12 +1,49 @@
 /*
- * stream.h: what the peer of a tunnel says of its streams, each of which is a flow's far side. relay.h moves
- * their bytes.
+ * stream.h: the far side of a flow that goes through a tunnel, as the flow sees it: HTTP/2 is hidden here,
+ * and so is which tunnel it is. What the peer does is told by stream_events.h.
+ *
+ * A flow whose far side is a socket has a stream that is STREAM_NONE and in no tunnel.
  */
 #ifndef NS_STREAM_H
 #define NS_STREAM_H
 
-#include "wire/h2.h"
+#include "flow/stream_events.h"
+#include "flow/tunnel.h"
 
-extern const struct h2_events STREAM_EVENTS; /* owner: the tunnel; stream: the flow */
+/* For the worker's tunnels; owner: the tunnel, stream: the stream. */
+extern const struct h2_events STREAM_H2_EVENTS;
+
+/* In no tunnel. What the peer will have sent and the application not taken is in `unread`. */
+void stream_init(struct stream *stream, struct byte_queue *unread);
+
+/* Client: asks for the endpoint's address in a tunnel of the workload to the endpoint's node, pooled or new,
+ * on behalf of `client`, who dialled `destination`. 0: `opened` or `refused` follows; -1: there is no tunnel
+ * to be had. */
+int stream_connect(struct stream *stream, struct worker *worker, struct workload *workload,
+                   const struct ns_endpoint *endpoint, const struct ns_address *client,
+                   const struct ns_address *destination);
+/* Server: takes what was `requested`. */
+void stream_accept(struct stream *stream, struct tunnel *tunnel, int32_t id);
+/* Server: the application is reached; bytes may move. Harmless if it is in no tunnel. */
+void stream_let_in(struct stream *stream);
+/* Server: the application will not be reached; answered with this status. Still in its tunnel. */
+void stream_refuse(struct stream *stream, int status);
+
+/* The application has something to send, or has ended: `source` is called at the end of the turn. */
+void stream_ready(struct stream *stream);
+/* The application took `length` bytes that `data` delivered. `received`: bytes that came since it was opened,
+ * if nothing of them is left to take; else 0. */
+void stream_taken(struct stream *stream, size_t length, uint64_t received);
+/* True while flow control, the peer's reluctance, keeps it from sending. */
+int stream_is_blocked(const struct stream *stream);
+
+/* The verified identity of the peer, and what TLS was negotiated. */
+void stream_describe(const struct stream *stream, char peer[NS_IDENTITY_MAX], char *tls, size_t tls_size);
+
+/* Ends it with a reset, unless it has ended, and parts from the tunnel. `unread` is empty. Harmless if it is
+ * in none. */
+void stream_close(struct stream *stream, int was_open);
+/* Parts it from its tunnel, where it is no more; harmless if it is in none. */
+void stream_leave(struct stream *stream);
 
 #endif

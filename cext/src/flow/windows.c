@@ -1,7 +1,7 @@
 /*
  * windows.c: see windows.h.
  *
- * For each open tunnel: window == what its peer may send + owed + lost, and owed is the sum of its flows'.
+ * For each open tunnel: window == what its peer may send + owed + lost, and owed is the sum of its streams'.
  * The first part is what quota and holder have as `promised`. What a peer may send beyond a window that was
  * made smaller (shrink) is not counted: it was granted under another limit.
  */
@@ -10,9 +10,10 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "flow/flow.h"
 #include "base/hash.h"
-#include "flow/tunnel_bytes.h"
+#include "flow/tunnel.h"
+#include "loop/sockets.h"
+#include "wire/h2.h"
 
 enum {
     WIDEN_EVERY_WINDOWS = 4,
@@ -75,13 +76,20 @@ static void holder_free(struct holder *holder)
     free(holder);
 }
 
+/* Asks the peer for another window of each stream. */
+static void set_stream_windows(struct tunnel *tunnel, uint32_t window)
+{
+    h2_windows(tunnel->h2, window);
+    tunnel_touch(tunnel);
+}
+
 /* Its tunnels' streams have small windows, or large ones again. */
 static void holder_set_tight(struct holder *holder, int tight)
 {
     struct link *at, *next;
     holder->tight = tight;
-    link_each(at, next, &holder->tunnels) tunnel_windows(container_of(at, struct tunnel, holder_link),
-                                                         tight ? QUOTA_WINDOW_TIGHT : H2_STREAM_WINDOW);
+    link_each(at, next, &holder->tunnels) set_stream_windows(container_of(at, struct tunnel, holder_link),
+                                                             tight ? QUOTA_WINDOW_TIGHT : H2_STREAM_WINDOW);
 }
 
 /* ---- a tunnel's window ---- */
@@ -121,10 +129,10 @@ enum ns_limit windows_open(struct tunnel *tunnel)
     byte_queue_charge(&tunnel->pending, &holder->account);
     byte_queue_charge(&tunnel->unfed, &holder->account);
     struct link *at, *next;
-    link_each(at, next, &tunnel->flows) /* of a tunnel that we dialled */
-        byte_queue_charge(&container_of(at, struct flow, tunnel_link)->to_near.pending, &holder->account);
+    link_each(at, next, &tunnel->streams) /* of a tunnel that we dialled */
+        byte_queue_charge(container_of(at, struct stream, link)->unread, &holder->account);
     if (holder->tight)
-        tunnel_windows(tunnel, QUOTA_WINDOW_TIGHT);
+        set_stream_windows(tunnel, QUOTA_WINDOW_TIGHT);
     return NS_LIMITS;
 }
 
@@ -156,37 +164,37 @@ void windows_look(struct tunnel *tunnel)
     h2_withhold(tunnel->h2, on);
 }
 
-void windows_received(struct flow *flow, size_t length)
+void windows_received(struct stream *stream, size_t length)
 {
-    struct tunnel *tunnel = flow->tunnel;
+    struct tunnel *tunnel = stream->tunnel;
     struct holder *holder = tunnel->holder;
     if (holder_within(holder, 0, GENEROUS)) {
         h2_give_back(tunnel->h2, length, tunnel->owed + tunnel->lost);
         return;
     }
     tunnel->owed += length;
-    flow->owed += length;
+    stream->owed += length;
     holder_promise(holder, -(int64_t)length);
     if (!holder->tight)
         holder_set_tight(holder, 1);
 }
 
-void windows_dropped(struct flow *flow)
+void windows_dropped(struct stream *stream)
 {
-    size_t length = flow->owed;
+    size_t length = stream->owed;
     if (length == 0)
         return;
-    flow->owed = 0;
-    flow->tunnel->owed -= length;
-    if (flow->tunnel->holder != NULL)
-        give_back(flow->tunnel, length);
+    stream->owed = 0;
+    stream->tunnel->owed -= length;
+    if (stream->tunnel->holder != NULL)
+        give_back(stream->tunnel, length);
 }
 
-void windows_parted(struct flow *flow)
+void windows_parted(struct stream *stream)
 {
-    flow->tunnel->owed -= flow->owed;
-    flow->tunnel->lost += flow->owed;
-    flow->owed = 0;
+    stream->tunnel->owed -= stream->owed;
+    stream->tunnel->lost += stream->owed;
+    stream->owed = 0;
 }
 
 /* The connection's window is what limits it. */
@@ -206,17 +214,39 @@ static void widen(struct tunnel *tunnel)
         set_window(tunnel, wanted);
 }
 
-void windows_taken(struct flow *flow, size_t length)
+/* Beyond the connection's window a larger one is of no use. */
+static void widen_stream(struct stream *stream, uint64_t received)
 {
-    struct tunnel *tunnel = flow->tunnel;
-    size_t back = flow->owed < length ? flow->owed : length;
+    struct tunnel *tunnel = stream->tunnel;
+    uint64_t span = WIDEN_EVERY_WINDOWS * (uint64_t)stream->window;
+    uint64_t now_us = clock_us(CLOCK_MONOTONIC);
+    uint64_t elapsed_us = now_us - stream->widen_us;
+    int measured = stream->widen_us != 0;
+    stream->widen_bytes = received + span;
+    stream->widen_us = now_us;
+    if (!measured)
+        return;
+    uint32_t wanted = window_wanted(stream->window, H2_STREAM_WINDOW_MAX, span, elapsed_us,
+                                    socket_round_trip_us(tunnel->poll.fd));
+    if (wanted > stream->window && wanted <= tunnel->window && !tunnel->holder->tight) {
+        stream->window = wanted;
+        h2_widen(tunnel->h2, stream->id, wanted);
+    }
+}
+
+void windows_taken(struct stream *stream, size_t length, uint64_t received)
+{
+    struct tunnel *tunnel = stream->tunnel;
+    size_t back = stream->owed < length ? stream->owed : length;
     if (back > 0) {
-        flow->owed -= back;
+        stream->owed -= back;
         tunnel->owed -= back;
         give_back(tunnel, back);
     }
     if (tunnel->taken >= tunnel->widen_bytes)
         widen(tunnel);
+    if (stream->id > 0 && received > 0 && received >= stream->widen_bytes)
+        widen_stream(stream, received);
 }
 
 /* Twice what arrives within a round trip and our own reaction to it: with less the peer waits for us, with
@@ -236,7 +266,7 @@ static void give_all_back(struct tunnel *tunnel)
 {
     size_t length = tunnel->owed + tunnel->lost;
     struct link *at, *next;
-    link_each(at, next, &tunnel->flows) container_of(at, struct flow, tunnel_link)->owed = 0;
+    link_each(at, next, &tunnel->streams) container_of(at, struct stream, link)->owed = 0;
     tunnel->owed = tunnel->lost = 0;
     give_back(tunnel, length);
 }

@@ -27,7 +27,7 @@
 #include "base/link.h"
 #include "limits/quota.h"
 
-struct flow;
+struct stream;
 struct tunnel;
 struct workload;
 
@@ -40,14 +40,21 @@ enum {
 
 /* One peer of a workload. Lasts while it has a tunnel or anything is held of it. */
 struct holder {
-    struct link link;       /* in its workload's holders */
-    struct link found_link; /* in the bucket of worker->holders where it is looked for */
-    struct quota *quota;    /* its workload's */
-    struct account account; /* of what its tunnels and their flows hold */
-    uint64_t promised;      /* what its tunnels may send */
-    struct link tunnels;    /* by tunnel.holder_link */
+    /* In its workload's holders. */
+    struct link link;
+    /* In the bucket of worker->holders where it is looked for. */
+    struct link found_link;
+    /* Its workload's. */
+    struct quota *quota;
+    /* Of what its tunnels and their streams hold. */
+    struct account account;
+    /* What its tunnels may send. */
+    uint64_t promised;
+    /* By tunnel.holder_link. */
+    struct link tunnels;
     int tight;
-    char peer[]; /* its identity */
+    /* Its identity. */
+    char peer[];
 };
 
 /* The handshake is done. Gives the tunnel its holder and its first window. NS_LIMITS, or NS_LIMIT_MEMORY:
@@ -58,13 +65,15 @@ void windows_close(struct tunnel *tunnel);
 /* The tunnel is about to be fed: decides whether what it receives is given back at once. So one read may be
  * given back too much. */
 void windows_look(struct tunnel *tunnel);
-/* Bytes have arrived for the flow, and the tunnel is withholding. */
-void windows_received(struct flow *flow, size_t length);
-/* The flow's application has taken some. To be called if it owes any, or if its tunnel is to be looked at. */
-void windows_taken(struct flow *flow, size_t length);
-/* The flow ends, and what it has not taken is dropped; its stream has ended before it has taken all. */
-void windows_dropped(struct flow *flow);
-void windows_parted(struct flow *flow);
+/* Bytes have arrived for the stream, and the tunnel is withholding. */
+void windows_received(struct stream *stream, size_t length);
+/* The stream's application has taken some, and `received` bytes in all, or 0 if some are left. To be called
+ * if the stream owes any, or if its window (from widen_bytes received on) or its tunnel's is to be looked at.
+ */
+void windows_taken(struct stream *stream, size_t length, uint64_t received);
+/* The stream ends, and what the application has not taken is dropped; it has ended before all was taken. */
+void windows_dropped(struct stream *stream);
+void windows_parted(struct stream *stream);
 
 /* The receive window for a stream or a connection that has `window` now, `most` at most, and received `bytes`
  * in `elapsed_us`, where a round trip takes `round_trip_us`: the same, or twice as much. */

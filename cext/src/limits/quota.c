@@ -22,7 +22,7 @@ static void set(uint64_t *to, uint64_t value)
 
 /* ---- life ---- */
 
-struct quota *quota_new(uint64_t workload, struct descriptors *process, uint32_t *notices)
+struct quota *quota_new(uint64_t workload, struct descriptors *process, struct notices *notices)
 {
     struct quota *quota = ns_alloc(sizeof(*quota));
     quota->references = 1;
@@ -94,7 +94,7 @@ void quota_refused(struct quota *quota, enum ns_limit limit, uint64_t now_ms)
     set(&limited->last_ms, now_ms);
     set(&limited->value, limit_value(quota, (int)limit));
     __atomic_add_fetch(&limited->refused, 1, __ATOMIC_RELAXED);
-    __atomic_store_n(quota->notices, 1, __ATOMIC_RELEASE);
+    notices_set(quota->notices);
 }
 
 static int rate_allows(struct quota *quota, uint64_t now_us)
@@ -197,7 +197,7 @@ int quota_notice(struct quota *quota, uint64_t now_ms, struct ns_limit_notice *n
         if (refused == limited->noticed)
             continue;
         if (limited->noticed_ms != 0 && now_ms - limited->noticed_ms < QUOTA_NOTICE_MS) {
-            __atomic_store_n(quota->notices, 1, __ATOMIC_RELEASE); /* due later */
+            notices_set(quota->notices); /* due later */
             continue;
         }
         notice->workload = quota->workload;
@@ -207,7 +207,7 @@ int quota_notice(struct quota *quota, uint64_t now_ms, struct ns_limit_notice *n
         notice->refused = refused - limited->noticed;
         limited->noticed = refused;
         limited->noticed_ms = now_ms;
-        __atomic_store_n(quota->notices, 1, __ATOMIC_RELEASE); /* the other limits */
+        notices_set(quota->notices); /* the other limits */
         return 1;
     }
     return 0;

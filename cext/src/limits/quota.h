@@ -28,6 +28,7 @@
 
 #include "wire/byte_queue.h"
 #include "limits/descriptors.h"
+#include "limits/notices.h"
 #include "base/link.h"
 #include "nodeseal_core.h"
 #include "limits/refusals.h"
@@ -58,7 +59,7 @@ struct quota {
         references; /* atomic: of the core's register, each worker's workload, and the queue of questions */
     uint64_t workload; /* key */
     struct descriptors *process;
-    uint32_t *notices;       /* set when a notice may be due; the core's */
+    struct notices *notices; /* the core's */
     struct ns_limits limits; /* each field atomic */
     uint64_t connections;    /* atomic, as the next four */
     struct account memory;   /* held in byte queues, whose accounts it is the parent of, and in pipes */
@@ -72,7 +73,7 @@ struct quota {
 };
 
 /* With one reference. `process` and `notices` must outlive it. */
-struct quota *quota_new(uint64_t workload, struct descriptors *process, uint32_t *notices);
+struct quota *quota_new(uint64_t workload, struct descriptors *process, struct notices *notices);
 struct quota *quota_hold(struct quota *quota);
 void quota_release(struct quota *quota); /* NULL is allowed */
 

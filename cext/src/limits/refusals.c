@@ -29,19 +29,19 @@ enum part { STRANGERS = 0, PEERS = 1, DIALLED = 2, PARTS = 3 };
 struct refusals {
     pthread_mutex_t mutex; /* of all below */
     uint64_t workload;
-    uint32_t *due;
+    struct notices *notices;
     struct row *parts[PARTS]; /* REFUSAL_ROWS each; allocated with the first */
     uint64_t period_ms;       /* when the present period of notices began, 0: never */
     uint32_t told;            /* notices in it */
     uint64_t untold;          /* refusals of rows that were pushed out before they were told */
 };
 
-struct refusals *refusals_new(uint64_t workload, uint32_t *due)
+struct refusals *refusals_new(uint64_t workload, struct notices *notices)
 {
     struct refusals *refusals = ns_alloc(sizeof(*refusals));
     pthread_mutex_init(&refusals->mutex, NULL);
     refusals->workload = workload;
-    refusals->due = due;
+    refusals->notices = notices;
     return refusals;
 }
 
@@ -127,7 +127,7 @@ void refusals_note(struct refusals *refusals, const struct refusal *refusal, uin
     row->last_ms = now_ms;
     row->destination = refusal->destination;
     pthread_mutex_unlock(&refusals->mutex);
-    __atomic_store_n(refusals->due, 1, __ATOMIC_RELEASE);
+    notices_set(refusals->notices);
 }
 
 /* ---- what is told ---- */
@@ -213,6 +213,6 @@ int refusals_notice(struct refusals *refusals, uint64_t now_ms, struct ns_refusa
     }
     pthread_mutex_unlock(&refusals->mutex);
     if (row != NULL || later)
-        __atomic_store_n(refusals->due, 1, __ATOMIC_RELEASE);
+        notices_set(refusals->notices);
     return row != NULL;
 }

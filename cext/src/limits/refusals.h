@@ -20,6 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "limits/notices.h"
 #include "nodeseal_core.h"
 
 enum {
@@ -43,8 +44,8 @@ struct refusal {
 
 struct refusals;
 
-/* `due` is set when a notice may be; it must outlive the object. */
-struct refusals *refusals_new(uint64_t workload, uint32_t *due);
+/* `notices` must outlive the object. */
+struct refusals *refusals_new(uint64_t workload, struct notices *notices);
 void refusals_free(struct refusals *refusals); /* NULL is allowed */
 
 /* Counts it. NULL for `refusals`: nothing is kept. */

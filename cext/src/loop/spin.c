@@ -10,33 +10,25 @@ enum {
     STOLEN_US = 100,  /* one look that takes longer was interrupted by another thread */
 };
 
-/* 1 with *count events, or 0: none within spin_us, or somebody else needs the CPU. */
-static int spin(struct worker *worker, struct epoll_event *events, int capacity, int *count)
+int spin_look(struct spin *spin, uint32_t most_us, int epoll_fd, struct epoll_event *events, int capacity)
 {
     uint64_t begin = clock_us(CLOCK_MONOTONIC);
     uint64_t now = begin;
     int stolen = 0;
-    if (begin < worker->spin_after_us)
+    int count;
+    if (begin < spin->after_us)
         return 0;
     do {
         uint64_t last = now;
-        *count = epoll_wait(worker->epoll_fd, events, capacity, 0);
+        count = epoll_wait(epoll_fd, events, capacity, 0);
         now = clock_us(CLOCK_MONOTONIC);
         stolen = now - last >= STOLEN_US;
-    } while (*count == 0 && !stolen && now - begin < worker->options->spin_us);
-    worker->spun_us += now - begin;
-    worker->vain_spins = *count != 0 ? 0 : worker->vain_spins + 1;
-    if (stolen || worker->vain_spins >= VAIN_MAX) {
-        worker->vain_spins = 0;
-        worker->spin_after_us = now + PAUSE_US;
+    } while (count == 0 && !stolen && now - begin < most_us);
+    spin->spent_us += now - begin;
+    spin->vain = count != 0 ? 0 : spin->vain + 1;
+    if (stolen || spin->vain >= VAIN_MAX) {
+        spin->vain = 0;
+        spin->after_us = now + PAUSE_US;
     }
-    return *count != 0;
-}
-
-int spin_wait(struct worker *worker, struct epoll_event *events, int capacity, int timeout_ms)
-{
-    int count;
-    if (worker->options->spin_us > 0 && timeout_ms != 0 && spin(worker, events, capacity, &count))
-        return count;
-    return epoll_wait(worker->epoll_fd, events, capacity, timeout_ms);
+    return count;
 }

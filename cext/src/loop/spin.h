@@ -9,11 +9,29 @@
 #ifndef NS_SPIN_H
 #define NS_SPIN_H
 
+#include <stdint.h>
 #include <sys/epoll.h>
 
-#include "loop/worker.h"
+struct spin {
+    /* CPU time spent on it; whoever reads it sets it back. */
+    uint64_t spent_us;
+    /* No spinning before. */
+    uint64_t after_us;
+    /* Spins in a row that found nothing. */
+    uint32_t vain;
+};
 
-/* As epoll_wait on the worker's descriptor. */
-int spin_wait(struct worker *worker, struct epoll_event *events, int capacity, int timeout_ms);
+/* Looks for events for up to `most_us`. How many; 0: none came, or somebody else needs the CPU. */
+int spin_look(struct spin *spin, uint32_t most_us, int epoll_fd, struct epoll_event *events, int capacity);
+
+/* As epoll_wait, with `most_us` of looking before it sleeps; 0: none. */
+static inline int spin_wait(struct spin *spin, uint32_t most_us, int epoll_fd, struct epoll_event *events,
+                            int capacity, int timeout_ms)
+{
+    int count = 0;
+    if (most_us > 0 && timeout_ms != 0)
+        count = spin_look(spin, most_us, epoll_fd, events, capacity);
+    return count != 0 ? count : epoll_wait(epoll_fd, events, capacity, timeout_ms);
+}
 
 #endif

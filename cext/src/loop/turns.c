@@ -9,75 +9,75 @@ void turns_init(struct turns *turns)
         link_init(&turns->steps[kind]);
 }
 
-void share_init(struct share *share)
+void budget_init(struct budget *budget)
 {
-    struct link *links[] = {&share->tasks_link, &share->waiting, &share->again, &share->writes_link,
-                            &share->writes};
+    struct link *links[] = {&budget->tasks_link, &budget->waiting, &budget->again, &budget->writes_link,
+                            &budget->writes};
     for (size_t i = 0; i < sizeof(links) / sizeof(links[0]); i++)
         link_init(links[i]);
     for (int kind = 0; kind < STEP_LISTS; kind++) {
-        link_init(&share->steps_link[kind]);
-        link_init(&share->steps[kind]);
+        link_init(&budget->steps_link[kind]);
+        link_init(&budget->steps[kind]);
     }
 }
 
-void share_dispose(struct turns *turns, struct share *share)
+void budget_dispose(struct turns *turns, struct budget *budget)
 {
-    link_remove(&share->tasks_link);
-    link_remove(&share->writes_link);
+    link_remove(&budget->tasks_link);
+    link_remove(&budget->writes_link);
     for (int kind = 0; kind < STEP_LISTS; kind++)
-        link_remove(&share->steps_link[kind]);
-    if (turns->last == share)
+        link_remove(&budget->steps_link[kind]);
+    if (turns->last == budget)
         turns->last = NULL;
-    if (turns->light == share)
+    if (turns->light == budget)
         turns->light = NULL;
 }
 
-void turns_weigh(struct turns *turns, struct share *share)
+void turns_weigh(struct turns *turns, struct budget *budget)
 {
-    share_renew(turns, share);
-    if (share->heavy) {
-        share->heavy = 0;
-        share->heavy_ms = turns->now_ms;
+    budget_renew(turns, budget);
+    if (budget->heavy) {
+        budget->heavy = 0;
+        budget->heavy_ms = turns->now_ms;
     }
-    if (share->heavy_ms != 0 && turns->now_ms - share->heavy_ms < HEAVY_MS) {
-        if (turns->light == share)
+    if (budget->heavy_ms != 0 && turns->now_ms - budget->heavy_ms < HEAVY_MS) {
+        if (turns->light == budget)
             turns->light_until_ms = 0;
         return;
     }
-    turns->light = share;
+    turns->light = budget;
     turns->light_until_ms = turns->now_ms + CONTENDED_MS;
 }
 
 /* ---- what waits ---- */
 
-static void list(struct link *shares, struct link *share_link)
+static void list(struct link *budgets, struct link *budget_link)
 {
-    if (link_empty(share_link))
-        link_append(shares, share_link);
+    if (link_empty(budget_link))
+        link_append(budgets, budget_link);
 }
 
-void task_wait(struct turns *turns, struct share *share, struct task *task)
+void task_wait(struct turns *turns, struct budget *budget, struct task *task)
 {
     link_remove(&task->link);
-    link_append(&share->waiting, &task->link);
-    list(&turns->tasks, &share->tasks_link);
+    link_append(&budget->waiting, &task->link);
+    list(&turns->tasks, &budget->tasks_link);
 }
 
-void task_again(struct turns *turns, struct share *share, struct task *task)
+void task_again(struct turns *turns, struct budget *budget, struct task *task)
 {
     if (!link_empty(&task->link))
         return;
-    link_append(&share->again, &task->link);
-    list(&turns->tasks, &share->tasks_link);
+    link_append(&budget->again, &task->link);
+    list(&turns->tasks, &budget->tasks_link);
 }
 
-void turns_step(struct turns *turns, struct share *share, enum step_kind kind, struct link *link)
+void turns_step(struct turns *turns, struct budget *budget, enum step_kind kind, struct link *link)
 {
     if (!link_empty(link))
         return;
-    link_append(&share->steps[kind], link);
-    list(&turns->steps[kind], &share->steps_link[kind]);
+    link_append(&budget->steps[kind], link);
+    list(&turns->steps[kind], &budget->steps_link[kind]);
 }
 
 /* ---- what goes on ---- */
@@ -100,13 +100,13 @@ static inline struct link *take_only(struct link *links)
     return first;
 }
 
-/* Runs the members that the list has now, as far as the share lasts, one at least. What they add, or become
+/* Runs the members that the list has now, as far as the budget lasts, one at least. What they add, or become
  * again, is for the next turn, and comes behind what is left. */
-static inline void run_list(struct turns *turns, struct share *share, struct link *links, link_run *run,
+static inline void run_list(struct turns *turns, struct budget *budget, struct link *links, link_run *run,
                             void *owner)
 {
     struct link now;
-    share_renew(turns, share);
+    budget_renew(turns, budget);
     struct link *only = take_only(links);
     if (only != NULL) {
         run(owner, only);
@@ -114,7 +114,7 @@ static inline void run_list(struct turns *turns, struct share *share, struct lin
     }
     link_init(&now);
     link_splice(&now, links);
-    for (int least = 1; !link_empty(&now) && (least > 0 || turns_left(turns, share, TURN_SHARE)); least--)
+    for (int least = 1; !link_empty(&now) && (least > 0 || turns_left(turns, budget, TURN_BUDGET)); least--)
         run(owner, take(&now));
     if (!link_empty(&now)) {
         link_splice(&now, links);
@@ -124,66 +124,66 @@ static inline void run_list(struct turns *turns, struct share *share, struct lin
 
 static void run_tasks(struct turns *turns, struct link *tasks_link, link_run *run, void *owner)
 {
-    struct share *share = container_of(tasks_link, struct share, tasks_link);
-    if (!link_empty(&share->waiting))
-        run_list(turns, share, &share->waiting, run, owner);
-    if (!link_empty(&share->again))
-        run_list(turns, share, &share->again, run, owner);
-    if (!link_empty(&share->waiting) || !link_empty(&share->again))
-        list(&turns->tasks, &share->tasks_link);
+    struct budget *budget = container_of(tasks_link, struct budget, tasks_link);
+    if (!link_empty(&budget->waiting))
+        run_list(turns, budget, &budget->waiting, run, owner);
+    if (!link_empty(&budget->again))
+        run_list(turns, budget, &budget->again, run, owner);
+    if (!link_empty(&budget->waiting) || !link_empty(&budget->again))
+        list(&turns->tasks, &budget->tasks_link);
 }
 
 static void run_writes(struct turns *turns, struct link *writes_link, link_run *run, void *owner)
 {
-    struct share *share = container_of(writes_link, struct share, writes_link);
-    run_list(turns, share, &share->writes, run, owner);
-    if (!link_empty(&share->writes))
-        list(&turns->writes, &share->writes_link);
+    struct budget *budget = container_of(writes_link, struct budget, writes_link);
+    run_list(turns, budget, &budget->writes, run, owner);
+    if (!link_empty(&budget->writes))
+        list(&turns->writes, &budget->writes_link);
 }
 
-typedef void share_run(struct turns *turns, struct link *share_link, link_run *run, void *owner);
+typedef void budget_run(struct turns *turns, struct link *budget_link, link_run *run, void *owner);
 
-static inline void run_shares(struct turns *turns, struct link *listed, share_run *run_share, link_run *run,
-                              void *owner)
+static inline void run_budgets(struct turns *turns, struct link *listed, budget_run *run_budget,
+                               link_run *run, void *owner)
 {
-    struct link shares;
+    struct link budgets;
     struct link *only = take_only(listed);
     if (only != NULL) {
-        run_share(turns, only, run, owner);
+        run_budget(turns, only, run, owner);
         return;
     }
-    link_init(&shares);
-    link_splice(&shares, listed);
-    while (!link_empty(&shares))
-        run_share(turns, take(&shares), run, owner);
+    link_init(&budgets);
+    link_splice(&budgets, listed);
+    while (!link_empty(&budgets))
+        run_budget(turns, take(&budgets), run, owner);
 }
 
 void turns_run_tasks(struct turns *turns, link_run *run, void *owner)
 {
-    run_shares(turns, &turns->tasks, run_tasks, run, owner);
+    run_budgets(turns, &turns->tasks, run_tasks, run, owner);
 }
 
 void turns_run_writes(struct turns *turns, link_run *run, void *owner)
 {
-    run_shares(turns, &turns->writes, run_writes, run, owner);
+    run_budgets(turns, &turns->writes, run_writes, run, owner);
 }
 
-/* The share that a member of turns->steps[kind] is of. */
-static struct share *share_of_steps(struct link *steps_link, enum step_kind kind)
+/* The budget that a member of turns->steps[kind] is of. */
+static struct budget *budget_of_steps(struct link *steps_link, enum step_kind kind)
 {
     struct link(*links)[STEP_LISTS] = (struct link(*)[STEP_LISTS])(void *)(steps_link - kind);
-    return container_of(links, struct share, steps_link);
+    return container_of(links, struct budget, steps_link);
 }
 
 struct link *turns_next_step(struct turns *turns, enum step_kind kind)
 {
     while (!link_empty(&turns->steps[kind])) {
-        struct share *share = share_of_steps(take(&turns->steps[kind]), kind);
-        if (link_empty(&share->steps[kind]))
+        struct budget *budget = budget_of_steps(take(&turns->steps[kind]), kind);
+        if (link_empty(&budget->steps[kind]))
             continue; /* those that waited have ended */
-        struct link *step = take(&share->steps[kind]);
-        if (!link_empty(&share->steps[kind]))
-            link_append(&turns->steps[kind], &share->steps_link[kind]);
+        struct link *step = take(&budget->steps[kind]);
+        if (!link_empty(&budget->steps[kind]))
+            link_append(&turns->steps[kind], &budget->steps_link[kind]);
         return step;
     }
     return NULL;

@@ -2,18 +2,18 @@
  * turns.h: how the workloads of a worker share its turns.
  *
  * While only one workload has anything to do, nothing here limits it. As soon as events of two were seen
- * within CONTENDED_MS, each may spend TURN_SHARE units in each half of a turn: on events and what goes on
- * from before, and on writing tunnels. What exceeds its share waits in its own lists, and each workload that
- * has something there is visited once a turn. So what an event waits for is bounded by the number of busy
- * workloads, not by the number of their connections. A share is exceeded by one task at most.
+ * within CONTENDED_MS, each has a budget of TURN_BUDGET units in each half of a turn: one for events and what
+ * goes on from before, one for writing tunnels. What exceeds a workload's budget waits in its own lists, and
+ * each workload that has something there is visited once a turn. So what an event waits for is bounded by the
+ * number of busy workloads, not by the number of their connections. A budget is exceeded by one task at most.
  *
  * A tunnel's one read may be messages of hundreds of streams, so what was read is handed on in slices while
- * the share lasts; and one write takes no more frames than it pays for.
+ * the budget lasts; and one write takes no more frames than it pays for.
  *
- * Large shares, and reads of a whole scratch buffer, are best for those who move much. Beside a light
- * workload they are smaller: BESIDE_LIGHT parts of 8, and PIECE_BESIDE_LIGHT at once. Light is who has an
- * event and has neither used up a share nor moved something large in the last HEAVY_MS; it counts for
- * CONTENDED_MS.
+ * Large budgets, and reads of a whole scratch buffer, are best for those who move much. Beside a light
+ * workload they are smaller: BESIDE_LIGHT parts of 8, and PIECE_BESIDE_LIGHT at once. A workload is light if
+ * it has an event and, in the last HEAVY_MS, neither used up its budget nor moved HEAVY_BYTES at once; it
+ * counts as light for CONTENDED_MS.
  *
  * An event that may not be handled yet is no event lost: the object has noted what it said and becomes a
  * task. Within a workload events keep their order. Connections that move much (`again`) come behind those
@@ -30,7 +30,7 @@
 #include "base/link.h"
 
 enum {
-    TURN_SHARE = 32,
+    TURN_BUDGET = 32,
     TURN_UNIT_BYTES = 8192,
     TURN_ACCEPT = 3,  /* units of accepting a connection */
     TURN_DIAL = 4,    /* of a socket that is made and connected */
@@ -60,38 +60,55 @@ struct task {
     enum task_kind kind;
 };
 
-/* One workload's part in its worker's turns. */
-struct share {
-    struct link tasks_link;             /* in turns->tasks while one of the next two is not empty */
-    struct link waiting;                /* tasks with events that were noted only, oldest first */
-    struct link again;                  /* tasks that used up what one may move in a turn */
-    struct link writes_link;            /* same for `writes` */
-    struct link writes;                 /* tunnels to be written at the end of the turn */
-    struct link steps_link[STEP_LISTS]; /* same for `steps` */
-    struct link steps[STEP_LISTS];      /* tunnels with a step to make of their handshake, oldest first */
-    int heavy;                          /* has been since it was last weighed */
-    uint64_t heavy_ms;                  /* when it was last found to have been; 0: never */
-    uint64_t turn;                      /* for which `spent` holds */
-    uint32_t spent;                     /* units */
+/* One workload's part in its worker's turns; embedded in it. */
+struct budget {
+    /* In turns->tasks while one of the next two is not empty. */
+    struct link tasks_link;
+    /* Tasks with events that were noted only, oldest first. */
+    struct link waiting;
+    /* Tasks that used up what one may move in a turn. */
+    struct link again;
+    /* In turns->writes while the next is not empty. */
+    struct link writes_link;
+    /* Tunnels to be written at the end of the turn. */
+    struct link writes;
+    /* In turns->steps while the next is not empty. */
+    struct link steps_link[STEP_LISTS];
+    /* Tunnels with a step to make of their handshake, oldest first. */
+    struct link steps[STEP_LISTS];
+    /* It has been heavy since it was last weighed. */
+    int heavy;
+    /* When it was last found to have been; 0: never. */
+    uint64_t heavy_ms;
+    /* The half turn for which `spent` holds. */
+    uint64_t turn;
+    /* Units. */
+    uint32_t spent;
 };
 
 struct turns {
-    uint64_t turn;                 /* number of the present half turn */
-    struct link tasks, writes;     /* shares that have some */
-    struct link steps[STEP_LISTS]; /* same */
-    uint64_t steps_us[STEP_KINDS]; /* CPU time that each kind's steps have had; see turns_step_kind */
-    uint64_t steps_now_us;         /* where the kind stood whose turn it was last */
-    const struct share *last;      /* whose event came last */
+    /* Number of the present half turn. */
+    uint64_t turn;
+    /* Budgets that have some. */
+    struct link tasks, writes;
+    struct link steps[STEP_LISTS];
+    /* CPU time that each kind's steps have had; see turns_step_kind. */
+    uint64_t steps_us[STEP_KINDS];
+    /* Where the kind stood whose turn it was last. */
+    uint64_t steps_now_us;
+    /* Whose event came last. */
+    const struct budget *last;
     uint64_t now_ms;
     uint64_t contended_until_ms;
-    const struct share *light; /* whose event came last of those that are light; NULL: none */
+    /* Whose event came last of those that are light; NULL: none. */
+    const struct budget *light;
     uint64_t light_until_ms;
 };
 
 void turns_init(struct turns *turns);
-void share_init(struct share *share);
+void budget_init(struct budget *budget);
 /* Nothing of its workload is linked any more. */
-void share_dispose(struct turns *turns, struct share *share);
+void budget_dispose(struct turns *turns, struct budget *budget);
 
 /* What is called for each event and message is inline. */
 
@@ -108,89 +125,91 @@ static inline int turns_contended(const struct turns *turns)
     return turns->now_ms < turns->contended_until_ms;
 }
 
-static inline int turns_beside_light(const struct turns *turns, const struct share *share)
+static inline int turns_beside_light(const struct turns *turns, const struct budget *budget)
 {
-    return turns->now_ms < turns->light_until_ms && turns->light != share;
+    return turns->now_ms < turns->light_until_ms && turns->light != budget;
 }
 
-/* How much the share should move at once, `most` at most. */
-static inline size_t turns_piece(const struct turns *turns, const struct share *share, size_t most)
+/* How much the workload should move at once, `most` at most. */
+static inline size_t turns_piece(const struct turns *turns, const struct budget *budget, size_t most)
 {
-    return turns_beside_light(turns, share) && most > PIECE_BESIDE_LIGHT ? PIECE_BESIDE_LIGHT : most;
+    return turns_beside_light(turns, budget) && most > PIECE_BESIDE_LIGHT ? PIECE_BESIDE_LIGHT : most;
 }
 
-static inline void share_renew(const struct turns *turns, struct share *share)
+static inline void budget_renew(const struct turns *turns, struct budget *budget)
 {
-    if (share->turn != turns->turn) {
-        share->heavy |= share->spent >= TURN_SHARE;
-        share->turn = turns->turn;
-        share->spent = 0;
+    if (budget->turn != turns->turn) {
+        budget->heavy |= budget->spent >= TURN_BUDGET;
+        budget->turn = turns->turn;
+        budget->spent = 0;
     }
 }
 
-/* How many of the units somebody may spend who shares the turn. */
-static inline uint32_t turns_units(const struct turns *turns, const struct share *share, uint32_t units)
+/* How many of the units a workload may spend that shares the turn. */
+static inline uint32_t turns_units(const struct turns *turns, const struct budget *budget, uint32_t units)
 {
-    return turns_beside_light(turns, share) ? units * BESIDE_LIGHT / 8 : units;
+    return turns_beside_light(turns, budget) ? units * BESIDE_LIGHT / 8 : units;
 }
 
-/* True while the share has spent less in this half turn. */
-static inline int turns_left(const struct turns *turns, struct share *share, uint32_t units)
+/* True while the workload has spent less in this half turn. */
+static inline int turns_left(const struct turns *turns, struct budget *budget, uint32_t units)
 {
     if (!turns_contended(turns))
         return 1;
-    share_renew(turns, share);
-    return share->spent < turns_units(turns, share, units);
+    budget_renew(turns, budget);
+    return budget->spent < turns_units(turns, budget, units);
 }
 
 /* To be called behind turns_event or turns_left. */
-static inline void turns_spend(struct share *share, size_t units)
+static inline void turns_spend(struct budget *budget, size_t units)
 {
-    share->spent += (uint32_t)units;
+    budget->spent += (uint32_t)units;
 }
 
-static inline void turns_moved(struct share *share, size_t bytes)
+static inline void turns_moved(struct budget *budget, size_t bytes)
 {
-    share->heavy |= bytes >= HEAVY_BYTES;
-    turns_spend(share, 1 + bytes / TURN_UNIT_BYTES);
+    budget->heavy |= bytes >= HEAVY_BYTES;
+    turns_spend(budget, 1 + bytes / TURN_UNIT_BYTES);
 }
 
-/* Another share than before has an event: is it one that only wants a moment? */
-void turns_weigh(struct turns *turns, struct share *share);
+/* Another workload than before has an event: is it a light one? */
+void turns_weigh(struct turns *turns, struct budget *budget);
 
-/* An event of the share came. True if it may be handled now; otherwise it is only to be noted, and task_wait.
+/* An event of the workload came. True if it may be handled now; otherwise it is only to be noted, and
+ * task_wait.
  */
-static inline int turns_event(struct turns *turns, struct share *share)
+static inline int turns_event(struct turns *turns, struct budget *budget)
 {
-    if (turns->last != share) {
+    if (turns->last != budget) {
         if (turns->last != NULL)
             turns->contended_until_ms = turns->now_ms + CONTENDED_MS;
-        turns->last = share;
-        turns_weigh(turns, share);
+        turns->last = budget;
+        turns_weigh(turns, budget);
     }
-    return turns_left(turns, share, TURN_SHARE) && (link_empty(&share->waiting) || !turns_contended(turns));
+    return turns_left(turns, budget, TURN_BUDGET) &&
+           (link_empty(&budget->waiting) || !turns_contended(turns));
 }
 
 /* The task has an event to handle, and waits for its turn. */
-void task_wait(struct turns *turns, struct share *share, struct task *task);
+void task_wait(struct turns *turns, struct budget *budget, struct task *task);
 /* The task could go on, but has had its part of this turn. */
-void task_again(struct turns *turns, struct share *share, struct task *task);
+void task_again(struct turns *turns, struct budget *budget, struct task *task);
 
 /* To be written at the end of the turn. `link` is unlinked or there already. */
-static inline void turns_write(struct turns *turns, struct share *share, struct link *link)
+static inline void turns_write(struct turns *turns, struct budget *budget, struct link *link)
 {
     if (!link_empty(link))
         return;
-    link_append(&share->writes, link);
-    if (link_empty(&share->writes_link))
-        link_append(&turns->writes, &share->writes_link);
+    link_append(&budget->writes, link);
+    if (link_empty(&budget->writes_link))
+        link_append(&turns->writes, &budget->writes_link);
 }
 
 /* To make a step of a handshake; same. Not for STEP_STRANGE. */
-void turns_step(struct turns *turns, struct share *share, enum step_kind kind, struct link *link);
+void turns_step(struct turns *turns, struct budget *budget, enum step_kind kind, struct link *link);
 
 typedef void link_run(void *owner, struct link *link);
-/* Runs the tasks that are there now, as far as the shares last; the link is a task's. */
+/* Runs the tasks that are there now, as far as the budgets last; the link is a task's. */
 void turns_run_tasks(struct turns *turns, link_run *run, void *owner);
 /* Same for what is to be written. */
 void turns_run_writes(struct turns *turns, link_run *run, void *owner);

@@ -1,389 +1,51 @@
-/* worker.c: see worker.h for how a turn goes. */
+/* worker.c: see worker.h. */
 #define _GNU_SOURCE
 #include "loop/worker.h"
 
-#include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <malloc.h>
-#include <signal.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
 #include <unistd.h>
 
-#include "loop/balance.h"
-#include "base/clock.h"
-#include "flow/flow.h"
-#include "snapshot.h"
-#include "loop/spin.h"
-#include "flow/tunnel.h"
-#include "flow/tunnel_bytes.h"
-#include "flow/warm.h"
-
-enum {
-    EVENTS_PER_TURN = 256,
-    TICK_MS = 1000,
-    TICK_RETRY_MS = 50,    /* while a tunnel waits to dial again, or a listener is paused */
-    BATCHES_PER_TURN = 16, /* of events, when workloads share the turn: most are only noted */
-    ENDS_PER_TURN = 64,    /* flows and tunnels of a removed workload */
-    BLOCKS_PER_TICK = 512, /* 8 MiB that are given back: 2 ms */
-    LEFT_MANY = 500,       /* flows and tunnels fewer than there were: their memory is given back */
-};
-
-/* ---- commands ---- */
-
-static void command_run(struct worker *worker, struct command *command)
+static void links_init(struct link *links, size_t count)
 {
-    struct workload *workload = workload_find(worker, command->workload);
-    switch (command->kind) {
-    case COMMAND_ADD:
-        workload_add(worker, command);
-        break;
-    case COMMAND_CREDENTIALS:
-        if (workload != NULL)
-            workload_credentials(workload, command);
-        break;
-    case COMMAND_LISTEN:
-        if (workload != NULL)
-            listener_open(worker, workload, command);
-        break;
-    case COMMAND_UNLISTEN:
-        if (workload != NULL)
-            listener_close(worker, &workload->listeners[command->role]);
-        break;
-    case COMMAND_ACCEPTED:
-        connection_taken(worker, workload, command);
-        break;
-    case COMMAND_REMOVE:
-        if (workload != NULL)
-            workload_remove(worker, workload, NULL);
-        break;
-    case COMMAND_RETIRE:
-        worker->retiring = 1;
-        workloads_each(worker, workload_retire, NULL);
-        break;
-    case COMMAND_EPOCH:
-        decisions_epoch(worker->decisions, command->epoch);
-        workloads_recheck(worker);
-        break;
-    case COMMAND_ANSWER:
-        decisions_answer(worker->decisions, command->decision);
-        command->decision = NULL;
-        break;
-    case COMMAND_SNAPSHOT:
-        snapshot_take(worker, command->snapshot);
-        break;
-    case COMMAND_STOP:
-        worker->stopping = 1;
-        break;
-    }
+    for (size_t i = 0; i < count; i++)
+        link_init(&links[i]);
 }
 
-static void commands_run(struct worker *worker)
+static void lists_init(struct worker *worker)
 {
-    if (worker->mailbox_taken)
-        return;
-    worker->mailbox_taken = 1;
-    struct command *command = mailbox_take(&worker->mailbox);
-    while (command != NULL) {
-        struct command *next = command->next;
-        command_run(worker, command);
-        command_free(command);
-        command = next;
-    }
+    struct link *lists[] = {
+        &worker->workloads.leaving,   &worker->rechecks.workloads, &worker->paused_listeners,
+        &worker->live.waiting,        &worker->graveyard.flows,    &worker->graveyard.tunnels,
+        &worker->graveyard.workloads,
+    };
+    for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
+        link_init(lists[i]);
+    links_init(worker->workloads.buckets, WORKLOAD_BUCKETS);
+    links_init(worker->pool.buckets, TUNNEL_BUCKETS);
+    links_init(worker->holders, HOLDER_BUCKETS);
 }
 
-/* ---- decisions ---- */
-
-static int ask(void *owner, const struct ns_question *question)
+void worker_init(struct worker *worker, const struct context *context, uint32_t index)
 {
-    struct worker *worker = owner;
-    const struct workload *workload = workload_find(worker, question->workload);
-    return workload != NULL ? core_ask(worker->core, workload->quota, question) : -1;
-}
-
-static void answered(void *owner, struct decision_waiter *waiter, struct decision *decision)
-{
-    struct worker *worker = owner;
-    if (waiter->kind == WAITER_WARM) {
-        warm_decided(container_of(waiter, struct warm_peer, waiter), decision);
-        return;
-    }
-    struct flow *flow = container_of(waiter, struct flow, waiter);
-    struct share *share = &flow->workload->share;
-    /* Thousands may have waited for one answer. A flow that goes on later finds it in the cache. */
-    if (flow->state != FLOW_DECIDING || turns_event(&worker->turns, share))
-        flow_decided(flow, decision);
-    else
-        task_wait(&worker->turns, share, &flow->task);
-}
-
-/* ---- the loop ---- */
-
-int worker_watch(struct worker *worker, struct pollable *pollable)
-{
-    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLET,
-                                .data.ptr = pollable};
-    return epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, pollable->fd, &event);
-}
-
-static void handshakes_go_on(struct worker *worker)
-{
-    struct link made;
-    link_init(&made);
-    handshakes_take(&worker->handshakes, &made);
-    while (!link_empty(&made)) {
-        struct step *step = container_of(made.next, struct step, link);
-        link_remove(&step->link);
-        tunnel_stepped(container_of(step, struct tunnel, step));
-    }
-}
-
-static void dispatch(struct worker *worker, struct pollable *pollable, uint32_t events)
-{
-    if (pollable->fd < 0)
-        return; /* closed earlier in this batch */
-    switch (pollable->kind) {
-    case POLL_WAKE:
-        commands_run(worker); /* first: it lowers the eventfd, which the next is told by as well */
-        handshakes_go_on(worker);
-        break;
-    case POLL_LISTENER:
-        listener_event(worker, container_of(pollable, struct listener, poll));
-        break;
-    case POLL_TUNNEL:
-        tunnel_event(container_of(pollable, struct tunnel, poll), events);
-        break;
-    case POLL_NEAR:
-        flow_event(container_of(pollable, struct flow, near), pollable, events);
-        break;
-    case POLL_FAR:
-        flow_event(container_of(pollable, struct flow, far), pollable, events);
-        break;
-    }
-}
-
-static void handle_events(struct worker *worker, struct epoll_event *events, int count)
-{
-    for (int batch = 0; count > 0; batch++) {
-        for (int i = 0; i < count; i++)
-            dispatch(worker, events[i].data.ptr, events[i].events);
-        /* More are there: somebody's may be behind thousands of another's, which are soon noted. */
-        if (count < EVENTS_PER_TURN || batch == BATCHES_PER_TURN || !turns_contended(&worker->turns))
-            return;
-        count = epoll_wait(worker->epoll_fd, events, EVENTS_PER_TURN, 0);
-    }
-}
-
-static void task_continue(void *owner, struct link *link)
-{
-    struct task *task = container_of(link, struct task, link);
-    (void)owner;
-    if (task->kind == TASK_FLOW)
-        flow_continue(container_of(task, struct flow, task));
-    else
-        tunnel_read(container_of(task, struct tunnel, task));
-}
-
-static void tunnel_write(void *owner, struct link *link)
-{
-    (void)owner;
-    tunnel_flush(container_of(link, struct tunnel, dirty_link));
-}
-
-/* Whose step of that kind is next; NULL: there was none after all. */
-static struct tunnel *next_of_kind(struct worker *worker, enum step_kind kind)
-{
-    if (kind == STEP_STRANGE) {
-        struct stranger *stranger = strangers_next(&worker->strangers, worker->now_us);
-        return stranger != NULL ? container_of(stranger, struct tunnel, stranger) : NULL;
-    }
-    struct link *task_link = turns_next_step(&worker->turns, kind);
-    return task_link != NULL ? container_of(task_link, struct tunnel, task.link) : NULL;
-}
-
-/* Whose step is next; NULL: nobody's, for now. A stranger's is given only when no other is being made:
- * whoever comes then waits for one of them at most. */
-static struct tunnel *next_to_step(struct worker *worker)
-{
-    for (;;) {
-        const int has[STEP_KINDS] = {!link_empty(&worker->turns.steps[STEP_DIALLED]),
-                                     !link_empty(&worker->turns.steps[STEP_PUBLISHED]),
-                                     strangers_due_us(&worker->strangers) <= worker->now_us};
-        enum step_kind kind = turns_step_kind(&worker->turns, has);
-        if (kind == STEP_KINDS || (kind == STEP_STRANGE && worker->handshakes.out > 0))
-            return NULL;
-        struct tunnel *tunnel = next_of_kind(worker, kind);
-        if (tunnel != NULL) {
-            tunnel->step_kind = kind;
-            return tunnel;
-        }
-    }
-}
-
-static void continue_handshakes(struct worker *worker)
-{
-    struct tunnel *tunnel;
-    while (handshakes_room(&worker->handshakes) && (tunnel = next_to_step(worker)) != NULL)
-        tunnel_handshake(tunnel);
-}
-
-static void tick_tunnels(struct worker *worker, struct workload *workload, void *dials)
-{
-    struct link *at, *next;
-    link_each(at, next, &workload->tunnels) tunnel_tick(container_of(at, struct tunnel, link));
-    windows_tick(workload);
-    warm_tick(worker, workload, dials);
-}
-
-static uint64_t live_objects(const struct worker *worker)
-{
-    return worker->live_flows + worker->live_tunnels;
-}
-
-static int many_have_left(const struct worker *worker)
-{
-    uint64_t live = live_objects(worker);
-    return worker->most_objects >= live + LEFT_MANY && worker->most_objects >= 2 * live;
-}
-
-/* Gives back what a burst has left: little at once, and only what nobody needed for a second. What malloc has
- * are flows and streams of 1 to 2 KB each; it looks through the free ones of all threads, some milliseconds.
- */
-static void tidy(struct worker *worker)
-{
-    block_pool_trim(&worker->blocks, BLOCKS_PER_TICK);
-    if (many_have_left(worker)) {
-        malloc_trim(0);
-        worker->most_objects = live_objects(worker);
-    }
-}
-
-static void tick(struct worker *worker)
-{
-    int dials = WARM_DIALS;
-    worker->last_tick_ms = worker->now_ms;
-    listeners_resume(worker);
-    if (worker->most_objects < live_objects(worker))
-        worker->most_objects = live_objects(worker);
-    workloads_each(worker, tick_tunnels, &dials);
-    tidy(worker);
-    struct link *at, *next;
-    link_each(at, next, &worker->waiting_flows)
-    {
-        struct flow *flow = container_of(at, struct flow, waiting_link);
-        if (worker->now_ms > flow->deadline_ms)
-            flow_fail(flow, "timed out");
-    }
-    if (worker->recheck_missed) {
-        worker->recheck_missed = 0;
-        workloads_recheck(worker);
-    }
-}
-
-static void bury(struct worker *worker)
-{
-    while (!link_empty(&worker->dead_flows))
-        flow_free(container_of(worker->dead_flows.next, struct flow, link));
-    while (!link_empty(&worker->dead_tunnels))
-        tunnel_free(container_of(worker->dead_tunnels.next, struct tunnel, link));
-    while (!link_empty(&worker->dead_workloads))
-        workload_free(container_of(worker->dead_workloads.next, struct workload, link));
-}
-
-static uint64_t tick_interval(const struct worker *worker)
-{
-    return worker->retrying_tunnels > 0 || !link_empty(&worker->paused_listeners) ? TICK_RETRY_MS : TICK_MS;
-}
-
-/* How long to sleep: until the next tick, if anything depends on time; else until something happens. */
-static int sleep_ms(const struct worker *worker)
-{
-    if (turns_busy(&worker->turns) || !link_empty(&worker->rechecks) ||
-        !link_empty(&worker->leaving_workloads))
-        return 0;
-    if (worker->live_tunnels == 0 && strangers_count(&worker->strangers) == 0 &&
-        link_empty(&worker->waiting_flows) && worker->warm == 0 && link_empty(&worker->paused_listeners) &&
-        worker->blocks.touched == 0 && !many_have_left(worker))
-        return -1;
-    uint64_t next = worker->last_tick_ms + tick_interval(worker);
-    if (!link_empty(&worker->strangers.ring) && worker->handshakes.out == 0) {
-        uint64_t due_ms = strangers_due_us(&worker->strangers) / 1000 + 1;
-        next = due_ms < next ? due_ms : next;
-    }
-    return next > worker->now_ms ? (int)(next - worker->now_ms) : 0;
-}
-
-static void *worker_main(void *argument)
-{
-    struct worker *worker = argument;
-    struct epoll_event events[EVENTS_PER_TURN];
-    while (!worker->stopping) {
-        int count = spin_wait(worker, events, EVENTS_PER_TURN, sleep_ms(worker));
-        worker->now_us = clock_us(CLOCK_MONOTONIC);
-        worker->now_ms = worker->now_us / 1000;
-        worker->mailbox_taken = 0;
-        turns_begin(&worker->turns, worker->now_ms);
-        handle_events(worker, events, count);
-        if (!link_empty(&worker->turns.tasks))
-            turns_run_tasks(&worker->turns, task_continue, worker);
-        if (!link_empty(&worker->turns.writes)) {
-            turns_begin(&worker->turns, worker->now_ms);
-            turns_run_writes(&worker->turns, tunnel_write, worker);
-        }
-        if (!link_empty(&worker->turns.steps[STEP_DIALLED]) ||
-            !link_empty(&worker->turns.steps[STEP_PUBLISHED]) || !link_empty(&worker->strangers.ring))
-            continue_handshakes(worker);
-        if (!link_empty(&worker->rechecks))
-            workloads_continue_rechecks(worker);
-        if (!link_empty(&worker->leaving_workloads))
-            workloads_end(worker, ENDS_PER_TURN);
-        if (worker->now_ms - worker->last_tick_ms >= tick_interval(worker))
-            tick(worker);
-        bury(worker);
-        balance_show(worker);
-    }
-    handshakes_stop(&worker->handshakes);
-    handshakes_go_on(worker);
-    workloads_each(worker, workload_remove, NULL);
-    workloads_end(worker, INT_MAX);
-    bury(worker);
-    return NULL;
-}
-
-/* ---- life ---- */
-
-static void worker_init(struct worker *worker, struct core *core, uint32_t index)
-{
-    worker->core = core;
-    worker->index = index;
-    worker->wake.kind = POLL_WAKE;
-    for (int i = 0; i < WORKLOAD_BUCKETS; i++)
-        link_init(&worker->workloads[i]);
-    for (int i = 0; i < TUNNEL_BUCKETS; i++)
-        link_init(&worker->tunnels[i]);
-    for (int i = 0; i < HOLDER_BUCKETS; i++)
-        link_init(&worker->holders[i]);
-    turns_init(&worker->turns);
     uint64_t seed = 0;
     (void)!getrandom(&seed, sizeof(seed), GRND_NONBLOCK); /* predictable is better than none */
+    worker->index = index;
+    worker->context = context;
+    worker->options = context->options;
+    worker->wake.kind = POLL_WAKE;
+    worker->live.next_id = 1;
+    lists_init(worker);
+    turns_init(&worker->turns);
     strangers_init(&worker->strangers, seed);
-    link_init(&worker->paused_listeners);
-    link_init(&worker->rechecks);
-    link_init(&worker->leaving_workloads);
-    link_init(&worker->waiting_flows);
-    link_init(&worker->dead_flows);
-    link_init(&worker->dead_tunnels);
-    link_init(&worker->dead_workloads);
-    worker->next_flow_id = 1;
-    worker->now_us = clock_us(CLOCK_MONOTONIC);
-    worker->now_ms = worker->last_tick_ms = worker->now_us / 1000;
-    worker->decisions = decisions_new(index, ask, answered, worker);
-    worker->incoming = ns_alloc(SCRATCH_SIZE);
-    worker->cipher = ns_alloc(TLS_SEALED_SIZE(SCRATCH_SIZE) + 4096);
-    worker->plain = ns_alloc(SCRATCH_SIZE + SCRATCH_SPARE);
+    endpoints_init(&worker->endpoints);
+    worker_look_at_clock(worker);
+    worker->last_tick_ms = worker->now_ms;
+    worker->scratch.incoming = ns_alloc(SCRATCH_SIZE);
+    worker->scratch.cipher = ns_alloc(TLS_SEALED_SIZE(SCRATCH_SIZE) + 4096);
+    worker->scratch.plain = ns_alloc(SCRATCH_SIZE + SCRATCH_SPARE);
     worker->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     worker->wake.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     worker->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -392,77 +54,33 @@ static void worker_init(struct worker *worker, struct core *core, uint32_t index
     handshakes_init(&worker->handshakes, worker->wake.fd);
 }
 
-static void worker_dispose(struct worker *worker)
+void worker_dispose(struct worker *worker)
 {
     mailbox_dispose(&worker->mailbox);
-    decisions_free(worker->decisions);
     block_pool_dispose(&worker->blocks);
     splice_pool_dispose(&worker->pipes);
     handshakes_dispose(&worker->handshakes);
     strangers_dispose(&worker->strangers);
+    endpoints_dispose(&worker->endpoints);
+    closed_dispose(&worker->closed);
     OSSL_LIB_CTX_free(worker->libctx);
     int fds[] = {worker->epoll_fd, worker->wake.fd, worker->spare_fd};
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
         if (fds[i] >= 0)
             close(fds[i]);
-    free(worker->closed);
-    free(worker->incoming);
-    free(worker->cipher);
-    free(worker->plain);
+    free(worker->scratch.incoming);
+    free(worker->scratch.cipher);
+    free(worker->scratch.plain);
 }
 
-/* 0, or an errno. */
-static int thread_start(pthread_t *thread, void *(*run)(void *), void *argument, const char *kind,
-                        uint32_t index)
+int worker_watch(struct worker *worker, struct pollable *pollable)
 {
-    char name[16];
-    sigset_t all, before;
-    /* Signals are the main thread's; a thread inherits the mask it is started under. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int error = pthread_create(thread, NULL, run, argument);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (error != 0)
-        return error;
-    snprintf(name, sizeof(name), "%s-%u", kind, index % 100);
-    pthread_setname_np(*thread, name);
-    return 0;
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLET,
+                                .data.ptr = pollable};
+    return epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, pollable->fd, &event);
 }
 
-static int worker_threads(struct worker *worker)
+uint64_t worker_next_id(struct worker *worker)
 {
-    int error = thread_start(&worker->handshakes.thread, handshakes_main, &worker->handshakes, "handshakes",
-                             worker->index);
-    if (error != 0)
-        return error;
-    error = thread_start(&worker->thread, worker_main, worker, "worker", worker->index);
-    if (error != 0)
-        handshakes_stop(&worker->handshakes);
-    return error;
-}
-
-int worker_start(struct worker *worker, struct core *core, uint32_t index, char *error, size_t error_size)
-{
-    worker_init(worker, core, index);
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = &worker->wake};
-    int failure = 0;
-    if (worker->epoll_fd < 0 || worker->wake.fd < 0 ||
-        epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, worker->wake.fd, &event) != 0)
-        failure = errno;
-    else if (worker->libctx == NULL)
-        failure = ENOMEM;
-    else
-        failure = worker_threads(worker);
-    if (failure != 0) {
-        snprintf(error, error_size, "worker %u cannot be started: %s", index, strerror(failure));
-        worker_dispose(worker);
-        return -1;
-    }
-    return 0;
-}
-
-void worker_join(struct worker *worker)
-{
-    pthread_join(worker->thread, NULL);
-    worker_dispose(worker);
+    return ((uint64_t)worker->index << 48) + worker->live.next_id++;
 }

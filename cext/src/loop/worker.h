@@ -1,5 +1,5 @@
 /*
- * worker.h: a worker thread and the objects that live on it.
+ * worker.h: what a worker thread has, and what it offers to the objects that live on it.
  *
  * Workers share nothing. Each has its own epoll, OpenSSL library context, tunnels, flows, decision cache and
  * counters; commands reach it through a mailbox.
@@ -7,34 +7,35 @@
  * Each workload has a home worker (by its key), which alone watches its listeners and keeps what it accepts:
  * so one tunnel serves a peer, and one turn serves many connections. A second worker on the same listeners
  * costs a quarter more CPU per connection, because both wake for less. Only when the home worker has no
- * CPU time left, or holds many more connections than another, it hands new ones to the least loaded.
+ * CPU time left, or holds many more connections than another, it hands new ones to the least loaded
+ * (placement.h).
  *
- * One turn of the loop: wait; handle each event; continue flows and tunnels that used up their share in the
- * last turn, as far as their workload's lasts (turns.h says how workloads share a turn); write out
- * every tunnel that has something to send (once per turn, for all of its streams); give away steps of
- * handshakes, of each workload in turn, which another thread makes (handshakes.h); run timers once a second,
- * which also give back memory that a burst has left; free what ended. Objects that end in the middle of a
- * turn are only marked and go to the `graveyard`, because events that name them may still be in the same
- * batch.
+ * The thread itself, which calls all that is above this file, is core/thread.h.
  */
 #ifndef NS_WORKER_H
 #define NS_WORKER_H
 
 #include <openssl/ssl.h>
 #include <pthread.h>
+#include <sys/uio.h>
 
-#include "wire/byte_queue.h"
-#include "decisions/decisions.h"
-#include "loop/handshakes.h"
+#include "balance/endpoint.h"
+#include "base/clock.h"
 #include "base/link.h"
+#include "decisions/decisions.h"
+#include "decisions/questions.h"
+#include "loop/closed.h"
+#include "loop/handshakes.h"
 #include "loop/mailbox.h"
-#include "nodeseal_core.h"
+#include "loop/placement.h"
 #include "loop/pollable.h"
 #include "loop/published.h"
-#include "flow/splice.h"
+#include "loop/spin.h"
+#include "loop/splice.h"
 #include "loop/strangers.h"
 #include "loop/turns.h"
-#include "loop/workload.h"
+#include "nodeseal_core.h"
+#include "wire/byte_queue.h"
 
 enum {
     SCRATCH_SIZE = 262144, /* of one read or one write; 128-256 KiB measured best */
@@ -45,89 +46,153 @@ enum {
     GATHERED_PIECES = 32,
 };
 
-/* Bytes for one flow's application that lie in worker->plain, in pieces (between them are frame headers):
+struct flow;
+struct h2_events;
+struct stream_events;
+
+/* What all workers of a core share; it outlives them. */
+struct context {
+    const struct core_options *options;
+    struct published *published;
+    struct questions *questions;
+    /* Of each worker, by its index. */
+    struct placement *places;
+    struct worker *workers;
+    uint32_t worker_count;
+};
+
+/* Bytes for one flow's application that lie in scratch.plain, in pieces (between them are frame headers):
  * written with one call. Only while a tunnel's plaintext is being read. */
 struct gathered {
-    struct flow *flow; /* NULL: nothing gathered */
+    /* NULL: nothing is gathered. */
+    struct flow *flow;
     int count;
     struct iovec pieces[GATHERED_PIECES];
 };
 
-struct worker {
-    struct core *core;
-    uint32_t index;
-    struct worker
-        *all; /* the core's workers, itself included: for their mailboxes and the two figures below */
-    uint32_t all_count;
-    uint64_t
-        shown_load; /* atomic: CPU time used, in thousandths, and when that was measured; see balance.c */
-    uint64_t shown_held;    /* atomic: live flows and tunnels */
-    uint64_t load_ms;       /* of the last measurement */
-    uint64_t load_cpu_us;   /* the thread's CPU time then */
-    uint64_t spun_us;       /* since then: spent waiting without sleep */
-    uint64_t spin_after_us; /* no spinning before */
-    uint32_t vain_spins;    /* in a row */
-    pthread_t thread;
-    int epoll_fd;
-    struct pollable wake; /* eventfd: the mailbox has something */
-    int spare_fd; /* given up for a moment when descriptors run out, to accept and reset a connection */
-    const struct core_options *options;
-    OSSL_LIB_CTX *libctx;
-
-    struct mailbox mailbox;
-    int mailbox_taken; /* in this turn */
-
-    uint64_t now_us; /* monotonic, read once per turn */
-    uint64_t now_ms; /* same */
-    uint64_t last_tick_ms;
-    int stopping;
-    int retiring; /* another core takes what is new; tunnels are given up at the next tick */
-
-    struct link workloads[WORKLOAD_BUCKETS];
-    struct link tunnels[TUNNEL_BUCKETS]; /* client tunnels that take new streams, by peer */
-    struct link holders[HOLDER_BUCKETS]; /* peers of all workloads, see windows.h */
-    struct turns turns;                  /* what goes on in this turn or the next ones */
-    struct handshakes handshakes;
-    struct strangers strangers;
-    struct published *published; /* the core's */
-    uint32_t coming; /* atomic: strangers that other workers have sent and that are not here yet */
-    struct link paused_listeners;  /* not watched until the next tick: no descriptor could be had */
-    struct link rechecks;          /* workloads with flows to be asked about again, after an epoch */
-    uint64_t recheck_round;        /* moves on with each epoch */
-    struct link leaving_workloads; /* removed; their flows and tunnels are being ended */
-    struct link waiting_flows;     /* not open yet; they have deadlines */
-    struct link dead_flows;        /* graveyard */
-    struct link dead_tunnels;
-    struct link dead_workloads;
-    int recheck_missed;        /* a live flow could not be asked about after the last epoch */
-    uint32_t retrying_tunnels; /* that wait to dial again; the loop ticks faster while there are any */
-
-    uint32_t warm; /* of the workloads' warm_peers, and tunnels dialled ahead and not used yet */
-
-    struct decisions *decisions;
-    struct block_pool blocks;
-    uint64_t most_objects; /* flows and tunnels that ticks have seen since memory was last given back */
-    struct splice_pool pipes;
-    uint64_t next_flow_id;
-    uint64_t live_flows;
-    uint64_t live_tunnels; /* without strangers */
-
-    struct ns_connection
-        *closed; /* ring of CLOSED_KEPT; allocated with the first; closed_ms holds the time of closing */
-    uint64_t closed_next; /* number of connections ever put there */
-
+/* Buffers that hold nothing between two events. */
+struct scratch {
     struct gathered gathered;
-    uint8_t *incoming; /* SCRATCH_SIZE: ciphertext as received */
-    uint8_t *cipher;   /* SCRATCH_SIZE and room for sealing it: ciphertext to send */
-    uint8_t *plain;    /* SCRATCH_SIZE + SCRATCH_SPARE: what was opened, or is to be sealed */
+    /* SCRATCH_SIZE: ciphertext as received. */
+    uint8_t *incoming;
+    /* SCRATCH_SIZE and room for sealing it: ciphertext to send. */
+    uint8_t *cipher;
+    /* SCRATCH_SIZE + SCRATCH_SPARE: what was opened, or is to be sealed. */
+    uint8_t *plain;
 };
 
-int worker_start(struct worker *worker, struct core *core, uint32_t index, char *error, size_t error_size);
-void worker_join(struct worker *worker); /* after COMMAND_STOP; frees everything */
+/* The workloads of the core; each worker knows all. */
+struct workloads {
+    struct link buckets[WORKLOAD_BUCKETS];
+    /* Removed ones, whose flows and tunnels are being ended. */
+    struct link leaving;
+};
+
+/* After an epoch all live flows are asked about again, some in each turn. */
+struct rechecks {
+    /* Workloads with flows to be asked about. */
+    struct link workloads;
+    /* Moves on with each epoch. */
+    uint64_t round;
+    /* A live flow could not be asked about after the last epoch. */
+    int missed;
+};
+
+/* Client tunnels. */
+struct pool {
+    /* Those that take new streams, by peer. */
+    struct link buckets[TUNNEL_BUCKETS];
+    /* How many wait to dial again; the loop ticks faster while there are any. */
+    uint32_t retrying;
+    /* Peers that workloads remember, and tunnels dialled ahead of need and not used yet (preconnect.h). */
+    uint32_t preconnects;
+};
+
+/* Objects that end in the middle of a turn are only marked and wait here for its end, because events that
+ * name them may still be in the same batch. */
+struct graveyard {
+    struct link flows;
+    struct link tunnels;
+    struct link workloads;
+};
+
+/* What is alive. */
+struct live {
+    uint64_t flows;
+    /* Without strangers. */
+    uint64_t tunnels;
+    /* Flows that are not open yet; they have deadlines. */
+    struct link waiting;
+    /* The most flows and tunnels that ticks have seen since memory was last given back. */
+    uint64_t most;
+    uint64_t next_id;
+};
+
+struct worker {
+    uint32_t index;
+    const struct core_options *options;
+    const struct context *context;
+    /* Monotonic, read once in a turn. */
+    uint64_t now_us;
+    uint64_t now_ms;
+    /* Another core takes what is new; tunnels are given up at the next tick. */
+    int retiring;
+
+    int epoll_fd;
+    /* Given up for a moment when descriptors run out, to accept and reset a connection. */
+    int spare_fd;
+    OSSL_LIB_CTX *libctx;
+    struct block_pool blocks;
+    struct splice_pool pipes;
+    struct scratch scratch;
+
+    struct turns turns;
+    struct handshakes handshakes;
+    struct decisions *decisions;
+    struct endpoints endpoints;
+    struct workloads workloads;
+    struct rechecks rechecks;
+    struct pool pool;
+    /* Peers of all workloads, see windows.h. */
+    struct link holders[HOLDER_BUCKETS];
+    struct strangers strangers;
+    /* Not watched until the next tick: no descriptor could be had. */
+    struct link paused_listeners;
+    struct live live;
+    struct graveyard graveyard;
+    struct closed closed;
+
+    /* Who is told of what tunnels' peers do with streams, and what becomes of these: set by those who are
+     * above. */
+    const struct h2_events *h2_events;
+    const struct stream_events *stream_events;
+
+    struct mailbox mailbox;
+    /* Atomic: strangers that other workers have sent and that are not here yet. */
+    uint32_t coming;
+    /* eventfd: the mailbox has something, or steps of handshakes were made. */
+    struct pollable wake;
+    pthread_t thread;
+    /* The mailbox was emptied in this turn. */
+    int mailbox_taken;
+    int stopping;
+    uint64_t last_tick_ms;
+    struct spin spin;
+};
+
+/* All but the decisions and the threads. What could not be had is -1 or NULL: epoll_fd, wake.fd, libctx. */
+void worker_init(struct worker *worker, const struct context *context, uint32_t index);
+/* Nothing lives on it any more. */
+void worker_dispose(struct worker *worker);
+/* A turn begins: reads the clock. */
+static inline void worker_look_at_clock(struct worker *worker)
+{
+    worker->now_us = clock_us(CLOCK_MONOTONIC);
+    worker->now_ms = worker->now_us / 1000;
+}
 /* Registers an fd for edge-triggered input and output. 0, or -1. */
 int worker_watch(struct worker *worker, struct pollable *pollable);
-
-/* core.c: sends a question of the quota's workload to Python's thread. 0, or -1 when too many wait. */
-int core_ask(struct core *core, struct quota *quota, const struct ns_question *question);
+/* The next id of a connection, unique in the core's process. */
+uint64_t worker_next_id(struct worker *worker);
 
 #endif

@@ -3,51 +3,94 @@
  *
  * Every worker knows every workload; only the home worker has its listeners. One that is removed leaves at
  * once the table in which it is found, and lasts until its flows and tunnels have been ended, some in each
- * turn.
+ * turn (core/commands.h).
  */
 #ifndef NS_WORKLOAD_H
 #define NS_WORKLOAD_H
 
-#include "decisions/decisions.h"
 #include "base/link.h"
-#include "loop/listener.h"
-#include "nodeseal_core.h"
+#include "decisions/decisions.h"
 #include "limits/quota.h"
+#include "loop/pollable.h"
 #include "loop/sockets.h"
 #include "loop/strangers.h"
-#include "wire/tls.h"
 #include "loop/turns.h"
+#include "nodeseal_core.h"
+#include "wire/tls.h"
 
-struct command;
+enum { WORKLOAD_MAGIC = 0x6e73776c, LISTENER_ROLES = 4 };
+
 struct worker;
+struct workload;
+
+/* A socket on which its home worker accepts connections (core/listener.h). All but `poll.fd` and
+ * `paused_link` holds only while it is open. */
+struct listener {
+    /* fd -1: not open. */
+    struct pollable poll;
+    struct workload *workload;
+    /* enum ns_listener_role */
+    int role;
+    /* What is accepted now stays with this worker. */
+    int closing;
+    /* Who is in the queue as it closes. */
+    uint32_t waiting;
+    /* In worker->paused_listeners while nothing can be accepted. */
+    struct link paused_link;
+};
 
 struct workload {
     uint32_t magic;
-    struct link link; /* in its worker's bucket */
+    /* In its worker's bucket, in `leaving`, or in the graveyard. */
+    struct link link;
     uint64_t key;
-    struct netns netns; /* own duplicate of the descriptor */
-    uint64_t place;     /* inode of the namespace */
-    int neighbours;     /* others were added for the same namespace and address: they share port 15008 */
+    /* Own duplicate of the descriptor. */
+    struct netns netns;
+    /* Inode of the namespace. */
+    uint64_t place;
+    /* Others were added for the same namespace and address: they share port 15008. */
+    int neighbours;
     struct ns_address address;
-    struct tls_credentials credentials; /* context NULL until the first ones arrive */
+    /* Context NULL until the first ones arrive. */
+    struct tls_credentials credentials;
     struct listener listeners[LISTENER_ROLES];
+
     struct link flows;
     struct link tunnels;
-    struct link holders;             /* its peers, see windows.h */
-    uint64_t live_flows;             /* in `flows` */
-    struct party strangers;          /* of `tunnels`, those that have not proven who they are */
-    uint64_t live_tunnels;           /* in `tunnels`, without strangers */
-    struct link warm_peers;          /* to be dialled ahead of need, see warm.h */
-    struct quota *quota;             /* held; shared with the other workers */
-    struct share share;              /* of this worker's turns */
-    struct decision_share decisions; /* of this worker's cache */
-    struct link
-        recheck_link; /* in worker->rechecks while a flow may have been asked about before the round */
-    uint64_t
-        refusal_shown_ms[NS_LIMITS]; /* when one that was refused was last put into the ring of closed ones */
-    struct ns_workload_stats stats;  /* counters only; the rest is filled in when asked for */
+    /* Its peers, see flow/windows.h. */
+    struct link holders;
+    /* Peers to be dialled ahead of need, see flow/preconnect.h. */
+    struct link preconnects;
+    /* Of `tunnels`, those that have not proven who they are. */
+    struct party strangers;
+    /* In `flows`. */
+    uint64_t live_flows;
+    /* In `tunnels`, without strangers. */
+    uint64_t live_tunnels;
+
+    /* Held; shared with the other workers. */
+    struct quota *quota;
+    /* Of this worker's turns. */
+    struct budget budget;
+    /* Of this worker's cache. */
+    struct decision_share decisions;
+    /* In worker->rechecks while a flow may have been asked about before the round. */
+    struct link recheck_link;
+
+    /* When one that was refused was last put among the closed connections. */
+    uint64_t refusal_shown_ms[NS_LIMITS];
+    /* Counters only; the rest is filled in when asked for. */
+    struct ns_workload_stats stats;
 };
 
+/* One that nobody can find yet, with the namespace's descriptor taken over and without a quota. */
+struct workload *workload_new(uint64_t key, int netns_fd, uint64_t netns_serial,
+                              const struct ns_address *address);
+/* Its flows and tunnels have ended, and nothing else names it. */
+void workload_free(struct workload *workload);
+
+/* From now on it is found. */
+void workload_enter(struct worker *worker, struct workload *workload);
 /* The one with this key; NULL: there is none. */
 struct workload *workload_find(struct worker *worker, uint64_t key);
 typedef void workload_visit(struct worker *worker, struct workload *workload, void *argument);
@@ -57,24 +100,13 @@ void workloads_each(struct worker *worker, workload_visit *visit, void *argument
  * any if `name` is NULL; NULL: there is none. */
 struct workload *workload_named(struct worker *worker, const struct workload *like, const char *name);
 
-/* Takes the namespace and the quota of a COMMAND_ADD over. */
-void workload_add(struct worker *worker, struct command *command);
-/* Takes the credentials of a COMMAND_CREDENTIALS over. New streams use new tunnels. */
-void workload_credentials(struct workload *workload, struct command *command);
-
-/* Every live flow is to be asked about again, by workloads_continue_rechecks. */
-void workloads_recheck(struct worker *worker);
-/* Asks about a turn's worth of them, of each workload in turn; none are left once worker->rechecks is empty.
- */
-void workloads_continue_rechecks(struct worker *worker);
-
-/* Another core takes what is new. A workload_visit; so is the next. */
-void workload_retire(struct worker *worker, struct workload *workload, void *unused);
-/* Its listeners are closed, its flows and tunnels left to workloads_end. */
-void workload_remove(struct worker *worker, struct workload *workload, void *unused);
-/* Ends `most` flows and tunnels at most of removed workloads: ten thousand connections take as long to close
- * as to open. A workload that has none left is dead. */
-void workloads_end(struct worker *worker, int most);
-void workload_free(struct workload *workload);
+/* What is asked for a new connection of the workload to `destination`; the id is left 0. */
+void workload_question(const struct workload *workload, const struct ns_address *destination,
+                       struct ns_question *question);
+/* Shows a connection that a limit refused: of the workload's own, one in a second for each limit among the
+ * closed ones; one that came from elsewhere is a refusal (refusals.h). */
+void workload_show_refused(struct worker *worker, struct workload *workload, enum ns_direction direction,
+                           const struct ns_address *source, const struct ns_address *destination,
+                           enum ns_limit limit);
 
 #endif

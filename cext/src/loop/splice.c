@@ -1,6 +1,6 @@
 /* splice.c: see splice.h. */
 #define _GNU_SOURCE
-#include "flow/splice.h"
+#include "loop/splice.h"
 
 #include <fcntl.h>
 #include <unistd.h>

@@ -1,17 +1,11 @@
-/*
- * snapshot.h: what workers tell of their flows and workloads when they are asked, and of flows that ended a
- * moment ago.
- */
+/* snapshot.h: what workers tell of their flows and workloads when they are asked. */
 #ifndef NS_SNAPSHOT_H
 #define NS_SNAPSHOT_H
 
-#include "flow/flow.h"
-#include "base/latencies.h"
+#include <pthread.h>
 
-enum {
-    CLOSED_KEPT = 64, /* ended connections of a worker that are still shown */
-    CLOSED_SHOWN_MS = 60000,
-};
+#include "base/latencies.h"
+#include "loop/worker.h"
 
 /* What one worker puts into a snapshot. */
 struct snapshot_part {
@@ -41,13 +35,5 @@ void snapshot_begin(struct snapshot *snapshot, struct worker *workers, uint32_t 
 void snapshot_end(struct snapshot *snapshot);
 /* Fills this worker's part and counts it off; the last worker wakes the caller. */
 void snapshot_take(struct worker *worker, struct snapshot *snapshot);
-/* Keeps a flow that is about to end in the worker's ring. `reason`: what ended it, NULL for an orderly end.
- */
-void snapshot_remember(struct flow *flow, const char *reason);
-/* Same for a connection that a limit refused: of the workload's own, one in a second for each limit; one that
- * came from elsewhere is a refusal (refusals.h). */
-void snapshot_refused(struct worker *worker, struct workload *workload, enum ns_direction direction,
-                      const struct ns_address *source, const struct ns_address *destination,
-                      enum ns_limit limit);
 
 #endif

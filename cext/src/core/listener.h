@@ -2,32 +2,16 @@
  * listener.h: a socket on which a workload's home worker accepts connections, one for each role.
  *
  * A connection is counted in (quota.h), or reset and shown as refused; then it begins on the worker that
- * balance.h chooses. One for a tunnel is a stranger first (strangers.h), and is counted in later. A listener
- * is watched level triggered: of those who wait in its queue a turn's worth is taken, and the rest wakes the
- * worker again. Where nothing can be accepted though somebody waits, it is paused until the next tick.
+ * placement.h chooses. One for a tunnel is a stranger first (strangers.h), and is counted in later. A
+ * listener is watched level triggered: of those who wait in its queue a turn's worth is taken, and the rest
+ * wakes the worker again. Where nothing can be accepted though somebody waits, it is paused until the next
+ * tick.
  */
 #ifndef NS_LISTENER_H
 #define NS_LISTENER_H
 
-#include "base/link.h"
-#include "nodeseal_core.h"
-#include "loop/pollable.h"
-
-enum { LISTENER_ROLES = 4 };
-
-struct command;
-struct worker;
-struct workload;
-
-/* All but `poll.fd` and `paused_link` holds only while it is open. */
-struct listener {
-    struct pollable poll; /* fd -1: not open */
-    struct workload *workload;
-    int role;                /* enum ns_listener_role */
-    int closing;             /* what is accepted now stays with this worker */
-    uint32_t waiting;        /* who is in the queue as it closes */
-    struct link paused_link; /* in worker->paused_listeners while nothing can be accepted */
-};
+#include "loop/worker.h"
+#include "loop/workload.h"
 
 /* Takes the descriptor of a COMMAND_LISTEN over; closes what was open in that role. */
 void listener_open(struct worker *worker, struct workload *workload, struct command *command);

@@ -1,6 +1,6 @@
 /* listener.c: see listener.h. */
 #define _GNU_SOURCE
-#include "loop/listener.h"
+#include "core/listener.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -8,11 +8,8 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-#include "loop/balance.h"
-#include "flow/flow.h"
-#include "snapshot.h"
-#include "flow/tunnel.h"
-#include "loop/worker.h"
+#include "flow/route.h"
+#include "flow/tunnel_server.h"
 
 enum {
     ACCEPTS_PER_EVENT = 64,
@@ -25,10 +22,19 @@ static int is_for_tunnels(int role)
     return role == NS_LISTEN_HBONE || role == NS_LISTEN_HBONE6;
 }
 
+/* Who is to have what was just accepted. */
+static struct worker *place(struct worker *home)
+{
+    const struct context *context = home->context;
+    uint32_t index = placement_choose(context->places, context->worker_count, home->index,
+                                      home->live.flows + home->live.tunnels, home->now_ms);
+    return index == home->index ? home : &context->workers[index];
+}
+
 static void connection_begin(struct worker *worker, struct workload *workload, int role, int fd,
                              const struct ns_address *peer)
 {
-    flow_accept(worker, workload, role == NS_LISTEN_OUTBOUND ? NS_OUTBOUND : NS_INBOUND, fd, peer);
+    route_accept(worker, workload, role == NS_LISTEN_OUTBOUND ? NS_OUTBOUND : NS_INBOUND, fd, peer);
 }
 
 void connection_taken(struct worker *worker, struct workload *workload, struct command *command)
@@ -73,7 +79,7 @@ static void connection_hand_over(struct worker *to, const struct listener *liste
 static void stranger_accepted(struct worker *worker, struct listener *listener, int fd,
                               const struct ns_address *peer)
 {
-    struct worker *to = listener->closing ? worker : balance_choose(worker);
+    struct worker *to = listener->closing ? worker : place(worker);
     if (to == worker || __atomic_load_n(&to->coming, __ATOMIC_RELAXED) >= COMING_MOST)
         tunnel_accept(worker, listener->workload, fd, peer);
     else
@@ -85,17 +91,17 @@ static void connection_accepted(struct worker *worker, struct listener *listener
 {
     struct workload *workload = listener->workload;
     enum ns_limit limit = quota_admit(workload->quota, worker->now_us);
-    turns_spend(&workload->share, TURN_ACCEPT);
+    turns_spend(&workload->budget, TURN_ACCEPT);
     if (limit != NS_LIMITS) {
         struct ns_address local;
         if (socket_local_address(fd, &local) == 0)
-            snapshot_refused(worker, workload,
-                             listener->role == NS_LISTEN_OUTBOUND ? NS_OUTBOUND : NS_INBOUND, peer, &local,
-                             limit);
+            workload_show_refused(worker, workload,
+                                  listener->role == NS_LISTEN_OUTBOUND ? NS_OUTBOUND : NS_INBOUND, peer,
+                                  &local, limit);
         socket_abort(fd);
         return;
     }
-    struct worker *to = listener->closing ? worker : balance_choose(worker);
+    struct worker *to = listener->closing ? worker : place(worker);
     if (to == worker)
         connection_begin(worker, workload, listener->role, fd, peer);
     else
@@ -148,13 +154,13 @@ static int may_accept(struct worker *worker, const struct listener *listener, in
     if (is_for_tunnels(listener->role))
         return accepted < STRANGERS_PER_EVENT;
     return accepted < ACCEPTS_PER_EVENT &&
-           turns_left(&worker->turns, &listener->workload->share, TURN_SHARE / 2);
+           turns_left(&worker->turns, &listener->workload->budget, TURN_BUDGET / 2);
 }
 
 void listener_event(struct worker *worker, struct listener *listener)
 {
     if (!is_for_tunnels(listener->role))
-        (void)turns_event(&worker->turns, &listener->workload->share);
+        (void)turns_event(&worker->turns, &listener->workload->budget);
     for (int i = 0; may_accept(worker, listener, i); i++) {
         struct ns_address peer;
         int fd = socket_accept(listener->poll.fd, &peer);

@@ -1,0 +1,50 @@
+/*
+ * core.h: what is behind the public interface (nodeseal_core.h): the workers, and the register of workloads
+ * that validates calls about them.
+ */
+#ifndef NS_CORE_H
+#define NS_CORE_H
+
+#include <pthread.h>
+
+#include "decisions/questions.h"
+#include "limits/descriptors.h"
+#include "limits/quota.h"
+#include "loop/published.h"
+#include "loop/worker.h"
+
+enum { CORE_MAGIC = 0x6e736372 };
+
+/* A workload. */
+struct registered {
+    struct link link;
+    uint64_t key;
+    /* Held. */
+    struct quota *quota;
+    /* Bit r: in role r, and the process keeps a copy of that listener's descriptor. */
+    uint32_t listens;
+};
+
+struct core {
+    uint32_t magic;
+    struct core_options options;
+    struct context context;
+    struct worker *workers;
+    /* Of them, those that run. */
+    uint32_t worker_count;
+
+    /* Every call is made under it, except waiting for questions (questions.h). */
+    pthread_mutex_t mutex;
+    struct link registered;
+    /* Of network namespaces; 0 is the process's own. */
+    uint64_t next_serial;
+    uint64_t epoch;
+    struct notices limits_due;
+    struct notices refusals_due;
+
+    struct descriptors descriptors;
+    struct questions questions;
+    struct published published;
+};
+
+#endif

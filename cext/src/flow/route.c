@@ -1,0 +1,358 @@
+/* route.c: see route.h. */
+#include "flow/route.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+
+#include "balance/pick.h"
+#include "flow/relay.h"
+
+enum { ATTEMPTS_MAX = 3 }; /* tunnels tried for one endpoint when they break before the stream was answered */
+
+/* What it is connected to is up: bytes move. */
+static void route_open(struct flow *flow)
+{
+    flow->state = FLOW_OPEN;
+    link_remove(&flow->waiting_link);
+    if (flow->mtls)
+        flow->workload->stats.tunnelled++;
+    else
+        flow->workload->stats.plaintext++;
+    relay_flow(flow);
+}
+
+/* ---- outbound: towards an endpoint ---- */
+
+static int route_begin(struct flow *flow, const struct ns_endpoint *endpoint)
+{
+    struct worker *worker = flow->worker;
+    turns_spend(&flow->workload->budget, TURN_DIAL);
+    flow->endpoint = endpoint->address;
+    flow->mtls = endpoint->tunnel != 0;
+    if (flow->mtls)
+        return stream_connect(&flow->stream, worker, flow->workload, endpoint, &flow->source,
+                              &flow->destination);
+    snprintf(flow->reason, sizeof(flow->reason), "%s", endpoint->reason);
+    int fd = socket_connect(&flow->workload->netns, &endpoint->address, NULL, NS_MARK_CORE, 0);
+    if (fd < 0)
+        return -1;
+    flow_adopt(flow, &flow->far, fd);
+    return worker_watch(worker, &flow->far);
+}
+
+/* The number of the endpoint to try next. */
+static uint32_t route_pick(struct flow *flow)
+{
+    struct decision *decision = flow->decision;
+    uint32_t first = decision->next_endpoint++ % decision->endpoint_count;
+    const struct endpoint *known[NS_ENDPOINTS_MAX];
+    if (flow->worker->endpoints.count == 0)
+        return first;
+    for (uint32_t i = 0; i < decision->endpoint_count; i++)
+        known[i] = endpoint_find(&flow->worker->endpoints, flow->workload->key,
+                                 &decision->endpoints[i].address, decision->endpoints[i].identity);
+    return pick(known, decision->endpoint_count, first, flow->accepted_ms);
+}
+
+/* Tries endpoints in turn, starting at the decision's next one, until one can be dialled. */
+static void route_on(struct flow *flow, const char *failure)
+{
+    struct decision *decision = flow->decision;
+    uint32_t limit = decision->endpoint_count > ATTEMPTS_MAX ? decision->endpoint_count : ATTEMPTS_MAX;
+    flow->state = FLOW_CONNECTING;
+    while (flow->attempts < limit) {
+        flow->attempts++;
+        flow->tried = route_pick(flow);
+        if (route_begin(flow, &decision->endpoints[flow->tried]) == 0)
+            return;
+        flow_close_side(flow, &flow->far, socket_close);
+        failure = "the endpoint cannot be dialled";
+    }
+    flow_fail(flow, failure);
+}
+
+/* Outbound, CONNECTING: the attempt failed before a byte was relayed. `again`: the same endpoint may do on
+ * another tunnel. */
+static void route_failed(struct flow *flow, int again, const char *reason)
+{
+    const struct ns_endpoint *endpoint = &flow->decision->endpoints[flow->tried];
+    endpoint_note(&flow->worker->endpoints, flow->workload->key, &endpoint->address, endpoint->identity)
+        ->refused_ms = flow->worker->now_ms;
+    flow_close_side(flow, &flow->far, socket_close);
+    stream_leave(&flow->stream);
+    if (again || flow->attempts < flow->decision->endpoint_count)
+        route_on(flow, reason);
+    else
+        flow_fail(flow, reason);
+}
+
+/* ---- inbound: towards the application ---- */
+
+static void route_to_application(struct flow *flow)
+{
+    flow->state = FLOW_CONNECTING;
+    flow->endpoint = flow->destination;
+    turns_spend(&flow->workload->budget, TURN_DIAL);
+    int fd = socket_connect(&flow->workload->netns, &flow->destination, &flow->source, NS_MARK_TO_APP,
+                            quota_buffers(flow->workload->quota));
+    if (fd < 0) {
+        flow_fail(flow, "no socket to the application");
+        return;
+    }
+    flow_adopt(flow, &flow->near, fd);
+    if (worker_watch(flow->worker, &flow->near) != 0)
+        flow_fail(flow, "no socket to the application");
+}
+
+static void application_connected(struct flow *flow)
+{
+    stream_let_in(&flow->stream);
+    route_open(flow);
+}
+
+/* ---- decisions ---- */
+
+static void route_question(const struct flow *flow, struct ns_question *question, int established)
+{
+    workload_question(flow->workload, &flow->destination, question);
+    question->established = established && !flow->mtls;
+    if (flow->direction == NS_INBOUND) {
+        question->kind = flow->mtls ? NS_ASK_INBOUND_TUNNEL : NS_ASK_INBOUND_PLAINTEXT;
+        question->source = flow->source;
+        if (flow->mtls)
+            memcpy(question->peer, flow->peer, sizeof(question->peer));
+    }
+    question->source.port = 0;
+}
+
+static void route_refuse(struct flow *flow, const struct decision *decision)
+{
+    flow->workload->stats.refused++;
+    if (flow->direction == NS_INBOUND && flow->state < FLOW_OPEN) {
+        if (flow->stream.tunnel != NULL)
+            flow_answer_refused(flow, decision->verdict == NS_REFUSE ? 401 : 503, decision->reason);
+        else
+            flow_note_refused(flow, 0, decision->reason);
+    }
+    flow_abort(flow, decision->reason);
+}
+
+/* A live flow was asked about again. Only a refusal changes anything. */
+static void route_rechecked(struct flow *flow, const struct decision *decision)
+{
+    if (decision->verdict == NS_REFUSE)
+        route_refuse(flow, decision);
+    else if (decision->verdict == NS_ALLOW && !flow->mtls && flow->state == FLOW_OPEN)
+        snprintf(flow->reason, sizeof(flow->reason), "%s",
+                 flow->direction == NS_INBOUND  ? decision->reason
+                 : decision->endpoint_count > 0 ? decision->endpoints[0].reason
+                                                : flow->reason);
+}
+
+void route_decided(struct flow *flow, struct decision *decision)
+{
+    NS_CHECK(flow, FLOW_MAGIC);
+    if (flow->state != FLOW_DECIDING) {
+        route_rechecked(flow, decision);
+        return;
+    }
+    flow->decision = decision_hold(decision);
+    if (decision->verdict != NS_ALLOW) {
+        route_refuse(flow, decision);
+    } else if (flow->direction == NS_INBOUND) {
+        snprintf(flow->reason, sizeof(flow->reason), "%s", flow->mtls ? "" : decision->reason);
+        route_to_application(flow);
+    } else if (decision->endpoint_count == 0) {
+        flow_fail(flow, "the answer names no endpoint");
+    } else {
+        route_on(flow, "no endpoint can be reached");
+    }
+}
+
+static void route_ask(struct flow *flow, int established)
+{
+    struct ns_question question;
+    int waiting;
+    route_question(flow, &question, established);
+    struct decision *decision = decisions_get(flow->worker->decisions, &flow->workload->decisions, &question,
+                                              &flow->waiter, &waiting);
+    if (decision != NULL) {
+        route_decided(flow, decision);
+    } else if (!waiting && flow->state == FLOW_DECIDING) {
+        quota_refused(flow->workload->quota, NS_LIMIT_QUESTIONS, flow->worker->now_ms);
+        flow_fail(flow, quota_reason(NS_LIMIT_QUESTIONS));
+    } else if (!waiting)
+        flow->worker->rechecks.missed = 1; /* a live flow is asked about again at the next tick */
+}
+
+void route_recheck(struct flow *flow)
+{
+    NS_CHECK(flow, FLOW_MAGIC);
+    if (flow->state >= FLOW_CONNECTING && flow->state < FLOW_CLOSED && link_empty(&flow->waiter.link))
+        route_ask(flow, flow->state == FLOW_OPEN);
+}
+
+/* ---- its turn ---- */
+
+void route_continue(struct flow *flow)
+{
+    NS_CHECK(flow, FLOW_MAGIC);
+    if (flow->state == FLOW_DECIDING)
+        route_ask(flow, 0); /* it has just begun; or the answer has come, and is in the cache */
+    else
+        relay_flow(flow);
+}
+
+void route_accept(struct worker *worker, struct workload *workload, enum ns_direction direction, int fd,
+                  const struct ns_address *peer)
+{
+    struct flow *flow = flow_new(worker, workload, direction);
+    struct pollable *side = direction == NS_OUTBOUND ? &flow->near : &flow->far;
+    if (direction == NS_OUTBOUND)
+        socket_bound(fd, quota_buffers(workload->quota));
+    flow_adopt(flow, side, fd);
+    flow->source = *peer;
+    if (socket_local_address(fd, &flow->destination) != 0 || worker_watch(worker, side) != 0) {
+        flow_fail(flow, "the connection could not be set up");
+        return;
+    }
+    flow->endpoint = flow->destination;
+    route_ask(flow, 0);
+}
+
+/* ---- events of its sockets ---- */
+
+static void side_connected(struct flow *flow, struct pollable *side, uint32_t events)
+{
+    int error = 0;
+    if (events & (EPOLLERR | EPOLLHUP)) {
+        error = socket_error(side->fd);
+        if (error == 0)
+            error = ECONNRESET; /* made, and reset before we looked */
+    }
+    if (error == 0) {
+        if (side == &flow->near)
+            application_connected(flow);
+        else
+            route_open(flow);
+    } else if (flow->direction == NS_OUTBOUND) {
+        route_failed(flow, 0,
+                     error == ECONNREFUSED ? "the endpoint refused" : "the endpoint cannot be reached");
+    } else {
+        flow_fail(flow,
+                  error == ECONNREFUSED ? "the application refused" : "the application cannot be reached");
+    }
+}
+
+void route_event(struct flow *flow, struct pollable *side, uint32_t events)
+{
+    NS_CHECK(flow, FLOW_MAGIC);
+    int dialled = side == (flow->direction == NS_OUTBOUND ? &flow->far : &flow->near);
+    /* Noted in every state: an application that speaks first may do so in the very event that tells of its
+     * acceptance, and an edge is told once. */
+    if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+        side->ending = 1;
+    if (events & EPOLLPRI)
+        side->urgent = 1;
+    if ((events & EPOLLRDHUP) && !(events & EPOLLERR) && !side->urgent)
+        side->finished = 1;
+    if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+        side->readable = 1;
+    if (events & EPOLLOUT)
+        side->writable = 1;
+    if (flow->state == FLOW_CONNECTING && dialled) {
+        if (events & (EPOLLOUT | EPOLLERR | EPOLLHUP))
+            side_connected(flow, side, events);
+        return;
+    }
+    if (events & EPOLLERR) {
+        int error = socket_error(side->fd);
+        side->failed = error != 0 ? error : ECONNRESET;
+    }
+    if (flow->state == FLOW_OPEN) {
+        struct turns *turns = &flow->worker->turns;
+        if (turns_event(turns, &flow->workload->budget))
+            relay_flow(flow);
+        else
+            task_wait(turns, &flow->workload->budget, &flow->task);
+    } else if (side->failed)
+        flow_abort(flow, "the client went away");
+}
+
+/* ---- what its stream tells ---- */
+
+static struct flow *flow_of(struct stream *stream)
+{
+    struct flow *flow = container_of(stream, struct flow, stream);
+    NS_CHECK(flow, FLOW_MAGIC);
+    return flow;
+}
+
+static void flow_note_tls(struct flow *flow)
+{
+    stream_describe(&flow->stream, flow->peer, flow->tls, sizeof(flow->tls));
+}
+
+static void on_requested(struct tunnel *tunnel, int32_t id, const struct ns_address *source,
+                         const struct ns_address *destination)
+{
+    struct flow *flow = flow_new(tunnel->worker, tunnel->workload, NS_INBOUND);
+    struct budget *budget = &tunnel->workload->budget;
+    flow->mtls = 1;
+    flow->source = *source;
+    flow->destination = flow->endpoint = *destination;
+    stream_accept(&flow->stream, tunnel, id);
+    flow_note_tls(flow);
+    /* A hundred may come at once, behind a handshake. */
+    if (turns_event(&flow->worker->turns, budget))
+        route_continue(flow);
+    else
+        task_wait(&flow->worker->turns, budget, &flow->task);
+}
+
+static void on_answered(struct stream *stream)
+{
+    flow_note_tls(flow_of(stream));
+}
+
+static void on_opened(struct stream *stream)
+{
+    route_open(flow_of(stream));
+}
+
+static void on_refused(struct stream *stream, int again, const char *reason)
+{
+    route_failed(flow_of(stream), again, reason);
+}
+
+static void on_broken(struct stream *stream)
+{
+    flow_abort(flow_of(stream), "the peer reset the stream");
+}
+
+static void on_lost(struct stream *stream, int again, const char *reason)
+{
+    struct flow *flow = flow_of(stream);
+    if (flow->state == FLOW_CONNECTING && flow->direction == NS_OUTBOUND) {
+        route_failed(flow, again, reason);
+        return;
+    }
+    stream_leave(stream);
+    flow_abort(flow, reason);
+}
+
+const struct stream_events ROUTE_EVENTS = {
+    .requested = on_requested,
+    .answered = on_answered,
+    .opened = on_opened,
+    .refused = on_refused,
+    .data = relay_data,
+    .end = relay_end,
+    .closed = relay_closed,
+    .broken = on_broken,
+    .lost = on_lost,
+    .source = relay_source,
+    .read = relay_gathered,
+};
