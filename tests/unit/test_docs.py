@@ -88,3 +88,16 @@ def test_configuration_on_a_host_is_taken(tmp_path: Path) -> None:
     assert (read.node, str(read.mesh), str(read.ca)) == ("node1", "/etc/nodeseal/mesh", "/etc/nodeseal/ca")
     (workload,) = load(tmp_path / "mesh").workloads.values()
     assert (workload.node, workload.netns, workload.wanted) == ("node1", "/run/netns/web", True)
+
+
+def test_examples_of_the_mesh_state_are_taken(tmp_path: Path) -> None:
+    """All together are one state, as files beside each other are: in both forms."""
+    from nodeseal.sources.directory.source import load
+
+    blocks = re.findall(r"^```(yaml|json)\n(.*?)^```$", page("docs/mesh-state.md"), re.MULTILINE | re.DOTALL)
+    blocks = [(suffix, text) for suffix, text in blocks if not text.startswith("# enrolled/")]
+    assert {suffix for suffix, _text in blocks} == {"yaml", "json"}
+    for number, (suffix, text) in enumerate(blocks):
+        (tmp_path / f"{number}.{suffix}").write_text(text)
+    names = {name.name for name in load(tmp_path).workloads}
+    assert names == {"shipper", "siem", "pipeline", "collector", "archive", "database", "ingress"}
