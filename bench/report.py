@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from bench.build import CHECKOUT
@@ -14,6 +15,9 @@ from bench.targets import Target, targets
 
 PAGE = CHECKOUT / "docs" / "performance.md"
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+
+WIDTH = 108
+"""Of the lines of Markdown that are no tables."""
 
 Columns = Sequence[tuple[str, str]]
 
@@ -104,11 +108,13 @@ def markdown_report(result: Mapping[str, Any], plots: Sequence[tuple[str, str]])
     """The figures for docs/performance.md. `plots`: title and path, as seen from there."""
     runs, machine = result["runs"], result["machine"]
     lines = [
-        f"Measured on {machine['date'][:10]} at commit `{machine['commit']}`: {machine['cpus']} CPUs "
-        f"({machine['cpu']}), {machine['memory_gb']:g} GB, Linux {machine['kernel']}, {machine['distribution']}. "
-        f"Congestion control `{machine['congestion_control']}` in all namespaces. {runs['rounds']} rounds, "
-        f"{runs['seconds']:g} s for each load after {runs['warmup']:g} s of warm-up. Medians; in small print the "
-        "smallest and the largest round.",
+        *_paragraph(
+            f"Measured on {machine['date'][:10]} at commit `{machine['commit']}`: {machine['cpus']} CPUs "
+            f"({machine['cpu']}), {machine['memory_gb']:g} GB, Linux {machine['kernel']}, {machine['distribution']}. "
+            f"Congestion control `{machine['congestion_control']}` in all namespaces. {runs['rounds']} rounds, "
+            f"{runs['seconds']:g} s for each load after {runs['warmup']:g} s of warm-up. Medians; in small print the "
+            "smallest and the largest round."
+        ),
         "",
         "| peer | threads a side | version |",
         "|---|---|---|",
@@ -126,9 +132,11 @@ def markdown_report(result: Mapping[str, Any], plots: Sequence[tuple[str, str]])
     lines += ["", "### Targets", "", "| nodeseal / envoy-hbone | ratio | target | |", "|---|---|---|---|"]
     lines += [_target_row(target) for target in targets(runs["medians"])]
     if rest := runs.get("rest"):
-        lines += ["", _rest(rest)]
+        lines += ["", *_paragraph(_rest(rest))]
     if runs["failures"]:
-        lines += ["", "Failed:", *(f"* {failure}" for failure in runs["failures"])]
+        lines += ["", "Failed:"]
+        for failure in runs["failures"]:
+            lines += _paragraph(f"* {failure}", "  ")
     return "\n".join(lines) + "\n"
 
 
@@ -137,7 +145,7 @@ def read_page(text: str) -> dict[str, Any]:
 
     Raises BenchError when a table is not there.
     """
-    rounds = re.search(r"(\d+) rounds, ", text)
+    rounds = re.search(r"(\d+)\s+rounds,\s", text)
     if rounds is None:
         raise BenchError("docs/performance.md: it is not there how many rounds the figures are of")
     medians: dict[str, dict[str, float | None]] = {}
@@ -170,6 +178,10 @@ def write_page(path: Path, figures: str) -> None:
 
 def _target_row(target: Target) -> str:
     return f"| {target.name} | {_number(target.ratio)} | {target.wanted} | {target.verdict} |"
+
+
+def _paragraph(text: str, indent: str = "") -> list[str]:
+    return wrap(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _rest(rest: Mapping[str, Any]) -> str:
