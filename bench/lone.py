@@ -13,8 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from nodeseal.cores.client import CoreClient
 from nodeseal.cores.process import CoreOptions, spawn
-from nodeseal.linux import syscalls
-from nodeseal.linux.namespace import NetworkNamespace
+from nodeseal.linux.namespace import NetworkNamespace, set_network_namespace
 from nodeseal.mesh.model import Workload
 from nodeseal_lab.namespaces import create_namespace, enter, remove_namespace
 
@@ -58,7 +57,7 @@ def lone_namespace() -> Iterator[None]:
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
             yield
         finally:
-            syscalls.set_network_namespace(home.fd)
+            set_network_namespace(home.fd)
             remove_namespace(name)
 
 

@@ -12,8 +12,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from nodeseal.capture.errors import CaptureError
-from nodeseal.capture.probe import find_cgroup
+from nodeseal.linux.cgroups import find_cgroup
+from nodeseal.linux.errors import LinuxError
 from nodeseal_lab.errors import LabError
 from nodeseal_lab.plan import Plan
 
@@ -35,7 +35,7 @@ def remove_cgroups(name: str) -> None:
     """Removes those of the lab `name`, with what runs in them. Raises LabError when one stays."""
     try:
         top = find_cgroup() / cgroup_of(name).lstrip("/")
-    except CaptureError:
+    except LinuxError:
         return  # no tree, no cgroups
     if not top.is_dir():
         return
@@ -78,7 +78,7 @@ def directory_of(cgroup: str) -> Path:
     """Where a cgroup is in the file system. Raises LabError when no cgroup v2 tree is mounted."""
     try:
         return find_cgroup() / cgroup.lstrip("/")
-    except CaptureError as error:
+    except LinuxError as error:
         raise LabError(str(error)) from error
 
 

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from nodeseal.capture.errors import CaptureError
-from nodeseal.linux import syscalls
-from nodeseal.linux.namespace import NetworkNamespace
+from nodeseal.linux.errors import LinuxError
+from nodeseal.linux.namespace import NetworkNamespace, set_network_namespace
 from nodeseal_lab.errors import LabError
 
 T = TypeVar("T")
@@ -51,7 +50,7 @@ def run_in(name: str, function: Callable[[], T]) -> T:
     raises."""
     try:
         namespace = NetworkNamespace.open(name)
-    except CaptureError as error:
+    except LinuxError as error:
         raise LabError(str(error)) from error
     with namespace:
         return namespace.run(function)
@@ -61,8 +60,8 @@ def enter(name: str) -> None:
     """Moves the calling thread into the namespace, for good. Raises LabError."""
     try:
         with NetworkNamespace.open(name) as namespace:
-            syscalls.set_network_namespace(namespace.fd)
-    except (CaptureError, OSError) as error:
+            set_network_namespace(namespace.fd)
+    except (LinuxError, OSError) as error:
         raise LabError(f"cannot enter the network namespace {name}: {error}") from error
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from nodeseal.capture import constants
 from nodeseal.capture.bypass import Entries, node_entries, peer_entries
-from nodeseal.linux import syscalls
+from nodeseal.linux import socket_options
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
 from support.connection import echoes
 from support.patience import wait_for
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.ebpf_only("with iptables nothing passes by the core")
 
 PORT_8080 = Excluded(ports=(PortRange(8080, 8080),))
 _TCP_MD5SIG = 14
-OWN_MARK = ((socket.SOL_SOCKET, syscalls.SO_MARK, 77),)
+OWN_MARK = ((socket.SOL_SOCKET, socket_options.SO_MARK, 77),)
 
 
 @pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
@@ -146,7 +146,7 @@ def test_signed_connection_goes_through_where_it_is_excluded(tmp_path: Path) -> 
 
 def test_socket_that_was_captured_in_vain_dials_an_excluded_port_directly(pods: Pods) -> None:
     dialling = Dialling(pods, client_with(pods, PORT_8080))
-    earlier = ((socket.SOL_SOCKET, syscalls.SO_MARK, constants.MARK_CAPTURED),)
+    earlier = ((socket.SOL_SOCKET, socket_options.SO_MARK, constants.MARK_CAPTURED),)
     assert not dialling.captured(options=earlier)
 
 
@@ -326,7 +326,7 @@ def test_application_cannot_take_what_it_dialled_off_the_core(pods: Pods) -> Non
     assert echoes(connection)
     for mark in (77, 0, constants.MARK_CORE):
         with pytest.raises(PermissionError):
-            connection.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, mark)
+            connection.setsockopt(socket.SOL_SOCKET, socket_options.SO_MARK, mark)
     assert echoes(connection)
     assert dialling.capture.errors()["mark_kept"] == 3
 
@@ -339,7 +339,7 @@ def test_application_cannot_take_what_it_accepted_off_the_core(pods: Pods) -> No
     assert echoes(connection)
     (accepted,) = echo.accepted
     with pytest.raises(PermissionError):
-        accepted.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, 77)
+        accepted.setsockopt(socket.SOL_SOCKET, socket_options.SO_MARK, 77)
     assert echoes(connection)
     assert len(relay.flows) == 1
 
@@ -357,7 +357,7 @@ def test_other_options_and_other_sockets_are_not_concerned(pods: Pods) -> None:
     def mark() -> int:
         with socket.socket() as fresh:
             for value in (77, 78):
-                fresh.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, value)
-            return fresh.getsockopt(socket.SOL_SOCKET, syscalls.SO_MARK)
+                fresh.setsockopt(socket.SOL_SOCKET, socket_options.SO_MARK, value)
+            return fresh.getsockopt(socket.SOL_SOCKET, socket_options.SO_MARK)
 
     assert pods.client.run(mark) == 78

@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 
-from nodeseal.capture.probe import find_cgroup
+from nodeseal.linux.cgroups import find_cgroup
 from nodeseal_lab import agents
 from support.connection import echoes
 from support.lab import HBONE_PORT, RunningLab, running_lab

@@ -14,7 +14,7 @@ import pytest
 from nodeseal.capture import constants, listeners
 from nodeseal.capture.backends.backend import Choice
 from nodeseal.capture.workload import CaptureTarget
-from nodeseal.linux import syscalls
+from nodeseal.linux import socket_options
 from support.connection import echoes
 from support.patience import wait_for
 from support.pods import CLIENT, SERVER, SERVER_6, Pods
@@ -33,7 +33,7 @@ def pods(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pods]:
 
 
 def mark_of(connection: socket.socket) -> int:
-    return connection.getsockopt(socket.SOL_SOCKET, syscalls.SO_MARK)
+    return connection.getsockopt(socket.SOL_SOCKET, socket_options.SO_MARK)
 
 
 @pytest.mark.parametrize("cookies", [0, 1, 2])
@@ -123,7 +123,7 @@ def test_socket_that_dials_again_while_leaving_loses_its_mark(pods: Pods) -> Non
     def refused_once() -> socket.socket:
         connection = socket.socket(socket.AF_INET if pods.version == 4 else socket.AF_INET6)
         connection.settimeout(5)
-        connection.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, constants.MARK_CAPTURED)
+        connection.setsockopt(socket.SOL_SOCKET, socket_options.SO_MARK, constants.MARK_CAPTURED)
         return connection
 
     connection = pods.client.run(refused_once)
@@ -203,7 +203,7 @@ def test_application_with_a_mark_of_its_own_is_left_alone_and_counted(pods: Pods
     pods.echo(pods.server)
     capture = pods.capture()
     relay = pods.relay(capture.enrol(pods.client_target))
-    own = ((socket.SOL_SOCKET, syscalls.SO_MARK, 77),)
+    own = ((socket.SOL_SOCKET, socket_options.SO_MARK, 77),)
     connection = pods.dial(pods.client, (pods.server_at, 8080), options=own)
     assert echoes(connection)
     assert mark_of(connection) == 77

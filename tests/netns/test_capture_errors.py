@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from nodeseal.capture import routing
 from nodeseal.capture.backends.backend import Choice
-from nodeseal.capture.bpf import installation, programs, steering
+from nodeseal.capture.bpf import maps, steering
 from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError, CaptureError
 from nodeseal.capture.journal import Journal
 from nodeseal.capture.node import NodeCapture
-from nodeseal.linux import syscalls, xtables
+from nodeseal.linux import bpf, cgroups, mounts, sysctls, tc_filters, xtables
+from nodeseal.linux.errors import LinuxError
 from nodeseal.linux.namespace import NamespaceGoneError
 from support.connection import echoes
 from support.patience import wait_for
@@ -27,9 +29,9 @@ from support.pods import Pods, compiled
 PROGRAMS = pytest.mark.ebpf_only("BPF programs and maps")
 PREPARE = (
     "import sys\nfrom pathlib import Path\nfrom nodeseal.capture.backends.backend import Choice\n"
-    "from nodeseal.capture.errors import CaptureError\nfrom nodeseal.capture.node import NodeCapture\n"
+    "from nodeseal.linux.errors import LinuxError\nfrom nodeseal.capture.node import NodeCapture\n"
     "try:\n    NodeCapture(Path(sys.argv[1]), choice=Choice(sys.argv[2])).prepare()\n"
-    "except CaptureError as error:\n    print(error)\n"
+    "except LinuxError as error:\n    print(error)\n"
 )
 
 
@@ -54,7 +56,7 @@ def prepare_in_child(run_dir: Path, *before: str, **environment: str) -> str:
 
 
 def mounted(run_dir: Path) -> bool:
-    return run_dir / "bpf" in syscalls.mounts("bpf")
+    return run_dir / "bpf" in mounts.mount_points("bpf")
 
 
 def test_not_root(tmp_path: Path) -> None:
@@ -89,15 +91,14 @@ def test_bcc_missing(tmp_path: Path) -> None:
 
 
 def test_no_cgroup_v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(syscalls, "mounts", lambda kind: [])
-    monkeypatch.setattr(syscalls, "mounts_of", lambda _process, _kind: [])  # nor does init see one
-    with pytest.raises(CaptureError, match=r"no cgroup v2 tree is mounted: mount one"):
+    monkeypatch.setattr(cgroups, "mount_points", lambda _kind, _process="self": [])  # nor does init see one
+    with pytest.raises(LinuxError, match=r"no cgroup v2 tree is mounted: mount one"):
         NodeCapture(tmp_path / "run", choice=Choice.EBPF).prepare()
     assert not (tmp_path / "run").exists()
 
 
 def test_cgroup_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(CaptureError, match="is not a cgroup v2 directory"):
+    with pytest.raises(LinuxError, match="is not a cgroup v2 directory"):
         NodeCapture(tmp_path / "run", tmp_path, Choice.EBPF).prepare()
 
 
@@ -107,8 +108,8 @@ def test_prepare_undoes_what_it_did_when_a_program_cannot_be_attached(
     def refuse(program: int, target: int, kind: int) -> int:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr("nodeseal.capture.backends.pod_ebpf.compile_in_child", compiled)
-    monkeypatch.setattr(syscalls, "link_create", refuse)
+    monkeypatch.setattr("nodeseal.capture.bpf.runtime.compile_in_child", compiled)
+    monkeypatch.setattr(bpf, "link_create", refuse)
     with pytest.raises(CaptureError, match="cannot attach to the cgroup"):
         NodeCapture(tmp_path / "run", choice=Choice.EBPF).prepare()
     assert not mounted(tmp_path / "run")
@@ -117,10 +118,10 @@ def test_prepare_undoes_what_it_did_when_a_program_cannot_be_attached(
 
 def test_kernel_that_refuses_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(kind: int, attach_type: int, instructions: bytes, name: str) -> int:
-        raise syscalls.VerifierError(22, "0: (85) call unknown#122\ninvalid func unknown#122\nprocessed 1 insns\n")
+        raise bpf.VerifierError(22, "0: (85) call unknown#122\ninvalid func unknown#122\nprocessed 1 insns\n")
 
-    monkeypatch.setattr("nodeseal.capture.backends.pod_ebpf.compile_in_child", compiled)
-    monkeypatch.setattr(programs.syscalls, "program_load", refuse)
+    monkeypatch.setattr("nodeseal.capture.bpf.runtime.compile_in_child", compiled)
+    monkeypatch.setattr(bpf, "program_load", refuse)
     with pytest.raises(CaptureError, match=r"refused the BPF program mark_connect4.*invalid func unknown#122"):
         NodeCapture(tmp_path / "run", choice=Choice.EBPF).prepare()
     assert not (tmp_path / "run").exists()
@@ -236,9 +237,9 @@ def test_two_workloads_in_one_namespace(pods: Pods) -> None:
     "step",
     [
         "apply",
-        "add_table",
-        "add_rule",
-        *(pytest.param(step, marks=PROGRAMS) for step in ("add_link", "add_filter", "link_create", "set_state")),
+        "add_routes",
+        "add_rules",
+        *(pytest.param(step, marks=PROGRAMS) for step in ("add_link", "add_filter", "link_create", "enter_enrolment")),
     ],
 )
 def test_enrol_undoes_everything_when_a_step_fails(pods: Pods, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
@@ -247,11 +248,12 @@ def test_enrol_undoes_everything_when_a_step_fails(pods: Pods, monkeypatch: pyte
     before = pods.client.state()
     capture = pods.capture()
     owner = {
-        "apply": installation.sysctls,
+        "apply": sysctls,
         "add_link": steering,
-        "link_create": installation.syscalls,
-        "set_state": installation,
-    }.get(step, installation.routing)
+        "add_filter": tc_filters,
+        "link_create": bpf,
+        "enter_enrolment": maps,
+    }.get(step, routing)
     original = getattr(owner, step)
 
     def done_and_failed(*arguments: object, **options: object) -> None:
@@ -281,7 +283,7 @@ def test_enrol_that_fails_leaves_no_socket_open(pods: Pods, monkeypatch: pytest.
 
     with monkeypatch.context() as patched:
         if pods.backend is Choice.EBPF:
-            patched.setattr(installation, "enter_listener", no_room)
+            patched.setattr(maps, "enter_listener", no_room)
         else:
             patched.setattr(xtables, "restore", no_room)
         with pytest.raises(CaptureError, match=r"cannot capture default/client .*Too many open files"):
@@ -297,8 +299,8 @@ def test_map_that_does_not_fit_is_replaced(pods: Pods) -> None:
     capture.close()
     pinned = pods.run_dir() / "bpf" / "enrolled"
     pinned.unlink()
-    other = syscalls.map_create(1, 8, 4, 16, 0, "other")
-    syscalls.pin(other, pinned)
+    other = bpf.map_create(1, 8, 4, 16, 0, "other")
+    bpf.pin(other, pinned)
     os.close(other)
     again = pods.capture()
     (adopted,) = again.adopt()

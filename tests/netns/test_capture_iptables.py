@@ -18,7 +18,8 @@ from nodeseal.capture.cleanup import cleanup
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Journal
 from nodeseal.capture.node import NodeCapture
-from nodeseal.linux import conntrack, syscalls, xtables
+from nodeseal.linux import conntrack, socket_options, xtables
+from nodeseal.linux.errors import LinuxError
 from nodeseal.mesh.exclusions import Excluded, PortRange
 from support.connection import echoes
 from support.namespaces import Namespace, iptables_rules
@@ -26,7 +27,7 @@ from support.patience import wait_for
 from support.pods import CLIENT, SERVER, Pods
 
 OUTBOUND = 0
-OWN_MARK = ((socket.SOL_SOCKET, syscalls.SO_MARK, 77),)
+OWN_MARK = ((socket.SOL_SOCKET, socket_options.SO_MARK, 77),)
 _SO_RCVBUFFORCE = 33
 _ETH_P_IP = 0x0800
 
@@ -35,6 +36,10 @@ _ETH_P_IP = 0x0800
 def pods(tmp_path: Path) -> Iterator[Pods]:
     with Pods(tmp_path, backend=Choice.IPTABLES) as made:
         yield made
+
+
+def captured_connections() -> set[tuple[conntrack.Endpoint, conntrack.Endpoint]]:
+    return conntrack.marked_connections(constants.MARK_CAPTURED)
 
 
 class Wire:
@@ -159,10 +164,10 @@ def test_mark_that_is_set_later_does_not_take_a_connection_off_its_way(pods: Pod
     connection = pods.dial(pods.client, (SERVER, 8080))
     assert echoes(connection)
     wire = Wire(pods)
-    connection.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, mark)
+    connection.setsockopt(socket.SOL_SOCKET, socket_options.SO_MARK, mark)
     (accepted,) = echo.accepted
     with contextlib.suppress(PermissionError):  # of a node on this machine that captures by eBPF: bpf/keep_mark.c
-        accepted.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, mark)
+        accepted.setsockopt(socket.SOL_SOCKET, socket_options.SO_MARK, mark)
     assert echoes(connection, b"card=4111" * 1000)
     source = connection.getsockname()[1].to_bytes(2, "big")
     assert not any(source in (packet[20:22], packet[22:24]) for packet in wire.packets())
@@ -258,12 +263,12 @@ def test_entry_that_was_deleted_is_marked_again_by_what_the_core_sends(pods: Pod
         with accepted:
             wire = Wire(pods)
             forget_everything(pods.client)
-            assert pods.client.run(conntrack.captured_connections) == set()
+            assert pods.client.run(captured_connections) == set()
             accepted.sendall(b"first")
             assert connection.recv(5) == b"first"
             connection.sendall(b"second")
             assert accepted.recv(6) == b"second"
-            assert len(pods.client.run(conntrack.captured_connections)) == 1
+            assert len(pods.client.run(captured_connections)) == 1
             assert not wire.carries(b"second")
 
 
@@ -274,7 +279,7 @@ def test_captured_connections_are_listed_in_both_families(tmp_path: Path, versio
         pods.relay(pods.capture().enrol(pods.client_target))
         connection = pods.dial(pods.client, (pods.server_at, 8080))
         assert echoes(connection)
-        listed = pods.client.run(conntrack.captured_connections)
+        listed = pods.client.run(captured_connections)
         ends = (connection.getsockname()[:2], connection.getpeername()[:2])
         assert {tuple((str(address), port) for address, port in one) for one in listed} == {ends}
 
@@ -373,7 +378,7 @@ def cannot(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
 
     monkeypatch.setattr(
         {
-            "ebpf": "nodeseal.capture.backends.pod_ebpf.EbpfBackend.prepare",
+            "ebpf": "nodeseal.capture.backends.pod_ebpf.PodEbpfBackend.prepare",
             "iptables": "nodeseal.capture.backends.iptables.IptablesBackend.prepare",
         }[what],
         refuse,
@@ -483,7 +488,7 @@ def test_neither_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_iptables_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(xtables, "_find", lambda command: None)
-    with pytest.raises(CaptureError, match=r"^iptables-restore is not installed: apt-get install iptables"):
+    with pytest.raises(LinuxError, match=r"^iptables-restore is not installed: apt-get install iptables"):
         NodeCapture(tmp_path / "run", choice=Choice.IPTABLES).prepare()
     assert not (tmp_path / "run").exists()
 

@@ -20,9 +20,9 @@ from nodeseal.capture.backends.backend import Choice
 from nodeseal.capture.bpf import steering
 from nodeseal.capture.cleanup import cleanup
 from nodeseal.capture.journal import Journal
-from nodeseal.capture.probe import find_cgroup
 from nodeseal.capture.workload import CaptureTarget
-from nodeseal.linux import syscalls
+from nodeseal.linux import bpf
+from nodeseal.linux.cgroups import find_cgroup
 from support.connection import echoes
 from support.options import BACKEND
 from support.patience import wait_for
@@ -57,9 +57,7 @@ def attached(programs: list[int]) -> list[int]:
     """Which of these programs are attached to the cgroup tree. Other nodes on the machine come and go meanwhile."""
     fd = os.open(find_cgroup(), os.O_RDONLY)
     try:
-        present = {
-            program for _, kind in pod_ebpf.CGROUP_LINKS.values() for program in syscalls.cgroup_programs(fd, kind)
-        }
+        present = {program for _, kind in pod_ebpf.CGROUP_LINKS.values() for program in bpf.cgroup_programs(fd, kind)}
     finally:
         os.close(fd)
     return [program for program in programs if program in present]
@@ -72,8 +70,8 @@ def connect_programs(pods: Pods) -> list[int]:
         return []
     programs = []
     for name in pod_ebpf.CGROUP_LINKS:
-        fd = syscalls.pinned(pods.run_dir() / "bpf" / name)
-        programs.append(syscalls.link_program(fd))
+        fd = bpf.pinned(pods.run_dir() / "bpf" / name)
+        programs.append(bpf.link_program(fd))
         os.close(fd)
     assert attached(programs) == programs
     return programs
@@ -86,13 +84,12 @@ def agent_that_is_killed(pods: Pods, tmp_path: Path) -> None:
         "import signal, sys\n"
         "from ipaddress import ip_address\n"
         "from pathlib import Path\n"
-        "from nodeseal.capture.backends import pod_ebpf\n"
-        "from nodeseal.capture.bpf import steering\n"
+        "from nodeseal.capture.bpf import runtime, steering\n"
         "from nodeseal.capture.bpf.compile import Compiled\n"
         "from nodeseal.capture.node import NodeCapture\n"
         "from nodeseal.capture.workload import CaptureTarget\n"
         "from nodeseal.capture.backends.backend import Choice\n"
-        "pod_ebpf.compile_in_child = lambda: Compiled.from_json(Path(sys.argv[3]).read_text())\n"
+        "runtime.compile_in_child = lambda: Compiled.from_json(Path(sys.argv[3]).read_text())\n"
         "if sys.argv[2] == 'filters':\n"
         "    steering.probe_tcx = lambda: False\n"
         "capture = NodeCapture(Path(sys.argv[1]), choice=Choice(sys.argv[4]))\n"

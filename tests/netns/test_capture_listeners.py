@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from nodeseal.capture import constants, listeners
-from nodeseal.linux import syscalls
+from nodeseal.linux import socket_options
 from nodeseal.linux.namespace import NetworkNamespace
 
 
@@ -23,4 +23,4 @@ def test_listener_carries_the_mark_of_its_connections(role: int, mark: int) -> N
     with NetworkNamespace.open("/proc/self/ns/net") as namespace:
         fd = listeners.make_listener(namespace, role, (IPv4Address("127.0.0.1"),))
     with socket.socket(fileno=fd) as listener:
-        assert listener.getsockopt(socket.SOL_SOCKET, syscalls.SO_MARK) == mark
+        assert listener.getsockopt(socket.SOL_SOCKET, socket_options.SO_MARK) == mark

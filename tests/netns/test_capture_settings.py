@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture.bpf import installation
+from nodeseal.capture import settings
 from support.connection import echoes
 from support.pods import Pods
 
@@ -25,7 +25,7 @@ BY_CONNTRACK = pytest.mark.ebpf_only("with iptables conntrack keeps the mark too
 def test_without_fwmark_accept_the_application_answers_past_the_core(
     pods: Pods, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(installation.SYSCTLS, "net/ipv4/tcp_fwmark_accept")
+    monkeypatch.delitem(settings.POD, "net/ipv4/tcp_fwmark_accept")
     pods.echo(pods.server)
     pods.relay(pods.capture().enrol(pods.server_target))
     connection = pods.dial(pods.client, (pods.server_at, 8080), timeout=1)
@@ -35,7 +35,7 @@ def test_without_fwmark_accept_the_application_answers_past_the_core(
 
 @BY_CONNTRACK
 def test_without_fwmark_reflect_a_closed_port_hangs(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(installation.SYSCTLS_OF_VERSION[pods.version], f"net/ipv{pods.version}/fwmark_reflect")
+    monkeypatch.delitem(settings.POD_OF_VERSION[pods.version], f"net/ipv{pods.version}/fwmark_reflect")
     pods.relay(pods.capture().enrol(pods.server_target))
     connection = pods.dial(pods.client, (pods.server_at, 8081), timeout=1)
     with pytest.raises(TimeoutError):

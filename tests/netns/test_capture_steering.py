@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import routing
 from nodeseal.capture.bpf import steering
 from nodeseal.capture.cleanup import cleanup
-from nodeseal.capture.journal import Filter
-from nodeseal.linux import syscalls
+from nodeseal.linux import bpf, tc_filters
+from nodeseal.linux.tc_filters import Filter
 from support.connection import echoes
 from support.flood import Flood
 from support.namespaces import Namespace
@@ -38,7 +37,7 @@ def pods(tmp_path: Path) -> Iterator[Pods]:
 def load_another(pods: Pods, verdict: int) -> int:
     """A program of somebody else's, always with the same verdict; its descriptor."""
     code = b"\xb7\0\0\0" + verdict.to_bytes(4, "little") + b"\x95" + bytes(7)  # mov r0, verdict; exit
-    program = syscalls.program_load(syscalls.PROG_SCHED_CLS, 0, code, "another")
+    program = bpf.program_load(bpf.PROG_SCHED_CLS, 0, code, "another")
     pods.at_end(lambda: os.close(program))
     return program
 
@@ -46,9 +45,9 @@ def load_another(pods: Pods, verdict: int) -> int:
 def attach_another(pods: Pods, namespace: Namespace, verdict: int) -> int:
     """A TCX program of somebody else's on eth0; its number."""
     program = load_another(pods, verdict)
-    link = namespace.run(lambda: syscalls.tcx_link_create(program, socket.if_nametoindex("eth0")))
+    link = namespace.run(lambda: bpf.tcx_link_create(program, socket.if_nametoindex("eth0")))
     pods.at_end(lambda: os.close(link))
-    return syscalls.program_identifier(program)
+    return bpf.program_identifier(program)
 
 
 def make_device(namespace: Namespace, index: int) -> None:
@@ -101,7 +100,7 @@ def test_tc_filter_that_follows_has_its_say(pods: Pods) -> None:
     assert echoes(pods.dial(pods.client, (SERVER, 8080)))
     drop = load_another(pods, TCX_DROP)
     pods.server.run(
-        lambda: routing.add_filter(
+        lambda: tc_filters.add_filter(
             Filter("eth0", socket.if_nametoindex("eth0"), priority=1, handle=1, qdisc=True), drop
         )
     )
@@ -209,7 +208,7 @@ def test_kernel_that_refuses_tcx_gets_a_filter(pods: Pods, monkeypatch: pytest.M
     def refuse(program: int, index: int) -> int:
         raise OSError(errno.EINVAL, "Invalid argument")
 
-    monkeypatch.setattr(syscalls, "tcx_link_create", refuse)
+    monkeypatch.setattr(bpf, "tcx_link_create", refuse)
     assert not steering.probe_tcx()
     pods.capture().enrol(pods.client_target)
     assert pods.client.filter_exists("eth0")

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture.backends import pod_ebpf
-from nodeseal.capture.bpf import program_cache
+from nodeseal.capture.bpf import cache, runtime
 from nodeseal.capture.bpf.compile import Compiled
 from nodeseal.capture.bpf.programs import Programs
 from nodeseal.capture.journal import Journal
 from nodeseal.capture.node import NodeCapture
 from nodeseal.capture.workload import Captured
-from nodeseal.linux import syscalls
+from nodeseal.linux import bpf
 from support.connection import echoes
 from support.pods import Pods, compiled
 
@@ -49,16 +48,16 @@ def links(pods: Pods) -> dict[str, tuple[int, int]]:
     directory = pods.run_dir() / "bpf"
     for path in sorted(directory.rglob("*")):
         if path.name in ("connect4", "connect6", "lookup") or path.name.startswith("steer-"):
-            fd = syscalls.pinned(path)
-            found[str(path.relative_to(directory))] = struct.unpack_from("=III", syscalls._object_info(fd, 64))[1:]
+            fd = bpf.pinned(path)
+            found[str(path.relative_to(directory))] = struct.unpack_from("=III", bpf._object_info(fd, 64))[1:]
             os.close(fd)
     return found
 
 
 def replaced(pods: Pods, monkeypatch: pytest.MonkeyPatch, listeners: dict[str, dict[int, int]]) -> list[Captured]:
     """What an agent of the next version adopts; `listeners`: those that the core holds, by workload."""
-    monkeypatch.setattr(pod_ebpf, "compile_in_child", next_version)
-    program_cache.remove(pods.run_dir())  # as its sources are others
+    monkeypatch.setattr(runtime, "compile_in_child", next_version)
+    cache.remove(pods.run_dir())  # as its sources are others
     capture = NodeCapture(pods.run_dir(), choice=pods.backend)
     capture.prepare()
     pods.at_end(capture.close)
@@ -79,7 +78,7 @@ def test_programs_are_exchanged_in_their_links(pods: Pods, monkeypatch: pytest.M
     new = Programs(next_version())
     for path in (*(pods.run_dir() / "bpf").glob("ns-*/*"), *(pods.run_dir() / "bpf").glob("*")):
         if path.name in GROWN:
-            fd = syscalls.pinned(path)
+            fd = bpf.pinned(path)
             assert new.fits(path.name, fd), path
             os.close(fd)
     assert not list((pods.run_dir() / "bpf").rglob("*-new"))

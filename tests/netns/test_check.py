@@ -13,7 +13,7 @@ from nodeseal.capture import features
 from nodeseal.capture.bpf import compile as compiler
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.features import Feature, lacking
-from nodeseal.linux import conntrack, syscalls, xtables
+from nodeseal.linux import bpf, cgroups, conntrack, xtables
 from support.namespaces import iptables_rules
 from support.pods import compiled
 from support.process import nodeseal
@@ -53,18 +53,18 @@ def no_bcc(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_cgroup(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(syscalls, "mounts", lambda kind: [])
+    patch.setattr(cgroups, "mount_points", lambda kind, process="self": [])
 
 
 def no_sk_lookup(patch: pytest.MonkeyPatch) -> None:
-    original = syscalls.program_load
+    original = bpf.program_load
 
     def load(kind: int, attach_type: int, instructions: bytes, name: str) -> int:
-        if kind == syscalls.PROG_SK_LOOKUP:
-            raise syscalls.VerifierError(errno.EINVAL, "")
+        if kind == bpf.PROG_SK_LOOKUP:
+            raise bpf.VerifierError(errno.EINVAL, "")
         return original(kind, attach_type, instructions, name)
 
-    patch.setattr(syscalls, "program_load", load)
+    patch.setattr(bpf, "program_load", load)
 
 
 def no_iptables(patch: pytest.MonkeyPatch) -> None:
@@ -83,10 +83,10 @@ def no_tproxy(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_ctnetlink(patch: pytest.MonkeyPatch) -> None:
-    def refuse() -> set[object]:
+    def refuse(mark: int) -> set[object]:
         raise CaptureError("cannot list conntrack's entries (nf_conntrack_netlink): Protocol not supported")
 
-    patch.setattr(conntrack, "captured_connections", refuse)
+    patch.setattr(conntrack, "marked_connections", refuse)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import routing
 from nodeseal.capture.journal import Journal
 from nodeseal.capture.node import NodeCapture
+from nodeseal.linux import tc_filters
 from support.connection import echoes
 from support.connection import echoes as echoes_of
 from support.hosts import HOSTS, PORTS, Host, row_of
@@ -211,7 +211,7 @@ def test_what_an_older_version_captured_is_held_too(pods: Pods) -> None:
     for path in (pods.run_dir() / "bpf" / entry.pins).glob("hold-*"):
         path.unlink()
     for item in [item for item in entry.filters if item.egress]:
-        pods.client.run(partial(routing.remove_filter, item))
+        pods.client.run(partial(tc_filters.remove_filter, item))
     entry.filters = [item for item in entry.filters if not item.egress]
     entry.programs = "older"
     journal.save()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from nodeseal.capture.backends.backend import Choice
-from nodeseal.linux import syscalls
+from nodeseal.linux import socket_options
 from nodeseal_lab.mesh_state import change_workloads
 from nodeseal_lab.plan import PIPELINE_HTTP_PORT, SERVICE_ADDRESS, SERVICE_ADDRESS_6
 from support.connection import echoes, endpoint, family_of
@@ -219,7 +219,7 @@ def dial_with_mark(lab: RunningLab, programs: Programs, address: tuple[str, int]
     def connect() -> socket.socket:
         made = socket.socket(family_of(address[0]))
         made.settimeout(60)
-        made.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, 77)
+        made.setsockopt(socket.SOL_SOCKET, socket_options.SO_MARK, 77)
         made.connect(address)
         return made
 
@@ -249,5 +249,5 @@ def test_mark_of_an_application_stays_towards_others(lab: RunningLab, programs: 
     server = programs.serve("intruder")
     client = dial_with_mark(lab, programs, server.address)
     assert echoes(client)
-    assert client.getsockopt(socket.SOL_SOCKET, syscalls.SO_MARK) == 77
+    assert client.getsockopt(socket.SOL_SOCKET, socket_options.SO_MARK) == 77
     assert directly(lab, "node1", client) == ["application-mark"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nodeseal.linux import syscalls
+from nodeseal.linux import bpf
 from nodeseal.local import registry
 from nodeseal_lab.demo.host_state import attached_programs, pinned_programs
 from nodeseal_lab.lab import take_down
@@ -242,7 +242,7 @@ def pod_state(lab: RunningLab, pod: str) -> str:
             for command in commands
         )
         shown += "\n".join(iptables_rules())
-        return f"{shown}tcx {syscalls.tcx_programs(socket.if_nametoindex('eth0'))}"
+        return f"{shown}tcx {bpf.tcx_programs(socket.if_nametoindex('eth0'))}"
 
     return lab.run(pod, read)
 

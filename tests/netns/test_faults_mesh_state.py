@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from nodeseal.linux import syscalls
+from nodeseal.linux import bpf
 from nodeseal_lab.files import write_atomically
 from nodeseal_lab.mesh_state import change_workloads
 from nodeseal_lab.namespaces import remove_namespace
@@ -239,7 +239,7 @@ def rules_and_settings() -> str:
     settings = ("tcp_fwmark_accept", "fwmark_reflect", "conf/eth0/accept_local")
     values = [Path("/proc/sys/net/ipv4", name).read_text() for name in settings]
     commands = (("ip", "rule"), ("ip", "route", "show", "table", "all"), ("tc", "qdisc", "show"))
-    links = f"tcx {syscalls.tcx_programs(socket.if_nametoindex('eth0'))}"
+    links = f"tcx {bpf.tcx_programs(socket.if_nametoindex('eth0'))}"
     return "".join([*(_output(*command) for command in commands), *values, links])
 
 

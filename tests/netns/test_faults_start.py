@@ -18,9 +18,9 @@ import psutil
 import pytest
 import yaml
 
-from nodeseal.capture.probe import find_cgroup
 from nodeseal.identity.embedded import init_authority
-from nodeseal.linux.syscalls import mounts
+from nodeseal.linux.cgroups import find_cgroup
+from nodeseal.linux.mounts import mount_points
 from nodeseal_lab.processes import child_environment
 from support.connection import echoes
 from support.lab import RunningLab, running_lab
@@ -70,7 +70,7 @@ class Site:
     def traces(self) -> list[str]:
         """What could be left: files, mounts, processes."""
         files = [str(path) for path in self.directory.rglob("*")]
-        points = [str(path) for path in mounts("bpf") if path.is_relative_to(self.directory)]
+        points = [str(path) for path in mount_points("bpf") if path.is_relative_to(self.directory)]
         return sorted([*files, *points, *self.processes()])
 
     def processes(self) -> list[str]:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import pytest
 
 from nodeseal.capture import constants
-from nodeseal.capture.backends.host_ebpf import mark_of, shared_pins
+from nodeseal.capture.backends.host_ebpf import shared_pins
 from nodeseal.capture.bypass import node_entries, peer_entries
 from nodeseal.capture.errors import AddressInUseError, CaptureError, CgroupGoneError
 from nodeseal.capture.journal import Journal
@@ -558,7 +558,7 @@ def test_nobody_can_take_the_mark_of_a_workload(scene: Scene) -> None:
     relay = pods.relay(pods.capture().enrol(scene.target("vector")))
     for process in (scene.process(), scene.process("vector")):
         with pytest.raises(PermissionError):
-            process.dial((pods.client_at, 8080), mark=mark_of(1))
+            process.dial((pods.client_at, 8080), mark=constants.host_mark(1))
         assert process.dial((pods.client_at, 8080), mark=0x4E53).echoes()
     assert relay.flows == []
 
@@ -635,4 +635,4 @@ def test_workloads_of_a_node_have_marks_of_their_own(scene: Scene) -> None:
     for name in ("vector", "registry"):
         capture.enrol(scene.target(name))
     for number in (1, 2):
-        assert scene.pods.server.rule_exists(mark_of(number), version=scene.pods.version)
+        assert scene.pods.server.rule_exists(constants.host_mark(number), version=scene.pods.version)

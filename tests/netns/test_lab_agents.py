@@ -16,7 +16,7 @@ import msgspec
 import psutil
 import pytest
 
-from nodeseal.linux import syscalls
+from nodeseal.linux import mounts
 from nodeseal_lab import agents
 from nodeseal_lab.demo.host_state import HostState, attached_programs, pinned_programs
 from nodeseal_lab.demo.scene import Scene
@@ -103,7 +103,7 @@ def traces(lab: Lab) -> list[str]:
         arguments = one.info["cmdline"] or []
         if one.info["status"] != psutil.STATUS_ZOMBIE and any(f"{lab.directory}/" in part for part in arguments):
             found.append(f"{one.pid} {' '.join(arguments)}")
-    found += [str(mount) for mount in syscalls.mounts("bpf") if str(mount).startswith(f"{lab.directory}/")]
+    found += [str(mount) for mount in mounts.mount_points("bpf") if str(mount).startswith(f"{lab.directory}/")]
     return found + ([str(lab.directory)] if lab.directory.exists() else [])
 
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from unittest import mock
 
-from nodeseal.capture.backends import pod_ebpf
+from nodeseal.capture.bpf import runtime
 from nodeseal.capture.bpf.compile import Compiled
 
 
@@ -26,5 +26,5 @@ if __name__ == "__main__":
     from nodeseal.cli.main import main
 
     programs = Compiled.from_json(Path(sys.argv[1]).read_text())
-    with mock.patch.object(pod_ebpf, "compile_in_child", return_value=programs):
+    with mock.patch.object(runtime, "compile_in_child", return_value=programs):
         sys.exit(main(["agent", *sys.argv[2:]]))

@@ -12,10 +12,10 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from nodeseal.capture import constants
-from nodeseal.capture.bpf.installation import enter_listener, mapped
+from nodeseal.capture.bpf.maps import enter_listener, mapped
 from nodeseal.capture.bpf.programs import Programs
 from nodeseal.capture.bypass import Bypass
-from nodeseal.linux import syscalls
+from nodeseal.linux import bpf
 from support.namespaces import Namespaces
 from support.patience import wait_for
 from support.pods import compiled
@@ -100,7 +100,7 @@ class Bench:
             for name in ("counters", "listeners", "own", "settings", "revisited", "bypass", "places")
         }
         self._program = programs.load(program, self._maps)
-        syscalls.map_update(self._maps["settings"], bytes(4), struct.pack("=I", settings))
+        bpf.map_update(self._maps["settings"], bytes(4), struct.pack("=I", settings))
         for fd in (*self._maps.values(), self._program):
             stack.callback(os.close, fd)
 
@@ -146,7 +146,7 @@ class Bench:
         struct.pack_into("=I", context, 8, mark)
         struct.pack_into("=II", context, 36, self._index, self._index)  # ingress_ifindex, ifindex
         before = self._counters()
-        verdict, _ = self.namespace.run(lambda: syscalls.program_test_run(self._program, data, bytes(context)))
+        verdict, _ = self.namespace.run(lambda: bpf.program_test_run(self._program, data, bytes(context)))
         return verdict, self._moved(before)
 
     def lookup(
@@ -164,7 +164,7 @@ class Bench:
         struct.pack_into("=I", context, 60, local_port)  # ingress_ifindex must be 0, says the kernel
         before = self._counters()
         verdict, out = self.namespace.run(
-            lambda: syscalls.program_test_run(self._program, None, bytes(context), _SK_LOOKUP_SIZE)
+            lambda: bpf.program_test_run(self._program, None, bytes(context), _SK_LOOKUP_SIZE)
         )
         return verdict, struct.unpack_from("=Q", out)[0], self._moved(before)
 
@@ -175,27 +175,27 @@ class Bench:
     def place(self, address: str, port: int) -> None:
         """A process of the node listens there."""
         key = mapped(ip_address(address)) + struct.pack("!HH", port, 0)
-        syscalls.map_update(self._maps["places"], key, struct.pack("=III", 1, constants.STATE_CAPTURE, 0))
+        bpf.map_update(self._maps["places"], key, struct.pack("=III", 1, constants.STATE_CAPTURE, 0))
 
     def own(self, address: str) -> None:
         """The namespace has this address."""
-        syscalls.map_update(self._maps["own"], mapped(ip_address(address)), b"\1")
+        bpf.map_update(self._maps["own"], mapped(ip_address(address)), b"\1")
 
     def note(self, source: str, source_port: int, destination: str, destination_port: int, age_ns: int = 0) -> None:
         """Note a SYN as steer_ingress does."""
         when = struct.pack("=Q", time.monotonic_ns() - age_ns)
-        syscalls.map_update(self._maps["revisited"], _flow(source, source_port, destination, destination_port), when)
+        bpf.map_update(self._maps["revisited"], _flow(source, source_port, destination, destination_port), when)
 
     def revisited(self, source: str, source_port: int, destination: str, destination_port: int) -> bool:
         """Whether steer_ingress has noted this SYN."""
         key = _flow(source, source_port, destination, destination_port)
-        return syscalls.map_lookup(self._maps["revisited"], key, 8) is not None
+        return bpf.map_lookup(self._maps["revisited"], key, 8) is not None
 
     def _counters(self) -> list[int]:
         cpus = os.cpu_count() or 1
         values = []
         for key in range(len(constants.COUNTERS)):
-            value = syscalls.map_lookup(self._maps["counters"], struct.pack("=I", key), 8 * max(cpus, 256))
+            value = bpf.map_lookup(self._maps["counters"], struct.pack("=I", key), 8 * max(cpus, 256))
             values.append(sum(item for (item,) in struct.iter_unpack("=Q", value or b"")))
         return values
 

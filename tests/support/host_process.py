@@ -15,7 +15,7 @@ import sys
 from types import TracebackType
 from typing import Any
 
-from nodeseal.capture import probe
+from nodeseal.linux import cgroups
 from support.patience import wait_for
 
 _numbers = itertools.count()
@@ -100,7 +100,7 @@ class Cgroup:
     """A directory in the cgroup v2 tree, with those below it; removed at the end, which its processes must have met."""
 
     def __init__(self) -> None:
-        self.root = probe.find_cgroup()
+        self.root = cgroups.find_cgroup()
         self.path = self.root / f"nst-{os.getpid()}-{next(_numbers)}"
         self.path.mkdir()
 
@@ -142,7 +142,7 @@ class HostProcess:
 
     def __init__(self, netns: str, cgroup: str = "") -> None:
         """`netns`: a name under /run/netns."""
-        where = str(probe.find_cgroup() / cgroup.lstrip("/")) if cgroup else ""
+        where = str(cgroups.find_cgroup() / cgroup.lstrip("/")) if cgroup else ""
         command = ["nsenter", f"--net=/run/netns/{netns}", sys.executable, "-c", _PROGRAM, where]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         # It is where it should be once it answers.

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from nodeseal.linux import syscalls
+from nodeseal.linux import bpf
 from nodeseal.linux.namespace import NetworkNamespace
 
 T = TypeVar("T")
@@ -109,12 +109,12 @@ class Namespace:
         """Whether a tc filter of this name stands at a device's ingress."""
         return name in self.tc("filter", "show", "dev", device, "ingress")
 
-    def tcx_programs(self, device: str, attach_type: int = syscalls.ATTACH_TCX_INGRESS) -> list[int]:
+    def tcx_programs(self, device: str, attach_type: int = bpf.ATTACH_TCX_INGRESS) -> list[int]:
         """The numbers of the TCX programs at a device's ingress or egress; none where the kernel has no TCX."""
 
         def body() -> list[int]:
             with contextlib.suppress(OSError):
-                return syscalls.tcx_programs(socket.if_nametoindex(device), attach_type)
+                return bpf.tcx_programs(socket.if_nametoindex(device), attach_type)
             return []
 
         return self.run(body)
@@ -134,7 +134,7 @@ class Namespace:
         for device in devices:
             parts.append(self.tc("qdisc", "show", "dev", device))
             parts += [self.tc("filter", "show", "dev", device, way) for way in ("ingress", "egress")]
-            programs = [self.tcx_programs(device), self.tcx_programs(device, syscalls.ATTACH_TCX_EGRESS)]
+            programs = [self.tcx_programs(device), self.tcx_programs(device, bpf.ATTACH_TCX_EGRESS)]
             parts.append(f"{device}: TCX programs {programs}")
         settings = _output("nsenter", f"--net={self.path}", "sysctl", "-a", "--pattern", CHANGEABLE_SETTINGS)
         parts += self.run(iptables_rules)

@@ -16,9 +16,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from types import ModuleType, TracebackType
 
-from nodeseal.capture.backends import pod_ebpf, ruleset
+from nodeseal.capture.backends import ruleset
 from nodeseal.capture.backends.backend import Choice
-from nodeseal.capture.bpf import program_cache, steering
+from nodeseal.capture.bpf import cache, runtime, steering
 from nodeseal.capture.bpf.compile import Compiled, compile_in_child
 from nodeseal.capture.cleanup import Report, cleanup
 from nodeseal.capture.node import NodeCapture
@@ -39,7 +39,7 @@ SERVER, SERVER_6 = "10.91.2.2", "fd91:2::2"
 def compiled() -> Compiled:
     """bpf/, compiled once for as long as it does not change: what was compiled is kept in build/tests."""
     with kept_in("bpf") as directory:
-        return program_cache.load_or_compile(directory, compile_in_child)
+        return cache.load_or_compile(directory, compile_in_child)
 
 
 class Pods:
@@ -70,7 +70,7 @@ class Pods:
             self._join_ipv6(self.client, CLIENT_6, "a0", "fd91:1::1")
             self._join_ipv6(self.server, SERVER_6, "b0", "fd91:2::1")
             self.router.sysctl("net/ipv6/conf/all/forwarding", 1)
-        self._patch(pod_ebpf, "compile_in_child", compiled)
+        self._patch(runtime, "compile_in_child", compiled)
         if not self.tcx:
             self._patch(steering, "probe_tcx", lambda: False)
         return self

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from nodeseal.capture import constants
-from nodeseal.linux import syscalls
+from nodeseal.linux import socket_options
 
 _ports = itertools.count(1024 + os.getpid() % 8192)  # a run does not meet its predecessor's TIME_WAIT
 IPV6_TRANSPARENT = 75  # linux/in6.h
@@ -123,13 +123,13 @@ def _dial(flow: Flow) -> socket.socket:
         onward.settimeout(10)
         try:
             if flow.role == 0:
-                onward.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, constants.MARK_CORE)
+                onward.setsockopt(socket.SOL_SOCKET, socket_options.SO_MARK, constants.MARK_CORE)
             else:
-                onward.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, constants.MARK_TO_APP)
+                onward.setsockopt(socket.SOL_SOCKET, socket_options.SO_MARK, constants.MARK_TO_APP)
                 if ipv6:
                     onward.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
                 else:
-                    onward.setsockopt(socket.SOL_IP, syscalls.IP_TRANSPARENT, 1)
+                    onward.setsockopt(socket.SOL_IP, socket_options.IP_TRANSPARENT, 1)
                 # Below the ephemeral range, so that it is never the port of a connection from that client.
                 onward.bind((flow.source[0], next(_ports)))
             onward.connect(flow.destination)

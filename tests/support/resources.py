@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from nodeseal.linux import syscalls
+from nodeseal.linux import bpf, mounts
 from nodeseal_lab import agents
 from nodeseal_lab.lab import Lab
 from nodeseal_lab.namespaces import list_namespaces, run_in
@@ -89,7 +89,7 @@ def node_resources(lab: Lab, node: str) -> Resources:
     lines = {
         "cores": Counter({"running": len(cores)}),
         "namespaces": Counter(list_namespaces(prefix(lab.plan.name))),
-        "bpf mounts": Counter(str(path) for path in syscalls.mounts("bpf") if path.is_relative_to(lab.directory)),
+        "bpf mounts": Counter(str(path) for path in mounts.mount_points("bpf") if path.is_relative_to(lab.directory)),
         "files": Counter(_files(run_dir)),
     }
     places = {pod.name: pod.netns for pod in lab.plan.pods if pod.node == node} | {node: lab.plan.node(node).netns}
@@ -173,7 +173,7 @@ def _output(command: tuple[str, ...]) -> Iterator[str]:
 def _tcx_programs() -> Iterator[str]:
     for _, device in socket.if_nameindex():
         with contextlib.suppress(OSError):
-            for _ in syscalls.tcx_programs(socket.if_nametoindex(device)):
+            for _ in bpf.tcx_programs(socket.if_nametoindex(device)):
                 yield device
 
 

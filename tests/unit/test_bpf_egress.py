@@ -12,7 +12,6 @@ from contextlib import ExitStack
 import pytest
 
 from nodeseal.capture import constants
-from nodeseal.capture.backends.host_ebpf import mark_of
 from support.bpf import DEVICE_ADDRESS, DEVICE_ADDRESS_6, PEER_ADDRESS, PEER_ADDRESS_6, Bench, ethernet, ipv4, ipv6, tcp
 from support.namespaces import needs_root
 
@@ -28,14 +27,14 @@ CAPTURED = {
     "a pod's application": constants.MARK_CAPTURED,
     "the core towards an application": constants.MARK_TO_APP,
     "the core towards a process of the node": constants.MARK_ANSWER,
-    "the first process of the node": mark_of(1),
-    "the last process of the node": mark_of(255),
+    "the first process of the node": constants.host_mark(1),
+    "the last process of the node": constants.host_mark(255),
 }
 OTHERS = {
     "none": 0,
     "the core towards other machines": constants.MARK_CORE,
     "kube-proxy's": 0x4000,
-    "ours with a bit of kube-proxy's": mark_of(1) | 0x4000,
+    "ours with a bit of kube-proxy's": constants.host_mark(1) | 0x4000,
     "no process of the node": constants.MARK_HOST | 0x100,
 }
 PACKETS = {
@@ -77,5 +76,5 @@ def test_an_answer_that_nobody_waits_for_leaves() -> None:
 def test_on_lo_a_mark_that_no_socket_has_is_left_alone() -> None:
     with ExitStack() as stack:
         bench = Bench(stack, "restore_mark")
-        for mark in (0, mark_of(1) | 0x4000, *CAPTURED.values()):
+        for mark in (0, constants.host_mark(1) | 0x4000, *CAPTURED.values()):
             assert bench.packet(PACKETS["ipv4"], mark=mark) == (PASS, {})

@@ -14,7 +14,7 @@ import pytest
 from nodeseal.capture import constants
 from nodeseal.capture.bpf.programs import Programs
 from nodeseal.capture.bypass import Bypass, Entries, exclusion_entries, node_entries, peer_entries
-from nodeseal.linux import syscalls
+from nodeseal.linux import bpf
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
 from support.namespaces import needs_root
@@ -113,7 +113,7 @@ def table() -> Iterator[int]:
 
 
 def keys(fd: int) -> set[bytes]:
-    return set(syscalls.map_keys(fd, constants.BYPASS_KEY_SIZE))
+    return set(bpf.map_keys(fd, constants.BYPASS_KEY_SIZE))
 
 
 @needs_root

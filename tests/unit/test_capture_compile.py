@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture import probe
-from nodeseal.capture.backends import pod_ebpf
 from nodeseal.capture.backends.backend import Choice
 from nodeseal.capture.backends.iptables import IptablesBackend
+from nodeseal.capture.bpf import runtime
 from nodeseal.capture.bpf.compile import Compiled, compile_in_child
 from nodeseal.capture.errors import CaptureError, CompilingInterruptedError
 from nodeseal.capture.node import NodeCapture
+from nodeseal.linux import capabilities, cgroups
 
 
 def interpreter(directory: Path, script: str) -> str:
@@ -44,9 +44,9 @@ def test_auto_falls_back_for_what_the_machine_lacks_only(
     def compiling() -> Compiled:
         raise failure
 
-    monkeypatch.setattr(probe, "check_privileges", lambda **_: None)
-    monkeypatch.setattr(probe, "check_cgroup", lambda path: path)
-    monkeypatch.setattr(pod_ebpf, "_compile", compiling)
+    monkeypatch.setattr(capabilities, "check_privileges", lambda **_: None)
+    monkeypatch.setattr(cgroups, "check_cgroup", lambda path: path)
+    monkeypatch.setattr(runtime, "_compile", compiling)
     monkeypatch.setattr(IptablesBackend, "prepare", lambda *_: None)
     capture = NodeCapture(tmp_path, tmp_path, Choice.AUTO)
     if isinstance(failure, CompilingInterruptedError):

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from nodeseal.capture import constants, listeners
-from nodeseal.capture.backends import host_ebpf
 from nodeseal.splice import native
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,8 +33,8 @@ def test_marks_and_port_agree_in_all_three(name: str) -> None:
 def test_marks_of_processes_agree() -> None:
     assert BPF["NS_MARK_HOST"] == constants.MARK_HOST
     assert BPF["NS_MARK_HOST_MASK"] == constants.MARK_HOST_MASK
-    assert BPF["NS_HOST_NUMBERS"] == host_ebpf.NUMBERS[-1] + 1
-    assert {host_ebpf.mark_of(number) & constants.MARK_HOST_MASK for number in host_ebpf.NUMBERS} == {
+    assert BPF["NS_HOST_NUMBERS"] == constants.HOST_NUMBERS[-1] + 1
+    assert {constants.host_mark(number) & constants.MARK_HOST_MASK for number in constants.HOST_NUMBERS} == {
         constants.MARK_HOST
     }
 

@@ -12,7 +12,9 @@ import pytest
 from nodeseal.capture.bpf import compile as compiler
 from nodeseal.capture.bpf.compile import Compiled, MapShape, ProgramCode
 from nodeseal.capture.errors import CaptureError
-from nodeseal.capture.journal import Entry, Filter, Journal, Link, Sysctl
+from nodeseal.capture.journal import Entry, Journal, Link
+from nodeseal.linux.sysctls import Sysctl
+from nodeseal.linux.tc_filters import Filter
 
 
 def entry() -> Entry:

@@ -10,6 +10,7 @@ import pytest
 from nodeseal.capture import constants
 from nodeseal.capture.backends import ruleset
 from nodeseal.capture.listeners import INBOUND, OUTBOUND
+from nodeseal.linux import xtables
 from nodeseal.mesh.exclusions import Excluded, PortRange
 
 PORTS = {OUTBOUND: 40001, INBOUND: 40002}
@@ -171,4 +172,4 @@ def test_what_is_captured_leaves_by_lo_only() -> None:
     ],
 )
 def test_tables_are_in_use_when_they_hold_rules_or_chains(text: str, used: bool) -> None:
-    assert ruleset.holds_rules(text) is used
+    assert xtables.holds_rules(text) is used

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture.errors import CaptureError
 from nodeseal.linux import xtables
+from nodeseal.linux.errors import LinuxError
 
 RULE = "*nat\n:DOCKER - [0:0]\n-A DOCKER -j RETURN\nCOMMIT"
 
@@ -75,7 +75,7 @@ def test_families_have_programs_of_their_own(machine: Machine) -> None:
 
 def test_nothing_installed(machine: Machine) -> None:
     with pytest.raises(
-        CaptureError,
+        LinuxError,
         match=r"^iptables-restore is not installed: apt-get install iptables, or set `capture: ebpf` in the agent's",
     ):
         xtables.choose(4)
@@ -93,7 +93,7 @@ def test_complaint_is_one_line(machine: Machine) -> None:
         fails="# Warning: iptables-legacy tables present\niptables-nft-restore v1.8.9 (nf_tables): \n"
         "line 4: RULE_APPEND failed (No such file or directory): rule in chain OUTPUT\nTry --help",
     )
-    with pytest.raises(CaptureError) as error:
+    with pytest.raises(LinuxError) as error:
         xtables.restore("iptables-nft", "")
     assert str(error.value) == (
         "iptables-nft-restore: line 4: RULE_APPEND failed (No such file or directory): rule in chain OUTPUT"

@@ -16,7 +16,7 @@ from ipaddress import IPv6Address, summarize_address_range
 
 from nodeseal.capture import constants
 from nodeseal.capture.errors import CaptureError
-from nodeseal.linux import syscalls
+from nodeseal.linux import bpf
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.exclusions import Excluded, Exclusions, Network, PortRange
 
@@ -68,7 +68,7 @@ class Bypass:
     def replace(self, entries: Mapping[bytes, int]) -> None:
         """These entries and no others. Raises CaptureError."""
         with self._lock, _explained():
-            present = set(syscalls.map_keys(self._fd, constants.BYPASS_KEY_SIZE))
+            present = set(bpf.map_keys(self._fd, constants.BYPASS_KEY_SIZE))
             self._put(entries)
             self._remove(present - entries.keys())
 
@@ -90,11 +90,11 @@ class Bypass:
         while part := list(itertools.islice(items, _AT_ONCE)):
             keys = b"".join(key for key, _ in part)
             values = struct.pack(f"={len(part)}I", *(value for _, value in part))
-            syscalls.map_update_batch(self._fd, keys, values, len(part))
+            bpf.map_update_batch(self._fd, keys, values, len(part))
 
     def _remove(self, keys: Iterable[bytes]) -> None:
         for key in keys:
-            syscalls.map_delete(self._fd, key)
+            bpf.map_delete(self._fd, key)
 
 
 class NoBypass(Bypass):

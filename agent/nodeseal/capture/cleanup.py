@@ -6,19 +6,19 @@ put there.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from nodeseal.capture.backends import host_ebpf, iptables
-from nodeseal.capture.backends.pod_ebpf import BPF_DIRECTORY, CGROUP_LINKS
-from nodeseal.capture.bpf import installation, program_cache
+from nodeseal.capture.backends.pod_ebpf import CGROUP_LINKS
+from nodeseal.capture.backends.selection import Selection
+from nodeseal.capture.bpf import cache, pins
+from nodeseal.capture.bpf.runtime import DIRECTORY
 from nodeseal.capture.errors import CaptureError
-from nodeseal.capture.journal import Journal
-from nodeseal.linux import syscalls
+from nodeseal.capture.journal import Entry, Journal
+from nodeseal.linux import mounts
+from nodeseal.linux.errors import LinuxError
 from nodeseal.linux.namespace import NamespaceGoneError, NetworkNamespace
 
 
@@ -36,7 +36,7 @@ def cleanup(run_dir: Path) -> Report:
     An agent or core that still runs should be ended before: connections that go through the core end with it.
     """
     report = Report()
-    pins = run_dir / BPF_DIRECTORY
+    directory = run_dir / DIRECTORY
     try:
         journal = Journal.load(run_dir)
     except CaptureError as error:
@@ -45,41 +45,13 @@ def cleanup(run_dir: Path) -> Report:
 
     # The programs at the cgroup tree go first: nothing new is captured while the rest is taken down.
     for name in CGROUP_LINKS:
-        _attempt(report, f"BPF program {pins / name}", partial(_detach, pins / name))
-    enrolled = None
-    with contextlib.suppress(OSError):
-        enrolled = syscalls.pinned(pins / "enrolled")
-    try:
-        for entry in list(journal.entries.values()) if journal else []:
-            namespace = None
-            with contextlib.suppress(NamespaceGoneError):
-                try:
-                    namespace = NetworkNamespace.find(entry.netns, entry.cookie)
-                except NamespaceGoneError:
-                    raise
-                except CaptureError as error:
-                    report.failed.append(str(error))
-                    continue
-            before = len(report.failed)
-            if entry.cgroup:
-                others = host_ebpf.neighbours(entry, journal.entries.values()) if journal else []
-                results = host_ebpf.remove(entry, namespace, pins, heir=others[0] if others else None)
-            elif entry.backend == "iptables":
-                results = iptables.remove(entry, namespace)
-            else:
-                results = installation.remove(entry, namespace, enrolled, pins)
-            for result in results:
-                (report.failed if isinstance(result, CaptureError) else report.removed).append(str(result))
-            if namespace:
-                namespace.close()
-            if len(report.failed) == before and journal:
-                del journal.entries[entry.name]
-    finally:
-        if enrolled is not None:
-            os.close(enrolled)
-
-    _remove_pins(report, pins)
-    _attempt(report, f"compiled programs {run_dir / program_cache.FILE_NAME}", partial(program_cache.remove, run_dir))
+        _attempt(report, f"BPF program {directory / name}", partial(pins.remove_link, directory / name))
+    if journal is not None:
+        backends = Selection(run_dir)
+        for entry in list(journal.entries.values()):
+            _remove(report, backends, journal, entry)
+    _remove_pins(report, directory)
+    _attempt(report, f"compiled programs {run_dir / cache.FILE_NAME}", partial(cache.remove, run_dir))
     if journal is not None:
         try:
             if journal.entries:
@@ -91,6 +63,25 @@ def cleanup(run_dir: Path) -> Report:
     return report
 
 
+def _remove(report: Report, backends: Selection, journal: Journal, entry: Entry) -> None:
+    """What the entry tells of; the entry too, unless something failed."""
+    namespace = None
+    try:
+        namespace = NetworkNamespace.find(entry.netns, entry.cookie)
+    except NamespaceGoneError:
+        pass
+    except LinuxError as error:
+        report.failed.append(str(error))
+        return
+    before = len(report.failed)
+    for result in backends.of(entry).remove(entry, namespace, journal.neighbours(entry)):
+        (report.failed if isinstance(result, LinuxError) else report.removed).append(str(result))
+    if namespace:
+        namespace.close()
+    if len(report.failed) == before:
+        del journal.entries[entry.name]
+
+
 def _attempt(report: Report, what: str, action: Callable[[], bool]) -> None:
     try:
         if action():
@@ -99,38 +90,21 @@ def _attempt(report: Report, what: str, action: Callable[[], bool]) -> None:
         report.failed.append(f"cannot remove {what}: {error.strerror}")
 
 
-def _detach(path: Path) -> bool:
-    try:
-        fd = syscalls.pinned(path)
-    except FileNotFoundError:
-        return False
-    try:
-        syscalls.link_detach(fd)
-    finally:
-        os.close(fd)
-    path.unlink(missing_ok=True)
-    return True
-
-
-def _remove_pins(report: Report, pins: Path) -> None:
-    if pins.resolve() in syscalls.mounts("bpf"):
+def _remove_pins(report: Report, root: Path) -> None:
+    if root.resolve() in mounts.mount_points("bpf"):
         # Namespaces that no journal tells of: their links still have to go.
-        for directory in sorted(pins.glob("ns-*")):
-            _attempt(
-                report,
-                f"BPF maps and links in {directory}",
-                partial(installation.remove_pins, directory),
-            )
+        for directory in sorted(root.glob("ns-*")):
+            _attempt(report, f"BPF maps and links in {directory}", partial(pins.remove_all, directory))
 
         def unmount() -> bool:
-            for path in pins.iterdir():
+            for path in root.iterdir():
                 if not path.name.endswith(".debug"):  # the kernel's own, in every BPF file system
                     path.unlink()
-            syscalls.unmount(pins)
+            mounts.unmount(root)
             return True
 
-        _attempt(report, f"BPF file system {pins}", unmount)
-    _attempt(report, f"directory {pins}", partial(_remove_directory, pins))
+        _attempt(report, f"BPF file system {root}", unmount)
+    _attempt(report, f"directory {root}", partial(_remove_directory, root))
 
 
 def _remove_directory(path: Path) -> bool:

@@ -9,6 +9,7 @@ MARK_ANSWER = 0x4E530004
 MARK_DIALLED = 0x4E530005
 MARK_HOST = 0x4E540000
 MARK_HOST_MASK = 0xFFFFFF00
+HOST_NUMBERS = range(1, 256)  # of the workloads that are processes of the node
 HBONE_PORT = 15008
 
 STATE_CAPTURE = 1
@@ -60,3 +61,8 @@ BYPASS_KEY_SIZE = 40
 # The workload's own routing table and rules, inside its namespace. 0x4e53 is "NS".
 ROUTE_TABLE = 0x4E53
 RULE_PRIORITY = 100
+
+
+def host_mark(number: int) -> int:
+    """The mark of the connections that the process of the node with this number dials."""
+    return MARK_HOST | number

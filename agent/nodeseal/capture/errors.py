@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from nodeseal.linux.errors import LinuxError
 
-class CaptureError(Exception):
-    """Capture could not be set up or taken down. The text is one line: what, where, what to do."""
+
+class CaptureError(LinuxError):
+    """Capture could not be set up or taken down. The text is one line: what, where, what to do.
+
+    What the machine itself refuses comes through capture as the LinuxError that it is: its text says as much.
+    """
 
 
 class CompilingInterruptedError(CaptureError):

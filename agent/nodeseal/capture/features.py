@@ -13,9 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
-from pyroute2 import IPRoute
-
-from nodeseal.capture import constants, probe, routing
+from nodeseal.capture import constants
 from nodeseal.capture.backends import ruleset
 from nodeseal.capture.backends.iptables import sample
 from nodeseal.capture.bpf import steering
@@ -23,11 +21,13 @@ from nodeseal.capture.bpf.compile import Compiled, compile_in_child
 from nodeseal.capture.bpf.programs import PROGRAMS, Programs
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import BackendName
-from nodeseal.linux import conntrack, xtables
+from nodeseal.linux import capabilities, cgroups, conntrack, rtnetlink, tc_filters, xtables
+from nodeseal.linux.errors import LinuxError
+from nodeseal.linux.namespace import in_new_namespace
+from nodeseal.linux.rtnetlink import LOOPBACK, Device, Route, Rule
 
 # Whom a feature is for: a backend, or both of them.
 For = Literal["ebpf", "iptables", "both"]
-_LOOPBACK = 1
 _LOOPBACK_ADDRESSES = {4: "127.0.0.1", 6: "::1"}
 # What each part of the rules is tried by: target or match -> a rule.
 _PARTS = {
@@ -61,16 +61,16 @@ def survey(cgroup: Path | None) -> Iterator[Feature]:
     for version in (4, 6):
 
         def route(version: int = version) -> str:
-            return probe.in_new_namespace(lambda: _routing(version))
+            return in_new_namespace(lambda: _routing(version))
 
         yield _try(f"policy routing IPv{version}", "both", route, needed=version == 4)
     yield _try("BPF privileges", "ebpf", lambda: _privileges(bpf=True))
-    yield _try("cgroup v2", "ebpf", lambda: str(probe.check_cgroup(cgroup or probe.find_cgroup())))
+    yield _try("cgroup v2", "ebpf", lambda: str(cgroups.check_cgroup(cgroup or cgroups.find_cgroup())))
     yield from _programs()
     yield _try("TCX or clsact", "ebpf", _steering)
     for family in (4, 6):
         yield from _iptables(family)
-    yield _try("conntrack's list", "iptables", lambda: probe.in_new_namespace(_conntrack_list))
+    yield _try("conntrack's list", "iptables", lambda: in_new_namespace(_conntrack_list))
 
 
 def lacking(features: list[Feature], backend: BackendName) -> list[Feature]:
@@ -81,25 +81,23 @@ def lacking(features: list[Feature], backend: BackendName) -> list[Feature]:
 def _try(name: str, use: For, attempt: Callable[[], str], *, needed: bool = True) -> Feature:
     try:
         return Feature(name, use, True, attempt(), needed)
-    except CaptureError as error:
+    except LinuxError as error:
         return Feature(name, use, False, str(error), needed)
     except OSError as error:
         return Feature(name, use, False, f"{error.strerror or error}; run as root", needed)
 
 
 def _privileges(*, bpf: bool) -> str:
-    probe.check_privileges(bpf=bpf)
+    capabilities.check_privileges(bpf=bpf)
     names = ("CAP_NET_ADMIN", "CAP_SYS_ADMIN", *(["CAP_BPF"] if bpf else []))
     return f"user {os.geteuid()} with {', '.join(names)}"
 
 
 def _routing(version: int) -> str:
     table = constants.ROUTE_TABLE
-    with IPRoute() as ipr:
-        ipr.link("set", index=_LOOPBACK, state="up")
-    address = ip_address(_LOOPBACK_ADDRESSES[version])
-    routing.add_table(table, address, [])
-    routing.add_rule(version, constants.MARK_CAPTURED, table, constants.RULE_PRIORITY)
+    rtnetlink.set_up(LOOPBACK)
+    rtnetlink.add_routes(version, table, [Route(1, LOOPBACK, ip_address(_LOOPBACK_ADDRESSES[version])), Route(2)])
+    rtnetlink.add_rules([Rule(version, constants.MARK_CAPTURED, constants.RULE_PRIORITY, table)])
     return "rules by mark, tables of their own"
 
 
@@ -130,12 +128,12 @@ def _steering() -> str:
     def attempt() -> None:
         program = steering.load_nothing()
         try:
-            (plan,) = routing.plan_filters([routing.Device(_LOOPBACK, "lo")])
-            routing.add_filter(plan, program)
+            (plan,) = tc_filters.plan_filters([Device(LOOPBACK, "lo")])
+            tc_filters.add_filter(plan, program)
         finally:
             os.close(program)
 
-    probe.in_new_namespace(attempt)
+    in_new_namespace(attempt)
     return "tc filters, as there is no TCX: what a pod sends as it is enrolled can be lost for some milliseconds"
 
 
@@ -145,7 +143,7 @@ def _iptables(family: int) -> Iterator[Feature]:
     found: list[str] = []
 
     def choose() -> str:
-        found.append(probe.in_new_namespace(lambda: xtables.choose(family)))
+        found.append(in_new_namespace(lambda: xtables.choose(family)))
         return f"{found[0]}, where a namespace does not use the other flavour"
 
     yield _try(f"iptables IPv{family}", "iptables", choose, needed=needed)
@@ -155,7 +153,7 @@ def _iptables(family: int) -> Iterator[Feature]:
             if not found:
                 raise CaptureError("not tried: there is no program to try it with")
             text = "\n".join(["*mangle", rule, "COMMIT", ""])
-            probe.in_new_namespace(lambda: xtables.restore(found[0], text))
+            in_new_namespace(lambda: xtables.restore(found[0], text))
             return "the kernel takes it"
 
         yield _try(f"{part} IPv{family}", "iptables", attempt, needed=needed)
@@ -163,12 +161,12 @@ def _iptables(family: int) -> Iterator[Feature]:
     def whole() -> str:
         if not found:
             raise CaptureError("not tried: there is no program to try it with")
-        probe.in_new_namespace(lambda: xtables.restore(found[0], sample(family)))
+        in_new_namespace(lambda: xtables.restore(found[0], sample(family)))
         return f"chains {ruleset.OUTPUT}, {ruleset.PREROUTING} and {ruleset.POSTROUTING}"
 
     yield _try(f"all rules IPv{family}", "iptables", whole, needed=needed)
 
 
 def _conntrack_list() -> str:
-    conntrack.captured_connections()
+    conntrack.marked_connections(constants.MARK_CAPTURED)
     return "by netlink"

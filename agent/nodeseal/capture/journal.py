@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nodeseal.capture.errors import CaptureError
+from nodeseal.linux.sysctls import Sysctl
+from nodeseal.linux.tc_filters import Filter
 from nodeseal.mesh.address import Address
 
 FILE_NAME = "capture.json"
@@ -31,7 +33,7 @@ _READABLE = (1, 2, 3, 4, 5, 6)
 State = Literal["installing", "capturing", "leaving"]
 
 
-# Which of the two ways of capturing made an entry: see backend.py.
+# How the workload is captured: see backends/selection.py.
 BackendName = Literal["ebpf", "iptables"]
 
 
@@ -43,30 +45,6 @@ class Link:
 
     device: str
     index: int
-
-
-@dataclass(slots=True)
-class Filter:
-    """One tc filter, where there is no TCX. `qdisc`: the clsact qdisc was made for it, and goes with it unless others
-    use it by then.
-    """
-
-    device: str
-    index: int
-    priority: int
-    handle: int
-    qdisc: bool
-    protocol: int = 0x0800  # of the frames that it sees; before IPv6 was captured, those of IPv4 only
-    egress: bool = False  # it sees what goes out
-
-
-@dataclass(slots=True)
-class Sysctl:
-    """One setting below /proc/sys: what it was, and what it was set to."""
-
-    path: str
-    before: str
-    after: str
 
 
 @dataclass(slots=True)
@@ -86,7 +64,7 @@ class Entry:
     sysctls: list[Sysctl] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
     open_on_failure: bool = False
-    cgroup: str = ""  # of a process of the node, see host.py; "": it has a network namespace
+    cgroup: str = ""  # of a process of the node, see host_ebpf.py; "": it has a network namespace
     number: int = 0  # of such a process, in its namespace
     ports: list[list[int]] = field(default_factory=list)  # its own: first and last of each range
     programs: str = ""  # version of those that are attached (Programs.version); "": of some other one
@@ -148,6 +126,16 @@ class Journal:
             raise CaptureError(
                 f"the capture journal {path} is damaged ({error!r}); run `{_cleanup(run_dir)}`"
             ) from None
+
+    def neighbours(self, entry: Entry) -> list[Entry]:
+        """The other processes of the node in the namespace of one; of a workload with a namespace of its own: none."""
+        if not entry.cgroup:
+            return []
+        return [
+            other
+            for other in self.entries.values()
+            if other is not entry and other.cgroup and other.cookie == entry.cookie
+        ]
 
     def save(self) -> None:
         """Write it. Raises CaptureError."""

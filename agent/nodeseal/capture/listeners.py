@@ -19,8 +19,8 @@ from collections.abc import Collection, Container, Iterable
 
 from nodeseal.capture import constants
 from nodeseal.capture.errors import AddressInUseError, CaptureError
-from nodeseal.linux import syscalls
 from nodeseal.linux.namespace import NetworkNamespace
+from nodeseal.linux.socket_options import IP_TRANSPARENT, SO_MARK
 from nodeseal.mesh.address import Address
 
 BACKLOG = 4096
@@ -90,7 +90,9 @@ def set_mark(fd: int, mark: int) -> None:
     """What connections that the listener accepts from now on carry. Raises CaptureError."""
     with socket.socket(fileno=os.dup(fd)) as listener:
         try:
-            listener.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, mark)
+            # Of a captured connection's sockets no mark may be set, not even the same one (bpf/keep_mark.c).
+            if listener.getsockopt(socket.SOL_SOCKET, SO_MARK) != mark:
+                listener.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
         except OSError as error:
             raise CaptureError(f"cannot mark a listener: {error.strerror}; this needs CAP_NET_ADMIN") from None
 
@@ -119,11 +121,11 @@ def _listen(where: str, role: int, version: int, address: str, mark: int, *, kee
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not steered))
             # What the core accepts inherits the mark, and fwmark_reflect gives it to the resets that answer it: towards
             # a captured application those must stay on lo, instead of leaving for the address that it dialled.
-            listener.setsockopt(socket.SOL_SOCKET, syscalls.SO_MARK, mark)
+            listener.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if steered:
                 # The same flag for both families.
-                listener.setsockopt(socket.SOL_IP, syscalls.IP_TRANSPARENT, 1)
+                listener.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
             # Accepted sockets inherit these, which saves a system call for each of them per connection. Only inbound
             # plaintext needs keepalive: tunnels have pings, and a workload cannot vanish without a word.
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,61 +1,43 @@
-"""Capture of one node's workloads: the journal, the listeners, and which backend captures whom.
+"""Capture of one node's workloads: the journal, the listeners, and the backends that capture them (selection.py).
 
-There are two backends (backend.py): eBPF is the better one, iptables is for kernels and policies without the BPF
-features. New workloads are captured by the one that the configuration asks for; `auto` tries. Each journal entry says
-which backend made it, and keeps it until its workload has left: a connection that one of them captured is of no use to
-the other. So an agent whose configuration changed drives both until then, and needs the means of both.
-
-That is why there are not two classes for the agent to choose from, but one that finds the backend by the entry.
+A backend is found by the journal's entry, not chosen once: that is why there is one class for the agent, whatever
+captures its workloads.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import shlex
 from collections.abc import Container, Mapping
 from pathlib import Path
 
-from nodeseal.capture import constants, listeners, routing
-from nodeseal.capture.backends import host_ebpf, ruleset
-from nodeseal.capture.backends.backend import Backend, Choice
-from nodeseal.capture.backends.iptables import IptablesBackend
-from nodeseal.capture.backends.pod_ebpf import EbpfBackend
-from nodeseal.capture.bypass import Bypass, NoBypass
-from nodeseal.capture.errors import (
-    AddressInUseError,
-    AddressNotFoundError,
-    AddressNotReadyError,
-    CaptureError,
-    CompilingInterruptedError,
-)
+from nodeseal.capture import constants, listeners
+from nodeseal.capture.backends import ruleset
+from nodeseal.capture.backends.backend import Choice
+from nodeseal.capture.backends.selection import Selection
+from nodeseal.capture.bypass import Bypass
+from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import BackendName, Entry, Journal
-from nodeseal.capture.workload import Captured, CaptureTarget
+from nodeseal.capture.survey import survey_for, uncaptured
+from nodeseal.capture.workload import Captured, CaptureTarget, new_entry, ranges_of, target_of
+from nodeseal.linux import rtnetlink
+from nodeseal.linux.errors import LinuxError
 from nodeseal.linux.namespace import NamespaceGoneError, NetworkNamespace
-from nodeseal.mesh.address import Address
-from nodeseal.mesh.exclusions import Excluded, PortRange
-from nodeseal.mesh.host import HostPlace
-
-log = logging.getLogger("nodeseal.capture")
-
-_MARKS = (constants.MARK_CAPTURED, constants.MARK_TO_APP)
+from nodeseal.mesh.exclusions import Excluded
 
 
 class NodeCapture:
-    """Capture for one node. Everything blocks for milliseconds (prepare: a second); one thread at a time."""
+    """Capture for one node. Everything blocks for milliseconds (prepare: a second); one thread at a time.
+
+    Methods raise LinuxError: what the machine refuses as it is, the rest as the CaptureError that they name.
+    """
 
     def __init__(self, run_dir: Path, cgroup: Path | None = None, choice: Choice = Choice.AUTO) -> None:
         """`run_dir`: this node's own directory; `cgroup`: root of the cgroup v2 tree, None to find it."""
         self._run_dir = run_dir
-        self._choice = choice
-        self._ebpf = EbpfBackend(run_dir, cgroup)
-        self._iptables = IptablesBackend()
-        self._backends: dict[BackendName, Backend] = {"ebpf": self._ebpf, "iptables": self._iptables}
+        self._backends = Selection(run_dir, cgroup, choice)
         self._captured: dict[str, Captured] = {}
         self._journal: Journal | None = None
-        self._chosen: BackendName | None = None
-        self._why = ""
 
     # ---- the node
 
@@ -67,78 +49,63 @@ class NodeCapture:
         with contextlib.ExitStack() as undo:
             try:
                 journal = Journal.load(self._run_dir)
-                chosen = self._choose(journal, undo)
-                self._prepare_for(journal, chosen, undo)
+                self._backends.prepare(journal, undo)
                 self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
                 raise CaptureError(f"cannot prepare capture in {self._run_dir}: {error.strerror}") from None
             undo.pop_all()
-        self._journal, self._chosen = journal, chosen
+        self._journal = journal
 
     @property
     def backend(self) -> BackendName | None:
         """Which one captures new workloads, after prepare()."""
-        return self._chosen
+        return self._backends.chosen
 
     @property
     def why(self) -> str:
         """Why `auto` did not choose eBPF; "" when it did, or when there was no choice."""
-        return self._why
+        return self._backends.why
 
     @property
     def tracked(self) -> str:
         """Why the node's NAT applies to what its processes dial through the core; "" when it does not."""
-        return self._ebpf.hosts.tracked if self._ebpf.prepared else ""
+        return self._backends.host.tracked
 
     def close(self) -> None:
         """Let go of all descriptors. Capture stays as it is, for the next agent to adopt."""
         for captured in self._captured.values():
             captured.close()
         self._captured.clear()
-        for backend in self._backends.values():
-            backend.close()
+        self._backends.close()
 
     def bypass(self) -> Bypass:
         """What passes by the core, after prepare(); the caller closes it. Of workloads that iptables captures see
         pass_by().
         """
         self._ready()
-        return self._ebpf.bypass() if self._ebpf.prepared else NoBypass()
+        return self._backends.runtime.bypass()
 
     @property
     def has_rules(self) -> bool:
         """Whether some workloads are captured by iptables, or may be."""
-        return self._chosen == "iptables" or any(one.backend == "iptables" for one in self._captured.values())
+        return self._backends.chosen == "iptables" or bool(self._by_iptables())
 
     def pass_by(self, passing: Mapping[str, Excluded]) -> None:
         """Workload -> what comes in and is left to the application, for those that iptables captures. Raises
-        CaptureError.
+        LinuxError.
         """
-        journal = self._ready()
-        mine = [
-            (journal.entries[name], captured.namespace)
-            for name, captured in self._captured.items()
-            if captured.backend == "iptables"
-        ]
-        self._iptables.pass_by(passing, mine)
+        self._ready()
+        self._backends.iptables.pass_by(passing, self._by_iptables())
 
     def errors(self, *, quick: bool = False) -> dict[str, int]:
         """Name -> how often, for everything that a BPF program or a rule counted: constants.COUNTERS and
         ruleset.COUNTERS. `quick`: without those of rules, which take milliseconds for each workload.
         """
-        journal = self._ready()
-        totals = dict.fromkeys((*constants.COUNTERS, *ruleset.COUNTERS), 0)
-        for name, backend in self._backends.items():
-            if quick and name == "iptables":
-                continue
-            mine = [
-                (journal.entries[captured.target.name], captured.namespace)
-                for captured in self._captured.values()
-                if captured.backend == name
-            ]
-            if mine or name == self._chosen:
-                for key, count in backend.errors(mine).items():
-                    totals[key] += count
+        self._ready()
+        totals = dict.fromkeys((*constants.COUNTERS, *ruleset.COUNTERS), 0) | self._backends.runtime.counters()
+        if not quick:
+            for name, count in self._backends.iptables.counters(self._by_iptables()).items():
+                totals[name] += count
         return totals
 
     # ---- workloads
@@ -156,24 +123,24 @@ class NodeCapture:
         """
         journal = self._ready()
         namespace = NetworkNamespace.open(target.netns)
-        held = self._captured.get(target.name)
+        known = self._captured.get(target.name)
         try:
             self._release_stale(target, namespace)
-            held = self._captured.get(target.name)
-            survey = _survey(target, namespace)
+            known = self._captured.get(target.name)
+            survey = survey_for(target, namespace)
             entry = journal.entries.get(target.name)
             fresh = entry is None
             if entry is None:
-                assert self._chosen is not None
-                entry = _new_entry(target, namespace, self._chosen)
-                if target.host is not None:
-                    self._number(entry, namespace)
+                assert self._backends.chosen is not None
+                entry = new_entry(target, namespace, self._backends.chosen)
             entry.open_on_failure = target.open_on_failure
-            entry.uncaptured = [str(address) for address in _uncaptured(target, survey)]
+            entry.uncaptured = [str(address) for address in uncaptured(target, survey)]
             if target.host is not None:
-                entry.cgroup, entry.ports = target.host.cgroup, _ranges(target.host)
-            backend = self._backends[entry.backend]
-            sockets = dict(held.listeners) if held else {}
+                entry.cgroup, entry.ports = target.host.cgroup, ranges_of(target.host)
+            backend = self._backends.of(entry)
+            if fresh:
+                backend.begin(entry, namespace, journal.neighbours(entry))
+            sockets = dict(known.listeners) if known else {}
             made = self._make_listeners(entry, namespace, besides=sockets)
         except BaseException:
             namespace.close()
@@ -191,19 +158,19 @@ class NodeCapture:
         except BaseException:
             listeners.close_all(made)
             if fresh:
-                with contextlib.suppress(CaptureError):  # what resists stays in the journal, for cleanup
+                with contextlib.suppress(LinuxError):  # what resists stays in the journal, for cleanup
                     self._remove(entry, namespace)
             elif entry.state == "leaving":
                 backend.stop_new(entry, namespace)
             namespace.close()
             raise
-        if held:
+        if known:
             namespace.close()
-            held.target, held.phase, held.listeners = target, "capturing", sockets
+            known.target, known.phase, known.listeners = target, "capturing", sockets
         else:
-            held = self._captured[target.name] = Captured(target, namespace, "capturing", entry.backend, sockets)
-        held.uncaptured = tuple(entry.uncaptured)
-        return held
+            known = self._captured[target.name] = Captured(target, namespace, "capturing", entry.backend, sockets)
+        known.uncaptured = tuple(entry.uncaptured)
+        return known
 
     def configure(self, target: CaptureTarget) -> None:
         """What may change while a workload is captured: `open_on_failure`. Raises CaptureError."""
@@ -213,7 +180,7 @@ class NodeCapture:
             return
         entry.open_on_failure = target.open_on_failure
         journal.save()
-        self._backends[entry.backend].configure(entry)
+        self._backends.of(entry).configure(entry)
 
     def refresh(self) -> None:
         """Cover what has come to the node since: devices, and the cgroups of processes that were started again. Raises
@@ -221,20 +188,22 @@ class NodeCapture:
         journal = self._ready()
         for captured in self._captured.values():
             entry = journal.entries.get(captured.target.name)
-            if entry is not None and entry.cgroup:
-                self._ebpf.hosts.refresh(entry, captured.namespace)
+            if entry is not None:
+                self._backends.of(entry).refresh(entry, captured.namespace)
 
     def has_cgroup(self, path: str) -> bool:
         """Whether the cgroup of a process of the node is there."""
-        return self._ebpf.prepared and self._ebpf.hosts.has_cgroup(path)
+        return self._backends.runtime.prepared and self._backends.host.cgroups.has(path)
 
     def nearest(self, path: str) -> Path:
         """The directory in which the next part of a cgroup's path is, or would be made. Raises CaptureError."""
-        return self._ebpf.hosts.nearest(path)
+        if not self._backends.runtime.prepared:
+            raise CaptureError("processes of the node are captured by eBPF only, which cannot be used here")
+        return self._backends.host.cgroups.nearest(path)
 
     def cgroups_of(self, path: str) -> frozenset[int]:
         """The numbers of a cgroup and of those below it; none when it is not there."""
-        return self._ebpf.hosts.cgroups_of(path) if self._ebpf.prepared else frozenset()
+        return self._backends.host.cgroups.numbers(path) if self._backends.runtime.prepared else frozenset()
 
     def stop_new(self, target: CaptureTarget) -> None:
         """First half of un-enrolling: new connections go direct, both ways; captured ones go on, through the core.
@@ -251,7 +220,7 @@ class NodeCapture:
         entry.state = "leaving"
         journal.save()
         if captured is not None:
-            self._backends[entry.backend].stop_new(entry, captured.namespace)
+            self._backends.of(entry).stop_new(entry, captured.namespace)
             captured.phase = "leaving"
 
     def release(self, target: CaptureTarget) -> None:
@@ -289,11 +258,11 @@ class NodeCapture:
                 with namespace:
                     self._remove(entry, namespace)
                 continue
-            target = _target_of(entry)
+            target = target_of(entry)
             captured = Captured(target, namespace, entry.state, entry.backend, uncaptured=tuple(entry.uncaptured))
             self._captured[entry.name] = captured
             if entry.state == "leaving":
-                self._backends[entry.backend].stop_new(entry, namespace)
+                self._backends.of(entry).stop_new(entry, namespace)
         return list(self._captured.values())
 
     def live_listeners(self, captured: Captured) -> frozenset[int]:
@@ -303,7 +272,7 @@ class NodeCapture:
         """
         journal = self._ready()
         entry = journal.entries[captured.target.name]
-        return self._backends[entry.backend].live_listeners(entry, captured.namespace)
+        return self._backends.of(entry).live_listeners(entry, captured.namespace)
 
     def take_listeners(self, captured: Captured, held: Mapping[int, int]) -> list[int]:
         """Give an adopted workload its listeners: duplicates of those that the core still holds, new ones for the rest.
@@ -313,7 +282,7 @@ class NodeCapture:
         """
         journal = self._ready()
         entry = journal.entries[captured.target.name]
-        backend = self._backends[entry.backend]
+        backend = self._backends.of(entry)
         addresses = entry.target_addresses
         roles = listeners.roles_of(addresses) if captured.phase == "capturing" else (listeners.OUTBOUND,)
         for role in roles:
@@ -323,9 +292,9 @@ class NodeCapture:
         besides = captured.listeners.keys() | (set(listeners.roles_of(addresses)) - set(roles))
         made = self._make_listeners(entry, captured.namespace, besides=besides)
         captured.listeners.update(made)
-        if entry.cgroup and listeners.OUTBOUND not in made:
-            # An older version gave it another mark.
-            listeners.set_mark(captured.listeners[listeners.OUTBOUND], _mark_of_accepted(entry))
+        if listeners.OUTBOUND not in made:
+            # An older version may have given it another mark.
+            listeners.set_mark(captured.listeners[listeners.OUTBOUND], backend.accepted_mark)
         backend.give_listeners(entry, captured.namespace, {role: captured.listeners[role] for role in roles})
         return list(made)
 
@@ -336,22 +305,30 @@ class NodeCapture:
             raise CaptureError("capture is not prepared: call prepare() first")
         return self._journal
 
+    def _by_iptables(self) -> list[tuple[Entry, NetworkNamespace]]:
+        journal = self._ready()
+        return [
+            (journal.entries[name], captured.namespace)
+            for name, captured in self._captured.items()
+            if captured.backend == "iptables"
+        ]
+
     def _make_listeners(self, entry: Entry, namespace: NetworkNamespace, *, besides: Container[int]) -> dict[int, int]:
         """Those that are missing, by role; all or none. Processes of a node share the sockets at port 15008."""
         made: dict[int, int] = {}
+        roles = listeners.roles_of(entry.target_addresses)
+        backend = self._backends.of(entry)
         try:
-            for role in (listeners.HBONE, listeners.HBONE6) if entry.cgroup else ():
+            for role in listeners.SHARED:
                 shared = self._of_neighbour(entry, role)
                 if role not in besides and shared is not None:
                     made[role] = os.dup(shared)
             made |= listeners.make_listeners(
                 namespace,
                 entry.target_addresses,
-                besides=[
-                    role for role in listeners.roles_of(entry.target_addresses) if role in besides or role in made
-                ],
-                keepalive=self._backends[entry.backend].needs_keepalive,
-                mark=_mark_of_accepted(entry),
+                besides=[role for role in roles if role in besides or role in made],
+                keepalive=backend.needs_keepalive,
+                mark=backend.accepted_mark,
             )
         except BaseException:
             listeners.close_all(made)
@@ -359,61 +336,12 @@ class NodeCapture:
         return made
 
     def _of_neighbour(self, entry: Entry, role: int) -> int | None:
-        """The listener that another process of the node has at the same address."""
-        for other in host_ebpf.neighbours(entry, self._ready().entries.values()):
+        """The listener that another workload of the namespace has at the same address."""
+        for other in self._ready().neighbours(entry):
             captured = self._captured.get(other.name)
             if captured is not None and other.addresses == entry.addresses and role in captured.listeners:
                 return captured.listeners[role]
         return None
-
-    def _number(self, entry: Entry, namespace: NetworkNamespace) -> None:
-        """Give a process of the node a number and a mark that are free in its namespace."""
-        if entry.backend != "ebpf":
-            raise CaptureError(f"cannot capture {entry.name}: processes of the node are captured by eBPF only")
-        taken = {other.number for other in self._ready().entries.values() if other.cookie == entry.cookie}
-        in_use = namespace.run(routing.marks_in_use)
-        free = (one for one in host_ebpf.NUMBERS if one not in taken and host_ebpf.mark_of(one) not in in_use)
-        entry.number = next(free, 0)
-        if not entry.number:
-            raise CaptureError(
-                f"cannot capture {entry.name}: {len(host_ebpf.NUMBERS)} processes of the node are captured"
-            )
-        entry.marks = [host_ebpf.mark_of(entry.number), constants.MARK_TO_APP]
-
-    def _choose(self, journal: Journal, undo: contextlib.ExitStack) -> BackendName:
-        """Prepares the backend of the choice, and says which it is."""
-        if self._choice is not Choice.AUTO:
-            name: BackendName = "ebpf" if self._choice is Choice.EBPF else "iptables"
-            self._backends[name].prepare(journal, undo)
-            return name
-        try:
-            with contextlib.ExitStack() as attempt:
-                self._backends["ebpf"].prepare(journal, attempt)
-                undo.push(attempt.pop_all())
-            return "ebpf"
-        except CompilingInterruptedError:
-            raise  # the machine may well have eBPF
-        except CaptureError as error:
-            self._why = str(error)
-        try:
-            self._backends["iptables"].prepare(journal, undo)
-        except CaptureError as error:
-            raise CaptureError(f"no capture backend can be used here: ebpf: {self._why}; iptables: {error}") from None
-        log.warning("capture is by iptables, not by eBPF: %s", self._why)
-        return "iptables"
-
-    def _prepare_for(self, journal: Journal, chosen: BackendName, undo: contextlib.ExitStack) -> None:
-        """The backends of what is captured already."""
-        for name in sorted({entry.backend for entry in journal.entries.values()} - {chosen}):
-            mine = sorted(entry.name for entry in journal.entries.values() if entry.backend == name)
-            try:
-                self._backends[name].prepare(journal, undo)
-            except CaptureError as error:
-                raise CaptureError(
-                    f"{', '.join(mine)}: captured by {name} before, which cannot be used any more ({error}); correct "
-                    f"that, or run `nodeseal cleanup --run-dir {shlex.quote(str(self._run_dir))}` first"
-                ) from None
-            log.info("still captured by %s until they leave: %s", name, ", ".join(mine))
 
     def _remove(self, entry: Entry, namespace: NetworkNamespace | None) -> None:
         journal = self._ready()
@@ -421,11 +349,11 @@ class NodeCapture:
         if namespace is None:
             with contextlib.suppress(NamespaceGoneError):
                 namespace = found = NetworkNamespace.find(entry.netns, entry.cookie)
-        results = list(self._backends[entry.backend].remove(entry, namespace))
+        results = list(self._backends.of(entry).remove(entry, namespace, journal.neighbours(entry)))
         if found:
             found.close()
         for result in results:
-            if isinstance(result, CaptureError):
+            if isinstance(result, LinuxError):
                 raise result
         journal.entries.pop(entry.name, None)
         journal.save()
@@ -437,7 +365,7 @@ class NodeCapture:
             same = (entry.cookie, entry.target_addresses) == (namespace.cookie, target.addresses)
             same = same and bool(entry.cgroup) == (target.host is not None)
             if entry.name == target.name and (not same or entry.state == "installing"):
-                self.release(_target_of(entry))
+                self.release(target_of(entry))
             elif entry.name != target.name and entry.cookie == namespace.cookie:
                 if entry.cgroup and target.host is not None:
                     continue
@@ -447,82 +375,7 @@ class NodeCapture:
                 )
 
 
-def _mark_of_accepted(entry: Entry) -> int:
-    """What the core accepts from the application in a pod has the application's own mark, which leads its answers to
-    lo. What it accepts from a process of the node answers to the node's own address, on lo in any case; it has a mark
-    of its own, by which the node's rules and devices leave it alone.
-    """
-    return constants.MARK_ANSWER if entry.cgroup else constants.MARK_CAPTURED
-
-
-def _survey(target: CaptureTarget, namespace: NetworkNamespace) -> routing.Survey:
-    survey = namespace.run(routing.survey)
-    for address in target.addresses:
-        if address not in survey.addresses:
-            raise AddressNotFoundError(
-                f"address not found: {address} of {target.name} is on no interface in {namespace.path}; correct the "
-                "workload's address or netns"
-            )
-        if address in survey.duplicate:
-            raise AddressInUseError(
-                f"address in use: {address} of {target.name} is another host's as well (duplicate address detection in "
-                f"{namespace.path} found it); give one of the two another address"
-            )
-        if address in survey.tentative:
-            raise AddressNotReadyError(
-                f"address not ready: {address} of {target.name} is still looked for among its neighbours (duplicate "
-                f"address detection in {namespace.path}); this takes a second or two"
-            )
-    if not survey.loopback_up:
-        raise CaptureError(f"lo is down in {namespace.path}: captured connections go by it; ip link set lo up")
-    if not survey.ipv6_on_loopback and any(address.version == 6 for address in target.addresses):
-        raise CaptureError(
-            f"IPv6 is off on lo in {namespace.path}: captured connections go by it; "
-            "sysctl net.ipv6.conf.lo.disable_ipv6=0"
-        )
-    return survey
-
-
-def _uncaptured(target: CaptureTarget, survey: routing.Survey) -> list[Address]:
-    """The namespace's addresses of families in which the target has none, but for those that mean nothing elsewhere."""
-    versions = {address.version for address in target.addresses}
-    return sorted(
-        (
-            address
-            for address in survey.addresses
-            if address.version not in versions and not (address.is_loopback or address.is_link_local)
-        ),
-        key=str,
-    )
-
-
-def _ranges(place: HostPlace) -> list[list[int]]:
-    return [[item.first, item.last] for item in place.ports]
-
-
-def _target_of(entry: Entry) -> CaptureTarget:
-    """What the entry was made for."""
-    ports = tuple(PortRange(first, last) for first, last in entry.ports)
-    place = HostPlace(entry.cgroup, ports) if entry.cgroup else None
-    return CaptureTarget(entry.name, entry.netns, entry.target_addresses, entry.open_on_failure, place)
-
-
-def _new_entry(target: CaptureTarget, namespace: NetworkNamespace, backend: BackendName) -> Entry:
-    return Entry(
-        name=target.name,
-        netns=str(namespace.path),
-        cookie=namespace.cookie,
-        inode=namespace.inode,
-        addresses=[str(address) for address in target.addresses],
-        state="installing",
-        table=constants.ROUTE_TABLE,
-        rule_priority=constants.RULE_PRIORITY,
-        marks=list(_MARKS),
-        backend=backend,
-    )
-
-
 def _check_table(entry: Entry) -> None:
     """Find a table that nobody uses, upwards from the usual one."""
-    while any(routing.table_in_use(version, entry.table) for version in entry.versions):
+    while any(rtnetlink.table_in_use(version, entry.table) for version in entry.versions):
         entry.table += 1

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nodeseal.capture import listeners
-from nodeseal.capture.journal import BackendName
+from nodeseal.capture import constants, listeners
+from nodeseal.capture.journal import BackendName, Entry
 from nodeseal.linux.namespace import NetworkNamespace
 from nodeseal.mesh.address import Address
+from nodeseal.mesh.exclusions import PortRange
 from nodeseal.mesh.host import HostPlace
 
 
@@ -56,3 +57,31 @@ class Captured:
         """Let go of the descriptors; what is installed stays."""
         listeners.close_all(self.listeners)
         self.namespace.close()
+
+
+def ranges_of(place: HostPlace) -> list[list[int]]:
+    """Its ports, as an entry has them."""
+    return [[item.first, item.last] for item in place.ports]
+
+
+def target_of(entry: Entry) -> CaptureTarget:
+    """What the entry was made for."""
+    ports = tuple(PortRange(first, last) for first, last in entry.ports)
+    place = HostPlace(entry.cgroup, ports) if entry.cgroup else None
+    return CaptureTarget(entry.name, entry.netns, entry.target_addresses, entry.open_on_failure, place)
+
+
+def new_entry(target: CaptureTarget, namespace: NetworkNamespace, backend: BackendName) -> Entry:
+    """What the journal says of a workload that is about to be captured."""
+    return Entry(
+        name=target.name,
+        netns=str(namespace.path),
+        cookie=namespace.cookie,
+        inode=namespace.inode,
+        addresses=[str(address) for address in target.addresses],
+        state="installing",
+        table=constants.ROUTE_TABLE,
+        rule_priority=constants.RULE_PRIORITY,
+        marks=[constants.MARK_CAPTURED, constants.MARK_TO_APP],
+        backend=backend,
+    )

@@ -23,6 +23,7 @@ from nodeseal.capture.journal import Entry, Journal
 from nodeseal.cores.client import CoreClient, CoreError
 from nodeseal.daemon.mesh_source import source_at
 from nodeseal.linux import conntrack, lock_file
+from nodeseal.linux.errors import LinuxError
 from nodeseal.linux.lock_file import AlreadyLocked, LockFile
 from nodeseal.linux.namespace import NamespaceGoneError, NetworkNamespace
 from nodeseal.linux.sock_diag import DirectError, end_captured
@@ -175,7 +176,7 @@ def _end_captured_sockets(run_dir: Path, report: Report) -> None:
                 count = namespace.run(partial(_end_sockets, entry))
         except NamespaceGoneError:
             continue
-        except (CaptureError, DirectError, OSError) as error:
+        except (LinuxError, DirectError, OSError) as error:
             report.failed.append(f"captured connections in {entry.netns} were not ended: {error}")
             continue
         if count:
@@ -186,7 +187,8 @@ def _end_sockets(entry: Entry) -> int:
     if entry.backend != "iptables":
         return end_captured(_APPLICATION_MARKS | frozenset(entry.marks))
     # The application's sockets have no mark, and a SYN that was dropped leaves no entry in conntrack.
-    return end_captured(_APPLICATION_MARKS, conntrack.captured_connections(), opening=entry.state == "capturing")
+    captured = conntrack.marked_connections(constants.MARK_CAPTURED)
+    return end_captured(_APPLICATION_MARKS, captured, opening=entry.state == "capturing")
 
 
 def _remove_files(run_dir: Path, report: Report, *, had_lock: bool, kept: tuple[str, ...]) -> None:

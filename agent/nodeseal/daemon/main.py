@@ -18,7 +18,6 @@ from pathlib import Path
 from nodeseal import __version__
 from nodeseal.api import operations
 from nodeseal.api.server import ApiServer
-from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.node import NodeCapture
 from nodeseal.cores.client import CoreError
 from nodeseal.daemon.mesh_source import source_at, source_of
@@ -27,6 +26,7 @@ from nodeseal.enrolment.capture_thread import CaptureThread
 from nodeseal.identity.credentials import Credentials
 from nodeseal.identity.embedded import AuthorityError
 from nodeseal.linux import hardening
+from nodeseal.linux.errors import LinuxError
 from nodeseal.linux.lock_file import AlreadyLocked, LockFile
 from nodeseal.local import config as configuration
 from nodeseal.local import registry, run_directory
@@ -74,7 +74,7 @@ async def _run(config: Config, path: Path, credentials: Credentials, lock: LockF
         with _registered(config, path):
             try:
                 await _serve(config, source, credentials, lock)
-            except (AuthorityError, CaptureError, CoreError, PublicationError) as error:
+            except (AuthorityError, LinuxError, CoreError, PublicationError) as error:
                 raise StartError(str(error)) from None
             except OSError as error:
                 raise StartError(f"cannot start in {config.run_dir}: {error}") from None

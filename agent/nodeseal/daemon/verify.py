@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from nodeseal.capture import probe
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Journal
 from nodeseal.daemon.mesh_source import source_of
 from nodeseal.identity.embedded import AuthorityError, Issuer
+from nodeseal.linux.cgroups import check_cgroup
+from nodeseal.linux.errors import LinuxError
 from nodeseal.local import config as configuration
 from nodeseal.local import run_directory
 from nodeseal.local.config import Config, ConfigError
@@ -97,8 +98,8 @@ def _cgroup(config: Config) -> Iterator[str]:
     """Whatever the backend: who names a cgroup wants eBPF there, and is not to get something else in silence."""
     if config.cgroup is not None:
         try:
-            probe.check_cgroup(config.cgroup)
-        except CaptureError as error:
+            check_cgroup(config.cgroup)
+        except LinuxError as error:
             yield str(error)
 
 

@@ -16,9 +16,9 @@ from collections.abc import Iterable
 from ipaddress import ip_network
 
 from nodeseal.capture.bypass import Entries, exclusion_entries, node_entries, peer_entries
-from nodeseal.capture.errors import CaptureError
 from nodeseal.enrolment.capture_thread import CaptureThread
 from nodeseal.linux.addresses import in_order
+from nodeseal.linux.errors import LinuxError
 from nodeseal.local.config import NodeAddresses
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions
@@ -87,7 +87,7 @@ class BypassKeeper:
                     await self._capture.pass_by(passing)
                     self._passed = passing
                 self._done = await asyncio.to_thread(self._apply, mesh, self.local)
-            except CaptureError as error:
+            except LinuxError as error:
                 log.error("%s; trying again", error)
                 self._done = self._passed = None
                 self._again = asyncio.get_running_loop().call_later(_RETRY_S, self._bring_again)

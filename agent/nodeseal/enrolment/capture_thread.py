@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from nodeseal.capture import constants
-from nodeseal.capture.backends.host_ebpf import NUMBERS, mark_of
 from nodeseal.capture.bypass import Bypass
 from nodeseal.capture.cleanup import cleanup
 from nodeseal.capture.errors import CaptureError
@@ -28,7 +27,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MARKS = frozenset(
-    {constants.MARK_CAPTURED, constants.MARK_TO_APP, constants.MARK_CORE, constants.MARK_ANSWER, *map(mark_of, NUMBERS)}
+    {
+        constants.MARK_CAPTURED,
+        constants.MARK_TO_APP,
+        constants.MARK_CORE,
+        constants.MARK_ANSWER,
+        *map(constants.host_mark, constants.HOST_NUMBERS),
+    }
 )
 
 

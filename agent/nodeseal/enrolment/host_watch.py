@@ -7,10 +7,10 @@ import contextlib
 import logging
 from collections.abc import Mapping
 
-from nodeseal.capture.errors import CaptureError
 from nodeseal.enrolment.capture_thread import CaptureThread
 from nodeseal.enrolment.workload import Enrolment
 from nodeseal.linux.cgroup_watch import CgroupWatch
+from nodeseal.linux.errors import LinuxError
 from nodeseal.mesh.model import WorkloadName
 from nodeseal.mesh.reasons import WhyNotEnrolled
 
@@ -42,7 +42,7 @@ class HostWatch:
                 try:
                     await self._look(watch)
                     said = ""
-                except CaptureError as error:
+                except LinuxError as error:
                     if str(error) != said:
                         said = str(error)
                         log.error("%s; trying again", said)

@@ -1,6 +1,4 @@
-"""The connections that conntrack remembers as captured: the iptables backend's applications have no mark on their
-sockets. Functions here are to be called inside the namespace (NetworkNamespace.run).
-"""
+"""What conntrack remembers of connections. Functions here are to be called inside the namespace."""
 
 from __future__ import annotations
 
@@ -11,20 +9,19 @@ from typing import Any
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
-from nodeseal.capture import constants
-from nodeseal.capture.errors import CaptureError
+from nodeseal.linux.errors import LinuxError
 from nodeseal.mesh.address import Address
 
 Endpoint = tuple[Address, int]
 
 
-def captured_connections() -> set[tuple[Endpoint, Endpoint]]:
-    """(application's end, end that it dialled) of each connection whose entry says CAPTURED. Raises CaptureError."""
+def marked_connections(mark: int) -> set[tuple[Endpoint, Endpoint]]:
+    """(dialler's end, end that it dialled) of each connection whose entry has this mark. Raises LinuxError."""
     try:
         with NFCTSocket(nfgen_family=socket.AF_UNSPEC) as conntrack:  # it would list IPv4 alone
-            entries = list(conntrack.dump(mark=constants.MARK_CAPTURED))
+            entries = list(conntrack.dump(mark=mark))
     except (NetlinkError, OSError) as error:
-        raise CaptureError(f"cannot list conntrack's entries (nf_conntrack_netlink): {error}") from None
+        raise LinuxError(f"cannot list conntrack's entries (nf_conntrack_netlink): {error}") from None
     return {_ends(entry.get_attr("CTA_TUPLE_ORIG")) for entry in entries}
 
 

@@ -13,8 +13,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from nodeseal.capture.backends import ruleset
-from nodeseal.capture.errors import CaptureError
+from nodeseal.linux.errors import LinuxError
 
 _PROGRAMS = {4: "iptables", 6: "ip6tables"}
 _TABLE = "mangle"
@@ -26,26 +25,31 @@ _SYSTEM_PATHS = ("/usr/sbin", "/sbin")  # not in everybody's PATH
 def choose(family: int) -> str:
     """The program to use here: iptables-nft, iptables-legacy (ip6tables-...), or iptables where that is all there is.
 
-    `family`: 4 or 6. Raises CaptureError when there is none.
+    `family`: 4 or 6. Raises LinuxError when there is none.
     """
     program = _PROGRAMS[family]
     default = _default(program)
     in_use = [
         name
         for name in (f"{program}-nft", f"{program}-legacy")
-        if _find(f"{name}-save") and ruleset.holds_rules(_run([f"{name}-save"]))
+        if _find(f"{name}-save") and holds_rules(_run([f"{name}-save"]))
     ]
     return in_use[0] if len(in_use) == 1 else default
 
 
 def save(program: str, *, counters: bool = False, table: str = _TABLE) -> str:
-    """What a table holds; `counters`: with how often each rule matched. Raises CaptureError."""
+    """What a table holds; `counters`: with how often each rule matched. Raises LinuxError."""
     return _run([f"{program}-save", *(["-c"] if counters else []), "-t", table])
 
 
 def restore(program: str, text: str) -> None:
-    """Change the table that `text` names as it says, all at once, and nothing else of it. Raises CaptureError."""
+    """Change the table that `text` names as it says, all at once, and nothing else of it. Raises LinuxError."""
     _run([f"{program}-restore", "--noflush", "-w", str(_LOCK_PATIENCE_S)], text)
+
+
+def holds_rules(saved: str) -> bool:
+    """Whether somebody uses these tables: `iptables-save` names a rule, or a chain that is not the kernel's."""
+    return bool(re.search(r"^-A |^:\S+ - ", saved, re.MULTILINE))
 
 
 def _default(program: str) -> str:
@@ -63,7 +67,7 @@ def _find(command: str) -> str | None:
 def _run(command: list[str], text: str | None = None) -> str:
     path = _find(command[0])
     if path is None:
-        raise CaptureError(
+        raise LinuxError(
             f"{command[0]} is not installed: apt-get install iptables, or set `capture: ebpf` in the agent's "
             "configuration"
         )
@@ -78,9 +82,9 @@ def _run(command: list[str], text: str | None = None) -> str:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise CaptureError(f"{path} cannot be run: {error}") from None
+        raise LinuxError(f"{path} cannot be run: {error}") from None
     if done.returncode != 0:
-        raise CaptureError(f"{Path(path).name}: {_reason(done.stderr) or f'ended with status {done.returncode}'}")
+        raise LinuxError(f"{Path(path).name}: {_reason(done.stderr) or f'ended with status {done.returncode}'}")
     return done.stdout
 
 

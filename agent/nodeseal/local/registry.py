@@ -16,7 +16,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from nodeseal.linux import syscalls
+from nodeseal.linux.namespace import network_namespace_cookie
 from nodeseal.local import run_directory
 
 DIRECTORY = Path("/run/nodeseal-nodes")
@@ -80,7 +80,7 @@ def note_of(run_dir: Path) -> Registered | None:
 def own_namespace() -> int | None:
     """The number of the network namespace that this process is in; None where the kernel tells none."""
     try:
-        return syscalls.network_namespace_cookie()
+        return network_namespace_cookie()
     except OSError:
         return None
 

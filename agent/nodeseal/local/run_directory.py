@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from nodeseal.capture.bpf import program_cache
+from nodeseal.capture.bpf import cache
 from nodeseal.linux import lock_file
 from nodeseal.linux.permissions import PRIVATE, UNCHANGED, others_can
 from nodeseal.local import generations
@@ -21,7 +21,7 @@ CAPTURE_JOURNAL = "capture.json"
 LEFTOVERS = "left-over.json"
 PUBLICATION = "publication.json"
 OWN_FILES = (
-    AGENT_SOCKET, AGENT_PID, AGENT_LOCK, CORE_LOG, f"{CORE_LOG}.1", LEFTOVERS, PUBLICATION, program_cache.FILE_NAME,
+    AGENT_SOCKET, AGENT_PID, AGENT_LOCK, CORE_LOG, f"{CORE_LOG}.1", LEFTOVERS, PUBLICATION, cache.FILE_NAME,
 )  # fmt: skip
 """Beside those of the cores, see own_files()."""
 _TRACES = (AGENT_SOCKET, AGENT_LOCK, CAPTURE_JOURNAL)

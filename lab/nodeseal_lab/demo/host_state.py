@@ -19,8 +19,9 @@ from pathlib import Path
 
 import psutil
 
-from nodeseal.capture.backends.pod_ebpf import BPF_DIRECTORY, CGROUP_LINKS
-from nodeseal.linux import syscalls
+from nodeseal.capture.backends.pod_ebpf import CGROUP_LINKS
+from nodeseal.capture.bpf.runtime import DIRECTORY
+from nodeseal.linux import bpf, mounts
 from nodeseal_lab.lab import Lab
 from nodeseal_lab.namespaces import list_namespaces, run_in
 from nodeseal_lab.plan import prefix
@@ -108,11 +109,11 @@ def pinned_programs(lab: Lab) -> set[int]:
     for run_dir in lab.run_dirs.values():
         for name in CGROUP_LINKS:
             try:
-                link = syscalls.pinned(run_dir / BPF_DIRECTORY / name)
+                link = bpf.pinned(run_dir / DIRECTORY / name)
             except FileNotFoundError:
                 continue
             try:
-                found.add(syscalls.link_program(link))
+                found.add(bpf.link_program(link))
             finally:
                 os.close(link)
     return found
@@ -121,12 +122,12 @@ def pinned_programs(lab: Lab) -> set[int]:
 def attached_programs() -> list[int]:
     """The BPF programs of our kinds in the root of a cgroup2 tree."""
     found: list[int] = []
-    for path in syscalls.mounts("cgroup2"):
+    for path in mounts.mount_points("cgroup2"):
         with contextlib.suppress(OSError):
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 for _, attach_type in CGROUP_LINKS.values():
-                    found += syscalls.cgroup_programs(fd, attach_type)
+                    found += bpf.cgroup_programs(fd, attach_type)
             finally:
                 os.close(fd)
     return sorted(set(found))
@@ -135,7 +136,7 @@ def attached_programs() -> list[int]:
 def _tcx_programs(device: str) -> list[int]:
     """The programs at a device's ingress; none where the kernel has no TCX."""
     with contextlib.suppress(OSError):
-        return syscalls.tcx_programs(socket.if_nametoindex(device))
+        return bpf.tcx_programs(socket.if_nametoindex(device))
     return []
 
 

@@ -1,16 +1,18 @@
-"""What the two ways of capturing have in common: see ebpf.py, iptables.py, and node.py, which drives them."""
+"""What the ways of capturing have in common: pod_ebpf.py, host_ebpf.py, iptables.py. selection.py says which one
+captures whom, node.py drives them.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
 from typing import Protocol
 
-from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import BackendName, Entry, Journal
-from nodeseal.capture.routing import Survey
+from nodeseal.linux.errors import LinuxError
 from nodeseal.linux.namespace import NetworkNamespace
+from nodeseal.linux.rtnetlink import Survey
 
 
 class Choice(StrEnum):
@@ -26,17 +28,24 @@ class Backend(Protocol):
     """One way of capturing a workload's connections, given the listeners that are to get them.
 
     Each method makes complete what a crash left half done, and undoes whatever of it is there. The caller has written
-    the journal entry before. Methods raise CaptureError, except where said.
+    the journal entry before. Methods raise LinuxError, except where said.
     """
 
     name: BackendName
+    of_processes: bool
+    """Whether it captures processes of the node; else it captures whole network namespaces."""
     needs_keepalive: bool
     """Whether the outbound listener's connections are to send keepalives."""
+    accepted_mark: int
+    """What the core accepts from the application carries this mark."""
 
     def prepare(self, journal: Journal, undo: contextlib.ExitStack) -> None:
         """Find out whether this machine has what it takes, and put in place what all workloads share. What undoes it
         goes to `undo`. Harmless when repeated.
         """
+
+    def begin(self, entry: Entry, namespace: NetworkNamespace, neighbours: Collection[Entry]) -> None:
+        """Fill in, of a new entry, what tells the workload from its neighbours: those in the same namespace."""
 
     def plan(self, entry: Entry, survey: Survey) -> None:
         """Enter into the journal's entry what install() is going to change; what it holds already stays: it tells how
@@ -49,14 +58,19 @@ class Backend(Protocol):
     def configure(self, entry: Entry) -> None:
         """Put what the entry says of `open_on_failure` in force, of a workload that is captured."""
 
+    def refresh(self, entry: Entry, namespace: NetworkNamespace) -> None:
+        """Cover what has come since, put back what somebody took away. Cheap when nothing happened."""
+
     def stop_new(self, entry: Entry, namespace: NetworkNamespace) -> None:
         """New connections go direct from here on, both ways; those that are captured, and SYNs under way, stay so."""
 
-    def remove(self, entry: Entry, namespace: NetworkNamespace | None) -> Iterator[str | CaptureError]:
-        """Undo everything. `namespace`: None when it is gone, and what was in it.
+    def remove(
+        self, entry: Entry, namespace: NetworkNamespace | None, neighbours: Collection[Entry]
+    ) -> Iterator[str | LinuxError]:
+        """Undo everything; prepare() need not have been called. `namespace`: None when it is gone, and what was in it;
+        `neighbours`: the other workloads in it.
 
-        Does as much as it can: yields a line for each thing that was there and is removed, a CaptureError for what
-        failed.
+        Does as much as it can: yields a line for each thing that was there and is removed, an error for what failed.
         """
 
     def give_listeners(self, entry: Entry, namespace: NetworkNamespace, listeners: Mapping[int, int]) -> None:
@@ -64,9 +78,6 @@ class Backend(Protocol):
 
     def live_listeners(self, entry: Entry, namespace: NetworkNamespace) -> frozenset[int]:
         """The roles (outbound and inbound) whose listeners get the captured connections now."""
-
-    def errors(self, captured: Iterable[tuple[Entry, NetworkNamespace]]) -> dict[str, int]:
-        """Name -> how often, for everything that went wrong."""
 
     def close(self) -> None:
         """Let go of all descriptors; what is installed stays."""

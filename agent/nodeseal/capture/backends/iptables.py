@@ -26,18 +26,20 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from nodeseal.capture import probe, routing
+from nodeseal.capture import constants, removal, routing, settings
 from nodeseal.capture.backends import ruleset
-from nodeseal.capture.bpf.installation import SYSCTLS, SYSCTLS_OF_VERSION
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import BackendName, Entry, Journal
 from nodeseal.capture.listeners import INBOUND, OUTBOUND, STEERED
-from nodeseal.linux import conntrack, sysctls, xtables
-from nodeseal.linux.namespace import NetworkNamespace
+from nodeseal.capture.removal import Step
+from nodeseal.linux import capabilities, conntrack, sysctls, xtables
+from nodeseal.linux.errors import LinuxError
+from nodeseal.linux.namespace import NetworkNamespace, in_new_namespace
+from nodeseal.linux.rtnetlink import Survey
 from nodeseal.mesh.exclusions import Excluded
 
 log = logging.getLogger("nodeseal.capture")
@@ -58,14 +60,16 @@ class IptablesBackend:
     """The iptables backend; see Backend."""
 
     name: BackendName = "iptables"
+    of_processes = False
     needs_keepalive = True
+    accepted_mark = constants.MARK_CAPTURED
 
     def __init__(self) -> None:
         self._passing: Mapping[str, Excluded] | None = None
 
     def pass_by(self, passing: Mapping[str, Excluded], captured: Iterable[tuple[Entry, NetworkNamespace]]) -> None:
         """Workload -> what comes in and is left to the application: of those that are captured already, and of those
-        that will be. Raises CaptureError.
+        that will be. Raises LinuxError.
         """
         before, self._passing = self._passing, dict(passing)
         for entry, namespace in captured:
@@ -73,41 +77,35 @@ class IptablesBackend:
                 continue
             try:
                 namespace.run(partial(self._write, entry, None, capturing=entry.state != "leaving"))
-            except CaptureError:
+            except LinuxError:
                 self._passing = None  # the next call does it for all of them
                 raise
 
     def prepare(self, journal: Journal, undo: contextlib.ExitStack) -> None:
         """Try the rules in a network namespace made for it."""
-        probe.check_privileges(bpf=False)
+        capabilities.check_privileges(bpf=False)
 
         def attempt() -> None:
             xtables.restore(xtables.choose(4), sample(4))
-            conntrack.captured_connections()
+            conntrack.marked_connections(constants.MARK_CAPTURED)
 
-        probe.in_new_namespace(attempt)
+        in_new_namespace(attempt)
 
-    def plan(self, entry: Entry, survey: routing.Survey) -> None:
+    def begin(self, entry: Entry, namespace: NetworkNamespace, neighbours: Collection[Entry]) -> None:
+        """See Backend: it has no neighbours."""
+
+    def plan(self, entry: Entry, survey: Survey) -> None:
         """See Backend."""
         if not entry.xtables:
             entry.xtables += [xtables.choose(version) for version in entry.versions]
-        settings = {change.path for change in entry.sysctls}
-        wanted = SYSCTLS | CONNTRACK_SYSCTLS
-        for version in entry.versions:
-            wanted |= SYSCTLS_OF_VERSION[version]
-        entry.sysctls += sysctls.plan({path: value for path, value in wanted.items() if path not in settings})
+        settings.plan(entry, settings.of_pod(entry) | CONNTRACK_SYSCTLS)
 
-    def install(
-        self, entry: Entry, namespace: NetworkNamespace, survey: routing.Survey, listeners: Mapping[int, int]
-    ) -> None:
+    def install(self, entry: Entry, namespace: NetworkNamespace, survey: Survey, listeners: Mapping[int, int]) -> None:
         """See Backend."""
 
         def body() -> None:
             sysctls.apply(entry.sysctls)
-            for address in entry.target_addresses:
-                routing.add_table(entry.table, address, survey.devices)
-                for mark in entry.marks:
-                    routing.add_rule(address.version, mark, entry.table, entry.rule_priority)
+            routing.put(entry, survey.devices)
             self._write(entry, _ports_of(listeners), capturing=True)
 
         self.configure(entry)
@@ -121,14 +119,28 @@ class IptablesBackend:
         if entry.open_on_failure:
             log.warning("workload %s: on_failure: open has no effect with capture by iptables: closed", entry.name)
 
+    def refresh(self, entry: Entry, namespace: NetworkNamespace) -> None:
+        """See Backend: devices that came since are covered when the workload is enrolled again."""
+
     def stop_new(self, entry: Entry, namespace: NetworkNamespace) -> None:
         """See Backend."""
 
         namespace.run(partial(self._write, entry, None, capturing=False))
 
-    def remove(self, entry: Entry, namespace: NetworkNamespace | None) -> Iterator[str | CaptureError]:
+    def remove(
+        self, entry: Entry, namespace: NetworkNamespace | None, neighbours: Collection[Entry]
+    ) -> Iterator[str | LinuxError]:
         """See Backend."""
-        return remove(entry, namespace)
+        if namespace is None:
+            return iter(())
+        where = f"{entry.name} ({entry.netns})"
+        steps: list[Step] = [
+            (f"rules of {program} of {where}", partial(namespace.run, partial(_erase, program, where)))
+            for program in entry.xtables
+        ]
+        steps += routing.removals(entry, namespace, where)
+        steps += settings.removals(entry, namespace, where)
+        return removal.carried_out(steps)
 
     def give_listeners(self, entry: Entry, namespace: NetworkNamespace, listeners: Mapping[int, int]) -> None:
         """See Backend."""
@@ -152,8 +164,8 @@ class IptablesBackend:
 
         return namespace.run(body)
 
-    def errors(self, captured: Iterable[tuple[Entry, NetworkNamespace]]) -> dict[str, int]:
-        """What the rules of all workloads counted."""
+    def counters(self, captured: Iterable[tuple[Entry, NetworkNamespace]]) -> dict[str, int]:
+        """What went wrong, as the rules of all workloads counted it: name -> how often. Takes milliseconds for each."""
         totals = dict.fromkeys(ruleset.COUNTERS, 0)
         for entry, namespace in captured:
             for program in entry.xtables:
@@ -175,41 +187,18 @@ class IptablesBackend:
             xtables.restore(program, text)
 
 
-def remove(entry: Entry, namespace: NetworkNamespace | None) -> Iterator[str | CaptureError]:
-    """See Backend.remove; for cleanup too."""
-    if namespace is None:
-        return
-    where = f"{entry.name} ({entry.netns})"
-    steps: list[tuple[str, Callable[[], bool]]] = [
-        (f"rules of {program} of {where}", partial(_erase, program)) for program in entry.xtables
-    ]
-    for version in entry.versions:
-        for mark in entry.marks:
-            rule = partial(routing.remove_rule, version, mark, entry.table, entry.rule_priority)
-            steps.append((f"IPv{version} routing rule for mark {mark:#x} of {where}", rule))
-        table = f"IPv{version} routing table {entry.table} of {where}"
-        steps.append((table, partial(routing.remove_table, version, entry.table)))
-    for change in entry.sysctls:
-        steps.append((f"setting {change.path} of {where}", partial(sysctls.restore, change)))
-    for what, step in steps:
-        try:
-            if namespace.run(step):
-                yield what
-        except CaptureError as error:
-            yield CaptureError(f"cannot remove {what}: {error}")
-        except OSError as error:
-            yield CaptureError(f"cannot remove {what}: {error.strerror}")
-
-
 def family_of(program: str) -> int:
     """4 or 6."""
     return 6 if program.startswith("ip6") else 4
 
 
-def _erase(program: str) -> bool:
-    text = ruleset.removal(xtables.save(program))
-    if text:
-        xtables.restore(program, text)
+def _erase(program: str, where: str) -> bool:
+    try:
+        text = ruleset.removal(xtables.save(program))
+        if text:
+            xtables.restore(program, text)
+    except LinuxError as error:
+        raise CaptureError(f"cannot remove rules of {program} of {where}: {error}") from None
     return bool(text)
 
 

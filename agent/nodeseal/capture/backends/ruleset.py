@@ -124,11 +124,6 @@ def counters(saved: str) -> dict[str, int]:
     }
 
 
-def holds_rules(saved: str) -> bool:
-    """Whether somebody uses these tables: `iptables-save` names a rule, or a chain that is not the kernel's."""
-    return bool(re.search(r"^-A |^:\S+ - ", saved, re.MULTILINE))
-
-
 def _output(family: int, *, capturing: bool) -> Iterator[str]:
     # The core's own, and the application's answers to it.
     yield (f"{_SYN_ACK} -m tcp ! --sport {constants.HBONE_PORT} -m mark --mark {_CORE} -j CONNMARK --set-xmark {_CORE}")

@@ -24,9 +24,11 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from nodeseal.capture import constants, probe
+from nodeseal.capture import constants
 from nodeseal.capture.errors import CaptureError
 from nodeseal.linux import nftables, xtables
+from nodeseal.linux.errors import LinuxError
+from nodeseal.linux.namespace import in_new_namespace
 
 PRIORITY = -500  # before NF_IP_PRI_RAW_BEFORE_DEFRAG, -450, the first that the kernel names
 _NFTABLES = "nftables"
@@ -47,10 +49,10 @@ def name_of(run_dir: Path) -> str:
 def choose(versions: Iterable[int]) -> list[str]:
     """What can hold the rules here: ["nftables"], or a program of iptables for each version of IP.
 
-    Tried in a namespace made for it. Raises CaptureError when neither works.
+    Tried in a namespace made for it. Raises LinuxError when neither works.
     """
     try:
-        probe.in_new_namespace(lambda: nftables.put_untracking("nodeseal", _SENT, _LOOPED, PRIORITY))
+        in_new_namespace(lambda: nftables.put_untracking("nodeseal", _SENT, _LOOPED, PRIORITY))
     except OSError as error:
         why = error.strerror
     else:
@@ -58,14 +60,14 @@ def choose(versions: Iterable[int]) -> list[str]:
     try:
         programs = [xtables.choose(version) for version in versions]
         for program in programs:
-            probe.in_new_namespace(partial(xtables.restore, program, _installation("", "nodeseal")))
-    except CaptureError as error:
+            in_new_namespace(partial(xtables.restore, program, _installation("", "nodeseal")))
+    except LinuxError as error:
         raise CaptureError(f"nf_tables: {why}; iptables: {error}") from None
     return programs
 
 
 def put(holder: str, name: str) -> None:
-    """Put the rules in place; harmless when they are. Raises CaptureError."""
+    """Put the rules in place; harmless when they are. Raises LinuxError."""
     if holder == _NFTABLES:
         try:
             nftables.put_untracking(name, _SENT, _LOOPED, PRIORITY)
@@ -76,7 +78,7 @@ def put(holder: str, name: str) -> None:
 
 
 def remove(holder: str, name: str) -> bool:
-    """False when there was nothing. Raises CaptureError."""
+    """False when there was nothing. Raises LinuxError."""
     if holder == _NFTABLES:
         try:
             return nftables.remove_table(name)

@@ -32,6 +32,7 @@ from typing import Any
 
 from nodeseal.capture.bpf import sources
 from nodeseal.capture.errors import CaptureError, CompilingInterruptedError
+from nodeseal.linux import bpf
 
 _LD_IMM64 = 0x18
 _PSEUDO_MAP_FD = 1
@@ -228,8 +229,6 @@ def _first_error(messages: str) -> str:
 
 def _maps_of(bcc: Any, module: Any) -> tuple[dict[int, str], dict[str, MapShape]]:
     """Map fd -> name, and name -> shape. bcc's Python objects know too few map types, so its C library is asked."""
-    from nodeseal.linux import syscalls
-
     lib = bcc.lib
     lib.bpf_num_tables.restype = ctypes.c_size_t
     lib.bpf_num_tables.argtypes = [ctypes.c_void_p]
@@ -242,7 +241,7 @@ def _maps_of(bcc: Any, module: Any) -> tuple[dict[int, str], dict[str, MapShape]
     for index in range(lib.bpf_num_tables(module.module)):
         name = lib.bpf_table_name(module.module, index).decode()
         fd = lib.bpf_table_fd_id(module.module, index)
-        info = syscalls.map_info(fd)
+        info = bpf.map_info(fd)
         names[fd] = name
         shapes[name] = MapShape(info.kind, info.key_size, info.value_size, info.max_entries, info.flags)
     return names, shapes

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from nodeseal.capture.bpf.compile import Compiled
 from nodeseal.capture.errors import CaptureError
-from nodeseal.linux import syscalls
+from nodeseal.linux import bpf
 
 _INSN_SIZE = 8
 _VERSION_DIGITS = 12
@@ -18,18 +18,18 @@ _IMMEDIATE = 4  # offset of the immediate in struct bpf_insn
 
 # Function -> (program type, expected attach type).
 _KINDS = {
-    "mark_connect4": (syscalls.PROG_CGROUP_SOCK_ADDR, syscalls.ATTACH_CGROUP_INET4_CONNECT),
-    "mark_connect6": (syscalls.PROG_CGROUP_SOCK_ADDR, syscalls.ATTACH_CGROUP_INET6_CONNECT),
-    "keep_mark": (syscalls.PROG_CGROUP_SOCKOPT, syscalls.ATTACH_CGROUP_SETSOCKOPT),
-    "assign_lookup": (syscalls.PROG_SK_LOOKUP, syscalls.ATTACH_SK_LOOKUP),
-    "steer_ingress": (syscalls.PROG_SCHED_CLS, 0),
-    "hold_egress": (syscalls.PROG_SCHED_CLS, 0),
-    "mark_host4": (syscalls.PROG_CGROUP_SOCK_ADDR, syscalls.ATTACH_CGROUP_INET4_CONNECT),
-    "mark_host6": (syscalls.PROG_CGROUP_SOCK_ADDR, syscalls.ATTACH_CGROUP_INET6_CONNECT),
-    "note_loopback": (syscalls.PROG_SCHED_CLS, 0),
-    "restore_mark": (syscalls.PROG_SCHED_CLS, 0),
-    "lookup_host": (syscalls.PROG_SK_LOOKUP, syscalls.ATTACH_SK_LOOKUP),
-    "return_host": (syscalls.PROG_SCHED_CLS, 0),
+    "mark_connect4": (bpf.PROG_CGROUP_SOCK_ADDR, bpf.ATTACH_CGROUP_INET4_CONNECT),
+    "mark_connect6": (bpf.PROG_CGROUP_SOCK_ADDR, bpf.ATTACH_CGROUP_INET6_CONNECT),
+    "keep_mark": (bpf.PROG_CGROUP_SOCKOPT, bpf.ATTACH_CGROUP_SETSOCKOPT),
+    "assign_lookup": (bpf.PROG_SK_LOOKUP, bpf.ATTACH_SK_LOOKUP),
+    "steer_ingress": (bpf.PROG_SCHED_CLS, 0),
+    "hold_egress": (bpf.PROG_SCHED_CLS, 0),
+    "mark_host4": (bpf.PROG_CGROUP_SOCK_ADDR, bpf.ATTACH_CGROUP_INET4_CONNECT),
+    "mark_host6": (bpf.PROG_CGROUP_SOCK_ADDR, bpf.ATTACH_CGROUP_INET6_CONNECT),
+    "note_loopback": (bpf.PROG_SCHED_CLS, 0),
+    "restore_mark": (bpf.PROG_SCHED_CLS, 0),
+    "lookup_host": (bpf.PROG_SK_LOOKUP, bpf.ATTACH_SK_LOOKUP),
+    "return_host": (bpf.PROG_SCHED_CLS, 0),
 }
 PROGRAMS = tuple(_KINDS)
 
@@ -46,7 +46,7 @@ class Programs:
         """A new map of the shape that the programs expect. Raises CaptureError."""
         shape = self._compiled.maps[name]
         try:
-            return syscalls.map_create(
+            return bpf.map_create(
                 shape.kind, shape.key_size, shape.value_size, shape.max_entries, shape.flags, f"ns_{name}"
             )
         except OSError as error:
@@ -60,8 +60,8 @@ class Programs:
             struct.pack_into("=i", instructions, index * _INSN_SIZE + _IMMEDIATE, maps[target])
         kind, attach_type = _KINDS[name]
         try:
-            return syscalls.program_load(kind, attach_type, bytes(instructions), name)
-        except syscalls.VerifierError as error:
+            return bpf.program_load(kind, attach_type, bytes(instructions), name)
+        except bpf.VerifierError as error:
             detail = f" ({error.reason})" if error.reason else ""
             raise CaptureError(
                 f"the kernel refused the BPF program {name}: {error.strerror}{detail}; {_hint(error)}"
@@ -69,7 +69,7 @@ class Programs:
 
     def fits(self, name: str, fd: int) -> bool:
         """Whether an existing map has the shape that the programs expect."""
-        info = syscalls.map_info(fd)
+        info = bpf.map_info(fd)
         shape = self._compiled.maps[name]
         return (info.kind, info.key_size, info.value_size, info.max_entries) == (
             shape.kind,

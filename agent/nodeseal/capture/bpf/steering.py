@@ -14,18 +14,18 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
-from nodeseal.capture import probe, routing
+from nodeseal.capture.bpf.pins import HOLD_PREFIX, STEER_PREFIX, opened, put_link, remove_link
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Entry, Link
-from nodeseal.linux import syscalls
-from nodeseal.linux.namespace import NetworkNamespace
+from nodeseal.capture.removal import Step
+from nodeseal.linux import bpf, tc_filters
+from nodeseal.linux.namespace import NetworkNamespace, in_new_namespace
+from nodeseal.linux.rtnetlink import LOOPBACK, Device
 
-PIN_PREFIX = "steer-"
-HOLD_PREFIX = "hold-"
-_LOOPBACK = 1
 # mov r0, -1 (TCX_NEXT); exit
 _DO_NOTHING = bytes.fromhex("b7000000ffffffff") + bytes.fromhex("9500000000000000")
 
@@ -36,12 +36,12 @@ def probe_tcx() -> bool:
     def attempt() -> None:
         program = load_nothing()
         try:
-            os.close(syscalls.tcx_link_create(program, _LOOPBACK))
+            os.close(bpf.tcx_link_create(program, LOOPBACK))
         finally:
             os.close(program)
 
     try:
-        probe.in_new_namespace(attempt)
+        in_new_namespace(attempt)
     except OSError:
         return False
     return True
@@ -49,10 +49,10 @@ def probe_tcx() -> bool:
 
 def load_nothing() -> int:
     """A program that lets everything pass, to try things with; its descriptor. Raises OSError."""
-    return syscalls.program_load(syscalls.PROG_SCHED_CLS, 0, _DO_NOTHING, "nodeseal_probe")
+    return bpf.program_load(bpf.PROG_SCHED_CLS, 0, _DO_NOTHING, "nodeseal_probe")
 
 
-def plan(entry: Entry, devices: Iterable[routing.Device], *, tcx: bool) -> None:
+def plan(entry: Entry, devices: Iterable[Device], *, tcx: bool) -> None:
     """Enter the devices that are new into the journal's entry. To be called inside the namespace."""
     linked = {(item.device, item.index) for item in entry.links}
     steered = {(item.device, item.index): item for item in entry.filters if not item.egress}
@@ -63,12 +63,12 @@ def plan(entry: Entry, devices: Iterable[routing.Device], *, tcx: bool) -> None:
         entry.links += [Link(device.name, device.index) for device in new]
         return
     unheld = [device for device in unlinked if (device.name, device.index) not in held]
-    for item in routing.plan_filters(unheld, egress=True):
+    for item in tc_filters.plan_filters(unheld, egress=True):
         # The qdisc of an older version's filter is ours too: whichever of the two goes last takes it away.
         before = steered.get((item.device, item.index))
         item.qdisc = item.qdisc or (before is not None and before.qdisc)
         entry.filters.append(item)
-    entry.filters += routing.plan_filters(new)
+    entry.filters += tc_filters.plan_filters(new)
 
 
 def attach(
@@ -86,7 +86,7 @@ def attach(
 
     `directory`: where the links are pinned. Raises CaptureError.
     """
-    attach_type = syscalls.ATTACH_TCX_EGRESS if egress else syscalls.ATTACH_TCX_INGRESS
+    attach_type = bpf.ATTACH_TCX_EGRESS if egress else bpf.ATTACH_TCX_INGRESS
 
     def body() -> None:
         for link in entry.links:
@@ -95,25 +95,21 @@ def attach(
                 add_link(link, program, pin, replace=replace, attach_type=attach_type)
         for item in entry.filters:
             if item.index in present and item.egress is egress:
-                routing.add_filter(item, program, replace=replace)
+                tc_filters.add_filter(item, program, replace=replace)
 
     namespace.run(body)
 
 
-def removals(
-    entry: Entry, namespace: NetworkNamespace | None, directory: Path, *, egress: bool = False
-) -> list[tuple[str, Callable[[], bool]]]:
-    """The steps that detach again what attach() attached: what each removes, and the action. An action returns False
-    when there was nothing to do; it raises CaptureError or OSError.
-    """
+def removals(entry: Entry, namespace: NetworkNamespace | None, directory: Path, *, egress: bool = False) -> list[Step]:
+    """What detaches again what attach() attached; steps of links need no namespace."""
     at = "at the egress of" if egress else "on"
-    steps = [
-        (f"TCX link {at} {link.device}", _later(remove_link, pin_of(directory, link, egress=egress)))
+    steps: list[Step] = [
+        (f"TCX link {at} {link.device}", partial(remove_link, pin_of(directory, link, egress=egress)))
         for link in entry.links
     ]
     if namespace is not None:
         steps += [
-            (f"tc filter {at} {item.device}", _inside(namespace, _later(routing.remove_filter, item)))
+            (f"tc filter {at} {item.device}", partial(namespace.run, partial(tc_filters.remove_filter, item)))
             for item in entry.filters
             if item.egress is egress
         ]
@@ -122,7 +118,7 @@ def removals(
 
 def pin_of(directory: Path, link: Link, *, egress: bool = False) -> Path:
     """Where a link is pinned."""
-    return directory / f"{HOLD_PREFIX if egress else PIN_PREFIX}{link.index}"
+    return directory / f"{HOLD_PREFIX if egress else STEER_PREFIX}{link.index}"
 
 
 def add_link(
@@ -131,67 +127,24 @@ def add_link(
     pin: Path,
     *,
     replace: bool = False,
-    attach_type: int = syscalls.ATTACH_TCX_INGRESS,
+    attach_type: int = bpf.ATTACH_TCX_INGRESS,
 ) -> None:
     """Attach the program to what comes in by the device, or goes out. To be called inside its namespace. Raises
     CaptureError."""
     try:
-        if link_exists(plan, pin, attach_type):
-            if replace:
-                _replace_program(pin, program)
-            return
-        remove_link(pin)
-        fd = syscalls.tcx_link_create(program, plan.index, attach_type)
-        try:
-            syscalls.pin(fd, pin)
-        finally:
-            os.close(fd)
+        if not link_exists(plan, pin, attach_type):
+            remove_link(pin)
+        put_link(pin, program, partial(bpf.tcx_link_create, program, plan.index, attach_type), replace=replace)
     except OSError as error:
         if error.errno == errno.ENODEV:  # gone since the survey
             return
         raise CaptureError(f"cannot attach to what goes by {plan.device}: {error.strerror}") from None
 
 
-def _replace_program(pin: Path, program: int) -> None:
-    fd = syscalls.pinned(pin)
-    try:
-        syscalls.link_update(fd, program)
-    finally:
-        os.close(fd)
-
-
-def remove_link(pin: Path) -> bool:
-    """The opposite, from anywhere. False when nothing is pinned there. Raises OSError."""
-    try:
-        fd = syscalls.pinned(pin)
-    except FileNotFoundError:
-        return False
-    try:
-        syscalls.link_detach(fd)
-    except OSError as error:
-        if error.errno != errno.ENOLINK:  # ENOLINK: the device is gone, and the attachment with it
-            raise
-    finally:
-        os.close(fd)
-    pin.unlink(missing_ok=True)
-    return True
-
-
-def link_exists(plan: Link, pin: Path, attach_type: int = syscalls.ATTACH_TCX_INGRESS) -> bool:
+def link_exists(plan: Link, pin: Path, attach_type: int = bpf.ATTACH_TCX_INGRESS) -> bool:
     """Whether the pinned link is on the device: its index may have passed to another one. To be called inside."""
     try:
-        fd = syscalls.pinned(pin)
+        with opened(pin) as fd:
+            return bpf.link_program(fd) in bpf.tcx_programs(plan.index, attach_type)
     except FileNotFoundError:
         return False
-    try:
-        return syscalls.link_program(fd) in syscalls.tcx_programs(plan.index, attach_type)
-    finally:
-        os.close(fd)
-
-
-def _later(action: Callable[..., bool], *arguments: object) -> Callable[[], bool]:
-    return lambda: action(*arguments)
-
-
-def _inside(namespace: NetworkNamespace, action: Callable[[], bool]) -> Callable[[], bool]:
-    return lambda: namespace.run(action)

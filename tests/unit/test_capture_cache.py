@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.capture.bpf import program_cache, sources
+from nodeseal.capture.bpf import cache, sources
 from nodeseal.capture.bpf.compile import Compiled, MapShape, ProgramCode
 from nodeseal.capture.errors import CaptureError
 
@@ -18,8 +18,8 @@ def never() -> Compiled:
 
 
 def test_second_start_does_not_compile(tmp_path: Path) -> None:
-    assert program_cache.load_or_compile(tmp_path, lambda: COMPILED) == COMPILED
-    assert program_cache.load_or_compile(tmp_path, never) == COMPILED
+    assert cache.load_or_compile(tmp_path, lambda: COMPILED) == COMPILED
+    assert cache.load_or_compile(tmp_path, never) == COMPILED
 
 
 @pytest.mark.parametrize("place", ["nodeseal.h", "lib/counters.h"])
@@ -28,34 +28,34 @@ def test_changed_sources_are_compiled(tmp_path: Path, monkeypatch: pytest.Monkey
     header.parent.mkdir(parents=True)
     header.write_text("#define A 1\n")
     monkeypatch.setattr(sources, "source_directory", lambda: tmp_path / "bpf")
-    program_cache.load_or_compile(tmp_path, lambda: COMPILED)
-    program_cache.load_or_compile(tmp_path, never)
+    cache.load_or_compile(tmp_path, lambda: COMPILED)
+    cache.load_or_compile(tmp_path, never)
     header.write_text("#define A 2\n")
     with pytest.raises(CaptureError, match="compiled again"):
-        program_cache.load_or_compile(tmp_path, never)
+        cache.load_or_compile(tmp_path, never)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"compiled_from": "x", "compiled": {}}'])
 def test_damaged_file_is_made_anew(tmp_path: Path, text: str) -> None:
-    path = tmp_path / program_cache.FILE_NAME
-    path.write_text(text.replace('"x"', f'"{program_cache.fingerprint()}"'))
+    path = tmp_path / cache.FILE_NAME
+    path.write_text(text.replace('"x"', f'"{cache.fingerprint()}"'))
     path.chmod(0o600)
-    assert program_cache.load_or_compile(tmp_path, lambda: COMPILED) == COMPILED
-    assert program_cache.load_or_compile(tmp_path, never) == COMPILED
+    assert cache.load_or_compile(tmp_path, lambda: COMPILED) == COMPILED
+    assert cache.load_or_compile(tmp_path, never) == COMPILED
 
 
 def test_file_that_others_can_write_is_not_used(tmp_path: Path) -> None:
-    program_cache.load_or_compile(tmp_path, lambda: COMPILED)
-    path = tmp_path / program_cache.FILE_NAME
+    cache.load_or_compile(tmp_path, lambda: COMPILED)
+    path = tmp_path / cache.FILE_NAME
     assert path.stat().st_mode & 0o777 == 0o600
     path.chmod(0o620)
     with pytest.raises(CaptureError, match="compiled again"):
-        program_cache.load_or_compile(tmp_path, never)
+        cache.load_or_compile(tmp_path, never)
 
 
 def test_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
-    program_cache.load_or_compile(tmp_path / "elsewhere", lambda: COMPILED)
-    (tmp_path / program_cache.FILE_NAME).symlink_to(tmp_path / "elsewhere" / program_cache.FILE_NAME)
+    cache.load_or_compile(tmp_path / "elsewhere", lambda: COMPILED)
+    (tmp_path / cache.FILE_NAME).symlink_to(tmp_path / "elsewhere" / cache.FILE_NAME)
     with pytest.raises(CaptureError, match="compiled again"):
-        program_cache.load_or_compile(tmp_path, never)
+        cache.load_or_compile(tmp_path, never)

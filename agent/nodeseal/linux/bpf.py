@@ -1,4 +1,4 @@
-"""Every platform trick of capture in one place: bpf(2), mounts, namespaces and socket options that Python lacks.
+"""bpf(2): maps, programs, links and pins.
 
 Functions here do one system call each and raise OSError with the kernel's errno, except where said. Layouts are those
 of union bpf_attr in include/uapi/linux/bpf.h; the kernel accepts an attribute that is longer than it knows as long as
@@ -10,16 +10,12 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# Socket options missing from the socket module (include/uapi/asm-generic/socket.h, include/uapi/linux/in.h).
-SO_MARK = 36
-SO_NETNS_COOKIE = 71
-IP_TRANSPARENT = 19
+from nodeseal.linux.libc import LIBC, checked
 
 # enum bpf_prog_type and enum bpf_attach_type.
 PROG_SCHED_CLS = 3
@@ -56,10 +52,6 @@ _ATTR_SIZE = 144
 _LINK_INFO_HEAD = 16  # struct bpf_link_info before its union: type, id, prog_id, padding
 _LOG_SIZE = 1 << 20
 _LICENSE = b"GPL"  # bpf/*.c may be used under the GPL; bpf_fib_lookup asks for it
-_CLONE_NEWNET = 0x40000000
-_MNT_DETACH = 2
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class VerifierError(OSError):
@@ -79,11 +71,7 @@ def _bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
     number = _NR_BPF.get(platform.machine())
     if number is None:
         raise OSError(38, f"bpf(2) is not known for the machine type {platform.machine()}")
-    result = int(_libc.syscall(number, command, ctypes.byref(attributes), len(attributes)))
-    if result < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
-    return result
+    return checked(int(LIBC.syscall(number, command, ctypes.byref(attributes), len(attributes))))
 
 
 def _attributes(layout: str, *values: int | bytes) -> ctypes.Array[ctypes.c_char]:
@@ -157,6 +145,12 @@ def map_update_batch(fd: int, keys: bytes, values: bytes, count: int) -> None:
         _CMD_MAP_UPDATE_BATCH,
         _attributes("=QQQQIIQQ", 0, 0, ctypes.addressof(key_buffer), ctypes.addressof(value_buffer), count, fd, 0, 0),
     )
+
+
+def possible_cpus() -> int:
+    """How many values a per-CPU map has under a key: one for each CPU that may ever come ("0-3", "0", "0,2-3")."""
+    text = Path("/sys/devices/system/cpu/possible").read_text().strip()
+    return int(text.replace(",", "-").rsplit("-", 1)[-1]) + 1
 
 
 def map_keys(fd: int, key_size: int) -> Iterator[bytes]:
@@ -327,61 +321,3 @@ def _object_info(fd: int, size: int) -> bytes:
     info = ctypes.create_string_buffer(size)
     _bpf(_CMD_OBJ_INFO, _attributes("=IIQ", fd, size, ctypes.addressof(info)))
     return info.raw
-
-
-# ---- namespaces and mounts
-
-
-def set_network_namespace(fd: int) -> None:
-    """Move the calling thread, and only it, into a network namespace."""
-    if _libc.setns(fd, _CLONE_NEWNET) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
-
-
-def new_network_namespace() -> None:
-    """Move the calling thread, and only it, into a network namespace of its own."""
-    if _libc.unshare(_CLONE_NEWNET) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
-
-
-def network_namespace_cookie() -> int:
-    """The kernel's number of the calling thread's network namespace: unique until reboot, never used again."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        cookie: int = struct.unpack("=Q", probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8))[0]
-        return cookie
-
-
-def mount_bpf(path: Path) -> None:
-    """Mount a new BPF file system, for root only."""
-    if _libc.mount(b"nodeseal", os.fsencode(path), b"bpf", 0, b"mode=0700") != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
-
-
-def unmount(path: Path) -> None:
-    """Take a mount off; what still uses it keeps it until it is done."""
-    if _libc.umount2(os.fsencode(path), _MNT_DETACH) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
-
-
-def mounts(kind: str) -> list[Path]:
-    """Where file systems of this kind are mounted, as this process sees it, in the order of mounting."""
-    return mounts_of("self", kind)
-
-
-def mounts_of(process: str, kind: str) -> list[Path]:
-    """The same as another process sees it, which is given by its pid. Raises OSError."""
-    found = []
-    for line in Path(f"/proc/{process}/mountinfo").read_text(errors="surrogateescape").splitlines():
-        # proc_pid_mountinfo(5): "36 35 98:0 /root /mount/point options [optional]... - type source options"
-        left, _, right = line.partition(" - ")
-        if right.split(" ", 1)[0] == kind:
-            # Space, tab, newline and backslash are written in octal.
-            raw = left.split(" ")[4]
-            for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-                raw = raw.replace(code, character)
-            found.append(Path(raw))
-    return found

@@ -1,0 +1,137 @@
+"""What the maps of the BPF programs hold, in the layouts of bpf/nodeseal.h, and putting it there.
+
+Functions here raise OSError.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv4Address, IPv6Address
+
+from nodeseal.capture import constants
+from nodeseal.capture.journal import Entry
+from nodeseal.capture.listeners import STEERED
+from nodeseal.linux import bpf
+from nodeseal.mesh.address import Address
+
+ONLY = bytes(4)
+"""The key of a map with one value."""
+_ANY: dict[int, Address] = {4: IPv4Address(0), 6: IPv6Address(0)}
+_PLACE_SIZE = 20
+_CLAIM = struct.Struct("=III")
+
+
+def mapped(address: Address) -> bytes:
+    """The form in which the BPF programs know an address: 16 bytes, IPv4 as ::ffff:a.b.c.d."""
+    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
+
+
+_ANYWHERE = tuple(map(mapped, _ANY.values()))
+
+
+def state_of(entry: Entry) -> int:
+    """What the programs are to do with new connections of a workload that is in place."""
+    return constants.STATE_LEAVE if entry.state == "leaving" else constants.STATE_CAPTURE
+
+
+# ---- of a workload with a network namespace of its own
+
+
+def key_of(entry: Entry) -> bytes:
+    """The namespace, as a key."""
+    return struct.pack("=Q", entry.cookie)
+
+
+def enter_listener(listeners: int, role: int, listener: int) -> None:
+    """Put a listening socket into the map `listeners`."""
+    bpf.map_update(listeners, struct.pack("=I", role), struct.pack("=Q", listener))
+
+
+def live_listeners(listeners: int) -> frozenset[int]:
+    """The roles whose listeners some process holds open."""
+    return frozenset(role for role in STEERED if bpf.map_lookup(listeners, struct.pack("=I", role), 8) is not None)
+
+
+def enter_guard(guards: int, entry: Entry, listener: int) -> None:
+    """The connect program sees by it whether anybody holds the outbound listener."""
+    bpf.map_update(guards, key_of(entry), struct.pack("=Q", listener))
+
+
+def enter_settings(settings: int, entry: Entry) -> None:
+    """What the namespace's own programs have to know of the workload."""
+    bits = sum(constants.FAMILIES[version] for version in entry.versions)
+    if entry.open_on_failure:
+        bits |= constants.SETTING_OPEN
+    bpf.map_update(settings, ONLY, struct.pack("=I", bits))
+
+
+def enter_enrolment(enrolled: int, entry: Entry, state: int) -> None:
+    """What the connect program does with the namespace's sockets."""
+    bpf.map_update(enrolled, key_of(entry), _enrolment(entry, state))
+
+
+def _enrolment(entry: Entry, state: int) -> bytes:
+    """struct ns_enrolment."""
+    packed = {address.version: address.packed for address in entry.target_addresses}
+    return struct.pack("=II4s16s", state, entry.open_on_failure, packed.get(4, b""), packed.get(6, b""))
+
+
+# ---- of a process of the node
+
+
+def enter_host(host: int, entry: Entry, state: int) -> None:
+    """What the connect program at the workload's cgroup does with the sockets that are made there."""
+    head = struct.pack("=QI", entry.cookie, constants.host_mark(entry.number))
+    bpf.map_update(host, ONLY, head + _enrolment(entry, state))
+
+
+def enter_host_listeners(listeners: int, entry: Entry, held: Mapping[int, int]) -> None:
+    """Put listening sockets, by role, into the map `host_listeners`."""
+    for role in STEERED:
+        if role in held:
+            bpf.map_update(listeners, _host_listener(entry, role), struct.pack("=Q", held[role]))
+
+
+def live_host_listeners(listeners: int, entry: Entry) -> frozenset[int]:
+    """The roles whose listeners some process holds open."""
+    return frozenset(role for role in STEERED if bpf.map_lookup(listeners, _host_listener(entry, role), 8))
+
+
+def claim_places(places: int, entry: Entry, state: int) -> None:
+    """Claim the workload's ports at its addresses, and no others."""
+    claim = _CLAIM.pack(entry.number, state, entry.open_on_failure)
+    wanted = set(_places(entry))
+    release_places(places, entry, kept=wanted)
+    for place in wanted:
+        if not place.startswith(_ANYWHERE) or not _is_anothers(places, place, entry):
+            bpf.map_update(places, place, claim)
+
+
+def release_places(places: int, entry: Entry, *, kept: Iterable[bytes] = ()) -> bool:
+    """Give up what the workload has claimed, but for those. False when there was nothing."""
+    released = False
+    for place in list(bpf.map_keys(places, _PLACE_SIZE)):
+        value = bpf.map_lookup(places, place, _CLAIM.size)
+        if value is not None and _CLAIM.unpack(value)[0] == entry.number and place not in kept:
+            released = bpf.map_delete(places, place) or released
+    return released
+
+
+def _places(entry: Entry) -> Iterator[bytes]:
+    """At its own addresses, and at those of the node that are no workload's: there is no way round the core."""
+    for address in entry.target_addresses:
+        for first, last in entry.ports:
+            for port in range(first, last + 1):
+                for where in (address, _ANY[address.version]):
+                    yield mapped(where) + struct.pack("!HH", port, 0)
+
+
+def _is_anothers(places: int, place: bytes, entry: Entry) -> bool:
+    """Whether a workload with another address has claimed the port first."""
+    value = bpf.map_lookup(places, place, _CLAIM.size)
+    return value is not None and _CLAIM.unpack(value)[0] != entry.number
+
+
+def _host_listener(entry: Entry, role: int) -> bytes:
+    return struct.pack("=I", entry.number * len(STEERED) + role)
