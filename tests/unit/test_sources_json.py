@@ -154,7 +154,7 @@ def test_whatever_json_allows_is_read(tmp_path: Path, text: str) -> None:
         ('{"services": [{"name": "s", "address": "10.9.0.1", "ports": [{"port": 0}], "endpoints": []}]}', "m.json:1: "
          "services[0].ports[0].port: expected a port from 1 to 65535, found the number 0"),
         (b'{"trust_domain":\n"\xff"}', "m.json:2: expected UTF-8 text, found the byte 0xff"),
-        ('{"a": ' + "[" * 100_000, "m.json: expected at most 8 levels of lists and mappings, found more"),
+        ('{"workloads": ' + "[" * 100_000, "m.json: expected at most 8 levels of lists and mappings, found more"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_its_place(tmp_path: Path, text: str | bytes, line: str) -> None:

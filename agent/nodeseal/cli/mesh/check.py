@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("check", cls=Command)
-@click.argument("directory", metavar="DIR", type=PATH, help="with the *.yaml and *.yml files")
+@click.argument("directory", metavar="DIR", type=PATH, help="with the *.yaml, *.yml and *.json files")
 @output_option
 def command(directory: Path, output: str) -> int:
     """Reads the mesh state in DIR as a node does, and prints everything that is wrong, each with its file, line and
