@@ -19,6 +19,8 @@ from support.patience import wait_for
 from support.programs import Programs
 from support.sniffer import ports_used
 
+pytestmark = pytest.mark.fast
+
 TEST = 9100
 ENVOY_NODE = "envoy-node"
 CARD = b"4111 1111 1111 1111\n"

@@ -43,6 +43,8 @@ from support.lab import RunningLab
 from support.patience import wait_for
 from support.programs import Programs
 
+pytestmark = pytest.mark.fast
+
 TEST = 9100
 PART = b"a part of the whole"
 PING = Frame(Kind.PING, 0, 0, bytes(8))

@@ -15,6 +15,8 @@ from nodeseal.mesh.address import Address
 from support.namespaces import Namespace, Namespaces
 from support.patience import wait_for
 
+pytestmark = pytest.mark.fast
+
 MARKS = frozenset({constants.MARK_CAPTURED, constants.MARK_TO_APP, constants.MARK_CORE})
 ADDRESSES = {4: ("10.99.1.1", "10.99.1.2"), 6: ("fd99::1", "fd99::2")}
 SO_MARK = 36

@@ -19,7 +19,7 @@ from support.programs import Programs
 from support.sniffer import ports_used
 from support.tcp_table import ports_in_use
 
-pytestmark = pytest.mark.both_backends
+pytestmark = [pytest.mark.both_backends, pytest.mark.fast]
 
 IP_VERSIONS = (4, 6)
 CARD = b"card=4111 1111 1111 1111;"

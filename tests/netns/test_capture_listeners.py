@@ -8,6 +8,9 @@ import pytest
 from nodeseal.capture import constants, listeners
 from nodeseal.linux import socket_options
 from nodeseal.linux.namespace import NetworkNamespace
+from support.namespaces import Namespaces
+
+pytestmark = pytest.mark.fast
 
 
 @pytest.mark.parametrize(
@@ -20,7 +23,7 @@ from nodeseal.linux.namespace import NetworkNamespace
     ],
 )
 def test_listener_carries_the_mark_of_its_connections(role: int, mark: int) -> None:
-    with NetworkNamespace.open("/proc/self/ns/net") as namespace:
+    with Namespaces() as net, NetworkNamespace.open(net.create("node").name) as namespace:
         fd = listeners.make_listener(namespace, role, (IPv4Address("127.0.0.1"),))
     with socket.socket(fileno=fd) as listener:
         assert listener.getsockopt(socket.SOL_SOCKET, socket_options.SO_MARK) == mark

@@ -11,6 +11,8 @@ from nodeseal.capture import settings
 from support.connection import echoes
 from support.pods import Pods
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
 def pods(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pods]:

@@ -13,6 +13,8 @@ from support.lab import RunningLab, running_lab
 from support.patience import wait_for
 from support.programs import BOTH_FAMILIES, Lines, Programs
 
+pytestmark = pytest.mark.fast
+
 CARD = b"card=4111 1111 1111 1111;"
 NODES = ("node1", "node2")
 

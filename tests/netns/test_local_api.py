@@ -14,6 +14,8 @@ from support.lab import RunningLab
 from support.patience import wait_for
 from support.programs import Programs
 
+pytestmark = pytest.mark.fast
+
 
 def curl(lab: RunningLab, node: str, path: str, *arguments: str) -> str:
     """What it prints for http://node/v1/PATH."""

@@ -17,6 +17,8 @@ from support.server import Server
 from support.sniffer import ports_used
 from support.tcp_table import ESTABLISHED, TIME_WAIT, tcp_table
 
+pytestmark = pytest.mark.fast
+
 IP_VERSIONS = (4, 6)
 
 CARD = b"card=4111 1111 1111 1111;"

@@ -9,6 +9,8 @@ import pytest
 from support.lab import RunningLab
 from support.options import expected_workers
 
+pytestmark = pytest.mark.fast
+
 NODES = ("node1", "node2")
 
 

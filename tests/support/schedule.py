@@ -8,8 +8,11 @@ from __future__ import annotations
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import NodeManager
 
 C_TESTS = "tests/unit/test_cext.py"
+END_SECONDS = 60
+"""For a process to take its labs down, after an interrupt also, before it is killed."""
 
 
 class FilesTogether(LoadScopeScheduling):
@@ -18,6 +21,7 @@ class FilesTogether(LoadScopeScheduling):
     def __init__(self, config: pytest.Config, log: Producer | None = None) -> None:
         # What takes longest stands first in testpaths; xdist would put first what has the most tests.
         config.option.loadscopereorder = False
+        NodeManager.EXIT_TIMEOUT = END_SECONDS
         super().__init__(config, log)
 
     def _split_scope(self, nodeid: str) -> str:
