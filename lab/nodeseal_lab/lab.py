@@ -28,6 +28,7 @@ from typing import Any
 
 from nodeseal.contracts.api import WorkloadRow
 from nodeseal.contracts.api_operations import STATUS
+from nodeseal.contracts.output import LabNode, LabPod, LabStatus
 from nodeseal_lab import agents
 from nodeseal_lab.cgroups import in_cgroup, make_cgroups, remove_cgroups
 from nodeseal_lab.errors import (
@@ -212,42 +213,35 @@ class Lab:
         running = [record.pid for record in self.processes.records() if record.role == SUPERVISOR and record.alive]
         return running[0] if running else None
 
-    def status(self) -> dict[str, Any]:
-        """What really runs, in the shape that `lab status -o json` promises:
-
-        {"nodes": [{"name", "netns", "address", "addresses", "agent_pid", "core_pids"}],
-         "pods": [{"name", "node", "netns", "address", "addresses", "enrolled", "identity"}],
-         "supervisor_pid"}
-
-        `address` is the first of the `addresses`. The pids are null, and `core_pids` is empty, when they do not run;
-        `identity` is null unless enrolled."""
+    def status(self) -> LabStatus:
+        """What really runs."""
         workloads = {name: self._workloads(run_dir) for name, run_dir in self.run_dirs.items()}
         nodes = [
-            {
-                "name": node.name,
-                "netns": node.netns,
-                "address": str(node.address),
-                "addresses": [str(address) for address in node.addresses],
-                "agent_pid": agents.agent_pid(self.run_dirs[node.name]),
-                "core_pids": agents.core_pids(self.run_dirs[node.name]),
-            }
+            LabNode(
+                name=node.name,
+                netns=node.netns,
+                address=str(node.address),
+                addresses=[str(address) for address in node.addresses],
+                agent_pid=agents.agent_pid(self.run_dirs[node.name]),
+                core_pids=agents.core_pids(self.run_dirs[node.name]),
+            )
             for node in self.plan.nodes
         ]
         pods = []
         for pod in self.plan.pods:
             workload = workloads[pod.node].get(pod.name, WorkloadRow())
             pods.append(
-                {
-                    "name": pod.name,
-                    "node": pod.node,
-                    "netns": pod.netns,
-                    "address": str(pod.address),
-                    "addresses": [str(address) for address in pod.addresses],
-                    "enrolled": workload.enrolled,
-                    "identity": workload.identity if workload.enrolled else None,
-                }
+                LabPod(
+                    name=pod.name,
+                    node=pod.node,
+                    netns=pod.netns,
+                    address=str(pod.address),
+                    addresses=[str(address) for address in pod.addresses],
+                    enrolled=workload.enrolled,
+                    identity=workload.identity if workload.enrolled else None,
+                )
             )
-        return {"nodes": nodes, "pods": pods, "supervisor_pid": self.supervisor_pid()}
+        return LabStatus(nodes=nodes, pods=pods, supervisor_pid=self.supervisor_pid())
 
     def _refuse_if_up(self) -> None:
         name = self.plan.name

@@ -163,7 +163,7 @@ def test_agent_and_core_that_died_together_come_back(lab: RunningLab, programs: 
 
 def core_runs(lab: RunningLab, node: str, *, other_than: int) -> bool:
     """Whether a core runs that is not this one."""
-    pids = lab.lab.status()["nodes"][NODES.index(node)]["core_pids"]
+    pids = lab.lab.status().nodes[NODES.index(node)].core_pids
     return bool(pids) and pids != [other_than]
 
 

@@ -117,7 +117,7 @@ def test_status_has_the_promised_shape(shared: Lab) -> None:
 
 
 def test_up_returns_when_the_pods_are_enrolled(shared: Lab) -> None:
-    assert {pod["name"]: pod["identity"] for pod in shared.status()["pods"] if pod["enrolled"]} == {
+    assert {pod.name: pod.identity for pod in shared.status().pods if pod.enrolled} == {
         "shipper": "spiffe://example.org/ns/default/sa/shipper",
         "siem": "spiffe://example.org/ns/default/sa/siem",
         "pipeline": "spiffe://example.org/ns/default/sa/pipeline",
@@ -125,9 +125,9 @@ def test_up_returns_when_the_pods_are_enrolled(shared: Lab) -> None:
 
 
 def test_status_names_the_processes_that_run(shared: Lab) -> None:
-    for node in shared.status()["nodes"]:
-        for pid in (node["agent_pid"], *node["core_pids"]):
-            assert str(shared.run_dirs[node["name"]]) in Path(f"/proc/{pid}/cmdline").read_text()
+    for node in shared.status().nodes:
+        for pid in (node.agent_pid, *node.core_pids):
+            assert str(shared.run_dirs[node.name]) in Path(f"/proc/{pid}/cmdline").read_text()
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_strict_pod_refuses_intruder_at_once(shared: Lab) -> None:
 
 def test_pod_is_enrolled_and_un_enrolled_live(shared: Lab) -> None:
     def enrolled() -> bool:
-        return next(pod["enrolled"] for pod in shared.status()["pods"] if pod["name"] == "intruder")
+        return next(pod.enrolled for pod in shared.status().pods if pod.name == "intruder")
 
     assert not enrolled()
     shared.enrol("intruder")
@@ -230,8 +230,8 @@ def test_down_after_everything_was_killed(name: str) -> None:
     lab = Lab.up(Plan.build(name))
     ours = pinned_programs(lab)
     assert ours <= set(attached_programs())
-    for node in lab.status()["nodes"]:
-        for pid in (node["agent_pid"], *node["core_pids"]):
+    for node in lab.status().nodes:
+        for pid in (node.agent_pid, *node.core_pids):
             os.kill(pid, signal.SIGKILL)
     assert take_down(name).failures == ()
     assert_nothing_left(lab, ours)
@@ -246,12 +246,12 @@ def assert_nothing_left(lab: Lab, programs: set[int]) -> None:
 
 def test_status_and_enrolment_outlive_the_agents(name: str) -> None:
     lab = Lab.up(Plan.build(name), supervised=False)
-    for node in lab.status()["nodes"]:
-        end_process(node["agent_pid"])
+    for node in lab.status().nodes:
+        end_process(node.agent_pid)
     lab.processes.end(record for record in lab.processes.records() if record.role.startswith("agent"))
     status = lab.status()
-    assert [node["agent_pid"] for node in status["nodes"]] == [None, None]
-    assert [pod["name"] for pod in status["pods"] if pod["enrolled"]] == ["shipper", "siem", "pipeline"]
+    assert [node.agent_pid for node in status.nodes] == [None, None]
+    assert [pod.name for pod in status.pods if pod.enrolled] == ["shipper", "siem", "pipeline"]
     result = lab.run("shipper", ["curl", "-sS", "--max-time", "10", "http://10.77.2.10:8080/"])
     assert result.stdout == "pipeline: ready\n"
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from nodeseal_lab.lab import take_down
@@ -41,7 +41,7 @@ def all_runs(lab: RunningLab) -> None:
 
 def processes(lab: RunningLab, node: str) -> tuple[int | None, list[int]]:
     """(agent, cores) of a node, as `lab status -o json` says."""
-    rows: list[dict[str, Any]] = json.loads(json.dumps(lab.lab.status()))["nodes"]
+    rows: list[dict[str, Any]] = msgspec.to_builtins(lab.lab.status().nodes)
     row = rows[NODES.index(node)]
     return row["agent_pid"], row["core_pids"]
 
@@ -90,7 +90,7 @@ def test_agents_outlive_the_supervisor(lab: RunningLab) -> None:
     supervisor = lab.lab.supervisor_pid()
     assert supervisor is not None
     end_process(supervisor)
-    assert lab.lab.status()["supervisor_pid"] is None
+    assert lab.lab.status().supervisor_pid is None
     assert [processes(lab, node) for node in NODES] == before
 
 

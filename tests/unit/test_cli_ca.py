@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from nodeseal.cli.ca import show
 from nodeseal.cli.main import main
+from nodeseal.contracts.output import CaDescription
 
 FOUND = {
     "directory": "/etc/nodeseal/ca",
@@ -75,16 +77,15 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
 
 
 def test_show_for_a_person(golden: Callable[[str, str], None]) -> None:
-    golden("ca_show.txt", show.text(FOUND))
+    golden("ca_show.txt", show.text(msgspec.convert(FOUND, CaDescription)))
 
 
 def test_show_of_what_cannot_be_used(golden: Callable[[str, str], None]) -> None:
     root = {**FOUND["certificates"][0], "key": "root.key", "days_left": -1}  # type: ignore[index]
     keys = {"root.key": True, "intermediate.key": False, "intermediate-next.key": False}
     why = "/ca/root.pem expired at 2036-02-27 12:00:00Z; put a new certificate and its key there"
-    golden(
-        "ca_show_expired.txt", show.text({**FOUND, "certificates": [root], "usable": False, "why": why, "keys": keys})
-    )
+    found = {**FOUND, "certificates": [root], "usable": False, "why": why, "keys": keys}
+    golden("ca_show_expired.txt", show.text(msgspec.convert(found, CaDescription)))
 
 
 def test_key_that_cannot_be_used_is_not_said_to_be_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

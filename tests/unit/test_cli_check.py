@@ -93,7 +93,7 @@ def test_what_will_not_work_comes_last(golden: Golden, monkeypatch: pytest.Monke
     line = "default/siem is strict and captured by iptables: probes of this node (the kubelet's) are refused there"
     found = dataclasses.replace(found, warnings=(line,))
     golden("check_warnings.txt", check.text(found) + "\n")
-    assert check.as_json(found)["warnings"] == [line]
+    assert check.row(found).warnings == [line]
 
 
 @pytest.mark.parametrize(("without", "status"), [((), 0), (("cgroup v2",), 0), (("core",), 1)])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from nodeseal.authority.description import Ending, describe, endings, exposed
@@ -105,8 +105,10 @@ def test_what_others_can_get_at_is_named(directory: Path) -> None:
 
 
 def test_description_is_complete(directory: Path) -> None:
-    answer = describe(directory, NOW + DAY)
-    root, intermediate = answer.pop("certificates")
+    found = describe(directory, NOW + DAY)
+    root, intermediate = found.certificates
+    answer = msgspec.to_builtins(found)
+    del answer["certificates"]
     assert answer == {
         "directory": str(directory),
         "trust_domain": "example.org",
@@ -115,46 +117,45 @@ def test_description_is_complete(directory: Path) -> None:
         "keys": {"root.key": True, "intermediate.key": True, "intermediate-next.key": False},
         "warnings": [],
     }
-    assert (root["role"], root["path_length"], root["key"], root["days_left"]) == ("root", 1, "root.key", 3649)
-    assert root["trust_domain"] == "example.org"
-    assert intermediate["subject"].startswith("CN=nodeseal intermediate ")
-    assert (intermediate["not_before"], intermediate["not_after"]) == (
+    assert (root.role, root.path_length, root.key, root.days_left) == ("root", 1, "root.key", 3649)
+    assert root.trust_domain == "example.org"
+    assert intermediate.subject.startswith("CN=nodeseal intermediate ")
+    assert (intermediate.not_before, intermediate.not_after) == (
         "2026-03-01T11:55:00+00:00",
         "2027-03-01T12:00:00+00:00",
     )
-    assert (intermediate["path_length"], intermediate["key"], intermediate["days_left"]) == (0, "intermediate.key", 364)
-    assert len(intermediate["sha256"]) == 64
-    assert json.loads(json.dumps(answer)) == answer
+    assert (intermediate.path_length, intermediate.key, intermediate.days_left) == (0, "intermediate.key", 364)
+    assert len(intermediate.sha256) == 64
 
 
 def test_directory_that_cannot_be_used_is_shown_with_the_reason(directory: Path) -> None:
     answer = describe(directory, NOW + 400 * DAY)
-    assert (answer["usable"], answer["trust_domain"]) == (False, "example.org")
-    assert answer["why"].startswith(f"{directory}/intermediate.pem expired at ")
-    assert answer["certificates"][1]["days_left"] == -35
+    assert (answer.usable, answer.trust_domain) == (False, "example.org")
+    assert answer.why.startswith(f"{directory}/intermediate.pem expired at ")
+    assert answer.certificates[1].days_left == -35
 
 
 def test_offline_root_is_shown(directory: Path) -> None:
     for name in ("intermediate.pem", "intermediate.key"):
         (directory / name).unlink()
     answer = describe(directory, NOW)
-    assert [cert["role"] for cert in answer["certificates"]] == ["root"]
-    assert not answer["usable"]
+    assert [cert.role for cert in answer.certificates] == ["root"]
+    assert not answer.usable
 
 
 def test_key_that_waits_for_its_certificate_is_shown(directory: Path) -> None:
     request(directory)
     answer = describe(directory, NOW)
-    assert answer["keys"]["intermediate-next.key"]
-    assert answer["certificates"][1]["key"] == "intermediate.key"
+    assert answer.keys["intermediate-next.key"]
+    assert answer.certificates[1].key == "intermediate.key"
 
 
 def test_key_that_is_missing_or_readable_is_not_shown_as_there(directory: Path) -> None:
     (directory / "root.key").unlink()
     (directory / "intermediate.key").chmod(0o644)
     answer = describe(directory, NOW)
-    assert [cert["key"] for cert in answer["certificates"]] == [None, None]
-    assert answer["warnings"] == [f"others can read {directory}/intermediate.key: its mode is 0644"]
+    assert [cert.key for cert in answer.certificates] == [None, None]
+    assert answer.warnings == [f"others can read {directory}/intermediate.key: its mode is 0644"]
 
 
 def test_nothing_to_show_is_an_error(directory: Path) -> None:

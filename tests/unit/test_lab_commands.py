@@ -7,10 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from nodeseal.cli.lab.tables import status_tables
 from nodeseal.cli.main import main
+from nodeseal.contracts.output import LabStatus
 from nodeseal_lab import lab as lab_module
 from nodeseal_lab.errors import LabError, LabExistsError, NoLabError
 from nodeseal_lab.lab import Lab, take_down
@@ -238,5 +240,5 @@ def test_status_tables_fit_100_columns(addresses: list[str]) -> None:
         "core_pids": [4194302],
         "netns": "nodeseal-abcdefghijklmnop-node50",
     }
-    text = status_tables({"nodes": [node], "pods": [pod]})
+    text = status_tables(msgspec.convert({"nodes": [node], "pods": [pod]}, LabStatus))
     assert max(len(line) for line in text.splitlines()) <= 100

@@ -52,7 +52,7 @@ def test_quiet_report_prints_nothing_and_keeps_the_checks() -> None:
     report.step("a", "First")
     report.proved("it holds")
     assert out.getvalue() == ""
-    assert report.to_json()[0]["checks"] == ["it holds"]
+    assert report.rows()[0].checks == ["it holds"]
 
 
 def test_failure_says_what_was_expected_and_seen() -> None:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from cryptography import x509
 
@@ -12,6 +11,7 @@ from nodeseal.authority import store
 from nodeseal.authority.certificates import fingerprint, path_length, stated_trust_domain
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, NEXT_KEY, ROOT_CERTIFICATE, ROOT_KEY
+from nodeseal.contracts.output import CaCertificate, CaDescription
 from nodeseal.identity.embedded import Issuer
 from nodeseal.linux.permissions import PRIVATE, UNCHANGED, others_can
 
@@ -58,14 +58,8 @@ def exposed(directory: Path) -> Iterator[str]:
             yield f"others can {'read' if key else 'change'} {path}: {why}"
 
 
-def describe(directory: Path, now: datetime) -> dict[str, Any]:
-    """{"directory", "trust_domain", "usable", "why", "certificates": [{"role", "file", "subject", "trust_domain",
-    "not_before", "not_after", "days_left", "sha256", "path_length", "key"}], "keys": {file: whether it is there},
-    "warnings": [...]}.
-
-    "usable": whether an agent could issue from it, "why": why not; "key": the file with the certificate's own key, null
-    when it is not there or cannot be used. Raises AuthorityError when there is no certificate to tell of.
-    """
+def describe(directory: Path, now: datetime) -> CaDescription:
+    """Raises AuthorityError when there is no certificate to tell of."""
     now = now.astimezone(UTC)
     issuer, why = None, None
     try:
@@ -81,38 +75,38 @@ def describe(directory: Path, now: datetime) -> dict[str, Any]:
     warnings = list(exposed(directory))
     if issuer is not None:
         warnings += [f"{one.text}: {one.remedy}" for one in endings(directory, issuer, now)]
-    domains = {cert["trust_domain"] for cert in certificates if cert["trust_domain"]}
-    return {
-        "directory": str(directory),
-        "trust_domain": issuer.trust_domain if issuer else domains.pop() if len(domains) == 1 else None,
-        "usable": issuer is not None,
-        "why": why,
-        "certificates": certificates,
-        "keys": {name: (directory / name).exists() for name in (ROOT_KEY, INTERMEDIATE_KEY, NEXT_KEY)},
-        "warnings": warnings,
-    }
+    domains = {cert.trust_domain for cert in certificates if cert.trust_domain}
+    return CaDescription(
+        directory=str(directory),
+        trust_domain=issuer.trust_domain if issuer else domains.pop() if len(domains) == 1 else None,
+        usable=issuer is not None,
+        why=why,
+        certificates=certificates,
+        keys={name: (directory / name).exists() for name in (ROOT_KEY, INTERMEDIATE_KEY, NEXT_KEY)},
+        warnings=warnings,
+    )
 
 
 def _certificates(
     directory: Path, name: str, role: str, keys: tuple[str, ...], now: datetime
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[CaCertificate]:
     try:
         found = store.read_certificates(directory / name)
     except AuthorityError:
         return
     for cert in found:
-        yield {
-            "role": role,
-            "file": name,
-            "subject": cert.subject.rfc4514_string(),
-            "trust_domain": stated_trust_domain(cert),
-            "not_before": cert.not_valid_before_utc.isoformat(timespec="seconds"),
-            "not_after": cert.not_valid_after_utc.isoformat(timespec="seconds"),
-            "days_left": (cert.not_valid_after_utc - now) // _DAY,
-            "sha256": fingerprint(cert),
-            "path_length": path_length(cert),
-            "key": next((key for key in keys if store.is_key_of(directory / key, cert)), None),
-        }
+        yield CaCertificate(
+            role=role,
+            file=name,
+            subject=cert.subject.rfc4514_string(),
+            trust_domain=stated_trust_domain(cert),
+            not_before=cert.not_valid_before_utc.isoformat(timespec="seconds"),
+            not_after=cert.not_valid_after_utc.isoformat(timespec="seconds"),
+            days_left=(cert.not_valid_after_utc - now) // _DAY,
+            sha256=fingerprint(cert),
+            path_length=path_length(cert),
+            key=next((key for key in keys if store.is_key_of(directory / key, cert)), None),
+        )
 
 
 def _is_near(cert: x509.Certificate, now: datetime) -> bool:

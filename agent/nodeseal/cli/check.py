@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +10,11 @@ import click
 
 from nodeseal.cli.errors import CommandError
 from nodeseal.cli.options import PATH, output_option
+from nodeseal.cli.output import print_json
 from nodeseal.cli.progress import waiting
 from nodeseal.cli.table import folded
 from nodeseal.cli.tree import Command
+from nodeseal.contracts.output import Feature, MachineCheck
 
 if TYPE_CHECKING:
     from nodeseal.daemon.check import Findings
@@ -38,20 +39,23 @@ def command(config: Path | None, output: str) -> int:
         raise CommandError(str(error)) from None
     with waiting("trying what this machine has"):
         found = check(settings)
-    print(json.dumps(as_json(found), indent=2) if output == "json" else text(found))
+    if output == "json":
+        print_json(row(found))
+    else:
+        print(text(found))
     return 0 if found.chosen is not None else 1
 
 
-def as_json(found: Findings) -> dict[str, object]:
+def row(found: Findings) -> MachineCheck:
     """The findings for a script."""
-    return {
-        "features": [asdict(feature) for feature in found.features],
-        "wanted": found.wanted.value,
-        "chosen": found.chosen,
-        "why": found.why,
-        "reservations": list(found.reservations),
-        "warnings": list(found.warnings),
-    }
+    return MachineCheck(
+        features=[Feature(**asdict(feature)) for feature in found.features],
+        wanted=found.wanted.value,
+        chosen=found.chosen,
+        why=found.why,
+        reservations=list(found.reservations),
+        warnings=list(found.warnings),
+    )
 
 
 def text(found: Findings) -> str:

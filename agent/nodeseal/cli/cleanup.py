@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import click
 
 from nodeseal.cli import nodes
+from nodeseal.cli.output import print_json
 from nodeseal.cli.progress import waiting
 from nodeseal.cli.tree import Command
+from nodeseal.contracts.output import Cleaned
 
 
 @click.command("cleanup", cls=Command)
@@ -31,7 +32,7 @@ def command(run_dir: Path | None, everything: bool, output: str) -> int:
     except CleanupError as error:
         failed.append(str(error))
     if output == "json":
-        print(json.dumps({"removed": removed, "failed": failed}, indent=2))
+        print_json(Cleaned(removed=removed, failed=failed))
     else:
         for line in removed:
             print(f"removed {line}")

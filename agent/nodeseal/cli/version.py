@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from nodeseal import __version__
@@ -15,5 +13,11 @@ from nodeseal.cli.tree import Command
 @output_option
 def command(output: str) -> int:
     """Prints the version of this command."""
-    print(json.dumps({"version": __version__}) if output == "json" else f"nodeseal {__version__}")
+    if output == "json":
+        from nodeseal.cli.output import print_json
+        from nodeseal.contracts.output import Version
+
+        print_json(Version(version=__version__))
+    else:
+        print(f"nodeseal {__version__}")
     return 0

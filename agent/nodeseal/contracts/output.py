@@ -5,7 +5,7 @@ A command that fails prints {"errors": [...]}, one line each, and says the same 
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from nodeseal.contracts import api
 
@@ -74,3 +74,266 @@ class NodeUpgrades(Struct, frozen=True):
     nodes: list[NodeUpgrade] = []
     errors: list[str] = []
     """One line for each node whose core was not replaced."""
+
+
+class Version(Struct, frozen=True):
+    """`nodeseal version`."""
+
+    version: str = ""
+
+
+class Cleaned(Struct, frozen=True):
+    """`nodeseal cleanup`."""
+
+    removed: list[str] = []
+    """What was removed, one line each."""
+    failed: list[str] = []
+    """What could not be removed, and why, one line each."""
+
+
+class Feature(Struct, frozen=True):
+    """Something that nodeseal looks for on a machine."""
+
+    name: str = ""
+    use: str = ""
+    """The backend that needs it: "ebpf", "iptables" or "both"."""
+    found: bool = False
+    detail: str = ""
+    """What was found, or what is missing and what to do about it."""
+    needed: bool = True
+    """The backend cannot do without it."""
+
+
+class MachineCheck(Struct, frozen=True):
+    """`nodeseal check`."""
+
+    features: list[Feature] = []
+    wanted: str = ""
+    """The backend that the configuration asks for: "auto", "ebpf" or "iptables"."""
+    chosen: str | None = None
+    """The backend that would capture; null when none could."""
+    why: str = ""
+    """Why this one, or why none."""
+    reservations: list[str] = []
+    """What the chosen backend does not promise."""
+    warnings: list[str] = []
+    """What would not work with this configuration and its mesh state."""
+
+
+class MeshProblem(Struct, frozen=True):
+    """Something that is wrong in a mesh state."""
+
+    file: str = ""
+    line: int = 0
+    """From 1 on; 0: the file as a whole."""
+    field: str = ""
+    """May be empty."""
+    expected: str = ""
+    found: str = ""
+    passed_over: bool = False
+    """Nothing was read of it, and what was read counts."""
+
+
+class MeshCheck(Struct, frozen=True):
+    """`nodeseal mesh check`."""
+
+    ok: bool = False
+    problems: list[MeshProblem] = []
+    trust_domain: str | UnsetType = UNSET
+    """This and what follows is there if the mesh state can be read."""
+    nodes: int | UnsetType = UNSET
+    """How many nodes it names."""
+    workloads: int | UnsetType = UNSET
+    """How many there are; so are the next."""
+    services: int | UnsetType = UNSET
+
+
+class CaMade(Struct, frozen=True):
+    """`nodeseal ca init`."""
+
+    directory: str = ""
+    trust_domain: str = ""
+
+
+class CaRequested(Struct, frozen=True):
+    """`nodeseal ca request`."""
+
+    directory: str = ""
+    request: str = ""
+    """The file that was written."""
+    key_sha256: str = ""
+    """The fingerprint of the key, to be compared with what `nodeseal ca sign` prints."""
+
+
+class CaRenewed(Struct, frozen=True):
+    """`nodeseal ca renew`: the intermediate that counts from now on."""
+
+    directory: str = ""
+    trust_domain: str | None = None
+    not_after: str = ""
+    """When it expires."""
+    sha256: str = ""
+    """Its fingerprint."""
+    key_sha256: str = ""
+    """Its key's fingerprint."""
+
+
+class CaSigned(CaRenewed, frozen=True):
+    """`nodeseal ca sign`: the intermediate that was signed."""
+
+    certificate: str = ""
+    """The file that was written."""
+
+
+class CaCertificate(Struct, frozen=True):
+    """A certificate of a CA."""
+
+    role: str = ""
+    """ "root" or "intermediate"."""
+    file: str = ""
+    subject: str = ""
+    trust_domain: str | None = None
+    """The one that it is limited to; null when it names none, or several."""
+    not_before: str = ""
+    not_after: str = ""
+    days_left: int = 0
+    """Below 0 once it has expired."""
+    sha256: str = ""
+    """Its fingerprint."""
+    path_length: int | None = None
+    """How many CAs may stand below it; null: as many as there are."""
+    key: str | None = None
+    """The file with its key; null when it is not there or cannot be used."""
+
+
+class CaDescription(Struct, frozen=True):
+    """`nodeseal ca show`."""
+
+    directory: str = ""
+    trust_domain: str | None = None
+    usable: bool = False
+    """An agent can issue from it."""
+    why: str | None = None
+    """Why not."""
+    certificates: list[CaCertificate] = []
+    keys: dict[str, bool] = {}
+    """Of each file that may hold a key: whether it is there."""
+    warnings: list[str] = []
+    """What ends soon, and what others than root can get at."""
+
+
+class LabNode(Struct, frozen=True):
+    """A node of a lab."""
+
+    name: str = ""
+    netns: str = ""
+    """The name of its network namespace."""
+    address: str = ""
+    """The first of its addresses."""
+    addresses: list[str] = []
+    agent_pid: int | None = None
+    """Null when no agent runs."""
+    core_pids: list[int] = []
+    """The newest first."""
+
+
+class LabPod(Struct, frozen=True):
+    """A pod of a lab."""
+
+    name: str = ""
+    node: str = ""
+    netns: str = ""
+    """The name of its network namespace."""
+    address: str = ""
+    """The first of its addresses."""
+    addresses: list[str] = []
+    enrolled: bool = False
+    identity: str | None = None
+    """Its SPIFFE id; null unless it is enrolled."""
+
+
+class LabStatus(Struct, frozen=True):
+    """`nodeseal lab up` and `nodeseal lab status`."""
+
+    nodes: list[LabNode] = []
+    pods: list[LabPod] = []
+    supervisor_pid: int | None = None
+    """What starts agents again when they end; null when it does not run."""
+
+
+class LabPods(Struct, frozen=True):
+    """`nodeseal lab enrol` and `nodeseal lab unenrol`: the pods that were named."""
+
+    pods: list[LabPod] = []
+
+
+class LabMode(Struct, frozen=True):
+    """`nodeseal lab mode`."""
+
+    name: str = ""
+    """The pod."""
+    mode: str = ""
+    """ "permissive" or "strict"."""
+
+
+class LabGone(Struct, frozen=True):
+    """`nodeseal lab down`."""
+
+    namespaces: list[str] = []
+    """Network namespaces that were removed."""
+    processes: list[str] = []
+    """What the processes were for that were ended."""
+    failures: list[str] = []
+    """What could not be removed, and why."""
+
+
+class DemoStep(Struct, frozen=True):
+    """A step of the demonstration."""
+
+    step: str = ""
+    """Its letter."""
+    title: str = ""
+    seconds: float = 0.0
+    checks: list[str] = []
+    """What was found to hold."""
+
+
+class Demo(Struct, frozen=True):
+    """`nodeseal lab demo`."""
+
+    passed: bool = False
+    seconds: float = 0.0
+    failure: str | None = None
+    """What does not hold."""
+    steps: list[DemoStep] = []
+
+
+class Errors(Struct, frozen=True):
+    """Any command that fails before it has found anything."""
+
+    errors: list[str] = []
+    """What standard error says, line by line."""
+
+
+COMMANDS: dict[str, tuple[type[Struct], ...]] = {
+    "status": (NodeStatuses, StatusCheck),
+    "connections": (NodeConnections,),
+    "upgrade-core": (NodeUpgrades,),
+    "check": (MachineCheck,),
+    "cleanup": (Cleaned,),
+    "version": (Version,),
+    "mesh check": (MeshCheck,),
+    "ca init": (CaMade,),
+    "ca show": (CaDescription,),
+    "ca renew": (CaRenewed,),
+    "ca request": (CaRequested,),
+    "ca sign": (CaSigned,),
+    "lab up": (LabStatus,),
+    "lab status": (LabStatus,),
+    "lab enrol": (LabPods,),
+    "lab unenrol": (LabPods,),
+    "lab mode": (LabMode,),
+    "lab down": (LabGone,),
+    "lab demo": (Demo,),
+}
+"""What each command prints; several: by its options, see the first line of each."""

@@ -6,7 +6,9 @@ import sys
 import textwrap
 import time
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import TextIO
+
+from nodeseal.contracts.output import DemoStep
 
 WIDTH = 100
 SHOWN_WIDTH = WIDTH - len("  | ")
@@ -92,10 +94,10 @@ class Report:
         if self.steps and not self.steps[-1].seconds:
             self.steps[-1].seconds = time.monotonic() - self.steps[-1].began
 
-    def to_json(self) -> list[dict[str, Any]]:
-        """[{"step": "a", "title", "seconds", "checks": [text, ...]}]"""
+    def rows(self) -> list[DemoStep]:
+        """The steps for a script."""
         return [
-            {"step": step.letter, "title": step.title, "seconds": round(step.seconds, 2), "checks": step.checks}
+            DemoStep(step=step.letter, title=step.title, seconds=round(step.seconds, 2), checks=step.checks)
             for step in self.steps
         ]
 

@@ -11,6 +11,9 @@ import sys
 import time
 from collections.abc import Iterator
 
+import msgspec
+
+from nodeseal.contracts import output
 from nodeseal_lab.demo.pcap import PcapError
 from nodeseal_lab.demo.report import CheckFailed, Report
 from nodeseal_lab.demo.steps import Demo
@@ -44,8 +47,9 @@ def run_demo(name: str, *, as_json: bool = False, ipv6: bool = False) -> int:
     seconds = time.monotonic() - began
     passed = failure is None and not left.failures
     if as_json:
-        result = {"passed": passed, "seconds": round(seconds, 1), "failure": str(failure) if failure else None}
-        print(json.dumps({**result, "steps": report.to_json()}, indent=2))
+        why = str(failure) if failure else None
+        result = output.Demo(passed=passed, seconds=round(seconds, 1), failure=why, steps=report.rows())
+        print(json.dumps(msgspec.to_builtins(result), indent=2))
     elif passed:
         checks = sum(len(step.checks) for step in report.steps)
         report.say()

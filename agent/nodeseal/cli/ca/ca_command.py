@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,11 @@ import click
 
 from nodeseal.cli.errors import CommandError
 from nodeseal.cli.options import PATH, Callback
+from nodeseal.cli.output import print_json
 
 if TYPE_CHECKING:
     from cryptography import x509
+    from msgspec import Struct
 
 
 def directory_argument(what: str = "the CA's directory") -> Callable[[Callback], Callback]:
@@ -37,7 +38,7 @@ def reporting(callback: Callback) -> Callback:
     return reported
 
 
-def describe(cert: x509.Certificate) -> dict[str, str | None]:
+def describe(cert: x509.Certificate) -> dict[str, Any]:
     """What a script is told of a certificate."""
     from nodeseal.authority.certificates import fingerprint, key_fingerprint, stated_trust_domain
 
@@ -49,9 +50,12 @@ def describe(cert: x509.Certificate) -> dict[str, str | None]:
     }
 
 
-def say(output: str, answer: dict[str, Any], *lines: str) -> None:
+def say(output: str, answer: Struct, *lines: str) -> None:
     """The answer for a script, or the lines for a person."""
-    print(json.dumps(answer, indent=2) if output == "json" else "\n".join(lines))
+    if output == "json":
+        print_json(answer)
+    else:
+        print("\n".join(lines))
 
 
 def check_new(path: Path) -> None:

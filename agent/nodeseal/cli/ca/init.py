@@ -10,6 +10,7 @@ import click
 from nodeseal.cli.ca.ca_command import directory_argument, reporting, say
 from nodeseal.cli.options import output_option
 from nodeseal.cli.tree import Command
+from nodeseal.contracts.output import CaMade
 
 
 @click.command("init", cls=Command)
@@ -25,7 +26,7 @@ def command(directory: Path, trust_domain: str, output: str) -> int:
     init_authority(directory, trust_domain=trust_domain, now=datetime.now(UTC))
     say(
         output,
-        {"directory": str(directory), "trust_domain": trust_domain},
+        CaMade(directory=str(directory), trust_domain=trust_domain),
         f"made a CA for the trust domain {trust_domain} in {directory}",
         f"keep {directory / 'root.key'} offline: agents do not need it",
     )

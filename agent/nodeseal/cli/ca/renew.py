@@ -10,6 +10,7 @@ import click
 from nodeseal.cli.ca.ca_command import describe, directory_argument, reporting, say
 from nodeseal.cli.options import PATH, output_option
 from nodeseal.cli.tree import Command
+from nodeseal.contracts.output import CaRenewed
 
 
 @click.command("renew", cls=Command)
@@ -27,7 +28,7 @@ def command(directory: Path, certificate: Path | None, output: str) -> int:
     cert = accept(directory, certificate, now=now) if certificate is not None else renew(directory, now=now)
     say(
         output,
-        {"directory": str(directory), **describe(cert)},
+        CaRenewed(directory=str(directory), **describe(cert)),
         f"{directory} has its next intermediate, valid until {cert.not_valid_after_utc:%Y-%m-%d %H:%M}Z",
         "agents that read this directory take it on by themselves; others need intermediate.pem and intermediate.key",
     )

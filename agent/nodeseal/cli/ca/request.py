@@ -9,6 +9,7 @@ import click
 from nodeseal.cli.ca.ca_command import check_new, directory_argument, reporting, say, write_new
 from nodeseal.cli.options import PATH, output_option
 from nodeseal.cli.tree import Command
+from nodeseal.contracts.output import CaRequested
 
 
 @click.command("request", cls=Command)
@@ -31,7 +32,7 @@ def command(directory: Path, file: Path, output: str) -> int:
     fingerprint = key_fingerprint(made.public_key())
     say(
         output,
-        {"directory": str(directory), "request": str(file), "key_sha256": fingerprint},
+        CaRequested(directory=str(directory), request=str(file), key_sha256=fingerprint),
         f"wrote {file}; the key stays in {directory}",
         f"key SHA-256 {fingerprint}",
         f"sign it where the root's key is: nodeseal ca sign DIR {file.name} FILE",

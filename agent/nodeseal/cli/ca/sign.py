@@ -10,6 +10,7 @@ import click
 from nodeseal.cli.ca.ca_command import check_new, describe, directory_argument, reporting, say, write_new
 from nodeseal.cli.options import PATH, output_option
 from nodeseal.cli.tree import Command
+from nodeseal.contracts.output import CaSigned
 
 
 @click.command("sign", cls=Command)
@@ -31,7 +32,7 @@ def command(directory: Path, request: Path, file: Path, output: str) -> int:
     found = describe(cert)
     say(
         output,
-        {"directory": str(directory), "certificate": str(file), **found},
+        CaSigned(directory=str(directory), certificate=str(file), **found),
         f"wrote {file}, an intermediate for the trust domain {found['trust_domain']}, valid until "
         f"{cert.not_valid_after_utc:%Y-%m-%d %H:%M}Z",
         f"key SHA-256 {found['key_sha256']}: is that what `nodeseal ca request` printed?",

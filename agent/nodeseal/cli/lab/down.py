@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import click
 
 from nodeseal.cli.lab.lab_command import name_option, reporting
 from nodeseal.cli.options import output_option
+from nodeseal.cli.output import print_json
 from nodeseal.cli.progress import waiting
 from nodeseal.cli.tree import Command
+from nodeseal.contracts.output import LabGone
 
 
 @click.command("down", cls=Command)
@@ -24,12 +25,8 @@ def command(name: str, output: str) -> int:
     with waiting(f"taking down the lab '{name}'"):
         report = take_down(name)
     if output == "json":
-        gone = {
-            "namespaces": list(report.namespaces),
-            "processes": list(report.processes),
-            "failures": list(report.failures),
-        }
-        print(json.dumps(gone, indent=2))
+        namespaces, processes, failures = map(list, (report.namespaces, report.processes, report.failures))
+        print_json(LabGone(namespaces=namespaces, processes=processes, failures=failures))
     elif report.namespaces or report.processes:
         print(f"lab '{name}': {len(report.processes)} processes ended, {len(report.namespaces)} namespaces removed")
     elif not report.failures:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from nodeseal.cli.lab.lab_command import name_option, reporting
 from nodeseal.cli.options import output_option
+from nodeseal.cli.output import print_json
 from nodeseal.cli.progress import waiting
 from nodeseal.cli.tree import Command
+from nodeseal.contracts.output import LabMode
 from nodeseal_lab.plan import NAMESPACE
 
 
@@ -25,5 +25,8 @@ def command(name: str, pod: str, mode: str, output: str) -> int:
 
     with waiting(f"making {pod} {mode}"):
         Lab.open(name).set_mode(pod, mode)
-    print(json.dumps({"name": pod, "mode": mode}, indent=2) if output == "json" else f"{NAMESPACE}/{pod} is {mode}")
+    if output == "json":
+        print_json(LabMode(name=pod, mode=mode))
+    else:
+        print(f"{NAMESPACE}/{pod} is {mode}")
     return 0

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from nodeseal.cli.lab.lab_command import name_option, reporting
 from nodeseal.cli.lab.tables import status_tables
 from nodeseal.cli.options import output_option
+from nodeseal.cli.output import print_json
 from nodeseal.cli.tree import Command
 
 
@@ -22,5 +21,8 @@ def command(name: str, output: str) -> int:
 
     require_root("nodeseal lab status")
     status = Lab.open(name).status()
-    print(json.dumps(status, indent=2) if output == "json" else status_tables(status))
+    if output == "json":
+        print_json(status)
+    else:
+        print(status_tables(status))
     return 0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from nodeseal.cli.output import print_json
 from nodeseal.cli.table import render
+from nodeseal.contracts.output import LabPod, LabPods, LabStatus
 
 if TYPE_CHECKING:
     from nodeseal_lab.lab import Lab
@@ -14,39 +15,42 @@ if TYPE_CHECKING:
 
 def print_pods(lab: Lab, names: Sequence[str], output: str) -> None:
     """These pods."""
-    pods = [pod for pod in lab.status()["pods"] if pod["name"] in names]
-    print(json.dumps({"pods": pods}, indent=2) if output == "json" else _pods_table(pods))
+    pods = [pod for pod in lab.status().pods if pod.name in names]
+    if output == "json":
+        print_json(LabPods(pods=pods))
+    else:
+        print(_pods_table(pods))
 
 
-def status_tables(status: dict[str, Any]) -> str:
+def status_tables(status: LabStatus) -> str:
     """The status for a person: a table of nodes and one of pods, within 100 columns. Addresses are those that names
     stand for."""
     nodes = render(
         ("NODE", "ADDRESS", "AGENT", "CORE", "NAMESPACE"),
         [
             (
-                node["name"],
-                node["addresses"][-1],
-                str(node["agent_pid"] or "not running"),
-                " ".join(str(pid) for pid in node["core_pids"]) or "not running",
-                node["netns"],
+                node.name,
+                node.addresses[-1],
+                str(node.agent_pid or "not running"),
+                " ".join(str(pid) for pid in node.core_pids) or "not running",
+                node.netns,
             )
-            for node in status["nodes"]
+            for node in status.nodes
         ],
     )
-    return f"{nodes}\n\n{_pods_table(status['pods'])}"
+    return f"{nodes}\n\n{_pods_table(status.pods)}"
 
 
-def _pods_table(pods: Sequence[dict[str, Any]]) -> str:
+def _pods_table(pods: Sequence[LabPod]) -> str:
     return render(
         ("POD", "NODE", "ADDRESS", "ENROLLED", "IDENTITY"),
         [
             (
-                pod["name"],
-                pod["node"],
-                pod["addresses"][-1],
-                "yes" if pod["enrolled"] else "no",
-                pod["identity"] or "-",
+                pod.name,
+                pod.node,
+                pod.addresses[-1],
+                "yes" if pod.enrolled else "no",
+                pod.identity or "-",
             )
             for pod in pods
         ],

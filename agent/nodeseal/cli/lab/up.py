@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from nodeseal.cli.lab.lab_command import name_option, reporting
 from nodeseal.cli.lab.tables import status_tables
 from nodeseal.cli.options import output_option
+from nodeseal.cli.output import print_json
 from nodeseal.cli.progress import waiting
 from nodeseal.cli.tree import Command
 from nodeseal_lab.plan import DEFAULT_NAME, NODE_RULES
@@ -65,7 +64,7 @@ def command(
     with signals_interrupt(), waiting(f"making the lab '{name}'"):
         status = Lab.up(plan, supervised=not unsupervised).status()
     if output == "json":
-        print(json.dumps(status, indent=2))
+        print_json(status)
         return 0
     option = "" if name == DEFAULT_NAME else f" --name {name}"
     pipeline = in_url(plan.pod("pipeline").named_address)

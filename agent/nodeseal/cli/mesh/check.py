@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nodeseal.cli.options import PATH, output_option
+from nodeseal.cli.output import print_json
 from nodeseal.cli.tree import Command
+from nodeseal.contracts.output import MeshCheck, MeshProblem
 
 if TYPE_CHECKING:
     from nodeseal.mesh.model import Mesh
@@ -27,8 +28,8 @@ def command(directory: Path, output: str) -> int:
 
     mesh, problems = examine(directory)
     if output == "json":
-        found = [asdict(problem) for problem in problems]
-        print(json.dumps({"ok": not problems, "problems": found, **_contents(mesh)}, indent=2))
+        found = [MeshProblem(**asdict(problem)) for problem in problems]
+        print_json(MeshCheck(ok=not problems, problems=found, **_contents(mesh)))
         return 1 if problems else 0
     shown = shown_path(directory)
     for problem in problems:
@@ -40,7 +41,7 @@ def command(directory: Path, output: str) -> int:
     return 1 if problems else 0
 
 
-def _contents(mesh: Mesh | None) -> dict[str, str | int]:
+def _contents(mesh: Mesh | None) -> dict[str, Any]:
     if mesh is None:
         return {}
     nodes = {workload.node for workload in mesh.workloads.values()}
