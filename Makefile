@@ -23,7 +23,7 @@ APT_PROFILE := $(APT_RUN) linux-perf valgrind
 C_SOURCES := $(wildcard cext/src/*/*.[ch] cext/include/*.h)
 C_FORMATTED := $(C_SOURCES) $(wildcard tests/cext/*.[ch] bpf/*.[ch] bpf/lib/*.h bench/*.[ch] bench/instructions/*.[ch])
 
-.PHONY: help demo test test-workers test-iptables chaos lint guard bench profile scale format words man clean install
+.PHONY: help demo test test-workers test-iptables chaos lint guard bench profile scale format reference man clean install
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,7 @@ lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-forma
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	MYPYPATH=agent:lab $(BIN)/mypy --strict bench
+	MYPYPATH=agent $(BIN)/mypy --strict tools
 	MYPYPATH=agent:lab:tests $(BIN)/mypy --strict -p chaos -p support
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(C_FORMATTED)
@@ -122,8 +123,8 @@ format: $(VENV)/.installed-lint ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(C_FORMATTED)
 
-words: $(VENV)/.installed ## docs/words.md, made of the code
-	$(BIN)/python -m nodeseal.cli.words > docs/words.md
+reference: $(VENV)/.installed ## docs/reference/ and docs/words.md, made of the code
+	$(BIN)/python -m tools.reference
 
 man: $(VENV)/.installed ## the manual's pages, in build/man, made of the code
 	$(BIN)/python -m nodeseal.cli.manual $(BUILD)/man

@@ -9,7 +9,6 @@ import sys
 import termios
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +16,7 @@ import msgspec
 import pytest
 from msgspec import structs
 
-from nodeseal.cli import connections, status, table, words
+from nodeseal.cli import connections, status, table
 from nodeseal.cli.table import duration, note, render, size
 from nodeseal.contracts.api import Status
 from nodeseal.contracts.output import NodeConnection, NodeRefused
@@ -586,14 +585,6 @@ def test_note_keeps_long_words_whole() -> None:
 
 
 WORDS: tuple[type[Word], ...] = (ProblemWord, WhyNotEnrolled, WhyPlaintext, WhyRefused, WhyLimited)
-
-
-def test_the_page_of_words_is_as_the_code_says() -> None:
-    page = Path(__file__).parents[2] / "docs" / "words.md"
-    assert page.read_text() == words.page(), "make words"
-    assert {*Word.__subclasses__()} == {*WORDS}
-    for kind in WORDS:
-        assert all(f"| `{word.value}` |" in words.page() for word in kind)
 
 
 @pytest.mark.parametrize("kind", WORDS)

@@ -1,53 +1,85 @@
-"""A message's fields as the reference shows them: their JSON names, types and what they mean."""
+"""A message's fields as the reference shows them: their names in JSON, types and meanings."""
 
 from __future__ import annotations
 
 import ast
-import functools
+import dataclasses
 import inspect
-import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from msgspec import inspect as types
 
-Struct = type[msgspec.Struct]
-Link = Callable[[Struct], str]
+Message = type[Any]
+"""A msgspec.Struct, or a dataclass inside one."""
+Link = Callable[[Message], str]
 """How another message is named where a field has one."""
+
+_LISTS = types.ListType | types.VarTupleType | types.SetType | types.FrozenSetType
+_CLASSES = types.StructType | types.DataclassType
+_WORDS: dict[type[types.Type], tuple[str, str]] = {
+    types.BoolType: ("true or false", "true or false"),
+    types.IntType: ("integer", "integers"),
+    types.FloatType: ("number", "numbers"),
+    types.StrType: ("string", "strings"),
+    types.NoneType: ("null", "null"),
+    types.AnyType: ("anything", "anything"),
+    types.RawType: ("object", "objects"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """`default`: as JSON, None for a field that must be there; `meaning`: "" where the name says it."""
+    """`needed`: it must be there; `meaning`: "" where the name says it."""
 
     name: str
     type: types.Type
-    default: str | None
+    needed: bool
     meaning: str
 
 
-def summary(message: Struct) -> str:
-    """The message's docstring in one line."""
-    return " ".join(inspect.getdoc(message).split()) if message.__doc__ else ""
+def summary(message: Message) -> str:
+    """What the message is, in one line."""
+    return one_line(inspect.getdoc(message) or "")
 
 
-def fields(message: Struct) -> list[Field]:
+def one_line(text: str) -> str:
+    """Without its line breaks."""
+    return " ".join(text.split())
+
+
+def fields(message: Message) -> list[Field]:
     """The fields in their order."""
-    meanings = _meanings(message)
     found = types.type_info(message)
-    assert isinstance(found, types.StructType)
-    return [Field(one.encode_name, one.type, _default(one), meanings.get(one.name, "")) for one in found.fields]
+    assert isinstance(found, _CLASSES)
+    meanings = meanings_of(message)
+    return [
+        Field(
+            one.encode_name,
+            one.type,
+            one.required,
+            " ".join(part for part in (meanings.get(one.name, ""), _described(one.type)) if part),
+        )
+        for one in found.fields
+    ]
 
 
-def messages(*roots: Struct) -> list[Struct]:
+def messages(*roots: Message) -> list[Message]:
     """These and those that their fields have, each once, in the order in which a reader meets them."""
-    found: dict[Struct, None] = {}
+    found: dict[Message, None] = {}
+
+    def add(message: Message) -> None:
+        if message not in found:
+            found[message] = None
+            for field in fields(message):
+                for child in _classes(field.type):
+                    add(child)
+
     for root in roots:
-        for message in _below(root):
-            found.setdefault(message)
+        add(root)
     return list(found)
 
 
@@ -56,78 +88,91 @@ def type_text(one: types.Type, link: Link) -> str:
     return _text(one, link, plural=False)
 
 
-def _below(message: Struct) -> Iterator[Struct]:
-    yield message
-    for one in fields(message):
-        for child in _structs(one.type):
-            if child is not message:
-                yield from _below(child)
+def meanings_of(message: Message) -> dict[str, str]:
+    """Field -> what its class says of it: in a string below it (PEP 258), or in a comment above it."""
+    found: dict[str, str] = {}
+    for one in reversed(message.__mro__):
+        if not dataclasses.is_dataclass(one) and not (issubclass(one, msgspec.Struct) and one is not msgspec.Struct):
+            continue
+        source = textwrap.dedent(inspect.getsource(one))
+        (tree,) = ast.parse(source).body
+        assert isinstance(tree, ast.ClassDef)
+        for node, following in zip(tree.body, [*tree.body[1:], None], strict=True):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                text = _string(following) or _comment(source.splitlines(), node.lineno - 2)
+                found[node.target.id] = one_line(text)
+    return found
 
 
-def _structs(one: types.Type) -> Iterator[Struct]:
-    if isinstance(one, types.StructType):
+def _string(node: ast.stmt | None) -> str:
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+        return node.value.value
+    return ""
+
+
+def _comment(lines: Sequence[str], last: int) -> str:
+    """That ends with this line."""
+    first = last
+    while lines[first].lstrip().startswith("#"):
+        first -= 1
+    return " ".join(line.strip().removeprefix("#") for line in lines[first + 1 : last + 1])
+
+
+def _described(one: types.Type) -> str:
+    """What the types' own descriptions say, the outermost last."""
+    if isinstance(one, types.Metadata):
+        inner = _described(one.type)
+        own = (one.extra_json_schema or {}).get("description", "")
+        return f"{own} {inner}".strip()
+    if isinstance(one, types.UnionType):
+        return " ".join(text for part in one.types if (text := _described(part)))
+    return ""
+
+
+def _classes(one: types.Type) -> Iterator[Message]:
+    if isinstance(one, _CLASSES):
         yield one.cls
+    elif isinstance(one, types.Metadata):
+        yield from _classes(one.type)
     elif isinstance(one, types.UnionType):
         for part in one.types:
-            yield from _structs(part)
+            yield from _classes(part)
+    elif isinstance(one, types.TupleType):
+        for part in one.item_types:
+            yield from _classes(part)
     elif isinstance(one, types.DictType):
-        yield from _structs(one.value_type)
-    elif isinstance(one, types.ListType | types.VarTupleType | types.SetType | types.FrozenSetType):
-        yield from _structs(one.item_type)
-
-
-_WORDS: dict[type[types.Type], tuple[str, str]] = {
-    types.BoolType: ("true or false", "true or false"),
-    types.IntType: ("integer", "integers"),
-    types.FloatType: ("number", "numbers"),
-    types.StrType: ("string", "strings"),
-    types.NoneType: ("null", "null"),
-    types.AnyType: ("anything", "anything"),
-    types.RawType: ("anything", "anything"),
-}
+        yield from _classes(one.value_type)
+    elif isinstance(one, _LISTS):
+        yield from _classes(one.item_type)
 
 
 def _text(one: types.Type, link: Link, *, plural: bool) -> str:
+    s = "s" if plural else ""
+    if isinstance(one, types.Metadata):
+        return _text(one.type, link, plural=plural)
     if isinstance(one, types.UnionType):
         # Null last: what matters is what stands there otherwise.
         parts = sorted(one.types, key=lambda part: isinstance(part, types.NoneType))
         return " or ".join(_text(part, link, plural=plural) for part in parts)
-    if isinstance(one, types.StructType):
+    if isinstance(one, _CLASSES):
         return link(one.cls)
-    if isinstance(one, types.ListType | types.VarTupleType | types.SetType | types.FrozenSetType):
-        return f"list{'s' if plural else ''} of {_text(one.item_type, link, plural=True)}"
+    if isinstance(one, _LISTS):
+        return f"list{s} of {_text(one.item_type, link, plural=True)}"
+    if isinstance(one, types.TupleType):
+        return f"list{s} [{', '.join(_text(part, link, plural=False) for part in one.item_types)}]"
     if isinstance(one, types.DictType):
-        return f"object{'s' if plural else ''} of {_text(one.value_type, link, plural=True)} by name"
+        return f"object{s} that {'have' if plural else 'has'} {_text(one.value_type, link, plural=True)} by name"
     if isinstance(one, types.LiteralType):
-        return " or ".join(f'`"{value}"`' if isinstance(value, str) else f"`{value}`" for value in one.values)
+        return " or ".join(f"`{value}`" for value in one.values)
     if isinstance(one, types.EnumType):
-        return " or ".join(f'`"{member.value}"`' for member in one.cls)
+        return " or ".join(f"`{member.value}`" for member in one.cls)
     return _WORDS[type(one)][plural]
 
 
-def _default(one: types.Field) -> str | None:
-    if one.required:
-        return None
-    value: Any = one.default if one.default is not msgspec.NODEFAULT else one.default_factory()
-    return "" if value is msgspec.UNSET else msgspec.json.encode(value).decode()
-
-
-@functools.cache
-def _meanings(message: Struct) -> dict[str, str]:
-    """Field -> the string below it in the source (PEP 258, attribute docstrings), of the message and its bases."""
-    found: dict[str, str] = {}
-    for one in reversed(message.__mro__):
-        if not issubclass(one, msgspec.Struct) or one is msgspec.Struct:
-            continue
-        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
-        assert isinstance(tree, ast.ClassDef)
-        for field, text in zip(tree.body, tree.body[1:], strict=False):
-            if (
-                isinstance(field, ast.AnnAssign)
-                and isinstance(field.target, ast.Name)
-                and isinstance(text, ast.Expr)
-                and isinstance(text.value, ast.Constant)
-                and isinstance(text.value.value, str)
-            ):
-                found[field.target.id] = re.sub(r"\s+", " ", text.value.value).strip()
-    return found
+def default_text(message: Message, name: str) -> str:
+    """A field's default as JSON, if it is a text or a number; "" for others, and where it is empty or nothing."""
+    found = types.type_info(message)
+    assert isinstance(found, _CLASSES)
+    field = next(one for one in found.fields if one.encode_name == name)
+    value = field.default
+    return msgspec.json.encode(value).decode() if isinstance(value, str | int | float) and value else ""

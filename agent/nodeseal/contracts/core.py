@@ -235,7 +235,8 @@ NO_MESH = msgspec.Raw(b"null")
 class MeshPiece(Answer, frozen=True, kw_only=True):
     """Objects of the mesh state."""
 
-    part: msgspec.Raw = NO_MESH
+    part: msgspec.Raw = msgspec.field(default_factory=lambda: NO_MESH)
+    """Null when the core never had one."""
     next: Count | None = None
     """Where the next piece begins; null at the end."""
 

@@ -3,7 +3,7 @@
 "No mTLS" always carries its reason: a value, a metric label and a CLI line, the same word in all three. Every word is
 printable ASCII of at most 95 bytes, because the splice core keeps one in 96 bytes with its terminating zero.
 
-docs/words.md is made of this file (`make words`), so a word has its meaning and what to do beside it.
+docs/words.md is made of this file (`make reference`), so a word has its meaning and what to do beside it.
 """
 
 from enum import StrEnum

@@ -1,19 +1,17 @@
-"""docs/words.md, made of nodeseal.mesh.reasons: `python -m nodeseal.cli.words > docs/words.md` (or `make words`)."""
+"""docs/words.md, made of nodeseal.mesh.reasons."""
 
 from __future__ import annotations
 
-import textwrap
-
 from nodeseal.mesh.reasons import ProblemWord, WhyLimited, WhyNotEnrolled, WhyPlaintext, WhyRefused, Word
+from tools.reference import markdown
 
-_WIDTH = 110
 _HEAD = (
     "# Words",
     "Every reason that nodeseal gives is one of these words, the same in tables, in JSON and in the log. A reason that "
     "is none of them is a sentence, from the system or from OpenSSL, and says itself what is wrong.",
-    "This page is made of the code by `make words`; edit `agent/nodeseal/mesh/reasons.py` instead.",
+    "This page is made of the code by `make reference`; edit `agent/nodeseal/mesh/reasons.py` instead.",
 )
-_PARTS: tuple[tuple[str, str, type[Word]], ...] = (
+PARTS: tuple[tuple[str, str, type[Word]], ...] = (
     (
         "What is wrong with a node",
         "`nodeseal status` lists these below its table, and `nodeseal status --check` ends with 2 if there is an "
@@ -42,27 +40,18 @@ _PARTS: tuple[tuple[str, str, type[Word]], ...] = (
         WhyLimited,
     ),
 )
+"""Of each part its title, what is said of it, and its words."""
 
 
 def page() -> str:
     """The whole page, in Markdown."""
-    blocks = [_HEAD[0], *(textwrap.fill(text, _WIDTH, break_on_hyphens=False) for text in _HEAD[1:])]
-    for title, text, words in _PARTS:
-        blocks += [f"## {title}", textwrap.fill(text, _WIDTH, break_on_hyphens=False), _table(words)]
-    return "\n\n".join(blocks) + "\n"
+    blocks = [_HEAD[0], *map(markdown.paragraph, _HEAD[1:])]
+    for title, text, words in PARTS:
+        blocks += [f"## {title}", markdown.paragraph(text), "\n".join(map(_item, words))]
+    return markdown.page(blocks)
 
 
-def _table(words: type[Word]) -> str:
-    level = issubclass(words, ProblemWord)
-    lines = ["| word | level | meaning | what to do |", "|---|---|---|---|"] if level else []
-    lines = lines or ["| word | meaning | what to do |", "|---|---|---|"]
-    for word in words:
-        cells = [f"`{word.value}`"]
-        if isinstance(word, ProblemWord):
-            cells.append(word.level.value)
-        lines.append(f"| {' | '.join([*cells, word.meaning, word.remedy])} |")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(page(), end="")
+def _item(word: Word) -> str:
+    level = f" ({word.level.value})" if isinstance(word, ProblemWord) else ""
+    remedy = f" *{word.remedy}*" if word.remedy else ""
+    return markdown.item(f"`{word.value}`{level}: {word.meaning}{remedy}")
