@@ -36,6 +36,10 @@ RECORD = SOURCES / "instructions.json"
 OUTPUT = BUILD / "guard"
 
 
+EVENTS_LIMIT = 0.02
+"""What a listener to events may cost, as a part of what the same load takes without one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """A load of bench/instructions/traffic.c; `units` of them are counted after its warm-up."""
@@ -52,6 +56,7 @@ LOADS = (
     Load("download_1", "MB", 16),
     Load("download_8", "MB", 16),
     Load("connections", "connection", 400),
+    Load("watched_connections", "connection", 400),
     Load("plain_requests_1", "request", 2000),
     Load("plain_download_1", "MB", 32),
 )
@@ -72,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_record(RECORD, here)
             print(f"{table({}, here.loads)}\n\nrecorded in {_shown(RECORD)}")
             return 0
-        return judge(read_record(RECORD), here)
+        return max(judge(read_record(RECORD), here), judge_listener(here.loads))
     except BenchError as error:
         print(f"guard: {error}", file=sys.stderr)
         return 1
@@ -113,6 +118,18 @@ def judge(recorded: Record, here: Record) -> int:
     if other:
         print(f"guard: the figures were recorded with {other}")
     return status
+
+
+def judge_listener(loads: Mapping[str, Counts]) -> int:
+    """Says what a listener to events costs; returns the exit status."""
+    alone, watched = (loads[name].total for name in ("connections", "watched_connections"))
+    cost = watched / alone - 1
+    line = f"guard: a listener to events costs {cost:+.1%} of a connection's instructions"
+    if cost <= EVENTS_LIMIT:
+        print(line)
+        return 0
+    print(f"{line}, more than {EVENTS_LIMIT:.0%}", file=sys.stderr)
+    return 1
 
 
 def failure_line(change: Change, other_versions: str) -> str:

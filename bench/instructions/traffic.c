@@ -54,13 +54,19 @@ struct load {
     int streams;
     uint64_t warm;   /* units before the count begins */
     uint32_t tunnel; /* 0: in plaintext, which is one hop through the core instead of two */
+    int watched;     /* somebody listens to the core's events */
 };
 
 static const struct load LOADS[] = {
-    {"requests_1", REQUESTS, 1, WARM_REQUESTS, 1},       {"requests_64", REQUESTS, 64, WARM_REQUESTS * 64, 1},
-    {"upload_1", UPLOAD, 1, WARM_MEGABYTES, 1},          {"download_1", DOWNLOAD, 1, WARM_MEGABYTES, 1},
-    {"download_8", DOWNLOAD, 8, WARM_MEGABYTES, 1},      {"connections", CONNECTIONS, 1, WARM_CONNECTIONS, 1},
-    {"plain_requests_1", REQUESTS, 1, WARM_REQUESTS, 0}, {"plain_download_1", DOWNLOAD, 1, WARM_MEGABYTES, 0},
+    {"requests_1", REQUESTS, 1, WARM_REQUESTS, 1, 0},
+    {"requests_64", REQUESTS, 64, WARM_REQUESTS * 64, 1, 0},
+    {"upload_1", UPLOAD, 1, WARM_MEGABYTES, 1, 0},
+    {"download_1", DOWNLOAD, 1, WARM_MEGABYTES, 1, 0},
+    {"download_8", DOWNLOAD, 8, WARM_MEGABYTES, 1, 0},
+    {"connections", CONNECTIONS, 1, WARM_CONNECTIONS, 1, 0},
+    {"watched_connections", CONNECTIONS, 1, WARM_CONNECTIONS, 1, 1},
+    {"plain_requests_1", REQUESTS, 1, WARM_REQUESTS, 0, 0},
+    {"plain_download_1", DOWNLOAD, 1, WARM_MEGABYTES, 0, 0},
 };
 
 /* One side of an application's connection. */
@@ -79,7 +85,9 @@ static struct {
         limit; /* units that may begin in this phase; the phase ends when they are done and all is quiet */
     uint64_t begun;
     uint64_t done;
-    uint64_t bytes; /* received in bulk */
+    uint64_t bytes;  /* received in bulk */
+    uint64_t events; /* that the listener got */
+    uint64_t heard;  /* units that were done when it last took some */
     struct end clients[STREAMS_MAX];
     struct end servers[STREAMS_MAX];
 } traffic;
@@ -258,6 +266,21 @@ static int server_step(struct end *server)
     return moved;
 }
 
+/* ---- the listener ---- */
+
+/* Takes what the core tells, as often as 32 units are done. */
+static void listen_on(void)
+{
+    static struct ns_event events[128];
+    uint64_t lost = 0;
+    if (!traffic.load->watched || traffic.done < traffic.heard + 32)
+        return;
+    traffic.heard = traffic.done;
+    traffic.events += core_next_events(traffic.core, events, 128, &lost);
+    if (lost > 0)
+        kernel_fail("events were lost");
+}
+
 /* ---- phases ---- */
 
 static _Noreturn void finish(void)
@@ -279,10 +302,13 @@ static int idle(void)
         moved = 1;
     for (int i = 0; i < traffic.load->streams; i++)
         moved |= client_step(&traffic.clients[i]) | server_step(&traffic.servers[i]);
+    listen_on();
     if (moved || traffic.done < traffic.limit)
         return moved;
     if (traffic.limit > traffic.load->warm) {
         kernel_measure(0);
+        if (traffic.load->watched && traffic.events < 3 * traffic.wanted)
+            kernel_fail("too few events were told");
         finish();
     }
     kernel_measure(1);
@@ -327,6 +353,7 @@ static void core_new(void)
     traffic.core = core_start(&options, error, sizeof(error));
     if (traffic.core == NULL)
         kernel_fail(error);
+    core_events_listen(traffic.core, traffic.load->watched);
     core_epoch(traffic.core, 1);
     workload_new(&authority, CLIENT_KEY, CLIENT_IP, CLIENT_IDENTITY, NS_LISTEN_OUTBOUND, PORT);
     workload_new(&authority, SERVER_KEY, SERVER_IP, SERVER_IDENTITY, NS_LISTEN_HBONE, NS_HBONE_PORT);

@@ -179,6 +179,27 @@ struct ns_refusal {
     char reason[96];
 };
 
+enum ns_event_kind {
+    NS_EVENT_OPENED = 0,  /* a connection: bytes may move */
+    NS_EVENT_CLOSED = 1,  /* an open connection ended */
+    NS_EVENT_FAILED = 2,  /* a connection ended before it was open; `reason` says why, a decision perhaps */
+    NS_EVENT_REFUSED = 3, /* a peer was refused, or refused this end */
+    NS_EVENT_LIMIT = 4,   /* connections met a limit: at most one event in a second for each */
+    NS_EVENT_KINDS = 5,   /* how many there are */
+};
+
+/* What happened a moment ago. */
+struct ns_event {
+    uint32_t kind; /* enum ns_event_kind */
+    uint32_t reserved;
+    uint64_t ago_ms;
+    union {
+        struct ns_connection connection; /* opened, closed, failed */
+        struct ns_refusal refusal;       /* refused: `count` is 1 */
+        struct ns_limit_notice limit;    /* limit: `refused` are those since the last event of the kind */
+    };
+};
+
 struct ns_workload_stats {
     uint64_t workload;
     uint64_t connections; /* live flows, tunnels' streams included */
@@ -284,6 +305,13 @@ size_t core_refusal_notices(struct core *core, struct ns_refusal *out, size_t ca
 /* All that is kept of the last day. Writes at most `capacity` rows, returns how many there are. Waits for
  * nobody. */
 size_t core_refusals(struct core *core, struct ns_refusal *out, size_t capacity);
+
+/* From now on events are kept for core_next_events (1), or not any more (0, as at the start). They are
+ * bounded in number: what finds no room is lost, and counted. */
+void core_events_listen(struct core *core, int wanted);
+/* Takes what has happened, at most `capacity`, and adds to `lost` what was lost since the last call. Waits
+ * for nobody. Events of one connection are in their order. */
+size_t core_next_events(struct core *core, struct ns_event *out, size_t capacity, uint64_t *lost);
 
 /* Snapshots, taken by every worker at its next turn; waits for them (milliseconds; a worker never waits for
  * the caller). Writes at most `capacity` items, returns how many there are in all. */

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ class FakeLib:
         self.rows: list[dict[str, Any]] = []
         self.refused: list[dict[str, Any]] = []
         self.refusal_notices: list[dict[str, Any]] = []
+        self.events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.events_lost = 0
         self.stopped = False
         self.live = 0
         self.strangers = 0
@@ -142,6 +145,23 @@ class FakeLib:
                 "reason": self._ffi.string(answer.reason).decode(),
             }
         )
+
+    def core_events_listen(self, _core: Any, wanted: bool) -> None:
+        self.calls.append(("core_events_listen", bool(wanted)))
+
+    def core_next_events(self, _core: Any, out: Any, capacity: int, lost: Any) -> int:
+        """A row of `events` is a kind, and values of the part that it has, "connection.id" say."""
+        lost[0] += self.events_lost
+        self.events_lost = 0
+        count = 0
+        size = self._ffi.sizeof("struct ns_event")
+        while count < capacity and not self.events.empty():
+            self._ffi.memmove(out + count, bytes(size), size)
+            for name, value in self.events.get_nowait().items():
+                *parts, field = name.split(".")
+                setattr(reduce(getattr, parts, out[count]), field, value)
+            count += 1
+        return count
 
     def core_connections(self, _core: Any, out: Any, capacity: int) -> int:
         return self._rows(self.rows, out, capacity)

@@ -26,7 +26,7 @@ from bench.counts import (
     write_record,
 )
 from bench.errors import BenchError
-from bench.guard import LOADS, RECORD, Load, counts_of, failure_line, judge
+from bench.guard import LOADS, RECORD, Load, counts_of, failure_line, judge, judge_listener
 
 PROFILE = """\
 # callgrind format
@@ -201,6 +201,14 @@ def test_a_rise_fails_and_a_fall_does_not(capsys: pytest.CaptureFixture[str]) ->
 
 def test_load_that_was_never_recorded_fails() -> None:
     assert judge(Record("x86_64", {}, {}), Record("x86_64", {}, {"a": COUNTS})) == 1
+
+
+@pytest.mark.parametrize(("watched", "status"), [(1019, 0), (1021, 1)])
+def test_listener_to_events_may_cost_two_percent(watched: int, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    loads = {"connections": COUNTS, "watched_connections": replace(COUNTS, total=watched)}
+    assert judge_listener(loads) == status
+    out, err = capsys.readouterr()
+    assert f"{watched / 10 - 100:+.1f}%" in (err if status else out)
 
 
 def test_figures_of_another_machine_are_not_compared(capsys: pytest.CaptureFixture[str]) -> None:

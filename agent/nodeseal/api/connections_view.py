@@ -130,7 +130,7 @@ async def _lines(
         for link in sorted({current, *node.core.links()}, key=lambda link: link.generation):
             try:
                 async for rows in _core_rows(link, wanted, after, limit):
-                    yield [_through_core(node.mesh, row, link.generation) for row in rows]
+                    yield [through_core(node.mesh, row, link.generation) for row in rows]
             except CoreError:
                 if link is current:
                     raise
@@ -188,7 +188,8 @@ async def refused(node: Node, wanted: api.RefusedFilter) -> api.Refused:
     )
 
 
-def _through_core(mesh: Mesh | None, row: Connection, generation: int) -> api.ConnectionRow:
+def through_core(mesh: Mesh | None, row: Connection, generation: int) -> api.ConnectionRow:
+    """Of a connection that the core of this generation has."""
     closed = row.state == "closed"
     # At an address that processes of a node share, the port of one that dials tells nothing.
     own = row.workload if row.direction == "outbound" else None

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from nodeseal import __version__
-from nodeseal.api import connections_view, status_view
+from nodeseal.api import connections_view, events_view, status_view
 from nodeseal.api.exchange import Batches
 from nodeseal.api.server import Served
 from nodeseal.contracts import api, api_operations
@@ -36,6 +36,10 @@ def of_node(node: Node) -> list[Served[Any, Any]]:
         node.starting.check()
         return await connections_view.refused(node, wanted)
 
+    def event_lines(wanted: api.EventFilter) -> Batches:
+        node.starting.check()
+        return events_view.stream(node, wanted)
+
     async def upgrade_core(_parameters: api.Parameters) -> api.UpgradedCore:
         node.starting.check()
         return await node.upgrade_core()
@@ -47,6 +51,7 @@ def of_node(node: Node) -> list[Served[Any, Any]]:
         Served(api_operations.STATUS, status),
         Served(api_operations.CONNECTIONS, connections, connection_lines),
         Served(api_operations.REFUSED, refused),
+        Served(api_operations.EVENTS, stream=event_lines),
         Served(api_operations.UPGRADE_CORE, upgrade_core),
         Served(api_operations.VERSION, version),
     ]

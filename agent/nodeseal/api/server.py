@@ -31,10 +31,11 @@ A = TypeVar("A", bound=api.Row)
 
 @dataclass(frozen=True, slots=True)
 class Served(Generic[P, A]):
-    """How an operation is carried out. `answer` gives the whole; `stream` rows, for one who asks for JSON lines."""
+    """How an operation is carried out. `answer` gives the whole; `stream` rows, for one who asks for JSON lines, or for
+    everybody where there is no whole."""
 
     operation: Operation[P, A]
-    answer: Callable[[P], Awaitable[A]]
+    answer: Callable[[P], Awaitable[A]] | None = None
     stream: Callable[[P], Batches] | None = None
 
 
@@ -117,9 +118,9 @@ class ApiServer:
         if request.lines and served.stream is None:
             raise RequestError(HTTPStatus.NOT_ACCEPTABLE, f"{served.operation} has no stream of JSON lines")
         try:
-            if request.lines and served.stream is not None:
+            if served.stream is not None and (request.lines or served.answer is None):
                 await exchange.stream(served.stream(parameters))
-            else:
+            elif served.answer is not None:
                 await exchange.answer(await served.answer(parameters))
         except (RequestError, GoneError):
             raise

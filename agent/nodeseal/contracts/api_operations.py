@@ -51,6 +51,15 @@ CONNECTIONS = Operation(
 REFUSED = Operation(
     "GET", "/v1/refused", api.RefusedFilter, api.Refused, "The peers that were refused in the last day."
 )
+EVENTS = Operation(
+    "GET",
+    "/v1/events",
+    api.EventFilter,
+    api.EventRow,
+    "What happens from now on, as JSON lines: connections that open and end, peers that are refused, limits that are "
+    "reached. Cores tell it only while somebody listens.",
+    line=api.EventRow,
+)
 UPGRADE_CORE = Operation(
     "POST",
     "/v1/core/upgrade",
@@ -60,4 +69,4 @@ UPGRADE_CORE = Operation(
 )
 VERSION = Operation("GET", "/v1/version", api.Parameters, api.AgentVersion, "Which agent answers.")
 
-OPERATIONS: tuple[Operation[Any, Any], ...] = (STATUS, CONNECTIONS, REFUSED, UPGRADE_CORE, VERSION)
+OPERATIONS: tuple[Operation[Any, Any], ...] = (STATUS, CONNECTIONS, REFUSED, EVENTS, UPGRADE_CORE, VERSION)

@@ -3,7 +3,7 @@
 A message is one JSON object on the core's control socket (nodeseal.linux.control_socket, which carries descriptors
 beside it). A request names its operation in "op". Its answer is {"ok": true, ...}, or {"ok": false, "error": one line}
 when the core did not carry it out. A core answers each request before it reads the next one of the same connection. A
-message that a core sends without having been asked has neither "op" nor "ok".
+connection that has subscribed to events (Subscribe) carries nothing else from then on: nodeseal.contracts.events.
 
 Agents and cores of different versions meet: an old core lives on beside a new agent until its last connection has
 ended. So both ends pass over fields that they do not know, and take the default of a field that is missing. The number
@@ -11,7 +11,8 @@ of the protocol (`PROTOCOL`, told by Hello) says which operations a core has:
 
     3   all but the following
     4   WorkloadLimits
-    5   TrustBundle, Refusals, and Connections in parts; before it, trust anchors come with WorkloadCredentials
+    5   Subscribe, TrustBundle, Refusals, and Connections in parts; before it, trust anchors come with
+        WorkloadCredentials
 
 An agent asks every operation of cores whose protocol is SPOKEN. Of all others it asks only those that keep their form
 for ever: Hello, Retire, Live, Listeners, Stop.
@@ -32,6 +33,7 @@ SPOKEN = range(OLDEST_PROTOCOL, PROTOCOL + 1)
 LIMITS_SINCE = 4
 TRUST_APART_SINCE = 5
 PARTS_SINCE = 5
+EVENTS_SINCE = 5
 
 MESH_PART = 1000
 """Most workloads and services in one message. A mesh state goes over in parts: writing and reading JSON keeps the
@@ -380,6 +382,10 @@ class Stats(Request[Counters], frozen=True, kw_only=True, tag="stats"):
     """All counters."""
 
 
+class Subscribe(Request[Answer], frozen=True, kw_only=True, tag="subscribe"):
+    """From its answer on this control connection carries events (nodeseal.contracts.events), and no more requests."""
+
+
 # ---- reading and writing
 
 OPERATIONS: tuple[type[Request[Any]], ...] = (
@@ -401,6 +407,7 @@ OPERATIONS: tuple[type[Request[Any]], ...] = (
     Connections,
     Refusals,
     Stats,
+    Subscribe,
 )
 
 

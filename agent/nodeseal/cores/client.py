@@ -13,7 +13,7 @@ nobody asked for are closed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -23,6 +23,7 @@ from msgspec import Raw
 
 from nodeseal.contracts import core
 from nodeseal.contracts.core import Connection, CoreStats, WorkloadStats
+from nodeseal.contracts.events import Told, read_told
 from nodeseal.contracts.mesh import decode_difference, encode_difference
 from nodeseal.contracts.refusal import Refusal
 from nodeseal.linux.control_channel import ControlChannel
@@ -269,6 +270,30 @@ class CoreClient:
         answer = await self._ask(core.Stats())
         return answer.core, answer.workloads
 
+    async def events(self) -> AsyncGenerator[Told, None]:
+        """What the core tells from now on, on a connection of its own. Ends with CoreError or CoreGone."""
+        channel = await self._connect()
+        try:
+            async with asyncio.timeout(self._timeout):
+                await channel.send(core.encode(core.Subscribe()))
+                body, fds = await channel.receive()
+            close_all(fds)
+            answer = core.read_answer(body, core.Answer)
+            if isinstance(answer, core.Refused):
+                raise CoreError(answer.error)
+            while True:
+                body, fds = await channel.receive()
+                close_all(fds)
+                yield read_told(body)
+        except TimeoutError:
+            raise CoreError("the core does not answer: no message on the control socket in time") from None
+        except ControlClosed as error:
+            raise CoreGone("the core ended") from error
+        except (ControlError, core.MessageError, ValueError) as error:
+            raise CoreError(f"the core tells what cannot be read: {error}") from error
+        finally:
+            channel.close()
+
     # ---- inside
 
     async def _ask(self, request: core.Request[A], *fds: int) -> A:
@@ -314,8 +339,11 @@ class CoreClient:
             self._channel = None
 
     async def _connected(self) -> ControlChannel:
-        if self._channel is not None:
-            return self._channel
+        if self._channel is None:
+            self._channel = await self._connect()
+        return self._channel
+
+    async def _connect(self) -> ControlChannel:
         if self._closed:
             raise CoreGone("the agent has let go of the core")
         try:
@@ -327,7 +355,7 @@ class CoreClient:
         if self.pid not in (None, channel.pid):
             channel.close()
             raise CoreGone(f"the core (pid {self.pid}) is another process by now")
-        self.pid, self._channel = channel.pid, channel
+        self.pid = channel.pid
         return channel
 
 

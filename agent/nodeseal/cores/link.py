@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import os
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from nodeseal.contracts.core import SPOKEN, TRUST_APART_SINCE
+from nodeseal.contracts.events import Told
 from nodeseal.cores.client import CoreClient, CoreGone, Hello
 from nodeseal.local import generations
 
@@ -42,6 +43,7 @@ class CoreLink:
         self.version = hello.version
         self.build = hello.build
         self.retired = hello.retired
+        self.protocol = hello.protocol
         self.spoken = hello.protocol in SPOKEN
         """It may be asked everything; others only what all versions have in common."""
         self.trust_apart = hello.protocol >= TRUST_APART_SINCE
@@ -77,6 +79,10 @@ class CoreLink:
         if self.ended.is_set():
             raise CoreGone(f"the core (pid {self.pid}) has ended")
         return await method(self._client, *args, **kwargs)
+
+    def events(self) -> AsyncGenerator[Told, None]:
+        """See CoreClient.events."""
+        return self._client.events()
 
     def exit_text(self) -> str:
         """Such as " by signal 9"; empty when only another process, its parent, may know."""

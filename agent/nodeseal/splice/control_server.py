@@ -29,6 +29,7 @@ from nodeseal.mesh.model import Mesh, WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId
 from nodeseal.splice import native
 from nodeseal.splice.decider import Decider, State
+from nodeseal.splice.event_stream import EventStream
 from nodeseal.splice.published import published_anew, published_change
 from nodeseal.splice.transfer import Incoming, TransferError, part_of
 
@@ -63,6 +64,8 @@ class Session:
     """Those of which not all parts have been read."""
     until: float = 0.0
     """How long they are kept (time.monotonic); tens of thousands are many megabytes."""
+    subscribed: bool = False
+    """Events go there from its last answer on."""
 
     def forget(self, now: float) -> None:
         """Lets go of what has been kept for long enough."""
@@ -95,6 +98,7 @@ class ControlServer:
         self._records: dict[int, Record] = {}
         self.decider = Decider(core, self._name_of)
         self.stopping = False
+        self.events = EventStream(core, self._text_of)
         self._incoming = Incoming()
         self._ops: dict[type[Request[Any]], Callable[[Any, Carried], Outcome]] = {
             contract.Hello: self._hello,
@@ -113,6 +117,7 @@ class ControlServer:
             contract.Connections: self._connections,
             contract.Refusals: self._refusals,
             contract.Stats: self._stats,
+            contract.Subscribe: self._subscribe,
             contract.Stop: self._stop,
         }
 
@@ -327,6 +332,10 @@ class ControlServer:
     def _stats(self, _request: contract.Stats, _carried: Carried) -> Outcome:
         return contract.Counters(core=self._core.stats(), workloads=self._core.workload_stats(self._text_of))
 
+    def _subscribe(self, _request: contract.Subscribe, carried: Carried) -> Outcome:
+        carried.session.subscribed = True
+        return Answer()
+
     def _stop(self, _request: contract.Stop, _carried: Carried) -> Outcome:
         self.stopping = True
         return Answer()
@@ -344,11 +353,22 @@ def serve(server: ControlServer, listener: socket.socket, wake: socket.socket) -
         selector.register(listener, selectors.EVENT_READ)
         selector.register(wake, selectors.EVENT_READ)
         sessions: dict[socket.socket, Session] = {}
+
+        def drop(peer: socket.socket) -> None:
+            server.events.remove(peer)
+            selector.unregister(peer)
+            del sessions[peer]
+            peer.close()
+
         try:
             look_at = 0.0
             while not server.stopping:
                 keeping = any(session.connections is not None for session in sessions.values())
-                ready_keys = selector.select(_CHECK_S if server.retired or keeping else None)
+                due = _CHECK_S if server.retired or keeping else None
+                ready_keys = selector.select(server.events.period() or due)
+                for peer in server.events.tell():
+                    log.info("a listener to events has gone")
+                    drop(peer)
                 for session in sessions.values():
                     session.forget(time.monotonic())
                 if server.retired and time.monotonic() >= look_at:
@@ -356,18 +376,16 @@ def serve(server: ControlServer, listener: socket.socket, wake: socket.socket) -
                     if server.finished():
                         return
                 for key, _events in ready_keys:
-                    ready = key.fileobj
+                    ready: Any = key.fileobj
                     if ready is wake:
                         return
                     if ready is listener:
-                        peer = _accept(listener)
-                        if peer is not None:
-                            sessions[peer] = Session()
-                            selector.register(peer, selectors.EVENT_READ)
-                    elif isinstance(ready, socket.socket) and not _serve_one(server, sessions[ready], ready):
-                        selector.unregister(ready)
-                        del sessions[ready]
-                        ready.close()
+                        accepted = _accept(listener)
+                        if accepted is not None:
+                            sessions[accepted] = Session()
+                            selector.register(accepted, selectors.EVENT_READ)
+                    elif ready in sessions and not _serve_one(server, sessions[ready], ready):
+                        drop(ready)
         finally:
             for peer in sessions:
                 peer.close()
@@ -391,11 +409,15 @@ def _accept(listener: socket.socket) -> socket.socket | None:
 
 def _serve_one(server: ControlServer, session: Session, peer: socket.socket) -> bool:
     """One request; False when the connection is of no further use."""
+    if peer in server.events:
+        return False  # it has ended, or does not keep to the protocol
     try:
         body, fds = control_socket.receive(peer)
         answer, answer_fds = server.handle(session, body, fds)
         with control_socket.packed(contract.encode(answer), answer_fds) as message:
             control_socket.send(peer, message)
+        if session.subscribed:
+            server.events.add(peer)
     except control_socket.ControlClosed:
         return False
     except control_socket.ControlError as error:

@@ -14,7 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
+
 from nodeseal.contracts.core import CONNECTIONS_PART, Connection, Connections, CoreStats, Limited, WorkloadStats
+from nodeseal.contracts.events import Closed, Event, Failed, LimitReached, Opened, PeerRefused
 from nodeseal.contracts.refusal import KINDS, Refusal
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.limits import LIMIT_NAMES, Limits
@@ -33,6 +36,13 @@ LIMITED = ("connections", "new_connections", "memory", "descriptors", "questions
 _WORKLOAD_COUNTERS = tuple(
     name for name in WorkloadStats.__struct_fields__ if name not in ("key", "workload", "limits", "limited")
 )
+# enum ns_event_kind
+EVENT_OPENED, EVENT_CLOSED, EVENT_FAILED, EVENT_REFUSED, EVENT_LIMIT = 0, 1, 2, 3, 4
+_CONNECTION_EVENTS: dict[int, type[Opened | Closed | Failed]] = {
+    EVENT_OPENED: Opened,
+    EVENT_CLOSED: Closed,
+    EVENT_FAILED: Failed,
+}
 _ERROR_SIZE = 512
 _NOTICES = 16
 # struct ns_question, ns_answer and ns_endpoint as bytes; a test compares them with the header.
@@ -213,6 +223,7 @@ class Core:
         error = ffi.new("char[]", _ERROR_SIZE)
         self._notices = ffi.new("struct ns_limit_notice[]", _NOTICES)
         self._refusal_notices = ffi.new("struct ns_refusal[]", _NOTICES)
+        self._events: Any = None  # room for those that are taken at once
         self.handle = lib.core_start(options, error, _ERROR_SIZE)
         if self.handle == ffi.NULL:
             raise NativeError(_line(ffi, error))
@@ -283,6 +294,19 @@ class Core:
     def refusals(self) -> list[KeyedRefusal]:
         """See core_refusals: of the last day."""
         return [_refusal(self.native.ffi, row) for row in self._snapshot("refusal", "core_refusals", 64)]
+
+    def events_listen(self, *, wanted: bool) -> None:
+        """See core_events_listen."""
+        self.native.lib.core_events_listen(self.handle, wanted)
+
+    def next_events(self, count: int, name_of: NameOf) -> tuple[tuple[Event, ...], int]:
+        """(what has happened, at most `count`; how much more was lost since the last call): see core_next_events."""
+        ffi = self.native.ffi
+        if self._events is None or len(self._events) < count:
+            self._events = ffi.new("struct ns_event[]", count)
+        lost = ffi.new("uint64_t *")
+        taken = self.native.lib.core_next_events(self.handle, self._events, count, lost)
+        return tuple(_event(ffi, self._events[index], name_of) for index in range(taken)), lost[0]
 
     def workload_stats(self, name_of: NameOf) -> tuple[WorkloadStats, ...]:
         """Counters a workload."""
@@ -391,6 +415,23 @@ def _refusal(ffi: Any, row: Any) -> KeyedRefusal:
         untold=row.untold,
     )
     return KeyedRefusal(row.workload, refusal)
+
+
+def _event(ffi: Any, row: Any, name_of: NameOf) -> Event:
+    if row.kind == EVENT_REFUSED:
+        key, refusal = _refusal(ffi, row.refusal)
+        return PeerRefused(ago_ms=row.ago_ms, refusal=msgspec.structs.replace(refusal, workload=name_of(key)))
+    if row.kind == EVENT_LIMIT:
+        met = row.limit
+        return LimitReached(
+            ago_ms=row.ago_ms,
+            workload=name_of(met.workload),
+            limit=LIMITED[met.limit],
+            value=met.value,
+            refused=met.refused,
+        )
+    connection = _connection_row(ffi, row.connection, name_of(row.connection.workload))
+    return _CONNECTION_EVENTS[row.kind](ago_ms=row.ago_ms, connection=connection)
 
 
 def text(ffi: Any, array: Any) -> str:

@@ -41,6 +41,8 @@ struct core {
     uint64_t epoch;
     struct notices limits_due;
     struct notices refusals_due;
+    /* Whose events are taken first, modulo the workers. */
+    uint32_t next_heard;
 
     struct descriptors descriptors;
     struct questions questions;

@@ -72,6 +72,33 @@ size_t core_refusals(struct core *core, struct ns_refusal *out, size_t capacity)
     return total;
 }
 
+/* ---- events ---- */
+
+void core_events_listen(struct core *core, int wanted)
+{
+    NS_CHECK(core, CORE_MAGIC);
+    pthread_mutex_lock(&core->mutex);
+    for (uint32_t i = 0; i < core->worker_count; i++)
+        events_listen(&core->workers[i].events, wanted);
+    pthread_mutex_unlock(&core->mutex);
+}
+
+size_t core_next_events(struct core *core, struct ns_event *out, size_t capacity, uint64_t *lost)
+{
+    NS_CHECK(core, CORE_MAGIC);
+    uint64_t now_ms = clock_us(CLOCK_MONOTONIC) / 1000;
+    size_t count = 0;
+    pthread_mutex_lock(&core->mutex);
+    /* Each call begins with another worker, so that a busy one does not take all of the room. */
+    core->next_heard++;
+    for (uint32_t i = 0; i < core->worker_count; i++) {
+        struct worker *worker = &core->workers[(core->next_heard + i) % core->worker_count];
+        count += events_take(&worker->events, now_ms, out + count, capacity - count, lost);
+    }
+    pthread_mutex_unlock(&core->mutex);
+    return count;
+}
+
 /* ---- snapshots ---- */
 
 size_t core_connections(struct core *core, struct ns_connection *out, size_t capacity)

@@ -122,6 +122,8 @@ static void flow_remember(const struct flow *flow, const char *reason)
     row->state = NS_STATE_CLOSED;
     if (reason != NULL && !(flow->state == FLOW_OPEN && !flow->mtls))
         snprintf(row->reason, sizeof(row->reason), "%s", reason);
+    enum ns_event_kind kind = flow->state == FLOW_OPEN ? NS_EVENT_CLOSED : NS_EVENT_FAILED;
+    events_connection(&flow->worker->events, kind, row, flow->worker->now_ms);
 }
 
 void flow_note_refused(struct flow *flow, int status, const char *reason)
@@ -136,7 +138,7 @@ void flow_note_refused(struct flow *flow, int status, const char *reason)
         .reason = reason,
     };
     flow->unlisted = 1;
-    refusals_note(flow->workload->quota->refusals, &refusal, flow->worker->now_ms);
+    workload_note_refused(flow->worker, flow->workload, &refusal);
 }
 
 void flow_answer_refused(struct flow *flow, int status, const char *reason)

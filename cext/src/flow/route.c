@@ -20,6 +20,12 @@ static void route_open(struct flow *flow)
         flow->workload->stats.tunnelled++;
     else
         flow->workload->stats.plaintext++;
+    struct ns_event *event = events_room(&flow->worker->events, NS_EVENT_OPENED);
+    if (event != NULL) {
+        event->ago_ms = flow->worker->now_ms;
+        flow_describe(flow, &event->connection);
+        events_put(&flow->worker->events);
+    }
     relay_flow(flow);
 }
 

@@ -182,7 +182,7 @@ void tunnel_note_failed(const struct tunnel *tunnel, const char *reason)
         .reason = reason,
     };
     refusal.destination.port = NS_HBONE_PORT;
-    refusals_note(tunnel->workload->quota->refusals, &refusal, tunnel->worker->now_ms);
+    workload_note_refused(tunnel->worker, tunnel->workload, &refusal);
 }
 
 void tunnel_note_refused(const struct tunnel *tunnel, int status, const struct ns_address *destination,
@@ -197,5 +197,5 @@ void tunnel_note_refused(const struct tunnel *tunnel, int status, const struct n
         .peer = tunnel->tls.peer,
         .reason = reason,
     };
-    refusals_note(tunnel->workload->quota->refusals, &refusal, tunnel->worker->now_ms);
+    workload_note_refused(tunnel->worker, tunnel->workload, &refusal);
 }

@@ -189,6 +189,11 @@ void quota_stats(const struct quota *quota, uint64_t now_ms, struct ns_workload_
     }
 }
 
+uint64_t quota_refused_at(const struct quota *quota, enum ns_limit limit)
+{
+    return get(&quota->limited[limit].value);
+}
+
 int quota_notice(struct quota *quota, uint64_t now_ms, struct ns_limit_notice *notice)
 {
     for (int i = 0; i < NS_LIMITS; i++) {

@@ -89,6 +89,8 @@ void quota_leave(struct quota *quota);
 void quota_refused(struct quota *quota, enum ns_limit limit, uint64_t now_ms);
 /* "limit-connections" and the like: the word that is shown for a connection. */
 const char *quota_reason(enum ns_limit limit);
+/* What the limit was when it last refused something. */
+uint64_t quota_refused_at(const struct quota *quota, enum ns_limit limit);
 
 /* Opened (1) or closed (-1) descriptors of the workload. */
 void quota_descriptors(struct quota *quota, int change);

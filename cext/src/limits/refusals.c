@@ -132,6 +132,21 @@ void refusals_note(struct refusals *refusals, const struct refusal *refusal, uin
 
 /* ---- what is told ---- */
 
+void refusal_describe(const struct refusal *refusal, uint64_t workload, struct ns_refusal *out)
+{
+    memset(out, 0, sizeof(*out));
+    out->workload = workload;
+    out->count = 1;
+    out->kind = refusal->kind;
+    out->direction = refusal->direction;
+    out->status = (uint32_t)refusal->status;
+    out->source = refusal->source;
+    out->source.port = 0;
+    out->destination = refusal->destination;
+    snprintf(out->peer, sizeof(out->peer), "%s", refusal->peer == NULL ? "" : refusal->peer);
+    snprintf(out->reason, sizeof(out->reason), "%s", refusal->reason);
+}
+
 static void row_describe(const struct refusals *refusals, const struct row *row, uint64_t now_ms,
                          struct ns_refusal *out)
 {

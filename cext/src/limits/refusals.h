@@ -48,6 +48,8 @@ struct refusals;
 struct refusals *refusals_new(uint64_t workload, struct notices *notices);
 void refusals_free(struct refusals *refusals); /* NULL is allowed */
 
+/* It alone, met just now, as a row of `workload`. */
+void refusal_describe(const struct refusal *refusal, uint64_t workload, struct ns_refusal *out);
 /* Counts it. NULL for `refusals`: nothing is kept. */
 void refusals_note(struct refusals *refusals, const struct refusal *refusal, uint64_t now_ms);
 /* Writes at most `capacity` rows, returns how many there are. */

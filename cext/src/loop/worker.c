@@ -41,6 +41,7 @@ void worker_init(struct worker *worker, const struct context *context, uint32_t 
     turns_init(&worker->turns);
     strangers_init(&worker->strangers, seed);
     endpoints_init(&worker->endpoints);
+    events_init(&worker->events);
     worker_look_at_clock(worker);
     worker->last_tick_ms = worker->now_ms;
     worker->scratch.incoming = ns_alloc(SCRATCH_SIZE);
@@ -63,6 +64,7 @@ void worker_dispose(struct worker *worker)
     strangers_dispose(&worker->strangers);
     endpoints_dispose(&worker->endpoints);
     closed_dispose(&worker->closed);
+    events_dispose(&worker->events);
     OSSL_LIB_CTX_free(worker->libctx);
     int fds[] = {worker->epoll_fd, worker->wake.fd, worker->spare_fd};
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)

@@ -25,6 +25,7 @@
 #include "decisions/decisions.h"
 #include "decisions/questions.h"
 #include "loop/closed.h"
+#include "loop/events.h"
 #include "loop/handshakes.h"
 #include "loop/mailbox.h"
 #include "loop/placement.h"
@@ -161,6 +162,7 @@ struct worker {
     struct live live;
     struct graveyard graveyard;
     struct closed closed;
+    struct events events;
 
     /* Who is told of what tunnels' peers do with streams, and what becomes of these: set by those who are
      * above. */

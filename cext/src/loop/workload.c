@@ -134,10 +134,42 @@ void workload_question(const struct workload *workload, const struct ns_address 
     question->destination = *destination;
 }
 
+void workload_note_refused(struct worker *worker, struct workload *workload, const struct refusal *refusal)
+{
+    refusals_note(workload->quota->refusals, refusal, worker->now_ms);
+    struct ns_event *event = events_room(&worker->events, NS_EVENT_REFUSED);
+    if (event == NULL)
+        return;
+    event->ago_ms = worker->now_ms;
+    refusal_describe(refusal, workload->key, &event->refusal);
+    events_put(&worker->events);
+}
+
+/* One event in a second for each limit. */
+static void tell_limit(struct worker *worker, struct workload *workload, enum ns_limit limit)
+{
+    workload->limit_untold[limit]++;
+    if (workload->limit_told_ms[limit] != 0 &&
+        worker->now_ms - workload->limit_told_ms[limit] < REFUSALS_APART_MS)
+        return;
+    struct ns_event *event = events_room(&worker->events, NS_EVENT_LIMIT);
+    if (event == NULL)
+        return;
+    event->ago_ms = worker->now_ms;
+    event->limit.workload = workload->key;
+    event->limit.limit = limit;
+    event->limit.value = quota_refused_at(workload->quota, limit);
+    event->limit.refused = workload->limit_untold[limit];
+    events_put(&worker->events);
+    workload->limit_told_ms[limit] = worker->now_ms;
+    workload->limit_untold[limit] = 0;
+}
+
 void workload_show_refused(struct worker *worker, struct workload *workload, enum ns_direction direction,
                            const struct ns_address *source, const struct ns_address *destination,
                            enum ns_limit limit)
 {
+    tell_limit(worker, workload, limit);
     if (direction == NS_INBOUND) {
         const struct refusal refusal = {
             .kind = destination->port == NS_HBONE_PORT ? NS_REFUSED_HANDSHAKE : NS_REFUSED_PLAINTEXT,
@@ -146,7 +178,7 @@ void workload_show_refused(struct worker *worker, struct workload *workload, enu
             .destination = *destination,
             .reason = quota_reason(limit),
         };
-        refusals_note(workload->quota->refusals, &refusal, worker->now_ms);
+        workload_note_refused(worker, workload, &refusal);
         return;
     }
     if (workload->refusal_shown_ms[limit] != 0 &&
@@ -160,4 +192,5 @@ void workload_show_refused(struct worker *worker, struct workload *workload, enu
     row->source = *source;
     row->destination = row->endpoint = *destination;
     snprintf(row->reason, sizeof(row->reason), "%s", quota_reason(limit));
+    events_connection(&worker->events, NS_EVENT_FAILED, row, worker->now_ms);
 }

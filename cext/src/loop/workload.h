@@ -79,6 +79,9 @@ struct workload {
 
     /* When one that was refused was last put among the closed connections. */
     uint64_t refusal_shown_ms[NS_LIMITS];
+    /* When an event last told of each limit, and how many were refused since. */
+    uint64_t limit_told_ms[NS_LIMITS];
+    uint64_t limit_untold[NS_LIMITS];
     /* Counters only; the rest is filled in when asked for. */
     struct ns_workload_stats stats;
 };
@@ -103,6 +106,8 @@ struct workload *workload_named(struct worker *worker, const struct workload *li
 /* What is asked for a new connection of the workload to `destination`; the id is left 0. */
 void workload_question(const struct workload *workload, const struct ns_address *destination,
                        struct ns_question *question);
+/* Keeps a refusal of one of its peers, and tells it. */
+void workload_note_refused(struct worker *worker, struct workload *workload, const struct refusal *refusal);
 /* Shows a connection that a limit refused: of the workload's own, one in a second for each limit among the
  * closed ones; one that came from elsewhere is a refusal (refusals.h). */
 void workload_show_refused(struct worker *worker, struct workload *workload, enum ns_direction direction,

@@ -1,0 +1,184 @@
+"""The events of all cores of a node in one stream, and what the local API makes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+from nodeseal.api import events_view
+from nodeseal.contracts import api, core
+from nodeseal.contracts.events import Event, LimitReached, Opened, PeerRefused, Told
+from nodeseal.contracts.refusal import Refusal
+from nodeseal.cores import event_feed
+from nodeseal.cores.client import CoreGone
+from nodeseal.cores.event_feed import Heard, heard
+from nodeseal.node.node import Node
+
+
+@dataclass
+class Link:
+    """A core that tells what the test puts into `queue`; None is its end."""
+
+    generation: int
+    protocol: int = core.PROTOCOL
+    queue: asyncio.Queue[Told | None] = field(default_factory=asyncio.Queue)
+    listeners: int = 0
+
+    async def events(self) -> AsyncGenerator[Told, None]:
+        self.listeners += 1
+        try:
+            while (told := await self.queue.get()) is not None:
+                yield told
+                self.queue.task_done()
+            raise CoreGone("it ended")
+        finally:
+            self.listeners -= 1
+
+
+class Cores:
+    def __init__(self, *links: Link) -> None:
+        self.all = list(links)
+
+    def links(self) -> list[Any]:
+        return self.all
+
+
+def limit(number: int, workload: str = "default/a") -> LimitReached:
+    return LimitReached(workload=workload, limit="connections", refused=number)
+
+
+def told(*events: Event, lost: int = 0) -> Told:
+    return Told(events=events, lost=lost)
+
+
+def play(story: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(20):
+            await story()
+
+    asyncio.run(limited())
+
+
+def test_events_of_all_cores_come_with_their_generation() -> None:
+    async def story() -> None:
+        old, new = Link(1), Link(2)
+        async with contextlib.aclosing(heard(Cores(new, old))) as messages:
+            old.queue.put_nowait(told(limit(1)))
+            assert await anext(messages) == Heard(1, (limit(1),), 0)
+            new.queue.put_nowait(told(limit(2), lost=5))
+            assert await anext(messages) == Heard(2, (limit(2),), 5)
+
+    play(story)
+
+
+def test_nobody_listens_to_a_core_before_or_after(monkeypatch: Any) -> None:
+    async def story() -> None:
+        link = Link(1)
+        messages = heard(Cores(link))
+        assert link.listeners == 0
+        link.queue.put_nowait(told(limit(1)))
+        await anext(messages)
+        assert link.listeners == 1
+        await messages.aclose()
+        assert link.listeners == 0
+
+    play(story)
+
+
+def test_a_core_that_comes_later_is_found_and_one_that_ends_costs_the_others_nothing(monkeypatch: Any) -> None:
+    monkeypatch.setattr(event_feed, "LOOK_S", 0.01)
+
+    async def story() -> None:
+        first, second = Link(1), Link(2)
+        cores = Cores(first)
+        async with contextlib.aclosing(heard(cores)) as messages:
+            first.queue.put_nowait(told(limit(1)))
+            await anext(messages)
+            first.queue.put_nowait(None)
+            cores.all = [second]
+            second.queue.put_nowait(told(limit(2)))
+            assert await anext(messages) == Heard(2, (limit(2),), 0)
+
+    play(story)
+
+
+def test_a_core_of_an_older_protocol_is_not_asked() -> None:
+    async def story() -> None:
+        old, new = Link(1, protocol=core.EVENTS_SINCE - 1), Link(2)
+        async with contextlib.aclosing(heard(Cores(old, new))) as messages:
+            new.queue.put_nowait(told(limit(2)))
+            await anext(messages)
+            assert (old.listeners, new.listeners) == (0, 1)
+
+    play(story)
+
+
+def test_a_slow_listener_loses_what_finds_no_room_and_is_told_how_many() -> None:
+    async def story() -> None:
+        link = Link(1)
+        async with contextlib.aclosing(heard(Cores(link))) as messages:
+            link.queue.put_nowait(told(limit(0)))
+            await anext(messages)
+            for number in range(event_feed.QUEUED + 3):
+                await link.queue.put(told(limit(number), limit(number)))
+            await link.queue.join()
+            for number in range(event_feed.QUEUED):
+                assert (await anext(messages)).events[0] == limit(number)
+            link.queue.put_nowait(told(limit(99)))
+            assert await anext(messages) == Heard(1, (limit(99),), 6)
+
+    play(story)
+
+
+def rows_of(wanted: api.EventFilter, *messages: Told) -> list[api.EventRow]:
+    """What the local API makes of one core's messages, up to the event "limit" with 1000 refused."""
+    found: list[api.EventRow] = []
+
+    async def story() -> None:
+        link = Link(3)
+        node = cast(Node, SimpleNamespace(core=Cores(link), mesh=None))
+        for message in (*messages, told(limit(1000))):
+            link.queue.put_nowait(message)
+        async with contextlib.aclosing(events_view.stream(node, wanted)) as batches:
+            async for batch in batches:
+                found.extend(batch)
+                if batch[-1].limit is not None and batch[-1].limit.refused == 1000:
+                    return
+
+    play(story)
+    return found[:-1]
+
+
+CONNECTION = core.Connection(
+    id=7, workload="default/b", direction="outbound", state="open", mtls=True, peer="spiffe://example.org/x"
+)
+REFUSAL = Refusal("default/a", "handshake", "inbound", "10.0.0.9", "10.0.0.1:15008", "no-certificate", 1, 5, 5)
+
+
+def test_rows_say_what_happened_to_whom_and_when() -> None:
+    opened, refused, lost, met = rows_of(
+        api.EventFilter(),
+        told(Opened(ago_ms=5, connection=CONNECTION), PeerRefused(refusal=REFUSAL)),
+        told(limit(4), lost=9),
+    )
+    assert (opened.event, opened.core, opened.workload) == ("opened", 3, "default/b")
+    assert opened.connection is not None
+    assert (opened.connection.id, opened.connection.peer) == (7, "spiffe://example.org/x")
+    assert opened.time < refused.time
+    assert (refused.event, refused.workload) == ("refused", "default/a")
+    assert refused.refused is not None
+    assert refused.refused.reason == "no-certificate"
+    assert (lost.event, lost.lost) == ("lost", 9)
+    assert met.limit == api.LimitReached(limit="connections", value=None, refused=4)
+
+
+def test_a_filter_passes_over_the_others_but_never_that_some_were_lost() -> None:
+    happened = told(Opened(connection=CONNECTION), PeerRefused(refusal=REFUSAL), limit(4), lost=1)
+    of_a = rows_of(api.EventFilter(workload="default/a"), happened)
+    assert [row.event for row in of_a] == ["lost", "refused", "limit"]
+    limits = rows_of(api.EventFilter(event="limit"), happened)
+    assert [row.event for row in limits] == ["lost", "limit"]
