@@ -138,6 +138,27 @@ def test_change_that_comes_with_the_fix_is_applied(lab: RunningLab) -> None:
     wait_for(lambda: lab.workload("pipeline")["mode"] == "strict", "pipeline is strict")
 
 
+def test_state_in_the_bulk_form_is_followed_and_disturbs_nothing(lab: RunningLab, programs: Programs) -> None:
+    server = programs.serve("pipeline")
+    lines = Lines(programs, "shipper", server.address)
+    path, bulk = lab.lab.mesh / "workloads.yaml", lab.lab.mesh / "workloads.json"
+    content = yaml.safe_load(path.read_text())
+    programs.at_end(lambda: bulk.unlink(missing_ok=True))
+    # In both files for a moment: a mistake, which disturbs nothing.
+    bulk.write_text(json.dumps(content, indent=1))
+    path.unlink()
+    wait_for(lambda: lab.status("node1")["mesh"]["error"] is None, "node1 has the state without an error")
+    for workload in content["workloads"]:
+        if workload["name"] == "pipeline":
+            workload["mode"] = "strict"
+    bulk.write_text(json.dumps(content))
+    wait_for(lambda: lab.workload("pipeline")["mode"] == "strict", "pipeline is strict")
+    bulk.write_text(json.dumps(content)[:-1])
+    assert "workloads.json:1: expected JSON, found the end of the file" in show_error(lab, "node1")
+    lines.goes_on()
+    lines.finish()
+
+
 def test_bad_state_at_the_agents_start_keeps_the_last_good_one(lab: RunningLab, programs: Programs) -> None:
     server = programs.serve("pipeline")
     lines = Lines(programs, "shipper", server.address)
