@@ -23,6 +23,7 @@ from typing import Any
 from nodeseal_lab.demo.pcap import parse_frame
 from nodeseal_lab.namespaces import run_in
 from nodeseal_lab.topology import UPLINK
+from support.connection import endpoint
 from support.control import ControlServer
 
 _ETH_P_ALL = 3
@@ -93,12 +94,8 @@ def _describe(frame: bytes) -> str:
     packet = parse_frame(frame)
     if packet is None:
         return f"{len(frame)} bytes, no TCP"
-    ends = f"{_end(*packet.flow[:2])} -> {_end(*packet.flow[2:])}"
+    ends = f"{endpoint(packet.flow[:2])} -> {endpoint(packet.flow[2:])}"
     return f"{ends}, sequence {packet.sequence}, {len(packet.payload)} bytes"
-
-
-def _end(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def main(control: str, secret: str, open_marker: str, *namespaces: str) -> None:

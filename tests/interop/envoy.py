@@ -8,7 +8,6 @@ import socket
 from ipaddress import ip_address
 from pathlib import Path
 from string import Template
-from types import TracebackType
 from typing import Any, Self
 
 import pytest
@@ -93,9 +92,7 @@ class Envoy:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _get(self, path: str) -> str:

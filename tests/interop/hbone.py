@@ -11,7 +11,6 @@ import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from interop.frames import END_HEADERS, END_STREAM, PREFACE, SETTINGS, Frame, Frames, Kind, data, literal
@@ -90,9 +89,7 @@ class Hbone:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

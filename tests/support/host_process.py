@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import sys
-from types import TracebackType
 from typing import Any
 
 from nodeseal.linux import cgroups
@@ -131,9 +130,7 @@ class Cgroup:
     def __enter__(self) -> Cgroup:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.remove()
 
 
@@ -184,9 +181,7 @@ class HostProcess:
     def __enter__(self) -> HostProcess:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

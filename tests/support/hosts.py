@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from support.connection import endpoint
 from support.host_process import Dialled, HostProcess
 from support.lab import RunningLab
 from support.patience import wait_for
@@ -42,8 +43,7 @@ class Host:
 
     def source_of(self, dialled: Dialled) -> str:
         """Where a connection of one of the processes comes from, as the agents write it."""
-        address = self.address
-        return f"[{address}]:{dialled.port}" if ":" in address else f"{address}:{dialled.port}"
+        return endpoint((self.address, dialled.port))
 
 
 def row_of(lab: RunningLab, node: str, direction: str, source: str) -> dict[str, Any]:

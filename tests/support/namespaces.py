@@ -19,7 +19,6 @@ import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import pytest
@@ -177,9 +176,7 @@ class Namespaces:
     def __enter__(self) -> Namespaces:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for namespace in self.all:
             with contextlib.suppress(OSError):
                 namespace.close()

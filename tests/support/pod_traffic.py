@@ -7,7 +7,6 @@ import contextlib
 import secrets
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from nodeseal_lab.cgroups import in_cgroup
@@ -56,9 +55,7 @@ class PodTraffic:
     def __enter__(self) -> PodTraffic:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

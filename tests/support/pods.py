@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 
 from nodeseal.capture.backends import ruleset
 from nodeseal.capture.backends.backend import Choice
@@ -75,9 +75,7 @@ class Pods:
             self._patch(steering, "probe_tcx", lambda: False)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def _join_ipv6(self, pod: Namespace, address: str, peer: str, gateway: str) -> None:

@@ -20,7 +20,6 @@ import functools
 import socket
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 import pytest
@@ -49,9 +48,7 @@ class Programs:
     def __enter__(self) -> Programs:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # First of all: a thread that is to be waited for may hang on one of these.
         for connection in self._dialled:
             with contextlib.suppress(OSError):

@@ -75,10 +75,6 @@ class Resources:
                 found.append(f"{name}: {size} before, {after.sizes[name]} after")
         return found
 
-    def growth(self, after: Resources) -> dict[str, int]:
-        """By how much each size has grown."""
-        return {name: after.sizes[name] - size for name, size in self.sizes.items()}
-
 
 def node_resources(lab: Lab, node: str) -> Resources:
     """What a node holds now. An agent and one core must run there; raises AssertionError otherwise."""

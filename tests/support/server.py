@@ -58,15 +58,6 @@ class Server:
         """The connection that was accepted as number `number`, once it is."""
         return wait_for(lambda: self.accepted[number : number + 1], "the server accepts the connection")[0]
 
-    def connection_from(self, host: str, number: int = 0) -> socket.socket:
-        """The `number`th connection from this address, once it is accepted."""
-
-        def find() -> list[socket.socket]:
-            pairs = zip(list(self.peers), list(self.accepted), strict=False)
-            return [one for peer, one in pairs if peer[0] == host][number : number + 1]
-
-        return wait_for(find, f"the server accepts a connection from {host}")[0]
-
     def hang_up(self) -> None:
         """Ends every connection, from this side first."""
         for connection in self.accepted:

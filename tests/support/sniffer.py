@@ -9,7 +9,6 @@ import socket
 import struct
 import threading
 from collections.abc import Iterable
-from types import TracebackType
 
 from nodeseal_lab.demo.pcap import TCP, UDP, Packet, parse_frame, streams
 from nodeseal_lab.namespaces import run_in
@@ -46,9 +45,7 @@ class Sniffer:
     def __enter__(self) -> Sniffer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def cut(self) -> list[Packet]:

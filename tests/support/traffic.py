@@ -29,9 +29,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from support.connection import endpoint, family_of
 from support.control import ControlServer
 from support.messages import Sender
-from support.traffic_connection import Connection, Counts, Group, endpoint, family_of
+from support.traffic_connection import Connection, Counts, Group
 
 _REDIAL_SECONDS = 0.5
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
+from support.connection import endpoint
 from support.messages import LAST, BrokenStreamError, Message, Receiver, Sender
 
 _FLOOD_SIZE = 4096
@@ -258,13 +258,3 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
         self._ended(self, what)
-
-
-def family_of(host: str) -> socket.AddressFamily:
-    """Of sockets that use this address."""
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def endpoint(name: tuple[Any, ...]) -> str:
-    """As the agents write it: "10.0.0.1:80", "[fd00::1]:80"."""
-    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
