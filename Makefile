@@ -23,7 +23,7 @@ APT_PROFILE := $(APT_RUN) linux-perf valgrind
 C_SOURCES := $(wildcard cext/src/*/*.[ch] cext/include/*.h)
 C_FORMATTED := $(C_SOURCES) $(wildcard tests/cext/*.[ch] bpf/*.[ch] bpf/lib/*.h bench/*.[ch] bench/instructions/*.[ch])
 
-.PHONY: help demo test test-workers test-iptables chaos lint guard bench profile scale format reference man clean install
+.PHONY: help demo test test-workers test-iptables chaos lint guard bench profile scale format reference man pictures clean install
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -125,6 +125,11 @@ format: $(VENV)/.installed-lint ## rewrite the sources in the project's format
 
 reference: $(VENV)/.installed ## docs/reference/ and docs/words.md, made of the code
 	$(BIN)/python -m tools.reference
+
+pictures: ## docs/pictures/*.svg, drawn from the .dot files beside them
+	$(call apt_install,graphviz fonts-dejavu-core)
+	for f in docs/pictures/*.dot; do \
+	  { dot -Tsvg $$f; echo "<!-- made of $$(sha256sum < $$f | cut -d ' ' -f 1) -->"; } > $${f%.dot}.svg; done
 
 man: $(VENV)/.installed ## the manual's pages, in build/man, made of the code
 	$(BIN)/python -m nodeseal.cli.manual $(BUILD)/man

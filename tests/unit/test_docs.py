@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -101,3 +102,9 @@ def test_examples_of_the_mesh_state_are_taken(tmp_path: Path) -> None:
         (tmp_path / f"{number}.{suffix}").write_text(text)
     names = {name.name for name in load(tmp_path).workloads}
     assert names == {"shipper", "siem", "pipeline", "collector", "archive", "database", "ingress"}
+
+
+@pytest.mark.parametrize("source", sorted((ROOT / "docs" / "pictures").glob("*.dot")), ids=lambda path: path.name)
+def test_pictures_are_drawn_from_their_sources(source: Path) -> None:
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    assert f"<!-- made of {digest} -->" in source.with_suffix(".svg").read_text(), "make pictures"
