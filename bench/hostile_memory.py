@@ -42,8 +42,8 @@ import psutil
 from bench.certificates import make_authority
 from bench.errors import BenchError
 from bench.lone import lone_core, lone_namespace
+from nodeseal.authority.signer import Issuer
 from nodeseal.cores.client import CoreClient
-from nodeseal.identity.embedded import Issuer
 from nodeseal.mesh.address import HBONE_PORT
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName

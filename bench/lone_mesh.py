@@ -14,8 +14,8 @@ from bench.certificates import make_authority
 from bench.errors import BenchError
 from bench.lone import LoneCore
 from bench.wire import RESPONSE_SIZE
+from nodeseal.authority.signer import Issuer
 from nodeseal.cores.client import CoreClient
-from nodeseal.identity.embedded import Issuer
 from nodeseal.mesh.model import Mode, Phase, Service, ServicePort, Workload, WorkloadName
 from nodeseal_lab.plan import TRUST_DOMAIN
 

@@ -292,7 +292,7 @@ class Lab:
             self._wait_for_apps()
 
     def _start_agents(self) -> list[ProcessRecord]:
-        from nodeseal.identity.embedded import AuthorityError, init_authority
+        from nodeseal.authority.signer import AuthorityError, init_authority
 
         ca = self.directory / "ca"
         try:

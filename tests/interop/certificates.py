@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
-from nodeseal.identity.embedded import Issuer, init_authority
+from nodeseal.authority.signer import Issuer, init_authority
 from nodeseal.mesh.spiffe import SpiffeId
 from nodeseal_lab.plan import NAMESPACE, TRUST_DOMAIN
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from nodeseal.authority.signer import Svid
 from nodeseal.capture import constants
 from nodeseal.capture.backends.backend import Choice
 from nodeseal.capture.workload import Captured, CaptureTarget
@@ -23,7 +24,6 @@ from nodeseal.contracts.core import CoreStats, WorkloadStats
 from nodeseal.cores.client import CoreError
 from nodeseal.cores.process import spawn
 from nodeseal.identity.credentials import CaCondition, Credential
-from nodeseal.identity.embedded import Svid
 from nodeseal.linux.namespace import NamespaceGoneError
 from nodeseal.local.config import Config
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from nodeseal.identity.embedded import Issuer
+from nodeseal.authority.signer import Issuer
 from nodeseal.mesh.model import WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId
 from nodeseal.sources.directory.publications import publish

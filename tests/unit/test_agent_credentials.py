@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from nodeseal.authority.creation import init_authority
+from nodeseal.authority.signer import AuthorityError
 from nodeseal.identity.credentials import Credentials
-from nodeseal.identity.embedded import AuthorityError
 from nodeseal.mesh.spiffe import SpiffeId
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from nodeseal.authority.signer import AuthorityError
 from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError, CaptureError
 from nodeseal.capture.listeners import HBONE, INBOUND, OUTBOUND
 from nodeseal.cores.client import CoreError
 from nodeseal.enrolment.installed import Surroundings
 from nodeseal.enrolment.workload import Enrolment
-from nodeseal.identity.embedded import AuthorityError
 from nodeseal.mesh.exclusions import PortRange
 from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.limits import LimitChanges, Limits

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from nodeseal.identity.embedded import AuthorityError, Issuer, Svid, init_authority, renewal_time
+from nodeseal.authority.signer import AuthorityError, Issuer, Svid, init_authority, renewal_time
 from nodeseal.mesh.spiffe import SpiffeId
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)

@@ -11,7 +11,7 @@ import pytest
 
 from nodeseal.authority.description import Ending, describe, endings, exposed
 from nodeseal.authority.renewal import renew, request
-from nodeseal.identity.embedded import AuthorityError, Issuer, init_authority
+from nodeseal.authority.signer import AuthorityError, Issuer, init_authority
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 DAY = timedelta(days=1)

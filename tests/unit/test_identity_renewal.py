@@ -22,7 +22,7 @@ from cryptography.x509.oid import NameOID
 from nodeseal.authority import store
 from nodeseal.authority.certificates import key_fingerprint
 from nodeseal.authority.renewal import accept, renew, request, sign
-from nodeseal.identity.embedded import AuthorityError, Issuer, init_authority
+from nodeseal.authority.signer import AuthorityError, Issuer, init_authority
 from nodeseal.mesh.spiffe import SpiffeId
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)

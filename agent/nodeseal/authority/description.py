@@ -10,9 +10,9 @@ from cryptography import x509
 from nodeseal.authority import store
 from nodeseal.authority.certificates import fingerprint, path_length, stated_trust_domain
 from nodeseal.authority.errors import AuthorityError
+from nodeseal.authority.signer import Issuer
 from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, NEXT_KEY, ROOT_CERTIFICATE, ROOT_KEY
 from nodeseal.contracts.output import CaCertificate, CaDescription
-from nodeseal.identity.embedded import Issuer
 from nodeseal.linux.permissions import PRIVATE, UNCHANGED, others_can
 
 WARN_BEFORE = timedelta(days=60)

@@ -18,13 +18,13 @@ from pathlib import Path
 from nodeseal import __version__
 from nodeseal.api import operations
 from nodeseal.api.server import ApiServer
+from nodeseal.authority.signer import AuthorityError
 from nodeseal.capture.node import NodeCapture
 from nodeseal.cores.client import CoreError
 from nodeseal.daemon.mesh_source import source_at, source_of
 from nodeseal.daemon.verify import verify
 from nodeseal.enrolment.capture_thread import CaptureThread
 from nodeseal.identity.credentials import Credentials
-from nodeseal.identity.embedded import AuthorityError
 from nodeseal.linux import hardening
 from nodeseal.linux.errors import LinuxError
 from nodeseal.linux.lock_file import AlreadyLocked, LockFile

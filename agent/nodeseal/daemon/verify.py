@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from nodeseal.authority.signer import AuthorityError, Issuer
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Journal
 from nodeseal.daemon.mesh_source import source_of
-from nodeseal.identity.embedded import AuthorityError, Issuer
 from nodeseal.linux.cgroups import check_cgroup
 from nodeseal.linux.errors import LinuxError
 from nodeseal.local import config as configuration

@@ -27,13 +27,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from nodeseal.authority.signer import AuthorityError
 from nodeseal.backoff import Backoff
 from nodeseal.capture.listeners import FROM_OUTSIDE, SHARED
 from nodeseal.cores.client import CoreClient, CoreError
 from nodeseal.enrolment.capture_thread import is_at
 from nodeseal.enrolment.installed import Held, Surroundings, Trouble, reason_of, text_of
 from nodeseal.identity.credentials import Credential
-from nodeseal.identity.embedded import AuthorityError
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Phase, Workload, WorkloadName
 from nodeseal.mesh.reasons import ProblemWord, WhyNotEnrolled

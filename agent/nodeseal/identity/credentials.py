@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nodeseal.authority.certificates import fingerprint
 from nodeseal.authority.description import Ending, endings, exposed
-from nodeseal.identity.embedded import AuthorityError, Issuer, Svid, renewal_time
+from nodeseal.authority.signer import AuthorityError, Issuer, Svid, renewal_time
 from nodeseal.mesh.spiffe import SpiffeId
 from nodeseal.mesh.trust import Trust
 
