@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from nodeseal.authority.signer import init_authority
+from nodeseal.authority.creation import init_authority
 from nodeseal.mesh.spiffe import SpiffeId
 from nodeseal_lab.plan import NAMESPACE, TRUST_DOMAIN
 

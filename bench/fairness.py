@@ -346,7 +346,7 @@ def _site() -> Iterator[_Site]:
     with contextlib.ExitStack() as stack:
         near = stack.enter_context(lone_core(1, TRUST_DOMAIN))
         far = stack.enter_context(lone_core(1, TRUST_DOMAIN))
-        issuer = stack.enter_context(issuing())
+        signer = stack.enter_context(issuing())
         mesh = Mesh.build(TRUST_DOMAIN, [quiet, loud, quiet_server, loud_server], services)
         for core in (near, far):
             core.ask(CoreClient.mesh, mesh, 1)
@@ -359,7 +359,7 @@ def _site() -> Iterator[_Site]:
         for key, (core, workload, role, place) in enumerate(places, start=1):
             listener = stack.enter_context(socket.create_server(place, backlog=4096))
             core.add(key, workload, TRUST_DOMAIN, {role: listener.fileno()})
-            certify(core, key, workload, issuer)
+            certify(core, key, workload, signer)
         yield _Site(near, loud.key)
 
 

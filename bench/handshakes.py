@@ -115,7 +115,7 @@ def _site() -> Iterator[list[str]]:
     ]
     with contextlib.ExitStack() as stack:
         core = stack.enter_context(lone_core(1, TRUST_DOMAIN))
-        issuer = stack.enter_context(issuing())
+        signer = stack.enter_context(issuing())
         core.ask(CoreClient.mesh, Mesh.build(TRUST_DOMAIN, [server, *sources], services), 1)
         for key, (workload, role, address, port) in enumerate(
             [
@@ -126,7 +126,7 @@ def _site() -> Iterator[list[str]]:
         ):
             listener = stack.enter_context(socket.create_server((address, port), backlog=TUNNELS))
             core.add(key, workload, TRUST_DOMAIN, {role: listener.fileno()})
-            certify(core, key, workload, issuer)
+            certify(core, key, workload, signer)
         yield addresses
 
 

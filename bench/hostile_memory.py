@@ -42,8 +42,9 @@ import psutil
 from bench.certificates import make_authority
 from bench.errors import BenchError
 from bench.lone import lone_core, lone_namespace
-from nodeseal.authority.signer import Issuer
+from nodeseal.authority.signer import Signer
 from nodeseal.cores.client import CoreClient
+from nodeseal.identity.embedded import issue
 from nodeseal.mesh.address import HBONE_PORT
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
@@ -172,9 +173,9 @@ def _kernel_memory() -> float:
 def _site(directory: Path, limit: int) -> Iterator[_Site]:
     victim, hostile, client = _workload("victim", _VICTIM), _workload("hostile", _HOSTILE), _workload("client", _CLIENT)
     authority = make_authority(directory / "ca")
-    issuer = Issuer.load(authority, datetime.now(UTC))
+    signer = Signer.load(authority, datetime.now(UTC))
     for peer in (hostile, client):
-        _write_certificate(issuer, peer, directory / peer.key.name)
+        _write_certificate(signer, peer, directory / peer.key.name)
     with contextlib.ExitStack() as stack:
         _wait_for_ready(stack.enter_context(_child(_serve_applications, directory)))
         before = _children()
@@ -184,23 +185,23 @@ def _site(directory: Path, limit: int) -> Iterator[_Site]:
         listener = stack.enter_context(socket.create_server((_VICTIM, HBONE_PORT), backlog=4096))
         core.add(1, victim, TRUST_DOMAIN, {LISTEN_HBONE: listener.fileno()})
         identity = victim.identity(TRUST_DOMAIN)
-        svid = issuer.issue(identity, lifetime=timedelta(hours=1), now=datetime.now(UTC))
+        svid = issue(signer, identity, lifetime=timedelta(hours=1), now=datetime.now(UTC))
         core.ask(
             CoreClient.workload_credentials,
             1,
             identity,
             chain_pem=svid.chain_pem,
             key_pem=svid.key_pem,
-            bundle_pem=issuer.bundle_pem,
+            bundle_pem=signer.bundle_pem,
         )
         core.ask(CoreClient.workload_limits, 1, Limits(memory=limit))
         yield _Site(core, pid)
 
 
-def _write_certificate(issuer: Issuer, workload: Workload, directory: Path) -> None:
-    svid = issuer.issue(workload.identity(TRUST_DOMAIN), lifetime=timedelta(hours=1), now=datetime.now(UTC))
+def _write_certificate(signer: Signer, workload: Workload, directory: Path) -> None:
+    svid = issue(signer, workload.identity(TRUST_DOMAIN), lifetime=timedelta(hours=1), now=datetime.now(UTC))
     directory.mkdir(mode=0o700)
-    for name, text in (("chain", svid.chain_pem), ("key", svid.key_pem), ("bundle", issuer.bundle_pem)):
+    for name, text in (("chain", svid.chain_pem), ("key", svid.key_pem), ("bundle", signer.bundle_pem)):
         (directory / f"{name}.pem").write_text(text)
 
 

@@ -14,8 +14,9 @@ from bench.certificates import make_authority
 from bench.errors import BenchError
 from bench.lone import LoneCore
 from bench.wire import RESPONSE_SIZE
-from nodeseal.authority.signer import Issuer
+from nodeseal.authority.signer import Signer
 from nodeseal.cores.client import CoreClient
+from nodeseal.identity.embedded import issue
 from nodeseal.mesh.model import Mode, Phase, Service, ServicePort, Workload, WorkloadName
 from nodeseal_lab.plan import TRUST_DOMAIN
 
@@ -32,18 +33,18 @@ def lone_service(name: str, address: str, port: ServicePort, server: Workload) -
 
 
 @contextlib.contextmanager
-def issuing() -> Iterator[Issuer]:
+def issuing() -> Iterator[Signer]:
     """A CA of the block."""
     with tempfile.TemporaryDirectory() as directory:
-        yield Issuer.load(make_authority(Path(directory) / "ca"), datetime.now(UTC))
+        yield Signer.load(make_authority(Path(directory) / "ca"), datetime.now(UTC))
 
 
-def certify(core: LoneCore, key: int, workload: Workload, issuer: Issuer) -> Callable[[], None]:
+def certify(core: LoneCore, key: int, workload: Workload, signer: Signer) -> Callable[[], None]:
     """Gives the core a certificate of the workload, and again whenever what is returned is called: tunnels that were
     open take no new streams then."""
     identity = workload.identity(TRUST_DOMAIN)
-    svid = issuer.issue(identity, lifetime=timedelta(hours=1), now=datetime.now(UTC))
-    pems = {"chain_pem": svid.chain_pem, "key_pem": svid.key_pem, "bundle_pem": issuer.bundle_pem}
+    svid = issue(signer, identity, lifetime=timedelta(hours=1), now=datetime.now(UTC))
+    pems = {"chain_pem": svid.chain_pem, "key_pem": svid.key_pem, "bundle_pem": signer.bundle_pem}
 
     def give() -> None:
         core.ask(CoreClient.workload_credentials, key, identity, **pems)

@@ -164,7 +164,7 @@ def _site() -> Iterator[Callable[[], None]]:
         for core in (near, far):
             for thread in psutil.Process(core.pid).threads():
                 _put_first(thread.id, 1)
-        issuer = stack.enter_context(issuing())
+        signer = stack.enter_context(issuing())
         for core, workload, role, address in (
             (near, client, LISTEN_OUTBOUND, (_SERVICE, _PORT)),
             (far, server, LISTEN_HBONE, (_SERVER, HBONE_PORT)),
@@ -173,8 +173,8 @@ def _site() -> Iterator[Callable[[], None]]:
             listener = stack.enter_context(socket.create_server(address, backlog=4096))
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted ones inherit it
             core.add(1, workload, TRUST_DOMAIN, {role: listener.fileno()})
-        renew = certify(near, 1, client, issuer)
-        certify(far, 1, server, issuer)
+        renew = certify(near, 1, client, signer)
+        certify(far, 1, server, signer)
 
         def dial() -> None:
             with socket.create_connection((_SERVICE, _PORT), timeout=_PATIENCE) as stream:

@@ -292,7 +292,8 @@ class Lab:
             self._wait_for_apps()
 
     def _start_agents(self) -> list[ProcessRecord]:
-        from nodeseal.authority.signer import AuthorityError, init_authority
+        from nodeseal.authority.creation import init_authority
+        from nodeseal.authority.errors import AuthorityError
 
         ca = self.directory / "ca"
         try:

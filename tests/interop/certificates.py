@@ -13,7 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
-from nodeseal.authority.signer import Issuer, init_authority
+from nodeseal.authority.creation import init_authority
+from nodeseal.authority.signer import Signer
+from nodeseal.identity import embedded
 from nodeseal.mesh.spiffe import SpiffeId
 from nodeseal_lab.plan import NAMESPACE, TRUST_DOMAIN
 
@@ -48,9 +50,9 @@ def identity(pod: str, trust_domain: str = TRUST_DOMAIN) -> str:
 def issue(ca: Path, pod: str, trust_domain: str = TRUST_DOMAIN) -> Credential:
     """What a node's agent would give the pod: made by nodeseal's own issuer."""
     now = datetime.now(UTC)
-    issuer = Issuer.load(ca, now)
-    svid = issuer.issue(SpiffeId(trust_domain, NAMESPACE, pod), lifetime=_LIFETIME, now=now)
-    return Credential(svid.chain_pem, svid.key_pem, issuer.bundle_pem)
+    signer = Signer.load(ca, now)
+    svid = embedded.issue(signer, SpiffeId(trust_domain, NAMESPACE, pod), lifetime=_LIFETIME, now=now)
+    return Credential(svid.chain_pem, svid.key_pem, signer.bundle_pem)
 
 
 def issue_from_new_ca(directory: Path, pod: str, trust_domain: str = TRUST_DOMAIN) -> Credential:

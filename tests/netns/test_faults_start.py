@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 
-from nodeseal.authority.signer import init_authority
+from nodeseal.authority.creation import init_authority
 from nodeseal.linux.cgroups import find_cgroup
 from nodeseal.linux.mounts import mount_points
 from nodeseal_lab.processes import child_environment

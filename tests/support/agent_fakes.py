@@ -10,20 +10,21 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from nodeseal.authority.signer import Svid
 from nodeseal.capture import constants
 from nodeseal.capture.backends.backend import Choice
 from nodeseal.capture.workload import Captured, CaptureTarget
 from nodeseal.contracts.core import CoreStats, WorkloadStats
 from nodeseal.cores.client import CoreError
 from nodeseal.cores.process import spawn
-from nodeseal.identity.credentials import CaCondition, Credential
+from nodeseal.identity.issuer import Fault, Issuer, Svid
+from nodeseal.identity.trust import TrustBundle
 from nodeseal.linux.namespace import NamespaceGoneError
 from nodeseal.local.config import Config
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
@@ -85,32 +86,56 @@ def mesh(*workloads: Workload) -> Mesh:
     return Mesh.build(TRUST_DOMAIN, workloads)
 
 
-def make_credential(identity: SpiffeId, now: datetime, serial: str, bundle: str = "bundle") -> Credential:
-    """A credential that is due for renewal in an hour."""
-    svid = Svid(identity, "chain", "key", now, now + timedelta(hours=2), serial)
-    return Credential(svid, bundle, now + timedelta(hours=1))
+TRUST = Trust(frozenset({"1" * 32}), "1" * 32)
+"""What a node with a FakeIssuer says of its CA."""
 
 
-class FakeCredentials:
-    """Issues without cryptography; `error` is raised instead when set."""
+class FakeIssuer(Issuer):
+    """Issues without cryptography, certificates for two hours. `error` is raised instead when set; `answers` is cleared
+    by who wants to see it slow."""
 
     trust_domain = TRUST_DOMAIN
-    trust = Trust(frozenset({"1" * 32}), "1" * 32)
-    bundle_pem = "bundle"
+    anchor = "1" * 64
 
     def __init__(self) -> None:
+        self.bundle = TrustBundle(TRUST_DOMAIN, "bundle", frozenset({self.anchor}))
         self.issued: list[SpiffeId] = []
+        self.asked = 0
         self.error: Exception | None = None
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self._changed = asyncio.Event()
 
-    def issue(self, identity: SpiffeId) -> Credential:
+    def describe(self) -> str:
+        return "a stand-in"
+
+    async def issue(self, identity: SpiffeId) -> Svid:
+        self.asked += 1
+        await self.answers.wait()
         if self.error is not None:
             raise self.error
         self.issued.append(identity)
-        return make_credential(identity, self.now, str(len(self.issued)), self.bundle_pem)
+        serial = str(len(self.issued))
+        return Svid(identity, "chain", "key", self.now, self.now + timedelta(hours=2), serial, self.anchor)
 
-    def condition(self) -> CaCondition:
-        return CaCondition()
+    def trust(self, pem: str) -> None:
+        """Other trust anchors from now on."""
+        self.bundle = replace(self.bundle, pem=pem)
+        self._changed.set()
+
+    async def changes(self) -> AsyncIterator[TrustBundle]:
+        while True:
+            self._changed.clear()
+            yield self.bundle
+            await self._changed.wait()
+
+    async def condition(self) -> tuple[Fault, ...]:
+        await self.answers.wait()
+        return ()
+
+    async def close(self) -> None:
+        pass
 
 
 class FakeNamespace:
@@ -260,9 +285,6 @@ class FakeCore:
         self.error: str | None = None
         self.live = 0
         self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
-
-    async def run_blocking(self, function: Callable[..., Any], *args: Any) -> Any:
-        return function(*args)
 
     async def call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         name = method.__name__

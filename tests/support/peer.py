@@ -10,7 +10,8 @@ from pathlib import Path
 
 from cryptography import x509
 
-from nodeseal.authority.signer import Issuer
+from nodeseal.authority.signer import Signer
+from nodeseal.identity.embedded import issue
 from nodeseal.mesh.model import WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId
 from nodeseal.sources.directory.publications import publish
@@ -61,15 +62,15 @@ class Tunnels:
 def tls_context(lab: RunningLab, protocol: int, pod: str, directory: Path) -> ssl.SSLContext:
     """A peer's with the pod's identity, from the lab's CA."""
     now = datetime.now(UTC)
-    issuer = Issuer.load(lab.directory / "ca", now)
-    svid = issuer.issue(SpiffeId.parse(lab.identity(pod)), lifetime=timedelta(hours=1), now=now)
+    signer = Signer.load(lab.directory / "ca", now)
+    svid = issue(signer, SpiffeId.parse(lab.identity(pod)), lifetime=timedelta(hours=1), now=now)
     certificate = directory / "peer.pem"
     certificate.write_text(svid.chain_pem + svid.key_pem)
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(cadata=issuer.bundle_pem)
+    context.load_verify_locations(cadata=signer.bundle_pem)
     context.load_cert_chain(certificate)
     context.set_alpn_protocols(["h2"])
     return context

@@ -13,19 +13,20 @@ from typing import Any
 
 import pytest
 
-from nodeseal.authority.signer import AuthorityError
 from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError, CaptureError
 from nodeseal.capture.listeners import HBONE, INBOUND, OUTBOUND
 from nodeseal.cores.client import CoreError
 from nodeseal.enrolment.installed import Surroundings
 from nodeseal.enrolment.workload import Enrolment
+from nodeseal.identity.credentials import Credentials
+from nodeseal.identity.issuer import IssuerError
 from nodeseal.mesh.exclusions import PortRange
 from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.limits import LimitChanges, Limits
 from nodeseal.mesh.model import Mode, OnFailure, Phase, Workload, WorkloadName
 from nodeseal.mesh.reasons import WhyNotEnrolled
 from nodeseal.sources.source import PublicationError
-from support.agent_fakes import FakeCapture, FakeCore, FakeCredentials, FakeNode, until, workload
+from support.agent_fakes import FakeCapture, FakeCore, FakeIssuer, FakeNode, until, workload
 
 NAME = WorkloadName("default", "shipper")
 FOREVER = 3600.0
@@ -44,14 +45,14 @@ class World:
         self.log: list[str] = []
         self.capture = FakeCapture(self.log)
         self.core = FakeCore(self.log)
-        self.credentials = FakeCredentials()
+        self.issuer = FakeIssuer()
         self.node = FakeNode(self.log)
-        self.now = self.credentials.now
+        self.now = self.issuer.now
         around: Any = Surroundings(
             self.node,
             self.core,  # type: ignore[arg-type]
             self.capture,  # type: ignore[arg-type]
-            self.credentials,  # type: ignore[arg-type]
+            Credentials(self.issuer, now=lambda: self.now, rand=lambda: 0.5),
             settle,
             now=lambda: self.now,
             rand=lambda: 0.5,
@@ -348,12 +349,65 @@ def test_core_that_refuses_the_listeners_undoes_the_capture(netns: Path) -> None
 
 def test_nothing_begins_without_a_certificate(netns: Path) -> None:
     async def story(world: World) -> None:
-        world.credentials.error = AuthorityError("the intermediate has expired")
+        world.issuer.error = IssuerError("the intermediate has expired")
         world.wants()
         await world.trouble()
         assert "expired" in (world.enrolment.why()[1] or "")
 
     assert run(netns, story).log == []
+
+
+def test_issuer_that_fails_is_asked_later_and_later(netns: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    async def story(world: World) -> None:
+        wait = world.enrolment._wait
+
+        async def noted(seconds: float | None) -> None:
+            if seconds is not None and world.enrolment.trouble is not None:
+                waits.append(seconds)
+                seconds = 0
+            await wait(seconds)
+
+        monkeypatch.setattr(world.enrolment, "_wait", noted)
+        world.issuer.error = IssuerError("it is away")
+        world.wants()
+        await until(lambda: len(waits) >= 4)
+        assert world.enrolment.why() == (WhyNotEnrolled.FAILED, "it is away")
+        world.issuer.error = None
+        await world.phase(Phase.ENROLLED)
+
+    run(netns, story)
+    assert [round(seconds) for seconds in waits[:4]] == [1, 2, 4, 8]
+
+
+def test_workload_that_waits_for_its_first_certificate_can_be_given_up(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.issuer.answers.clear()
+        world.wants()
+        await until(lambda: world.issuer.asked == 1)
+        world.wants(wanted=False)
+        await until(lambda: not world.enrolment._request.waiting, "nobody waits any more")
+        world.issuer.answers.set()
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        assert world.issuer.asked == 2
+
+    run(netns, story)
+
+
+def test_workload_leaves_while_the_issuer_has_not_answered(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        world.issuer.answers.clear()
+        world.now += timedelta(hours=1, seconds=1)
+        world.enrolment.wake()
+        await until(lambda: world.issuer.asked == 2)
+        world.wants(wanted=False)
+        await world.phase(Phase.ABSENT)
+
+    run(netns, story)
 
 
 def test_namespace_lost_while_enrolled_leaves_at_once(netns: Path) -> None:
@@ -411,7 +465,7 @@ def test_changed_service_account_gets_new_credentials_in_place(netns: Path) -> N
         world.log.clear()
         world.wants(service_account="other")
         await until(lambda: world.enrolment.held and world.enrolment.held.workload.service_account == "other")
-        assert str(world.credentials.issued[-1]) == "spiffe://example.org/ns/default/sa/other"
+        assert str(world.issuer.issued[-1]) == "spiffe://example.org/ns/default/sa/other"
         await until(lambda: world.log[-1].startswith("push"))
 
     assert run(netns, story).log == ["core.workload_credentials", "push enrolled"]
@@ -422,9 +476,9 @@ def test_certificate_is_renewed_when_due(netns: Path) -> None:
         world.wants()
         await world.phase(Phase.ENROLLED)
         world.now += timedelta(hours=1, seconds=1)
-        world.credentials.now = world.now
+        world.issuer.now = world.now
         world.enrolment.wake()
-        await until(lambda: len(world.credentials.issued) == 2)
+        await until(lambda: len(world.issuer.issued) == 2)
         await until(lambda: world.log[-1] == "core.workload_credentials")
         assert world.enrolment.held is not None
         assert world.enrolment.held.credential is not None
@@ -438,15 +492,15 @@ def test_changed_trust_anchors_are_given_to_the_core_before_a_certificate_is_due
         world.wants()
         await world.phase(Phase.ENROLLED)
         world.log.clear()
-        world.credentials.bundle_pem = "bundle and another root"
+        world.issuer.trust("bundle and another root")
         world.enrolment.wake()
         await until(lambda: world.log == ["core.workload_credentials"])
         assert world.enrolment.held is not None
-        assert world.enrolment.held.credential is not None
-        assert world.enrolment.held.credential.bundle_pem == "bundle and another root"
+        assert world.enrolment.held.bundle is not None
+        assert world.enrolment.held.bundle.pem == "bundle and another root"
         world.wants(service_account="other")  # a step more: once was enough
         await until(lambda: world.log[-1].startswith("push"))
-        assert len(world.credentials.issued) == 3
+        assert len(world.issuer.issued) == 3
 
     run(netns, story)
 
@@ -456,14 +510,14 @@ def test_failed_renewal_is_shown_and_tried_again(netns: Path) -> None:
         world.wants()
         await world.phase(Phase.ENROLLED)
         world.now += timedelta(hours=1, seconds=1)
-        world.credentials.error = AuthorityError("the intermediate has expired")
+        world.issuer.error = IssuerError("the intermediate has expired")
         world.enrolment.wake()
         await until(lambda: world.enrolment.renewal_trouble is not None)
         assert world.enrolment.phase is Phase.ENROLLED
         reason, detail = world.enrolment.why()
         assert (reason, detail) == (None, "certificate not renewed: the intermediate has expired")
-        world.credentials.error = None
-        world.credentials.now = world.now
+        world.issuer.error = None
+        world.issuer.now = world.now
         await until(lambda: world.enrolment.renewal_trouble is None, "renewed at the next try")
 
     run(netns, story)
@@ -484,7 +538,7 @@ def test_new_core_gets_the_workload_and_the_kept_listeners(netns: Path) -> None:
         world.enrolment.wake()
         await until(lambda: "core.workload_listen" in world.log)
         assert world.core.calls[-1][1][1] == listeners
-        assert len(world.credentials.issued) == 1  # the one it has will do
+        assert len(world.issuer.issued) == 1  # the one it has will do
 
     assert run(netns, story).log[:5] == [
         "core.workload_add",

@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,9 @@ from nodeseal.node import start_steps, vigil
 from nodeseal.node.node import Node
 from nodeseal.sources.source import Concern, MeshStateError, StateProblem
 from support.agent_fakes import (
+    TRUST,
     FakeCapture,
-    FakeCredentials,
+    FakeIssuer,
     ScriptedSource,
     agent_config,
     fake_spawn,
@@ -63,6 +65,7 @@ class World:
         self.config = agent_config(tmp_path / "mesh", ca=tmp_path / "ca", run_dir=self.run_dir)
         self.shipper = workload("shipper", self.netns)
         self.remote = workload("pipeline", None, node="node2", phase=Phase.ENROLLED)
+        self.issuer = FakeIssuer()
         self.captures: list[FakeCapture] = []
         self.core: Any = None
         self.cores: list[Any] = []
@@ -87,14 +90,14 @@ class World:
         self.captures.append(fake)
         node = Node(
             self.config,
-            FakeCredentials(),  # type: ignore[arg-type]
-            fake,  # type: ignore[arg-type]
+            self.issuer,
             source,
+            fake,  # type: ignore[arg-type]
             source_at=self.place.source_at,
             start_core=self.start_core,
+            now=lambda: self.issuer.now,
             **options,
         )
-        node.around.now = lambda: FakeCredentials().now
         try:
             await node.begin()
         except BaseException:
@@ -326,9 +329,9 @@ def test_agent_that_starts_says_what_it_does(
         monkeypatch.setattr(capture, "prepare", compiled.wait)
         node = Node(
             world.config,
-            FakeCredentials(),  # type: ignore[arg-type]
-            capture,  # type: ignore[arg-type]
+            world.issuer,
             world.source(world.state()),
+            capture,  # type: ignore[arg-type]
             source_at=world.place.source_at,
             start_core=world.start_core,
         )
@@ -428,7 +431,7 @@ def test_node_with_another_ca_is_named(world: World, monkeypatch: pytest.MonkeyP
     async def story() -> None:
         async with world.node(world.state()) as (node, source):
             await enrolled(node)
-            assert world.place.trust("node1") == Trust(frozenset({"1" * 32}), "1" * 32)
+            assert world.place.trust("node1") == TRUST
             source.publishers = {"node2": Trust(frozenset({"2" * 32}), "2" * 32)}
             assert await problems_of(node) == [("other-ca", "node2")]
 
@@ -599,15 +602,43 @@ def test_next_agent_adopts_without_touching_the_enrolment(world: World) -> None:
     play(story())
 
 
-def test_changed_trust_anchors_reach_every_workload_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_module, "_CA_CHECK_S", 0.01)
-
+def test_changed_trust_anchors_reach_every_workload_at_once(world: World) -> None:
     async def story() -> None:
         async with world.node(world.state()) as (node, _source):
             one = await enrolled(node)
-            node.around.credentials.bundle_pem = "bundle and another root"
-            await until(lambda: one.held.credential.bundle_pem == "bundle and another root")
-            assert node.around.credentials.issued == [one.held.identity] * 2
+            world.issuer.trust("bundle and another root")
+            await until(lambda: one.held.bundle is not None and one.held.bundle.pem == "bundle and another root")
+            assert world.issuer.issued == [one.held.identity] * 2
+
+    play(story())
+
+
+def test_slow_issuer_delays_neither_a_core_nor_workloads_that_have_certificates(world: World) -> None:
+    """Not even when all certificates are due, and a new workload waits for its first."""
+    late = workload("late", world.netns, addresses=(IPv4Address("10.77.1.99"),))
+
+    async def story() -> None:
+        async with world.node(world.state()) as (node, source):
+            await enrolled(node)
+            world.issuer.answers.clear()
+            world.issuer.now += timedelta(hours=1, minutes=30)
+            node.enrolments[SHIPPER].wake()
+            await until(lambda: world.issuer.asked == 2, "a renewal is under way")
+            source.put(world.state(world.shipper, world.remote, late))
+            await until(lambda: world.issuer.asked == 3, "a first certificate is asked for")
+            first = node.core.pid
+            os.kill(first, signal.SIGKILL)
+            await until(lambda: node.core.pid not in (first, None) and node.core.ready, "another core")
+            await until(lambda: world.asks(CoreClient.hello).workloads, "it has a workload")
+            await until(lambda: world.asks(CoreClient.hello).workloads[0].roles == (0, 1, 2), "with its listeners")
+            status = await status_view.status(node)
+            assert {row.workload: row.enrolled for row in status.workloads} == {
+                "default/late": False,
+                "default/shipper": True,
+            }
+            world.issuer.answers.set()
+            await until(lambda: node.enrolments[late.key].phase is Phase.ENROLLED, "the late one as well")
+            await until(lambda: node.enrolments[SHIPPER].held.credential.svid.serial != "1", "renewed")
 
     play(story())
 

@@ -12,7 +12,7 @@ from nodeseal.mesh.model import WorkloadName
 from nodeseal.node.former_publications import FormerPublications
 from nodeseal.node.publication import OwnPublication
 from nodeseal.sources.source import PublicationError, Source
-from support.agent_fakes import FakeCredentials
+from support.agent_fakes import TRUST
 from support.mesh_places import KINDS, DirectoryPlace, MeshPlace, place_of
 
 A, B = WorkloadName("default", "a"), WorkloadName("default", "b")
@@ -30,7 +30,7 @@ class World:
         return self.place.source(node, self.run_dir)
 
     def own(self, node: str = "node1") -> OwnPublication:
-        return OwnPublication(self.source(node), lambda: FakeCredentials.trust, lambda: frozenset(self.names))
+        return OwnPublication(self.source(node), lambda: TRUST, lambda: frozenset(self.names))
 
     def former(self, node: str = "node1") -> FormerPublications:
         """As an agent of this node finds them, which notes its own."""

@@ -20,6 +20,7 @@ from nodeseal.contracts.refusal import Refusal
 from nodeseal.cores.client import CoreClient
 from nodeseal.documents.document import read_content
 from nodeseal.identity.credentials import Credentials
+from nodeseal.identity.embedded import EmbeddedIssuer
 from nodeseal.local import run_directory
 from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.model import Phase, Workload, WorkloadName
@@ -138,17 +139,21 @@ def test_ca_that_makes_no_sense_is_none(tmp_path: Path, head: str) -> None:
     assert (publication.names, publication.trust) == (frozenset(), None)
 
 
+def trust_of(ca: Path) -> Trust:
+    return Credentials(EmbeddedIssuer(ca, timedelta(hours=1))).trust
+
+
 def test_trust_of_a_ca_directory_follows_its_roots(tmp_path: Path) -> None:
     now = datetime.now(UTC)
     for name in ("one", "two"):
         init_authority(tmp_path / name, trust_domain="example.org", now=now)
-    one, two = (Credentials(tmp_path / name, timedelta(hours=1)).trust for name in ("one", "two"))
+    one, two = (trust_of(tmp_path / name) for name in ("one", "two"))
     assert one.anchors == {one.issuer}
     assert one.issuer != two.issuer
     roots = [(tmp_path / name / "root.pem").read_text() for name in ("one", "two")]
     shutil.copytree(tmp_path / "one", tmp_path / "both")
     (tmp_path / "both" / "root.pem").write_text("".join(roots))
-    assert Credentials(tmp_path / "both", timedelta(hours=1)).trust == Trust(one.anchors | two.anchors, one.issuer)
+    assert trust_of(tmp_path / "both") == Trust(one.anchors | two.anchors, one.issuer)
 
 
 # ---- what was enrolled here

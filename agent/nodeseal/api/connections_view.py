@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import NamedTuple, Self
 
 from nodeseal.api.exchange import RequestError
+from nodeseal.clock import utc_now
 from nodeseal.contracts import api, core
 from nodeseal.contracts.api_operations import PAGE, PAGE_MAX
 from nodeseal.contracts.core import Connection
@@ -20,7 +21,6 @@ from nodeseal.contracts.refusal import Refusal, merged
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone
 from nodeseal.cores.link import CoreLink
 from nodeseal.enrolment.workload import Enrolment
-from nodeseal.identity.credentials import utc_now
 from nodeseal.linux.sock_diag import Direct, DirectError
 from nodeseal.mesh import decide
 from nodeseal.mesh.address import AddressError, OriginalDestination, SourceAddress, parse_address

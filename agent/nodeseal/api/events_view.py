@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator
 from datetime import datetime, timedelta
 
 from nodeseal.api.connections_view import refused_row, through_core
+from nodeseal.clock import utc_now
 from nodeseal.contracts import api, events
 from nodeseal.cores.event_feed import heard
-from nodeseal.identity.credentials import utc_now
 from nodeseal.mesh.model import Mesh
 from nodeseal.node.node import Node
 

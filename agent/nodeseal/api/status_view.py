@@ -11,12 +11,12 @@ from datetime import UTC, datetime, timedelta
 from msgspec.structs import replace
 
 from nodeseal import __version__
+from nodeseal.clock import utc_now
 from nodeseal.contracts import api
 from nodeseal.contracts.core import CoreStats, WorkloadStats
 from nodeseal.cores.client import CoreClient, CoreError
 from nodeseal.cores.link import CoreLink
 from nodeseal.enrolment.workload import Enrolment
-from nodeseal.identity.credentials import utc_now
 from nodeseal.mesh.exclusions import Exclusions
 from nodeseal.mesh.model import Phase
 from nodeseal.mesh.reasons import ProblemWord, WhyNotEnrolled, WhyPlaintext

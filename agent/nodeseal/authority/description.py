@@ -10,7 +10,7 @@ from cryptography import x509
 from nodeseal.authority import store
 from nodeseal.authority.certificates import fingerprint, path_length, stated_trust_domain
 from nodeseal.authority.errors import AuthorityError
-from nodeseal.authority.signer import Issuer
+from nodeseal.authority.signer import Signer
 from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, NEXT_KEY, ROOT_CERTIFICATE, ROOT_KEY
 from nodeseal.contracts.output import CaCertificate, CaDescription
 from nodeseal.linux.permissions import PRIVATE, UNCHANGED, others_can
@@ -31,18 +31,18 @@ class Ending:
     remedy: str
 
 
-def endings(directory: Path, issuer: Issuer, now: datetime) -> Iterator[Ending]:
-    """What of the issuer ends soon. `directory`: where it was read, for what the lines say."""
+def endings(directory: Path, signer: Signer, now: datetime) -> Iterator[Ending]:
+    """What of the signer ends soon. `directory`: where it was read, for what the lines say."""
     now = now.astimezone(UTC)
-    root_end = issuer.root.not_valid_after_utc
-    for number, cert in enumerate(issuer.chain):
+    root_end = signer.root.not_valid_after_utc
+    for number, cert in enumerate(signer.chain):
         # One that ends with its root cannot be helped by another.
         if cert.not_valid_after_utc < root_end and _is_near(cert, now):
             what = "intermediate" if number == 0 else "upper intermediate"
             yield _ending(f"the CA's {what} ({directory / INTERMEDIATE_CERTIFICATE})", cert, now, _renewal(directory))
-    if _is_near(issuer.root, now):
+    if _is_near(signer.root, now):
         remedy = "replace it: docs/operating.md, 'The life of the CA'"
-        yield _ending(f"the CA's root ({directory / ROOT_CERTIFICATE})", issuer.root, now, remedy)
+        yield _ending(f"the CA's root ({directory / ROOT_CERTIFICATE})", signer.root, now, remedy)
 
 
 def exposed(directory: Path) -> Iterator[str]:
@@ -61,9 +61,9 @@ def exposed(directory: Path) -> Iterator[str]:
 def describe(directory: Path, now: datetime) -> CaDescription:
     """Raises AuthorityError when there is no certificate to tell of."""
     now = now.astimezone(UTC)
-    issuer, why = None, None
+    signer, why = None, None
     try:
-        issuer = Issuer.load(directory, now)
+        signer = Signer.load(directory, now)
     except AuthorityError as error:
         why = str(error)
     certificates = [
@@ -73,13 +73,13 @@ def describe(directory: Path, now: datetime) -> CaDescription:
     if not certificates:
         raise AuthorityError(why or f"{directory} holds no certificate")
     warnings = list(exposed(directory))
-    if issuer is not None:
-        warnings += [f"{one.text}: {one.remedy}" for one in endings(directory, issuer, now)]
+    if signer is not None:
+        warnings += [f"{one.text}: {one.remedy}" for one in endings(directory, signer, now)]
     domains = {cert.trust_domain for cert in certificates if cert.trust_domain}
     return CaDescription(
         directory=str(directory),
-        trust_domain=issuer.trust_domain if issuer else domains.pop() if len(domains) == 1 else None,
-        usable=issuer is not None,
+        trust_domain=signer.trust_domain if signer else domains.pop() if len(domains) == 1 else None,
+        usable=signer is not None,
         why=why,
         certificates=certificates,
         keys={name: (directory / name).exists() for name in (ROOT_KEY, INTERMEDIATE_KEY, NEXT_KEY)},

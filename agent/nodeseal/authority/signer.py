@@ -1,19 +1,16 @@
-"""The embedded issuer: signs the certificates of this node's workloads with an intermediate, all keys in memory.
+"""Signing the certificates of workloads with the intermediate of a CA directory.
 
 Certificates follow the X509-SVID standard (https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md): one URI
 SAN, a leaf that can sign nothing, signing certificates with the trust domain's id. A leaf's subject is empty, so its
 SAN is critical (RFC 5280, 4.2.1.6).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from nodeseal.authority import store
@@ -27,35 +24,15 @@ from nodeseal.authority.certificates import (
     pem,
     trust_domain,
 )
-from nodeseal.authority.creation import init_authority
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE, ROOT_CERTIFICATE
 from nodeseal.mesh.spiffe import SpiffeId
 
-__all__ = ["AuthorityError", "Issuer", "Svid", "init_authority", "renewal_time"]
-
 CLOCK_SKEW = timedelta(seconds=60)
 """How far another node's clock may be behind: a certificate is valid from so long before it is issued."""
 
-_MIN_RENEWAL = timedelta(seconds=1)
 
-
-@dataclass(frozen=True, slots=True)
-class Svid:
-    """A workload's certificate and key."""
-
-    identity: SpiffeId
-    chain_pem: str
-    """The leaf, then the intermediates."""
-    key_pem: str = field(repr=False)
-    """PKCS 8, not encrypted. Exists in memory only; never write or log it."""
-    not_before: datetime
-    not_after: datetime
-    serial: str
-    """The leaf's serial number, in hexadecimal."""
-
-
-class Issuer:
+class Signer:
     """Signs leaves. Made by `load`; immutable."""
 
     def __init__(
@@ -77,7 +54,7 @@ class Issuer:
         """The trust anchors: what peers' certificates are verified by."""
 
     def __repr__(self) -> str:
-        return f"Issuer({self.trust_domain!r}, valid until {self._not_after:%Y-%m-%d %H:%M:%SZ})"
+        return f"Signer({self.trust_domain!r}, valid until {self._not_after:%Y-%m-%d %H:%M:%SZ})"
 
     @property
     def anchors(self) -> frozenset[str]:
@@ -93,8 +70,8 @@ class Issuer:
     def load(cls, directory: Path, now: datetime) -> Self:
         """Reads root.pem (one or more trust anchors), intermediate.pem (one, or a chain upwards) and intermediate.key.
 
-        The root's key is not needed and not looked for. Raises AuthorityError if the issuer could not sign, or if no
-        peer would accept what it signs.
+        The root's key is not needed and not looked for. Raises AuthorityError if it could not sign, or if no peer
+        would accept what it signs.
         """
         now = _utc(now)
         path, root_path = directory / INTERMEDIATE_CERTIFICATE, directory / ROOT_CERTIFICATE
@@ -103,11 +80,13 @@ class Issuer:
         key = store.read_key_of(directory, chain[0])
         return cls(directory, trust_domain(chain[0], path), chain, roots, signer, key)
 
-    def issue(self, identity: SpiffeId, *, lifetime: timedelta, now: datetime) -> Svid:
-        """A certificate with a fresh P-256 key, valid for `lifetime` at most: never longer than the issuer's own.
+    def sign(
+        self, identity: SpiffeId, key: ec.EllipticCurvePublicKey, *, lifetime: timedelta, now: datetime
+    ) -> x509.Certificate:
+        """A certificate for this identity and key, valid for `lifetime` at most: never longer than the signer's own.
 
         Takes a fraction of a millisecond. Raises AuthorityError for an identity of another trust domain, for a
-        lifetime that is not positive, and while the issuer itself is not valid.
+        lifetime that is not positive, and while the signer itself is not valid.
         """
         now = _utc(now)
         if identity.trust_domain != self.trust_domain:
@@ -126,12 +105,11 @@ class Issuer:
         not_before = max(now - CLOCK_SKEW, self._not_before)
         # X.509 times are whole seconds; a lifetime of less than one must not end before it begins.
         not_after = min(max(now + lifetime, now + timedelta(seconds=1)), self._not_after)
-        key = ec.generate_private_key(ec.SECP256R1())
-        cert = (
+        return (
             x509.CertificateBuilder()
             .subject_name(x509.Name([]))
             .issuer_name(self.chain[0].subject)
-            .public_key(key.public_key())
+            .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(not_before)
             .not_valid_after(not_after)
@@ -142,28 +120,10 @@ class Issuer:
                 critical=False,
             )
             .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(identity))]), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(authority_key_identifier(self.chain[0]), critical=False)
             .sign(self._key, hash_for(self._key))
         )
-        return Svid(
-            identity=identity,
-            chain_pem=pem(cert) + "".join(pem(above) for above in self.chain),
-            key_pem=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
-            not_before=cert.not_valid_before_utc,
-            not_after=cert.not_valid_after_utc,
-            serial=f"{cert.serial_number:x}",
-        )
-
-
-def renewal_time(svid: Svid, random: Callable[[], float]) -> datetime:
-    """When to replace a certificate: at half its life, give or take a tenth, so that not all are replaced at once.
-
-    `random` gives numbers from 0 to 1. At least a second after it was issued, however short its life.
-    """
-    issued = min(svid.not_before + CLOCK_SKEW, svid.not_after)
-    half = (svid.not_after - issued) / 2
-    return issued + max(half * (0.9 + 0.2 * random()), _MIN_RENEWAL)
 
 
 _DIGITAL_SIGNATURE = x509.KeyUsage(

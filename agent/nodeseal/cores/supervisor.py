@@ -25,7 +25,6 @@ import contextlib
 import logging
 import subprocess
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -85,7 +84,6 @@ class CoreSupervisor:
         self._on_change = on_change
         self._spawn = start
         self._drain_limit = drain_limit
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="core")
         self._starting = asyncio.Lock()
         self._lost = asyncio.Event()  # the current core has ended
         self._crashes: list[float] = []  # when, on the event loop's clock; the last few minutes
@@ -235,7 +233,6 @@ class CoreSupervisor:
         """Lets go of the cores, which go on."""
         for link in (*self.older, *([self.current] if self.current is not None else [])):
             link.close()
-        self._thread.shutdown(wait=True)
 
     # ---- asking
 
@@ -260,11 +257,6 @@ class CoreSupervisor:
             with contextlib.suppress(CoreError):
                 answers.append((link, await link.call(method, *args, **kwargs)))
         return answers
-
-    async def run_blocking(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Calls a function in a thread that is not the event loop's; one at a time."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, lambda: function(*args, **kwargs))
 
     # ---- inside
 

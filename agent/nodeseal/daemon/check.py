@@ -16,7 +16,7 @@ from nodeseal.capture.backends.backend import Choice
 from nodeseal.capture.features import Feature
 from nodeseal.capture.journal import BackendName
 from nodeseal.capture.reservations import RESERVATIONS
-from nodeseal.daemon.mesh_source import source_of
+from nodeseal.daemon.composition import source_of
 from nodeseal.daemon.verify import congestion_problem
 from nodeseal.linux import addresses
 from nodeseal.local.config import Config

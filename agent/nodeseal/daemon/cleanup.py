@@ -21,7 +21,7 @@ from nodeseal.capture.cleanup import cleanup as cleanup_capture
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Entry, Journal
 from nodeseal.cores.client import CoreClient, CoreError
-from nodeseal.daemon.mesh_source import source_at
+from nodeseal.daemon.composition import source_at
 from nodeseal.linux import conntrack, lock_file
 from nodeseal.linux.errors import LinuxError
 from nodeseal.linux.lock_file import AlreadyLocked, LockFile

@@ -18,13 +18,12 @@ from pathlib import Path
 from nodeseal import __version__
 from nodeseal.api import operations
 from nodeseal.api.server import ApiServer
-from nodeseal.authority.signer import AuthorityError
 from nodeseal.capture.node import NodeCapture
 from nodeseal.cores.client import CoreError
-from nodeseal.daemon.mesh_source import source_at, source_of
+from nodeseal.daemon.composition import issuer_of, source_at, source_of
 from nodeseal.daemon.verify import verify
 from nodeseal.enrolment.capture_thread import CaptureThread
-from nodeseal.identity.credentials import Credentials
+from nodeseal.identity.issuer import Issuer, IssuerError
 from nodeseal.linux import hardening
 from nodeseal.linux.errors import LinuxError
 from nodeseal.linux.lock_file import AlreadyLocked, LockFile
@@ -58,29 +57,31 @@ def run(path: Path) -> int:
         sys.setswitchinterval(_SWITCH_S)
         hardening.forbid_dumps()
         hardening.raise_descriptor_limit()
-        credentials = Credentials(config.ca, config.certificate_lifetime)
-    except (ConfigError, AuthorityError) as error:
+        issuer = issuer_of(config)
+    except (ConfigError, IssuerError) as error:
         raise StartError(str(error)) from None
     except OSError as error:
         raise StartError(f"cannot prepare the agent's process: {error.strerror or error}") from None
     with _run_directory(config.run_dir) as lock:
-        asyncio.run(_run(config, path.absolute(), credentials, lock))
+        asyncio.run(_run(config, path.absolute(), issuer, lock))
     return 0
 
 
-async def _run(config: Config, path: Path, credentials: Credentials, lock: LockFile) -> None:
+async def _run(config: Config, path: Path, issuer: Issuer, lock: LockFile) -> None:
     source = source_of(config)
     async with _claimed(source):
         with _registered(config, path):
             try:
-                await _serve(config, source, credentials, lock)
-            except (AuthorityError, LinuxError, CoreError, PublicationError) as error:
+                await _serve(config, source, issuer, lock)
+            except (CoreError, IssuerError, LinuxError, PublicationError) as error:
                 raise StartError(str(error)) from None
             except OSError as error:
                 raise StartError(f"cannot start in {config.run_dir}: {error}") from None
+            finally:
+                await issuer.close()
 
 
-async def _serve(config: Config, source: Source, credentials: Credentials, lock: LockFile) -> None:
+async def _serve(config: Config, source: Source, issuer: Issuer, lock: LockFile) -> None:
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -88,9 +89,9 @@ async def _serve(config: Config, source: Source, credentials: Credentials, lock:
     log.info("agent %s for node %s, run directory %s", __version__, config.node, config.run_dir)
     node = Node(
         config,
-        credentials,
-        CaptureThread(NodeCapture(config.run_dir, config.cgroup, config.capture)),
+        issuer,
         source,
+        CaptureThread(NodeCapture(config.run_dir, config.cgroup, config.capture)),
         source_at=source_at,
         last_seen=lock.previous_touch,
         sign_of_life=lock.touch,

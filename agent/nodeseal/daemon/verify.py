@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
-from nodeseal.authority.signer import AuthorityError, Issuer
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Journal
-from nodeseal.daemon.mesh_source import source_of
+from nodeseal.daemon.composition import issuer_of, source_of
+from nodeseal.identity.issuer import IssuerError
 from nodeseal.linux.cgroups import check_cgroup
 from nodeseal.linux.errors import LinuxError
 from nodeseal.local import config as configuration
@@ -67,8 +66,8 @@ def _mesh(config: Config) -> Iterator[str]:
 
 def _ca(config: Config) -> Iterator[str]:
     try:
-        Issuer.load(config.ca, datetime.now(UTC))
-    except AuthorityError as error:
+        issuer_of(config)
+    except IssuerError as error:
         yield str(error)
 
 

@@ -10,9 +10,11 @@ from typing import Protocol
 
 from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError, CgroupGoneError
 from nodeseal.capture.workload import Captured
+from nodeseal.clock import utc_now
 from nodeseal.cores.supervisor import CoreSupervisor
 from nodeseal.enrolment.capture_thread import CaptureThread
-from nodeseal.identity.credentials import Credential, Credentials, utc_now
+from nodeseal.identity.credentials import Credential, Credentials
+from nodeseal.identity.trust import TrustBundle
 from nodeseal.linux.namespace import NamespaceGoneError
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Workload, WorkloadName
@@ -67,6 +69,7 @@ class Held:
     roles: set[int] = field(default_factory=set)  # of the listeners that the core has
     limits: Limits | None = None  # that the core goes by; None: nobody knows
     credential: Credential | None = None
+    bundle: TrustBundle | None = None  # that the core has for it
     direct_since: float = 0.0  # draining: when capture ended (event loop time); 0: before this agent began
     removing: bool = False  # the rest is being taken away; only `release` is left to be tried again
 

@@ -27,13 +27,15 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from nodeseal.authority.signer import AuthorityError
 from nodeseal.backoff import Backoff
 from nodeseal.capture.listeners import FROM_OUTSIDE, SHARED
 from nodeseal.cores.client import CoreClient, CoreError
 from nodeseal.enrolment.capture_thread import is_at
+from nodeseal.enrolment.credential_request import CredentialRequest
 from nodeseal.enrolment.installed import Held, Surroundings, Trouble, reason_of, text_of
 from nodeseal.identity.credentials import Credential
+from nodeseal.identity.issuer import IssuerError
+from nodeseal.identity.trust import TrustBundle
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Phase, Workload, WorkloadName
 from nodeseal.mesh.reasons import ProblemWord, WhyNotEnrolled
@@ -63,6 +65,10 @@ class Enrolment:
     _published_at: float | None = None
     _renew_retry: Backoff = field(default_factory=lambda: Backoff(1.0, 300.0))
     _renew_not_before: float = 0.0
+    _request: CredentialRequest = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._request = CredentialRequest(self.around.credentials, self.wake)
 
     @property
     def published(self) -> bool:
@@ -113,16 +119,17 @@ class Enrolment:
             self._changed.clear()
             try:
                 delay = await self._step()
-                self.trouble = None
-                backoff.reset()
+                if not self._waits_for_certificate:
+                    self.trouble = None
+                    backoff.reset()
             except Exception as error:
                 # Whatever it is concerns this workload only.
                 delay = backoff.next()
                 self.trouble = Trouble(reason_of(error), text_of(error), loop.time() + delay)
                 log.warning("workload %s: %s; next try in %.0f s", self.name, self.trouble.detail, delay)
-            if self.finished:
-                return
-            await self._wait(delay)
+            if not self.finished:
+                await self._wait(delay)
+        self._request.cancel()
 
     async def _wait(self, seconds: float | None) -> None:
         with contextlib.suppress(TimeoutError):
@@ -132,10 +139,10 @@ class Enrolment:
         """One move; then the seconds to wait before the next, None for as long as nothing changes."""
         held = self.held
         if held is None:
-            if self._may_enrol():
-                await self._install()
-                return 0
-            return None
+            if not self._may_enrol():
+                self._request.cancel()
+                return None
+            return 0 if await self._install() else None
         if held.removing:
             await self._remove(held)
             return 0
@@ -144,8 +151,8 @@ class Enrolment:
             return 0
         if not self.around.core.ready:
             return None  # woken when it is
-        if held.incarnation != self.around.core.incarnation:
-            await self._hand_over(held)
+        if held.incarnation != self.around.core.incarnation and not await self._hand_over(held):
+            return None
         if held.limits != self._limits():
             held.limits = await self._give_limits(held.key)
         if held.draining:
@@ -157,6 +164,12 @@ class Enrolment:
             await self._withdraw()
             return 0
         return await self._stay(held)
+
+    @property
+    def _waits_for_certificate(self) -> bool:
+        """Nothing can be done before the issuer has answered."""
+        held = self.held
+        return self._request.waiting and (held is None or held.incarnation != self.around.core.incarnation)
 
     def _may_enrol(self) -> bool:
         wanted = self.wanted_state
@@ -178,13 +191,16 @@ class Enrolment:
         named = wanted.netns if wanted is not None else None
         return is_at(held.captured, named or held.captured.target.netns)
 
-    async def _install(self) -> None:
+    async def _install(self) -> bool:
+        """False: it waits for its certificate, and is woken when that is there."""
         workload = self.wanted_state
         assert workload is not None
         assert workload.netns is not None
         around = self.around
         identity = workload.identity(around.node.trust_domain)
-        credential = await around.core.run_blocking(around.credentials.issue, identity)
+        credential = self._request.take(identity)
+        if credential is None:
+            return False
         key = around.node.new_key()
         incarnation = around.core.incarnation
         with await around.capture.open_namespace(workload.netns) as namespace:
@@ -194,9 +210,11 @@ class Enrolment:
         captured = None
         try:
             limits = await self._give_limits(key)
-            await self._give_credential(key, identity, credential)
+            bundle = await self._give_credential(key, identity, credential)
             captured = await around.capture.enrol(workload)
-            held = Held(workload, key, identity, captured, incarnation, limits=limits, credential=credential)
+            held = Held(
+                workload, key, identity, captured, incarnation, limits=limits, credential=credential, bundle=bundle
+            )
             await self._give_listeners(held)
         except BaseException:
             with contextlib.suppress(CoreError):
@@ -210,6 +228,7 @@ class Enrolment:
         if warning := self._uncaptured(held):
             log.warning("workload %s: %s", self.name, warning)
         await self._join()
+        return True
 
     async def _join(self) -> None:
         self._enter(Phase.JOINING)
@@ -222,7 +241,8 @@ class Enrolment:
         if self._published_at is None:
             self._published_at = asyncio.get_running_loop().time()
 
-    async def _hand_over(self, held: Held) -> None:
+    async def _hand_over(self, held: Held) -> bool:
+        """False: it waits for a certificate, and is woken when that is there."""
         around = self.around
         incarnation = around.core.incarnation
         credential = held.credential
@@ -230,8 +250,11 @@ class Enrolment:
             identity = self.wanted_state.identity(around.node.trust_domain)
             if identity != held.identity:
                 held.identity, credential = identity, None
-        if credential is None or around.now() >= credential.renew_at:
-            credential = await around.core.run_blocking(around.credentials.issue, held.identity)
+        # One that is due for renewal will do: the issuer may be slow, and the workload waits for its core.
+        if credential is None or around.now() >= credential.svid.not_after:
+            credential = self._request.take(held.identity)
+            if credential is None:
+                return False
         key = around.node.new_key()
         await around.core.call(
             CoreClient.workload_add,
@@ -243,7 +266,7 @@ class Enrolment:
         )
         try:
             limits = await self._give_limits(key)
-            await self._give_credential(key, held.identity, credential)
+            bundle = await self._give_credential(key, held.identity, credential)
             await around.capture.take_listeners(held.captured, {})
             held.key, held.roles, held.limits = key, set(), limits
             await self._give_listeners(held)
@@ -251,9 +274,10 @@ class Enrolment:
             with contextlib.suppress(CoreError):
                 await around.core.call(CoreClient.workload_remove, key)
             raise
-        held.credential, held.incarnation = credential, incarnation
+        held.credential, held.bundle, held.incarnation = credential, bundle, incarnation
         around.node.moved_on()
         log.info("workload %s was handed to the core, pid %s", self.name, around.core.pid)
+        return True
 
     async def _stay(self, held: Held) -> float | None:
         wanted = self.wanted_state
@@ -278,6 +302,7 @@ class Enrolment:
         return max(0.0, min(waits))
 
     async def _withdraw(self) -> None:
+        self._request.cancel()
         before = self.phase
         self._enter(Phase.LEAVING)
         try:
@@ -336,6 +361,7 @@ class Enrolment:
 
     async def _remove(self, held: Held) -> None:
         held.removing = True
+        self._request.cancel()
         # A core that is gone, or never had it, has nothing to remove.
         with contextlib.suppress(CoreError):
             await self.around.core.call_all(CoreClient.workload_forget, self.name)
@@ -354,17 +380,19 @@ class Enrolment:
         due = (
             held.credential is None
             or identity != held.identity
-            or held.credential.bundle_pem != self.around.credentials.bundle_pem
+            or held.bundle != self.around.credentials.bundle
             or self.around.now() >= held.credential.renew_at
         )
         if due and loop.time() >= self._renew_not_before:
             try:
-                credential = await self.around.core.run_blocking(self.around.credentials.issue, identity)
-                await self._give_credential(held.key, identity, credential)
+                credential = self._request.take(identity)
+                if credential is None:
+                    return _LONGEST_SLEEP_S  # woken when it is there
+                held.bundle = await self._give_credential(held.key, identity, credential)
                 held.credential, held.identity, self.renewal_trouble = credential, identity, None
                 self._renew_retry.reset()
                 log.info("workload %s has a new certificate, serial %s", self.name, credential.svid.serial)
-            except (AuthorityError, CoreError) as error:
+            except (IssuerError, CoreError) as error:
                 if held.incarnation != self.around.core.incarnation:
                     return 0.05  # it goes to another core in a moment, with a certificate
                 delay = self._renew_retry.next()
@@ -385,16 +413,18 @@ class Enrolment:
         await self.around.core.call(CoreClient.workload_limits, key, limits)
         return limits
 
-    async def _give_credential(self, key: int, identity: SpiffeId, credential: Credential) -> None:
-        svid = credential.svid
+    async def _give_credential(self, key: int, identity: SpiffeId, credential: Credential) -> TrustBundle:
+        """The trust anchors that the core got with it."""
+        svid, bundle = credential.svid, self.around.credentials.bundle
         await self.around.core.call(
             CoreClient.workload_credentials,
             key,
             identity,
             chain_pem=svid.chain_pem,
             key_pem=svid.key_pem,
-            bundle_pem=credential.bundle_pem,
+            bundle_pem=bundle.pem,
         )
+        return bundle
 
     async def _give_listeners(self, held: Held) -> None:
         missing = held.lacking()

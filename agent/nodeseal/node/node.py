@@ -21,6 +21,7 @@ from pathlib import Path
 from nodeseal.backoff import Backoff
 from nodeseal.capture.listeners import FROM_OUTSIDE
 from nodeseal.capture.workload import Captured
+from nodeseal.clock import utc_now
 from nodeseal.contracts.api import CoreNumber, UpgradedCore
 from nodeseal.cores.client import CoreClient, CoreError, CoreWorkload
 from nodeseal.cores.distribution import MeshPusher
@@ -32,7 +33,8 @@ from nodeseal.enrolment.capture_thread import CaptureThread
 from nodeseal.enrolment.host_watch import HostWatch
 from nodeseal.enrolment.installed import Held, Surroundings
 from nodeseal.enrolment.workload import Enrolment
-from nodeseal.identity.credentials import Credentials, utc_now
+from nodeseal.identity.credentials import Credentials
+from nodeseal.identity.issuer import Issuer
 from nodeseal.linux import addresses
 from nodeseal.linux.control_socket import close_all
 from nodeseal.local.config import Config
@@ -41,9 +43,9 @@ from nodeseal.mesh.reasons import ProblemWord
 from nodeseal.mesh.workload import WORKLOADS
 from nodeseal.node import probes
 from nodeseal.node.absence import Absence
-from nodeseal.node.ca_watch import CaWatch
 from nodeseal.node.former_publications import FormerPublications
 from nodeseal.node.held_back import HeldBack
+from nodeseal.node.issuer_watch import IssuerWatch
 from nodeseal.node.problems import Part, Problem
 from nodeseal.node.publication import OwnPublication
 from nodeseal.node.start_steps import Starting
@@ -55,7 +57,6 @@ log = logging.getLogger("nodeseal.agent")
 _STOP_TIMEOUT_S = 20.0
 _PUBLICATION_CHECK_S = 5.0
 _NAMESPACE_CHECK_S = 5.0
-_CA_CHECK_S = 5.0
 _VIGIL_S = 5.0
 
 
@@ -109,12 +110,13 @@ class Node:
     def __init__(
         self,
         config: Config,
-        credentials: Credentials,
-        capture: CaptureThread,
+        issuer: Issuer,
         source: Source,
+        capture: CaptureThread,
         *,
         source_at: Callable[[Reference, Path], Source],
         start_core: StartCore = spawn,
+        now: Callable[[], datetime] = utc_now,
         last_seen: float | None = None,
         sign_of_life: Callable[[], None] = lambda: None,
     ) -> None:
@@ -122,14 +124,14 @@ class Node:
         sign of life (seconds since the epoch); `sign_of_life` gives one of this agent."""
         self.config = config
         self.starting = Starting()
-        self.trust_domain = credentials.trust_domain
+        self.trust_domain = issuer.trust_domain
         self.capture = capture
         self.held_back = HeldBack()
         self.core = CoreSupervisor(
             config.run_dir,
             CoreOptions(
                 config.workers,
-                credentials.trust_domain,
+                issuer.trust_domain,
                 spin_us=round(config.spin.total_seconds() * 1_000_000),
                 congestion_control=config.congestion_control,
                 warm_ms=round(config.warm_tunnels.total_seconds() * 1000),
@@ -139,13 +141,16 @@ class Node:
             start=start_core,
             drain_limit=config.drain_limit.total_seconds() if config.drain_limit is not None else None,
         )
-        self.around = Surroundings(self, self.core, capture, credentials, config.settle.total_seconds(), config.limits)
+        credentials = Credentials(issuer, now=now)
+        settle = config.settle.total_seconds()
+        self.around = Surroundings(self, self.core, capture, credentials, settle, config.limits, now)
         self.enrolments: dict[WorkloadName, Enrolment] = {}
         self.publication = OwnPublication(source, lambda: credentials.trust, self._to_publish)
         self.former = FormerPublications(config.run_dir, source, source_at)
         self.hosts = HostWatch(self.enrolments, capture)
         self.handover = Handover(self.core, self.enrolments)
-        self.ca = CaWatch(credentials, config.run_dir)
+        self.issuer = issuer
+        self.issuer_watch = IssuerWatch(issuer, config.run_dir)
         self.pusher = MeshPusher(self.core, self._effective)
         self.bypass = BypassKeeper(capture, config.node, config.node_addresses)
         self.vigil = Vigil(config.node, source.describe(), config.run_dir, self.core, self.around.settle)
@@ -210,7 +215,8 @@ class Node:
         self._tasks.append(asyncio.create_task(self._keep_publication(), name="publication"))
         self._tasks.append(asyncio.create_task(self._watch_namespaces(), name="namespaces"))
         self._tasks.append(asyncio.create_task(self.hosts.run(), name="host"))
-        self._tasks.append(asyncio.create_task(self._watch_ca(), name="ca"))
+        self._tasks.append(asyncio.create_task(self.issuer_watch.run(), name="issuer"))
+        self._tasks.append(asyncio.create_task(self._follow_trust(), name="trust"))
         self._tasks.append(asyncio.create_task(self._keep_vigil(), name="vigil"))
         if self._from_source is not None:
             # Without any mesh state nobody knows what is wanted: what is captured waits for one.
@@ -378,10 +384,7 @@ class Node:
     def _foreign_trust_domain(self, mesh: Mesh) -> str | None:
         if mesh.trust_domain == self.trust_domain:
             return None
-        return (
-            f"trust_domain: expected {self.trust_domain}, as in the CA directory {self.config.ca}, "
-            f"found {mesh.trust_domain}"
-        )
+        return f"trust_domain: expected {self.trust_domain}, as in {self.issuer.describe()}, found {mesh.trust_domain}"
 
     def _note_trouble(self, text: str, error: MeshStateError | None = None) -> None:
         """`error`: the source's, if it is one."""
@@ -458,18 +461,10 @@ class Node:
             for enrolment in self.enrolments.values():
                 enrolment.wake_if_gone()
 
-    async def _watch_ca(self) -> None:
+    async def _follow_trust(self) -> None:
         """Wakes the enrolments when the trust anchors have changed: each gives them to the core."""
-        given = self.around.credentials.bundle_pem
-        while True:
-            try:
-                await asyncio.to_thread(self.ca.look)
-            except OSError as error:
-                log.warning("cannot look at the run directory: %s", error)
-            if (bundle := self.around.credentials.bundle_pem) != given:
-                given = bundle
-                self._wake_all()
-            await asyncio.sleep(_CA_CHECK_S)
+        async for _bundle in self.issuer.changes():
+            self._wake_all()
 
     async def _follow_addresses(self) -> None:
         async for found in addresses.follow():
@@ -548,7 +543,7 @@ class Node:
         yield self.publication
         yield self.former
         yield self
-        yield self.ca
+        yield self.issuer_watch
         yield self.vigil
         yield from (enrolment for _name, enrolment in sorted(self.enrolments.items()))
 

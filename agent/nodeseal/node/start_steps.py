@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-from nodeseal.identity.credentials import utc_now
+from nodeseal.clock import utc_now
 
 log = logging.getLogger("nodeseal.agent")
 

@@ -12,7 +12,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from nodeseal.authority.signer import AuthorityError, Issuer, Svid, init_authority, renewal_time
+from nodeseal.authority.creation import init_authority
+from nodeseal.authority.errors import AuthorityError
+from nodeseal.authority.signer import Signer
+from nodeseal.identity.credentials import renewal_time
+from nodeseal.identity.embedded import issue
+from nodeseal.identity.issuer import Svid
 from nodeseal.mesh.spiffe import SpiffeId
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -34,13 +39,13 @@ def directory(original: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def issuer(original: Path) -> Issuer:
-    return Issuer.load(original, NOW)
+def signer(original: Path) -> Signer:
+    return Signer.load(original, NOW)
 
 
 @pytest.fixture(scope="module")
-def svid(issuer: Issuer) -> Svid:
-    return issuer.issue(SHIPPER, lifetime=DAY, now=NOW)
+def svid(signer: Signer) -> Svid:
+    return issue(signer, SHIPPER, lifetime=DAY, now=NOW)
 
 
 def certificates(pem: str) -> list[x509.Certificate]:
@@ -49,7 +54,7 @@ def certificates(pem: str) -> list[x509.Certificate]:
 
 def refusal(directory: Path, now: datetime = NOW) -> str:
     with pytest.raises(AuthorityError) as caught:
-        Issuer.load(directory, now)
+        Signer.load(directory, now)
     text = str(caught.value)
     assert "\n" not in text
     assert "PRIVATE" not in text
@@ -67,7 +72,7 @@ def test_the_directory_and_the_keys_are_for_their_owner_only(original: Path) -> 
 
 def test_an_empty_directory_is_filled(tmp_path: Path) -> None:
     init_authority(tmp_path, trust_domain="example.org", now=NOW)
-    assert Issuer.load(tmp_path, NOW).trust_domain == "example.org"
+    assert Signer.load(tmp_path, NOW).trust_domain == "example.org"
 
 
 def test_a_directory_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
@@ -101,7 +106,7 @@ def test_a_bad_trust_domain_is_refused(tmp_path: Path, trust_domain: str) -> Non
 
 def test_the_longest_trust_domain_is_taken(tmp_path: Path) -> None:
     init_authority(tmp_path / "ca", trust_domain="d" * 255, now=NOW)
-    assert Issuer.load(tmp_path / "ca", NOW).trust_domain == "d" * 255
+    assert Signer.load(tmp_path / "ca", NOW).trust_domain == "d" * 255
 
 
 @pytest.mark.parametrize("lifetime", [timedelta(0), timedelta(days=-1), timedelta(days=10_000_000)])
@@ -136,14 +141,14 @@ def test_an_intermediate_does_not_outlive_its_root(tmp_path: Path) -> None:
 
 def test_the_roots_key_is_not_needed(directory: Path) -> None:
     (directory / "root.key").unlink()
-    assert Issuer.load(directory, NOW).trust_domain == "example.org"
+    assert Signer.load(directory, NOW).trust_domain == "example.org"
 
 
 def test_further_trust_anchors_are_in_the_bundle(directory: Path, tmp_path: Path) -> None:
     init_authority(tmp_path / "other", trust_domain="example.org", now=NOW)
     both = (tmp_path / "other" / "root.pem").read_text() + (directory / "root.pem").read_text()
     (directory / "root.pem").write_text(both)
-    assert certificates(Issuer.load(directory, NOW).bundle_pem) == certificates(both)
+    assert certificates(Signer.load(directory, NOW).bundle_pem) == certificates(both)
 
 
 @pytest.mark.parametrize("name", ["root.pem", "intermediate.pem", "intermediate.key"])
@@ -269,7 +274,7 @@ def test_signing_certificates_without_an_extension_that_peers_want_are_refused(
 
 def test_a_root_needs_no_spiffe_id(directory: Path) -> None:
     remake(directory, "root.pem", without=x509.SubjectAlternativeName)
-    assert Issuer.load(directory, NOW).trust_domain == "example.org"
+    assert Signer.load(directory, NOW).trust_domain == "example.org"
 
 
 def test_every_trust_anchor_must_be_a_signing_certificate(directory: Path, svid: Svid) -> None:
@@ -297,7 +302,7 @@ def test_an_encrypted_key_is_refused(directory: Path) -> None:
 
 def test_a_time_without_a_zone_is_a_mistake_of_the_caller(directory: Path) -> None:
     with pytest.raises(ValueError, match="time zone"):
-        Issuer.load(directory, NOW.replace(tzinfo=None))
+        Signer.load(directory, NOW.replace(tzinfo=None))
 
 
 # Issuing
@@ -333,9 +338,9 @@ def test_the_chain_is_leaf_and_intermediate(svid: Svid, original: Path) -> None:
     assert [intermediate] == certificates((original / "intermediate.pem").read_text())
 
 
-def test_the_chain_leads_to_the_bundle(svid: Svid, issuer: Issuer) -> None:
+def test_the_chain_leads_to_the_bundle(svid: Svid, signer: Signer) -> None:
     leaf, *above = certificates(svid.chain_pem)
-    verifier = PolicyBuilder().store(Store(certificates(issuer.bundle_pem))).time(NOW).build_client_verifier()
+    verifier = PolicyBuilder().store(Store(certificates(signer.bundle_pem))).time(NOW).build_client_verifier()
     verified = verifier.verify(leaf, above)
     assert verified.subjects is not None
     assert [name.value for name in verified.subjects] == [str(SHIPPER)]
@@ -343,15 +348,15 @@ def test_the_chain_leads_to_the_bundle(svid: Svid, issuer: Issuer) -> None:
 
 def test_the_chain_does_not_lead_to_another_bundle(svid: Svid, tmp_path: Path) -> None:
     init_authority(tmp_path / "other", trust_domain="example.org", now=NOW)
-    other = Issuer.load(tmp_path / "other", NOW)
+    other = Signer.load(tmp_path / "other", NOW)
     leaf, *above = certificates(svid.chain_pem)
     verifier = PolicyBuilder().store(Store(certificates(other.bundle_pem))).time(NOW).build_client_verifier()
     with pytest.raises(VerificationError):
         verifier.verify(leaf, above)
 
 
-def test_openssl_accepts_the_chain_for_both_roles(svid: Svid, issuer: Issuer, tmp_path: Path) -> None:
-    (tmp_path / "bundle.pem").write_text(issuer.bundle_pem)
+def test_openssl_accepts_the_chain_for_both_roles(svid: Svid, signer: Signer, tmp_path: Path) -> None:
+    (tmp_path / "bundle.pem").write_text(signer.bundle_pem)
     (tmp_path / "chain.pem").write_text(svid.chain_pem)
     for purpose in ("sslclient", "sslserver"):
         command = ["openssl", "verify", "-x509_strict", "-purpose", purpose, "-attime", str(int(NOW.timestamp()))]
@@ -360,46 +365,47 @@ def test_openssl_accepts_the_chain_for_both_roles(svid: Svid, issuer: Issuer, tm
         assert result.stdout == "chain.pem: OK\n", result.stderr
 
 
-def test_every_certificate_has_its_own_key_and_serial(issuer: Issuer) -> None:
-    one, two = (issuer.issue(SHIPPER, lifetime=DAY, now=NOW) for _ in range(2))
+def test_every_certificate_has_its_own_key_and_serial(signer: Signer) -> None:
+    one, two = (issue(signer, SHIPPER, lifetime=DAY, now=NOW) for _ in range(2))
     assert one.key_pem != two.key_pem
     assert one.serial != two.serial
 
 
 def test_the_times_are_those_of_the_leaf(svid: Svid) -> None:
     leaf = certificates(svid.chain_pem)[0]
-    assert (svid.not_before, svid.not_after) == (leaf.not_valid_before_utc, leaf.not_valid_after_utc)
-    assert (svid.not_before, svid.not_after) == (NOW - timedelta(seconds=60), NOW + DAY)
+    assert (svid.issued, svid.not_after) == (NOW, leaf.not_valid_after_utc)
+    assert (leaf.not_valid_before_utc, svid.not_after) == (NOW - timedelta(seconds=60), NOW + DAY)
     assert svid.serial == f"{leaf.serial_number:x}"
 
 
-def test_a_leaf_does_not_outlive_its_issuer(issuer: Issuer) -> None:
-    svid = issuer.issue(SHIPPER, lifetime=timedelta(days=1000), now=NOW)
-    assert svid.not_after == issuer.not_after == NOW + timedelta(days=365)
+def test_a_leaf_does_not_outlive_its_issuer(signer: Signer) -> None:
+    svid = issue(signer, SHIPPER, lifetime=timedelta(days=1000), now=NOW)
+    assert svid.not_after == signer.not_after == NOW + timedelta(days=365)
 
 
-def test_a_leaf_is_not_older_than_its_issuer(issuer: Issuer) -> None:
+def test_a_leaf_is_not_older_than_its_issuer(signer: Signer) -> None:
     began = NOW - timedelta(minutes=5)
-    assert issuer.issue(SHIPPER, lifetime=DAY, now=began).not_before == began
+    svid = issue(signer, SHIPPER, lifetime=DAY, now=began)
+    assert certificates(svid.chain_pem)[0].not_valid_before_utc == began
 
 
-def test_an_issuer_that_has_expired_since_does_not_sign(issuer: Issuer) -> None:
+def test_an_issuer_that_has_expired_since_does_not_sign(signer: Signer) -> None:
     with pytest.raises(AuthorityError, match=r"intermediate\.pem expired at"):
-        issuer.issue(SHIPPER, lifetime=DAY, now=NOW + timedelta(days=365))
+        issue(signer, SHIPPER, lifetime=DAY, now=NOW + timedelta(days=365))
 
 
-def test_another_trust_domain_is_refused(issuer: Issuer) -> None:
+def test_another_trust_domain_is_refused(signer: Signer) -> None:
     with pytest.raises(AuthorityError, match=r"is for the trust domain example\.org"):
-        issuer.issue(SpiffeId("example.com", "default", "a"), lifetime=DAY, now=NOW)
+        issue(signer, SpiffeId("example.com", "default", "a"), lifetime=DAY, now=NOW)
 
 
-def test_no_lifetime_is_refused(issuer: Issuer) -> None:
+def test_no_lifetime_is_refused(signer: Signer) -> None:
     with pytest.raises(AuthorityError, match="above zero"):
-        issuer.issue(SHIPPER, lifetime=timedelta(0), now=NOW)
+        issue(signer, SHIPPER, lifetime=timedelta(0), now=NOW)
 
 
-def test_keys_do_not_show(svid: Svid, issuer: Issuer) -> None:
-    for text in (repr(svid), str(svid), repr(issuer), f"{svid!s:.9999}"):
+def test_keys_do_not_show(svid: Svid, signer: Signer) -> None:
+    for text in (repr(svid), str(svid), repr(signer), f"{svid!s:.9999}"):
         assert "PRIVATE" not in text
         assert "key_pem" not in text
 
@@ -414,11 +420,11 @@ def test_renewal_is_at_half_life_give_or_take(svid: Svid, random: float, share: 
     assert renewal_time(svid, lambda: random) == NOW + DAY * share
 
 
-def test_a_short_life_is_renewed_within_it(issuer: Issuer) -> None:
-    svid = issuer.issue(SHIPPER, lifetime=timedelta(seconds=4), now=NOW)
+def test_a_short_life_is_renewed_within_it(signer: Signer) -> None:
+    svid = issue(signer, SHIPPER, lifetime=timedelta(seconds=4), now=NOW)
     assert NOW < renewal_time(svid, lambda: 1.0) < svid.not_after
 
 
-def test_the_shortest_life_does_not_make_a_busy_loop(issuer: Issuer) -> None:
-    svid = issuer.issue(SHIPPER, lifetime=timedelta(milliseconds=1), now=NOW)
+def test_the_shortest_life_does_not_make_a_busy_loop(signer: Signer) -> None:
+    svid = issue(signer, SHIPPER, lifetime=timedelta(milliseconds=1), now=NOW)
     assert renewal_time(svid, lambda: 0.0) >= NOW + timedelta(seconds=1)

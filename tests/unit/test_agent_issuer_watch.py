@@ -1,9 +1,11 @@
-"""The CA's condition, as an agent looks at it: taken on without a restart, listed, and in the log once a day."""
+"""The issuer's condition, as an agent looks at it: taken on without a restart, listed, and in the log once a day."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,9 +15,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from nodeseal.authority.creation import init_authority
 from nodeseal.authority.renewal import renew
-from nodeseal.identity.credentials import Credentials
+from nodeseal.identity.embedded import EmbeddedIssuer
 from nodeseal.mesh.spiffe import SpiffeId
-from nodeseal.node.ca_watch import CaWatch
+from nodeseal.node.issuer_watch import IssuerWatch
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -32,18 +34,23 @@ class World:
         self.run_dir = tmp_path / "run"
         self.run_dir.mkdir(mode=0o700)
         init_authority(self.ca, trust_domain="example.org", now=NOW)
-        self.credentials = Credentials(self.ca, DAY, now=lambda: self.time, rand=lambda: 0.5)
-        self.watch = CaWatch(self.credentials, self.run_dir, now=lambda: self.time)
+        self.issuer = EmbeddedIssuer(self.ca, DAY, now=lambda: self.time)
+        self.watch = IssuerWatch(self.issuer, self.run_dir, now=lambda: self.time)
+
+    def look(self) -> None:
+        asyncio.run(self.watch.look())
 
     def words(self) -> list[str]:
         """Of what is wrong after a look."""
-        self.watch.look()
+        self.look()
         return [problem.word.value for problem in self.watch.problems()]
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    asyncio.run(made.issuer.close())
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -79,24 +86,24 @@ def test_end_of_the_intermediate_comes_near_and_passes(world: World) -> None:
 def test_log_has_it_once_a_day(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.time = END - 60 * DAY
     for _ in range(3):
-        world.watch.look()
+        world.look()
     (line,) = warnings(caplog)
     assert line.endswith(f"expires in 60 days, at 2027-01-01 00:00Z: nodeseal ca renew {world.ca}")
     world.time += DAY - timedelta(seconds=1)
-    world.watch.look()
+    world.look()
     assert warnings(caplog) == []
     world.time += timedelta(seconds=1)
-    world.watch.look()
+    world.look()
     (line,) = warnings(caplog)
     assert "expires in 59 days" in line
 
 
 def test_what_is_new_is_logged_at_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.time = END - 60 * DAY
-    world.watch.look()
+    world.look()
     warnings(caplog)
     (world.ca / "root.key").chmod(0o644)
-    world.watch.look()
+    world.look()
     (line,) = warnings(caplog)
     assert line.startswith(f"others can read {world.ca}/root.key: its mode is 0644: ")
 
@@ -106,7 +113,7 @@ def test_renewal_is_taken_on_without_a_certificate_being_due(world: World, caplo
     assert world.words() == ["ca-expires"]
     made = renew(world.ca, now=world.time)
     assert world.words() == []
-    issued = world.credentials.issue(IDENTITY).svid
+    issued = asyncio.run(world.issuer.issue(IDENTITY))
     assert issued.chain_pem.endswith(made.public_bytes(Encoding.PEM).decode())
 
 
@@ -128,7 +135,7 @@ def test_key_that_others_can_read_is_an_error_in_a_running_agent(world: World) -
     assert world.words() == ["ca-exposed"]
     assert world.watch.problems()[0].word.level == "error"
     # What runs goes on.
-    assert world.credentials.issue(IDENTITY).svid.identity == IDENTITY
+    assert asyncio.run(world.issuer.issue(IDENTITY)).identity == IDENTITY
 
 
 def test_next_key_that_others_can_read_is_not_taken(world: World) -> None:

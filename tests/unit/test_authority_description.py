@@ -9,9 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from nodeseal.authority.creation import init_authority
 from nodeseal.authority.description import Ending, describe, endings, exposed
+from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.renewal import renew, request
-from nodeseal.authority.signer import AuthorityError, Issuer, init_authority
+from nodeseal.authority.signer import Signer
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -27,7 +29,7 @@ def directory(tmp_path: Path) -> Path:
 
 def found(directory: Path, now: datetime) -> list[Ending]:
     """Of an agent that read the directory when all was well."""
-    return list(endings(directory, Issuer.load(directory, NOW), now))
+    return list(endings(directory, Signer.load(directory, NOW), now))
 
 
 def test_intermediate_is_warned_of_sixty_days_before_its_end(directory: Path) -> None:
@@ -72,7 +74,7 @@ def test_intermediate_of_a_short_life_is_warned_of_in_its_last_third(tmp_path: P
 def test_root_is_warned_of_as_well(directory: Path) -> None:
     before = ROOT_END - 60 * DAY
     renew(directory, now=ROOT_END - 100 * DAY)
-    issuer = Issuer.load(directory, ROOT_END - 100 * DAY)
+    issuer = Signer.load(directory, ROOT_END - 100 * DAY)
     assert list(endings(directory, issuer, before - timedelta(seconds=1))) == []
     # The intermediate ends with it, and another one would not help.
     (one,) = endings(directory, issuer, before)
@@ -83,7 +85,7 @@ def test_root_is_warned_of_as_well(directory: Path) -> None:
 def test_renewal_ends_the_warning(directory: Path) -> None:
     now = INTERMEDIATE_END - DAY
     renew(directory, now=now)
-    assert list(endings(directory, Issuer.load(directory, now), now)) == []
+    assert list(endings(directory, Signer.load(directory, now), now)) == []
 
 
 def test_what_others_can_get_at_is_named(directory: Path) -> None:

@@ -21,8 +21,11 @@ from cryptography.x509.oid import NameOID
 
 from nodeseal.authority import store
 from nodeseal.authority.certificates import key_fingerprint
+from nodeseal.authority.creation import init_authority
+from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.renewal import accept, renew, request, sign
-from nodeseal.authority.signer import AuthorityError, Issuer, init_authority
+from nodeseal.authority.signer import Signer
+from nodeseal.identity.embedded import issue
 from nodeseal.mesh.spiffe import SpiffeId
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -90,13 +93,13 @@ def test_next_intermediate_has_a_key_and_a_year_of_its_own(home: Path) -> None:
     assert made.not_valid_after_utc == LATER + YEAR
     assert made.public_key() != before.public_key()
     assert made.issuer == before.issuer
-    assert Issuer.load(home, LATER).not_after == LATER + YEAR
+    assert Signer.load(home, LATER).not_after == LATER + YEAR
 
 
 def test_openssl_accepts_what_the_next_intermediate_issues(home: Path, tmp_path: Path) -> None:
     renew(home, now=LATER)
     (tmp_path / "chain.pem").write_text(
-        Issuer.load(home, LATER).issue(SHIPPER, lifetime=timedelta(days=1), now=LATER).chain_pem
+        issue(Signer.load(home, LATER), SHIPPER, lifetime=timedelta(days=1), now=LATER).chain_pem
     )
     command = ["openssl", "verify", "-x509_strict", "-attime", str(int(LATER.timestamp()))]
     files = ["-CAfile", str(home / "root.pem"), "-untrusted", "chain.pem", "chain.pem"]
@@ -121,7 +124,7 @@ def test_root_among_several_anchors_is_found(home: Path, tmp_path: Path) -> None
     init_authority(tmp_path / "other", trust_domain="example.org", now=NOW)
     (home / "root.pem").write_bytes((tmp_path / "other" / "root.pem").read_bytes() + (home / "root.pem").read_bytes())
     renew(home, now=LATER)
-    assert Issuer.load(home, LATER).not_after == LATER + YEAR
+    assert Signer.load(home, LATER).not_after == LATER + YEAR
 
 
 @pytest.mark.parametrize(
@@ -192,11 +195,11 @@ def test_renewal_that_is_killed_leaves_one_pair_or_the_other(
         renew(home, now=LATER)
     counts = "replace intermediate.pem" in changes
     assert counts == (step >= 4)
-    assert Issuer.load(home, LATER).chain[0] == intermediate(home)
+    assert Signer.load(home, LATER).chain[0] == intermediate(home)
     assert (intermediate(home) != before) == counts
     # And whoever comes next finds nothing in the way.
     renew(home, now=LATER + timedelta(days=1))
-    assert Issuer.load(home, LATER + timedelta(days=1)).not_after == LATER + timedelta(days=366)
+    assert Signer.load(home, LATER + timedelta(days=1)).not_after == LATER + timedelta(days=366)
     assert sorted(path.name for path in home.iterdir()) == [
         "intermediate.key",
         "intermediate.pem",
@@ -212,7 +215,7 @@ def test_request_after_a_renewal_that_was_killed_does_not_lose_the_key_in_use(
         renew(home, now=LATER)
     assert changes[-1] == "replace intermediate.pem"
     request(home)
-    assert Issuer.load(home, LATER).not_after == LATER + YEAR
+    assert Signer.load(home, LATER).not_after == LATER + YEAR
 
 
 def test_full_disk_changes_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,11 +247,11 @@ def test_request_is_signed_elsewhere_and_brought_back(home: Path, away: Path, tm
     # Until it is back, all goes on as it was.
     assert {**content(away), "intermediate-next.key": b""} == {**before, "intermediate-next.key": b""}
     assert (away / "intermediate-next.key").stat().st_mode & 0o777 == 0o600
-    assert Issuer.load(away, LATER).not_after == NOW + YEAR
+    assert Signer.load(away, LATER).not_after == NOW + YEAR
     certificate = signed(home, file, tmp_path)
     assert content(home).keys() == {"root.pem", "root.key", "intermediate.pem", "intermediate.key"}
     accept(away, certificate, now=LATER)
-    assert Issuer.load(away, LATER).not_after == LATER + YEAR
+    assert Signer.load(away, LATER).not_after == LATER + YEAR
     assert content(away).keys() == {"root.pem", "intermediate.pem", "intermediate.key"}
 
 
@@ -257,7 +260,7 @@ def test_node_gets_its_first_intermediate_by_request(home: Path, tmp_path: Path)
     node.mkdir(mode=0o700)
     shutil.copy(home / "root.pem", node)
     accept(node, signed(home, asked(node, tmp_path), tmp_path), now=LATER)
-    assert Issuer.load(node, LATER).trust_domain == "example.org"
+    assert Signer.load(node, LATER).trust_domain == "example.org"
 
 
 def test_both_ends_print_the_same_of_the_key(home: Path, away: Path, tmp_path: Path) -> None:
@@ -364,7 +367,7 @@ def test_certificate_that_has_expired_is_refused(home: Path, away: Path, tmp_pat
 
 def test_leaf_is_no_intermediate(home: Path, away: Path, tmp_path: Path) -> None:
     leaf = tmp_path / "leaf.pem"
-    leaf.write_text(Issuer.load(home, LATER).issue(SHIPPER, lifetime=timedelta(days=1), now=LATER).chain_pem)
+    leaf.write_text(issue(Signer.load(home, LATER), SHIPPER, lifetime=timedelta(days=1), now=LATER).chain_pem)
     assert "is not the certificate of a CA" in refusal(lambda: accept(away, leaf, now=LATER))
 
 
@@ -382,7 +385,7 @@ def test_only_certificates_are_taken_of_what_is_brought(home: Path, away: Path, 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o644, 0o777])
 def test_key_that_others_can_get_at_is_refused(home: Path, mode: int) -> None:
     (home / "intermediate.key").chmod(mode)
-    assert refusal(lambda: Issuer.load(home, NOW)) == (
+    assert refusal(lambda: Signer.load(home, NOW)) == (
         f"others can read the key in {home / 'intermediate.key'}: its mode is {mode:04o}; correct that (chown root, "
         "chmod 600), and make another key if somebody may have read it"
     )
@@ -391,10 +394,10 @@ def test_key_that_others_can_get_at_is_refused(home: Path, mode: int) -> None:
 @needs_root
 def test_key_of_another_user_is_refused(home: Path) -> None:
     os.chown(home / "intermediate.key", 65534, 0)
-    assert "it belongs to the user with the number 65534" in refusal(lambda: Issuer.load(home, NOW))
+    assert "it belongs to the user with the number 65534" in refusal(lambda: Signer.load(home, NOW))
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o400])
 def test_key_of_its_owner_is_taken(home: Path, mode: int) -> None:
     (home / "intermediate.key").chmod(mode)
-    assert Issuer.load(home, NOW).trust_domain == "example.org"
+    assert Signer.load(home, NOW).trust_domain == "example.org"

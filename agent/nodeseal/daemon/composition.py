@@ -1,0 +1,26 @@
+"""Which source and which issuer a node has: the one place that knows the kinds of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nodeseal.identity.embedded import EmbeddedIssuer
+from nodeseal.identity.issuer import Issuer
+from nodeseal.local.config import Config
+from nodeseal.sources.directory.source import DirectorySource
+from nodeseal.sources.source import Reference, Source
+
+
+def source_of(config: Config) -> Source:
+    """The source that the configuration asks for."""
+    return DirectorySource(config.mesh, config.node, config.run_dir)
+
+
+def source_at(reference: Reference, run_dir: Path) -> Source:
+    """The source that gave this reference to an agent of this run directory. Raises ValueError when there is none."""
+    return DirectorySource.at(reference, run_dir)
+
+
+def issuer_of(config: Config) -> Issuer:
+    """The issuer that the configuration asks for. Raises IssuerError when it cannot be used."""
+    return EmbeddedIssuer(config.ca, config.certificate_lifetime)

@@ -1,0 +1,153 @@
+"""The embedded issuer: signs with the intermediate of a CA directory, all keys in memory.
+
+A changed directory is read anew; one that went bad leaves what was read before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from nodeseal.authority.certificates import fingerprint, pem
+from nodeseal.authority.description import endings, exposed
+from nodeseal.authority.errors import AuthorityError
+from nodeseal.authority.signer import Signer
+from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, ROOT_CERTIFICATE
+from nodeseal.clock import utc_now
+from nodeseal.identity.issuer import Fault, Flaw, Issuer, IssuerError, Svid
+from nodeseal.identity.trust import TrustBundle
+from nodeseal.mesh.spiffe import SpiffeId
+
+log = logging.getLogger("nodeseal.agent")
+
+T = TypeVar("T")
+
+CHECK_S = 5.0
+"""So often the directory is looked at by whoever follows the trust anchors."""
+
+_Stamp = tuple[tuple[int, int, int], ...]
+
+
+class EmbeddedIssuer(Issuer):
+    """Signs in a thread of its own: a disk that hangs keeps nobody else waiting."""
+
+    def __init__(self, directory: Path, lifetime: timedelta, *, now: Callable[[], datetime] = utc_now) -> None:
+        """`lifetime`: of the certificates; `now`: the wall clock. Reads the directory. Raises IssuerError when it
+        cannot be used."""
+        self._directory = directory
+        self._lifetime = lifetime
+        self._now = now
+        self._stamp = self._read_stamp()
+        try:
+            signer = Signer.load(directory, now())
+        except AuthorityError as error:
+            raise IssuerError(str(error)) from None
+        self.trust_domain = signer.trust_domain
+        self._take(signer)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="issuer")
+
+    def describe(self) -> str:
+        """See Issuer.describe."""
+        return f"the CA directory {self._directory}"
+
+    async def issue(self, identity: SpiffeId) -> Svid:
+        """See Issuer.issue: a few milliseconds, unless the disk is slow."""
+        return await self._run(lambda: self._issue(identity))
+
+    async def changes(self) -> AsyncIterator[TrustBundle]:
+        """See Issuer.changes."""
+        told: TrustBundle | None = None
+        while True:
+            if self.bundle != told:
+                told = self.bundle
+                yield told
+            await asyncio.sleep(CHECK_S)
+            await self._run(self._refresh)
+
+    async def condition(self) -> tuple[Fault, ...]:
+        """See Issuer.condition."""
+        return await self._run(self._condition)
+
+    async def close(self) -> None:
+        """See Issuer.close."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+    # ---- in the thread
+
+    def _issue(self, identity: SpiffeId) -> Svid:
+        self._refresh()
+        try:
+            return issue(self._signer, identity, lifetime=self._lifetime, now=self._now())
+        except AuthorityError as error:
+            raise IssuerError(str(error)) from None
+
+    def _condition(self) -> tuple[Fault, ...]:
+        unused = self._refresh()
+        found = [
+            Fault(Flaw.EXPIRED if one.over else Flaw.EXPIRES, one.text, one.remedy)
+            for one in endings(self._directory, self._signer, self._now())
+        ]
+        if unused is not None:
+            text = f"the changed CA directory is not used: {unused}"
+            found.append(Fault(Flaw.STALE, text, "the agent goes on with what it read before"))
+        remedy = "chown root and chmod it: 600 for keys, 700 for the directory"
+        found += [Fault(Flaw.EXPOSED, text, remedy) for text in exposed(self._directory)]
+        return tuple(found)
+
+    def _refresh(self) -> str | None:
+        """Reads a changed directory anew. Why it is not used as it is now; None when it is."""
+        stamp = self._read_stamp()
+        if stamp == self._stamp:
+            return None
+        try:
+            signer = Signer.load(self._directory, self._now())
+        except AuthorityError as error:
+            return str(error)
+        if signer.trust_domain != self.trust_domain:
+            return f"it is for the trust domain {signer.trust_domain}, this agent runs for {self.trust_domain}"
+        self._take(signer)
+        self._stamp = stamp
+        log.info("the CA directory %s was read anew", self._directory)
+        return None
+
+    def _take(self, signer: Signer) -> None:
+        self._signer = signer
+        self.bundle = TrustBundle.read(signer.trust_domain, signer.bundle_pem)
+        self.anchor = fingerprint(signer.root)
+
+    def _read_stamp(self) -> _Stamp:
+        stamps = []
+        for name in (ROOT_CERTIFICATE, INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY):
+            try:
+                status = (self._directory / name).stat()
+            except OSError:
+                stamps.append((0, 0, 0))
+            else:
+                stamps.append((status.st_ino, status.st_mtime_ns, status.st_size))
+        return tuple(stamps)
+
+
+def issue(signer: Signer, identity: SpiffeId, *, lifetime: timedelta, now: datetime) -> Svid:
+    """A certificate for a fresh P-256 key. Raises AuthorityError, see Signer.sign."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    cert = signer.sign(identity, key.public_key(), lifetime=lifetime, now=now)
+    return Svid(
+        identity=identity,
+        chain_pem=pem(cert) + "".join(map(pem, signer.chain)),
+        key_pem=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
+        issued=min(max(now, cert.not_valid_before_utc), cert.not_valid_after_utc),
+        not_after=cert.not_valid_after_utc,
+        serial=f"{cert.serial_number:x}",
+        anchor=fingerprint(signer.root),
+    )

@@ -1,0 +1,96 @@
+"""The seam between the agent and what issues the certificates of its workloads.
+
+An issuer may sign by itself, ask a service in the network, or hand over what another program on the node has. It may
+be slow or gone: so it is asked asynchronously, and nothing but the certificate that was asked for waits for it. The
+agent knows its issuer by this interface alone; nodeseal.daemon chooses one by the configuration.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+from nodeseal.identity.trust import TrustBundle
+from nodeseal.mesh.spiffe import SpiffeId
+
+
+class IssuerError(Exception):
+    """A certificate could not be issued, or the issuer cannot be used. One line: what, where, what to do. Never holds
+    anything made of a key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Svid:
+    """A workload's certificate and key."""
+
+    identity: SpiffeId
+    chain_pem: str
+    """The leaf, then the intermediates."""
+    key_pem: str = field(repr=False)
+    """PKCS 8, not encrypted. Exists in memory only; never write or log it."""
+    issued: datetime
+    """When it was issued: its validity may begin a little earlier, for clocks that are behind."""
+    not_after: datetime
+    serial: str
+    """The leaf's serial number, in hexadecimal."""
+    anchor: str
+    """The trust anchor that it is verified by, as in TrustBundle.fingerprints."""
+
+
+class Flaw(Enum):
+    """What can be wrong with an issuer."""
+
+    EXPIRED = "expired"
+    """A certificate that it signs with, or is verified by, has expired."""
+    EXPIRES = "expires"
+    """One is near its end."""
+    STALE = "stale"
+    """It goes on with what it had before, because what is there now cannot be used."""
+    EXPOSED = "exposed"
+    """Others than it could get at its keys or trust anchors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with an issuer. `text`: what and where, one line without a full stop; `remedy`: what to
+    do, the same."""
+
+    flaw: Flaw
+    text: str
+    remedy: str
+
+
+class Issuer(ABC):
+    """Issues certificates in one trust domain. All methods belong to the event loop, and none blocks it."""
+
+    trust_domain: str
+    """The only one that identities are issued in. Stays the same."""
+
+    bundle: TrustBundle
+    """The trust anchors of that domain, as far as they are known now."""
+
+    anchor: str
+    """The one of them that a certificate which is issued now is verified by, as in TrustBundle.fingerprints."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What it is, for people, as in "expected example.org, as in the CA directory /etc/nodeseal/ca"."""
+
+    @abstractmethod
+    async def issue(self, identity: SpiffeId) -> Svid:
+        """A certificate for a fresh key. May take as long as it takes. Raises IssuerError."""
+
+    @abstractmethod
+    def changes(self) -> AsyncIterator[TrustBundle]:
+        """First the present bundle, then each that replaces it. Never ends by itself, and never raises."""
+
+    @abstractmethod
+    async def condition(self) -> tuple[Fault, ...]:
+        """What is wrong with it now. Looks anew."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Lets go of it. What is under way may fail."""
