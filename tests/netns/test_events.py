@@ -12,10 +12,7 @@ import pytest
 
 from support.connection import echoes
 from support.lab import RunningLab
-from support.namespaces import needs_root
 from support.programs import Programs
-
-pytestmark = needs_root
 
 
 class Listener:
