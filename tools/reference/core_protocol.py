@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, get_args
 
-from nodeseal.contracts import core, mesh
+from nodeseal.contracts import core, events, mesh
 from tools.reference import fields, markdown, schemas
 from tools.reference.fields import Message
 
 ANSWERS: tuple[Message, ...] = tuple(dict.fromkeys([*map(core.answer_type, core.OPERATIONS), core.Refused]))
+EVENTS: tuple[Message, ...] = (events.Told, *get_args(events.Event))
 OBJECTS: tuple[Message, ...] = tuple(message.type for message in mesh.MESSAGES.values())
 
 _NUMBERS = re.compile(r"(?<![`\w])[A-Z]+(?:_[A-Z]+)*(?!\w)")
@@ -26,6 +27,9 @@ def page() -> str:
     blocks.append("Each has the field `ok` beside those that are listed: `false` in [Refused](#refused), else `true`.")
     for message in fields.messages(*ANSWERS):
         blocks += markdown.section(message, optional=True, without=("ok",))
+    blocks += ["## Events", markdown.docstring(events.__doc__ or "")]
+    for message in EVENTS:
+        blocks += markdown.section(message, optional=True)
     blocks += ["## Mesh state", markdown.docstring(mesh.__doc__ or "")]
     for message in fields.messages(*OBJECTS):
         blocks += markdown.section(message, optional=True)
@@ -33,9 +37,9 @@ def page() -> str:
 
 
 def schema() -> str:
-    """Of all requests, answers, and objects of the mesh state."""
+    """Of all requests, answers, events, and objects of the mesh state."""
     return schemas.schema(
-        "The protocol between an agent and a core of nodeseal", (*core.OPERATIONS, *ANSWERS, *OBJECTS)
+        "The protocol between an agent and a core of nodeseal", (*core.OPERATIONS, *ANSWERS, *EVENTS, *OBJECTS)
     )
 
 

@@ -22,6 +22,7 @@ _EXAMPLES = f"""\
 curl --unix-socket /run/nodeseal/agent.sock http://node/v1/status
 curl --unix-socket /run/nodeseal/agent.sock 'http://node/v1/connections?live=true&workload=default/shipper'
 curl --unix-socket /run/nodeseal/agent.sock -H 'Accept: {LINES}' http://node/v1/connections
+curl -N --unix-socket /run/nodeseal/agent.sock http://node/v1/events
 curl --unix-socket /run/nodeseal/agent.sock -X POST http://node/v1/core/upgrade
 ```"""
 _RULES = (
@@ -34,6 +35,8 @@ _RULES = (
     "missing; none is there twice.",
     f"With `Accept: {LINES}`, or `stream=true` in the query, they come all, as JSON lines: one row a line. A line with "
     "`error` says what could not be listed.",
+    "Events come as JSON lines only, from the moment that they are asked for. A client that is too slow misses some, "
+    "and is told how many.",
     "What fails is answered with `application/problem+json` (RFC 9457). Its `detail` says in one line what is wrong. "
     "The status is 400 for a parameter and 404 for an operation that is not known; 503 while the agent starts, or no "
     "core answers (ask again); 504 when the core does not answer in time.",
@@ -64,7 +67,7 @@ def _overview() -> str:
     rows = [
         (
             f"`{operation}`",
-            markdown.link(operation.answer),
+            markdown.link(operation.answer) if operation.answer is not operation.line else "",
             markdown.link(operation.line) if operation.line is not None else "",
         )
         for operation in OPERATIONS

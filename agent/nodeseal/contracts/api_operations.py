@@ -23,7 +23,7 @@ PAGE_MAX = 5000
 @dataclass(frozen=True, slots=True)
 class Operation(Generic[P, A]):
     """`parameters`: what its query may say; `answer`: the body; `line`: what a line is, if the answer may be a stream
-    of JSON lines; `summary`: one sentence for the reference."""
+    of JSON lines (the same as `answer`: it is never anything else); `summary`: one sentence for the reference."""
 
     method: Literal["GET", "POST"]
     path: str
