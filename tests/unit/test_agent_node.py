@@ -226,14 +226,14 @@ def test_bad_edit_leaves_the_last_good_state_and_is_shown_until_corrected(world:
             await enrolled(node)
             epoch = node.epoch
             source.put(problem("'10.0.0.999'"))
-            await until(lambda: node.trouble is not None)
+            await until(lambda: node.mesh_state.failure is not None)
             status = await status_view.status(node)
             assert "workloads.yaml:3" in status.mesh.error
             assert status.mesh.error_since
             assert status.workloads[0].enrolled
             assert node.epoch == epoch
             source.put(world.state())
-            await until(lambda: node.trouble is None)
+            await until(lambda: node.mesh_state.failure is None)
             assert (await status_view.status(node)).mesh.error is None
 
     play(story())
@@ -244,8 +244,8 @@ def test_state_of_another_trust_domain_is_not_used(world: World) -> None:
         async with world.node(world.state()) as (node, source):
             await enrolled(node)
             source.put(Mesh.build("other.org", [world.shipper]))
-            await until(lambda: node.trouble is not None)
-            assert "expected example.org" in node.trouble.text
+            await until(lambda: node.mesh_state.failure is not None)
+            assert "expected example.org" in str(node.mesh_state.failure.error)
             assert node.mesh.trust_domain == "example.org"
 
     play(story())
@@ -264,13 +264,13 @@ def test_source_that_breaks_is_shown_and_followed_again(world: World) -> None:
 
     async def story() -> None:
         async with world.node() as (node, _source):
-            node.source = Breaking(world.source(), world.state())
+            node.mesh_state.source = Breaking(world.source(), world.state())
             for task in node._tasks:
                 if task.get_name() == "mesh":
                     task.cancel()
-            node._tasks.append(asyncio.create_task(node._follow()))
-            await until(lambda: node.trouble is not None)
-            assert "no inotify instance left" in node.trouble.text
+            node._tasks.append(asyncio.create_task(node.mesh_state.follow(node._take, node.publication.heal)))
+            await until(lambda: node.mesh_state.failure is not None)
+            assert "no inotify instance left" in str(node.mesh_state.failure.error)
             await enrolled(node)
 
     play(story())
@@ -285,14 +285,14 @@ async def problems_of(node: Node) -> list[tuple[str, str | None]]:
 def test_first_state_that_is_bad_is_not_called_a_last_good_one(world: World, caplog: pytest.LogCaptureFixture) -> None:
     async def story() -> None:
         async with world.node(problem("'x'")) as (node, source):
-            await until(lambda: node.trouble is not None)
+            await until(lambda: node.mesh_state.failure is not None)
             assert (await status_view.status(node)).mesh.in_force == "none"
             assert await problems_of(node) == [("no-mesh-state", None)]
             assert "there never was a good one: nothing is enrolled: workloads.yaml:3" in caplog.text
             source.put(world.state())
             await enrolled(node)
             source.put(problem("'x'"))
-            await until(lambda: node.trouble is not None)
+            await until(lambda: node.mesh_state.failure is not None)
             assert (await status_view.status(node)).mesh.in_force == "former"
             assert await problems_of(node) == [("mesh-state", None)]
 
@@ -307,7 +307,7 @@ def test_bad_publication_does_not_pass_for_a_state_that_is_not_used(
 
     async def story() -> None:
         async with world.node(world.state(), bad) as (node, _source):
-            await until(lambda: node.trouble is not None)
+            await until(lambda: node.mesh_state.failure is not None)
             assert (await status_view.status(node)).mesh.in_force == "present"
             await enrolled(node)
             assert await problems_of(node) == [("publication", None)]
@@ -658,7 +658,7 @@ def test_next_agent_with_a_bad_state_keeps_what_the_core_had(world: World) -> No
     async def story() -> None:
         await enrol_and_go(world)
         async with world.node(problem("'x'"), capture=left_behind(world)) as (node, _source):
-            await until(lambda: node.trouble is not None)
+            await until(lambda: node.mesh_state.failure is not None)
             assert node.enrolments[SHIPPER].phase is Phase.ENROLLED
             assert world.asks(CoreClient.mesh_read).workloads[PIPELINE] == world.remote
 

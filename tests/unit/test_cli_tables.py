@@ -21,9 +21,9 @@ from nodeseal.cli.table import duration, note, render, size
 from nodeseal.contracts.api import Status
 from nodeseal.contracts.output import NodeConnection, NodeRefused
 from nodeseal.mesh.reasons import ProblemWord, WhyLimited, WhyNotEnrolled, WhyPlaintext, WhyRefused, Word
-from nodeseal.node.node import InForce, MeshTrouble
+from nodeseal.node.mesh_state import InForce, MeshFailure
 from nodeseal.node.problems import Problem, collect
-from nodeseal.sources.source import StateProblem
+from nodeseal.sources.source import MeshStateError, StateProblem
 
 Golden = Callable[[str, str], None]
 WIDTH = 100
@@ -232,11 +232,11 @@ def test_status_shows_every_line_of_a_bad_mesh_state(golden: Golden) -> None:
         "workloads.yaml:14: workloads[3].mood: expected 'mode', found the unknown field 'mood'",
     )
     since = datetime(2026, 11, 23, 11, 19, 35, tzinfo=UTC)
-    found = MeshTrouble("\n".join(lines), since, InForce.FORMER, tuple(map(StateProblem, lines)))
+    found = MeshFailure(MeshStateError(map(StateProblem, lines)), since, InForce.FORMER)
     trouble = {
         "directory": "/etc/nodeseal/mesh",
         "epoch": 7,
-        "error": found.text,
+        "error": str(found.error),
         "error_since": since.isoformat(),
         "in_force": found.in_force.value,
     }

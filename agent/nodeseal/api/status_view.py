@@ -132,11 +132,11 @@ async def _older_core(link: CoreLink) -> api.OlderCoreRow:
 
 
 def _mesh(node: Node) -> api.MeshRow:
-    mesh, trouble = api.MeshRow(source=str(node.source.describe()), epoch=node.epoch), node.trouble
-    if trouble is None:
+    mesh, failure = api.MeshRow(source=str(node.source.describe()), epoch=node.epoch), node.mesh_state.failure
+    if failure is None:
         return mesh
-    since = trouble.since.isoformat(timespec="seconds")
-    return replace(mesh, error=trouble.text, error_since=since, in_force=trouble.in_force.value)
+    since = failure.since.isoformat(timespec="seconds")
+    return replace(mesh, error=str(failure.error), error_since=since, in_force=failure.in_force.value)
 
 
 def _past_core_counts(counts: dict[str, int]) -> dict[str, int]:

@@ -1,0 +1,83 @@
+"""All enrolments of a node, each with the task that drives it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+
+from nodeseal.enrolment.workload import Enrolment
+from nodeseal.mesh.model import WorkloadName
+
+_STOP_TIMEOUT_S = 20.0
+
+
+class Enrolments(Mapping[WorkloadName, Enrolment]):
+    """By the workload's name. All methods belong to the event loop."""
+
+    def __init__(self) -> None:
+        self._enrolments: dict[WorkloadName, Enrolment] = {}
+        self._drivers: dict[WorkloadName, asyncio.Task[None]] = {}
+        self._stopping = False
+
+    def __getitem__(self, name: WorkloadName) -> Enrolment:
+        return self._enrolments[name]
+
+    def __iter__(self) -> Iterator[WorkloadName]:
+        return iter(self._enrolments)
+
+    def __len__(self) -> int:
+        return len(self._enrolments)
+
+    def add(self, enrolment: Enrolment) -> None:
+        """One that is not driven yet."""
+        self._enrolments[enrolment.name] = enrolment
+
+    def drive(self) -> None:
+        """Drives those that are not yet driven. One that has finished is forgotten."""
+        for name in list(self._enrolments):
+            self._drive(name)
+
+    def wake(self) -> None:
+        """Something that concerns all has changed."""
+        for enrolment in self._enrolments.values():
+            enrolment.wake()
+
+    def wake_if_gone(self) -> None:
+        """Wakes those whose network namespace is gone: a look at each costs far less than waking all."""
+        for enrolment in self._enrolments.values():
+            enrolment.wake_if_gone()
+
+    def published(self) -> frozenset[WorkloadName]:
+        """Those that belong into this node's publication."""
+        return frozenset(name for name, enrolment in self._enrolments.items() if enrolment.published)
+
+    async def stop(self) -> None:
+        """Lets the steps in hand come to their end; everything stays in place."""
+        self._stopping = True
+        for enrolment in self._enrolments.values():
+            enrolment.stop()
+        drivers = list(self._drivers.values())
+        if drivers:
+            await asyncio.wait(drivers, timeout=_STOP_TIMEOUT_S)
+        for driver in drivers:
+            driver.cancel()
+        await asyncio.gather(*drivers, return_exceptions=True)
+
+    def _drive(self, name: WorkloadName) -> None:
+        if name in self._drivers or self._stopping:
+            return
+        enrolment = self._enrolments[name]
+        driver = asyncio.create_task(enrolment.drive(), name=f"enrolment {name}")
+        self._drivers[name] = driver
+
+        def done(_driver: asyncio.Task[None]) -> None:
+            self._drivers.pop(name, None)
+            if self._stopping:
+                return
+            if enrolment.finished and self._enrolments.get(name) is enrolment:
+                del self._enrolments[name]
+            else:
+                # It came back into the mesh state in the moment that its driver ended.
+                self._drive(name)
+
+        driver.add_done_callback(done)
