@@ -815,7 +815,7 @@ def test_connections_carry_the_names_of_both_ends(world: World) -> None:
             row |= {"source": f"{world.shipper.address}:4000", "destination": f"{world.remote.address}:80"}
             row |= {"endpoint": f"{world.remote.address}:80", "bytes_sent": 1, "bytes_received": 2, "age_ms": 2500}
             row |= {"closed_ms": 500, "peer": "spiffe://x", "tls": "TLSv1.3", "reason": ""}
-            seen = connections_view._through_core(node.mesh, contract.Connection(**row), 1)
+            seen = connections_view.through_core(node.mesh, contract.Connection(**row), 1)
             assert (seen.source_workload, seen.destination_workload) == ("default/shipper", "default/pipeline")
             assert (seen.age_seconds, seen.closed_seconds, seen.reason) == (2.5, 0.5, None)
 
