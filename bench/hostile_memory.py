@@ -186,6 +186,7 @@ def _site(directory: Path, limit: int) -> Iterator[_Site]:
         core.add(1, victim, TRUST_DOMAIN, {LISTEN_HBONE: listener.fileno()})
         identity = victim.identity(TRUST_DOMAIN)
         svid = issue(signer, identity, lifetime=timedelta(hours=1), now=datetime.now(UTC))
+        core.ask(CoreClient.trust_bundle, TRUST_DOMAIN, signer.bundle_pem)
         core.ask(
             CoreClient.workload_credentials,
             1,

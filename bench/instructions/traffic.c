@@ -325,19 +325,17 @@ static void workload_new(const struct authority *authority, uint64_t key, uint32
     struct certificate leaf = certificate_new(&authority->intermediate, &wish);
     char *chain = certificate_chain_pem(&leaf, &authority->intermediate);
     char *secret = certificate_key_pem(&leaf);
-    char *bundle = certificate_chain_pem(&authority->root, NULL);
     char error[NS_REASON_MAX] = "";
     struct ns_address address = core_address(ip, 0);
     int namespace = open("/dev/null", O_RDONLY | O_CLOEXEC); /* setns is kernel.c's */
     int listener = listen_at(ip, port);
     if (core_workload_add(traffic.core, key, namespace, &address, error, sizeof(error)) != 0 ||
-        core_workload_credentials(traffic.core, key, chain, secret, bundle, error, sizeof(error)) != 0 ||
+        core_workload_credentials(traffic.core, key, chain, secret, error, sizeof(error)) != 0 ||
         core_workload_listen(traffic.core, key, role, listener, error, sizeof(error)) != 0)
         kernel_fail(error);
     close(namespace);
     free(chain);
     free(secret);
-    free(bundle);
     certificate_dispose(&leaf);
 }
 
@@ -355,6 +353,10 @@ static void core_new(void)
         kernel_fail(error);
     core_events_listen(traffic.core, traffic.load->watched);
     core_epoch(traffic.core, 1);
+    char *bundle = certificate_chain_pem(&authority.root, NULL);
+    if (core_trust(traffic.core, bundle, error, sizeof(error)) != 0)
+        kernel_fail(error);
+    free(bundle);
     workload_new(&authority, CLIENT_KEY, CLIENT_IP, CLIENT_IDENTITY, NS_LISTEN_OUTBOUND, PORT);
     workload_new(&authority, SERVER_KEY, SERVER_IP, SERVER_IDENTITY, NS_LISTEN_HBONE, NS_HBONE_PORT);
     authority_dispose(&authority);

@@ -260,10 +260,14 @@ int core_workload_add(struct core *core, uint64_t workload, int netns_fd, const 
  */
 int core_workload_limits(struct core *core, uint64_t workload, const struct ns_limits *limits, char *error,
                          size_t error_size);
-/* New credentials: certificate chain (leaf first), private key, trust bundle, all PEM. Running tunnels keep
- * theirs; tunnels this workload opened take no new streams. Nothing changes when it fails. */
+/* The anchors (PEM) by which all workloads verify their peers from now on; without this call they trust
+ * nobody. Running tunnels go on; tunnels that workloads opened take no new streams. Nothing changes when it
+ * fails. */
+int core_trust(struct core *core, const char *bundle_pem, char *error, size_t error_size);
+/* New credentials: certificate chain (leaf first) and private key, both PEM. Running tunnels keep theirs;
+ * tunnels this workload opened take no new streams. Nothing changes when it fails. */
 int core_workload_credentials(struct core *core, uint64_t workload, const char *chain_pem,
-                              const char *key_pem, const char *bundle_pem, char *error, size_t error_size);
+                              const char *key_pem, char *error, size_t error_size);
 /* Listens on fd (duplicated, made non-blocking); one per role. What is accepted inherits its options:
  * TCP_NODELAY should be set on it, and keepalive on that of NS_LISTEN_INBOUND. */
 int core_workload_listen(struct core *core, uint64_t workload, int role, int fd, char *error,

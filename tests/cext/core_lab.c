@@ -73,13 +73,19 @@ void lab_credentials(struct lab *lab, uint64_t key, const char *identity)
     struct certificate leaf = certificate_new(&lab->authority.intermediate, &wish);
     char *chain = certificate_chain_pem(&leaf, &lab->authority.intermediate);
     char *secret = certificate_key_pem(&leaf);
-    char *bundle = certificate_chain_pem(&lab->authority.root, NULL);
     char error[NS_REASON_MAX] = "";
-    CHECK_EQUAL(core_workload_credentials(lab->core, key, chain, secret, bundle, error, sizeof(error)), 0);
+    CHECK_EQUAL(core_workload_credentials(lab->core, key, chain, secret, error, sizeof(error)), 0);
     free(chain);
     free(secret);
-    free(bundle);
     certificate_dispose(&leaf);
+}
+
+void lab_trust(struct lab *lab, const struct authority *authority)
+{
+    char *bundle = certificate_chain_pem(&authority->root, NULL);
+    char error[NS_REASON_MAX] = "";
+    CHECK_EQUAL(core_trust(lab->core, bundle, error, sizeof(error)), 0);
+    free(bundle);
 }
 
 void lab_workload_in(struct lab *lab, int netns, uint64_t key, int number, const char *identity)
@@ -133,6 +139,7 @@ struct lab *lab_with(struct core_options options)
     core_epoch(lab->core, 1);
     lab->application = listen_at(host(2, 0));
     lab->endpoint = local_of(lab->application);
+    lab_trust(lab, &lab->authority);
     lab_workload(lab, SHIPPER_KEY, 1, SHIPPER);
     lab_workload(lab, PIPELINE_KEY, 2, PIPELINE);
     lab->outbound = lab_listen(lab, SHIPPER_KEY, NS_LISTEN_OUTBOUND, listen_at(host(1, 0)));

@@ -69,6 +69,8 @@ void lab_move_on(struct lab *lab);
 
 /* New ones, of this identity. */
 void lab_credentials(struct lab *lab, uint64_t key, const char *identity);
+/* Its root is the only anchor from now on; the lab's own is, unless this is called. */
+void lab_trust(struct lab *lab, const struct authority *authority);
 /* Adds a workload at host `number`, with credentials; `netns` stands for its namespace, by its inode. */
 void lab_workload_in(struct lab *lab, int netns, uint64_t key, int number, const char *identity);
 /* In a namespace of its own. */

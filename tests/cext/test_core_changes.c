@@ -26,6 +26,66 @@ TEST(new_credentials_leave_running_connections_and_serve_new_ones)
     lab_free(lab);
 }
 
+TEST(new_anchors_leave_running_connections_and_count_for_new_ones)
+{
+    struct lab *lab = lab_new();
+    struct authority other = authority_new();
+    struct ends old = lab_connect(lab);
+    for (int i = 0; i < 5; i++) {
+        uint64_t failed = lab_stats(lab, PIPELINE_KEY).tls_failed;
+        lab_trust(lab, &other);
+        int client = dial(lab->outbound);
+        expect_reset(client);
+        close(client);
+        WAIT_UNTIL(lab_stats(lab, PIPELINE_KEY).tls_failed > failed);
+        lab_trust(lab, &lab->authority);
+        struct ends ends = lab_connect(lab);
+        send_stream(ends.client, 1, 0, 1000);
+        receive_stream(ends.server, 1, 0, 1000);
+        send_stream(old.client, 2, (uint64_t)i * 1000, 1000);
+        receive_stream(old.server, 2, (uint64_t)i * 1000, 1000);
+        ends_close(&ends);
+    }
+    ends_close(&old);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).connections == 0);
+    authority_dispose(&other);
+    lab_free(lab);
+}
+
+TEST(credentials_that_come_behind_new_anchors_trust_these)
+{
+    struct lab *lab = lab_new();
+    struct authority other = authority_new();
+    lab_trust(lab, &other);
+    lab_credentials(lab, SHIPPER_KEY, SHIPPER);
+    lab_credentials(lab, PIPELINE_KEY, PIPELINE);
+    int client = dial(lab->outbound);
+    expect_reset(client);
+    close(client);
+    authority_dispose(&other);
+    lab_free(lab);
+}
+
+TEST(anchors_that_cannot_be_read_change_nothing)
+{
+    static const char *const BUNDLES[] = {"", "nothing",
+                                          "-----BEGIN CERTIFICATE-----\nAAAA\n"
+                                          "-----END CERTIFICATE-----\n"};
+    struct lab *lab = lab_new();
+    struct ends old = lab_connect(lab);
+    for (size_t i = 0; i < sizeof(BUNDLES) / sizeof(BUNDLES[0]); i++) {
+        char error[NS_REASON_MAX] = "";
+        CHECK_EQUAL(core_trust(lab->core, BUNDLES[i], error, sizeof(error)), -1);
+        CHECK_CASE(strstr(error, "the trust bundle cannot be read") == error, "%s", error);
+        CHECK(strchr(error, '\n') == NULL);
+    }
+    struct ends ends = lab_connect(lab);
+    CHECK_EQUAL(lab_stats(lab, SHIPPER_KEY).tunnels, 1); /* the one that there was */
+    ends_close(&ends);
+    ends_close(&old);
+    lab_free(lab);
+}
+
 /* Closed before, it would be answered with a reset for what the peer sends meanwhile, and the peer would lose
  * what it has not received yet. */
 TEST(a_retired_tunnel_stays_until_all_of_it_is_acknowledged)

@@ -190,12 +190,10 @@ static void lab_foreign_credentials(struct lab *lab, uint64_t key, const char *i
     struct certificate leaf = certificate_new(&other.intermediate, &wish);
     char *chain = certificate_chain_pem(&leaf, &other.intermediate);
     char *private = certificate_key_pem(&leaf);
-    char *bundle = certificate_chain_pem(&lab->authority.root, NULL);
     char error[NS_REASON_MAX] = "";
-    CHECK_EQUAL(core_workload_credentials(lab->core, key, chain, private, bundle, error, sizeof(error)), 0);
+    CHECK_EQUAL(core_workload_credentials(lab->core, key, chain, private, error, sizeof(error)), 0);
     free(chain);
     free(private);
-    free(bundle);
     certificate_dispose(&leaf);
     authority_dispose(&other);
     authority_dispose(&same_name);

@@ -9,6 +9,7 @@
 #include <openssl/err.h>
 
 #include "certificates.h"
+#include "credentials.h"
 #include "check.h"
 #include "noise.h"
 
@@ -58,7 +59,7 @@ static void scene_init(struct scene *scene, enum tls_role role, const char *suit
     char *key = certificate_key_pem(&leaf);
     char *bundle = certificate_chain_pem(&authority.root, NULL);
     char error[NS_REASON_MAX] = "";
-    CHECK_EQUAL(tls_credentials_init(&scene->credentials, NULL, chain, key, bundle, error, sizeof(error)), 0);
+    CHECK_EQUAL(credentials_init(&scene->credentials, NULL, chain, key, bundle, error, sizeof(error)), 0);
     free(chain);
     free(key);
     free(bundle);

@@ -7,6 +7,7 @@
 #include "wire/svid.h"
 
 #include "certificates.h"
+#include "credentials.h"
 #include "check.h"
 #include "wire/names.h"
 #include "noise.h"
@@ -95,7 +96,7 @@ static struct tls_credentials credentials_of(const struct authority *authority,
     char *chain = certificate_chain_pem(leaf, &authority->intermediate);
     char *key = certificate_key_pem(leaf);
     char *bundle = certificate_chain_pem(&authority->root, anchor);
-    int result = tls_credentials_init(&credentials, NULL, chain, key, bundle, error, sizeof(error));
+    int result = credentials_init(&credentials, NULL, chain, key, bundle, error, sizeof(error));
     CHECK_TEXT(error, "");
     CHECK_EQUAL(result, 0);
     free(chain);
@@ -691,8 +692,8 @@ TEST(a_trust_anchor_is_no_leaf)
     char *keys[] = {certificate_key_pem(&proper), certificate_key_pem(&lone)};
     struct tls_credentials credentials[2];
     for (int i = 0; i < 2; i++)
-        CHECK_EQUAL(
-            tls_credentials_init(&credentials[i], NULL, chains[i], keys[i], bundle, error, sizeof(error)), 0);
+        CHECK_EQUAL(credentials_init(&credentials[i], NULL, chains[i], keys[i], bundle, error, sizeof(error)),
+                    0);
     struct pair pair;
     pair_run(&pair, &credentials[1], &credentials[0], SHIPPER);
     CHECK_TEXT(pair.server.tls.error, "peer certificate is not signed by a CA");

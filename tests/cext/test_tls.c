@@ -8,6 +8,7 @@
 #include "wire/tls.h"
 
 #include "certificates.h"
+#include "credentials.h"
 #include "check.h"
 #include "noise.h"
 
@@ -146,7 +147,7 @@ static int credentials_try(struct tls_credentials *credentials, const struct aut
     char *chain = certificate_chain_pem(leaf, &authority->intermediate);
     char *key = certificate_key_pem(leaf);
     char *bundle = certificate_chain_pem(&authority->root, NULL);
-    int result = tls_credentials_init(credentials, NULL, chain, key, bundle, error, NS_REASON_MAX);
+    int result = credentials_init(credentials, NULL, chain, key, bundle, error, NS_REASON_MAX);
     free(chain);
     free(key);
     free(bundle);
@@ -262,7 +263,7 @@ TEST(handshake_works_in_a_library_context_of_its_own)
     OSSL_LIB_CTX *libctx = OSSL_LIB_CTX_new();
     struct tls_credentials credentials;
     char error[NS_REASON_MAX] = "";
-    CHECK_EQUAL(tls_credentials_init(&credentials, libctx, chain, key, bundle, error, sizeof(error)), 0);
+    CHECK_EQUAL(credentials_init(&credentials, libctx, chain, key, bundle, error, sizeof(error)), 0);
     struct pair pair;
     pair_begin(&pair, &credentials, &credentials, SHIPPER);
     exchange(&pair, SINK);
@@ -431,7 +432,7 @@ TEST(client_of_another_authority_is_refused)
     char *chain = certificate_chain_pem(&leaf, &other.intermediate);
     char *key = certificate_key_pem(&leaf);
     char *bundle = certificate_chain_pem(&mesh.authority.root, NULL); /* it trusts ours */
-    CHECK_EQUAL(tls_credentials_init(&client, NULL, chain, key, bundle, error, sizeof(error)), 0);
+    CHECK_EQUAL(credentials_init(&client, NULL, chain, key, bundle, error, sizeof(error)), 0);
     check_client_refused(&mesh, &client, "peer certificate is of a CA that is not trusted here");
     CHECK_TEXT(mesh.pair.server.tls.peer, "");
     free(chain);
@@ -440,6 +441,58 @@ TEST(client_of_another_authority_is_refused)
     tls_credentials_dispose(&client);
     certificate_dispose(&leaf);
     authority_dispose(&other);
+    mesh_dispose(&mesh);
+}
+
+/* The last of a handshake's certificates is the client's: the server's anchors change before it comes. */
+TEST(anchors_count_from_the_moment_that_they_come)
+{
+    struct mesh mesh;
+    mesh_init(&mesh);
+    struct authority other = authority_new();
+    const struct authority *trusted[] = {&other, &mesh.authority, &other};
+    for (int i = 0; i < 3; i++) {
+        char *bundle = certificate_chain_pem(&trusted[i]->root, NULL);
+        char error[NS_REASON_MAX] = "";
+        struct tls_trust trust;
+        CHECK_EQUAL(tls_trust_init(&trust, NULL, bundle, error, sizeof(error)), 0);
+        pair_begin(&mesh.pair, &mesh.shipper, &mesh.pipeline, PIPELINE);
+        deliver(&mesh.pair.client, &mesh.pair.server, SINK); /* the hello */
+        tls_credentials_trust(&mesh.pipeline, &trust);
+        tls_trust_dispose(&trust);
+        free(bundle);
+        exchange(&mesh.pair, SINK);
+        CHECK_TEXT(mesh.pair.server.tls.peer, i == 1 ? SHIPPER : "");
+        CHECK_TEXT(mesh.pair.server.tls.error,
+                   i == 1 ? "" : "peer certificate is of a CA that is not trusted here");
+        pair_dispose(&mesh.pair);
+    }
+    authority_dispose(&other);
+    mesh_dispose(&mesh);
+}
+
+TEST(credentials_without_anchors_trust_nobody)
+{
+    struct mesh mesh;
+    mesh_init(&mesh);
+    struct certificate_wish wish = {.uris = {PIPELINE}};
+    struct certificate leaf = certificate_new(&mesh.authority.intermediate, &wish);
+    char *chain = certificate_chain_pem(&leaf, &mesh.authority.intermediate);
+    char *key = certificate_key_pem(&leaf);
+    char error[NS_REASON_MAX] = "";
+    struct tls_credentials alone;
+    struct tls_trust none = {NULL};
+    CHECK_EQUAL(tls_credentials_init(&alone, NULL, chain, key, error, sizeof(error)), 0);
+    tls_credentials_trust(&alone, &none);
+    pair_begin(&mesh.pair, &mesh.shipper, &alone, PIPELINE);
+    exchange(&mesh.pair, SINK);
+    CHECK_TEXT(mesh.pair.server.tls.peer, "");
+    CHECK_TEXT(mesh.pair.server.tls.error, "peer certificate is of a CA that is not trusted here");
+    pair_dispose(&mesh.pair);
+    tls_credentials_dispose(&alone);
+    free(chain);
+    free(key);
+    certificate_dispose(&leaf);
     mesh_dispose(&mesh);
 }
 
@@ -460,7 +513,7 @@ TEST(certificate_signed_by_a_leaf_is_refused)
     memcpy(whole + strlen(chain), rest, strlen(rest) + 1);
     char *key = certificate_key_pem(&forged);
     char *bundle = certificate_chain_pem(&mesh.authority.root, NULL);
-    CHECK_EQUAL(tls_credentials_init(&client, NULL, whole, key, bundle, error, sizeof(error)), 0);
+    CHECK_EQUAL(credentials_init(&client, NULL, whole, key, bundle, error, sizeof(error)), 0);
     check_client_refused(&mesh, &client, "peer certificate is of a CA that is not trusted here");
     CHECK_TEXT(mesh.pair.server.tls.peer, "");
     free(chain);
@@ -865,7 +918,7 @@ static void check_credentials_refused(const char *chain, const char *key, const 
 {
     struct tls_credentials credentials;
     char text[NS_REASON_MAX] = "";
-    CHECK_EQUAL(tls_credentials_init(&credentials, NULL, chain, key, bundle, text, sizeof(text)), -1);
+    CHECK_EQUAL(credentials_init(&credentials, NULL, chain, key, bundle, text, sizeof(text)), -1);
     CHECK_CASE(strstr(text, error) == text, "%s", text);
     CHECK(strchr(text, '\n') == NULL);
     CHECK(credentials.context == NULL);

@@ -4,6 +4,7 @@
 #include <openssl/core_names.h>
 
 #include "certificates.h"
+#include "credentials.h"
 #include "wire/chain.h"
 #include "check.h"
 #include "noise.h"
@@ -35,7 +36,7 @@ static struct tls_credentials credentials_of(const struct authority *authority, 
     char *chain = certificate_chain_pem(&leaf, &authority->intermediate);
     char *key = certificate_key_pem(&leaf);
     char *bundle = certificate_chain_pem(&authority->root, NULL);
-    CHECK_EQUAL(tls_credentials_init(&credentials, NULL, chain, key, bundle, error, sizeof(error)), 0);
+    CHECK_EQUAL(credentials_init(&credentials, NULL, chain, key, bundle, error, sizeof(error)), 0);
     free(chain);
     free(key);
     free(bundle);

@@ -283,6 +283,8 @@ class FakeCore:
         self.incarnation = 1
         self.pid: int | None = 1
         self.error: str | None = None
+        self.current = self
+        self.trust_apart = True
         self.live = 0
         self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
 

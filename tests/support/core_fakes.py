@@ -93,10 +93,13 @@ class FakeLib:
     def core_refusals(self, _core: Any, out: Any, capacity: int) -> int:
         return self._rows(self.refused, out, capacity)
 
+    def core_trust(self, _core: Any, bundle: bytes, error: Any, _size: int) -> int:
+        return self._result("core_trust", error, bundle)
+
     def core_workload_credentials(
-        self, _core: Any, key: int, chain: bytes, private: bytes, bundle: bytes, error: Any, _size: int
+        self, _core: Any, key: int, chain: bytes, private: bytes, error: Any, _size: int
     ) -> int:
-        return self._result("core_workload_credentials", error, key, chain, private, bundle)
+        return self._result("core_workload_credentials", error, key, chain, private)
 
     def core_workload_listen(self, _core: Any, key: int, role: int, fd: int, error: Any, _size: int) -> int:
         os.fstat(fd)

@@ -16,10 +16,12 @@ import pytest
 from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError, CaptureError
 from nodeseal.capture.listeners import HBONE, INBOUND, OUTBOUND
 from nodeseal.cores.client import CoreError
+from nodeseal.cores.distribution import TrustPusher
 from nodeseal.enrolment.installed import Surroundings
 from nodeseal.enrolment.workload import Enrolment
 from nodeseal.identity.credentials import Credentials
 from nodeseal.identity.issuer import IssuerError
+from nodeseal.identity.trust import TrustBundle
 from nodeseal.mesh.exclusions import PortRange
 from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.limits import LimitChanges, Limits
@@ -53,12 +55,17 @@ class World:
             self.core,  # type: ignore[arg-type]
             self.capture,  # type: ignore[arg-type]
             Credentials(self.issuer, now=lambda: self.now, rand=lambda: 0.5),
+            TrustPusher(self.core, lambda: self.issuer.bundle),  # type: ignore[arg-type]
             settle,
             now=lambda: self.now,
             rand=lambda: 0.5,
         )
         self.enrolment = Enrolment(NAME, around)
         self.node.enrolment = self.enrolment
+
+    def given(self, method: str) -> list[tuple[Any, ...]]:
+        """With what the core was asked by this method."""
+        return [args for name, args, _rest in self.core.calls if name == method]
 
     def wants(self, **changes: Any) -> Workload:
         wanted = workload("shipper", self.netns, **changes)
@@ -110,6 +117,7 @@ def test_enrolling_prepares_the_core_then_captures_then_publishes(netns: Path) -
     assert run(netns, story).log == [
         "core.workload_add",
         "core.workload_limits",
+        "core.trust_bundle",
         "core.workload_credentials",
         "capture.enrol shipper",
         "core.workload_listen",
@@ -487,8 +495,74 @@ def test_certificate_is_renewed_when_due(netns: Path) -> None:
     run(netns, story)
 
 
-def test_changed_trust_anchors_are_given_to_the_core_before_a_certificate_is_due(netns: Path) -> None:
+def test_changed_trust_anchors_are_given_to_the_core_without_a_certificate(netns: Path) -> None:
     async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        assert world.given("trust_bundle") == [("example.org", "bundle")]
+        world.log.clear()
+        world.issuer.trust("bundle and another root")
+        world.enrolment.wake()
+        await until(lambda: world.log == ["core.trust_bundle"])
+        assert world.given("trust_bundle")[-1] == ("example.org", "bundle and another root")
+        world.wants(service_account="other")  # a step more: once was enough
+        await until(lambda: world.log[-1].startswith("push"))
+        assert len(world.given("trust_bundle")) == len(world.issuer.issued) == 2
+
+    run(netns, story)
+
+
+def test_certificate_of_a_trust_anchor_that_is_none_any_more_is_replaced_at_once(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        world.log.clear()
+        world.issuer.bundle = TrustBundle("example.org", "another root", frozenset({"2" * 64}))
+        world.enrolment.wake()
+        await until(lambda: world.log == ["core.trust_bundle", "core.workload_credentials"])
+        # Though the issuer goes on with the former anchor: once for each change.
+        world.enrolment.wake()
+        await asyncio.sleep(0.01)
+        assert len(world.issuer.issued) == 2
+
+    run(netns, story)
+
+
+def test_trust_anchors_that_the_core_does_not_take_are_told_and_given_again(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        world.issuer.trust("nonsense")
+        world.core.failures["trust_bundle"] = CoreError("the trust bundle cannot be read")
+        world.enrolment.wake()
+        await until(lambda: world.enrolment.renewal_trouble is not None)
+        assert world.enrolment.why()[1] == "trust anchors not given to the core: the trust bundle cannot be read"
+        world.core.failures.clear()
+        world.enrolment._renew_not_before = 0
+        world.enrolment.wake()
+        await until(lambda: world.enrolment.renewal_trouble is None)
+        assert world.given("trust_bundle")[-1] == ("example.org", "nonsense")
+
+    run(netns, story)
+
+
+def test_new_core_gets_the_trust_anchors_before_credentials(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        world.log.clear()
+        world.core.incarnation = 2
+        world.enrolment.wake()
+        await until(lambda: "moved on" in world.log)
+        given = [line for line in world.log if line in ("core.trust_bundle", "core.workload_credentials")]
+        assert given == ["core.trust_bundle", "core.workload_credentials"]
+
+    run(netns, story)
+
+
+def test_changed_trust_anchors_go_to_an_older_core_with_a_certificate(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.core.trust_apart = False
         world.wants()
         await world.phase(Phase.ENROLLED)
         world.log.clear()
@@ -540,9 +614,10 @@ def test_new_core_gets_the_workload_and_the_kept_listeners(netns: Path) -> None:
         assert world.core.calls[-1][1][1] == listeners
         assert len(world.issuer.issued) == 1  # the one it has will do
 
-    assert run(netns, story).log[:5] == [
+    assert run(netns, story).log[:6] == [
         "core.workload_add",
         "core.workload_limits",
+        "core.trust_bundle",
         "core.workload_credentials",
         "capture.take_listeners default/shipper",
         "core.workload_listen",

@@ -158,9 +158,10 @@ def test_a_core_carries_out_what_agents_of_the_version_before_ask() -> None:
     state = server.decider.state
     assert state is not None
     assert len(state.mesh.workloads) == sum(len(part["part"].get("workloads", [])) for part, _fds in parts)
-    assert [call[0] for call in lib.calls if call[0].startswith("core_workload")] == [
+    assert [call[0] for call in lib.calls if call[0].startswith(("core_workload", "core_trust"))] == [
         "core_workload_add",
         "core_workload_limits",
+        "core_trust",
         "core_workload_credentials",
         *["core_workload_listen"] * 4,
         *["core_workload_unlisten"] * 3,

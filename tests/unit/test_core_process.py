@@ -191,10 +191,30 @@ def test_credentials_reach_the_core_and_the_identity_is_remembered(running: Runn
     running.add()
     other = SpiffeId("example.org", "default", "other")
     running.client.workload_credentials(1, other, chain_pem="chain", key_pem="key", bundle_pem="bundle")
-    assert calls(running.lib, "core_workload_credentials") == [
-        ("core_workload_credentials", 1, b"chain", b"key", b"bundle")
-    ]
+    assert calls(running.lib, "core_workload_credentials") == [("core_workload_credentials", 1, b"chain", b"key")]
+    assert calls(running.lib, "core_trust") == []
     assert running.client.hello().workloads[0].identity == other
+
+
+def test_trust_anchors_reach_the_core_when_they_change(running: Running) -> None:
+    for bundle in ("one", "one", "two", "one"):
+        running.client.trust_bundle("example.org", bundle)
+    assert calls(running.lib, "core_trust") == [("core_trust", b"one"), ("core_trust", b"two"), ("core_trust", b"one")]
+
+
+def test_trust_anchors_that_were_refused_are_not_taken_for_those_in_force(running: Running) -> None:
+    running.lib.refuse["core_trust"] = "the trust bundle cannot be read"
+    with pytest.raises(CoreError, match="cannot be read"):
+        running.client.trust_bundle("example.org", "one")
+    running.lib.refuse.clear()
+    running.client.trust_bundle("example.org", "one")
+    assert len(calls(running.lib, "core_trust")) == 2
+
+
+def test_trust_anchors_of_another_trust_domain_are_refused(running: Running) -> None:
+    with pytest.raises(CoreError, match=r"trust anchors of other.org; this core's workloads are of example.org"):
+        running.client.trust_bundle("other.org", "one")
+    assert calls(running.lib, "core_trust") == []
 
 
 def test_mesh_is_in_place_before_the_epoch_moves(running: Running) -> None:

@@ -19,7 +19,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar
 
-from msgspec import Raw
+from msgspec import UNSET, Raw
 
 from nodeseal.contracts import core
 from nodeseal.contracts.core import Connection, CoreStats, WorkloadStats
@@ -172,12 +172,22 @@ class CoreClient:
     async def workload_credentials(
         self, key: int, identity: SpiffeId, *, chain_pem: str, key_pem: str, bundle_pem: str
     ) -> None:
-        """Gives a workload its certificate chain (leaf first), private key and trust bundle."""
+        """Gives a workload its certificate chain (leaf first) and private key; to a core that takes trust anchors only
+        with them, these as well."""
         await self._ask(
             core.WorkloadCredentials(
-                key=key, identity=str(identity), chain_pem=chain_pem, key_pem=key_pem, bundle_pem=bundle_pem
+                key=key,
+                identity=str(identity),
+                chain_pem=chain_pem,
+                key_pem=key_pem,
+                bundle_pem=UNSET if self._protocol >= core.TRUST_APART_SINCE else bundle_pem,
             )
         )
+
+    async def trust_bundle(self, trust_domain: str, bundle_pem: str) -> None:
+        """The trust anchors by which all workloads verify peers of this trust domain from now on. To be asked of cores
+        whose protocol has it (contracts.core.TRUST_APART_SINCE)."""
+        await self._ask(core.TrustBundle(trust_domain=trust_domain, bundle_pem=bundle_pem))
 
     async def workload_listen(self, key: int, listeners: Mapping[int, int]) -> None:
         """Hands listening sockets over: role -> descriptor (which stays the caller's as well)."""

@@ -11,6 +11,7 @@ from typing import Protocol
 from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError, CgroupGoneError
 from nodeseal.capture.workload import Captured
 from nodeseal.clock import utc_now
+from nodeseal.cores.distribution import TrustPusher
 from nodeseal.cores.supervisor import CoreSupervisor
 from nodeseal.enrolment.capture_thread import CaptureThread
 from nodeseal.identity.credentials import Credential, Credentials
@@ -51,6 +52,7 @@ class Surroundings:
     core: CoreSupervisor
     capture: CaptureThread
     credentials: Credentials
+    trust: TrustPusher
     settle: float
     limits: Limits = field(default_factory=Limits)
     now: Callable[[], datetime] = utc_now
@@ -69,7 +71,7 @@ class Held:
     roles: set[int] = field(default_factory=set)  # of the listeners that the core has
     limits: Limits | None = None  # that the core goes by; None: nobody knows
     credential: Credential | None = None
-    bundle: TrustBundle | None = None  # that the core has for it
+    bundle: TrustBundle | None = None  # that the core had when it got the credential
     direct_since: float = 0.0  # draining: when capture ended (event loop time); 0: before this agent began
     removing: bool = False  # the rest is being taken away; only `release` is left to be tried again
 

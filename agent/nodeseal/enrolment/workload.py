@@ -373,35 +373,43 @@ class Enrolment:
         log.info("workload %s is no longer enrolled", self.name)
 
     async def _renew_if_due(self, held: Held, identity: SpiffeId) -> float:
-        """Renews when it is time, or when identity or trust anchors changed; the seconds until the next renewal or try.
+        """Renews when it is due; the seconds until the next renewal or try.
 
-        Peers are told which anchors this node has (see the publication), so the core has to have them now."""
+        Peers are told which trust anchors this node has (see the publication), so the core has to have them now."""
         loop = asyncio.get_running_loop()
-        due = (
-            held.credential is None
-            or identity != held.identity
-            or held.bundle != self.around.credentials.bundle
-            or self.around.now() >= held.credential.renew_at
-        )
-        if due and loop.time() >= self._renew_not_before:
+        if loop.time() >= self._renew_not_before:
+            what = "trust anchors not given to the core"
             try:
-                credential = self._request.take(identity)
-                if credential is None:
-                    return _LONGEST_SLEEP_S  # woken when it is there
-                held.bundle = await self._give_credential(held.key, identity, credential)
-                held.credential, held.identity, self.renewal_trouble = credential, identity, None
+                await self.around.trust.push()
+                if self._is_due(held, identity):
+                    what = "certificate not renewed"
+                    credential = self._request.take(identity)
+                    if credential is None:
+                        return _LONGEST_SLEEP_S  # woken when it is there
+                    held.bundle = await self._give_credential(held.key, identity, credential)
+                    held.credential, held.identity = credential, identity
+                    log.info("workload %s has a new certificate, serial %s", self.name, credential.svid.serial)
+                self.renewal_trouble = None
                 self._renew_retry.reset()
-                log.info("workload %s has a new certificate, serial %s", self.name, credential.svid.serial)
             except (IssuerError, CoreError) as error:
                 if held.incarnation != self.around.core.incarnation:
                     return 0.05  # it goes to another core in a moment, with a certificate
                 delay = self._renew_retry.next()
                 self._renew_not_before = loop.time() + delay
-                self.renewal_trouble = f"certificate not renewed: {text_of(error)}"
+                self.renewal_trouble = f"{what}: {text_of(error)}"
                 log.warning("workload %s: %s; next try in %.0f s", self.name, self.renewal_trouble, delay)
         if held.credential is None or self.renewal_trouble is not None or identity != held.identity:
             return max(0.05, self._renew_not_before - loop.time())
         return max(0.05, (held.credential.renew_at - self.around.now()).total_seconds())
+
+    def _is_due(self, held: Held, identity: SpiffeId) -> bool:
+        """A certificate is due in time, for another identity, and when its own trust anchor is none any more; to a core
+        of an older version, which takes trust anchors only with one, also when these changed."""
+        credential, bundle = held.credential, self.around.credentials.bundle
+        if credential is None or identity != held.identity or self.around.now() >= credential.renew_at:
+            return True
+        lost = credential.svid.anchor not in bundle.fingerprints
+        return held.bundle != bundle and (lost or not self.around.trust.apart)
 
     def _limits(self) -> Limits:
         """What it may have: by the mesh state, where that says something, else by the node's configuration."""
@@ -414,7 +422,9 @@ class Enrolment:
         return limits
 
     async def _give_credential(self, key: int, identity: SpiffeId, credential: Credential) -> TrustBundle:
-        """The trust anchors that the core got with it."""
+        """The trust anchors that the core got before it, or with it."""
+        # Right before: a core that takes the place of this one meanwhile does not know the key.
+        await self.around.trust.push()
         svid, bundle = credential.svid, self.around.credentials.bundle
         await self.around.core.call(
             CoreClient.workload_credentials,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nodeseal.clock import utc_now
 from nodeseal.contracts.api import CoreNumber, UpgradedCore
-from nodeseal.cores.distribution import MeshPusher
+from nodeseal.cores.distribution import MeshPusher, TrustPusher
 from nodeseal.cores.hot_restart import Handover
 from nodeseal.cores.process import CoreOptions, spawn
 from nodeseal.cores.supervisor import CoreSupervisor, StartCore
@@ -87,7 +87,8 @@ class Node:
         )
         credentials = Credentials(issuer, now=now)
         settle = config.settle.total_seconds()
-        self.around = Surroundings(self, self.core, capture, credentials, settle, config.limits, now)
+        trust = TrustPusher(self.core, lambda: credentials.bundle)
+        self.around = Surroundings(self, self.core, capture, credentials, trust, settle, config.limits, now)
         self.enrolments = Enrolments()
         self.publication = OwnPublication(source, lambda: credentials.trust, self.enrolments.published)
         self.former = FormerPublications(config.run_dir, source, source_at)
@@ -274,7 +275,7 @@ class Node:
             self.enrolments.wake_if_gone()
 
     async def _follow_trust(self) -> None:
-        """Wakes the enrolments when the trust anchors have changed: each gives them to the core."""
+        """Wakes the enrolments when the trust anchors have changed: they see to it that the core gets them."""
         async for _bundle in self.issuer.changes():
             self._wake_all()
 

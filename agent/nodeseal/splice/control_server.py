@@ -96,6 +96,7 @@ class ControlServer:
         self.retired = False
         self._ends_at: float | None = None
         self._records: dict[int, Record] = {}
+        self._trusted = ""
         self.decider = Decider(core, self._name_of)
         self.stopping = False
         self.events = EventStream(core, self._text_of)
@@ -107,6 +108,7 @@ class ControlServer:
             contract.WorkloadAdd: self._workload_add,
             contract.WorkloadLimits: self._workload_limits,
             contract.WorkloadCredentials: self._workload_credentials,
+            contract.TrustBundle: self._trust_bundle,
             contract.WorkloadListen: self._workload_listen,
             contract.WorkloadUnlisten: self._workload_unlisten,
             contract.WorkloadRemove: self._workload_remove,
@@ -235,12 +237,27 @@ class ControlServer:
     def _workload_credentials(self, request: contract.WorkloadCredentials, _carried: Carried) -> Outcome:
         record = self._record(request.key)
         identity = SpiffeId.parse(request.identity)
-        if request.bundle_pem is msgspec.UNSET:
-            raise RequestError("workload_credentials needs a trust bundle")
-        self._core.workload_credentials(record.key, request.chain_pem, request.key_pem, request.bundle_pem)
+        if request.bundle_pem is not msgspec.UNSET:
+            self._trust(request.bundle_pem)
+        self._core.workload_credentials(record.key, request.chain_pem, request.key_pem)
         record.identity = identity
         log.info("workload %s has new credentials for %s", record.name, identity)
         return Answer()
+
+    def _trust_bundle(self, request: contract.TrustBundle, _carried: Carried) -> Outcome:
+        if request.trust_domain != self._trust_domain:
+            raise RequestError(
+                f"trust anchors of {request.trust_domain}; this core's workloads are of {self._trust_domain}"
+            )
+        self._trust(request.bundle_pem)
+        return Answer()
+
+    def _trust(self, bundle_pem: str) -> None:
+        # An agent that starts does not know what this core has, and tunnels need not suffer for that.
+        if bundle_pem != self._trusted:
+            self._core.trust(bundle_pem)
+            self._trusted = bundle_pem
+            log.info("new trust anchors for %s", self._trust_domain)
 
     def _workload_listen(self, request: contract.WorkloadListen, carried: Carried) -> Outcome:
         record, roles = self._record(request.key), list(request.roles)

@@ -244,9 +244,13 @@ class Core:
         structure = self.native.ffi.new("struct ns_limits *", limits.as_dict())
         self._call("core_workload_limits", key, structure)
 
-    def workload_credentials(self, key: int, chain_pem: str, key_pem: str, bundle_pem: str) -> None:
+    def trust(self, bundle_pem: str) -> None:
+        """See core_trust: of all workloads."""
+        self._call("core_trust", bundle_pem.encode())
+
+    def workload_credentials(self, key: int, chain_pem: str, key_pem: str) -> None:
         """See core_workload_credentials: all or nothing."""
-        self._call("core_workload_credentials", key, chain_pem.encode(), key_pem.encode(), bundle_pem.encode())
+        self._call("core_workload_credentials", key, chain_pem.encode(), key_pem.encode())
 
     def workload_listen(self, key: int, role: int, fd: int) -> None:
         """See core_workload_listen; `fd` is duplicated."""

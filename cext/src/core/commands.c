@@ -23,12 +23,11 @@ static void add(struct worker *worker, struct command *command)
     workload_enter(worker, workload);
 }
 
-/* Takes the credentials of a COMMAND_CREDENTIALS over. New streams use new tunnels. */
-static void take_credentials(struct workload *workload, struct command *command)
+/* Verifies the workload's peers by the worker's trust from now on. New streams use new tunnels. */
+static void give_trust(struct worker *worker, struct workload *workload, void *unused)
 {
-    tls_credentials_dispose(&workload->credentials);
-    workload->credentials = command->credentials;
-    memset(&command->credentials, 0, sizeof(command->credentials));
+    (void)unused;
+    tls_credentials_trust(&workload->credentials, &worker->trust);
     struct link *at, *next;
     link_each(at, next, &workload->tunnels)
     {
@@ -36,6 +35,24 @@ static void take_credentials(struct workload *workload, struct command *command)
         if (tunnel->role == TLS_CLIENT)
             tunnel_retire(tunnel);
     }
+}
+
+/* Takes the credentials of a COMMAND_CREDENTIALS over. */
+static void take_credentials(struct worker *worker, struct workload *workload, struct command *command)
+{
+    tls_credentials_dispose(&workload->credentials);
+    workload->credentials = command->credentials;
+    memset(&command->credentials, 0, sizeof(command->credentials));
+    give_trust(worker, workload, NULL);
+}
+
+/* Takes the anchors of a COMMAND_TRUST over. */
+static void take_trust(struct worker *worker, struct command *command)
+{
+    tls_trust_dispose(&worker->trust);
+    worker->trust = command->trust;
+    command->trust.store = NULL;
+    workloads_each(worker, give_trust, NULL);
 }
 
 void commands_remove(struct worker *worker, struct workload *workload, void *unused)
@@ -89,7 +106,10 @@ static void command_run(struct worker *worker, struct command *command)
         break;
     case COMMAND_CREDENTIALS:
         if (workload != NULL)
-            take_credentials(workload, command);
+            take_credentials(worker, workload, command);
+        break;
+    case COMMAND_TRUST:
+        take_trust(worker, command);
         break;
     case COMMAND_LISTEN:
         if (workload != NULL)

@@ -158,15 +158,36 @@ int core_workload_limits(struct core *core, uint64_t workload, const struct ns_l
     return registered != NULL ? 0 : fail(error, error_size, "no workload has this key", 0);
 }
 
+int core_trust(struct core *core, const char *bundle_pem, char *error, size_t error_size)
+{
+    NS_CHECK(core, CORE_MAGIC);
+    struct tls_trust made[WORKERS_MAX];
+    for (uint32_t i = 0; i < core->worker_count; i++) {
+        if (tls_trust_init(&made[i], core->workers[i].libctx, bundle_pem, error, error_size) != 0) {
+            while (i-- > 0)
+                tls_trust_dispose(&made[i]);
+            return -1;
+        }
+    }
+    pthread_mutex_lock(&core->mutex);
+    for (uint32_t i = 0; i < core->worker_count; i++) {
+        struct command *command = command_new(COMMAND_TRUST, 0);
+        command->trust = made[i];
+        mailbox_post(&core->workers[i].mailbox, command);
+    }
+    pthread_mutex_unlock(&core->mutex);
+    return 0;
+}
+
 int core_workload_credentials(struct core *core, uint64_t workload, const char *chain_pem,
-                              const char *key_pem, const char *bundle_pem, char *error, size_t error_size)
+                              const char *key_pem, char *error, size_t error_size)
 {
     NS_CHECK(core, CORE_MAGIC);
     struct tls_credentials made[WORKERS_MAX];
     /* Made here, each in its worker's library context, so that no worker spends time on parsing. */
     for (uint32_t i = 0; i < core->worker_count; i++) {
-        if (tls_credentials_init(&made[i], core->workers[i].libctx, chain_pem, key_pem, bundle_pem, error,
-                                 error_size) != 0) {
+        if (tls_credentials_init(&made[i], core->workers[i].libctx, chain_pem, key_pem, error, error_size) !=
+            0) {
             while (i-- > 0)
                 tls_credentials_dispose(&made[i]);
             return -1;

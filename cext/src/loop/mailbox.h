@@ -24,6 +24,7 @@ struct snapshot;
 enum command_kind {
     COMMAND_ADD,
     COMMAND_CREDENTIALS,
+    COMMAND_TRUST,
     COMMAND_LISTEN, /* to the home worker only */
     COMMAND_UNLISTEN,
     COMMAND_ACCEPTED, /* from the home worker: a connection for another one */
@@ -46,6 +47,7 @@ struct command {
     struct quota *quota;                /* ADD, ACCEPTED (counted in): a reference, handed over */
     struct ns_address address;          /* ADD: the workload's; ACCEPTED: who connected */
     struct tls_credentials credentials; /* handed over */
+    struct tls_trust trust;             /* handed over */
     struct decision *decision;          /* ANSWER: handed over */
     struct snapshot *snapshot;          /* borrowed from the caller, who waits */
 };

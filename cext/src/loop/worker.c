@@ -65,6 +65,7 @@ void worker_dispose(struct worker *worker)
     endpoints_dispose(&worker->endpoints);
     closed_dispose(&worker->closed);
     events_dispose(&worker->events);
+    tls_trust_dispose(&worker->trust);
     OSSL_LIB_CTX_free(worker->libctx);
     int fds[] = {worker->epoll_fd, worker->wake.fd, worker->spare_fd};
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)

@@ -143,6 +143,8 @@ struct worker {
     /* Given up for a moment when descriptors run out, to accept and reset a connection. */
     int spare_fd;
     OSSL_LIB_CTX *libctx;
+    /* By which all workloads verify their peers; nobody until it comes. */
+    struct tls_trust trust;
     struct block_pool blocks;
     struct splice_pool pipes;
     struct scratch scratch;

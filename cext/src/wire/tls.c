@@ -268,21 +268,32 @@ static X509 *next_certificate(BIO *pem, OSSL_LIB_CTX *libctx, int *ok)
     return certificate;
 }
 
-static int load_bundle(SSL_CTX *ctx, OSSL_LIB_CTX *libctx, const char *bundle_pem)
+int tls_trust_init(struct tls_trust *trust, OSSL_LIB_CTX *libctx, const char *bundle_pem, char *error,
+                   size_t error_size)
 {
-    X509_STORE *store = X509_STORE_new();
+    ERR_clear_error();
     BIO *pem = BIO_new_mem_buf(bundle_pem, -1);
     int count = 0;
-    int ok = store != NULL && pem != NULL;
+    trust->store = X509_STORE_new();
+    int ok = trust->store != NULL && pem != NULL;
     X509 *certificate;
     while (ok && (certificate = next_certificate(pem, libctx, &ok)) != NULL) {
-        ok = X509_STORE_add_cert(store, certificate);
+        ok = X509_STORE_add_cert(trust->store, certificate);
         X509_free(certificate);
         count++;
     }
     BIO_free(pem);
-    SSL_CTX_set_cert_store(ctx, store);
-    return ok && count > 0 ? 0 : -1;
+    if (ok && count > 0)
+        return 0;
+    error_line(error, error_size, "the trust bundle cannot be read or holds no certificate");
+    tls_trust_dispose(trust);
+    return -1;
+}
+
+void tls_trust_dispose(struct tls_trust *trust)
+{
+    X509_STORE_free(trust->store);
+    trust->store = NULL;
 }
 
 static int load_chain(SSL_CTX *ctx, OSSL_LIB_CTX *libctx, const char *chain_pem)
@@ -312,8 +323,8 @@ static int load_key(SSL_CTX *ctx, OSSL_LIB_CTX *libctx, const char *key_pem)
 }
 
 /* One for both roles: a session takes its role when it begins. */
-static SSL_CTX *context_new(OSSL_LIB_CTX *libctx, const char *chain_pem, const char *key_pem,
-                            const char *bundle_pem, char *error, size_t error_size)
+static SSL_CTX *context_new(OSSL_LIB_CTX *libctx, const char *chain_pem, const char *key_pem, char *error,
+                            size_t error_size)
 {
     ERR_clear_error();
     SSL_CTX *ctx = SSL_CTX_new_ex(libctx, NULL, TLS_method());
@@ -327,8 +338,6 @@ static SSL_CTX *context_new(OSSL_LIB_CTX *libctx, const char *chain_pem, const c
         wrong = "OpenSSL lacks TLS 1.3 with AES-GCM";
     else if ((wrong = tls_bounds_set(ctx)) != NULL)
         ;
-    else if (load_bundle(ctx, libctx, bundle_pem) != 0)
-        wrong = "the trust bundle cannot be read or holds no certificate";
     else if (load_chain(ctx, libctx, chain_pem) != 0)
         wrong = "the certificate chain cannot be read";
     else if (load_key(ctx, libctx, key_pem) != 0)
@@ -354,16 +363,23 @@ static SSL_CTX *context_new(OSSL_LIB_CTX *libctx, const char *chain_pem, const c
 }
 
 int tls_credentials_init(struct tls_credentials *credentials, OSSL_LIB_CTX *libctx, const char *chain_pem,
-                         const char *key_pem, const char *bundle_pem, char *error, size_t error_size)
+                         const char *key_pem, char *error, size_t error_size)
 {
     credentials->libctx = libctx;
-    credentials->context = context_new(libctx, chain_pem, key_pem, bundle_pem, error, error_size);
+    credentials->context = context_new(libctx, chain_pem, key_pem, error, error_size);
     credentials->name[0] = 0;
     char identity[NS_IDENTITY_MAX];
     if (credentials->context != NULL &&
         svid_identity(SSL_CTX_get0_certificate(credentials->context), identity) == 0)
         tls_name_of(libctx, identity, credentials->name);
     return credentials->context != NULL ? 0 : -1;
+}
+
+void tls_credentials_trust(struct tls_credentials *credentials, const struct tls_trust *trust)
+{
+    /* Sessions read the store through their context when the peer has shown its chain. */
+    if (credentials->context != NULL && trust->store != NULL)
+        SSL_CTX_set1_cert_store(credentials->context, trust->store);
 }
 
 void tls_credentials_dispose(struct tls_credentials *credentials)

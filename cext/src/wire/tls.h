@@ -24,17 +24,30 @@ enum tls_role { TLS_CLIENT = 0, TLS_SERVER = 1 };
 
 enum { TLS_NAME_SIZE = 48 };
 
-/* What one workload presents and trusts; immutable, counted by OpenSSL through its context. */
+/* The anchors by which peers are verified; immutable, counted by OpenSSL through its store. */
+struct tls_trust {
+    X509_STORE *store; /* NULL: nobody is trusted */
+};
+
+/* Reads them into `libctx`. On failure returns -1, writes one line to error, and leaves nothing allocated. */
+int tls_trust_init(struct tls_trust *trust, OSSL_LIB_CTX *libctx, const char *bundle_pem, char *error,
+                   size_t error_size);
+void tls_trust_dispose(struct tls_trust *trust);
+
+/* What one workload presents, and whom it trusts; counted by OpenSSL through its context. */
 struct tls_credentials {
     SSL_CTX *context;         /* for both roles */
     OSSL_LIB_CTX *libctx;     /* borrowed; NULL: OpenSSL's default */
     char name[TLS_NAME_SIZE]; /* tls_name_of the certificate's identity; "": it has none */
 };
 
-/* Makes them in `libctx` (one per worker, because OpenSSL 3.0's own locks are slow). On failure
- * returns -1, writes one line to error, and leaves nothing allocated. */
+/* Makes them in `libctx` (one per worker, because OpenSSL 3.0's own locks are slow). They trust nobody yet.
+ * On failure returns -1, writes one line to error, and leaves nothing allocated. */
 int tls_credentials_init(struct tls_credentials *credentials, OSSL_LIB_CTX *libctx, const char *chain_pem,
-                         const char *key_pem, const char *bundle_pem, char *error, size_t error_size);
+                         const char *key_pem, char *error, size_t error_size);
+/* From now on peers are verified by `trust`, those of handshakes that have begun as well. It belongs to the
+ * same thread as the sessions. Nothing happens if the credentials have no context. */
+void tls_credentials_trust(struct tls_credentials *credentials, const struct tls_trust *trust);
 void tls_credentials_dispose(struct tls_credentials *credentials);
 
 struct tls {
