@@ -78,9 +78,11 @@ class Core:
                 if reply is None:
                     continue
                 answer, sent = reply
-                with control_socket.packed(answer, sent) as message:
-                    control_socket.send(peer, message)
-                control_socket.close_all(sent)
+                try:
+                    with control_socket.packed(answer, sent) as message:
+                        control_socket.send(peer, message)
+                finally:
+                    control_socket.close_all(sent)
 
 
 @pytest.fixture
