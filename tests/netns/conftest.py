@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     leave the mesh state, the agents and the cores as they are."""
     with running_lab(tmp_path_factory.mktemp("lab"), more_pods=("guest:node1:plain",), ipv6=True) as lab:
         yield lab
+
+
+@pytest.fixture
+def lab_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For a lab of one test; short, because of the Unix sockets in it."""
+    return tmp_path_factory.mktemp("labs") / "r"
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from nodeseal.capture.node import NodeCapture
 from nodeseal.linux import tc_filters
 from support.connection import echoes
 from support.connection import echoes as echoes_of
-from support.hosts import HOSTS, PORTS, Host, row_of
+from support.hosts import HOSTS, PORTS, Host
 from support.lab import HBONE_PORT, RunningLab, running_lab
 from support.netfilter import nft, rule, ruleset
 from support.patience import PATIENCE, wait_for
@@ -343,7 +343,7 @@ def test_a_mark_that_is_changed_on_the_way_to_lo_is_set_right(lab: RunningLab, p
     with rule(node1(lab), "type filter hook postrouting priority -150", "meta mark set 0x7"):
         dialled = process.dial(server.address)
         assert dialled.echoes(CARD)
-        assert row_of(lab, "node1", "outbound", host.source_of(dialled))["peer"] == lab.identity("pipeline")
+        assert lab.connection("node1", "outbound", host.source_of(dialled))["peer"] == lab.identity("pipeline")
         assert echoes(programs.dial("pipeline", (host.address, PORTS["vector"])), CARD.encode())
     assert other.peers() == []
     assert held_on(lab) == before

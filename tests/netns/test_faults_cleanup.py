@@ -190,16 +190,16 @@ def test_cleanup_when_a_namespace_is_gone(lab: RunningLab, programs: Programs, u
     assert {entry.name for entry in lab.run_dir("node1").iterdir()} <= LABS_OWN
 
 
-def test_lab_down_after_kill_9_of_everything_leaves_nothing(tmp_path: Path) -> None:
-    with running_lab(tmp_path / "labs") as lab:
+def test_lab_down_after_kill_9_of_everything_leaves_nothing(lab_root: Path) -> None:
+    with running_lab(lab_root) as lab:
         name = lab.lab.plan.name
         kill_agents_and_cores(lab)
-        report = take_down(name, tmp_path / "labs")
+        report = take_down(name, lab_root)
         assert report.failures == ()
         assert list_namespaces(prefix(name)) == []
         assert mounts_below(lab.directory) == []
         assert processes_with(lab.directory) == []
-        assert not (tmp_path / "labs").exists()
+        assert not lab_root.exists()
         assert [registry.note_of(lab.run_dir(node)) for node in NODES] == [None, None]
 
 

@@ -361,10 +361,10 @@ def test_second_agent_for_the_same_directory(lab: RunningLab, programs: Programs
     assert echoes(programs.dial("shipper", server.address))
 
 
-def test_second_agent_for_the_same_node_with_another_directory(tmp_path: Path) -> None:
+def test_second_agent_for_the_same_node_with_another_directory(tmp_path: Path, lab_root: Path) -> None:
     """Two agents of one node would fight for its workloads and overwrite each other's publication."""
     # A lab of its own: were the second agent to run, it would disturb the first.
-    with running_lab(tmp_path / "labs") as lab, Programs(lab) as programs:
+    with running_lab(lab_root) as lab, Programs(lab) as programs:
         server = programs.serve("pipeline")
         client = programs.dial("shipper", server.address)
         assert echoes(client)

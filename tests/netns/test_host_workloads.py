@@ -18,7 +18,7 @@ from nodeseal_lab.cgroups import directory_of
 from nodeseal_lab.mesh_state import SETTLE
 from support.connection import echoes
 from support.host_process import Dialled, HostProcess
-from support.hosts import HOSTS, PORTS, Host, row_of
+from support.hosts import HOSTS, PORTS, Host
 from support.lab import RunningLab, running_lab
 from support.patience import PATIENCE, wait_for
 from support.programs import Programs
@@ -47,9 +47,9 @@ def test_each_process_dials_with_its_own_identity(lab: RunningLab, programs: Pro
         for name in ("vector", "registry"):
             dialled = host.process(name).dial(server.address)
             assert dialled.echoes(CARD)
-            seen = row_of(lab, "node2", "inbound", host.source_of(dialled))
+            seen = lab.connection("node2", "inbound", host.source_of(dialled))
             assert (seen["mtls"], seen["peer"]) == (True, named(lab, name))
-            own = row_of(lab, "node1", "outbound", host.source_of(dialled))
+            own = lab.connection("node1", "outbound", host.source_of(dialled))
             assert (own["peer"], own["source_workload"]) == (named(lab, "pipeline"), f"default/{name}")
         assert not wire.carries(CARD.encode())
 
@@ -60,7 +60,7 @@ def test_a_process_of_no_workload_stays_in_plaintext(lab: RunningLab, programs: 
         dialled = host.process().dial(server.address)
         assert dialled.echoes(CARD)
         assert wire.carries(CARD.encode())
-    seen = row_of(lab, "node2", "inbound", host.source_of(dialled))
+    seen = lab.connection("node2", "inbound", host.source_of(dialled))
     assert (seen["mtls"], seen["reason"]) == (False, "source-shares-address")
 
 
@@ -123,7 +123,7 @@ def test_a_pod_of_the_same_node_reaches_a_process_and_is_reached(
     server = programs.serve("siem")
     dialled = host.process("registry").dial(server.address)
     assert dialled.echoes(CARD)
-    outbound = row_of(lab, "node1", "outbound", host.source_of(dialled))
+    outbound = lab.connection("node1", "outbound", host.source_of(dialled))
     assert outbound["peer"] == named(lab, "siem")
 
 
@@ -141,11 +141,11 @@ def test_unenrolling_one_leaves_its_connections_and_the_other_alone(
         assert echoes(inbound, CARD.encode())
         direct = vector.dial(server.address)
         assert direct.echoes(CARD)
-        assert row_of(lab, "node2", "inbound", host.source_of(direct))["mtls"] is False
+        assert lab.connection("node2", "inbound", host.source_of(direct))["mtls"] is False
         assert echoes(programs.dial("pipeline", (host.address, PORTS["vector"])), CARD.encode())
         again = registry.dial(server.address)
         assert again.echoes(CARD)
-        assert row_of(lab, "node2", "inbound", host.source_of(again))["peer"] == named(lab, "registry")
+        assert lab.connection("node2", "inbound", host.source_of(again))["peer"] == named(lab, "registry")
         for connection in (*outbound.values(), again):
             connection.close()
         inbound.close()
@@ -165,7 +165,7 @@ def test_connections_older_than_enrolment_are_shown_with_their_own_workload(
     lab.lab.enrol("vector")
     assert old.echoes(CARD)
     assert other.echoes(CARD)
-    row = row_of(lab, "node1", "outbound", host.source_of(old))
+    row = lab.connection("node1", "outbound", host.source_of(old))
     assert (row["workload"], row["reason"]) == ("default/vector", "opened-before-enrolment")
     sources = [row["source"] for row in lab.connections("node1")]
     assert host.source_of(other) not in sources
@@ -192,7 +192,7 @@ def test_a_new_agent_or_core_takes_both_over(lab: RunningLab, programs: Programs
     for name, process in processes.items():
         dialled = process.dial(server.address, timeout=PATIENCE)
         assert dialled.echoes(CARD)
-        assert row_of(lab, "node2", "inbound", host.source_of(dialled))["peer"] == named(lab, name)
+        assert lab.connection("node2", "inbound", host.source_of(dialled))["peer"] == named(lab, name)
         client = programs.dial("pipeline", (host.address, PORTS[name]))
         assert echoes(client, CARD.encode())
         assert lab.outbound(client)["peer"] == named(lab, name)
@@ -211,11 +211,11 @@ def test_a_service_that_is_started_again_is_captured_again(lab: RunningLab, prog
 
     dialled = wait_for(captured, "vector is captured again")
     assert dialled.echoes(CARD)
-    assert row_of(lab, "node2", "inbound", host.source_of(dialled))["peer"] == named(lab, "vector")
+    assert lab.connection("node2", "inbound", host.source_of(dialled))["peer"] == named(lab, "vector")
 
 
-def test_cleanup_and_down_leave_nothing(tmp_path: Path) -> None:
-    with running_lab(tmp_path, host_workloads=HOSTS) as lab:
+def test_cleanup_and_down_leave_nothing(lab_root: Path) -> None:
+    with running_lab(lab_root, host_workloads=HOSTS) as lab:
         plan = lab.lab.plan
         cgroup = Path("/sys/fs/cgroup")
         process = HostProcess(plan.node("node1").netns, plan.pod("vector").cgroup)

@@ -25,9 +25,9 @@ NAME = f"t{os.getpid()}"
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "labs"
-    take_down(NAME, tmp_path / "labs")
+def root(lab_root: Path) -> Iterator[Path]:
+    yield lab_root
+    take_down(NAME, lab_root)
 
 
 @pytest.fixture

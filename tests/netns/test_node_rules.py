@@ -14,7 +14,7 @@ import pytest
 
 from nodeseal_lab.plan import NODE_RULES, PIPELINE_HTTP_PORT
 from support.connection import echoes, endpoint
-from support.hosts import HOSTS, PORTS, Host, row_of
+from support.hosts import HOSTS, PORTS, Host
 from support.lab import HBONE_PORT, RunningLab, running_lab
 from support.netfilter import ruleset, tracked
 from support.programs import Programs
@@ -54,12 +54,12 @@ def test_a_service_is_dialled_through_the_mesh_by_its_own_address(
     with programs.sniff("node1") as wire:
         dialled = process.dial(service)
         assert dialled.echoes(CARD)
-        own = row_of(lab, "node1", "outbound", host.source_of(dialled))
+        own = lab.connection("node1", "outbound", host.source_of(dialled))
         assert (own["mtls"], own["destination"], own["peer"]) == (True, endpoint(service), lab.identity("pipeline"))
         packets = wire.cut()
     assert not any(CARD.encode() in packet.payload for packet in packets)
     assert ports_used(packets) <= {HBONE_PORT}
-    assert (row_of(lab, "node2", "inbound", host.source_of(dialled)))["peer"] == lab.identity("vector")
+    assert (lab.connection("node2", "inbound", host.source_of(dialled)))["peer"] == lab.identity("vector")
     assert service not in dialled_by_the_node(lab)
 
 
@@ -80,7 +80,7 @@ def test_a_pod_is_dialled_through_the_mesh(lab: RunningLab, programs: Programs, 
         for name in PORTS:
             dialled = host.process(name).dial(server.address)
             assert dialled.echoes(CARD)
-            assert row_of(lab, "node2", "inbound", host.source_of(dialled))["peer"] == lab.identity(name)
+            assert lab.connection("node2", "inbound", host.source_of(dialled))["peer"] == lab.identity(name)
         packets = wire.cut()
     assert not any(CARD.encode() in packet.payload for packet in packets)
     assert ports_used(packets) <= {HBONE_PORT}
@@ -130,8 +130,8 @@ def test_nothing_was_about_to_leave_in_plaintext(lab: RunningLab) -> None:
     assert lab.status("node1")["capture"]["held"]["packets"] == 0
 
 
-def test_cleanup_leaves_the_nodes_rules_alone(tmp_path: Path) -> None:
-    with running_lab(tmp_path, host_workloads=HOSTS, node_rules="kube-proxy-nftables") as lab:
+def test_cleanup_leaves_the_nodes_rules_alone(lab_root: Path) -> None:
+    with running_lab(lab_root, host_workloads=HOSTS, node_rules="kube-proxy-nftables") as lab:
         netns = lab.lab.plan.node("node1").netns
         assert "notrack" in ruleset(netns)
         with_ours = ruleset(netns)

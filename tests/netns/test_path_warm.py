@@ -16,10 +16,10 @@ from support.programs import Programs
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[RunningLab]:
+def lab(lab_root: Path) -> Iterator[RunningLab]:
     """Certificates are renewed about every three seconds. `double` stands in for a peer."""
     settings = {"certificate_lifetime": "6s", "warm_tunnels": "10m"}
-    with running_lab(tmp_path, more_pods=("double:node2:plain",), settings=settings) as lab:
+    with running_lab(lab_root, more_pods=("double:node2:plain",), settings=settings) as lab:
         yield lab
 
 

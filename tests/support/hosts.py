@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from support.connection import endpoint
 from support.host_process import Dialled, HostProcess
 from support.lab import RunningLab
-from support.patience import wait_for
 from support.programs import Programs
 
 PORTS = {"vector": 9100, "registry": 5000}
@@ -44,13 +41,3 @@ class Host:
     def source_of(self, dialled: Dialled) -> str:
         """Where a connection of one of the processes comes from, as the agents write it."""
         return endpoint((self.address, dialled.port))
-
-
-def row_of(lab: RunningLab, node: str, direction: str, source: str) -> dict[str, Any]:
-    """The connection that came from there, as a node's agent shows it."""
-
-    def find() -> dict[str, Any] | None:
-        rows = [row for row in lab.connections(node) if (row["direction"], row["source"]) == (direction, source)]
-        return rows[0] if rows and rows[0]["state"] not in ("deciding", "connecting") else None
-
-    return wait_for(find, f"{node} shows the connection from {source}")

@@ -107,15 +107,21 @@ class RunningLab:
     def outbound(self, client: socket.socket) -> dict[str, Any]:
         """The row of a connection that was dialled in a pod, on the pod's own node; waits until it is there and
         decided."""
-        source = endpoint(client.getsockname())
         own = client.getsockname()[0]
         node = next(pod.node for pod in self.lab.plan.pods if own in map(str, pod.addresses))
+        return self.connection(node, "outbound", endpoint(client.getsockname()))
+
+    def connection(self, node: str, direction: str, source: str) -> dict[str, Any]:
+        """The latest connection that came from there, as a node's agent shows it; waits until it is there and
+        decided."""
 
         def find() -> dict[str, Any] | None:
-            rows = [row for row in self.connections(node) if row["source"] == source and row["direction"] == "outbound"]
-            return rows[0] if rows and rows[0]["state"] not in ("deciding", "connecting") else None
+            rows = [row for row in self.connections(node) if (row["direction"], row["source"]) == (direction, source)]
+            # An earlier one may have had the same port.
+            row = min(rows, key=lambda row: row["age_seconds"] or 0.0, default=None)
+            return row if row and row["state"] not in ("deciding", "connecting") else None
 
-        return wait_for(find, f"the agent of {node} shows the connection from {source}")
+        return wait_for(find, f"{node} shows the connection from {source}")
 
     def enrolled(self, *pods: str) -> bool:
         """Whether every one of the pods is enrolled; False as well while an agent does not answer."""

@@ -18,7 +18,7 @@ from nodeseal_lab.processes import child_environment
 from support.patience import PATIENCE
 
 
-def nodeseal(*arguments: str, timeout: float = 60, **options: Any) -> subprocess.CompletedProcess[str]:
+def nodeseal(*arguments: str, timeout: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
     """Runs `nodeseal ARGUMENTS` as a user does, output captured as text. `options` as for subprocess.run; `env` is
     added to the environment."""
     environment = child_environment() | options.pop("env", {})
