@@ -112,8 +112,8 @@ def markdown_report(result: Mapping[str, Any], plots: Sequence[tuple[str, str]])
             f"Measured on {machine['date'][:10]} at commit `{machine['commit']}`: {machine['cpus']} CPUs "
             f"({machine['cpu']}), {machine['memory_gb']:g} GB, Linux {machine['kernel']}, {machine['distribution']}. "
             f"Congestion control `{machine['congestion_control']}` in all namespaces. {runs['rounds']} rounds, "
-            f"{runs['seconds']:g} s for each load after {runs['warmup']:g} s of warm-up. Medians; in small print the "
-            "smallest and the largest round."
+            f"{runs['seconds']:g} s for each load after {runs['warmup']:g} s of warm-up. Medians; below the smallest "
+            "and the largest round."
         ),
         "",
         "| peer | threads a side | version |",
@@ -121,12 +121,14 @@ def markdown_report(result: Mapping[str, Any], plots: Sequence[tuple[str, str]])
     ]
     lines += [f"| {name} | {machine['threads'][name]} | {version} |" for name, version in machine["versions"].items()]
     for title, columns in TABLES:
-        lines += ["", f"### {title}", "", "| |" + "|".join(heading for _, heading in columns) + "|"]
-        lines.append("|---" * (len(columns) + 1) + "|")
-        for peer, figures in runs["medians"].items():
-            spread = runs["spread"][peer]
-            cells = [_cell(figures.get(name), spread.get(name)) for name, _ in columns]
-            lines.append(f"| {peer} | " + " | ".join(cells) + " |")
+        medians = {
+            peer: [_number(figures.get(name)) for name, _ in columns] for peer, figures in runs["medians"].items()
+        }
+        spread = {
+            peer: [_spread(figures.get(name), runs["spread"][peer].get(name)) for name, _ in columns]
+            for peer, figures in runs["medians"].items()
+        }
+        lines += ["", f"### {title}", "", *_table(columns, medians), "", *_table(columns, spread)]
     for title, path in plots:
         lines += ["", f"![{title}]({path})"]
     lines += ["", "### Targets", "", "| nodeseal / envoy-hbone | ratio | target | |", "|---|---|---|---|"]
@@ -154,12 +156,15 @@ def read_page(text: str) -> dict[str, Any]:
         _, found, rest = text.partition(f"\n### {title}\n\n")
         if not found:
             raise BenchError(f"docs/performance.md: the table '{title}' is not there")
-        for line in rest.partition("\n\n")[0].splitlines()[2:]:
-            peer, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-            for (name, _), cell in zip(columns, cells, strict=True):
-                numbers = [float(number) for number in re.findall(r"[\d.]+", cell)]
-                medians.setdefault(peer, {})[name] = numbers[0] if numbers else None
-                spread.setdefault(peer, {})[name] = numbers[1:] or numbers * 2
+        first, second = (part.splitlines()[2:] for part in rest.split("\n\n", 2)[:2])
+        for above, below in zip(first, second, strict=True):
+            peer, *values = above.strip("|").split("|")
+            _, *spreads = below.strip("|").split("|")
+            for (name, _), value, between in zip(columns, values, spreads, strict=True):
+                median = float(value) if value != "-" else None
+                medians.setdefault(peer, {})[name] = median
+                numbers = [float(number) for number in re.findall(r"[\d.]+", between)]
+                spread.setdefault(peer, {})[name] = numbers or [median] * 2 if median is not None else []
     return {"rounds": int(rounds[1]), "medians": medians, "spread": spread}
 
 
@@ -192,12 +197,17 @@ def _rest(rest: Mapping[str, Any]) -> str:
     )
 
 
-def _cell(value: float | None, spread: Sequence[float] | None) -> str:
-    if value is None:
+def _table(columns: Columns, rows: Mapping[str, Sequence[str]]) -> list[str]:
+    """Without spaces: nine columns fit into WIDTH."""
+    head = ["peer", *(heading for _, heading in columns)]
+    lines = [head, ["---"] * len(head), *([peer, *cells] for peer, cells in rows.items())]
+    return [f"|{'|'.join(line)}|" for line in lines]
+
+
+def _spread(value: float | None, spread: Sequence[float] | None) -> str:
+    if value is None or spread is None or spread[0] == spread[1]:
         return "-"
-    if spread is None or spread[0] == spread[1]:
-        return _number(value)
-    return f"{_number(value)} <sub>{_number(spread[0])}–{_number(spread[1])}</sub>"
+    return f"{_number(spread[0])}–{_number(spread[1])}"
 
 
 def _number(value: float | None) -> str:

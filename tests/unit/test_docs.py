@@ -27,6 +27,11 @@ def test_requests_that_fail_say_so(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_lines_fit(path: Path) -> None:
+    assert [line for line in path.read_text().splitlines() if len(line) > 110] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
         if target.startswith("http"):

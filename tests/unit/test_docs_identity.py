@@ -6,19 +6,28 @@ import re
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-TABLES = CHECKOUT / "docs" / "identity.md"
+RULES = CHECKOUT / "docs" / "identity.md"
 TEST_PATTERN = re.compile(r"^TEST\((\w+)\)$", re.MULTILINE)
 
 
-def rows() -> list[list[str]]:
-    """The cells of each rule."""
-    lines = TABLES.read_text().splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    return [row for row in cells if row[0] not in ("Rule", "---")]
+def rows() -> list[tuple[str, str, str, str]]:
+    """(rule, source, what is said of a peer that breaks it, tests) of each: an item of a list, with items below."""
+    text = re.sub(r"\n +(?![ *])", " ", RULES.read_text())
+    found = []
+    for item in re.findall(r"^\* .*(?:\n  \* .*)*", text, re.MULTILINE):
+        rule, *below = item.split("\n  * ")
+        parts = dict(part.removesuffix(".").split(": ", 1) for part in below)
+        said = parts.get("Said", "").strip('"').replace("\\", "")
+        found.append((rule.removeprefix("* "), parts["Source"], said, parts.get("Test") or parts["Tests"]))
+    return found
 
 
 def names_in(name: str) -> set[str]:
     return set(TEST_PATTERN.findall((CHECKOUT / "tests" / "cext" / name).read_text()))
+
+
+def test_all_rules_are_found() -> None:
+    assert len(rows()) == RULES.read_text().count("* Source: ") >= 40
 
 
 def test_every_rule_has_its_source_and_tests_that_there_are() -> None:
