@@ -18,6 +18,7 @@ from nodeseal.authority.renewal import renew
 from nodeseal.identity.embedded import EmbeddedIssuer
 from nodeseal.mesh.spiffe import SpiffeId
 from nodeseal.node.issuer_watch import IssuerWatch
+from nodeseal.node.problems import row_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -71,7 +72,7 @@ def test_end_of_the_intermediate_comes_near_and_passes(world: World) -> None:
     world.time = END - 60 * DAY
     assert world.words() == ["ca-expires"]
     (problem,) = world.watch.problems()
-    assert msgspec.to_builtins(problem.row()) == {
+    assert msgspec.to_builtins(row_of(problem)) == {
         "word": "ca-expires",
         "level": "warning",
         "about": None,

@@ -20,9 +20,10 @@ from nodeseal.cli import connections, status, table
 from nodeseal.cli.table import duration, note, render, size
 from nodeseal.contracts.api import Status
 from nodeseal.contracts.output import NodeConnection, NodeRefused
+from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord, WhyLimited, WhyNotEnrolled, WhyPlaintext, WhyRefused, Word
 from nodeseal.node.mesh_state import InForce, MeshFailure
-from nodeseal.node.problems import Problem, collect
+from nodeseal.node.problems import collect
 from nodeseal.sources.source import MeshStateError, StateProblem
 
 Golden = Callable[[str, str], None]

@@ -14,8 +14,9 @@ from nodeseal.documents.bulk import NotTakenError, read_bulk
 from nodeseal.documents.document import Content
 from nodeseal.documents.readers import READERS
 from nodeseal.mesh.model import KINDS, Mesh
-from nodeseal.sources.directory.source import MeshStateError, load
+from nodeseal.sources.directory.source import load
 from nodeseal.sources.directory.state import StateFile
+from nodeseal.sources.source import MeshStateError
 
 PLAIN: dict[str, Any] = {
     "name": "shipper",

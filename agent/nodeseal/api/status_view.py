@@ -19,11 +19,11 @@ from nodeseal.cores.link import CoreLink
 from nodeseal.enrolment.workload import Enrolment
 from nodeseal.mesh.exclusions import Exclusions
 from nodeseal.mesh.model import Phase
+from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord, WhyNotEnrolled, WhyPlaintext
 from nodeseal.node import problems
 from nodeseal.node.absence import Absence
 from nodeseal.node.node import Node
-from nodeseal.node.problems import Problem
 
 _CORE_PATIENCE_S = 3.0
 _SUMMED = ("connections", "tunnels", "refused", "failed", "tls_failed", "memory")
@@ -82,7 +82,7 @@ def _starting(node: Node, doing: str) -> api.Status:
         core=node.core.describe(),
         mesh=api.MeshRow(source=str(node.source.describe())),
         capture=api.CaptureRow(held=node.held_back.shown(0)),
-        problems=[problem.row()],
+        problems=[problems.row_of(problem)],
     )
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from typing import Protocol
 
 from nodeseal.cores.client import CoreError
 from nodeseal.cores.link import CoreLink
 from nodeseal.cores.supervisor import CoreSupervisor
-from nodeseal.enrolment.workload import Enrolment
 from nodeseal.mesh.model import WorkloadName
 
 log = logging.getLogger("nodeseal.agent")
@@ -26,12 +26,32 @@ class UpgradeError(Exception):
     """An upgrade of the core is not complete; one line."""
 
 
-class Handover:
+class Handed(Protocol):
+    """A workload, as far as it concerns a change of cores: see nodeseal.enrolment.workload."""
+
+    name: WorkloadName
+
+    def is_behind(self, incarnation: int) -> bool:
+        """Whether something is in place for it that the core of this number does not have."""
+
+    @property
+    def shares_port(self) -> bool:
+        """Whether it is a process of the node, which all have port 15008 together, and something is in place for it."""
+
+    @property
+    def lacks_listeners(self) -> bool:
+        """Whether its core has yet to get some of its listeners."""
+
+    def wake(self) -> None:
+        """Lets it look again."""
+
+
+class HotRestart:
     """All methods belong to the event loop."""
 
-    def __init__(self, core: CoreSupervisor, enrolments: Mapping[WorkloadName, Enrolment]) -> None:
+    def __init__(self, core: CoreSupervisor, workloads: Mapping[WorkloadName, Handed]) -> None:
         self._core = core
-        self._enrolments = enrolments
+        self._workloads = workloads
         self._upgrading = asyncio.Lock()
         self._moved_on = asyncio.Event()
         self._core_known = (0, 0.0)  # the incarnation of the core that was seen last, and since when
@@ -54,7 +74,7 @@ class Handover:
         try:
             await asyncio.wait_for(asyncio.shield(retiring), _PATIENCE_S)
         except TimeoutError:
-            waiting = [str(name) for name, enrolment in self._enrolments.items() if self._behind(enrolment)]
+            waiting = [str(name) for name, workload in self._workloads.items() if self._behind(workload)]
             raise UpgradeError(
                 f"the new core still lacks {', '.join(waiting[:5]) or 'the mesh state'}"
                 f"{f' and {len(waiting) - 5} more' if len(waiting) > 5 else ''}; the one before goes on until it has "
@@ -83,10 +103,9 @@ class Handover:
         """An enrolment is in the present core, or the core is another one: for an upgrade that waits for it, and for
         its neighbours."""
         self._moved_on.set()
-        for enrolment in self._enrolments.values():
-            held = enrolment.held
-            if held is not None and held.workload.host is not None and held.lacking():
-                enrolment.wake()
+        for workload in self._workloads.values():
+            if workload.shares_port and workload.lacks_listeners:
+                workload.wake()
 
     def waits_for_neighbours(self, name: WorkloadName) -> bool:
         """See NodeServices. For a while only: one that cannot be handed over is no reason for the others to stand."""
@@ -96,20 +115,14 @@ class Handover:
             loop.call_later(_NEIGHBOURS_PATIENCE_S, self.moved_on)
         if loop.time() - self._core_known[1] >= _NEIGHBOURS_PATIENCE_S:
             return False
-        return any(
-            other.name != name
-            and other.held is not None
-            and other.held.workload.host is not None
-            and self._behind(other)
-            for other in self._enrolments.values()
-        )
+        neighbours = (other for other in self._workloads.values() if other.name != name and other.shares_port)
+        return any(map(self._behind, neighbours))
 
     async def _retire_at_last(self) -> None:
-        while not self._core.ready or any(map(self._behind, self._enrolments.values())):
+        while not self._core.ready or any(map(self._behind, self._workloads.values())):
             self._moved_on.clear()
             await self._moved_on.wait()
         await self._core.retire_older()
 
-    def _behind(self, enrolment: Enrolment) -> bool:
-        held = enrolment.held
-        return held is not None and not held.removing and held.incarnation != self._core.incarnation
+    def _behind(self, workload: Handed) -> bool:
+        return workload.is_behind(self._core.incarnation)

@@ -38,9 +38,9 @@ from nodeseal.identity.issuer import IssuerError
 from nodeseal.identity.trust import TrustBundle
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Phase, Workload, WorkloadName
+from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord, WhyNotEnrolled
 from nodeseal.mesh.spiffe import SpiffeId
-from nodeseal.node.problems import Problem
 
 log = logging.getLogger("nodeseal.agent")
 
@@ -86,6 +86,21 @@ class Enrolment:
     def finished(self) -> bool:
         """The mesh state does not know it and nothing is in place: it can be forgotten."""
         return self.wanted_state is None and self.held is None
+
+    def is_behind(self, incarnation: int) -> bool:
+        """Whether something is in place that the core of this number does not have."""
+        held = self.held
+        return held is not None and not held.removing and held.incarnation != incarnation
+
+    @property
+    def shares_port(self) -> bool:
+        """Whether a process of the node is captured, which all have port 15008 together."""
+        return self.held is not None and self.held.workload.host is not None
+
+    @property
+    def lacks_listeners(self) -> bool:
+        """Whether its core has yet to get some of its listeners."""
+        return self.held is not None and bool(self.held.lacking())
 
     def update(self, workload: Workload | None) -> None:
         """What the mesh state says of it now; None: nothing any more."""

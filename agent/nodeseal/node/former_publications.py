@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nodeseal.local import run_directory
+from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord
-from nodeseal.node.problems import Problem
 from nodeseal.sources.source import PublicationError, Reference, Source, SourceAwayError
 
 log = logging.getLogger("nodeseal.agent")

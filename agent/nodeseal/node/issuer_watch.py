@@ -14,8 +14,8 @@ from pathlib import Path
 from nodeseal.clock import utc_now
 from nodeseal.identity.issuer import Flaw, Issuer
 from nodeseal.local import run_directory
+from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord
-from nodeseal.node.problems import Problem
 
 log = logging.getLogger("nodeseal.agent")
 

@@ -17,8 +17,8 @@ from nodeseal.capture.workload import Captured
 from nodeseal.enrolment.capture_thread import inode_of
 from nodeseal.local import run_directory
 from nodeseal.mesh.model import Mesh, Phase, WorkloadName
+from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord
-from nodeseal.node.problems import Problem
 
 log = logging.getLogger("nodeseal.agent")
 

@@ -19,9 +19,9 @@ from nodeseal.backoff import Backoff
 from nodeseal.clock import utc_now
 from nodeseal.enrolment.workload import Enrolment
 from nodeseal.mesh.model import Mesh, MeshDifference, MeshError, Phase, Workload, WorkloadName
+from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord
 from nodeseal.mesh.workload import WORKLOADS
-from nodeseal.node.problems import Problem
 from nodeseal.sources.source import Concern, MeshStateError, Source, StateProblem
 
 log = logging.getLogger("nodeseal.agent")

@@ -14,7 +14,7 @@ from pathlib import Path
 from nodeseal.clock import utc_now
 from nodeseal.contracts.api import CoreNumber, UpgradedCore
 from nodeseal.cores.distribution import MeshPusher, TrustPusher
-from nodeseal.cores.hot_restart import Handover
+from nodeseal.cores.hot_restart import HotRestart
 from nodeseal.cores.process import CoreOptions, spawn
 from nodeseal.cores.supervisor import CoreSupervisor, StartCore
 from nodeseal.enrolment.adoption import Adoption
@@ -29,13 +29,14 @@ from nodeseal.identity.issuer import Issuer
 from nodeseal.linux import addresses
 from nodeseal.local.config import Config
 from nodeseal.mesh.model import Mesh, Phase, WorkloadName
+from nodeseal.mesh.problem import Problem
 from nodeseal.node import probes
 from nodeseal.node.absence import Absence
 from nodeseal.node.former_publications import FormerPublications
 from nodeseal.node.held_back import HeldBack
 from nodeseal.node.issuer_watch import IssuerWatch
 from nodeseal.node.mesh_state import MeshState
-from nodeseal.node.problems import Part, Problem
+from nodeseal.node.problems import Part
 from nodeseal.node.publication import OwnPublication
 from nodeseal.node.start_steps import Starting
 from nodeseal.node.vigil import Vigil
@@ -93,7 +94,7 @@ class Node:
         self.publication = OwnPublication(source, lambda: credentials.trust, self.enrolments.published)
         self.former = FormerPublications(config.run_dir, source, source_at)
         self.hosts = HostWatch(self.enrolments, capture)
-        self.handover = Handover(self.core, self.enrolments)
+        self.hot_restart = HotRestart(self.core, self.enrolments)
         self.issuer = issuer
         self.issuer_watch = IssuerWatch(issuer, config.run_dir)
         self.pusher = MeshPusher(self.core, lambda: self.mesh_state.effective(self.enrolments.values()))
@@ -148,7 +149,7 @@ class Node:
             await self.push()
         self.core.set_ready()
         self._tasks.append(asyncio.create_task(self.core.run(), name="core"))
-        self._tasks.append(asyncio.create_task(self.handover.begin(), name="upgrade"))
+        self._tasks.append(asyncio.create_task(self.hot_restart.begin(), name="upgrade"))
         self._tasks.append(asyncio.create_task(self.mesh_state.follow(self._take, self.publication.heal), name="mesh"))
         if self.config.node_addresses.local:
             self._tasks.append(asyncio.create_task(self._follow_addresses(), name="addresses"))
@@ -168,7 +169,7 @@ class Node:
         with contextlib.suppress(OSError):
             self._sign_of_life()
         self.pusher.stop()
-        self.handover.stop()
+        self.hot_restart.stop()
         self.bypass.stop()
         await self.enrolments.stop()
         for task in self._tasks:
@@ -198,8 +199,8 @@ class Node:
             self.hosts.wake()
 
     async def upgrade_core(self) -> UpgradedCore:
-        """See Handover.upgrade. Raises CoreError, UpgradeError."""
-        before, core = await self.handover.upgrade()
+        """See HotRestart.upgrade. Raises CoreError, UpgradeError."""
+        before, core = await self.hot_restart.upgrade()
         return UpgradedCore(
             node=self.config.node,
             pid=core.pid,
@@ -210,12 +211,12 @@ class Node:
         )
 
     def moved_on(self) -> None:
-        """See Handover.moved_on."""
-        self.handover.moved_on()
+        """See HotRestart.moved_on."""
+        self.hot_restart.moved_on()
 
     def waits_for_neighbours(self, name: WorkloadName) -> bool:
-        """See NodeServices and Handover.waits_for_neighbours."""
-        return self.handover.waits_for_neighbours(name)
+        """See NodeServices and HotRestart.waits_for_neighbours."""
+        return self.hot_restart.waits_for_neighbours(name)
 
     # ---- the mesh state
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 from nodeseal.mesh.model import Mesh, Phase, WorkloadName
+from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord
 from nodeseal.mesh.trust import Trust
-from nodeseal.node.problems import Problem
 from nodeseal.sources.source import Description, Publishers
 
 _NAMES_SHOWN = 5

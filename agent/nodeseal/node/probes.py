@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterable
 from nodeseal.local.config import NodeAddresses
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.model import Mode, Workload
+from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord
 from nodeseal.node.peers import names_of
-from nodeseal.node.problems import Problem
 
 REMEDY = (
     "let the probe be a command (exec), or exclude a port that answers nothing but probes; or let eBPF capture. "

@@ -9,7 +9,6 @@ objects with a method `problems()`, which are asked one after the other.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +16,7 @@ from typing import Protocol
 from nodeseal.capture.reservations import RESERVATIONS
 from nodeseal.contracts import api
 from nodeseal.local import run_directory
+from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord
 
 LIMITS_SHOWN_S = 600.0
@@ -24,27 +24,6 @@ LIMITS_SHOWN_S = 600.0
 
 HELD_SHOWN_S = 600.0
 """The same for packets that were kept from leaving in plaintext."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong. `text`: what and where, one line without a full stop; `remedy`: what to do, the same;
-    `about`: the workload or node that it concerns, if it is one."""
-
-    word: ProblemWord
-    text: str
-    remedy: str
-    about: str | None = None
-
-    def row(self) -> api.ProblemRow:
-        """As the status has it."""
-        return api.ProblemRow(
-            word=self.word.value,
-            level=self.word.level.value,
-            about=self.about,
-            text=self.text,
-            remedy=self.remedy,
-        )
 
 
 class Part(Protocol):
@@ -57,7 +36,18 @@ class Part(Protocol):
 def collect(status: api.Status, parts: Iterable[Part]) -> list[api.ProblemRow]:
     """Everything, the worst first, as the status has it under "problems"."""
     found = [*of_status(status), *(problem for part in parts for problem in part.problems())]
-    return [problem.row() for problem in sorted(found, key=lambda problem: problem.word.level.value)]
+    return [row_of(problem) for problem in sorted(found, key=lambda problem: problem.word.level.value)]
+
+
+def row_of(problem: Problem) -> api.ProblemRow:
+    """As the status has it."""
+    return api.ProblemRow(
+        word=problem.word.value,
+        level=problem.word.level.value,
+        about=problem.about,
+        text=problem.text,
+        remedy=problem.remedy,
+    )
 
 
 def of_status(status: api.Status) -> list[Problem]:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 
 from nodeseal.mesh.model import WorkloadName
+from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord
 from nodeseal.mesh.trust import Trust
-from nodeseal.node.problems import Problem
 from nodeseal.sources.source import PublicationError, Source
 
 log = logging.getLogger("nodeseal.agent")

@@ -18,11 +18,11 @@ from nodeseal.contracts.refusal import Refusal
 from nodeseal.cores.client import CoreClient, CoreError
 from nodeseal.cores.supervisor import CoreSupervisor
 from nodeseal.mesh.model import Mesh, WorkloadName
+from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord
 from nodeseal.mesh.trust import Trust
 from nodeseal.node import peers
 from nodeseal.node.leftovers import HasCgroup, Leftovers
-from nodeseal.node.problems import Problem
 from nodeseal.sources.source import Description, Publishers
 
 log = logging.getLogger("nodeseal.agent")
