@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
 /*
- * bypass.h: which connections pass by the core, asked of the map `bypass` when they are opened.
+ * bypass.h: which connections bypass the core, asked of the map `bypass` when they are opened.
  *
  * One longest-prefix-match trie for a run directory, kept by agent/nodeseal/capture/bypass.py from the mesh
  * state:
@@ -16,9 +16,9 @@
  * The last column of the key is a prefix.
  *
  * All enrolled workloads of the mesh are in it, not only those of this node, because of the rule: between two
- * of them a connection passes by only if the one excludes it outbound and the other inbound. The sender's
- * program asks that before it lets go of a connection, so that not one byte leaves in plaintext that only one
- * side wanted so; and the receiver's program asks it again.
+ * of them a connection bypasses the core only if the one excludes it outbound and the other inbound. The
+ * sender's program asks that before it lets go of a connection, so that not one byte leaves in plaintext that
+ * only one side wanted so; and the receiver's program asks it again.
  */
 #include "nodeseal.h"
 
@@ -79,7 +79,7 @@ static __always_inline int bypass_excluded(u32 port_scope, const struct ns_addre
     return bypass.lookup(&key) != 0;
 }
 
-/* Whether the connection that the workload `own` opens passes by the core because it is excluded. */
+/* Whether the connection that the workload `own` opens bypasses the core because it is excluded. */
 static __always_inline int bypass_outbound(const struct ns_address *own, const struct ns_address *remote,
                                            u16 port)
 {

@@ -392,12 +392,12 @@ FROM_CLIENT = Excluded(networks=(ip_network(f"{CLIENT}/32"), ip_network("fd00::/
 
 
 @pytest.mark.parametrize("program", ["iptables-nft", "iptables-legacy"])
-@pytest.mark.parametrize("passing", [PORT_8080, FROM_CLIENT], ids=["port", "range"])
-def test_what_is_to_pass_is_not_captured(pods: Pods, program: str, passing: Excluded) -> None:
+@pytest.mark.parametrize("bypass", [PORT_8080, FROM_CLIENT], ids=["port", "range"])
+def test_what_is_to_bypass_the_core_is_not_captured(pods: Pods, program: str, bypass: Excluded) -> None:
     iptables(pods.server, program, "-t", "mangle", "-A", "INPUT", "-p", "udp", "-j", "ACCEPT")
     echo = pods.echo(pods.server)
     capture = pods.capture()
-    capture.pass_by({pods.server_target.name: passing})
+    capture.set_bypass({pods.server_target.name: bypass})
     relay = pods.relay(capture.enrol(pods.server_target))
     assert echoes(pods.dial(pods.client, (SERVER, 8080)))
     assert relay.flows == []
@@ -410,11 +410,11 @@ def test_what_passes_changes_for_new_connections_only(pods: Pods) -> None:
     relay = pods.relay(capture.enrol(pods.server_target))
     captured = pods.dial(pods.client, (SERVER, 8080))
     assert echoes(captured)
-    capture.pass_by({pods.server_target.name: PORT_8080})
+    capture.set_bypass({pods.server_target.name: PORT_8080})
     direct = pods.dial(pods.client, (SERVER, 8080))
     assert echoes(direct)
     assert len(relay.flows) == 1
-    capture.pass_by({})
+    capture.set_bypass({})
     assert echoes(pods.dial(pods.client, (SERVER, 8080)))
     assert len(relay.flows) == 2
     assert echoes(captured)
@@ -425,7 +425,7 @@ def test_what_passes_does_so_with_syn_cookies(pods: Pods) -> None:
     pods.server.sysctl("net/ipv4/tcp_syncookies", 2)
     pods.echo(pods.server)
     capture = pods.capture()
-    capture.pass_by({pods.server_target.name: PORT_8080})
+    capture.set_bypass({pods.server_target.name: PORT_8080})
     relay = pods.relay(capture.enrol(pods.server_target))
     assert echoes(pods.dial(pods.client, (SERVER, 8080)))
     assert relay.flows == []
@@ -434,7 +434,7 @@ def test_what_passes_does_so_with_syn_cookies(pods: Pods) -> None:
 def test_what_passes_stays_so_while_the_next_agent_begins(pods: Pods) -> None:
     pods.echo(pods.server)
     first = pods.capture()
-    first.pass_by({pods.server_target.name: PORT_8080})
+    first.set_bypass({pods.server_target.name: PORT_8080})
     first.enrol(pods.server_target)
     first.close()
     second = pods.capture()
@@ -443,7 +443,7 @@ def test_what_passes_stays_so_while_the_next_agent_begins(pods: Pods) -> None:
     relay = pods.relay(captured)
     assert echoes(pods.dial(pods.client, (SERVER, 8080)))
     assert relay.flows == []
-    second.pass_by({})
+    second.set_bypass({})
     assert echoes(pods.dial(pods.client, (SERVER, 8080)))
     assert len(relay.flows) == 1
 

@@ -46,13 +46,13 @@ class Kept:
     def __init__(self, wanted: NodeAddresses = TRUSTED) -> None:
         self.map = FakeBypass()
         self.rules: list[dict[str, Excluded]] = []
-        self.capture = status_of(bypass=self.map, has_rules=False, pass_by=self._pass_by)
+        self.capture = status_of(bypass=self.map, has_rules=False, set_bypass=self._set_bypass)
         self.keeper = BypassKeeper(self.capture, "node1", wanted)
 
-    async def _pass_by(self, passing: dict[str, Excluded]) -> None:
+    async def _set_bypass(self, bypass: dict[str, Excluded]) -> None:
         if self.map.error is not None:
             raise self.map.error
-        self.rules.append(passing)
+        self.rules.append(bypass)
 
     def after(self, *states: Mesh) -> Entries:
         """What is in the map, but for the node's addresses, when these have followed each other."""

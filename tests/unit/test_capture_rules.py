@@ -41,13 +41,13 @@ def test_rules_are_as_written_down(golden: Callable[[str, str], None], family: i
     golden(f"rules_ipv{family}_{phase}.txt", text)
 
 
-PASSING = Excluded((PortRange(9090, 9090), PortRange(8000, 8010)), (ip_network("10.0.0.0/8"), ip_network("fd00::/8")))
+BYPASS = Excluded((PortRange(9090, 9090), PortRange(8000, 8010)), (ip_network("10.0.0.0/8"), ip_network("fd00::/8")))
 SYN_ONLY = "--tcp-flags FIN,SYN,RST,ACK SYN -j RETURN"
 
 
 @pytest.mark.parametrize(("family", "network"), [(4, "10.0.0.0/8"), (6, "fd00::/8")])
 def test_what_passes_is_left_alone_before_it_is_captured(family: int, network: str) -> None:
-    lines = ruleset.installation("", family, PORTS, capturing=True, passing=PASSING).splitlines()
+    lines = ruleset.installation("", family, PORTS, capturing=True, bypass=BYPASS).splitlines()
     wanted = [
         f"-A NODESEAL_PREROUTING -p tcp -m tcp --dport 9090:9090 {SYN_ONLY}",
         f"-A NODESEAL_PREROUTING -p tcp -m tcp --dport 8000:8010 {SYN_ONLY}",
@@ -62,7 +62,7 @@ def test_what_passes_stays_until_something_else_is_said() -> None:
     there = "-A NODESEAL_PREROUTING -s 10.0.0.0/8 -p tcp -m tcp " + SYN_ONLY
     lines = ruleset.installation(saved(*JUMPS, there), 4, PORTS, capturing=True).splitlines()
     assert there in lines
-    lines = ruleset.installation(saved(*JUMPS, there), 4, PORTS, capturing=True, passing=Excluded()).splitlines()
+    lines = ruleset.installation(saved(*JUMPS, there), 4, PORTS, capturing=True, bypass=Excluded()).splitlines()
     assert there not in lines
 
 

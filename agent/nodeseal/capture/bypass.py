@@ -1,4 +1,4 @@
-"""Which connections pass by the core: the entries of the map `bypass`, see bpf/lib/bypass.h for what they mean.
+"""Which connections bypass the core: the entries of the map `bypass`, see bpf/lib/bypass.h for what they mean.
 
 The map belongs to the run directory and is kept for all workloads together, from outside of what is done for each of
 them: `Bypass` may be used in any thread, beside NodeCapture.
@@ -98,7 +98,7 @@ class Bypass:
 
 
 class NoBypass(Bypass):
-    """Of a node whose workloads are all captured by iptables: nothing passes by, the core decides all of it."""
+    """Of a node whose workloads are all captured by iptables: nothing bypasses the core, which decides all of it."""
 
     def __init__(self) -> None:
         super().__init__(-1)

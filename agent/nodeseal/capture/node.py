@@ -79,8 +79,8 @@ class NodeCapture:
         self._backends.close()
 
     def bypass(self) -> Bypass:
-        """What passes by the core, after prepare(); the caller closes it. Of workloads that iptables captures see
-        pass_by().
+        """What bypasses the core, after prepare(); the caller closes it. Of workloads that iptables captures see
+        set_bypass().
         """
         self._ready()
         return self._backends.runtime.bypass()
@@ -90,12 +90,12 @@ class NodeCapture:
         """Whether some workloads are captured by iptables, or may be."""
         return self._backends.chosen == "iptables" or bool(self._by_iptables())
 
-    def pass_by(self, passing: Mapping[str, Excluded]) -> None:
+    def set_bypass(self, bypass: Mapping[str, Excluded]) -> None:
         """Workload -> what comes in and is left to the application, for those that iptables captures. Raises
         LinuxError.
         """
         self._ready()
-        self._backends.iptables.pass_by(passing, self._by_iptables())
+        self._backends.iptables.set_bypass(bypass, self._by_iptables())
 
     def errors(self, *, quick: bool = False) -> dict[str, int]:
         """Name -> how often, for everything that a BPF program or a rule counted: constants.COUNTERS and

@@ -1,4 +1,4 @@
-"""Keeping the kernel's map of what passes by the core at what the mesh state and the node's addresses say.
+"""Keeping the kernel's map of what bypasses the core at what the mesh state and the node's addresses say.
 
 (And the rules of the iptables backend, which can leave alone what comes in; what its workloads dial goes to the core,
 which decides.)
@@ -42,7 +42,7 @@ class BypassKeeper:
         self._lock = asyncio.Lock()
         self._mesh: Mesh | None = None
         self._done: tuple[Mesh, Entries, Entries] | None = None  # what the map holds: a mesh, its services, the node
-        self._passed: dict[str, Excluded] | None = None  # what the iptables backend was told
+        self._told: dict[str, Excluded] | None = None  # what the iptables backend was told
         self._again: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -83,13 +83,13 @@ class BypassKeeper:
             if mesh is None:
                 return
             try:
-                if self._capture.has_rules and (passing := self._passing(mesh)) != self._passed:
-                    await self._capture.pass_by(passing)
-                    self._passed = passing
+                if self._capture.has_rules and (inbound := self._inbound(mesh)) != self._told:
+                    await self._capture.set_bypass(inbound)
+                    self._told = inbound
                 self._done = await asyncio.to_thread(self._apply, mesh, self.local)
             except LinuxError as error:
                 log.error("%s; trying again", error)
-                self._done = self._passed = None
+                self._done = self._told = None
                 self._again = asyncio.get_running_loop().call_later(_RETRY_S, self._bring_again)
 
     def _bring_again(self) -> None:
@@ -120,18 +120,18 @@ class BypassKeeper:
             self._capture.bypass.change(put, remove)
         return mesh, services, node
 
-    def _passing(self, mesh: Mesh) -> dict[str, Excluded]:
+    def _inbound(self, mesh: Mesh) -> dict[str, Excluded]:
         """What comes in and is left to the applications of this node by rules, which see addresses alone: so the node's
         own are left out where that is a promise to refuse all others.
         """
         local = tuple(ip_network(address) for address in in_order(self.local))
-        passing = {}
+        found = {}
         for workload in mesh.workloads.values():
             if workload.node == self._node:
                 node = self._wanted.trusted if workload.mode is Mode.STRICT else self._wanted.trusted + local
                 inbound = workload.exclude.inbound
-                passing[str(workload.key)] = Excluded(inbound.ports, inbound.networks + node)
-        return passing
+                found[str(workload.key)] = Excluded(inbound.ports, inbound.networks + node)
+        return found
 
     def _workloads(self, workloads: Iterable[Workload]) -> Entries:
         entries: Entries = {}

@@ -84,7 +84,7 @@ class CaptureThread:
 
     @property
     def bypass(self) -> Bypass:
-        """What passes by the core, after prepare(). It may be used in any thread."""
+        """What bypasses the core, after prepare(). It may be used in any thread."""
         assert self._bypass is not None
         return self._bypass
 
@@ -126,9 +126,9 @@ class CaptureThread:
         """See NodeCapture.tracked."""
         return self._capture.tracked
 
-    async def pass_by(self, passing: Mapping[str, Excluded]) -> None:
-        """See NodeCapture.pass_by."""
-        await self._run(self._capture.pass_by, passing)
+    async def set_bypass(self, bypass: Mapping[str, Excluded]) -> None:
+        """See NodeCapture.set_bypass."""
+        await self._run(self._capture.set_bypass, bypass)
 
     async def errors(self) -> dict[str, int]:
         """What BPF programs counted: name -> how often."""
@@ -149,7 +149,7 @@ class CaptureThread:
         ]
 
     async def refresh(self) -> None:
-        """See EbpfCapture.refresh."""
+        """See NodeCapture.refresh."""
         await self._run(self._capture.refresh)
 
     async def nearest(self, path: str) -> Path:
@@ -157,7 +157,7 @@ class CaptureThread:
         return await self._run(self._capture.nearest, path)
 
     async def has_cgroup(self, path: str) -> bool:
-        """See EbpfCapture.has_cgroup."""
+        """See NodeCapture.has_cgroup."""
         return await self._run(self._capture.has_cgroup, path)
 
     async def forget(self, run_dir: Path) -> None:

@@ -28,7 +28,6 @@ import os
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 
 from nodeseal.capture import constants, removal, routing, settings
 from nodeseal.capture.backends import ruleset
@@ -36,15 +35,13 @@ from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import BackendName, Entry, Journal
 from nodeseal.capture.listeners import INBOUND, OUTBOUND, STEERED
 from nodeseal.capture.removal import Step
-from nodeseal.linux import capabilities, conntrack, sysctls, xtables
+from nodeseal.linux import capabilities, conntrack, proc_net, sysctls, xtables
 from nodeseal.linux.errors import LinuxError
 from nodeseal.linux.namespace import NetworkNamespace, in_new_namespace
 from nodeseal.linux.rtnetlink import Survey
 from nodeseal.mesh.exclusions import Excluded
 
 log = logging.getLogger("nodeseal.capture")
-
-_LISTEN = "0A"  # in /proc/net/tcp
 
 CONNTRACK_SYSCTLS = {
     # Connections older than enrolment are taken up in their middle. It is the default.
@@ -65,20 +62,20 @@ class IptablesBackend:
     accepted_mark = constants.MARK_CAPTURED
 
     def __init__(self) -> None:
-        self._passing: Mapping[str, Excluded] | None = None
+        self._bypass: Mapping[str, Excluded] | None = None
 
-    def pass_by(self, passing: Mapping[str, Excluded], captured: Iterable[tuple[Entry, NetworkNamespace]]) -> None:
+    def set_bypass(self, bypass: Mapping[str, Excluded], captured: Iterable[tuple[Entry, NetworkNamespace]]) -> None:
         """Workload -> what comes in and is left to the application: of those that are captured already, and of those
         that will be. Raises LinuxError.
         """
-        before, self._passing = self._passing, dict(passing)
+        before, self._bypass = self._bypass, dict(bypass)
         for entry, namespace in captured:
-            if before is not None and before.get(entry.name) == passing.get(entry.name):
+            if before is not None and before.get(entry.name) == bypass.get(entry.name):
                 continue
             try:
                 namespace.run(partial(self._write, entry, None, capturing=entry.state != "leaving"))
             except LinuxError:
-                self._passing = None  # the next call does it for all of them
+                self._bypass = None  # the next call does it for all of them
                 raise
 
     def prepare(self, journal: Journal, undo: contextlib.ExitStack) -> None:
@@ -150,13 +147,7 @@ class IptablesBackend:
         """See Backend."""
 
         def body() -> frozenset[int]:
-            listening = set()
-            for name in ("tcp", "tcp6"):
-                with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
-                    for line in Path("/proc/thread-self/net", name).read_text().splitlines()[1:]:
-                        _, local, _, state, *_ = line.split()
-                        if state == _LISTEN:
-                            listening.add(int(local.rpartition(":")[2], 16))
+            listening = proc_net.listening_ports()
             found: set[int] = set()
             for program in entry.xtables:
                 found |= {role for role, port in ruleset.ports(xtables.save(program)).items() if port in listening}
@@ -179,11 +170,11 @@ class IptablesBackend:
 
     def _write(self, entry: Entry, ports: Mapping[int, int] | None, *, capturing: bool) -> None:
         """`ports`: None for those that the rules have now. To be called inside the namespace."""
-        passing = None if self._passing is None else self._passing.get(entry.name, Excluded())
+        bypass = None if self._bypass is None else self._bypass.get(entry.name, Excluded())
         for program in entry.xtables:
             saved = xtables.save(program)
             now = ruleset.ports(saved) if ports is None else ports
-            text = ruleset.installation(saved, family_of(program), now, capturing=capturing, passing=passing)
+            text = ruleset.installation(saved, family_of(program), now, capturing=capturing, bypass=bypass)
             xtables.restore(program, text)
 
 

@@ -23,7 +23,7 @@ What the core sends towards an application on lo, and what the application answe
 CAPTURED towards an address of this namespace) and is left to the kernel's own lookup. TO_APP is written into the entry
 as well, for an application that puts another mark on the socket that it accepted.
 
-What is to pass by the core is left alone at its SYN: it gets no mark, and conntrack nothing to remember.
+What is to bypass the core is left alone at its SYN: it gets no mark, and conntrack nothing to remember.
 
 A packet of the application that conntrack cannot place (INVALID) has no entry to take the mark from, so one that
 carries data is dropped rather than sent past the core. FIN and SYN-ACK are not: they are INVALID when they are the
@@ -70,16 +70,16 @@ COUNTERS = {
 
 
 def installation(
-    saved: str, family: int, ports: Mapping[int, int], *, capturing: bool, passing: Excluded | None = None
+    saved: str, family: int, ports: Mapping[int, int], *, capturing: bool, bypass: Excluded | None = None
 ) -> str:
     """What makes the rules be there as they should be, whatever of them is there already; takes effect as a whole.
 
     `saved`: the output of `iptables-save -t mangle`; `family`: 4 or 6; `ports`: role -> port of the core's listener on
     the loopback address (a role without one gets nothing new, and what would go there is dropped); `capturing`: False
-    when new connections go direct and only captured ones are served; `passing`: what comes in and is left to the
+    when new connections go direct and only captured ones are served; `bypass`: what comes in and is left to the
     application all the same, None for what the rules say of that already.
     """
-    left_alone = _passing_of(saved) if passing is None else list(_passing(family, passing))
+    left_alone = _bypass_of(saved) if bypass is None else list(_bypass(family, bypass))
     lines = ["*mangle", *(f":{chain} - [0:0]" for chain in _JUMPS.values())]
     lines += [f"-A {OUTPUT} {rule}" for rule in _output(family, capturing=capturing)]
     lines += [f"-A {PREROUTING} {rule}" for rule in _prerouting(family, ports, left_alone, capturing=capturing)]
@@ -148,16 +148,16 @@ def _output(family: int, *, capturing: bool) -> Iterator[str]:
     yield f"{_DATA} -m conntrack --ctstate INVALID -j DROP"
 
 
-def _passing(family: int, passing: Excluded) -> Iterator[str]:
+def _bypass(family: int, bypass: Excluded) -> Iterator[str]:
     # As iptables-save writes them, so that they can be told from the others.
-    for item in passing.ports:
+    for item in bypass.ports:
         yield f"-p tcp -m tcp --dport {item.first}:{item.last} {_ONLY_SYN} -j RETURN"
-    for network in passing.networks:
+    for network in bypass.networks:
         if network.version == family:
             yield f"-s {network} {_SYN} -j RETURN"
 
 
-def _passing_of(saved: str) -> list[str]:
+def _bypass_of(saved: str) -> list[str]:
     return [rule for rule in _rules_of(saved, PREROUTING) if _ONLY_SYN in rule and rule.endswith("-j RETURN")]
 
 

@@ -3,7 +3,7 @@
 run_dir/bpf            a BPF file system of the run directory's own
 run_dir/bpf/enrolled   map: whom the connect programs at the root of the cgroup tree concern, by namespace cookie
 run_dir/bpf/guards     map: the outbound listeners, by the same key
-run_dir/bpf/bypass     map: which connections pass by the core, of all workloads (bypass.py)
+run_dir/bpf/bypass     map: which connections bypass the core, of all workloads (bypass.py)
 run_dir/bpf/counters   map: what went wrong, counted by all programs
 """
 
@@ -109,11 +109,11 @@ class Runtime:
         return program
 
     def bypass(self) -> Bypass:
-        """The map of what passes by the core; the caller closes it. One that holds nothing where eBPF is not in use."""
+        """The map of what bypasses the core; the caller closes it. One that holds nothing where eBPF is not in use."""
         return Bypass(os.dup(self.maps["bypass"])) if self.prepared else NoBypass()
 
     def counters(self) -> dict[str, int]:
-        """What went wrong in a BPF program or passed by the core, in all workloads' together; bpf/nodeseal.h says what
+        """What went wrong in a BPF program or bypassed the core, in all workloads' together; bpf/nodeseal.h says what
         each means. Nothing where eBPF is not in use.
         """
         totals: dict[str, int] = {}
