@@ -503,7 +503,7 @@ class ConnectionFilter(Parameters, frozen=True):
     direction: Literal["inbound", "outbound"] | None = None
     """Only those."""
     limit: Annotated[int, Meta(ge=1)] | None = None
-    """At most so many. Without it: 1,000 in one answer, and no limit in a stream. At most 5,000 in one answer."""
+    """At most so many. Without it: 1,000 in one answer, and no limit in a stream. At most 2,000 in one answer."""
     after: str | None = None
     """Go on behind the page whose `next` this is."""
 

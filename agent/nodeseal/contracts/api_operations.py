@@ -16,7 +16,7 @@ FAILURE = "application/problem+json"
 
 PAGE = 1000
 """How many rows an answer has if nothing is said of it."""
-PAGE_MAX = 5000
+PAGE_MAX = 2000
 """How many it may have."""
 
 
