@@ -14,7 +14,7 @@ from typing import Self
 
 from bench.bed import CLIENT, Bed
 from bench.errors import BenchError
-from nodeseal.contracts.api_operations import VERSION
+from nodeseal.contracts.api import VERSION
 from nodeseal.local import run_directory
 
 _ANSWER_SECONDS = 30.0

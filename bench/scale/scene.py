@@ -15,7 +15,7 @@ from bench.errors import BenchError
 from bench.peers.nodeseal import start_agents
 from bench.scale.state import near_state
 from bench.wire import REQUEST, RESPONSE_SIZE
-from nodeseal.contracts.api_operations import STATUS
+from nodeseal.contracts.api import STATUS
 from nodeseal_lab import agents
 from nodeseal_lab.files import write_atomically
 from nodeseal_lab.mesh_state import WORKLOADS, write_mesh

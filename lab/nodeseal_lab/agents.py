@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from nodeseal.api import client
-from nodeseal.contracts.api import ConnectionFilter, ConnectionRow, Parameters, Row, Status, WorkloadRow
-from nodeseal.contracts.api_operations import STATUS, Operation
+from nodeseal.contracts.api import STATUS, Operation
+from nodeseal.contracts.connections import ConnectionFilter, ConnectionRow
+from nodeseal.contracts.rows import Parameters, Row
+from nodeseal.contracts.status import Status, WorkloadRow
 from nodeseal.linux import lock_file
 from nodeseal.local import generations, run_directory
 from nodeseal_lab.errors import AgentError, LabError

@@ -26,9 +26,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nodeseal.contracts.api import WorkloadRow
-from nodeseal.contracts.api_operations import STATUS
+from nodeseal.contracts.api import STATUS
 from nodeseal.contracts.output import LabNode, LabPod, LabStatus
+from nodeseal.contracts.status import WorkloadRow
 from nodeseal_lab import agents
 from nodeseal_lab.cgroups import in_cgroup, make_cgroups, remove_cgroups
 from nodeseal_lab.errors import (

@@ -19,7 +19,7 @@ from chaos.ledger import ENDING_SECONDS, Ledger
 from chaos.network import BadLink
 from chaos.scene import Scene
 from chaos.schedule import Event, Kind
-from nodeseal.contracts.api_operations import STATUS, UPGRADE_CORE
+from nodeseal.contracts.api import STATUS, UPGRADE_CORE
 from nodeseal.local import generations
 from nodeseal_lab import agents
 from nodeseal_lab.errors import AgentError

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from chaos.errors import ChaosError
 from chaos.report import Finding, Report
 from chaos.run import at_rest, differences
-from nodeseal.contracts.api_operations import UPGRADE_CORE
+from nodeseal.contracts.api import UPGRADE_CORE
 from nodeseal_lab import agents
 from nodeseal_lab.lab import Lab
 from support.pod_traffic import PodTraffic, new_marker

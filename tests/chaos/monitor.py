@@ -12,8 +12,8 @@ from typing import Any
 from chaos.ledger import Ledger
 from chaos.network import Watch
 from chaos.scene import Scene
-from nodeseal.contracts.api import Status
-from nodeseal.contracts.api_operations import STATUS
+from nodeseal.contracts.api import STATUS
+from nodeseal.contracts.status import Status
 from nodeseal_lab import agents
 from nodeseal_lab.errors import AgentError
 from nodeseal_lab.lab import Lab

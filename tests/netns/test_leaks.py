@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from nodeseal.contracts.api_operations import UPGRADE_CORE
+from nodeseal.contracts.api import UPGRADE_CORE
 from nodeseal_lab import agents
 from support.connection import echoes
 from support.lab import RunningLab, running_lab

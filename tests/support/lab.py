@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from nodeseal.contracts.api_operations import REFUSED, STATUS
+from nodeseal.contracts.api import REFUSED, STATUS
 from nodeseal.contracts.core import CoreStats
 from nodeseal.cores.client import CoreClient
 from nodeseal_lab import agents

@@ -18,8 +18,10 @@ import pytest
 
 from nodeseal.api import client, exchange, server
 from nodeseal.api.server import ApiServer, Served
-from nodeseal.contracts import api
-from nodeseal.contracts.api_operations import CONNECTIONS, FAILURE, JSON, LINES, STATUS, UPGRADE_CORE, VERSION
+from nodeseal.contracts.api import CONNECTIONS, FAILURE, JSON, LINES, STATUS, UPGRADE_CORE, VERSION
+from nodeseal.contracts.connections import ConnectionFilter, ConnectionRow, Connections
+from nodeseal.contracts.rows import Parameters, Row
+from nodeseal.contracts.status import AgentRow, Status
 from nodeseal.linux.lock_file import LockFile
 from nodeseal.local import generations, run_directory
 
@@ -28,24 +30,24 @@ class StartingError(Exception):
     """What passes by itself."""
 
 
-async def status(_parameters: api.Parameters) -> api.Status:
-    return api.Status(node="node1")
+async def status(_parameters: Parameters) -> Status:
+    return Status(node="node1")
 
 
-async def connections(wanted: api.ConnectionFilter) -> api.Connections:
-    rows = [api.ConnectionRow(id=number) for number in range(wanted.limit or 1)]
-    return api.Connections(node="node1", connections=rows, next=None if wanted.after else "there")
+async def connections(wanted: ConnectionFilter) -> Connections:
+    rows = [ConnectionRow(id=number) for number in range(wanted.limit or 1)]
+    return Connections(node="node1", connections=rows, next=None if wanted.after else "there")
 
 
-async def lines(wanted: api.ConnectionFilter) -> AsyncGenerator[list[api.ConnectionRow], None]:
+async def lines(wanted: ConnectionFilter) -> AsyncGenerator[list[ConnectionRow], None]:
     for number in range(wanted.limit or 3):
-        yield [api.ConnectionRow(id=number, workload="default/a")]
+        yield [ConnectionRow(id=number, workload="default/a")]
     if wanted.after:
         raise RuntimeError("two\nlines")
 
 
 def raising(error: Exception) -> list[Served[Any, Any]]:
-    async def answer(_parameters: api.Parameters) -> api.Status:
+    async def answer(_parameters: Parameters) -> Status:
         raise error
 
     return [Served(STATUS, answer)]
@@ -105,7 +107,7 @@ def curl(run_dir: Path, path: str, *arguments: str) -> tuple[int, str, str]:
 
 class TestAnswers:
     def test_one_comes_back(self, tmp_path: Path) -> None:
-        assert serve(tmp_path, lambda: client.ask(tmp_path, STATUS)) == api.Status(node="node1")
+        assert serve(tmp_path, lambda: client.ask(tmp_path, STATUS)) == Status(node="node1")
 
     def test_curl_has_it_as_json(self, tmp_path: Path) -> None:
         code, kind, body = serve(tmp_path, lambda: curl(tmp_path, "/v1/status"))
@@ -121,7 +123,7 @@ class TestAnswers:
         assert serve(tmp_path, lambda: talk(tmp_path, once + once + request("/v1/status"))).count(b'"node1"') == 3
 
     def test_pages_are_one_for_the_command_line(self, tmp_path: Path) -> None:
-        found = serve(tmp_path, lambda: client.ask_connections(tmp_path, api.ConnectionFilter(live=True)))
+        found = serve(tmp_path, lambda: client.ask_connections(tmp_path, ConnectionFilter(live=True)))
         assert (len(found.connections), found.next) == (2 * client.PAGE_MAX, None)
 
 
@@ -144,10 +146,10 @@ class TestStreams:
         """And others are answered meanwhile."""
         made = []
 
-        async def endless(_wanted: api.ConnectionFilter) -> AsyncGenerator[list[api.ConnectionRow], None]:
+        async def endless(_wanted: ConnectionFilter) -> AsyncGenerator[list[ConnectionRow], None]:
             while True:
                 made.append(1)
-                yield [api.ConnectionRow(source="x" * 10_000)]
+                yield [ConnectionRow(source="x" * 10_000)]
 
         def story() -> int:
             with connect(tmp_path) as slow:
@@ -165,7 +167,7 @@ class TestStreams:
         """Also when there is no row that could not be written."""
         begun, ended = threading.Event(), threading.Event()
 
-        async def silent(_wanted: api.ConnectionFilter) -> AsyncGenerator[list[api.ConnectionRow], None]:
+        async def silent(_wanted: ConnectionFilter) -> AsyncGenerator[list[ConnectionRow], None]:
             begun.set()
             try:
                 await asyncio.sleep(60)
@@ -256,10 +258,10 @@ class TestBounds:
         monkeypatch.setattr(exchange, "IDLE_S", 0.1)
         ended = threading.Event()
 
-        async def endless(_wanted: api.ConnectionFilter) -> AsyncGenerator[list[api.ConnectionRow], None]:
+        async def endless(_wanted: ConnectionFilter) -> AsyncGenerator[list[ConnectionRow], None]:
             try:
                 while True:
-                    yield [api.ConnectionRow(source="x" * 10_000)]
+                    yield [ConnectionRow(source="x" * 10_000)]
             finally:
                 ended.set()
 
@@ -325,16 +327,16 @@ class TestVersions:
             serve(tmp_path, lambda: client.ask(tmp_path, operation))
 
     def test_answer_with_more_and_less_than_is_known(self, tmp_path: Path) -> None:
-        class Newer(api.Row, frozen=True):
+        class Newer(Row, frozen=True):
             node: str = "node1"
             surprise: int = 1
             agent: Any = msgspec.field(default_factory=lambda: {"pid": 7, "surprise": []})
 
-        async def newer(_parameters: api.Parameters) -> Any:
+        async def newer(_parameters: Parameters) -> Any:
             return Newer()
 
         found = serve(tmp_path, lambda: client.ask(tmp_path, STATUS), Served(STATUS, newer))
-        assert found == api.Status(node="node1", agent=api.AgentRow(pid=7))
+        assert found == Status(node="node1", agent=AgentRow(pid=7))
 
     def test_agent_that_ends_meanwhile(self, tmp_path: Path) -> None:
         def story() -> None:

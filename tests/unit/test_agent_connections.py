@@ -14,8 +14,9 @@ import pytest
 from nodeseal.api import connections_view
 from nodeseal.api.connections_view import Position
 from nodeseal.api.exchange import RequestError
-from nodeseal.contracts import api, core
-from nodeseal.contracts.api_operations import PAGE, PAGE_MAX
+from nodeseal.contracts import core
+from nodeseal.contracts.api import PAGE, PAGE_MAX
+from nodeseal.contracts.connections import ConnectionFilter, Connections
 from nodeseal.contracts.core import Connection
 from nodeseal.cores.client import CoreGone
 from nodeseal.linux.sock_diag import Direct, DirectError
@@ -76,12 +77,12 @@ class Node:
         return random.sample(found, len(found))
 
 
-def page(node: Any, **wanted: Any) -> api.Connections:
-    chosen = api.ConnectionFilter(**wanted)
+def page(node: Any, **wanted: Any) -> Connections:
+    chosen = ConnectionFilter(**wanted)
     return asyncio.run(connections_view.page(node, chosen, connections_view.beginning(chosen)))
 
 
-def pages(node: Any, **wanted: Any) -> Iterator[api.Connections]:
+def pages(node: Any, **wanted: Any) -> Iterator[Connections]:
     """All of them, one after the other."""
     after = None
     while True:
@@ -114,7 +115,7 @@ PAST = [f"past,default/a,192.0.2.7:{port},{HERE.addresses[0]}:80" for port in (4
 PAST += [f"past,default/b,{HERE.addresses[0]}:80,192.0.2.7:5000"]
 
 
-def positions(found: api.Connections) -> list[str]:
+def positions(found: Connections) -> list[str]:
     return [str(Position.of(one)) for one in found.connections]
 
 
@@ -162,7 +163,7 @@ def test_stream_comes_in_batches() -> None:
     many = Node({1: [row(number) for number in range(1, PAGE * 2 + 2)]}, {})
 
     async def sizes(limit: int | None) -> list[int]:
-        return [len(batch) async for batch in connections_view.listing(many, api.ConnectionFilter(), None, limit)]
+        return [len(batch) async for batch in connections_view.listing(many, ConnectionFilter(), None, limit)]
 
     assert asyncio.run(sizes(None)) == [PAGE, PAGE, 1]
     assert asyncio.run(sizes(PAGE + 5)) == [PAGE, 5]

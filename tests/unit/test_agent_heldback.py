@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nodeseal.contracts.api import HeldPackets
+from nodeseal.contracts.status import HeldPackets
 from nodeseal.node.held_back import HeldBack
 
 

@@ -22,8 +22,9 @@ import pytest
 from nodeseal.api import connections_view, status_view
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.workload import CaptureTarget
-from nodeseal.contracts import api
 from nodeseal.contracts import core as contract
+from nodeseal.contracts.connections import ConnectionFilter, Connections, Refused, RefusedFilter
+from nodeseal.contracts.status import Decisions
 from nodeseal.cores import distribution, link, supervisor
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone
 from nodeseal.cores.process import CoreOptions
@@ -807,10 +808,10 @@ def test_connections_carry_the_names_of_both_ends(world: World) -> None:
     async def story() -> None:
         async with world.node(world.state()) as (node, _source):
             await enrolled(node)
-            answer = await connections_view.page(node, api.ConnectionFilter(), None)
-            assert answer == api.Connections(node="node1", trust_domain="example.org")
-            refused = await connections_view.refused(node, api.RefusedFilter())
-            assert refused == api.Refused(node="node1", trust_domain="example.org")
+            answer = await connections_view.page(node, ConnectionFilter(), None)
+            assert answer == Connections(node="node1", trust_domain="example.org")
+            refused = await connections_view.refused(node, RefusedFilter())
+            assert refused == Refused(node="node1", trust_domain="example.org")
             row = {"id": 1, "workload": "default/shipper", "direction": "outbound", "state": "closed", "mtls": True}
             row |= {"source": f"{world.shipper.address}:4000", "destination": f"{world.remote.address}:80"}
             row |= {"endpoint": f"{world.remote.address}:80", "bytes_sent": 1, "bytes_received": 2, "age_ms": 2500}
@@ -827,7 +828,7 @@ def test_status_says_what_decisions_take(world: World) -> None:
         async with world.node(world.state()) as (node, _source):
             await enrolled(node)
             core = (await status_view.status(node)).core
-            assert core.decisions == api.Decisions(asked=7, cached=30, p50_us=40.96, p99_us=98.304)
+            assert core.decisions == Decisions(asked=7, cached=30, p50_us=40.96, p99_us=98.304)
 
     play(story())
 
@@ -842,7 +843,7 @@ def test_status_says_when_the_core_does_not_run(world: World) -> None:
             core = (await status_view.status(node)).core
             assert (core.pid, core.state, core.error, core.crashes) == (None, "not-running", "no memory", 1)
             with pytest.raises(CoreGone):
-                await connections_view.page(node, api.ConnectionFilter(), None)
+                await connections_view.page(node, ConnectionFilter(), None)
 
     play(story())
 

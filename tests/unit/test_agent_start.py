@@ -14,7 +14,7 @@ import pytest
 
 from nodeseal.api import client
 from nodeseal.authority.creation import init_authority
-from nodeseal.contracts.api_operations import CONNECTIONS, STATUS
+from nodeseal.contracts.api import CONNECTIONS, STATUS
 from nodeseal.linux.lock_file import LockFile
 from nodeseal.local import run_directory
 

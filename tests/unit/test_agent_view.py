@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from nodeseal.api.status_view import limits_of
-from nodeseal.contracts.api import Limit
 from nodeseal.contracts.core import Limited, WorkloadStats
+from nodeseal.contracts.status import Limit
 from nodeseal.mesh.limits import Limits
 
 NOW = datetime(2026, 11, 25, 8, 31, tzinfo=UTC)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from chaos.monitor import is_back
-from nodeseal.contracts.api import Status
+from nodeseal.contracts.status import Status
 
 STARTING = {"doing": "looking for cores that run", "since": "2026-11-29T23:11:15+00:00", "seconds": 0.1}
 ENROLLED = {"workload": "default/pipeline", "wanted": True, "enrolled": True}

@@ -19,8 +19,8 @@ from nodeseal.api.client import AgentGone, ask
 from nodeseal.cli import nodes
 from nodeseal.cli.errors import UsageError
 from nodeseal.cli.main import main
-from nodeseal.contracts.api_operations import PAGE_MAX
-from nodeseal.contracts.api_operations import STATUS as STATUS_OPERATION
+from nodeseal.contracts.api import PAGE_MAX
+from nodeseal.contracts.api import STATUS as STATUS_OPERATION
 from nodeseal.daemon.cleanup import Report
 from nodeseal.local import registry, run_directory
 

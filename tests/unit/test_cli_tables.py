@@ -18,8 +18,8 @@ from msgspec import structs
 
 from nodeseal.cli import connections, status, table
 from nodeseal.cli.table import duration, note, render, size
-from nodeseal.contracts.api import Status
 from nodeseal.contracts.output import NodeConnection, NodeRefused
+from nodeseal.contracts.status import Status
 from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord, WhyLimited, WhyNotEnrolled, WhyPlaintext, WhyRefused, Word
 from nodeseal.node.mesh_state import InForce, MeshFailure

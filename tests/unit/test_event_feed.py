@@ -10,7 +10,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from nodeseal.api import events_view
-from nodeseal.contracts import api, core
+from nodeseal.contracts import core
+from nodeseal.contracts.event_rows import EventFilter, EventRow, ReachedLimit
 from nodeseal.contracts.events import Event, LimitReached, Opened, PeerRefused, Told
 from nodeseal.contracts.refusal import Refusal
 from nodeseal.cores import event_feed
@@ -134,9 +135,9 @@ def test_a_slow_listener_loses_what_finds_no_room_and_is_told_how_many() -> None
     play(story)
 
 
-def rows_of(wanted: api.EventFilter, *messages: Told) -> list[api.EventRow]:
+def rows_of(wanted: EventFilter, *messages: Told) -> list[EventRow]:
     """What the local API makes of one core's messages, up to the event "limit" with 1000 refused."""
-    found: list[api.EventRow] = []
+    found: list[EventRow] = []
 
     async def story() -> None:
         link = Link(3)
@@ -161,7 +162,7 @@ REFUSAL = Refusal("default/a", "handshake", "inbound", "10.0.0.9", "10.0.0.1:150
 
 def test_rows_say_what_happened_to_whom_and_when() -> None:
     opened, refused, lost, met = rows_of(
-        api.EventFilter(),
+        EventFilter(),
         told(Opened(ago_ms=5, connection=CONNECTION), PeerRefused(refusal=REFUSAL)),
         told(limit(4), lost=9),
     )
@@ -173,12 +174,12 @@ def test_rows_say_what_happened_to_whom_and_when() -> None:
     assert refused.refused is not None
     assert refused.refused.reason == "no-certificate"
     assert (lost.event, lost.lost) == ("lost", 9)
-    assert met.limit == api.LimitReached(limit="connections", value=None, refused=4)
+    assert met.limit == ReachedLimit(limit="connections", value=None, refused=4)
 
 
 def test_a_filter_passes_over_the_others_but_never_that_some_were_lost() -> None:
     happened = told(Opened(connection=CONNECTION), PeerRefused(refusal=REFUSAL), limit(4), lost=1)
-    of_a = rows_of(api.EventFilter(workload="default/a"), happened)
+    of_a = rows_of(EventFilter(workload="default/a"), happened)
     assert [row.event for row in of_a] == ["lost", "refused", "limit"]
-    limits = rows_of(api.EventFilter(event="limit"), happened)
+    limits = rows_of(EventFilter(event="limit"), happened)
     assert [row.event for row in limits] == ["lost", "limit"]

@@ -6,12 +6,12 @@ from typing import Any
 
 from nodeseal.api.exchange import BODY_MAX, HEAD_MAX, IDLE_S
 from nodeseal.api.server import CLIENTS_MAX
-from nodeseal.contracts import api
-from nodeseal.contracts.api_operations import LINES, OPERATIONS, PAGE, PAGE_MAX, Operation
+from nodeseal.contracts.api import LINES, OPERATIONS, PAGE, PAGE_MAX, Operation
+from nodeseal.contracts.rows import Failure, Incomplete
 from tools.reference import fields, markdown, schemas
 from tools.reference.fields import Message
 
-MESSAGES: tuple[Message, ...] = (*(operation.answer for operation in OPERATIONS), api.Incomplete, api.Failure)
+MESSAGES: tuple[Message, ...] = (*(operation.answer for operation in OPERATIONS), Incomplete, Failure)
 
 _HEAD = (
     "The agent answers HTTP/1.1 on the Unix socket `agent.sock` in its run directory, to root and to its own user. "

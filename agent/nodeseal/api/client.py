@@ -13,8 +13,9 @@ import h11
 import msgspec
 
 from nodeseal import __version__
-from nodeseal.contracts import api
-from nodeseal.contracts.api_operations import CONNECTIONS, PAGE_MAX, Operation
+from nodeseal.contracts.api import CONNECTIONS, PAGE_MAX, Operation
+from nodeseal.contracts.connections import ConnectionFilter, ConnectionRow, Connections
+from nodeseal.contracts.rows import Failure, Parameters, Row
 from nodeseal.linux import lock_file
 from nodeseal.local import generations, registry, run_directory
 
@@ -22,8 +23,8 @@ TIMEOUT_S = 20.0
 _READ = 256 * 1024
 _ANSWER_MAX = 256 * 1024 * 1024
 
-P = TypeVar("P", bound=api.Parameters)
-A = TypeVar("A", bound=api.Row)
+P = TypeVar("P", bound=Parameters)
+A = TypeVar("A", bound=Row)
 
 
 class AgentError(Exception):
@@ -50,7 +51,7 @@ def ask(run_dir: Path, operation: Operation[P, A], parameters: P | None = None, 
             return msgspec.json.decode(body, type=operation.answer)
         if status == 404:
             raise _OtherVersionError
-        raise AgentError(msgspec.json.decode(body, type=api.Failure).detail)
+        raise AgentError(msgspec.json.decode(body, type=Failure).detail)
     except (FileNotFoundError, ConnectionRefusedError):
         raise AgentGone(_gone(run_dir)) from None
     except PermissionError:
@@ -66,9 +67,9 @@ def ask(run_dir: Path, operation: Operation[P, A], parameters: P | None = None, 
         raise AgentError(f"the agent at {path} gave no proper answer") from None
 
 
-def ask_connections(run_dir: Path, wanted: api.ConnectionFilter, *, seconds: float = TIMEOUT_S) -> api.Connections:
+def ask_connections(run_dir: Path, wanted: ConnectionFilter, *, seconds: float = TIMEOUT_S) -> Connections:
     """All pages as one. Raises AgentGone, AgentError."""
-    connections: list[api.ConnectionRow] = []
+    connections: list[ConnectionRow] = []
     errors: list[str] = []
     wanted = msgspec.structs.replace(wanted, limit=PAGE_MAX)
     while True:

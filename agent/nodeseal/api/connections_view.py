@@ -14,10 +14,19 @@ from typing import NamedTuple, Self
 
 from nodeseal.api.exchange import RequestError
 from nodeseal.clock import utc_now
-from nodeseal.contracts import api, core
-from nodeseal.contracts.api_operations import PAGE, PAGE_MAX
+from nodeseal.contracts import core
+from nodeseal.contracts.api import PAGE, PAGE_MAX
+from nodeseal.contracts.connections import (
+    ConnectionFilter,
+    ConnectionRow,
+    Connections,
+    Refused,
+    RefusedFilter,
+    RefusedRow,
+)
 from nodeseal.contracts.core import Connection
 from nodeseal.contracts.refusal import Refusal, merged
+from nodeseal.contracts.rows import Incomplete
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone
 from nodeseal.cores.link import CoreLink
 from nodeseal.enrolment.workload import Enrolment
@@ -30,7 +39,7 @@ from nodeseal.node.node import Node
 
 _CORE_PATIENCE_S = 6.0
 
-Line = api.ConnectionRow | api.Incomplete
+Line = ConnectionRow | Incomplete
 """A row, or what could not be listed."""
 
 
@@ -46,7 +55,7 @@ class Position(NamedTuple):
     destination: str
 
     @classmethod
-    def of(cls, row: api.ConnectionRow) -> Self:
+    def of(cls, row: ConnectionRow) -> Self:
         """Of a row."""
         if row.core is not None:
             return cls(False, row.core, row.id or 0, "", "", "")
@@ -73,21 +82,21 @@ class Position(NamedTuple):
         return f"core,{self.core},{self.id}"
 
 
-def beginning(wanted: api.ConnectionFilter) -> Position | None:
+def beginning(wanted: ConnectionFilter) -> Position | None:
     """Behind which row a listing begins; None: with the first. Raises RequestError."""
     return Position.parse(wanted.after) if wanted.after is not None else None
 
 
-async def page(node: Node, wanted: api.ConnectionFilter, after: Position | None) -> api.Connections:
+async def page(node: Node, wanted: ConnectionFilter, after: Position | None) -> Connections:
     """The first rows behind `after` that are wanted. Raises CoreError, TimeoutError when the core does not answer."""
     limit = min(wanted.limit or PAGE, PAGE_MAX)
-    rows: list[api.ConnectionRow] = []
+    rows: list[ConnectionRow] = []
     errors: list[str] = []
     async with contextlib.aclosing(listing(node, wanted, after, limit + 1)) as batches:
         async for batch in batches:
-            rows += [line for line in batch if isinstance(line, api.ConnectionRow)]
-            errors += [line.error for line in batch if isinstance(line, api.Incomplete)]
-    return api.Connections(
+            rows += [line for line in batch if isinstance(line, ConnectionRow)]
+            errors += [line.error for line in batch if isinstance(line, Incomplete)]
+    return Connections(
         node=node.config.node,
         trust_domain=node.trust_domain,
         connections=rows[:limit],
@@ -97,20 +106,20 @@ async def page(node: Node, wanted: api.ConnectionFilter, after: Position | None)
 
 
 async def listing(
-    node: Node, wanted: api.ConnectionFilter, after: Position | None, limit: int | None
+    node: Node, wanted: ConnectionFilter, after: Position | None, limit: int | None
 ) -> AsyncGenerator[list[Line], None]:
     """All rows behind `after` that are wanted, at most `limit`. Raises as page()."""
     async for batch in _lines(node, wanted, after, limit):
-        lines = [line for line in batch if isinstance(line, api.Incomplete) or _is_wanted(line, wanted, after)]
+        lines = [line for line in batch if isinstance(line, Incomplete) or _is_wanted(line, wanted, after)]
         if limit is not None:
             lines = lines[:limit]
-            limit -= sum(isinstance(line, api.ConnectionRow) for line in lines)
+            limit -= sum(isinstance(line, ConnectionRow) for line in lines)
         yield lines
         if limit == 0:
             return
 
 
-def _is_wanted(row: api.ConnectionRow, wanted: api.ConnectionFilter, after: Position | None) -> bool:
+def _is_wanted(row: ConnectionRow, wanted: ConnectionFilter, after: Position | None) -> bool:
     return (
         not (wanted.live and row.state == "closed")
         and wanted.workload in (None, row.workload)
@@ -120,7 +129,7 @@ def _is_wanted(row: api.ConnectionRow, wanted: api.ConnectionFilter, after: Posi
 
 
 async def _lines(
-    node: Node, wanted: api.ConnectionFilter, after: Position | None, limit: int | None
+    node: Node, wanted: ConnectionFilter, after: Position | None, limit: int | None
 ) -> AsyncGenerator[list[Line], None]:
     """In the order of their positions; more than is wanted may be among them."""
     if after is None or not after.past_core:
@@ -144,7 +153,7 @@ async def _lines(
         try:
             directs = await node.capture.direct(enrolment.held.captured)
         except (DirectError, OSError) as error:
-            yield [api.Incomplete(error=f"{name}: connections past the core cannot be listed: {error}")]
+            yield [Incomplete(error=f"{name}: connections past the core cannot be listed: {error}")]
             continue
         past = [past_core(node, enrolment, direct) for direct in directs]
         past.sort(key=Position.of)
@@ -152,7 +161,7 @@ async def _lines(
 
 
 async def _core_rows(
-    link: CoreLink, wanted: api.ConnectionFilter, after: Position | None, limit: int | None
+    link: CoreLink, wanted: ConnectionFilter, after: Position | None, limit: int | None
 ) -> AsyncGenerator[list[Connection], None]:
     """What a core has behind `after`, in parts. What it is asked for is as little as it can leave out itself."""
     first: int | None = 0
@@ -173,13 +182,13 @@ async def _core_rows(
         yield rows
 
 
-async def refused(node: Node, wanted: api.RefusedFilter) -> api.Refused:
+async def refused(node: Node, wanted: RefusedFilter) -> Refused:
     """Those of the last day. Raises CoreError, TimeoutError when the core does not answer."""
     async with asyncio.timeout(_CORE_PATIENCE_S):
         answers = await node.core.call_all(CoreClient.refusals)
     found = merged(refusal for _link, refusals in answers for refusal in refusals)
     rows = [refused_row(node.mesh, refusal, utc_now()) for refusal in found]
-    return api.Refused(
+    return Refused(
         node=node.config.node,
         trust_domain=node.trust_domain,
         refused=[
@@ -188,12 +197,12 @@ async def refused(node: Node, wanted: api.RefusedFilter) -> api.Refused:
     )
 
 
-def through_core(mesh: Mesh | None, row: Connection, generation: int) -> api.ConnectionRow:
+def through_core(mesh: Mesh | None, row: Connection, generation: int) -> ConnectionRow:
     """Of a connection that the core of this generation has."""
     closed = row.state == "closed"
     # At an address that processes of a node share, the port of one that dials tells nothing.
     own = row.workload if row.direction == "outbound" else None
-    return api.ConnectionRow(
+    return ConnectionRow(
         id=row.id,
         core=generation,
         workload=row.workload,
@@ -216,11 +225,11 @@ def through_core(mesh: Mesh | None, row: Connection, generation: int) -> api.Con
     )
 
 
-def refused_row(mesh: Mesh | None, refusal: Refusal, now: datetime) -> api.RefusedRow:
+def refused_row(mesh: Mesh | None, refusal: Refusal, now: datetime) -> RefusedRow:
     """The times are of the first and the last refusal that it stands for."""
     host = f"[{refusal.source}]" if ":" in refusal.source else refusal.source
     own = refusal.workload if refusal.direction == "outbound" else None
-    return api.RefusedRow(
+    return RefusedRow(
         workload=refusal.workload,
         direction=refusal.direction,
         kind=refusal.kind,
@@ -239,7 +248,7 @@ def refused_row(mesh: Mesh | None, refusal: Refusal, now: datetime) -> api.Refus
     )
 
 
-def past_core(node: Node, enrolment: Enrolment, direct: Direct) -> api.ConnectionRow:
+def past_core(node: Node, enrolment: Enrolment, direct: Direct) -> ConnectionRow:
     """Of a connection of the workload that the core does not see."""
     mesh = node.mesh
     local, remote = (str(SourceAddress(*end)) for end in (direct.local, direct.remote))
@@ -247,7 +256,7 @@ def past_core(node: Node, enrolment: Enrolment, direct: Direct) -> api.Connectio
     # Counted for the dialling application, as the core does.
     dialled = (direct.bytes_sent, direct.bytes_received)
     sent, received = dialled[::-1] if direct.inbound else dialled
-    return api.ConnectionRow(
+    return ConnectionRow(
         workload=str(enrolment.name),
         direction="inbound" if direct.inbound else "outbound",
         source=source,

@@ -18,8 +18,8 @@ import h11
 import msgspec
 
 from nodeseal import __version__
-from nodeseal.contracts import api
-from nodeseal.contracts.api_operations import FAILURE, JSON, LINES
+from nodeseal.contracts.api import FAILURE, JSON, LINES
+from nodeseal.contracts.rows import Failure, Incomplete, Row
 
 HEAD_MAX = 16 * 1024
 BODY_MAX = 64 * 1024
@@ -27,7 +27,7 @@ IDLE_S = 60.0
 _PARAMETERS_MAX = 32
 _READ = 16 * 1024
 
-Batches = AsyncGenerator[Sequence[api.Row], None]
+Batches = AsyncGenerator[Sequence[Row], None]
 """Rows of a stream, as many at a time as make a message worth sending."""
 
 _encoder = msgspec.json.Encoder()
@@ -118,14 +118,14 @@ class Exchange:
     ) -> None:
         """Sends `body` as JSON. Raises GoneError."""
         data = _encoder.encode(body) + b"\n"
-        kind = FAILURE if isinstance(body, api.Failure) else JSON
+        kind = FAILURE if isinstance(body, Failure) else JSON
         head = _response(status, kind, *headers, ("Content-Length", str(len(data))))
         parts = [] if self._without_body else [h11.Data(data=data)]
         await self._send(head, *parts, h11.EndOfMessage())
 
     async def refuse(self, error: RequestError) -> None:
         """Sends why a request is not carried out. Raises GoneError."""
-        failure = api.Failure(title=error.status.phrase, status=error.status, detail=str(error))
+        failure = Failure(title=error.status.phrase, status=error.status, detail=str(error))
         await self.answer(failure, error.status, error.headers)
 
     async def refuse_line(self, text: str) -> None:
@@ -133,7 +133,7 @@ class Exchange:
         await self._write(_encoder.encode({"ok": False, "error": text}) + b"\n")
 
     async def stream(self, batches: Batches) -> None:
-        """Sends rows as JSON lines until there are no more; the last line is api.Incomplete when `batches` raise.
+        """Sends rows as JSON lines until there are no more; the last line is Incomplete when `batches` raise.
 
         Ends `batches`, with GoneError, when the client goes, also while there is no row for it.
         """
@@ -158,7 +158,7 @@ class Exchange:
             except GoneError:
                 raise
             except Exception as error:
-                await self._send(h11.Data(data=_encoder.encode_lines([api.Incomplete(error=one_line(error))])))
+                await self._send(h11.Data(data=_encoder.encode_lines([Incomplete(error=one_line(error))])))
         await self._send(h11.EndOfMessage())
 
     async def _left(self) -> None:

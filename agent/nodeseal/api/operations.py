@@ -9,7 +9,11 @@ from nodeseal import __version__
 from nodeseal.api import connections_view, events_view, status_view
 from nodeseal.api.exchange import Batches
 from nodeseal.api.server import Served
-from nodeseal.contracts import api, api_operations
+from nodeseal.contracts import api
+from nodeseal.contracts.connections import ConnectionFilter, Connections, Refused, RefusedFilter
+from nodeseal.contracts.event_rows import EventFilter
+from nodeseal.contracts.rows import Parameters
+from nodeseal.contracts.status import Status
 from nodeseal.cores.client import CoreError
 from nodeseal.node.node import Node
 from nodeseal.node.start_steps import StartingError
@@ -21,37 +25,37 @@ UNAVAILABLE = (CoreError, StartingError)
 def of_node(node: Node) -> list[Served[Any, Any]]:
     """Every operation."""
 
-    async def status(_parameters: api.Parameters) -> api.Status:
+    async def status(_parameters: Parameters) -> Status:
         return await status_view.status(node)
 
-    async def connections(wanted: api.ConnectionFilter) -> api.Connections:
+    async def connections(wanted: ConnectionFilter) -> Connections:
         node.starting.check()
         return await connections_view.page(node, wanted, connections_view.beginning(wanted))
 
-    def connection_lines(wanted: api.ConnectionFilter) -> Batches:
+    def connection_lines(wanted: ConnectionFilter) -> Batches:
         node.starting.check()
         return connections_view.listing(node, wanted, connections_view.beginning(wanted), wanted.limit)
 
-    async def refused(wanted: api.RefusedFilter) -> api.Refused:
+    async def refused(wanted: RefusedFilter) -> Refused:
         node.starting.check()
         return await connections_view.refused(node, wanted)
 
-    def event_lines(wanted: api.EventFilter) -> Batches:
+    def event_lines(wanted: EventFilter) -> Batches:
         node.starting.check()
         return events_view.stream(node, wanted)
 
-    async def upgrade_core(_parameters: api.Parameters) -> api.UpgradedCore:
+    async def upgrade_core(_parameters: Parameters) -> api.UpgradedCore:
         node.starting.check()
         return await node.upgrade_core()
 
-    async def version(_parameters: api.Parameters) -> api.AgentVersion:
+    async def version(_parameters: Parameters) -> api.AgentVersion:
         return api.AgentVersion(version=__version__, pid=os.getpid())
 
     return [
-        Served(api_operations.STATUS, status),
-        Served(api_operations.CONNECTIONS, connections, connection_lines),
-        Served(api_operations.REFUSED, refused),
-        Served(api_operations.EVENTS, stream=event_lines),
-        Served(api_operations.UPGRADE_CORE, upgrade_core),
-        Served(api_operations.VERSION, version),
+        Served(api.STATUS, status),
+        Served(api.CONNECTIONS, connections, connection_lines),
+        Served(api.REFUSED, refused),
+        Served(api.EVENTS, stream=event_lines),
+        Served(api.UPGRADE_CORE, upgrade_core),
+        Served(api.VERSION, version),
     ]

@@ -18,15 +18,15 @@ import msgspec
 
 from nodeseal import __version__
 from nodeseal.api.exchange import Batches, Exchange, GoneError, LineClientError, Request, RequestError, one_line
-from nodeseal.contracts import api
-from nodeseal.contracts.api_operations import Operation
+from nodeseal.contracts.api import Operation
+from nodeseal.contracts.rows import Parameters, Row
 
 log = logging.getLogger("nodeseal.agent")
 
 CLIENTS_MAX = 64
 
-P = TypeVar("P", bound=api.Parameters)
-A = TypeVar("A", bound=api.Row)
+P = TypeVar("P", bound=Parameters)
+A = TypeVar("A", bound=Row)
 
 
 @dataclass(frozen=True, slots=True)

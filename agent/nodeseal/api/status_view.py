@@ -12,8 +12,26 @@ from msgspec.structs import replace
 
 from nodeseal import __version__
 from nodeseal.clock import utc_now
-from nodeseal.contracts import api
 from nodeseal.contracts.core import CoreStats, WorkloadStats
+from nodeseal.contracts.status import (
+    AbsenceRow,
+    AgentRow,
+    CaptureRow,
+    Certificate,
+    CoreRow,
+    Decisions,
+    Descriptors,
+    Exclude,
+    ExcludedInbound,
+    ExcludedOutbound,
+    Handshakes,
+    Limit,
+    MeshRow,
+    OlderCoreRow,
+    Starting,
+    Status,
+    WorkloadRow,
+)
 from nodeseal.cores.client import CoreClient, CoreError
 from nodeseal.cores.link import CoreLink
 from nodeseal.enrolment.workload import Enrolment
@@ -29,13 +47,13 @@ _CORE_PATIENCE_S = 3.0
 _SUMMED = ("connections", "tunnels", "refused", "failed", "tls_failed", "memory")
 
 
-async def status(node: Node) -> api.Status:
+async def status(node: Node) -> Status:
     """What there is, what it does, and what is wrong. While the agent starts: that, and the rest as of a node on which
     nothing is."""
     if node.starting.doing is not None:
         return _starting(node, node.starting.doing)
     counts: dict[str, dict[str, int]] = {}
-    limits: dict[str, dict[str, api.Limit]] = {}
+    limits: dict[str, dict[str, Limit]] = {}
     core = node.core.describe()
     if core.pid is not None:
         try:
@@ -48,7 +66,7 @@ async def status(node: Node) -> api.Status:
             core = replace(core, error=str(error) or "it does not answer")
     workloads = [_workload(node, enrolment, counts, limits) for _name, enrolment in sorted(node.enrolments.items())]
     counted = await node.capture.errors()
-    answer = api.Status(
+    answer = Status(
         node=node.config.node,
         run_dir=str(node.config.run_dir),
         trust_domain=node.trust_domain,
@@ -56,7 +74,7 @@ async def status(node: Node) -> api.Status:
         core=core,
         older_cores=await asyncio.gather(*(_older_core(link) for link in node.core.older)),
         mesh=_mesh(node),
-        capture=api.CaptureRow(
+        capture=CaptureRow(
             backend=node.capture.backend,
             why=node.capture.why or None,
             held=node.held_back.shown(counted["egress_held"]),
@@ -69,58 +87,58 @@ async def status(node: Node) -> api.Status:
     return replace(answer, problems=problems.collect(answer, node.parts()))
 
 
-def _starting(node: Node, doing: str) -> api.Status:
+def _starting(node: Node, doing: str) -> Status:
     seconds = round(node.starting.seconds, 1)
     since = node.starting.since.isoformat(timespec="seconds")
     text = f"the agent is starting: {doing}, for {seconds:.0f} s so far"
     problem = Problem(ProblemWord.AGENT_STARTING, text, "ask again; what takes long is in its log")
-    return api.Status(
+    return Status(
         node=node.config.node,
         run_dir=str(node.config.run_dir),
         trust_domain=node.trust_domain,
-        agent=replace(_agent(node), starting=api.Starting(doing=doing, since=since, seconds=seconds)),
+        agent=replace(_agent(node), starting=Starting(doing=doing, since=since, seconds=seconds)),
         core=node.core.describe(),
-        mesh=api.MeshRow(source=str(node.source.describe())),
-        capture=api.CaptureRow(held=node.held_back.shown(0)),
+        mesh=MeshRow(source=str(node.source.describe())),
+        capture=CaptureRow(held=node.held_back.shown(0)),
         problems=[problems.row_of(problem)],
     )
 
 
-def _agent(node: Node) -> api.AgentRow:
-    return api.AgentRow(pid=os.getpid(), version=__version__, absence=_absence(node.absence))
+def _agent(node: Node) -> AgentRow:
+    return AgentRow(pid=os.getpid(), version=__version__, absence=_absence(node.absence))
 
 
-def _absence(absence: Absence | None) -> api.Absence | None:
+def _absence(absence: Absence | None) -> AbsenceRow | None:
     """When no agent ran before this one, and what was not enrolled for it; None when there was none before."""
     if absence is None:
         return None
     begin, end = (datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds") for at in (absence.begin, absence.end))
     missed = [str(name) for name in absence.missed or ()]
-    return api.Absence(begin=begin, end=end, seconds=round(absence.end - absence.begin, 1), not_enrolled=missed)
+    return AbsenceRow(begin=begin, end=end, seconds=round(absence.end - absence.begin, 1), not_enrolled=missed)
 
 
-def _with_stats(core: api.CoreRow, stats: CoreStats) -> api.CoreRow:
+def _with_stats(core: CoreRow, stats: CoreStats) -> CoreRow:
     """Decisions are counted since the core's start."""
     return replace(
         core,
-        decisions=api.Decisions(
+        decisions=Decisions(
             asked=stats.questions,
             cached=stats.cache_hits,
             p50_us=stats.decision_p50_ns / 1000,
             p99_us=stats.decision_p99_ns / 1000,
         ),
-        descriptors=api.Descriptors(open=stats.descriptors, limit=stats.descriptor_limit),
-        handshakes=api.Handshakes(unproven=stats.strangers, ended=stats.strangers_ended, slowed=stats.strangers_slowed),
+        descriptors=Descriptors(open=stats.descriptors, limit=stats.descriptor_limit),
+        handshakes=Handshakes(unproven=stats.strangers, ended=stats.strangers_ended, slowed=stats.strangers_slowed),
     )
 
 
-async def _older_core(link: CoreLink) -> api.OlderCoreRow:
+async def _older_core(link: CoreLink) -> OlderCoreRow:
     """A core that was replaced and has connections left; None for what it does not tell."""
     connections, tunnels = None, None
     with contextlib.suppress(CoreError, TimeoutError):
         async with asyncio.timeout(_CORE_PATIENCE_S):
             connections, tunnels = await link.call(CoreClient.live)
-    return api.OlderCoreRow(
+    return OlderCoreRow(
         pid=link.pid,
         generation=link.generation,
         version=link.version,
@@ -131,8 +149,8 @@ async def _older_core(link: CoreLink) -> api.OlderCoreRow:
     )
 
 
-def _mesh(node: Node) -> api.MeshRow:
-    mesh, failure = api.MeshRow(source=str(node.source.describe()), epoch=node.epoch), node.mesh_state.failure
+def _mesh(node: Node) -> MeshRow:
+    mesh, failure = MeshRow(source=str(node.source.describe()), epoch=node.epoch), node.mesh_state.failure
     if failure is None:
         return mesh
     since = failure.since.isoformat(timespec="seconds")
@@ -159,14 +177,14 @@ def _sums(rows: Iterable[WorkloadStats]) -> dict[str, dict[str, int]]:
     return sums
 
 
-def limits_of(rows: Iterable[WorkloadStats], now: datetime) -> dict[str, dict[str, api.Limit]]:
+def limits_of(rows: Iterable[WorkloadStats], now: datetime) -> dict[str, dict[str, Limit]]:
     """Workload -> what it may have and what was refused for it, by limit. Of several cores the first row tells the
     limits: each core has them for itself."""
-    found: dict[str, dict[str, api.Limit]] = {}
+    found: dict[str, dict[str, Limit]] = {}
     for row in rows:
         limits = found.setdefault(str(row.workload), {})
         for name, limited in row.limited.items():
-            one = limits.setdefault(name, api.Limit(limit=getattr(row.limits, name, None) or None))
+            one = limits.setdefault(name, Limit(limit=getattr(row.limits, name, None) or None))
             if not limited.refused:
                 continue
             since = (now - timedelta(milliseconds=limited.first_ms)).isoformat(timespec="seconds")
@@ -181,8 +199,8 @@ def limits_of(rows: Iterable[WorkloadStats], now: datetime) -> dict[str, dict[st
 
 
 def _workload(
-    node: Node, enrolment: Enrolment, counts: dict[str, dict[str, int]], limits: dict[str, dict[str, api.Limit]]
-) -> api.WorkloadRow:
+    node: Node, enrolment: Enrolment, counts: dict[str, dict[str, int]], limits: dict[str, dict[str, Limit]]
+) -> WorkloadRow:
     held = enrolment.held
     source = enrolment.wanted_state or (held.workload if held is not None else None)
     reason, detail = enrolment.why()
@@ -192,7 +210,7 @@ def _workload(
     # Where it is captured, whatever the mesh state says by now.
     known = held.workload if held is not None else source
     addresses = [str(address) for address in known.addresses] if known is not None else []
-    return api.WorkloadRow(
+    return WorkloadRow(
         workload=str(enrolment.name),
         address=addresses[0] if addresses else "",
         addresses=addresses,
@@ -222,15 +240,15 @@ def _workload(
     )
 
 
-def _exclude(exclude: Exclusions) -> api.Exclude | None:
+def _exclude(exclude: Exclusions) -> Exclude | None:
     """As in the mesh state; None for nothing."""
     if not exclude:
         return None
     ports = [[str(ports) for ports in excluded.ports] for excluded in (exclude.inbound, exclude.outbound)]
     networks = [[str(one) for one in excluded.networks] for excluded in (exclude.inbound, exclude.outbound)]
-    return api.Exclude(
-        inbound=api.ExcludedInbound(ports=ports[0], sources=networks[0]),
-        outbound=api.ExcludedOutbound(ports=ports[1], destinations=networks[1]),
+    return Exclude(
+        inbound=ExcludedInbound(ports=ports[0], sources=networks[0]),
+        outbound=ExcludedOutbound(ports=ports[1], destinations=networks[1]),
     )
 
 
@@ -241,13 +259,13 @@ def _retry_seconds(enrolment: Enrolment) -> float | None:
     return round(max(0.0, enrolment.trouble.retry_at - asyncio.get_running_loop().time()), 1)
 
 
-def _certificate(enrolment: Enrolment) -> api.Certificate | None:
+def _certificate(enrolment: Enrolment) -> Certificate | None:
     held = enrolment.held
     if held is None or held.credential is None:
         return None
     svid = held.credential.svid
     remaining = (svid.not_after - enrolment.around.now()).total_seconds()
-    return api.Certificate(
+    return Certificate(
         not_after=svid.not_after.isoformat(timespec="seconds"),
         remaining_seconds=round(remaining, 1),
         renews_at=held.credential.renew_at.isoformat(timespec="seconds"),

@@ -16,8 +16,8 @@ from nodeseal.cli.identities import shortening
 from nodeseal.cli.output import print_json
 from nodeseal.cli.table import duration, note, render_first_that_fits, size
 from nodeseal.cli.tree import Command
-from nodeseal.contracts.api import ConnectionFilter, Connections, RefusedRow
-from nodeseal.contracts.api_operations import REFUSED
+from nodeseal.contracts.api import REFUSED
+from nodeseal.contracts.connections import ConnectionFilter, Connections, RefusedRow
 from nodeseal.contracts.output import NodeConnection, NodeConnections, NodeRefused
 
 _HEADER = ("DIR", "SOURCE", "DESTINATION", "MTLS WITH", "SENT", "RECEIVED", "AGE")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nodeseal.contracts.api import Status, WorkloadRow
+from nodeseal.contracts.status import Status, WorkloadRow
 
 _ADDRESSES_SHOWN = 4
 _NODE = "from-node"

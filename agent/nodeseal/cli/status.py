@@ -15,9 +15,9 @@ from nodeseal.cli.identities import short_identity
 from nodeseal.cli.output import OutputError, print_json
 from nodeseal.cli.table import duration, note, render_first_that_fits
 from nodeseal.cli.tree import Command
-from nodeseal.contracts.api import Absence, Certificate, OlderCoreRow, ProblemRow, Status, WorkloadRow
-from nodeseal.contracts.api_operations import STATUS
+from nodeseal.contracts.api import STATUS
 from nodeseal.contracts.output import NodeProblem, NodeStatuses, StatusCheck
+from nodeseal.contracts.status import AbsenceRow, Certificate, OlderCoreRow, ProblemRow, Status, WorkloadRow
 from nodeseal.mesh.reasons import ProblemWord, WhyNotEnrolled
 
 _BACKENDS = {"ebpf": "eBPF", "iptables": "iptables"}
@@ -145,7 +145,7 @@ def _problem(one: ProblemRow) -> str:
     return f"{one.word}: {one.text}; {one.remedy}"
 
 
-def _absence(absence: Absence | None) -> list[str]:
+def _absence(absence: AbsenceRow | None) -> list[str]:
     """Worth a line only if something was missed."""
     if absence is None or not absence.not_enrolled:
         return []

@@ -11,7 +11,7 @@ from nodeseal.api.client import ask
 from nodeseal.cli import nodes
 from nodeseal.cli.output import print_json
 from nodeseal.cli.tree import Command
-from nodeseal.contracts.api_operations import UPGRADE_CORE
+from nodeseal.contracts.api import UPGRADE_CORE
 from nodeseal.contracts.output import NodeUpgrade, NodeUpgrades
 
 _PATIENCE_S = 120.0

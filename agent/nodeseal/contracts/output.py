@@ -8,18 +8,20 @@ from __future__ import annotations
 from msgspec import UNSET, Struct, UnsetType
 
 from nodeseal.contracts import api
+from nodeseal.contracts.connections import ConnectionRow, RefusedRow
+from nodeseal.contracts.status import ProblemRow, Status
 
 
 class NodeStatuses(Struct, frozen=True):
     """`nodeseal status`."""
 
-    nodes: list[api.Status] = []
+    nodes: list[Status] = []
     """One for each node that answered, with `run_dir` as it was asked for."""
     errors: list[str] = []
     """One line for each node that did not answer."""
 
 
-class NodeProblem(api.ProblemRow, frozen=True):
+class NodeProblem(ProblemRow, frozen=True):
     """Something that is wrong with a node, or that no agent answers."""
 
     node: str | None = None
@@ -35,7 +37,7 @@ class StatusCheck(Struct, frozen=True):
     """The worst first."""
 
 
-class NodeConnection(api.ConnectionRow, frozen=True):
+class NodeConnection(ConnectionRow, frozen=True):
     """A connection, and the node that it is on."""
 
     node: str = ""
@@ -43,7 +45,7 @@ class NodeConnection(api.ConnectionRow, frozen=True):
     """The node's run directory."""
 
 
-class NodeRefused(api.RefusedRow, frozen=True):
+class NodeRefused(RefusedRow, frozen=True):
     """Refusals, and the node that they are on."""
 
     node: str = ""

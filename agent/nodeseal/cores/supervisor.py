@@ -32,7 +32,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import psutil
 
 from nodeseal.backoff import Backoff
-from nodeseal.contracts.api import CoreRow
+from nodeseal.contracts.status import CoreRow
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone, Hello
 from nodeseal.cores.link import CoreLink
 from nodeseal.cores.process import CoreOptions, spawn

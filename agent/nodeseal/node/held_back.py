@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from nodeseal.contracts.api import HeldPackets
+from nodeseal.contracts.status import HeldPackets
 
 
 class HeldBack:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nodeseal.capture.reservations import RESERVATIONS
-from nodeseal.contracts import api
+from nodeseal.contracts.status import CaptureRow, CoreRow, Limit, ProblemRow, Status
 from nodeseal.local import run_directory
 from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord
@@ -33,15 +33,15 @@ class Part(Protocol):
         """What is wrong now. Called in the event loop, so it must not wait."""
 
 
-def collect(status: api.Status, parts: Iterable[Part]) -> list[api.ProblemRow]:
+def collect(status: Status, parts: Iterable[Part]) -> list[ProblemRow]:
     """Everything, the worst first, as the status has it under "problems"."""
     found = [*of_status(status), *(problem for part in parts for problem in part.problems())]
     return [row_of(problem) for problem in sorted(found, key=lambda problem: problem.word.level.value)]
 
 
-def row_of(problem: Problem) -> api.ProblemRow:
+def row_of(problem: Problem) -> ProblemRow:
     """As the status has it."""
-    return api.ProblemRow(
+    return ProblemRow(
         word=problem.word.value,
         level=problem.word.level.value,
         about=problem.about,
@@ -50,7 +50,7 @@ def row_of(problem: Problem) -> api.ProblemRow:
     )
 
 
-def of_status(status: api.Status) -> list[Problem]:
+def of_status(status: Status) -> list[Problem]:
     """What the rest of the answer says is wrong with core, capture and limits."""
     found = [*_core(status.core, Path(status.run_dir)), *_capture(status.capture)]
     for one in status.workloads:
@@ -58,7 +58,7 @@ def of_status(status: api.Status) -> list[Problem]:
     return found
 
 
-def _core(core: api.CoreRow, run_dir: Path) -> list[Problem]:
+def _core(core: CoreRow, run_dir: Path) -> list[Problem]:
     found = []
     if core.error or core.pid is None:
         text = core.error or f"the core is {core.state}"
@@ -73,7 +73,7 @@ def _core(core: api.CoreRow, run_dir: Path) -> list[Problem]:
     return found
 
 
-def _capture(capture: api.CaptureRow) -> list[Problem]:
+def _capture(capture: CaptureRow) -> list[Problem]:
     found = []
     if capture.why:
         lost = len(RESERVATIONS["iptables"]) - len(RESERVATIONS["ebpf"])
@@ -92,7 +92,7 @@ def _capture(capture: api.CaptureRow) -> list[Problem]:
     return found
 
 
-def _limits(name: str, limits: dict[str, api.Limit]) -> list[Problem]:
+def _limits(name: str, limits: dict[str, Limit]) -> list[Problem]:
     """One for each limit that refused a connection in the last minutes."""
     return [
         Problem(
