@@ -17,7 +17,7 @@ from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, Add
 from nodeseal.capture.listeners import HBONE, INBOUND, OUTBOUND
 from nodeseal.cores.client import CoreError
 from nodeseal.cores.distribution import TrustPusher
-from nodeseal.enrolment.installed import Surroundings
+from nodeseal.enrolment.context import Context
 from nodeseal.enrolment.workload import Enrolment
 from nodeseal.identity.credentials import Credentials
 from nodeseal.identity.issuer import IssuerError
@@ -50,7 +50,7 @@ class World:
         self.issuer = FakeIssuer()
         self.node = FakeNode(self.log)
         self.now = self.issuer.now
-        around: Any = Surroundings(
+        context: Any = Context(
             self.node,
             self.core,  # type: ignore[arg-type]
             self.capture,  # type: ignore[arg-type]
@@ -60,7 +60,7 @@ class World:
             now=lambda: self.now,
             rand=lambda: 0.5,
         )
-        self.enrolment = Enrolment(NAME, around)
+        self.enrolment = Enrolment(NAME, context)
         self.node.enrolment = self.enrolment
 
     def given(self, method: str) -> list[tuple[Any, ...]]:
@@ -73,14 +73,14 @@ class World:
         return wanted
 
     def settle(self, seconds: float) -> None:
-        self.enrolment.around.settle = seconds
+        self.enrolment.context.settle = seconds
         self.enrolment.wake()
 
     async def phase(self, phase: Phase) -> None:
         await until(lambda: self.enrolment.phase is phase, f"phase {phase.value}")
 
-    async def trouble(self) -> None:
-        await until(lambda: self.enrolment.trouble is not None, "trouble")
+    async def failure(self) -> None:
+        await until(lambda: self.enrolment.failure is not None, "failure")
 
 
 @pytest.fixture
@@ -155,8 +155,8 @@ def test_a_core_that_a_former_agent_filled_is_told_the_limits(netns: Path) -> No
     async def story(world: World) -> None:
         world.wants()
         await world.phase(Phase.ENROLLED)
-        assert world.enrolment.held is not None
-        world.enrolment.held.limits = None  # as after an adoption: nobody knows what it was told
+        assert world.enrolment.installed is not None
+        world.enrolment.installed.limits = None  # as after an adoption: nobody knows what it was told
         world.enrolment.wake()
         await until(lambda: len(limits_given(world)) == 2)
 
@@ -179,7 +179,7 @@ def test_joining_is_not_over_before_it_could_be_published(netns: Path) -> None:
     async def story(world: World) -> None:
         world.node.publish_error = PublicationError("cannot publish: read-only file system")
         world.wants()
-        await world.trouble()
+        await world.failure()
         assert world.enrolment.phase is Phase.JOINING
         assert "read-only" in (world.enrolment.why()[1] or "")
         world.node.publish_error = None
@@ -227,7 +227,7 @@ def test_leaving_withdraws_first_and_keeps_capturing_until_the_others_had_time(n
     async def story(world: World) -> None:
         world.wants()
         await world.phase(Phase.ENROLLED)
-        world.enrolment.around.settle = FOREVER
+        world.enrolment.context.settle = FOREVER
         world.log.clear()
         world.wants(wanted=False)
         await world.phase(Phase.LEAVING)
@@ -253,8 +253,8 @@ def test_live_connections_hold_the_release_back(netns: Path) -> None:
         world.core.live = 3
         world.wants(wanted=False)
         await until(lambda: "core.stats" in world.log)
-        assert world.enrolment.held is not None
-        assert world.enrolment.held.draining
+        assert world.enrolment.installed is not None
+        assert world.enrolment.installed.draining
         assert world.enrolment.why()[0] is WhyNotEnrolled.LEAVING
         world.core.live = 0
         world.enrolment.wake()
@@ -287,7 +287,7 @@ def test_leaving_workload_that_is_wanted_again_joins_again(netns: Path) -> None:
     async def story(world: World) -> None:
         world.wants()
         await world.phase(Phase.ENROLLED)
-        world.enrolment.around.settle = FOREVER
+        world.enrolment.context.settle = FOREVER
         world.wants(wanted=False)
         await world.phase(Phase.LEAVING)
         world.wants()
@@ -302,7 +302,7 @@ def test_failed_withdrawal_keeps_the_workload_enrolled(netns: Path) -> None:
         await world.phase(Phase.ENROLLED)
         world.node.publish_error = PublicationError("cannot publish")
         world.wants(wanted=False)
-        await world.trouble()
+        await world.failure()
         assert world.enrolment.phase is Phase.ENROLLED
 
     assert "capture.stop_new default/shipper" not in run(netns, story).log
@@ -322,14 +322,14 @@ def test_capture_that_fails_leaves_nothing_and_says_why(netns: Path, error: Exce
     async def story(world: World) -> None:
         world.capture.failures["enrol"] = error
         world.wants()
-        await world.trouble()
+        await world.failure()
         assert world.enrolment.why() == (reason, str(error))
         assert world.enrolment.phase is Phase.ABSENT
         assert world.log[-1] == "core.workload_remove"
         world.capture.failures.clear()
         world.enrolment.wake()
         await world.phase(Phase.ENROLLED)
-        assert world.enrolment.trouble is None
+        assert world.enrolment.failure is None
 
     run(netns, story)
 
@@ -338,7 +338,7 @@ def test_namespace_that_is_gone_says_so(netns: Path) -> None:
     async def story(world: World) -> None:
         remove(netns)
         world.wants()
-        await world.trouble()
+        await world.failure()
         assert world.enrolment.why()[0] is WhyNotEnrolled.NAMESPACE_GONE
 
     assert run(netns, story).log == []
@@ -348,8 +348,8 @@ def test_core_that_refuses_the_listeners_undoes_the_capture(netns: Path) -> None
     async def story(world: World) -> None:
         world.core.failures["workload_listen"] = CoreError("no")
         world.wants()
-        await world.trouble()
-        assert world.enrolment.held is None
+        await world.failure()
+        assert world.enrolment.installed is None
         assert world.log[-2:] == ["capture.stop_new default/shipper", "capture.release default/shipper"]
 
     run(netns, story)
@@ -359,7 +359,7 @@ def test_nothing_begins_without_a_certificate(netns: Path) -> None:
     async def story(world: World) -> None:
         world.issuer.error = IssuerError("the intermediate has expired")
         world.wants()
-        await world.trouble()
+        await world.failure()
         assert "expired" in (world.enrolment.why()[1] or "")
 
     assert run(netns, story).log == []
@@ -372,7 +372,7 @@ def test_issuer_that_fails_is_asked_later_and_later(netns: Path, monkeypatch: py
         wait = world.enrolment._wait
 
         async def noted(seconds: float | None) -> None:
-            if seconds is not None and world.enrolment.trouble is not None:
+            if seconds is not None and world.enrolment.failure is not None:
                 waits.append(seconds)
                 seconds = 0
             await wait(seconds)
@@ -423,11 +423,11 @@ def test_namespace_lost_while_enrolled_leaves_at_once(netns: Path) -> None:
         world.wants()
         await world.phase(Phase.ENROLLED)
         world.core.live = 5
-        world.enrolment.around.settle = FOREVER
+        world.enrolment.context.settle = FOREVER
         world.log.clear()
         remove(netns)
         world.enrolment.wake()
-        await world.trouble()
+        await world.failure()
 
     assert run(netns, story).log == [
         "publish without",
@@ -460,8 +460,8 @@ def test_changed_address_leaves_without_draining_and_enrols_anew(netns: Path) ->
         world.log.clear()
         world.wants(addresses=(IPv4Address("10.9.9.9"),))
         await until(lambda: "push enrolled" in world.log)
-        assert world.enrolment.held is not None
-        assert world.enrolment.held.workload.address == IPv4Address("10.9.9.9")
+        assert world.enrolment.installed is not None
+        assert world.enrolment.installed.workload.address == IPv4Address("10.9.9.9")
 
     assert "capture.release default/shipper" in run(netns, story).log
 
@@ -472,7 +472,7 @@ def test_changed_service_account_gets_new_credentials_in_place(netns: Path) -> N
         await world.phase(Phase.ENROLLED)
         world.log.clear()
         world.wants(service_account="other")
-        await until(lambda: world.enrolment.held and world.enrolment.held.workload.service_account == "other")
+        await until(lambda: world.enrolment.installed and world.enrolment.installed.workload.service_account == "other")
         assert str(world.issuer.issued[-1]) == "spiffe://example.org/ns/default/sa/other"
         await until(lambda: world.log[-1].startswith("push"))
 
@@ -488,9 +488,9 @@ def test_certificate_is_renewed_when_due(netns: Path) -> None:
         world.enrolment.wake()
         await until(lambda: len(world.issuer.issued) == 2)
         await until(lambda: world.log[-1] == "core.workload_credentials")
-        assert world.enrolment.held is not None
-        assert world.enrolment.held.credential is not None
-        assert world.enrolment.held.credential.renew_at > world.now
+        assert world.enrolment.installed is not None
+        assert world.enrolment.installed.credential is not None
+        assert world.enrolment.installed.credential.renew_at > world.now
 
     run(netns, story)
 
@@ -535,12 +535,12 @@ def test_trust_anchors_that_the_core_does_not_take_are_told_and_given_again(netn
         world.issuer.trust("nonsense")
         world.core.failures["trust_bundle"] = CoreError("the trust bundle cannot be read")
         world.enrolment.wake()
-        await until(lambda: world.enrolment.renewal_trouble is not None)
+        await until(lambda: world.enrolment.renewal_failure is not None)
         assert world.enrolment.why()[1] == "trust anchors not given to the core: the trust bundle cannot be read"
         world.core.failures.clear()
         world.enrolment._renew_not_before = 0
         world.enrolment.wake()
-        await until(lambda: world.enrolment.renewal_trouble is None)
+        await until(lambda: world.enrolment.renewal_failure is None)
         assert world.given("trust_bundle")[-1] == ("example.org", "nonsense")
 
     run(netns, story)
@@ -569,9 +569,9 @@ def test_changed_trust_anchors_go_to_an_older_core_with_a_certificate(netns: Pat
         world.issuer.trust("bundle and another root")
         world.enrolment.wake()
         await until(lambda: world.log == ["core.workload_credentials"])
-        assert world.enrolment.held is not None
-        assert world.enrolment.held.bundle is not None
-        assert world.enrolment.held.bundle.pem == "bundle and another root"
+        assert world.enrolment.installed is not None
+        assert world.enrolment.installed.bundle is not None
+        assert world.enrolment.installed.bundle.pem == "bundle and another root"
         world.wants(service_account="other")  # a step more: once was enough
         await until(lambda: world.log[-1].startswith("push"))
         assert len(world.issuer.issued) == 3
@@ -586,13 +586,13 @@ def test_failed_renewal_is_shown_and_tried_again(netns: Path) -> None:
         world.now += timedelta(hours=1, seconds=1)
         world.issuer.error = IssuerError("the intermediate has expired")
         world.enrolment.wake()
-        await until(lambda: world.enrolment.renewal_trouble is not None)
+        await until(lambda: world.enrolment.renewal_failure is not None)
         assert world.enrolment.phase is Phase.ENROLLED
         reason, detail = world.enrolment.why()
         assert (reason, detail) == (None, "certificate not renewed: the intermediate has expired")
         world.issuer.error = None
         world.issuer.now = world.now
-        await until(lambda: world.enrolment.renewal_trouble is None, "renewed at the next try")
+        await until(lambda: world.enrolment.renewal_failure is None, "renewed at the next try")
 
     run(netns, story)
 
@@ -630,7 +630,7 @@ def test_choice_for_failures_changes_in_place(netns: Path) -> None:
         await world.phase(Phase.ENROLLED)
         world.log.clear()
         world.wants(on_failure=OnFailure.OPEN)
-        await until(lambda: world.enrolment.held.workload.on_failure is OnFailure.OPEN)
+        await until(lambda: world.enrolment.installed.workload.on_failure is OnFailure.OPEN)
 
     assert run(netns, story).log[0] == "capture.configure default/shipper"
 
@@ -642,7 +642,7 @@ def test_changed_ports_of_a_process_are_captured_anew(netns: Path) -> None:
         world.log.clear()
         changed = HostPlace("/vector.slice", (PortRange(9001, 9001),))
         world.wants(host=changed)
-        await until(lambda: world.enrolment.held.workload.host == changed)
+        await until(lambda: world.enrolment.installed.workload.host == changed)
 
     assert run(netns, story).log[0] == "capture.enrol shipper"
 
@@ -681,7 +681,9 @@ def test_a_pod_that_becomes_a_process_leaves_first(netns: Path) -> None:
         await world.phase(Phase.ENROLLED)
         world.log.clear()
         world.wants(host=HostPlace("/vector.slice"))
-        await until(lambda: world.enrolment.held is not None and world.enrolment.held.workload.host is not None)
+        await until(
+            lambda: world.enrolment.installed is not None and world.enrolment.installed.workload.host is not None
+        )
 
     log = run(netns, story).log
     assert log.index("capture.release default/shipper") < log.index("capture.enrol shipper")
@@ -707,9 +709,9 @@ def test_failed_release_is_tried_again_without_handing_over(netns: Path) -> None
         await world.phase(Phase.ENROLLED)
         world.capture.failures["release"] = CaptureError("cannot remove a rule")
         world.wants(wanted=False)
-        await world.trouble()
-        assert world.enrolment.held is not None
-        assert world.enrolment.held.removing
+        await world.failure()
+        assert world.enrolment.installed is not None
+        assert world.enrolment.installed.removing
         world.log.clear()
         world.capture.failures.clear()
         world.enrolment.wake()

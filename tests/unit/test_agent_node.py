@@ -481,7 +481,7 @@ def test_workload_that_is_not_enrolled_is_a_problem_with_its_name(world: World) 
         unwanted = workload("unwanted", None, wanted=False)
         async with world.node(world.state(world.shipper, gone, nowhere, unwanted)) as (node, _source):
             await enrolled(node)
-            await until(lambda: node.enrolments[gone.key].trouble is not None)
+            await until(lambda: node.enrolments[gone.key].failure is not None)
             assert await problems_of(node) == [("not-enrolled", "default/gone"), ("not-enrolled", "default/nowhere")]
 
     play(story())
@@ -548,7 +548,7 @@ def test_one_workloads_failure_does_not_disturb_another(world: World) -> None:
         gone = workload("gone", world.run_dir / "no-such-namespace")
         async with world.node(world.state(world.shipper, gone)) as (node, _source):
             await enrolled(node)
-            await until(lambda: node.enrolments[gone.key].trouble is not None)
+            await until(lambda: node.enrolments[gone.key].failure is not None)
             rows = {row.workload: row for row in (await status_view.status(node)).workloads}
             assert rows["default/gone"].reason == "namespace-gone"
             assert rows["default/gone"].retry_seconds is not None
@@ -594,7 +594,7 @@ def test_next_agent_adopts_without_touching_the_enrolment(world: World) -> None:
             assert [os.fstat(fd).st_ino for _role, fd in sorted(theirs.items())] == inodes
             for fd in theirs.values():
                 os.close(fd)
-            await until(lambda: node.enrolments[SHIPPER].held.credential is not None, "a certificate to renew")
+            await until(lambda: node.enrolments[SHIPPER].installed.credential is not None, "a certificate to renew")
             assert node.epoch >= epoch
             hello = world.asks(CoreClient.hello)
             assert [one.key for one in hello.workloads] == [1]
@@ -608,8 +608,8 @@ def test_changed_trust_anchors_reach_the_core_at_once(world: World) -> None:
         async with world.node(world.state()) as (node, _source):
             one = await enrolled(node)
             world.issuer.trust("bundle and another root")
-            await until(lambda: node.around.trust._given[1].pem == "bundle and another root")
-            assert world.issuer.issued == [one.held.identity]
+            await until(lambda: node.context.trust._given[1].pem == "bundle and another root")
+            assert world.issuer.issued == [one.installed.identity]
 
     play(story())
 
@@ -639,7 +639,7 @@ def test_slow_issuer_delays_neither_a_core_nor_workloads_that_have_certificates(
             }
             world.issuer.answers.set()
             await until(lambda: node.enrolments[late.key].phase is Phase.ENROLLED, "the late one as well")
-            await until(lambda: node.enrolments[SHIPPER].held.credential.svid.serial != "1", "renewed")
+            await until(lambda: node.enrolments[SHIPPER].installed.credential.svid.serial != "1", "renewed")
 
     play(story())
 
@@ -672,7 +672,7 @@ def test_next_agent_lets_a_workload_leave_that_is_no_longer_wanted(world: World)
         capture = left_behind(world)
         state = world.state(replace(world.shipper, wanted=False), world.remote)
         async with world.node(state, capture=capture) as (node, _source):
-            await until(lambda: node.enrolments[SHIPPER].held is None)
+            await until(lambda: node.enrolments[SHIPPER].installed is None)
         assert capture.log[-2:] == ["capture.stop_new default/shipper", "capture.release default/shipper"]
 
     play(story())
@@ -684,7 +684,7 @@ def test_next_agent_goes_on_draining(world: World) -> None:
         capture = left_behind(world, "leaving")
         state = world.state(replace(world.shipper, wanted=False), world.remote)
         async with world.node(state, capture=capture) as (node, _source):
-            await until(lambda: node.enrolments[SHIPPER].held is None)
+            await until(lambda: node.enrolments[SHIPPER].installed is None)
         assert "capture.release default/shipper" in capture.log
 
     play(story())

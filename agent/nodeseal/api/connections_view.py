@@ -148,10 +148,10 @@ async def _lines(
         if wanted.workload not in (None, str(name)) or (after is not None and str(name) < after.workload):
             continue
         # While it drains, what is new goes past the core as well, and nothing tells which is which.
-        if enrolment.held is None or enrolment.held.draining:
+        if enrolment.installed is None or enrolment.installed.draining:
             continue
         try:
-            directs = await node.capture.direct(enrolment.held.captured)
+            directs = await node.capture.direct(enrolment.installed.captured)
         except (DirectError, OSError) as error:
             yield [Incomplete(error=f"{name}: connections past the core cannot be listed: {error}")]
             continue

@@ -201,14 +201,14 @@ def limits_of(rows: Iterable[WorkloadStats], now: datetime) -> dict[str, dict[st
 def _workload(
     node: Node, enrolment: Enrolment, counts: dict[str, dict[str, int]], limits: dict[str, dict[str, Limit]]
 ) -> WorkloadRow:
-    held = enrolment.held
-    source = enrolment.wanted_state or (held.workload if held is not None else None)
+    installed = enrolment.installed
+    source = enrolment.wanted_state or (installed.workload if installed is not None else None)
     reason, detail = enrolment.why()
-    count = counts.get(str(enrolment.name), {}) if held is not None else {}
+    count = counts.get(str(enrolment.name), {}) if installed is not None else {}
     if reason is WhyNotEnrolled.PENDING and node.core.error:
         detail = node.core.error
     # Where it is captured, whatever the mesh state says by now.
-    known = held.workload if held is not None else source
+    known = installed.workload if installed is not None else source
     addresses = [str(address) for address in known.addresses] if known is not None else []
     return WorkloadRow(
         workload=str(enrolment.name),
@@ -219,16 +219,16 @@ def _workload(
         wanted=enrolment.wanted_state is not None and enrolment.wanted_state.wanted,
         enrolled=enrolment.phase is Phase.ENROLLED,
         phase=enrolment.phase.value,
-        draining=held is not None and held.draining,
+        draining=installed is not None and installed.draining,
         reason=reason.value if reason is not None else None,
         detail=detail,
         retry_seconds=_retry_seconds(enrolment),
-        capture=held.captured.backend if held is not None else None,
+        capture=installed.captured.backend if installed is not None else None,
         mode=source.mode.value if source is not None else None,
         exclude=_exclude(node.bypass.excluded(enrolment.name)),
         on_failure=known.on_failure.value if known is not None else None,
         # Only what is enrolled has one.
-        identity=str(held.identity) if held is not None else None,
+        identity=str(installed.identity) if installed is not None else None,
         certificate=_certificate(enrolment),
         connections=count.get("connections", 0),
         tunnels=count.get("tunnels", 0),
@@ -236,7 +236,7 @@ def _workload(
         failed=count.get("failed", 0),
         failed_handshakes=count.get("tls_failed", 0),
         memory=count.get("memory", 0),
-        limits=limits.get(str(enrolment.name), {}) if held is not None else {},
+        limits=limits.get(str(enrolment.name), {}) if installed is not None else {},
     )
 
 
@@ -254,20 +254,20 @@ def _exclude(exclude: Exclusions) -> Exclude | None:
 
 def _retry_seconds(enrolment: Enrolment) -> float | None:
     """Until the next try after a failure."""
-    if enrolment.trouble is None:
+    if enrolment.failure is None:
         return None
-    return round(max(0.0, enrolment.trouble.retry_at - asyncio.get_running_loop().time()), 1)
+    return round(max(0.0, enrolment.failure.retry_at - asyncio.get_running_loop().time()), 1)
 
 
 def _certificate(enrolment: Enrolment) -> Certificate | None:
-    held = enrolment.held
-    if held is None or held.credential is None:
+    installed = enrolment.installed
+    if installed is None or installed.credential is None:
         return None
-    svid = held.credential.svid
-    remaining = (svid.not_after - enrolment.around.now()).total_seconds()
+    svid = installed.credential.svid
+    remaining = (svid.not_after - enrolment.context.now()).total_seconds()
     return Certificate(
         not_after=svid.not_after.isoformat(timespec="seconds"),
         remaining_seconds=round(remaining, 1),
-        renews_at=held.credential.renew_at.isoformat(timespec="seconds"),
+        renews_at=installed.credential.renew_at.isoformat(timespec="seconds"),
         serial=svid.serial,
     )

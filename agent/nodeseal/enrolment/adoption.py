@@ -13,7 +13,8 @@ from nodeseal.capture.workload import Captured
 from nodeseal.cores.client import CoreClient, CoreError, CoreWorkload
 from nodeseal.cores.distribution import MeshPusher
 from nodeseal.cores.link import CoreLink
-from nodeseal.enrolment.installed import Held, Surroundings
+from nodeseal.enrolment.context import Context
+from nodeseal.enrolment.installed import Installed
 from nodeseal.enrolment.workload import Enrolment
 from nodeseal.linux.control_socket import close_all
 from nodeseal.mesh.model import Mesh, Mode, OnFailure, Phase, Workload, WorkloadName
@@ -24,12 +25,12 @@ log = logging.getLogger("nodeseal.agent")
 class Adoption:
     """For an agent that begins: the cores are there, capture is prepared, and nothing is driven yet."""
 
-    def __init__(self, node: str, around: Surroundings, current: CoreLink) -> None:
+    def __init__(self, node: str, context: Context, current: CoreLink) -> None:
         """`current`: the current core."""
         self._node = node
-        self._around = around
+        self._context = context
         self._current = current
-        self._hellos = [current.hello, *(link.hello for link in around.core.older)]
+        self._hellos = [current.hello, *(link.hello for link in context.core.older)]
 
     @property
     def first_key(self) -> int:
@@ -41,7 +42,7 @@ class Adoption:
         last good state, until the source has one. Raises CoreError."""
         # A core that has just been started knows nothing, an older one may. (Its protocol may be another.)
         epoch = self._current.hello.epoch
-        readable = next((link for link in self._around.core.links()[::-1] if link.hello.epoch), None)
+        readable = next((link for link in self._context.core.links()[::-1] if link.hello.epoch), None)
         if epoch:
             readable = self._current
         known = await readable.call(CoreClient.mesh_read) if readable is not None else None
@@ -54,17 +55,17 @@ class Adoption:
     async def enrolments(self, known: Mesh | None) -> AsyncIterator[Enrolment]:
         """What is captured, one after the other; `known`: the mesh state. Raises CoreError, LinuxError."""
         in_core = {workload.name: workload for workload in self._current.hello.workloads}
-        for captured in await self._around.capture.adopt():
+        for captured in await self._context.capture.adopt():
             name = WorkloadName.parse(captured.target.name)
             yield await self._adopt(name, captured, in_core.pop(name, None), known)
         for leftover in in_core.values():
             log.warning("the core's workload %s is not captured: removed", leftover.name)
-            await self._around.core.call(CoreClient.workload_remove, leftover.key)
+            await self._context.core.call(CoreClient.workload_remove, leftover.key)
 
     async def _adopt(
         self, name: WorkloadName, captured: Captured, in_core: CoreWorkload | None, known: Mesh | None
     ) -> Enrolment:
-        core = self._around.core
+        core = self._context.core
         workload = known.workloads.get(name) if known is not None else None
         if workload is None or workload.addresses != captured.target.addresses:
             account = in_core.identity.service_account if in_core is not None else "default"
@@ -73,31 +74,31 @@ class Adoption:
         # What is in force: so that what the mesh state says otherwise by now is seen.
         on_failure = OnFailure.OPEN if captured.target.open_on_failure else OnFailure.CLOSED
         workload = replace(workload, host=captured.target.host, on_failure=on_failure)
-        identity = in_core.identity if in_core is not None else workload.identity(self._around.node.trust_domain)
-        held = Held(workload, 0, identity, captured, 0)
+        identity = in_core.identity if in_core is not None else workload.identity(self._context.node.trust_domain)
+        installed = Installed(workload, 0, identity, captured, 0)
         given: dict[int, int] = {}
         if in_core is not None and in_core.addresses != captured.target.addresses:
             await core.call(CoreClient.workload_remove, in_core.key)
         elif in_core is not None:
-            held.key, held.incarnation = in_core.key, core.incarnation
+            installed.key, installed.incarnation = in_core.key, core.incarnation
             given = await core.call(CoreClient.listeners, in_core.key)
-            held.roles = set(given)
+            installed.roles = set(given)
             if captured.phase == "leaving":
                 # The former agent may have ended before it said so.
                 await core.call(CoreClient.workload_unlisten, in_core.key, *FROM_OUTSIDE)
-                held.roles -= set(FROM_OUTSIDE)
+                installed.roles -= set(FROM_OUTSIDE)
         await self._take_listeners(name, captured, given)
         wanted = known.workloads.get(name) if known is not None else None
         if wanted is not None and wanted.node != self._node:
             wanted = None
-        enrolment = Enrolment(name, self._around, replace(wanted, phase=Phase.ABSENT) if wanted else None, held)
+        enrolment = Enrolment(name, self._context, replace(wanted, phase=Phase.ABSENT) if wanted else None, installed)
         phase = workload.phase
         if captured.phase == "leaving":
             phase = Phase.LEAVING
         elif phase is Phase.ABSENT:
             phase = Phase.JOINING
         enrolment.adopt_phase(phase)
-        log.info("adopted workload %s, %s, key %d", name, phase.value, held.key)
+        log.info("adopted workload %s, %s, key %d", name, phase.value, installed.key)
         return enrolment
 
     async def _take_listeners(self, name: WorkloadName, captured: Captured, given: dict[int, int]) -> None:
@@ -109,12 +110,12 @@ class Adoption:
             else:
                 given[role] = fd
         try:
-            await self._around.capture.take_listeners(captured, given)
+            await self._context.capture.take_listeners(captured, given)
         finally:
             close_all(given.values())
 
     async def _listeners_of_older(self, name: WorkloadName) -> dict[int, int]:
-        for link in self._around.core.older[::-1]:
+        for link in self._context.core.older[::-1]:
             for workload in link.hello.workloads:
                 if workload.name == name and workload.roles and not link.retired:
                     with contextlib.suppress(CoreError):

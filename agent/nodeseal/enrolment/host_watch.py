@@ -48,19 +48,19 @@ class HostWatch:
                         log.error("%s; trying again", said)
 
     async def _look(self, watch: CgroupWatch) -> None:
-        held = False
+        installed = False
         cgroups = set()
         for enrolment in list(self._enrolments.values()):
-            wanted, trouble = enrolment.wanted_state, enrolment.trouble
-            if enrolment.held is not None and enrolment.held.workload.host is not None:
-                held = True
-                cgroups.add(enrolment.held.workload.host.cgroup)
+            wanted, failure = enrolment.wanted_state, enrolment.failure
+            if enrolment.installed is not None and enrolment.installed.workload.host is not None:
+                installed = True
+                cgroups.add(enrolment.installed.workload.host.cgroup)
             elif wanted is not None and wanted.host is not None:
                 cgroups.add(wanted.host.cgroup)
-                waits = trouble is not None and trouble.reason is WhyNotEnrolled.CGROUP_GONE
+                waits = failure is not None and failure.reason is WhyNotEnrolled.CGROUP_GONE
                 if waits and await self._capture.has_cgroup(wanted.host.cgroup):
                     enrolment.wake()
-        if held:
+        if installed:
             await self._capture.refresh()
         if cgroups and self._capture.backend == "ebpf":
             watch.watch([await self._capture.nearest(cgroup) for cgroup in sorted(cgroups)])

@@ -31,8 +31,10 @@ from nodeseal.backoff import Backoff
 from nodeseal.capture.listeners import FROM_OUTSIDE, SHARED
 from nodeseal.cores.client import CoreClient, CoreError
 from nodeseal.enrolment.capture_thread import is_at
+from nodeseal.enrolment.context import Context
 from nodeseal.enrolment.credential_request import CredentialRequest
-from nodeseal.enrolment.installed import Held, Surroundings, Trouble, reason_of, text_of
+from nodeseal.enrolment.failure import Failure, reason_of, text_of
+from nodeseal.enrolment.installed import Installed
 from nodeseal.identity.credentials import Credential
 from nodeseal.identity.issuer import IssuerError
 from nodeseal.identity.trust import TrustBundle
@@ -53,12 +55,12 @@ class Enrolment:
     """The state of one workload; `drive` moves it on. `wanted_state` is what the mesh state says now."""
 
     name: WorkloadName
-    around: Surroundings
+    context: Context
     wanted_state: Workload | None = None
-    held: Held | None = None
+    installed: Installed | None = None
     phase: Phase = Phase.ABSENT
-    trouble: Trouble | None = None
-    renewal_trouble: str | None = None
+    failure: Failure | None = None
+    renewal_failure: str | None = None
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: bool = False
     _phase_since: float = 0.0
@@ -68,7 +70,7 @@ class Enrolment:
     _request: CredentialRequest = field(init=False)
 
     def __post_init__(self) -> None:
-        self._request = CredentialRequest(self.around.credentials, self.wake)
+        self._request = CredentialRequest(self.context.credentials, self.wake)
 
     @property
     def published(self) -> bool:
@@ -80,27 +82,27 @@ class Enrolment:
         """It is to be enrolled, nothing is in place yet, and nothing has gone wrong."""
         wanted = self.wanted_state
         may = wanted is not None and wanted.wanted and wanted.netns is not None
-        return may and self.held is None and self.trouble is None
+        return may and self.installed is None and self.failure is None
 
     @property
     def finished(self) -> bool:
         """The mesh state does not know it and nothing is in place: it can be forgotten."""
-        return self.wanted_state is None and self.held is None
+        return self.wanted_state is None and self.installed is None
 
     def is_behind(self, incarnation: int) -> bool:
         """Whether something is in place that the core of this number does not have."""
-        held = self.held
-        return held is not None and not held.removing and held.incarnation != incarnation
+        installed = self.installed
+        return installed is not None and not installed.removing and installed.incarnation != incarnation
 
     @property
     def shares_port(self) -> bool:
         """Whether a process of the node is captured, which all have port 15008 together."""
-        return self.held is not None and self.held.workload.host is not None
+        return self.installed is not None and self.installed.workload.host is not None
 
     @property
     def lacks_listeners(self) -> bool:
         """Whether its core has yet to get some of its listeners."""
-        return self.held is not None and bool(self.held.lacking())
+        return self.installed is not None and bool(self.installed.lacking())
 
     def update(self, workload: Workload | None) -> None:
         """What the mesh state says of it now; None: nothing any more."""
@@ -118,7 +120,7 @@ class Enrolment:
 
     def wake_if_gone(self) -> None:
         """Wakes the driver when the captured namespace is not there any more."""
-        if self.held is not None and not self._in_place(self.held):
+        if self.installed is not None and not self._in_place(self.installed):
             self.wake()
 
     def stop(self) -> None:
@@ -128,20 +130,20 @@ class Enrolment:
 
     async def drive(self) -> None:
         """Runs until stop(), or until nothing is left to do for a workload that the mesh state no longer has."""
-        backoff = Backoff(1.0, 60.0, self.around.rand)
+        backoff = Backoff(1.0, 60.0, self.context.rand)
         loop = asyncio.get_running_loop()
         while not self._stopping and not self.finished:
             self._changed.clear()
             try:
                 delay = await self._step()
                 if not self._waits_for_certificate:
-                    self.trouble = None
+                    self.failure = None
                     backoff.reset()
             except Exception as error:
                 # Whatever it is concerns this workload only.
                 delay = backoff.next()
-                self.trouble = Trouble(reason_of(error), text_of(error), loop.time() + delay)
-                log.warning("workload %s: %s; next try in %.0f s", self.name, self.trouble.detail, delay)
+                self.failure = Failure(reason_of(error), text_of(error), loop.time() + delay)
+                log.warning("workload %s: %s; next try in %.0f s", self.name, self.failure.detail, delay)
             if not self.finished:
                 await self._wait(delay)
         self._request.cancel()
@@ -152,95 +154,95 @@ class Enrolment:
 
     async def _step(self) -> float | None:
         """One move; then the seconds to wait before the next, None for as long as nothing changes."""
-        held = self.held
-        if held is None:
+        installed = self.installed
+        if installed is None:
             if not self._may_enrol():
                 self._request.cancel()
                 return None
             return 0 if await self._install() else None
-        if held.removing:
-            await self._remove(held)
+        if installed.removing:
+            await self._remove(installed)
             return 0
-        if not self._in_place(held):
-            await self._abandon(held, "its network namespace is gone, or another one by now")
+        if not self._in_place(installed):
+            await self._abandon(installed, "its network namespace is gone, or another one by now")
             return 0
-        if not self.around.core.ready:
+        if not self.context.core.ready:
             return None  # woken when it is
-        if held.incarnation != self.around.core.incarnation and not await self._hand_over(held):
+        if installed.incarnation != self.context.core.incarnation and not await self._hand_over(installed):
             return None
-        if held.limits != self._limits():
-            held.limits = await self._give_limits(held.key)
-        if held.draining:
-            return await self._drain(held)
-        await self._give_listeners(held)
+        if installed.limits != self._limits():
+            installed.limits = await self._give_limits(installed.key)
+        if installed.draining:
+            return await self._drain(installed)
+        await self._give_listeners(installed)
         if self.phase is Phase.LEAVING:
-            return await self._leave(held)
-        if not self._should_stay(held):
+            return await self._leave(installed)
+        if not self._should_stay(installed):
             await self._withdraw()
             return 0
-        return await self._stay(held)
+        return await self._stay(installed)
 
     @property
     def _waits_for_certificate(self) -> bool:
         """Nothing can be done before the issuer has answered."""
-        held = self.held
-        return self._request.waiting and (held is None or held.incarnation != self.around.core.incarnation)
+        installed = self.installed
+        return self._request.waiting and (installed is None or installed.incarnation != self.context.core.incarnation)
 
     def _may_enrol(self) -> bool:
         wanted = self.wanted_state
-        return wanted is not None and wanted.wanted and wanted.netns is not None and self.around.core.ready
+        return wanted is not None and wanted.wanted and wanted.netns is not None and self.context.core.ready
 
-    def _should_stay(self, held: Held) -> bool:
+    def _should_stay(self, installed: Installed) -> bool:
         wanted = self.wanted_state
-        return wanted is not None and wanted.wanted and not self._moved(held)
+        return wanted is not None and wanted.wanted and not self._moved(installed)
 
-    def _moved(self, held: Held) -> bool:
-        wanted, had = self.wanted_state, held.workload
+    def _moved(self, installed: Installed) -> bool:
+        wanted, had = self.wanted_state, installed.workload
         if wanted is None:
             return False
         return wanted.addresses != had.addresses or (wanted.host is None) != (had.host is None)
 
-    def _in_place(self, held: Held) -> bool:
+    def _in_place(self, installed: Installed) -> bool:
         """The namespace that the mesh state names (or named last) is the one that is captured."""
         wanted = self.wanted_state
         named = wanted.netns if wanted is not None else None
-        return is_at(held.captured, named or held.captured.target.netns)
+        return is_at(installed.captured, named or installed.captured.target.netns)
 
     async def _install(self) -> bool:
         """False: it waits for its certificate, and is woken when that is there."""
         workload = self.wanted_state
         assert workload is not None
         assert workload.netns is not None
-        around = self.around
-        identity = workload.identity(around.node.trust_domain)
+        context = self.context
+        identity = workload.identity(context.node.trust_domain)
         credential = self._request.take(identity)
         if credential is None:
             return False
-        key = around.node.new_key()
-        incarnation = around.core.incarnation
-        with await around.capture.open_namespace(workload.netns) as namespace:
-            await around.core.call(
+        key = context.node.new_key()
+        incarnation = context.core.incarnation
+        with await context.capture.open_namespace(workload.netns) as namespace:
+            await context.core.call(
                 CoreClient.workload_add, key, self.name, identity, workload.addresses, netns_fd=namespace.fd
             )
         captured = None
         try:
             limits = await self._give_limits(key)
             bundle = await self._give_credential(key, identity, credential)
-            captured = await around.capture.enrol(workload)
-            held = Held(
+            captured = await context.capture.enrol(workload)
+            installed = Installed(
                 workload, key, identity, captured, incarnation, limits=limits, credential=credential, bundle=bundle
             )
-            await self._give_listeners(held)
+            await self._give_listeners(installed)
         except BaseException:
             with contextlib.suppress(CoreError):
-                await around.core.call(CoreClient.workload_remove, key)
+                await context.core.call(CoreClient.workload_remove, key)
             if captured is not None:
-                await around.capture.stop_new(captured)
-                await around.capture.release(captured)
+                await context.capture.stop_new(captured)
+                await context.capture.release(captured)
             raise
-        self.held = held
+        self.installed = installed
         log.info("workload %s is captured as %s", self.name, identity)
-        if warning := self._uncaptured(held):
+        if warning := self._uncaptured(installed):
             log.warning("workload %s: %s", self.name, warning)
         await self._join()
         return True
@@ -248,69 +250,69 @@ class Enrolment:
     async def _join(self) -> None:
         self._enter(Phase.JOINING)
         self._published_at = None
-        await self.around.node.push()
+        await self.context.node.push()
         await self._publish()
 
     async def _publish(self) -> None:
-        await self.around.node.publish()
+        await self.context.node.publish()
         if self._published_at is None:
             self._published_at = asyncio.get_running_loop().time()
 
-    async def _hand_over(self, held: Held) -> bool:
+    async def _hand_over(self, installed: Installed) -> bool:
         """False: it waits for a certificate, and is woken when that is there."""
-        around = self.around
-        incarnation = around.core.incarnation
-        credential = held.credential
-        if self.wanted_state is not None and not held.draining:
-            identity = self.wanted_state.identity(around.node.trust_domain)
-            if identity != held.identity:
-                held.identity, credential = identity, None
+        context = self.context
+        incarnation = context.core.incarnation
+        credential = installed.credential
+        if self.wanted_state is not None and not installed.draining:
+            identity = self.wanted_state.identity(context.node.trust_domain)
+            if identity != installed.identity:
+                installed.identity, credential = identity, None
         # One that is due for renewal will do: the issuer may be slow, and the workload waits for its core.
-        if credential is None or around.now() >= credential.svid.not_after:
-            credential = self._request.take(held.identity)
+        if credential is None or context.now() >= credential.svid.not_after:
+            credential = self._request.take(installed.identity)
             if credential is None:
                 return False
-        key = around.node.new_key()
-        await around.core.call(
+        key = context.node.new_key()
+        await context.core.call(
             CoreClient.workload_add,
             key,
             self.name,
-            held.identity,
-            held.workload.addresses,
-            netns_fd=held.captured.netns_fd,
+            installed.identity,
+            installed.workload.addresses,
+            netns_fd=installed.captured.netns_fd,
         )
         try:
             limits = await self._give_limits(key)
-            bundle = await self._give_credential(key, held.identity, credential)
-            await around.capture.take_listeners(held.captured, {})
-            held.key, held.roles, held.limits = key, set(), limits
-            await self._give_listeners(held)
+            bundle = await self._give_credential(key, installed.identity, credential)
+            await context.capture.take_listeners(installed.captured, {})
+            installed.key, installed.roles, installed.limits = key, set(), limits
+            await self._give_listeners(installed)
         except BaseException:
             with contextlib.suppress(CoreError):
-                await around.core.call(CoreClient.workload_remove, key)
+                await context.core.call(CoreClient.workload_remove, key)
             raise
-        held.credential, held.bundle, held.incarnation = credential, bundle, incarnation
-        around.node.moved_on()
-        log.info("workload %s was handed to the core, pid %s", self.name, around.core.pid)
+        installed.credential, installed.bundle, installed.incarnation = credential, bundle, incarnation
+        context.node.moved_on()
+        log.info("workload %s was handed to the core, pid %s", self.name, context.core.pid)
         return True
 
-    async def _stay(self, held: Held) -> float | None:
+    async def _stay(self, installed: Installed) -> float | None:
         wanted = self.wanted_state
         assert wanted is not None
         await self._publish()
         remaining = self._remaining(self._published_at)
         if self.phase is Phase.JOINING and remaining <= 0:
             self._enter(Phase.ENROLLED)
-            await self.around.node.push()
+            await self.context.node.push()
             log.info("workload %s is enrolled", self.name)
-        until_renewal = await self._renew_if_due(held, wanted.identity(self.around.node.trust_domain))
-        if held.workload != wanted and held.identity == wanted.identity(self.around.node.trust_domain):
-            if wanted.host != held.workload.host:
-                held.captured = await self.around.capture.enrol(wanted)
-            if wanted.on_failure is not held.workload.on_failure:
-                await self.around.capture.configure(wanted)
-            held.workload = wanted
-            await self.around.node.push()
+        until_renewal = await self._renew_if_due(installed, wanted.identity(self.context.node.trust_domain))
+        if installed.workload != wanted and installed.identity == wanted.identity(self.context.node.trust_domain):
+            if wanted.host != installed.workload.host:
+                installed.captured = await self.context.capture.enrol(wanted)
+            if wanted.on_failure is not installed.workload.on_failure:
+                await self.context.capture.configure(wanted)
+            installed.workload = wanted
+            await self.context.node.push()
         waits = [until_renewal, _LONGEST_SLEEP_S]
         if self.phase is Phase.JOINING:
             waits.append(remaining)
@@ -321,73 +323,73 @@ class Enrolment:
         before = self.phase
         self._enter(Phase.LEAVING)
         try:
-            await self.around.node.publish()
+            await self.context.node.publish()
         except BaseException:
             # Peers still tunnel here, and the time that they are given has not begun.
             self._enter(before)
             raise
-        await self.around.node.push()
+        await self.context.node.push()
         log.info("workload %s is leaving the mesh", self.name)
 
-    async def _leave(self, held: Held) -> float | None:
-        if self._should_stay(held):
+    async def _leave(self, installed: Installed) -> float | None:
+        if self._should_stay(installed):
             await self._join()
             return 0
         remaining = self._remaining(self._phase_since)
         if remaining > 0:
             return remaining
-        await self.around.capture.stop_new(held.captured)
-        held.direct_since = asyncio.get_running_loop().time()
+        await self.context.capture.stop_new(installed.captured)
+        installed.direct_since = asyncio.get_running_loop().time()
         log.info("workload %s: new connections are no longer captured", self.name)
         return 0
 
-    async def _drain(self, held: Held) -> float | None:
-        if self._should_stay(held):
+    async def _drain(self, installed: Installed) -> float | None:
+        if self._should_stay(installed):
             assert self.wanted_state is not None
-            held.captured = await self.around.capture.enrol(self.wanted_state)
-            await self._give_listeners(held)
+            installed.captured = await self.context.capture.enrol(self.wanted_state)
+            await self._give_listeners(installed)
             await self._join()
             return 0
-        if held.roles & set(FROM_OUTSIDE):
+        if installed.roles & set(FROM_OUTSIDE):
             # Handshakes that were under way when capture ended come to their end first.
-            remaining = self._remaining(held.direct_since)
+            remaining = self._remaining(installed.direct_since)
             if remaining > 0:
                 return remaining
-            await self._close_inbound(held)
-        if await self._live() and not self._moved(held):
+            await self._close_inbound(installed)
+        if await self._live() and not self._moved(installed):
             return _DRAIN_POLL_S
-        await self._remove(held)
+        await self._remove(installed)
         return 0
 
-    async def _close_inbound(self, held: Held) -> None:
+    async def _close_inbound(self, installed: Installed) -> None:
         """The outbound listener stays to the end: a captured SYN may be under way to it."""
-        await self.around.core.call(CoreClient.workload_unlisten, held.key, *FROM_OUTSIDE)
+        await self.context.core.call(CoreClient.workload_unlisten, installed.key, *FROM_OUTSIDE)
         for role in FROM_OUTSIDE:
-            held.roles.discard(role)
-            if (fd := held.captured.listeners.pop(role, -1)) >= 0:
+            installed.roles.discard(role)
+            if (fd := installed.captured.listeners.pop(role, -1)) >= 0:
                 os.close(fd)
 
-    async def _abandon(self, held: Held, why: str) -> None:
+    async def _abandon(self, installed: Installed, why: str) -> None:
         log.warning("workload %s leaves at once: %s", self.name, why)
         self._enter(Phase.LEAVING)
-        await self.around.node.publish()
-        await self.around.capture.stop_new(held.captured)
-        await self._remove(held)
+        await self.context.node.publish()
+        await self.context.capture.stop_new(installed.captured)
+        await self._remove(installed)
 
-    async def _remove(self, held: Held) -> None:
-        held.removing = True
+    async def _remove(self, installed: Installed) -> None:
+        installed.removing = True
         self._request.cancel()
         # A core that is gone, or never had it, has nothing to remove.
         with contextlib.suppress(CoreError):
-            await self.around.core.call_all(CoreClient.workload_forget, self.name)
-        await self.around.capture.release(held.captured)
-        self.held = None
-        self.renewal_trouble = None
+            await self.context.core.call_all(CoreClient.workload_forget, self.name)
+        await self.context.capture.release(installed.captured)
+        self.installed = None
+        self.renewal_failure = None
         self._enter(Phase.ABSENT)
-        await self.around.node.push()
+        await self.context.node.push()
         log.info("workload %s is no longer enrolled", self.name)
 
-    async def _renew_if_due(self, held: Held, identity: SpiffeId) -> float:
+    async def _renew_if_due(self, installed: Installed, identity: SpiffeId) -> float:
         """Renews when it is due; the seconds until the next renewal or try.
 
         Peers are told which trust anchors this node has (see the publication), so the core has to have them now."""
@@ -395,53 +397,53 @@ class Enrolment:
         if loop.time() >= self._renew_not_before:
             what = "trust anchors not given to the core"
             try:
-                await self.around.trust.push()
-                if self._is_due(held, identity):
+                await self.context.trust.push()
+                if self._is_due(installed, identity):
                     what = "certificate not renewed"
                     credential = self._request.take(identity)
                     if credential is None:
                         return _LONGEST_SLEEP_S  # woken when it is there
-                    held.bundle = await self._give_credential(held.key, identity, credential)
-                    held.credential, held.identity = credential, identity
+                    installed.bundle = await self._give_credential(installed.key, identity, credential)
+                    installed.credential, installed.identity = credential, identity
                     log.info("workload %s has a new certificate, serial %s", self.name, credential.svid.serial)
-                self.renewal_trouble = None
+                self.renewal_failure = None
                 self._renew_retry.reset()
             except (IssuerError, CoreError) as error:
-                if held.incarnation != self.around.core.incarnation:
+                if installed.incarnation != self.context.core.incarnation:
                     return 0.05  # it goes to another core in a moment, with a certificate
                 delay = self._renew_retry.next()
                 self._renew_not_before = loop.time() + delay
-                self.renewal_trouble = f"{what}: {text_of(error)}"
-                log.warning("workload %s: %s; next try in %.0f s", self.name, self.renewal_trouble, delay)
-        if held.credential is None or self.renewal_trouble is not None or identity != held.identity:
+                self.renewal_failure = f"{what}: {text_of(error)}"
+                log.warning("workload %s: %s; next try in %.0f s", self.name, self.renewal_failure, delay)
+        if installed.credential is None or self.renewal_failure is not None or identity != installed.identity:
             return max(0.05, self._renew_not_before - loop.time())
-        return max(0.05, (held.credential.renew_at - self.around.now()).total_seconds())
+        return max(0.05, (installed.credential.renew_at - self.context.now()).total_seconds())
 
-    def _is_due(self, held: Held, identity: SpiffeId) -> bool:
+    def _is_due(self, installed: Installed, identity: SpiffeId) -> bool:
         """A certificate is due in time, for another identity, and when its own trust anchor is none any more; to a core
         of an older version, which takes trust anchors only with one, also when these changed."""
-        credential, bundle = held.credential, self.around.credentials.bundle
-        if credential is None or identity != held.identity or self.around.now() >= credential.renew_at:
+        credential, bundle = installed.credential, self.context.credentials.bundle
+        if credential is None or identity != installed.identity or self.context.now() >= credential.renew_at:
             return True
         lost = credential.svid.anchor not in bundle.fingerprints
-        return held.bundle != bundle and (lost or not self.around.trust.apart)
+        return installed.bundle != bundle and (lost or not self.context.trust.apart)
 
     def _limits(self) -> Limits:
         """What it may have: by the mesh state, where that says something, else by the node's configuration."""
-        source = self.wanted_state or (self.held.workload if self.held is not None else None)
-        return source.limits.over(self.around.limits) if source is not None else self.around.limits
+        source = self.wanted_state or (self.installed.workload if self.installed is not None else None)
+        return source.limits.over(self.context.limits) if source is not None else self.context.limits
 
     async def _give_limits(self, key: int) -> Limits:
         limits = self._limits()
-        await self.around.core.call(CoreClient.workload_limits, key, limits)
+        await self.context.core.call(CoreClient.workload_limits, key, limits)
         return limits
 
     async def _give_credential(self, key: int, identity: SpiffeId, credential: Credential) -> TrustBundle:
         """The trust anchors that the core got before it, or with it."""
         # Right before: a core that takes the place of this one meanwhile does not know the key.
-        await self.around.trust.push()
-        svid, bundle = credential.svid, self.around.credentials.bundle
-        await self.around.core.call(
+        await self.context.trust.push()
+        svid, bundle = credential.svid, self.context.credentials.bundle
+        await self.context.core.call(
             CoreClient.workload_credentials,
             key,
             identity,
@@ -451,18 +453,18 @@ class Enrolment:
         )
         return bundle
 
-    async def _give_listeners(self, held: Held) -> None:
-        missing = held.lacking()
-        if held.workload.host is not None and self.around.node.waits_for_neighbours(self.name):
+    async def _give_listeners(self, installed: Installed) -> None:
+        missing = installed.lacking()
+        if installed.workload.host is not None and self.context.node.waits_for_neighbours(self.name):
             # They share port 15008: the core is to know all of them before it answers there for one.
             missing = {role: fd for role, fd in missing.items() if role not in SHARED}
         if missing:
-            await self.around.core.call(CoreClient.workload_listen, held.key, missing)
-            held.roles.update(missing)
+            await self.context.core.call(CoreClient.workload_listen, installed.key, missing)
+            installed.roles.update(missing)
 
     async def _live(self) -> int:
         """Connections of this workload, in all cores."""
-        answers = await self.around.core.call_all(CoreClient.stats)
+        answers = await self.context.core.call_all(CoreClient.stats)
         rows = [row for _link, (_core, rows) in answers for row in rows]
         return sum(row.connections for row in rows if row.workload == str(self.name))
 
@@ -473,10 +475,10 @@ class Enrolment:
     def _remaining(self, since: float | None) -> float:
         """Seconds that are left of `settle`; all of it when its beginning is not known."""
         now = asyncio.get_running_loop().time()
-        return (now if since is None else since) + self.around.settle - now
+        return (now if since is None else since) + self.context.settle - now
 
-    def _uncaptured(self, held: Held) -> str | None:
-        addresses = held.captured.uncaptured
+    def _uncaptured(self, installed: Installed) -> str | None:
+        addresses = installed.captured.uncaptured
         if not addresses:
             return None
         version = 6 if ":" in addresses[0] else 4
@@ -487,40 +489,40 @@ class Enrolment:
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with it now; see nodeseal.node.problems."""
-        name, wanted, held = str(self.name), self.wanted_state, self.held
-        if held is not None and held.credential is not None and held.credential.svid.not_after <= self.around.now():
-            why = f" ({self.renewal_trouble})" if self.renewal_trouble else ""
+        name, wanted, installed = str(self.name), self.wanted_state, self.installed
+        if installed is not None and installed.has_expired(self.context.now()):
+            why = f" ({self.renewal_failure})" if self.renewal_failure else ""
             text = f"{name}: its certificate has expired{why}"
             yield Problem(ProblemWord.CERTIFICATE_EXPIRED, text, "look at the CA directory and at the clock", name)
-        elif held is not None and self.renewal_trouble is not None:
-            text = f"{name}: {self.renewal_trouble}"
+        elif installed is not None and self.renewal_failure is not None:
+            text = f"{name}: {self.renewal_failure}"
             yield Problem(ProblemWord.CERTIFICATE_NOT_RENEWED, text, "it is tried again", name)
-        if held is not None and self.phase is Phase.ENROLLED and (uncaptured := self._uncaptured(held)):
+        if installed is not None and self.phase is Phase.ENROLLED and (uncaptured := self._uncaptured(installed)):
             yield Problem(ProblemWord.FAMILY_NOT_CAPTURED, f"{name}: {uncaptured}", "give it 'addresses' of both", name)
-        if self.trouble is not None:
-            again = max(0.0, self.trouble.retry_at - asyncio.get_running_loop().time())
-            lacks = held is None and wanted is not None and wanted.wanted
+        if self.failure is not None:
+            again = max(0.0, self.failure.retry_at - asyncio.get_running_loop().time())
+            lacks = installed is None and wanted is not None and wanted.wanted
             word = ProblemWord.NOT_ENROLLED if lacks else ProblemWord.UPKEEP_FAILED
-            yield Problem(word, f"{name}: {self.trouble.detail}", f"next try in {again:.0f} s", name)
-        elif held is None and wanted is not None and wanted.wanted and wanted.netns is None:
+            yield Problem(word, f"{name}: {self.failure.detail}", f"next try in {again:.0f} s", name)
+        elif installed is None and wanted is not None and wanted.wanted and wanted.netns is None:
             text = f"{name}: the mesh state gives it no 'netns'"
             yield Problem(ProblemWord.NOT_ENROLLED, text, "give it one there", name)
 
     def why(self) -> tuple[WhyNotEnrolled | None, str | None]:
         """(reason, detail) for the status: why it is not enrolled, or what is wrong although it is."""
-        detail = self.trouble.detail if self.trouble is not None else self.renewal_trouble
-        if self.held is not None:
+        detail = self.failure.detail if self.failure is not None else self.renewal_failure
+        if self.installed is not None:
             if self.phase is Phase.ENROLLED:
-                return None, detail or self._uncaptured(self.held)
+                return None, detail or self._uncaptured(self.installed)
             if self.phase is Phase.JOINING:
                 return WhyNotEnrolled.JOINING, detail
-            draining = "connections that were opened while it was enrolled go on" if self.held.draining else None
+            draining = "connections that were opened while it was enrolled go on" if self.installed.draining else None
             return WhyNotEnrolled.LEAVING, detail or draining
         wanted = self.wanted_state
         if wanted is None or not wanted.wanted:
             return WhyNotEnrolled.NOT_WANTED, None
         if wanted.netns is None:
             return WhyNotEnrolled.NO_NETNS, "the mesh state gives it no 'netns'"
-        if self.trouble is not None:
-            return self.trouble.reason, self.trouble.detail
-        return WhyNotEnrolled.PENDING, self.around.core.error
+        if self.failure is not None:
+            return self.failure.reason, self.failure.detail
+        return WhyNotEnrolled.PENDING, self.context.core.error

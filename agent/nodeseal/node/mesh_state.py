@@ -131,12 +131,12 @@ class MeshState:
                 # found; what is left of it here drains without being in the model.
                 continue
             ours[enrolment.name] = enrolment.phase
-            if enrolment.held is not None:
-                held = enrolment.held.workload
+            if enrolment.installed is not None:
+                installed = enrolment.installed.workload
                 # For an agent that adopts: one that is kept only because it is leaving is not wanted.
                 asked = wanted is not None and wanted.wanted
-                now = wanted if wanted is not None else held
-                kept.append(replace(held, phase=enrolment.phase, mode=now.mode, exclude=now.exclude, wanted=asked))
+                now = wanted if wanted is not None else installed
+                kept.append(replace(installed, phase=enrolment.phase, mode=now.mode, exclude=now.exclude, wanted=asked))
         mesh = source.with_phases(ours)
         changed = [workload for workload in kept if mesh.workloads.get(workload.key) != workload]
         for workload in changed:

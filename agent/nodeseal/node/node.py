@@ -20,9 +20,9 @@ from nodeseal.cores.supervisor import CoreSupervisor, StartCore
 from nodeseal.enrolment.adoption import Adoption
 from nodeseal.enrolment.bypass_keeper import BypassKeeper
 from nodeseal.enrolment.capture_thread import CaptureThread
+from nodeseal.enrolment.context import Context
 from nodeseal.enrolment.enrolments import Enrolments
 from nodeseal.enrolment.host_watch import HostWatch
-from nodeseal.enrolment.installed import Surroundings
 from nodeseal.enrolment.workload import Enrolment
 from nodeseal.identity.credentials import Credentials
 from nodeseal.identity.issuer import Issuer
@@ -89,7 +89,7 @@ class Node:
         credentials = Credentials(issuer, now=now)
         settle = config.settle.total_seconds()
         trust = TrustPusher(self.core, lambda: credentials.bundle)
-        self.around = Surroundings(self, self.core, capture, credentials, trust, settle, config.limits, now)
+        self.context = Context(self, self.core, capture, credentials, trust, settle, config.limits, now)
         self.enrolments = Enrolments()
         self.publication = OwnPublication(source, lambda: credentials.trust, self.enrolments.published)
         self.former = FormerPublications(config.run_dir, source, source_at)
@@ -99,7 +99,7 @@ class Node:
         self.issuer_watch = IssuerWatch(issuer, config.run_dir)
         self.pusher = MeshPusher(self.core, lambda: self.mesh_state.effective(self.enrolments.values()))
         self.bypass = BypassKeeper(capture, config.node, config.node_addresses)
-        self.vigil = Vigil(config.node, source.describe(), config.run_dir, self.core, self.around.settle)
+        self.vigil = Vigil(config.node, source.describe(), config.run_dir, self.core, self.context.settle)
         self.source = source
         self.mesh_state = MeshState(source, config.node, issuer.trust_domain, issuer.describe())
         self._next_key = 1
@@ -185,7 +185,7 @@ class Node:
     async def _adopt(self) -> None:
         """Takes over what a former agent left."""
         assert self.core.current is not None
-        adoption = Adoption(self.config.node, self.around, self.core.current)
+        adoption = Adoption(self.config.node, self.context, self.core.current)
         self._next_key = adoption.first_key
         # Without any core that knows, what this node published tells what was enrolled: fail closed from the start.
         known = await adoption.mesh(self.pusher)
@@ -195,7 +195,7 @@ class Node:
         async for enrolment in adoption.enrolments(known):
             self.enrolments.add(enrolment)
         self._adopted = frozenset(self.enrolments)
-        if any(one.held is not None and one.held.workload.host is not None for one in self.enrolments.values()):
+        if any(one.shares_port for one in self.enrolments.values()):
             self.hosts.wake()
 
     async def upgrade_core(self) -> UpgradedCore:
@@ -207,7 +207,7 @@ class Node:
             generation=core.generation,
             version=core.version,
             before=CoreNumber(pid=before.pid, generation=before.generation, version=before.version),
-            workloads=sum(enrolment.held is not None for enrolment in self.enrolments.values()),
+            workloads=sum(enrolment.installed is not None for enrolment in self.enrolments.values()),
         )
 
     def moved_on(self) -> None:
@@ -227,13 +227,13 @@ class Node:
         self._use(mesh)
         ours = self.mesh_state.ours
         for name in ours.keys() - self.enrolments.keys():
-            self.enrolments.add(Enrolment(name, self.around))
+            self.enrolments.add(Enrolment(name, self.context))
         for name, enrolment in self.enrolments.items():
             workload = ours.get(name)
             if workload is not None:
                 self.vigil.leftovers.forget(name)
-            elif enrolment.held is not None:
-                self.vigil.leftovers.note(name, enrolment.held.captured)
+            elif enrolment.installed is not None:
+                self.vigil.leftovers.note(name, enrolment.installed.captured)
             # The publication's phase is our own word and changes nothing.
             enrolment.update(replace(workload, phase=Phase.ABSENT) if workload is not None else None)
         await self.push()
@@ -268,7 +268,7 @@ class Node:
     def _tell_vigil(self) -> None:
         # Without a core nothing can be enrolled, which the status says of the core.
         pending = [name for name, one in self.enrolments.items() if one.pending and self.core.ready]
-        self.vigil.take(self.mesh_state.present, self.source.publishers, self.around.credentials.trust, pending)
+        self.vigil.take(self.mesh_state.present, self.source.publishers, self.context.credentials.trust, pending)
 
     async def _watch_namespaces(self) -> None:
         while True:
@@ -318,7 +318,7 @@ class Node:
             one.wanted_state
             for one in self.enrolments.values()
             if one.wanted_state is not None
-            and (one.held.captured.backend if one.held is not None else self.capture.backend) == "iptables"
+            and (one.installed.captured.backend if one.installed is not None else self.capture.backend) == "iptables"
         )
         if refused := probes.refused(by_rules, self.config.node_addresses, self.bypass.local):
             yield probes.problem(refused)
