@@ -242,7 +242,7 @@ struct core_options {
     uint32_t idle_timeout_ms;    /* a pooled tunnel without streams is closed after; 300000 */
     uint32_t spin_us;            /* before a worker sleeps it looks for events so long; 0: not at all */
     char congestion_control[16]; /* of the connections to and from peers; "": what the system has */
-    uint32_t warm_ms;            /* peers used within it are dialled again ahead of need; 0: none */
+    uint32_t preconnect_ms;      /* peers used within it are dialled again ahead of need; 0: none */
     char trust_domain[256];
 };
 

@@ -58,7 +58,7 @@ def agent_config(mesh: Path, **changes: Any) -> Config:
         "spin": timedelta(0),
         "certificate_lifetime": timedelta(hours=24),
         "settle": timedelta(0),
-        "warm_tunnels": timedelta(0),
+        "preconnect": timedelta(0),
         "drain_limit": None,
         "capture": Choice.AUTO,
         "cgroup": None,

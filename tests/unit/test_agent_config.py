@@ -35,17 +35,17 @@ def test_defaults_and_relative_paths(tmp_path: Path) -> None:
     assert loaded.run_dir == Path("/run/nodeseal")
     assert 1 <= loaded.workers <= 4
     assert (loaded.certificate_lifetime, loaded.settle) == (timedelta(hours=24), timedelta(seconds=2))
-    assert loaded.warm_tunnels == timedelta(0)
+    assert loaded.preconnect == timedelta(0)
     assert loaded.capture is Choice.AUTO
     assert loaded.cgroup is None
 
 
 def test_everything_given(tmp_path: Path) -> None:
     more = "run_dir: run\nworkers: 2\ncertificate_lifetime: 1.5h\nsettle: 250ms\ncgroup: /sys/fs/cgroup\n"
-    loaded = load(tmp_path, MINIMAL + more + "warm_tunnels: 10m\n")
+    loaded = load(tmp_path, MINIMAL + more + "preconnect: 10m\n")
     assert (loaded.run_dir, loaded.workers) == (tmp_path / "run", 2)
     assert (loaded.certificate_lifetime, loaded.settle) == (timedelta(minutes=90), timedelta(milliseconds=250))
-    assert loaded.warm_tunnels == timedelta(minutes=10)
+    assert loaded.preconnect == timedelta(minutes=10)
     assert loaded.cgroup == Path("/sys/fs/cgroup")
 
 
@@ -136,9 +136,16 @@ def test_capture_backend_that_does_not_exist(tmp_path: Path) -> None:
     assert line == "agent.yaml:4: capture: expected auto or ebpf or iptables, found 'nftables'"
 
 
-def test_warm_tunnels_has_a_bound(tmp_path: Path) -> None:
-    (line,) = problems(tmp_path, MINIMAL + "warm_tunnels: 2d\n")
-    assert line == "agent.yaml:4: warm_tunnels: expected a duration from 0s to 1d, found 2d"
+@pytest.mark.parametrize("name", ["preconnect", "warm_tunnels"])
+def test_preconnect_has_a_bound(tmp_path: Path, name: str) -> None:
+    (line,) = problems(tmp_path, MINIMAL + f"{name}: 2d\n")
+    assert line == f"agent.yaml:4: {name}: expected a duration from 0s to 1d, found 2d"
+
+
+def test_preconnect_is_read_under_its_former_name(tmp_path: Path) -> None:
+    assert load(tmp_path, MINIMAL + "warm_tunnels: 10m\n").preconnect == timedelta(minutes=10)
+    (line,) = problems(tmp_path, MINIMAL + "preconnect: 5m\nwarm_tunnels: 10m\n")
+    assert line == "agent.yaml:5: warm_tunnels: expected preconnect alone, which it was renamed to, found both"
 
 
 def test_run_dir_must_leave_room_for_a_socket(tmp_path: Path) -> None:

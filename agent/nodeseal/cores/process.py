@@ -25,7 +25,7 @@ class CoreOptions:
     trust_domain: str
     spin_us: int = 0
     congestion_control: str = ""
-    warm_ms: int = 0
+    preconnect_ms: int = 0
     """Peers used within so many milliseconds are dialled again ahead of need; 0: none are."""
 
 
@@ -44,7 +44,7 @@ def spawn(
     command += ["--generation", str(generation), "--build", generations.build()]
     command += ["--workers", str(options.workers), "--trust-domain", options.trust_domain]
     command += ["--spin-us", str(options.spin_us), "--congestion-control", options.congestion_control]
-    command += ["--warm-ms", str(options.warm_ms)]
+    command += ["--preconnect-ms", str(options.preconnect_ms)]
     try:
         try:
             log_fd = os.open(

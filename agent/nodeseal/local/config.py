@@ -9,7 +9,7 @@
     spin: 50us                       # how long a worker looks for more before it sleeps; the default is not at all
     certificate_lifetime: 24h        # renewed at half of it
     settle: 2s                       # how long the other nodes get to see a change
-    warm_tunnels: 0s                 # peers used within it get a new tunnel ahead of need; 0s: none do
+    preconnect: 0s                   # peers used within it get a new tunnel ahead of need; 0s: none do
     limits:                          # of each workload, unless the mesh state has others for it; none: no limit
       connections: 20000             # at once
       memory: 256MiB                 # that the core holds for it
@@ -51,7 +51,8 @@ _LIFETIME_MIN = timedelta(seconds=2)
 _LIFETIME_MAX = timedelta(days=365)
 _SETTLE_MAX = timedelta(hours=1)
 _SPIN_MAX = timedelta(milliseconds=1)
-_WARM_MAX = timedelta(days=1)
+_PRECONNECT_MAX = timedelta(days=1)
+_PRECONNECT_FORMERLY = "warm_tunnels"
 _DRAIN_MAX = timedelta(days=365)
 _LOCAL = "local"
 # In the kernel's map IPv4 addresses are below this prefix: a range that holds it would hold all of them.
@@ -89,7 +90,8 @@ class Config:
     spin: timedelta
     certificate_lifetime: timedelta
     settle: timedelta
-    warm_tunnels: timedelta
+    preconnect: timedelta
+    """Peers that were used within it get a new tunnel ahead of need; 0: none do."""
     drain_limit: timedelta | None
     """None: as long as they last."""
     capture: Choice
@@ -122,7 +124,7 @@ def load(path: Path) -> Config:
         spin=_duration(fields, "spin", "0us", timedelta(0), _SPIN_MAX),
         certificate_lifetime=_duration(fields, "certificate_lifetime", "24h", _LIFETIME_MIN, _LIFETIME_MAX),
         settle=_duration(fields, "settle", "2s", timedelta(0), _SETTLE_MAX),
-        warm_tunnels=_duration(fields, "warm_tunnels", "0s", timedelta(0), _WARM_MAX),
+        preconnect=_preconnect(fields),
         drain_limit=_optional_duration(fields, "drain_limit", timedelta(0), _DRAIN_MAX),
         capture=fields.choice("capture", Choice.AUTO),
         cgroup=_optional_path(fields, base),
@@ -170,6 +172,16 @@ def _node_addresses(fields: Fields) -> NodeAddresses:
                 fields.problems.add(node.line, f"{name}[{index}]", "a smaller range of addresses", str(network))
             trusted.append(network)
     return NodeAddresses(local, tuple(trusted))
+
+
+def _preconnect(fields: Fields) -> timedelta:
+    value = _duration(fields, "preconnect", "0s", timedelta(0), _PRECONNECT_MAX)
+    if not fields.has(_PRECONNECT_FORMERLY):
+        return value
+    if fields.has("preconnect"):
+        line = fields.line_of(_PRECONNECT_FORMERLY)
+        fields.problems.add(line, _PRECONNECT_FORMERLY, "preconnect alone, which it was renamed to", "both")
+    return _duration(fields, _PRECONNECT_FORMERLY, "0s", timedelta(0), _PRECONNECT_MAX)
 
 
 def _duration(fields: Fields, name: str, default: str, low: timedelta, high: timedelta) -> timedelta:

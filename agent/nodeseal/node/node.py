@@ -79,7 +79,7 @@ class Node:
                 issuer.trust_domain,
                 spin_us=round(config.spin.total_seconds() * 1_000_000),
                 congestion_control=config.congestion_control,
-                warm_ms=round(config.warm_tunnels.total_seconds() * 1000),
+                preconnect_ms=round(config.preconnect.total_seconds() * 1000),
             ),
             on_start=self.push,
             on_change=self._wake_all,

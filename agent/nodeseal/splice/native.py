@@ -207,7 +207,7 @@ class Core:
         trust_domain: str,
         spin_us: int = 0,
         congestion_control: str = "",
-        warm_ms: int = 0,
+        preconnect_ms: int = 0,
     ) -> None:
         self.native = native
         ffi, lib = native.ffi, native.lib
@@ -218,7 +218,7 @@ class Core:
         options.idle_timeout_ms = 300_000
         options.spin_us = spin_us
         options.congestion_control = fit(congestion_control, 16)
-        options.warm_ms = warm_ms
+        options.preconnect_ms = preconnect_ms
         options.trust_domain = fit(trust_domain, 256)
         error = ffi.new("char[]", _ERROR_SIZE)
         self._notices = ffi.new("struct ns_limit_notice[]", _NOTICES)

@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--workers", type=int, default=1, help="worker threads, 1 to 64")
     result.add_argument("--spin-us", type=int, default=0, help="microseconds to look for events before a sleep")
     result.add_argument("--congestion-control", default="", help="of connections between nodes")
-    result.add_argument("--warm-ms", type=int, default=0, help="dial peers used within it ahead of need")
+    result.add_argument("--preconnect-ms", type=int, default=0, help="dial peers used within it ahead of need")
     result.add_argument("--ready-fd", type=int, default=-1, help=argparse.SUPPRESS)
     return result
 
@@ -98,7 +98,7 @@ def _run(options: argparse.Namespace) -> None:
             trust_domain=options.trust_domain,
             spin_us=options.spin_us,
             congestion_control=options.congestion_control,
-            warm_ms=options.warm_ms,
+            preconnect_ms=options.preconnect_ms,
         )
         path = generations.socket_path(options.run_dir, options.generation)
         try:

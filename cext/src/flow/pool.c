@@ -153,7 +153,7 @@ void pool_preconnect(struct worker *worker, struct workload *workload, int *dial
     link_each(at, next, &workload->preconnects)
     {
         struct preconnect *preconnect = container_of(at, struct preconnect, link);
-        if (worker->now_ms - preconnect->used_ms > worker->options->warm_ms) {
+        if (worker->now_ms - preconnect->used_ms > worker->options->preconnect_ms) {
             preconnect_free(preconnect);
         } else if (*dials > 0 && preconnect_is_due(preconnect) && link_empty(&preconnect->waiter.link)) {
             (*dials)--;

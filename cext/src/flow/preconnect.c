@@ -92,11 +92,11 @@ void preconnect_remember(struct worker *worker, struct workload *workload, const
     uint64_t used_ms = in_use ? worker->now_ms : use->used_ms;
     worker->pool.preconnects -= ahead;
     use->ahead = 0;
-    if (worker->options->warm_ms == 0 || worker->retiring || (!opened && !ahead))
+    if (worker->options->preconnect_ms == 0 || worker->retiring || (!opened && !ahead))
         return;
     if (workload->credentials.context == NULL)
         return; /* it was removed, and has forgotten its peers */
-    if (worker->now_ms - used_ms > worker->options->warm_ms)
+    if (worker->now_ms - used_ms > worker->options->preconnect_ms)
         return;
     struct preconnect *preconnect = preconnect_find(workload, peer, identity);
     if (preconnect != NULL) {

@@ -1,11 +1,11 @@
 /*
- * preconnect.h: peers that are to be dialled ahead of need, an option (core_options.warm_ms).
+ * preconnect.h: peers that are to be dialled ahead of need, an option (core_options.preconnect_ms).
  *
  * A client tunnel that ends or takes no more streams (idle, new credentials, a GOAWAY, lost) leaves its peer
- * on its workload's list if flows used it less than warm_ms ago. At a tick the core asks what it would do
- * with a new flow to where the last one went, and dials the peer only if the answer is a tunnel to the same
- * address and identity (pool.h). So a peer that has left the mesh, or is no longer allowed, is never dialled,
- * whatever epochs went by. One that cannot be reached is tried more and more seldom (endpoint.h).
+ * on its workload's list if flows used it less than preconnect_ms ago. At a tick the core asks what it would
+ * do with a new flow to where the last one went, and dials the peer only if the answer is a tunnel to the
+ * same address and identity (pool.h). So a peer that has left the mesh, or is no longer allowed, is never
+ * dialled, whatever epochs went by. One that cannot be reached is tried more and more seldom (endpoint.h).
  */
 #ifndef NS_PRECONNECT_H
 #define NS_PRECONNECT_H

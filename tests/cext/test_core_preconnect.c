@@ -2,14 +2,14 @@
 #include "core_calls.h"
 #include "core_ends.h"
 
-enum { WARM_MS = 600000 };
+enum { PRECONNECT_MS = 600000 };
 
-/* Peers used in the last `warm_ms` are dialled ahead of need. */
-static struct lab *lab_new_warm(uint32_t warm_ms)
+/* Peers used in the last `preconnect_ms` are dialled ahead of need. */
+static struct lab *lab_preconnecting(uint32_t preconnect_ms)
 {
     struct core_options options = options_default();
     options.workers = 1;
-    options.warm_ms = warm_ms;
+    options.preconnect_ms = preconnect_ms;
     return lab_with(options);
 }
 
@@ -24,7 +24,7 @@ static void lab_use(struct lab *lab)
 
 TEST(a_used_peer_is_dialled_ahead_of_need_after_new_credentials)
 {
-    struct lab *lab = lab_new_warm(WARM_MS);
+    struct lab *lab = lab_preconnecting(PRECONNECT_MS);
     lab_use(lab);
     CHECK_EQUAL(calls.tunnels_dialled, 1);
     for (int i = 2; i < 4; i++) {
@@ -38,7 +38,7 @@ TEST(a_used_peer_is_dialled_ahead_of_need_after_new_credentials)
 
 TEST(a_peer_used_too_long_ago_is_left_alone)
 {
-    struct lab *lab = lab_new_warm(1);
+    struct lab *lab = lab_preconnecting(1);
     lab_use(lab);
     usleep(5000);
     lab_credentials(lab, SHIPPER_KEY, SHIPPER);
@@ -49,7 +49,7 @@ TEST(a_peer_used_too_long_ago_is_left_alone)
 
 TEST(a_peer_that_is_no_longer_allowed_is_not_dialled_ahead)
 {
-    struct lab *lab = lab_new_warm(WARM_MS);
+    struct lab *lab = lab_preconnecting(PRECONNECT_MS);
     lab_use(lab);
     uint64_t questions = lab_core_stats(lab).questions;
     LAB_SET(lab, outbound_verdict, NS_REFUSE);
@@ -67,7 +67,7 @@ TEST(a_peer_that_is_no_longer_allowed_is_not_dialled_ahead)
 
 TEST(a_peer_with_another_identity_than_before_is_not_dialled_ahead)
 {
-    struct lab *lab = lab_new_warm(WARM_MS);
+    struct lab *lab = lab_preconnecting(PRECONNECT_MS);
     lab_use(lab);
     uint64_t questions = lab_core_stats(lab).questions;
     LAB_SET(lab, identity, SHIPPER);
@@ -83,9 +83,9 @@ TEST(a_peer_with_another_identity_than_before_is_not_dialled_ahead)
     lab_free(lab);
 }
 
-TEST(a_warm_peer_that_is_away_is_dialled_again_when_it_is_back)
+TEST(a_peer_that_is_away_is_dialled_again_when_it_is_back)
 {
-    struct lab *lab = lab_new_warm(WARM_MS);
+    struct lab *lab = lab_preconnecting(PRECONNECT_MS);
     char error[NS_REASON_MAX] = "";
     lab_use(lab);
     CHECK_EQUAL(core_workload_remove(lab->core, PIPELINE_KEY, error, sizeof(error)), 0);
@@ -101,7 +101,7 @@ TEST(an_idle_tunnel_that_was_used_lately_is_made_anew)
 {
     struct core_options options = options_default();
     options.workers = 1;
-    options.warm_ms = WARM_MS;
+    options.preconnect_ms = PRECONNECT_MS;
     options.idle_timeout_ms = 1;
     struct lab *lab = lab_with(options);
     lab_use(lab);
@@ -111,7 +111,7 @@ TEST(an_idle_tunnel_that_was_used_lately_is_made_anew)
 
 TEST(a_removed_workload_dials_nobody_ahead)
 {
-    struct lab *lab = lab_new_warm(WARM_MS);
+    struct lab *lab = lab_preconnecting(PRECONNECT_MS);
     char error[NS_REASON_MAX] = "";
     lab_use(lab);
     lab_credentials(lab, SHIPPER_KEY, SHIPPER);

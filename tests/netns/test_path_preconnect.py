@@ -18,7 +18,7 @@ from support.programs import Programs
 @pytest.fixture
 def lab(lab_root: Path) -> Iterator[RunningLab]:
     """Certificates are renewed about every three seconds. `double` stands in for a peer."""
-    settings = {"certificate_lifetime": "6s", "warm_tunnels": "10m"}
+    settings = {"certificate_lifetime": "6s", "preconnect": "10m"}
     with running_lab(lab_root, more_pods=("double:node2:plain",), settings=settings) as lab:
         yield lab
 
