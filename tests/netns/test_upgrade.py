@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from nodeseal import __version__
 from nodeseal_lab.lab import LAB_ROOT, Lab, take_down
 from support.connection import echoes
 from support.lab import RunningLab
@@ -137,7 +138,27 @@ def test_nothing_is_cut_by_an_upgrade_of_agent_and_core(lab: RunningLab) -> None
             for one in lines:
                 one.goes_on()
             assert lab.core_pids(node)[-1] == first, "the former core still carries what it began"
+            older = {one["generation"] for one in lab.status(node)["older_cores"]}
+            assert older, "the former core is shown"
+            assert older < {row["core"] for row in lab.connections(node)}, "its connections are listed beside others"
         wait_for(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
         stop.set()
         assert dialler.result() > 0
         assert [one.finish() > 0 for one in lines] == [True] * len(lines)
+
+
+def test_command_and_agent_of_two_versions_say_what_to_do(lab: RunningLab, former: dict[str, str]) -> None:
+    run_dir = str(lab.run_dir("node1"))
+
+    def said(environment: dict[str, str]) -> str:
+        command = [sys.executable, "-m", "nodeseal", "status", "--run-dir", run_dir]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (1, "")
+        return done.stderr
+
+    present = said(dict(os.environ))
+    assert present.startswith(f"nodeseal: the agent at {run_dir}/agent.sock is of another version than this command")
+    assert present.endswith("; start the agent anew\n")
+    lab.restart_agent("node1")
+    text = "than this command: run the one that is installed\n"
+    assert said(former) == f"nodeseal: the agent is of a newer version ({__version__}) {text}"
