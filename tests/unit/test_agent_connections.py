@@ -67,8 +67,8 @@ class Node:
         self.capture = self
         self.enrolments = {}
         for name in past:
-            held = status_of(draining=False, captured=name)
-            self.enrolments[WorkloadName.parse(name)] = status_of(name=WorkloadName.parse(name), held=held)
+            installed = status_of(draining=False, captured=name)
+            self.enrolments[WorkloadName.parse(name)] = status_of(name=WorkloadName.parse(name), installed=installed)
 
     async def direct(self, captured: str) -> list[Direct]:
         found = self.past[captured]
