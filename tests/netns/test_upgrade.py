@@ -11,75 +11,30 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from nodeseal import __version__
 from nodeseal_lab.lab import LAB_ROOT, Lab, take_down
 from support.connection import echoes
+from support.former import build, is_there
 from support.lab import RunningLab
 from support.patience import wait_for
 from support.programs import Lines, Programs
 
-ROOT = Path(__file__).resolve().parents[2]
 FORMER = "1008fd92d61c6873226de42afc9d7f68408b281f"
 NODES = ("node1", "node2")
 PATHS = (("shipper", "pipeline"), ("pipeline", "siem"), ("shipper", "siem"), ("guest", "pipeline"))
-_BUILD_SECONDS = 300
-
-
-def _has_former() -> bool:
-    found = subprocess.run(["git", "-C", ROOT, "cat-file", "-e", f"{FORMER}^{{commit}}"], capture_output=True)
-    return found.returncode == 0
-
 
 pytestmark = [
-    pytest.mark.skipif(not _has_former(), reason=f"no git history here that has the former version {FORMER[:7]}"),
+    pytest.mark.skipif(not is_there(FORMER), reason=f"no git history here that has the former version {FORMER[:7]}"),
 ]
 
 
 @pytest.fixture(scope="module")
 def former(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment in which `nodeseal` is the former version."""
-    directory = tmp_path_factory.mktemp("former")
-    archive = subprocess.run(
-        [
-            "git",
-            "-C",
-            ROOT,
-            "archive",
-            FORMER,
-            "agent",
-            "bpf",
-            "cext",
-            "setup.py",
-            "pyproject.toml",
-            "README.md",
-            "LICENSE",
-        ],
-        capture_output=True,
-        check=True,
-        timeout=60,
-    )
-    subprocess.run(["tar", "-x", "-C", directory], input=archive.stdout, check=True, timeout=60)
-    subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
-        cwd=directory,
-        check=True,
-        capture_output=True,
-        timeout=_BUILD_SECONDS,
-    )
-    environment = {**os.environ, "PYTHONPATH": str(directory / "agent")}
-    found = subprocess.run(
-        [sys.executable, "-c", "import nodeseal, nodeseal._core; print(nodeseal.__file__)"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert found.stdout.startswith(str(directory))
-    return environment
+    return build(FORMER, tmp_path_factory.mktemp("former"))
 
 
 @pytest.fixture
