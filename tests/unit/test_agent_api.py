@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,12 @@ class TestFailures:
         assert answer.startswith(b"HTTP/1.1 400 ")
         assert b"the request is not HTTP/1.1: " in answer
 
+    @pytest.mark.parametrize("target", ["//[", "http://[::1/v1/status"])
+    def test_target_that_is_no_url_is_answered(self, tmp_path: Path, target: str) -> None:
+        answer = serve(tmp_path, lambda: talk(tmp_path, request(target)))
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"the request's target is no URL: Invalid IPv6 URL" in answer
+
 
 class TestBounds:
     @pytest.mark.parametrize(
@@ -307,6 +314,23 @@ class TestBounds:
         serve(tmp_path, story)
         with clients[0] as idle:
             assert idle.recv(1) == b""
+
+    def test_agent_that_goes_waits_for_no_reader(self, tmp_path: Path) -> None:
+        clients: list[socket.socket] = []
+
+        async def endless(_wanted: ConnectionFilter) -> AsyncGenerator[list[ConnectionRow], None]:
+            while True:
+                yield [ConnectionRow(source="x" * 1_000_000)]
+
+        def story() -> float:
+            clients.append(connect(tmp_path))
+            clients[0].sendall(request("/v1/connections?stream=true"))
+            assert clients[0].recv(1)
+            return time.monotonic()
+
+        begin = serve(tmp_path, story, Served(CONNECTIONS, connections, endless))
+        assert time.monotonic() - begin < 10
+        clients[0].close()
 
 
 class TestVersions:

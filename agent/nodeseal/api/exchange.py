@@ -178,11 +178,11 @@ class Exchange:
         except (TimeoutError, ConnectionError):
             raise GoneError from None
 
-    async def close(self) -> None:
-        """Ends the connection, at once if the client does not take what it was sent last."""
+    async def close(self, patience: float) -> None:
+        """Ends the connection; the client has `patience` seconds to take what it was sent last."""
         self._writer.close()
         try:
-            async with asyncio.timeout(IDLE_S):
+            async with asyncio.timeout(patience):
                 await self._writer.wait_closed()
         except (TimeoutError, ConnectionError):
             pass
@@ -204,7 +204,10 @@ def _response(status: HTTPStatus, kind: str, *headers: tuple[str, str]) -> h11.R
 
 def _request_of(head: h11.Request) -> Request:
     """Raises RequestError."""
-    target = urlsplit(head.target.decode("ascii", "replace"))
+    try:
+        target = urlsplit(head.target.decode("ascii", "replace"))
+    except ValueError as error:
+        raise RequestError(HTTPStatus.BAD_REQUEST, f"the request's target is no URL: {one_line(error)}") from None
     try:
         pairs = parse_qsl(target.query, keep_blank_values=True, max_num_fields=_PARAMETERS_MAX)
     except ValueError:

@@ -17,13 +17,24 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from nodeseal import __version__
-from nodeseal.api.exchange import Batches, Exchange, GoneError, LineClientError, Request, RequestError, one_line
+from nodeseal.api.exchange import (
+    IDLE_S,
+    Batches,
+    Exchange,
+    GoneError,
+    LineClientError,
+    Request,
+    RequestError,
+    one_line,
+)
 from nodeseal.contracts.api import Operation
 from nodeseal.contracts.rows import Parameters, Row
 
 log = logging.getLogger("nodeseal.agent")
 
 CLIENTS_MAX = 64
+_LAST_S = 1.0
+"""For how long an agent that ends waits for clients to take what they were sent last."""
 
 P = TypeVar("P", bound=Parameters)
 A = TypeVar("A", bound=Row)
@@ -84,6 +95,7 @@ class ApiServer:
         assert task is not None
         self._clients.add(task)
         exchange = Exchange(reader, writer)
+        patience = IDLE_S
         try:
             await self._serve(exchange, _peer_uid(writer))
         except RequestError as error:
@@ -94,12 +106,15 @@ class ApiServer:
                 await exchange.refuse_line(
                     f"the agent is of a newer version ({__version__}) than this command: run the one that is installed"
                 )
-        except (GoneError, asyncio.CancelledError):
-            pass  # or the agent is ending
+        except GoneError:
+            patience = 0.0
+        except asyncio.CancelledError:
+            patience = _LAST_S  # the agent is ending
         finally:
-            self._clients.discard(task)
+            # It counts until it has gone: what it was sent last is still here.
             with contextlib.suppress(asyncio.CancelledError):
-                await exchange.close()
+                await exchange.close(patience)
+            self._clients.discard(task)
 
     async def _serve(self, exchange: Exchange, uid: int) -> None:
         if uid not in (0, os.geteuid()):
