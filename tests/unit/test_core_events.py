@@ -209,7 +209,11 @@ def test_events_of_newer_cores_are_passed_over() -> None:
     )
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b'{"events":1}', b'{"events":[{"event":"opened"}]}', b'{"lost":-1}'])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b'{"events":1}', b'{"events":[{"event":"opened"}]}', b'{"lost":-1}', b'{"new":' + b"[" * 100_000],
+    ids=lambda body: body[:20],
+)
 def test_what_is_no_event_is_an_error(body: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         events.read_told(body)

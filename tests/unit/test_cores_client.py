@@ -356,6 +356,7 @@ HOSTILE = {
     "fields of other types": say(connections="many", tunnels={}),
     "a refusal that is no text": b'{"ok":false,"error":{"a":1}}',
     "deep": b"[" * 100_000,
+    "deep in what is passed over": b'{"ok":true,"new":' + b"[" * 100_000,
     "a number too many": b'{"ok":true,"connections":-1}',
     "a number too large": b'{"ok":true,"connections":1' + b"0" * 400 + b"}",
 }

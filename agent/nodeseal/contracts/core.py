@@ -430,6 +430,8 @@ _NAMES = frozenset(map(operation_name, OPERATIONS))
 _requests = msgspec.json.Decoder(Union[OPERATIONS])  # noqa: UP007  (a union made of a tuple)
 _operations = msgspec.json.Decoder(_Operation)
 _verdicts = msgspec.json.Decoder(Refused)
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding raises; the last of these for lists in lists in lists."""
 encode = msgspec.json.encode
 """A message as it goes over the control socket."""
 
@@ -438,7 +440,7 @@ def read_request(body: bytes) -> Request[Any]:
     """The core's side. Raises MessageError."""
     try:
         request: Request[Any] = _requests.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise MessageError(_why_no_request(body, error)) from None
     return request
 
@@ -446,7 +448,7 @@ def read_request(body: bytes) -> Request[Any]:
 def _why_no_request(body: bytes, error: Exception) -> str:
     try:
         name = _operations.decode(body).op
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except _UNREADABLE:
         return f"malformed request: {_line(error)}"
     if name not in _NAMES:
         return f"the core does not know the operation {name[:80]!a}"
@@ -460,7 +462,7 @@ def read_answer(body: bytes, expected: type[A]) -> A | Refused:
         if not verdict.ok:
             return Refused(error=_line(verdict.error))
         return msgspec.json.decode(body, type=expected)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise MessageError(f"an answer that is not understood: {_line(error)}") from None
 
 

@@ -83,6 +83,9 @@ encode = msgspec.json.encode
 def read_told(body: bytes) -> Told:
     """What a core has told; events of a kind that only newer cores have are passed over. Raises ValueError (a
     msgspec.MsgspecError, or UnicodeDecodeError) for what is no such message."""
-    message = _messages.decode(body)
-    events = tuple(_events.decode(raw) for raw in message.events if _known.decode(raw).event in _NAMES)
+    try:
+        message = _messages.decode(body)
+        events = tuple(_events.decode(raw) for raw in message.events if _known.decode(raw).event in _NAMES)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
     return Told(events=events, lost=message.lost)
