@@ -138,6 +138,18 @@ def test_each_kind_of_event_arrives_as_what_it_is(core: Core) -> None:
     assert limit == LimitReached(workload="default/shipper", limit="new_connections", value=50, refused=3)
 
 
+def test_connections_that_end_with_their_workload_have_its_name(core: Core) -> None:
+    """Their events wait in the core when it is removed."""
+    peer = core.subscribe()
+    core.ask(core.connect(), contract.WorkloadRemove(key=7))
+    core.lib.events.put({"kind": native.EVENT_CLOSED, "connection.id": 1, "connection.workload": 7})
+    (closed,) = told(peer).events
+    assert closed.connection.workload == "default/shipper"  # type: ignore[union-attr]
+    core.lib.rows = [{"id": 1, "workload": 7, "state": native.STATES.index("closed")}]
+    rows = core.ask(core.connect(), contract.Connections()).connections
+    assert [row.workload for row in rows] == ["default/shipper"]
+
+
 def test_every_listener_gets_every_event_in_order(core: Core) -> None:
     peers = [core.subscribe() for _ in range(3)]
     for number in range(200):

@@ -39,6 +39,7 @@ _PEER_TIMEOUT_S = 10.0
 _CHECK_S = 1.0
 _KEPT_S = 5.0
 _ACCEPT_PAUSE_S = 0.2  # when no descriptor can be had
+_REMEMBERED_S = 60.0  # as long as the C core lists what was closed
 
 
 class RequestError(Exception):
@@ -99,7 +100,9 @@ class ControlServer:
         self._trusted = ""
         self.decider = Decider(core, self._name_of)
         self.stopping = False
-        self.events = EventStream(core, self._text_of)
+        self._removed: dict[int, tuple[str, float]] = {}
+        """Names of workloads that have gone, and until when they are known: their connections are still told of."""
+        self.events = EventStream(core, self._last_text_of)
         self._incoming = Incoming()
         self._ops: dict[type[Request[Any]], Callable[[Any, Carried], Outcome]] = {
             contract.Hello: self._hello,
@@ -130,6 +133,10 @@ class ControlServer:
     def _text_of(self, key: int) -> str | None:
         record = self._records.get(key)
         return str(record.name) if record is not None else None
+
+    def _last_text_of(self, key: int) -> str | None:
+        """Also of a workload that was removed a moment ago."""
+        return self._text_of(key) or self._removed.get(key, (None,))[0]
 
     def handle(self, session: Session, body: bytes, fds: list[int]) -> tuple[Answer | Refused, list[int]]:
         """The answer to a request, and descriptors to send with it (kept open here). Takes over `fds`; never raises."""
@@ -288,6 +295,9 @@ class ControlServer:
         record = self._record(request.key)
         self._core.workload_remove(record.key)
         del self._records[record.key]
+        now = time.monotonic()
+        self._removed = {key: one for key, one in self._removed.items() if now < one[1]}
+        self._removed[record.key] = str(record.name), now + _REMEMBERED_S
         close_all(record.listeners.values())
         log.info("workload %s removed", record.name)
         return Answer()
@@ -337,7 +347,7 @@ class ControlServer:
         session = carried.session
         if request.first == 0 or session.connections is None:
             session.connections, session.until = self._core.connections(), time.monotonic() + _KEPT_S
-        rows, following = session.connections.part(request, self._text_of)
+        rows, following = session.connections.part(request, self._last_text_of)
         if following is None:
             session.connections = None
         return contract.ConnectionRows(connections=rows, next=following)
