@@ -176,7 +176,9 @@ def test_what_cannot_be_listed_is_said(node: Node) -> None:
     assert positions(found) == [*IN_ORDER, PAST[2]]
 
 
-@pytest.mark.parametrize("after", ["", "core", "core,1", "core,x,1", "past,a", "future,1,2"])
+@pytest.mark.parametrize(
+    "after", ["", "core", "core,1", "core,x,1", f"core,1,{2**63 - 1}", "core,1,-2", "past,a", "future,1,2"]
+)
 def test_place_that_is_none_is_refused(node: Node, after: str) -> None:
     with pytest.raises(RequestError, match="is not the 'next' of a page"):
         page(node, after=after)

@@ -38,6 +38,7 @@ from nodeseal.mesh.reasons import WhyPlaintext
 from nodeseal.node.node import Node
 
 _CORE_PATIENCE_S = 6.0
+_ID_MAX = 2**63 - 1
 
 Line = ConnectionRow | Incomplete
 """A row, or what could not be listed."""
@@ -68,7 +69,8 @@ class Position(NamedTuple):
         try:
             if kind == "core":
                 core, number = map(int, parts)
-                return cls(False, core, number, "", "", "")
+                if core >= 0 and 0 <= number < _ID_MAX:
+                    return cls(False, core, number, "", "", "")
             if kind == "past":
                 workload, source, destination = parts
                 return cls(True, 0, 0, workload, source, destination)
