@@ -68,22 +68,28 @@ install: $(VENV)/.installed ## a virtual environment with the nodeseal command i
 demo: $(VENV)/.installed ## the main job, shown with real processes and packets (root, under a minute)
 	$(BIN)/nodeseal lab demo
 
-PYTEST := $(BIN)/python -m pytest $(if $(WORKERS),--workers $(WORKERS))
+# In parallel, but for what measures what others disturb: that runs afterwards, one by one. $(1): pytest's arguments.
+define run_tests
+$(BIN)/python -m pytest -n auto -m 'not alone' $(1)
+$(BIN)/python -m pytest -m alone $(1)
+endef
+ASKED := $(if $(WORKERS),--workers $(WORKERS))
 
-test: $(VENV)/.installed-test ## all tests (root; 10 minutes); FAST=1: a selection (under 3); WORKERS=4: worker threads of a core
+test: $(VENV)/.installed-test ## all tests (root, 10 minutes); FAST=1: a selection (under 3); WORKERS=4: worker threads of a core
 ifdef FAST
-	$(PYTEST) -n auto -m 'fast and not alone'
+	$(BIN)/python -m pytest -n auto -m 'fast and not alone' $(ASKED)
 else
-	$(PYTEST) -n auto -m 'not alone'
-	$(PYTEST) -m alone
-	$(PYTEST) -n auto tests/netns --backend iptables -m both_backends
+	$(call run_tests,$(ASKED))
+	$(BIN)/python -m pytest -n auto -m both_backends tests/netns --backend iptables $(ASKED)
 endif
 
 test-workers: $(VENV)/.installed-test ## the netns and interop tests with 1, 2 and 4 worker threads of a core (root)
-	for n in 1 2 4; do $(BIN)/python -m pytest -n auto tests/netns tests/interop --workers $$n; done
+	$(call run_tests,tests/netns tests/interop --workers 1)
+	$(call run_tests,tests/netns tests/interop --workers 2)
+	$(call run_tests,tests/netns tests/interop --workers 4)
 
 test-iptables: $(VENV)/.installed-test ## the netns and interop tests with capture by iptables instead of eBPF (root)
-	$(BIN)/python -m pytest -n auto tests/netns tests/interop --backend iptables
+	$(call run_tests,tests/netns tests/interop --backend iptables)
 
 chaos: $(VENV)/.installed-test ## restarts, upgrades, crashes and a bad link at random under load (root, 15 minutes; MINUTES=10 SEED=N)
 	PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \
