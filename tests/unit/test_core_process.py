@@ -504,11 +504,14 @@ def test_spawned_core_that_cannot_start_says_why(tmp_path: Path) -> None:
         spawn(tmp_path, CoreOptions(workers=0, trust_domain="example.org"))
 
 
-def test_core_process_stays_small() -> None:
-    code = (
-        "import sys, nodeseal.splice.process\n"
-        "print([m for m in ('asyncio', 'pyroute2', 'yaml', 'cryptography', 'psutil', 'cffi', 'subprocess')"
-        " if m in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    ("process", "without"),
+    [
+        ("splice.process", "asyncio pyroute2 yaml cryptography psutil cffi subprocess click typing_extensions"),
+        ("daemon.main", "bcc click typing_extensions nodeseal_lab"),
+    ],
+)
+def test_processes_stay_small(process: str, without: str) -> None:
+    code = f"import sys, nodeseal.{process}\nprint([m for m in {without.split()} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert out.stdout.strip() == "[]"
