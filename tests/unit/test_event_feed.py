@@ -9,7 +9,11 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
+import pytest
+
 from nodeseal.api import events_view
+from nodeseal.api.events_view import EventStreams
 from nodeseal.contracts import core
 from nodeseal.contracts.event_rows import EventFilter, EventRow, ReachedLimit
 from nodeseal.contracts.events import Event, LimitReached, Opened, PeerRefused, Told
@@ -135,19 +139,27 @@ def test_a_slow_listener_loses_what_finds_no_room_and_is_told_how_many() -> None
     play(story)
 
 
+def row_of(line: msgspec.Raw) -> EventRow:
+    return msgspec.json.decode(line, type=EventRow)
+
+
+def node_of(link: Link) -> Node:
+    return cast(Node, SimpleNamespace(core=Cores(link), mesh=None))
+
+
 def rows_of(wanted: EventFilter, *messages: Told) -> list[EventRow]:
     """What the local API makes of one core's messages, up to the event "limit" with 1000 refused."""
     found: list[EventRow] = []
 
     async def story() -> None:
         link = Link(3)
-        node = cast(Node, SimpleNamespace(core=Cores(link), mesh=None))
+        node = node_of(link)
         for message in (*messages, told(limit(1000))):
             link.queue.put_nowait(message)
-        async with contextlib.aclosing(events_view.stream(node, wanted)) as batches:
+        async with contextlib.aclosing(EventStreams(node).stream(wanted)) as batches:
             async for batch in batches:
-                found.extend(batch)
-                if batch[-1].limit is not None and batch[-1].limit.refused == 1000:
+                found.extend(map(row_of, batch))
+                if found[-1].limit is not None and found[-1].limit.refused == 1000:
                     return
 
     play(story)
@@ -183,3 +195,76 @@ def test_a_filter_passes_over_the_others_but_never_that_some_were_lost() -> None
     assert [row.event for row in of_a] == ["lost", "refused", "limit"]
     limits = rows_of(EventFilter(event="limit"), happened)
     assert [row.event for row in limits] == ["lost", "limit"]
+
+
+def test_rows_are_made_once_for_all_who_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise many listeners to a busy node leave its agent no time."""
+    made = []
+
+    def making(*arguments: Any) -> EventRow:
+        made.append(1)
+        return row(*arguments)
+
+    row = events_view._row
+    monkeypatch.setattr(events_view, "_row", making)
+
+    async def story() -> None:
+        link = Link(3)
+        streams = EventStreams(node_of(link))
+        listeners = [streams.stream(EventFilter(workload=f"default/{name}")) for name in "aaab"]
+        first = [asyncio.ensure_future(anext(listener)) for listener in listeners]
+        await asyncio.sleep(0)
+        link.queue.put_nowait(told(limit(1), limit(2), limit(3, "default/b")))
+        found = [[row_of(line) for line in await one] for one in first]
+        assert [[one.limit.refused for one in rows if one.limit is not None] for rows in found] == [[1, 2]] * 3 + [[3]]
+        assert (len(made), link.listeners) == (3, 1)
+        for listener in listeners:
+            assert link.listeners == 1
+            await listener.aclose()
+        assert link.listeners == 0
+
+    play(story)
+
+
+def test_a_stream_that_is_not_read_loses_for_itself_alone() -> None:
+    async def story() -> None:
+        link = Link(3)
+        streams = EventStreams(node_of(link))
+        slow, quick = streams.stream(EventFilter()), streams.stream(EventFilter())
+        first = [asyncio.ensure_future(anext(one)) for one in (slow, quick)]
+        await asyncio.sleep(0)
+        link.queue.put_nowait(told(limit(0)))
+        await asyncio.gather(*first)
+        for number in range(1, event_feed.QUEUED + 4):
+            link.queue.put_nowait(told(limit(number), limit(number)))
+            assert len(await anext(quick)) == 2
+        assert len(await anext(slow)) == 2 * event_feed.QUEUED
+        link.queue.put_nowait(told(limit(99)))
+        lost, last = map(row_of, await anext(slow))
+        assert (lost.event, lost.lost, lost.core) == ("lost", 6, 3)
+        assert last.limit is not None
+        assert last.limit.refused == 99
+        assert len(await anext(quick)) == 1
+        await slow.aclose()
+        await quick.aclose()
+
+    play(story)
+
+
+def test_a_fault_in_the_agent_ends_all_streams_and_the_next_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        link = Link(3)
+        streams = EventStreams(node_of(link))
+        with monkeypatch.context() as patched:
+            patched.setattr(events_view, "_row", lambda *_: 1 / 0)
+            ended = [asyncio.ensure_future(anext(streams.stream(EventFilter()))) for _ in range(3)]
+            await asyncio.sleep(0)
+            link.queue.put_nowait(told(limit(1)))
+            errors = await asyncio.gather(*ended, return_exceptions=True)
+        assert [type(error) for error in errors] == [ZeroDivisionError] * 3
+        following = asyncio.ensure_future(anext(streams.stream(EventFilter())))
+        await asyncio.sleep(0)
+        link.queue.put_nowait(told(limit(2)))
+        assert [row_of(line).event for line in await following] == ["limit"]
+
+    play(story)

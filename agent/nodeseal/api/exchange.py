@@ -27,8 +27,8 @@ IDLE_S = 60.0
 _PARAMETERS_MAX = 32
 _READ = 16 * 1024
 
-Batches = AsyncGenerator[Sequence[Row], None]
-"""Rows of a stream, as many at a time as make a message worth sending."""
+Batches = AsyncGenerator[Sequence[Row] | Sequence[msgspec.Raw], None]
+"""Rows of a stream, or their JSON, as many at a time as make a message worth sending."""
 
 _encoder = msgspec.json.Encoder()
 

@@ -6,7 +6,8 @@ import os
 from typing import Any
 
 from nodeseal import __version__
-from nodeseal.api import connections_view, events_view, status_view
+from nodeseal.api import connections_view, status_view
+from nodeseal.api.events_view import EventStreams
 from nodeseal.api.exchange import Batches
 from nodeseal.api.server import Served
 from nodeseal.contracts import api
@@ -24,6 +25,7 @@ UNAVAILABLE = (CoreError, StartingError)
 
 def of_node(node: Node) -> list[Served[Any, Any]]:
     """Every operation."""
+    events = EventStreams(node)
 
     async def status(_parameters: Parameters) -> Status:
         return await status_view.status(node)
@@ -42,7 +44,7 @@ def of_node(node: Node) -> list[Served[Any, Any]]:
 
     def event_lines(wanted: EventFilter) -> Batches:
         node.starting.check()
-        return events_view.stream(node, wanted)
+        return events.stream(wanted)
 
     async def upgrade_core(_parameters: Parameters) -> api.UpgradedCore:
         node.starting.check()
