@@ -395,7 +395,7 @@ def test_workload_that_waits_for_its_first_certificate_can_be_given_up(netns: Pa
         world.wants()
         await until(lambda: world.issuer.asked == 1)
         world.wants(wanted=False)
-        await until(lambda: not world.enrolment._request.waiting, "nobody waits any more")
+        await until(lambda: not world.enrolment.certificate.request.waiting, "nobody waits any more")
         world.issuer.answers.set()
         world.wants()
         await world.phase(Phase.ENROLLED)
@@ -535,12 +535,12 @@ def test_trust_anchors_that_the_core_does_not_take_are_told_and_given_again(netn
         world.issuer.trust("nonsense")
         world.core.failures["trust_bundle"] = CoreError("the trust bundle cannot be read")
         world.enrolment.wake()
-        await until(lambda: world.enrolment.renewal_failure is not None)
+        await until(lambda: world.enrolment.certificate.failure is not None)
         assert world.enrolment.why()[1] == "trust anchors not given to the core: the trust bundle cannot be read"
         world.core.failures.clear()
         world.enrolment._renew_not_before = 0
         world.enrolment.wake()
-        await until(lambda: world.enrolment.renewal_failure is None)
+        await until(lambda: world.enrolment.certificate.failure is None)
         assert world.given("trust_bundle")[-1] == ("example.org", "nonsense")
 
     run(netns, story)
@@ -586,13 +586,13 @@ def test_failed_renewal_is_shown_and_tried_again(netns: Path) -> None:
         world.now += timedelta(hours=1, seconds=1)
         world.issuer.error = IssuerError("the intermediate has expired")
         world.enrolment.wake()
-        await until(lambda: world.enrolment.renewal_failure is not None)
+        await until(lambda: world.enrolment.certificate.failure is not None)
         assert world.enrolment.phase is Phase.ENROLLED
         reason, detail = world.enrolment.why()
         assert (reason, detail) == (None, "certificate not renewed: the intermediate has expired")
         world.issuer.error = None
         world.issuer.now = world.now
-        await until(lambda: world.enrolment.renewal_failure is None, "renewed at the next try")
+        await until(lambda: world.enrolment.certificate.failure is None, "renewed at the next try")
 
     run(netns, story)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from nodeseal.api import connections_view, status_view
+from nodeseal.api import connections_view, operations, status_view
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.workload import CaptureTarget
 from nodeseal.contracts import core as contract
@@ -168,7 +168,7 @@ def test_cores_of_a_test_that_failed_do_not_stay(world: World) -> None:
         async with world.node(world.state()) as (node, _source):
             await enrolled(node)
             node.core.retire_older = nothing
-            await node.upgrade_core()
+            await operations.upgrade_core(node)
 
     play(story())
     cores = list(world.cores)
@@ -383,7 +383,7 @@ def test_renamed_node_withdraws_what_it_published_before(
 def test_workload_whose_node_is_misspelt_is_named_where_it_was(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(node_module, "_VIGIL_S", 0.01)
+    monkeypatch.setattr(vigil, "LOOK_S", 0.01)
     monkeypatch.setattr(vigil, "PATIENCE_S", 0.0)
 
     async def story() -> None:
@@ -961,7 +961,7 @@ def test_upgraded_core_has_everything_and_the_one_before_ends_when_it_is_done(wo
         async with world.node(world.state()) as (node, _source):
             await enrolled(node)
             before = world.core
-            done = await node.upgrade_core()
+            done = await operations.upgrade_core(node)
             assert (done.before.pid, done.pid, done.workloads) == (before.pid, node.core.pid, 1)
             assert done.generation == done.before.generation + 1
             hello = world.asks(CoreClient.hello)
@@ -985,10 +985,10 @@ def test_failed_upgrade_leaves_the_core_that_runs(world: World) -> None:
             )
             pid = node.core.pid
             with pytest.raises(CoreError, match="no memory"):
-                await node.upgrade_core()
+                await operations.upgrade_core(node)
             assert (node.core.pid, node.core.ready, node.core.error) == (pid, True, None)
             node.core._spawn = spawn
-            assert (await node.upgrade_core()).before.pid == pid
+            assert (await operations.upgrade_core(node)).before.pid == pid
 
     play(story())
 
@@ -999,7 +999,7 @@ def test_older_core_gets_the_mesh_state_until_it_ends(world: World) -> None:
             await enrolled(node)
             older = node.core.current
             node.core.retire_older = nothing  # it stays
-            await node.upgrade_core()
+            await operations.upgrade_core(node)
             source.put(world.state(world.shipper))
             await until(lambda: PIPELINE not in node.mesh.workloads)
             generation = older.generation
@@ -1027,7 +1027,7 @@ def test_agents_that_start_beside_a_core_that_drains_tell_both_what_they_know(
     async def story() -> None:
         async with world.node(world.state()) as (node, _source):
             await enrolled(node)
-            await node.upgrade_core()
+            await operations.upgrade_core(node)
             await until(lambda: not node.pusher.busy)
             older = node.core.older[0].generation
         # What both cores have is what the state says: nothing is new to the current one.
@@ -1056,7 +1056,7 @@ def test_agent_that_comes_in_the_middle_of_an_upgrade_finishes_it(world: World) 
             await enrolled(node)
             node.core.retire_older = nothing
             older = world.core
-            await node.upgrade_core()
+            await operations.upgrade_core(node)
         async with world.node(world.state(), capture=left_behind(world)) as (node, _source):
             await until(lambda: older.poll() is not None, "the older core has been retired and has ended")
             await enrolled(node)

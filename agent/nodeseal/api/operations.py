@@ -46,9 +46,9 @@ def of_node(node: Node) -> list[Served[Any, Any]]:
         node.starting.check()
         return events.stream(wanted)
 
-    async def upgrade_core(_parameters: Parameters) -> api.UpgradedCore:
+    async def upgrade(_parameters: Parameters) -> api.UpgradedCore:
         node.starting.check()
-        return await node.upgrade_core()
+        return await upgrade_core(node)
 
     async def version(_parameters: Parameters) -> api.AgentVersion:
         return api.AgentVersion(version=__version__, pid=os.getpid())
@@ -58,6 +58,19 @@ def of_node(node: Node) -> list[Served[Any, Any]]:
         Served(api.CONNECTIONS, connections, connection_lines),
         Served(api.REFUSED, refused),
         Served(api.EVENTS, stream=event_lines),
-        Served(api.UPGRADE_CORE, upgrade_core),
+        Served(api.UPGRADE_CORE, upgrade),
         Served(api.VERSION, version),
     ]
+
+
+async def upgrade_core(node: Node) -> api.UpgradedCore:
+    """See HotRestart.upgrade. Raises CoreError, UpgradeError."""
+    before, core = await node.hot_restart.upgrade()
+    return api.UpgradedCore(
+        node=node.config.node,
+        pid=core.pid,
+        generation=core.generation,
+        version=core.version,
+        before=api.CoreNumber(pid=before.pid, generation=before.generation, version=before.version),
+        workloads=sum(enrolment.installed is not None for enrolment in node.enrolments.values()),
+    )

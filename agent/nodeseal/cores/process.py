@@ -10,9 +10,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from nodeseal.cores.client import CoreError
 from nodeseal.local import generations
+from nodeseal.local.config import Config
 
 _START_TIMEOUT_S = 20.0
 
@@ -27,6 +29,17 @@ class CoreOptions:
     congestion_control: str = ""
     preconnect_ms: int = 0
     """Peers used within so many milliseconds are dialled again ahead of need; 0: none are."""
+
+    @classmethod
+    def of(cls, config: Config, trust_domain: str) -> Self:
+        """As the configuration asks for it."""
+        return cls(
+            config.workers,
+            trust_domain,
+            spin_us=round(config.spin.total_seconds() * 1_000_000),
+            congestion_control=config.congestion_control,
+            preconnect_ms=round(config.preconnect.total_seconds() * 1000),
+        )
 
 
 CORE_COMMAND = (sys.executable, "-m", "nodeseal", "core")

@@ -17,6 +17,7 @@ from ipaddress import ip_network
 
 from nodeseal.capture.bypass import Entries, exclusion_entries, node_entries, peer_entries
 from nodeseal.enrolment.capture_thread import CaptureThread
+from nodeseal.linux import addresses
 from nodeseal.linux.addresses import in_order
 from nodeseal.linux.errors import LinuxError
 from nodeseal.local.config import NodeAddresses
@@ -66,9 +67,15 @@ class BypassKeeper:
         """What counts as the node, for the status."""
         return [str(item) for item in (*in_order(self.local), *self._wanted.trusted)]
 
-    async def set_local(self, addresses: frozenset[Address]) -> None:
+    async def follow_local(self) -> None:
+        """Keeps to the node's addresses as they are. Never ends."""
+        async for found in addresses.follow():
+            log.info("addresses of the node: %s", ", ".join(map(str, in_order(found))))
+            await self.set_local(found)
+
+    async def set_local(self, local: frozenset[Address]) -> None:
         """The node's addresses are these now."""
-        self.local = addresses
+        self.local = local
         await self._bring()
 
     async def take(self, mesh: Mesh | None) -> None:
@@ -150,7 +157,7 @@ class BypassKeeper:
             endpoints = (mesh.workloads.get(name) for name in service.endpoints)
             return any(endpoint is not None and endpoint.accepts_tunnels for endpoint in endpoints)
 
-        addresses = [
+        found = [
             address for service in mesh.services.values() if leads_to_a_peer(service) for address in service.addresses
         ]
-        return peer_entries(addresses, NO_EXCLUSIONS)
+        return peer_entries(found, NO_EXCLUSIONS)

@@ -21,13 +21,20 @@ class Installed:
     key: int
     identity: SpiffeId
     captured: Captured
-    incarnation: int  # of the core that has it; 0: no core has
-    roles: set[int] = field(default_factory=set)  # of the listeners that the core has
-    limits: Limits | None = None  # that the core goes by; None: nobody knows
+    # Of the core that has it; 0: no core has.
+    incarnation: int
+    # Of the listeners that the core has.
+    roles: set[int] = field(default_factory=set)
+    # That the core goes by; None: nobody knows.
+    limits: Limits | None = None
+    # That the core has; None: that of a former agent.
     credential: Credential | None = None
-    bundle: TrustBundle | None = None  # that the core had when it got the credential
-    direct_since: float = 0.0  # draining: when capture ended (event loop time); 0: before this agent began
-    removing: bool = False  # the rest is being taken away; only `release` is left to be tried again
+    # That the core had when it got the credential.
+    bundle: TrustBundle | None = None
+    # Draining: when capture ended (event loop time); 0: before this agent began.
+    direct_since: float = 0.0
+    # The rest is being taken away; only `release` is left to be tried again.
+    removing: bool = False
 
     def lacking(self) -> dict[int, int]:
         """The listeners that the core does not have: role -> descriptor."""

@@ -24,85 +24,31 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from nodeseal.backoff import Backoff
 from nodeseal.capture.listeners import FROM_OUTSIDE, SHARED
 from nodeseal.cores.client import CoreClient, CoreError
 from nodeseal.enrolment.capture_thread import is_at
-from nodeseal.enrolment.context import Context
-from nodeseal.enrolment.credential_request import CredentialRequest
+from nodeseal.enrolment.certificate import LONGEST_SLEEP_S
 from nodeseal.enrolment.failure import Failure, reason_of, text_of
 from nodeseal.enrolment.installed import Installed
-from nodeseal.identity.credentials import Credential
-from nodeseal.identity.issuer import IssuerError
-from nodeseal.identity.trust import TrustBundle
+from nodeseal.enrolment.state import EnrolmentState
 from nodeseal.mesh.limits import Limits
-from nodeseal.mesh.model import Phase, Workload, WorkloadName
-from nodeseal.mesh.problem import Problem
-from nodeseal.mesh.reasons import ProblemWord, WhyNotEnrolled
-from nodeseal.mesh.spiffe import SpiffeId
+from nodeseal.mesh.model import Phase, Workload
 
 log = logging.getLogger("nodeseal.agent")
 
 _DRAIN_POLL_S = 1.0
-_LONGEST_SLEEP_S = 60.0  # wall-clock deadlines are looked at again, should the clock be set
 
 
 @dataclass(eq=False)
-class Enrolment:
-    """The state of one workload; `drive` moves it on. `wanted_state` is what the mesh state says now."""
+class Enrolment(EnrolmentState):
+    """One workload's; `drive` moves it on."""
 
-    name: WorkloadName
-    context: Context
-    wanted_state: Workload | None = None
-    installed: Installed | None = None
-    phase: Phase = Phase.ABSENT
-    failure: Failure | None = None
-    renewal_failure: str | None = None
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: bool = False
     _phase_since: float = 0.0
     _published_at: float | None = None
-    _renew_retry: Backoff = field(default_factory=lambda: Backoff(1.0, 300.0))
-    _renew_not_before: float = 0.0
-    _request: CredentialRequest = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._request = CredentialRequest(self.context.credentials, self.wake)
-
-    @property
-    def published(self) -> bool:
-        """Belongs into this node's publication."""
-        return self.phase in (Phase.JOINING, Phase.ENROLLED)
-
-    @property
-    def pending(self) -> bool:
-        """It is to be enrolled, nothing is in place yet, and nothing has gone wrong."""
-        wanted = self.wanted_state
-        may = wanted is not None and wanted.wanted and wanted.netns is not None
-        return may and self.installed is None and self.failure is None
-
-    @property
-    def finished(self) -> bool:
-        """The mesh state does not know it and nothing is in place: it can be forgotten."""
-        return self.wanted_state is None and self.installed is None
-
-    def is_behind(self, incarnation: int) -> bool:
-        """Whether something is in place that the core of this number does not have."""
-        installed = self.installed
-        return installed is not None and not installed.removing and installed.incarnation != incarnation
-
-    @property
-    def shares_port(self) -> bool:
-        """Whether a process of the node is captured, which all have port 15008 together."""
-        return self.installed is not None and self.installed.workload.host is not None
-
-    @property
-    def lacks_listeners(self) -> bool:
-        """Whether its core has yet to get some of its listeners."""
-        return self.installed is not None and bool(self.installed.lacking())
 
     def update(self, workload: Workload | None) -> None:
         """What the mesh state says of it now; None: nothing any more."""
@@ -113,10 +59,6 @@ class Enrolment:
     def adopt_phase(self, phase: Phase) -> None:
         """The phase that a former agent brought it to; its time begins anew."""
         self._enter(phase)
-
-    def wake(self) -> None:
-        """Something changed: the driver looks again at once."""
-        self._changed.set()
 
     def wake_if_gone(self) -> None:
         """Wakes the driver when the captured namespace is not there any more."""
@@ -146,7 +88,7 @@ class Enrolment:
                 log.warning("workload %s: %s; next try in %.0f s", self.name, self.failure.detail, delay)
             if not self.finished:
                 await self._wait(delay)
-        self._request.cancel()
+        self.certificate.request.cancel()
 
     async def _wait(self, seconds: float | None) -> None:
         with contextlib.suppress(TimeoutError):
@@ -157,7 +99,7 @@ class Enrolment:
         installed = self.installed
         if installed is None:
             if not self._may_enrol():
-                self._request.cancel()
+                self.certificate.request.cancel()
                 return None
             return 0 if await self._install() else None
         if installed.removing:
@@ -186,7 +128,9 @@ class Enrolment:
     def _waits_for_certificate(self) -> bool:
         """Nothing can be done before the issuer has answered."""
         installed = self.installed
-        return self._request.waiting and (installed is None or installed.incarnation != self.context.core.incarnation)
+        return self.certificate.request.waiting and (
+            installed is None or installed.incarnation != self.context.core.incarnation
+        )
 
     def _may_enrol(self) -> bool:
         wanted = self.wanted_state
@@ -215,7 +159,7 @@ class Enrolment:
         assert workload.netns is not None
         context = self.context
         identity = workload.identity(context.node.trust_domain)
-        credential = self._request.take(identity)
+        credential = self.certificate.request.take(identity)
         if credential is None:
             return False
         key = context.node.new_key()
@@ -227,7 +171,7 @@ class Enrolment:
         captured = None
         try:
             limits = await self._give_limits(key)
-            bundle = await self._give_credential(key, identity, credential)
+            bundle = await self.certificate.give(key, identity, credential)
             captured = await context.capture.enrol(workload)
             installed = Installed(
                 workload, key, identity, captured, incarnation, limits=limits, credential=credential, bundle=bundle
@@ -242,7 +186,7 @@ class Enrolment:
             raise
         self.installed = installed
         log.info("workload %s is captured as %s", self.name, identity)
-        if warning := self._uncaptured(installed):
+        if warning := self.uncaptured(installed):
             log.warning("workload %s: %s", self.name, warning)
         await self._join()
         return True
@@ -269,7 +213,7 @@ class Enrolment:
                 installed.identity, credential = identity, None
         # One that is due for renewal will do: the issuer may be slow, and the workload waits for its core.
         if credential is None or context.now() >= credential.svid.not_after:
-            credential = self._request.take(installed.identity)
+            credential = self.certificate.request.take(installed.identity)
             if credential is None:
                 return False
         key = context.node.new_key()
@@ -283,7 +227,7 @@ class Enrolment:
         )
         try:
             limits = await self._give_limits(key)
-            bundle = await self._give_credential(key, installed.identity, credential)
+            bundle = await self.certificate.give(key, installed.identity, credential)
             await context.capture.take_listeners(installed.captured, {})
             installed.key, installed.roles, installed.limits = key, set(), limits
             await self._give_listeners(installed)
@@ -305,7 +249,7 @@ class Enrolment:
             self._enter(Phase.ENROLLED)
             await self.context.node.push()
             log.info("workload %s is enrolled", self.name)
-        until_renewal = await self._renew_if_due(installed, wanted.identity(self.context.node.trust_domain))
+        until_renewal = await self.certificate.renew(installed, wanted.identity(self.context.node.trust_domain))
         if installed.workload != wanted and installed.identity == wanted.identity(self.context.node.trust_domain):
             if wanted.host != installed.workload.host:
                 installed.captured = await self.context.capture.enrol(wanted)
@@ -313,13 +257,13 @@ class Enrolment:
                 await self.context.capture.configure(wanted)
             installed.workload = wanted
             await self.context.node.push()
-        waits = [until_renewal, _LONGEST_SLEEP_S]
+        waits = [until_renewal, LONGEST_SLEEP_S]
         if self.phase is Phase.JOINING:
             waits.append(remaining)
         return max(0.0, min(waits))
 
     async def _withdraw(self) -> None:
-        self._request.cancel()
+        self.certificate.request.cancel()
         before = self.phase
         self._enter(Phase.LEAVING)
         try:
@@ -378,55 +322,15 @@ class Enrolment:
 
     async def _remove(self, installed: Installed) -> None:
         installed.removing = True
-        self._request.cancel()
+        self.certificate.forget()
         # A core that is gone, or never had it, has nothing to remove.
         with contextlib.suppress(CoreError):
             await self.context.core.call_all(CoreClient.workload_forget, self.name)
         await self.context.capture.release(installed.captured)
         self.installed = None
-        self.renewal_failure = None
         self._enter(Phase.ABSENT)
         await self.context.node.push()
         log.info("workload %s is no longer enrolled", self.name)
-
-    async def _renew_if_due(self, installed: Installed, identity: SpiffeId) -> float:
-        """Renews when it is due; the seconds until the next renewal or try.
-
-        Peers are told which trust anchors this node has (see the publication), so the core has to have them now."""
-        loop = asyncio.get_running_loop()
-        if loop.time() >= self._renew_not_before:
-            what = "trust anchors not given to the core"
-            try:
-                await self.context.trust.push()
-                if self._is_due(installed, identity):
-                    what = "certificate not renewed"
-                    credential = self._request.take(identity)
-                    if credential is None:
-                        return _LONGEST_SLEEP_S  # woken when it is there
-                    installed.bundle = await self._give_credential(installed.key, identity, credential)
-                    installed.credential, installed.identity = credential, identity
-                    log.info("workload %s has a new certificate, serial %s", self.name, credential.svid.serial)
-                self.renewal_failure = None
-                self._renew_retry.reset()
-            except (IssuerError, CoreError) as error:
-                if installed.incarnation != self.context.core.incarnation:
-                    return 0.05  # it goes to another core in a moment, with a certificate
-                delay = self._renew_retry.next()
-                self._renew_not_before = loop.time() + delay
-                self.renewal_failure = f"{what}: {text_of(error)}"
-                log.warning("workload %s: %s; next try in %.0f s", self.name, self.renewal_failure, delay)
-        if installed.credential is None or self.renewal_failure is not None or identity != installed.identity:
-            return max(0.05, self._renew_not_before - loop.time())
-        return max(0.05, (installed.credential.renew_at - self.context.now()).total_seconds())
-
-    def _is_due(self, installed: Installed, identity: SpiffeId) -> bool:
-        """A certificate is due in time, for another identity, and when its own trust anchor is none any more; to a core
-        of an older version, which takes trust anchors only with one, also when these changed."""
-        credential, bundle = installed.credential, self.context.credentials.bundle
-        if credential is None or identity != installed.identity or self.context.now() >= credential.renew_at:
-            return True
-        lost = credential.svid.anchor not in bundle.fingerprints
-        return installed.bundle != bundle and (lost or not self.context.trust.apart)
 
     def _limits(self) -> Limits:
         """What it may have: by the mesh state, where that says something, else by the node's configuration."""
@@ -437,21 +341,6 @@ class Enrolment:
         limits = self._limits()
         await self.context.core.call(CoreClient.workload_limits, key, limits)
         return limits
-
-    async def _give_credential(self, key: int, identity: SpiffeId, credential: Credential) -> TrustBundle:
-        """The trust anchors that the core got before it, or with it."""
-        # Right before: a core that takes the place of this one meanwhile does not know the key.
-        await self.context.trust.push()
-        svid, bundle = credential.svid, self.context.credentials.bundle
-        await self.context.core.call(
-            CoreClient.workload_credentials,
-            key,
-            identity,
-            chain_pem=svid.chain_pem,
-            key_pem=svid.key_pem,
-            bundle_pem=bundle.pem,
-        )
-        return bundle
 
     async def _give_listeners(self, installed: Installed) -> None:
         missing = installed.lacking()
@@ -476,53 +365,3 @@ class Enrolment:
         """Seconds that are left of `settle`; all of it when its beginning is not known."""
         now = asyncio.get_running_loop().time()
         return (now if since is None else since) + self.context.settle - now
-
-    def _uncaptured(self, installed: Installed) -> str | None:
-        addresses = installed.captured.uncaptured
-        if not addresses:
-            return None
-        version = 6 if ":" in addresses[0] else 4
-        return (
-            f"connections over IPv{version} are not captured: it has {', '.join(addresses)}, but no IPv{version} "
-            "address in the mesh state"
-        )
-
-    def problems(self) -> Iterator[Problem]:
-        """What is wrong with it now; see nodeseal.node.problems."""
-        name, wanted, installed = str(self.name), self.wanted_state, self.installed
-        if installed is not None and installed.has_expired(self.context.now()):
-            why = f" ({self.renewal_failure})" if self.renewal_failure else ""
-            text = f"{name}: its certificate has expired{why}"
-            yield Problem(ProblemWord.CERTIFICATE_EXPIRED, text, "look at the CA directory and at the clock", name)
-        elif installed is not None and self.renewal_failure is not None:
-            text = f"{name}: {self.renewal_failure}"
-            yield Problem(ProblemWord.CERTIFICATE_NOT_RENEWED, text, "it is tried again", name)
-        if installed is not None and self.phase is Phase.ENROLLED and (uncaptured := self._uncaptured(installed)):
-            yield Problem(ProblemWord.FAMILY_NOT_CAPTURED, f"{name}: {uncaptured}", "give it 'addresses' of both", name)
-        if self.failure is not None:
-            again = max(0.0, self.failure.retry_at - asyncio.get_running_loop().time())
-            lacks = installed is None and wanted is not None and wanted.wanted
-            word = ProblemWord.NOT_ENROLLED if lacks else ProblemWord.UPKEEP_FAILED
-            yield Problem(word, f"{name}: {self.failure.detail}", f"next try in {again:.0f} s", name)
-        elif installed is None and wanted is not None and wanted.wanted and wanted.netns is None:
-            text = f"{name}: the mesh state gives it no 'netns'"
-            yield Problem(ProblemWord.NOT_ENROLLED, text, "give it one there", name)
-
-    def why(self) -> tuple[WhyNotEnrolled | None, str | None]:
-        """(reason, detail) for the status: why it is not enrolled, or what is wrong although it is."""
-        detail = self.failure.detail if self.failure is not None else self.renewal_failure
-        if self.installed is not None:
-            if self.phase is Phase.ENROLLED:
-                return None, detail or self._uncaptured(self.installed)
-            if self.phase is Phase.JOINING:
-                return WhyNotEnrolled.JOINING, detail
-            draining = "connections that were opened while it was enrolled go on" if self.installed.draining else None
-            return WhyNotEnrolled.LEAVING, detail or draining
-        wanted = self.wanted_state
-        if wanted is None or not wanted.wanted:
-            return WhyNotEnrolled.NOT_WANTED, None
-        if wanted.netns is None:
-            return WhyNotEnrolled.NO_NETNS, "the mesh state gives it no 'netns'"
-        if self.failure is not None:
-            return self.failure.reason, self.failure.detail
-        return WhyNotEnrolled.PENDING, self.context.core.error

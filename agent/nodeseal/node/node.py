@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from nodeseal.clock import utc_now
-from nodeseal.contracts.api import CoreNumber, UpgradedCore
 from nodeseal.cores.distribution import MeshPusher, TrustPusher
 from nodeseal.cores.hot_restart import HotRestart
 from nodeseal.cores.process import CoreOptions, spawn
@@ -46,7 +46,6 @@ log = logging.getLogger("nodeseal.agent")
 
 _PUBLICATION_CHECK_S = 5.0
 _NAMESPACE_CHECK_S = 5.0
-_VIGIL_S = 5.0
 
 
 class Node:
@@ -74,13 +73,7 @@ class Node:
         self.held_back = HeldBack()
         self.core = CoreSupervisor(
             config.run_dir,
-            CoreOptions(
-                config.workers,
-                issuer.trust_domain,
-                spin_us=round(config.spin.total_seconds() * 1_000_000),
-                congestion_control=config.congestion_control,
-                preconnect_ms=round(config.preconnect.total_seconds() * 1000),
-            ),
+            CoreOptions.of(config, issuer.trust_domain),
             on_start=self.push,
             on_change=self._wake_all,
             start=start_core,
@@ -148,21 +141,24 @@ class Node:
         with step("telling the core the mesh state"):
             await self.push()
         self.core.set_ready()
-        self._tasks.append(asyncio.create_task(self.core.run(), name="core"))
-        self._tasks.append(asyncio.create_task(self.hot_restart.begin(), name="upgrade"))
-        self._tasks.append(asyncio.create_task(self.mesh_state.follow(self._take, self.publication.heal), name="mesh"))
+        self._go_on("core", self.core.run())
+        self._go_on("upgrade", self.hot_restart.begin())
+        self._go_on("mesh", self.mesh_state.follow(self._take, self.publication.heal))
         if self.config.node_addresses.local:
-            self._tasks.append(asyncio.create_task(self._follow_addresses(), name="addresses"))
-        self._tasks.append(asyncio.create_task(self._keep_publication(), name="publication"))
-        self._tasks.append(asyncio.create_task(self._watch_namespaces(), name="namespaces"))
-        self._tasks.append(asyncio.create_task(self.hosts.run(), name="host"))
-        self._tasks.append(asyncio.create_task(self.issuer_watch.run(), name="issuer"))
-        self._tasks.append(asyncio.create_task(self._follow_trust(), name="trust"))
-        self._tasks.append(asyncio.create_task(self._keep_vigil(), name="vigil"))
+            self._go_on("addresses", self.bypass.follow_local())
+        self._go_on("publication", self._keep_publication())
+        self._go_on("namespaces", self._watch_namespaces())
+        self._go_on("host", self.hosts.run())
+        self._go_on("issuer", self.issuer_watch.run())
+        self._go_on("trust", self._follow_trust())
+        self._go_on("vigil", self.vigil.run(self._tell_vigil, self.capture.has_cgroup))
         if self.mesh_state.present is not None:
             # Without any mesh state nobody knows what is wanted: what is captured waits for one.
             self.enrolments.drive()
         self.starting.done()
+
+    def _go_on(self, name: str, what: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.create_task(what, name=name))
 
     async def end(self) -> None:
         """Lets the steps in hand come to their end; core, capture and publication stay as they are."""
@@ -197,18 +193,6 @@ class Node:
         self._adopted = frozenset(self.enrolments)
         if any(one.shares_port for one in self.enrolments.values()):
             self.hosts.wake()
-
-    async def upgrade_core(self) -> UpgradedCore:
-        """See HotRestart.upgrade. Raises CoreError, UpgradeError."""
-        before, core = await self.hot_restart.upgrade()
-        return UpgradedCore(
-            node=self.config.node,
-            pid=core.pid,
-            generation=core.generation,
-            version=core.version,
-            before=CoreNumber(pid=before.pid, generation=before.generation, version=before.version),
-            workloads=sum(enrolment.installed is not None for enrolment in self.enrolments.values()),
-        )
 
     def moved_on(self) -> None:
         """See HotRestart.moved_on."""
@@ -255,16 +239,6 @@ class Node:
             await self.publication.heal()
             await self.former.withdraw()
 
-    async def _keep_vigil(self) -> None:
-        while True:
-            await asyncio.sleep(_VIGIL_S)
-            self._tell_vigil()
-            try:
-                await self.vigil.look(self.capture.has_cgroup)
-            except Exception as error:
-                # Whatever it is: nobody would miss a watch that has ended.
-                log.warning("cannot look at what is lost: %s", " ".join(str(error).split()) or repr(error))
-
     def _tell_vigil(self) -> None:
         # Without a core nothing can be enrolled, which the status says of the core.
         pending = [name for name, one in self.enrolments.items() if one.pending and self.core.ready]
@@ -279,11 +253,6 @@ class Node:
         """Wakes the enrolments when the trust anchors have changed: they see to it that the core gets them."""
         async for _bundle in self.issuer.changes():
             self._wake_all()
-
-    async def _follow_addresses(self) -> None:
-        async for found in addresses.follow():
-            log.info("addresses of the node: %s", ", ".join(map(str, addresses.in_order(found))))
-            await self.bypass.set_local(found)
 
     def _wake_all(self) -> None:
         self.moved_on()

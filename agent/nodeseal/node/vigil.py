@@ -30,6 +30,7 @@ log = logging.getLogger("nodeseal.agent")
 PATIENCE_S = 10.0
 """Beside `settle`: what stands for so long is no matter of nodes that learn of a change at different times."""
 
+LOOK_S = 5.0
 _SHOWN_S = 600.0
 _CORE_PATIENCE_S = 3.0
 _LOOK_AGAIN_S = 30.0  # at the connections and refusals: tens of thousands cost the core some milliseconds
@@ -127,8 +128,19 @@ class Vigil:
                 found += peers.foreign(mesh, self._node, publishers, own)
         self._lacking = tuple(found)
 
+    async def run(self, tell: Callable[[], None], has_cgroup: HasCgroup) -> None:
+        """Looks every few seconds; `tell` calls `take` before. Never ends."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            tell()
+            try:
+                await self.look(has_cgroup)
+            except Exception as error:
+                # Whatever it is: nobody would miss a watch that has ended.
+                log.warning("cannot look at what is lost: %s", " ".join(str(error).split()) or repr(error))
+
     async def look(self, has_cgroup: HasCgroup) -> None:
-        """To be called every few seconds; the log gets what is new, and what is over."""
+        """The log gets what is new, and what is over."""
         await self.leftovers.look(has_cgroup)
         # What is the matter with the core is told by the status.
         with contextlib.suppress(CoreError, TimeoutError):

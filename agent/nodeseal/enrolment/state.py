@@ -1,0 +1,119 @@
+"""How far one workload is on its way, and what is told of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from nodeseal.enrolment.certificate import Certificate
+from nodeseal.enrolment.context import Context
+from nodeseal.enrolment.failure import Failure
+from nodeseal.enrolment.installed import Installed
+from nodeseal.mesh.model import Phase, Workload, WorkloadName
+from nodeseal.mesh.problem import Problem
+from nodeseal.mesh.reasons import ProblemWord, WhyNotEnrolled
+
+
+@dataclass(eq=False)
+class EnrolmentState:
+    """`wanted_state` is what the mesh state says now, `installed` what is in place."""
+
+    name: WorkloadName
+    context: Context
+    wanted_state: Workload | None = None
+    installed: Installed | None = None
+    phase: Phase = Phase.ABSENT
+    failure: Failure | None = None
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    certificate: Certificate = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.certificate = Certificate(self.name, self.context, self.wake)
+
+    @property
+    def published(self) -> bool:
+        """Belongs into this node's publication."""
+        return self.phase in (Phase.JOINING, Phase.ENROLLED)
+
+    @property
+    def pending(self) -> bool:
+        """It is to be enrolled, nothing is in place yet, and nothing has gone wrong."""
+        wanted = self.wanted_state
+        may = wanted is not None and wanted.wanted and wanted.netns is not None
+        return may and self.installed is None and self.failure is None
+
+    @property
+    def finished(self) -> bool:
+        """The mesh state does not know it and nothing is in place: it can be forgotten."""
+        return self.wanted_state is None and self.installed is None
+
+    def is_behind(self, incarnation: int) -> bool:
+        """Whether something is in place that the core of this number does not have."""
+        installed = self.installed
+        return installed is not None and not installed.removing and installed.incarnation != incarnation
+
+    @property
+    def shares_port(self) -> bool:
+        """Whether a process of the node is captured, which all have port 15008 together."""
+        return self.installed is not None and self.installed.workload.host is not None
+
+    @property
+    def lacks_listeners(self) -> bool:
+        """Whether its core has yet to get some of its listeners."""
+        return self.installed is not None and bool(self.installed.lacking())
+
+    def wake(self) -> None:
+        """Something changed: the driver looks again at once."""
+        self._changed.set()
+
+    def uncaptured(self, installed: Installed) -> str | None:
+        """Which of its connections go past the core, for want of an address in the mesh state; one line."""
+        addresses = installed.captured.uncaptured
+        if not addresses:
+            return None
+        version = 6 if ":" in addresses[0] else 4
+        return (
+            f"connections over IPv{version} are not captured: it has {', '.join(addresses)}, but no IPv{version} "
+            "address in the mesh state"
+        )
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with it now; see nodeseal.node.problems."""
+        name, wanted, installed = str(self.name), self.wanted_state, self.installed
+        if installed is not None and installed.has_expired(self.context.now()):
+            why = f" ({self.certificate.failure})" if self.certificate.failure else ""
+            text = f"{name}: its certificate has expired{why}"
+            yield Problem(ProblemWord.CERTIFICATE_EXPIRED, text, "look at the CA directory and at the clock", name)
+        elif installed is not None and self.certificate.failure is not None:
+            text = f"{name}: {self.certificate.failure}"
+            yield Problem(ProblemWord.CERTIFICATE_NOT_RENEWED, text, "it is tried again", name)
+        if installed is not None and self.phase is Phase.ENROLLED and (uncaptured := self.uncaptured(installed)):
+            yield Problem(ProblemWord.FAMILY_NOT_CAPTURED, f"{name}: {uncaptured}", "give it 'addresses' of both", name)
+        if self.failure is not None:
+            again = max(0.0, self.failure.retry_at - asyncio.get_running_loop().time())
+            lacks = installed is None and wanted is not None and wanted.wanted
+            word = ProblemWord.NOT_ENROLLED if lacks else ProblemWord.UPKEEP_FAILED
+            yield Problem(word, f"{name}: {self.failure.detail}", f"next try in {again:.0f} s", name)
+        elif installed is None and wanted is not None and wanted.wanted and wanted.netns is None:
+            text = f"{name}: the mesh state gives it no 'netns'"
+            yield Problem(ProblemWord.NOT_ENROLLED, text, "give it one there", name)
+
+    def why(self) -> tuple[WhyNotEnrolled | None, str | None]:
+        """(reason, detail) for the status: why it is not enrolled, or what is wrong although it is."""
+        detail = self.failure.detail if self.failure is not None else self.certificate.failure
+        if self.installed is not None:
+            if self.phase is Phase.ENROLLED:
+                return None, detail or self.uncaptured(self.installed)
+            if self.phase is Phase.JOINING:
+                return WhyNotEnrolled.JOINING, detail
+            draining = "connections that were opened while it was enrolled go on" if self.installed.draining else None
+            return WhyNotEnrolled.LEAVING, detail or draining
+        wanted = self.wanted_state
+        if wanted is None or not wanted.wanted:
+            return WhyNotEnrolled.NOT_WANTED, None
+        if wanted.netns is None:
+            return WhyNotEnrolled.NO_NETNS, "the mesh state gives it no 'netns'"
+        if self.failure is not None:
+            return self.failure.reason, self.failure.detail
+        return WhyNotEnrolled.PENDING, self.context.core.error
