@@ -95,7 +95,10 @@ def test_nothing_is_cut_by_an_upgrade_of_agent_and_core(lab: RunningLab) -> None
             assert lab.core_pids(node)[-1] == first, "the former core still carries what it began"
             older = {one["generation"] for one in lab.status(node)["older_cores"]}
             assert older, "the former core is shown"
-            assert older < {row["core"] for row in lab.connections(node)}, "its connections are listed beside others"
+            wait_for(
+                lambda node=node, older=older: older < {row["core"] for row in lab.connections(node)},
+                "its connections are listed beside those of the new core",
+            )
         wait_for(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
         stop.set()
         assert dialler.result() > 0
