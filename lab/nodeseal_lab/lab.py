@@ -163,6 +163,7 @@ class Lab:
     def set_mode(self, pod: str, mode: str) -> None:
         """`permissive` or `strict`; waits until the pod's core decides by it. Raises LabError."""
         run_dir = self.run_dirs[self.plan.pod(pod).node]
+        self._wait((pod,), lambda _workload: True, "known")
         before = agents.ask_agent(run_dir, STATUS)
         was = agents.workloads(before)[pod].mode
         self._change((pod,), {"mode": mode})

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from nodeseal_lab import agents
+from nodeseal_lab.errors import AgentError
 from nodeseal_lab.mesh_state import change_workloads
 from support.connection import echoes, endpoint
 from support.lab import RunningLab, running_lab
@@ -159,6 +161,24 @@ def test_agent_and_core_that_died_together_come_back(lab: RunningLab, programs: 
     client = programs.dial("shipper", server.address)
     assert echoes(client)
     assert lab.outbound(client)["mtls"]
+
+
+def test_mode_is_changed_while_an_agent_starts(lab: RunningLab) -> None:
+    lab.kill_agent("node2")
+    agents.start_agent(lab.lab.processes, lab.lab.plan.node("node2"), lab.run_dir("node2"))
+    wait_for(lambda: answers(lab, "node2"), "the agent answers")
+    # It may know of no workload yet.
+    lab.lab.set_mode("pipeline", "strict")
+    lab.lab.set_mode("pipeline", "permissive")
+
+
+def answers(lab: RunningLab, node: str) -> bool:
+    """Whether the node's agent does, also before it has started."""
+    try:
+        lab.status(node)
+    except AgentError:
+        return False
+    return True
 
 
 def core_runs(lab: RunningLab, node: str, *, other_than: int) -> bool:
