@@ -47,11 +47,11 @@ class EmbeddedIssuer(Issuer):
         self._now = now
         self._stamp = self._read_stamp()
         try:
-            signer = Signer.load(directory, now())
+            self._signer = self._shown = Signer.load(directory, now())
         except AuthorityError as error:
             raise IssuerError(str(error)) from None
-        self.trust_domain = signer.trust_domain
-        self._take(signer)
+        self.trust_domain = self._signer.trust_domain
+        self._show()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="issuer")
 
     def describe(self) -> str:
@@ -81,7 +81,17 @@ class EmbeddedIssuer(Issuer):
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+        finally:
+            # Here, so that whoever asks in the event loop never sees one of them without the other.
+            if self._signer is not self._shown:
+                self._show()
+
+    def _show(self) -> None:
+        signer = self._shown = self._signer
+        self.bundle = TrustBundle.read(signer.trust_domain, signer.bundle_pem)
+        self.anchor = fingerprint(signer.root)
 
     # ---- in the thread
 
@@ -116,15 +126,9 @@ class EmbeddedIssuer(Issuer):
             return str(error)
         if signer.trust_domain != self.trust_domain:
             return f"it is for the trust domain {signer.trust_domain}, this agent runs for {self.trust_domain}"
-        self._take(signer)
-        self._stamp = stamp
+        self._signer, self._stamp = signer, stamp
         log.info("the CA directory %s was read anew", self._directory)
         return None
-
-    def _take(self, signer: Signer) -> None:
-        self._signer = signer
-        self.bundle = TrustBundle.read(signer.trust_domain, signer.bundle_pem)
-        self.anchor = fingerprint(signer.root)
 
     def _read_stamp(self) -> _Stamp:
         stamps = []
