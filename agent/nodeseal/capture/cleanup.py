@@ -75,7 +75,7 @@ def _remove(report: Report, backends: Selection, journal: Journal, entry: Entry)
         return
     before = len(report.failed)
     for result in backends.of(entry).remove(entry, namespace, journal.neighbours(entry)):
-        (report.failed if isinstance(result, LinuxError) else report.removed).append(str(result))
+        (report.failed if isinstance(result, CaptureError) else report.removed).append(str(result))
     if namespace:
         namespace.close()
     if len(report.failed) == before:

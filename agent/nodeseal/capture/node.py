@@ -353,7 +353,7 @@ class NodeCapture:
         if found:
             found.close()
         for result in results:
-            if isinstance(result, LinuxError):
+            if isinstance(result, CaptureError):
                 raise result
         journal.entries.pop(entry.name, None)
         journal.save()

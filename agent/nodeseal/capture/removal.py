@@ -11,7 +11,7 @@ Step = tuple[str, Callable[[], bool]]
 """What is removed, and how. The action returns False when there was nothing to do; it raises LinuxError or OSError."""
 
 
-def carried_out(steps: Iterable[Step]) -> Iterator[str | LinuxError]:
+def carried_out(steps: Iterable[Step]) -> Iterator[str | CaptureError]:
     """Take every step, whatever becomes of the others: yields a line for each thing that was there and is removed, an
     error for what failed.
     """
@@ -19,7 +19,9 @@ def carried_out(steps: Iterable[Step]) -> Iterator[str | LinuxError]:
         try:
             if action():
                 yield what
-        except LinuxError as error:
+        except CaptureError as error:
             yield error
+        except LinuxError as error:
+            yield CaptureError(f"cannot remove {what}: {error}")
         except OSError as error:
             yield CaptureError(f"cannot remove {what}: {error.strerror}")

@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
 from typing import Protocol
 
+from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import BackendName, Entry, Journal
-from nodeseal.linux.errors import LinuxError
 from nodeseal.linux.namespace import NetworkNamespace
 from nodeseal.linux.rtnetlink import Survey
 
@@ -66,7 +66,7 @@ class Backend(Protocol):
 
     def remove(
         self, entry: Entry, namespace: NetworkNamespace | None, neighbours: Collection[Entry]
-    ) -> Iterator[str | LinuxError]:
+    ) -> Iterator[str | CaptureError]:
         """Undo everything; prepare() need not have been called. `namespace`: None when it is gone, and what was in it;
         `neighbours`: the other workloads in it.
 

@@ -156,7 +156,7 @@ class HostEbpfBackend:
 
     def remove(
         self, entry: Entry, namespace: NetworkNamespace | None, neighbours: Collection[Entry]
-    ) -> Iterator[str | LinuxError]:
+    ) -> Iterator[str | CaptureError]:
         """See Backend. The first of the neighbours goes on needing what they share, and is to restore the settings in
         the end.
         """

@@ -126,13 +126,13 @@ class IptablesBackend:
 
     def remove(
         self, entry: Entry, namespace: NetworkNamespace | None, neighbours: Collection[Entry]
-    ) -> Iterator[str | LinuxError]:
+    ) -> Iterator[str | CaptureError]:
         """See Backend."""
         if namespace is None:
             return iter(())
         where = f"{entry.name} ({entry.netns})"
         steps: list[Step] = [
-            (f"rules of {program} of {where}", partial(namespace.run, partial(_erase, program, where)))
+            (f"rules of {program} of {where}", partial(namespace.run, partial(_erase, program)))
             for program in entry.xtables
         ]
         steps += routing.removals(entry, namespace, where)
@@ -183,13 +183,10 @@ def family_of(program: str) -> int:
     return 6 if program.startswith("ip6") else 4
 
 
-def _erase(program: str, where: str) -> bool:
-    try:
-        text = ruleset.removal(xtables.save(program))
-        if text:
-            xtables.restore(program, text)
-    except LinuxError as error:
-        raise CaptureError(f"cannot remove rules of {program} of {where}: {error}") from None
+def _erase(program: str) -> bool:
+    text = ruleset.removal(xtables.save(program))
+    if text:
+        xtables.restore(program, text)
     return bool(text)
 
 

@@ -37,7 +37,6 @@ from nodeseal.capture.journal import BackendName, Entry, Journal
 from nodeseal.capture.listeners import OUTBOUND, STEERED
 from nodeseal.capture.removal import Step
 from nodeseal.linux import bpf, rtnetlink, sysctls
-from nodeseal.linux.errors import LinuxError
 from nodeseal.linux.namespace import NetworkNamespace
 from nodeseal.linux.rtnetlink import Survey
 
@@ -124,7 +123,7 @@ class PodEbpfBackend:
 
     def remove(
         self, entry: Entry, namespace: NetworkNamespace | None, neighbours: Collection[Entry]
-    ) -> Iterator[str | LinuxError]:
+    ) -> Iterator[str | CaptureError]:
         """See Backend."""
         where = f"{entry.name} ({entry.netns})"
         directory = self._pins / entry.pins
