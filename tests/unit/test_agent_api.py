@@ -370,7 +370,7 @@ class TestVersions:
                 threading.Thread(target=lambda: listener.accept()[0].close()).start()
                 client.ask(tmp_path, STATUS)
 
-        with pytest.raises(client.AgentError, match=r"(ended without an answer|Connection reset by peer)$"):
+        with pytest.raises(client.AgentError, match=r"ended without an answer$"):
             story()
 
 

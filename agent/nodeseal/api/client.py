@@ -54,6 +54,8 @@ def ask(run_dir: Path, operation: Operation[P, A], parameters: P | None = None, 
         raise AgentError(msgspec.json.decode(body, type=Failure).detail)
     except (FileNotFoundError, ConnectionRefusedError):
         raise AgentGone(_gone(run_dir)) from None
+    except (ConnectionResetError, h11.RemoteProtocolError):
+        raise AgentError(f"the agent at {path} ended without an answer") from None
     except PermissionError:
         raise AgentError(f"the agent at {path} may be asked by root only") from None
     except OSError as error:
@@ -61,8 +63,6 @@ def ask(run_dir: Path, operation: Operation[P, A], parameters: P | None = None, 
     except _OtherVersionError:
         text = f"is of another version than this command ({__version__}); start the agent anew"
         raise AgentError(f"the agent at {path} {text}") from None
-    except h11.RemoteProtocolError:
-        raise AgentError(f"the agent at {path} ended without an answer") from None
     except msgspec.MsgspecError:
         raise AgentError(f"the agent at {path} gave no proper answer") from None
 
