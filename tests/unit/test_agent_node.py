@@ -852,7 +852,7 @@ def test_control_connection_that_was_lost_is_made_again(world: World) -> None:
     async def story() -> None:
         async with world.node(world.state()) as (node, _source):
             await enrolled(node)
-            node.core.current._client._channel._connection.shutdown(socket.SHUT_RDWR)
+            node.core.current._client._ordinary.channel._connection.shutdown(socket.SHUT_RDWR)
             with pytest.raises(CoreGone):
                 await node.core.call(CoreClient.stats)
             await node.core.call(CoreClient.stats)

@@ -256,6 +256,26 @@ def test_core_that_hangs_costs_those_who_ask_it_and_nobody_else(make_core: MakeC
     assert threading.active_count() <= threads + 1
 
 
+def test_nothing_waits_behind_those_who_list_connections(make_core: MakeCore, tmp_path: Path) -> None:
+    """Tens of thousands take a core long, and many may ask for them at once."""
+
+    def reply(request: dict[str, Any], _fds: list[int]) -> Reply:
+        return None if request["op"] in ("connections", "refusals") else (say(connections=1), [])
+
+    make_core(reply)
+
+    async def story() -> None:
+        with client_of(tmp_path) as client:
+            listing = [asyncio.create_task(connections(client)) for _ in range(3)]
+            await asyncio.sleep(0.05)
+            async with asyncio.timeout(5):
+                assert await client.live() == (1, 0)
+            client.close()
+            assert [type(error) for error in await asyncio.gather(*listing, return_exceptions=True)] == [CoreGone] * 3
+
+    play(story())
+
+
 def test_request_that_was_given_up_is_not_answered_by_the_next_answer(make_core: MakeCore, tmp_path: Path) -> None:
     late = threading.Event()
 

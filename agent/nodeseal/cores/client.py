@@ -1,10 +1,10 @@
 """The agent's side of a core: asking it things over its control socket.
 
-How it works: a client has one connection, which it makes when it is first asked, and makes again after one that broke.
-There is one request at a time on it; whoever asks waits in turn. A request that gets no answer in time, or whose asker
-is cancelled, costs the connection: a late answer would be taken for the next request's. Nothing here waits but by
-`await`, so that a core that hangs costs nobody but those who ask it. What takes long to compute about a large mesh
-state is done in a thread.
+How it works: a client has two connections, one for what may take long to list, so that nothing else waits behind it.
+Each is made when it is first needed, and made again after one that broke. There is one request at a time on it; whoever
+asks waits in turn. A request that gets no answer in time, or whose asker is cancelled, costs the connection: a late
+answer would be taken for the next request's. Nothing here waits but by `await`, so that a core that hangs costs nobody
+but those who ask it. What takes long to compute about a large mesh state is done in a thread.
 
 Nothing that a core says is trusted: what is not an answer of nodeseal.contracts.core is an error, and descriptors that
 nobody asked for are closed.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar
@@ -87,6 +87,19 @@ class Hello:
     workloads: tuple[CoreWorkload, ...]
 
 
+@dataclass(slots=True)
+class _Conversation:
+    """What goes over one control connection; `turn` is held from a request to its answer."""
+
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    channel: ControlChannel | None = None
+
+    def end(self) -> None:
+        if self.channel is not None:
+            self.channel.close()
+            self.channel = None
+
+
 class CoreClient:
     """Asks the core with this number. Every method raises CoreError (refused, or no answer) or CoreGone (no core).
 
@@ -102,9 +115,9 @@ class CoreClient:
         self._gone = f"no core of generation {generation} runs for {run_dir}"
         self._timeout = timeout
         self._protocol = core.PROTOCOL
-        self._channel: ControlChannel | None = None
+        self._ordinary = _Conversation()
+        self._listing = _Conversation()
         self._closed = False
-        self._turn = asyncio.Lock()
         self._transfer = asyncio.Lock()
 
     @classmethod
@@ -118,7 +131,8 @@ class CoreClient:
     def close(self) -> None:
         """Ends the control connection, and whoever waits for an answer gets CoreGone; the core goes on."""
         self._closed = True
-        self._disconnect()
+        self._ordinary.end()
+        self._listing.end()
 
     # ---- about the core itself
 
@@ -314,8 +328,9 @@ class CoreClient:
     async def _exchange(self, request: core.Request[A], *fds: int) -> tuple[A, list[int]]:
         """The answer, and descriptors that are the caller's to close."""
         body = core.encode(request)
-        async with self._turn:
-            answer_body, received = await self._round_trip(body, fds)
+        conversation = self._listing if isinstance(request, core.Connections | core.Refusals) else self._ordinary
+        async with conversation.turn:
+            answer_body, received = await self._round_trip(conversation, body, fds)
         try:
             answer = core.read_answer(answer_body, core.answer_type(type(request)))
         except core.MessageError as error:
@@ -326,15 +341,18 @@ class CoreClient:
             raise CoreError(answer.error)
         return answer, received
 
-    async def _round_trip(self, body: bytes, fds: Sequence[int]) -> tuple[bytes, list[int]]:
+    async def _round_trip(
+        self, conversation: _Conversation, body: bytes, fds: Sequence[int]
+    ) -> tuple[bytes, list[int]]:
         try:
             async with asyncio.timeout(self._timeout):
-                channel = await self._connected()
-                await channel.send(body, fds)
-                return await channel.receive()
+                if conversation.channel is None:
+                    conversation.channel = await self._connect()
+                await conversation.channel.send(body, fds)
+                return await conversation.channel.receive()
         except BaseException as error:
             # A late answer would be taken for the next request's.
-            self._disconnect()
+            conversation.end()
             if isinstance(error, TimeoutError):
                 raise CoreError("the core does not answer: no message on the control socket in time") from None
             if isinstance(error, ControlClosed):
@@ -342,16 +360,6 @@ class CoreClient:
             if isinstance(error, ControlError):
                 raise CoreError(f"the core does not answer: {error}") from error
             raise
-
-    def _disconnect(self) -> None:
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
-
-    async def _connected(self) -> ControlChannel:
-        if self._channel is None:
-            self._channel = await self._connect()
-        return self._channel
 
     async def _connect(self) -> ControlChannel:
         if self._closed:
