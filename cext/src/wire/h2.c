@@ -14,14 +14,15 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "wire/frames.h"
 #include "base/link.h"
+#include "wire/allowance.h"
+#include "wire/frames.h"
+#include "wire/h2_options.h"
+#include "wire/head.h"
 #include "wire/message.h"
-#include "wire/names.h"
 
 enum {
     FRAME_HEADER = 9,
-    TELL_FROM = 4096,        /* bytes given back while others are withheld */
     WORTHWHILE = 4096,       /* less room than this in the buffer: wait for the next one */
     CONTROL_MAX = 16384 + 9, /* the largest frame but DATA: what every peer must accept, with its header */
     H2_MAGIC = 0x6e736832,
@@ -44,7 +45,7 @@ struct h2 {
     int broken;                   /* the peer violated the protocol: it is not listened to any more */
     int said;                     /* a GOAWAY that says so was produced, the last frame */
     int withholding;              /* the connection's window */
-    size_t surplus; /* of that window: what the peer may send beyond, since it was made smaller */
+    struct allowance allowance;
     struct frames frames;
     struct message message; /* whose header fields are arriving; HTTP/2 never interleaves two */
 };
@@ -149,15 +150,6 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
     return 0;
 }
 
-/* Bytes of the connection's window may be sent again, as far as they were not sent beyond it. nghttp2 would
- * give others back for them that are withheld. */
-static void connection_took(struct h2 *h2, size_t length)
-{
-    size_t swallowed = length < h2->surplus ? length : h2->surplus;
-    h2->surplus -= swallowed;
-    nghttp2_session_consume_connection(h2->session, length - swallowed);
-}
-
 static int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *bytes,
                          size_t length, void *user)
 {
@@ -165,12 +157,12 @@ static int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t id, co
     struct h2 *h2 = user;
     void *stream = stream_of(h2, id);
     if (stream == NULL) { /* reset by us, but the peer did not know yet */
-        connection_took(h2, length);
+        allowance_took(&h2->allowance, session, length);
         nghttp2_session_consume_stream(session, id, length);
         return 0;
     }
     if (!h2->withholding)
-        connection_took(h2, length);
+        allowance_took(&h2->allowance, session, length);
     h2->events->data(h2->owner, stream, bytes, length);
     return 0;
 }
@@ -241,12 +233,7 @@ void h2_taken(struct h2 *h2, int32_t id, size_t length)
 
 void h2_connection_window(struct h2 *h2, uint32_t window)
 {
-    uint32_t before = (uint32_t)nghttp2_session_get_effective_local_window_size(h2->session);
-    if (window < before)
-        h2->surplus += before - window;
-    else
-        h2->surplus -= h2->surplus < window - before ? h2->surplus : window - before;
-    nghttp2_session_set_local_window_size(h2->session, NGHTTP2_FLAG_NONE, 0, (int32_t)window);
+    allowance_set(&h2->allowance, h2->session, window);
 }
 
 void h2_withhold(struct h2 *h2, int on)
@@ -254,16 +241,9 @@ void h2_withhold(struct h2 *h2, int on)
     h2->withholding = on;
 }
 
-/* nghttp2 tells the peer when half of the window can be given back, which may never come while others are
- * withheld. What it has not told yet is what was received and is not withheld. */
 void h2_give_back(struct h2 *h2, size_t length, size_t withheld)
 {
-    connection_took(h2, length);
-    if (withheld == 0)
-        return;
-    int32_t untold = nghttp2_session_get_effective_recv_data_length(h2->session) - (int32_t)withheld;
-    if (untold >= TELL_FROM)
-        nghttp2_submit_window_update(h2->session, NGHTTP2_FLAG_NONE, 0, untold);
+    allowance_give_back(&h2->allowance, h2->session, length, withheld);
 }
 
 void h2_widen(struct h2 *h2, int32_t id, uint32_t window)
@@ -373,28 +353,14 @@ size_t h2_produce(struct h2 *h2, uint8_t *out, size_t capacity, int *more)
 
 /* ---- streams ---- */
 
-static nghttp2_nv header(const char *name, const char *value, size_t value_length)
-{
-    nghttp2_nv nv = {(uint8_t *)name, (uint8_t *)value, strlen(name), value_length, NGHTTP2_NV_FLAG_NONE};
-    return nv;
-}
-
 int32_t h2_connect(struct h2 *h2, const struct ns_address *authority, const struct ns_address *client,
                    void *stream)
 {
     NS_CHECK(h2, H2_MAGIC);
-    char target[AUTHORITY_MAX];
-    char forwarded[AUTHORITY_MAX + 8] = "for=\"";
-    size_t target_length = authority_format(authority, target);
-    size_t forwarded_length = 5 + authority_format(client, forwarded + 5);
-    forwarded[forwarded_length++] = '"';
-    nghttp2_nv headers[] = {
-        header(":method", "CONNECT", 7),
-        header(":authority", target, target_length),
-        header("forwarded", forwarded, forwarded_length),
-    };
+    struct head head;
+    head_request(&head, authority, client);
     nghttp2_data_provider provider = {.read_callback = source_read};
-    int32_t id = nghttp2_submit_request(h2->session, NULL, headers, 3, &provider, stream);
+    int32_t id = nghttp2_submit_request(h2->session, NULL, head.fields, head.count, &provider, stream);
     if (id < 0)
         return -1;
     h2->open_streams++;
@@ -420,18 +386,17 @@ void h2_stream_set(struct h2 *h2, int32_t id, void *stream)
 void h2_respond(struct h2 *h2, int32_t id, int status)
 {
     NS_CHECK(h2, H2_MAGIC);
-    char text[16];
-    int length = snprintf(text, sizeof(text), "%d", status);
-    nghttp2_nv headers[] = {header(":status", text, (size_t)length)};
+    struct head head;
+    head_response(&head, status);
     nghttp2_data_provider provider = {.read_callback = source_read};
-    nghttp2_submit_response(h2->session, id, headers, 1, status == 200 ? &provider : NULL);
+    nghttp2_submit_response(h2->session, id, head.fields, head.count, status == 200 ? &provider : NULL);
     frames_answered(&h2->frames);
 }
 
 void h2_resume(struct h2 *h2, int32_t id)
 {
-    nghttp2_session_resume_data(h2->session,
-                                id); /* fails when the stream is not deferred: nothing to do then */
+    /* Fails when the stream is not deferred: nothing to do then. */
+    nghttp2_session_resume_data(h2->session, id);
 }
 
 void h2_reset(struct h2 *h2, int32_t id, uint32_t code)
@@ -466,19 +431,13 @@ void h2_goaway(struct h2 *h2)
 
 /* ---- life ---- */
 
-/* In 1.52 it came with a security update of the distributions. */
-void nghttp2_option_set_stream_reset_rate_limit(nghttp2_option *option, uint64_t burst, uint64_t rate)
-    __attribute__((weak));
-
 static nghttp2_session *session_new(struct h2 *h2)
 {
     nghttp2_session *session = NULL;
     nghttp2_session_callbacks *callbacks;
-    nghttp2_option *option;
-    if (nghttp2_session_callbacks_new(&callbacks) != 0)
-        return NULL;
-    if (nghttp2_option_new(&option) != 0) {
-        nghttp2_session_callbacks_del(callbacks);
+    nghttp2_option *option = h2_options_new(h2->server);
+    if (option == NULL || nghttp2_session_callbacks_new(&callbacks) != 0) {
+        nghttp2_option_del(option);
         return NULL;
     }
     nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers);
@@ -490,12 +449,6 @@ static nghttp2_session *session_new(struct h2 *h2)
     nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, on_frame_send);
     nghttp2_session_callbacks_set_send_data_callback(callbacks, send_data);
     nghttp2_session_callbacks_set_data_source_read_length_callback(callbacks, frame_length);
-    nghttp2_option_set_no_auto_window_update(option, 1);
-    nghttp2_option_set_no_closed_streams(option, 1);
-    nghttp2_option_set_no_http_messaging(option, !h2->server); /* message.h */
-    /* Its limit counts every reset, also of what ran well for an hour; that of frames.h does not. */
-    if (nghttp2_option_set_stream_reset_rate_limit != NULL)
-        nghttp2_option_set_stream_reset_rate_limit(option, UINT64_MAX, UINT64_MAX);
     int failed = h2->server ? nghttp2_session_server_new2(&session, callbacks, h2, option)
                             : nghttp2_session_client_new2(&session, callbacks, h2, option);
     nghttp2_option_del(option);

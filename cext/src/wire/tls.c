@@ -8,12 +8,12 @@
 #include "wire/tls.h"
 
 #include <openssl/err.h>
-#include <openssl/pem.h>
 #include <openssl/x509v3.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "wire/chain.h"
+#include "wire/pem.h"
 #include "wire/svid.h"
 #include "wire/tls_bounds.h"
 #include "wire/tls_words.h"
@@ -252,41 +252,14 @@ static void error_line(char *error, size_t size, const char *what)
     ERR_clear_error();
 }
 
-/* Reads the next certificate of a PEM text into libctx; NULL at its end, with *ok cleared if it is no good.
- */
-static X509 *next_certificate(BIO *pem, OSSL_LIB_CTX *libctx, int *ok)
-{
-    X509 *certificate = X509_new_ex(libctx, NULL);
-    if (certificate != NULL && PEM_read_bio_X509(pem, &certificate, NULL, NULL) == NULL) {
-        X509_free(certificate);
-        certificate = NULL;
-        if (ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE)
-            ERR_clear_error(); /* the end of the text */
-        else
-            *ok = 0;
-    }
-    return certificate;
-}
-
 int tls_trust_init(struct tls_trust *trust, OSSL_LIB_CTX *libctx, const char *bundle_pem, char *error,
                    size_t error_size)
 {
     ERR_clear_error();
-    BIO *pem = BIO_new_mem_buf(bundle_pem, -1);
-    int count = 0;
-    trust->store = X509_STORE_new();
-    int ok = trust->store != NULL && pem != NULL;
-    X509 *certificate;
-    while (ok && (certificate = next_certificate(pem, libctx, &ok)) != NULL) {
-        ok = X509_STORE_add_cert(trust->store, certificate);
-        X509_free(certificate);
-        count++;
-    }
-    BIO_free(pem);
-    if (ok && count > 0)
+    trust->store = pem_bundle(libctx, bundle_pem);
+    if (trust->store != NULL)
         return 0;
     error_line(error, error_size, "the trust bundle cannot be read or holds no certificate");
-    tls_trust_dispose(trust);
     return -1;
 }
 
@@ -294,32 +267,6 @@ void tls_trust_dispose(struct tls_trust *trust)
 {
     X509_STORE_free(trust->store);
     trust->store = NULL;
-}
-
-static int load_chain(SSL_CTX *ctx, OSSL_LIB_CTX *libctx, const char *chain_pem)
-{
-    BIO *pem = BIO_new_mem_buf(chain_pem, -1);
-    int count = 0;
-    int ok = pem != NULL;
-    X509 *certificate;
-    while (ok && (certificate = next_certificate(pem, libctx, &ok)) != NULL) {
-        ok = count == 0 ? SSL_CTX_use_certificate(ctx, certificate) == 1
-                        : SSL_CTX_add1_chain_cert(ctx, certificate) == 1;
-        X509_free(certificate);
-        count++;
-    }
-    BIO_free(pem);
-    return ok && count > 0 ? 0 : -1;
-}
-
-static int load_key(SSL_CTX *ctx, OSSL_LIB_CTX *libctx, const char *key_pem)
-{
-    BIO *pem = BIO_new_mem_buf(key_pem, -1);
-    EVP_PKEY *key = pem == NULL ? NULL : PEM_read_bio_PrivateKey_ex(pem, NULL, NULL, NULL, libctx, NULL);
-    BIO_free(pem);
-    int ok = key != NULL && SSL_CTX_use_PrivateKey(ctx, key) && SSL_CTX_check_private_key(ctx);
-    EVP_PKEY_free(key);
-    return ok ? 0 : -1;
 }
 
 /* One for both roles: a session takes its role when it begins. */
@@ -338,9 +285,9 @@ static SSL_CTX *context_new(OSSL_LIB_CTX *libctx, const char *chain_pem, const c
         wrong = "OpenSSL lacks TLS 1.3 with AES-GCM";
     else if ((wrong = tls_bounds_set(ctx)) != NULL)
         ;
-    else if (load_chain(ctx, libctx, chain_pem) != 0)
+    else if (pem_load_chain(ctx, libctx, chain_pem) != 0)
         wrong = "the certificate chain cannot be read";
-    else if (load_key(ctx, libctx, key_pem) != 0)
+    else if (pem_load_key(ctx, libctx, key_pem) != 0)
         wrong = "the private key cannot be read or does not fit the certificate";
     if (wrong != NULL) {
         error_line(error, error_size, wrong);
