@@ -25,27 +25,33 @@ enum {
 
 /* Socket marks; bpf/nodeseal.h holds the same values and a test compares them. */
 enum {
-    NS_MARK_CAPTURED =
-        0x4e530001, /* on the application's socket: this connection goes to the core, for life */
-    NS_MARK_TO_APP =
-        0x4e530002, /* on the core's socket towards the application: replies come back to the core */
-    NS_MARK_CORE = 0x4e530003, /* on every other socket of the core: never captured */
+    /* On the application's socket: this connection goes to the core, for life. */
+    NS_MARK_CAPTURED = 0x4e530001,
+    /* On the core's socket towards the application: replies come back to the core. */
+    NS_MARK_TO_APP = 0x4e530002,
+    /* On every other socket of the core: never captured. */
+    NS_MARK_CORE = 0x4e530003,
     NS_HBONE_PORT = 15008,
 };
 
 /* An address and port. IPv4 addresses are in their v4-mapped form (::ffff:a.b.c.d), so that one type serves
  * both. */
 struct ns_address {
-    uint8_t ip[16]; /* network order */
-    uint16_t port;  /* host order */
+    /* Network order. */
+    uint8_t ip[16];
+    /* Host order. */
+    uint16_t port;
 };
 
 enum ns_listener_role {
-    NS_LISTEN_OUTBOUND =
-        0, /* captured connections of the workload; getsockname() is the original destination */
-    NS_LISTEN_INBOUND = 1, /* captured plaintext connections to the workload; same */
-    NS_LISTEN_HBONE = 2,   /* mutual TLS from peers, port 15008 of the workload's IPv4 address */
-    NS_LISTEN_HBONE6 = 3,  /* the same of its IPv6 address */
+    /* Captured connections of the workload; getsockname() is the original destination. */
+    NS_LISTEN_OUTBOUND = 0,
+    /* Captured plaintext connections to the workload; same. */
+    NS_LISTEN_INBOUND = 1,
+    /* Mutual TLS from peers, port 15008 of the workload's IPv4 address. */
+    NS_LISTEN_HBONE = 2,
+    /* The same of its IPv6 address. */
+    NS_LISTEN_HBONE6 = 3,
 };
 
 enum ns_question_kind {
@@ -56,14 +62,20 @@ enum ns_question_kind {
 
 /* What the core wants to know about a new flow, or, after a new epoch, about a live one. */
 struct ns_question {
-    uint64_t id;          /* to be given back in the answer */
-    uint64_t workload;    /* the key given to core_workload_add */
-    uint32_t kind;        /* enum ns_question_kind */
-    uint32_t established; /* 1: the flow is already running in plaintext; 0: it is new, or runs in a tunnel */
-    struct ns_address source; /* the client's address; outbound: the workload's own, port always 0 */
-    struct ns_address
-        destination; /* outbound: original destination; tunnel: the authority; plaintext: as dialled */
-    char peer[512];  /* inbound tunnel: the peer's verified SPIFFE id; otherwise "" */
+    /* To be given back in the answer. */
+    uint64_t id;
+    /* The key given to core_workload_add. */
+    uint64_t workload;
+    /* enum ns_question_kind. */
+    uint32_t kind;
+    /* 1: the flow is already running in plaintext; 0: it is new, or runs in a tunnel. */
+    uint32_t established;
+    /* The client's address; outbound: the workload's own, port always 0. */
+    struct ns_address source;
+    /* Outbound: original destination; tunnel: the authority; plaintext: as dialled. */
+    struct ns_address destination;
+    /* Inbound tunnel: the peer's verified SPIFFE id; otherwise "". */
+    char peer[512];
 };
 
 enum ns_verdict {
@@ -79,18 +91,25 @@ enum ns_way {
 };
 
 struct ns_endpoint {
-    struct ns_address address; /* where the application listens; a tunnel's authority */
-    uint32_t tunnel;           /* enum ns_way */
-    char identity[512];        /* tunnel: the only SPIFFE id accepted from the peer */
-    char reason[96];           /* plaintext: why there is no mTLS */
+    /* Where the application listens; a tunnel's authority. */
+    struct ns_address address;
+    /* enum ns_way. */
+    uint32_t tunnel;
+    /* Tunnel: the only SPIFFE id accepted from the peer. */
+    char identity[512];
+    /* Plaintext: why there is no mTLS. */
+    char reason[96];
 };
 
 struct ns_answer {
     uint64_t id;
-    uint64_t epoch; /* of the mesh state that the answer was made from */
+    /* Of the mesh state that the answer was made from. */
+    uint64_t epoch;
     uint32_t verdict;
-    uint32_t endpoint_count; /* outbound and NS_ALLOW: at least 1 */
-    char reason[96]; /* refuse and unavailable: why; inbound plaintext allowed: why there is no mTLS */
+    /* Outbound and NS_ALLOW: at least 1. */
+    uint32_t endpoint_count;
+    /* Refuse and unavailable: why; inbound plaintext allowed: why there is no mTLS. */
+    char reason[96];
     struct ns_endpoint endpoints[32];
 };
 
@@ -104,29 +123,46 @@ enum ns_connection_state {
 };
 
 struct ns_connection {
-    uint64_t id; /* unique in the life of the core process */
+    /* Unique in the life of the core process. */
+    uint64_t id;
     uint64_t workload;
-    uint32_t direction; /* enum ns_direction */
-    uint32_t state;     /* enum ns_connection_state */
-    uint32_t mtls;      /* 1: the bytes cross the wire in a TLS tunnel whose peer is `peer` */
+    /* enum ns_direction. */
+    uint32_t direction;
+    /* enum ns_connection_state. */
+    uint32_t state;
+    /* 1: the bytes cross the wire in a TLS tunnel whose peer is `peer`. */
+    uint32_t mtls;
     uint32_t reserved;
-    struct ns_address source;      /* the application that dialled */
-    struct ns_address destination; /* what it dialled (outbound: the original destination) */
-    struct ns_address endpoint;    /* outbound: the endpoint that was chosen; inbound: same as destination */
-    uint64_t bytes_sent;           /* by the dialling application */
-    uint64_t bytes_received;       /* by the dialling application */
-    uint64_t age_ms;               /* since it was accepted */
-    uint64_t closed_ms;            /* closed ones: how long ago */
-    char peer[512];                /* mtls: the peer's verified SPIFFE id */
-    char tls[64];    /* mtls: protocol and cipher suite as negotiated, "TLSv1.3 TLS_AES_128_GCM_SHA256" */
-    char reason[96]; /* open plaintext: why; closed or failing: what ended it */
+    /* The application that dialled. */
+    struct ns_address source;
+    /* What it dialled (outbound: the original destination). */
+    struct ns_address destination;
+    /* Outbound: the endpoint that was chosen; inbound: same as destination. */
+    struct ns_address endpoint;
+    /* By the dialling application. */
+    uint64_t bytes_sent;
+    /* By the dialling application. */
+    uint64_t bytes_received;
+    /* Since it was accepted. */
+    uint64_t age_ms;
+    /* Closed ones: how long ago. */
+    uint64_t closed_ms;
+    /* mTLS: the peer's verified SPIFFE id. */
+    char peer[512];
+    /* mTLS: protocol and cipher suite as negotiated, "TLSv1.3 TLS_AES_128_GCM_SHA256". */
+    char tls[64];
+    /* Open plaintext: why; closed or failing: what ended it. */
+    char reason[96];
 };
 
 /* What one workload may have; 0: as much as it takes. */
 struct ns_limits {
-    uint64_t connections;     /* at once: flows, and tunnels that peers opened */
-    uint64_t memory;          /* bytes held for it; cext/src/limits/quota.h says which */
-    uint64_t new_connections; /* per second; a second's worth may come at once */
+    /* At once: flows, and tunnels that peers opened. */
+    uint64_t connections;
+    /* Bytes held for it; cext/src/limits/quota.h says which. */
+    uint64_t memory;
+    /* Per second; a second's worth may come at once. */
+    uint64_t new_connections;
 };
 
 /* What a refused connection met. */
@@ -141,17 +177,22 @@ enum ns_limit {
 };
 
 struct ns_limited {
-    uint64_t refused;  /* connections, since the workload was added */
-    uint64_t first_ms; /* how long ago the first was, 0 if none */
-    uint64_t last_ms;  /* and the last */
+    /* Connections, since the workload was added. */
+    uint64_t refused;
+    /* How long ago the first was, 0 if none. */
+    uint64_t first_ms;
+    /* And the last. */
+    uint64_t last_ms;
 };
 
 /* To be logged: connections that were refused since the last notice of the same workload and limit. */
 struct ns_limit_notice {
     uint64_t workload;
-    uint32_t limit; /* enum ns_limit */
+    /* enum ns_limit. */
+    uint32_t limit;
     uint32_t reserved;
-    uint64_t value; /* the limit; 0 for those that are not set by anyone */
+    /* The limit; 0 for those that are not set by anyone. */
+    uint64_t value;
     uint64_t refused;
 };
 
@@ -166,16 +207,25 @@ enum ns_refusal_kind {
 struct ns_refusal {
     uint64_t workload;
     uint64_t count;
-    uint64_t untold;    /* notices: refusals of other sources that none will tell, there were too many */
-    uint64_t first_ms;  /* how long ago the first was */
-    uint64_t last_ms;   /* and the last */
-    uint32_t kind;      /* enum ns_refusal_kind */
-    uint32_t direction; /* enum ns_direction; outbound: a handshake with a peer that the workload dialled */
-    uint32_t status;    /* streams: 400, 401 or 503; otherwise 0 */
+    /* Notices: refusals of other sources that none will tell, there were too many. */
+    uint64_t untold;
+    /* How long ago the first was. */
+    uint64_t first_ms;
+    /* And the last. */
+    uint64_t last_ms;
+    /* enum ns_refusal_kind. */
+    uint32_t kind;
+    /* enum ns_direction; outbound: a handshake with a peer that the workload dialled. */
+    uint32_t direction;
+    /* Streams: 400, 401 or 503; otherwise 0. */
+    uint32_t status;
     uint32_t reserved;
-    struct ns_address source;      /* inbound: whom it came from, without a port; outbound: the workload */
-    struct ns_address destination; /* what the last one dialled */
-    char peer[512];                /* streams: the peer's verified SPIFFE id */
+    /* Inbound: whom it came from, without a port; outbound: the workload. */
+    struct ns_address source;
+    /* What the last one dialled. */
+    struct ns_address destination;
+    /* Streams: the peer's verified SPIFFE id. */
+    char peer[512];
     char reason[96];
 };
 
@@ -190,7 +240,8 @@ enum ns_event_kind {
 
 /* What happened a moment ago. */
 struct ns_event {
-    uint32_t kind; /* enum ns_event_kind */
+    /* enum ns_event_kind. */
+    uint32_t kind;
     uint32_t reserved;
     uint64_t ago_ms;
     union {
@@ -202,47 +253,73 @@ struct ns_event {
 
 struct ns_workload_stats {
     uint64_t workload;
-    uint64_t connections; /* live flows, tunnels' streams included */
-    uint64_t tunnels;     /* live TLS connections, both roles */
-    uint64_t accepted;    /* flows since the workload was added, by listener role below */
-    uint64_t tunnelled;   /* flows relayed through mTLS, both directions */
-    uint64_t plaintext;   /* flows relayed in plaintext, both directions */
-    uint64_t refused;     /* flows ended by a decision */
-    uint64_t failed;      /* flows ended because an endpoint or the application could not be reached */
-    uint64_t tls_failed;  /* TLS handshakes that failed, either role */
-    uint64_t memory;      /* bytes held now, as the limit counts them */
-    uint64_t promised;    /* bytes that peers may send in addition */
-    uint64_t descriptors; /* open now for its connections */
+    /* Live flows, tunnels' streams included. */
+    uint64_t connections;
+    /* Live TLS connections, both roles. */
+    uint64_t tunnels;
+    /* Flows since the workload was added, by listener role below. */
+    uint64_t accepted;
+    /* Flows relayed through mTLS, both directions. */
+    uint64_t tunnelled;
+    /* Flows relayed in plaintext, both directions. */
+    uint64_t plaintext;
+    /* Flows ended by a decision. */
+    uint64_t refused;
+    /* Flows ended because an endpoint or the application could not be reached. */
+    uint64_t failed;
+    /* TLS handshakes that failed, either role. */
+    uint64_t tls_failed;
+    /* Bytes held now, as the limit counts them. */
+    uint64_t memory;
+    /* Bytes that peers may send in addition. */
+    uint64_t promised;
+    /* Open now for its connections. */
+    uint64_t descriptors;
     struct ns_limits limits;
-    struct ns_limited limited[6]; /* by enum ns_limit */
+    /* By enum ns_limit. */
+    struct ns_limited limited[6];
 };
 
 struct ns_core_stats {
     uint64_t epoch;
     uint64_t workers;
-    uint64_t questions; /* asked of Python since start */
+    /* Asked of Python since start. */
+    uint64_t questions;
     uint64_t cache_hits;
     uint64_t live_connections;
     uint64_t live_tunnels;
-    uint64_t decision_p50_ns; /* from a worker's question to its having the answer, known to 12 %; 0: none */
+    /* From a worker's question to its having the answer, known to 12 %; 0: none. */
+    uint64_t decision_p50_ns;
     uint64_t decision_p99_ns;
-    uint64_t descriptors;      /* open in the process, about */
-    uint64_t descriptor_limit; /* RLIMIT_NOFILE */
-    uint64_t strangers;        /* accepted on port 15008, and have not proven who they are */
-    uint64_t strangers_ended;  /* that had to go for others, since start */
-    uint64_t strangers_slowed; /* steps of handshakes that waited because of what their source had cost */
+    /* Open in the process, about. */
+    uint64_t descriptors;
+    /* RLIMIT_NOFILE. */
+    uint64_t descriptor_limit;
+    /* Accepted on port 15008, and have not proven who they are. */
+    uint64_t strangers;
+    /* That had to go for others, since start. */
+    uint64_t strangers_ended;
+    /* Steps of handshakes that waited because of what their source had cost. */
+    uint64_t strangers_slowed;
 };
 
 struct core;
 
 struct core_options {
-    uint32_t workers;            /* 1..64 */
-    uint32_t connect_timeout_ms; /* towards peers and applications; 10000 */
-    uint32_t refused_retry_ms;   /* how long a refused connection to a peer's 15008 is tried again; 2000 */
-    uint32_t idle_timeout_ms;    /* a pooled tunnel without streams is closed after; 300000 */
-    uint32_t spin_us;            /* before a worker sleeps it looks for events so long; 0: not at all */
-    char congestion_control[16]; /* of the connections to and from peers; "": what the system has */
-    uint32_t preconnect_ms;      /* peers used within it are dialled again ahead of need; 0: none */
+    /* 1..64. */
+    uint32_t workers;
+    /* Towards peers and applications; 10000. */
+    uint32_t connect_timeout_ms;
+    /* How long a refused connection to a peer's 15008 is tried again; 2000. */
+    uint32_t refused_retry_ms;
+    /* A pooled tunnel without streams is closed after; 300000. */
+    uint32_t idle_timeout_ms;
+    /* Before a worker sleeps it looks for events so long; 0: not at all. */
+    uint32_t spin_us;
+    /* Of the connections to and from peers; "": what the system has. */
+    char congestion_control[16];
+    /* Peers used within it are dialled again ahead of need; 0: none. */
+    uint32_t preconnect_ms;
     char trust_domain[256];
 };
 

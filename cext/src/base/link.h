@@ -13,8 +13,10 @@
 #include <stdlib.h>
 
 struct link {
-    struct link *prev; /* itself when unlinked or an empty head */
-    struct link *next; /* same */
+    /* Itself when unlinked or an empty head. */
+    struct link *prev;
+    /* Same. */
+    struct link *next;
 };
 
 #define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))

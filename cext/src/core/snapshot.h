@@ -16,16 +16,20 @@ struct snapshot_part {
     uint64_t live_connections;
     uint64_t live_tunnels;
     uint64_t cache_hits;
-    uint64_t strangers, strangers_ended, strangers_slowed; /* as in struct ns_core_stats */
-    struct latencies decisions;                            /* of the questions answered so far */
+    /* As in struct ns_core_stats. */
+    uint64_t strangers, strangers_ended, strangers_slowed;
+    /* Of the questions answered so far. */
+    struct latencies decisions;
 };
 
 struct snapshot {
     pthread_mutex_t mutex;
     pthread_cond_t done;
-    uint32_t missing; /* workers that have not answered */
+    /* Workers that have not answered. */
+    uint32_t missing;
     int want_connections;
-    struct snapshot_part *parts; /* one per worker */
+    /* One per worker. */
+    struct snapshot_part *parts;
     uint32_t part_count;
 };
 

@@ -18,18 +18,22 @@
 
 enum {
     DECISIONS_BUCKETS = 4096,
-    DECISIONS_MAX = 16384, /* cached and pending together, of all workloads */
-    DECISIONS_PENDING_MAX =
-        4096, /* questions under way, same; beyond a workload's part its new flows are refused */
+    /* Cached and pending together, of all workloads. */
+    DECISIONS_MAX = 16384,
+    /* Questions under way, same; beyond a workload's part its new flows are refused. */
+    DECISIONS_PENDING_MAX = 4096,
 };
 
 /* An answer, shared by the cache and the flows that go by it. Immutable, counted, of one thread. */
 struct decision {
     uint32_t references;
-    uint64_t id;            /* of the question that it answers */
-    uint32_t next_endpoint; /* where the next flow starts: round robin */
+    /* Of the question that it answers. */
+    uint64_t id;
+    /* Where the next flow starts: round robin. */
+    uint32_t next_endpoint;
     uint64_t epoch;
-    uint32_t verdict; /* enum ns_verdict */
+    /* enum ns_verdict. */
+    uint32_t verdict;
     uint32_t endpoint_count;
     char reason[NS_REASON_MAX];
     struct ns_endpoint endpoints[];
@@ -45,15 +49,19 @@ enum waiter_kind { WAITER_FLOW = 0, WAITER_PRECONNECT = 1 };
 
 /* Something that waits for an answer. */
 struct decision_waiter {
-    struct link link; /* in its entry's list of waiters; unlinked when it does not wait */
+    /* In its entry's list of waiters; unlinked when it does not wait. */
+    struct link link;
     enum waiter_kind kind;
 };
 
 /* One workload's part of a cache; embedded in it. */
 struct decision_share {
-    struct link answered; /* entries, oldest first */
-    struct link pending;  /* entries */
-    size_t count;         /* entries in both */
+    /* Entries, oldest first. */
+    struct link answered;
+    /* Entries. */
+    struct link pending;
+    /* Entries in both. */
+    size_t count;
     size_t pending_count;
 };
 

@@ -17,10 +17,14 @@
 
 struct questions {
     pthread_mutex_t mutex;
-    pthread_cond_t ready; /* there are some, or stopping */
-    struct link asking;   /* quotas with questions, each held; whose turn it is comes first */
-    uint32_t count;       /* in all lines */
-    uint64_t asked;       /* ever put here */
+    /* There are some, or stopping. */
+    pthread_cond_t ready;
+    /* Quotas with questions, each held; whose turn it is comes first. */
+    struct link asking;
+    /* In all lines. */
+    uint32_t count;
+    /* Ever put here. */
+    uint64_t asked;
     int stopping;
 };
 

@@ -28,10 +28,13 @@ enum flow_state {
 /* One direction of a flow. */
 enum half_state {
     HALF_OPEN = 0,
-    HALF_ENDING = 1,     /* its reader saw the end; bytes may still be pending */
-    HALF_DISCARDING = 2, /* nobody takes the bytes any more: outbound they are read and dropped until the end,
-                            inbound the first resets the application */
-    HALF_ENDED = 3,      /* the end was passed on, or there is nobody to pass it on to */
+    /* Its reader saw the end; bytes may still be pending. */
+    HALF_ENDING = 1,
+    /* Nobody takes the bytes any more: outbound they are read and dropped until the end, inbound the first
+       resets the application. */
+    HALF_DISCARDING = 2,
+    /* The end was passed on, or there is nobody to pass it on to. */
+    HALF_ENDED = 3,
 };
 
 struct half {

@@ -17,11 +17,16 @@ enum {
 
 /* All atomic. */
 struct descriptors {
-    uint64_t used;      /* about: counted at the start, and by everyone who opens many; without the next */
-    uint64_t strangers; /* of connections that have not proven who they are */
-    uint64_t reserved;  /* for those, where there are enough */
-    uint64_t limit;     /* RLIMIT_NOFILE when it was last looked at */
-    uint64_t looked_ms; /* when that was; 0: never */
+    /* About: counted at the start, and by everyone who opens many; without the next. */
+    uint64_t used;
+    /* Of connections that have not proven who they are. */
+    uint64_t strangers;
+    /* For those, where there are enough. */
+    uint64_t reserved;
+    /* RLIMIT_NOFILE when it was last looked at. */
+    uint64_t limit;
+    /* When that was; 0: never. */
+    uint64_t looked_ms;
 };
 
 /* `strangers`: how many these may have, where there are enough. What the process has open already is not

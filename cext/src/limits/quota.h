@@ -47,29 +47,42 @@ enum {
 /* Refusals because of one limit. All atomic; times in ms of CLOCK_MONOTONIC, 0: never. */
 struct limited {
     uint64_t refused;
-    uint64_t value; /* the limit at the last refusal */
+    /* The limit at the last refusal. */
+    uint64_t value;
     uint64_t first_ms;
     uint64_t last_ms;
-    uint64_t noticed;    /* of `refused`, how many the last notice covered */
-    uint64_t noticed_ms; /* when that was */
+    /* Of `refused`, how many the last notice covered. */
+    uint64_t noticed;
+    /* When that was. */
+    uint64_t noticed_ms;
 };
 
 struct quota {
-    uint32_t
-        references; /* atomic: of the core's register, each worker's workload, and the queue of questions */
-    uint64_t workload; /* key */
+    /* Atomic: of the core's register, each worker's workload, and the queue of questions. */
+    uint32_t references;
+    /* Key. */
+    uint64_t workload;
     struct descriptors *process;
-    struct notices *notices; /* the core's */
-    struct ns_limits limits; /* each field atomic */
-    uint64_t connections;    /* atomic, as the next four */
-    struct account memory;   /* held in byte queues, whose accounts it is the parent of, and in pipes */
-    uint64_t promised;       /* bytes that peers may send in addition: the windows of their tunnels */
+    /* The core's. */
+    struct notices *notices;
+    /* Each field atomic. */
+    struct ns_limits limits;
+    /* Atomic, as the next four. */
+    uint64_t connections;
+    /* Held in byte queues, whose accounts it is the parent of, and in pipes. */
+    struct account memory;
+    /* Bytes that peers may send in addition: the windows of their tunnels. */
+    uint64_t promised;
     uint64_t descriptors;
-    uint64_t rate_ns; /* when the bucket of new connections is full again; see quota.c */
+    /* When the bucket of new connections is full again; see quota.c. */
+    uint64_t rate_ns;
     struct limited limited[NS_LIMITS];
-    struct refusals *refusals; /* owned; NULL: none are kept */
-    struct link questions;     /* waiting for Python, oldest first; under the mutex of struct questions, */
-    struct link question_link; /* as its place among those that have some */
+    /* Owned; NULL: none are kept. */
+    struct refusals *refusals;
+    /* Waiting for Python, oldest first; under the mutex of struct questions, as the next. */
+    struct link questions;
+    /* Its place among those that have some. */
+    struct link question_link;
 };
 
 /* With one reference. `process` and `notices` must outlive it. */

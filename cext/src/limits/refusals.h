@@ -35,10 +35,14 @@ enum {
 struct refusal {
     enum ns_refusal_kind kind;
     enum ns_direction direction;
-    int status;                    /* of HTTP, with which it was answered; 0: none */
-    struct ns_address source;      /* who dialled; the port means nothing */
-    struct ns_address destination; /* what was dialled */
-    const char *peer;              /* verified identity; NULL or "": none */
+    /* Of HTTP, with which it was answered; 0: none. */
+    int status;
+    /* Who dialled; the port means nothing. */
+    struct ns_address source;
+    /* What was dialled. */
+    struct ns_address destination;
+    /* Verified identity; NULL or "": none. */
+    const char *peer;
     const char *reason;
 };
 

@@ -27,24 +27,35 @@ enum { STEPS_OUT = 2 };
 struct step {
     struct link link;
     struct tls *tls;
-    uint8_t *input;         /* what the peer has sent; tls->feed points into it until it is used up */
-    uint8_t *output;        /* made: what is to be sent to the peer; NULL: nothing */
-    size_t output_length;   /* bytes */
-    enum tls_result result; /* made: of tls_handshake */
-    uint64_t cost_us;       /* made: CPU time that it took */
-    int out;                /* given and not taken back: `tls` is not to be touched */
+    /* What the peer has sent; tls->feed points into it until it is used up. */
+    uint8_t *input;
+    /* Made: what is to be sent to the peer; NULL: nothing. */
+    uint8_t *output;
+    /* Bytes. */
+    size_t output_length;
+    /* Made: of tls_handshake. */
+    enum tls_result result;
+    /* Made: CPU time that it took. */
+    uint64_t cost_us;
+    /* Given and not taken back: `tls` is not to be touched. */
+    int out;
 };
 
 struct handshakes {
     pthread_t thread;
-    pthread_mutex_t mutex; /* held for a few instructions only */
+    /* Held for a few instructions only. */
+    pthread_mutex_t mutex;
     pthread_cond_t given;
-    struct link waiting; /* steps to be made */
+    /* Steps to be made. */
+    struct link waiting;
     struct link made;
     int stopping;
-    int wake_fd;     /* the worker's eventfd, raised when the first is made */
-    int out;         /* the worker's own: steps given and not taken back */
-    uint8_t *output; /* the thread's own: room for one step's */
+    /* The worker's eventfd, raised when the first is made. */
+    int wake_fd;
+    /* The worker's own: steps given and not taken back. */
+    int out;
+    /* The thread's own: room for one step's. */
+    uint8_t *output;
 };
 
 /* The thread is the caller's to start: with handshakes_main, on these handshakes. */

@@ -41,22 +41,34 @@ struct command {
     enum command_kind kind;
     uint64_t workload;
     uint64_t epoch;
-    int fd; /* ADD: network namespace; LISTEN, ACCEPTED: socket; handed over */
+    /* ADD: network namespace; LISTEN, ACCEPTED: socket; handed over. */
+    int fd;
     int role;
-    uint64_t serial;                    /* ADD: of the namespace */
-    struct quota *quota;                /* ADD, ACCEPTED (counted in): a reference, handed over */
-    struct ns_address address;          /* ADD: the workload's; ACCEPTED: who connected */
-    struct tls_credentials credentials; /* handed over */
-    struct tls_trust trust;             /* handed over */
-    struct decision *decision;          /* ANSWER: handed over */
-    struct snapshot *snapshot;          /* borrowed from the caller, who waits */
+    /* ADD: of the namespace. */
+    uint64_t serial;
+    /* ADD, ACCEPTED (counted in): a reference, handed over. */
+    struct quota *quota;
+    /* ADD: the workload's; ACCEPTED: who connected. */
+    struct ns_address address;
+    /* Handed over. */
+    struct tls_credentials credentials;
+    /* Handed over. */
+    struct tls_trust trust;
+    /* ANSWER: handed over. */
+    struct decision *decision;
+    /* Borrowed from the caller, who waits. */
+    struct snapshot *snapshot;
 };
 
 struct mailbox {
-    pthread_mutex_t mutex; /* held for a few instructions only */
-    struct command *head;  /* NULL when empty */
-    struct command **tail; /* where the next one is put */
-    int wake_fd;           /* the worker's eventfd, raised while there is some */
+    /* Held for a few instructions only. */
+    pthread_mutex_t mutex;
+    /* NULL when empty. */
+    struct command *head;
+    /* Where the next one is put. */
+    struct command **tail;
+    /* The worker's eventfd, raised while there is some. */
+    int wake_fd;
 };
 
 void mailbox_init(struct mailbox *mailbox, int wake_fd);

@@ -7,14 +7,21 @@ enum pollable_kind { POLL_WAKE, POLL_LISTENER, POLL_TUNNEL, POLL_NEAR, POLL_FAR 
 
 /* A registered descriptor; edge triggered, so readiness is remembered here. */
 struct pollable {
-    int fd; /* -1: closed or never opened; its events are ignored */
+    /* -1: closed or never opened; its events are ignored. */
+    int fd;
     enum pollable_kind kind;
-    int readable; /* a read may give something: set by events, cleared by EAGAIN */
-    int writable; /* same for writes */
-    int ending;   /* the peer's end or an error was announced: a short read is not the last */
-    int finished; /* nothing arrives after what is there now: the next short read is the last */
-    int urgent;   /* urgent data was announced, at which reads stop short */
-    int failed;   /* errno that the kernel reported for the socket, 0 if none */
+    /* A read may give something: set by events, cleared by EAGAIN. */
+    int readable;
+    /* Same for writes. */
+    int writable;
+    /* The peer's end or an error was announced: a short read is not the last. */
+    int ending;
+    /* Nothing arrives after what is there now: the next short read is the last. */
+    int finished;
+    /* Urgent data was announced, at which reads stop short. */
+    int urgent;
+    /* errno that the kernel reported for the socket, 0 if none. */
+    int failed;
 };
 
 #endif

@@ -17,15 +17,19 @@
 
 struct published_slot {
     uint8_t ip[16];
-    uint32_t count; /* workloads at the address; 0: a free slot */
+    /* Workloads at the address; 0: a free slot. */
+    uint32_t count;
 };
 
 /* Open addressing, linear probing, at most half full. */
 struct published {
-    pthread_mutex_t mutex; /* held for a few instructions, by whoever looks, and for each change */
+    /* Held for a few instructions, by whoever looks, and for each change. */
+    pthread_mutex_t mutex;
     struct published_slot *slots;
-    size_t capacity; /* a power of two */
-    size_t used;     /* slots */
+    /* A power of two. */
+    size_t capacity;
+    /* Slots. */
+    size_t used;
 };
 
 void published_init(struct published *published);

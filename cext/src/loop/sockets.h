@@ -11,8 +11,8 @@
 /* A workload's network namespace. */
 struct netns {
     int fd;
-    uint64_t
-        serial; /* never used twice in a process, unlike fd: tells a thread whether it is already there */
+    /* Never used twice in a process, unlike fd: tells a thread whether it is already there. */
+    uint64_t serial;
 };
 
 /*

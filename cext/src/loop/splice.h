@@ -13,15 +13,19 @@
 enum { SPLICE_PIPE_SIZE = 1 << 20, SPLICE_PIPES_KEPT = 8 };
 
 struct splice_pipe {
-    struct splice_pipe *next; /* in the pool */
-    size_t held;              /* bytes in it */
-    size_t counted;           /* of them, for the workload; the user's */
+    /* In the pool. */
+    struct splice_pipe *next;
+    /* Bytes in it. */
+    size_t held;
+    /* Of them, for the workload; the user's. */
+    size_t counted;
     int input;
     int output;
 };
 
 struct splice_pool {
-    struct splice_pipe *free; /* empty ones, at most SPLICE_PIPES_KEPT */
+    /* Empty ones, at most SPLICE_PIPES_KEPT. */
+    struct splice_pipe *free;
     size_t free_count;
 };
 

@@ -56,55 +56,78 @@ enum { STRANGERS_OF_WORKER_IN_ALL = 2048 + 1024 };
 
 /* CPU time that is owed. */
 struct debt {
-    uint64_t owed_us; /* at at_us */
+    /* At at_us. */
+    uint64_t owed_us;
     uint64_t at_us;
 };
 
 /* Where strangers come from. */
 struct source {
     struct link bucket_link;
-    struct link active_link; /* in strangers->active while it has strangers */
-    struct link ring_link;   /* in strangers->ring while it may have steps */
-    struct link strangers;   /* oldest first */
-    struct link steps;       /* strangers with a step to make, newest first */
-    uint32_t count;          /* of `strangers` */
-    uint32_t holds;          /* of them, and steps that are being made; 0: idle */
+    /* In strangers->active while it has strangers. */
+    struct link active_link;
+    /* In strangers->ring while it may have steps. */
+    struct link ring_link;
+    /* Oldest first. */
+    struct link strangers;
+    /* Strangers with a step to make, newest first. */
+    struct link steps;
+    /* Of `strangers`. */
+    uint32_t count;
+    /* Of these, and steps that are being made; 0: idle. */
+    uint32_t holds;
     enum stranger_kind kind;
-    uint8_t ip[16]; /* an address, or a prefix and zeroes */
+    /* An address, or a prefix and zeroes. */
+    uint8_t ip[16];
     struct debt debt;
 };
 
 /* Those of one workload; embedded in it. */
 struct party {
-    struct link list[STRANGER_KINDS]; /* oldest first */
+    /* Oldest first. */
+    struct link list[STRANGER_KINDS];
     uint32_t counts[STRANGER_KINDS];
 };
 
 /* Embedded in an accepted connection. */
 struct stranger {
-    struct source *source; /* NULL: it has proven itself, ended, or never was one */
-    struct source *debtor; /* who owes for the step that is being made; NULL: none is */
+    /* NULL: it has proven itself, ended, or never was one. */
+    struct source *source;
+    /* Who owes for the step that is being made; NULL: none is. */
+    struct source *debtor;
     struct party *party;
     struct link source_link;
     struct link party_link;
-    struct link step_link; /* in source->steps while it waits there */
-    uint64_t cost_us;      /* of its steps */
-    uint64_t shared_us;    /* of it, what counts among what all others owe */
-    int waited;            /* its present step waited there */
+    /* In source->steps while it waits there. */
+    struct link step_link;
+    /* Of its steps. */
+    uint64_t cost_us;
+    /* Of it, what counts among what all others owe. */
+    uint64_t shared_us;
+    /* Its present step waited there. */
+    int waited;
 };
 
 struct strangers {
-    struct link buckets[SOURCE_BUCKETS]; /* of sources */
-    uint32_t idle[SOURCE_BUCKETS];       /* how many of the bucket are idle */
+    /* Of sources. */
+    struct link buckets[SOURCE_BUCKETS];
+    /* How many of the bucket are idle. */
+    uint32_t idle[SOURCE_BUCKETS];
     struct link active[STRANGER_KINDS];
-    struct link ring; /* sources in turn */
-    uint64_t seed;    /* of the buckets: who is neighbour to whom is not for others to choose */
+    /* Sources in turn. */
+    struct link ring;
+    /* Of the buckets: who is neighbour to whom is not for others to choose. */
+    uint64_t seed;
     uint32_t counts[STRANGER_KINDS];
     uint32_t most[STRANGER_KINDS];
-    struct debt debt;       /* of all that wait in the ring */
-    uint64_t not_before_us; /* none in the ring may go on before */
-    uint64_t evicted;       /* counted, as the next */
-    uint64_t slowed;        /* steps that waited because of what their source owes */
+    /* Of all that wait in the ring. */
+    struct debt debt;
+    /* None in the ring may go on before. */
+    uint64_t not_before_us;
+    /* Counted, as the next. */
+    uint64_t evicted;
+    /* Steps that waited because of what their source owes. */
+    uint64_t slowed;
 };
 
 void strangers_init(struct strangers *strangers, uint64_t seed);

@@ -28,30 +28,45 @@ enum {
 
 /* Bytes of memory that are held for somebody, and for those whose part he is. */
 struct account {
-    uint64_t bytes;         /* atomic */
-    struct account *parent; /* has them too; NULL: none */
+    /* Atomic. */
+    uint64_t bytes;
+    /* Has them too; NULL: none. */
+    struct account *parent;
 };
 
 struct block {
-    struct block *next; /* NULL: last of its queue, or of the free list of its slab */
-    uint8_t *bytes;     /* `size` of them */
-    uint32_t size;      /* a power of two; BLOCK_SIZE: of a slab */
-    uint32_t start;     /* first byte not consumed; start <= end */
-    uint32_t end;       /* one past the last byte written; <= size */
+    /* NULL: last of its queue, or of the free list of its slab. */
+    struct block *next;
+    /* `size` of them. */
+    uint8_t *bytes;
+    /* A power of two; BLOCK_SIZE: of a slab. */
+    uint32_t size;
+    /* First byte not consumed; start <= end. */
+    uint32_t start;
+    /* One past the last byte written; <= size. */
+    uint32_t end;
 };
 
 struct block_pool {
-    struct link roomy; /* slabs with free blocks, those used last first; { NULL, NULL } before the first */
-    size_t touched;    /* free blocks that have memory of the system */
-    size_t surplus;    /* the fewest that `touched` was since the last block_pool_trim */
-    size_t slabs;      /* all of them */
+    /* Slabs with free blocks, those used last first; { NULL, NULL } before the first. */
+    struct link roomy;
+    /* Free blocks that have memory of the system. */
+    size_t touched;
+    /* The fewest that `touched` was since the last block_pool_trim. */
+    size_t surplus;
+    /* All of them. */
+    size_t slabs;
 };
 
 struct byte_queue {
-    struct block *head;      /* NULL when empty */
-    struct block *tail;      /* undefined when empty */
-    size_t length;           /* bytes held */
-    struct account *account; /* of the memory in blocks; NULL: nobody counts */
+    /* NULL when empty. */
+    struct block *head;
+    /* Undefined when empty. */
+    struct block *tail;
+    /* Bytes held. */
+    size_t length;
+    /* Of the memory in blocks; NULL: nobody counts. */
+    struct account *account;
 };
 
 /* Adds to an account, or takes off, and to all above it. */

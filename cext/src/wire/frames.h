@@ -38,22 +38,34 @@ struct frame {
 };
 
 struct frames {
-    int server;   /* the peer is a client, and opens streams */
-    size_t left;  /* bytes of a payload, or of the client's preface, before the next header */
-    size_t begun; /* bytes of that header that are here */
+    /* The peer is a client, and opens streams. */
+    int server;
+    /* Bytes of a payload, or of the client's preface, before the next header. */
+    size_t left;
+    /* Bytes of that header that are here. */
+    size_t begun;
     uint8_t header[FRAMES_HEADER];
-    uint32_t continuations; /* in a row */
-    int32_t last;           /* server: the highest id that the peer has used */
-    int closing;            /* server: our GOAWAY has left, and what begins behind it was not taken */
+    /* In a row. */
+    uint32_t continuations;
+    /* Server: the highest id that the peer has used. */
+    int32_t last;
+    /* Server: our GOAWAY has left, and what begins behind it was not taken. */
+    int closing;
     int32_t reset[FRAMES_RESET_MOST];
-    uint32_t resets;   /* so far; the latest are in `reset` */
-    int32_t forgotten; /* the highest of the earlier ones; 0: none */
+    /* So far; the latest are in `reset`. */
+    uint32_t resets;
+    /* The highest of the earlier ones; 0: none. */
+    int32_t forgotten;
+    /* Server: ids between these were never used. */
     struct {
         int32_t above, below;
-    } skipped[FRAMES_SKIPPED_MOST]; /* server: ids between these were never used */
-    uint32_t skips;                 /* so far; the latest are in `skipped` */
-    uint32_t wasted;                /* server: resets, less the answers meanwhile */
-    uint64_t wasted_s;              /* when that was last looked at */
+    } skipped[FRAMES_SKIPPED_MOST];
+    /* So far; the latest are in `skipped`. */
+    uint32_t skips;
+    /* Server: resets, less the answers meanwhile. */
+    uint32_t wasted;
+    /* When that was last looked at. */
+    uint64_t wasted_s;
 };
 
 void frames_init(struct frames *frames, int server);

@@ -21,14 +21,21 @@ enum {
 
 /* A zeroed one has no field yet. */
 struct message {
-    size_t bytes;      /* of all fields; what exceeds MESSAGE_BYTES_MAX is not looked at */
-    int malformed;     /* a response that breaks the rules, a request that is no tunnel's */
-    int regular_seen;  /* response: a field that is no pseudo-header; none of those may follow */
-    int is_connect;    /* request */
-    int has_authority; /* request: `authority` is one */
-    int status;        /* response; 0: none */
+    /* Of all fields; what exceeds MESSAGE_BYTES_MAX is not looked at. */
+    size_t bytes;
+    /* A response that breaks the rules, a request that is no tunnel's. */
+    int malformed;
+    /* Response: a field that is no pseudo-header; none of those may follow. */
+    int regular_seen;
+    /* Request. */
+    int is_connect;
+    /* Request: `authority` is one. */
+    int has_authority;
+    /* Response; 0: none. */
+    int status;
     struct ns_address authority;
-    struct ns_address client; /* request: from the forwarded header; all zero unless that could be read */
+    /* Request: from the forwarded header; all zero unless that could be read. */
+    struct ns_address client;
 };
 
 void message_request_field(struct message *message, const uint8_t *name, size_t name_length,

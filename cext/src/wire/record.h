@@ -21,8 +21,10 @@
 /* Where ciphertext is written. */
 struct tls_sink {
     uint8_t *bytes;
-    size_t length;   /* written so far */
-    size_t capacity; /* a session that finds no room fails: callers size it for the plaintext they write */
+    /* Written so far. */
+    size_t length;
+    /* A session that finds no room fails: callers size it for the plaintext they write. */
+    size_t capacity;
 };
 
 enum tls_result {
@@ -36,30 +38,50 @@ enum tls_result {
 /* Ciphertext that has arrived; reading moves it on. */
 struct record_feed {
     const uint8_t *bytes;
-    size_t length; /* not read yet */
+    /* Not read yet. */
+    size_t length;
 };
 
 struct record {
-    const struct record_suite *suite; /* NULL before record_start: every call fails */
-    OSSL_LIB_CTX *libctx;             /* borrowed */
-    const char *failure;              /* why the session is broken, for good; NULL: it is not */
-    struct record_keys sealing; /* its secret, and that of `opening`, are put in place before the start */
+    /* NULL before record_start: every call fails. */
+    const struct record_suite *suite;
+    /* Borrowed. */
+    OSSL_LIB_CTX *libctx;
+    /* Why the session is broken, for good; NULL: it is not. */
+    const char *failure;
+    /* Its secret, and that of `opening`, are put in place before the start. */
+    struct record_keys sealing;
     struct record_keys opening;
-    uint64_t renew_after; /* records sealed under one key, at most; then comes a KeyUpdate of our own */
-    uint8_t *kept;        /* heap; a body that is not whole, or opened bytes that found no room; or NULL */
-    uint16_t kept_length; /* bytes of that body so far; 0 with opened bytes */
-    uint16_t opened_at;   /* opened bytes in `kept` that wait for a reader: opened_at < opened_end */
-    uint16_t opened_end;  /* 0: none wait */
-    uint8_t header[RECORD_HEADER]; /* of the record whose body is, or will be, in `kept` */
-    uint8_t header_length;         /* bytes of it so far; 0: no record is under way */
-    uint8_t message[4];            /* header of a handshake message of several records */
-    uint8_t message_length;        /* bytes of it so far; 0: no message is under way */
-    uint32_t message_left;         /* with its header whole: bytes of it that are to come */
-    uint8_t is_client;             /* only clients are sent tickets */
-    uint8_t answer_due;            /* the peer asked for a KeyUpdate of ours */
-    uint8_t peer_ended;            /* close_notify was received: whatever follows is ignored */
-    uint8_t ended;                 /* close_notify was sent: nothing may be written any more */
-    uint8_t dataless;              /* records without data in a row: they are bounded */
+    /* Records sealed under one key, at most; then comes a KeyUpdate of our own. */
+    uint64_t renew_after;
+    /* Heap; a body that is not whole, or opened bytes that found no room; or NULL. */
+    uint8_t *kept;
+    /* Bytes of that body so far; 0 with opened bytes. */
+    uint16_t kept_length;
+    /* Opened bytes in `kept` that wait for a reader: opened_at < opened_end. */
+    uint16_t opened_at;
+    /* 0: none wait. */
+    uint16_t opened_end;
+    /* Of the record whose body is, or will be, in `kept`. */
+    uint8_t header[RECORD_HEADER];
+    /* Bytes of it so far; 0: no record is under way. */
+    uint8_t header_length;
+    /* Header of a handshake message of several records. */
+    uint8_t message[4];
+    /* Bytes of it so far; 0: no message is under way. */
+    uint8_t message_length;
+    /* With its header whole: bytes of it that are to come. */
+    uint32_t message_left;
+    /* Only clients are sent tickets. */
+    uint8_t is_client;
+    /* The peer asked for a KeyUpdate of ours. */
+    uint8_t answer_due;
+    /* close_notify was received: whatever follows is ignored. */
+    uint8_t peer_ended;
+    /* close_notify was sent: nothing may be written any more. */
+    uint8_t ended;
+    /* Records without data in a row: they are bounded. */
+    uint8_t dataless;
 };
 
 /* Begins with sequence number 0 in both directions, under the secrets that are in place. 0, or -1 with

@@ -22,12 +22,18 @@ enum {
 enum record_type { RECORD_ALERT = 21, RECORD_HANDSHAKE = 22, RECORD_APPLICATION = 23 };
 
 struct record_suite {
-    unsigned id;          /* IANA's number */
-    const char *name;     /* as RFC 8446 writes it */
-    const char *cipher;   /* EVP's name */
-    const char *digest;   /* EVP's name */
-    size_t key_length;    /* bytes */
-    size_t secret_length; /* bytes; of the digest */
+    /* IANA's number. */
+    unsigned id;
+    /* As RFC 8446 writes it. */
+    const char *name;
+    /* EVP's name. */
+    const char *cipher;
+    /* EVP's name. */
+    const char *digest;
+    /* Bytes. */
+    size_t key_length;
+    /* Bytes; of the digest. */
+    size_t secret_length;
 };
 
 /* The suite of this number; NULL if records of it cannot be sealed here. */
@@ -35,10 +41,14 @@ const struct record_suite *record_suite_find(unsigned id);
 
 /* All zero: no secret yet. */
 struct record_keys {
-    EVP_CIPHER_CTX *aead;              /* has the key; NULL before record_keys_start */
-    uint64_t sequence;                 /* of the next record under this key; the last number is never used */
-    uint8_t secret[RECORD_SECRET_MAX]; /* the traffic secret in use */
-    size_t secret_length;              /* 0: none */
+    /* Has the key; NULL before record_keys_start. */
+    EVP_CIPHER_CTX *aead;
+    /* Of the next record under this key; the last number is never used. */
+    uint64_t sequence;
+    /* The traffic secret in use. */
+    uint8_t secret[RECORD_SECRET_MAX];
+    /* 0: none. */
+    size_t secret_length;
     uint8_t iv[RECORD_IV];
 };
 

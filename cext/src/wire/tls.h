@@ -26,7 +26,8 @@ enum { TLS_NAME_SIZE = 48 };
 
 /* The anchors by which peers are verified; immutable, counted by OpenSSL through its store. */
 struct tls_trust {
-    X509_STORE *store; /* NULL: nobody is trusted */
+    /* NULL: nobody is trusted. */
+    X509_STORE *store;
 };
 
 /* Reads them into `libctx`. On failure returns -1, writes one line to error, and leaves nothing allocated. */
@@ -36,9 +37,12 @@ void tls_trust_dispose(struct tls_trust *trust);
 
 /* What one workload presents, and whom it trusts; counted by OpenSSL through its context. */
 struct tls_credentials {
-    SSL_CTX *context;         /* for both roles */
-    OSSL_LIB_CTX *libctx;     /* borrowed; NULL: OpenSSL's default */
-    char name[TLS_NAME_SIZE]; /* tls_name_of the certificate's identity; "": it has none */
+    /* For both roles. */
+    SSL_CTX *context;
+    /* Borrowed; NULL: OpenSSL's default. */
+    OSSL_LIB_CTX *libctx;
+    /* tls_name_of the certificate's identity; "": it has none. */
+    char name[TLS_NAME_SIZE];
 };
 
 /* Makes them in `libctx` (one per worker, because OpenSSL 3.0's own locks are slow). They trust nobody yet.
@@ -51,18 +55,30 @@ void tls_credentials_trust(struct tls_credentials *credentials, const struct tls
 void tls_credentials_dispose(struct tls_credentials *credentials);
 
 struct tls {
-    SSL *ssl;                 /* NULL once the handshake is done, and after dispose */
-    struct record record;     /* begins when the handshake is done */
-    struct record_feed feed;  /* ciphertext being fed */
-    struct tls_sink *sink;    /* of a running tls_handshake; else NULL */
-    OSSL_LIB_CTX *libctx;     /* the credentials' */
-    uint8_t finished;         /* of the handshake's two Finished: 1: ours was written, 2: theirs read */
-    uint8_t late;             /* the handshake went on behind a Finished: no one else may go on with it */
-    const char *trust_domain; /* borrowed; peers of another are refused */
-    uint8_t choosing; /* server, set by the caller: once the client has said whom it wants, TLS_CHOOSE */
-    char expected[NS_IDENTITY_MAX]; /* client: the only peer identity accepted */
-    char peer[NS_IDENTITY_MAX];     /* verified identity of the peer; "" before the handshake is done */
-    char error[NS_REASON_MAX];      /* after TLS_FAILED: one line */
+    /* NULL once the handshake is done, and after dispose. */
+    SSL *ssl;
+    /* Begins when the handshake is done. */
+    struct record record;
+    /* Ciphertext being fed. */
+    struct record_feed feed;
+    /* Of a running tls_handshake; else NULL. */
+    struct tls_sink *sink;
+    /* The credentials'. */
+    OSSL_LIB_CTX *libctx;
+    /* Of the handshake's two Finished: 1: ours was written, 2: theirs read. */
+    uint8_t finished;
+    /* The handshake went on behind a Finished: no one else may go on with it. */
+    uint8_t late;
+    /* Borrowed; peers of another are refused. */
+    const char *trust_domain;
+    /* Server, set by the caller: once the client has said whom it wants, TLS_CHOOSE. */
+    uint8_t choosing;
+    /* Client: the only peer identity accepted. */
+    char expected[NS_IDENTITY_MAX];
+    /* Verified identity of the peer; "" before the handshake is done. */
+    char peer[NS_IDENTITY_MAX];
+    /* After TLS_FAILED: one line. */
+    char error[NS_REASON_MAX];
 };
 
 /* `expected` is NULL for servers. 0, or -1 when OpenSSL cannot allocate. */
