@@ -46,7 +46,7 @@ TOLERANCES = {
     "core KiB": 6144,
     # An idle one is kept for some minutes; each pair of workloads has one, and one more with a renewed certificate.
     "core tunnels": 8,
-    # Each worker keeps some for the next bulk in plaintext (SPLICE_PIPES_KEPT in cext/src/flow/splice.h).
+    # Each worker keeps some for the next bulk in plaintext (SPLICE_PIPES_KEPT in cext/src/loop/splice.h).
     "core pipes": 64,
     # The event loop's own pool starts its threads one by one, as it needs them (concurrent.futures.ThreadPoolExecutor).
     "agent threads": (os.cpu_count() or 1) + 4,

@@ -1,5 +1,5 @@
 """What X509-SVID wants of signing certificates (https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md): the
-same rules as in cext/src/svid.c, for the certificates of our own CA, so that no peer refuses what they sign.
+same rules as in cext/src/wire/svid.c, for the certificates of our own CA, so that no peer refuses what they sign.
 
 docs/identity.md has each rule with its source and its test.
 """

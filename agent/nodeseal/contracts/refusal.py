@@ -1,7 +1,7 @@
 """Refused peers as they go from the core to the agent: one typed row, whoever reads it.
 
-A row stands for all refusals of one source that have the same kind and reason; cext/src/refusals.h says how many are
-kept, and which give way.
+A row stands for all refusals of one source that have the same kind and reason; cext/src/limits/refusals.h says how many
+are kept, and which give way.
 """
 
 from __future__ import annotations

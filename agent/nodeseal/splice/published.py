@@ -1,7 +1,7 @@
 """The addresses from which workloads come that their nodes have published, as the C core wants them.
 
 A peer that comes from one of them has not proven anything by that, but its handshake goes before those of addresses
-that nobody has heard of (cext/src/strangers.h).
+that nobody has heard of (cext/src/loop/strangers.h).
 """
 
 from __future__ import annotations
