@@ -12,7 +12,7 @@ from typing import Any
 from nodeseal.contracts import core as contract
 from nodeseal.linux import control_socket
 from nodeseal.local import generations
-from nodeseal.splice import control_server, native
+from nodeseal.splice import control_loop, control_server, native
 from support.core_client import BlockingClient
 from support.core_fakes import make_native
 
@@ -26,7 +26,7 @@ class RunningServer:
         self.server = control_server.ControlServer(core, trust_domain="example.org")
         self._listener = control_socket.listen(str(generations.socket_path(run_dir, 1)))
         self._wake, self._signalled = socket.socketpair()
-        self.thread = threading.Thread(target=control_server.serve, args=(self.server, self._listener, self._wake))
+        self.thread = threading.Thread(target=control_loop.serve, args=(self.server, self._listener, self._wake))
         self.thread.start()
         self.client = BlockingClient.of(run_dir, 1)
 

@@ -17,7 +17,7 @@ from nodeseal.contracts import events
 from nodeseal.contracts.events import Closed, Failed, LimitReached, Opened, PeerRefused, Told
 from nodeseal.linux import control_socket
 from nodeseal.local import generations
-from nodeseal.splice import control_server, event_stream, native
+from nodeseal.splice import control_loop, control_server, event_stream, native
 from support.core_fakes import make_native
 from support.patience import wait_for
 
@@ -34,7 +34,7 @@ class Core:
         self._path = str(generations.socket_path(run_dir, 1))
         self._listener = control_socket.listen(self._path)
         self._wake, self._signalled = socket.socketpair()
-        self._thread = threading.Thread(target=control_server.serve, args=(self.server, self._listener, self._wake))
+        self._thread = threading.Thread(target=control_loop.serve, args=(self.server, self._listener, self._wake))
         self._thread.start()
         self._peers: list[socket.socket] = []
         add = contract.WorkloadAdd(

@@ -1,6 +1,6 @@
 """The splice core's process: `nodeseal core --run-dir DIR`.
 
-The main thread serves the control socket (control_server.py), the C core's worker threads move bytes, one thread
+The main thread serves the control socket (control_loop.py), the C core's worker threads move bytes, one thread
 decides (decider.py). The process survives the agent: it keeps its listeners, its credentials and the last mesh state,
 and ends only on SIGTERM, when it is asked to stop, or, once it is retired (another core takes what is new), with its
 last connection. It must stay small: of nodeseal it imports the mesh model, the contract with the agent and this
@@ -25,7 +25,8 @@ from nodeseal.linux import control_socket, hardening
 from nodeseal.linux.lock_file import AlreadyLocked, LockFile
 from nodeseal.local import generations
 from nodeseal.splice import native
-from nodeseal.splice.control_server import ControlServer, serve
+from nodeseal.splice.control_loop import serve
+from nodeseal.splice.control_server import ControlServer
 
 log = logging.getLogger("nodeseal.core")
 
