@@ -25,6 +25,7 @@ from nodeseal.contracts.rows import Parameters, Row
 from nodeseal.contracts.status import AgentRow, Status
 from nodeseal.linux.lock_file import LockFile
 from nodeseal.local import generations, run_directory
+from support.patience import wait_for
 
 
 class StartingError(Exception):
@@ -292,6 +293,34 @@ class TestBounds:
                     return
 
         serve(tmp_path, story)
+
+    def test_streams_leave_room_for_others(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(server, "STREAMS_MAX", 2)
+        monkeypatch.setattr(server, "CLIENTS_MAX", 3)
+
+        async def silent(_wanted: ConnectionFilter) -> AsyncGenerator[list[ConnectionRow], None]:
+            yield [ConnectionRow(id=1)]
+            await asyncio.sleep(60)
+
+        def stream() -> socket.socket:
+            connection = connect(tmp_path)
+            connection.sendall(request("/v1/connections?stream=true"))
+            return connection
+
+        def story() -> None:
+            with stream() as one, stream() as two:
+                assert one.recv(15) == two.recv(15) == b"HTTP/1.1 200 OK"
+                answer = talk(tmp_path, request("/v1/connections?stream=true"))
+                assert answer.startswith(b"HTTP/1.1 503 ")
+                assert b"2 streams are open already" in answer
+                assert client.ask(tmp_path, STATUS).node == "node1"
+            wait_for(streams, "a stream that has ended makes room")
+
+        def streams() -> bool:
+            with stream() as one:
+                return one.recv(12) == b"HTTP/1.1 200"
+
+        serve(tmp_path, story, Served(STATUS, status), Served(CONNECTIONS, connections, silent))
 
     def test_others_than_root_and_the_agents_user(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(server, "_peer_uid", lambda _writer: os.geteuid() + 1)

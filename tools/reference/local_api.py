@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nodeseal.api.exchange import BODY_MAX, HEAD_MAX, IDLE_S
-from nodeseal.api.server import CLIENTS_MAX
+from nodeseal.api.server import CLIENTS_MAX, STREAMS_MAX
 from nodeseal.contracts.api import LINES, OPERATIONS, PAGE, PAGE_MAX, Operation
 from nodeseal.contracts.rows import Failure, Incomplete
 from tools.reference import fields, markdown, schemas
@@ -40,9 +40,9 @@ _RULES = (
     "What fails is answered with `application/problem+json` (RFC 9457). Its `detail` says in one line what is wrong. "
     "The status is 400 for a parameter and 404 for an operation that is not known; 503 while the agent starts, or no "
     "core answers (ask again); 504 when the core does not answer in time.",
-    f"At most {CLIENTS_MAX} clients are served at once. A client has {IDLE_S:.0f} seconds to make a request, and to "
-    f"take what it is sent. A request may have a head of {HEAD_MAX:,} bytes and a body of {BODY_MAX:,}, which is not "
-    "looked at.",
+    f"At most {CLIENTS_MAX} clients are served at once, {STREAMS_MAX} of them with a stream. A client has "
+    f"{IDLE_S:.0f} seconds to make a request, and to take what it is sent. A request may have a head of "
+    f"{HEAD_MAX:,} bytes and a body of {BODY_MAX:,}, which is not looked at.",
 )
 
 

@@ -33,6 +33,8 @@ from nodeseal.contracts.rows import Parameters, Row
 log = logging.getLogger("nodeseal.agent")
 
 CLIENTS_MAX = 64
+STREAMS_MAX = 56
+"""Of these: a stream may last for ever, and the others are to be answered."""
 _LAST_S = 1.0
 """For how long an agent that ends waits for clients to take what they were sent last."""
 
@@ -62,6 +64,7 @@ class ApiServer:
         self._unavailable = tuple(unavailable)
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
+        self._streams = 0
 
     async def start(self) -> None:
         """Listens. The caller holds the agent's lock, so that a socket file that is there is a stale one. OSError."""
@@ -134,7 +137,7 @@ class ApiServer:
             raise RequestError(HTTPStatus.NOT_ACCEPTABLE, f"{served.operation} has no stream of JSON lines")
         try:
             if served.stream is not None and (request.lines or served.answer is None):
-                await exchange.stream(served.stream(parameters))
+                await self._stream(exchange, served.stream(parameters))
             elif served.answer is not None:
                 await exchange.answer(await served.answer(parameters))
         except (RequestError, GoneError):
@@ -147,6 +150,17 @@ class ApiServer:
         except Exception as error:
             log.warning("%s failed: %s", served.operation, one_line(error))
             raise RequestError(HTTPStatus.INTERNAL_SERVER_ERROR, one_line(error)) from None
+
+    async def _stream(self, exchange: Exchange, batches: Batches) -> None:
+        """Raises RequestError, GoneError."""
+        if self._streams >= STREAMS_MAX:
+            text = f"{STREAMS_MAX} streams are open already; ask again when one has ended"
+            raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, text)
+        self._streams += 1
+        try:
+            await exchange.stream(batches)
+        finally:
+            self._streams -= 1
 
     def _find(self, request: Request) -> Served[Any, Any]:
         """Raises RequestError."""
