@@ -22,6 +22,7 @@ from pathlib import Path
 
 import psutil
 
+from nodeseal.linux.pidfd import open_process
 from nodeseal_lab.errors import LabError
 from nodeseal_lab.files import write_atomically
 from nodeseal_lab.namespaces import run_in
@@ -172,7 +173,7 @@ def _open_process(pid: int, record: ProcessRecord) -> int | None:
     """A pidfd of the record's process, or None when it has ended: the start time is read after the pidfd is open, so
     that the pid cannot pass to another process in between."""
     try:
-        handle = os.pidfd_open(pid)
+        handle = open_process(pid)
     except ProcessLookupError:
         return None
     if start_time(pid) is None or (record.start is not None and start_time(pid) != record.start):

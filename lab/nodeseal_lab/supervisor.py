@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nodeseal.backoff import Backoff
+from nodeseal.linux.pidfd import open_process
 from nodeseal_lab import agents
 from nodeseal_lab.errors import LabError
 from nodeseal_lab.lab import Lab
@@ -66,7 +67,7 @@ class Keeper:
             log.info("%s: started again, pid %d", self.name, pid)
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
-                self.handle = os.pidfd_open(pid)
+                self.handle = open_process(pid)
                 self._pid, self._since = pid, now
 
     def ended(self, now: float) -> None:

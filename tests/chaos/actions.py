@@ -20,6 +20,7 @@ from chaos.network import BadLink
 from chaos.scene import Scene
 from chaos.schedule import Event, Kind
 from nodeseal.contracts.api import STATUS, UPGRADE_CORE
+from nodeseal.linux.pidfd import open_process
 from nodeseal.local import generations
 from nodeseal_lab import agents
 from nodeseal_lab.errors import AgentError
@@ -203,7 +204,7 @@ def _kill(pid: int, number: int) -> None:
     """Signals a process. One that is killed has ended afterwards, with all its sockets: they go one by one, and until
     then it may do what it did."""
     with contextlib.suppress(ProcessLookupError):
-        process = os.pidfd_open(pid)
+        process = open_process(pid)
         try:
             signal.pidfd_send_signal(process, number)
             if number == signal.SIGKILL:

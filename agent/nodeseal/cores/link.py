@@ -17,6 +17,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from nodeseal.contracts.core import SPOKEN, TRUST_APART_SINCE
 from nodeseal.contracts.events import Told
 from nodeseal.cores.client import CoreClient, CoreGone, Hello
+from nodeseal.linux.pidfd import open_process
 from nodeseal.local import generations
 
 P = ParamSpec("P")
@@ -66,7 +67,7 @@ class CoreLink:
             on_end(self)
 
         try:
-            self._pidfd = os.pidfd_open(self.pid)
+            self._pidfd = open_process(self.pid)
         except ProcessLookupError:
             noticed()
             return

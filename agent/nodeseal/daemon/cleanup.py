@@ -26,6 +26,7 @@ from nodeseal.linux import conntrack, lock_file
 from nodeseal.linux.errors import LinuxError
 from nodeseal.linux.lock_file import AlreadyLocked, LockFile
 from nodeseal.linux.namespace import NamespaceGoneError, NetworkNamespace
+from nodeseal.linux.pidfd import open_process
 from nodeseal.linux.sock_diag import DirectError, end_captured
 from nodeseal.local import generations, registry, run_directory
 from nodeseal.sources.source import PublicationError, SourceAwayError
@@ -146,7 +147,7 @@ async def _stop_core(run_dir: Path, generation: int, pid: int) -> None:
 def _end_process(lock: Path, pid: int, patience: float) -> bool:
     """Ends the process that holds `lock`: SIGTERM, after `patience` seconds SIGKILL. Whether it has ended."""
     try:
-        process = os.pidfd_open(pid)
+        process = open_process(pid)
     except ProcessLookupError:
         return True
     try:
