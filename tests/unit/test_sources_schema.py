@@ -382,4 +382,4 @@ def test_the_reference_names_every_field() -> None:
     text = Path(__file__).parents[2].joinpath("docs", "mesh-state.md").read_text()
     for field in ("trust_domain", "workloads", "services", "name", "namespace", "service_account", "node", "address",
                   "netns", "enrolled", "mode", "exclude", "on_failure", "limits", "ports", "endpoints"):  # fmt: skip
-        assert f"\n| `{field}` |" in text
+        assert f"\n* `{field}`" in text
