@@ -38,6 +38,7 @@ def test_everything_is_here() -> None:
         assert found[name].found
 
 
+@pytest.mark.alone  # nobody else makes a namespace meanwhile
 def test_nothing_is_changed_and_nothing_left_open() -> None:
     before = iptables_rules(), len(list(Path("/proc/self/fd").iterdir())), sorted(Path("/run/netns").iterdir())
     look()

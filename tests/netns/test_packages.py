@@ -29,7 +29,7 @@ DEPENDENCIES = Path(sysconfig.get_path("purelib"))
 """Of these tests. Named by a path, nodeseal's own entry there (an editable installation) is not looked at."""
 INTERPRETER = str(Path(sys.executable).resolve())
 """Outside of these tests' virtual environment: it has nothing of nodeseal."""
-WAIT_S = 120.0
+WAIT_S = 300.0
 
 
 @dataclass(frozen=True)
