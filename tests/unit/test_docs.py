@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,28 @@ def test_examples_of_the_mesh_state_are_taken(tmp_path: Path) -> None:
 def test_pictures_are_drawn_from_their_sources(source: Path) -> None:
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     assert f"<!-- made of {digest} -->" in source.with_suffix(".svg").read_text(), "make pictures"
+
+
+def test_picture_of_the_layers_has_them_in_their_order() -> None:
+    """Of the rooms that share a layer, none knows another: their order says nothing."""
+    contracts = tomllib.loads(page("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    (layers,) = (one["layers"] for one in contracts if one["name"] == "Layers point one way")
+    rooms = [[room.strip().removeprefix("nodeseal.") for room in layer.split("|")] for layer in layers]
+    rows = re.findall(r"<tr>(.*?)</tr>", page("docs/pictures/layers.dot"), re.DOTALL)
+    drawn = [re.findall(r"<b>(\w+)</b>", row) for row in rows]
+    assert [sorted(layer) for layer in drawn] == [sorted(layer) for layer in rooms]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_files_that_are_named_are_there(path: Path) -> None:
+    """Of this repository, by a path's end: `worker.h`, `loop/worker.h` and `cext/src/loop/worker.h` are all clear."""
+    there = _files()
+    named = re.findall(r"`([\w./-]+\.(?:py|[ch]|svg|dot))`", path.read_text())
+    assert [name for name in named if not any(file.endswith(f"/{name}") for file in there)] == []
+
+
+@functools.cache
+def _files() -> list[str]:
+    """The files of the repository that pages speak of, each with a slash before it."""
+    folders = ("agent", "bench", "bpf", "cext", "deploy", "docs", "lab", "tests", "tools")
+    return [f"/{path.relative_to(ROOT)}" for folder in folders for path in (ROOT / folder).rglob("*.*")]
