@@ -6,7 +6,6 @@ import json
 import shutil
 import signal
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from nodeseal_lab.mesh_state import change_workloads
 from support.connection import echoes
 from support.lab import RunningLab, running_lab
 from support.patience import wait_for
-from support.programs import BOTH_FAMILIES, Lines, Programs
+from support.programs import BOTH_FAMILIES, Dials, Lines, Programs
 
 CARD = b"card=4111 1111 1111 1111;"
 NODES = ("node1", "node2")
@@ -98,25 +97,12 @@ def test_connections_dialled_all_through_an_upgrade_are_all_served(
 ) -> None:
     """As a client, and as a server to a peer whose tunnels come from before."""
     server = programs.serve("pipeline")
-    stop = threading.Event()
-
-    def dial_on() -> int:
-        count = 0
-        while not stop.is_set():
-            client = programs.dial("shipper", server.address)
-            assert echoes(client, b"%08d" % count)
-            client.close()
-            count += 1
-        return count
-
     with programs.sniff() as wire:
-        dialler = programs.thread(dial_on)
-        programs.at_end(stop.set)
+        dials = Dials(programs, "shipper", server.address)
         for _ in range(3):
             upgrade(lab, node)
-        wait_for(lambda: len(cores(lab, node)) == 1 or not dialler.running, "the cores before have ended")
-        stop.set()
-        assert dialler.result() > 0
+        wait_for(lambda: len(cores(lab, node)) == 1 or not dials.running, "the cores before have ended")
+        assert dials.finish() > 0
         assert not wire.carries(b"00000001")
 
 

@@ -9,18 +9,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 
 import pytest
 
 from nodeseal import __version__
 from nodeseal_lab.lab import LAB_ROOT, Lab, take_down
-from support.connection import echoes
 from support.former import build, is_there
 from support.lab import RunningLab
 from support.patience import wait_for
-from support.programs import Lines, Programs
+from support.programs import Dials, Lines, Programs
 
 FORMER = "1008fd92d61c6873226de42afc9d7f68408b281f"
 NODES = ("node1", "node2")
@@ -73,20 +71,7 @@ def upgrade(lab: RunningLab, node: str) -> None:
 def test_nothing_is_cut_by_an_upgrade_of_agent_and_core(lab: RunningLab) -> None:
     with Programs(lab, 4) as programs:
         lines = [Lines(programs, source, programs.serve(target).address) for source, target in PATHS]
-        server = programs.serve("pipeline")
-        stop = threading.Event()
-
-        def dial_on() -> int:
-            count = 0
-            while not stop.is_set():
-                client = programs.dial("shipper", server.address)
-                assert echoes(client, b"%08d" % count)
-                client.close()
-                count += 1
-            return count
-
-        dialler = programs.thread(dial_on)
-        programs.at_end(stop.set)
+        dials = Dials(programs, "shipper", programs.serve("pipeline").address)
         for node in NODES:
             first = lab.core_pid(node)
             upgrade(lab, node)
@@ -100,8 +85,7 @@ def test_nothing_is_cut_by_an_upgrade_of_agent_and_core(lab: RunningLab) -> None
                 "its connections are listed beside those of the new core",
             )
         wait_for(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
-        stop.set()
-        assert dialler.result() > 0
+        assert dials.finish() > 0
         assert [one.finish() > 0 for one in lines] == [True] * len(lines)
 
 

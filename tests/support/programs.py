@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 from nodeseal_lab.topology import UPLINK
-from support.connection import Address, echo, family_of, receive_exactly
+from support.connection import Address, echo, echoes, family_of, receive_exactly
 from support.lab import RunningLab
 from support.patience import PATIENCE, wait_for
 from support.server import Handler, Server
@@ -146,6 +146,37 @@ class Worker:
             self._value = self._function()
         except BaseException as error:
             self._error = error
+
+
+class Dials:
+    """Connections from a pod to an echo server, one after the other, until told to stop: each is dialled, answered and
+    closed."""
+
+    def __init__(self, programs: Programs, pod: str, address: Address) -> None:
+        self._programs, self._pod, self._address = programs, pod, address
+        self._stop = threading.Event()
+        self._worker = programs.thread(self._run)
+        programs.at_end(self._stop.set)
+
+    @property
+    def running(self) -> bool:
+        """False once one has failed; `finish` raises why."""
+        return self._worker.running
+
+    def finish(self) -> int:
+        """Stops, and returns how many there were. Raises what went wrong."""
+        self._stop.set()
+        count: int = self._worker.result()
+        return count
+
+    def _run(self) -> int:
+        count = 0
+        while not self._stop.is_set():
+            client = self._programs.dial(self._pod, self._address)
+            assert echoes(client, b"%08d" % count)
+            client.close()
+            count += 1
+        return count
 
 
 class Lines:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -18,32 +16,16 @@ from nodeseal.mesh.trust import Trust
 from nodeseal.sources.source import ClaimError, Concern, MeshStateError, PublicationError, Source
 from support.agent_fakes import workload
 from support.mesh_places import KINDS, MeshPlace, place_of
+from support.source_changes import following
 
 A = workload("a", None, addresses=(IPv4Address("10.0.0.1"),))
 B = workload("b", None, node="node2", addresses=(IPv4Address("10.0.0.2"),))
 TRUST = Trust(frozenset({"1" * 32}), "1" * 32)
 
-Next = Callable[[], Awaitable[Mesh | MeshStateError]]
-
 
 @pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> MeshPlace:
     return place_of(request.param, tmp_path)
-
-
-@contextlib.asynccontextmanager
-async def following(source: Source) -> AsyncIterator[Next]:
-    """Gives a function that waits for the next item."""
-    changes = source.changes()
-
-    async def following_item() -> Mesh | MeshStateError:
-        async with asyncio.timeout(20):
-            return await anext(changes)
-
-    try:
-        yield following_item
-    finally:
-        await changes.aclose()  # type: ignore[attr-defined]
 
 
 def phases(item: Mesh | MeshStateError) -> dict[str, Phase]:

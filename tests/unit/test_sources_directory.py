@@ -3,8 +3,8 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,8 @@ from nodeseal.sources.directory.publications import publish, withdraw
 from nodeseal.sources.directory.source import DirectorySource, load
 from nodeseal.sources.directory.state import StateFile
 from nodeseal.sources.source import MeshStateError, PublicationError
+from support import source_changes
+from support.source_changes import Next
 
 A = WorkloadName("default", "a")
 B = WorkloadName("default", "b")
@@ -52,22 +54,9 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-Next = Callable[[], Awaitable[Mesh | MeshStateError]]
-
-
-@asynccontextmanager
-async def following(directory: Path) -> AsyncIterator[Next]:
-    """Gives a function that waits for the next item."""
-    changes = DirectorySource(directory, "node1", directory).changes()
-
-    async def following_item() -> Mesh | MeshStateError:
-        async with asyncio.timeout(20):
-            return await anext(changes)
-
-    try:
-        yield following_item
-    finally:
-        await changes.aclose()  # type: ignore[attr-defined]
+def following(directory: Path) -> AbstractAsyncContextManager[Next]:
+    """The changes of the directory as a node sees it."""
+    return source_changes.following(DirectorySource(directory, "node1", directory))
 
 
 def mesh_of(item: Mesh | MeshStateError) -> Mesh:

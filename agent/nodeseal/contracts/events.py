@@ -6,6 +6,8 @@ many; nobody waits for it. Events of one connection come in their order.
 
 from __future__ import annotations
 
+from typing import get_args
+
 import msgspec
 
 from nodeseal.contracts.core import Connection, Count
@@ -76,7 +78,7 @@ class _Message(msgspec.Struct):
 _messages = msgspec.json.Decoder(_Message)
 _events = msgspec.json.Decoder(Event)
 _known = msgspec.json.Decoder(_Known)
-_NAMES = frozenset({"opened", "closed", "failed", "refused", "limit"})
+_NAMES = frozenset(kind.__struct_config__.tag for kind in get_args(Event))
 encode = msgspec.json.encode
 
 
