@@ -20,6 +20,12 @@
 #define NS_MARK_TO_APP 0x4e530002   /* on the core's socket towards the application: replies come back */
 #define NS_MARK_CORE 0x4e530003     /* on every other socket of the core: never captured */
 #define NS_MARK_ANSWER 0x4e530004   /* on the core's socket towards a process of the node that has dialled */
+/* 0x4e530005 is the iptables backend's own. The next ones are on packets that the core sends by a raw socket:
+ * SYNs that were parked (struct ns_parked), once it is known what becomes of them. */
+#define NS_MARK_RELEASED                                                                                     \
+    0x4e530006                    /* dialled by the workload, the far side is there: to the core's listener */
+#define NS_MARK_NATIVE 0x4e530007 /* dialled by the workload: leaves as if there were no capture */
+#define NS_MARK_ADMITTED 0x4e530008 /* came from outside: to the application itself */
 
 /*
  * In the node's own namespace a workload is a cgroup: its connections carry a mark of its own, this and its
@@ -86,11 +92,16 @@ struct ns_looped {
 #define NS_HOST_LISTENER(number) ((number) * NS_LISTENER_COUNT)
 #define NS_HOST_NUMBERS 256 /* 1 to 255 */
 
+/* What a SYN of a process of the node that is released carries, with the workload's number. */
+#define NS_MARK_HOST_RELEASED 0x4e550000
+
 /* Bits of the only value of the `settings` map: the families in which the namespace's workload has an
  * address, and whether what comes in goes to the application while nobody holds the inbound listener. */
 #define NS_FAMILY_IPV4 1
 #define NS_FAMILY_IPV6 2
 #define NS_SETTING_OPEN 4
+#define NS_SETTING_PARK 8     /* SYNs that the workload sends are parked: a core reads its ring */
+#define NS_SETTING_PARK_IN 16 /* the same of SYNs that arrive from outside */
 
 /*
  * Key of the `revisited` map: a SYN that the kernel may take to a listener of its choice although it met a
@@ -104,6 +115,32 @@ struct ns_flow {
     u16 destination_port;
 };
 #define NS_REVISIT_NS 1000000000ULL /* older entries do not count: the packet is long gone */
+
+/*
+ * A record in a workload's ring `parked` (BPF ring buffer, NS_RING_BYTES of data), from the BPF programs to
+ * the one core that reads it (cext/src/loop/ring.h). Records of one connection are in their order. A SYN is
+ * in no other place once it is parked: the program drops the packet, and the sender's kernel sends it again
+ * if nobody answers. So nothing is lost with a record, but time.
+ *
+ * Of a record as many bytes are written as its kind has: up to the end of `packet` or of `flow`.
+ */
+struct ns_parked {
+    u32 kind;   /* NS_PARKED_... */
+    u32 length; /* of `packet` that count: from the IP header to the end of TCP's, without options cut off */
+    u32 value;  /* NS_PARKED_TOLERANCE: see there; SYN and ARRIVED: how many native connections it has */
+    u32 reserved;
+    union {
+        u8 packet[120];      /* SYN, ARRIVED: 60 + 60 bytes for IPv4, 40 + 60 for IPv6; more is not parked */
+        struct ns_flow flow; /* the others: source and destination as the workload's own SYN has them */
+    };
+};
+#define NS_PARKED_SYN 1     /* the workload dials */
+#define NS_PARKED_GONE 2    /* its application gave up a connection that was not established */
+#define NS_PARKED_ARRIVED 3 /* somebody dials the workload */
+#define NS_PARKED_TOLERANCE                                                                                  \
+    4 /* of its end of `flow`: the peer's silence it bears, in ms; 0: as long as TCP does */
+#define NS_PARKED_HEAD 16 /* bytes before the union */
+#define NS_RING_BYTES 131072
 
 /* Keys of the `counters` map, a per-CPU array of u64. Drop and refuse: the program failed closed. */
 #define NS_COUNT_CONNECT_MARK_FAILED 0    /* refuse: the mark could not be set */

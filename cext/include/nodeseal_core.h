@@ -31,6 +31,13 @@ enum {
     NS_MARK_TO_APP = 0x4e530002,
     /* On every other socket of the core: never captured. */
     NS_MARK_CORE = 0x4e530003,
+    /* On SYNs that were parked, once it is known what becomes of them; bpf/nodeseal.h says what each means.
+     */
+    NS_MARK_RELEASED = 0x4e530006,
+    NS_MARK_NATIVE = 0x4e530007,
+    NS_MARK_ADMITTED = 0x4e530008,
+    /* The same as RELEASED, with the number of a workload that is a process of the node. */
+    NS_MARK_HOST_RELEASED = 0x4e550000,
     NS_HBONE_PORT = 15008,
 };
 
@@ -52,6 +59,9 @@ enum ns_listener_role {
     NS_LISTEN_HBONE = 2,
     /* The same of its IPv6 address. */
     NS_LISTEN_HBONE6 = 3,
+    /* No socket: the ring in which the workload's SYNs are parked (bpf/nodeseal.h, struct ns_parked). One
+     * core at a time may have it. */
+    NS_LISTEN_PARKED = 4,
 };
 
 enum ns_question_kind {

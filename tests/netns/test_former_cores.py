@@ -27,7 +27,7 @@ from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
 from support.former import build, is_there
 from support.patience import wait_for
 
-COMMITS = {3: "7206cbce00eabf5c58c61ce8d5689d8ef36710a7^", 4: "1008fd92d61c6873226de42afc9d7f68408b281f"}
+COMMITS = {4: "1008fd92d61c6873226de42afc9d7f68408b281f", 5: "1cdbd50530ca9a52f8ffdff7216087dfb3a07747"}
 """By protocol: a commit whose core speaks it."""
 
 LIMITS = Limits(connections=5, memory=1 << 20, new_connections=7)

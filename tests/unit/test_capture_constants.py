@@ -25,7 +25,19 @@ BPF = defines(ROOT / "bpf" / "nodeseal.h")
 CORE = defines(ROOT / "cext" / "include" / "nodeseal_core.h")
 
 
-@pytest.mark.parametrize("name", ["NS_MARK_CAPTURED", "NS_MARK_TO_APP", "NS_MARK_CORE", "NS_HBONE_PORT"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NS_MARK_CAPTURED",
+        "NS_MARK_TO_APP",
+        "NS_MARK_CORE",
+        "NS_MARK_RELEASED",
+        "NS_MARK_NATIVE",
+        "NS_MARK_ADMITTED",
+        "NS_MARK_HOST_RELEASED",
+        "NS_HBONE_PORT",
+    ],
+)
 def test_marks_and_port_agree_in_all_three(name: str) -> None:
     assert BPF[name] == CORE[name] == getattr(constants, name.removeprefix("NS_"))
 
@@ -54,6 +66,9 @@ def test_listener_roles_agree_with_the_core() -> None:
 def test_families_agree() -> None:
     assert {4: BPF["NS_FAMILY_IPV4"], 6: BPF["NS_FAMILY_IPV6"]} == constants.FAMILIES
     assert BPF["NS_SETTING_OPEN"] == constants.SETTING_OPEN
+    assert BPF["NS_SETTING_PARK"] == constants.SETTING_PARK
+    assert BPF["NS_SETTING_PARK_IN"] == constants.SETTING_PARK_IN
+    assert BPF["NS_RING_BYTES"] == constants.RING_BYTES
 
 
 def test_enrolment_states_agree() -> None:

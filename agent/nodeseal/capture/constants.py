@@ -7,6 +7,10 @@ MARK_TO_APP = 0x4E530002
 MARK_CORE = 0x4E530003
 MARK_ANSWER = 0x4E530004
 MARK_DIALLED = 0x4E530005
+MARK_RELEASED = 0x4E530006
+MARK_NATIVE = 0x4E530007
+MARK_ADMITTED = 0x4E530008
+MARK_HOST_RELEASED = 0x4E550000
 MARK_HOST = 0x4E540000
 MARK_HOST_MASK = 0xFFFFFF00
 HOST_NUMBERS = range(1, 256)  # of the workloads that are processes of the node
@@ -18,6 +22,9 @@ STATE_LEAVE = 2
 # Bits of the `settings` map: by the version of an address, and for one that is open on failure.
 FAMILIES = {4: 1, 6: 2}
 SETTING_OPEN = 4
+SETTING_PARK = 8
+SETTING_PARK_IN = 16
+RING_BYTES = 131072
 
 # Index in the `counters` map -> the name under which NodeCapture.errors() shows it.
 COUNTERS = (

@@ -13,6 +13,7 @@ of the protocol (`PROTOCOL`, told by Hello) says which operations a core has:
     4   WorkloadLimits
     5   Subscribe, TrustBundle, Refusals, and Connections in parts; before it, trust anchors come with
         WorkloadCredentials
+    6   the listener role 4, the ring of parked SYNs
 
 An agent asks every operation of cores whose protocol is SPOKEN. Of all others it asks only those that keep their form
 for ever: Hello, Retire, Live, Listeners, Stop.
@@ -27,13 +28,14 @@ import msgspec
 from nodeseal.contracts.refusal import Refusal
 from nodeseal.mesh.limits import Limits
 
-PROTOCOL = 5
+PROTOCOL = 6
 OLDEST_PROTOCOL = PROTOCOL - 2
 SPOKEN = range(OLDEST_PROTOCOL, PROTOCOL + 1)
 LIMITS_SINCE = 4
 TRUST_APART_SINCE = 5
 PARTS_SINCE = 5
 EVENTS_SINCE = 5
+PARKING_SINCE = 6
 
 MESH_PART = 1000
 """Most workloads and services in one message. A mesh state goes over in parts: writing and reading JSON keeps the

@@ -18,7 +18,7 @@
 #include "nodeseal_core.h"
 #include "wire/tls.h"
 
-enum { WORKLOAD_MAGIC = 0x6e73776c, LISTENER_ROLES = 4 };
+enum { WORKLOAD_MAGIC = 0x6e73776c, LISTENER_ROLES = 5 };
 
 struct worker;
 struct workload;
