@@ -22,10 +22,9 @@
 #define NS_MARK_ANSWER 0x4e530004   /* on the core's socket towards a process of the node that has dialled */
 /* 0x4e530005 is the iptables backend's own. The next ones are on packets that the core sends by a raw socket:
  * SYNs that were parked (struct ns_parked), once it is known what becomes of them. */
-#define NS_MARK_RELEASED                                                                                     \
-    0x4e530006                    /* dialled by the workload, the far side is there: to the core's listener */
-#define NS_MARK_NATIVE 0x4e530007 /* dialled by the workload: leaves as if there were no capture */
-#define NS_MARK_ADMITTED 0x4e530008 /* came from outside: to the application itself */
+#define NS_MARK_RELEASED 0x4e530006 /* the workload's, the far side is there: to the core's listener */
+#define NS_MARK_NATIVE 0x4e530007   /* the workload's: leaves as if there were no capture */
+#define NS_MARK_ADMITTED 0x4e530008 /* from outside: to the application itself */
 
 /*
  * In the node's own namespace a workload is a cgroup: its connections carry a mark of its own, this and its
