@@ -127,7 +127,7 @@ struct ns_parked {
     u32 kind;   /* NS_PARKED_... */
     u32 length; /* of `packet` that count: from the IP header to the end of TCP's, without options cut off */
     u32 value;  /* NS_PARKED_TOLERANCE: see there; SYN and ARRIVED: how many native connections it has */
-    u32 reserved;
+    u32 mark;   /* SYN: what it is to carry when it is released: NS_MARK_RELEASED, or that of a process */
     union {
         u8 packet[120];      /* SYN, ARRIVED: 60 + 60 bytes for IPv4, 40 + 60 for IPv6; more is not parked */
         struct ns_flow flow; /* the others: source and destination as the workload's own SYN has them */
