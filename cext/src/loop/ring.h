@@ -49,7 +49,8 @@ struct parked_record {
     uint32_t length;
     /* SYN and ARRIVED: how many native connections the workload has; TOLERANCE: see there. */
     uint32_t value;
-    uint32_t reserved;
+    /* SYN: of the packet that releases it. */
+    uint32_t mark;
     union {
         /* SYN and ARRIVED: only `length` bytes are there. */
         uint8_t packet[PARKED_PACKET_MAX];
