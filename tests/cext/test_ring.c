@@ -151,10 +151,10 @@ TEST(room_is_given_back_when_it_is_said)
     CHECK_EQUAL(writer_syn(&writer, 60, 2), 0);
     check_syn(ring_next(&ring), 60, 1);
     CHECK_EQUAL(*writer_consumer(&writer), 0);
-    ring_done(&ring);
+    CHECK_EQUAL(ring_done(&ring), 1);
     CHECK_EQUAL(*writer_consumer(&writer), 8 + 80);
     check_syn(ring_next(&ring), 60, 2);
-    ring_done(&ring);
+    CHECK_EQUAL(ring_done(&ring), 0);
     CHECK_EQUAL(*writer_consumer(&writer), writer.end);
     ends_close(&writer, &ring);
 }
@@ -186,6 +186,7 @@ TEST(a_record_that_is_being_written_is_waited_for)
     uint64_t position = writer_reserve(&writer, PARKED_HEAD + 60);
     CHECK_EQUAL(writer_syn(&writer, 60, 8), 0);
     CHECK(ring_next(&ring) == NULL);
+    CHECK_EQUAL(ring_done(&ring), 0);
     writer_put(&writer, position + 8, &record, PARKED_HEAD + 60);
     writer_mark(&writer, position, PARKED_HEAD + 60);
     check_syn(ring_next(&ring), 60, 7);

@@ -73,8 +73,8 @@ class Ends:
         assert (kind, length, first) == (TOLERANCE, 0, 0x5A5A5A5A)
         return int(value)
 
-    def done(self) -> None:
-        self.library.ring_done(self.state)
+    def done(self) -> bool:
+        return bool(self.library.ring_done(self.state))
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +135,21 @@ def test_a_poll_sees_what_is_unread(ends: Ends) -> None:
         assert poll.poll(0) == []
         assert ends.write(9) == 0
         assert poll.poll(5) == [(ends.ring, select.EPOLLIN)]
+
+
+def test_an_edge_tells_of_what_comes_after_all_was_done(ends: Ends) -> None:
+    with select.epoll() as poll:
+        poll.register(ends.ring, select.EPOLLIN | select.EPOLLET)
+        for value in range(0, 300, 3):
+            assert ends.write(value) == 0
+            assert poll.poll(5) == [(ends.ring, select.EPOLLIN)]
+            assert ends.write(value + 1) == 0
+            assert [ends.read(), ends.read(), ends.read()] == [value, value + 1, None]
+            assert ends.write(value + 2) == 0
+            assert ends.done()
+            assert ends.read() == value + 2
+            assert not ends.done()
+            poll.poll(0)
 
 
 def test_the_next_reader_goes_on_with_what_is_not_done(ends: Ends) -> None:
