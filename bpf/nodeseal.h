@@ -164,7 +164,8 @@ struct ns_parked {
 #define NS_COUNT_RETURN_FAILED 19      /* drop: an answer for the core could not be turned round to lo */
 #define NS_COUNT_EGRESS_HELD 20        /* drop: of a captured connection, about to leave in plaintext */
 #define NS_COUNT_LOOP_MARK_RESTORED 21 /* pass: on lo, and has its socket's mark again */
-#define NS_COUNT_COUNT 22
+#define NS_COUNT_CONNECT_OUTSIDE 22    /* pass: certain to be outside the mesh */
+#define NS_COUNT_COUNT 23
 
 /* Values of the Linux ABI that bcc's own headers do not bring. */
 #define NS_AF_INET 2

@@ -33,6 +33,12 @@ class WhyPlaintext(Word):
         "Outbound: the mesh state has no workload and no service at that address.",
         "If it is one of yours, add it to the mesh state.",
     )
+    OUTSIDE_MESH = (
+        "outside-mesh",
+        "Outbound: the address is certain to be outside the mesh, by `mesh_networks` or `outside_mesh`. The connection "
+        "is never captured, and needs neither agent nor core.",
+        "If it should be captured, correct these settings, or have the address in the mesh state.",
+    )
     DESTINATION_NOT_ENROLLED = (
         "destination-not-enrolled",
         "Outbound: the workload is known, and its node has not published it as enrolled (or is taking it out).",
