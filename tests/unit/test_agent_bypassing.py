@@ -106,6 +106,8 @@ STATES = [
     with_service(NEXT_VIP, A, B),
     with_service(VIP, A.in_phase(Phase.ABSENT)),
     mesh(away("c", Phase.ENROLLED, addresses=(VIP,))),
+    mesh(away("a", Phase.ENROLLED, addresses=(*A.addresses, *B.addresses)), B),
+    mesh(away("a", Phase.ABSENT, addresses=(*A.addresses, *B.addresses)), B),
 ]
 
 
@@ -124,6 +126,12 @@ def test_an_address_stays_a_peer_while_one_of_its_processes_is(kept: Kept) -> No
     assert kept.after(mesh(*both), mesh(both[0].in_phase(Phase.ABSENT), both[1])) == shared
     assert kept.after(mesh(both[0].in_phase(Phase.ABSENT), both[1]), mesh(both[1])) == shared
     assert kept.after(mesh(*(one.in_phase(Phase.ABSENT) for one in both))) == {}
+
+
+def test_what_is_excluded_at_an_address_that_two_claim_is_neithers_to_say(kept: Kept) -> None:
+    rival = away("c", Phase.ABSENT, addresses=B.addresses)
+    assert kept.after(mesh(B, rival)) == peer_entries(B.addresses, NO_EXCLUSIONS)
+    assert kept.after(mesh(B, rival), mesh(B)) == peer(B)
 
 
 def test_an_address_passes_from_a_node_to_a_workload_and_back(kept: Kept) -> None:

@@ -128,22 +128,26 @@ class BypassKeeper:
         done = self._done
         if done is None:
             services = self._services(mesh)
-            self._capture.bypass.replace(self._workloads(mesh.workloads.values()) | services | node)
+            self._capture.bypass.replace(self._workloads(mesh, mesh.workloads.values()) | services | node)
             return mesh, services, node
         old, old_services, old_node = done
         change = difference(old, mesh)
         services = self._services(mesh) if change.size else old_services
-        changed = change.put_of(WORKLOADS)
+        changed = list(change.put_of(WORKLOADS))
         gone = [old.workloads[key] for key in change.removed_of(WORKLOADS)]
         gone += [old.workloads[item.key] for item in changed if item.key in old.workloads]
-        put = self._workloads(changed)
+        # What is contested, or no longer, concerns all who claim it, whether they have changed or not.
+        for address in {*old.contested, *mesh.contested} if change.size else ():
+            gone += old.claimants(address)
+            changed += mesh.claimants(address)
+        put = self._workloads(mesh, changed)
         put |= {key: value for key, value in services.items() if key not in old_services}
         put |= {key: value for key, value in node.items() if old_node.get(key) != value}
-        remove = self._workloads(gone).keys() | (old_services.keys() - services.keys())
+        remove = self._workloads(old, gone).keys() | (old_services.keys() - services.keys())
         remove |= old_node.keys() - node.keys()
         # An address may have passed from one to the other, or be shared by others that stay.
         neighbours = [one for hosts in mesh.hosts.values() for one in hosts] if gone else []
-        remove -= put.keys() | services.keys() | self._workloads(neighbours).keys()
+        remove -= put.keys() | services.keys() | self._workloads(mesh, neighbours).keys()
         if put or remove:
             self._capture.bypass.change(put, remove)
         return mesh, services, node
@@ -161,16 +165,23 @@ class BypassKeeper:
                 found[str(workload.key)] = Excluded(inbound.ports, inbound.networks + node)
         return found
 
-    def _workloads(self, workloads: Iterable[Workload]) -> Entries:
+    def _workloads(self, mesh: Mesh, workloads: Iterable[Workload]) -> Entries:
         entries: Entries = {}
+        contested = mesh.contested
         for workload in workloads:
             if self._extent:
                 entries |= inside_entries(workload.addresses, self._extent)
+            addresses = workload.addresses
+            if contested:
+                # What passes by at an address is one's alone to say.
+                addresses = tuple(one for one in addresses if one not in contested)
             if workload.accepts_tunnels:
                 shared = workload.host is not None
-                entries |= peer_entries(workload.addresses, workload.exclude, shared=shared)
+                entries |= peer_entries(addresses, workload.exclude, shared=shared)
+                if addresses is not workload.addresses:
+                    entries |= peer_entries(set(workload.addresses) - set(addresses), NO_EXCLUSIONS)
             elif workload.node == self._node and workload.exclude:
-                entries |= exclusion_entries(workload.addresses, workload.exclude)
+                entries |= exclusion_entries(addresses, workload.exclude)
         return entries
 
     def _services(self, mesh: Mesh) -> Entries:

@@ -167,6 +167,11 @@ class WhyRefused(Word):
         "A tunnel asks for an address that is not this workload's.",
         "Look at what the peer is: nodeseal asks for no other.",
     )
+    CONTESTED_ADDRESS = (
+        "contested-address",
+        "Two workloads claim the address in the mesh state, and one of them is enrolled: it is neither's.",
+        "`nodeseal status` names both; take it away from the one that does not have it.",
+    )
     MESH_PORT = (
         "mesh-port",
         "The port belongs to the mesh itself (15001, 15006, 15008); forwarding to it would make a loop.",
@@ -447,6 +452,13 @@ class ProblemWord(Word):
         Level.WARNING,
         "A change of an enrolled workload could not be put in place (its publication, its capture); it is tried again.",
         "Correct what the line says.",
+    )
+    ADDRESS_CLAIMED_TWICE = (
+        "address-claimed-twice",
+        Level.ERROR,
+        "Two workloads claim one address in the mesh state: it counts for neither. As long as one of them is enrolled, "
+        "connections to it are refused, and so is plaintext from it.",
+        "Take it away from the one that does not have it.",
     )
     FAMILY_NOT_CAPTURED = (
         "family-not-captured",
