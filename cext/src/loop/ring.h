@@ -31,6 +31,9 @@ enum {
     PARKED_PACKET_MAX = 120,
 };
 
+/* In `value` of a SYN: it may go on as it is (NS_MARK_NATIVE). */
+#define PARKED_NATIVE 0x80000000u
+
 /* struct ns_flow: as on the wire. */
 struct parked_flow {
     /* IPv4 addresses are in their v4-mapped form. */
@@ -47,7 +50,8 @@ struct parked_record {
     uint32_t kind;
     /* SYN and ARRIVED: of `packet` that count, at most PARKED_PACKET_MAX; others: 0. */
     uint32_t length;
-    /* SYN and ARRIVED: how many native connections the workload has; TOLERANCE: see there. */
+    /* SYN and ARRIVED: how many native connections the workload has, and PARKED_NATIVE; TOLERANCE: see there.
+     */
     uint32_t value;
     /* SYN: of the packet that releases it. */
     uint32_t mark;
