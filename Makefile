@@ -102,7 +102,7 @@ lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-forma
 	$(BIN)/mypy
 	MYPYPATH=agent:lab $(BIN)/mypy --strict bench
 	MYPYPATH=agent $(BIN)/mypy --strict tools
-	MYPYPATH=agent:lab:tests $(BIN)/mypy --strict -p chaos -p support
+	MYPYPATH=agent:lab:tests:. $(BIN)/mypy --strict -p chaos -p differential -p support
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(C_FORMATTED)
 	$(BIN)/python cext/include_graph.py
@@ -129,8 +129,9 @@ format: $(VENV)/.installed-lint ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(C_FORMATTED)
 
-reference: $(VENV)/.installed ## docs/reference/ and docs/words.md, made of the code
+reference: $(VENV)/.installed-test ## docs/reference/, docs/words.md and docs/what-applications-notice.md, made of the code
 	$(BIN)/python -m tools.reference
+	PYTHONPATH=tests $(BIN)/python -m differential.table
 
 pictures: ## docs/pictures/*.svg, drawn from the .dot files beside them
 	$(call apt_install,graphviz fonts-dejavu-core)

@@ -15,7 +15,7 @@ from support.namespaces import needs_root
 from support.schedule import FilesTogether
 
 HERE = Path(__file__).parent
-IN_NAMESPACES = (HERE / "netns", HERE / "interop")
+IN_NAMESPACES = (HERE / "netns", HERE / "differential", HERE / "interop")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

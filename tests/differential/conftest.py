@@ -1,0 +1,83 @@
+"""The two labs, once for each process of pytest."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from differential.case import Worlds
+from differential.place import Place
+from differential.setting import HOST_WORKLOADS, PODS
+from differential.world import World
+from nodeseal_lab.lab import Lab
+from support.agent import use_compiled
+from support.lab import live_labs, running_lab
+from support.pods import compiled
+
+SYN_RETRIES = "1"
+"""Of every client: what nobody answers takes some seconds, and not minutes."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows what the agents and cores wrote last."""
+    report = yield
+    if report.failed:
+        report.sections += [(name, text) for lab in live_labs for name, text in lab.logs()]
+    return report
+
+
+@pytest.fixture(scope="session")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worlds]:
+    """With everything enrolled that is in setting.py, and with nothing of nodeseal at all. Both have what a node of
+    Kubernetes has, for the services' sake."""
+    assert os.geteuid() == 0, "makes network namespaces: needs root"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(use_compiled(compiled(), tmp_path_factory.mktemp("bpf") / "compiled.json"))
+        makers = []
+        for kind in ("enrolled", "plain"):
+            lab = stack.enter_context(
+                running_lab(
+                    _short(tmp_path_factory, kind),
+                    more_pods=PODS,
+                    host_workloads=HOST_WORKLOADS,
+                    enrol=kind == "enrolled",
+                    with_agents=kind == "enrolled",
+                    ipv6=True,
+                    node_rules="kube-proxy-nftables",
+                )
+            ).lab
+            places = _Places(lab)
+            stack.callback(places.close)
+            makers.append(functools.partial(World, lab, places))
+        yield Worlds(*makers)
+
+
+class _Places:
+    """The workloads of a lab by name, each made when it is first asked for."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._made: dict[str, Place] = {}
+
+    def __call__(self, name: str) -> Place:
+        if name not in self._made:
+            place = self._made[name] = Place(self._lab, name)
+            place.sysctl("ipv4/tcp_syn_retries", SYN_RETRIES)
+        return self._made[name]
+
+    def close(self) -> None:
+        for place in self._made.values():
+            place.close()
+
+
+def _short(factory: pytest.TempPathFactory, kind: str) -> Path:
+    """A directory whose name leaves room for Unix sockets."""
+    return factory.mktemp(kind[0])

@@ -1,0 +1,172 @@
+"""What connect() says of the other side: nobody listens, nobody answers, no way leads there, somebody is slow."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from dataclasses import replace
+
+from differential.case import Notice, case
+from differential.notices import ACCEPTS_FIRST, OWN_PORT
+from differential.observation import Observation, Seconds, outcome, received, timed
+from differential.router import HOST, NETWORK, PROHIBITED
+from differential.setting import EVERYWHERE, MESH, OUTWARD, PODS_ONLY
+from differential.world import World
+from support.connection import receive_exactly
+
+UNROUTED = {4: "198.51.100.9", 6: "2001:db8::9"}
+"""Nobody's address (RFC 5737, RFC 3849)."""
+
+BOTH = (4, 6)
+CONNECTED = Notice("connect()", "connect() succeeds, and a reset follows", ACCEPTS_FIRST)
+AT_ONCE = Notice("time", "it takes no time", ACCEPTS_FIRST)
+BY_CLIENT = (MESH, OUTWARD)
+
+
+@case(*EVERYWHERE, versions=BOTH, notices=(CONNECTED,))
+def test_closed_port(world: World) -> Observation:
+    """A client dials a port where nobody listens."""
+    client = world.new_socket(None)
+    result, seconds = timed(lambda: client.connect(world.target))
+    return {"connect()": result, "time": seconds}
+
+
+@case(*EVERYWHERE, versions=BOTH)
+def test_open_port(world: World) -> Observation:
+    """A client dials a server, sends, gets an answer, and both end."""
+    world.serve()
+    client = world.new_socket(None)
+    result, seconds = timed(lambda: client.connect(world.target))
+    client.sendall(b"a line")
+    answer = receive_exactly(client, 6)
+    client.shutdown(socket.SHUT_WR)
+    return {"connect()": result, "time": seconds, "answer": answer, "then": received(lambda: client.recv(1))}
+
+
+@case(
+    *PODS_ONLY,
+    versions=BOTH,
+    notices=(replace(CONNECTED, where=BY_CLIENT), replace(AT_ONCE, where=BY_CLIENT)),
+)
+def test_filtered_port(world: World) -> Observation:
+    """A client dials a port whose SYNs a firewall at the server drops."""
+    world.filter(world.server.plan.netns, "input", f"tcp dport {world.port} drop")
+    world.serve()
+    client = world.new_socket(None)
+    result, seconds = timed(lambda: client.connect(world.target))
+    return {"connect()": result, "time": seconds}
+
+
+@case(*PODS_ONLY, versions=BOTH, notices=(replace(CONNECTED, where=BY_CLIENT),))
+def test_firewall_refuses(world: World) -> Observation:
+    """A client dials a port that a firewall at the server refuses with a RST."""
+    world.filter(world.server.plan.netns, "input", f"tcp dport {world.port} reject with tcp reset")
+    world.serve()
+    client = world.new_socket(None)
+    result, seconds = timed(lambda: client.connect(world.target))
+    return {"connect()": result, "time": seconds}
+
+
+@case(OUTWARD, versions=BOTH, notices=(CONNECTED,))
+def test_host_unreachable(world: World) -> Observation:
+    """A client dials an address outside the mesh, and a router says that the host cannot be reached."""
+    return unreachable(world, HOST)
+
+
+@case(OUTWARD, versions=BOTH, notices=(CONNECTED,))
+def test_network_unreachable(world: World) -> Observation:
+    """A client dials an address outside the mesh, and a router says that there is no way to its network."""
+    return unreachable(world, NETWORK)
+
+
+@case(OUTWARD, versions=BOTH, notices=(CONNECTED,))
+def test_prohibited(world: World) -> Observation:
+    """A client dials an address outside the mesh, and a router says that it is prohibited."""
+    return unreachable(world, PROHIBITED)
+
+
+def unreachable(world: World, says: str) -> Observation:
+    world.router_says(UNROUTED[world.version], says)
+    client = world.new_socket(None)
+    result, seconds = timed(lambda: client.connect((UNROUTED[world.version], world.port)))
+    return {"connect()": result, "time": seconds}
+
+
+@case(OUTWARD, versions=BOTH, notices=(CONNECTED,))
+def test_no_route(world: World) -> Observation:
+    """A client dials an address to which its own pod has no route."""
+    address = UNROUTED[world.version]
+    world.route(world.client.plan.netns, "unreachable", address)
+    client = world.new_socket(None)
+    result, seconds = timed(lambda: client.connect((address, world.port)))
+    return {"connect()": result, "time": seconds}
+
+
+@case(*EVERYWHERE)
+def test_slow_accept(world: World) -> Observation:
+    """A server accepts a second after the client has connected and sent."""
+    listener = world.listen()
+    client = world.new_socket(None)
+    result, seconds = timed(lambda: client.connect(world.target))
+    client.sendall(b"early")
+    late = threading.Event()
+    late.wait(1.0)
+    accepted = world.closing(listener.accept()[0])
+    accepted.settimeout(10)
+    return {"connect()": result, "time": seconds, "server reads": receive_exactly(accepted, 5)}
+
+
+@case(*PODS_ONLY, notices=(Notice("clients that wait", "the client is connected at once", ACCEPTS_FIRST),))
+def test_full_backlog(world: World) -> Observation:
+    """A server's queue of connections is full; the server takes one out later, and a client that waits is served."""
+    listener = world.listen(0)
+    first = world.dial()
+    queue = [world.new_socket(None)]
+    results: dict[int, tuple[str, Seconds]] = {}
+
+    def dial(number: int) -> None:
+        results[number] = timed(lambda: queue[number].connect(world.target))
+
+    threads = [threading.Thread(target=dial, args=(number,)) for number in range(len(queue))]
+    for thread in threads:
+        thread.start()
+    threading.Event().wait(0.7)
+    waiting = len(queue) - len(results)
+    listener.settimeout(8)
+    accepted = 0
+    with contextlib.suppress(TimeoutError):
+        while accepted < 1 + len(queue):
+            world.closing(listener.accept()[0])
+            accepted += 1
+    for thread in threads:
+        thread.join()
+    first.close()
+    return {
+        "clients that wait": waiting,
+        "connect()": sorted(result for result, _ in results.values()),
+        "accepted": accepted,
+    }
+
+
+@case(*EVERYWHERE, notices=(Notice("server's peer's port is the client's", "the server sees another port", OWN_PORT),))
+def test_addresses(world: World) -> Observation:
+    """Client and server ask for the addresses and ports of their connection."""
+    client, accepted = world.connected()
+    dialled = [*client.getpeername()[:2]] == [*world.target]
+    return {
+        "client's peer is what it dialled": dialled,
+        "client's own address": client.getsockname()[0],
+        "server's own address": accepted.getsockname()[:2],
+        "server's peer's address": accepted.getpeername()[0],
+        "server's peer's port is the client's": accepted.getpeername()[1] == client.getsockname()[1],
+    }
+
+
+@case(*EVERYWHERE)
+def test_no_server_while_syn_waits(world: World) -> Observation:
+    """A non-blocking client is polled while it connects to a closed port."""
+    client = world.new_socket(None)
+    client.setblocking(False)
+    first = outcome(lambda: client.connect(world.target))
+    return {"connect()": first}

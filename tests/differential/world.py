@@ -1,0 +1,200 @@
+"""What a case has: a client, a server, where to dial and where to listen. It cannot tell which lab it is in."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+
+from differential.place import COMMAND_SECONDS, LIMIT, Place
+from differential.router import Router
+from differential.setting import Setting
+from nodeseal_lab.lab import Lab
+from nodeseal_lab.namespaces import run_in
+from nodeseal_lab.topology import BRIDGE
+from support.connection import Address, echo
+from support.patience import wait_for
+from support.tcp_table import LISTEN, tcp_table
+
+Handler = Callable[[socket.socket], object]
+_numbers = itertools.count()
+
+
+class World:
+    """One run of one case in one of the labs; what is opened through it is closed at the end."""
+
+    def __init__(self, lab: Lab, places: Callable[[str], Place], setting: Setting, ports: Sequence[int]) -> None:
+        """`ports`: nobody else has them in this lab."""
+        relation = setting.relation
+        self.version = setting.version
+        self.client = places(relation.client)
+        self.server = places(relation.server)
+        self.port = relation.port or ports[0]
+        self.more_ports = tuple(ports[1:])
+        """For a bound source, or a second server, where the server is a pod."""
+        service = next(iter(lab.plan.services)).addresses
+        self.service = next(str(one) for one in service if one.version == self.version)
+        self.target: Address = (self.service if relation.service else self.server.address(self.version), self.port)
+        """What the client dials."""
+        self.source = self.client.address(self.version)
+        self.places = places
+        self._plan = lab.plan
+        self._stack = contextlib.ExitStack()
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """The address family of sockets."""
+        return socket.AF_INET6 if self.version == 6 else socket.AF_INET
+
+    def new_socket(self, seconds: float | None = LIMIT) -> socket.socket:
+        """A client's socket; `seconds`: what it waits at most (Python polls then), None: it blocks."""
+        client = self.client.make_socket(self.family)
+        client.settimeout(seconds)
+        return self.closing(client)
+
+    def listen(
+        self, backlog: int = 128, *, port: int = 0, prepare: Callable[[socket.socket], None] | None = None
+    ) -> socket.socket:
+        """A server's socket that listens at its own address; `prepare` gets it before that."""
+        listener = self.server.make_socket(self.family)
+        self.closing(listener)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if prepare is not None:
+            prepare(listener)
+        listener.bind((self.server.address(self.version), port or self.port))
+        listener.listen(backlog)
+        listener.settimeout(LIMIT)
+        return listener
+
+    def serve(self, handler: Handler = echo, *, port: int = 0, backlog: int = 128) -> Served:
+        """A server with a thread for each connection; the handler's connection is closed when it returns."""
+        served = Served(self.listen(backlog, port=port), handler)
+        self._stack.callback(served.close)
+        return served
+
+    def dial(self, port: int = 0) -> socket.socket:
+        """A connection to the server. Raises OSError."""
+        client = self.new_socket()
+        client.connect((self.target[0], port or self.target[1]))
+        return client
+
+    def connected(self) -> tuple[socket.socket, socket.socket]:
+        """The two ends of a connection, the client's and the server's."""
+        listener = self.listen()
+        client = self.dial()
+        accepted, _ = listener.accept()
+        accepted.settimeout(LIMIT)
+        return client, self.closing(accepted)
+
+    def closing(self, one: socket.socket) -> socket.socket:
+        """The socket, which is closed with the world."""
+        self._stack.callback(one.close)
+        return one
+
+    def program(self, place: Place, *argv: str, ready: int | None = None) -> subprocess.Popen[str]:
+        """A program that runs until the world is closed; `ready`: the port of it that has to listen first."""
+        process = place.start(*argv)
+        self._stack.callback(_end, process)
+        if ready is not None:
+            wait_for(lambda: process.poll() is not None or listens(place, ready), f"{argv[0]} listens")
+            assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        return process
+
+    def node_of(self, place: Place) -> str:
+        """The network namespace of the place's node."""
+        return self._plan.node(place.plan.node).netns
+
+    def filter(self, netns: str, hook: str, rule: str) -> None:
+        """A rule of nftables at a hook ("input") of a namespace, until the world is closed."""
+        table = f"case{next(_numbers)}"
+        _nft(netns, f"table inet {table} {{ chain case {{ type filter hook {hook} priority 0; {rule}; }}; }}")
+        self._stack.callback(_nft, netns, f"delete table inet {table}")
+
+    def route(self, netns: str, *route: str) -> None:
+        """A route of a namespace ("unreachable", "192.0.2.0/24"), until the world is closed."""
+        _run(netns, "ip", f"-{self.version}", "route", "add", *route)
+        self._stack.callback(_run, netns, "ip", f"-{self.version}", "route", "del", *route)
+
+    def router_says(self, address: str, says: str) -> None:
+        """The client's router answers SYNs to this address, see router.py, until the world is closed."""
+        node = self.node_of(self.client)
+        family = "ip6" if self.version == 6 else "ip"
+        self.filter(node, "forward", f"{family} daddr {address} drop")
+        self._stack.callback(Router(node, BRIDGE, self.version, address, says).close)
+
+    def at_end(self, action: Callable[[], object]) -> None:
+        """Calls it before what was opened earlier is closed."""
+        self._stack.callback(action)
+
+    def close(self) -> None:
+        """End all that was opened."""
+        self._stack.close()
+
+
+class Served:
+    """A server that runs until close()."""
+
+    def __init__(self, listener: socket.socket, handler: Handler) -> None:
+        self.peers: list[Address] = []
+        self._listener = listener
+        self._handler = handler
+        self._open: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        listener.settimeout(None)
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
+
+    def close(self) -> None:
+        """End the listener and every connection."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join(LIMIT)
+        for connection in self._open:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(LIMIT)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, peer = self._listener.accept()
+            except OSError:
+                return
+            connection.settimeout(LIMIT)
+            self.peers.append(peer[:2])
+            self._open.append(connection)
+            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError, EOFError):
+            self._handler(connection)
+
+
+def listens(place: Place, port: int) -> bool:
+    """Whether something listens at this port in the place's namespace."""
+    return place.run(lambda: any(one.state == LISTEN and one.local[1] == port for one in tcp_table()))
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def _nft(netns: str, rules: str) -> None:
+    _run(netns, "nft", "-f", "-", text=rules)
+
+
+def _run(netns: str, *argv: str, text: str = "") -> None:
+    done = run_in(
+        netns,
+        lambda: subprocess.run(argv, input=text, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS),
+    )
+    assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr}"
