@@ -126,8 +126,8 @@ struct ns_flow {
 struct ns_parked {
     u32 kind;   /* NS_PARKED_... */
     u32 length; /* of `packet` that count: from the IP header to the end of TCP's, without options cut off */
-    u32 value;  /* NS_PARKED_TOLERANCE: see there; SYN and ARRIVED: how many native connections it has */
-    u32 mark;   /* SYN: what it is to carry when it is released: NS_MARK_RELEASED, or that of a process */
+    u32 value; /* NS_PARKED_TOLERANCE: see there; SYN, ARRIVED: native connections it has, NS_PARKED_NATIVE */
+    u32 mark;  /* SYN: what it is to carry when it is released: NS_MARK_RELEASED, or that of a process */
     union {
         u8 packet[120];      /* SYN, ARRIVED: 60 + 60 bytes for IPv4, 40 + 60 for IPv6; more is not parked */
         struct ns_flow flow; /* the others: source and destination as the workload's own SYN has them */
@@ -138,7 +138,8 @@ struct ns_parked {
 #define NS_PARKED_ARRIVED 3 /* somebody dials the workload */
 #define NS_PARKED_TOLERANCE                                                                                  \
     4 /* of its end of `flow`: the peer's silence it bears, in ms; 0: as long as TCP does */
-#define NS_PARKED_HEAD 16 /* bytes before the union */
+#define NS_PARKED_NATIVE 0x80000000 /* in `value` of a SYN: it may leave marked NS_MARK_NATIVE */
+#define NS_PARKED_HEAD 16           /* bytes before the union */
 #define NS_RING_BYTES 131072
 
 /* Keys of the `counters` map, a per-CPU array of u64. Drop and refuse: the program failed closed. */
@@ -164,7 +165,8 @@ struct ns_parked {
 #define NS_COUNT_RETURN_FAILED 19      /* drop: an answer for the core could not be turned round to lo */
 #define NS_COUNT_EGRESS_HELD 20        /* drop: of a captured connection, about to leave in plaintext */
 #define NS_COUNT_LOOP_MARK_RESTORED 21 /* pass: on lo, and has its socket's mark again */
-#define NS_COUNT_COUNT 22
+#define NS_COUNT_CONNECT_OUTSIDE 22    /* pass: certain to be outside the mesh */
+#define NS_COUNT_COUNT 23
 
 /* Values of the Linux ABI that bcc's own headers do not bring. */
 #define NS_AF_INET 2

@@ -12,6 +12,7 @@
  *     OUTBOUND_RANGE  workload's address  address  it dials these addresses directly
  *     INBOUND_PORT    workload's address  port     it is dialled at this port directly
  *     INBOUND_RANGE   workload's address  address  it is dialled from these addresses directly
+ *     EXTENT          address (prefix)    -        of the mesh or certain to be outside: NS_EXTENT_...
  *
  * The last column of the key is a prefix.
  *
@@ -28,9 +29,13 @@
 #define NS_SCOPE_OUTBOUND_RANGE 4
 #define NS_SCOPE_INBOUND_PORT 5
 #define NS_SCOPE_INBOUND_RANGE 6
+#define NS_SCOPE_EXTENT 7
 
 #define NS_PEER_ALONE 1  /* the address is the workload's own */
 #define NS_PEER_SHARED 2 /* it is a node's, with processes that are not enrolled */
+
+#define NS_EXTENT_INSIDE 1  /* in a range of pods or services, or an address of the mesh state */
+#define NS_EXTENT_OUTSIDE 2 /* the node's configuration is certain of it */
 
 #define NS_NODE_LOCAL 1   /* only what a socket of this machine has sent */
 #define NS_NODE_TRUSTED 2 /* from wherever it comes: the operator named the address */
@@ -99,4 +104,12 @@ static __always_inline int bypass_inbound(const struct ns_address *own, const st
         return 0;
     peer = bypass_of(NS_SCOPE_PEER, remote);
     return !peer || *peer == NS_PEER_SHARED || bypass_excluded(NS_SCOPE_OUTBOUND_PORT, remote, own, port);
+}
+
+/* Whether nobody enrolled can be at the address, whatever became of our processes. */
+static __always_inline int bypass_outside(const struct ns_address *address)
+{
+    u32 *extent = bypass_of(NS_SCOPE_EXTENT, address);
+
+    return extent && *extent == NS_EXTENT_OUTSIDE && !bypass_peer(address);
 }

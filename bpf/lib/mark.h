@@ -3,6 +3,8 @@
  * mark.h: marking a socket whose application dials, for mark_connect.c and mark_host.c, which know whose it
  * is.
  *
+ * What is certain to be outside the mesh is let go here, by a map: it needs none of our processes.
+ *
  * The kernel calls connect6 alone for an AF_INET6 socket, also when it dials a v4-mapped address
  * (::ffff:10.0.0.1, as Java does by default), which makes an IPv4 connection.
  */
@@ -60,6 +62,10 @@ static __always_inline int mark(struct bpf_sock_addr *ctx, const struct ns_owner
 
     if (bypass_outbound(own, destination, (u16)ctx->user_port)) {
         count(NS_COUNT_CONNECT_EXCLUDED);
+        return unmark(ctx, sk, ours);
+    }
+    if (bypass_outside(destination)) {
+        count(NS_COUNT_CONNECT_OUTSIDE);
         return unmark(ctx, sk, ours);
     }
     /* The programs of the nearest cgroup run first: those of one above it find their mark. */

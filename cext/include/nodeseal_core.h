@@ -359,7 +359,8 @@ int core_workload_credentials(struct core *core, uint64_t workload, const char *
  * TCP_NODELAY should be set on it, and keepalive on that of NS_LISTEN_INBOUND. */
 int core_workload_listen(struct core *core, uint64_t workload, int role, int fd, char *error,
                          size_t error_size);
-/* Closes the listener of one role; running connections are untouched. */
+/* Closes the listener of one role; running connections are untouched. With NS_LISTEN_PARKED it waits until
+ * nothing more is read from the ring (milliseconds), so that another core may. */
 int core_workload_unlisten(struct core *core, uint64_t workload, int role, char *error, size_t error_size);
 /* Forgets the workload: listeners close, its remaining connections are reset. */
 int core_workload_remove(struct core *core, uint64_t workload, char *error, size_t error_size);

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from nodeseal.capture import constants
-from nodeseal.capture.bypass import Entries, node_entries, peer_entries
+from nodeseal.capture.bypass import Entries, extent_entries, inside_entries, node_entries, peer_entries
 from nodeseal.linux import socket_options
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
+from nodeseal.mesh.extent import Extent
 from support.connection import echoes
 from support.patience import wait_for
 from support.pods import Pods
@@ -169,6 +170,60 @@ def test_what_passes_by_is_the_same_for_the_next_agent(pods: Pods) -> None:
     dialling.capture.close()
     pods.capture()
     assert not dialling.captured()
+
+
+# ---- outside the mesh
+
+
+def extent() -> Extent:
+    """The mesh is where the client is, and the server is not."""
+    return Extent((ip_network("10.91.1.0/24"), ip_network("fd91:1::/64")))
+
+
+def test_what_is_outside_the_mesh_is_reached_when_nobody_runs(pods: Pods) -> None:
+    dialling = Dialling(pods, extent_entries(extent()))
+    assert not dialling.captured()
+    dialling.relay.close()
+    dialling.capture.close()
+    assert echoes(pods.dial(pods.client, (pods.server_at, 8080)))
+
+
+def test_what_is_inside_the_mesh_stays_closed_when_nobody_runs(pods: Pods) -> None:
+    inside = Extent((ip_network("10.91.0.0/16"), ip_network("fd91::/16")))
+    dialling = Dialling(pods, extent_entries(inside))
+    assert dialling.captured()
+    dialling.relay.close()
+    dialling.capture.close()
+    with pytest.raises(OSError, match=r"timed out|refused"):
+        pods.dial(pods.client, (pods.server_at, 8080), timeout=0.5)
+
+
+def test_enrolled_workload_is_captured_wherever_it_is(pods: Pods) -> None:
+    """One that enters the mesh state later: what is open goes on, what is new is captured."""
+    dialling = Dialling(pods, extent_entries(extent()))
+    direct = pods.dial(pods.client, (pods.server_at, 8080))
+    dialling.capture.bypass().change(enrolled(pods.server_at), ())
+    assert dialling.captured()
+    assert echoes(direct)
+
+
+def test_address_that_is_named_is_outside(pods: Pods) -> None:
+    everywhere = Extent((ip_network("10.91.0.0/16"), ip_network("fd91::/16")), (ip_network(pods.server_at),))
+    dialling = Dialling(pods, extent_entries(everywhere))
+    assert not dialling.captured()
+    assert dialling.capture.errors()["connect_outside"] == 1
+
+
+def test_address_of_the_mesh_state_is_not_outside(pods: Pods) -> None:
+    entries = extent_entries(extent()) | inside_entries([ip_address(pods.server_at)], extent())
+    assert Dialling(pods, entries).captured()
+
+
+def test_mark_of_the_application_stays_towards_the_outside(pods: Pods) -> None:
+    dialling = Dialling(pods, extent_entries(extent()))
+    connection = pods.dial(pods.client, (pods.server_at, 8080), options=OWN_MARK)
+    assert connection.getsockopt(socket.SOL_SOCKET, socket_options.SO_MARK) == 77
+    assert not dialling.captured(options=((socket.SOL_SOCKET, socket_options.SO_MARK, constants.MARK_CAPTURED),))
 
 
 # ---- inbound

@@ -22,7 +22,7 @@ import pytest
 
 from nodeseal.capture import constants
 from nodeseal.capture.backends.host_ebpf import shared_pins
-from nodeseal.capture.bypass import node_entries, peer_entries
+from nodeseal.capture.bypass import extent_entries, node_entries, peer_entries
 from nodeseal.capture.errors import AddressInUseError, CaptureError, CgroupGoneError
 from nodeseal.capture.journal import Journal
 from nodeseal.capture.listeners import set_mark
@@ -30,6 +30,7 @@ from nodeseal.capture.workload import CaptureTarget
 from nodeseal.linux import nftables, xtables
 from nodeseal.linux.namespace import NetworkNamespace
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, PortRange
+from nodeseal.mesh.extent import Extent
 from nodeseal.mesh.host import OWN_NAMESPACE, HostPlace
 from support.connection import echoes
 from support.host_process import Cgroup, Dialled, HostProcess
@@ -67,6 +68,22 @@ class Scene(NamedTuple):
 def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
     with Cgroup() as cgroups, Pods(tmp_path, version=request.param) as pods, contextlib.ExitStack() as stack:
         yield Scene(pods, cgroups, stack)
+
+
+def test_process_reaches_what_is_outside_the_mesh_when_nobody_runs(scene: Scene) -> None:
+    pods = scene.pods
+    echo = pods.echo(pods.client)
+    capture = pods.capture()
+    relay = pods.relay(capture.enrol(scene.target("vector")))
+    process = scene.process("vector")
+    assert process.dial((pods.client_at, 8080)).echoes()
+    assert len(relay.flows) == 1
+    mesh = Extent((ip_network("10.91.2.0/24"), ip_network("fd91:2::/64")))
+    capture.bypass().change(extent_entries(mesh), ())
+    relay.close()
+    capture.close()
+    assert process.dial((pods.client_at, 8080)).echoes()
+    assert len(echo.peers) == 2
 
 
 def test_each_connection_goes_to_the_listener_of_the_workload_whose_process_dials(scene: Scene) -> None:

@@ -9,12 +9,20 @@ from typing import Any
 
 import pytest
 
-from nodeseal.capture.bypass import Entries, exclusion_entries, node_entries, peer_entries
+from nodeseal.capture.bypass import (
+    Entries,
+    exclusion_entries,
+    extent_entries,
+    inside_entries,
+    node_entries,
+    peer_entries,
+)
 from nodeseal.capture.errors import CaptureError
 from nodeseal.enrolment import bypass_keeper
-from nodeseal.enrolment.bypass_keeper import BypassKeeper
+from nodeseal.enrolment.bypass_keeper import NO_EXTENT, BypassKeeper
 from nodeseal.local.config import NodeAddresses
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
+from nodeseal.mesh.extent import Extent
 from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
 from support.agent_fakes import FakeBypass, mesh, status_of, until, workload
@@ -43,11 +51,12 @@ def with_service(address: IPv4Address, *workloads: Workload) -> Mesh:
 class Kept:
     """A keeper of node1 and the map that it keeps."""
 
-    def __init__(self, wanted: NodeAddresses = TRUSTED) -> None:
+    def __init__(self, wanted: NodeAddresses = TRUSTED, extent: Extent = NO_EXTENT) -> None:
         self.map = FakeBypass()
         self.rules: list[dict[str, Excluded]] = []
         self.capture = status_of(bypass=self.map, has_rules=False, set_bypass=self._set_bypass)
-        self.keeper = BypassKeeper(self.capture, "node1", wanted)
+        self.keeper = BypassKeeper(self.capture, "node1", wanted, extent)
+        self.extent = extent
 
     async def _set_bypass(self, bypass: dict[str, Excluded]) -> None:
         if self.map.error is not None:
@@ -62,7 +71,7 @@ class Kept:
                 await self.keeper.take(state)
 
         asyncio.run(story())
-        node = node_entries((), self.keeper._wanted.trusted)
+        node = node_entries((), self.keeper._wanted.trusted) | extent_entries(self.extent)
         assert node.items() <= self.map.entries.items()
         return {key: value for key, value in self.map.entries.items() if key not in node}
 
@@ -97,6 +106,8 @@ STATES = [
     with_service(NEXT_VIP, A, B),
     with_service(VIP, A.in_phase(Phase.ABSENT)),
     mesh(away("c", Phase.ENROLLED, addresses=(VIP,))),
+    mesh(away("a", Phase.ENROLLED, addresses=(*A.addresses, *B.addresses)), B),
+    mesh(away("a", Phase.ABSENT, addresses=(*A.addresses, *B.addresses)), B),
 ]
 
 
@@ -115,6 +126,12 @@ def test_an_address_stays_a_peer_while_one_of_its_processes_is(kept: Kept) -> No
     assert kept.after(mesh(*both), mesh(both[0].in_phase(Phase.ABSENT), both[1])) == shared
     assert kept.after(mesh(both[0].in_phase(Phase.ABSENT), both[1]), mesh(both[1])) == shared
     assert kept.after(mesh(*(one.in_phase(Phase.ABSENT) for one in both))) == {}
+
+
+def test_what_is_excluded_at_an_address_that_two_claim_is_neithers_to_say(kept: Kept) -> None:
+    rival = away("c", Phase.ABSENT, addresses=B.addresses)
+    assert kept.after(mesh(B, rival)) == peer_entries(B.addresses, NO_EXCLUSIONS)
+    assert kept.after(mesh(B, rival), mesh(B)) == peer(B)
 
 
 def test_an_address_passes_from_a_node_to_a_workload_and_back(kept: Kept) -> None:
@@ -156,6 +173,32 @@ def test_addresses_that_are_known_before_the_first_state_are_in_it(kept: Kept) -
 def test_what_a_former_agent_left_is_replaced(kept: Kept) -> None:
     kept.map.entries = peer(B)
     assert kept.after(mesh(A)) == peer(A)
+
+
+SMALL = Extent((IPv4Network("192.0.2.0/24"),), (IPv4Network("10.9.0.2/32"),))
+"""Everybody of these tests is at an address that is certain to be outside; NEXT_VIP by its name."""
+
+
+@pytest.mark.parametrize("new", STATES, ids=range(len(STATES)))
+@pytest.mark.parametrize("old", STATES, ids=range(len(STATES)))
+def test_change_leads_to_what_the_new_state_says_of_the_outside(old: Mesh, new: Mesh) -> None:
+    assert Kept(extent=SMALL).after(old, new) == Kept(extent=SMALL).after(new)
+
+
+def test_addresses_of_the_mesh_state_are_not_outside() -> None:
+    absent = A.in_phase(Phase.ABSENT)
+    for state, address in ((mesh(A), A.addresses[0]), (mesh(absent), A.addresses[0]), (with_service(VIP, absent), VIP)):
+        kept = Kept(extent=SMALL)
+        assert inside_entries([address], SMALL).items() <= kept.after(state).items()
+        assert not kept.keeper.is_outside(state, address)
+        assert kept.keeper.is_outside(mesh(), address)
+
+
+def test_an_address_that_is_named_is_outside_until_somebody_is_enrolled_there() -> None:
+    kept = Kept(extent=SMALL)
+    assert inside_entries([NEXT_VIP], SMALL) == {}
+    assert kept.keeper.is_outside(with_service(NEXT_VIP, A.in_phase(Phase.ABSENT)), NEXT_VIP)
+    assert not kept.keeper.is_outside(with_service(NEXT_VIP, A), NEXT_VIP)
 
 
 def test_rules_get_what_comes_in_to_this_nodes_workloads(kept: Kept) -> None:

@@ -82,6 +82,32 @@ def test_wrong_node_addresses(tmp_path: Path, value: str, message: str) -> None:
     assert line.startswith(f"agent.yaml:4: {message}")
 
 
+def test_extent_of_the_mesh(tmp_path: Path) -> None:
+    assert not load(tmp_path, MINIMAL).extent
+    extent = load(tmp_path, f"{MINIMAL}mesh_networks: [10.0.0.0/8, 'fd00::/8']\noutside_mesh: [10.96.0.1]\n").extent
+    assert [str(network) for network in extent.networks] == ["10.0.0.0/8", "fd00::/8"]
+    assert [str(network) for network in extent.outside] == ["10.96.0.1/32"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mesh_networks: 10.0.0.0/8", "mesh_networks: expected a list of ranges of addresses"),
+        ("mesh_networks: [pods]", "mesh_networks[0]: expected an address, or a range of addresses such as 10.0.0.0/24"),
+        ("outside_mesh: [0.0.0.0/0]", "outside_mesh[0]: expected a smaller range of addresses, found 0.0.0.0/0"),
+        ("outside_mesh: ['::/0']", "outside_mesh[0]: expected a smaller range of addresses, found ::/0"),
+        ("outside_mesh: [10.0.0.1, 10.0.0.1]", "outside_mesh[1]: expected each once, found 10.0.0.1/32 again"),
+        (
+            "mesh_networks: [10.0.0.0/8]\noutside_mesh: [10.0.0.0/8]",
+            "outside_mesh: expected addresses that 'mesh_networks' does not have as well, found 10.0.0.0/8",
+        ),
+    ],
+)
+def test_wrong_extent(tmp_path: Path, text: str, message: str) -> None:
+    (line,) = problems(tmp_path, f"{MINIMAL}{text}\n")
+    assert line.split(": ", 1)[1].startswith(message)
+
+
 def test_every_problem_is_told_with_its_place(tmp_path: Path) -> None:
     text = "node: node1\nmesh: mesh\nworkers: 100\nsettle: soon\ncertificat_lifetime: 1h\n"
     assert problems(tmp_path, text) == [

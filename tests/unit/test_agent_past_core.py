@@ -8,10 +8,11 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from nodeseal.api import connections_view
-from nodeseal.enrolment.bypass_keeper import BypassKeeper
+from nodeseal.enrolment.bypass_keeper import NO_EXTENT, BypassKeeper
 from nodeseal.linux.sock_diag import Direct
 from nodeseal.local.config import NodeAddresses
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
+from nodeseal.mesh.extent import Extent
 from nodeseal.mesh.model import Phase
 from support.agent_fakes import mesh, status_of, workload
 
@@ -30,9 +31,10 @@ def reason(
     mark: int = 0,
     here: Exclusions = NO_EXCLUSIONS,
     peer: Exclusions = NO_EXCLUSIONS,
+    extent: Extent = NO_EXTENT,
 ) -> str:
     """Of a connection with this other side, at port 9090."""
-    keeper = BypassKeeper(status_of(), "node1", NodeAddresses())
+    keeper = BypassKeeper(status_of(), "node1", NodeAddresses(), extent)
     keeper.local = frozenset({GATEWAY})
     state = mesh(replace(HERE, exclude=here), replace(PEER, exclude=peer))
     ports = (9090, 40000) if inbound else (40000, 9090)
@@ -54,6 +56,14 @@ def test_what_the_node_opened() -> None:
 
 def test_mark_of_the_application() -> None:
     assert reason(STRANGER, inbound=False, mark=77) == "application-mark"
+
+
+def test_what_is_outside_the_mesh() -> None:
+    extent = Extent((IPv4Network("10.0.0.0/8"),))
+    assert reason(STRANGER, inbound=False, extent=extent) == "outside-mesh"
+    assert reason(STRANGER, inbound=False, mark=77, extent=extent) == "outside-mesh"
+    assert reason(STRANGER, extent=extent) == "opened-before-enrolment"
+    assert reason(GATEWAY, inbound=False, extent=extent) == "opened-before-enrolment"
 
 
 @pytest.mark.parametrize(("excluded", "word"), [(PORT, "excluded-port"), (RANGE, "excluded-range")])

@@ -11,6 +11,7 @@ import pytest
 from nodeseal.daemon.check import warnings
 from nodeseal.local.config import NodeAddresses
 from nodeseal.mesh.exclusions import Excluded, Exclusions, PortRange
+from nodeseal.mesh.extent import Extent
 from nodeseal.mesh.model import Mode, Workload
 from nodeseal.node.probes import REMEDY, refused
 from support.agent_fakes import agent_config, workload
@@ -72,3 +73,19 @@ def test_check_says_what_else_is_wrong_with_the_mesh_state(tmp_path: Path) -> No
     (tmp_path / "m.yaml").write_text(f"trust_domain: example.org\nworkloads:\n- {entry}\n")
     (line,) = warnings(agent_config(tmp_path), "ebpf", LOCAL)
     assert line.endswith("is on the node node1: is 'node' spelt as there?")
+
+
+def test_check_names_workloads_that_the_configuration_has_outside_the_mesh(tmp_path: Path) -> None:
+    entries = [
+        f"{{name: {name}, node: node1, address: {address}, netns: {name}, enrolled: {enrolled}}}"
+        for name, address, enrolled in (
+            ("in", "10.77.2.11", "true"),
+            ("out", "192.0.2.1", "true"),
+            ("plain", "192.0.2.2", "false"),
+        )
+    ]
+    (tmp_path / "m.yaml").write_text("\n- ".join(("trust_domain: example.org\nworkloads:", *entries)))
+    extent = Extent((IPv4Network("10.0.0.0/8"),))
+    (line,) = warnings(agent_config(tmp_path, extent=extent), "ebpf", LOCAL)
+    assert line.startswith("mesh_networks and outside_mesh say that default/out cannot be in the mesh: ")
+    assert list(warnings(agent_config(tmp_path), "ebpf", LOCAL)) == []

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +27,7 @@ from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.model import Phase, Workload, WorkloadName
 from nodeseal.mesh.trust import Trust
 from nodeseal.node import vigil as vigil_module
-from nodeseal.node.peers import foreign, missing
+from nodeseal.node.peers import claimed_twice, foreign, missing
 from nodeseal.node.vigil import Handshakes, Vigil
 from nodeseal.sources.directory.publications import publish, read_publication
 from nodeseal.sources.source import Description
@@ -87,6 +88,21 @@ def test_workload_that_its_node_has_not_enrolled_is_named() -> None:
     (problem,) = missing(state, "node1", SOURCE, {"node2": None})
     assert (problem.word, problem.about, problem.word.level) == ("peer-not-enrolled", "node2", "warning")
     assert problem.text.startswith("node node2 has not enrolled default/pipeline, as the mesh state asks")
+
+
+def test_address_that_two_claim_is_named_with_both() -> None:
+    one, other = (
+        remote("a", addresses=(IPv4Address("10.0.0.9"),)),
+        remote("b", "node3", addresses=(IPv4Address("10.0.0.9"),)),
+    )
+    (problem,) = claimed_twice(mesh(one, other))
+    assert problem.text == (
+        "default/a (on node2) and default/b (on node3) claim the address 10.0.0.9, so it counts for neither: "
+        "it is nobody's"
+    )
+    (problem,) = claimed_twice(mesh(one, other.in_phase(Phase.ENROLLED)))
+    assert problem.text.endswith("connections to it are refused, and plaintext from it")
+    assert not list(claimed_twice(mesh(one)))
 
 
 def test_own_workloads_and_published_ones_are_not_missed() -> None:

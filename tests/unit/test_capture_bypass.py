@@ -13,10 +13,19 @@ import pytest
 
 from nodeseal.capture import constants
 from nodeseal.capture.bpf.programs import Programs
-from nodeseal.capture.bypass import Bypass, Entries, exclusion_entries, node_entries, peer_entries
+from nodeseal.capture.bypass import (
+    Bypass,
+    Entries,
+    exclusion_entries,
+    extent_entries,
+    inside_entries,
+    node_entries,
+    peer_entries,
+)
 from nodeseal.linux import bpf
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
+from nodeseal.mesh.extent import Extent
 from support.namespaces import needs_root
 from support.pods import compiled
 
@@ -93,6 +102,42 @@ def test_addresses_of_the_node_and_ranges_that_the_operator_names() -> None:
     assert kind(V4) == constants.NODE_TRUSTED
     assert kind(IPv4Address("192.0.2.200")) == constants.NODE_TRUSTED
     assert kind(IPv4Address("192.0.3.1")) is kind(IPv6Address("fd00::2")) is None
+
+
+EXTENTS = [
+    Extent(),
+    Extent((IPv4Network("10.0.0.0/8"),)),
+    Extent((IPv6Network("fd00::/8"),)),
+    Extent((IPv4Network("10.0.0.0/8"), IPv6Network("fd00::/8")), (IPv4Network("10.0.0.1/32"),)),
+    Extent((), (IPv4Network("10.0.0.0/16"), IPv6Network("2001:db8::/32"))),
+    Extent((IPv4Network("10.0.0.0/24"),), (IPv4Network("10.0.0.0/8"),)),
+]
+
+
+@pytest.mark.parametrize("extent", EXTENTS, ids=range(len(EXTENTS)))
+def test_entries_say_what_is_outside_the_mesh(extent: Extent) -> None:
+    entries = extent_entries(extent)
+    for address in ADDRESSES:
+        kind = found(entries, 160, constants.SCOPE_EXTENT, address, b"")
+        assert (kind == constants.EXTENT_OUTSIDE) == extent.is_outside(address), address
+    lengths = [struct.unpack_from("=I", key)[0] for key in entries]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_of_a_family_with_no_range_nothing_is_certain() -> None:
+    pods = Extent((IPv4Network("10.0.0.0/8"),))
+    assert pods.is_outside(IPv4Address("192.0.2.1"))
+    assert not pods.is_outside(V4)
+    assert not pods.is_outside(IPv6Address("2001:db8::1"))
+
+
+def test_an_address_of_the_mesh_state_is_inside_unless_it_is_named() -> None:
+    extent = Extent((IPv4Network("10.0.0.0/8"),), (IPv4Network("192.0.2.7/32"),))
+    addresses = [IPv4Address(text) for text in ("10.0.0.1", "192.0.2.7", "192.0.2.8")]
+    kept = inside_entries(addresses, extent)
+    assert len(kept) == 1
+    kinds = [found(extent_entries(extent) | kept, 160, constants.SCOPE_EXTENT, one, b"") for one in addresses]
+    assert kinds == [constants.EXTENT_INSIDE, constants.EXTENT_OUTSIDE, constants.EXTENT_INSIDE]
 
 
 def test_numbers_agree_with_the_header() -> None:

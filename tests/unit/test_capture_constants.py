@@ -23,6 +23,7 @@ def defines(path: Path) -> dict[str, int]:
 
 BPF = defines(ROOT / "bpf" / "nodeseal.h")
 CORE = defines(ROOT / "cext" / "include" / "nodeseal_core.h")
+RING = ROOT / "cext" / "src" / "loop" / "ring.h"
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,24 @@ def test_families_agree() -> None:
     assert BPF["NS_SETTING_PARK"] == constants.SETTING_PARK
     assert BPF["NS_SETTING_PARK_IN"] == constants.SETTING_PARK_IN
     assert BPF["NS_RING_BYTES"] == constants.RING_BYTES
+
+
+def test_records_of_the_ring_agree() -> None:
+    text = (ROOT / "bpf" / "nodeseal.h").read_text()
+    bpf = dict(re.findall(r"^#define (NS_PARKED_\w+)[\s\\]+(\d+)\b", text, re.MULTILINE))
+    core = dict(re.findall(r"\b(PARKED_\w+) = +(\d+),", RING.read_text()))
+    assert core.pop("PARKED_PACKET_MAX") == re.findall(r"u8 packet\[(\d+)\]", text)[0]
+    assert {f"NS_{name}": value for name, value in core.items()} == bpf
+
+
+def test_fields_of_a_record_are_in_their_places() -> None:
+    text = (ROOT / "bpf" / "nodeseal.h").read_text()
+    fields = re.search(r"^struct ns_parked \{(.*?)^\}", text, re.MULTILINE | re.DOTALL)
+    mirror = re.search(r"^struct parked_record \{(.*?)^\}", RING.read_text(), re.MULTILINE | re.DOTALL)
+    assert fields is not None
+    assert mirror is not None
+    field = re.compile(r"^ +(?:u32|uint32_t|u8|uint8_t|struct \w+) (\w+)", re.MULTILINE)
+    assert field.findall(fields[1]) == field.findall(mirror[1]) == ["kind", "length", "value", "mark", "packet", "flow"]
 
 
 def test_enrolment_states_agree() -> None:

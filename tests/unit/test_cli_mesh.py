@@ -83,6 +83,16 @@ def test_what_concerns_several_files_is_told(mesh: Path, capsys: pytest.CaptureF
     assert (problem["file"], problem["line"], problem["field"]) == ("more.yaml", 2, "workloads[0].name")
 
 
+def test_address_that_two_workloads_claim_is_told(mesh: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (mesh / "more.yaml").write_text("workloads:\n- {name: other, node: node3, addresses: [10.0.0.3, 10.0.0.2]}\n")
+    assert main(["mesh", "check", str(mesh)]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == (
+        f"{mesh}: workloads: expected an address used once, found 10.0.0.2 of default/db and of default/other: "
+        "it counts for neither"
+    )
+
+
 @pytest.mark.parametrize("name", ["nosuch", "file"])
 def test_what_is_no_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     (tmp_path / "file").write_text(GOOD)

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -153,10 +153,26 @@ ITEM: dict[str, Any] = as_json(MeshDifference(DOMAIN, {"workloads": (WEB,)}))["w
 SERVICE: dict[str, Any] = as_json(MeshDifference(DOMAIN, {"services": (FRONT,)}))["services"][0]
 
 
-@pytest.mark.parametrize("addresses", [[], ["10.0.0.1", "10.0.0.2"], ["10.0.0.1", "fd00::1", "fd00::2"], "10.0.0.1"])
-def test_addresses_are_one_or_one_of_each_family(addresses: object) -> None:
+@pytest.mark.parametrize(
+    "addresses", [[], ["10.0.0.1", "10.0.0.1"], [f"10.0.0.{last}" for last in range(1, 34)], "10.0.0.1"]
+)
+def test_addresses_of_a_workload_are_at_most_32_each_once(addresses: object) -> None:
     with pytest.raises(MeshError, match="addresses"):
         read({"trust_domain": DOMAIN, "workloads": [{**ITEM, "addresses": addresses}]})
+
+
+@pytest.mark.parametrize("addresses", [[], ["10.0.0.1", "10.0.0.2"], ["10.0.0.1", "fd00::1", "fd00::2"], "10.0.0.1"])
+def test_addresses_of_a_service_are_one_or_one_of_each_family(addresses: object) -> None:
+    with pytest.raises(MeshError, match="addresses"):
+        read({"trust_domain": DOMAIN, "services": [{**SERVICE, "addresses": addresses}]})
+
+
+def test_all_addresses_of_a_workload_travel_in_their_order() -> None:
+    addresses = tuple(map(ip_address, ("10.0.0.2", "fd00::2", "10.0.0.1", "fd00::1")))
+    many = replace(WEB, addresses=addresses)
+    difference = MeshDifference(DOMAIN, {"workloads": (many,)})
+    assert as_json(difference)["workloads"][0]["addresses"] == ["10.0.0.2", "fd00::2", "10.0.0.1", "fd00::1"]
+    assert decode_difference(encode_difference(difference)) == difference
 
 
 @pytest.mark.parametrize(

@@ -176,9 +176,9 @@ def test_what_is_there_twice_is_told_with_both_places(tmp_path: Path) -> None:
         "b.json: workloads[0].name: expected a name used once, found logs/shipper again (first at a.json, workloads[0])"
     ]
     (tmp_path / "b.json").write_text("{}")
-    yaml_text = "workloads:\n- {name: a, node: n, address: 10.0.0.1}\n"
+    yaml_text = "services:\n- {name: a, address: 10.0.0.1, ports: [], endpoints: []}\n"
     assert complaints(tmp_path, c_yaml=yaml_text) == [
-        "c.yaml:2: workloads[0].address: expected an address used once, found 10.0.0.1 again "
+        "c.yaml:2: services[0].address: expected an address used once, found 10.0.0.1 again "
         "(first at a.json, workloads[0])"
     ]
     (tmp_path / "c.yaml").write_text("trust_domain: example.org\n")

@@ -131,11 +131,18 @@ def test_hidden_files_and_other_suffixes_are_passed_over(tmp_path: Path) -> None
         ),
         (
             "name: a, node: n, addresses: 10.0.0.1",
-            "addresses: expected one address, or one of each family, found '10.0.0.1'",
+            "addresses: expected 1 to 32 addresses, each once, found '10.0.0.1'",
         ),
-        ("name: a, node: n, addresses: []", "expected one address, or one of each family, found a list of 0"),
-        ("name: a, node: n, addresses: [1.1.1.1, fd00::1, fd00::2]", "one of each family, found a list of 3"),
-        ("name: a, node: n, addresses: [1.1.1.1, 1.1.1.2]", "one of each family, found two IPv4 addresses"),
+        ("name: a, node: n, addresses: []", "expected 1 to 32 addresses, each once, found a list of 0"),
+        (
+            f"name: a, node: n, addresses: [{', '.join(f'10.0.0.{last}' for last in range(1, 34))}]",
+            "expected 1 to 32 addresses, each once, found a list of 33",
+        ),
+        ("name: a, node: n, addresses: [1.1.1.1, fd00::1, 1.1.1.1]", "addresses, each once, found 1.1.1.1 twice"),
+        (
+            "name: a, node: n, addresses: [1.1.1.1, 1.1.1.2], host: {cgroup: /a.slice}",
+            "expected one address, or one of each family, found two IPv4 addresses",
+        ),
         ("name: a, node: n, addresses: [1.1.1.1, x]", "addresses[1]: expected an IPv4 or IPv6 address, found 'x'"),
         (
             "name: a, node: n, address: 10.0.0.1, enroled: true",
@@ -257,18 +264,27 @@ def test_a_name_used_twice_names_both_places(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        "workloads:\n- {name: b, node: n, address: 10.0.0.1}\n",
-        "services:\n- {name: b, address: 10.0.0.1, ports: [{port: 80}], endpoints: []}\n",
-    ],
-)
-def test_an_address_used_twice_names_both_places(tmp_path: Path, other: str) -> None:
-    write(tmp_path, a=DOMAIN + WORKLOAD, b=other)
+def test_an_address_used_twice_names_both_places(tmp_path: Path) -> None:
+    service = "services:\n- {name: b, address: 10.0.0.1, ports: [{port: 80}], endpoints: []}\n"
+    write(tmp_path, a=DOMAIN + WORKLOAD, b=service)
     (line,) = complaints(tmp_path)
     assert line.startswith("b.yaml:2: ")
     assert line.endswith("found 10.0.0.1 again (first at a.yaml:3, workloads[0])")
+
+
+def test_an_address_that_two_workloads_claim_is_neithers(tmp_path: Path) -> None:
+    write(tmp_path, a=DOMAIN + WORKLOAD, b="workloads:\n- {name: b, node: n, addresses: [10.0.0.2, 10.0.0.1]}\n")
+    mesh = load(tmp_path)
+    assert [str(one.key) for one in mesh.contested[IPv4Address("10.0.0.1")]] == ["default/a", "default/b"]
+    assert mesh.by_address.keys() == {IPv4Address("10.0.0.2")}
+
+
+def test_a_workload_may_have_many_addresses(tmp_path: Path) -> None:
+    texts = ["10.0.0.1", "fd00::2", "10.0.0.3", "fd00::1"]
+    write(tmp_path, a=f"{DOMAIN}workloads:\n- {{name: a, node: n, addresses: [{', '.join(texts)}]}}\n")
+    (workload,) = load(tmp_path).workloads.values()
+    assert list(map(str, workload.addresses)) == texts
+    assert list(map(str, workload.primaries)) == texts[:2]
 
 
 def test_a_second_trust_domain_names_both_places(tmp_path: Path) -> None:

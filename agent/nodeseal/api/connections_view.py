@@ -285,6 +285,8 @@ def _why_past_core(node: Node, enrolment: Enrolment, direct: Direct) -> WhyPlain
             why = decide.excluded_inbound(mesh, here, remote, local_port)
         else:
             why = decide.excluded_outbound(mesh, here, OriginalDestination(remote, remote_port))
+            if why is None and node.bypass.is_outside(mesh, remote):
+                why = WhyPlaintext.OUTSIDE_MESH
     if why is not None:
         return why
     if direct.mark != 0:

@@ -163,6 +163,7 @@ def _past_core_counts(counts: dict[str, int]) -> dict[str, int]:
         WhyPlaintext.FROM_NODE.value: counts["steer_from_node"],
         "excluded-inbound": counts["steer_excluded"],
         "excluded-outbound": counts["connect_excluded"],
+        WhyPlaintext.OUTSIDE_MESH.value: counts["connect_outside"],
         WhyPlaintext.APPLICATION_MARK.value: counts["connect_foreign_mark"],
     }
 

@@ -12,13 +12,14 @@ import os
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import IPv6Address, summarize_address_range
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, summarize_address_range
 
 from nodeseal.capture import constants
 from nodeseal.capture.errors import CaptureError
 from nodeseal.linux import bpf
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.exclusions import Excluded, Exclusions, Network, PortRange
+from nodeseal.mesh.extent import Extent
 
 Entries = dict[bytes, int]
 """Key of the map -> value, which says something for PEER and NODE entries only."""
@@ -51,11 +52,32 @@ def node_entries(local: Iterable[Address], trusted: Iterable[Network]) -> Entrie
     """The addresses of the node itself, and the ranges that its operator named, which win."""
     entries = {_key(constants.SCOPE_NODE, address): constants.NODE_LOCAL for address in local}
     for network in trusted:
-        bits = network.prefixlen + (_V4_BITS if network.version == 4 else 0)
-        entries[_packed(32 + bits, constants.SCOPE_NODE, _mapped(network.network_address), b"")] = (
-            constants.NODE_TRUSTED
-        )
+        entries[_prefix_key(constants.SCOPE_NODE, network)] = constants.NODE_TRUSTED
     return entries
+
+
+def extent_entries(extent: Extent) -> Entries:
+    """What the node's configuration says of the mesh's ranges; the longest prefixes come first, so that at no moment
+    more is outside than is to be."""
+    whole: list[Network] = [IPv6Network("::/0"), IPv4Network("0.0.0.0/0")]
+    named = {network.version for network in extent.networks}
+    found: list[tuple[Network, int]] = [(network, constants.EXTENT_INSIDE) for network in extent.networks]
+    found += [(network, constants.EXTENT_OUTSIDE) for network in extent.outside]
+    if named:
+        # IPv4 addresses are below a prefix of IPv6's: what is said of all of that is not meant for them.
+        kinds = {True: constants.EXTENT_OUTSIDE, False: constants.EXTENT_INSIDE}
+        found += [(network, kinds[network.version in named]) for network in whole]
+    entries = {_prefix_key(constants.SCOPE_EXTENT, network): value for network, value in found}
+    return dict(sorted(entries.items(), key=lambda item: -_bits_of(item[0])))
+
+
+def inside_entries(addresses: Iterable[Address], extent: Extent) -> Entries:
+    """Of somebody whom the mesh state has: at these addresses nothing is certain, unless they are named."""
+    return {
+        _key(constants.SCOPE_EXTENT, address): constants.EXTENT_INSIDE
+        for address in addresses
+        if extent.is_outside(address) and not extent.names(address)
+    }
 
 
 class Bypass:
@@ -93,7 +115,8 @@ class Bypass:
             bpf.map_update_batch(self._fd, keys, values, len(part))
 
     def _remove(self, keys: Iterable[bytes]) -> None:
-        for key in keys:
+        # The shortest prefixes first: an address that is inside the mesh is not outside for a moment.
+        for key in sorted(keys, key=_bits_of):
             bpf.map_delete(self._fd, key)
 
 
@@ -139,6 +162,16 @@ def _prefixes(ports: PortRange) -> Iterator[tuple[int, int]]:
 
 def _key(scope: int, owner: Address) -> bytes:
     return _packed(_OWNER_BITS, scope, _mapped(owner), b"")
+
+
+def _prefix_key(scope: int, owners: Network) -> bytes:
+    bits = owners.prefixlen + (_V4_BITS if owners.version == 4 else 0)
+    return _packed(32 + bits, scope, _mapped(owners.network_address), b"")
+
+
+def _bits_of(key: bytes) -> int:
+    bits: int = struct.unpack_from("=I", key)[0]
+    return bits
 
 
 def _packed(bits: int, scope: int, owner: bytes, what: bytes) -> bytes:

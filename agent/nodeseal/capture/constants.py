@@ -50,6 +50,7 @@ COUNTERS = (
     "return_failed",
     "egress_held",
     "loop_mark_restored",
+    "connect_outside",
 )
 
 # The map `bypass`, see bpf/lib/bypass.h. A scope of ranges is that of ports plus one.
@@ -59,8 +60,11 @@ SCOPE_OUTBOUND_PORT = 3
 SCOPE_OUTBOUND_RANGE = 4
 SCOPE_INBOUND_PORT = 5
 SCOPE_INBOUND_RANGE = 6
+SCOPE_EXTENT = 7
 PEER_ALONE = 1
 PEER_SHARED = 2
+EXTENT_INSIDE = 1
+EXTENT_OUTSIDE = 2
 NODE_LOCAL = 1
 NODE_TRUSTED = 2
 BYPASS_KEY_SIZE = 40

@@ -13,6 +13,7 @@ RESERVATIONS: dict[BackendName, tuple[str, ...]] = {
         "port that answers nothing but probes.",
         "What workloads exclude outbound goes through the core, in plaintext; it fails while no core runs.",
         "on_failure: open has no effect: closed.",
+        "mesh_networks and outside_mesh have no effect: what is outside the mesh goes through the core, too.",
         "Every connection of an enrolled namespace takes an entry of the machine's conntrack table "
         "(nf_conntrack_max): when it is full, new connections are dropped.",
         "Who deletes conntrack entries in an enrolled namespace (conntrack -F) lets the next packet of a captured "

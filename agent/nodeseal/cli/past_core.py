@@ -11,6 +11,7 @@ _NODE = "from-node"
 _COUNTS = (
     ("excluded-inbound", "excluded inbound"),
     ("excluded-outbound", "excluded outbound"),
+    ("outside-mesh", "to addresses outside the mesh"),
     ("application-mark", "with a mark of the application's own"),
 )
 

@@ -13,7 +13,8 @@ of the protocol (`PROTOCOL`, told by Hello) says which operations a core has:
     4   WorkloadLimits
     5   Subscribe, TrustBundle, Refusals, and Connections in parts; before it, trust anchors come with
         WorkloadCredentials
-    6   the listener role 4, the ring of parked SYNs
+    6   the listener role 4, the ring of parked SYNs; WorkloadAddresses. Before it, a workload of the mesh
+        state has at most one address of each family (nodeseal.mesh.former)
 
 An agent asks every operation of cores whose protocol is SPOKEN. Of all others it asks only those that keep their form
 for ever: Hello, Retire, Live, Listeners, Stop.
@@ -36,6 +37,7 @@ TRUST_APART_SINCE = 5
 PARTS_SINCE = 5
 EVENTS_SINCE = 5
 PARKING_SINCE = 6
+ADDRESSES_SINCE = 6
 
 MESH_PART = 1000
 """Most workloads and services in one message. A mesh state goes over in parts: writing and reading JSON keeps the
@@ -148,6 +150,14 @@ class WorkloadAdd(Request[Answer], frozen=True, kw_only=True, tag="workload_add"
     identity: str
     addresses: tuple[str, ...]
     """Its own, the first of them first asked for; at least one."""
+
+
+class WorkloadAddresses(Request[Answer], frozen=True, kw_only=True, tag="workload_addresses"):
+    """These are the workload's own addresses from now on. Its connections feel nothing."""
+
+    key: Key
+    addresses: tuple[str, ...]
+    """At least one. The first that the workload was added with stays what it is known by."""
 
 
 class WorkloadLimits(Request[Answer], frozen=True, kw_only=True, tag="workload_limits"):
@@ -396,6 +406,7 @@ OPERATIONS: tuple[type[Request[Any]], ...] = (
     Live,
     Stop,
     WorkloadAdd,
+    WorkloadAddresses,
     WorkloadLimits,
     WorkloadCredentials,
     TrustBundle,

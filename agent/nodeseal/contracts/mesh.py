@@ -34,6 +34,7 @@ from nodeseal.mesh.model import (
     Workload,
     WorkloadName,
 )
+from nodeseal.mesh.workload import MOST_ADDRESSES
 
 Port: TypeAlias = Annotated[int, Meta(ge=1, le=65535)]
 Limit: TypeAlias = Annotated[int, Meta(ge=0)]
@@ -78,8 +79,8 @@ class WorkloadMessage(Struct, frozen=True, gc=False, omit_defaults=True):
     name: str
     service_account: str
     node: str
-    # One, or one of each family.
-    addresses: Annotated[list[str], Meta(min_length=1, max_length=2)]
+    # The first of each family is its primary. For cores of older protocols see nodeseal.mesh.former.
+    addresses: Annotated[list[str], Meta(min_length=1, max_length=MOST_ADDRESSES)]
     netns: str | None
     wanted: bool
     mode: Mode
@@ -189,7 +190,7 @@ def _read_workload(message: WorkloadMessage) -> Workload:
         WorkloadName(intern(message.namespace), message.name),
         intern(message.service_account),
         intern(message.node),
-        _read_addresses(message.addresses),
+        _read_own_addresses(message.addresses),
         message.netns,
         message.wanted,
         message.mode,
@@ -222,6 +223,15 @@ def _read_service(message: ServiceMessage) -> Service:
 
 def _write_addresses(addresses: Iterable[Address]) -> list[str]:
     return [str(address) for address in addresses]
+
+
+def _read_own_addresses(texts: list[str]) -> tuple[Address, ...]:
+    if len(texts) == 1:
+        return (parse_address(texts[0]),)
+    addresses = tuple(map(parse_address, texts))
+    if len(set(addresses)) != len(addresses):
+        raise MeshError(f"addresses has {texts!a}, one of them twice")
+    return addresses
 
 
 def _read_addresses(texts: list[str]) -> tuple[Address, ...]:

@@ -30,6 +30,7 @@ from nodeseal.linux.control_channel import ControlChannel
 from nodeseal.linux.control_socket import ControlClosed, ControlError, close_all
 from nodeseal.local import generations
 from nodeseal.mesh.address import Address
+from nodeseal.mesh.former import from_former, to_former
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Mesh, MeshDifference, WorkloadName, difference
 from nodeseal.mesh.spiffe import SpiffeId
@@ -178,6 +179,11 @@ class CoreClient:
         texts = tuple(map(str, addresses))
         await self._ask(core.WorkloadAdd(key=key, name=str(name), identity=str(identity), addresses=texts), netns_fd)
 
+    async def workload_addresses(self, key: int, addresses: Sequence[Address]) -> None:
+        """What its own addresses are from now on. Does nothing to a core that keeps those that it was told first."""
+        if self._protocol >= core.ADDRESSES_SINCE:
+            await self._ask(core.WorkloadAddresses(key=key, addresses=tuple(map(str, addresses))))
+
     async def workload_limits(self, key: int, limits: Limits) -> None:
         """What the workload may have from now on. Does nothing to a core that knows no limits."""
         if self._protocol >= core.LIMITS_SINCE:
@@ -235,13 +241,16 @@ class CoreClient:
     async def mesh(self, mesh: Mesh, epoch: int) -> None:
         """The whole mesh state."""
         async with self._transfer:
+            if self._protocol < core.ADDRESSES_SINCE:
+                mesh = await asyncio.to_thread(to_former, mesh)
             number, last = await self._send_parts(mesh.as_difference())
             await self._ask(core.MeshChange(epoch=epoch, parts=number, full=last))
 
     async def mesh_change(self, old: Mesh, new: Mesh, epoch: int, *, base: int) -> bool:
         """What has changed since the epoch `base`, which has the mesh state `old`; refused when that epoch is not in
         force. False: nothing has, and nothing was sent."""
-        change = await asyncio.to_thread(difference, old, new)
+        former = self._protocol < core.ADDRESSES_SINCE
+        change = await asyncio.to_thread(_difference_of_former if former else difference, old, new)
         if not change.size:
             return False
         async with self._transfer:
@@ -269,7 +278,8 @@ class CoreClient:
             pieces.append(answer.part)
             first = answer.next
         try:
-            return await asyncio.to_thread(_joined, pieces)
+            mesh = await asyncio.to_thread(_joined, pieces)
+            return from_former(mesh) if self._protocol < core.ADDRESSES_SINCE else mesh
         except ValueError as error:
             raise CoreError(f"the core has a mesh state that cannot be read: {error}") from None
 
@@ -375,6 +385,10 @@ class CoreClient:
             raise CoreGone(f"the core (pid {self.pid}) is another process by now")
         self.pid = channel.pid
         return channel
+
+
+def _difference_of_former(old: Mesh, new: Mesh) -> MeshDifference:
+    return difference(to_former(old), to_former(new))
 
 
 def _joined(pieces: Sequence[Raw]) -> Mesh:

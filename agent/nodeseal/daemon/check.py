@@ -22,6 +22,7 @@ from nodeseal.linux import addresses
 from nodeseal.local.config import Config
 from nodeseal.mesh.address import Address
 from nodeseal.node import probes
+from nodeseal.node.peers import names_of
 from nodeseal.sources.source import MeshStateError
 
 _DESCRIPTORS = 65536  # two for each connection through the core
@@ -74,6 +75,12 @@ def warnings(config: Config, chosen: BackendName, local: frozenset[Address]) -> 
     if not ours:
         where = source.describe()
         yield f"no workload of the mesh state {where} is on the node {config.node}: is 'node' spelt as there?"
+    wanted = [workload for workload in mesh.workloads.values() if workload.wanted]
+    if apart := [one.key for one in wanted if any(map(config.extent.is_outside, one.addresses))]:
+        yield (
+            f"mesh_networks and outside_mesh say that {names_of(apart)} cannot be in the mesh: what is dialled there "
+            "before the agent has seen that it is enrolled goes past the core; have the address in mesh_networks"
+        )
     if chosen == "iptables" and (text := probes.refused(ours, config.node_addresses, local)):
         yield f"{text}: {probes.REMEDY}"
 

@@ -10,6 +10,7 @@ from typing import Annotated, TypeAlias
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from nodeseal.mesh.model import Mode, OnFailure
+from nodeseal.mesh.workload import MOST_ADDRESSES
 
 # Only told to others (JSON Schema): whoever makes an object of the model checks more than a pattern can say.
 Name: TypeAlias = Annotated[
@@ -20,6 +21,14 @@ IpAddress: TypeAlias = Annotated[
 ]
 Addresses: TypeAlias = Annotated[
     list[IpAddress], Meta(min_length=1, max_length=2, description="In the stead of `address`: one of each family.")
+]
+WorkloadAddresses: TypeAlias = Annotated[
+    list[IpAddress],
+    Meta(
+        min_length=1,
+        max_length=MOST_ADDRESSES,
+        description="In the stead of `address`: all of its own. The first of each family is its primary.",
+    ),
 ]
 Port: TypeAlias = Annotated[int, Meta(ge=1, le=65535)]
 Ports: TypeAlias = Annotated[
@@ -74,7 +83,7 @@ class WorkloadEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
     namespace: Annotated[Name | UnsetType, Meta(description="`default` if it is absent.")] = UNSET
     service_account: Annotated[Name | UnsetType, Meta(description="`default` if it is absent.")] = UNSET
     address: IpAddress | UnsetType = UNSET
-    addresses: Addresses | UnsetType = UNSET
+    addresses: WorkloadAddresses | UnsetType = UNSET
     netns: Annotated[
         str | UnsetType, Meta(description="Its network namespace: a path, or a name under /run/netns.")
     ] = UNSET

@@ -162,24 +162,32 @@ class Fields:
         self.wrong(node, name, expected)
         return default
 
-    def addresses(self) -> tuple[Address, ...]:
-        """The required addresses of one application or service: `address`, or the list `addresses` in its stead."""
+    def addresses(self, most: int = 0) -> tuple[Address, ...]:
+        """The required addresses of one application or service: `address`, or the list `addresses` in its stead.
+
+        `most`: how many there may be, each once; 0 for one, or one of each family.
+        """
         single = self.node("address", _ADDRESS_EXPECTED, required="addresses" not in self._entries)
         several = self.node("addresses", "a list of addresses", required=False)
         if single is not None and several is not None:
             self.problems.add(several.line, self.at("addresses"), "either 'address' or 'addresses'", "both")
         if several is None:
             return (_ANY_ADDRESS if single is None else self._address(single, self.at("address")),)
-        where, expected = self.at("addresses"), "one address, or one of each family"
+        where = self.at("addresses")
+        expected = f"1 to {most} addresses, each once" if most else "one address, or one of each family"
         nodes = several.items if isinstance(several, List) else ()
         if not isinstance(several, List):
             self.wrong(several, "addresses", expected)
-        elif len(nodes) not in (1, 2):
+        elif not 1 <= len(nodes) <= (most or 2):
             self.problems.add(several.line, where, expected, f"a list of {len(nodes)}")
             return (_ANY_ADDRESS,)
         before = self.problems.count
         addresses = tuple(self._address(node, f"{where}[{index}]") for index, node in enumerate(nodes))
-        if self.problems.count == before and len({address.version for address in addresses}) != len(addresses):
+        if self.problems.count != before:
+            return addresses
+        if most and (twice := next((one for one in addresses if addresses.count(one) > 1), None)):
+            self.problems.add(several.line, where, expected, f"{twice} twice")
+        elif not most and len({address.version for address in addresses}) != len(addresses):
             self.problems.add(several.line, where, expected, f"two IPv{addresses[0].version} addresses")
         return addresses
 

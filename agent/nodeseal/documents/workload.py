@@ -18,7 +18,7 @@ from nodeseal.documents.schema import Fields, is_name, read_text, unusable
 from nodeseal.mesh.address import Address, parse_address
 from nodeseal.mesh.host import OWN_NAMESPACE
 from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError
-from nodeseal.mesh.workload import Mode, OnFailure, Workload, WorkloadName
+from nodeseal.mesh.workload import MOST_ADDRESSES, Mode, OnFailure, Workload, WorkloadName
 
 DEFAULT = "default"
 """The namespace and the service account of who does not say otherwise."""
@@ -34,7 +34,8 @@ def read_workload(problems: Problems, node: Node, path: str) -> Workload | None:
         key=WorkloadName(intern(fields.name("namespace", DEFAULT)), fields.name("name")),
         service_account=intern(fields.name("service_account", DEFAULT)),
         node=intern(fields.name("node")),
-        addresses=fields.addresses(),
+        # Processes of a node share its address: one of each family.
+        addresses=fields.addresses(0 if fields.has("host") else MOST_ADDRESSES),
         netns=fields.text("netns", "", expected="a path or a name under /run/netns", pattern=_NETNS.pattern) or None,
         wanted=fields.truth("enrolled", False),
         mode=fields.choice("mode", Mode.PERMISSIVE),
@@ -80,7 +81,7 @@ def _take_addresses(entry: WorkloadEntry) -> tuple[Address, ...]:
     if entry.address is not UNSET:
         raise ValueError
     addresses = tuple(map(_address, entry.addresses))
-    if len(addresses) == 2 and addresses[0].version == addresses[1].version:
+    if len(set(addresses)) != len(addresses):
         raise ValueError
     return addresses
 

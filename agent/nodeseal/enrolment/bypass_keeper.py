@@ -4,8 +4,9 @@
 which decides.)
 
 The map tells of every enrolled workload of the mesh that it is one, and what it excludes; of this node's workloads what
-they exclude as long as they are in the mesh state, so that it is in place before they are captured. Changes are found
-by comparing models, which share what has not changed: a large mesh costs little.
+they exclude as long as they are in the mesh state, so that it is in place before they are captured. And it tells what
+is certain to be outside the mesh, which no address of the mesh state is, unless it is named and not enrolled. Changes
+are found by comparing models, which share what has not changed: a large mesh costs little.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ import logging
 from collections.abc import Iterable
 from ipaddress import ip_network
 
-from nodeseal.capture.bypass import Entries, exclusion_entries, node_entries, peer_entries
+from nodeseal.capture.bypass import (
+    Entries,
+    exclusion_entries,
+    extent_entries,
+    inside_entries,
+    node_entries,
+    peer_entries,
+)
 from nodeseal.enrolment.capture_thread import CaptureThread
 from nodeseal.linux import addresses
 from nodeseal.linux.addresses import in_order
@@ -23,20 +31,23 @@ from nodeseal.linux.errors import LinuxError
 from nodeseal.local.config import NodeAddresses
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions
+from nodeseal.mesh.extent import Extent
 from nodeseal.mesh.model import Mesh, Mode, Service, Workload, WorkloadName, difference
 from nodeseal.mesh.workload import WORKLOADS
 
 log = logging.getLogger("nodeseal.agent")
 
 _RETRY_S = 1.0
+NO_EXTENT = Extent()
 
 
 class BypassKeeper:
     """Puts the changes in, in threads: nobody else waits for a large one."""
 
-    def __init__(self, capture: CaptureThread, node: str, wanted: NodeAddresses) -> None:
+    def __init__(self, capture: CaptureThread, node: str, wanted: NodeAddresses, extent: Extent = NO_EXTENT) -> None:
         self.local: frozenset[Address] = frozenset()
         """The node's own addresses, as far as they count."""
+        self._extent = extent
         self._capture = capture
         self._node = node
         self._wanted = wanted
@@ -57,6 +68,16 @@ class BypassKeeper:
     def is_node(self, address: Address) -> bool:
         """Whether connections from this address count as the node's."""
         return address in self.local or any(address in network for network in self._wanted.trusted)
+
+    def is_outside(self, mesh: Mesh, address: Address) -> bool:
+        """Whether connections to this address are let go because it is certain to be outside the mesh."""
+        if not self._extent.is_outside(address):
+            return False
+        enrolled = [one for one in (mesh.by_address.get(address), *mesh.hosts.get(address, ())) if one is not None]
+        service = mesh.service_by_address.get(address)
+        if any(one.accepts_tunnels for one in enrolled) or (service is not None and _leads_to_a_peer(mesh, service)):
+            return False
+        return self._extent.names(address) or (not enrolled and service is None)
 
     def excluded(self, name: WorkloadName) -> Exclusions:
         """What the workload excludes, as far as it is in force."""
@@ -103,26 +124,30 @@ class BypassKeeper:
         self._task = asyncio.create_task(self._bring(), name="bypass")
 
     def _apply(self, mesh: Mesh, local: frozenset[Address]) -> tuple[Mesh, Entries, Entries]:
-        node = node_entries(local, self._wanted.trusted)
+        node = node_entries(local, self._wanted.trusted) | extent_entries(self._extent)
         done = self._done
         if done is None:
             services = self._services(mesh)
-            self._capture.bypass.replace(self._workloads(mesh.workloads.values()) | services | node)
+            self._capture.bypass.replace(self._workloads(mesh, mesh.workloads.values()) | services | node)
             return mesh, services, node
         old, old_services, old_node = done
         change = difference(old, mesh)
         services = self._services(mesh) if change.size else old_services
-        changed = change.put_of(WORKLOADS)
+        changed = list(change.put_of(WORKLOADS))
         gone = [old.workloads[key] for key in change.removed_of(WORKLOADS)]
         gone += [old.workloads[item.key] for item in changed if item.key in old.workloads]
-        put = self._workloads(changed)
+        # What is contested, or no longer, concerns all who claim it, whether they have changed or not.
+        for address in {*old.contested, *mesh.contested} if change.size else ():
+            gone += old.claimants(address)
+            changed += mesh.claimants(address)
+        put = self._workloads(mesh, changed)
         put |= {key: value for key, value in services.items() if key not in old_services}
         put |= {key: value for key, value in node.items() if old_node.get(key) != value}
-        remove = self._workloads(gone).keys() | (old_services.keys() - services.keys())
+        remove = self._workloads(old, gone).keys() | (old_services.keys() - services.keys())
         remove |= old_node.keys() - node.keys()
         # An address may have passed from one to the other, or be shared by others that stay.
         neighbours = [one for hosts in mesh.hosts.values() for one in hosts] if gone else []
-        remove -= put.keys() | services.keys() | self._workloads(neighbours).keys()
+        remove -= put.keys() | services.keys() | self._workloads(mesh, neighbours).keys()
         if put or remove:
             self._capture.bypass.change(put, remove)
         return mesh, services, node
@@ -140,24 +165,41 @@ class BypassKeeper:
                 found[str(workload.key)] = Excluded(inbound.ports, inbound.networks + node)
         return found
 
-    def _workloads(self, workloads: Iterable[Workload]) -> Entries:
+    def _workloads(self, mesh: Mesh, workloads: Iterable[Workload]) -> Entries:
         entries: Entries = {}
+        contested = mesh.contested
         for workload in workloads:
+            if self._extent:
+                entries |= inside_entries(workload.addresses, self._extent)
+            addresses = workload.addresses
+            if contested:
+                # What passes by at an address is one's alone to say.
+                addresses = tuple(one for one in addresses if one not in contested)
             if workload.accepts_tunnels:
                 shared = workload.host is not None
-                entries |= peer_entries(workload.addresses, workload.exclude, shared=shared)
+                entries |= peer_entries(addresses, workload.exclude, shared=shared)
+                if addresses is not workload.addresses:
+                    entries |= peer_entries(set(workload.addresses) - set(addresses), NO_EXCLUSIONS)
             elif workload.node == self._node and workload.exclude:
-                entries |= exclusion_entries(workload.addresses, workload.exclude)
+                entries |= exclusion_entries(addresses, workload.exclude)
         return entries
 
     def _services(self, mesh: Mesh) -> Entries:
         """Services count as enrolled if one of their endpoints is: what dials them may be led there."""
-
-        def leads_to_a_peer(service: Service) -> bool:
-            endpoints = (mesh.workloads.get(name) for name in service.endpoints)
-            return any(endpoint is not None and endpoint.accepts_tunnels for endpoint in endpoints)
-
         found = [
-            address for service in mesh.services.values() if leads_to_a_peer(service) for address in service.addresses
+            address
+            for service in mesh.services.values()
+            if _leads_to_a_peer(mesh, service)
+            for address in service.addresses
         ]
-        return peer_entries(found, NO_EXCLUSIONS)
+        entries = peer_entries(found, NO_EXCLUSIONS)
+        if self._extent:
+            # One that leads to nobody enrolled is led somewhere by the core.
+            for service in mesh.services.values():
+                entries |= inside_entries(service.addresses, self._extent)
+        return entries
+
+
+def _leads_to_a_peer(mesh: Mesh, service: Service) -> bool:
+    endpoints = (mesh.workloads.get(name) for name in service.endpoints)
+    return any(endpoint is not None and endpoint.accepts_tunnels for endpoint in endpoints)

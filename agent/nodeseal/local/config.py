@@ -16,6 +16,8 @@
       new_connections: 20000         # a second
     drain_limit: none                # how long a core that was replaced may go on with its connections
     node_addresses: [local]          # from where plaintext reaches every workload: the node itself, addresses, ranges
+    mesh_networks: [10.0.0.0/8]      # all ranges of pods and services; none: nothing is certain to be outside the mesh
+    outside_mesh: [10.96.0.1]        # outside all the same: addresses, ranges; the API server's, for example
     capture: auto                    # ebpf, iptables, or auto: ebpf where this machine has what it needs
 
 `cgroup`, the root of the cgroup v2 tree, is found; who has several names one (/sys/fs/cgroup/unified, say).
@@ -35,11 +37,12 @@ from ipaddress import IPv6Network
 from pathlib import Path
 
 from nodeseal.capture.backends.backend import Choice
-from nodeseal.documents.document import Scalar
-from nodeseal.documents.exclude import read_network
+from nodeseal.documents.document import Node, Scalar
+from nodeseal.documents.exclude import read_items, read_network
 from nodeseal.documents.limits import read_limits
 from nodeseal.documents.schema import Fields, Problems, open_document
 from nodeseal.mesh.exclusions import Network
+from nodeseal.mesh.extent import Extent
 from nodeseal.mesh.limits import Limits
 
 DEFAULT_RUN_DIR = Path("/run/nodeseal")
@@ -58,6 +61,7 @@ _LOCAL = "local"
 # In the kernel's map IPv4 addresses are below this prefix: a range that holds it would hold all of them.
 _V4_MAPPED = IPv6Network("::ffff:0:0/96")
 _PATH_EXPECTED = "a path"
+_NETWORK_EXPECTED = "an address, or a range of addresses such as 10.0.0.0/24"
 # sun_path of a Unix socket holds 108 bytes (unix(7)); "/agent.sock" goes behind the run directory.
 _RUN_DIR_MAX = 90
 
@@ -97,6 +101,8 @@ class Config:
     capture: Choice
     cgroup: Path | None
     node_addresses: NodeAddresses = NodeAddresses()
+    extent: Extent = field(default_factory=Extent)
+    """What `mesh_networks` and `outside_mesh` say."""
     limits: Limits = field(default_factory=Limits)
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
     """Setting -> its line in the file, of those that are there."""
@@ -129,6 +135,7 @@ def load(path: Path) -> Config:
         capture=fields.choice("capture", Choice.AUTO),
         cgroup=_optional_path(fields, base),
         node_addresses=_node_addresses(fields),
+        extent=_extent(fields),
         limits=read_limits(fields, "limits").over(Limits()),
         lines={name: fields.line_of(name) for name in Config.__dataclass_fields__ if fields.has(name)},
     )
@@ -168,10 +175,36 @@ def _node_addresses(fields: Fields) -> NodeAddresses:
         if isinstance(node, Scalar) and node.text == _LOCAL:
             local = True
         elif (network := read_network(fields.problems, node, f"{name}[{index}]", expected)) is not None:
-            if network.supernet_of(_V4_MAPPED) if network.version == 6 else not network.prefixlen:
-                fields.problems.add(node.line, f"{name}[{index}]", "a smaller range of addresses", str(network))
+            _not_all(fields.problems, node, f"{name}[{index}]", network)
             trusted.append(network)
     return NodeAddresses(local, tuple(trusted))
+
+
+def _extent(fields: Fields) -> Extent:
+    networks: tuple[Network, ...] = read_items(
+        fields, "mesh_networks", "a list of ranges of addresses", _read_smaller_network
+    )
+    outside: tuple[Network, ...] = read_items(
+        fields, "outside_mesh", "a list of addresses and ranges of addresses", _read_smaller_network
+    )
+    for network in outside:
+        if network in networks:
+            expected = "addresses that 'mesh_networks' does not have as well"
+            fields.problems.add(fields.line_of("outside_mesh"), "outside_mesh", expected, str(network))
+    return Extent(networks, outside)
+
+
+def _read_smaller_network(problems: Problems, node: Node, field: str) -> Network | None:
+    network = read_network(problems, node, field, _NETWORK_EXPECTED)
+    if network is not None:
+        _not_all(problems, node, field, network)
+    return network
+
+
+def _not_all(problems: Problems, node: Node, field: str, network: Network) -> None:
+    """The range is to be smaller than all addresses of a family."""
+    if network.supernet_of(_V4_MAPPED) if network.version == 6 else not network.prefixlen:
+        problems.add(node.line, field, "a smaller range of addresses", str(network))
 
 
 def _preconnect(fields: Fields) -> timedelta:

@@ -27,6 +27,9 @@ one excludes it outbound. What it excludes outbound goes where it was dialled; t
 excludes it inbound. Capture lets such connections pass by: here are those that were captured before, or by a capture
 that cannot tell.
 
+An address that two workloads claim (Mesh.contested) is neither's. Nothing is tunnelled there, and as soon as one of the
+two is enrolled nothing goes there or is taken from there in plaintext: whose application it is nobody can tell.
+
 A refusal is deliberate in these cases and no others: strict mode (established or not; while the workload joins or
 leaves only for sources that are not enrolled), the mesh's own ports, and a peer that is not who it should be. It also
 ends a flow that already runs. What merely leads nowhere (a name, a port, a workload that is gone) is Unavailable.
@@ -128,7 +131,7 @@ def outbound(
         return _to_service(mesh, service, destination, established)
     target = mesh.by_address.get(destination.address)
     if target is None and destination.address not in mesh.hosts:
-        return _as_dialled(destination)
+        return _to_nobody(mesh, destination, established)
     if destination.port in MESH_PORTS and not established:
         return Refuse(WhyRefused.MESH_PORT)
     if target is None and (target := mesh.host_at(destination.address, destination.port)) is None:
@@ -153,6 +156,8 @@ def inbound_tunnel(
         return Unavailable(WhyRefused.UNKNOWN_WORKLOAD)
     if authority.address not in here.addresses:
         return Unavailable(WhyRefused.WRONG_ADDRESS)
+    if authority.address in mesh.contested:
+        return Unavailable(WhyRefused.CONTESTED_ADDRESS)
     if authority.port in MESH_PORTS:
         return Unavailable(WhyRefused.MESH_PORT)
     if here.host is not None and not _reached_at(mesh, here, authority):
@@ -173,7 +178,7 @@ def _may_come_from(mesh: Mesh, peer: SpiffeId, source: Address) -> bool:
     origin = mesh.by_address.get(source)
     if origin is not None:
         return origin.identity(mesh.trust_domain) == peer
-    origins = mesh.hosts.get(source)
+    origins = mesh.hosts.get(source) or mesh.contested.get(source)
     return origins is None or any(one.identity(mesh.trust_domain) == peer for one in origins)
 
 
@@ -187,12 +192,13 @@ def inbound_plaintext(
     here = mesh.workloads.get(workload)
     if here is None:
         return Unavailable(WhyRefused.UNKNOWN_WORKLOAD)
-    origin = mesh.by_address.get(source)
+    origins = mesh.claimants(source)
     if port != HBONE_PORT and (excluded := excluded_inbound(mesh, here, source, port)) is not None:
         return Allow(excluded)
     # An enrolled peer that does not know yet that this workload joins or leaves means no harm by its plaintext.
     shared = any(one.accepts_tunnels for one in mesh.hosts.get(source, ()))
-    unaware = here.phase is not Phase.ENROLLED and (shared or (origin is not None and origin.accepts_tunnels))
+    enrolled = any(origin.accepts_tunnels for origin in origins)
+    unaware = here.phase is not Phase.ENROLLED and (shared or enrolled)
     if here.mode is Mode.STRICT and not unaware:
         return Deny(f"{here.key} mode strict", WhyRefused.STRICT)
     if port == HBONE_PORT:
@@ -202,15 +208,16 @@ def inbound_plaintext(
         # A process that is not enrolled, or one that is and whose node does not know yet: the sender sees to it that it
         # is no other, see docs/host-workloads.md.
         return Allow(WhyPlaintext.SOURCE_SHARES_ADDRESS)
-    if origin is None:
+    if not origins:
         return Allow(WhyPlaintext.SOURCE_NOT_IN_MESH)
-    if not origin.accepts_tunnels:
+    if not enrolled:
         return Allow(WhyPlaintext.SOURCE_NOT_ENROLLED)
     if here.phase is not Phase.ENROLLED:
         return Allow(WhyPlaintext.SOURCE_JOINING)
     if established:
         return Allow(WhyPlaintext.OPENED_BEFORE_ENROLMENT)
-    return Deny(POLICY_NO_PLAINTEXT, WhyRefused.SOURCE_IS_ENROLLED)
+    why = WhyRefused.SOURCE_IS_ENROLLED if len(origins) == 1 else WhyRefused.CONTESTED_ADDRESS
+    return Deny(POLICY_NO_PLAINTEXT, why)
 
 
 def excluded_inbound(mesh: Mesh, here: Workload, source: Address, port: int) -> WhyPlaintext | None:
@@ -219,10 +226,12 @@ def excluded_inbound(mesh: Mesh, here: Workload, source: Address, port: int) -> 
     why = here.exclude.inbound.why(source, port)
     if why is None:
         return None
-    origin = mesh.by_address.get(source)
-    if origin is None or not origin.accepts_tunnels:
-        return why
-    return why if origin.exclude.outbound.why(here.address_like(source), port) is not None else None
+    for origin in mesh.claimants(source):
+        # Which of its addresses was dialled nobody says: it may be any of that family.
+        dialled = here.addresses_like(source)
+        if origin.accepts_tunnels and not all(origin.exclude.outbound.why(one, port) for one in dialled):
+            return None
+    return why
 
 
 def excluded_outbound(mesh: Mesh, here: Workload, destination: OriginalDestination) -> WhyPlaintext | None:
@@ -234,10 +243,27 @@ def excluded_outbound(mesh: Mesh, here: Workload, destination: OriginalDestinati
     if (service := mesh.service_by_address.get(address)) is not None:
         endpoints = (mesh.workloads.get(name) for name in service.endpoints)
         return None if any(target is not None and target.accepts_tunnels for target in endpoints) else why
-    target = mesh.by_address.get(address) or mesh.host_at(address, port)
-    if target is None or not target.accepts_tunnels:
-        return why
-    return why if target.exclude.inbound.why(here.address_like(address), port) is not None else None
+    targets = mesh.claimants(address)
+    if not targets and (process := mesh.host_at(address, port)) is not None:
+        targets = (process,)
+    for target in targets:
+        # It may have been dialled from any of that family.
+        sources = here.addresses_like(address)
+        if target.accepts_tunnels and not all(target.exclude.inbound.why(one, port) for one in sources):
+            return None
+    return why
+
+
+def _to_nobody(mesh: Mesh, destination: OriginalDestination, established: bool) -> Route | Refuse | Unavailable:
+    """An address that is no workload's: unknown, or claimed by several."""
+    claimants = mesh.contested.get(destination.address, ())
+    if not claimants:
+        return _as_dialled(destination)
+    if not any(one.accepts_tunnels for one in claimants):
+        return _as_dialled(destination, WhyPlaintext.DESTINATION_NOT_ENROLLED)
+    if established:
+        return _as_dialled(destination, WhyPlaintext.OPENED_BEFORE_ENROLMENT)
+    return Unavailable(WhyRefused.CONTESTED_ADDRESS)
 
 
 def _to_service(
@@ -251,10 +277,22 @@ def _to_service(
     targets = [target for name in service.endpoints if (target := mesh.workloads.get(name)) is not None]
     if not targets:
         return _as_dialled(destination) if established else Unavailable(WhyRefused.NO_ENDPOINT)
-    dialled = destination.address
-    return Route(
-        tuple(_to_workload(mesh, target, target.address_like(dialled), port, established) for target in targets)
-    )
+    found = []
+    for target in targets:
+        where: Address | None = target.address_like(destination.address)
+        if where in mesh.contested:
+            where = _uncontested(mesh, target, destination.address)
+        if where is not None:
+            found.append(_to_workload(mesh, target, where, port, established))
+    if found:
+        return Route(tuple(found))
+    return _as_dialled(destination) if established else Unavailable(WhyRefused.CONTESTED_ADDRESS)
+
+
+def _uncontested(mesh: Mesh, target: Workload, dialled: Address) -> Address | None:
+    """Its first address that it alone claims, those of the family that was dialled before others."""
+    mine = [address for address in target.addresses if address not in mesh.contested]
+    return min(mine, key=lambda address: address.version != dialled.version, default=None)
 
 
 def _to_workload(mesh: Mesh, target: Workload, where: Address, port: int, established: bool) -> Plaintext | Tunnel:

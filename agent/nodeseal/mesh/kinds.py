@@ -10,6 +10,8 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
+from nodeseal.mesh.claims import ClaimIndex
+
 
 class MeshError(ValueError):
     """Objects that cannot be in one mesh together."""
@@ -45,6 +47,11 @@ class Index(Generic[V, T]):
     """What a value is, in messages: "address". Fields that hold it are called so as well."""
     values: Callable[[T], tuple[V, ...]]
 
+    @property
+    def nothing(self) -> Mapping[V, T]:
+        """The entries of no objects."""
+        return MappingProxyType({})
+
     def changed(
         self, kind: "Kind[Any, T]", entries: Mapping[V, T], leaving: _Leaving[T], coming: Iterable[T]
     ) -> Mapping[V, T]:
@@ -78,6 +85,11 @@ class GroupIndex(Generic[V, T]):
     clash: "Callable[[V, T, T], Clash | None]"
     """Why two objects cannot share a value; None if they can."""
 
+    @property
+    def nothing(self) -> Mapping[V, tuple[T, ...]]:
+        """The entries of no objects."""
+        return MappingProxyType({})
+
     def changed(
         self, kind: "Kind[Any, T]", entries: Mapping[V, tuple[T, ...]], leaving: _Leaving[T], coming: Iterable[T]
     ) -> Mapping[V, tuple[T, ...]]:
@@ -107,7 +119,7 @@ class GroupIndex(Generic[V, T]):
         return MappingProxyType(result)
 
 
-AnyIndex: TypeAlias = Index[Any, Any] | GroupIndex[Any, Any]
+AnyIndex: TypeAlias = Index[Any, Any] | GroupIndex[Any, Any] | ClaimIndex[Any, Any]
 
 
 def _unchecked(trust_domain: str, items: Iterable[Any]) -> None:
@@ -123,7 +135,7 @@ class Kind(Generic[K, T]):
     singular: str
     read_key: Callable[[str], K]
     """The reverse of str() of a key. Raises MeshError."""
-    indexes: tuple[Index[Any, T] | GroupIndex[Any, T], ...] = ()
+    indexes: tuple[Index[Any, T] | GroupIndex[Any, T] | ClaimIndex[Any, T], ...] = ()
     check: Callable[[str, Iterable[T]], None] = _unchecked
     """check(trust_domain, objects): raises MeshError for what no such mesh can have."""
 
@@ -161,14 +173,14 @@ class Table(Generic[K, T]):
 
     kind: Kind[K, T] = field(compare=False)
     items: Mapping[K, T]
-    indexes: Mapping[str, Mapping[Any, Any]] = field(compare=False, repr=False)
-    """By the index's name: value -> object, or objects."""
+    indexes: Mapping[str, Any] = field(compare=False, repr=False)
+    """By the index's name: its entries, value -> object, or objects."""
 
     @classmethod
     def empty(cls, kind: Kind[K, T]) -> "Table[K, T]":
         """One without objects."""
         nothing: Mapping[Any, Any] = MappingProxyType({})
-        return cls(kind, nothing, {index.name: nothing for index in kind.indexes})
+        return cls(kind, nothing, {index.name: index.nothing for index in kind.indexes})
 
     def changed(self, put: Sequence[T], removed: Collection[K] = ()) -> "Table[K, T]":
         """The table with objects that are new or changed, and without others; keys that it does not know are passed
@@ -235,7 +247,7 @@ def clashes(contents: Iterable[tuple[Kind[Any, Any], Iterable[tuple[P, Any]]]]) 
             for index in kind.indexes:
                 for value in index.values(item):
                     owners = spaces.setdefault(index.what, {}).setdefault(value, [])
-                    if owners and not (isinstance(index, GroupIndex) and owners[0][0] is index):
+                    if owners and not (isinstance(index, GroupIndex | ClaimIndex) and owners[0][0] is index):
                         _, first_kind, first_place, first = owners[0]
                         yield first_place, place, Clash(first_kind, first, kind, item, index.what, value)
                         continue

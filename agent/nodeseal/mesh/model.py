@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from nodeseal.mesh.address import Address
+from nodeseal.mesh.claims import Claims
 from nodeseal.mesh.kinds import GroupIndex, Index, K, Kind, MeshError, T, Table, Tables, V, check_shared
 from nodeseal.mesh.service import SERVICE_BY_ADDRESS, SERVICES, Service, ServicePort
 from nodeseal.mesh.spiffe import SpiffeIdError, check_trust_domain
@@ -94,6 +95,8 @@ class Mesh:
     workloads: Mapping[WorkloadName, Workload] = field(init=False, compare=False)
     services: Mapping[WorkloadName, Service] = field(init=False, compare=False)
     by_address: Mapping[Address, Workload] = field(init=False, compare=False, repr=False)
+    contested: Mapping[Address, tuple[Workload, ...]] = field(init=False, compare=False, repr=False)
+    """Addresses that several workloads claim, which are not in `by_address`, with these in the order of their names."""
     service_by_address: Mapping[Address, Service] = field(init=False, compare=False, repr=False)
     hosts: Mapping[Address, tuple[Workload, ...]] = field(init=False, compare=False, repr=False)
     """The nodes' own processes by the address that they share, in the order of their names."""
@@ -102,7 +105,9 @@ class Mesh:
         put = object.__setattr__
         put(self, "workloads", self.of(WORKLOADS))
         put(self, "services", self.of(SERVICES))
-        put(self, "by_address", self.by(WORKLOADS, BY_ADDRESS))
+        claims: Claims[Address, Workload] = self.tables[WORKLOADS.name].indexes[BY_ADDRESS.name]
+        put(self, "by_address", claims.alone)
+        put(self, "contested", claims.contested)
         put(self, "service_by_address", self.by(SERVICES, SERVICE_BY_ADDRESS))
         put(self, "hosts", self.groups(WORKLOADS, HOSTS))
 
@@ -112,11 +117,13 @@ class Mesh:
 
     def by(self, kind: Kind[K, T], index: Index[V, T]) -> Mapping[V, T]:
         """The objects of one kind by a value that is theirs alone."""
-        return self.tables[kind.name].indexes[index.name]
+        found: Mapping[V, T] = self.tables[kind.name].indexes[index.name]
+        return found
 
     def groups(self, kind: Kind[K, T], index: GroupIndex[V, T]) -> Mapping[V, tuple[T, ...]]:
         """The objects of one kind by a value that they share."""
-        return self.tables[kind.name].indexes[index.name]
+        found: Mapping[V, tuple[T, ...]] = self.tables[kind.name].indexes[index.name]
+        return found
 
     @classmethod
     def build(
@@ -128,13 +135,19 @@ class Mesh:
     ) -> "Mesh":
         """Makes a model with its indexes, in linear time; `others` are further kinds by their names.
 
-        Raises MeshError for a name or an address that two of them share (processes of one node may share theirs, but no
-        port), and for a name, service account or trust domain that cannot be part of a SPIFFE id. Endpoints that name
-        no workload are allowed: decisions skip them.
+        Raises MeshError for a name that two of them share; for an address that a service shares with another object,
+        or a process of a node with any but its neighbours, with which it may share no port; and for a name, service
+        account or trust domain that cannot be part of a SPIFFE id. Endpoints that name no workload are allowed:
+        decisions skip them. So are two workloads that claim one address: see `contested`.
         """
         objects = {WORKLOADS.name: workloads, SERVICES.name: services, **others}
         put = {kind: tuple(items) for kind, items in objects.items()}
         return cls.from_difference(MeshDifference(trust_domain, put))
+
+    def claimants(self, address: Address) -> tuple[Workload, ...]:
+        """Whose own address it is: nobody's, one's, or all that claim it."""
+        found = self.by_address.get(address)
+        return (found,) if found is not None else self.contested.get(address, ())
 
     def host_at(self, address: Address, port: int) -> Workload | None:
         """The process of a node that is reached there."""

@@ -33,6 +33,12 @@ class WhyPlaintext(Word):
         "Outbound: the mesh state has no workload and no service at that address.",
         "If it is one of yours, add it to the mesh state.",
     )
+    OUTSIDE_MESH = (
+        "outside-mesh",
+        "Outbound: the address is certain to be outside the mesh, by `mesh_networks` or `outside_mesh`. The connection "
+        "is never captured, and needs neither agent nor core.",
+        "If it should be captured, correct these settings, or have the address in the mesh state.",
+    )
     DESTINATION_NOT_ENROLLED = (
         "destination-not-enrolled",
         "Outbound: the workload is known, and its node has not published it as enrolled (or is taking it out).",
@@ -160,6 +166,11 @@ class WhyRefused(Word):
         "wrong-address",
         "A tunnel asks for an address that is not this workload's.",
         "Look at what the peer is: nodeseal asks for no other.",
+    )
+    CONTESTED_ADDRESS = (
+        "contested-address",
+        "Two workloads claim the address in the mesh state, and one of them is enrolled: it is neither's.",
+        "`nodeseal status` names both; take it away from the one that does not have it.",
     )
     MESH_PORT = (
         "mesh-port",
@@ -441,6 +452,13 @@ class ProblemWord(Word):
         Level.WARNING,
         "A change of an enrolled workload could not be put in place (its publication, its capture); it is tried again.",
         "Correct what the line says.",
+    )
+    ADDRESS_CLAIMED_TWICE = (
+        "address-claimed-twice",
+        Level.ERROR,
+        "Two workloads claim one address in the mesh state: it counts for neither. As long as one of them is enrolled, "
+        "connections to it are refused, and so is plaintext from it.",
+        "Take it away from the one that does not have it.",
     )
     FAMILY_NOT_CAPTURED = (
         "family-not-captured",

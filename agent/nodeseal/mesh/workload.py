@@ -11,9 +11,10 @@ from enum import StrEnum
 from typing import NamedTuple, Self
 
 from nodeseal.mesh.address import Address
+from nodeseal.mesh.claims import ClaimIndex
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Exclusions
 from nodeseal.mesh.host import HostPlace
-from nodeseal.mesh.kinds import Clash, GroupIndex, Index, Kind, MeshError
+from nodeseal.mesh.kinds import Clash, GroupIndex, Kind, MeshError
 from nodeseal.mesh.limits import UNCHANGED, LimitChanges
 from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError
 
@@ -68,6 +69,9 @@ class Phase(StrEnum):
 # Every decision about a tunnel names an identity, and checking one anew costs more than the rest of the decision.
 _identity = functools.lru_cache(maxsize=1024)(SpiffeId)
 
+MOST_ADDRESSES = 32
+"""That one workload may have: each is entered in maps of every node."""
+
 _ACCEPTS_TUNNELS = frozenset({Phase.JOINING, Phase.ENROLLED})
 
 
@@ -79,7 +83,7 @@ class Workload:
     service_account: str
     node: str
     addresses: tuple[Address, ...]
-    """One or two, of each family at most one."""
+    """At least one, at most MOST_ADDRESSES, each once. The first of each family is its primary."""
     netns: str | None
     """Path of its network namespace, or a name under /run/netns. Needed on its own node only."""
     wanted: bool
@@ -104,9 +108,23 @@ class Workload:
         return self.addresses[0]
 
     def address_like(self, other: Address) -> Address:
-        """Its address of the family of `other`; the one it has if there is none."""
+        """Its primary address of the family of `other`; the first that it has if there is none."""
         addresses = self.addresses
-        return addresses[-1] if addresses[0].version != other.version else addresses[0]
+        version = other.version
+        if addresses[0].version != version:
+            for address in addresses:
+                if address.version == version:
+                    return address
+        return addresses[0]
+
+    def addresses_like(self, other: Address) -> tuple[Address, ...]:
+        """All of its addresses of the family of `other`."""
+        return tuple(address for address in self.addresses if address.version == other.version)
+
+    @property
+    def primaries(self) -> tuple[Address, ...]:
+        """The first of each family."""
+        return primaries_of(self.addresses)
 
     @property
     def accepts_tunnels(self) -> bool:
@@ -135,6 +153,14 @@ class Workload:
         return _identity(trust_domain, self.key.namespace, self.service_account)
 
 
+def primaries_of(addresses: Iterable[Address]) -> tuple[Address, ...]:
+    """The first of each family, in their order."""
+    found: dict[int, Address] = {}
+    for address in addresses:
+        found.setdefault(address.version, address)
+    return tuple(found.values())
+
+
 def _host_addresses(workload: Workload) -> tuple[Address, ...]:
     return workload.addresses if workload.host is not None else ()
 
@@ -157,7 +183,8 @@ def _check_identities(trust_domain: str, workloads: Iterable[Workload]) -> None:
         raise MeshError(str(error)) from None
 
 
-BY_ADDRESS: Index[Address, Workload] = Index("by_address", "address", lambda workload: workload.own_addresses)
+BY_ADDRESS: ClaimIndex[Address, Workload] = ClaimIndex("by_address", "address", lambda workload: workload.own_addresses)
+"""An address that two workloads claim is neither's."""
 HOSTS: GroupIndex[Address, Workload] = GroupIndex("hosts", "address", _host_addresses, _clash_of_neighbours)
 """The nodes' own processes by the address that they share."""
 

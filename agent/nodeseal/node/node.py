@@ -91,7 +91,7 @@ class Node:
         self.issuer = issuer
         self.issuer_watch = IssuerWatch(issuer, config.run_dir)
         self.pusher = MeshPusher(self.core, lambda: self.mesh_state.effective(self.enrolments.values()))
-        self.bypass = BypassKeeper(capture, config.node, config.node_addresses)
+        self.bypass = BypassKeeper(capture, config.node, config.node_addresses, config.extent)
         self.vigil = Vigil(config.node, source.describe(), config.run_dir, self.core, self.context.settle)
         self.source = source
         self.mesh_state = MeshState(source, config.node, issuer.trust_domain, issuer.describe())

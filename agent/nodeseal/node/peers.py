@@ -63,6 +63,20 @@ def foreign(mesh: Mesh, node: str, publishers: Publishers, own: Trust) -> Iterat
         yield Problem(ProblemWord.OTHER_CA, text, remedy, other)
 
 
+def claimed_twice(mesh: Mesh) -> Iterator[Problem]:
+    """Addresses that several workloads claim: whoever sees that says so, whichever node they are of."""
+    for address, claimants in sorted(mesh.contested.items(), key=lambda item: str(item[0])):
+        who = " and ".join(f"{one.key} (on {one.node})" for one in claimants)
+        enrolled = any(one.accepts_tunnels for one in claimants)
+        effect = "connections to it are refused, and plaintext from it" if enrolled else "it is nobody's"
+        yield Problem(
+            ProblemWord.ADDRESS_CLAIMED_TWICE,
+            f"{who} claim the address {address}, so it counts for neither: {effect}",
+            f"take {address} away from the one that does not have it",
+            str(address),
+        )
+
+
 def _numbered_alike(one: str, other: str) -> bool:
     """node1 and node2: two nodes of one kind, and no slip of the pen."""
     return one.translate(_DIGITS) == other.translate(_DIGITS)

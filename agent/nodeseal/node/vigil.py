@@ -124,6 +124,7 @@ class Vigil:
         found: list[Problem] = []
         if mesh is not None:
             found += peers.missing(mesh, self._node, self._source, publishers)
+            found += peers.claimed_twice(mesh)
             if own is not None:
                 found += peers.foreign(mesh, self._node, publishers, own)
         self._lacking = tuple(found)

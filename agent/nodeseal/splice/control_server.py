@@ -103,6 +103,7 @@ class ControlServer:
             contract.Retire: self._retire,
             contract.Live: self._live,
             contract.WorkloadAdd: self._workload_add,
+            contract.WorkloadAddresses: self._workload_addresses,
             contract.WorkloadLimits: self._workload_limits,
             contract.WorkloadCredentials: self._workload_credentials,
             contract.TrustBundle: self._trust_bundle,
@@ -227,6 +228,14 @@ class ControlServer:
             raise
         where = ", ".join(map(str, record.addresses))
         log.info("workload %s added, address %s, key %d", record.name, where, record.key)
+        return Answer()
+
+    def _workload_addresses(self, request: contract.WorkloadAddresses, _carried: Carried) -> Outcome:
+        record, addresses = self._record(request.key), tuple(map(ip_address, request.addresses))
+        if not addresses:
+            raise RequestError(f"workload_addresses of {record.name} without an address")
+        record.addresses = addresses
+        log.info("workload %s has the addresses %s", record.name, ", ".join(map(str, addresses)))
         return Answer()
 
     def _workload_limits(self, request: contract.WorkloadLimits, _carried: Carried) -> Outcome:

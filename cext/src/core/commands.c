@@ -5,9 +5,11 @@
 
 #include "core/listener.h"
 #include "core/recheck.h"
+#include "core/ring_reader.h"
 #include "core/snapshot.h"
 #include "flow/flow.h"
 #include "flow/preconnect.h"
+#include "flow/route.h"
 #include "flow/tunnel_end.h"
 
 /* ---- workloads ---- */
@@ -72,8 +74,11 @@ void commands_end_workloads(struct worker *worker, int most)
     static const char REASON[] = "the workload was removed";
     while (!link_empty(&worker->workloads.leaving)) {
         struct workload *workload = container_of(worker->workloads.leaving.next, struct workload, link);
-        for (; most > 0 && !link_empty(&workload->flows); most--)
-            flow_abort(container_of(workload->flows.next, struct flow, link), REASON);
+        for (; most > 0 && !link_empty(&workload->flows); most--) {
+            struct flow *flow = container_of(workload->flows.next, struct flow, link);
+            flow->cause = CAUSE_PASSING; /* an application that waits still may find another core */
+            flow_abort(flow, REASON);
+        }
         for (; most > 0 && !link_empty(&workload->tunnels); most--)
             tunnel_abort(container_of(workload->tunnels.next, struct tunnel, link), REASON);
         if (most <= 0)
@@ -121,6 +126,15 @@ static void command_run(struct worker *worker, struct command *command)
         break;
     case COMMAND_ACCEPTED:
         connection_taken(worker, workload, command);
+        break;
+    case COMMAND_PARKED:
+        ring_reader_parked(worker, workload, command);
+        break;
+    case COMMAND_GAVE_UP:
+        route_gave_up(worker, &command->tuple, command->sequence);
+        break;
+    case COMMAND_ANSWERED:
+        parked_answered(&worker->parking, &command->tuple, command->sequence);
         break;
     case COMMAND_REMOVE:
         if (workload != NULL)

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/snapshot.h"
 #include "core/thread.h"
 #include "loop/workload.h"
 
@@ -232,6 +233,14 @@ int core_workload_listen(struct core *core, uint64_t workload, int role, int fd,
     return result;
 }
 
+/* Until the workers have done all that was asked of them so far. */
+static void core_wait(struct core *core)
+{
+    struct snapshot snapshot;
+    snapshot_begin(&snapshot, core->workers, core->worker_count, 0);
+    snapshot_end(&snapshot);
+}
+
 int core_workload_unlisten(struct core *core, uint64_t workload, int role, char *error, size_t error_size)
 {
     NS_CHECK(core, CORE_MAGIC);
@@ -244,6 +253,8 @@ int core_workload_unlisten(struct core *core, uint64_t workload, int role, char 
         result = post_all(core, &like, -1, error, error_size);
     }
     pthread_mutex_unlock(&core->mutex);
+    if (result == 0 && role == NS_LISTEN_PARKED)
+        core_wait(core);
     return result;
 }
 

@@ -22,8 +22,7 @@ static int is_for_tunnels(int role)
     return role == NS_LISTEN_HBONE || role == NS_LISTEN_HBONE6;
 }
 
-/* Who is to have what was just accepted. */
-static struct worker *place(struct worker *home)
+struct worker *listener_place(struct worker *home)
 {
     const struct context *context = home->context;
     uint32_t index = placement_choose(context->places, context->worker_count, home->index,
@@ -31,10 +30,38 @@ static struct worker *place(struct worker *home)
     return index == home->index ? home : &context->workers[index];
 }
 
+static void connection_refuse(struct worker *worker, struct workload *workload, int role, int fd,
+                              const struct ns_address *peer, enum ns_limit limit)
+{
+    struct ns_address local;
+    if (socket_local_address(fd, &local) == 0)
+        workload_show_refused(worker, workload, role == NS_LISTEN_OUTBOUND ? NS_OUTBOUND : NS_INBOUND, peer,
+                              &local, limit);
+    socket_abort(fd);
+}
+
 static void connection_begin(struct worker *worker, struct workload *workload, int role, int fd,
                              const struct ns_address *peer)
 {
     route_accept(worker, workload, role == NS_LISTEN_OUTBOUND ? NS_OUTBOUND : NS_INBOUND, fd, peer);
+}
+
+/* Nobody waits for it after all: a connection like any other. */
+static void connection_admit(struct worker *worker, struct workload *workload, int role, int fd,
+                             const struct ns_address *peer)
+{
+    enum ns_limit limit = quota_admit(workload->quota, worker->now_us);
+    if (limit == NS_LIMITS)
+        connection_begin(worker, workload, role, fd, peer);
+    else
+        connection_refuse(worker, workload, role, fd, peer, limit);
+}
+
+static int connection_tuple(uint64_t workload, int fd, const struct ns_address *peer, struct tuple *tuple)
+{
+    tuple->workload = workload;
+    tuple->source = *peer;
+    return socket_local_address(fd, &tuple->destination);
 }
 
 void connection_taken(struct worker *worker, struct workload *workload, struct command *command)
@@ -46,10 +73,15 @@ void connection_taken(struct worker *worker, struct workload *workload, struct c
     } else {
         quota_descriptors(command->quota, -1);
     }
+    struct tuple tuple;
     if (workload == NULL) {
         socket_abort(command->fd);
-        if (!is_stranger)
+        if (!is_stranger && !command->paired)
             quota_leave(command->quota);
+    } else if (command->paired) {
+        if (connection_tuple(workload->key, command->fd, &command->address, &tuple) != 0 ||
+            !route_pair(worker, &tuple, command->fd))
+            connection_admit(worker, workload, command->role, command->fd, &command->address);
     } else if (is_stranger) {
         tunnel_accept(worker, workload, command->fd, &command->address);
     } else {
@@ -59,9 +91,10 @@ void connection_taken(struct worker *worker, struct workload *workload, struct c
 }
 
 static void connection_hand_over(struct worker *to, const struct listener *listener, int fd,
-                                 const struct ns_address *peer)
+                                 const struct ns_address *peer, int paired)
 {
     struct command *command = command_new(COMMAND_ACCEPTED, listener->workload->key);
+    command->paired = paired;
     command->quota = quota_hold(listener->workload->quota);
     if (is_for_tunnels(listener->role)) {
         descriptors_strangers(command->quota->process, 1);
@@ -79,33 +112,49 @@ static void connection_hand_over(struct worker *to, const struct listener *liste
 static void stranger_accepted(struct worker *worker, struct listener *listener, int fd,
                               const struct ns_address *peer)
 {
-    struct worker *to = listener->closing ? worker : place(worker);
+    struct worker *to = listener->closing ? worker : listener_place(worker);
     if (to == worker || __atomic_load_n(&to->coming, __ATOMIC_RELAXED) >= COMING_MOST)
         tunnel_accept(worker, listener->workload, fd, peer);
     else
-        connection_hand_over(to, listener, fd, peer);
+        connection_hand_over(to, listener, fd, peer, 0);
+}
+
+/* Gives it to the flow whose SYN was released, here or on another worker; 0: there is none. */
+static int connection_paired(struct worker *worker, const struct listener *listener, int fd,
+                             const struct ns_address *peer)
+{
+    struct tuple tuple;
+    if (worker->parking.count == 0 || listener->role != NS_LISTEN_OUTBOUND ||
+        connection_tuple(listener->workload->key, fd, peer, &tuple) != 0)
+        return 0;
+    struct parked *parked = parked_find(&worker->parking, &tuple);
+    if (parked == NULL)
+        return 0;
+    struct worker *to = &worker->context->workers[parked->worker];
+    parked_forget(&worker->parking, parked);
+    if (to == worker)
+        return route_pair(worker, &tuple, fd);
+    connection_hand_over(to, listener, fd, peer, 1);
+    return 1;
 }
 
 static void connection_accepted(struct worker *worker, struct listener *listener, int fd,
                                 const struct ns_address *peer)
 {
     struct workload *workload = listener->workload;
-    enum ns_limit limit = quota_admit(workload->quota, worker->now_us);
     turns_spend(&workload->budget, TURN_ACCEPT);
+    if (connection_paired(worker, listener, fd, peer))
+        return;
+    enum ns_limit limit = quota_admit(workload->quota, worker->now_us);
     if (limit != NS_LIMITS) {
-        struct ns_address local;
-        if (socket_local_address(fd, &local) == 0)
-            workload_show_refused(worker, workload,
-                                  listener->role == NS_LISTEN_OUTBOUND ? NS_OUTBOUND : NS_INBOUND, peer,
-                                  &local, limit);
-        socket_abort(fd);
+        connection_refuse(worker, workload, listener->role, fd, peer, limit);
         return;
     }
-    struct worker *to = listener->closing ? worker : place(worker);
+    struct worker *to = listener->closing ? worker : listener_place(worker);
     if (to == worker)
         connection_begin(worker, workload, listener->role, fd, peer);
     else
-        connection_hand_over(to, listener, fd, peer);
+        connection_hand_over(to, listener, fd, peer, 0);
 }
 
 /* Out of descriptors: the connection is taken and reset, instead of waking us again and again. 0, or -1 with
@@ -191,6 +240,10 @@ void listener_leave(struct worker *worker, struct listener *listener)
     close(listener->poll.fd);
     descriptors_change(listener->workload->quota->process, -1);
     listener->poll.fd = -1;
+    if (listener->role == NS_LISTEN_PARKED) {
+        ring_close(&listener->workload->ring);
+        parked_left(&worker->parking, listener->workload->key, worker->now_ms);
+    }
 }
 
 void listener_close(struct worker *worker, struct listener *listener)
@@ -201,8 +254,10 @@ void listener_close(struct worker *worker, struct listener *listener)
      * another worker when the caller counts what is left. Who comes meanwhile was promised nothing: a flood
      * would keep the worker here for as long as it lasts. */
     listener->closing = 1;
-    listener->waiting = socket_waiting(listener->poll.fd);
-    listener_event(worker, listener);
+    if (listener->role != NS_LISTEN_PARKED) {
+        listener->waiting = socket_waiting(listener->poll.fd);
+        listener_event(worker, listener);
+    }
     listener_leave(worker, listener);
 }
 
@@ -212,11 +267,17 @@ void listener_open(struct worker *worker, struct workload *workload, struct comm
     listener_close(worker, listener);
     listener->workload = workload;
     listener->role = command->role;
-    listener->poll.kind = POLL_LISTENER;
+    listener->poll.kind = command->role == NS_LISTEN_PARKED ? POLL_RING : POLL_LISTENER;
     listener->poll.fd = command->fd;
     descriptors_change(workload->quota->process, 1);
     listener->closing = 0;
     command->fd = -1;
+    if (listener->role == NS_LISTEN_PARKED &&
+        ring_open(&workload->ring, listener->poll.fd, ring_size(listener->poll.fd)) != 0) {
+        fprintf(stderr, "nodeseal core: cannot read the ring of a workload: %s\n", strerror(errno));
+        listener_leave(worker, listener);
+        return;
+    }
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = &listener->poll};
     if (epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, listener->poll.fd, &event) != 0)
         fprintf(stderr, "nodeseal core: cannot watch a listener: %s\n", strerror(errno));

@@ -6,6 +6,9 @@
  * listener is watched level triggered: of those who wait in its queue a turn's worth is taken, and the rest
  * wakes the worker again. Where nothing can be accepted though somebody waits, it is paused until the next
  * tick.
+ *
+ * The ring in which SYNs are parked is opened and closed here as well; core/ring_reader.h reads it. What the
+ * outbound listener accepts then belongs to a flow that waits for it.
  */
 #ifndef NS_LISTENER_H
 #define NS_LISTENER_H
@@ -17,6 +20,8 @@
 void listener_open(struct worker *worker, struct workload *workload, struct command *command);
 /* Accepts a turn's worth; what is left raises the event again. */
 void listener_event(struct worker *worker, struct listener *listener);
+/* The worker that is to have what `home` has accepted, or is about to. */
+struct worker *listener_place(struct worker *home);
 /* Watches those again that were paused. */
 void listeners_resume(struct worker *worker);
 /* Accepts all who wait in the queue now, and closes; harmless if it is not open. */

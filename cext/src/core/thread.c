@@ -12,12 +12,14 @@
 #include "core/commands.h"
 #include "core/listener.h"
 #include "core/recheck.h"
+#include "core/ring_reader.h"
 #include "flow/pool.h"
 #include "flow/route.h"
 #include "flow/tunnel_bytes.h"
 #include "flow/tunnel_events.h"
 #include "flow/tunnel_handshake.h"
 #include "flow/windows.h"
+#include "loop/syn_answer.h"
 
 enum {
     EVENTS_PER_TURN = 256,
@@ -80,6 +82,9 @@ static void dispatch(struct worker *worker, struct pollable *pollable, uint32_t 
     case POLL_LISTENER:
         listener_event(worker, container_of(pollable, struct listener, poll));
         break;
+    case POLL_RING:
+        ring_reader_event(worker, container_of(pollable, struct listener, poll));
+        break;
     case POLL_TUNNEL:
         tunnel_event(container_of(pollable, struct tunnel, poll), events);
         break;
@@ -101,6 +106,21 @@ static void handle_events(struct worker *worker, struct epoll_event *events, int
         if (count < EVENTS_PER_TURN || batch == BATCHES_PER_TURN || !turns_contended(&worker->turns))
             return;
         count = epoll_wait(worker->epoll_fd, events, EVENTS_PER_TURN, 0);
+    }
+}
+
+/* Answers the SYNs of which it is known now what becomes of them. Those that were released have gone through
+ * lo when they are sent: their connections can be accepted, without another turn. */
+static void answer_syns(struct worker *worker)
+{
+    syn_answers_send(worker);
+    while (!link_empty(&worker->answers.released)) {
+        struct workload *workload =
+            container_of(worker->answers.released.next, struct workload, released_link);
+        struct listener *listener = &workload->listeners[NS_LISTEN_OUTBOUND];
+        link_remove(&workload->released_link);
+        if (listener->poll.fd >= 0) /* else another worker has it, which is woken */
+            listener_event(worker, listener);
     }
 }
 
@@ -197,6 +217,7 @@ static void tick(struct worker *worker)
     int dials = POOL_PRECONNECTS;
     worker->last_tick_ms = worker->now_ms;
     listeners_resume(worker);
+    ring_reader_tick(worker);
     if (worker->live.most < live_objects(worker))
         worker->live.most = live_objects(worker);
     workloads_each(worker, tick_tunnels, &dials);
@@ -205,7 +226,7 @@ static void tick(struct worker *worker)
     link_each(at, next, &worker->live.waiting)
     {
         struct flow *flow = container_of(at, struct flow, waiting_link);
-        if (worker->now_ms > flow->deadline_ms)
+        if (flow->deadline_ms != 0 && worker->now_ms > flow->deadline_ms)
             flow_fail(flow, "timed out");
     }
     if (worker->rechecks.missed) {
@@ -243,7 +264,7 @@ static int sleep_ms(const struct worker *worker)
     if (turns_busy(&worker->turns) || !link_empty(&worker->rechecks.workloads) ||
         !link_empty(&worker->workloads.leaving))
         return 0;
-    if (worker->live.tunnels == 0 && strangers_count(&worker->strangers) == 0 &&
+    if (worker->live.tunnels == 0 && worker->parking.count == 0 && strangers_count(&worker->strangers) == 0 &&
         link_empty(&worker->live.waiting) && worker->pool.preconnects == 0 &&
         link_empty(&worker->paused_listeners) && worker->blocks.touched == 0 && !many_have_left(worker))
         return -1;
@@ -266,6 +287,7 @@ static void *turn_until_stopped(void *argument)
         worker->mailbox_taken = 0;
         turns_begin(&worker->turns, worker->now_ms);
         handle_events(worker, events, count);
+        answer_syns(worker);
         if (!link_empty(&worker->turns.tasks))
             turns_run_tasks(&worker->turns, task_continue, worker);
         if (!link_empty(&worker->turns.writes)) {
@@ -281,6 +303,7 @@ static void *turn_until_stopped(void *argument)
             commands_end_workloads(worker, ENDS_PER_TURN);
         if (worker->now_ms - worker->last_tick_ms >= tick_interval(worker))
             tick(worker);
+        answer_syns(worker);
         bury(worker);
         if (worker->context->worker_count > 1)
             placement_show(&worker->context->places[worker->index], live_objects(worker), worker->now_ms,
@@ -290,6 +313,7 @@ static void *turn_until_stopped(void *argument)
     handshakes_go_on(worker);
     workloads_each(worker, commands_remove, NULL);
     commands_end_workloads(worker, INT_MAX);
+    syn_answers_send(worker);
     bury(worker);
     return NULL;
 }

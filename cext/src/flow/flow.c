@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "loop/syn_answer.h"
+
 enum { DEADLINE_SPARE_MS = 5000 }; /* a flow outlives the connection attempts it waits for */
 
 struct flow *flow_new(struct worker *worker, struct workload *workload, enum ns_direction direction)
@@ -19,6 +21,7 @@ struct flow *flow_new(struct worker *worker, struct workload *workload, enum ns_
     flow->task.kind = TASK_FLOW;
     link_init(&flow->waiting_link);
     link_init(&flow->waiter.link);
+    held_init(&flow->held);
     flow->near.fd = -1;
     flow->near.kind = POLL_NEAR;
     flow->far.fd = -1;
@@ -97,9 +100,9 @@ void flow_describe(const struct flow *flow, struct ns_connection *out)
     out->id = flow->id;
     out->workload = flow->workload->key;
     out->direction = flow->direction;
-    out->state = flow->state == FLOW_DECIDING     ? NS_STATE_DECIDING
-                 : flow->state == FLOW_CONNECTING ? NS_STATE_CONNECTING
-                                                  : NS_STATE_OPEN;
+    out->state = flow->state == FLOW_DECIDING ? NS_STATE_DECIDING
+                 : flow->state < FLOW_OPEN    ? NS_STATE_CONNECTING
+                                              : NS_STATE_OPEN;
     out->mtls = flow->mtls && flow->peer[0] != 0;
     out->source = flow->source;
     out->destination = flow->destination;
@@ -155,9 +158,11 @@ static void flow_close(struct flow *flow, const char *reason, void (*how)(int))
     struct worker *worker = flow->worker;
     if (!flow->unlisted)
         flow_remember(flow, reason);
+    if (held_is(&flow->held))
+        syn_refuse(worker, flow->workload, &flow->held, flow->cause);
     byte_queue_clear(&flow->to_near.pending, &worker->blocks);
     byte_queue_clear(&flow->to_far.pending, &worker->blocks);
-    stream_close(&flow->stream, flow->state == FLOW_OPEN);
+    stream_close(&flow->stream, flow->state >= FLOW_RELEASED);
     flow->state = FLOW_CLOSED;
     flow_close_side(flow, &flow->near, how);
     flow_close_side(flow, &flow->far, how);

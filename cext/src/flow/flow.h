@@ -7,13 +7,20 @@
  *   outbound: application -> near | far -> endpoint, or tunnel to its node
  *   inbound:  client -> far, or tunnel | near -> application
  *
+ * A flow that begins with a parked SYN (loop/parking.h) has no near side before its far side is there: the
+ * application's connect() ends when the SYN is released, and the near side is what is accepted then. If the
+ * far side does not come to be, the SYN is answered by what `cause` says. Inbound such a flow is a question
+ * only: it ends with the answer, and the client is connected to the application itself.
+ *
  * What is here is how a flow begins and ends. route.h brings it from acceptance to the first byte, relay.h
  * moves its bytes.
  */
 #ifndef NS_FLOW_H
 #define NS_FLOW_H
 
+#include "base/cause.h"
 #include "flow/stream.h"
+#include "loop/parking.h"
 
 enum { FLOW_MAGIC = 0x6e73666c };
 
@@ -21,8 +28,9 @@ enum { FLOW_MAGIC = 0x6e73666c };
 enum flow_state {
     FLOW_DECIDING = 0,   /* waits for an answer */
     FLOW_CONNECTING = 1, /* outbound: to the endpoint; inbound: to the application */
-    FLOW_OPEN = 2,       /* bytes move */
-    FLOW_CLOSED = 3,     /* in the graveyard */
+    FLOW_RELEASED = 2,   /* the far side is there: its SYN was released, and is to be accepted */
+    FLOW_OPEN = 3,       /* bytes move */
+    FLOW_CLOSED = 4,     /* in the graveyard */
 };
 
 /* One direction of a flow. */
@@ -72,6 +80,10 @@ struct flow {
     uint32_t tried;
     /* The worker's when it was last asked about. */
     uint64_t recheck_round;
+    /* The SYN that it began with, until that is answered. */
+    struct held held;
+    /* Why it comes to nothing, for its SYN or its stream's peer. */
+    enum cause cause;
     struct pollable near;
     /* fd -1 when the far side is a stream. */
     struct pollable far;
@@ -82,9 +94,9 @@ struct flow {
     struct ns_address destination;
     struct ns_address endpoint;
     uint64_t accepted_ms;
-    /* Until OPEN. */
+    /* Until OPEN; 0: none, the application waits for as long as it likes. */
     uint64_t deadline_ms;
-    /* It never was a connection: it stands among the refusals (refusals.h) instead. */
+    /* It never was a connection: it stands among the refusals (refusals.h) instead, or is none of ours. */
     int unlisted;
     /* Plaintext: why. */
     char reason[NS_REASON_MAX];

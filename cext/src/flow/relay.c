@@ -263,6 +263,21 @@ static void relay_tunnel(struct flow *flow)
         flow_abort(flow, "the application reset the connection");
 }
 
+/* What the application sends is dropped for as long as a connection may take to end. */
+static void relay_bound_discarding(struct flow *flow)
+{
+    flow->deadline_ms = flow->worker->now_ms + flow->worker->options->connect_timeout_ms;
+    link_remove(&flow->waiting_link);
+    link_append(&flow->worker->live.waiting, &flow->waiting_link);
+}
+
+void relay_begin(struct flow *flow)
+{
+    if (flow->to_far.state == HALF_DISCARDING)
+        relay_bound_discarding(flow);
+    relay_flow(flow);
+}
+
 void relay_flow(struct flow *flow)
 {
     if (flow->state != FLOW_OPEN)
@@ -331,14 +346,15 @@ void relay_end(struct stream *stream)
 static void flow_discard(struct flow *flow)
 {
     flow->to_far.state = HALF_DISCARDING;
-    flow->deadline_ms = flow->worker->now_ms + flow->worker->options->connect_timeout_ms;
-    link_append(&flow->worker->live.waiting, &flow->waiting_link);
+    if (flow->state == FLOW_OPEN)
+        relay_bound_discarding(flow);
 }
 
 void relay_closed(struct stream *stream, int clean)
 {
     struct flow *flow = container_of(stream, struct flow, stream);
-    if (clean && flow->state == FLOW_OPEN && flow->to_near.state >= HALF_ENDING) {
+    if (clean && (flow->state == FLOW_OPEN || flow->state == FLOW_RELEASED) &&
+        flow->to_near.state >= HALF_ENDING) {
         /* Complete: the application is to have all of it, also when the peer takes no more of ours (RFC 9113
          * section 8.1; Envoy resets so when its application ends first). Closing while it still sends would
          * reset it and destroy what it has not received yet. Only a server may so decline the rest of what it

@@ -12,6 +12,8 @@
 
 /* Moves bytes as far as they go now; ends the flow if both directions have ended, or one broke. */
 void relay_flow(struct flow *flow);
+/* The same when it has just been opened. */
+void relay_begin(struct flow *flow);
 
 /* Of struct stream_events; the stream is a flow's. */
 void relay_data(struct tunnel *tunnel, struct stream *stream, const uint8_t *bytes, size_t length);

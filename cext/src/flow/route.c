@@ -8,6 +8,8 @@
 
 #include "balance/pick.h"
 #include "flow/relay.h"
+#include "loop/syn_answer.h"
+#include "wire/names.h"
 
 enum { ATTEMPTS_MAX = 3 }; /* tunnels tried for one endpoint when they break before the stream was answered */
 
@@ -26,7 +28,20 @@ static void route_open(struct flow *flow)
         flow_describe(flow, &event->connection);
         events_put(&flow->worker->events);
     }
-    relay_flow(flow);
+    relay_begin(flow);
+}
+
+/* The same, but an application whose SYN is held has to be let in first. */
+static void route_reached(struct flow *flow)
+{
+    if (!held_is(&flow->held)) {
+        route_open(flow);
+        return;
+    }
+    flow->state = FLOW_RELEASED;
+    flow->deadline_ms = flow->worker->now_ms + RELEASED_MS;
+    flow->cause = CAUSE_SILENT; /* should it be lost from here on, the SYN may come again */
+    syn_release(flow->worker, flow->workload, &flow->held);
 }
 
 /* ---- outbound: towards an endpoint ---- */
@@ -157,6 +172,27 @@ static void route_rechecked(struct flow *flow, const struct decision *decision)
                                                 : flow->reason);
 }
 
+/* Whether its SYN is to go on, and the rest with it. */
+static int goes_natively(const struct flow *flow, const struct decision *decision)
+{
+    if (!held_is(&flow->held) || flow->direction == NS_INBOUND)
+        return held_is(&flow->held);
+    const struct ns_endpoint *only = &decision->endpoints[0];
+    return flow->held.native && decision->endpoint_count == 1 && only->tunnel == NS_PLAINTEXT &&
+           only->address.port == flow->destination.port &&
+           address_same_ip(&only->address, &flow->destination);
+}
+
+/* None of our connections from here on: the kernel counts it (bpf/lib/natives.h). */
+static void route_natively(struct flow *flow)
+{
+    flow->workload->stats.plaintext++;
+    flow->unlisted = 1;
+    syn_send_on(flow->worker, flow->workload, &flow->held,
+                flow->direction == NS_OUTBOUND ? NS_MARK_NATIVE : NS_MARK_ADMITTED);
+    flow_finish(flow);
+}
+
 void route_decided(struct flow *flow, struct decision *decision)
 {
     NS_CHECK(flow, FLOW_MAGIC);
@@ -167,6 +203,8 @@ void route_decided(struct flow *flow, struct decision *decision)
     flow->decision = decision_hold(decision);
     if (decision->verdict != NS_ALLOW) {
         route_refuse(flow, decision);
+    } else if (goes_natively(flow, decision)) {
+        route_natively(flow);
     } else if (flow->direction == NS_INBOUND) {
         snprintf(flow->reason, sizeof(flow->reason), "%s", flow->mtls ? "" : decision->reason);
         route_to_application(flow);
@@ -228,6 +266,62 @@ void route_accept(struct worker *worker, struct workload *workload, enum ns_dire
     route_ask(flow, 0);
 }
 
+/* ---- with a parked SYN ---- */
+
+static struct flow *flow_held(struct worker *worker, const struct tuple *tuple)
+{
+    struct held *held = held_find(&worker->parking, tuple);
+    return held != NULL ? container_of(held, struct flow, held) : NULL;
+}
+
+void route_park(struct worker *worker, struct workload *workload, enum ns_direction direction,
+                struct syn *syn, uint32_t mark, int native)
+{
+    struct flow *flow = flow_new(worker, workload, direction);
+    flow->source = syn->source;
+    flow->destination = flow->endpoint = syn->destination;
+    flow->deadline_ms = 0;
+    held_begin(&worker->parking, workload->key, &flow->held, syn, mark);
+    flow->held.native = native;
+    if (turns_event(&worker->turns, &workload->budget))
+        route_ask(flow, 0);
+    else
+        task_wait(&worker->turns, &workload->budget, &flow->task);
+}
+
+void route_again(struct worker *worker, const struct tuple *tuple, uint32_t sequence)
+{
+    struct flow *flow = flow_held(worker, tuple);
+    if (flow == NULL || flow->held.syn->sequence != sequence || flow->state != FLOW_RELEASED)
+        return;
+    flow->deadline_ms = worker->now_ms + RELEASED_MS;
+    syn_release(worker, flow->workload, &flow->held);
+}
+
+void route_gave_up(struct worker *worker, const struct tuple *tuple, uint32_t sequence)
+{
+    struct flow *flow = flow_held(worker, tuple);
+    if (flow == NULL || flow->held.syn->sequence != sequence)
+        return;
+    held_end(&flow->held);
+    flow_abort(flow, "the application gave up");
+}
+
+int route_pair(struct worker *worker, const struct tuple *tuple, int fd)
+{
+    struct flow *flow = flow_held(worker, tuple);
+    if (flow == NULL || flow->state != FLOW_RELEASED)
+        return 0;
+    held_end(&flow->held);
+    socket_bound(fd, quota_buffers(flow->workload->quota));
+    flow_adopt(flow, &flow->near, fd);
+    if (worker_watch(worker, &flow->near) != 0)
+        flow_fail(flow, "the connection could not be set up");
+    else
+        route_open(flow);
+    return 1;
+}
+
 /* ---- events of its sockets ---- */
 
 static void side_connected(struct flow *flow, struct pollable *side, uint32_t events)
@@ -242,7 +336,7 @@ static void side_connected(struct flow *flow, struct pollable *side, uint32_t ev
         if (side == &flow->near)
             application_connected(flow);
         else
-            route_open(flow);
+            route_reached(flow);
     } else if (flow->direction == NS_OUTBOUND) {
         route_failed(flow, 0,
                      error == ECONNREFUSED ? "the endpoint refused" : "the endpoint cannot be reached");
@@ -283,7 +377,7 @@ void route_event(struct flow *flow, struct pollable *side, uint32_t events)
             relay_flow(flow);
         else
             task_wait(turns, &flow->workload->budget, &flow->task);
-    } else if (side->failed)
+    } else if (side->failed && flow->state != FLOW_RELEASED)
         flow_abort(flow, "the client went away");
 }
 
@@ -325,7 +419,7 @@ static void on_answered(struct stream *stream)
 
 static void on_opened(struct stream *stream)
 {
-    route_open(flow_of(stream));
+    route_reached(flow_of(stream));
 }
 
 static void on_refused(struct stream *stream, int again, const char *reason)

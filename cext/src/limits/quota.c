@@ -130,8 +130,13 @@ static enum ns_limit limit_met(struct quota *quota, uint64_t connections, uint64
 
 enum ns_limit quota_admit(struct quota *quota, uint64_t now_us)
 {
+    return quota_admit_beside(quota, 0, now_us);
+}
+
+enum ns_limit quota_admit_beside(struct quota *quota, uint64_t beside, uint64_t now_us)
+{
     enum ns_limit limit =
-        limit_met(quota, __atomic_add_fetch(&quota->connections, 1, __ATOMIC_RELAXED), now_us);
+        limit_met(quota, beside + __atomic_add_fetch(&quota->connections, 1, __ATOMIC_RELAXED), now_us);
     if (limit != NS_LIMITS) {
         quota_leave(quota);
         quota_refused(quota, limit, now_us / 1000);

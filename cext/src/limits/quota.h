@@ -96,6 +96,8 @@ struct ns_limits quota_limits(const struct quota *quota);
 /* Counts a new connection in and returns NS_LIMITS, or returns the limit that it meets: it is to be refused
  * then, and was counted as such. */
 enum ns_limit quota_admit(struct quota *quota, uint64_t now_us);
+/* The same, where `beside` other connections count as well. */
+enum ns_limit quota_admit_beside(struct quota *quota, uint64_t beside, uint64_t now_us);
 /* A connection that was counted in has ended. */
 void quota_leave(struct quota *quota);
 /* Counts a refusal. */

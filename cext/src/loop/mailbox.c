@@ -23,6 +23,7 @@ void command_free(struct command *command)
     tls_trust_dispose(&command->trust);
     decision_release(command->decision);
     quota_release(command->quota);
+    free(command->syn);
     free(command);
 }
 

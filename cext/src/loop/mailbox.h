@@ -14,6 +14,8 @@
 #include "decisions/decisions.h"
 #include "nodeseal_core.h"
 #include "limits/quota.h"
+#include "loop/tuple.h"
+#include "wire/syn.h"
 #include "wire/tls.h"
 
 enum { TURN_COMMANDS = 16 }; /* taken at once */
@@ -28,6 +30,9 @@ enum command_kind {
     COMMAND_LISTEN, /* to the home worker only */
     COMMAND_UNLISTEN,
     COMMAND_ACCEPTED, /* from the home worker: a connection for another one */
+    COMMAND_PARKED,   /* the same of a SYN; it may be one that came before */
+    COMMAND_GAVE_UP,  /* and of an application that waits no longer for an answer to one */
+    COMMAND_ANSWERED, /* to the home worker: a SYN need not be remembered any more */
     COMMAND_REMOVE,
     COMMAND_RETIRE,
     COMMAND_EPOCH,
@@ -50,6 +55,17 @@ struct command {
     struct quota *quota;
     /* ADD: the workload's; ACCEPTED: who connected. */
     struct ns_address address;
+    /* PARKED: handed over. */
+    struct syn *syn;
+    /* PARKED: what it carries when it is released. */
+    uint32_t mark;
+    /* GAVE_UP, ANSWERED. */
+    struct tuple tuple;
+    uint32_t sequence;
+    /* ACCEPTED: a flow waits for it, and it was counted in before. */
+    int paired;
+    /* PARKED: it may go on as it is. */
+    int native;
     /* Handed over. */
     struct tls_credentials credentials;
     /* Handed over. */

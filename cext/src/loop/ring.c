@@ -94,16 +94,22 @@ static int record_fits(const struct parked_record *record, uint32_t size)
     }
 }
 
-const struct parked_record *ring_next(struct ring *ring)
+/* The header of the record at `ring->at`; RECORD_BUSY: there is none yet. */
+static uint32_t ring_header(const struct ring *ring)
 {
     /* Pairs with the kernel's release when it has reserved a record: its header is there, BUSY. */
-    uint64_t end = __atomic_load_n(ring->producer, __ATOMIC_SEQ_CST);
-    while (ring->at < end) {
+    if (ring->at >= __atomic_load_n(ring->producer, __ATOMIC_SEQ_CST))
+        return RECORD_BUSY;
+    /* Pairs with the exchange by which the kernel commits: what it holds is there. */
+    return __atomic_load_n((const uint32_t *)(const void *)(ring->data + (ring->at & (ring->size - 1))),
+                           __ATOMIC_ACQUIRE);
+}
+
+const struct parked_record *ring_next(struct ring *ring)
+{
+    uint32_t header;
+    while (((header = ring_header(ring)) & RECORD_BUSY) == 0) {
         const uint8_t *at = ring->data + (ring->at & (ring->size - 1));
-        /* Pairs with the exchange by which the kernel commits: what it holds is there. */
-        uint32_t header = __atomic_load_n((const uint32_t *)(const void *)at, __ATOMIC_ACQUIRE);
-        if (header & RECORD_BUSY)
-            return NULL;
         uint32_t size = header & ~RECORD_DISCARD;
         ring->at += RECORD_HEADER + (((uint64_t)size + 7) & ~(uint64_t)7);
         if (header & RECORD_DISCARD)
@@ -116,12 +122,13 @@ const struct parked_record *ring_next(struct ring *ring)
     return NULL;
 }
 
-void ring_done(struct ring *ring)
+int ring_done(struct ring *ring)
 {
-    /* In the one order of all such accesses, before the next look at `producer`: of a record that is written
+    /* In the one order of all such accesses, before the look at what is written: of a record that is written
      * meanwhile either that look, or the kernel as it commits, sees. */
     if (__atomic_load_n(ring->consumer, __ATOMIC_RELAXED) != ring->at)
         __atomic_store_n(ring->consumer, ring->at, __ATOMIC_SEQ_CST);
+    return (ring_header(ring) & RECORD_BUSY) == 0;
 }
 
 void parked_addresses(const struct parked_record *record, struct ns_address *source,

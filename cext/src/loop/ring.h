@@ -5,9 +5,9 @@
  * which is ours to write; a page with the position up to which it is written; and the data, there twice in a
  * row, so that a record which runs over the end is in one piece. Positions only grow. It has one reader.
  *
- * Its descriptor can be polled: EPOLLIN while anything is unread, level triggered. The kernel wakes nobody
- * for a record that is not the first unread one, so read until there is none, and call ring_done before
- * sleeping.
+ * Its descriptor can be polled: EPOLLIN while anything is unread. The kernel wakes nobody for a record that
+ * is not the first unread one. So who sleeps until an edge says first that all that was read is done, and
+ * looks once more: ring_done does both.
  *
  * Only the kernel writes into it, but the packets in it are an application's: see wire/syn.h.
  */
@@ -31,6 +31,9 @@ enum {
     PARKED_PACKET_MAX = 120,
 };
 
+/* In `value` of a SYN: it may go on as it is (NS_MARK_NATIVE). */
+#define PARKED_NATIVE 0x80000000u
+
 /* struct ns_flow: as on the wire. */
 struct parked_flow {
     /* IPv4 addresses are in their v4-mapped form. */
@@ -47,9 +50,11 @@ struct parked_record {
     uint32_t kind;
     /* SYN and ARRIVED: of `packet` that count, at most PARKED_PACKET_MAX; others: 0. */
     uint32_t length;
-    /* SYN and ARRIVED: how many native connections the workload has; TOLERANCE: see there. */
+    /* SYN and ARRIVED: how many native connections the workload has, and PARKED_NATIVE; TOLERANCE: see there.
+     */
     uint32_t value;
-    uint32_t reserved;
+    /* SYN: of the packet that releases it. */
+    uint32_t mark;
     union {
         /* SYN and ARRIVED: only `length` bytes are there. */
         uint8_t packet[PARKED_PACKET_MAX];
@@ -83,9 +88,8 @@ void ring_close(struct ring *ring);
 /* The next record, as long as its kind asks for; it stays in place until ring_done. NULL: there is none, or
  * a program is still writing it (the descriptor can be read until it has). */
 const struct parked_record *ring_next(struct ring *ring);
-/* Gives back the room of all that was read. Records that come in later wake whoever polls, unless ring_next
- * finds them first. */
-void ring_done(struct ring *ring);
+/* Gives back the room of all that was read. 1: there is more to read; 0: the next record wakes who polls. */
+int ring_done(struct ring *ring);
 /* The addresses of a record that has a flow. */
 void parked_addresses(const struct parked_record *record, struct ns_address *source,
                       struct ns_address *destination);

@@ -28,14 +28,32 @@ enum {
 static _Thread_local uint64_t
     thread_netns; /* serial of the namespace that the thread is in; 0: the process's */
 
-int socket_in(const struct netns *netns, int family)
+static int netns_enter(const struct netns *netns)
 {
     if (thread_netns != netns->serial) {
         if (setns(netns->fd, CLONE_NEWNET) != 0)
             return -1;
         thread_netns = netns->serial;
     }
-    return socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    return 0;
+}
+
+static int socket_of_type_in(const struct netns *netns, int family, int type, int protocol)
+{
+    if (netns_enter(netns) != 0)
+        return -1;
+    return socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol);
+}
+
+int socket_in(const struct netns *netns, int family)
+{
+    return socket_of_type_in(netns, family, SOCK_STREAM, 0);
+}
+
+/* IPPROTO_RAW: the header is the caller's, in both families (raw(7); rawv6_init_sk). */
+int socket_raw_in(const struct netns *netns, int family)
+{
+    return socket_of_type_in(netns, family, SOCK_RAW, IPPROTO_RAW);
 }
 
 socklen_t address_to_sockaddr(const struct ns_address *address, struct sockaddr_storage *out)
@@ -183,6 +201,25 @@ int socket_connect(const struct netns *netns, const struct ns_address *destinati
     }
     errno = EADDRNOTAVAIL;
     return -1;
+}
+
+int socket_path_in(const struct netns *netns, int family, uint32_t mark)
+{
+    int fd = socket_of_type_in(netns, family, SOCK_DGRAM, 0);
+    if (fd >= 0 && set_option(fd, SOL_SOCKET, SO_MARK, (int)mark) != 0)
+        return close_keeping_errno(fd);
+    return fd;
+}
+
+/* IP_MTU (ip(7), ipv6(7)) is known of connected sockets. */
+uint32_t socket_path_mtu(int fd, const struct ns_address *to)
+{
+    int is_v4 = address_is_v4(to), mtu = 0;
+    socklen_t length = sizeof(mtu);
+    if (connect_to(fd, to) != 0 ||
+        getsockopt(fd, is_v4 ? IPPROTO_IP : IPPROTO_IPV6, is_v4 ? IP_MTU : IPV6_MTU, &mtu, &length) != 0)
+        return 0;
+    return mtu < 576 ? 0 : mtu > 65535 ? 65535 : (uint32_t)mtu;
 }
 
 int socket_accept(int listener, struct ns_address *peer)

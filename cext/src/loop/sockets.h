@@ -22,6 +22,13 @@ struct netns {
  */
 int socket_in(const struct netns *netns, int family);
 
+/* A raw socket there, for packets with their own IP header; -1 with errno. It receives nothing. */
+int socket_raw_in(const struct netns *netns, int family);
+/* A socket there with the mark, to be given to socket_path_mtu; -1 with errno. It sends nothing. */
+int socket_path_in(const struct netns *netns, int family, uint32_t mark);
+/* The largest IP packet on the way to `to`, as far as the kernel knows, at most 65535; 0: not known. */
+uint32_t socket_path_mtu(int fd, const struct ns_address *to);
+
 /* Socket addresses from and to the core's own form. */
 socklen_t address_to_sockaddr(const struct ns_address *address, struct sockaddr_storage *out);
 int address_from_sockaddr(const struct sockaddr_storage *from, struct ns_address *out);

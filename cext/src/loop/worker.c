@@ -42,6 +42,8 @@ void worker_init(struct worker *worker, const struct context *context, uint32_t 
     strangers_init(&worker->strangers, seed);
     endpoints_init(&worker->endpoints);
     events_init(&worker->events);
+    parking_init(&worker->parking);
+    answers_init(&worker->answers);
     worker_look_at_clock(worker);
     worker->last_tick_ms = worker->now_ms;
     worker->scratch.incoming = ns_alloc(SCRATCH_SIZE);
@@ -65,6 +67,8 @@ void worker_dispose(struct worker *worker)
     endpoints_dispose(&worker->endpoints);
     closed_dispose(&worker->closed);
     events_dispose(&worker->events);
+    parking_dispose(&worker->parking);
+    answers_dispose(&worker->answers);
     tls_trust_dispose(&worker->trust);
     OSSL_LIB_CTX_free(worker->libctx);
     int fds[] = {worker->epoll_fd, worker->wake.fd, worker->spare_fd};

@@ -24,10 +24,12 @@
 #include "base/link.h"
 #include "decisions/decisions.h"
 #include "decisions/questions.h"
+#include "loop/answers.h"
 #include "loop/closed.h"
 #include "loop/events.h"
 #include "loop/handshakes.h"
 #include "loop/mailbox.h"
+#include "loop/parking.h"
 #include "loop/placement.h"
 #include "loop/pollable.h"
 #include "loop/published.h"
@@ -159,6 +161,8 @@ struct worker {
     /* Peers of all workloads, see windows.h. */
     struct link holders[HOLDER_BUCKETS];
     struct strangers strangers;
+    struct parking parking;
+    struct answers answers;
     /* Not watched until the next tick: no descriptor could be had. */
     struct link paused_listeners;
     struct live live;
@@ -196,6 +200,11 @@ static inline void worker_look_at_clock(struct worker *worker)
 }
 /* Registers an fd for edge-triggered input and output. 0, or -1. */
 int worker_watch(struct worker *worker, struct pollable *pollable);
+/* The one that watches the workload's listeners, and reads its ring. */
+static inline struct worker *worker_home(const struct context *context, uint64_t workload)
+{
+    return &context->workers[workload % context->worker_count];
+}
 /* The next id of a connection, unique in the core's process. */
 uint64_t worker_next_id(struct worker *worker);
 

@@ -8,7 +8,10 @@
 #include "loop/worker.h"
 #include "wire/names.h"
 
-enum { REFUSALS_APART_MS = 1000 };
+enum {
+    REFUSALS_APART_MS = 1000,
+    PATH_MTU_USUAL = 1500, /* where it cannot be asked */
+};
 
 /* ---- life ---- */
 
@@ -27,14 +30,36 @@ struct workload *workload_new(uint64_t key, int netns_fd, uint64_t netns_serial,
         workload->listeners[role].poll.fd = -1;
         link_init(&workload->listeners[role].paused_link);
     }
+    for (int i = 0; i < 2; i++)
+        workload->raw[i] = workload->path[i] = -1;
     budget_init(&workload->budget);
     decision_share_init(&workload->decisions);
     party_init(&workload->strangers);
-    struct link *links[] = {&workload->link,    &workload->recheck_link, &workload->flows,
-                            &workload->tunnels, &workload->holders,      &workload->preconnects};
+    struct link *links[] = {&workload->link,         &workload->recheck_link, &workload->flows,
+                            &workload->tunnels,      &workload->holders,      &workload->preconnects,
+                            &workload->released_link};
     for (size_t i = 0; i < sizeof(links) / sizeof(links[0]); i++)
         link_init(links[i]);
     return workload;
+}
+
+/* A socket that is kept until the workload goes. */
+static int kept(struct workload *workload, int *fd, int made)
+{
+    if (made >= 0) {
+        *fd = made;
+        descriptors_change(workload->quota->process, 1);
+    }
+    return made;
+}
+
+static void kept_close(struct workload *workload, int *fd)
+{
+    if (*fd < 0)
+        return;
+    close(*fd);
+    *fd = -1;
+    descriptors_change(workload->quota->process, -1);
 }
 
 void workload_free(struct workload *workload)
@@ -42,6 +67,11 @@ void workload_free(struct workload *workload)
     NS_CHECK(workload, WORKLOAD_MAGIC);
     link_remove(&workload->link);
     close(workload->netns.fd);
+    for (int i = 0; i < 2; i++) {
+        kept_close(workload, &workload->raw[i]);
+        kept_close(workload, &workload->path[i]);
+    }
+    link_remove(&workload->released_link);
     descriptors_change(workload->quota->process, -1);
     quota_release(workload->quota);
     workload->magic = 0;
@@ -123,6 +153,23 @@ struct workload *workload_named(struct worker *worker, const struct workload *li
 }
 
 /* ---- its connections ---- */
+
+int workload_raw(struct workload *workload, int is_v4)
+{
+    int *fd = &workload->raw[is_v4 ? 0 : 1];
+    return *fd >= 0 ? *fd : kept(workload, fd, socket_raw_in(&workload->netns, is_v4 ? AF_INET : AF_INET6));
+}
+
+uint16_t workload_path_mss(struct workload *workload, const struct ns_address *to)
+{
+    int is_v4 = address_is_v4(to);
+    int *fd = &workload->path[is_v4 ? 0 : 1];
+    if (*fd < 0)
+        (void)kept(workload, fd, socket_path_in(&workload->netns, is_v4 ? AF_INET : AF_INET6, NS_MARK_CORE));
+    uint32_t headers = is_v4 ? 40 : 60;
+    uint32_t mtu = *fd >= 0 ? socket_path_mtu(*fd, to) : 0;
+    return (uint16_t)(mtu == 0 ? PATH_MTU_USUAL - headers : mtu - headers);
+}
 
 void workload_question(const struct workload *workload, const struct ns_address *destination,
                        struct ns_question *question)

@@ -12,6 +12,7 @@
 #include "decisions/decisions.h"
 #include "limits/quota.h"
 #include "loop/pollable.h"
+#include "loop/ring.h"
 #include "loop/sockets.h"
 #include "loop/strangers.h"
 #include "loop/turns.h"
@@ -54,6 +55,14 @@ struct workload {
     /* Context NULL until the first ones arrive. */
     struct tls_credentials credentials;
     struct listener listeners[LISTENER_ROLES];
+    /* Reader of the ring in which its SYNs are parked, while that listener is open. */
+    struct ring ring;
+    /* Raw sockets of this worker in its namespace, IPv4 and IPv6; -1: not needed yet. */
+    int raw[2];
+    /* The same of UDP, by which the MTU of a path is asked. */
+    int path[2];
+    /* In worker->answers.released. */
+    struct link released_link;
 
     struct link flows;
     struct link tunnels;
@@ -102,6 +111,11 @@ void workloads_each(struct worker *worker, workload_visit *visit, void *argument
 /* Of the workloads in the namespace of `like` the first that was added whose credentials have this name, or
  * any if `name` is NULL; NULL: there is none. */
 struct workload *workload_named(struct worker *worker, const struct workload *like, const char *name);
+
+/* A raw socket in its namespace; -1: none can be had. */
+int workload_raw(struct workload *workload, int is_v4);
+/* The largest segment (TCP's MSS) that a connection from its namespace to `to` can send at first. */
+uint16_t workload_path_mss(struct workload *workload, const struct ns_address *to);
 
 /* What is asked for a new connection of the workload to `destination`; the id is left 0. */
 void workload_question(const struct workload *workload, const struct ns_address *destination,

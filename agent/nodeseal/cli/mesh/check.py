@@ -14,6 +14,9 @@ from nodeseal.cli.tree import Command
 from nodeseal.contracts.output import MeshCheck, MeshProblem
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nodeseal.documents.document import Problem
     from nodeseal.mesh.model import Mesh
 
 
@@ -27,11 +30,13 @@ def command(directory: Path, output: str) -> int:
     from nodeseal.sources.directory.source import examine
 
     mesh, problems = examine(directory)
+    shown = shown_path(directory)
+    if mesh is not None:
+        problems = [*problems, *_claimed_twice(mesh, shown)]
     if output == "json":
         found = [MeshProblem(**asdict(problem)) for problem in problems]
         print_json(MeshCheck(ok=not problems, problems=found, **_contents(mesh)))
         return 1 if problems else 0
-    shown = shown_path(directory)
     for problem in problems:
         # As a compiler does, so that an editor finds the place.
         print(problem if problem.file == shown else f"{shown.rstrip('/')}/{problem}")
@@ -39,6 +44,15 @@ def command(directory: Path, output: str) -> int:
         counts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in _contents(mesh).items())
         print(f"{shown}: good: {counts}")
     return 1 if problems else 0
+
+
+def _claimed_twice(mesh: Mesh, shown: str) -> Iterator[Problem]:
+    """What nodes take, and what is a mistake all the same."""
+    from nodeseal.documents.document import Problem
+
+    for address, claimants in mesh.contested.items():
+        found = f"{address} of {' and of '.join(str(one.key) for one in claimants)}: it counts for neither"
+        yield Problem(shown, 0, "workloads", "an address used once", found)
 
 
 def _contents(mesh: Mesh | None) -> dict[str, Any]:

@@ -1,0 +1,103 @@
+/*
+ * parking.h: SYNs that were parked (bpf/nodeseal.h, struct ns_parked) and wait for their answers.
+ *
+ * The programs keep nothing of a SYN, so the core tells a retransmission from a new connection: a workload's
+ * home worker, which reads its ring, has an entry for each that was not answered yet, with the worker that
+ * deals with it. There a flow holds the SYN (struct held) until it is answered. The answer is one of
+ *
+ *   released   the far side is there: the SYN again, which the workload's listener gets now
+ *   native     the SYN again, to where it was going
+ *   refused    a reset, or an ICMP error
+ *   nothing    the application waits, as it would for anybody who is silent
+ *
+ * and what the listener accepts then is the held flow's, by the addresses of both tuple.
+ *
+ * An application that gives up is told of by the ring; should that record be lost, it is known by its
+ * silence: TCP sends a SYN again at least every PARKED_SILENT_MS.
+ */
+#ifndef NS_PARKING_H
+#define NS_PARKING_H
+
+#include "base/link.h"
+#include "loop/tuple.h"
+#include "wire/syn.h"
+
+enum {
+    PARKING_BUCKETS = 1024,
+    PARKED_SILENT_MS = 150000, /* TCP_RTO_MAX is 120 s */
+    PARKED_LEFT_MS = 10000,    /* the same once another core reads the ring */
+};
+
+/* The home worker's: a SYN that was parked and not answered. */
+struct parked {
+    /* In its bucket. */
+    struct link found_link;
+    /* In parking->seen. */
+    struct link seen_link;
+    struct tuple tuple;
+    uint32_t sequence;
+    /* Index of the worker that holds it. */
+    uint32_t worker;
+    /* When it came last. */
+    uint64_t seen_ms;
+};
+
+/* A SYN that waits here; embedded in the flow that is made for it. */
+struct held {
+    /* In its bucket; unlinked while nothing is held. */
+    struct link found_link;
+    /* Owned; NULL: nothing is held. */
+    struct syn *syn;
+    struct tuple tuple;
+    /* What it carries when it is released. */
+    uint32_t mark;
+    /* It may be sent on as it is. */
+    int native;
+    /* The listener may have it. */
+    int released;
+};
+
+/* One object per worker. */
+struct parking {
+    struct link parked[PARKING_BUCKETS];
+    struct link held[PARKING_BUCKETS];
+    /* All of `parked`, the one that came longest ago first. */
+    struct link seen;
+    uint64_t count;
+};
+
+void parking_init(struct parking *parking);
+void parking_dispose(struct parking *parking);
+
+/* ---- the home worker's */
+
+/* NULL: there is none. */
+struct parked *parked_find(struct parking *parking, const struct tuple *tuple);
+struct parked *parked_new(struct parking *parking, const struct tuple *tuple, uint32_t sequence,
+                          uint64_t now_ms);
+/* It came again. */
+void parked_seen(struct parking *parking, struct parked *parked, uint64_t now_ms);
+void parked_forget(struct parking *parking, struct parked *parked);
+/* The SYN of this number was answered; harmless if it is not there. */
+void parked_answered(struct parking *parking, const struct tuple *tuple, uint32_t sequence);
+/* The next whose application has been silent for too long; NULL: none has. */
+struct parked *parked_silent(struct parking *parking, uint64_t now_ms);
+/* Another core reads the workload's ring: what it gives up is not told here any more. */
+void parked_left(struct parking *parking, uint64_t workload, uint64_t now_ms);
+
+/* ---- who holds it */
+
+static inline int held_is(const struct held *held)
+{
+    return held->syn != NULL;
+}
+void held_init(struct held *held);
+/* Takes `syn` over. */
+void held_begin(struct parking *parking, uint64_t workload, struct held *held, struct syn *syn,
+                uint32_t mark);
+/* NULL: there is none. */
+struct held *held_find(struct parking *parking, const struct tuple *tuple);
+/* It was answered, or need not be. */
+void held_end(struct held *held);
+
+#endif

@@ -1,0 +1,71 @@
+/* syn_answer.c: see syn_answer.h. */
+#include "loop/syn_answer.h"
+
+#include "loop/worker.h"
+#include "loop/workload.h"
+#include "wire/names.h"
+
+/* Room for a packet to `to`; NULL: no socket can be had. */
+static struct answer *room(struct worker *worker, struct workload *workload, const struct ns_address *to,
+                           uint32_t mark)
+{
+    int fd = workload_raw(workload, address_is_v4(to));
+    return fd < 0 ? NULL : answers_room(&worker->answers, fd, to, mark);
+}
+
+void syn_forget(struct worker *worker, struct held *held)
+{
+    if (!held_is(held))
+        return;
+    struct worker *home = worker_home(worker->context, held->tuple.workload);
+    if (home == worker) {
+        parked_answered(&worker->parking, &held->tuple, held->syn->sequence);
+    } else {
+        struct command *command = command_new(COMMAND_ANSWERED, held->tuple.workload);
+        command->tuple = held->tuple;
+        command->sequence = held->syn->sequence;
+        mailbox_post(&home->mailbox, command);
+    }
+    held_end(held);
+}
+
+void syn_release(struct worker *worker, struct workload *workload, struct held *held)
+{
+    struct answer *answer = room(worker, workload, &held->tuple.destination, held->mark);
+    if (answer == NULL)
+        return; /* it comes again */
+    answer->length = syn_again(held->syn, 0, answer->bytes, sizeof(answer->bytes));
+    held->released = 1;
+    if (link_empty(&workload->released_link))
+        link_append(&worker->answers.released, &workload->released_link);
+}
+
+void syn_send_on(struct worker *worker, struct workload *workload, struct held *held, uint32_t mark)
+{
+    const struct ns_address *to = &held->tuple.destination;
+    struct answer *answer = room(worker, workload, to, mark);
+    if (answer != NULL) {
+        /* Its own number is that of lo. */
+        uint16_t mss = mark == NS_MARK_NATIVE ? workload_path_mss(workload, to) : 0;
+        answer->length = syn_again(held->syn, mss, answer->bytes, sizeof(answer->bytes));
+    }
+    syn_forget(worker, held);
+}
+
+void syn_refuse(struct worker *worker, struct workload *workload, struct held *held, enum cause cause)
+{
+    if (cause == CAUSE_REFUSED || cause == CAUSE_NO_HOST || cause == CAUSE_NO_NETWORK) {
+        struct answer *answer = room(worker, workload, &held->tuple.source, NS_MARK_CORE);
+        if (answer != NULL)
+            answer->length = cause == CAUSE_REFUSED
+                                 ? syn_refusal(held->syn, answer->bytes, sizeof(answer->bytes))
+                                 : syn_unreachable(held->syn, cause, answer->bytes, sizeof(answer->bytes));
+    }
+    syn_forget(worker, held);
+}
+
+void syn_answers_send(struct worker *worker)
+{
+    if (worker->answers.count > 0)
+        answers_send(&worker->answers);
+}
