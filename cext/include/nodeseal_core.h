@@ -227,7 +227,7 @@ struct ns_refusal {
     uint32_t kind;
     /* enum ns_direction; outbound: a handshake with a peer that the workload dialled. */
     uint32_t direction;
-    /* Streams: 400, 401 or 503; otherwise 0. */
+    /* Streams: what the peer was answered, 400 to 504; otherwise 0. */
     uint32_t status;
     uint32_t reserved;
     /* Inbound: whom it came from, without a port; outbound: the workload. */

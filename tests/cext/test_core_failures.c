@@ -72,7 +72,7 @@ TEST(stream_denied_by_policy_resets_the_client)
 
 TEST(unavailable_stream_resets_the_client)
 {
-    check_denied_stream(NS_UNAVAILABLE, "the peer could not reach the application");
+    check_denied_stream(NS_UNAVAILABLE, "the peer cannot serve it now");
 }
 
 TEST(peer_with_another_identity_gets_no_byte)

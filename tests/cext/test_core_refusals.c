@@ -97,7 +97,7 @@ TEST(a_stream_whose_application_does_not_listen_is_a_refusal)
     close(client);
     WAIT_UNTIL(refused(lab, PIPELINE_KEY) == 1);
     CHECK_EQUAL(refusals_of(lab, PIPELINE_KEY, rows), 1);
-    CHECK_EQUAL(rows[0].status, 503);
+    CHECK_EQUAL(rows[0].status, 502);
     CHECK_TEXT(rows[0].reason, "the application refused");
     CHECK_EQUAL(connections_of(lab, PIPELINE_KEY), 0);
     lab_free(lab);

@@ -70,7 +70,7 @@ TEST(client_sends_nothing_before_it_is_answered_only_if_it_has_nothing)
     settle(pair.client, pair.server);
     CHECK_EQUAL(stream->status, 0);
     CHECK_EQUAL(stream->sent, 0);
-    h2_respond(pair.server->h2, stream->id, 200);
+    h2_respond(pair.server->h2, stream->id, OUTCOME_OPEN);
     settle(pair.client, pair.server);
     CHECK_EQUAL(stream->status, 200);
     stream_send(stream, 10, 0);
@@ -104,9 +104,34 @@ TEST(denied_request_is_answered_401)
     check_refusal(401);
 }
 
-TEST(unreachable_application_is_answered_503)
+TEST(application_that_refuses_is_answered_502)
+{
+    check_refusal(502);
+}
+
+TEST(limit_is_answered_503)
 {
     check_refusal(503);
+}
+
+TEST(silent_application_is_answered_504)
+{
+    check_refusal(504);
+}
+
+TEST(every_answer_arrives_as_what_it_is)
+{
+    struct pair pair = pair_new();
+    pair.server->status = 0;
+    for (int i = OUTCOME_REFUSED; i < OUTCOME_TOO_LARGE; i++) {
+        struct stream *stream = end_open(pair.client, PIPELINE, 0, 0);
+        settle(pair.client, pair.server);
+        h2_respond(pair.server->h2, stream->id, (enum outcome)i);
+        settle(pair.client, pair.server);
+        CHECK_EQUAL(stream->status, outcome_status((enum outcome)i));
+        CHECK_EQUAL(stream->outcome, i);
+    }
+    pair_free(&pair);
 }
 
 TEST(wrong_authority_is_answered_400)
@@ -138,7 +163,7 @@ TEST(answer_may_come_after_other_streams_have_come_and_gone)
         end_open(pair.client, PIPELINE, 1000, 1);
         settle(pair.client, pair.server);
     }
-    h2_respond(pair.server->h2, late->id, 200);
+    h2_respond(pair.server->h2, late->id, OUTCOME_OPEN);
     settle(pair.client, pair.server);
     CHECK_EQUAL(late->status, 200);
     CHECK_EQUAL(late->closed, 0);

@@ -407,7 +407,7 @@ TEST(every_2xx_answer_opens_a_tunnel)
 {
     /* Also 204, which has no content elsewhere (RFC 9110 section 9.3.6), and a length that means nothing
      * here. */
-    static const struct field ANSWERS[][4] = {
+    static const struct field OUTCOMES[][4] = {
         {{":status", "200"}, {NULL, NULL}},
         {{":status", "201"}, {NULL, NULL}},
         {{":status", "204"}, {NULL, NULL}},
@@ -415,13 +415,13 @@ TEST(every_2xx_answer_opens_a_tunnel)
         {{":status", "200"}, {"content-length", "3"}, {"transfer-encoding", "chunked"}, {NULL, NULL}},
         {{":status", "299"}, {"server", "envoy"}, {NULL, NULL}},
     };
-    for (size_t i = 0; i < sizeof(ANSWERS) / sizeof(ANSWERS[0]); i++) {
+    for (size_t i = 0; i < sizeof(OUTCOMES) / sizeof(OUTCOMES[0]); i++) {
         struct foreign peer;
         struct stream *stream;
         struct end *client = client_with_request(&peer, &stream);
-        foreign_fields(&peer, stream->id, ANSWERS[i], NGHTTP2_FLAG_NONE);
+        foreign_fields(&peer, stream->id, OUTCOMES[i], NGHTTP2_FLAG_NONE);
         foreign_settle(&peer, client);
-        CHECK_CASE(stream->status == atoi(ANSWERS[i][0].value), "%zu: %d", i, stream->status);
+        CHECK_CASE(stream->status == atoi(OUTCOMES[i][0].value), "%zu: %d", i, stream->status);
         feed_data(client, stream, 1000);
         stream_send(stream, 5000, 1);
         foreign_settle(&peer, client);
@@ -434,7 +434,7 @@ TEST(every_2xx_answer_opens_a_tunnel)
 
 TEST(answers_that_break_the_rules_are_reset)
 {
-    static const struct field ANSWERS[][4] = {
+    static const struct field OUTCOMES[][4] = {
         {{"server", "envoy"}, {NULL, NULL}},
         {{":status", "20"}, {NULL, NULL}},
         {{":status", "2000"}, {NULL, NULL}},
@@ -449,11 +449,11 @@ TEST(answers_that_break_the_rules_are_reset)
         {{":status", "200"}, {"connection", "close"}, {NULL, NULL}},
         {{":status", "200"}, {"upgrade", "h2c"}, {NULL, NULL}},
     };
-    for (size_t i = 0; i < sizeof(ANSWERS) / sizeof(ANSWERS[0]); i++) {
+    for (size_t i = 0; i < sizeof(OUTCOMES) / sizeof(OUTCOMES[0]); i++) {
         struct foreign peer;
         struct stream *stream;
         struct end *client = client_with_request(&peer, &stream);
-        foreign_fields(&peer, stream->id, ANSWERS[i], NGHTTP2_FLAG_NONE);
+        foreign_fields(&peer, stream->id, OUTCOMES[i], NGHTTP2_FLAG_NONE);
         foreign_settle(&peer, client);
         CHECK_CASE(stream->answered == 0, "%zu: %d", i, stream->status);
         CHECK_CASE(stream->closed == 1 && stream->code == H2_PROTOCOL_ERROR, "%zu: %u", i, stream->code);
@@ -630,7 +630,7 @@ static void careless_request(void *owner, int32_t id, const struct ns_address *a
     if (end->count < STREAMS)
         end_request(owner, id, authority, client);
     else
-        h2_respond(end->h2, id, 503);
+        h2_respond(end->h2, id, OUTCOME_LIMIT);
 }
 
 static const struct h2_events CARELESS_EVENTS = {

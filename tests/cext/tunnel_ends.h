@@ -32,13 +32,14 @@ struct stream {
     uint64_t to_send; /* bytes still to be sent */
     int send_end;     /* END_STREAM behind them */
     uint64_t sent, received;
-    size_t held;  /* received and not taken */
-    int hoarding; /* does not take what it receives */
-    int failing;  /* its source fails */
-    int answered; /* client: responses seen */
-    int status;   /* client: of the last response; 0: none */
-    int ended;    /* times that the peer's end was seen */
-    int closed;   /* times closed */
+    size_t held;          /* received and not taken */
+    int hoarding;         /* does not take what it receives */
+    int failing;          /* its source fails */
+    int answered;         /* client: responses seen */
+    int status;           /* client: of the last response; 0: none */
+    enum outcome outcome; /* client: what it amounts to */
+    int ended;            /* times that the peer's end was seen */
+    int closed;           /* times closed */
     uint32_t code;
     size_t largest; /* of the pieces that `source` was asked for */
     struct ns_address authority, client;
@@ -72,6 +73,14 @@ static inline struct ns_address address_of(const char *text)
     return address;
 }
 
+static inline enum outcome outcome_with(int status)
+{
+    for (int i = 0; i < OUTCOMES; i++)
+        if (outcome_status((enum outcome)i) == status)
+            return (enum outcome)i;
+    check_failed(__FILE__, __LINE__, "nothing is answered %d", status);
+}
+
 /* ---- the owner's side of both sessions ---- */
 
 static inline void end_request(void *owner, int32_t id, const struct ns_address *authority,
@@ -80,7 +89,7 @@ static inline void end_request(void *owner, int32_t id, const struct ns_address 
     struct end *end = owner;
     CHECK(end->server);
     if (end->status != 0 && end->status != 200) {
-        h2_respond(end->h2, id, end->status);
+        h2_respond(end->h2, id, outcome_with(end->status));
         return;
     }
     CHECK(end->count < STREAMS);
@@ -97,15 +106,16 @@ static inline void end_request(void *owner, int32_t id, const struct ns_address 
     end->count++;
     h2_stream_set(end->h2, id, stream);
     if (end->status == 200)
-        h2_respond(end->h2, id, 200);
+        h2_respond(end->h2, id, OUTCOME_OPEN);
 }
 
-static inline void end_response(void *owner, void *of, int status)
+static inline void end_response(void *owner, void *of, int status, enum outcome outcome)
 {
     struct stream *stream = of;
     CHECK(stream->end == owner && !stream->end->server && !stream->closed);
     stream->answered++;
     stream->status = status;
+    stream->outcome = outcome;
 }
 
 static inline void end_data(void *owner, void *of, const uint8_t *bytes, size_t length)

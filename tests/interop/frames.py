@@ -88,8 +88,13 @@ def connect(stream: int, authority: str) -> Frame:
     return Frame(Kind.HEADERS, END_HEADERS, stream, literal(2, "CONNECT") + literal(1, authority))
 
 
-def answer(stream: int, status: str, *, end: bool = False) -> Frame:
-    return Frame(Kind.HEADERS, END_HEADERS | (END_STREAM if end else 0), stream, literal(8, status))
+def answer(stream: int, status: str, *, why: str = "", end: bool = False) -> Frame:
+    """`why`: the value of its Proxy-Status, if it has one."""
+    fields = literal(8, status)
+    if why:
+        name = b"proxy-status"
+        fields += bytes([0, len(name)]) + name + bytes([len(why)]) + why.encode()
+    return Frame(Kind.HEADERS, END_HEADERS | (END_STREAM if end else 0), stream, fields)
 
 
 def trailers(stream: int) -> Frame:

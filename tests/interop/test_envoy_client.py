@@ -210,13 +210,13 @@ def test_reset_by_the_client_reaches_the_application(lab: RunningLab, programs: 
         application.recv(1)
 
 
-def test_closed_port_is_answered_503(lab: RunningLab, programs: Programs, envoy: Envoy) -> None:
+def test_closed_port_is_answered_502(lab: RunningLab, programs: Programs, envoy: Envoy) -> None:
     client = dial(lab, programs, CLOSED)
     source = endpoint(client.getsockname())
     assert receive_all(client) == b""  # Envoy has read all that there was, so it ends the connection in order
-    assert envoy.entry("client", source)["failure"] == "tunnel_response:503"
+    assert envoy.entry("client", source)["failure"] == "tunnel_response:502"
     (row,) = lab.refused("node2", destination=f"{lab.address('pipeline')}:{CLOSED}")
-    assert (row["kind"], row["status"], row["reason"]) == ("stream", 503, "the application refused")
+    assert (row["kind"], row["status"], row["reason"]) == ("stream", 502, "the application refused")
 
 
 def test_slow_reader_stalls_only_itself(lab: RunningLab, programs: Programs, envoy: Envoy) -> None:

@@ -254,7 +254,7 @@ def no_connect(client: Client, _directory: Path) -> None:
 
 def closed_port(client: Client, _directory: Path) -> None:
     with client.connect(client.proper) as hbone:
-        assert hbone.request(f"{client.lab.address('pipeline')}:9998").status == "503"
+        assert hbone.request(f"{client.lab.address('pipeline')}:9998").status == "502"
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def closed_port(client: Client, _directory: Path) -> None:
         pytest.param(
             no_connect, "stream", 400, "edge", "peer sent a request that is no CONNECT to an address", id="400-method"
         ),
-        pytest.param(closed_port, "stream", 503, "edge", "the application refused", id="503"),
+        pytest.param(closed_port, "stream", 502, "edge", "the application refused", id="502"),
     ],
 )
 def test_refused_peer_is_shown_with_source_reason_count_and_times(
@@ -360,7 +360,7 @@ def test_envoy_with_the_identity_of_another_pod_gets_401(
         pytest.param("{pipeline}:99999", "400", id="port-out-of-range"),
         pytest.param("{pipeline}:08080", "400", id="port-with-a-zero-in-front"),
         pytest.param("[::ffff:{pipeline}]:8080", "400", id="ipv4-address-as-ipv6"),
-        pytest.param("{pipeline}:9999", "503", id="closed-port"),
+        pytest.param("{pipeline}:9999", "502", id="closed-port"),
         pytest.param("{pipeline}:15008", "503", id="own-port-15008"),
         pytest.param("{pipeline}:15001", "503", id="own-port-15001"),
         pytest.param("{pipeline}:15006", "503", id="own-port-15006"),

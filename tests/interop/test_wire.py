@@ -169,6 +169,33 @@ def test_no_other_answer_does(dialled: tuple[Frames, socket.socket, int], status
 
 
 @pytest.mark.parametrize(
+    ("status", "why", "reason"),
+    [
+        ("503", "", "the peer could not reach the application"),
+        ("503", "envoy; error=no_such_error", "the peer could not reach the application"),
+        ("503", "envoy; error=connection_refused", "the application refused the peer"),
+        ("502", "envoy; details=x; error=destination_ip_unroutable", "the peer has no way to the application"),
+        ("504", "", "the application does not answer the peer"),
+        ("503", "envoy; error=connection_timeout, waypoint", "the application does not answer the peer"),
+        ("503", "envoy; error=connection_limit_reached", "the peer has met a limit"),
+        ("403", "envoy; error=http_request_denied", "the peer's policy denied it"),
+        ("404", "", "the peer refused the request"),
+    ],
+)
+def test_a_refusal_says_why(
+    lab: RunningLab, dialled: tuple[Frames, socket.socket, int], status: str, why: str, reason: str
+) -> None:
+    """RFC 9209, of intermediaries of whatever make; else the status says what it can."""
+    peer, application, stream = dialled
+    source = f"{lab.address('shipper')}:{application.getsockname()[1]}"
+    peer.send(answer(stream, status, why=why))
+    with pytest.raises(ConnectionResetError):
+        application.recv(1)
+    (row,) = (row for row in to_gate(lab) if row["source"] == source)
+    assert row["reason"] == reason
+
+
+@pytest.mark.parametrize(
     "frames",
     [
         pytest.param(lambda stream: [data(stream, PART)], id="data"),

@@ -21,4 +21,7 @@ enum cause {
     CAUSE_PASSING = 4,
 };
 
+/* Of a socket's error, as connect() and SO_ERROR give it. */
+enum cause cause_of_errno(int error);
+
 #endif

@@ -226,8 +226,10 @@ static void tick(struct worker *worker)
     link_each(at, next, &worker->live.waiting)
     {
         struct flow *flow = container_of(at, struct flow, waiting_link);
-        if (flow->deadline_ms != 0 && worker->now_ms > flow->deadline_ms)
+        if (flow->deadline_ms != 0 && worker->now_ms > flow->deadline_ms) {
+            flow->cause = CAUSE_SILENT;
             flow_fail(flow, "timed out");
+        }
     }
     if (worker->rechecks.missed) {
         worker->rechecks.missed = 0;

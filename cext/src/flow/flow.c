@@ -129,12 +129,12 @@ static void flow_remember(const struct flow *flow, const char *reason)
     events_connection(&flow->worker->events, kind, row, flow->worker->now_ms);
 }
 
-void flow_note_refused(struct flow *flow, int status, const char *reason)
+void flow_note_refused(struct flow *flow, enum outcome outcome, const char *reason)
 {
     const struct refusal refusal = {
         .kind = flow->mtls ? NS_REFUSED_STREAM : NS_REFUSED_PLAINTEXT,
         .direction = NS_INBOUND,
-        .status = status,
+        .status = outcome != OUTCOME_OPEN ? outcome_status(outcome) : 0,
         .source = flow->source,
         .destination = flow->destination,
         .peer = flow->peer,
@@ -144,10 +144,10 @@ void flow_note_refused(struct flow *flow, int status, const char *reason)
     workload_note_refused(flow->worker, flow->workload, &refusal);
 }
 
-void flow_answer_refused(struct flow *flow, int status, const char *reason)
+void flow_answer_refused(struct flow *flow, enum outcome outcome, const char *reason)
 {
-    flow_note_refused(flow, status, reason);
-    stream_refuse(&flow->stream, status);
+    flow_note_refused(flow, outcome, reason);
+    stream_refuse(&flow->stream, outcome);
 }
 
 /* ---- the end ---- */
@@ -196,6 +196,6 @@ void flow_fail(struct flow *flow, const char *reason)
 {
     flow->workload->stats.failed++;
     if (flow->direction == NS_INBOUND && flow->stream.tunnel != NULL && flow->state < FLOW_OPEN)
-        flow_answer_refused(flow, 503, reason);
+        flow_answer_refused(flow, outcome_for(flow->cause), reason);
     flow_abort(flow, reason);
 }

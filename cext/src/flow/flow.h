@@ -120,14 +120,15 @@ void flow_count_pipe(struct flow *flow, struct splice_pipe *pipe);
 
 /* Fills a row of the list of connections. */
 void flow_describe(const struct flow *flow, struct ns_connection *out);
-/* Inbound, and it comes to nothing. `status`: what its stream is answered; 0: it has none. */
-void flow_note_refused(struct flow *flow, int status, const char *reason);
+/* Inbound, and it comes to nothing. `outcome`: what its stream is told; OUTCOME_OPEN: it has none. */
+void flow_note_refused(struct flow *flow, enum outcome outcome, const char *reason);
 /* Same, of a stream that was not answered yet: answers it. */
-void flow_answer_refused(struct flow *flow, int status, const char *reason);
+void flow_answer_refused(struct flow *flow, enum outcome outcome, const char *reason);
 
 /* Both directions have ended and everything is written: closes in order. */
 void flow_finish(struct flow *flow);
-/* Ends it with a reset; flow_fail also counts it, and answers an inbound stream that was not answered yet. */
+/* Ends it with a reset; flow_fail also counts it, and answers an inbound stream that was not answered yet, by
+ * its `cause`. */
 void flow_abort(struct flow *flow, const char *reason);
 void flow_fail(struct flow *flow, const char *reason);
 

@@ -55,6 +55,9 @@ void pool_dial_failed(struct tunnel *tunnel, int error)
         tunnel->state = TUNNEL_WAITING;
         return;
     }
+    /* Where its port is closed a core starts, or ends. */
+    enum cause cause = cause_of_errno(error);
+    tunnel->cause = cause == CAUSE_REFUSED ? CAUSE_PASSING : cause;
     tunnel_abort(tunnel, error == ECONNREFUSED ? "the peer's port 15008 refuses connections"
                                                : "the peer cannot be reached");
 }
@@ -81,6 +84,7 @@ struct tunnel *pool_tunnel(struct worker *worker, struct workload *workload, con
                            const char *identity, int by_name)
 {
     struct tunnel *tunnel = pool_find(worker, workload, address, identity);
+    errno = EAGAIN;
     if (tunnel != NULL || workload->credentials.context == NULL)
         return tunnel;
     tunnel = tunnel_new(worker, workload, TLS_CLIENT);
@@ -88,10 +92,13 @@ struct tunnel *pool_tunnel(struct worker *worker, struct workload *workload, con
     turns_spend(&workload->budget, TURN_TUNNEL);
     tunnel->peer = *address;
     tunnel->use.begun_ms = worker->now_ms;
+    errno = ENOMEM;
     if (tls_init(&tunnel->tls, TLS_CLIENT, &workload->credentials, worker->options->trust_domain, identity) !=
             0 ||
         (by_name && tls_ask_by_name(&tunnel->tls) != 0) || tunnel_dial(tunnel) != 0) {
+        int error = errno;
         tunnel_abort(tunnel, "no socket for a tunnel");
+        errno = error;
         return NULL;
     }
     link_append(&worker->pool.buckets[bucket_of(workload, address)], &tunnel->pool_link);

@@ -11,8 +11,8 @@
 enum { POOL_PRECONNECTS = 8 };
 
 /* A tunnel of `workload` to `identity` at address:15008 with room for a stream: from the pool, or a new one.
- * `by_name`: several identities live there, and the peer is told which is meant. NULL if none can be made (no
- * credentials, no descriptor). */
+ * `by_name`: several identities live there, and the peer is told which is meant. NULL with errno if none
+ * can be made (no credentials, no descriptor). */
 struct tunnel *pool_tunnel(struct worker *worker, struct workload *workload, const struct ns_address *address,
                            const char *identity, int by_name);
 /* WAITING: dials again. */

@@ -88,6 +88,7 @@ static void route_on(struct flow *flow, const char *failure)
         flow->tried = route_pick(flow);
         if (route_begin(flow, &decision->endpoints[flow->tried]) == 0)
             return;
+        flow->cause = cause_of_errno(errno);
         flow_close_side(flow, &flow->far, socket_close);
         failure = "the endpoint cannot be dialled";
     }
@@ -96,8 +97,9 @@ static void route_on(struct flow *flow, const char *failure)
 
 /* Outbound, CONNECTING: the attempt failed before a byte was relayed. `again`: the same endpoint may do on
  * another tunnel. */
-static void route_failed(struct flow *flow, int again, const char *reason)
+static void route_failed(struct flow *flow, int again, enum cause cause, const char *reason)
 {
+    flow->cause = cause;
     const struct ns_endpoint *endpoint = &flow->decision->endpoints[flow->tried];
     endpoint_note(&flow->worker->endpoints, flow->workload->key, &endpoint->address, endpoint->identity)
         ->refused_ms = flow->worker->now_ms;
@@ -119,12 +121,15 @@ static void route_to_application(struct flow *flow)
     int fd = socket_connect(&flow->workload->netns, &flow->destination, &flow->source, NS_MARK_TO_APP,
                             quota_buffers(flow->workload->quota));
     if (fd < 0) {
+        flow->cause = cause_of_errno(errno);
         flow_fail(flow, "no socket to the application");
         return;
     }
     flow_adopt(flow, &flow->near, fd);
-    if (worker_watch(flow->worker, &flow->near) != 0)
+    if (worker_watch(flow->worker, &flow->near) != 0) {
+        flow->cause = cause_of_errno(errno);
         flow_fail(flow, "no socket to the application");
+    }
 }
 
 static void application_connected(struct flow *flow)
@@ -153,9 +158,10 @@ static void route_refuse(struct flow *flow, const struct decision *decision)
     flow->workload->stats.refused++;
     if (flow->direction == NS_INBOUND && flow->state < FLOW_OPEN) {
         if (flow->stream.tunnel != NULL)
-            flow_answer_refused(flow, decision->verdict == NS_REFUSE ? 401 : 503, decision->reason);
+            flow_answer_refused(flow, decision->verdict == NS_REFUSE ? OUTCOME_DENIED : OUTCOME_UNAVAILABLE,
+                                decision->reason);
         else
-            flow_note_refused(flow, 0, decision->reason);
+            flow_note_refused(flow, OUTCOME_OPEN, decision->reason);
     }
     flow_abort(flow, decision->reason);
 }
@@ -226,6 +232,7 @@ static void route_ask(struct flow *flow, int established)
         route_decided(flow, decision);
     } else if (!waiting && flow->state == FLOW_DECIDING) {
         quota_refused(flow->workload->quota, NS_LIMIT_QUESTIONS, flow->worker->now_ms);
+        flow->cause = CAUSE_PASSING;
         flow_fail(flow, quota_reason(NS_LIMIT_QUESTIONS));
     } else if (!waiting)
         flow->worker->rechecks.missed = 1; /* a live flow is asked about again at the next tick */
@@ -337,10 +344,14 @@ static void side_connected(struct flow *flow, struct pollable *side, uint32_t ev
             application_connected(flow);
         else
             route_reached(flow);
-    } else if (flow->direction == NS_OUTBOUND) {
-        route_failed(flow, 0,
+        return;
+    }
+    enum cause cause = cause_of_errno(error);
+    if (flow->direction == NS_OUTBOUND) {
+        route_failed(flow, 0, cause,
                      error == ECONNREFUSED ? "the endpoint refused" : "the endpoint cannot be reached");
     } else {
+        flow->cause = cause;
         flow_fail(flow,
                   error == ECONNREFUSED ? "the application refused" : "the application cannot be reached");
     }
@@ -422,9 +433,9 @@ static void on_opened(struct stream *stream)
     route_reached(flow_of(stream));
 }
 
-static void on_refused(struct stream *stream, int again, const char *reason)
+static void on_refused(struct stream *stream, int again, enum cause cause, const char *reason)
 {
-    route_failed(flow_of(stream), again, reason);
+    route_failed(flow_of(stream), again, cause, reason);
 }
 
 static void on_broken(struct stream *stream)
@@ -432,11 +443,11 @@ static void on_broken(struct stream *stream)
     flow_abort(flow_of(stream), "the peer reset the stream");
 }
 
-static void on_lost(struct stream *stream, int again, const char *reason)
+static void on_lost(struct stream *stream, int again, enum cause cause, const char *reason)
 {
     struct flow *flow = flow_of(stream);
     if (flow->state == FLOW_CONNECTING && flow->direction == NS_OUTBOUND) {
-        route_failed(flow, again, reason);
+        route_failed(flow, again, cause, reason);
         return;
     }
     stream_leave(stream);

@@ -1,6 +1,7 @@
 /* stream.c: see stream.h. What begins with on_ runs inside h2_feed and h2_produce. */
 #include "flow/stream.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "flow/pool.h"
@@ -94,8 +95,10 @@ int stream_connect(struct stream *stream, struct worker *worker, struct workload
     if (tunnel == NULL)
         return -1;
     int32_t id = h2_connect(tunnel->h2, &endpoint->address, client, stream);
-    if (id < 0)
+    if (id < 0) {
+        errno = ENOMEM;
         return -1;
+    }
     stream_join(stream, tunnel, id, STREAM_ASKED);
     preconnect_used(worker, &tunnel->use, destination);
     tunnel_touch(tunnel);
@@ -107,16 +110,16 @@ static void on_request(void *owner, int32_t id, const struct ns_address *authori
 {
     struct tunnel *tunnel = owner;
     if (!address_same_ip(authority, &tunnel->local)) {
-        h2_respond(tunnel->h2, id, 400);
-        tunnel_note_refused(tunnel, 400, authority, "wrong-address");
+        h2_respond(tunnel->h2, id, OUTCOME_MALFORMED);
+        tunnel_note_refused(tunnel, OUTCOME_MALFORMED, authority, "wrong-address");
         return;
     }
     struct workload *workload = tunnel->workload;
     enum ns_limit limit = quota_admit(workload->quota, tunnel->worker->now_us);
     if (limit != NS_LIMITS) {
         /* Not REFUSED_STREAM, which asks to try the same again at once: another endpoint may do. */
-        h2_respond(tunnel->h2, id, 503);
-        tunnel_note_refused(tunnel, 503, authority, quota_reason(limit));
+        h2_respond(tunnel->h2, id, OUTCOME_LIMIT);
+        tunnel_note_refused(tunnel, OUTCOME_LIMIT, authority, quota_reason(limit));
         return;
     }
     turns_spend(&workload->budget, TURN_ACCEPT);
@@ -126,12 +129,12 @@ static void on_request(void *owner, int32_t id, const struct ns_address *authori
     events_of(tunnel)->requested(tunnel, id, &source, authority);
 }
 
-static void on_malformed(void *owner, int status)
+static void on_malformed(void *owner, enum outcome outcome)
 {
     struct tunnel *tunnel = owner;
-    tunnel_note_refused(tunnel, status, &tunnel->local,
-                        status == 400 ? "peer sent a request that is no CONNECT to an address"
-                                      : "peer sent a request with too many header fields");
+    tunnel_note_refused(tunnel, outcome, &tunnel->local,
+                        outcome == OUTCOME_MALFORMED ? "peer sent a request that is no CONNECT to an address"
+                                                     : "peer sent a request with too many header fields");
 }
 
 void stream_accept(struct stream *stream, struct tunnel *tunnel, int32_t id)
@@ -144,30 +147,54 @@ void stream_let_in(struct stream *stream)
 {
     if (stream->tunnel == NULL)
         return;
-    h2_respond(stream->tunnel->h2, stream->id, 200);
+    h2_respond(stream->tunnel->h2, stream->id, OUTCOME_OPEN);
     tunnel_touch(stream->tunnel);
 }
 
-void stream_refuse(struct stream *stream, int status)
+void stream_refuse(struct stream *stream, enum outcome outcome)
 {
     stream_forget(stream);
-    h2_respond(stream->tunnel->h2, stream->id, status);
+    h2_respond(stream->tunnel->h2, stream->id, outcome);
     stream->id = 0;
 }
 
-/* The peer has sent what does not belong there: no tunnel's bytes before its answer, or headers behind it. */
+/* The peer has sent what does not belong there: no tunnel's bytes before its answer, or headers behind it.
+ */
 static void stream_out_of_turn(struct stream *stream)
 {
     const struct stream_events *events = events_of(stream->tunnel);
     int unanswered = stream->state == STREAM_ASKED;
     stream_reset(stream, H2_PROTOCOL_ERROR);
     if (unanswered)
-        events->refused(stream, 0, "the peer refused the request");
+        events->refused(stream, 0, CAUSE_REFUSED, "the peer refused the request");
     else
         events->broken(stream);
 }
 
-static void on_response(void *owner, void *of, int status)
+/* What the list of connections says of a request that was answered so. */
+static const char *reason_of(enum outcome outcome)
+{
+    switch (outcome) {
+    case OUTCOME_REFUSED:
+        return "the application refused the peer";
+    case OUTCOME_UNROUTABLE:
+        return "the peer has no way to the application";
+    case OUTCOME_TIMEOUT:
+        return "the application does not answer the peer";
+    case OUTCOME_UNAVAILABLE:
+        return "the peer cannot serve it now";
+    case OUTCOME_LIMIT:
+        return "the peer has met a limit";
+    case OUTCOME_DENIED:
+        return "the peer's policy denied it";
+    case OUTCOME_FAILED:
+        return "the peer could not reach the application";
+    default:
+        return "the peer refused the request";
+    }
+}
+
+static void on_response(void *owner, void *of, int status, enum outcome outcome)
 {
     struct tunnel *tunnel = owner;
     struct stream *stream = of;
@@ -185,10 +212,7 @@ static void on_response(void *owner, void *of, int status)
     }
     stream_reset(stream, H2_CANCEL);
     events_of(tunnel)->answered(stream);
-    events_of(tunnel)->refused(stream, 0,
-                               status == 401   ? "the peer's policy denied it"
-                               : status == 503 ? "the peer could not reach the application"
-                                               : "the peer refused the request");
+    events_of(tunnel)->refused(stream, 0, outcome_cause(outcome), reason_of(outcome));
 }
 
 /* ---- bytes ---- */
@@ -273,7 +297,9 @@ static void on_closed(void *owner, void *of, uint32_t code)
     if (stream->tunnel == NULL)
         return; /* what was written last has ended it */
     if (stream->state == STREAM_ASKED) {
-        events_of(tunnel)->refused(stream, code == REFUSED_STREAM, "the peer reset the request");
+        int again = code == REFUSED_STREAM;
+        events_of(tunnel)->refused(stream, again, again ? CAUSE_PASSING : CAUSE_REFUSED,
+                                   "the peer reset the request");
         return;
     }
     stream_leave(stream);

@@ -9,6 +9,7 @@
 
 #include "flow/stream_events.h"
 #include "flow/tunnel.h"
+#include "wire/outcome.h"
 
 /* For the worker's tunnels; owner: the tunnel, stream: the stream. */
 extern const struct h2_events STREAM_H2_EVENTS;
@@ -17,8 +18,8 @@ extern const struct h2_events STREAM_H2_EVENTS;
 void stream_init(struct stream *stream, struct byte_queue *unread);
 
 /* Client: asks for the endpoint's address in a tunnel of the workload to the endpoint's node, pooled or new,
- * on behalf of `client`, who dialled `destination`. 0: `opened` or `refused` follows; -1: there is no tunnel
- * to be had. */
+ * on behalf of `client`, who dialled `destination`. 0: `opened` or `refused` follows; -1 with errno: there is
+ * no tunnel to be had. */
 int stream_connect(struct stream *stream, struct worker *worker, struct workload *workload,
                    const struct ns_endpoint *endpoint, const struct ns_address *client,
                    const struct ns_address *destination);
@@ -26,8 +27,8 @@ int stream_connect(struct stream *stream, struct worker *worker, struct workload
 void stream_accept(struct stream *stream, struct tunnel *tunnel, int32_t id);
 /* Server: the application is reached; bytes may move. Harmless if it is in no tunnel. */
 void stream_let_in(struct stream *stream);
-/* Server: the application will not be reached; answered with this status. Still in its tunnel. */
-void stream_refuse(struct stream *stream, int status);
+/* Server: the application will not be reached; answered so. Still in its tunnel. */
+void stream_refuse(struct stream *stream, enum outcome outcome);
 
 /* The application has something to send, or has ended: `source` is called at the end of the turn. */
 void stream_ready(struct stream *stream);

@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "base/cause.h"
 #include "nodeseal_core.h"
 
 struct stream;
@@ -30,7 +31,7 @@ struct stream_events {
     void (*opened)(struct stream *stream);
     /* Client, STREAM_ASKED: it comes to nothing, whether it was answered or not. `again`: another tunnel to
      * the same endpoint may do. The owner parts from it (stream_leave). */
-    void (*refused)(struct stream *stream, int again, const char *reason);
+    void (*refused)(struct stream *stream, int again, enum cause cause, const char *reason);
     /* Bytes from the peer, which last until `read`. */
     void (*data)(struct tunnel *tunnel, struct stream *stream, const uint8_t *bytes, size_t length);
     /* The peer will send no more (half close). */
@@ -39,8 +40,8 @@ struct stream_events {
     void (*closed)(struct stream *stream, int clean);
     /* It was reset, because the peer has sent what does not belong there. */
     void (*broken)(struct stream *stream);
-    /* Its tunnel ends. The owner parts from it. `again`, `reason`: as in `refused`. */
-    void (*lost)(struct stream *stream, int again, const char *reason);
+    /* Its tunnel ends. The owner parts from it. The others: as in `refused`. */
+    void (*lost)(struct stream *stream, int again, enum cause cause, const char *reason);
     /* Places up to `capacity` bytes for the peer at out. Returns how many (with *end set if they are the
      * last, 0 is then allowed), or STREAM_LATER (stream_ready continues), or STREAM_FAILED (it is reset). */
     ssize_t (*source)(struct tunnel *tunnel, struct stream *stream, uint8_t *out, size_t capacity, int *end);

@@ -20,6 +20,7 @@ struct tunnel *tunnel_new(struct worker *worker, struct workload *workload, enum
     tunnel->magic = TUNNEL_MAGIC;
     tunnel->role = role;
     tunnel->state = TUNNEL_CONNECTING;
+    tunnel->cause = CAUSE_PASSING;
     tunnel->worker = worker;
     tunnel->workload = workload;
     link_init(&tunnel->pool_link);
@@ -185,13 +186,13 @@ void tunnel_note_failed(const struct tunnel *tunnel, const char *reason)
     workload_note_refused(tunnel->worker, tunnel->workload, &refusal);
 }
 
-void tunnel_note_refused(const struct tunnel *tunnel, int status, const struct ns_address *destination,
-                         const char *reason)
+void tunnel_note_refused(const struct tunnel *tunnel, enum outcome outcome,
+                         const struct ns_address *destination, const char *reason)
 {
     const struct refusal refusal = {
         .kind = NS_REFUSED_STREAM,
         .direction = NS_INBOUND,
-        .status = status,
+        .status = outcome_status(outcome),
         .source = tunnel->peer,
         .destination = *destination,
         .peer = tunnel->tls.peer,

@@ -15,6 +15,7 @@
 #include "flow/preconnect.h"
 #include "loop/worker.h"
 #include "loop/workload.h"
+#include "wire/outcome.h"
 
 enum { TUNNEL_MAGIC = 0x6e737475 };
 
@@ -39,6 +40,8 @@ struct tunnel {
     enum tls_role role;
     /* Takes no new streams: new credentials, a GOAWAY, or doomed. */
     int retired;
+    /* For the streams that have not begun if it ends: why they come to nothing. */
+    enum cause cause;
     /* Why it must end; acted on when the callback that found out has returned. */
     const char *doom;
     struct worker *worker;
@@ -188,8 +191,8 @@ void tunnel_retire(struct tunnel *tunnel);
 /* The handshake has failed, or the peer refuses what comes behind it: notes why, for who looks at refusals. A
  * peer that went away without having said anything was not refused. */
 void tunnel_note_failed(const struct tunnel *tunnel, const char *reason);
-/* Server: a request was answered with this status, without a flow having begun. */
-void tunnel_note_refused(const struct tunnel *tunnel, int status, const struct ns_address *destination,
-                         const char *reason);
+/* Server: a request was answered so, without a flow having begun. */
+void tunnel_note_refused(const struct tunnel *tunnel, enum outcome outcome,
+                         const struct ns_address *destination, const char *reason);
 
 #endif

@@ -192,6 +192,7 @@ void tunnel_digest(struct tunnel *tunnel)
         doom = "the peer closed the tunnel";
     if (result == TLS_FAILED) {
         doom = tunnel->tls.error;
+        tunnel->cause = CAUSE_REFUSED;
         /* A server looks at our certificate when our handshake is done: its alert is the first that it says.
          */
         if (tunnel->role == TLS_CLIENT && tunnel->tls.record.opening.sequence <= 1)

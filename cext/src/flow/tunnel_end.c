@@ -32,7 +32,7 @@ static void tunnel_lose_streams(struct tunnel *tunnel, enum tunnel_state state, 
         struct stream *stream = container_of(at, struct stream, link);
         h2_stream_set(tunnel->h2, stream->id, NULL);
         stream->id = 0;
-        tunnel->worker->stream_events->lost(stream, again, reason);
+        tunnel->worker->stream_events->lost(stream, again, tunnel->cause, reason);
     }
 }
 
@@ -40,6 +40,7 @@ static void tunnel_lose_streams(struct tunnel *tunnel, enum tunnel_state state, 
  * what we say. */
 void tunnel_part(struct tunnel *tunnel)
 {
+    tunnel->cause = CAUSE_REFUSED;
     tunnel_lose_streams(tunnel, TUNNEL_PARTING, PROTOCOL_BROKEN);
     tunnel->deadline_ms = tunnel->worker->now_ms + PARTING_MS;
     byte_queue_clear(&tunnel->unfed, &tunnel->worker->blocks);

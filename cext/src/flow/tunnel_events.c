@@ -108,6 +108,7 @@ void tunnel_tick(struct tunnel *tunnel)
         if (tunnel->state == TUNNEL_HANDSHAKE)
             tunnel_note_failed(tunnel, tunnel->shaken > 0 ? "peer did not finish the handshake in time"
                                                           : "peer connected and sent nothing");
+        tunnel->cause = CAUSE_SILENT;
         tunnel_abort(tunnel, "the peer does not answer");
     } else if (tunnel->state == TUNNEL_PARTING && worker->now_ms > tunnel->deadline_ms) {
         tunnel_abort(tunnel, PROTOCOL_BROKEN);

@@ -89,6 +89,7 @@ static void handshake_failed(struct tunnel *tunnel)
 {
     tunnel->workload->stats.tls_failed++;
     tunnel_note_failed(tunnel, tunnel->tls.error);
+    tunnel->cause = CAUSE_REFUSED;
     tunnel->doom = tunnel->tls.error;
 }
 

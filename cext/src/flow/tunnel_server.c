@@ -98,5 +98,6 @@ void tunnel_refuse(struct tunnel *tunnel, enum ns_limit limit)
 {
     if (tunnel->role == TLS_SERVER) /* else its flows are shown */
         tunnel_show_refused(tunnel, limit);
+    tunnel->cause = CAUSE_REFUSED;
     tunnel->doom = quota_reason(limit);
 }

@@ -93,14 +93,14 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
 
 static void request_complete(struct h2 *h2, int32_t id)
 {
-    int status = message_refusal(&h2->message);
-    if (status == 0) {
+    enum outcome outcome = message_refusal(&h2->message);
+    if (outcome == OUTCOME_OPEN) {
         h2->events->request(h2->owner, id, &h2->message.authority, &h2->message.client);
         return;
     }
-    h2_respond(h2, id, status);
+    h2_respond(h2, id, outcome);
     if (h2->events->malformed != NULL)
-        h2->events->malformed(h2->owner, status);
+        h2->events->malformed(h2->owner, outcome);
 }
 
 /* Headers have come in on a stream. -1 if none may: malformed ones, and all that come behind a request or the
@@ -117,7 +117,8 @@ static int headers_complete(struct h2 *h2, const nghttp2_frame *frame)
     int status = h2->server ? 0 : message_status(&h2->message);
     if (status == 0 || (status < 200 && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM)))
         return -1;
-    h2->events->response(h2->owner, stream_of(h2, id), status);
+    enum outcome outcome = status < 300 ? OUTCOME_OPEN : outcome_of(h2->message.said, status);
+    h2->events->response(h2->owner, stream_of(h2, id), status, outcome);
     return 0;
 }
 
@@ -383,13 +384,14 @@ void h2_stream_set(struct h2 *h2, int32_t id, void *stream)
     nghttp2_session_set_stream_user_data(h2->session, id, stream);
 }
 
-void h2_respond(struct h2 *h2, int32_t id, int status)
+void h2_respond(struct h2 *h2, int32_t id, enum outcome outcome)
 {
     NS_CHECK(h2, H2_MAGIC);
     struct head head;
-    head_response(&head, status);
+    head_response(&head, outcome);
     nghttp2_data_provider provider = {.read_callback = source_read};
-    nghttp2_submit_response(h2->session, id, head.fields, head.count, status == 200 ? &provider : NULL);
+    nghttp2_submit_response(h2->session, id, head.fields, head.count,
+                            outcome == OUTCOME_OPEN ? &provider : NULL);
     frames_answered(&h2->frames);
 }
 

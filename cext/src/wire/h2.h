@@ -23,6 +23,7 @@
 #include <sys/types.h>
 
 #include "nodeseal_core.h"
+#include "wire/outcome.h"
 
 enum {
     H2_STREAM_WINDOW = 1 << 20,
@@ -54,12 +55,12 @@ struct h2_events {
      * says nothing. */
     void (*request)(void *owner, int32_t id, const struct ns_address *authority,
                     const struct ns_address *client);
-    /* Server: a malformed request came in, and was answered with this status. NULL: nobody wants to know. */
-    void (*malformed)(void *owner, int status);
+    /* Server: a malformed request came in, and was answered so. NULL: nobody wants to know. */
+    void (*malformed)(void *owner, enum outcome outcome);
     /* Client: the peer answered with this status, of 100 to 999. Any below 200 precedes another; one of 2xx
      * opens the tunnel, and what comes before or behind it (data or an end; another answer) the owner resets
-     * with H2_PROTOCOL_ERROR. */
-    void (*response)(void *owner, void *stream, int status);
+     * with H2_PROTOCOL_ERROR. `outcome`: what any other amounts to. */
+    void (*response)(void *owner, void *stream, int status, enum outcome outcome);
     /* Bytes from the peer; to be acknowledged by h2_taken, and, what came while h2_withhold, by h2_give_back.
      */
     void (*data)(void *owner, void *stream, const uint8_t *bytes, size_t length);
@@ -102,8 +103,8 @@ int32_t h2_connect(struct h2 *h2, const struct ns_address *authority, const stru
 size_t h2_room(const struct h2 *h2);
 
 void h2_stream_set(struct h2 *h2, int32_t id, void *stream);
-/* Server: 200 opens the tunnel; any other status ends the stream. */
-void h2_respond(struct h2 *h2, int32_t id, int status);
+/* Server: OUTCOME_OPEN opens the tunnel; any other answer ends the stream. */
+void h2_respond(struct h2 *h2, int32_t id, enum outcome outcome);
 void h2_resume(struct h2 *h2, int32_t id);
 void h2_reset(struct h2 *h2, int32_t id, uint32_t code);
 /* The application took `length` bytes that `data` delivered. */

@@ -24,9 +24,12 @@ void head_request(struct head *head, const struct ns_address *authority, const s
     head_add(head, "forwarded", head->forwarded, length);
 }
 
-void head_response(struct head *head, int status)
+void head_response(struct head *head, enum outcome outcome)
 {
     head->count = 0;
-    int length = snprintf(head->status, sizeof(head->status), "%d", status);
+    int length = snprintf(head->status, sizeof(head->status), "%d", outcome_status(outcome));
     head_add(head, ":status", head->status, (size_t)length);
+    const char *why = outcome_proxy_status(outcome);
+    if (why != NULL)
+        head_add(head, "proxy-status", why, strlen(why));
 }

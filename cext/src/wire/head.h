@@ -6,6 +6,7 @@
 #include <stddef.h>
 
 #include "nodeseal_core.h"
+#include "wire/outcome.h"
 #include "wire/names.h"
 
 /* Not to be copied: `fields` point into its texts. */
@@ -19,6 +20,6 @@ struct head {
 
 /* CONNECT to `authority`, forwarded (RFC 7239) for `client`. */
 void head_request(struct head *head, const struct ns_address *authority, const struct ns_address *client);
-void head_response(struct head *head, int status);
+void head_response(struct head *head, enum outcome outcome);
 
 #endif

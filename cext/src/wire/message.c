@@ -46,11 +46,12 @@ void message_request_field(struct message *message, const uint8_t *name, size_t 
         read_forwarded(value, value_length, &message->client);
 }
 
-int message_refusal(const struct message *message)
+enum outcome message_refusal(const struct message *message)
 {
     if (message->bytes > MESSAGE_BYTES_MAX)
-        return 431;
-    return message->malformed || !message->is_connect || !message->has_authority ? 400 : 0;
+        return OUTCOME_TOO_LARGE;
+    return message->malformed || !message->is_connect || !message->has_authority ? OUTCOME_MALFORMED
+                                                                                 : OUTCOME_OPEN;
 }
 
 /* RFC 9113 section 8.2.2. Transfer-Encoding is one too, but "a client MUST ignore" it in an answer to CONNECT
@@ -89,6 +90,8 @@ void message_response_field(struct message *message, const uint8_t *name, size_t
         if (!nghttp2_check_header_name(name, name_length) ||
             !nghttp2_check_header_value(value, value_length) || is_of_the_connection(name, name_length))
             message->malformed = 1;
+        else if (message->said == OUTCOME_OPEN && equals(name, name_length, "proxy-status"))
+            message->said = outcome_read(value, value_length);
     }
 }
 

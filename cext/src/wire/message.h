@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "nodeseal_core.h"
+#include "wire/outcome.h"
 
 enum {
     MESSAGE_BYTES_MAX = 65536, /* as SETTINGS_MAX_HEADER_LIST_SIZE counts; ztunnel's server limit */
@@ -33,6 +34,8 @@ struct message {
     int has_authority;
     /* Response; 0: none. */
     int status;
+    /* Response: what its Proxy-Status says; OUTCOME_OPEN: nothing. */
+    enum outcome said;
     struct ns_address authority;
     /* Request: from the forwarded header; all zero unless that could be read. */
     struct ns_address client;
@@ -43,8 +46,8 @@ void message_request_field(struct message *message, const uint8_t *name, size_t 
 void message_response_field(struct message *message, const uint8_t *name, size_t name_length,
                             const uint8_t *value, size_t value_length);
 
-/* Of a request: the status that refuses it, 0 if it asks for a tunnel. */
-int message_refusal(const struct message *message);
+/* Of a request: what refuses it, OUTCOME_OPEN if it asks for a tunnel. */
+enum outcome message_refusal(const struct message *message);
 /* Of a response: its status, 0 if it is malformed or has none (as trailers). */
 int message_status(const struct message *message);
 
