@@ -126,18 +126,19 @@ struct ns_flow {
 struct ns_parked {
     u32 kind;   /* NS_PARKED_... */
     u32 length; /* of `packet` that count: from the IP header to the end of TCP's, without options cut off */
-    u32 value; /* NS_PARKED_TOLERANCE: see there; SYN, ARRIVED: native connections it has, NS_PARKED_NATIVE */
-    u32 mark;  /* SYN: what it is to carry when it is released: NS_MARK_RELEASED, or that of a process */
+    u32 value;  /* SYN, ARRIVED: native connections it has, NS_PARKED_NATIVE; TOLERANCE: see there */
+    u32 mark;   /* SYN: what it is to carry when it is released: NS_MARK_RELEASED, or that of a process */
     union {
         u8 packet[120];      /* SYN, ARRIVED: 60 + 60 bytes for IPv4, 40 + 60 for IPv6; more is not parked */
-        struct ns_flow flow; /* the others: source and destination as the workload's own SYN has them */
+        struct ns_flow flow; /* the others: the source is the workload's end */
     };
 };
 #define NS_PARKED_SYN 1     /* the workload dials */
 #define NS_PARKED_GONE 2    /* its application gave up a connection that was not established */
 #define NS_PARKED_ARRIVED 3 /* somebody dials the workload */
-#define NS_PARKED_TOLERANCE                                                                                  \
-    4 /* of its end of `flow`: the peer's silence it bears, in ms; 0: as long as TCP does */
+/* What its end of an established `flow` bears of the peer's silence, in ms, 0 where it has not said: `value`,
+ * SO_KEEPALIVE with all of its times; `mark`, TCP_USER_TIMEOUT. */
+#define NS_PARKED_TOLERANCE 4
 #define NS_PARKED_NATIVE 0x80000000 /* in `value` of a SYN: it may leave marked NS_MARK_NATIVE */
 #define NS_PARKED_HEAD 16           /* bytes before the union */
 #define NS_RING_BYTES 131072

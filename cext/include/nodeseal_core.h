@@ -324,6 +324,9 @@ struct core_options {
     uint32_t refused_retry_ms;
     /* A pooled tunnel without streams is closed after; 300000. */
     uint32_t idle_timeout_ms;
+    /* A peer that acknowledges nothing for so long is given up, unless an application bears more; 0: none
+     * is. */
+    uint32_t unacknowledged_ms;
     /* Before a worker sleeps it looks for events so long; 0: not at all. */
     uint32_t spin_us;
     /* Of the connections to and from peers; "": what the system has. */

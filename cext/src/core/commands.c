@@ -7,6 +7,7 @@
 #include "core/recheck.h"
 #include "core/ring_reader.h"
 #include "core/snapshot.h"
+#include "flow/bearing.h"
 #include "flow/flow.h"
 #include "flow/preconnect.h"
 #include "flow/route.h"
@@ -132,6 +133,9 @@ static void command_run(struct worker *worker, struct command *command)
         break;
     case COMMAND_GAVE_UP:
         route_gave_up(worker, &command->tuple, command->sequence);
+        break;
+    case COMMAND_TOLERANCE:
+        (void)bearing_tell(worker, &command->tuple, &command->tolerance);
         break;
     case COMMAND_ANSWERED:
         parked_answered(&worker->parking, &command->tuple, command->sequence);

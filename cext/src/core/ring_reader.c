@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/listener.h"
+#include "flow/bearing.h"
 #include "flow/route.h"
 #include "loop/syn_answer.h"
 
@@ -129,6 +130,25 @@ static void read_gone(struct worker *worker, struct workload *workload, const st
         gave_up(worker, parked);
 }
 
+/* The flow is here, or on any other worker. */
+static void read_tolerance(struct worker *worker, struct workload *workload,
+                           const struct parked_record *record)
+{
+    struct tuple ends = {.workload = workload->key};
+    const struct tolerance tolerance = {record->value, record->mark};
+    parked_addresses(record, &ends.source, &ends.destination);
+    if (bearing_tell(worker, &ends, &tolerance))
+        return;
+    for (uint32_t i = 0; i < worker->context->worker_count; i++) {
+        if (i == worker->index)
+            continue;
+        struct command *command = command_new(COMMAND_TOLERANCE, workload->key);
+        command->tuple = ends;
+        command->tolerance = tolerance;
+        mailbox_post(&worker->context->workers[i].mailbox, command);
+    }
+}
+
 void ring_reader_event(struct worker *worker, struct listener *listener)
 {
     struct workload *workload = listener->workload;
@@ -142,6 +162,8 @@ void ring_reader_event(struct worker *worker, struct listener *listener)
             read_syn(worker, workload, record);
         else if (record->kind == PARKED_GONE)
             read_gone(worker, workload, record);
+        else if (record->kind == PARKED_TOLERANCE)
+            read_tolerance(worker, workload, record);
     }
     ring_done(&workload->ring);
 }

@@ -13,6 +13,7 @@
 #include "core/listener.h"
 #include "core/recheck.h"
 #include "core/ring_reader.h"
+#include "flow/patience.h"
 #include "flow/pool.h"
 #include "flow/route.h"
 #include "flow/tunnel_bytes.h"
@@ -271,6 +272,8 @@ static int sleep_ms(const struct worker *worker)
         link_empty(&worker->paused_listeners) && worker->blocks.touched == 0 && !many_have_left(worker))
         return -1;
     uint64_t next = worker->last_tick_ms + tick_interval(worker);
+    if (!link_empty(&worker->hasty.tunnels) && worker->hasty.due_ms < next)
+        next = worker->hasty.due_ms;
     if (!link_empty(&worker->strangers.ring) && worker->handshakes.out == 0) {
         uint64_t due_ms = strangers_due_us(&worker->strangers) / 1000 + 1;
         next = due_ms < next ? due_ms : next;
@@ -305,6 +308,8 @@ static void *turn_until_stopped(void *argument)
             commands_end_workloads(worker, ENDS_PER_TURN);
         if (worker->now_ms - worker->last_tick_ms >= tick_interval(worker))
             tick(worker);
+        if (!link_empty(&worker->hasty.tunnels))
+            patience_look_at_hasty(worker);
         answer_syns(worker);
         bury(worker);
         if (worker->context->worker_count > 1)

@@ -18,6 +18,7 @@ struct flow *flow_new(struct worker *worker, struct workload *workload, enum ns_
     flow->workload = workload;
     stream_init(&flow->stream, &flow->to_near.pending);
     link_init(&flow->task.link);
+    link_init(&flow->bearing_link);
     flow->task.kind = TASK_FLOW;
     link_init(&flow->waiting_link);
     link_init(&flow->waiter.link);
@@ -172,6 +173,7 @@ static void flow_close(struct flow *flow, const char *reason, void (*how)(int))
         worker->scratch.gathered.flow = NULL;
     decision_waiter_cancel(&flow->waiter);
     link_remove(&flow->task.link);
+    link_remove(&flow->bearing_link);
     link_remove(&flow->waiting_link);
     link_remove(&flow->link);
     link_append(&worker->graveyard.flows, &flow->link);

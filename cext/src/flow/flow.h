@@ -21,6 +21,7 @@
 #include "base/cause.h"
 #include "flow/stream.h"
 #include "loop/parking.h"
+#include "loop/sockets.h"
 
 enum { FLOW_MAGIC = 0x6e73666c };
 
@@ -69,6 +70,12 @@ struct flow {
     struct link link;
     /* In its workload's budget. */
     struct task task;
+    /* In worker->bearings, from when the ends of its near connection are known (bearing.h). */
+    struct link bearing_link;
+    /* Of the core's end of the near connection, as the application has it. */
+    uint16_t near_port;
+    /* What its application has said. */
+    struct tolerance tolerance;
     /* In worker->live.waiting until OPEN. */
     struct link waiting_link;
     struct decision_waiter waiter;

@@ -7,6 +7,7 @@
 #include <sys/epoll.h>
 
 #include "balance/pick.h"
+#include "flow/bearing.h"
 #include "flow/relay.h"
 #include "loop/syn_answer.h"
 #include "wire/names.h"
@@ -60,6 +61,7 @@ static int route_begin(struct flow *flow, const struct ns_endpoint *endpoint)
     if (fd < 0)
         return -1;
     flow_adopt(flow, &flow->far, fd);
+    bearing_renew(flow);
     return worker_watch(worker, &flow->far);
 }
 
@@ -126,6 +128,7 @@ static void route_to_application(struct flow *flow)
         return;
     }
     flow_adopt(flow, &flow->near, fd);
+    bearing_enter(flow);
     if (worker_watch(flow->worker, &flow->near) != 0) {
         flow->cause = cause_of_errno(errno);
         flow_fail(flow, "no socket to the application");
@@ -270,6 +273,8 @@ void route_accept(struct worker *worker, struct workload *workload, enum ns_dire
         return;
     }
     flow->endpoint = flow->destination;
+    if (direction == NS_OUTBOUND)
+        bearing_enter(flow);
     route_ask(flow, 0);
 }
 
@@ -290,6 +295,8 @@ void route_park(struct worker *worker, struct workload *workload, enum ns_direct
     flow->deadline_ms = 0;
     held_begin(&worker->parking, workload->key, &flow->held, syn, mark);
     flow->held.native = native;
+    if (direction == NS_OUTBOUND)
+        bearing_enter(flow);
     if (turns_event(&worker->turns, &workload->budget))
         route_ask(flow, 0);
     else
@@ -438,9 +445,9 @@ static void on_refused(struct stream *stream, int again, enum cause cause, const
     route_failed(flow_of(stream), again, cause, reason);
 }
 
-static void on_broken(struct stream *stream)
+static void on_broken(struct stream *stream, const char *reason)
 {
-    flow_abort(flow_of(stream), "the peer reset the stream");
+    flow_abort(flow_of(stream), reason);
 }
 
 static void on_lost(struct stream *stream, int again, enum cause cause, const char *reason)

@@ -34,6 +34,8 @@ static void stream_join(struct stream *stream, struct tunnel *tunnel, int32_t id
     stream->state = state;
     stream->tunnel = tunnel;
     link_append(&tunnel->streams, &stream->link);
+    if (stream->patience_ms != 0)
+        tunnel_note_patience(tunnel, stream->patience_ms);
     if (tunnel->holder != NULL)
         byte_queue_charge(stream->unread, &tunnel->holder->account);
 }
@@ -168,7 +170,7 @@ static void stream_out_of_turn(struct stream *stream)
     if (unanswered)
         events->refused(stream, 0, CAUSE_REFUSED, "the peer refused the request");
     else
-        events->broken(stream);
+        events->broken(stream, "the peer reset the stream");
 }
 
 /* What the list of connections says of a request that was answered so. */
@@ -304,6 +306,25 @@ static void on_closed(void *owner, void *of, uint32_t code)
     }
     stream_leave(stream);
     events_of(tunnel)->closed(stream, code == H2_NO_ERROR);
+}
+
+void stream_bear(struct stream *stream, uint32_t patience_ms)
+{
+    stream->patience_ms =
+        patience_ms != 0 && patience_ms < PATIENCE_LEAST_MS ? PATIENCE_LEAST_MS : patience_ms;
+    if (stream->tunnel != NULL && patience_ms != 0)
+        tunnel_note_patience(stream->tunnel, stream->patience_ms);
+}
+
+void stream_give_up(struct stream *stream, const char *reason)
+{
+    const struct stream_events *events = events_of(stream->tunnel);
+    int unanswered = stream->state == STREAM_ASKED;
+    stream_reset(stream, H2_CANCEL);
+    if (unanswered)
+        events->refused(stream, 1, CAUSE_SILENT, reason);
+    else
+        events->broken(stream, reason);
 }
 
 /* ---- the tunnel ---- */

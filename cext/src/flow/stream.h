@@ -41,6 +41,11 @@ int stream_is_blocked(const struct stream *stream);
 /* The verified identity of the peer, and what TLS was negotiated. */
 void stream_describe(const struct stream *stream, char peer[NS_IDENTITY_MAX], char *tls, size_t tls_size);
 
+/* Its application bears so much silence of the peer; 0: it has not said. In a tunnel or not. */
+void stream_bear(struct stream *stream, uint32_t patience_ms);
+/* The peer is silent for too long: ends it with a reset, and tells so (`refused` with `again`, or `broken`).
+ */
+void stream_give_up(struct stream *stream, const char *reason);
 /* Ends it with a reset, unless it has ended, and parts from the tunnel. `unread` is empty. Harmless if it is
  * in none. */
 void stream_close(struct stream *stream, int was_open);

@@ -1,6 +1,6 @@
 /*
  * stream_events.h: what a tunnel's streams tell those whom they belong to (stream.h). Each worker has one
- * table of it. All but `lost` and `read` are called inside h2_feed or h2_produce.
+ * table of it. All but `lost`, `read` and what stream_give_up tells are called inside h2_feed or h2_produce.
  */
 #ifndef NS_STREAM_EVENTS_H
 #define NS_STREAM_EVENTS_H
@@ -38,8 +38,8 @@ struct stream_events {
     void (*end)(struct stream *stream);
     /* It has ended, and has parted from its tunnel. `clean`: by the peer, without an error. */
     void (*closed)(struct stream *stream, int clean);
-    /* It was reset, because the peer has sent what does not belong there. */
-    void (*broken)(struct stream *stream);
+    /* It was reset, because the peer has sent what does not belong there, or nothing for too long. */
+    void (*broken)(struct stream *stream, const char *reason);
     /* Its tunnel ends. The owner parts from it. The others: as in `refused`. */
     void (*lost)(struct stream *stream, int again, enum cause cause, const char *reason);
     /* Places up to `capacity` bytes for the peer at out. Returns how many (with *end set if they are the

@@ -8,7 +8,6 @@
 #include "wire/h2.h"
 
 enum {
-    PING_ANSWER_MS = 20000,
     UNSENT_MOST = 131072, /* bytes in the socket: they go before a new stream's */
 };
 
@@ -26,6 +25,8 @@ struct tunnel *tunnel_new(struct worker *worker, struct workload *workload, enum
     link_init(&tunnel->pool_link);
     link_init(&tunnel->dirty_link);
     link_init(&tunnel->holder_link);
+    link_init(&tunnel->hasty_link);
+    tunnel->patience_ms = PATIENCE_MS;
     link_init(&tunnel->task.link);
     step_init(&tunnel->step, &tunnel->tls);
     tunnel->task.kind = TASK_TUNNEL;
@@ -45,6 +46,7 @@ void tunnel_free(struct tunnel *tunnel)
 {
     NS_CHECK(tunnel, TUNNEL_MAGIC);
     link_remove(&tunnel->link);
+    link_remove(&tunnel->hasty_link);
     h2_free(tunnel->h2);
     tls_dispose(&tunnel->tls);
     step_dispose(&tunnel->step);
@@ -125,10 +127,21 @@ void tunnel_defer(struct tunnel *tunnel)
 
 /* ---- whether it is needed ---- */
 
+void tunnel_note_patience(struct tunnel *tunnel, uint32_t patience_ms)
+{
+    if (patience_ms >= tunnel->patience_ms)
+        return;
+    struct hasty *hasty = &tunnel->worker->hasty;
+    tunnel->patience_ms = patience_ms;
+    hasty->due_ms = 0;
+    if (link_empty(&tunnel->hasty_link))
+        link_append(&hasty->tunnels, &tunnel->hasty_link);
+}
+
 int tunnel_peer_is_gone(const struct tunnel *tunnel, uint64_t now_ms)
 {
-    uint64_t since_ms = tunnel->ping_ms > tunnel->heard_ms ? tunnel->ping_ms : tunnel->heard_ms;
-    return tunnel->ping_ms != 0 && now_ms - since_ms > PING_ANSWER_MS;
+    return tunnel->ping_ms != 0 && now_ms - tunnel->heard_ms > PATIENCE_MS &&
+           now_ms - tunnel->ping_ms > PATIENCE_MS - PATIENCE_MS / 3;
 }
 
 /* Closed before, it would take the rest with it: what the peer sends meanwhile (it gives windows back as a

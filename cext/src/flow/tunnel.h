@@ -20,6 +20,12 @@
 enum { TUNNEL_MAGIC = 0x6e737475 };
 
 #define PROTOCOL_BROKEN "the peer broke the HTTP/2 protocol"
+#define PEER_SILENT "the peer does not answer"
+
+enum {
+    PATIENCE_MS = 30000,      /* for streams that bear no other silence of the peer */
+    PATIENCE_LEAST_MS = 1000, /* what is less counts as this */
+};
 
 struct h2;
 struct holder;
@@ -111,6 +117,10 @@ struct tunnel {
     uint64_t heard_ms;
     /* When the unanswered ping left, 0 if none. */
     uint64_t ping_ms;
+    /* What its least patient stream bears, or one that has left; at most PATIENCE_MS. */
+    uint32_t patience_ms;
+    /* In worker->hasty while that is less. */
+    struct link hasty_link;
     /* Since when it has had no stream. */
     uint64_t idle_ms;
     /* Server, the core retires: when the peer was told, 0 if it was not. */
@@ -137,6 +147,8 @@ struct stream {
     struct link link;
     /* The owner's: what the peer has sent and the application has not taken. */
     struct byte_queue *unread;
+    /* The peer's silence that its application bears; 0: it has not said. */
+    uint32_t patience_ms;
     /* Receive window. */
     uint32_t window;
     /* Of its tunnel's window: received for it, and not given back yet. */
@@ -175,9 +187,10 @@ static inline struct tls_sink tunnel_sink(const struct tunnel *tunnel)
     return sink;
 }
 
-/* Whether the peer was asked (PING), and nothing has come since, of whatever kind, for 20 s. The answer
- * itself may take longer over a way that loses much: in the peer's socket it stands behind megabytes of bulk.
- */
+/* One of its streams bears so much silence of the peer (patience.h). */
+void tunnel_note_patience(struct tunnel *tunnel, uint32_t patience_ms);
+/* Whether nothing has come from the peer, of whatever kind, for PATIENCE_MS, and it was asked (PING) with two
+ * thirds of it left. */
 int tunnel_peer_is_gone(const struct tunnel *tunnel, uint64_t now_ms);
 /* Whether nobody needs it any more, and the peer has acknowledged all that was sent. */
 int tunnel_is_done(const struct tunnel *tunnel);

@@ -4,13 +4,13 @@
 #include <errno.h>
 #include <sys/epoll.h>
 
+#include "flow/patience.h"
 #include "flow/pool.h"
 #include "flow/tunnel_bytes.h"
 #include "flow/tunnel_end.h"
 #include "wire/h2.h"
 
 enum {
-    PING_AFTER_MS = 10000,
     NOTICE_MS = 1000, /* for streams that are on their way when the peer is told to open no more */
 };
 
@@ -84,14 +84,9 @@ static void tick_open(struct tunnel *tunnel)
         tunnel_abort(tunnel, "no longer needed");
         return;
     }
-    if (tunnel_peer_is_gone(tunnel, worker->now_ms)) {
-        tunnel_abort(tunnel, "the peer does not answer");
+    if (patience_look(tunnel)) {
+        tunnel_abort(tunnel, PEER_SILENT);
         return;
-    }
-    if (tunnel->ping_ms == 0 && worker->now_ms - tunnel->heard_ms > PING_AFTER_MS) {
-        tunnel->ping_ms = worker->now_ms;
-        h2_ping(tunnel->h2);
-        tunnel_touch(tunnel);
     }
     if (!tunnel->retired && link_empty(&tunnel->streams) &&
         worker->now_ms - tunnel->idle_ms > worker->options->idle_timeout_ms)
@@ -109,7 +104,7 @@ void tunnel_tick(struct tunnel *tunnel)
             tunnel_note_failed(tunnel, tunnel->shaken > 0 ? "peer did not finish the handshake in time"
                                                           : "peer connected and sent nothing");
         tunnel->cause = CAUSE_SILENT;
-        tunnel_abort(tunnel, "the peer does not answer");
+        tunnel_abort(tunnel, PEER_SILENT);
     } else if (tunnel->state == TUNNEL_PARTING && worker->now_ms > tunnel->deadline_ms) {
         tunnel_abort(tunnel, PROTOCOL_BROKEN);
     } else if (tunnel->state == TUNNEL_OPEN) {

@@ -14,6 +14,7 @@
 #include "decisions/decisions.h"
 #include "nodeseal_core.h"
 #include "limits/quota.h"
+#include "loop/sockets.h"
 #include "loop/tuple.h"
 #include "wire/syn.h"
 #include "wire/tls.h"
@@ -29,10 +30,11 @@ enum command_kind {
     COMMAND_TRUST,
     COMMAND_LISTEN, /* to the home worker only */
     COMMAND_UNLISTEN,
-    COMMAND_ACCEPTED, /* from the home worker: a connection for another one */
-    COMMAND_PARKED,   /* the same of a SYN; it may be one that came before */
-    COMMAND_GAVE_UP,  /* and of an application that waits no longer for an answer to one */
-    COMMAND_ANSWERED, /* to the home worker: a SYN need not be remembered any more */
+    COMMAND_ACCEPTED,  /* from the home worker: a connection for another one */
+    COMMAND_PARKED,    /* the same of a SYN; it may be one that came before */
+    COMMAND_GAVE_UP,   /* and of an application that waits no longer for an answer to one */
+    COMMAND_TOLERANCE, /* and of what its application bears */
+    COMMAND_ANSWERED,  /* to the home worker: a SYN need not be remembered any more */
     COMMAND_REMOVE,
     COMMAND_RETIRE,
     COMMAND_EPOCH,
@@ -59,8 +61,10 @@ struct command {
     struct syn *syn;
     /* PARKED: what it carries when it is released. */
     uint32_t mark;
-    /* GAVE_UP, ANSWERED. */
+    /* GAVE_UP, ANSWERED, TOLERANCE. */
     struct tuple tuple;
+    /* TOLERANCE. */
+    struct tolerance tolerance;
     uint32_t sequence;
     /* ACCEPTED: a flow waits for it, and it was counted in before. */
     int paired;

@@ -23,7 +23,7 @@ enum parked_kind {
     PARKED_SYN = 1,       /* the workload dials */
     PARKED_GONE = 2,      /* its application gave up a connection that was not established */
     PARKED_ARRIVED = 3,   /* somebody dials the workload */
-    PARKED_TOLERANCE = 4, /* `value`: the peer's silence that the workload's end bears, ms; 0: no bound */
+    PARKED_TOLERANCE = 4, /* what its end of `flow` bears of the peer's silence has changed */
 };
 
 enum {
@@ -50,15 +50,15 @@ struct parked_record {
     uint32_t kind;
     /* SYN and ARRIVED: of `packet` that count, at most PARKED_PACKET_MAX; others: 0. */
     uint32_t length;
-    /* SYN and ARRIVED: how many native connections the workload has, and PARKED_NATIVE; TOLERANCE: see there.
-     */
+    /* SYN and ARRIVED: how many native connections the workload has, and PARKED_NATIVE; TOLERANCE: that of
+     * SO_KEEPALIVE, ms (struct tolerance). */
     uint32_t value;
-    /* SYN: of the packet that releases it. */
+    /* SYN: of the packet that releases it; TOLERANCE: TCP_USER_TIMEOUT, ms. */
     uint32_t mark;
     union {
         /* SYN and ARRIVED: only `length` bytes are there. */
         uint8_t packet[PARKED_PACKET_MAX];
-        /* Others. Source and destination as the workload's own SYN has them. */
+        /* Others. The source is the workload's end. */
         struct parked_flow flow;
     };
 };

@@ -18,6 +18,8 @@ enum {
     SOURCE_PORT_LAST = 32767, /* Linux's default ip_local_port_range starts at 32768 */
     SOURCE_PORT_TRIES = 64,
     KEEPALIVE_SECONDS = 180,
+    KEEPALIVE_COUNT = 9,
+    KEEPALIVE_THIRD_MOST = 32767,
     /* With what the kernel adds to each it is one page, and a fresh connection's send buffer 87 to 130 KB, as
      * over Ethernet. It grows (tcp_should_expand_sndbuf) once the ten that may be on their way at first (RFC
      * 6928) are on their way: no more than ten are received, so that the other end keeps the one it has. */
@@ -106,11 +108,26 @@ static int set_option(int fd, int level, int name, int value)
 }
 
 /* None of these can fail on a TCP socket; a connection without them still works. */
-static void keep_alive(int fd)
+static void keep_alive(int fd, int idle_seconds, int interval_seconds, int count)
 {
     (void)set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-    (void)set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_SECONDS);
-    (void)set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_SECONDS / 3);
+    (void)set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, idle_seconds);
+    (void)set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, interval_seconds);
+    (void)set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, count);
+}
+
+void socket_tolerate(int fd, const struct tolerance *tolerance)
+{
+    uint32_t most = KEEPALIVE_THIRD_MOST * 3000u; /* tcp(7): 32767 s */
+    uint32_t silence = tolerance->keepalive_ms < most ? tolerance->keepalive_ms : most;
+    int third = silence < 3000 ? 1 : (int)(silence / 3000);
+    if (silence == 0)
+        keep_alive(fd, KEEPALIVE_SECONDS, KEEPALIVE_SECONDS / 3, KEEPALIVE_COUNT);
+    else
+        keep_alive(fd, third, third, 2);
+    uint32_t unacknowledged =
+        tolerance->unacknowledged_ms < INT32_MAX ? tolerance->unacknowledged_ms : INT32_MAX;
+    (void)set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)unacknowledged);
 }
 
 static int connect_to(int fd, const struct ns_address *destination)
@@ -178,7 +195,7 @@ int socket_connect(const struct netns *netns, const struct ns_address *destinati
         if (buffers > 0) /* told to the other end by the SYN; larger ones by it are not used either */
             (void)set_option(fd, IPPROTO_TCP, TCP_MAXSEG, SEGMENT_BOUND);
         if (source == NULL) {
-            keep_alive(fd);
+            keep_alive(fd, KEEPALIVE_SECONDS, KEEPALIVE_SECONDS / 3, KEEPALIVE_COUNT);
         } else {
             int transparent = family == AF_INET ? set_option(fd, IPPROTO_IP, IP_TRANSPARENT, 1)
                                                 : set_option(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, 1);
@@ -270,6 +287,15 @@ uint32_t socket_round_trip_us(int fd)
         info.tcpi_min_rtt == UINT32_MAX)
         return 0;
     return info.tcpi_min_rtt;
+}
+
+uint64_t socket_unacknowledged_ms(int fd)
+{
+    struct tcp_info info = {0};
+    socklen_t length = sizeof(info);
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 && info.tcpi_retransmits > 0
+               ? info.tcpi_last_ack_recv
+               : 0;
 }
 
 uint32_t socket_waiting(int fd)

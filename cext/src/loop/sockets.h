@@ -55,6 +55,16 @@ int socket_connect(const struct netns *netns, const struct ns_address *destinati
 /* Keeps what the kernel holds of a connection small: `buffers` bytes in each direction, and as much again for
  * what it needs itself (socket(7), SO_RCVBUF). 0: as much as it likes. */
 void socket_bound(int fd, uint32_t buffers);
+/* What an application bears of its peer's silence, in milliseconds; 0: it has not said. */
+struct tolerance {
+    /* Without a word: SO_KEEPALIVE, and all of its times. */
+    uint32_t keepalive_ms;
+    /* With bytes on their way: TCP_USER_TIMEOUT. */
+    uint32_t unacknowledged_ms;
+};
+
+/* From now on the kernel bears as much, of a socket that goes to another machine. */
+void socket_tolerate(int fd, const struct tolerance *tolerance);
 /* From now on the connection is reset if this process ends without closing it in order: its end must not look
  * as if all had arrived. */
 void socket_reset_at_death(int fd);
@@ -73,6 +83,9 @@ int socket_set_nonblocking(int fd);
 /* The shortest round trip that the connection has seen, in microseconds; 0 if that is not known. Queues on
  * the way are not in it. */
 uint32_t socket_round_trip_us(int fd);
+/* For how long the connection's peer has acknowledged nothing, although it was sent again, in milliseconds;
+ * 0: it has, or there is nothing to acknowledge, or that is not known. */
+uint64_t socket_unacknowledged_ms(int fd);
 /* How many connections wait in a listener's queue. */
 uint32_t socket_waiting(int fd);
 /* The socket's pending error, cleared by reading it. */

@@ -19,13 +19,14 @@ static void lists_init(struct worker *worker)
     struct link *lists[] = {
         &worker->workloads.leaving,   &worker->rechecks.workloads, &worker->paused_listeners,
         &worker->live.waiting,        &worker->graveyard.flows,    &worker->graveyard.tunnels,
-        &worker->graveyard.workloads,
+        &worker->graveyard.workloads, &worker->hasty.tunnels,
     };
     for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
         link_init(lists[i]);
     links_init(worker->workloads.buckets, WORKLOAD_BUCKETS);
     links_init(worker->pool.buckets, TUNNEL_BUCKETS);
     links_init(worker->holders, HOLDER_BUCKETS);
+    links_init(worker->bearings, BEARING_BUCKETS);
 }
 
 void worker_init(struct worker *worker, const struct context *context, uint32_t index)

@@ -46,6 +46,7 @@ enum {
     WORKLOAD_BUCKETS = 256,
     TUNNEL_BUCKETS = 256,
     HOLDER_BUCKETS = 1024,
+    BEARING_BUCKETS = 4096,
     GATHERED_PIECES = 32,
 };
 
@@ -99,6 +100,13 @@ struct rechecks {
     uint64_t round;
     /* A live flow could not be asked about after the last epoch. */
     int missed;
+};
+
+/* Tunnels whose peers are looked at more often than at each tick (flow/patience.h). */
+struct hasty {
+    struct link tunnels;
+    /* When they are looked at next, if there are any. */
+    uint64_t due_ms;
 };
 
 /* Client tunnels. */
@@ -158,8 +166,11 @@ struct worker {
     struct workloads workloads;
     struct rechecks rechecks;
     struct pool pool;
+    struct hasty hasty;
     /* Peers of all workloads, see windows.h. */
     struct link holders[HOLDER_BUCKETS];
+    /* Flows by the ends of their near connections, see bearing.h. */
+    struct link bearings[BEARING_BUCKETS];
     struct strangers strangers;
     struct parking parking;
     struct answers answers;
