@@ -8,12 +8,12 @@ import threading
 from dataclasses import replace
 
 from differential.case import Notice, case
-from differential.notices import ACCEPTS_FIRST, OWN_PORT
+from differential.notices import ACCEPTS_FIRST
 from differential.observation import Observation, Seconds, outcome, received, timed
 from differential.router import HOST, NETWORK, PROHIBITED
 from differential.setting import EVERYWHERE, MESH, OUTWARD, PODS_ONLY
 from differential.world import World
-from support.connection import receive_exactly
+from support.connection import echoes, receive_exactly
 
 UNROUTED = {4: "198.51.100.9", 6: "2001:db8::9"}
 """Nobody's address (RFC 5737, RFC 3849)."""
@@ -22,6 +22,7 @@ BOTH = (4, 6)
 CONNECTED = Notice("connect()", "connect() succeeds, and a reset follows", ACCEPTS_FIRST)
 AT_ONCE = Notice("time", "it takes no time", ACCEPTS_FIRST)
 BY_CLIENT = (MESH, OUTWARD)
+CONNECTED_AT_ONCE = replace(AT_ONCE, what="connect() succeeds at once", where=BY_CLIENT)
 
 
 @case(*EVERYWHERE, versions=BOTH, notices=(CONNECTED,))
@@ -149,24 +150,15 @@ def test_full_backlog(world: World) -> Observation:
     }
 
 
-@case(*EVERYWHERE, notices=(Notice("server's peer's port is the client's", "the server sees another port", OWN_PORT),))
-def test_addresses(world: World) -> Observation:
-    """Client and server ask for the addresses and ports of their connection."""
-    client, accepted = world.connected()
-    dialled = [*client.getpeername()[:2]] == [*world.target]
-    return {
-        "client's peer is what it dialled": dialled,
-        "client's own address": client.getsockname()[0],
-        "server's own address": accepted.getsockname()[:2],
-        "server's peer's address": accepted.getpeername()[0],
-        "server's peer's port is the client's": accepted.getpeername()[1] == client.getsockname()[1],
-    }
-
-
-@case(*EVERYWHERE)
-def test_no_server_while_syn_waits(world: World) -> Observation:
-    """A non-blocking client is polled while it connects to a closed port."""
+@case(*PODS_ONLY, notices=(CONNECTED_AT_ONCE,))
+def test_late_answer(world: World) -> Observation:
+    """A firewall at the server drops the first SYNs, and lets in those that come after a second and a half."""
+    let_in = world.filter(world.server.plan.netns, "input", f"tcp dport {world.port} drop")
+    world.serve()
     client = world.new_socket(None)
-    client.setblocking(False)
-    first = outcome(lambda: client.connect(world.target))
-    return {"connect()": first}
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, 6)
+    timer = threading.Timer(1.5, let_in)
+    timer.start()
+    result, seconds = timed(lambda: client.connect(world.target))
+    timer.join()
+    return {"connect()": result, "time": seconds, "answer": outcome(lambda: echoes(client))}

@@ -75,10 +75,14 @@ class World:
         self._stack.callback(served.close)
         return served
 
-    def dial(self, port: int = 0) -> socket.socket:
+    def dial(self) -> socket.socket:
         """A connection to the server. Raises OSError."""
+        return self.dial_to(self.target)
+
+    def dial_to(self, address: Address) -> socket.socket:
+        """A connection of the client to somewhere. Raises OSError."""
         client = self.new_socket()
-        client.connect((self.target[0], port or self.target[1]))
+        client.connect(address)
         return client
 
     def connected(self) -> tuple[socket.socket, socket.socket]:
@@ -107,10 +111,17 @@ class World:
         """The network namespace of the place's node."""
         return self._plan.node(place.plan.node).netns
 
-    def filter(self, netns: str, hook: str, rule: str) -> None:
-        """A rule of nftables at a hook ("input") of a namespace, until the world is closed."""
+    def filter(self, netns: str, hook: str, rule: str) -> Callable[[], None]:
+        """A rule of nftables at a hook ("input") of a namespace, until what it returns is called, or the world is
+        closed."""
         table = f"case{next(_numbers)}"
         _nft(netns, f"table inet {table} {{ chain case {{ type filter hook {hook} priority 0; {rule}; }}; }}")
+        return self._once(lambda: _nft(netns, f"delete table inet {table}"))
+
+    def nat(self, netns: str, hook: str, rule: str) -> None:
+        """A rule that translates addresses at a hook ("prerouting"), until the world is closed."""
+        table, priority = f"case{next(_numbers)}", {"prerouting": -110, "postrouting": 90}[hook]
+        _nft(netns, f"table inet {table} {{ chain case {{ type nat hook {hook} priority {priority}; {rule}; }}; }}")
         self._stack.callback(_nft, netns, f"delete table inet {table}")
 
     def route(self, netns: str, *route: str) -> None:
@@ -128,6 +139,17 @@ class World:
     def at_end(self, action: Callable[[], object]) -> None:
         """Calls it before what was opened earlier is closed."""
         self._stack.callback(action)
+
+    def _once(self, action: Callable[[], None]) -> Callable[[], None]:
+        """The action, to be called at any time; otherwise it is when the world is closed."""
+        left = [action]
+
+        def act() -> None:
+            while left:
+                left.pop()()
+
+        self._stack.callback(act)
+        return act
 
     def close(self) -> None:
         """End all that was opened."""
