@@ -89,6 +89,28 @@ static void ring_put(const struct parked_record *record)
     pthread_mutex_unlock(&fake.mutex);
 }
 
+/* ---- the other worker ---- */
+
+static int elsewhere; /* atomic */
+
+uint32_t __wrap_placement_choose(const struct placement *places, uint32_t count, uint32_t home, uint64_t held,
+                                 uint64_t now_ms);
+uint32_t __real_placement_choose(const struct placement *places, uint32_t count, uint32_t home, uint64_t held,
+                                 uint64_t now_ms);
+
+uint32_t __wrap_placement_choose(const struct placement *places, uint32_t count, uint32_t home, uint64_t held,
+                                 uint64_t now_ms)
+{
+    if (__atomic_load_n(&elsewhere, __ATOMIC_RELAXED))
+        return (home + 1) % count;
+    return __real_placement_choose(places, count, home, held, now_ms);
+}
+
+void parked_elsewhere(void)
+{
+    __atomic_store_n(&elsewhere, 1, __ATOMIC_RELAXED);
+}
+
 /* ---- packets ---- */
 
 int __wrap_socket_raw_in(const struct netns *netns, int family);

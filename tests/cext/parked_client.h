@@ -23,6 +23,8 @@ struct sent {
 /* The ring's descriptor, for core_workload_listen; the caller closes it. What was in the ring is forgotten.
  */
 int parked_ring(void);
+/* What comes from the ring is dealt with by another worker than the one that reads it, from now on. */
+void parked_elsewhere(void);
 /* A socket of an application at host(5). */
 int parked_client(void);
 /* Puts the SYN of `client` to the lab's outbound listener into the ring. */

@@ -310,6 +310,45 @@ TEST(reader_that_was_told_to_stop_reads_no_more)
     lab_free(lab);
 }
 
+TEST(another_worker_than_the_reader_may_hold_it)
+{
+    struct lab *lab = lab_parked(1);
+    parked_elsewhere();
+    check_connects(lab);
+    check_connects(lab);
+    int client = parked_client(), server;
+    LAB_SET(lab, stuck, 1);
+    lab_move_on(lab);
+    parked_syn(lab, client, 7, 0);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).connections == 1);
+    parked_syn(lab, client, 7, 0);
+    parked_syn(lab, client, 8, 0);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).accepted == 4);
+    LAB_SET(lab, stuck, 0);
+    struct sent sent = parked_sent();
+    check_released(&sent);
+    CHECK_EQUAL(sent.bytes[27], 8);
+    parked_syn(lab, client, 8, 0);
+    sent = parked_sent();
+    check_released(&sent);
+    parked_connect(lab, client);
+    server = take_connection(lab->application);
+    check_exchange(client, server);
+    close(client);
+    close(server);
+    client = parked_client();
+    LAB_SET(lab, stuck, 1);
+    lab_move_on(lab);
+    WAIT_UNTIL(lab_core_stats(lab).live_connections == 0);
+    parked_syn(lab, client, 9, 0);
+    WAIT_UNTIL(lab_stats(lab, SHIPPER_KEY).connections == 1);
+    parked_gone(lab, client);
+    WAIT_UNTIL(lab_core_stats(lab).live_connections == 0);
+    LAB_SET(lab, stuck, 0);
+    close(client);
+    lab_close(lab);
+}
+
 TEST(connection_that_was_not_parked_is_accepted_as_before)
 {
     struct lab *lab = lab_parked(1);
