@@ -14,7 +14,7 @@ from bench.build import BUILD, build_programs
 from bench.errors import BenchError
 from bench.figures import summarise
 from bench.machine import describe_machine
-from bench.peers.catalogue import all_peers
+from bench.peers.catalogue import all_peers, ways_of_nodeseal
 from bench.peers.external import External, read_description
 from bench.peers.nodeseal import parse_settings
 from bench.peers.peer import Peer
@@ -81,12 +81,13 @@ def _positive(text: str) -> int:
 
 def _choose(options: argparse.Namespace) -> list[Peer]:
     """The peers to be measured. Raises BenchError when one is unknown, or needs something first."""
-    peers = all_peers(parse_settings(options.setting))
+    settings = parse_settings(options.setting)
+    peers = all_peers(settings)
     for path in options.extra:
         peers.append(External(read_description(path, [peer.name for peer in peers])))
     if options.only:
         names = options.only.split(",")
-        known = {peer.name: peer for peer in peers}
+        known = {peer.name: peer for peer in (*peers, *ways_of_nodeseal(settings))}
         for name in names:
             if name not in known:
                 raise BenchError(f"--only {name}: there is no such peer; there are {', '.join(known)}")

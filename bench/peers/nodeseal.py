@@ -1,13 +1,15 @@
-"""nodeseal itself: an agent and a core on each node, both pods enrolled, connections captured by eBPF."""
+"""nodeseal itself: an agent and a core on each node, connections captured by eBPF; and ways to use it that are
+measured beside it on demand (`--only`)."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 import yaml
 
-from bench.bed import Bed
+from bench.bed import CLIENT, SERVER, Bed
 from bench.errors import BenchError
 from bench.peers.peer import Peer, Started, first_line
 from nodeseal.local.config import default_workers
@@ -39,6 +41,8 @@ class Nodeseal(Peer):
     configuration."""
 
     name = "nodeseal"
+    enrolled: frozenset[str] = frozenset({CLIENT, SERVER})
+    """Of these two pods, those that are; the others of a bed are in any case."""
 
     def __init__(self, settings: Mapping[str, object] | None = None) -> None:
         self.settings = {"workers": default_workers(), "settle": _SETTLE} | dict(settings or {})
@@ -50,11 +54,13 @@ class Nodeseal(Peer):
 
     def start(self, bed: Bed) -> Started:
         lab = bed.lab
-        write_mesh(lab.mesh, lab.plan)
+        left_out = {CLIENT, SERVER} - self.enrolled
+        pods = tuple(dataclasses.replace(pod, enrolled_from_start=pod.name not in left_out) for pod in lab.plan.pods)
+        write_mesh(lab.mesh, dataclasses.replace(lab.plan, pods=pods))
         records = start_agents(bed, self.settings)
         agents.wait_for_workloads(
             lab.run_dirs,
-            lab.plan.pods,
+            [pod for pod in pods if pod.enrolled_from_start],
             lambda workload: workload.phase == "enrolled",
             "enrolled",
             seconds=agents.READY_SECONDS,
@@ -67,6 +73,40 @@ class Nodeseal(Peer):
             )
         helpers = tuple(record.pid for record in records if record.pid)
         return Started(bed.app, proxies=cores, helpers=helpers)
+
+
+class NodesealEarly(Nodeseal):
+    """The application's connection is accepted before the far side is there, as every other peer does."""
+
+    name = "nodeseal-early"
+
+    def __init__(self, settings: Mapping[str, object] | None = None) -> None:
+        super().__init__({"connect": "early"} | dict(settings or {}))
+
+
+class NodesealOutbound(Nodeseal):
+    """From an enrolled workload to one that is not: decided at the SYN, and native from there on."""
+
+    name = "nodeseal-native-out"
+    enrolled = frozenset({CLIENT})
+    encrypts = False
+
+
+class NodesealInbound(Nodeseal):
+    """From a workload that is not enrolled to one that is: the same at the other end."""
+
+    name = "nodeseal-native-in"
+    enrolled = frozenset({SERVER})
+    encrypts = False
+
+
+class NodesealOutside(NodesealOutbound):
+    """From an enrolled workload to where nothing of the mesh is, which a map says at connect()."""
+
+    name = "nodeseal-outside"
+
+    def __init__(self, settings: Mapping[str, object] | None = None) -> None:
+        super().__init__({"mesh_networks": ["192.0.2.0/24"]} | dict(settings or {}))
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
