@@ -22,7 +22,7 @@ static struct worker *holder_of(struct worker *worker, const struct parked *park
 static void came_again(struct worker *worker, struct parked *parked, struct syn *syn)
 {
     struct worker *to = holder_of(worker, parked);
-    parked_seen(&worker->parking, parked, worker->now_ms);
+    parked_seen(parked, worker->now_ms);
     if (to == worker) {
         route_again(worker, &parked->tuple, parked->sequence);
         free(syn);
@@ -170,7 +170,5 @@ void ring_reader_event(struct worker *worker, struct listener *listener)
 
 void ring_reader_tick(struct worker *worker)
 {
-    struct parked *parked;
-    while ((parked = parked_silent(&worker->parking, worker->now_ms)) != NULL)
-        gave_up(worker, parked);
+    parked_each_silent(&worker->parking, worker->now_ms, worker, gave_up);
 }

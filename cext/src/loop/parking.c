@@ -30,13 +30,13 @@ void parking_init(struct parking *parking)
         link_init(&parking->parked[i]);
         link_init(&parking->held[i]);
     }
-    link_init(&parking->seen);
+    link_init(&parking->all);
 }
 
 void parking_dispose(struct parking *parking)
 {
-    while (!link_empty(&parking->seen))
-        parked_forget(parking, container_of(parking->seen.next, struct parked, seen_link));
+    while (!link_empty(&parking->all))
+        parked_forget(parking, container_of(parking->all.next, struct parked, all_link));
 }
 
 /* ---- the home worker's ---- */
@@ -61,24 +61,25 @@ struct parked *parked_new(struct parking *parking, const struct tuple *tuple, ui
     struct parked *parked = ns_alloc(sizeof(*parked));
     parked->tuple = *tuple;
     parked->sequence = sequence;
-    parked->seen_ms = now_ms;
+    parked->first_ms = now_ms;
+    parked->due_ms = now_ms + PARKED_FIRST_MS + PARKED_SPARE_MS;
     link_append(&parking->parked[bucket_of(tuple)], &parked->found_link);
-    link_append(&parking->seen, &parked->seen_link);
+    link_append(&parking->all, &parked->all_link);
     parking->count++;
     return parked;
 }
 
-void parked_seen(struct parking *parking, struct parked *parked, uint64_t now_ms)
+void parked_seen(struct parked *parked, uint64_t now_ms)
 {
-    parked->seen_ms = now_ms;
-    link_remove(&parked->seen_link);
-    link_append(&parking->seen, &parked->seen_link);
+    /* What it has taken so far and a second are the next pause at most. */
+    uint64_t pause_ms = now_ms - parked->first_ms + PARKED_FIRST_MS;
+    parked->due_ms = now_ms + (pause_ms < PARKED_MOST_MS ? pause_ms : PARKED_MOST_MS) + PARKED_SPARE_MS;
 }
 
 void parked_forget(struct parking *parking, struct parked *parked)
 {
     link_remove(&parked->found_link);
-    link_remove(&parked->seen_link);
+    link_remove(&parked->all_link);
     parking->count--;
     free(parked);
 }
@@ -90,31 +91,27 @@ void parked_answered(struct parking *parking, const struct tuple *tuple, uint32_
         parked_forget(parking, parked);
 }
 
-struct parked *parked_silent(struct parking *parking, uint64_t now_ms)
+void parked_each_silent(struct parking *parking, uint64_t now_ms, struct worker *worker,
+                        parked_gave_up *gave_up)
 {
-    if (link_empty(&parking->seen))
-        return NULL;
-    struct parked *oldest = container_of(parking->seen.next, struct parked, seen_link);
-    return now_ms >= oldest->seen_ms + PARKED_SILENT_MS ? oldest : NULL;
+    struct link *at, *next;
+    link_each(at, next, &parking->all)
+    {
+        struct parked *parked = container_of(at, struct parked, all_link);
+        if (now_ms > parked->due_ms)
+            gave_up(worker, parked);
+    }
 }
 
 void parked_left(struct parking *parking, uint64_t workload, uint64_t now_ms)
 {
-    uint64_t left_ms = now_ms > PARKED_SILENT_MS ? now_ms - PARKED_SILENT_MS + PARKED_LEFT_MS : now_ms;
-    struct link *at, *next, older;
-    link_init(&older);
-    link_each(at, next, &parking->seen)
+    struct link *at, *next;
+    link_each(at, next, &parking->all)
     {
-        struct parked *parked = container_of(at, struct parked, seen_link);
-        if (parked->tuple.workload != workload)
-            continue;
-        parked->seen_ms = parked->seen_ms < left_ms ? parked->seen_ms : left_ms;
-        link_remove(&parked->seen_link);
-        link_append(&older, &parked->seen_link);
+        struct parked *parked = container_of(at, struct parked, all_link);
+        if (parked->tuple.workload == workload && parked->due_ms > now_ms + PARKED_LEFT_MS)
+            parked->due_ms = now_ms + PARKED_LEFT_MS;
     }
-    /* In front of the others: it is their turn first, if not quite in their order. */
-    link_splice(&older, &parking->seen);
-    link_splice(&parking->seen, &older);
 }
 
 /* ---- who holds it ---- */

@@ -12,8 +12,9 @@
  *
  * and what the listener accepts then is the held flow's, by the addresses of both tuple.
  *
- * An application that gives up is told of by the ring; should that record be lost, it is known by its
- * silence: TCP sends a SYN again at least every PARKED_SILENT_MS.
+ * An application that gives up is told of by the ring. Where that record is lost, or nothing writes it, its
+ * silence tells: TCP sends a SYN again after a second at first, and then after twice as long each time at
+ * most (tcp_retransmit_timer, tcp_syn_linear_timeouts).
  */
 #ifndef NS_PARKING_H
 #define NS_PARKING_H
@@ -24,22 +25,28 @@
 
 enum {
     PARKING_BUCKETS = 1024,
-    PARKED_SILENT_MS = 150000, /* TCP_RTO_MAX is 120 s */
-    PARKED_LEFT_MS = 10000,    /* the same once another core reads the ring */
+    PARKED_FIRST_MS = 1000,  /* until a SYN comes again (TCP_TIMEOUT_INIT) */
+    PARKED_MOST_MS = 120000, /* the most between two (TCP_RTO_MAX) */
+    PARKED_SPARE_MS = 3000,  /* it may come later by so much */
+    PARKED_LEFT_MS = 10000,  /* from when another core reads the ring */
 };
+
+struct worker;
 
 /* The home worker's: a SYN that was parked and not answered. */
 struct parked {
     /* In its bucket. */
     struct link found_link;
-    /* In parking->seen. */
-    struct link seen_link;
+    /* In parking->all. */
+    struct link all_link;
     struct tuple tuple;
     uint32_t sequence;
     /* Index of the worker that holds it. */
     uint32_t worker;
-    /* When it came last. */
-    uint64_t seen_ms;
+    /* When it came first. */
+    uint64_t first_ms;
+    /* When it is to have come again: else its application has given up. */
+    uint64_t due_ms;
 };
 
 /* A SYN that waits here; embedded in the flow that is made for it. */
@@ -61,8 +68,8 @@ struct held {
 struct parking {
     struct link parked[PARKING_BUCKETS];
     struct link held[PARKING_BUCKETS];
-    /* All of `parked`, the one that came longest ago first. */
-    struct link seen;
+    /* All of `parked`. */
+    struct link all;
     uint64_t count;
 };
 
@@ -76,12 +83,14 @@ struct parked *parked_find(struct parking *parking, const struct tuple *tuple);
 struct parked *parked_new(struct parking *parking, const struct tuple *tuple, uint32_t sequence,
                           uint64_t now_ms);
 /* It came again. */
-void parked_seen(struct parking *parking, struct parked *parked, uint64_t now_ms);
+void parked_seen(struct parked *parked, uint64_t now_ms);
 void parked_forget(struct parking *parking, struct parked *parked);
 /* The SYN of this number was answered; harmless if it is not there. */
 void parked_answered(struct parking *parking, const struct tuple *tuple, uint32_t sequence);
-/* The next whose application has been silent for too long; NULL: none has. */
-struct parked *parked_silent(struct parking *parking, uint64_t now_ms);
+/* Calls `gave_up` for each whose application has been silent for too long; it may forget it. */
+typedef void parked_gave_up(struct worker *worker, struct parked *parked);
+void parked_each_silent(struct parking *parking, uint64_t now_ms, struct worker *worker,
+                        parked_gave_up *gave_up);
 /* Another core reads the workload's ring: what it gives up is not told here any more. */
 void parked_left(struct parking *parking, uint64_t workload, uint64_t now_ms);
 
