@@ -143,6 +143,14 @@ struct ns_parked {
 #define NS_PARKED_HEAD 16           /* bytes before the union */
 #define NS_RING_BYTES 131072
 
+/* Key of the `rings` map, whose values are the rings of all workloads: the namespace's cookie, and the number
+ * of a process of the node, 0 for a workload that has the namespace for itself. */
+struct ns_ring {
+    u64 netns;
+    u32 number;
+    u32 reserved;
+};
+
 /* Keys of the `counters` map, a per-CPU array of u64. Drop and refuse: the program failed closed. */
 #define NS_COUNT_CONNECT_MARK_FAILED 0    /* refuse: the mark could not be set */
 #define NS_COUNT_CONNECT_UNBIND_FAILED 1  /* refuse: the socket could not be freed from its device */
@@ -167,7 +175,13 @@ struct ns_parked {
 #define NS_COUNT_EGRESS_HELD 20        /* drop: of a captured connection, about to leave in plaintext */
 #define NS_COUNT_LOOP_MARK_RESTORED 21 /* pass: on lo, and has its socket's mark again */
 #define NS_COUNT_CONNECT_OUTSIDE 22    /* pass: certain to be outside the mesh */
-#define NS_COUNT_COUNT 23
+#define NS_COUNT_PARK_UNREADABLE 23    /* drop: captured, on lo, and its headers could not be read */
+#define NS_COUNT_PARK_FULL 24          /* drop: a SYN, and the ring had no room; its sender sends it again */
+#define NS_COUNT_PARK_RESET_HELD 25    /* drop: a reset on lo whose own sender is established */
+#define NS_COUNT_DIAL_UNWATCHED 26     /* pass: a captured socket, of whose end the core will not be told */
+#define NS_COUNT_DIAL_UNTOLD 27        /* pass: the ring had no room for what the core was to be told */
+#define NS_COUNT_DIAL_SLOW 28          /* pass: first bytes that are lost are sent again after 200 ms */
+#define NS_COUNT_COUNT 29
 
 /* Values of the Linux ABI that bcc's own headers do not bring. */
 #define NS_AF_INET 2

@@ -18,10 +18,11 @@ static __always_inline int host_mark(u32 mark)
     return (mark & NS_MARK_HOST_MASK) == NS_MARK_HOST;
 }
 
-/* Of either end of a captured connection, in a pod or in the node's namespace. */
+/* Of either end of a captured connection, in a pod or in the node's namespace, or of a SYN of one. */
 static __always_inline int captured_mark(u32 mark)
 {
-    return mark == NS_MARK_CAPTURED || mark == NS_MARK_TO_APP || mark == NS_MARK_ANSWER || host_mark(mark);
+    return mark == NS_MARK_CAPTURED || mark == NS_MARK_TO_APP || mark == NS_MARK_ANSWER ||
+           mark == NS_MARK_RELEASED || host_mark(mark);
 }
 
 /* `sk`: the packet's sender, or 0. */

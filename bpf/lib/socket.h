@@ -5,6 +5,8 @@
 #include "nodeseal.h"
 
 /* States of TCP (enum of include/net/tcp_states.h). */
+#define STATE_ESTABLISHED 1
+#define STATE_SYN_SENT 2
 #define STATE_TIME_WAIT 6
 #define STATE_CLOSE 7
 #define STATE_LISTEN 10

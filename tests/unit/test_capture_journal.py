@@ -76,8 +76,8 @@ def test_damaged_journal_is_one_clear_line(tmp_path: Path, text: str) -> None:
 
 
 def test_journal_of_another_version(tmp_path: Path) -> None:
-    (tmp_path / "capture.json").write_text('{"version": 7, "entries": {}}')
-    with pytest.raises(CaptureError, match="is of version 7"):
+    (tmp_path / "capture.json").write_text('{"version": 8, "entries": {}}')
+    with pytest.raises(CaptureError, match="is of version 8"):
         Journal.load(tmp_path)
 
 

@@ -51,6 +51,12 @@ COUNTERS = (
     "egress_held",
     "loop_mark_restored",
     "connect_outside",
+    "park_unreadable",
+    "park_full",
+    "park_reset_held",
+    "dial_unwatched",
+    "dial_untold",
+    "dial_slow",
 )
 
 # The map `bypass`, see bpf/lib/bypass.h. A scope of ranges is that of ports plus one.

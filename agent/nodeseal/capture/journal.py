@@ -22,11 +22,11 @@ from nodeseal.linux.tc_filters import Filter
 from nodeseal.mesh.address import Address
 
 FILE_NAME = "capture.json"
-_VERSION = 6
+_VERSION = 7
 # 1 knew tc filters only: its entries have no `links`; up to 2 there was one `address`; up to 3 nothing told of which
 # version the programs are; up to 4 all was by eBPF; up to 5 nothing held back what
-# goes out, and no rule kept connections of the node's processes from conntrack.
-_READABLE = (1, 2, 3, 4, 5, 6)
+# goes out, and no rule kept connections of the node's processes from conntrack; up to 6 nothing was parked.
+_READABLE = (1, 2, 3, 4, 5, 6, 7)
 
 # installing: enrol() has begun and the sockets were not handed out yet; capturing: all is in place; leaving: new
 # connections go direct, captured ones still go on.
@@ -64,6 +64,7 @@ class Entry:
     sysctls: list[Sysctl] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
     open_on_failure: bool = False
+    parking: bool = False  # SYNs that it sends wait in its ring for the core
     cgroup: str = ""  # of a process of the node, see host_ebpf.py; "": it has a network namespace
     number: int = 0  # of such a process, in its namespace
     ports: list[list[int]] = field(default_factory=list)  # its own: first and last of each range

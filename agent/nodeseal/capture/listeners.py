@@ -28,6 +28,7 @@ OUTBOUND = 0
 INBOUND = 1
 HBONE = 2
 HBONE6 = 3
+PARKED = 4  # no socket: the ring of parked SYNs, a map that the backend has
 _KEEPALIVE_SECONDS = 180  # as ztunnel, and as the core's own connections to other machines
 TRACKED_SECONDS = 25  # shorter than conntrack forgets a connection whose application can still send: see iptables.py
 STEERED = (OUTBOUND, INBOUND)  # those that BPF programs or rules hand connections to

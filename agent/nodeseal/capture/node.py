@@ -20,7 +20,7 @@ from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import BackendName, Entry, Journal
 from nodeseal.capture.survey import survey_for, uncaptured
 from nodeseal.capture.workload import Captured, CaptureTarget, new_entry, ranges_of, target_of
-from nodeseal.linux import rtnetlink
+from nodeseal.linux import bpf, rtnetlink
 from nodeseal.linux.errors import LinuxError
 from nodeseal.linux.namespace import NamespaceGoneError, NetworkNamespace
 from nodeseal.mesh.exclusions import Excluded
@@ -153,6 +153,7 @@ class NodeCapture:
             journal.save()
             sockets |= made
             backend.install(entry, namespace, survey, sockets)
+            sockets |= self._ring(entry, besides=sockets)
             entry.state = "capturing"
             journal.save()
         except BaseException:
@@ -169,7 +170,7 @@ class NodeCapture:
             known.target, known.phase, known.listeners = target, "capturing", sockets
         else:
             known = self._captured[target.name] = Captured(target, namespace, "capturing", entry.backend, sockets)
-        known.uncaptured = tuple(entry.uncaptured)
+        known.uncaptured, known.parking = tuple(entry.uncaptured), entry.parking
         return known
 
     def configure(self, target: CaptureTarget) -> None:
@@ -181,6 +182,19 @@ class NodeCapture:
         entry.open_on_failure = target.open_on_failure
         journal.save()
         self._backends.of(entry).configure(entry)
+
+    def park(self, captured: Captured, *, on: bool) -> None:
+        """Whether what the workload dials waits in its ring from now on: for when a core reads it. What waits there
+        when this is turned off is dialled again by the application's kernel, and accepted at once then. Raises
+        CaptureError.
+        """
+        journal = self._ready()
+        entry = journal.entries[captured.target.name]
+        if entry.parking != on:
+            entry.parking = on
+            journal.save()
+            self._backends.of(entry).configure(entry)
+        captured.parking = on
 
     def refresh(self) -> None:
         """Cover what has come to the node since: devices, and the cgroups of processes that were started again. Raises
@@ -259,7 +273,8 @@ class NodeCapture:
                     self._remove(entry, namespace)
                 continue
             target = target_of(entry)
-            captured = Captured(target, namespace, entry.state, entry.backend, uncaptured=tuple(entry.uncaptured))
+            captured = Captured(target, namespace, entry.state, entry.backend)
+            captured.uncaptured, captured.parking = tuple(entry.uncaptured), entry.parking
             self._captured[entry.name] = captured
             if entry.state == "leaving":
                 self._backends.of(entry).stop_new(entry, namespace)
@@ -278,7 +293,8 @@ class NodeCapture:
         """Give an adopted workload its listeners: duplicates of those that the core still holds, new ones for the rest.
 
         `held`: role -> descriptor, which stays the caller's. Returns the roles that were made anew, to be handed to the
-        core. A leaving workload gets the outbound one only. Raises AddressInUseError, CaptureError.
+        core; so is the ring, unless the core holds the one that is in use. A leaving workload gets the outbound one and
+        the ring only. Raises AddressInUseError, CaptureError.
         """
         journal = self._ready()
         entry = journal.entries[captured.target.name]
@@ -296,7 +312,11 @@ class NodeCapture:
             # An older version may have given it another mark.
             listeners.set_mark(captured.listeners[listeners.OUTBOUND], backend.accepted_mark)
         backend.give_listeners(entry, captured.namespace, {role: captured.listeners[role] for role in roles})
-        return list(made)
+        ring = self._ring(entry, besides=captured.listeners)
+        captured.listeners.update(ring)
+        if ring and listeners.PARKED in held and bpf.same_map(held[listeners.PARKED], ring[listeners.PARKED]):
+            ring = {}
+        return [*made, *ring]
 
     # ---- inside
 
@@ -334,6 +354,13 @@ class NodeCapture:
             listeners.close_all(made)
             raise
         return made
+
+    def _ring(self, entry: Entry, *, besides: Container[int]) -> dict[int, int]:
+        """The workload's ring, by its role; nothing where there is none, or it is held already."""
+        if listeners.PARKED in besides:
+            return {}
+        ring = self._backends.of(entry).ring(entry)
+        return {} if ring is None else {listeners.PARKED: ring}
 
     def _of_neighbour(self, entry: Entry, role: int) -> int | None:
         """The listener that another workload of the namespace has at the same address."""

@@ -31,8 +31,8 @@ class Captured:
     """A workload whose namespace is captured.
 
     `phase`: capturing, or leaving (after stop_new). `backend`: which one captures it. `listeners`: role (see
-    listeners.py) -> descriptor of the listening socket. They and `netns_fd` belong to this object until release();
-    hand duplicates over (SCM_RIGHTS).
+    listeners.py) -> descriptor of the listening socket, or of the ring (PARKED). They and `netns_fd` belong to this
+    object until release(); hand duplicates over (SCM_RIGHTS).
     """
 
     target: CaptureTarget
@@ -40,6 +40,8 @@ class Captured:
     phase: Literal["capturing", "leaving"]
     backend: BackendName = "ebpf"
     listeners: dict[int, int] = field(default_factory=dict)
+    parking: bool = False
+    """What the workload dials waits in its ring until the core has found the far side."""
     uncaptured: tuple[str, ...] = ()
     """Addresses of the namespace by which connections run past capture: of a family in which the target has none."""
 

@@ -17,11 +17,14 @@ from pathlib import Path
 
 from nodeseal.linux.libc import LIBC, checked
 
-# enum bpf_prog_type and enum bpf_attach_type.
+# enum bpf_map_type, enum bpf_prog_type and enum bpf_attach_type.
+MAP_HASH_OF_MAPS = 13
 PROG_SCHED_CLS = 3
+PROG_SOCK_OPS = 13
 PROG_CGROUP_SOCK_ADDR = 18
 PROG_CGROUP_SOCKOPT = 25
 PROG_SK_LOOKUP = 30
+ATTACH_CGROUP_SOCK_OPS = 3
 ATTACH_CGROUP_INET4_CONNECT = 10
 ATTACH_CGROUP_INET6_CONNECT = 11
 ATTACH_CGROUP_SETSOCKOPT = 22
@@ -99,11 +102,13 @@ class MapInfo:
     flags: int
 
 
-def map_create(kind: int, key_size: int, value_size: int, max_entries: int, flags: int, name: str) -> int:
-    """A new map's file descriptor."""
+def map_create(
+    kind: int, key_size: int, value_size: int, max_entries: int, flags: int, name: str, inner: int = 0
+) -> int:
+    """A new map's file descriptor. `inner`: of a map of maps, a map that is like its values."""
     return _bpf(
         _CMD_MAP_CREATE,
-        _attributes("=IIIIIII16s", kind, key_size, value_size, max_entries, flags, 0, 0, _object_name(name)),
+        _attributes("=IIIIIII16s", kind, key_size, value_size, max_entries, flags, inner, 0, _object_name(name)),
     )
 
 
@@ -111,6 +116,14 @@ def map_info(fd: int) -> MapInfo:
     """What the kernel knows about a map."""
     info = _object_info(fd, 88)
     return MapInfo(*struct.unpack_from("=IIIIII", info))
+
+
+def same_map(one: int, other: int) -> bool:
+    """Whether two descriptors are of one map."""
+    try:
+        return map_info(one).identifier == map_info(other).identifier
+    except OSError:  # not a map
+        return False
 
 
 def map_lookup(fd: int, key: bytes, value_size: int) -> bytes | None:

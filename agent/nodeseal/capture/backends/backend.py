@@ -56,7 +56,7 @@ class Backend(Protocol):
         """Capture new connections. `listeners`: role -> descriptor. Undoing is left to the caller."""
 
     def configure(self, entry: Entry) -> None:
-        """Put what the entry says of `open_on_failure` in force, of a workload that is captured."""
+        """Put what the entry says of `open_on_failure` and `parking` in force, of a workload that is captured."""
 
     def refresh(self, entry: Entry, namespace: NetworkNamespace) -> None:
         """Cover what has come since, put back what somebody took away. Cheap when nothing happened."""
@@ -75,6 +75,11 @@ class Backend(Protocol):
 
     def give_listeners(self, entry: Entry, namespace: NetworkNamespace, listeners: Mapping[int, int]) -> None:
         """Hand the captured connections of each role in `listeners` to its listener from now on."""
+
+    def ring(self, entry: Entry) -> int | None:
+        """A descriptor of the ring in which what the workload dials is parked, the caller's to close; None: nothing of
+        it ever is.
+        """
 
     def live_listeners(self, entry: Entry, namespace: NetworkNamespace) -> frozenset[int]:
         """The roles (outbound and inbound) whose listeners get the captured connections now."""

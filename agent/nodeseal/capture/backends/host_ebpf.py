@@ -197,6 +197,9 @@ class HostEbpfBackend:
         except OSError as error:
             raise CaptureError(f"cannot give {entry.name} its listeners: {error.strerror}") from None
 
+    def ring(self, entry: Entry) -> None:
+        """See Backend: nothing is parked."""
+
     def live_listeners(self, entry: Entry, namespace: NetworkNamespace) -> frozenset[int]:
         """See Backend. None when nothing is installed."""
         try:

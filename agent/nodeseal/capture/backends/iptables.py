@@ -143,6 +143,9 @@ class IptablesBackend:
         """See Backend."""
         namespace.run(lambda: self._write(entry, _ports_of(listeners), capturing=entry.state != "leaving"))
 
+    def ring(self, entry: Entry) -> None:
+        """See Backend: no rule parks anything."""
+
     def live_listeners(self, entry: Entry, namespace: NetworkNamespace) -> frozenset[int]:
         """See Backend."""
 

@@ -3,10 +3,11 @@
 How a connection is captured is told at the head of each program. What is in the kernel, and what keeps it there when no
 process of ours runs (besides what runtime.py has, below run_dir/bpf):
 
-    connect4, connect6, setsockopt      cgroup links, one of each per run directory, pinned; the map `enrolled` says
-                                        whom they concern, so several nodes can share a machine
+    connect4, connect6, setsockopt,     cgroup links, one of each per run directory, pinned; the map `enrolled` says
+    sockops                             whom they concern, so several nodes can share a machine
     ns-<cookie>/{lookup,listeners,...}  per namespace: the sk_lookup link and the maps, pinned
     ns-<cookie>/steer-<index>           per device of it: the TCX link of steer_ingress.c, pinned
+    ns-<cookie>/park                    that of park_loopback.c at lo, pinned
     rules, routes, sysctls              in the namespace; written down in run_dir/capture.json
     clsact qdiscs, tc filters           the same, instead of TCX links where the kernel has none (steering.py)
 
@@ -18,6 +19,9 @@ of it is there. The order of install(): what receives comes before what sends th
 steered to where nobody listens; what holds back comes before anything is captured. The order of remove(): what steers
 goes first; the rules go before sk_lookup, since a captured packet that sk_lookup does not take would find a wildcard
 listener of the application; what holds back goes after the rules.
+
+SYNs are parked (park_loopback.c) as long as the entry says so: from when a core has the workload's ring. The ring is
+pinned, and outlives the core; what waits in it is the next one's.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 
 from nodeseal.capture import constants, removal, routing, settings
@@ -46,9 +50,10 @@ CGROUP_LINKS = {
     "connect4": ("mark_connect4", bpf.ATTACH_CGROUP_INET4_CONNECT),
     "connect6": ("mark_connect6", bpf.ATTACH_CGROUP_INET6_CONNECT),
     "setsockopt": ("keep_mark", bpf.ATTACH_CGROUP_SETSOCKOPT),
+    "sockops": ("watch_dials", bpf.ATTACH_CGROUP_SOCK_OPS),
 }
 """Name of the pin -> function, attach type."""
-_MAPS = ("listeners", "own", "settings", "revisited")
+_MAPS = ("listeners", "own", "settings", "revisited", "parked")
 
 
 class PodEbpfBackend:
@@ -79,6 +84,7 @@ class PodEbpfBackend:
                 for entry in journal.entries.values():
                     if entry.state != "installing" and entry.backend == self.name and not entry.cgroup:
                         self._enrol(entry)
+                        self._enter_ring(entry)
             self._attach_root(undo, replace=replace)
         except OSError as error:
             raise CaptureError(f"cannot prepare capture in {self._runtime.run_dir}: {error.strerror}") from None
@@ -94,6 +100,7 @@ class PodEbpfBackend:
     def plan(self, entry: Entry, survey: Survey) -> None:
         """See Backend: links or filters, and settings."""
         steering.plan(entry, survey.devices, tcx=self._runtime.tcx)
+        self._plan_parking(entry)
         settings.plan(entry, settings.of_pod(entry))
 
     def install(self, entry: Entry, namespace: NetworkNamespace, survey: Survey, listeners: Mapping[int, int]) -> None:
@@ -103,8 +110,12 @@ class PodEbpfBackend:
     def configure(self, entry: Entry) -> None:
         """See Backend."""
         try:
+            if entry.parking:
+                self._enter_ring(entry)
             with opened(self._pins / entry.pins / "settings") as fd:
                 maps.enter_settings(fd, entry)
+            if not entry.parking:
+                maps.remove_ring(self._runtime.maps["rings"], entry)
             self._enrol(entry)
         except OSError as error:
             raise CaptureError(f"cannot change how {entry.name} is captured: {error.strerror}") from None
@@ -127,10 +138,14 @@ class PodEbpfBackend:
         """See Backend."""
         where = f"{entry.name} ({entry.netns})"
         directory = self._pins / entry.pins
-        steps: list[Step] = [(f"capture of {where}", partial(self._unenrol, entry))]
+        steps: list[Step] = [
+            (f"capture of {where}", partial(self._forget, "enrolled", maps.remove_enrolment, entry)),
+            (f"ring of {where}", partial(self._forget, "rings", maps.remove_ring, entry)),
+        ]
         steps += _named(steering.removals(entry, namespace, directory), where)
         if namespace is not None:
             steps += routing.removals(entry, namespace, where)
+        steps += _named(steering.loopback_removals(entry, namespace, directory), where)
         steps += _named(steering.removals(entry, namespace, directory, egress=True), where)
         steps.append((f"BPF maps and links of {where}", partial(remove_all, directory)))
         if namespace is not None:
@@ -151,6 +166,13 @@ class PodEbpfBackend:
         except OSError as error:
             raise CaptureError(f"cannot give {entry.name} its listeners: {error.strerror}") from None
 
+    def ring(self, entry: Entry) -> int | None:
+        """See Backend."""
+        try:
+            return bpf.pinned(self._pins / entry.pins / "parked")
+        except OSError as error:
+            raise CaptureError(f"cannot open the ring of {entry.name}: {error.strerror}") from None
+
     def live_listeners(self, entry: Entry, namespace: NetworkNamespace) -> frozenset[int]:
         """See Backend. None when nothing is installed."""
         try:
@@ -165,13 +187,18 @@ class PodEbpfBackend:
 
     # ---- inside
 
+    def _plan_parking(self, entry: Entry) -> None:
+        """The part of plan() that a workload which leaves needs too, if an older version captured it."""
+        steering.plan_loopback(entry, tcx=self._runtime.tcx)
+        if constants.MARK_RELEASED not in entry.marks:
+            entry.marks.append(constants.MARK_RELEASED)
+
     def _renew(self, entry: Entry, namespace: NetworkNamespace, listeners: Mapping[int, int]) -> None:
         assert self._journal is not None
         survey = namespace.run(rtnetlink.survey)
         capturing = entry.state == "capturing"
-        if capturing:
-            namespace.run(lambda: self.plan(entry, survey))
-            self._journal.save()
+        namespace.run(lambda: self.plan(entry, survey) if capturing else self._plan_parking(entry))
+        self._journal.save()
         self._install(entry, namespace, survey, listeners, capturing=capturing)
         self._journal.save()
 
@@ -203,6 +230,8 @@ class PodEbpfBackend:
                     stack.callback(os.close, own[name])
                 for address in survey.addresses:
                     bpf.map_update(own["own"], maps.mapped(address), b"\x01")
+                if entry.parking:
+                    maps.enter_ring(runtime.maps["rings"], entry, own["parked"])
                 maps.enter_settings(own["settings"], entry)
                 _enter_listeners(own["listeners"], listeners)
                 maps.enter_guard(runtime.maps["guards"], entry, listeners[OUTBOUND])
@@ -213,6 +242,8 @@ class PodEbpfBackend:
                 create = partial(bpf.link_create, lookup, namespace.fd, bpf.ATTACH_SK_LOOKUP)
                 put_link(directory / "lookup", lookup, create, replace=replace)
                 present = {device.index for device in survey.devices}
+                park = runtime.load(stack, "park_loopback", own)
+                steering.attach_loopback(entry, namespace, park, directory, tcx=runtime.tcx, replace=replace)
                 hold = runtime.load(stack, "hold_egress", own)
                 steering.attach(entry, namespace, present, hold, directory, egress=True, replace=replace)
                 if capturing:
@@ -245,10 +276,18 @@ class PodEbpfBackend:
     def _enrol(self, entry: Entry) -> None:
         maps.enter_enrolment(self._runtime.maps["enrolled"], entry, maps.state_of(entry))
 
-    def _unenrol(self, entry: Entry) -> bool:
+    def _enter_ring(self, entry: Entry) -> None:
+        # One whose namespace is gone has no ring: it is about to be forgotten.
+        with contextlib.suppress(FileNotFoundError):
+            if entry.parking:
+                with opened(self._pins / entry.pins / "parked") as ring:
+                    maps.enter_ring(self._runtime.maps["rings"], entry, ring)
+
+    def _forget(self, name: str, remove: Callable[[int, Entry], bool], entry: Entry) -> bool:
+        """Remove the workload from the map of this name."""
         try:
-            with opened(self._pins / "enrolled") as enrolled:
-                return bpf.map_delete(enrolled, maps.key_of(entry))
+            with opened(self._pins / name) as fd:
+                return remove(fd, entry)
         except FileNotFoundError:  # nothing was prepared
             return False
 

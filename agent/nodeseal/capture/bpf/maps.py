@@ -43,6 +43,11 @@ def key_of(entry: Entry) -> bytes:
     return struct.pack("=Q", entry.cookie)
 
 
+def remove_enrolment(enrolled: int, entry: Entry) -> bool:
+    """The connect program leaves the namespace's sockets alone. False when it did before."""
+    return bpf.map_delete(enrolled, key_of(entry))
+
+
 def enter_listener(listeners: int, role: int, listener: int) -> None:
     """Put a listening socket into the map `listeners`."""
     bpf.map_update(listeners, struct.pack("=I", role), struct.pack("=Q", listener))
@@ -63,12 +68,29 @@ def enter_settings(settings: int, entry: Entry) -> None:
     bits = sum(constants.FAMILIES[version] for version in entry.versions)
     if entry.open_on_failure:
         bits |= constants.SETTING_OPEN
+    if entry.parking:
+        bits |= constants.SETTING_PARK
     bpf.map_update(settings, ONLY, struct.pack("=I", bits))
 
 
 def enter_enrolment(enrolled: int, entry: Entry, state: int) -> None:
     """What the connect program does with the namespace's sockets."""
     bpf.map_update(enrolled, key_of(entry), _enrolment(entry, state))
+
+
+def enter_ring(rings: int, entry: Entry, ring: int) -> None:
+    """What the workload's sockets have to tell goes into its ring."""
+    bpf.map_update(rings, _ring(entry), struct.pack("=I", ring))
+
+
+def remove_ring(rings: int, entry: Entry) -> bool:
+    """The opposite. False when there was nothing."""
+    return bpf.map_delete(rings, _ring(entry))
+
+
+def _ring(entry: Entry) -> bytes:
+    """struct ns_ring."""
+    return struct.pack("=QII", entry.cookie, entry.number, 0)
 
 
 def _enrolment(entry: Entry, state: int) -> bytes:

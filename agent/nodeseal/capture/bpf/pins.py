@@ -13,7 +13,9 @@ from nodeseal.linux import bpf
 STEER_PREFIX = "steer-"
 HOLD_PREFIX = "hold-"
 """Of the links at a device's ingress and egress; its index follows."""
-_LINKS = ("lookup", "connect4", "connect6")
+PARK = "park"
+"""Of the link at lo's ingress."""
+_LINKS = ("lookup", "connect4", "connect6", PARK)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,8 @@ _KINDS = {
     "assign_lookup": (bpf.PROG_SK_LOOKUP, bpf.ATTACH_SK_LOOKUP),
     "steer_ingress": (bpf.PROG_SCHED_CLS, 0),
     "hold_egress": (bpf.PROG_SCHED_CLS, 0),
+    "park_loopback": (bpf.PROG_SCHED_CLS, 0),
+    "watch_dials": (bpf.PROG_SOCK_OPS, 0),
     "mark_host4": (bpf.PROG_CGROUP_SOCK_ADDR, bpf.ATTACH_CGROUP_INET4_CONNECT),
     "mark_host6": (bpf.PROG_CGROUP_SOCK_ADDR, bpf.ATTACH_CGROUP_INET6_CONNECT),
     "note_loopback": (bpf.PROG_SCHED_CLS, 0),
@@ -32,6 +34,8 @@ _KINDS = {
     "return_host": (bpf.PROG_SCHED_CLS, 0),
 }
 PROGRAMS = tuple(_KINDS)
+_INNER = {"rings": "parked"}
+"""A map of maps -> the map that its values are like."""
 
 
 class Programs:
@@ -45,12 +49,16 @@ class Programs:
     def new_map(self, name: str) -> int:
         """A new map of the shape that the programs expect. Raises CaptureError."""
         shape = self._compiled.maps[name]
+        inner = self.new_map(_INNER[name]) if name in _INNER else 0
         try:
             return bpf.map_create(
-                shape.kind, shape.key_size, shape.value_size, shape.max_entries, shape.flags, f"ns_{name}"
+                shape.kind, shape.key_size, shape.value_size, shape.max_entries, shape.flags, f"ns_{name}", inner
             )
         except OSError as error:
             raise CaptureError(f"cannot create the BPF map {name}: {error.strerror}; {_hint(error)}") from None
+        finally:
+            if inner:
+                os.close(inner)
 
     def load(self, name: str, maps: Mapping[str, int]) -> int:
         """A program that uses these maps (name -> descriptor). Raises CaptureError."""

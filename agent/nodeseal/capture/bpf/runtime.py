@@ -3,6 +3,7 @@
 run_dir/bpf            a BPF file system of the run directory's own
 run_dir/bpf/enrolled   map: whom the connect programs at the root of the cgroup tree concern, by namespace cookie
 run_dir/bpf/guards     map: the outbound listeners, by the same key
+run_dir/bpf/rings      map: the rings of parked SYNs, by namespace and process
 run_dir/bpf/bypass     map: which connections bypass the core, of all workloads (bypass.py)
 run_dir/bpf/counters   map: what went wrong, counted by all programs
 """
@@ -31,7 +32,7 @@ from nodeseal.linux.cgroups import CgroupTree
 log = logging.getLogger("nodeseal.capture")
 
 DIRECTORY = "bpf"
-_MAPS = ("enrolled", "counters", "bypass", "guards")
+_MAPS = ("enrolled", "counters", "bypass", "guards", "rings")
 
 
 class Runtime:

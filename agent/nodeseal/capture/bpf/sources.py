@@ -18,6 +18,8 @@ PROGRAMS = {
     "assign_lookup": ("assign_lookup",),
     "steer_ingress": ("steer_ingress",),
     "hold_egress": ("hold_egress",),
+    "park_loopback": ("park_loopback",),
+    "watch_dials": ("watch_dials",),
     "mark_host": ("mark_host4", "mark_host6"),
     "note_loopback": ("note_loopback",),
     "restore_mark": ("restore_mark",),

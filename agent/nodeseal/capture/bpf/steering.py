@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from nodeseal.capture.bpf.pins import HOLD_PREFIX, STEER_PREFIX, opened, put_link, remove_link
+from nodeseal.capture.bpf.pins import HOLD_PREFIX, PARK, STEER_PREFIX, opened, put_link, remove_link
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Entry, Link
 from nodeseal.capture.removal import Step
@@ -100,6 +100,39 @@ def attach(
     namespace.run(body)
 
 
+def plan_loopback(entry: Entry, *, tcx: bool) -> None:
+    """The same as plan() of what comes in by lo, which no other function here concerns. A link needs no plan."""
+    if not tcx and not any(item.index == LOOPBACK for item in entry.filters):
+        entry.filters += tc_filters.plan_filters([Device(LOOPBACK, "lo")])
+
+
+def attach_loopback(
+    entry: Entry, namespace: NetworkNamespace, program: int, directory: Path, *, tcx: bool, replace: bool = False
+) -> None:
+    """Attach the program to what comes in by lo, as attach() does it. Raises CaptureError."""
+
+    def body() -> None:
+        if tcx and not any(item.index == LOOPBACK for item in entry.filters):
+            add_link(Link("lo", LOOPBACK), program, directory / PARK, replace=replace)
+        for item in entry.filters:
+            if item.index == LOOPBACK:
+                tc_filters.add_filter(item, program, replace=replace)
+
+    namespace.run(body)
+
+
+def loopback_removals(entry: Entry, namespace: NetworkNamespace | None, directory: Path) -> list[Step]:
+    """What detaches it again."""
+    steps: list[Step] = [("TCX link on lo", partial(remove_link, directory / PARK))]
+    if namespace is not None:
+        steps += [
+            ("tc filter on lo", partial(namespace.run, partial(tc_filters.remove_filter, item)))
+            for item in entry.filters
+            if item.index == LOOPBACK
+        ]
+    return steps
+
+
 def removals(entry: Entry, namespace: NetworkNamespace | None, directory: Path, *, egress: bool = False) -> list[Step]:
     """What detaches again what attach() attached; steps of links need no namespace."""
     at = "at the egress of" if egress else "on"
@@ -111,7 +144,7 @@ def removals(entry: Entry, namespace: NetworkNamespace | None, directory: Path, 
         steps += [
             (f"tc filter {at} {item.device}", partial(namespace.run, partial(tc_filters.remove_filter, item)))
             for item in entry.filters
-            if item.egress is egress
+            if item.egress is egress and item.index != LOOPBACK
         ]
     return steps
 
