@@ -241,11 +241,16 @@ class FakeCapture:
                 captured.listeners[role] = fd
         return captured
 
-    async def take_listeners(self, captured: Captured, held: Mapping[int, int]) -> None:
+    async def take_listeners(self, captured: Captured, held: Mapping[int, int]) -> list[int]:
         self._note("take_listeners", captured.target.name)
         for role in (0, 1, 2) if captured.phase == "capturing" else (0,):
             if role not in captured.listeners:
                 captured.listeners[role] = os.dup(held[role]) if role in held else socket.socket().detach()
+        return []
+
+    async def park(self, captured: Captured, *, on: bool) -> None:
+        self._note("park" if on else "unpark", captured.target.name)
+        captured.parking = on
 
     async def configure(self, one: Workload) -> None:
         self._note("configure", str(one.key))
@@ -285,6 +290,8 @@ class FakeCore:
         self.error: str | None = None
         self.current = self
         self.trust_apart = True
+        self.reads_rings = True
+        self.older: dict[int, FakeCore] = {}
         self.live = 0
         self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
 
@@ -297,6 +304,9 @@ class FakeCore:
         if name == "stats":
             return CoreStats(), (WorkloadStats(key=1, workload="default/shipper", connections=self.live),)
         return None
+
+    def link(self, incarnation: int) -> FakeCore | None:
+        return self if incarnation == self.incarnation else self.older.get(incarnation)
 
     async def call_all(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return [(None, await self.call(method, *args, **kwargs))]

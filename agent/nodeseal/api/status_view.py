@@ -34,9 +34,10 @@ from nodeseal.contracts.status import (
 )
 from nodeseal.cores.client import CoreClient, CoreError
 from nodeseal.cores.link import CoreLink
+from nodeseal.enrolment.installed import Installed
 from nodeseal.enrolment.workload import Enrolment
 from nodeseal.mesh.exclusions import Exclusions
-from nodeseal.mesh.model import Phase
+from nodeseal.mesh.model import Connect, Phase
 from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord, WhyNotEnrolled, WhyPlaintext
 from nodeseal.node import problems
@@ -228,6 +229,7 @@ def _workload(
         mode=source.mode.value if source is not None else None,
         exclude=_exclude(node.bypass.excluded(enrolment.name)),
         on_failure=known.on_failure.value if known is not None else None,
+        connect=_connect(installed),
         # Only what is enrolled has one.
         identity=str(installed.identity) if installed is not None else None,
         certificate=_certificate(enrolment),
@@ -239,6 +241,13 @@ def _workload(
         memory=count.get("memory", 0),
         limits=limits.get(str(enrolment.name), {}) if installed is not None else {},
     )
+
+
+def _connect(installed: Installed | None) -> str | None:
+    """What is in force, which need not be what is asked for."""
+    if installed is None:
+        return None
+    return (Connect.TRUTHFUL if installed.captured.parking else Connect.EARLY).value
 
 
 def _exclude(exclude: Exclusions) -> Exclude | None:

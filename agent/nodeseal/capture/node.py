@@ -293,8 +293,8 @@ class NodeCapture:
         """Give an adopted workload its listeners: duplicates of those that the core still holds, new ones for the rest.
 
         `held`: role -> descriptor, which stays the caller's. Returns the roles that were made anew, to be handed to the
-        core; so is the ring, unless the core holds the one that is in use. A leaving workload gets the outbound one and
-        the ring only. Raises AddressInUseError, CaptureError.
+        core; so is the ring, if the core holds another than is in use. A leaving workload gets the outbound one and the
+        ring only. Raises AddressInUseError, CaptureError.
         """
         journal = self._ready()
         entry = journal.entries[captured.target.name]
@@ -314,9 +314,8 @@ class NodeCapture:
         backend.give_listeners(entry, captured.namespace, {role: captured.listeners[role] for role in roles})
         ring = self._ring(entry, besides=captured.listeners)
         captured.listeners.update(ring)
-        if ring and listeners.PARKED in held and bpf.same_map(held[listeners.PARKED], ring[listeners.PARKED]):
-            ring = {}
-        return [*made, *ring]
+        other = {role for role in ring if role in held and not bpf.same_map(held[role], ring[role])}
+        return [*made, *other]
 
     # ---- inside
 

@@ -24,6 +24,7 @@ from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.limits import UNCHANGED, LimitChanges
 from nodeseal.mesh.model import (
     KINDS,
+    Connect,
     MeshDifference,
     MeshError,
     Mode,
@@ -89,6 +90,7 @@ class WorkloadMessage(Struct, frozen=True, gc=False, omit_defaults=True):
     on_failure: OnFailure = OnFailure.CLOSED
     limits: LimitsMessage | None = None
     host: HostMessage | None = None
+    connect: Connect | None = None
 
 
 class ServiceMessage(Struct, frozen=True, gc=False):
@@ -180,6 +182,7 @@ def _write_workload(workload: Workload) -> WorkloadMessage:
         workload.on_failure,
         LimitsMessage(**limits.as_dict()) if limits is not UNCHANGED else None,
         HostMessage(host.cgroup, _write_ports(host.ports)) if host is not None else None,
+        workload.connect,
     )
 
 
@@ -199,6 +202,7 @@ def _read_workload(message: WorkloadMessage) -> Workload:
         message.on_failure,
         UNCHANGED if limits is None else LimitChanges(limits.connections, limits.memory, limits.new_connections),
         HostPlace(host.cgroup, _read_ports(host.ports)) if host is not None else None,
+        message.connect,
     )
 
 

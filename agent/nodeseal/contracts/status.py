@@ -231,6 +231,9 @@ class WorkloadRow(Row, frozen=True):
     """What nodeseal leaves alone; null for nothing."""
     on_failure: str | None = None
     """What becomes of its new connections while no core runs."""
+    connect: str | None = None
+    """When the connections that it dials are made: "truthful" (once the far side has accepted) or "early" (at once);
+    null while it is not captured."""
     identity: str | None = None
     """Its SPIFFE id; null while it is not enrolled."""
     certificate: Certificate | None = None

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from nodeseal.contracts.core import SPOKEN, TRUST_APART_SINCE
+from nodeseal.contracts.core import PARKING_SINCE, SPOKEN, TRUST_APART_SINCE
 from nodeseal.contracts.events import Told
 from nodeseal.cores.client import CoreClient, CoreGone, Hello
 from nodeseal.linux.pidfd import open_process
@@ -49,6 +49,8 @@ class CoreLink:
         """It may be asked everything; others only what all versions have in common."""
         self.trust_apart = hello.protocol >= TRUST_APART_SINCE
         """It takes trust anchors apart from credentials."""
+        self.reads_rings = hello.protocol >= PARKING_SINCE
+        """It takes the rings of parked SYNs."""
         self.hello = hello
         self.incarnation = incarnation
         self.since = asyncio.get_running_loop().time()

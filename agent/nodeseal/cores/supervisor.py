@@ -116,6 +116,10 @@ class CoreSupervisor:
         current = [self.current] if self.current is not None else []
         return [link for link in (*current, *self.older) if link.spoken and not link.ended.is_set()]
 
+    def link(self, incarnation: int) -> CoreLink | None:
+        """The core of this number; None: it has ended."""
+        return next((link for link in self.links() if link.incarnation == incarnation), None)
+
     # ---- beginning and end
 
     async def begin(self) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from nodeseal.mesh.model import Mode, OnFailure
+from nodeseal.mesh.model import Connect, Mode, OnFailure
 from nodeseal.mesh.workload import MOST_ADDRESSES
 
 # Only told to others (JSON Schema): whoever makes an object of the model checks more than a pattern can say.
@@ -91,6 +91,10 @@ class WorkloadEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
     enrolled: Annotated[bool | UnsetType, Meta(description="Whether it is to have mutual TLS.")] = UNSET
     on_failure: Annotated[
         OnFailure | UnsetType, Meta(description="Its new connections while neither agent nor core runs.")
+    ] = UNSET
+    connect: Annotated[
+        Connect | UnsetType,
+        Meta(description="When connect() returns; as the node's configuration says if it is absent."),
     ] = UNSET
     mode: Annotated[Mode | UnsetType, Meta(description="What happens to plaintext that reaches it.")] = UNSET
     limits: LimitsEntry | UnsetType = UNSET

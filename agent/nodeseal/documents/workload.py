@@ -18,7 +18,7 @@ from nodeseal.documents.schema import Fields, is_name, read_text, unusable
 from nodeseal.mesh.address import Address, parse_address
 from nodeseal.mesh.host import OWN_NAMESPACE
 from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError
-from nodeseal.mesh.workload import MOST_ADDRESSES, Mode, OnFailure, Workload, WorkloadName
+from nodeseal.mesh.workload import MOST_ADDRESSES, Connect, Mode, OnFailure, Workload, WorkloadName
 
 DEFAULT = "default"
 """The namespace and the service account of who does not say otherwise."""
@@ -43,6 +43,7 @@ def read_workload(problems: Problems, node: Node, path: str) -> Workload | None:
         on_failure=fields.choice("on_failure", OnFailure.CLOSED),
         limits=read_limits(fields, "limits"),
         host=read_host(fields),
+        connect=fields.choice("connect", Connect.EARLY) if fields.has("connect") else None,
     )
     if workload.host is not None:
         # In one order for all of them: the core knows them by the first.
@@ -69,6 +70,7 @@ def take_workload(entry: WorkloadEntry) -> Workload | None:
             entry.enrolled is True,
             Mode.PERMISSIVE if entry.mode is UNSET else entry.mode,
             on_failure=OnFailure.CLOSED if entry.on_failure is UNSET else entry.on_failure,
+            connect=None if entry.connect is UNSET else entry.connect,
         )
     except ValueError:
         return None

@@ -8,9 +8,9 @@ import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-from nodeseal.capture.listeners import FROM_OUTSIDE
+from nodeseal.capture.listeners import FROM_OUTSIDE, PARKED
 from nodeseal.capture.workload import Captured
-from nodeseal.cores.client import CoreClient, CoreError, CoreWorkload
+from nodeseal.cores.client import CoreClient, CoreError, CoreGone, CoreWorkload
 from nodeseal.cores.distribution import MeshPusher
 from nodeseal.cores.link import CoreLink
 from nodeseal.enrolment.context import Context
@@ -87,7 +87,17 @@ class Adoption:
                 # The former agent may have ended before it said so.
                 await core.call(CoreClient.workload_unlisten, in_core.key, *FROM_OUTSIDE)
                 installed.roles -= set(FROM_OUTSIDE)
-        await self._take_listeners(name, captured, given)
+            if PARKED in given:
+                installed.reader = (core.incarnation, in_core.key)
+        if installed.reader is None:
+            installed.reader = self._reader_of_older(name)
+        if PARKED in await self._take_listeners(name, captured, given) and installed.reader is not None:
+            # It has another ring than the programs: nothing comes in there any more.
+            link = core.link(installed.reader[0])
+            if link is not None:
+                with contextlib.suppress(CoreGone):
+                    await link.call(CoreClient.workload_unlisten, installed.reader[1], PARKED)
+            installed.reader = None
         wanted = known.workloads.get(name) if known is not None else None
         if wanted is not None and wanted.node != self._node:
             wanted = None
@@ -101,8 +111,16 @@ class Adoption:
         log.info("adopted workload %s, %s, key %d", name, phase.value, installed.key)
         return enrolment
 
-    async def _take_listeners(self, name: WorkloadName, captured: Captured, given: dict[int, int]) -> None:
-        """`given`: the current core's; they are closed."""
+    def _reader_of_older(self, name: WorkloadName) -> tuple[int, int] | None:
+        """The older core that reads the workload's ring; see Installed."""
+        for link in self._context.core.older[::-1]:
+            for workload in link.hello.workloads:
+                if workload.name == name and PARKED in workload.roles:
+                    return link.incarnation, workload.key
+        return None
+
+    async def _take_listeners(self, name: WorkloadName, captured: Captured, given: dict[int, int]) -> list[int]:
+        """`given`: the current core's; they are closed. The roles of those that are new."""
         for role, fd in (await self._listeners_of_older(name)).items():
             # The very sockets that an older core still accepts from: what waits in them is not lost.
             if role in given:
@@ -110,7 +128,7 @@ class Adoption:
             else:
                 given[role] = fd
         try:
-            await self._context.capture.take_listeners(captured, given)
+            return await self._context.capture.take_listeners(captured, given)
         finally:
             close_all(given.values())
 

@@ -100,9 +100,14 @@ class CaptureThread:
         """Captures a workload, or one that is leaving again."""
         return await self._run(self._capture.enrol, target_of(workload))
 
-    async def take_listeners(self, captured: Captured, held: Mapping[int, int]) -> None:
-        """Completes the listeners: duplicates of `held` (role -> descriptor), new ones for what is missing."""
-        await self._run(self._capture.take_listeners, captured, held)
+    async def take_listeners(self, captured: Captured, held: Mapping[int, int]) -> list[int]:
+        """Completes the listeners: duplicates of `held` (role -> descriptor), new ones for what is missing. The roles
+        of these."""
+        return await self._run(self._capture.take_listeners, captured, held)
+
+    async def park(self, captured: Captured, *, on: bool) -> None:
+        """See NodeCapture.park."""
+        await self._run(self._capture.park, captured, on=on)
 
     async def configure(self, workload: Workload) -> None:
         """What may change while it is captured."""

@@ -13,8 +13,9 @@ from nodeseal.cores.distribution import TrustPusher
 from nodeseal.cores.supervisor import CoreSupervisor
 from nodeseal.enrolment.capture_thread import CaptureThread
 from nodeseal.identity.credentials import Credentials
+from nodeseal.local.config import DEFAULT_CONNECT
 from nodeseal.mesh.limits import Limits
-from nodeseal.mesh.model import WorkloadName
+from nodeseal.mesh.model import Connect, WorkloadName
 
 
 class NodeServices(Protocol):
@@ -49,5 +50,7 @@ class Context:
     trust: TrustPusher
     settle: float
     limits: Limits = field(default_factory=Limits)
+    connect: Connect = DEFAULT_CONNECT
+    """Of workloads for which the mesh state does not say."""
     now: Callable[[], datetime] = utc_now
     rand: Callable[[], float] = random.random

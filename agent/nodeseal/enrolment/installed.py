@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from nodeseal.capture.listeners import PARKED
 from nodeseal.capture.workload import Captured
 from nodeseal.identity.credentials import Credential
 from nodeseal.identity.trust import TrustBundle
@@ -25,6 +26,8 @@ class Installed:
     incarnation: int
     # Of the listeners that the core has.
     roles: set[int] = field(default_factory=set)
+    # The core that reads its ring: incarnation, and the key there; None: nobody does, or nobody knows of one.
+    reader: tuple[int, int] | None = None
     # That the core goes by; None: nobody knows.
     limits: Limits | None = None
     # That the core has; None: that of a former agent.
@@ -37,8 +40,9 @@ class Installed:
     removing: bool = False
 
     def lacking(self) -> dict[int, int]:
-        """The listeners that the core does not have: role -> descriptor."""
-        return {role: fd for role, fd in self.captured.listeners.items() if role not in self.roles}
+        """The listening sockets that the core does not have: role -> descriptor."""
+        has = {*self.roles, PARKED}
+        return {role: fd for role, fd in self.captured.listeners.items() if role not in has}
 
     def has_expired(self, now: datetime) -> bool:
         """Whether its certificate has."""

@@ -33,6 +33,7 @@ from nodeseal.enrolment.capture_thread import is_at
 from nodeseal.enrolment.certificate import LONGEST_SLEEP_S
 from nodeseal.enrolment.failure import Failure, reason_of, text_of
 from nodeseal.enrolment.installed import Installed
+from nodeseal.enrolment.ring import settle_ring
 from nodeseal.enrolment.state import EnrolmentState
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Phase, Workload
@@ -114,6 +115,7 @@ class Enrolment(EnrolmentState):
             return None
         if installed.limits != self._limits():
             installed.limits = await self._give_limits(installed.key)
+        await settle_ring(self.context, installed, self.wanted_state)
         if installed.draining:
             return await self._drain(installed)
         await self._give_listeners(installed)
@@ -177,6 +179,7 @@ class Enrolment(EnrolmentState):
                 workload, key, identity, captured, incarnation, limits=limits, credential=credential, bundle=bundle
             )
             await self._give_listeners(installed)
+            await settle_ring(context, installed, workload)
         except BaseException:
             with contextlib.suppress(CoreError):
                 await context.core.call(CoreClient.workload_remove, key)
@@ -231,9 +234,12 @@ class Enrolment(EnrolmentState):
             await context.capture.take_listeners(installed.captured, {})
             installed.key, installed.roles, installed.limits = key, set(), limits
             await self._give_listeners(installed)
+            await settle_ring(context, installed, self.wanted_state)
         except BaseException:
             with contextlib.suppress(CoreError):
                 await context.core.call(CoreClient.workload_remove, key)
+            if installed.reader == (incarnation, key):
+                installed.reader = None
             raise
         installed.credential, installed.bundle, installed.incarnation = credential, bundle, incarnation
         context.node.moved_on()

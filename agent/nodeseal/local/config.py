@@ -19,6 +19,7 @@
     mesh_networks: [10.0.0.0/8]      # all ranges of pods and services; none: nothing is certain to be outside the mesh
     outside_mesh: [10.96.0.1]        # outside all the same: addresses, ranges; the API server's, for example
     capture: auto                    # ebpf, iptables, or auto: ebpf where this machine has what it needs
+    connect: truthful                # when a workload's connect() returns: once the far side is there, or early
 
 `cgroup`, the root of the cgroup v2 tree, is found; who has several names one (/sys/fs/cgroup/unified, say).
 A setting that is given and cannot be met is an error, see verify.py.
@@ -44,8 +45,10 @@ from nodeseal.documents.schema import Fields, Problems, open_document
 from nodeseal.mesh.exclusions import Network
 from nodeseal.mesh.extent import Extent
 from nodeseal.mesh.limits import Limits
+from nodeseal.mesh.model import Connect
 
 DEFAULT_RUN_DIR = Path("/run/nodeseal")
+DEFAULT_CONNECT = Connect.EARLY
 _UNITS = {"us": 0.000001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(us|ms|s|m|h|d)"
 _NONE = "none"
@@ -104,6 +107,8 @@ class Config:
     extent: Extent = field(default_factory=Extent)
     """What `mesh_networks` and `outside_mesh` say."""
     limits: Limits = field(default_factory=Limits)
+    connect: Connect | None = None
+    """Of workloads for which the mesh state does not say; None: DEFAULT_CONNECT, where it can be had."""
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
     """Setting -> its line in the file, of those that are there."""
 
@@ -137,6 +142,7 @@ def load(path: Path) -> Config:
         node_addresses=_node_addresses(fields),
         extent=_extent(fields),
         limits=read_limits(fields, "limits").over(Limits()),
+        connect=fields.choice("connect", DEFAULT_CONNECT) if fields.has("connect") else None,
         lines={name: fields.line_of(name) for name in Config.__dataclass_fields__ if fields.has(name)},
     )
     if len(os.fsencode(config.run_dir)) > _RUN_DIR_MAX:

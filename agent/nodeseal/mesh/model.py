@@ -11,10 +11,11 @@ from nodeseal.mesh.claims import Claims
 from nodeseal.mesh.kinds import GroupIndex, Index, K, Kind, MeshError, T, Table, Tables, V, check_shared
 from nodeseal.mesh.service import SERVICE_BY_ADDRESS, SERVICES, Service, ServicePort
 from nodeseal.mesh.spiffe import SpiffeIdError, check_trust_domain
-from nodeseal.mesh.workload import BY_ADDRESS, HOSTS, WORKLOADS, Mode, OnFailure, Phase, Workload, WorkloadName
+from nodeseal.mesh.workload import BY_ADDRESS, HOSTS, WORKLOADS, Connect, Mode, OnFailure, Phase, Workload, WorkloadName
 
 __all__ = [
     "KINDS",
+    "Connect",
     "Mesh",
     "MeshDifference",
     "MeshError",

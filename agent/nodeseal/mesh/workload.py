@@ -53,6 +53,15 @@ class OnFailure(StrEnum):
     """They go direct, as if it were not enrolled. Enrolled peers refuse them all the same."""
 
 
+class Connect(StrEnum):
+    """When a connection that a captured workload dials is made for its application."""
+
+    TRUTHFUL = "truthful"
+    """When the far application's kernel has accepted it; what fails there fails here."""
+    EARLY = "early"
+    """At once, by the core. What fails later ends it."""
+
+
 class Phase(StrEnum):
     """How far a workload is on its way into the mesh or out of it."""
 
@@ -96,6 +105,8 @@ class Workload:
     """What it may take of its node's core, where that is not what the node gives to all."""
     host: HostPlace | None = None
     """For a process of the node: it shares the node's address with others. None: it has a network namespace."""
+    connect: Connect | None = None
+    """None: as its node has it."""
 
     @property
     def own_addresses(self) -> tuple[Address, ...]:
@@ -146,6 +157,7 @@ class Workload:
             self.on_failure,
             self.limits,
             self.host,
+            self.connect,
         )
 
     def identity(self, trust_domain: str) -> SpiffeId:
