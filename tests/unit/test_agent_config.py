@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nodeseal.capture.backends.backend import Choice
+from nodeseal.cores.process import CoreOptions
 from nodeseal.local import config
 from nodeseal.local.config import ConfigError
 from nodeseal.mesh.limits import Limits
@@ -36,6 +37,7 @@ def test_defaults_and_relative_paths(tmp_path: Path) -> None:
     assert 1 <= loaded.workers <= 4
     assert (loaded.certificate_lifetime, loaded.settle) == (timedelta(hours=24), timedelta(seconds=2))
     assert loaded.preconnect == timedelta(0)
+    assert loaded.unacknowledged_limit is None
     assert loaded.capture is Choice.AUTO
     assert loaded.cgroup is None
 
@@ -160,6 +162,22 @@ def test_capture_backend(tmp_path: Path, value: str) -> None:
 def test_capture_backend_that_does_not_exist(tmp_path: Path) -> None:
     (line,) = problems(tmp_path, MINIMAL + "capture: nftables\n")
     assert line == "agent.yaml:4: capture: expected auto or ebpf or iptables, found 'nftables'"
+
+
+@pytest.mark.parametrize(
+    ("value", "limit"), [("none", None), ("10s", timedelta(seconds=10)), ("1s", timedelta(seconds=1))]
+)
+def test_what_peers_do_not_acknowledge_has_a_limit(tmp_path: Path, value: str, limit: timedelta | None) -> None:
+    loaded = load(tmp_path, MINIMAL + f"unacknowledged_limit: {value}\n")
+    assert loaded.unacknowledged_limit == limit
+    options = CoreOptions.of(loaded, "example.org")
+    assert options.unacknowledged_ms == (0 if limit is None else limit.total_seconds() * 1000)
+
+
+@pytest.mark.parametrize("value", ["0s", "999ms", "2h", "never"])
+def test_limit_of_what_peers_do_not_acknowledge_has_bounds(tmp_path: Path, value: str) -> None:
+    (line,) = problems(tmp_path, MINIMAL + f"unacknowledged_limit: {value}\n")
+    assert line.startswith("agent.yaml:4: unacknowledged_limit: expected ")
 
 
 @pytest.mark.parametrize("name", ["preconnect", "warm_tunnels"])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
@@ -29,16 +30,20 @@ class CoreOptions:
     congestion_control: str = ""
     preconnect_ms: int = 0
     """Peers used within so many milliseconds are dialled again ahead of need; 0: none are."""
+    unacknowledged_ms: int = 0
+    """A peer that acknowledges nothing for so many milliseconds is given up; 0: none is."""
 
     @classmethod
     def of(cls, config: Config, trust_domain: str) -> Self:
         """As the configuration asks for it."""
+        unacknowledged = config.unacknowledged_limit or timedelta(0)
         return cls(
             config.workers,
             trust_domain,
             spin_us=round(config.spin.total_seconds() * 1_000_000),
             congestion_control=config.congestion_control,
             preconnect_ms=round(config.preconnect.total_seconds() * 1000),
+            unacknowledged_ms=round(unacknowledged.total_seconds() * 1000),
         )
 
 
@@ -58,6 +63,7 @@ def spawn(
     command += ["--workers", str(options.workers), "--trust-domain", options.trust_domain]
     command += ["--spin-us", str(options.spin_us), "--congestion-control", options.congestion_control]
     command += ["--preconnect-ms", str(options.preconnect_ms)]
+    command += ["--unacknowledged-ms", str(options.unacknowledged_ms)]
     try:
         try:
             log_fd = os.open(

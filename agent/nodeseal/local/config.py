@@ -15,6 +15,7 @@
       memory: 256MiB                 # that the core holds for it
       new_connections: 20000         # a second
     drain_limit: none                # how long a core that was replaced may go on with its connections
+    unacknowledged_limit: none       # how long a peer may acknowledge nothing of what was sent; 10s, say
     node_addresses: [local]          # from where plaintext reaches every workload: the node itself, addresses, ranges
     mesh_networks: [10.0.0.0/8]      # all ranges of pods and services; none: nothing is certain to be outside the mesh
     outside_mesh: [10.96.0.1]        # outside all the same: addresses, ranges; the API server's, for example
@@ -60,6 +61,8 @@ _SPIN_MAX = timedelta(milliseconds=1)
 _PRECONNECT_MAX = timedelta(days=1)
 _PRECONNECT_FORMERLY = "warm_tunnels"
 _DRAIN_MAX = timedelta(days=365)
+_UNACKNOWLEDGED_MIN = timedelta(seconds=1)
+_UNACKNOWLEDGED_MAX = timedelta(hours=1)
 _LOCAL = "local"
 # In the kernel's map IPv4 addresses are below this prefix: a range that holds it would hold all of them.
 _V4_MAPPED = IPv6Network("::ffff:0:0/96")
@@ -107,6 +110,8 @@ class Config:
     extent: Extent = field(default_factory=Extent)
     """What `mesh_networks` and `outside_mesh` say."""
     limits: Limits = field(default_factory=Limits)
+    unacknowledged_limit: timedelta | None = None
+    """None: as long as any silence of a peer is borne."""
     connect: Connect | None = None
     """Of workloads for which the mesh state does not say; None: DEFAULT_CONNECT, where it can be had."""
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
@@ -137,6 +142,9 @@ def load(path: Path) -> Config:
         settle=_duration(fields, "settle", "2s", timedelta(0), _SETTLE_MAX),
         preconnect=_preconnect(fields),
         drain_limit=_optional_duration(fields, "drain_limit", timedelta(0), _DRAIN_MAX),
+        unacknowledged_limit=_optional_duration(
+            fields, "unacknowledged_limit", _UNACKNOWLEDGED_MIN, _UNACKNOWLEDGED_MAX
+        ),
         capture=fields.choice("capture", Choice.AUTO),
         cgroup=_optional_path(fields, base),
         node_addresses=_node_addresses(fields),

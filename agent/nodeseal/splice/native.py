@@ -208,6 +208,7 @@ class Core:
         spin_us: int = 0,
         congestion_control: str = "",
         preconnect_ms: int = 0,
+        unacknowledged_ms: int = 0,
     ) -> None:
         self.native = native
         ffi, lib = native.ffi, native.lib
@@ -219,6 +220,7 @@ class Core:
         options.spin_us = spin_us
         options.congestion_control = fit(congestion_control, 16)
         options.preconnect_ms = preconnect_ms
+        options.unacknowledged_ms = unacknowledged_ms
         options.trust_domain = fit(trust_domain, 256)
         error = ffi.new("char[]", _ERROR_SIZE)
         self._notices = ffi.new("struct ns_limit_notice[]", _NOTICES)

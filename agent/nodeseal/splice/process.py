@@ -50,6 +50,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--spin-us", type=int, default=0, help="microseconds to look for events before a sleep")
     result.add_argument("--congestion-control", default="", help="of connections between nodes")
     result.add_argument("--preconnect-ms", type=int, default=0, help="dial peers used within it ahead of need")
+    result.add_argument(
+        "--unacknowledged-ms", type=int, default=0, help="give up peers that acknowledge nothing for it"
+    )
     result.add_argument("--ready-fd", type=int, default=-1, help=argparse.SUPPRESS)
     return result
 
@@ -100,6 +103,7 @@ def _run(options: argparse.Namespace) -> None:
             spin_us=options.spin_us,
             congestion_control=options.congestion_control,
             preconnect_ms=options.preconnect_ms,
+            unacknowledged_ms=options.unacknowledged_ms,
         )
         path = generations.socket_path(options.run_dir, options.generation)
         try:
