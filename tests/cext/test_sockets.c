@@ -15,6 +15,8 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "loopback.h"
+#include "own_namespace.h"
 #include "wire/names.h"
 
 static const struct netns HERE = {.fd = -1, .serial = 1};
@@ -45,48 +47,11 @@ int __wrap_setsockopt(int fd, int level, int name, const void *value, socklen_t 
     return __real_setsockopt(fd, level, name, value, length);
 }
 
-static struct ns_address address_of(const char *text)
-{
-    struct ns_address address;
-    CHECK_EQUAL(authority_parse(text, strlen(text), &address), 0);
-    return address;
-}
-
 static void check_is(const struct ns_address *address, const char *expected)
 {
     char text[AUTHORITY_MAX];
     authority_format(address, text);
     CHECK_TEXT(text, expected);
-}
-
-/* A listener at "[::1]" or the like, and where it is. An IPv6 one at a mapped address takes IPv4 alone. */
-static int listen_at(int family, const char *host, struct ns_address *where)
-{
-    struct sockaddr_storage storage = {.ss_family = (sa_family_t)family};
-    socklen_t length = sizeof(struct sockaddr_in6);
-    int off = 0;
-    int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    CHECK(fd >= 0);
-    if (family == AF_INET6) {
-        CHECK_EQUAL(__real_setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off)), 0);
-        CHECK_EQUAL(inet_pton(AF_INET6, host, &((struct sockaddr_in6 *)&storage)->sin6_addr), 1);
-    } else {
-        length = sizeof(struct sockaddr_in);
-        CHECK_EQUAL(inet_pton(AF_INET, host, &((struct sockaddr_in *)&storage)->sin_addr), 1);
-    }
-    CHECK_CASE(bind(fd, (struct sockaddr *)&storage, length) == 0, "%s: %s", host, strerror(errno));
-    CHECK_EQUAL(listen(fd, 16), 0);
-    CHECK_EQUAL(socket_local_address(fd, where), 0);
-    return fd;
-}
-
-static int accept_in_time(int listener, struct ns_address *peer)
-{
-    struct pollfd waiting = {.fd = listener, .events = POLLIN};
-    CHECK_EQUAL(poll(&waiting, 1, 20000), 1);
-    int fd = socket_accept(listener, peer);
-    CHECK_CASE(fd >= 0, "%s", strerror(errno));
-    return fd;
 }
 
 TEST(socket_addresses_of_both_families_are_read_back)
@@ -111,22 +76,23 @@ TEST(socket_address_of_another_family_is_none)
     CHECK_EQUAL(address_from_sockaddr(&storage, &address), -1);
 }
 
-/* Connects, with a source or without, and looks at both ends. */
+/* Connects, with a source or without, and looks at both ends. Nobody can be asked who has the client's port.
+ */
 static void connect_to(int family, const char *host, const char *source)
 {
     struct ns_address where, peer, near, own;
-    int listener = listen_at(family, host, &where);
+    int listener = listen_at(family, host, 0, &where);
     if (source != NULL)
         own = address_of(source);
-    int client = socket_connect(&HERE, &where, source == NULL ? NULL : &own, NS_MARK_TO_APP, 0);
+    int client = source == NULL ? socket_connect(&HERE, &where, NS_MARK_CORE)
+                                : socket_connect_for(&HERE, -1, &own, &where, NS_MARK_TO_APP, 0);
     CHECK_CASE(client >= 0, "%s", strerror(errno));
     int server = accept_in_time(listener, &peer);
     CHECK_EQUAL(socket_local_address(server, &near), 0);
     CHECK(address_same_ip(&near, &where) && near.port == where.port);
-    if (source != NULL) {
+    CHECK_CASE(peer.port >= 61000, "%u", peer.port);
+    if (source != NULL)
         CHECK(address_same_ip(&peer, &own));
-        CHECK(peer.port >= 1024 && peer.port < 32768);
-    }
     close(client);
     close(server);
     close(listener);
@@ -167,10 +133,10 @@ TEST(a_bounded_connection_has_small_buffers_and_its_other_end_small_segments)
     enum { BUFFERS = 40000, RECEIVED = 16384, SEGMENT = 1400 };
     for (int v4 = 0; v4 < 2; v4++) {
         struct ns_address where, peer, own = address_of(v4 ? "127.0.0.9:1" : "[::1]:1");
-        int listener = listen_at(v4 ? AF_INET : AF_INET6, v4 ? "127.0.0.1" : "::1", &where);
-        int free_one = socket_connect(&HERE, &where, &own, NS_MARK_TO_APP, 0);
+        int listener = listen_at(v4 ? AF_INET : AF_INET6, v4 ? "127.0.0.1" : "::1", 0, &where);
+        int free_one = socket_connect_for(&HERE, -1, &own, &where, NS_MARK_TO_APP, 0);
         int its_end = accept_in_time(listener, &peer);
-        int bounded = socket_connect(&HERE, &where, &own, NS_MARK_TO_APP, BUFFERS);
+        int bounded = socket_connect_for(&HERE, -1, &own, &where, NS_MARK_TO_APP, BUFFERS);
         int end = accept_in_time(listener, &peer);
         CHECK_EQUAL(option_of(bounded, SOL_SOCKET, SO_SNDBUF), 2 * BUFFERS);
         CHECK_EQUAL(option_of(bounded, SOL_SOCKET, SO_RCVBUF), 2 * RECEIVED);
@@ -188,8 +154,8 @@ TEST(a_bounded_connection_has_small_buffers_and_its_other_end_small_segments)
 TEST(source_and_destination_of_different_families_do_not_connect)
 {
     struct ns_address where, source = address_of("127.0.0.9:1");
-    int listener = listen_at(AF_INET6, "::1", &where);
-    CHECK_EQUAL(socket_connect(&HERE, &where, &source, NS_MARK_TO_APP, 0), -1);
+    int listener = listen_at(AF_INET6, "::1", 0, &where);
+    CHECK_EQUAL(socket_connect_for(&HERE, -1, &source, &where, NS_MARK_TO_APP, 0), -1);
     CHECK(errno != EADDRNOTAVAIL); /* which would say that all source ports are taken */
     close(listener);
 }
@@ -198,12 +164,12 @@ TEST(a_listener_tells_how_many_wait_for_acceptance)
 {
     enum { CLIENTS = 3 };
     struct ns_address where, peer;
-    int listener = listen_at(AF_INET, "127.0.0.1", &where);
+    int listener = listen_at(AF_INET, "127.0.0.1", 0, &where);
     int clients[CLIENTS];
     CHECK_EQUAL(socket_waiting(listener), 0);
     for (int i = 0; i < CLIENTS; i++) {
         struct pollfd ready = {.events = POLLOUT};
-        clients[i] = ready.fd = socket_connect(&HERE, &where, NULL, NS_MARK_CORE, 0);
+        clients[i] = ready.fd = socket_connect(&HERE, &where, NS_MARK_CORE);
         CHECK_EQUAL(poll(&ready, 1, 10000), 1);
         CHECK_EQUAL(socket_waiting(listener), i + 1);
     }
@@ -214,15 +180,13 @@ TEST(a_listener_tells_how_many_wait_for_acceptance)
     close(listener);
 }
 
-CHECK_MAIN
-
 TEST(a_socket_whose_peer_reads_nothing_holds_little_that_is_not_sent)
 {
     enum { MOST = 65536 };
     static const char piece[16384];
     struct ns_address where, peer;
-    int listener = listen_at(AF_INET, "127.0.0.1", &where), unsent = 0;
-    int client = socket_connect(&HERE, &where, NULL, NS_MARK_CORE, 0);
+    int listener = listen_at(AF_INET, "127.0.0.1", 0, &where), unsent = 0;
+    int client = socket_connect(&HERE, &where, NS_MARK_CORE);
     int server = accept_in_time(listener, &peer);
     struct pollfd ready = {.fd = client, .events = POLLOUT};
     socket_limit_unsent(client, MOST);
@@ -235,3 +199,224 @@ TEST(a_socket_whose_peer_reads_nothing_holds_little_that_is_not_sent)
     close(server);
     close(listener);
 }
+
+/* ---- the client's own port ---- */
+
+enum { OWN_FIRST = 61000, APPLICATION = 8080 };
+
+/* An application that listens, and a client of it that is somewhere else. */
+struct scene {
+    int asking;
+    int listener;
+    struct ns_address application;
+    struct ns_address client;
+};
+
+static struct scene scene_of(int v4, uint16_t port)
+{
+    struct scene scene = {.client = address_of(v4 ? "127.0.0.9:1" : "[::1]:1")};
+    scene.client.port = port;
+    own_namespace();
+    scene.asking = socket_asking_in(&HERE);
+    CHECK_CASE(scene.asking >= 0, "%s", strerror(errno));
+    scene.listener =
+        listen_at(v4 ? AF_INET : AF_INET6, v4 ? "127.0.0.1" : "::1", APPLICATION, &scene.application);
+    return scene;
+}
+
+/* Connects for the client, and tells which port the application sees. */
+static uint16_t dial(const struct scene *scene, int *client, int *server)
+{
+    struct ns_address peer;
+    *client =
+        socket_connect_for(&HERE, scene->asking, &scene->client, &scene->application, NS_MARK_TO_APP, 0);
+    CHECK_CASE(*client >= 0, "%s", strerror(errno));
+    *server = accept_in_time(scene->listener, &peer);
+    CHECK(address_same_ip(&peer, &scene->client));
+    return peer.port;
+}
+
+static void scene_close(const struct scene *scene, int client, int server)
+{
+    close(client);
+    close(server);
+    close(scene->asking);
+    close(scene->listener);
+}
+
+TEST(the_application_sees_the_clients_own_port)
+{
+    static const uint16_t PORTS[] = {40000, 600, 1, 65535};
+    for (int v4 = 0; v4 < 2; v4++) {
+        for (size_t i = 0; i < sizeof(PORTS) / sizeof(PORTS[0]); i++) {
+            struct scene scene = scene_of(v4, PORTS[i]);
+            int client, server;
+            CHECK_EQUAL(dial(&scene, &client, &server), PORTS[i]);
+            scene_close(&scene, client, server);
+        }
+    }
+}
+
+TEST(a_client_whose_port_is_not_known_has_one_of_ours)
+{
+    struct scene scene = scene_of(1, 0);
+    int client, server;
+    CHECK(dial(&scene, &client, &server) >= OWN_FIRST);
+    scene_close(&scene, client, server);
+}
+
+TEST(without_anybody_to_ask_the_clients_port_is_left_alone)
+{
+    struct scene scene = scene_of(1, 40000);
+    int client, server;
+    close(scene.asking);
+    scene.asking = -1;
+    CHECK(dial(&scene, &client, &server) >= OWN_FIRST);
+    close(client);
+    close(server);
+    close(scene.listener);
+}
+
+/* A connection of the application's own, from the port where it listens, to the client. */
+TEST(a_connection_the_other_way_round_keeps_its_pair)
+{
+    for (int v4 = 0; v4 < 2; v4++) {
+        struct scene scene = scene_of(v4, 40000);
+        struct ns_address where, peer;
+        int its = listen_at(v4 ? AF_INET : AF_INET6, v4 ? "127.0.0.9" : "::1", 40000, &where);
+        close(scene.listener);
+        int application = connect_as(&scene.application, &where);
+        scene.listener =
+            listen_at(v4 ? AF_INET : AF_INET6, v4 ? "127.0.0.1" : "::1", APPLICATION, &scene.application);
+        int end = accept_in_time(its, &peer), client, server;
+        CHECK(dial(&scene, &client, &server) >= OWN_FIRST);
+        char byte = 'a';
+        CHECK_EQUAL(send(application, &byte, 1, 0), 1);
+        CHECK_EQUAL(recv(end, &byte, 1, 0), 1);
+        scene_close(&scene, client, server);
+        close(application);
+        close(end);
+        close(its);
+    }
+}
+
+TEST(of_two_clients_with_one_port_the_second_has_one_of_ours)
+{
+    struct scene scene = scene_of(1, 40000);
+    int client, server, second, its;
+    CHECK_EQUAL(dial(&scene, &client, &server), 40000);
+    CHECK(dial(&scene, &second, &its) >= OWN_FIRST);
+    close(second);
+    close(its);
+    scene_close(&scene, client, server);
+}
+
+/* Natively the client's port is none of this namespace's at all. */
+TEST(who_listens_on_the_clients_port_does_not_take_it)
+{
+    for (int v4 = 0; v4 < 2; v4++) {
+        struct scene scene = scene_of(v4, 40000);
+        struct ns_address where;
+        int other = listen_at(v4 ? AF_INET : AF_INET6, v4 ? "0.0.0.0" : "::", 40000, &where), client, server;
+        CHECK_EQUAL(dial(&scene, &client, &server), 40000);
+        CHECK(option_of(client, SOL_SOCKET, SO_REUSEADDR) != 0);
+        scene_close(&scene, client, server);
+        close(other);
+    }
+}
+
+TEST(an_application_that_asks_for_it_can_listen_on_a_clients_port)
+{
+    struct scene scene = scene_of(1, 40000);
+    struct ns_address everywhere = address_of("127.0.0.1:40000");
+    struct sockaddr_storage storage;
+    socklen_t length = address_to_sockaddr(&everywhere, &storage);
+    int client, server, on = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    memset(&((struct sockaddr_in *)&storage)->sin_addr, 0, 4);
+    CHECK_EQUAL(dial(&scene, &client, &server), 40000);
+    CHECK_EQUAL(__real_setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)), 0);
+    CHECK_CASE(bind(fd, (struct sockaddr *)&storage, length) == 0, "%s", strerror(errno));
+    CHECK_CASE(listen(fd, 1) == 0, "%s", strerror(errno));
+    scene_close(&scene, client, server);
+    close(fd);
+}
+
+/* Whoever ends first: what is left of a connection in TIME_WAIT takes its port from nobody. */
+TEST(a_client_connects_again_and_again_from_one_port)
+{
+    enum { TIMES = 200 };
+    for (int server_first = 0; server_first < 2; server_first++) {
+        struct scene scene = scene_of(1, 40000);
+        for (int i = 0; i < TIMES; i++) {
+            int client, server;
+            char byte;
+            CHECK_EQUAL(dial(&scene, &client, &server), 40000);
+            close(server_first ? server : client);
+            struct pollfd ended = {.fd = server_first ? client : server, .events = POLLIN};
+            CHECK_EQUAL(poll(&ended, 1, 20000), 1);
+            CHECK_EQUAL(recv(ended.fd, &byte, 1, 0), 0);
+            close(ended.fd);
+        }
+        close(scene.asking);
+        close(scene.listener);
+    }
+}
+
+TEST(a_client_at_the_applications_own_end_is_not_connected_with_itself)
+{
+    struct scene scene = scene_of(1, APPLICATION);
+    int client, server;
+    scene.client = scene.application;
+    CHECK(dial(&scene, &client, &server) >= OWN_FIRST);
+    scene_close(&scene, client, server);
+}
+
+/* ---- ports that we choose ---- */
+
+static int binds_refused; /* from now on */
+
+int __wrap_bind(int fd, const struct sockaddr *address, socklen_t length);
+int __real_bind(int fd, const struct sockaddr *address, socklen_t length);
+
+int __wrap_bind(int fd, const struct sockaddr *address, socklen_t length)
+{
+    if (binds_refused > 0) {
+        errno = EADDRINUSE;
+        return -1;
+    }
+    return __real_bind(fd, address, length);
+}
+
+TEST(many_connections_to_one_place_have_ports_of_ours)
+{
+    enum { MANY = 300 };
+    struct scene scene = scene_of(1, 0);
+    int ends[MANY][2];
+    for (int i = 0; i < MANY; i++) {
+        struct ns_address peer;
+        ends[i][0] = socket_connect(&HERE, &scene.application, NS_MARK_CORE);
+        ends[i][1] = accept_in_time(scene.listener, &peer);
+        CHECK_CASE(peer.port >= OWN_FIRST, "%u", peer.port);
+    }
+    for (int i = 0; i < MANY; i++) {
+        close(ends[i][0]);
+        close(ends[i][1]);
+    }
+    close(scene.asking);
+    close(scene.listener);
+}
+
+TEST(no_connection_is_lost_where_all_our_ports_are_taken)
+{
+    struct scene scene = scene_of(1, 0);
+    struct ns_address peer;
+    binds_refused = 1;
+    int client = socket_connect(&HERE, &scene.application, NS_MARK_CORE);
+    binds_refused = 0;
+    CHECK_CASE(client >= 0, "%s", strerror(errno));
+    int server = accept_in_time(scene.listener, &peer);
+    CHECK(peer.port > 0 && peer.port < OWN_FIRST);
+    scene_close(&scene, client, server);
+}
+
+CHECK_MAIN

@@ -139,7 +139,7 @@ int core_workload_add(struct core *core, uint64_t workload, int netns_fd, const 
         registered->key = workload;
         registered->quota = quota;
         link_append(&core->registered, &registered->link);
-        descriptors_change(&core->descriptors, core->worker_count);
+        descriptors_change(&core->descriptors, core->worker_count * WORKLOAD_DESCRIPTORS);
     } else {
         quota_release(quota);
     }

@@ -23,7 +23,7 @@ static int tunnel_dial(struct tunnel *tunnel)
 {
     struct ns_address to = tunnel->peer;
     to.port = NS_HBONE_PORT;
-    int fd = socket_connect(&tunnel->workload->netns, &to, NULL, NS_MARK_CORE, 0);
+    int fd = socket_connect(&tunnel->workload->netns, &to, NS_MARK_CORE);
     if (fd < 0)
         return -1;
     tunnel_prepare_socket(tunnel, fd);

@@ -57,7 +57,7 @@ static int route_begin(struct flow *flow, const struct ns_endpoint *endpoint)
         return stream_connect(&flow->stream, worker, flow->workload, endpoint, &flow->source,
                               &flow->destination);
     snprintf(flow->reason, sizeof(flow->reason), "%s", endpoint->reason);
-    int fd = socket_connect(&flow->workload->netns, &endpoint->address, NULL, NS_MARK_CORE, 0);
+    int fd = socket_connect(&flow->workload->netns, &endpoint->address, NS_MARK_CORE);
     if (fd < 0)
         return -1;
     flow_adopt(flow, &flow->far, fd);
@@ -120,8 +120,11 @@ static void route_to_application(struct flow *flow)
     flow->state = FLOW_CONNECTING;
     flow->endpoint = flow->destination;
     turns_spend(&flow->workload->budget, TURN_DIAL);
-    int fd = socket_connect(&flow->workload->netns, &flow->destination, &flow->source, NS_MARK_TO_APP,
-                            quota_buffers(flow->workload->quota));
+    struct ns_address source = flow->source;
+    if (!flow->mtls)
+        source.port = 0; /* its own connection with us is here, and has these two ends */
+    int fd = socket_connect_for(&flow->workload->netns, workload_asking(flow->workload), &source,
+                                &flow->destination, NS_MARK_TO_APP, quota_buffers(flow->workload->quota));
     if (fd < 0) {
         flow->cause = cause_of_errno(errno);
         flow_fail(flow, "no socket to the application");

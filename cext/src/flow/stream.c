@@ -125,9 +125,10 @@ static void on_request(void *owner, int32_t id, const struct ns_address *authori
         return;
     }
     turns_spend(&workload->budget, TURN_ACCEPT);
-    /* The port is told by the peer; the address is the one that the connection came from. */
+    /* The port is told by the peer; the address is the one that the connection came from. Where that was
+     * translated on the way, the port is kept, as translators do if they can. */
     struct ns_address source = tunnel->peer;
-    source.port = address_same_ip(client, &tunnel->peer) ? client->port : 0;
+    source.port = client->port;
     events_of(tunnel)->requested(tunnel, id, &source, authority);
 }
 

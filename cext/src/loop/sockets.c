@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/netlink.h>
 #include <linux/tcp.h> /* glibc's has no tcpi_min_rtt */
 #include <netinet/in.h>
 #include <sched.h>
@@ -11,12 +12,15 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "loop/occupant.h"
 #include "wire/names.h"
 
 enum {
-    SOURCE_PORT_FIRST = 1024, /* below are privileged ports, by which some applications judge their clients */
-    SOURCE_PORT_LAST = 32767, /* Linux's default ip_local_port_range starts at 32768 */
-    SOURCE_PORT_TRIES = 64,
+    /* Ports that we choose: Linux gives clients 32768 to 60999 by default (ip-sysctl, ip_local_port_range),
+     * and applications listen below. */
+    OWN_PORT_FIRST = 61000,
+    OWN_PORT_LAST = 65535,
+    OWN_PORT_TRIES = 64,
     KEEPALIVE_SECONDS = 180,
     KEEPALIVE_COUNT = 9,
     KEEPALIVE_THIRD_MOST = 32767,
@@ -29,6 +33,14 @@ enum {
 
 static _Thread_local uint64_t
     thread_netns; /* serial of the namespace that the thread is in; 0: the process's */
+
+static int close_keeping_errno(int fd)
+{
+    int error = errno;
+    close(fd);
+    errno = error;
+    return -1;
+}
 
 static int netns_enter(const struct netns *netns)
 {
@@ -56,6 +68,12 @@ int socket_in(const struct netns *netns, int family)
 int socket_raw_in(const struct netns *netns, int family)
 {
     return socket_of_type_in(netns, family, SOCK_RAW, IPPROTO_RAW);
+}
+
+int socket_asking_in(const struct netns *netns)
+{
+    int fd = socket_of_type_in(netns, AF_NETLINK, SOCK_RAW, NETLINK_SOCK_DIAG);
+    return fd < 0 || occupant_prepare(fd) == 0 ? fd : close_keeping_errno(fd);
 }
 
 socklen_t address_to_sockaddr(const struct ns_address *address, struct sockaddr_storage *out)
@@ -139,18 +157,9 @@ static int connect_to(int fd, const struct ns_address *destination)
     return -1;
 }
 
-static int bind_source(int fd, const struct ns_address *source, uint16_t port)
-{
-    struct sockaddr_storage storage;
-    struct ns_address from = *source;
-    from.port = port;
-    socklen_t length = address_to_sockaddr(&from, &storage);
-    return bind(fd, (struct sockaddr *)&storage, length);
-}
-
 /* The kernel is asked once per thread: these numbers are to collide seldom, not to be secret (xorshift64*).
  */
-static uint16_t random_source_port(void)
+static uint16_t own_port(void)
 {
     static _Thread_local uint64_t state;
     if (state == 0 && (getrandom(&state, sizeof(state), GRND_NONBLOCK) != sizeof(state) || state == 0))
@@ -159,15 +168,32 @@ static uint16_t random_source_port(void)
     state ^= state << 25;
     state ^= state >> 27;
     uint32_t random = (uint32_t)((state * 2685821657736338717u) >> 32);
-    return (uint16_t)(SOURCE_PORT_FIRST + random % (SOURCE_PORT_LAST - SOURCE_PORT_FIRST + 1));
+    return (uint16_t)(OWN_PORT_FIRST + random % (OWN_PORT_LAST - OWN_PORT_FIRST + 1));
 }
 
-static int close_keeping_errno(int fd)
+static int bind_to(int fd, const struct ns_address *source)
 {
+    struct sockaddr_storage storage;
+    socklen_t length = address_to_sockaddr(source, &storage);
+    return bind(fd, (struct sockaddr *)&storage, length);
+}
+
+/* The same also where an application listens on that port of whatever address, which is no obstacle to its
+ * client: with TCP_REPAIR, bind() looks at no other socket (net/ipv4/inet_connection_sock.c, SK_FORCE_REUSE).
+ */
+static int bind_beside(int fd, const struct ns_address *source)
+{
+    if (bind_to(fd, source) == 0)
+        return 0;
+    if (errno != EADDRINUSE || set_option(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON) != 0)
+        return -1;
+    int result = bind_to(fd, source);
     int error = errno;
-    close(fd);
+    /* Takes SO_REUSEADDR off. Neither can fail now. */
+    (void)set_option(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF);
+    (void)set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
     errno = error;
-    return -1;
+    return result;
 }
 
 void socket_bound(int fd, uint32_t buffers)
@@ -179,40 +205,106 @@ void socket_bound(int fd, uint32_t buffers)
     (void)set_option(fd, SOL_SOCKET, SO_RCVBUF, (int)(buffers < RECEIVE_BOUND ? buffers : RECEIVE_BOUND));
 }
 
-int socket_connect(const struct netns *netns, const struct ns_address *destination,
-                   const struct ns_address *source, uint32_t mark, uint32_t buffers)
+/* A socket for a connection of ours, without an end of its own yet; -1 with errno. */
+static int socket_prepared(const struct netns *netns, int family, uint32_t mark, uint32_t buffers)
+{
+    int fd = socket_in(netns, family);
+    if (fd < 0)
+        return -1;
+    /* SO_REUSEADDR lets one port serve many destinations, and applications listen on it that ask for the
+     * same; connect() still refuses a whole pair of ends that is in use. */
+    if (set_option(fd, SOL_SOCKET, SO_MARK, (int)mark) != 0 ||
+        set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1) != 0)
+        return close_keeping_errno(fd);
+    (void)set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    (void)set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1); /* no byte is left out of the stream */
+    socket_bound(fd, buffers);
+    if (buffers > 0) /* told to the other end by the SYN; larger ones by it are not used either */
+        (void)set_option(fd, IPPROTO_TCP, TCP_MAXSEG, SEGMENT_BOUND);
+    return fd;
+}
+
+/* Whether an attempt has failed because of its port only. */
+static int port_failed(void)
+{
+    return errno == EADDRINUSE || errno == EADDRNOTAVAIL;
+}
+
+int socket_connect(const struct netns *netns, const struct ns_address *destination, uint32_t mark)
 {
     int family = address_is_v4(destination) ? AF_INET : AF_INET6;
-    for (int tries = 0; tries < (source == NULL ? 1 : SOURCE_PORT_TRIES); tries++) {
-        int fd = socket_in(netns, family);
+    struct ns_address own = *destination;
+    memset(family == AF_INET ? own.ip + 12 : own.ip, 0, family == AF_INET ? 4 : 16);
+    for (int tries = 0;; tries++) {
+        int fd = socket_prepared(netns, family, mark, 0);
         if (fd < 0)
             return -1;
-        if (set_option(fd, SOL_SOCKET, SO_MARK, (int)mark) != 0)
-            return close_keeping_errno(fd);
-        (void)set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-        (void)set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1); /* no byte is left out of the stream */
-        socket_bound(fd, buffers);
-        if (buffers > 0) /* told to the other end by the SYN; larger ones by it are not used either */
-            (void)set_option(fd, IPPROTO_TCP, TCP_MAXSEG, SEGMENT_BOUND);
-        if (source == NULL) {
-            keep_alive(fd, KEEPALIVE_SECONDS, KEEPALIVE_SECONDS / 3, KEEPALIVE_COUNT);
-        } else {
-            int transparent = family == AF_INET ? set_option(fd, IPPROTO_IP, IP_TRANSPARENT, 1)
-                                                : set_option(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, 1);
-            /* SO_REUSEADDR lets one source port serve many destinations; connect() still refuses a whole
-             * address pair that is in use, and then another port is tried. */
-            if (transparent != 0 || set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1) != 0)
-                return close_keeping_errno(fd);
-            if (bind_source(fd, source, random_source_port()) != 0) {
-                if (errno != EADDRINUSE)
-                    return close_keeping_errno(fd);
-                close(fd);
-                continue;
-            }
-        }
-        if (connect_to(fd, destination) == 0)
+        keep_alive(fd, KEEPALIVE_SECONDS, KEEPALIVE_SECONDS / 3, KEEPALIVE_COUNT);
+        own.port = own_port();
+        if ((tries == OWN_PORT_TRIES || bind_to(fd, &own) == 0) && connect_to(fd, destination) == 0)
             return fd;
-        if (errno != EADDRNOTAVAIL || source == NULL)
+        if (tries == OWN_PORT_TRIES || !port_failed())
+            return close_keeping_errno(fd);
+        close(fd);
+    }
+}
+
+/* Whether a connection from `source` can be told from all others in the namespace. If that is not known, the
+ * client's own port is not taken, and of the others it is very likely. */
+static int is_distinct(int asking, const struct ns_address *source, const struct ns_address *destination,
+                       int clients)
+{
+    /* A socket that connects to its own end is connected with itself. */
+    if (address_same_ip(source, destination) && source->port == destination->port)
+        return 0;
+    enum occupancy occupancy = occupant_find(asking, destination, source);
+    return occupancy == OCCUPANT_NONE || (occupancy == OCCUPANT_UNKNOWN && !clients);
+}
+
+/* 0, or -1 with errno. `clients`: the port is the client's own. */
+static int connect_from(int fd, int asking, const struct ns_address *source,
+                        const struct ns_address *destination, int clients)
+{
+    if ((clients ? bind_beside(fd, source) : bind_to(fd, source)) != 0) {
+        if (errno == EACCES) /* a privileged port, and we are not */
+            errno = EADDRINUSE;
+        return -1;
+    }
+    if (connect_to(fd, destination) == 0)
+        return 0;
+    if (errno != EADDRNOTAVAIL)
+        return -1;
+    /* What has this pair may be one of ours that has ended. */
+    if (occupant_find(asking, source, destination) == OCCUPANT_NONE)
+        return connect_to(fd, destination);
+    errno = EADDRNOTAVAIL;
+    return -1;
+}
+
+int socket_connect_for(const struct netns *netns, int asking, const struct ns_address *source,
+                       const struct ns_address *destination, uint32_t mark, uint32_t buffers)
+{
+    int is_v4 = address_is_v4(destination);
+    struct ns_address own = *source;
+    if (address_is_v4(source) != is_v4) {
+        errno = EAFNOSUPPORT;
+        return -1;
+    }
+    for (int tries = own.port > 0 ? 0 : 1; tries <= OWN_PORT_TRIES; tries++) {
+        int clients = tries == 0;
+        if (!clients)
+            own.port = own_port();
+        if (!is_distinct(asking, &own, destination, clients))
+            continue;
+        int fd = socket_prepared(netns, is_v4 ? AF_INET : AF_INET6, mark, buffers);
+        if (fd < 0)
+            return -1;
+        if ((is_v4 ? set_option(fd, IPPROTO_IP, IP_TRANSPARENT, 1)
+                   : set_option(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, 1)) != 0)
+            return close_keeping_errno(fd);
+        if (connect_from(fd, asking, &own, destination, clients) == 0)
+            return fd;
+        if (!port_failed())
             return close_keeping_errno(fd);
         close(fd);
     }

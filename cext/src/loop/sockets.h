@@ -21,6 +21,8 @@ struct netns {
  * is the only function that needs the capability to enter a namespace.
  */
 int socket_in(const struct netns *netns, int family);
+/* A socket there by which occupants are asked for (occupant.h); -1 with errno. */
+int socket_asking_in(const struct netns *netns);
 
 /* A raw socket there, for packets with their own IP header; -1 with errno. It receives nothing. */
 int socket_raw_in(const struct netns *netns, int family);
@@ -39,19 +41,27 @@ int socket_local_address(int fd, struct ns_address *out);
 int socket_accept(int listener, struct ns_address *peer);
 
 /*
- * Begins a connection to `destination` that is marked `mark`. With `source`, the application is to see that
- * address as its client: the socket is transparent and bound to source's IP. Its port is chosen by us from
- * below the range that clients use for themselves: if both the client's own connection and ours to the
- * application had the same address and port, the kernel could not tell the two apart. Returns the descriptor
- * (connection in progress or done), or -1 with errno.
+ * Connections that the core makes. All return the descriptor (connection in progress or done), or -1 with
+ * errno. TCP_NODELAY is set. A port that we choose is one from 61000 up, where Linux gives none to clients by
+ * itself and applications seldom listen: in the workload's namespace it is taken from them.
+ */
+
+/* Begins a connection to `destination` that is marked `mark`, from the address that the routes say. Keepalive
+ * is set (after 180 s, as ztunnel): another machine can vanish without a word. Only when many ports towards
+ * that destination are taken, the kernel chooses one, as it does for any client. */
+int socket_connect(const struct netns *netns, const struct ns_address *destination, uint32_t mark);
+
+/*
+ * The same for a client, whom the application is to see: the socket is transparent and bound to `source`, the
+ * client's own address and port. Another port takes its place if it is 0, if a socket in the namespace has
+ * the same two ends (the kernel could not tell the two apart: occupant.h), or if that cannot be known.
+ * `asking`: from socket_asking_in, or -1.
  *
- * TCP_NODELAY is set on every socket. Keepalive (after 180 s, as ztunnel) only without a source: such a
- * socket goes to another machine, which can vanish without a word; an application in the namespace cannot.
  * `buffers` as for socket_bound; it holds for the application's end as well, whose send buffer Linux makes as
  * large as twenty segments, and a segment of the loopback device is 64 KiB.
  */
-int socket_connect(const struct netns *netns, const struct ns_address *destination,
-                   const struct ns_address *source, uint32_t mark, uint32_t buffers);
+int socket_connect_for(const struct netns *netns, int asking, const struct ns_address *source,
+                       const struct ns_address *destination, uint32_t mark, uint32_t buffers);
 /* Keeps what the kernel holds of a connection small: `buffers` bytes in each direction, and as much again for
  * what it needs itself (socket(7), SO_RCVBUF). 0: as much as it likes. */
 void socket_bound(int fd, uint32_t buffers);

@@ -32,6 +32,7 @@ struct workload *workload_new(uint64_t key, int netns_fd, uint64_t netns_serial,
     }
     for (int i = 0; i < 2; i++)
         workload->raw[i] = workload->path[i] = -1;
+    workload->asking = -1;
     budget_init(&workload->budget);
     decision_share_init(&workload->decisions);
     party_init(&workload->strangers);
@@ -72,7 +73,9 @@ void workload_free(struct workload *workload)
         kept_close(workload, &workload->path[i]);
     }
     link_remove(&workload->released_link);
-    descriptors_change(workload->quota->process, -1);
+    if (workload->asking >= 0)
+        close(workload->asking);
+    descriptors_change(workload->quota->process, -WORKLOAD_DESCRIPTORS);
     quota_release(workload->quota);
     workload->magic = 0;
     free(workload);
@@ -169,6 +172,13 @@ uint16_t workload_path_mss(struct workload *workload, const struct ns_address *t
     uint32_t headers = is_v4 ? 40 : 60;
     uint32_t mtu = *fd >= 0 ? socket_path_mtu(*fd, to) : 0;
     return (uint16_t)(mtu == 0 ? PATH_MTU_USUAL - headers : mtu - headers);
+}
+
+int workload_asking(struct workload *workload)
+{
+    if (workload->asking < 0)
+        workload->asking = socket_asking_in(&workload->netns);
+    return workload->asking;
 }
 
 void workload_question(const struct workload *workload, const struct ns_address *destination,

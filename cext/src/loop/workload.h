@@ -19,7 +19,11 @@
 #include "nodeseal_core.h"
 #include "wire/tls.h"
 
-enum { WORKLOAD_MAGIC = 0x6e73776c, LISTENER_ROLES = 5 };
+enum {
+    WORKLOAD_MAGIC = 0x6e73776c,
+    LISTENER_ROLES = 5,
+    WORKLOAD_DESCRIPTORS = 2, /* of each worker: `netns` and `asking`, counted also before that is needed */
+};
 
 struct worker;
 struct workload;
@@ -63,6 +67,8 @@ struct workload {
     int path[2];
     /* In worker->answers.released. */
     struct link released_link;
+    /* This worker's, by which occupants are asked for in its namespace (occupant.h); -1: not needed yet. */
+    int asking;
 
     struct link flows;
     struct link tunnels;
@@ -116,6 +122,8 @@ struct workload *workload_named(struct worker *worker, const struct workload *li
 int workload_raw(struct workload *workload, int is_v4);
 /* The largest segment (TCP's MSS) that a connection from its namespace to `to` can send at first. */
 uint16_t workload_path_mss(struct workload *workload, const struct ns_address *to);
+/* What socket_asking_in gives, made once; -1: none can be had. */
+int workload_asking(struct workload *workload);
 
 /* What is asked for a new connection of the workload to `destination`; the id is left 0. */
 void workload_question(const struct workload *workload, const struct ns_address *destination,
