@@ -23,6 +23,8 @@
 #include "lib/mark.h"
 
 BPF_TABLE("hash", u64, struct ns_enrolment, enrolled, 4096);
+/* The namespaces' own addresses: what is dialled there stays there. */
+BPF_F_TABLE("hash", struct ns_owned, u8, owned, NS_OWNED_ENTRIES, BPF_F_NO_PREALLOC);
 /* Outbound listeners, by the same key as `enrolled`. */
 BPF_TABLE("sockhash", u64, u64, guards, 4096);
 
@@ -32,6 +34,13 @@ static __always_inline struct ns_owner owner_of(struct bpf_sock_addr *ctx)
     struct ns_owner owner = {enrolled.lookup(&cookie), NS_MARK_CAPTURED};
 
     return owner;
+}
+
+static __always_inline int is_own(struct bpf_sock_addr *ctx, const struct ns_address *address)
+{
+    struct ns_owned key = {bpf_get_netns_cookie(ctx), *address};
+
+    return owned.lookup(&key) != 0;
 }
 
 static __always_inline int unguarded(struct bpf_sock_addr *ctx, const struct ns_owner *owner)

@@ -30,6 +30,12 @@ static __always_inline struct ns_owner owner_of(struct bpf_sock_addr *ctx)
     return owner;
 }
 
+/* It has one of each family, which its enrolment tells. */
+static __always_inline int is_own(struct bpf_sock_addr *ctx, const struct ns_address *address)
+{
+    return 0;
+}
+
 static __always_inline int unguarded(struct bpf_sock_addr *ctx, const struct ns_owner *owner)
 {
     struct bpf_sock *listener = host_listener(owner->mark & ~NS_MARK_HOST_MASK, NS_LISTENER_OUTBOUND);

@@ -40,15 +40,32 @@
 #define NS_LISTENER_OUTBOUND 0
 #define NS_LISTENER_INBOUND 1
 #define NS_LISTENER_COUNT 2
+/* Of a workload with a namespace of its own also the two for peers' tunnels, as the core numbers them: IPv4
+ * and IPv6, for those that arrive at an address that the listener is not bound to. */
+#define NS_LISTENER_HBONE 2
+#define NS_LISTENER_HBONE6 3
+#define NS_POD_LISTENERS 4
 
 /* An address of either family, network order: IPv4 as ::ffff:a.b.c.d, so that one key serves both. */
 struct ns_address {
     u32 word[4];
 };
 
+/* Bits of the values of the `own` map, which is keyed by addresses of the namespace. */
+#define NS_OWN_PRESENT 1    /* it is on a device of the namespace */
+#define NS_OWN_ATTRIBUTED 2 /* the mesh state gives it to the workload: peers' tunnels arrive there */
+
+/* Key of the `owned` map: an address of an enrolled namespace, for who sees them all. */
+struct ns_owned {
+    u64 netns; /* its cookie */
+    struct ns_address address;
+};
+#define NS_OWNED_ENTRIES 65536
+
 /*
- * Value of the `enrolled` map, keyed by the cookie of the workload's network namespace. The addresses are its
- * own, which are never captured; all zero: it has none of this family, and nothing of it is captured.
+ * Value of the `enrolled` map, keyed by the cookie of the workload's network namespace. The addresses stand
+ * for the workload in this family, and what is dialled there is never captured (of others see `owned`); all
+ * zero: it has none of this family, and nothing of it is captured.
  */
 struct ns_enrolment {
     u32 state; /* NS_STATE_CAPTURE or NS_STATE_LEAVE */

@@ -84,13 +84,14 @@ static __always_inline int bypass_excluded(u32 port_scope, const struct ns_addre
     return bypass.lookup(&key) != 0;
 }
 
-/* Whether the connection that the workload `own` opens bypasses the core because it is excluded. */
-static __always_inline int bypass_outbound(const struct ns_address *own, const struct ns_address *remote,
-                                           u16 port)
+/* Whether the connection that the workload `own` opens from `source`, which is its address as well, bypasses
+ * the core because it is excluded. */
+static __always_inline int bypass_outbound(const struct ns_address *own, const struct ns_address *source,
+                                           const struct ns_address *remote, u16 port)
 {
     if (!bypass_excluded(NS_SCOPE_OUTBOUND_PORT, own, remote, port))
         return 0;
-    return !bypass_peer(remote) || bypass_excluded(NS_SCOPE_INBOUND_PORT, remote, own, port);
+    return !bypass_peer(remote) || bypass_excluded(NS_SCOPE_INBOUND_PORT, remote, source, port);
 }
 
 /* The same of one that is opened to it. What comes from an address that processes of a node share is of one

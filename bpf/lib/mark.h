@@ -24,8 +24,10 @@ struct ns_owner {
     u32 mark;
 };
 
-/* The program that includes this defines these two. */
+/* The program that includes this defines these three. */
 static __always_inline struct ns_owner owner_of(struct bpf_sock_addr *ctx);
+/* Whether the owner has this address beside those in its enrolment. */
+static __always_inline int is_own(struct bpf_sock_addr *ctx, const struct ns_address *address);
 /* Whether nobody holds the owner's outbound listener. */
 static __always_inline int unguarded(struct bpf_sock_addr *ctx, const struct ns_owner *owner);
 
@@ -41,6 +43,21 @@ static __always_inline int unmark(struct bpf_sock_addr *ctx, struct bpf_sock *sk
     return NS_PROCEED;
 }
 
+/* The address that the socket dials from: what it is bound to, else (a guess: a route may say another) `own`.
+ */
+static __always_inline struct ns_address bound_to(struct bpf_sock *sk, const struct ns_address *own)
+{
+    struct ns_address bound;
+
+    if (ns_is_mapped(own))
+        return sk->src_ip4 ? ns_mapped(sk->src_ip4) : *own;
+    bound.word[0] = sk->src_ip6[0];
+    bound.word[1] = sk->src_ip6[1];
+    bound.word[2] = sk->src_ip6[2];
+    bound.word[3] = sk->src_ip6[3];
+    return ns_none(&bound) ? *own : bound;
+}
+
 /* `own`: the owner's address; `far`: the destination is not left alone for what it is. */
 static __always_inline int mark(struct bpf_sock_addr *ctx, const struct ns_owner *owner,
                                 const struct ns_address *own, const struct ns_address *destination, int far)
@@ -48,6 +65,7 @@ static __always_inline int mark(struct bpf_sock_addr *ctx, const struct ns_owner
     const struct ns_enrolment *enrolment = owner->enrolment;
     int direct = enrolment->state == NS_STATE_LEAVE || (enrolment->open && unguarded(ctx, owner));
     struct bpf_sock *sk = ctx->sk;
+    struct ns_address source;
     u32 ours = owner->mark;
     char no_device = 0;
 
@@ -60,7 +78,10 @@ static __always_inline int mark(struct bpf_sock_addr *ctx, const struct ns_owner
     if (!far || sk->mark == NS_MARK_CORE || sk->mark == NS_MARK_TO_APP)
         return NS_PROCEED;
 
-    if (bypass_outbound(own, destination, (u16)ctx->user_port)) {
+    if (is_own(ctx, destination))
+        return unmark(ctx, sk, ours);
+    source = bound_to(sk, own);
+    if (bypass_outbound(own, &source, destination, (u16)ctx->user_port)) {
         count(NS_COUNT_CONNECT_EXCLUDED);
         return unmark(ctx, sk, ours);
     }

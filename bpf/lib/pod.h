@@ -5,7 +5,7 @@
 #include "nodeseal.h"
 
 BPF_TABLE("array", u32, u32, settings, 1);
-BPF_TABLE("sockmap", u32, u64, listeners, NS_LISTENER_COUNT);
+BPF_TABLE("sockmap", u32, u64, listeners, NS_POD_LISTENERS);
 BPF_TABLE("lru_hash", struct ns_flow, u64, revisited, 1024);
 
 /* NS_FAMILY_... and NS_SETTING_... of the workload; NULL: there are none. */

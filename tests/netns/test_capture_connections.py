@@ -17,7 +17,7 @@ from nodeseal.capture.workload import CaptureTarget
 from nodeseal.linux import socket_options
 from support.connection import echoes
 from support.patience import wait_for
-from support.pods import CLIENT, SERVER, SERVER_6, Pods
+from support.pods import CLIENT, CLIENT_6, SERVER, SERVER_6, Pods
 from support.sniffer import Sniffer
 from support.tcp_table import ports_in_use
 
@@ -357,23 +357,47 @@ def dual(tmp_path: Path) -> Iterator[Pods]:
 
 
 @pytest.mark.parametrize("given", [4, 6])
-def test_family_in_which_the_workload_has_no_address_is_not_captured_and_told(dual: Pods, given: int) -> None:
+def test_family_in_which_the_workload_has_no_address_is_captured_and_told(dual: Pods, given: int) -> None:
     pods = dual
     echo = pods.echo(pods.server)
     target = pods.client_target
     own = {address.version: address for address in target.addresses}
     capture = pods.capture()
     captured = capture.enrol(replace(target, addresses=(own[given],)))
+    by_rules = pods.backend is Choice.IPTABLES
     relay = pods.relay(captured)
     for address in (SERVER, SERVER_6):
         assert echoes(pods.dial(pods.client, (address, 8080)))
-    assert [flow.destination[0] for flow in relay.flows] == [SERVER if given == 4 else SERVER_6]
+    far = {4: SERVER, 6: SERVER_6}
+    assert [flow.destination[0] for flow in relay.flows] == ([far[given]] if by_rules else [SERVER, SERVER_6])
     assert len(echo.peers) == 2
-    assert captured.uncaptured == (str(own[10 - given]),)
+    other = (str(own[10 - given]),)
+    found = captured.addresses
+    assert (found.uncaptured, found.unattributed) == ((other, ()) if by_rules else ((), other))
     capture.close()
     (adopted,) = pods.capture().adopt()
-    assert adopted.uncaptured == captured.uncaptured
+    assert adopted.addresses == found
+
+
+def test_family_that_cannot_be_captured_is_told(dual: Pods) -> None:
+    pods = dual
+    pods.client.sysctl("net/ipv6/conf/lo/disable_ipv6", 1)
+    captured = pods.capture().enrol(replace(pods.client_target, addresses=pods.client_target.addresses[:1]))
+    assert captured.addresses.uncaptured == (CLIENT_6,)
+
+
+def test_what_arrives_at_an_address_that_is_not_attributed_goes_to_the_core(dual: Pods) -> None:
+    pods = dual
+    if pods.backend is Choice.IPTABLES:
+        pytest.skip("rules capture the families in which the mesh state gives an address")
+    pods.echo(pods.client)
+    captured = pods.capture().enrol(replace(pods.client_target, addresses=pods.client_target.addresses[:1]))
+    relay = pods.relay(captured)
+    for address in (CLIENT, CLIENT_6):
+        assert echoes(pods.dial(pods.server, (address, 8080)))
+    assert [flow.destination[0] for flow in relay.flows] == [CLIENT, CLIENT_6]
 
 
 def test_no_family_is_told_where_all_are_captured(pods: Pods) -> None:
-    assert pods.capture().enrol(pods.client_target).uncaptured == ()
+    found = pods.capture().enrol(pods.client_target).addresses
+    assert (found.uncaptured, found.unattributed, found.absent) == ((), (), ())

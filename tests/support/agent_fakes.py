@@ -19,7 +19,7 @@ from typing import Any
 
 from nodeseal.capture import constants
 from nodeseal.capture.backends.backend import Choice
-from nodeseal.capture.workload import Captured, CaptureTarget
+from nodeseal.capture.workload import Addresses, Captured, CaptureTarget
 from nodeseal.contracts.core import CoreStats, WorkloadStats
 from nodeseal.cores.client import CoreError
 from nodeseal.cores.process import spawn
@@ -30,6 +30,7 @@ from nodeseal.local.config import Config
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId
 from nodeseal.mesh.trust import Trust
+from nodeseal.mesh.workload import primaries_of
 from nodeseal.sources.source import Claim, Description, MeshStateError, Publishers, Reference, Source
 
 TRUST_DOMAIN = "example.org"
@@ -195,7 +196,10 @@ class FakeCapture:
         self.failures: dict[str, Exception] = {}
         self.left_behind: list[Captured] = []
         self.captured: dict[str, Captured] = {}
-        self.uncaptured: tuple[str, ...] = ()
+        self.addresses = Addresses()
+        """What of its addresses is astray."""
+        self.changed = False
+        """Whether there is something new in a namespace."""
         self.bypass = FakeBypass()
         self.backend = "ebpf"
         self.why = ""
@@ -207,7 +211,7 @@ class FakeCapture:
 
     def make(self, target: CaptureTarget, phase: str = "capturing") -> Captured:
         captured = Captured(target, FakeNamespace(target.netns), phase)  # type: ignore[arg-type]
-        captured.uncaptured = self.uncaptured
+        captured.addresses = replace(self.addresses, near=primaries_of(target.addresses))
         self.captured[target.name] = captured
         return captured
 
@@ -234,12 +238,16 @@ class FakeCapture:
         if captured is None:
             captured = self.make(CaptureTarget(str(one.key), one.netns, one.addresses))
         captured.phase = "capturing"
+        captured.target = CaptureTarget(str(one.key), one.netns, one.addresses)
         for role, fd in make_listeners().items():
             if role in captured.listeners:
                 os.close(fd)
             else:
                 captured.listeners[role] = fd
         return captured
+
+    async def look_again(self, one: Workload) -> bool:
+        return self.changed
 
     async def take_listeners(self, captured: Captured, held: Mapping[int, int]) -> list[int]:
         self._note("take_listeners", captured.target.name)

@@ -15,8 +15,10 @@ import pytest
 
 from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError, CaptureError
 from nodeseal.capture.listeners import HBONE, INBOUND, OUTBOUND
+from nodeseal.capture.workload import Addresses
 from nodeseal.cores.client import CoreError
 from nodeseal.cores.distribution import TrustPusher
+from nodeseal.enrolment import workload as workload_module
 from nodeseal.enrolment.context import Context
 from nodeseal.enrolment.workload import Enrolment
 from nodeseal.identity.credentials import Credentials
@@ -26,7 +28,7 @@ from nodeseal.mesh.exclusions import PortRange
 from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.limits import LimitChanges, Limits
 from nodeseal.mesh.model import Mode, OnFailure, Phase, Workload, WorkloadName
-from nodeseal.mesh.reasons import WhyNotEnrolled
+from nodeseal.mesh.reasons import ProblemWord, WhyNotEnrolled
 from nodeseal.sources.source import PublicationError
 from support.agent_fakes import FakeCapture, FakeCore, FakeIssuer, FakeNode, until, workload
 
@@ -192,7 +194,7 @@ def test_joining_is_not_over_before_it_could_be_published(netns: Path) -> None:
 
 def test_family_that_is_not_captured_is_told(netns: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def story(world: World) -> None:
-        world.capture.uncaptured = ("fd00::1", "fd00::2")
+        world.capture.addresses = Addresses(uncaptured=("fd00::1", "fd00::2"))
         world.wants()
         await world.phase(Phase.ENROLLED)
         reason, detail = world.enrolment.why()
@@ -201,6 +203,56 @@ def test_family_that_is_not_captured_is_told(netns: Path, caplog: pytest.LogCapt
             "connections over IPv6 are not captured: it has fd00::1, fd00::2, but no IPv6 address in the mesh state"
         )
         assert detail in caplog.text
+
+    run(netns, story)
+
+
+@pytest.mark.parametrize(
+    ("astray", "word"),
+    [
+        (Addresses(unattributed=("10.0.0.9",)), ProblemWord.ADDRESS_NOT_ATTRIBUTED),
+        (Addresses(absent=("10.0.0.9",)), ProblemWord.ADDRESS_ABSENT),
+    ],
+)
+def test_addresses_that_are_not_as_the_mesh_state_has_them_are_named(
+    netns: Path, astray: Addresses, word: ProblemWord
+) -> None:
+    async def story(world: World) -> None:
+        world.capture.addresses = astray
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        (problem,) = world.enrolment.problems()
+        assert problem.word is word
+        assert "10.0.0.9" in problem.text
+
+    run(netns, story)
+
+
+def test_further_addresses_come_and_go_in_place(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        before = list(world.log)
+        primary = world.enrolment.installed.workload.address
+        for addresses in ((primary, IPv4Address("10.9.9.9")), (primary,)):
+            world.wants(addresses=addresses)
+            await until(lambda given=addresses: world.enrolment.installed.workload.addresses == given)
+            assert world.enrolment.phase is Phase.ENROLLED
+        done = [line.split()[0] for line in world.log[len(before) :]]
+        assert done == ["capture.enrol", "core.workload_addresses", "push"] * 2
+
+    run(netns, story)
+
+
+def test_what_comes_to_the_namespace_later_is_covered(netns: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workload_module, "LOOK_AGAIN_S", 0.01)
+
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        enrolled = world.log.count("capture.enrol shipper")
+        world.capture.changed = True
+        await until(lambda: world.log.count("capture.enrol shipper") > enrolled)
 
     run(netns, story)
 

@@ -16,6 +16,10 @@ MARK_HOST_MASK = 0xFFFFFF00
 HOST_NUMBERS = range(1, 256)  # of the workloads that are processes of the node
 HBONE_PORT = 15008
 
+# Bits of the values of the `own` map.
+OWN_PRESENT = 1
+OWN_ATTRIBUTED = 2
+
 STATE_CAPTURE = 1
 STATE_LEAVE = 2
 

@@ -25,7 +25,8 @@ FILE_NAME = "capture.json"
 _VERSION = 7
 # 1 knew tc filters only: its entries have no `links`; up to 2 there was one `address`; up to 3 nothing told of which
 # version the programs are; up to 4 all was by eBPF; up to 5 nothing held back what
-# goes out, and no rule kept connections of the node's processes from conntrack; up to 6 nothing was parked.
+# goes out, and no rule kept connections of the node's processes from conntrack; up to 6 nothing was parked, and only
+# families in which the mesh state gave an address were captured.
 _READABLE = (1, 2, 3, 4, 5, 6, 7)
 
 # installing: enrol() has begun and the sockets were not handed out yet; capturing: all is in place; leaving: new
@@ -75,7 +76,14 @@ class Entry:
     untracked: list[str] = field(default_factory=list)
     """Of a process of the node: what holds the rules that keep its connections from conntrack, see untracked.py."""
     uncaptured: list[str] = field(default_factory=list)
-    """Addresses that the namespace has in a family in which the workload has none: nothing there is captured."""
+    """Addresses that the namespace has in a family that is not captured."""
+    unattributed: list[str] = field(default_factory=list)
+    """The others that it has and the mesh state does not give to the workload."""
+    absent: list[str] = field(default_factory=list)
+    """Of the workload's addresses those that no device of the namespace has."""
+    near: list[str] = field(default_factory=list)
+    """For each captured family the address that stands for the workload: the first of the mesh state's, or where that
+    gives none, one that the namespace has. Up to 6: the mesh state's, of which there was one."""
 
     @property
     def target_addresses(self) -> tuple[Address, ...]:
@@ -83,9 +91,14 @@ class Entry:
         return tuple(map(ip_address, self.addresses))
 
     @property
+    def near_addresses(self) -> tuple[Address, ...]:
+        """See `near`."""
+        return tuple(map(ip_address, self.near)) or self.target_addresses
+
+    @property
     def versions(self) -> tuple[int, ...]:
-        """Of the IP that the workload has addresses of: 4, 6 or both."""
-        return tuple(address.version for address in self.target_addresses)
+        """Of the IP that is captured: 4, 6 or both."""
+        return tuple(address.version for address in self.near_addresses)
 
     @property
     def pins(self) -> str:

@@ -5,8 +5,8 @@ a port that the kernel chooses: sk_lookup and bpf_sk_assign hand a socket over w
 where they are, and there a packet from outside cannot reach them by number, as it would on the wildcard address.
 IP_TRANSPARENT lets the accepted sockets own the foreign address that was dialled.
 
-For a workload with an IPv6 address these two are IPv6 sockets that take IPv4 as well. HBONE has a socket for each of
-the workload's addresses.
+Where IPv6 is captured these two are IPv6 sockets that take IPv4 as well. HBONE has a socket for the primary address of
+each family; to further addresses assign_lookup.c gives it what comes there.
 """
 
 from __future__ import annotations
@@ -47,19 +47,21 @@ def make_listener(
     role: int,
     addresses: Collection[Address],
     *,
+    dual: bool = False,
     keepalive: bool = False,
     mark: int = constants.MARK_CAPTURED,
 ) -> int:
     """A non-blocking listening socket's descriptor for one role of a workload with these addresses.
 
-    `keepalive`: captured connections show themselves to conntrack every TRACKED_SECONDS; `mark`: what they carry.
+    `dual`: what is steered may be of either family, else it is IPv4; `keepalive`: captured connections show themselves
+    to conntrack every TRACKED_SECONDS; `mark`: what they carry.
     Raises AddressInUseError, CaptureError.
     """
     if role in (HBONE, HBONE6):
         version = 4 if role == HBONE else 6
         bind_to = next((str(address) for address in addresses if address.version == version), "")
     else:
-        version = max(address.version for address in addresses)
+        version = 6 if dual else 4
         # A socket that is bound to ::1 would be for IPv6 alone, whatever its options say (__inet6_bind()).
         bind_to = "127.0.0.1" if version == 4 else "::ffff:127.0.0.1"
     mark = mark if role == OUTBOUND else constants.MARK_CORE
@@ -71,20 +73,40 @@ def make_listeners(
     addresses: Collection[Address],
     *,
     besides: Container[int] = (),
+    dual: bool | None = None,
     keepalive: bool = False,
     mark: int = constants.MARK_CAPTURED,
 ) -> dict[int, int]:
-    """A workload's, by role, but for the roles `besides`; all or none. Raises AddressInUseError, CaptureError."""
+    """A workload's, by role, but for the roles `besides`; all or none. `dual`: see make_listener; None: if one of the
+    addresses is IPv6. Raises AddressInUseError, CaptureError."""
+    if dual is None:
+        dual = any(address.version == 6 for address in addresses)
     made: dict[int, int] = {}
     try:
         # HBONE first: it is the one that may be in somebody's way.
         for role in sorted(roles_of(addresses), key=lambda role: role in STEERED):
             if role not in besides:
-                made[role] = make_listener(namespace, role, addresses, keepalive=keepalive, mark=mark)
+                made[role] = make_listener(namespace, role, addresses, dual=dual, keepalive=keepalive, mark=mark)
     except BaseException:
         close_all(made)
         raise
     return made
+
+
+def check_free(namespace: NetworkNamespace, addresses: Iterable[Address]) -> None:
+    """Raises AddressInUseError if somebody listens at the port of tunnels at one of these addresses, which no listener
+    of ours is bound to; CaptureError."""
+    for address in addresses:
+        made = make_listener(namespace, HBONE if address.version == 4 else HBONE6, (address,))
+        os.close(made)
+
+
+def takes_ipv6(listener: int | None) -> bool:
+    """Whether a steered listener takes IPv6 as well; one that is yet to be made can."""
+    if listener is None:
+        return True
+    with socket.socket(fileno=os.dup(listener)) as made:
+        return made.family == socket.AF_INET6
 
 
 def set_mark(fd: int, mark: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Container, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 
 from nodeseal.capture import constants, listeners
@@ -18,12 +19,14 @@ from nodeseal.capture.backends.selection import Selection
 from nodeseal.capture.bypass import Bypass
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import BackendName, Entry, Journal
-from nodeseal.capture.survey import survey_for, uncaptured
-from nodeseal.capture.workload import Captured, CaptureTarget, new_entry, ranges_of, target_of
+from nodeseal.capture.survey import in_place, near_of, survey_for
+from nodeseal.capture.workload import Addresses, Captured, CaptureTarget, new_entry, ranges_of, takes, target_of
 from nodeseal.linux import bpf, rtnetlink
 from nodeseal.linux.errors import LinuxError
 from nodeseal.linux.namespace import NamespaceGoneError, NetworkNamespace
+from nodeseal.linux.rtnetlink import Survey
 from nodeseal.mesh.exclusions import Excluded
+from nodeseal.mesh.workload import primaries_of
 
 
 class NodeCapture:
@@ -134,12 +137,16 @@ class NodeCapture:
                 assert self._backends.chosen is not None
                 entry = new_entry(target, namespace, self._backends.chosen)
             entry.open_on_failure = target.open_on_failure
-            entry.uncaptured = [str(address) for address in uncaptured(target, survey)]
+            entry.addresses = [str(address) for address in target.addresses]
+            _compare(entry, target, survey, known)
             if target.host is not None:
                 entry.cgroup, entry.ports = target.host.cgroup, ranges_of(target.host)
             backend = self._backends.of(entry)
             if fresh:
                 backend.begin(entry, namespace, journal.neighbours(entry))
+            if backend.tunnels_anywhere:
+                further = in_place(target, survey) - set(primaries_of(target.addresses))
+                listeners.check_free(namespace, further)
             sockets = dict(known.listeners) if known else {}
             made = self._make_listeners(entry, namespace, besides=sockets)
         except BaseException:
@@ -170,7 +177,7 @@ class NodeCapture:
             known.target, known.phase, known.listeners = target, "capturing", sockets
         else:
             known = self._captured[target.name] = Captured(target, namespace, "capturing", entry.backend, sockets)
-        known.uncaptured, known.parking = tuple(entry.uncaptured), entry.parking
+        known.addresses, known.seen, known.parking = Addresses.of(entry), _seen(survey), entry.parking
         return known
 
     def configure(self, target: CaptureTarget) -> None:
@@ -195,6 +202,21 @@ class NodeCapture:
             journal.save()
             self._backends.of(entry).configure(entry)
         captured.parking = on
+
+    def look_again(self, name: str) -> bool:
+        """Whether the devices or addresses of a captured workload's namespace are other ones than when it was enrolled;
+        it should be enrolled again then, which covers what has come. Raises LinuxError."""
+        captured = self._captured.get(name)
+        if captured is None or captured.phase != "capturing" or captured.target.host is not None:
+            return False
+        survey = captured.namespace.run(rtnetlink.survey)
+        if captured.seen is None:
+            # An earlier agent has enrolled it, who wrote down the addresses alone.
+            found = captured.addresses
+            known = {*map(str, captured.target.addresses), *found.unattributed, *found.uncaptured} - {*found.absent}
+            captured.seen = _seen(survey)
+            return known != set(map(str, survey.global_addresses))
+        return _seen(survey) != captured.seen
 
     def refresh(self) -> None:
         """Cover what has come to the node since: devices, and the cgroups of processes that were started again. Raises
@@ -274,7 +296,7 @@ class NodeCapture:
                 continue
             target = target_of(entry)
             captured = Captured(target, namespace, entry.state, entry.backend)
-            captured.uncaptured, captured.parking = tuple(entry.uncaptured), entry.parking
+            captured.addresses, captured.parking = Addresses.of(entry), entry.parking
             self._captured[entry.name] = captured
             if entry.state == "leaving":
                 self._backends.of(entry).stop_new(entry, namespace)
@@ -346,6 +368,7 @@ class NodeCapture:
                 namespace,
                 entry.target_addresses,
                 besides=[role for role in roles if role in besides or role in made],
+                dual=6 in entry.versions,
                 keepalive=backend.needs_keepalive,
                 mark=backend.accepted_mark,
             )
@@ -385,10 +408,11 @@ class NodeCapture:
         journal.save()
 
     def _release_stale(self, target: CaptureTarget, namespace: NetworkNamespace) -> None:
-        """The same name in another namespace, or with another address, is a new workload: its pod was made again."""
+        """The same name in another namespace, or with another primary address, is a new workload: its pod was made
+        again."""
         journal = self._ready()
         for entry in list(journal.entries.values()):
-            same = (entry.cookie, entry.target_addresses) == (namespace.cookie, target.addresses)
+            same = entry.cookie == namespace.cookie and _takes(entry, target)
             same = same and bool(entry.cgroup) == (target.host is not None)
             if entry.name == target.name and (not same or entry.state == "installing"):
                 self.release(target_of(entry))
@@ -399,6 +423,35 @@ class NodeCapture:
                     f"cannot capture {target.name}: its network namespace {target.netns} is {entry.name}'s, which is "
                     "enrolled"
                 )
+
+
+def _takes(entry: Entry, target: CaptureTarget) -> bool:
+    if target.host is not None:
+        return entry.target_addresses == target.addresses
+    return takes(target_of(entry).addresses, entry.near_addresses, target.addresses)
+
+
+def _seen(survey: Survey) -> tuple[object, ...]:
+    return survey.devices, survey.addresses, survey.tentative
+
+
+def _compare(entry: Entry, target: CaptureTarget, survey: Survey, known: Captured | None) -> None:
+    """Has the journal say what is captured of the namespace's addresses, and how they differ from the target's."""
+    further: set[int] = set()
+    if entry.backend == "ebpf" and target.host is None:
+        further.add(4)
+        # Sockets that were made for IPv4 alone take nothing else.
+        if known is None or listeners.takes_ipv6(known.listeners.get(listeners.OUTBOUND)):
+            further.add(6)
+    before = [] if target.host is not None else map(ip_address, entry.near)
+    near = near_of(target, survey, before, further=further)
+    entry.near = list(map(str, near))
+    captured = {address.version for address in near}
+    others = sorted(survey.global_addresses - set(target.addresses), key=str)
+    entry.uncaptured = [str(one) for one in others if one.version not in captured]
+    # Which of a node's addresses its processes use is nobody's to say.
+    entry.unattributed = [str(one) for one in others if one.version in captured and target.host is None]
+    entry.absent = [str(one) for one in target.addresses if one not in in_place(target, survey)]
 
 
 def _check_table(entry: Entry) -> None:

@@ -28,7 +28,7 @@ def put(entry: Entry, devices: Iterable[Device]) -> None:
     namespace. Raises LinuxError.
     """
     indices = [device.index for device in devices]
-    for address in entry.target_addresses:
+    for address in entry.near_addresses:
         local = [Route(1, LOOPBACK, address), *(Route(2, index, address) for index in indices)]
         add_routes(address.version, entry.table, [*local, Route(3)])
         add_rules(rule for mark in entry.marks for rule in _rules(entry, address.version, mark))

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
+
 from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, AddressNotReadyError, CaptureError
 from nodeseal.capture.workload import CaptureTarget
 from nodeseal.linux import rtnetlink
 from nodeseal.linux.namespace import NetworkNamespace
 from nodeseal.linux.rtnetlink import Survey
 from nodeseal.mesh.address import Address
+from nodeseal.mesh.workload import primaries_of
+
+
+def near_of(
+    target: CaptureTarget, survey: Survey, before: Iterable[Address], *, further: Container[int]
+) -> list[Address]:
+    """For each family that can be captured the address that stands for the target: the first that it has.
+
+    `before`: what this has said before, of which no family is dropped. `further`: families in which any address of the
+    namespace will do: what is dialled there may be a peer, and must not go there in plaintext.
+    """
+    near = {address.version: address for address in before}
+    near |= {address.version: address for address in primaries_of(target.addresses)}
+    for address in sorted(survey.global_addresses - survey.tentative - survey.duplicate, key=str):
+        if address.version in further and (address.version == 4 or survey.ipv6_on_loopback):
+            near.setdefault(address.version, address)
+    return [near[version] for version in sorted(near)]
+
+
+def in_place(target: CaptureTarget, survey: Survey) -> frozenset[Address]:
+    """The target's addresses that the namespace has, and that can be used there."""
+    return survey.addresses.intersection(target.addresses) - survey.tentative - survey.duplicate
 
 
 def survey_for(target: CaptureTarget, namespace: NetworkNamespace) -> Survey:
@@ -15,7 +39,8 @@ def survey_for(target: CaptureTarget, namespace: NetworkNamespace) -> Survey:
     what stands in the way of capture.
     """
     survey = namespace.run(rtnetlink.survey)
-    for address in target.addresses:
+    # Of its further addresses some may come and go: who lacks one is told so, and has the others.
+    for address in primaries_of(target.addresses):
         if address not in survey.addresses:
             raise AddressNotFoundError(
                 f"address not found: {address} of {target.name} is on no interface in {namespace.path}; correct the "
@@ -39,16 +64,3 @@ def survey_for(target: CaptureTarget, namespace: NetworkNamespace) -> Survey:
             "sysctl net.ipv6.conf.lo.disable_ipv6=0"
         )
     return survey
-
-
-def uncaptured(target: CaptureTarget, survey: Survey) -> list[Address]:
-    """The namespace's addresses of families in which the target has none, but for those that mean nothing elsewhere."""
-    versions = {address.version for address in target.addresses}
-    return sorted(
-        (
-            address
-            for address in survey.addresses
-            if address.version not in versions and not (address.is_loopback or address.is_link_local)
-        ),
-        key=str,
-    )

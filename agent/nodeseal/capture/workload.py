@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 from nodeseal.capture import constants, listeners
 from nodeseal.capture.journal import BackendName, Entry
@@ -11,19 +12,39 @@ from nodeseal.linux.namespace import NetworkNamespace
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.exclusions import PortRange
 from nodeseal.mesh.host import HostPlace
+from nodeseal.mesh.workload import primaries_of
 
 
 @dataclass(frozen=True, slots=True)
 class CaptureTarget:
-    """What to capture. `name`: "namespace/name"; `netns`: a path, or a name under /run/netns; `addresses`: one or
-    two, of each family at most one; `open_on_failure`: new connections go direct while nobody holds the listeners;
-    `host`: it is a process of the node, in whose namespace others live."""
+    """What to capture. `name`: "namespace/name"; `netns`: a path, or a name under /run/netns; `addresses`: at least
+    one, the first of each family being its primary; `open_on_failure`: new connections go direct while nobody holds the
+    listeners; `host`: it is a process of the node, in whose namespace others live."""
 
     name: str
     netns: str
     addresses: tuple[Address, ...]
     open_on_failure: bool = False
     host: HostPlace | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """How the addresses of a workload's namespace and those of the mesh state differ."""
+
+    near: tuple[Address, ...] = ()
+    """See Entry.near."""
+    uncaptured: tuple[str, ...] = ()
+    """By these connections run past capture: they are of a family that is not captured."""
+    unattributed: tuple[str, ...] = ()
+    """The mesh state does not give these to the workload: peers do not know whose they are."""
+    absent: tuple[str, ...] = ()
+    """The mesh state gives it these, and no device has them."""
+
+    @classmethod
+    def of(cls, entry: Entry) -> Self:
+        """As the journal has them."""
+        return cls(entry.near_addresses, tuple(entry.uncaptured), tuple(entry.unattributed), tuple(entry.absent))
 
 
 @dataclass(slots=True)
@@ -42,13 +63,24 @@ class Captured:
     listeners: dict[int, int] = field(default_factory=dict)
     parking: bool = False
     """What the workload dials waits in its ring until the core has found the far side."""
-    uncaptured: tuple[str, ...] = ()
-    """Addresses of the namespace by which connections run past capture: of a family in which the target has none."""
+    addresses: Addresses = field(default_factory=Addresses)
+    seen: object = None
+    """Of the namespace, when it was last looked at: for who compares."""
 
     @property
     def cookie(self) -> int:
         """The network namespace's cookie (SO_NETNS_COOKIE)."""
         return self.namespace.cookie
+
+    def spare(self) -> dict[int, int]:
+        """The listeners of families in which the mesh state has no address any more, which are now the caller's."""
+        unwanted = set(listeners.SHARED).difference(listeners.roles_of(self.target.addresses))
+        return {role: self.listeners.pop(role) for role in unwanted & self.listeners.keys()}
+
+    def takes(self, addresses: Iterable[Address]) -> bool:
+        """Whether the workload's addresses may become these while it is captured: what stands for it in a captured
+        family stays, and there is no family that is not captured."""
+        return takes(self.target.addresses, self.addresses.near, addresses)
 
     @property
     def netns_fd(self) -> int:
@@ -59,6 +91,13 @@ class Captured:
         """Let go of the descriptors; what is installed stays."""
         listeners.close_all(self.listeners)
         self.namespace.close()
+
+
+def takes(before: Iterable[Address], near: Iterable[Address], after: Iterable[Address]) -> bool:
+    """See Captured.takes; `near`: see Entry."""
+    primaries = primaries_of(after)
+    changed = any(one.version == other.version and one != other for one in primaries_of(before) for other in primaries)
+    return not changed and {one.version for one in primaries} <= {one.version for one in near}
 
 
 def ranges_of(place: HostPlace) -> list[list[int]]:

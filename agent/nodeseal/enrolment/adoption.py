@@ -77,9 +77,12 @@ class Adoption:
         identity = in_core.identity if in_core is not None else workload.identity(self._context.node.trust_domain)
         installed = Installed(workload, 0, identity, captured, 0)
         given: dict[int, int] = {}
-        if in_core is not None and in_core.addresses != captured.target.addresses:
+        if in_core is not None and not captured.takes(in_core.addresses):
             await core.call(CoreClient.workload_remove, in_core.key)
         elif in_core is not None:
+            if in_core.addresses != captured.target.addresses:
+                # The former agent may have ended before it said so.
+                await core.call(CoreClient.workload_addresses, in_core.key, captured.target.addresses)
             installed.key, installed.incarnation = in_core.key, core.incarnation
             given = await core.call(CoreClient.listeners, in_core.key)
             installed.roles = set(given)

@@ -109,6 +109,10 @@ class CaptureThread:
         """See NodeCapture.park."""
         await self._run(self._capture.park, captured, on=on)
 
+    async def look_again(self, workload: Workload) -> bool:
+        """See NodeCapture.look_again."""
+        return await self._run(self._capture.look_again, str(workload.key))
+
     async def configure(self, workload: Workload) -> None:
         """What may change while it is captured."""
         await self._run(self._capture.configure, target_of(workload))

@@ -67,16 +67,29 @@ class EnrolmentState:
         """Something changed: the driver looks again at once."""
         self._changed.set()
 
-    def uncaptured(self, installed: Installed) -> str | None:
-        """Which of its connections go past the core, for want of an address in the mesh state; one line."""
-        addresses = installed.captured.uncaptured
-        if not addresses:
-            return None
-        version = 6 if ":" in addresses[0] else 4
-        return (
-            f"connections over IPv{version} are not captured: it has {', '.join(addresses)}, but no IPv{version} "
-            "address in the mesh state"
-        )
+    def astray(self, installed: Installed) -> Iterator[tuple[ProblemWord, str, str]]:
+        """(word, one line, remedy) of each way in which its addresses are not as the mesh state has them."""
+        found = installed.captured.addresses
+        if found.uncaptured:
+            version = 6 if ":" in found.uncaptured[0] else 4
+            yield (
+                ProblemWord.FAMILY_NOT_CAPTURED,
+                f"connections over IPv{version} are not captured: it has {', '.join(found.uncaptured)}, but no "
+                f"IPv{version} address in the mesh state",
+                "give it 'addresses' of both",
+            )
+        if found.unattributed:
+            yield (
+                ProblemWord.ADDRESS_NOT_ATTRIBUTED,
+                f"it has {', '.join(found.unattributed)}, which the mesh state does not give to it: peers do not know",
+                "add to its 'addresses' there what is its own",
+            )
+        if found.absent:
+            yield (
+                ProblemWord.ADDRESS_ABSENT,
+                f"{', '.join(found.absent)} of the mesh state cannot be used in its network namespace",
+                "correct its 'addresses' there, or put it on a device",
+            )
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with it now; see nodeseal.node.problems."""
@@ -88,8 +101,9 @@ class EnrolmentState:
         elif installed is not None and self.certificate.failure is not None:
             text = f"{name}: {self.certificate.failure}"
             yield Problem(ProblemWord.CERTIFICATE_NOT_RENEWED, text, "it is tried again", name)
-        if installed is not None and self.phase is Phase.ENROLLED and (uncaptured := self.uncaptured(installed)):
-            yield Problem(ProblemWord.FAMILY_NOT_CAPTURED, f"{name}: {uncaptured}", "give it 'addresses' of both", name)
+        if installed is not None and self.phase is Phase.ENROLLED:
+            for word, text, remedy in self.astray(installed):
+                yield Problem(word, f"{name}: {text}", remedy, name)
         if self.failure is not None:
             again = max(0.0, self.failure.retry_at - asyncio.get_running_loop().time())
             lacks = installed is None and wanted is not None and wanted.wanted
@@ -104,7 +118,7 @@ class EnrolmentState:
         detail = self.failure.detail if self.failure is not None else self.certificate.failure
         if self.installed is not None:
             if self.phase is Phase.ENROLLED:
-                return None, detail or self.uncaptured(self.installed)
+                return None, detail or next((text for _, text, _ in self.astray(self.installed)), None)
             if self.phase is Phase.JOINING:
                 return WhyNotEnrolled.JOINING, detail
             draining = "connections that were opened while it was enrolled go on" if self.installed.draining else None

@@ -14,8 +14,9 @@ a change or a time. What must hold at every point:
     ABSENT --install--> JOINING --settle--> ENROLLED --withdraw--> LEAVING --settle--> draining --empty--> ABSENT
                            ^------------- wanted again ----------------'------------------'
 
-A workload whose address or namespace changes in the mesh state, or whose namespace is gone, leaves without draining:
-its connections are of another place. A changed service account gets new credentials in place.
+A workload whose primary address or namespace changes in the mesh state, or whose namespace is gone, leaves without
+draining: its connections are of another place. Further addresses come and go, and so does a changed service account,
+which gets new credentials, in place.
 """
 
 from __future__ import annotations
@@ -35,11 +36,14 @@ from nodeseal.enrolment.failure import Failure, reason_of, text_of
 from nodeseal.enrolment.installed import Installed
 from nodeseal.enrolment.ring import settle_ring
 from nodeseal.enrolment.state import EnrolmentState
+from nodeseal.linux.control_socket import close_all
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Phase, Workload
 
 log = logging.getLogger("nodeseal.agent")
 
+LOOK_AGAIN_S = 30.0
+"""At what an enrolled workload's namespace has: some milliseconds each time."""
 _DRAIN_POLL_S = 1.0
 
 
@@ -50,6 +54,7 @@ class Enrolment(EnrolmentState):
     _stopping: bool = False
     _phase_since: float = 0.0
     _published_at: float | None = None
+    _looked_at: float = 0.0
 
     def update(self, workload: Workload | None) -> None:
         """What the mesh state says of it now; None: nothing any more."""
@@ -146,7 +151,11 @@ class Enrolment(EnrolmentState):
         wanted, had = self.wanted_state, installed.workload
         if wanted is None:
             return False
-        return wanted.addresses != had.addresses or (wanted.host is None) != (had.host is None)
+        if (wanted.host is None) != (had.host is None):
+            return True
+        if wanted.host is not None:
+            return wanted.addresses != had.addresses
+        return not installed.captured.takes(wanted.addresses)
 
     def _in_place(self, installed: Installed) -> bool:
         """The namespace that the mesh state names (or named last) is the one that is captured."""
@@ -189,7 +198,7 @@ class Enrolment(EnrolmentState):
             raise
         self.installed = installed
         log.info("workload %s is captured as %s", self.name, identity)
-        if warning := self.uncaptured(installed):
+        for _, warning, _ in self.astray(installed):
             log.warning("workload %s: %s", self.name, warning)
         await self._join()
         return True
@@ -259,14 +268,41 @@ class Enrolment(EnrolmentState):
         if installed.workload != wanted and installed.identity == wanted.identity(self.context.node.trust_domain):
             if wanted.host != installed.workload.host:
                 installed.captured = await self.context.capture.enrol(wanted)
+            if wanted.addresses != installed.workload.addresses:
+                await self._readdress(installed, wanted)
             if wanted.on_failure is not installed.workload.on_failure:
                 await self.context.capture.configure(wanted)
             installed.workload = wanted
             await self.context.node.push()
-        waits = [until_renewal, LONGEST_SLEEP_S]
+        await self._look_again(installed)
+        waits = [until_renewal, LONGEST_SLEEP_S, LOOK_AGAIN_S]
         if self.phase is Phase.JOINING:
             waits.append(remaining)
         return max(0.0, min(waits))
+
+    async def _look_again(self, installed: Installed) -> None:
+        """Covers devices and addresses that have come since."""
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_at < LOOK_AGAIN_S:
+            return
+        self._looked_at = now
+        if await self.context.capture.look_again(installed.workload):
+            before = {text for _, text, _ in self.astray(installed)}
+            installed.captured = await self.context.capture.enrol(installed.workload)
+            for _, warning, _ in self.astray(installed):
+                if warning not in before:
+                    log.warning("workload %s: %s", self.name, warning)
+
+    async def _readdress(self, installed: Installed, wanted: Workload) -> None:
+        """It has more addresses or fewer: no connection notices."""
+        installed.captured = await self.context.capture.enrol(wanted)
+        if gone := installed.captured.spare():
+            await self.context.core.call(CoreClient.workload_unlisten, installed.key, *gone)
+            installed.roles -= gone.keys()
+            close_all(gone.values())
+        await self.context.core.call(CoreClient.workload_addresses, installed.key, wanted.addresses)
+        await self._give_listeners(installed)
+        log.info("workload %s has the addresses %s", self.name, ", ".join(map(str, wanted.addresses)))
 
     async def _withdraw(self) -> None:
         self.certificate.request.cancel()

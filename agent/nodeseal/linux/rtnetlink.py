@@ -54,6 +54,11 @@ class Survey:
     tentative: frozenset[Address] = frozenset()
     duplicate: frozenset[Address] = frozenset()
 
+    @property
+    def global_addresses(self) -> frozenset[Address]:
+        """Those that mean something beyond the machine and the link."""
+        return frozenset(one for one in self.addresses if not (one.is_loopback or one.is_link_local))
+
 
 @dataclass(frozen=True, slots=True)
 class Route:

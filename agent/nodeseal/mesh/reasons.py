@@ -460,11 +460,25 @@ class ProblemWord(Word):
         "connections to it are refused, and so is plaintext from it.",
         "Take it away from the one that does not have it.",
     )
+    ADDRESS_NOT_ATTRIBUTED = (
+        "address-not-attributed",
+        Level.WARNING,
+        "A workload's namespace has an address that the mesh state does not give to it. Peers do not know whose it is: "
+        "what they dial there comes in plaintext, and enrolled ones are refused.",
+        "Add it to the workload's `addresses`, or take it off the device.",
+    )
+    ADDRESS_ABSENT = (
+        "address-absent",
+        Level.WARNING,
+        "The mesh state gives a workload a further address that no device of its namespace has, or that cannot be used "
+        "there: what peers dial there fails.",
+        "Take it out of the mesh state, or put it on a device; within a minute it is found.",
+    )
     FAMILY_NOT_CAPTURED = (
         "family-not-captured",
         Level.WARNING,
-        "A workload has an address of a family (IPv4, IPv6) in which the mesh state gives it none: connections over it "
-        "pass by nodeseal.",
+        "A workload has an address of a family (IPv4, IPv6) in which the mesh state gives it none, and this family "
+        "cannot be captured: connections over it pass by nodeseal.",
         "Give it `addresses` of both.",
     )
     LIMIT_REACHED = (

@@ -36,6 +36,8 @@ class Backend(Protocol):
     """Whether it captures processes of the node; else it captures whole network namespaces."""
     needs_keepalive: bool
     """Whether the outbound listener's connections are to send keepalives."""
+    tunnels_anywhere: bool
+    """Whether peers' tunnels reach the core at all of a workload's addresses, without a socket for each."""
     accepted_mark: int
     """What the core accepts from the application carries this mark."""
 

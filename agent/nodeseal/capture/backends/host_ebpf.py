@@ -66,6 +66,7 @@ class HostEbpfBackend:
     name: BackendName = "ebpf"
     of_processes = True
     needs_keepalive = False
+    tunnels_anywhere = False
     # What the core accepts from a process of the node answers to the node's own address, on lo in any case; it has a
     # mark of its own, by which the node's rules and devices leave it alone.
     accepted_mark = constants.MARK_ANSWER

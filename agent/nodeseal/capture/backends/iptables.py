@@ -59,6 +59,7 @@ class IptablesBackend:
     name: BackendName = "iptables"
     of_processes = False
     needs_keepalive = True
+    tunnels_anywhere = False
     accepted_mark = constants.MARK_CAPTURED
 
     def __init__(self) -> None:

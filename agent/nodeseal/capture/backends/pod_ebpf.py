@@ -38,7 +38,7 @@ from nodeseal.capture.bpf.pins import opened, pinned_or_new, put_link, remove_al
 from nodeseal.capture.bpf.runtime import Runtime
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import BackendName, Entry, Journal
-from nodeseal.capture.listeners import OUTBOUND, STEERED
+from nodeseal.capture.listeners import OUTBOUND, SHARED, STEERED
 from nodeseal.capture.removal import Step
 from nodeseal.linux import bpf, rtnetlink, sysctls
 from nodeseal.linux.namespace import NetworkNamespace
@@ -62,6 +62,7 @@ class PodEbpfBackend:
     name: BackendName = "ebpf"
     of_processes = False
     needs_keepalive = False
+    tunnels_anywhere = True
     # The application's own, which leads what it sends to lo.
     accepted_mark = constants.MARK_CAPTURED
 
@@ -140,6 +141,7 @@ class PodEbpfBackend:
         directory = self._pins / entry.pins
         steps: list[Step] = [
             (f"capture of {where}", partial(self._forget, "enrolled", maps.remove_enrolment, entry)),
+            (f"addresses of {where}", partial(self._forget, "owned", maps.release_owned, entry)),
             (f"ring of {where}", partial(self._forget, "rings", maps.remove_ring, entry)),
         ]
         steps += _named(steering.removals(entry, namespace, directory), where)
@@ -228,8 +230,8 @@ class PodEbpfBackend:
                     own[name], new = pinned_or_new(directory / name, make, fits)
                     replace = replace or new
                     stack.callback(os.close, own[name])
-                for address in survey.addresses:
-                    bpf.map_update(own["own"], maps.mapped(address), b"\x01")
+                maps.enter_own(own["own"], entry, survey.addresses)
+                maps.enter_owned(runtime.maps["owned"], entry, survey.global_addresses)
                 if entry.parking:
                     maps.enter_ring(runtime.maps["rings"], entry, own["parked"])
                 maps.enter_settings(own["settings"], entry)
@@ -298,7 +300,7 @@ def _prepare_routing(entry: Entry, survey: Survey) -> None:
 
 
 def _enter_listeners(fd: int, listeners: Mapping[int, int]) -> None:
-    for role in STEERED:
+    for role in (*STEERED, *SHARED):
         if role in listeners:
             maps.enter_listener(fd, role, listeners[role])
 

@@ -6,7 +6,7 @@ Functions here raise OSError.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
 
 from nodeseal.capture import constants
@@ -19,6 +19,7 @@ ONLY = bytes(4)
 """The key of a map with one value."""
 _ANY: dict[int, Address] = {4: IPv4Address(0), 6: IPv6Address(0)}
 _PLACE_SIZE = 20
+_OWNED_SIZE = 24
 _CLAIM = struct.Struct("=III")
 
 
@@ -46,6 +47,36 @@ def key_of(entry: Entry) -> bytes:
 def remove_enrolment(enrolled: int, entry: Entry) -> bool:
     """The connect program leaves the namespace's sockets alone. False when it did before."""
     return bpf.map_delete(enrolled, key_of(entry))
+
+
+def enter_own(own: int, entry: Entry, present: Iterable[Address]) -> None:
+    """What the namespace's own programs have to know of its addresses; `present`: those that it has."""
+    bits = dict.fromkeys(map(mapped, entry.target_addresses), constants.OWN_ATTRIBUTED)
+    for address in present:
+        key = mapped(address)
+        bits[key] = bits.get(key, 0) | constants.OWN_PRESENT
+    for key, value in bits.items():
+        bpf.map_update(own, key, bytes([value]))
+    for key in [key for key in bpf.map_keys(own, 16) if key not in bits]:
+        bpf.map_delete(own, key)
+
+
+def enter_owned(owned: int, entry: Entry, present: Iterable[Address]) -> None:
+    """The same for the connect program, which sees all namespaces: these addresses and no others."""
+    head = key_of(entry)
+    wanted = {head + mapped(address) for address in present}
+    for key in wanted:
+        bpf.map_update(owned, key, b"\x01")
+    release_owned(owned, entry, kept=wanted)
+
+
+def release_owned(owned: int, entry: Entry, *, kept: Collection[bytes] = ()) -> bool:
+    """Nothing of the namespace any more, but for those. False when there was nothing."""
+    head = key_of(entry)
+    gone = [key for key in bpf.map_keys(owned, _OWNED_SIZE) if key.startswith(head) and key not in kept]
+    for key in gone:
+        bpf.map_delete(owned, key)
+    return bool(gone)
 
 
 def enter_listener(listeners: int, role: int, listener: int) -> None:
@@ -95,7 +126,7 @@ def _ring(entry: Entry) -> bytes:
 
 def _enrolment(entry: Entry, state: int) -> bytes:
     """struct ns_enrolment."""
-    packed = {address.version: address.packed for address in entry.target_addresses}
+    packed = {address.version: address.packed for address in entry.near_addresses}
     return struct.pack("=II4s16s", state, entry.open_on_failure, packed.get(4, b""), packed.get(6, b""))
 
 

@@ -2,6 +2,7 @@
 
 run_dir/bpf            a BPF file system of the run directory's own
 run_dir/bpf/enrolled   map: whom the connect programs at the root of the cgroup tree concern, by namespace cookie
+run_dir/bpf/owned      map: the addresses of these namespaces
 run_dir/bpf/guards     map: the outbound listeners, by the same key
 run_dir/bpf/rings      map: the rings of parked SYNs, by namespace and process
 run_dir/bpf/bypass     map: which connections bypass the core, of all workloads (bypass.py)
@@ -32,7 +33,7 @@ from nodeseal.linux.cgroups import CgroupTree
 log = logging.getLogger("nodeseal.capture")
 
 DIRECTORY = "bpf"
-_MAPS = ("enrolled", "counters", "bypass", "guards", "rings")
+_MAPS = ("enrolled", "counters", "bypass", "guards", "owned", "rings")
 
 
 class Runtime:
