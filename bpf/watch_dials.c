@@ -12,10 +12,14 @@
  *   answer that time is what it was: the core's kernel may take longer than that to acknowledge what asks
  *   for no answer, and nothing is to be sent twice for it.
  *
+ * - Established, on either end: the core is told what the application bears of its peer's silence, if it has
+ *   said so. What it says later is told by keep_mark.c.
+ *
  * Callbacks are asked for by bits that all programs share. Where somebody else has asked for those at the
  * socket's round trips, the time is left alone, and so is one that is not the kernel's own.
  */
 #include "lib/dial.h"
+#include "lib/tolerance.h"
 
 #define NS_FIRST_RTO_US 5000
 #define NS_RTO_MIN_US 200000 /* the kernel's own */
@@ -58,11 +62,28 @@ static __always_inline void answered(struct bpf_sock_ops *ops)
         dial_ask_no_more(ops, BPF_SOCK_OPS_RTT_CB_FLAG);
 }
 
+static __always_inline void tell_tolerance(struct bpf_sock_ops *ops, void *ring)
+{
+    struct tolerance tolerance;
+    struct ns_flow flow;
+
+    if (!tolerance_read(ops, &tolerance) || !(tolerance.keepalive || tolerance.unacknowledged))
+        return;
+    dial_flow(ops, &flow);
+    tolerance_tell(ring, &flow, &tolerance);
+}
+
 int watch_dials(struct bpf_sock_ops *ops)
 {
     u32 mark = dial_mark(ops);
     void *ring;
 
+    if (mark == NS_MARK_TO_APP && ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
+        ring = dial_ring(ops, mark);
+        if (ring)
+            tell_tolerance(ops, ring);
+        return 1;
+    }
     if (mark != NS_MARK_CAPTURED && !host_mark(mark))
         return 1;
     if (ops->op == BPF_SOCK_OPS_RTT_CB) {
@@ -74,10 +95,11 @@ int watch_dials(struct bpf_sock_ops *ops)
         return 1;
     if (ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
         dial_ask(ops, BPF_SOCK_OPS_STATE_CB_FLAG);
-    else if (ops->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
+    else if (ops->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB) {
         established(ops);
-    else if (ops->op == BPF_SOCK_OPS_STATE_CB && ops->args[0] == STATE_SYN_SENT &&
-             ops->args[1] == STATE_CLOSE)
+        tell_tolerance(ops, ring);
+    } else if (ops->op == BPF_SOCK_OPS_STATE_CB && ops->args[0] == STATE_SYN_SENT &&
+               ops->args[1] == STATE_CLOSE)
         dial_tell(ops, ring, NS_PARKED_GONE, 0);
     return 1;
 }

@@ -8,9 +8,6 @@
 
 #define NS_SOL_TCP 6
 
-/* The rings of all workloads whose SYNs are parked; the one of ring.h has their shape. */
-BPF_HASH_OF_MAPS(rings, struct ns_ring, "parked", 4096);
-
 /* The mark of the socket; 0: it has none, or is none yet. */
 static __always_inline u32 dial_mark(struct bpf_sock_ops *ops)
 {

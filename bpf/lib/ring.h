@@ -7,6 +7,8 @@
 #define PAGE_SIZE 4096
 
 BPF_RINGBUF_OUTPUT(parked, NS_RING_BYTES / PAGE_SIZE);
+/* The rings of all workloads whose SYNs are parked. */
+BPF_HASH_OF_MAPS(rings, struct ns_ring, "parked", 4096);
 
 /*
  * Parks a SYN, and has the packet dropped: nobody answers it before the core does. `length`: of its headers.

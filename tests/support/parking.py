@@ -17,7 +17,7 @@ from nodeseal.linux.socket_options import SO_MARK
 from nodeseal.mesh.address import Address
 from support.namespaces import Namespace
 
-SYN, GONE = 1, 2
+SYN, GONE, TOLERANCE = 1, 2, 4
 _PAGE = mmap.PAGESIZE
 _BUSY, _DISCARDED = 1 << 31, 1 << 30
 _HEAD = struct.Struct("=IIII")  # kind, length, value, mark
@@ -33,6 +33,7 @@ class Parked:
     packet: bytes
     source: tuple[str, int]
     destination: tuple[str, int]
+    value: int = 0
 
 
 class Ring:
@@ -89,13 +90,13 @@ class Ring:
 
 
 def _record(data: bytes) -> Parked:
-    kind, length, _value, mark = _HEAD.unpack_from(data)
+    kind, length, value, mark = _HEAD.unpack_from(data)
     if kind == SYN:
         packet = data[_HEAD.size : _HEAD.size + length]
         return Parked(kind, mark, packet, *_ends_of(packet))
     source, destination, source_port, destination_port = _FLOW.unpack_from(data, _HEAD.size)
     assert len(data) == _HEAD.size + _FLOW.size
-    return Parked(kind, mark, b"", (_text(source), source_port), (_text(destination), destination_port))
+    return Parked(kind, mark, b"", (_text(source), source_port), (_text(destination), destination_port), value)
 
 
 def _text(packed: bytes) -> str:
