@@ -91,7 +91,8 @@ struct ns_question {
 enum ns_verdict {
     NS_REFUSE = 0,      /* reset the connection; a tunnel stream is answered 401 */
     NS_ALLOW = 1,       /* outbound: use the endpoints; inbound: connect to the application */
-    NS_UNAVAILABLE = 2, /* reset; a tunnel stream is answered 503 */
+    NS_UNAVAILABLE = 2, /* reset; a tunnel stream is answered 502 */
+    NS_NOT_YET = 3,     /* it may be known in a moment: who can wait does; a tunnel stream is answered 503 */
 };
 
 enum ns_way {

@@ -72,7 +72,12 @@ TEST(stream_denied_by_policy_resets_the_client)
 
 TEST(unavailable_stream_resets_the_client)
 {
-    check_denied_stream(NS_UNAVAILABLE, "the peer cannot serve it now");
+    check_denied_stream(NS_UNAVAILABLE, "the peer refused the request");
+}
+
+TEST(stream_that_is_not_known_of_yet_resets_a_client_that_cannot_wait)
+{
+    check_denied_stream(NS_NOT_YET, "the peer cannot serve it now");
 }
 
 TEST(peer_with_another_identity_gets_no_byte)

@@ -82,7 +82,12 @@ TEST(a_denied_stream_is_a_refusal_and_no_connection)
 
 TEST(an_unavailable_stream_is_a_refusal_and_no_connection)
 {
-    check_stream(NS_UNAVAILABLE, 503);
+    check_stream(NS_UNAVAILABLE, 502);
+}
+
+TEST(a_stream_that_is_not_known_of_yet_is_a_refusal_and_no_connection)
+{
+    check_stream(NS_NOT_YET, 503);
 }
 
 TEST(a_stream_whose_application_does_not_listen_is_a_refusal)

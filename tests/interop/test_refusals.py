@@ -361,9 +361,9 @@ def test_envoy_with_the_identity_of_another_pod_gets_401(
         pytest.param("{pipeline}:08080", "400", id="port-with-a-zero-in-front"),
         pytest.param("[::ffff:{pipeline}]:8080", "400", id="ipv4-address-as-ipv6"),
         pytest.param("{pipeline}:9999", "502", id="closed-port"),
-        pytest.param("{pipeline}:15008", "503", id="own-port-15008"),
-        pytest.param("{pipeline}:15001", "503", id="own-port-15001"),
-        pytest.param("{pipeline}:15006", "503", id="own-port-15006"),
+        pytest.param("{pipeline}:15008", "502", id="own-port-15008"),
+        pytest.param("{pipeline}:15001", "502", id="own-port-15001"),
+        pytest.param("{pipeline}:15006", "502", id="own-port-15006"),
     ],
 )
 def test_authority_that_leads_nowhere_is_answered(client: Client, authority: str, status: str) -> None:

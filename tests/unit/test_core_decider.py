@@ -177,7 +177,7 @@ def test_inbound_tunnel_for_another_address_is_unavailable() -> None:
     asked = Asked()
     peer = b"spiffe://example.org/ns/default/sa/shipper"
     answer = asked.ask(native.ASK_INBOUND_TUNNEL, workload=2, destination="10.0.0.9:8080", peer=peer)
-    assert (answer.verdict, asked.reason()) == (native.UNAVAILABLE, "wrong-address")
+    assert (answer.verdict, asked.reason()) == (native.NOT_YET, "wrong-address")
 
 
 def test_peer_identity_that_cannot_be_read_is_refused() -> None:
@@ -215,13 +215,13 @@ def test_established_plaintext_stays() -> None:
 def test_without_mesh_state_nothing_is_allowed() -> None:
     asked = Asked(mesh=None)
     answer = asked.ask(native.ASK_OUTBOUND, destination="192.0.2.1:80")
-    assert (answer.verdict, answer.epoch, asked.reason()) == (native.UNAVAILABLE, 0, NO_MESH_STATE)
+    assert (answer.verdict, answer.epoch, asked.reason()) == (native.NOT_YET, 0, NO_MESH_STATE)
 
 
 def test_question_for_a_removed_workload_is_unavailable() -> None:
     asked = Asked()
     answer = asked.ask(native.ASK_OUTBOUND, workload=44, destination="10.0.0.2:80")
-    assert (answer.verdict, asked.reason()) == (native.UNAVAILABLE, "unknown-workload")
+    assert (answer.verdict, asked.reason()) == (native.NOT_YET, "unknown-workload")
 
 
 def test_exception_in_a_decision_is_answered_unavailable_with_one_line(

@@ -107,9 +107,15 @@ class Deny:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """Cannot be done: a new flow is reset (HBONE: 503), one that already runs is none the worse for it."""
+    """Cannot be done: a new flow is refused (HBONE: 502), one that already runs is none the worse for it."""
 
     why: WhyRefused
+
+    @property
+    def passes(self) -> bool:
+        """Whether this node may only be behind: it learns in a moment what another knows already. Whoever can wait does
+        (HBONE: 503)."""
+        return self.why in (WhyRefused.UNKNOWN_WORKLOAD, WhyRefused.WRONG_ADDRESS)
 
 
 def outbound(

@@ -104,7 +104,7 @@ class Decider:
         state = self.state
         try:
             if state is None:
-                answer.fill(question.id, 0, native.UNAVAILABLE, NO_MESH_STATE)
+                answer.fill(question.id, 0, native.NOT_YET, NO_MESH_STATE)
             else:
                 self._decide(state, question, answer)
         except Exception as error:
@@ -115,7 +115,7 @@ class Decider:
         mesh, epoch = state.mesh, state.epoch
         name = self._name_of(question.workload)
         if name is None:
-            answer.fill(question.id, epoch, native.UNAVAILABLE, WhyRefused.UNKNOWN_WORKLOAD)
+            answer.fill(question.id, epoch, native.NOT_YET, WhyRefused.UNKNOWN_WORKLOAD)
             return
         address, port = question.destination, question.port
         result: decide.Route | decide.Refuse | decide.Allow | decide.Deny | decide.Unavailable
@@ -142,7 +142,8 @@ class Decider:
             case decide.Refuse(why=why_refused) | decide.Deny(why=why_refused):
                 answer.fill(question.id, epoch, native.REFUSE, why_refused)
             case decide.Unavailable(why=why_unavailable):
-                answer.fill(question.id, epoch, native.UNAVAILABLE, why_unavailable)
+                verdict = native.NOT_YET if result.passes else native.UNAVAILABLE
+                answer.fill(question.id, epoch, verdict, why_unavailable)
 
     def _fill_endpoints(self, answer: native.Answer, endpoints: tuple[decide.Plaintext | decide.Tunnel, ...]) -> int:
         """How many there are; of too many a sample."""

@@ -213,6 +213,26 @@ static void tidy(struct worker *worker)
     }
 }
 
+/* Flows that are not open yet. */
+static void look_at_waiting(struct worker *worker)
+{
+    struct link *at, *next;
+    worker->live.wake_ms = UINT64_MAX;
+    link_each(at, next, &worker->live.waiting)
+    {
+        struct flow *flow = container_of(at, struct flow, waiting_link);
+        if (flow->deadline_ms != 0 && worker->now_ms > flow->deadline_ms) {
+            flow->cause = CAUSE_SILENT;
+            flow_fail(flow, "timed out");
+            continue;
+        }
+        if (flow->wake_ms != 0 && worker->now_ms >= flow->wake_ms)
+            route_wake(flow);
+        if (flow->state < FLOW_OPEN && flow->wake_ms != 0 && flow->wake_ms < worker->live.wake_ms)
+            worker->live.wake_ms = flow->wake_ms;
+    }
+}
+
 static void tick(struct worker *worker)
 {
     int dials = POOL_PRECONNECTS;
@@ -223,15 +243,7 @@ static void tick(struct worker *worker)
         worker->live.most = live_objects(worker);
     workloads_each(worker, tick_tunnels, &dials);
     tidy(worker);
-    struct link *at, *next;
-    link_each(at, next, &worker->live.waiting)
-    {
-        struct flow *flow = container_of(at, struct flow, waiting_link);
-        if (flow->deadline_ms != 0 && worker->now_ms > flow->deadline_ms) {
-            flow->cause = CAUSE_SILENT;
-            flow_fail(flow, "timed out");
-        }
-    }
+    look_at_waiting(worker);
     if (worker->rechecks.missed) {
         worker->rechecks.missed = 0;
         recheck_begin(worker);
@@ -274,6 +286,8 @@ static int sleep_ms(const struct worker *worker)
     uint64_t next = worker->last_tick_ms + tick_interval(worker);
     if (!link_empty(&worker->hasty.tunnels) && worker->hasty.due_ms < next)
         next = worker->hasty.due_ms;
+    if (worker->live.wake_ms < next)
+        next = worker->live.wake_ms;
     if (!link_empty(&worker->strangers.ring) && worker->handshakes.out == 0) {
         uint64_t due_ms = strangers_due_us(&worker->strangers) / 1000 + 1;
         next = due_ms < next ? due_ms : next;
@@ -308,6 +322,8 @@ static void *turn_until_stopped(void *argument)
             commands_end_workloads(worker, ENDS_PER_TURN);
         if (worker->now_ms - worker->last_tick_ms >= tick_interval(worker))
             tick(worker);
+        else if (worker->now_ms >= worker->live.wake_ms)
+            look_at_waiting(worker);
         if (!link_empty(&worker->hasty.tunnels))
             patience_look_at_hasty(worker);
         answer_syns(worker);

@@ -6,7 +6,10 @@
 
 #include "loop/syn_answer.h"
 
-enum { DEADLINE_SPARE_MS = 5000 }; /* a flow outlives the connection attempts it waits for */
+enum {
+    DEADLINE_SPARE_MS = 5000, /* a flow outlives the connection attempts it waits for */
+    WAKE_GRAIN_MS = 50,
+};
 
 struct flow *flow_new(struct worker *worker, struct workload *workload, enum ns_direction direction)
 {
@@ -92,6 +95,15 @@ void flow_give_pipe(struct flow *flow, struct half *half)
         pipe->held = held;
     }
     splice_give(&flow->worker->pipes, pipe);
+}
+
+void flow_wake_in(struct flow *flow, uint64_t ms)
+{
+    struct live *live = &flow->worker->live;
+    /* All that wait are looked at then: not for each of them. */
+    flow->wake_ms = (flow->worker->now_ms + ms) / WAKE_GRAIN_MS * WAKE_GRAIN_MS + WAKE_GRAIN_MS;
+    if (flow->wake_ms < live->wake_ms)
+        live->wake_ms = flow->wake_ms;
 }
 
 /* ---- what is told of it ---- */

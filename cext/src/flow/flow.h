@@ -89,6 +89,10 @@ struct flow {
     uint64_t recheck_round;
     /* The SYN that it began with, until that is answered. */
     struct held held;
+    /* Rounds of attempts that came to nothing. */
+    uint32_t rounds;
+    /* Until OPEN: when it wants to go on by itself; 0: something else will tell it. */
+    uint64_t wake_ms;
     /* Why it comes to nothing, for its SYN or its stream's peer. */
     enum cause cause;
     struct pollable near;
@@ -124,6 +128,9 @@ void flow_close_side(struct flow *flow, struct pollable *side, void (*how)(int))
 void flow_give_pipe(struct flow *flow, struct half *half);
 /* Counts a pipe that is kept, its bytes and its two descriptors, for the workload. */
 void flow_count_pipe(struct flow *flow, struct splice_pipe *pipe);
+
+/* Not OPEN yet: to be woken in `ms` (route_wake), or somewhat later. */
+void flow_wake_in(struct flow *flow, uint64_t ms);
 
 /* Fills a row of the list of connections. */
 void flow_describe(const struct flow *flow, struct ns_connection *out);

@@ -6,13 +6,11 @@
 #include <string.h>
 #include <sys/epoll.h>
 
-#include "balance/pick.h"
+#include "flow/attempt.h"
 #include "flow/bearing.h"
 #include "flow/relay.h"
 #include "loop/syn_answer.h"
 #include "wire/names.h"
-
-enum { ATTEMPTS_MAX = 3 }; /* tunnels tried for one endpoint when they break before the stream was answered */
 
 /* What it is connected to is up: bytes move. */
 static void route_open(struct flow *flow)
@@ -43,74 +41,6 @@ static void route_reached(struct flow *flow)
     flow->deadline_ms = flow->worker->now_ms + RELEASED_MS;
     flow->cause = CAUSE_SILENT; /* should it be lost from here on, the SYN may come again */
     syn_release(flow->worker, flow->workload, &flow->held);
-}
-
-/* ---- outbound: towards an endpoint ---- */
-
-static int route_begin(struct flow *flow, const struct ns_endpoint *endpoint)
-{
-    struct worker *worker = flow->worker;
-    turns_spend(&flow->workload->budget, TURN_DIAL);
-    flow->endpoint = endpoint->address;
-    flow->mtls = endpoint->tunnel != 0;
-    if (flow->mtls)
-        return stream_connect(&flow->stream, worker, flow->workload, endpoint, &flow->source,
-                              &flow->destination);
-    snprintf(flow->reason, sizeof(flow->reason), "%s", endpoint->reason);
-    int fd = socket_connect(&flow->workload->netns, &endpoint->address, NS_MARK_CORE);
-    if (fd < 0)
-        return -1;
-    flow_adopt(flow, &flow->far, fd);
-    bearing_renew(flow);
-    return worker_watch(worker, &flow->far);
-}
-
-/* The number of the endpoint to try next. */
-static uint32_t route_pick(struct flow *flow)
-{
-    struct decision *decision = flow->decision;
-    uint32_t first = decision->next_endpoint++ % decision->endpoint_count;
-    const struct endpoint *known[NS_ENDPOINTS_MAX];
-    if (flow->worker->endpoints.count == 0)
-        return first;
-    for (uint32_t i = 0; i < decision->endpoint_count; i++)
-        known[i] = endpoint_find(&flow->worker->endpoints, flow->workload->key,
-                                 &decision->endpoints[i].address, decision->endpoints[i].identity);
-    return pick(known, decision->endpoint_count, first, flow->accepted_ms);
-}
-
-/* Tries endpoints in turn, starting at the decision's next one, until one can be dialled. */
-static void route_on(struct flow *flow, const char *failure)
-{
-    struct decision *decision = flow->decision;
-    uint32_t limit = decision->endpoint_count > ATTEMPTS_MAX ? decision->endpoint_count : ATTEMPTS_MAX;
-    flow->state = FLOW_CONNECTING;
-    while (flow->attempts < limit) {
-        flow->attempts++;
-        flow->tried = route_pick(flow);
-        if (route_begin(flow, &decision->endpoints[flow->tried]) == 0)
-            return;
-        flow->cause = cause_of_errno(errno);
-        flow_close_side(flow, &flow->far, socket_close);
-        failure = "the endpoint cannot be dialled";
-    }
-    flow_fail(flow, failure);
-}
-
-/* Outbound, CONNECTING: the attempt failed before a byte was relayed. `again`: the same endpoint may do on
- * another tunnel. */
-static void route_failed(struct flow *flow, int again, enum cause cause, const char *reason)
-{
-    flow->cause = cause;
-    const struct ns_endpoint *endpoint = &flow->decision->endpoints[flow->tried];
-    endpoint_note(&flow->worker->endpoints, flow->workload->key, &endpoint->address, endpoint->identity)
-        ->refused_ms = flow->worker->now_ms;
-    flow_close_side(flow, &flow->far, socket_close);
-    stream_leave(&flow->stream);
-    if (again || flow->attempts < flow->decision->endpoint_count)
-        route_on(flow, reason);
-    else
-        flow_fail(flow, reason);
 }
 
 /* ---- inbound: towards the application ---- */
@@ -159,13 +89,20 @@ static void route_question(const struct flow *flow, struct ns_question *question
     question->source.port = 0;
 }
 
+static enum outcome outcome_of_verdict(uint32_t verdict)
+{
+    return verdict == NS_REFUSE    ? OUTCOME_DENIED
+           : verdict == NS_NOT_YET ? OUTCOME_UNAVAILABLE
+                                   : OUTCOME_PROHIBITED;
+}
+
 static void route_refuse(struct flow *flow, const struct decision *decision)
 {
     flow->workload->stats.refused++;
+    flow->cause = outcome_cause(outcome_of_verdict(decision->verdict));
     if (flow->direction == NS_INBOUND && flow->state < FLOW_OPEN) {
         if (flow->stream.tunnel != NULL)
-            flow_answer_refused(flow, decision->verdict == NS_REFUSE ? OUTCOME_DENIED : OUTCOME_UNAVAILABLE,
-                                decision->reason);
+            flow_answer_refused(flow, outcome_of_verdict(decision->verdict), decision->reason);
         else
             flow_note_refused(flow, OUTCOME_OPEN, decision->reason);
     }
@@ -213,7 +150,9 @@ void route_decided(struct flow *flow, struct decision *decision)
         return;
     }
     flow->decision = decision_hold(decision);
-    if (decision->verdict != NS_ALLOW) {
+    if (decision->verdict == NS_NOT_YET && flow->direction == NS_OUTBOUND && held_is(&flow->held)) {
+        attempt_give_up(flow, CAUSE_PASSING, decision->reason);
+    } else if (decision->verdict != NS_ALLOW) {
         route_refuse(flow, decision);
     } else if (goes_natively(flow, decision)) {
         route_natively(flow);
@@ -223,7 +162,7 @@ void route_decided(struct flow *flow, struct decision *decision)
     } else if (decision->endpoint_count == 0) {
         flow_fail(flow, "the answer names no endpoint");
     } else {
-        route_on(flow, "no endpoint can be reached");
+        attempt_begin(flow);
     }
 }
 
@@ -247,8 +186,20 @@ static void route_ask(struct flow *flow, int established)
 void route_recheck(struct flow *flow)
 {
     NS_CHECK(flow, FLOW_MAGIC);
-    if (flow->state >= FLOW_CONNECTING && flow->state < FLOW_CLOSED && link_empty(&flow->waiter.link))
+    if (!link_empty(&flow->waiter.link))
+        return;
+    if (flow->state == FLOW_DECIDING && flow->wake_ms != 0)
+        route_wake(flow);
+    else if (flow->state >= FLOW_CONNECTING && flow->state < FLOW_CLOSED)
         route_ask(flow, flow->state == FLOW_OPEN);
+}
+
+void route_wake(struct flow *flow)
+{
+    NS_CHECK(flow, FLOW_MAGIC);
+    flow->wake_ms = 0;
+    if (flow->state == FLOW_DECIDING)
+        route_ask(flow, 0);
 }
 
 /* ---- its turn ---- */
@@ -321,7 +272,9 @@ void route_gave_up(struct worker *worker, const struct tuple *tuple, uint32_t se
     if (flow == NULL || flow->held.syn->sequence != sequence)
         return;
     held_end(&flow->held);
-    flow_abort(flow, "the application gave up");
+    /* What it waited for, if it was tried in vain. */
+    flow_abort(flow,
+               flow->state == FLOW_DECIDING && flow->rounds > 0 ? flow->reason : "the application gave up");
 }
 
 int route_pair(struct worker *worker, const struct tuple *tuple, int fd)
@@ -358,8 +311,8 @@ static void side_connected(struct flow *flow, struct pollable *side, uint32_t ev
     }
     enum cause cause = cause_of_errno(error);
     if (flow->direction == NS_OUTBOUND) {
-        route_failed(flow, 0, cause,
-                     error == ECONNREFUSED ? "the endpoint refused" : "the endpoint cannot be reached");
+        attempt_failed(flow, 0, cause,
+                       error == ECONNREFUSED ? "the endpoint refused" : "the endpoint cannot be reached");
     } else {
         flow->cause = cause;
         flow_fail(flow,
@@ -424,6 +377,7 @@ static void on_requested(struct tunnel *tunnel, int32_t id, const struct ns_addr
     flow->mtls = 1;
     flow->source = *source;
     flow->destination = flow->endpoint = *destination;
+    flow->deadline_ms = 0; /* the peer resets it when its application gives up */
     stream_accept(&flow->stream, tunnel, id);
     flow_note_tls(flow);
     /* A hundred may come at once, behind a handshake. */
@@ -445,7 +399,7 @@ static void on_opened(struct stream *stream)
 
 static void on_refused(struct stream *stream, int again, enum cause cause, const char *reason)
 {
-    route_failed(flow_of(stream), again, cause, reason);
+    attempt_failed(flow_of(stream), again, cause, reason);
 }
 
 static void on_broken(struct stream *stream, const char *reason)
@@ -457,7 +411,7 @@ static void on_lost(struct stream *stream, int again, enum cause cause, const ch
 {
     struct flow *flow = flow_of(stream);
     if (flow->state == FLOW_CONNECTING && flow->direction == NS_OUTBOUND) {
-        route_failed(flow, again, cause, reason);
+        attempt_failed(flow, again, cause, reason);
         return;
     }
     stream_leave(stream);

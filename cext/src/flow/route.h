@@ -33,6 +33,8 @@ int route_pair(struct worker *worker, const struct tuple *tuple, int fd);
 void route_decided(struct flow *flow, struct decision *decision);
 /* A new epoch: asks again whether a live flow is allowed. */
 void route_recheck(struct flow *flow);
+/* Not OPEN yet: what it wanted to be woken for (flow_wake_in) is due. */
+void route_wake(struct flow *flow);
 /* Its turn: at once when it begins, or after it had to wait for one. */
 void route_continue(struct flow *flow);
 /* Of epoll, on one of its sides; re-arms what it has not used up by noting it there. */

@@ -38,6 +38,7 @@ void worker_init(struct worker *worker, const struct context *context, uint32_t 
     worker->options = context->options;
     worker->wake.kind = POLL_WAKE;
     worker->live.next_id = 1;
+    worker->live.wake_ms = UINT64_MAX;
     lists_init(worker);
     turns_init(&worker->turns);
     strangers_init(&worker->strangers, seed);

@@ -134,6 +134,8 @@ struct live {
     uint64_t tunnels;
     /* Flows that are not open yet; they have deadlines. */
     struct link waiting;
+    /* When the first of them wants to be woken, at the earliest; UINT64_MAX: none does. */
+    uint64_t wake_ms;
     /* The most flows and tunnels that ticks have seen since memory was last given back. */
     uint64_t most;
     uint64_t next_id;
