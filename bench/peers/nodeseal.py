@@ -81,7 +81,7 @@ class NodesealEarly(Nodeseal):
     name = "nodeseal-early"
 
     def __init__(self, settings: Mapping[str, object] | None = None) -> None:
-        super().__init__({"connect": "early"} | dict(settings or {}))
+        super().__init__(dict(settings or {}) | {"connect": "early"})
 
 
 class NodesealOutbound(Nodeseal):
@@ -106,7 +106,7 @@ class NodesealOutside(NodesealOutbound):
     name = "nodeseal-outside"
 
     def __init__(self, settings: Mapping[str, object] | None = None) -> None:
-        super().__init__({"mesh_networks": ["192.0.2.0/24"]} | dict(settings or {}))
+        super().__init__(dict(settings or {}) | {"mesh_networks": ["192.0.2.0/24"]})
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
