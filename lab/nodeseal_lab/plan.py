@@ -133,6 +133,8 @@ class Pod:
     """Of a host workload; "": it is a pod."""
     port: int = 0
     """Where a host workload is reached."""
+    named_ipv4: bool = False
+    """Its name stands for the IPv4 address also in a lab that has IPv6."""
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -141,8 +143,9 @@ class Pod:
 
     @property
     def named_address(self) -> Address:
-        """What its name stands for, and the lab's own programs dial: the IPv6 one if there is one."""
-        return self.addresses[-1]
+        """What its name stands for, and the lab's own programs dial: the IPv6 one if there is one, but for
+        `named_ipv4`."""
+        return self.address if self.named_ipv4 else self.addresses[-1]
 
     @property
     def link(self) -> str:
@@ -180,10 +183,11 @@ class Plan:
         more_pods: Sequence[PodRequest] = (),
         enrol: bool = True,
         ipv6: bool = False,
+        ipv6_names: bool = True,
         node_rules: str = "",
     ) -> Plan:
-        """The default pods plus `more_pods` on `nodes` nodes; `enrol` False starts with nobody enrolled; `node_rules`
-        is one of NODE_RULES, or "".
+        """The default pods plus `more_pods` on `nodes` nodes; `enrol` False starts with nobody enrolled; `ipv6_names`:
+        with `ipv6`, the pods' names stand for their IPv6 addresses; `node_rules` is one of NODE_RULES, or "".
 
         Raises LabPlanError for a name, a number of nodes, a pod or rules that cannot be."""
         if node_rules and node_rules not in NODE_RULES:
@@ -211,6 +215,7 @@ class Plan:
                 address=by_name[request.node].pod_network[number],
                 enrolled_from_start=enrol and request.enrolled,
                 address6=IPv6Address(f"fd77::{by_name[request.node].number}:{number}") if ipv6 else None,
+                named_ipv4=not ipv6_names,
             )
         return cls(name, planned, tuple(pods.values()), ipv6, node_rules)
 
@@ -260,6 +265,7 @@ class Plan:
                     "address6": str(pod.address6) if pod.address6 is not None else None,
                     "cgroup": pod.cgroup,
                     "port": pod.port,
+                    "named_ipv4": pod.named_ipv4,
                 }
                 for pod in self.pods
             ],
@@ -284,6 +290,7 @@ class Plan:
                     address6=IPv6Address(pod["address6"]) if pod["address6"] is not None else None,
                     cgroup=pod.get("cgroup", ""),
                     port=pod.get("port", 0),
+                    named_ipv4=pod.get("named_ipv4", False),
                 )
                 for pod in value["pods"]
             ),

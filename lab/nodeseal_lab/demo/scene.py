@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
 import termios
@@ -15,6 +17,7 @@ from nodeseal_lab.demo.evidence import CARD
 from nodeseal_lab.demo.report import CheckFailed
 from nodeseal_lab.errors import LabError
 from nodeseal_lab.lab import Lab
+from nodeseal_lab.namespaces import run_in
 from nodeseal_lab.plan import PIPELINE_HTTP_PORT, Plan, in_url
 from nodeseal_lab.processes import child_environment
 
@@ -44,6 +47,33 @@ class Scene:
 
     def curl(self, pod: str, *options: str) -> subprocess.CompletedProcess[str]:
         return self.lab.run(pod, [*_CURL, *options, self.url])
+
+    def dial(self, pod: str, address: str, port: int) -> str:
+        """What connect() in the pod says: "connected", or an errno's name."""
+
+        def attempt() -> int:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            with socket.socket(family) as application:
+                application.settimeout(_COMMAND_SECONDS)
+                return application.connect_ex((address, port))
+
+        number = run_in(self.plan.pod(pod).netns, attempt)
+        return errno.errorcode[number] if number else "connected"
+
+    def connect_mode(self, node: str, pod: str) -> str:
+        """How a pod's connect() ends, "truthful" or "early", by `nodeseal status`. Raises LabError."""
+        result = subprocess.run(
+            [sys.executable, "-m", "nodeseal", "status", "--run-dir", str(self.lab.run_dirs[node]), "-o", "json"],
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_SECONDS,
+            check=False,
+            env=child_environment(),
+        )
+        if result.returncode != 0:
+            raise LabError(f"nodeseal status fails on {node}: {result.stderr.strip()}")
+        workloads = [one for row in json.loads(result.stdout)["nodes"] for one in row["workloads"]]
+        return next(str(one["connect"]) for one in workloads if one["workload"].rpartition("/")[2] == pod)
 
     def access_log(self, pod: str) -> list[str]:
         return (self.lab.pod_directory(pod) / "access.log").read_text().splitlines()

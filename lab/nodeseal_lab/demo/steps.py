@@ -38,6 +38,7 @@ from nodeseal_lab.plan import (
 
 ENROLLED = ("shipper", "pipeline", "siem")
 
+_CLOSED_PORT = 4444
 _WAIT_SECONDS = 20.0
 _POLL_SECONDS = 0.05
 
@@ -46,7 +47,7 @@ class Demo(Scene):
     """One run of the demo."""
 
     def __init__(self, name: str, report: Report, *, ipv6: bool = False) -> None:
-        super().__init__(Plan.build(name, enrol=False, ipv6=ipv6))
+        super().__init__(Plan.build(name, enrol=False, ipv6=True, ipv6_names=ipv6))
         self.report = report
         self.wire: Wiretap
         self.old: LongConnection
@@ -60,6 +61,7 @@ class Demo(Scene):
         self.long_connection()
         self.enrolment()
         self.source_address()
+        self.closed_port()
         self.identities()
         self.strict_mode()
         self.un_enrolment()
@@ -84,7 +86,7 @@ class Demo(Scene):
         report.say()
         for node in self.plan.nodes:
             pods = ", ".join(f"{pod.name} {pod.named_address}" for pod in self.plan.pods if pod.node == node.name)
-            report.say(f"  {node.name} {node.addresses[-1]}   {pods}")
+            report.say(f"  {node.name} {', '.join(map(str, node.addresses))}   {pods}")
         report.say(f"  an agent and a core on each node; nobody is enrolled; up in {time.monotonic() - began:.1f} s")
 
     def before_enrolment(self) -> None:
@@ -201,7 +203,7 @@ class Demo(Scene):
 
     def source_address(self) -> None:
         """(d)"""
-        self.report.step("d", "The applications see each other's real addresses")
+        self.report.step("d", "The applications see each other as they would without nodeseal")
         self.report.did("siem and pipeline write the address that they see into their own access logs.")
         for server, client, request in (
             ("siem", self.pipeline, "POST /ingest"),
@@ -219,6 +221,22 @@ class Demo(Scene):
             self.report.proved(
                 f"{server}'s log, {len(lines)} requests over mTLS, the last: {source} {entry} "
                 f"({client.named_address} is {client.name})"
+            )
+
+    def closed_port(self) -> None:
+        """The rest of (d)"""
+        if self.connect_mode("node1", "shipper") != "truthful":
+            self.report.did("connect() returns early on this machine: see `connect` in docs/operating.md.")
+            return
+        self.report.did("shipper dials a port of pipeline at which nobody listens.")
+        for address in self.pipeline.addresses:
+            seen = self.dial("shipper", str(address), _CLOSED_PORT)
+            self.report.check(
+                f"a closed port at {address} is refused", seen == "ECONNREFUSED", expected="ECONNREFUSED", seen=seen
+            )
+            self.report.proved(
+                f"connect() to {in_url(address)}:{_CLOSED_PORT}: {seen}, as without nodeseal; it went through the "
+                "tunnel and back"
             )
 
     def identities(self) -> None:
