@@ -52,6 +52,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worlds]:
                     with_agents=kind == "enrolled",
                     ipv6=True,
                     node_rules="kube-proxy-nftables",
+                    settings={"connect": "truthful"},
                 )
             ).lab
             places = _Places(lab)

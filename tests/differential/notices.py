@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 ACCEPTS_FIRST = (
-    "**To come.** The core accepts the application's connection before it knows whether anyone answers. What is wrong "
-    "is told by a reset afterwards. It is to hold the SYN until the far side has answered."
+    "**To come.** The core accepts plaintext from those who are not enrolled, and what a process of the node dials, "
+    "before it knows whether anyone answers. What is wrong is told by a reset afterwards. It is to hold the SYN until "
+    "there is an answer."
 )
 OWN_PORT = (
     "**To come.** The core chooses the source port of its connection to the application. It is to use the client's own."

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -84,6 +85,13 @@ def timed(action: Callable[[], object]) -> tuple[str, Seconds]:
     start = time.monotonic()
     result = outcome(action)
     return result, Seconds(time.monotonic() - start)
+
+
+@contextlib.contextmanager
+def clock() -> Iterator[Callable[[], Seconds]]:
+    """What it gives tells how long it is since it was entered."""
+    start = time.monotonic()
+    yield lambda: Seconds(time.monotonic() - start)
 
 
 def received(receive: Callable[[], bytes]) -> str:

@@ -37,6 +37,8 @@ FROM_NODE = Relation("from-node", "vector", "pipeline", "the client is a process
 TO_NODE = Relation("to-node", "shipper", "registry", "the server is a process of its node", REGISTRY_PORT)
 
 PODS_ONLY = (MESH, OUTWARD, INWARD)
+PARKED = (MESH, NEIGHBOURS, OUTWARD, SERVICE, TO_NODE)
+"""Where SYNs are held until there is an answer."""
 EVERYWHERE = (MESH, NEIGHBOURS, OUTWARD, INWARD, SERVICE, FROM_NODE, TO_NODE)
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from dataclasses import replace
 
 from differential.case import Notice, case
-from differential.notices import ACCEPTS_FIRST
+from differential.notices import ACCEPTS_FIRST, PROXIED
 from differential.observation import Observation, Seconds, outcome, received, timed
 from differential.router import HOST, NETWORK, PROHIBITED
-from differential.setting import EVERYWHERE, MESH, OUTWARD, PODS_ONLY
+from differential.setting import EVERYWHERE, FROM_NODE, INWARD, OUTWARD, PODS_ONLY
 from differential.world import World
 from support.connection import echoes, receive_exactly
 
@@ -19,10 +18,7 @@ UNROUTED = {4: "198.51.100.9", 6: "2001:db8::9"}
 """Nobody's address (RFC 5737, RFC 3849)."""
 
 BOTH = (4, 6)
-CONNECTED = Notice("connect()", "connect() succeeds, and a reset follows", ACCEPTS_FIRST)
-AT_ONCE = Notice("time", "it takes no time", ACCEPTS_FIRST)
-BY_CLIENT = (MESH, OUTWARD)
-CONNECTED_AT_ONCE = replace(AT_ONCE, what="connect() succeeds at once", where=BY_CLIENT)
+CONNECTED = Notice("connect()", "connect() succeeds, and a reset follows", ACCEPTS_FIRST, where=(INWARD, FROM_NODE))
 
 
 @case(*EVERYWHERE, versions=BOTH, notices=(CONNECTED,))
@@ -45,11 +41,7 @@ def test_open_port(world: World) -> Observation:
     return {"connect()": result, "time": seconds, "answer": answer, "then": received(lambda: client.recv(1))}
 
 
-@case(
-    *PODS_ONLY,
-    versions=BOTH,
-    notices=(replace(CONNECTED, where=BY_CLIENT), replace(AT_ONCE, where=BY_CLIENT)),
-)
+@case(*PODS_ONLY, versions=BOTH)
 def test_filtered_port(world: World) -> Observation:
     """A client dials a port whose SYNs a firewall at the server drops."""
     world.filter(world.server.plan.netns, "input", f"tcp dport {world.port} drop")
@@ -59,7 +51,7 @@ def test_filtered_port(world: World) -> Observation:
     return {"connect()": result, "time": seconds}
 
 
-@case(*PODS_ONLY, versions=BOTH, notices=(replace(CONNECTED, where=BY_CLIENT),))
+@case(*PODS_ONLY, versions=BOTH)
 def test_firewall_refuses(world: World) -> Observation:
     """A client dials a port that a firewall at the server refuses with a RST."""
     world.filter(world.server.plan.netns, "input", f"tcp dport {world.port} reject with tcp reset")
@@ -69,19 +61,19 @@ def test_firewall_refuses(world: World) -> Observation:
     return {"connect()": result, "time": seconds}
 
 
-@case(OUTWARD, versions=BOTH, notices=(CONNECTED,))
+@case(OUTWARD, versions=BOTH)
 def test_host_unreachable(world: World) -> Observation:
     """A client dials an address outside the mesh, and a router says that the host cannot be reached."""
     return unreachable(world, HOST)
 
 
-@case(OUTWARD, versions=BOTH, notices=(CONNECTED,))
+@case(OUTWARD, versions=BOTH)
 def test_network_unreachable(world: World) -> Observation:
     """A client dials an address outside the mesh, and a router says that there is no way to its network."""
     return unreachable(world, NETWORK)
 
 
-@case(OUTWARD, versions=BOTH, notices=(CONNECTED,))
+@case(OUTWARD, versions=BOTH, notices=(Notice("connect()", "it fails with EHOSTUNREACH", PROXIED, versions=(6,)),))
 def test_prohibited(world: World) -> Observation:
     """A client dials an address outside the mesh, and a router says that it is prohibited."""
     return unreachable(world, PROHIBITED)
@@ -94,7 +86,7 @@ def unreachable(world: World, says: str) -> Observation:
     return {"connect()": result, "time": seconds}
 
 
-@case(OUTWARD, versions=BOTH, notices=(CONNECTED,))
+@case(OUTWARD, versions=BOTH)
 def test_no_route(world: World) -> Observation:
     """A client dials an address to which its own pod has no route."""
     address = UNROUTED[world.version]
@@ -118,7 +110,10 @@ def test_slow_accept(world: World) -> Observation:
     return {"connect()": result, "time": seconds, "server reads": receive_exactly(accepted, 5)}
 
 
-@case(*PODS_ONLY, notices=(Notice("clients that wait", "the client is connected at once", ACCEPTS_FIRST),))
+@case(
+    *PODS_ONLY,
+    notices=(Notice("clients that wait", "the client is connected at once", ACCEPTS_FIRST, where=(INWARD,)),),
+)
 def test_full_backlog(world: World) -> Observation:
     """A server's queue of connections is full; the server takes one out later, and a client that waits is served."""
     listener = world.listen(0)
@@ -150,7 +145,7 @@ def test_full_backlog(world: World) -> Observation:
     }
 
 
-@case(*PODS_ONLY, notices=(CONNECTED_AT_ONCE,))
+@case(*PODS_ONLY)
 def test_late_answer(world: World) -> Observation:
     """A firewall at the server drops the first SYNs, and lets in those that come after a second and a half."""
     let_in = world.filter(world.server.plan.netns, "input", f"tcp dport {world.port} drop")

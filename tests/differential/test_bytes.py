@@ -246,12 +246,13 @@ def test_urgent_data(world: World) -> Observation:
 
 @case(*PODS_ONLY)
 def test_slow_reader(world: World) -> Observation:
-    """A server does not read for a second while the client sends 32 MiB, then reads all."""
+    """A server does not read for a second while the client sends 96 MiB, then reads all."""
     client, accepted = world.connected()
-    data = noise(b"slow", 32 << 20)
+    block = noise(b"slow", 1 << 20)
 
     def send() -> None:
-        client.sendall(data)
+        for _ in range(96):
+            client.sendall(block)
         client.shutdown(socket.SHUT_WR)
 
     sender = threading.Thread(target=send)

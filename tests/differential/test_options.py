@@ -144,6 +144,7 @@ def test_server_is_bound_to_a_device(world: World) -> Observation:
 @case(
     *PODS_ONLY,
     notices=(
+        Notice("connect()", "nobody answers", LISTENER_MARK, where=(MESH,)),
         Notice("accept()", "the connection never arrives", LISTENER_MARK, where=(MESH,)),
         Notice("accept()", "the connection never arrives", PROXIED, where=(INWARD,)),
     ),

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from differential.case import Notice, case
 from differential.notices import ACCEPTS_FIRST
 from differential.observation import Observation, named, outcome, received, timed
-from differential.setting import EVERYWHERE, MESH, OUTWARD, PODS_ONLY
+from differential.setting import EVERYWHERE, FROM_NODE, INWARD, PODS_ONLY
 from differential.world import World
 from support.connection import echoes, receive_exactly
 
@@ -40,7 +40,7 @@ def filtered(world: World) -> None:
     world.filter(world.server.plan.netns, "input", f"tcp dport {world.port} drop")
 
 
-REFUSED_LATE = (Notice("SO_ERROR", "there is none, or ECONNRESET", ACCEPTS_FIRST),)
+REFUSED_LATE = (Notice("SO_ERROR", "there is none, or ECONNRESET", ACCEPTS_FIRST, where=(INWARD, FROM_NODE)),)
 
 
 @case(*EVERYWHERE, versions=BOTH, notices=REFUSED_LATE)
@@ -81,7 +81,7 @@ def test_asyncio(world: World) -> Observation:
     return {"answer": world.client.run(lambda: asyncio.run(talk()))}
 
 
-@case(*PODS_ONLY, versions=BOTH, notices=(Notice("open_connection()", "it succeeds", ACCEPTS_FIRST),))
+@case(*PODS_ONLY, versions=BOTH, notices=(Notice("open_connection()", "it succeeds", ACCEPTS_FIRST, where=(INWARD,)),))
 def test_asyncio_closed_port(world: World) -> Observation:
     """A client of asyncio dials a closed port."""
 
@@ -101,38 +101,32 @@ def limited(world: World, limit: Callable[[socket.socket], None]) -> Observation
     return {"connect()": result, "time": seconds}
 
 
-NEVER_LATE = (
-    Notice("connect()", "it succeeds", ACCEPTS_FIRST, where=(MESH,)),
-    Notice("time", "it takes no time", ACCEPTS_FIRST, where=(MESH,)),
-)
-
-
-@case(notices=NEVER_LATE)
+@case(*PODS_ONLY)
 def test_syn_count(world: World) -> Observation:
     """A client that limits its SYNs (TCP_SYNCNT) dials a port whose SYNs are dropped."""
     return limited(world, lambda client: client.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, 2))
 
 
-@case(notices=NEVER_LATE)
+@case(*PODS_ONLY)
 def test_user_timeout(world: World) -> Observation:
     """A client with TCP_USER_TIMEOUT dials a port whose SYNs are dropped."""
     return limited(world, lambda client: client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1500))
 
 
-@case(notices=NEVER_LATE)
+@case(*PODS_ONLY)
 def test_send_timeout(world: World) -> Observation:
     """A client with SO_SNDTIMEO dials a port whose SYNs are dropped."""
     value = struct.pack("ll", 1, 0)
     return limited(world, lambda client: client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value))
 
 
-@case(notices=NEVER_LATE)
+@case(*PODS_ONLY)
 def test_own_timeout(world: World) -> Observation:
     """A client that polls for a second dials a port whose SYNs are dropped."""
     return limited(world, lambda client: client.settimeout(1.0))
 
 
-@case(*PODS_ONLY, notices=(Notice("bind() again", "the port is in TIME_WAIT", ACCEPTS_FIRST, where=(MESH, OUTWARD)),))
+@case(*PODS_ONLY)
 def test_abandoned(world: World) -> Observation:
     """A client gives up a connection that waits for its answer, and dials another port from the same port at once."""
     filtered(world)
@@ -164,7 +158,7 @@ def test_mapped(world: World) -> Observation:
     }
 
 
-@case(*PODS_ONLY, notices=(Notice("connect()", "it succeeds, and a reset follows", ACCEPTS_FIRST),))
+@case(*PODS_ONLY, notices=(Notice("connect()", "it succeeds, and a reset follows", ACCEPTS_FIRST, where=(INWARD,)),))
 def test_mapped_closed_port(world: World) -> Observation:
     """An IPv6 socket dials a closed port of an IPv4 address (v4-mapped)."""
     client = world.closing(world.client.make_socket(socket.AF_INET6))
@@ -210,7 +204,7 @@ def test_fast_open_connect(world: World) -> Observation:
     return fast_open_twice(world, send)
 
 
-@case(*PODS_ONLY, notices=(Notice("sendto()", "it succeeds, and a reset follows", ACCEPTS_FIRST),))
+@case(*PODS_ONLY, notices=(Notice("sendto()", "it succeeds, and a reset follows", ACCEPTS_FIRST, where=(INWARD,)),))
 def test_fast_open_closed_port(world: World) -> Observation:
     """A client sends with MSG_FASTOPEN to a closed port."""
     client = world.new_socket(None)

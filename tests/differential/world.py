@@ -6,8 +6,10 @@ import contextlib
 import itertools
 import socket
 import subprocess
+import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from differential.place import COMMAND_SECONDS, LIMIT, Place
 from differential.router import Router
@@ -42,6 +44,7 @@ class World:
         self.source = self.client.address(self.version)
         self.places = places
         self._plan = lab.plan
+        self._directory: Path | None = None
         self._stack = contextlib.ExitStack()
 
     @property
@@ -106,6 +109,20 @@ class World:
             wait_for(lambda: process.poll() is not None or listens(place, ready), f"{argv[0]} listens")
             assert process.poll() is None, process.stdout.read() if process.stdout else ""
         return process
+
+    @property
+    def directory(self) -> Path:
+        """For files, until the world is closed."""
+        if self._directory is None:
+            self._directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        return self._directory
+
+    def named(self, names: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+        """What to put before a command, so that these names stand for these addresses (/etc/hosts)."""
+        path = self.directory / "hosts"
+        lines = [f"{address} {name}" for name, addresses in names.items() for address in addresses]
+        path.write_text("127.0.0.1 localhost\n" + "".join(f"{line}\n" for line in lines))
+        return ("unshare", "-m", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(path))
 
     def node_of(self, place: Place) -> str:
         """The network namespace of the place's node."""
