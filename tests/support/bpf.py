@@ -97,7 +97,7 @@ class Bench:
         programs = programs or Programs(compiled())
         self._maps = {
             name: programs.new_map(name)
-            for name in ("counters", "listeners", "own", "settings", "revisited", "bypass", "places")
+            for name in ("counters", "listeners", "own", "settings", "revisited", "bypass", "places", "parked")
         }
         self._program = programs.load(program, self._maps)
         bpf.map_update(self._maps["settings"], bytes(4), struct.pack("=I", settings))
@@ -171,6 +171,11 @@ class Bench:
     def bypass(self, entries: Mapping[bytes, int]) -> None:
         """These entries and no others in the map of what passes by the core."""
         Bypass(self._maps["bypass"]).replace(entries)
+
+    @property
+    def ring(self) -> int:
+        """The ring of parked SYNs."""
+        return self._maps["parked"]
 
     def place(self, address: str, port: int) -> None:
         """A process of the node listens there."""

@@ -9,9 +9,11 @@ import pytest
 
 from nodeseal.capture.backends.backend import Choice
 from nodeseal.cores.process import CoreOptions
+from nodeseal.daemon import verify
 from nodeseal.local import config
 from nodeseal.local.config import ConfigError
 from nodeseal.mesh.limits import Limits
+from nodeseal.mesh.model import Connect
 
 MINIMAL = "node: node1\nmesh: mesh\nca: /etc/nodeseal/ca\n"
 
@@ -178,6 +180,28 @@ def test_what_peers_do_not_acknowledge_has_a_limit(tmp_path: Path, value: str, l
 def test_limit_of_what_peers_do_not_acknowledge_has_bounds(tmp_path: Path, value: str) -> None:
     (line,) = problems(tmp_path, MINIMAL + f"unacknowledged_limit: {value}\n")
     assert line.startswith("agent.yaml:4: unacknowledged_limit: expected ")
+
+
+@pytest.mark.parametrize("value", ["truthful", "early"])
+def test_when_connections_are_made(tmp_path: Path, value: str) -> None:
+    assert load(tmp_path, MINIMAL).connect is None
+    assert load(tmp_path, MINIMAL + f"connect: {value}\n").connect is Connect(value)
+    (line,) = problems(tmp_path, MINIMAL + "connect: late\n")
+    assert line == "agent.yaml:4: connect: expected truthful or early, found 'late'"
+
+
+def test_who_says_truthful_says_ebpf(tmp_path: Path) -> None:
+    assert load(tmp_path, MINIMAL).backend is Choice.AUTO
+    assert load(tmp_path, MINIMAL + "connect: truthful\n").backend is Choice.EBPF
+    assert load(tmp_path, MINIMAL + "connect: early\n").backend is Choice.AUTO
+    both = load(tmp_path, MINIMAL + "capture: iptables\nconnect: truthful\n")
+    with pytest.raises(ConfigError) as caught:
+        verify.verify(tmp_path / "agent.yaml", both)
+    told = [line for line in str(caught.value).splitlines() if "connect" in line]
+    assert told == [
+        f"{tmp_path}/agent.yaml:5: connect: truthful cannot be had with 'capture: iptables': say early, or have eBPF "
+        "capture"
+    ]
 
 
 @pytest.mark.parametrize("name", ["preconnect", "warm_tunnels"])

@@ -27,7 +27,7 @@ from nodeseal.identity.trust import TrustBundle
 from nodeseal.mesh.exclusions import PortRange
 from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.limits import LimitChanges, Limits
-from nodeseal.mesh.model import Mode, OnFailure, Phase, Workload, WorkloadName
+from nodeseal.mesh.model import Connect, Mode, OnFailure, Phase, Workload, WorkloadName
 from nodeseal.mesh.reasons import ProblemWord, WhyNotEnrolled
 from nodeseal.sources.source import PublicationError
 from support.agent_fakes import FakeCapture, FakeCore, FakeIssuer, FakeNode, until, workload
@@ -253,6 +253,23 @@ def test_what_comes_to_the_namespace_later_is_covered(netns: Path, monkeypatch: 
         enrolled = world.log.count("capture.enrol shipper")
         world.capture.changed = True
         await until(lambda: world.log.count("capture.enrol shipper") > enrolled)
+
+
+def test_connections_that_are_early_although_somebody_asked_are_told(netns: Path) -> None:
+    def told(world: World) -> list[str]:
+        return [problem.word for problem in world.enrolment.problems()]
+
+    async def story(world: World) -> None:
+        world.wants(connect=Connect.TRUTHFUL)  # and there is no ring
+        await world.phase(Phase.ENROLLED)
+        assert told(world) == [ProblemWord.CONNECT_EARLY]
+        world.enrolment.context.connect = Connect.TRUTHFUL
+        world.wants(connect=Connect.EARLY)
+        assert told(world) == []
+        world.wants()
+        assert told(world) == [ProblemWord.CONNECT_EARLY]
+        world.enrolment.context.connect = None
+        assert told(world) == []
 
     run(netns, story)
 

@@ -27,6 +27,7 @@ CAPTURED = {
     "a pod's application": constants.MARK_CAPTURED,
     "the core towards an application": constants.MARK_TO_APP,
     "the core towards a process of the node": constants.MARK_ANSWER,
+    "a SYN that is released": constants.MARK_RELEASED,
     "the first process of the node": constants.host_mark(1),
     "the last process of the node": constants.host_mark(255),
 }

@@ -56,7 +56,7 @@ def check(config: Config | None) -> Findings:
         *_process_features(config.congestion_control if config is not None else ""),
         *features.survey(config.cgroup if config is not None else None),
     ]
-    findings = conclude(found, config.capture if config is not None else Choice.AUTO)
+    findings = conclude(found, config.backend if config is not None else Choice.AUTO)
     if config is None or findings.chosen is None:
         return findings
     return replace(findings, warnings=tuple(warnings(config, findings.chosen, addresses.node_addresses())))

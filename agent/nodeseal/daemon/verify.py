@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from nodeseal.capture.backends.backend import Choice
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Journal
 from nodeseal.daemon.composition import issuer_of, source_of
@@ -20,6 +21,7 @@ from nodeseal.linux.errors import LinuxError
 from nodeseal.local import config as configuration
 from nodeseal.local import run_directory
 from nodeseal.local.config import Config, ConfigError
+from nodeseal.mesh.model import Connect
 
 _CONGESTION_CONTROLS = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
 
@@ -102,10 +104,16 @@ def _cgroup(config: Config) -> Iterator[str]:
             yield str(error)
 
 
+def _connect(config: Config) -> Iterator[str]:
+    if config.connect is Connect.TRUTHFUL and config.capture is Choice.IPTABLES:
+        yield "truthful cannot be had with 'capture: iptables': say early, or have eBPF capture"
+
+
 _LOOKS: dict[str, Callable[[Config], Iterator[str]]] = {
     "mesh": _mesh,
     "ca": _ca,
     "run_dir": _run_dir,
     "congestion_control": _congestion_control,
     "cgroup": _cgroup,
+    "connect": _connect,
 }

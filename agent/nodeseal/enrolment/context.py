@@ -13,7 +13,6 @@ from nodeseal.cores.distribution import TrustPusher
 from nodeseal.cores.supervisor import CoreSupervisor
 from nodeseal.enrolment.capture_thread import CaptureThread
 from nodeseal.identity.credentials import Credentials
-from nodeseal.local.config import DEFAULT_CONNECT
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Connect, WorkloadName
 
@@ -50,7 +49,7 @@ class Context:
     trust: TrustPusher
     settle: float
     limits: Limits = field(default_factory=Limits)
-    connect: Connect = DEFAULT_CONNECT
-    """Of workloads for which the mesh state does not say."""
+    connect: Connect | None = None
+    """Of workloads for which the mesh state does not say; None: nobody has said."""
     now: Callable[[], datetime] = utc_now
     rand: Callable[[], float] = random.random

@@ -15,6 +15,7 @@ from nodeseal.capture.listeners import PARKED
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone
 from nodeseal.enrolment.context import Context
 from nodeseal.enrolment.installed import Installed
+from nodeseal.local.config import DEFAULT_CONNECT
 from nodeseal.mesh.model import Connect, Workload
 
 log = logging.getLogger("nodeseal.agent")
@@ -49,7 +50,7 @@ async def settle_ring(context: Context, installed: Installed, wanted: Workload |
 
 
 def _is_to_park(context: Context, installed: Installed, wanted: Workload | None) -> bool:
-    connect = (wanted or installed.workload).connect or context.connect
+    connect = (wanted or installed.workload).connect or context.connect or DEFAULT_CONNECT
     core = context.core.current
     return (
         connect is Connect.TRUTHFUL

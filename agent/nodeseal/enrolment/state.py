@@ -10,7 +10,7 @@ from nodeseal.enrolment.certificate import Certificate
 from nodeseal.enrolment.context import Context
 from nodeseal.enrolment.failure import Failure
 from nodeseal.enrolment.installed import Installed
-from nodeseal.mesh.model import Phase, Workload, WorkloadName
+from nodeseal.mesh.model import Connect, Phase, Workload, WorkloadName
 from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord, WhyNotEnrolled
 
@@ -104,6 +104,10 @@ class EnrolmentState:
         if installed is not None and self.phase is Phase.ENROLLED:
             for word, text, remedy in self.astray(installed):
                 yield Problem(word, f"{name}: {text}", remedy, name)
+        if installed is not None and self.phase is Phase.ENROLLED and self._is_early(installed):
+            text = f"{name}: its connections are accepted before the far side has accepted them"
+            remedy = "let eBPF capture it, upgrade the core, or say 'connect: early' if that is meant"
+            yield Problem(ProblemWord.CONNECT_EARLY, text, remedy, name)
         if self.failure is not None:
             again = max(0.0, self.failure.retry_at - asyncio.get_running_loop().time())
             lacks = installed is None and wanted is not None and wanted.wanted
@@ -112,6 +116,11 @@ class EnrolmentState:
         elif installed is None and wanted is not None and wanted.wanted and wanted.netns is None:
             text = f"{name}: the mesh state gives it no 'netns'"
             yield Problem(ProblemWord.NOT_ENROLLED, text, "give it one there", name)
+
+    def _is_early(self, installed: Installed) -> bool:
+        """Whether somebody has asked for `connect: truthful`, and it is not so."""
+        asked = (self.wanted_state or installed.workload).connect or self.context.connect
+        return asked is Connect.TRUTHFUL and not installed.captured.parking
 
     def why(self) -> tuple[WhyNotEnrolled | None, str | None]:
         """(reason, detail) for the status: why it is not enrolled, or what is wrong although it is."""

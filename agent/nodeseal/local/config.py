@@ -117,6 +117,11 @@ class Config:
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
     """Setting -> its line in the file, of those that are there."""
 
+    @property
+    def backend(self) -> Choice:
+        """What may capture: only eBPF has what `connect: truthful` asks for."""
+        return Choice.EBPF if self.connect is Connect.TRUTHFUL and self.capture is Choice.AUTO else self.capture
+
 
 def load(path: Path) -> Config:
     """Reads a configuration file. Raises ConfigError with every problem in it."""

@@ -303,6 +303,13 @@ class ProblemWord(Word):
         "`capture: auto` found that eBPF cannot be used, and captures by iptables, which promises less.",
         "Give the machine what it lacks, or say `capture: iptables` if that is meant.",
     )
+    CONNECT_EARLY = (
+        "connect-early",
+        Level.WARNING,
+        "The mesh state or the configuration asks for `connect: truthful`, and the workload does not have it: what it "
+        "dials is accepted before anybody has answered.",
+        "Let eBPF capture it, and upgrade the core; or say `connect: early` if that is meant.",
+    )
     PLAINTEXT_HELD = (
         "plaintext-held",
         Level.WARNING,

@@ -27,7 +27,7 @@ from nodeseal.enrolment.workload import Enrolment
 from nodeseal.identity.credentials import Credentials
 from nodeseal.identity.issuer import Issuer
 from nodeseal.linux import addresses
-from nodeseal.local.config import DEFAULT_CONNECT, Config
+from nodeseal.local.config import Config
 from nodeseal.mesh.model import Mesh, Phase, WorkloadName
 from nodeseal.mesh.problem import Problem
 from nodeseal.node import probes
@@ -82,8 +82,7 @@ class Node:
         credentials = Credentials(issuer, now=now)
         settle = config.settle.total_seconds()
         trust = TrustPusher(self.core, lambda: credentials.bundle)
-        connect = config.connect or DEFAULT_CONNECT
-        self.context = Context(self, self.core, capture, credentials, trust, settle, config.limits, connect, now)
+        self.context = Context(self, self.core, capture, credentials, trust, settle, config.limits, config.connect, now)
         self.enrolments = Enrolments()
         self.publication = OwnPublication(source, lambda: credentials.trust, self.enrolments.published)
         self.former = FormerPublications(config.run_dir, source, source_at)
