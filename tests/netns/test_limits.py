@@ -55,12 +55,13 @@ def refused(lab: RunningLab, pod: str, name: str) -> int:
 
 
 def is_reset(programs: Programs, pod: str, address: Address) -> bool:
-    """Whether a new connection is reset; otherwise it stays open. (One that is closed in order is an error.)"""
+    """Whether a new connection is refused, or reset; otherwise it stays open. (One that is closed in order is an
+    error.)"""
     try:
         client = programs.dial(pod, address)
         client.sendall(b"x")
         assert client.recv(1) == b"x"
-    except (ConnectionResetError, BrokenPipeError):
+    except (ConnectionRefusedError, ConnectionResetError, BrokenPipeError):
         return True
     return False
 
@@ -252,7 +253,7 @@ def test_a_neighbours_requests_all_succeed_while_a_flood_stands(lab: RunningLab,
     for _ in range(400):
         try:
             standing.append(programs.dial("shipper", server.address))
-        except ConnectionResetError:
+        except (ConnectionRefusedError, ConnectionResetError):
             resets += 1
     neighbour.goes_on()
     wait_for(lambda: refused(lab, "shipper", "connections") - before == 200, "what exceeds the limit is refused")

@@ -49,7 +49,7 @@ from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Connect
 
 DEFAULT_RUN_DIR = Path("/run/nodeseal")
-DEFAULT_CONNECT = Connect.EARLY
+DEFAULT_CONNECT = Connect.TRUTHFUL
 _UNITS = {"us": 0.000001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(us|ms|s|m|h|d)"
 _NONE = "none"
