@@ -7,12 +7,17 @@
  * on another way by a rule that rewrote its mark or its addresses, and it is plaintext. return_host.c does
  * the same for the node's own namespace.
  *
+ * The SYN that the core sends out for a connection that is to be native (lib/natives.h) passes, and is noted.
+ *
  * It stays while a workload leaves, as the rules that lead to the core do.
  */
 #include "lib/captured.h"
-#include "lib/headers.h"
+#include "lib/let_out.h"
 
 int hold_egress(struct __sk_buff *skb)
 {
-    return captured_packet(skb, sender(skb)) ? dropped(NS_COUNT_EGRESS_HELD) : TC_ACT_UNSPEC;
+    if (captured_packet(skb, sender(skb)))
+        return dropped(NS_COUNT_EGRESS_HELD);
+    let_out_syn(skb);
+    return TC_ACT_UNSPEC;
 }

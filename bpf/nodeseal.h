@@ -118,6 +118,7 @@ struct ns_looped {
 #define NS_SETTING_OPEN 4
 #define NS_SETTING_PARK 8     /* SYNs that the workload sends are parked: a core reads its ring */
 #define NS_SETTING_PARK_IN 16 /* the same of SYNs that arrive from outside */
+#define NS_SETTING_NATIVE 32  /* the core may send on a SYN of the workload's as it is */
 
 /*
  * Key of the `revisited` map: a SYN that the kernel may take to a listener of its choice although it met a
@@ -160,12 +161,63 @@ struct ns_parked {
 #define NS_PARKED_HEAD 16           /* bytes before the union */
 #define NS_RING_BYTES 131072
 
-/* Key of the `rings` map, whose values are the rings of all workloads: the namespace's cookie, and the number
- * of a process of the node, 0 for a workload that has the namespace for itself. */
+/* Key of maps about single workloads: the namespace's cookie, and the number of a process of the node, 0 for
+ * a workload that has the namespace for itself. `rings` has those in which their SYNs are parked. */
 struct ns_ring {
     u64 netns;
     u32 number;
     u32 reserved;
+};
+
+/* Why a connection is native: it goes from kernel to kernel, and nothing of ours is on its way. */
+#define NS_NATIVE_EXCLUDED_PORT 1  /* by the workload, see lib/bypass.h */
+#define NS_NATIVE_EXCLUDED_RANGE 2 /* the same */
+#define NS_NATIVE_OUTSIDE 3        /* dialled, and certain to be outside the mesh */
+#define NS_NATIVE_DECIDED 4        /* the core has decided that it is plaintext */
+#define NS_NATIVE_MARK 5           /* dialled by a socket with a mark of the application's own */
+#define NS_NATIVE_OPEN 6           /* the workload is open on failure, and nobody holds the listener */
+#define NS_NATIVE_NODE 7           /* opened by the node itself */
+
+/* Value of the map `let_go`, keyed by a socket's cookie: the connect programs have let it go. */
+struct ns_let_go {
+    u32 number; /* the workload's, of a process of the node; 0: it has the namespace for itself */
+    u32 reason;
+};
+
+/* Value of the maps `let_out` and `let_in`, keyed by the flow: a SYN that was let go. */
+struct ns_let {
+    u64 when; /* nanoseconds (bpf_ktime_get_ns) */
+    u32 sequence;
+    u32 reason;
+};
+/* The ACK that ends a handshake with SYN cookies comes within this time behind its SYN. */
+#define NS_LET_IN_NS 10000000000ULL
+
+/* Value of the map `natives`, keyed by the socket's cookie: a native connection that is open. */
+struct ns_native {
+    u64 netns; /* cookie of its namespace, with `number` the workload's */
+    u32 number;
+    u32 inbound; /* 1: the workload accepted it */
+    u32 reason;
+    struct ns_flow flow; /* source: who dialled */
+    u64 opened;          /* nanoseconds (bpf_ktime_get_ns) */
+};
+
+/* Key of the map `native_totals`. */
+struct ns_native_place {
+    u64 netns;
+    u32 number;
+    u16 inbound;
+    u16 reason;
+    struct ns_address far;
+};
+/* Its value; bytes are added when a connection is closed: what the far kernel has acknowledged, and what the
+ * own one has received. */
+struct ns_native_total {
+    u64 opened;
+    u64 closed;
+    u64 acknowledged;
+    u64 received;
 };
 
 /* Keys of the `counters` map, a per-CPU array of u64. Drop and refuse: the program failed closed. */
@@ -198,7 +250,11 @@ struct ns_ring {
 #define NS_COUNT_DIAL_UNWATCHED 26     /* pass: a captured socket, of whose end the core will not be told */
 #define NS_COUNT_DIAL_UNTOLD 27        /* pass: the ring had no room for what the core was to be told */
 #define NS_COUNT_DIAL_SLOW 28          /* pass: first bytes that are lost are sent again after 200 ms */
-#define NS_COUNT_COUNT 29
+#define NS_COUNT_NATIVE_UNNOTED 29     /* pass: a native connection that will not be accounted for */
+#define NS_COUNT_NATIVE_LOST 30        /* pass: the same, `natives` had no room or could not watch it */
+#define NS_COUNT_NATIVE_TOTAL_LOST 31  /* pass: counted nowhere, `native_totals` had no room */
+#define NS_COUNT_NATIVE_HELD 32        /* the socket stays captured: its mark could not be taken off */
+#define NS_COUNT_COUNT 33
 
 /* Values of the Linux ABI that bcc's own headers do not bring. */
 #define NS_AF_INET 2

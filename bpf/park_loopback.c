@@ -18,6 +18,9 @@
  * established is none of its doing: a socket that resets has left the kernel's table before. The bytes are
  * sent again (watch_dials.c).
  *
+ * A SYN from outside that was parked (steer_ingress.c) and is for the application comes by here as well,
+ * marked ADMITTED: its connection is native (lib/natives.h).
+ *
  * A SYN with extension headers of IPv6 is not parked: it goes to the core's listener at once.
  *
  * Fails closed: what is captured and cannot be read is dropped.
@@ -36,11 +39,26 @@ static __always_inline int sent_by_established(struct __sk_buff *skb, const stru
     return receiver_state(skb, &back, packet->ipv6) == STATE_ESTABLISHED;
 }
 
+/* A SYN from outside that is for the application itself: the socket that it accepts has no mark of it, and
+ * its answers go their own way. */
+static __always_inline int admit(struct __sk_buff *skb)
+{
+    struct packet packet = {};
+
+    if (!packet_read(skb, &packet))
+        return dropped(NS_COUNT_PARK_UNREADABLE);
+    note_inbound(&packet.flow, NS_NATIVE_DECIDED);
+    skb->mark = 0;
+    return TC_ACT_UNSPEC;
+}
+
 int park_loopback(struct __sk_buff *skb)
 {
     struct packet packet = {};
     u32 *bits;
 
+    if (skb->mark == NS_MARK_ADMITTED)
+        return admit(skb);
     if (skb->mark != NS_MARK_CAPTURED)
         return TC_ACT_UNSPEC;
     bits = pod_settings();
@@ -49,7 +67,7 @@ int park_loopback(struct __sk_buff *skb)
     if (!packet_read(skb, &packet))
         return packet.other ? TC_ACT_UNSPEC : dropped(NS_COUNT_PARK_UNREADABLE);
     if ((packet.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
-        return park(skb, NS_PARKED_SYN, packet.length, NS_MARK_RELEASED);
+        return park(skb, NS_PARKED_SYN, packet.length, pod_natives(*bits), NS_MARK_RELEASED);
     if (packet.flags & TCP_RST && sent_by_established(skb, &packet))
         return dropped(NS_COUNT_PARK_RESET_HELD);
     return TC_ACT_UNSPEC;

@@ -29,6 +29,12 @@
  * itself, such as the kubelet's probes: they need none of our processes, since whoever probes ends what does
  * not answer.
  *
+ * With the setting PARK_IN a SYN goes into the workload's ring (lib/ring.h) and no further, whether or not it
+ * meets a socket in TIME_WAIT. The core reads it, decides, and sends a SYN that is allowed to the application
+ * itself (park_loopback.c): from then on the connection is none of ours. With SYN cookies the ACK that ends
+ * the handshake is like any other; it passes if its SYN was admitted, and else goes to the core's listener.
+ * So does a SYN while the ring is crowded: the core forwards that connection.
+ *
  * TC_ACT_UNSPEC (TCX_NEXT is the same number) lets the TCX programs and tc filters that follow have their
  * say; with none, the packet goes on.
  *
@@ -38,6 +44,7 @@
 #include "lib/bypass.h"
 #include "lib/headers.h"
 #include "lib/pod.h"
+#include "lib/ring.h"
 #include "lib/socket.h"
 
 #define FRAGMENT_MORE 0x2000 /* IPv4 */
@@ -164,9 +171,10 @@ static __always_inline int forwarded(struct __sk_buff *skb, struct packet *packe
 }
 
 enum claim {
-    CLAIMED,  /* a connection or request takes the packet */
-    OPENING,  /* no socket, or a listener: the packet opens a connection, or tries to */
-    REVISITED /* a SYN for a socket that may send the kernel on to look for a listener */
+    CLAIMED,   /* a connection or request takes the packet */
+    OPENING,   /* no socket, or a listener: the packet opens a connection, or tries to */
+    REVISITED, /* a SYN for a socket in TIME_WAIT, which sends the kernel on to look for a listener */
+    REQUESTED  /* one for a request, which does so if its listener is gone */
 };
 
 /* What the kernel's own socket lookup makes of the packet. */
@@ -176,9 +184,9 @@ static __always_inline enum claim claimed(struct __sk_buff *skb, struct packet *
 
     if (!state)
         return OPENING;
-    if (flags & TCP_SYN && (state == STATE_TIME_WAIT || state == STATE_NEW_SYN_RECV))
+    if (flags & TCP_SYN && state == STATE_TIME_WAIT)
         return REVISITED;
-    return CLAIMED;
+    return flags & TCP_SYN && state == STATE_NEW_SYN_RECV ? REQUESTED : CLAIMED;
 }
 
 /*
@@ -213,6 +221,48 @@ static __always_inline int from_node(struct __sk_buff *skb, const struct ns_addr
     return (*kind == NS_NODE_TRUSTED && !peer) || sent_here(skb);
 }
 
+/* Goes on to the application, past the core. */
+static __always_inline int passed(struct packet *packet, u8 flags, u32 why)
+{
+    if (flags & TCP_SYN)
+        note_inbound(&packet->flow, why);
+    return TC_ACT_UNSPEC;
+}
+
+/* A SYN that comes by at sk_lookup once more: assign_lookup.c is to give it to the core. */
+static __always_inline int revisiting(struct packet *packet)
+{
+    u64 now = bpf_ktime_get_ns();
+
+    return revisited.update(&packet->flow, &now) ? dropped(NS_COUNT_STEER_REVISIT_FAILED) : TC_ACT_UNSPEC;
+}
+
+/* Whether the workload is open, because nobody holds the inbound listener. */
+static __always_inline int unguarded(u32 wanted)
+{
+    struct bpf_sock *listener;
+
+    if (!(wanted & NS_SETTING_OPEN))
+        return 0;
+    listener = pod_listener(NS_LISTENER_INBOUND);
+    if (!listener)
+        return 1;
+    bpf_sk_release(listener);
+    return 0;
+}
+
+/* Whether the packet can wait in the ring: the core reads no extension headers, and a flood from outside is
+ * not to keep the workload from dialling. */
+static __always_inline int can_wait(struct packet *packet)
+{
+    u32 key = 0;
+    struct ns_ring *workload = self.lookup(&key);
+
+    if (packet->ipv6 && packet->length > sizeof(struct ipv6_header))
+        return 0;
+    return workload && !ring_crowded(workload);
+}
+
 int steer_ingress(struct __sk_buff *skb)
 {
     struct packet packet = {};
@@ -220,7 +270,7 @@ int steer_ingress(struct __sk_buff *skb)
     struct bpf_sock *listener;
     enum reading reading;
     enum claim claim;
-    u32 *wanted;
+    u32 *wanted, excluded;
     long error;
 
     /* A tagged packet comes by again on its VLAN device, which has this program as well. */
@@ -260,27 +310,32 @@ int steer_ingress(struct __sk_buff *skb)
     if (claim == CLAIMED || forwarded(skb, &packet))
         return TC_ACT_UNSPEC;
 
-    if (bypass_inbound(&packet.flow.destination, &packet.flow.source, tcp.destination)) {
+    excluded = bypass_inbound(&packet.flow.destination, &packet.flow.source, tcp.destination);
+    if (excluded) {
         count(NS_COUNT_STEER_EXCLUDED);
-        return TC_ACT_UNSPEC;
+        return passed(&packet, tcp.flags, excluded);
     }
     if (from_node(skb, &packet.flow.source)) {
         count(NS_COUNT_STEER_FROM_NODE);
-        return TC_ACT_UNSPEC;
+        return passed(&packet, tcp.flags, NS_NATIVE_NODE);
     }
 
     if (packet.first_fragment)
         return dropped(NS_COUNT_STEER_FRAGMENT);
-    if (claim == REVISITED) {
-        u64 now = bpf_ktime_get_ns();
-
-        if (revisited.update(&packet.flow, &now))
-            return dropped(NS_COUNT_STEER_REVISIT_FAILED);
-        return TC_ACT_UNSPEC;
+    if (*wanted & NS_SETTING_PARK_IN) {
+        /* What follows a SYN that was admitted is for whom that was for. */
+        if (claim != REVISITED && admitted(&packet.flow) && (claim == REQUESTED || !(tcp.flags & TCP_SYN)))
+            return TC_ACT_UNSPEC;
+        if (claim != REQUESTED && tcp.flags & TCP_SYN && can_wait(&packet) && !unguarded(*wanted))
+            return park(skb, NS_PARKED_ARRIVED, packet.length + (tcp.offset >> 4) * 4, pod_natives(*wanted),
+                        0);
     }
+    if (claim != OPENING)
+        return revisiting(&packet);
     listener = pod_listener(NS_LISTENER_INBOUND);
     if (!listener)
-        return *wanted & NS_SETTING_OPEN ? TC_ACT_UNSPEC : dropped(NS_COUNT_STEER_NO_LISTENER);
+        return *wanted & NS_SETTING_OPEN ? passed(&packet, tcp.flags, NS_NATIVE_OPEN)
+                                         : dropped(NS_COUNT_STEER_NO_LISTENER);
     error = bpf_sk_assign(skb, listener, 0);
     bpf_sk_release(listener);
     return error ? dropped(NS_COUNT_STEER_ASSIGN_FAILED) : TC_ACT_UNSPEC;

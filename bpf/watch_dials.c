@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
 /*
- * watch_dials.c: what becomes of the sockets whose SYNs are parked (park_loopback.c).
+ * watch_dials.c: what becomes of the sockets whose SYNs are parked (park_loopback.c), and of those whose
+ * connections are native (lib/account.h).
  *
- * Attached as a sockops program to the root of the cgroup v2 tree, next to other programs. It concerns
- * sockets that are captured, of workloads that have a ring.
+ * Attached as a sockops program to the root of the cgroup v2 tree, next to other programs. Of sockets that
+ * are captured, it concerns those of workloads that have a ring.
  *
  * - An application that gives up a connection before it is established: the core is told, in the same ring
  *   and so behind the SYN, and ends what it has begun.
@@ -18,6 +19,7 @@
  * Callbacks are asked for by bits that all programs share. Where somebody else has asked for those at the
  * socket's round trips, the time is left alone, and so is one that is not the kernel's own.
  */
+#include "lib/account.h"
 #include "lib/dial.h"
 #include "lib/tolerance.h"
 
@@ -78,12 +80,18 @@ int watch_dials(struct bpf_sock_ops *ops)
     u32 mark = dial_mark(ops);
     void *ring;
 
-    if (mark == NS_MARK_TO_APP && ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
-        ring = dial_ring(ops, mark);
+    if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
+        ring = mark == NS_MARK_TO_APP ? dial_ring(ops, mark) : 0;
         if (ring)
             tell_tolerance(ops, ring);
+        else
+            account_accepted(ops, mark);
         return 1;
     }
+    if (ops->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB && account_dialled(ops, mark))
+        return 1;
+    if (ops->op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == STATE_CLOSE)
+        account_closed(ops, ops->args[0]);
     if (mark != NS_MARK_CAPTURED && !host_mark(mark))
         return 1;
     if (ops->op == BPF_SOCK_OPS_RTT_CB) {

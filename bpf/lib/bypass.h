@@ -69,42 +69,48 @@ static __always_inline int bypass_peer(const struct ns_address *address)
     return bypass_of(NS_SCOPE_PEER, address) != 0;
 }
 
-/* Whether the workload `owner` excludes a connection with `remote`, dialled at `port` (network order). */
-static __always_inline int bypass_excluded(u32 port_scope, const struct ns_address *owner,
+/* Whether the workload `owner` excludes a connection with `remote`, dialled at `port` (network order): by
+ * which of the two, NS_NATIVE_EXCLUDED_...; 0: it does not. */
+static __always_inline u32 bypass_excluded(u32 port_scope, const struct ns_address *owner,
                                            const struct ns_address *remote, u16 port)
 {
     struct ns_bypass_key key = {NS_BYPASS_OWNER_BITS + 16, port_scope, *owner};
 
     key.what.port = port;
     if (bypass.lookup(&key))
-        return 1;
+        return NS_NATIVE_EXCLUDED_PORT;
     key.prefix_length = NS_BYPASS_OWNER_BITS + 128;
     key.scope = port_scope + 1;
     key.what.address = *remote;
-    return bypass.lookup(&key) != 0;
+    return bypass.lookup(&key) ? NS_NATIVE_EXCLUDED_RANGE : 0;
 }
 
 /* Whether the connection that the workload `own` opens from `source`, which is its address as well, bypasses
- * the core because it is excluded. */
-static __always_inline int bypass_outbound(const struct ns_address *own, const struct ns_address *source,
+ * the core because it excludes it: why, or 0. */
+static __always_inline u32 bypass_outbound(const struct ns_address *own, const struct ns_address *source,
                                            const struct ns_address *remote, u16 port)
 {
-    if (!bypass_excluded(NS_SCOPE_OUTBOUND_PORT, own, remote, port))
-        return 0;
-    return !bypass_peer(remote) || bypass_excluded(NS_SCOPE_INBOUND_PORT, remote, source, port);
+    u32 why = bypass_excluded(NS_SCOPE_OUTBOUND_PORT, own, remote, port);
+
+    if (!why || !bypass_peer(remote))
+        return why;
+    return bypass_excluded(NS_SCOPE_INBOUND_PORT, remote, source, port) ? why : 0;
 }
 
 /* The same of one that is opened to it. What comes from an address that processes of a node share is of one
  * that is not enrolled: the others' is captured where it is dialled. */
-static __always_inline int bypass_inbound(const struct ns_address *own, const struct ns_address *remote,
+static __always_inline u32 bypass_inbound(const struct ns_address *own, const struct ns_address *remote,
                                           u16 port)
 {
+    u32 why = bypass_excluded(NS_SCOPE_INBOUND_PORT, own, remote, port);
     u32 *peer;
 
-    if (!bypass_excluded(NS_SCOPE_INBOUND_PORT, own, remote, port))
+    if (!why)
         return 0;
     peer = bypass_of(NS_SCOPE_PEER, remote);
-    return !peer || *peer == NS_PEER_SHARED || bypass_excluded(NS_SCOPE_OUTBOUND_PORT, remote, own, port);
+    if (!peer || *peer == NS_PEER_SHARED)
+        return why;
+    return bypass_excluded(NS_SCOPE_OUTBOUND_PORT, remote, own, port) ? why : 0;
 }
 
 /* Whether nobody enrolled can be at the address, whatever became of our processes. */

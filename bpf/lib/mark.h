@@ -12,6 +12,7 @@
 #include "lib/bypass.h"
 #include "lib/captured.h"
 #include "lib/counters.h"
+#include "lib/natives.h"
 
 #define NS_REFUSE 0
 #define NS_PROCEED 1
@@ -58,6 +59,14 @@ static __always_inline struct ns_address bound_to(struct bpf_sock *sk, const str
     return ns_none(&bound) ? *own : bound;
 }
 
+/* The connection is let go. */
+static __always_inline void let(struct bpf_sock_addr *ctx, const struct ns_owner *owner, u32 reason)
+{
+    u32 number = host_mark(owner->mark) ? owner->mark & ~NS_MARK_HOST_MASK : 0;
+
+    note_socket(bpf_get_socket_cookie(ctx), number, reason);
+}
+
 /* `own`: the owner's address; `far`: the destination is not left alone for what it is. */
 static __always_inline int mark(struct bpf_sock_addr *ctx, const struct ns_owner *owner,
                                 const struct ns_address *own, const struct ns_address *destination, int far)
@@ -66,14 +75,17 @@ static __always_inline int mark(struct bpf_sock_addr *ctx, const struct ns_owner
     int direct = enrolment->state == NS_STATE_LEAVE || (enrolment->open && unguarded(ctx, owner));
     struct bpf_sock *sk = ctx->sk;
     struct ns_address source;
-    u32 ours = owner->mark;
+    u32 ours = owner->mark, excluded;
     char no_device = 0;
 
     if (!sk)
         return NS_PROCEED;
 
-    if (direct)
+    if (direct) {
+        if (far && enrolment->state != NS_STATE_LEAVE)
+            let(ctx, owner, NS_NATIVE_OPEN);
         return unmark(ctx, sk, ours);
+    }
 
     if (!far || sk->mark == NS_MARK_CORE || sk->mark == NS_MARK_TO_APP)
         return NS_PROCEED;
@@ -81,12 +93,15 @@ static __always_inline int mark(struct bpf_sock_addr *ctx, const struct ns_owner
     if (is_own(ctx, destination))
         return unmark(ctx, sk, ours);
     source = bound_to(sk, own);
-    if (bypass_outbound(own, &source, destination, (u16)ctx->user_port)) {
+    excluded = bypass_outbound(own, &source, destination, (u16)ctx->user_port);
+    if (excluded) {
         count(NS_COUNT_CONNECT_EXCLUDED);
+        let(ctx, owner, excluded);
         return unmark(ctx, sk, ours);
     }
     if (bypass_outside(destination)) {
         count(NS_COUNT_CONNECT_OUTSIDE);
+        let(ctx, owner, NS_NATIVE_OUTSIDE);
         return unmark(ctx, sk, ours);
     }
     /* The programs of the nearest cgroup run first: those of one above it find their mark. */
@@ -95,6 +110,7 @@ static __always_inline int mark(struct bpf_sock_addr *ctx, const struct ns_owner
     if (sk->mark && sk->mark != ours) {
         if (!bypass_peer(destination)) {
             count(NS_COUNT_CONNECT_FOREIGN_MARK);
+            let(ctx, owner, NS_NATIVE_MARK);
             return NS_PROCEED;
         }
         count(NS_COUNT_CONNECT_MARK_REPLACED);

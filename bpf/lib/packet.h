@@ -12,6 +12,7 @@ struct packet {
     u32 ipv6;
     /* TCP's. */
     u32 flags;
+    u32 sequence;
     /* Of the headers, IP's and TCP's. */
     u32 length;
     /* It was not read because it is not TCP, or begins with an extension header of IPv6. */
@@ -56,6 +57,7 @@ static __always_inline int packet_read(struct __sk_buff *skb, struct packet *pac
     packet->flow.source_port = tcp.source;
     packet->flow.destination_port = tcp.destination;
     packet->flags = tcp.flags;
+    packet->sequence = NS_NET32(tcp.sequence);
     packet->length = length + (tcp.offset >> 4) * 4;
     return 1;
 }

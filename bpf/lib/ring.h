@@ -10,24 +10,38 @@ BPF_RINGBUF_OUTPUT(parked, NS_RING_BYTES / PAGE_SIZE);
 /* The rings of all workloads whose SYNs are parked. */
 BPF_HASH_OF_MAPS(rings, struct ns_ring, "parked", 4096);
 
+/* Whether more than half of the ring is unread: what comes from outside is not to take the rest. */
+static __always_inline int ring_crowded(const struct ns_ring *workload)
+{
+    struct ns_ring key = *workload;
+    void *ring = rings.lookup(&key); /* bcc has no such method of `parked` itself */
+
+    return ring && bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) > NS_RING_BYTES / 2;
+}
+
 /*
  * Parks a SYN, and has the packet dropped: nobody answers it before the core does. `length`: of its headers.
  * What does not fit is dropped all the same, and the sender's kernel sends it again.
  */
-static __always_inline int park(struct __sk_buff *skb, u32 kind, u32 length, u32 mark)
+static __always_inline int park(struct __sk_buff *skb, u32 kind, u32 length, u32 value, u32 mark)
 {
     struct ns_parked *record;
+    u64 bytes = length;
 
-    if (length < sizeof(struct ipv4_header) || length > sizeof(record->packet))
+    if (bytes < sizeof(struct ipv4_header))
+        return dropped(NS_COUNT_PARK_UNREADABLE);
+    /* A whole register, and no comparison that the compiler has made of two: the verifier is to follow. */
+    asm volatile("" : "+r"(bytes));
+    if (bytes > sizeof(record->packet))
         return dropped(NS_COUNT_PARK_UNREADABLE);
     record = parked.ringbuf_reserve(sizeof(*record));
     if (!record)
         return dropped(NS_COUNT_PARK_FULL);
     record->kind = kind;
-    record->length = length;
-    record->value = 0;
+    record->length = bytes;
+    record->value = value;
     record->mark = mark;
-    if (bpf_skb_load_bytes_relative(skb, 0, record->packet, length, BPF_HDR_START_NET)) {
+    if (bpf_skb_load_bytes_relative(skb, 0, record->packet, bytes, BPF_HDR_START_NET)) {
         parked.ringbuf_discard(record, 0);
         return dropped(NS_COUNT_PARK_UNREADABLE);
     }

@@ -23,6 +23,7 @@ from support.pods import compiled
 DEVICE_ADDRESS, DEVICE_ADDRESS_6 = "10.93.0.5", "fd93::5"
 PEER_ADDRESS, PEER_ADDRESS_6 = "10.93.0.9", "fd93::9"
 BOTH_FAMILIES = constants.FAMILIES[4] | constants.FAMILIES[6]
+POD_MAPS = ("listeners", "settings", "revisited", "parked", "self")
 _SO_COOKIE = 57
 _SK_LOOKUP_SIZE = 72
 
@@ -97,7 +98,7 @@ class Bench:
         programs = programs or Programs(compiled())
         self._maps = {
             name: programs.new_map(name)
-            for name in ("counters", "listeners", "own", "settings", "revisited", "bypass", "places", "parked")
+            for name in (*POD_MAPS, "counters", "own", "owned", "bypass", "places", "rings", *constants.NATIVE_MAPS)
         }
         self._program = programs.load(program, self._maps)
         bpf.map_update(self._maps["settings"], bytes(4), struct.pack("=I", settings))

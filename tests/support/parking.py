@@ -17,7 +17,7 @@ from nodeseal.linux.socket_options import SO_MARK
 from nodeseal.mesh.address import Address
 from support.namespaces import Namespace
 
-SYN, GONE, TOLERANCE = 1, 2, 4
+SYN, GONE, ARRIVED, TOLERANCE = 1, 2, 3, 4
 _PAGE = mmap.PAGESIZE
 _BUSY, _DISCARDED = 1 << 31, 1 << 30
 _HEAD = struct.Struct("=IIII")  # kind, length, value, mark
@@ -91,9 +91,9 @@ class Ring:
 
 def _record(data: bytes) -> Parked:
     kind, length, value, mark = _HEAD.unpack_from(data)
-    if kind == SYN:
+    if kind in (SYN, ARRIVED):
         packet = data[_HEAD.size : _HEAD.size + length]
-        return Parked(kind, mark, packet, *_ends_of(packet))
+        return Parked(kind, mark, packet, *_ends_of(packet), value)
     source, destination, source_port, destination_port = _FLOW.unpack_from(data, _HEAD.size)
     assert len(data) == _HEAD.size + _FLOW.size
     return Parked(kind, mark, b"", (_text(source), source_port), (_text(destination), destination_port), value)
@@ -185,10 +185,18 @@ Verdict = Callable[[Parked], bool | None]
 class Answers:
     """Reads a ring until close(), and answers what is parked there."""
 
-    def __init__(self, namespace: Namespace, ring: int, verdict: Verdict = lambda _syn: True) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        ring: int,
+        verdict: Verdict = lambda _syn: True,
+        arrived: Callable[[Parked], None] = lambda _syn: None,
+    ) -> None:
+        """`arrived`: what is done with a SYN from outside."""
         self.seen: list[Parked] = []
         """Every record."""
         self._verdict = verdict
+        self._arrived = arrived
         self._ring = Ring(ring)
         self._sender = Sender(namespace)
         self._stop_reader, self._stop_writer = socket.socketpair()
@@ -219,6 +227,8 @@ class Answers:
         while self._stop_reader not in select.select([self._ring, self._stop_reader], [], [])[0]:
             for one in self._ring.read():
                 self.seen.append(one)
+                if one.kind == ARRIVED:
+                    self._arrived(one)
                 answer = self._verdict(one) if one.kind == SYN else None
                 if answer is True:
                     self._sender.send(again(one.packet), one.mark)

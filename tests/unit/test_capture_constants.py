@@ -70,6 +70,7 @@ def test_families_agree() -> None:
     assert BPF["NS_SETTING_OPEN"] == constants.SETTING_OPEN
     assert BPF["NS_SETTING_PARK"] == constants.SETTING_PARK
     assert BPF["NS_SETTING_PARK_IN"] == constants.SETTING_PARK_IN
+    assert BPF["NS_SETTING_NATIVE"] == constants.SETTING_NATIVE
     assert BPF["NS_RING_BYTES"] == constants.RING_BYTES
 
 
@@ -89,6 +90,13 @@ def test_fields_of_a_record_are_in_their_places() -> None:
     assert mirror is not None
     field = re.compile(r"^ +(?:u32|uint32_t|u8|uint8_t|struct \w+) (\w+)", re.MULTILINE)
     assert field.findall(fields[1]) == field.findall(mirror[1]) == ["kind", "length", "value", "mark", "packet", "flow"]
+
+
+def test_reasons_of_native_connections_agree() -> None:
+    ours = {f"NS_{name}": value for name, value in vars(constants).items() if name.startswith("NATIVE_")}
+    del ours["NS_NATIVE_MAPS"]
+    theirs = {name: value for name, value in BPF.items() if name.startswith("NS_NATIVE_")}
+    assert ours == theirs
 
 
 def test_enrolment_states_agree() -> None:

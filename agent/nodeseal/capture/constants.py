@@ -28,6 +28,7 @@ FAMILIES = {4: 1, 6: 2}
 SETTING_OPEN = 4
 SETTING_PARK = 8
 SETTING_PARK_IN = 16
+SETTING_NATIVE = 32
 RING_BYTES = 131072
 
 # Index in the `counters` map -> the name under which NodeCapture.errors() shows it.
@@ -61,6 +62,10 @@ COUNTERS = (
     "dial_unwatched",
     "dial_untold",
     "dial_slow",
+    "native_unnoted",
+    "native_lost",
+    "native_total_lost",
+    "native_held",
 )
 
 # The map `bypass`, see bpf/lib/bypass.h. A scope of ranges is that of ports plus one.
@@ -78,6 +83,16 @@ EXTENT_OUTSIDE = 2
 NODE_LOCAL = 1
 NODE_TRUSTED = 2
 BYPASS_KEY_SIZE = 40
+
+# Of native connections, see bpf/lib/natives.h.
+NATIVE_MAPS = ("let_go", "let_out", "let_in", "natives", "native_totals", "native_open")
+NATIVE_EXCLUDED_PORT = 1
+NATIVE_EXCLUDED_RANGE = 2
+NATIVE_OUTSIDE = 3
+NATIVE_DECIDED = 4
+NATIVE_MARK = 5
+NATIVE_OPEN = 6
+NATIVE_NODE = 7
 
 # The workload's own routing table and rules, inside its namespace. 0x4e53 is "NS".
 ROUTE_TABLE = 0x4E53

@@ -66,6 +66,7 @@ class Entry:
     links: list[Link] = field(default_factory=list)
     open_on_failure: bool = False
     parking: bool = False  # SYNs that it sends wait in its ring for the core
+    native: bool = False  # with parking: SYNs to it wait as well, and what is in plaintext goes past the core
     cgroup: str = ""  # of a process of the node, see host_ebpf.py; "": it has a network namespace
     number: int = 0  # of such a process, in its namespace
     ports: list[list[int]] = field(default_factory=list)  # its own: first and last of each range

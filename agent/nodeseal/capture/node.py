@@ -19,6 +19,7 @@ from nodeseal.capture.backends.selection import Selection
 from nodeseal.capture.bypass import Bypass
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import BackendName, Entry, Journal
+from nodeseal.capture.natives import Native, Place, Total
 from nodeseal.capture.survey import in_place, near_of, survey_for
 from nodeseal.capture.workload import Addresses, Captured, CaptureTarget, new_entry, ranges_of, takes, target_of
 from nodeseal.linux import bpf, rtnetlink
@@ -111,6 +112,16 @@ class NodeCapture:
                 totals[name] += count
         return totals
 
+    def natives(self) -> dict[int, Native]:
+        """See Runtime.natives. Raises OSError."""
+        self._ready()
+        return self._backends.runtime.natives()
+
+    def native_totals(self) -> dict[Place, Total]:
+        """See Runtime.native_totals. Raises OSError."""
+        self._ready()
+        return self._backends.runtime.native_totals()
+
     # ---- workloads
 
     @property
@@ -190,15 +201,15 @@ class NodeCapture:
         journal.save()
         self._backends.of(entry).configure(entry)
 
-    def park(self, captured: Captured, *, on: bool) -> None:
+    def park(self, captured: Captured, *, on: bool, native: bool = False) -> None:
         """Whether what the workload dials waits in its ring from now on: for when a core reads it. What waits there
-        when this is turned off is dialled again by the application's kernel, and accepted at once then. Raises
-        CaptureError.
+        when this is turned off is dialled again by the application's kernel, and accepted at once then. `native`: so
+        does what dials the workload, and the core sends on what is to be plaintext. Raises CaptureError.
         """
         journal = self._ready()
         entry = journal.entries[captured.target.name]
-        if entry.parking != on:
-            entry.parking = on
+        if (entry.parking, entry.native) != (on, on and native):
+            entry.parking, entry.native = on, on and native
             journal.save()
             self._backends.of(entry).configure(entry)
         captured.parking = on

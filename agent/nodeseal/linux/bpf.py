@@ -8,6 +8,7 @@ the rest is zero, so one zeroed buffer serves all commands.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import struct
@@ -46,12 +47,14 @@ _CMD_PROG_TEST_RUN = 10
 _CMD_PROG_BY_ID = 13
 _CMD_OBJ_INFO = 15
 _CMD_PROG_QUERY = 16
+_CMD_MAP_LOOKUP_BATCH = 24
 _CMD_MAP_UPDATE_BATCH = 26
 _CMD_LINK_CREATE = 28
 _CMD_LINK_UPDATE = 29
 _CMD_LINK_DETACH = 34
 
 _ATTR_SIZE = 144
+_AT_ONCE = 2048
 _LINK_INFO_HEAD = 16  # struct bpf_link_info before its union: type, id, prog_id, padding
 _LOG_SIZE = 1 << 20
 _LICENSE = b"GPL"  # bpf/*.c may be used under the GPL; bpf_fib_lookup asks for it
@@ -178,6 +181,37 @@ def map_keys(fd: int, key_size: int) -> Iterator[bytes]:
         yield next_buffer.raw
         key_buffer.raw = next_buffer.raw
         key = ctypes.addressof(key_buffer)
+
+
+def map_entries(fd: int, key_size: int, value_size: int) -> list[tuple[bytes, bytes]]:
+    """All keys of a hash map with their values, by some thousands at once; what is put in or removed meanwhile may be
+    among them or not."""
+    found: list[tuple[bytes, bytes]] = []
+    token = ctypes.create_string_buffer(4)
+    before, capacity = 0, _AT_ONCE
+    while True:
+        keys, values = (ctypes.create_string_buffer(size * capacity) for size in (key_size, value_size))
+        places = (before, *(ctypes.addressof(one) for one in (token, keys, values)))
+        attributes = _attributes("=QQQQIIQQ", *places, capacity, fd, 0, 0)
+        last = False
+        try:
+            _bpf(_CMD_MAP_LOOKUP_BATCH, attributes)
+        except FileNotFoundError:
+            last = True
+        except OSError as error:
+            if error.errno != errno.ENOSPC:  # more under one hash than there is room for
+                raise
+            capacity *= 2
+            continue
+        (count,) = struct.unpack_from("=I", attributes, 32)
+        all_keys, all_values = keys.raw, values.raw
+        found += [
+            (all_keys[n * key_size : (n + 1) * key_size], all_values[n * value_size : (n + 1) * value_size])
+            for n in range(count)
+        ]
+        if last:
+            return found
+        before = ctypes.addressof(token)
 
 
 def map_delete(fd: int, key: bytes) -> bool:

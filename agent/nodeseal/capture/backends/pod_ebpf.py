@@ -53,7 +53,7 @@ CGROUP_LINKS = {
     "sockops": ("watch_dials", bpf.ATTACH_CGROUP_SOCK_OPS),
 }
 """Name of the pin -> function, attach type."""
-_MAPS = ("listeners", "own", "settings", "revisited", "parked")
+_MAPS = ("listeners", "own", "settings", "revisited", "parked", "self")
 
 
 class PodEbpfBackend:
@@ -143,6 +143,7 @@ class PodEbpfBackend:
             (f"capture of {where}", partial(self._forget, "enrolled", maps.remove_enrolment, entry)),
             (f"addresses of {where}", partial(self._forget, "owned", maps.release_owned, entry)),
             (f"ring of {where}", partial(self._forget, "rings", maps.remove_ring, entry)),
+            (f"native totals of {where}", partial(self._forget, "native_totals", maps.remove_totals, entry)),
         ]
         steps += _named(steering.removals(entry, namespace, directory), where)
         if namespace is not None:
@@ -234,6 +235,7 @@ class PodEbpfBackend:
                 maps.enter_owned(runtime.maps["owned"], entry, survey.global_addresses)
                 if entry.parking:
                     maps.enter_ring(runtime.maps["rings"], entry, own["parked"])
+                maps.enter_self(own["self"], entry)
                 maps.enter_settings(own["settings"], entry)
                 _enter_listeners(own["listeners"], listeners)
                 maps.enter_guard(runtime.maps["guards"], entry, listeners[OUTBOUND])

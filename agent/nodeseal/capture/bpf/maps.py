@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 from nodeseal.capture import constants
 from nodeseal.capture.journal import Entry
 from nodeseal.capture.listeners import STEERED
+from nodeseal.capture.natives import Owner, forget
 from nodeseal.linux import bpf
 from nodeseal.mesh.address import Address
 
@@ -101,7 +102,19 @@ def enter_settings(settings: int, entry: Entry) -> None:
         bits |= constants.SETTING_OPEN
     if entry.parking:
         bits |= constants.SETTING_PARK
+    if entry.parking and entry.native:
+        bits |= constants.SETTING_PARK_IN | constants.SETTING_NATIVE
     bpf.map_update(settings, ONLY, struct.pack("=I", bits))
+
+
+def enter_self(own: int, entry: Entry) -> None:
+    """By what the namespace's own programs find the workload in maps of all."""
+    bpf.map_update(own, ONLY, _ring(entry))
+
+
+def remove_totals(native_totals: int, entry: Entry) -> bool:
+    """What its native connections came to. False when there was nothing."""
+    return forget(native_totals, Owner(entry.cookie, entry.number))
 
 
 def enter_enrolment(enrolled: int, entry: Entry, state: int) -> None:

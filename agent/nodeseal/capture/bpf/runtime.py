@@ -6,6 +6,8 @@ run_dir/bpf/owned      map: the addresses of these namespaces
 run_dir/bpf/guards     map: the outbound listeners, by the same key
 run_dir/bpf/rings      map: the rings of parked SYNs, by namespace and process
 run_dir/bpf/bypass     map: which connections bypass the core, of all workloads (bypass.py)
+run_dir/bpf/natives    map: native connections (bpf/lib/natives.h); native_totals, native_open: what they come to
+run_dir/bpf/let_...    maps: connections that are let go and not established yet
 run_dir/bpf/counters   map: what went wrong, counted by all programs
 """
 
@@ -27,13 +29,14 @@ from nodeseal.capture.bpf.pins import pinned_or_new
 from nodeseal.capture.bpf.programs import Programs
 from nodeseal.capture.bypass import Bypass, NoBypass
 from nodeseal.capture.errors import CaptureError
+from nodeseal.capture.natives import Native, Place, Total, open_natives, totals
 from nodeseal.linux import bpf, capabilities, cgroups, mounts
 from nodeseal.linux.cgroups import CgroupTree
 
 log = logging.getLogger("nodeseal.capture")
 
 DIRECTORY = "bpf"
-_MAPS = ("enrolled", "counters", "bypass", "guards", "owned", "rings")
+_MAPS = ("enrolled", "counters", "bypass", "guards", "owned", "rings", *constants.NATIVE_MAPS)
 
 
 class Runtime:
@@ -124,6 +127,14 @@ class Runtime:
             value = bpf.map_lookup(self.maps["counters"], struct.pack("=I", key), 8 * bpf.possible_cpus())
             totals[name] = sum(item for (item,) in struct.iter_unpack("=Q", value or b""))
         return totals
+
+    def natives(self) -> dict[int, Native]:
+        """Native connections that are open, by the cookie of the workload's socket. None where eBPF is not in use."""
+        return open_natives(self.maps["natives"]) if self.prepared else {}
+
+    def native_totals(self) -> dict[Place, Total]:
+        """What native connections have come to. Nothing where eBPF is not in use."""
+        return totals(self.maps["native_totals"]) if self.prepared else {}
 
     def close(self) -> None:
         """Let go of all descriptors; what is installed stays."""
