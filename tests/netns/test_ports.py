@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import resource
 import socket
+import struct
+from collections.abc import Iterator
 
 import pytest
 
-from support.connection import Address, echoes, family_of, receive_exactly, reset
+from support.connection import Address, echoes, family_of, receive_exactly, reset, silent
 from support.lab import HBONE_PORT, RunningLab
-from support.patience import PATIENCE
+from support.patience import PATIENCE, wait_for
 from support.programs import Programs
-from support.tcp_table import ESTABLISHED, tcp_table
+from support.tcp_table import ESTABLISHED, ports_in_use, tcp_table
 
 IP_VERSIONS = (4, 6)
 FIRST_OF_OURS = 61000
@@ -111,6 +114,57 @@ def test_two_pods_dial_each_other_at_once_from_the_ports_of_their_servers(progra
     assert all(echoes(client) for client in [*clients.values(), *more.values()])
     for pod, other in others.items():
         assert {port for _, port in servers[other].peers} == {ports[pod], servers[other].address[1]}
+
+
+@contextlib.contextmanager
+def closing(programs: Programs, pod: str, who_ends: str) -> Iterator[Address]:
+    """A server whose connections are ended by the server, by the client, or by a reset of the client's."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(receive_exactly(connection, 4) + struct.pack("!H", connection.getpeername()[1]))
+        if who_ends == "server":
+            connection.close()
+
+    yield programs.serve(pod, answer).address
+
+
+@TUNNELS
+@pytest.mark.parametrize("who_ends", ["server", "client-resets"])
+def test_client_connects_again_at_once_from_its_port(
+    programs: Programs, client: str, server: str, who_ends: str
+) -> None:
+    """Without nodeseal a client can, unless its own end has closed first in order."""
+    port = next(_ports)
+    with closing(programs, server, who_ends) as address:
+        for number in range(200):
+            one = dial_from(programs, client, port, address)
+            one.sendall(struct.pack("!I", number))
+            assert receive_exactly(one, 6) == struct.pack("!IH", number, port)
+            if who_ends == "server":
+                assert one.recv(1) == b""
+                one.close()
+            else:
+                reset(one)
+
+
+def test_nothing_of_a_clients_former_connection_is_lost(programs: Programs) -> None:
+    """The server has not taken all of it when the client comes again from the same port: it gets another one."""
+    sent, port = bytes(600_000), next(_ports)
+    listener = programs.serve("pipeline", silent)
+    client = dial_from(programs, "shipper", port, listener.address)
+    former = listener.connection()
+    former.shutdown(socket.SHUT_WR)
+    assert client.recv(1) == b""
+    client.sendall(sent)
+    client.close()
+    wait_for(lambda: port not in programs.lab.run("shipper", ports_in_use), "the core has taken all from the client")
+    again = dial_from(programs, "shipper", port, listener.address)
+    again.sendall(b"again")
+    assert receive_exactly(listener.connection(1), 5) == b"again"
+    assert listener.peers[0][1] == port
+    assert listener.peers[1][1] >= FIRST_OF_OURS
+    assert receive_exactly(former, len(sent)) == sent
+    assert former.recv(1) == b""
 
 
 def test_clients_that_may_use_every_port_lose_no_connection(lab: RunningLab, programs: Programs) -> None:

@@ -52,20 +52,27 @@ void bearing_renew(struct flow *flow)
         socket_tolerate(flow->far.fd, &flow->tolerance);
 }
 
-int bearing_tell(struct worker *worker, const struct tuple *ends, const struct tolerance *tolerance)
+struct flow *bearing_find(struct worker *worker, const struct tuple *ends)
 {
     struct link *at, *next;
     struct link *bucket = bucket_of(worker, ends->workload, ends->source.port, ends->destination.port);
     link_each(at, next, bucket)
     {
         struct flow *flow = container_of(at, struct flow, bearing_link);
-        if (!is_meant(flow, ends))
-            continue;
-        flow->tolerance = *tolerance;
-        stream_bear(&flow->stream, least_of(tolerance));
-        if (flow->far.fd >= 0)
-            socket_tolerate(flow->far.fd, tolerance);
-        return 1;
+        if (is_meant(flow, ends))
+            return flow;
     }
-    return 0;
+    return NULL;
+}
+
+int bearing_tell(struct worker *worker, const struct tuple *ends, const struct tolerance *tolerance)
+{
+    struct flow *flow = bearing_find(worker, ends);
+    if (flow == NULL)
+        return 0;
+    flow->tolerance = *tolerance;
+    stream_bear(&flow->stream, least_of(tolerance));
+    if (flow->far.fd >= 0)
+        socket_tolerate(flow->far.fd, tolerance);
+    return 1;
 }

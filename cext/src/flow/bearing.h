@@ -13,6 +13,8 @@
 void bearing_enter(struct flow *flow);
 /* 1, or 0: no flow of this worker is meant. */
 int bearing_tell(struct worker *worker, const struct tuple *ends, const struct tolerance *tolerance);
+/* The one with these ends; NULL: there is none on this worker. */
+struct flow *bearing_find(struct worker *worker, const struct tuple *ends);
 /* The flow has another socket as its far side. */
 void bearing_renew(struct flow *flow);
 

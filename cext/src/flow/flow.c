@@ -106,6 +106,30 @@ void flow_wake_in(struct flow *flow, uint64_t ms)
         live->wake_ms = flow->wake_ms;
 }
 
+/* ---- one after another ---- */
+
+void flow_follow(struct flow *flow, struct flow *leader)
+{
+    flow->leader = leader;
+    leader->follower = flow;
+}
+
+void flow_follow_no_more(struct flow *flow)
+{
+    if (flow->leader != NULL)
+        flow->leader->follower = NULL;
+    flow->leader = NULL;
+}
+
+static void flow_let_follow(struct flow *flow)
+{
+    struct flow *follower = flow->follower;
+    if (follower == NULL)
+        return;
+    flow_follow_no_more(follower);
+    task_wait(&follower->worker->turns, &follower->workload->budget, &follower->task);
+}
+
 /* ---- what is told of it ---- */
 
 void flow_describe(const struct flow *flow, struct ns_connection *out)
@@ -183,6 +207,8 @@ static void flow_close(struct flow *flow, const char *reason, void (*how)(int))
     flow_give_pipe(flow, &flow->to_far);
     if (worker->scratch.gathered.flow == flow)
         worker->scratch.gathered.flow = NULL;
+    flow_follow_no_more(flow);
+    flow_let_follow(flow);
     decision_waiter_cancel(&flow->waiter);
     link_remove(&flow->task.link);
     link_remove(&flow->bearing_link);

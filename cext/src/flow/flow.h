@@ -74,6 +74,10 @@ struct flow {
     struct link bearing_link;
     /* Of the core's end of the near connection, as the application has it. */
     uint16_t near_port;
+    /* Inbound: waits for the end of `leader`, since it is to have the same ends of the near connection: its
+     * client has begun again from the port of one that it has ended. NULL: none. */
+    struct flow *leader;
+    struct flow *follower;
     /* What its application has said. */
     struct tolerance tolerance;
     /* In worker->live.waiting until OPEN. */
@@ -131,6 +135,10 @@ void flow_count_pipe(struct flow *flow, struct splice_pipe *pipe);
 
 /* Not OPEN yet: to be woken in `ms` (route_wake), or somewhat later. */
 void flow_wake_in(struct flow *flow, uint64_t ms);
+/* CONNECTING: from now on it waits for `leader`; once that has ended, it has its turn. */
+void flow_follow(struct flow *flow, struct flow *leader);
+/* Harmless if it waits for none. */
+void flow_follow_no_more(struct flow *flow);
 
 /* Fills a row of the list of connections. */
 void flow_describe(const struct flow *flow, struct ns_connection *out);

@@ -12,6 +12,8 @@
 #include "loop/syn_answer.h"
 #include "wire/names.h"
 
+enum { FOLLOW_MS = 1000 }; /* for the end of the client's former connection; then it has another port */
+
 /* What it is connected to is up: bytes move. */
 static void route_open(struct flow *flow)
 {
@@ -45,10 +47,31 @@ static void route_reached(struct flow *flow)
 
 /* ---- inbound: towards the application ---- */
 
+/* The client's own port is taken while its former connection from there has not ended here: the end may come
+ * behind the request for the next, since it waits for its turn among the bytes. Without nodeseal the client's
+ * SYN would be sent again after a second. Whether it waits. */
+static int route_follow(struct flow *flow)
+{
+    struct worker *worker = flow->worker;
+    if (!flow->mtls || flow->source.port == 0 || worker->now_ms - flow->accepted_ms >= FOLLOW_MS)
+        return 0;
+    const struct tuple ends = {
+        .workload = flow->workload->key, .source = flow->destination, .destination = flow->source};
+    struct flow *leader = bearing_find(worker, &ends);
+    if (leader == NULL || leader->direction != NS_INBOUND || leader->follower != NULL ||
+        strcmp(leader->peer, flow->peer) != 0)
+        return 0;
+    flow_follow(flow, leader);
+    flow_wake_in(flow, FOLLOW_MS);
+    return 1;
+}
+
 static void route_to_application(struct flow *flow)
 {
     flow->state = FLOW_CONNECTING;
     flow->endpoint = flow->destination;
+    if (route_follow(flow))
+        return;
     turns_spend(&flow->workload->budget, TURN_DIAL);
     struct ns_address source = flow->source;
     if (!flow->mtls)
@@ -198,8 +221,12 @@ void route_wake(struct flow *flow)
 {
     NS_CHECK(flow, FLOW_MAGIC);
     flow->wake_ms = 0;
-    if (flow->state == FLOW_DECIDING)
+    if (flow->state == FLOW_DECIDING) {
         route_ask(flow, 0);
+    } else if (flow->leader != NULL) {
+        flow_follow_no_more(flow);
+        route_to_application(flow);
+    }
 }
 
 /* ---- its turn ---- */
@@ -209,6 +236,8 @@ void route_continue(struct flow *flow)
     NS_CHECK(flow, FLOW_MAGIC);
     if (flow->state == FLOW_DECIDING)
         route_ask(flow, 0); /* it has just begun; or the answer has come, and is in the cache */
+    else if (flow->state == FLOW_CONNECTING && flow->direction == NS_INBOUND && flow->near.fd < 0)
+        route_to_application(flow); /* it has followed another */
     else
         relay_flow(flow);
 }

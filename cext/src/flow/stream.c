@@ -125,10 +125,9 @@ static void on_request(void *owner, int32_t id, const struct ns_address *authori
         return;
     }
     turns_spend(&workload->budget, TURN_ACCEPT);
-    /* The port is told by the peer; the address is the one that the connection came from. Where that was
-     * translated on the way, the port is kept, as translators do if they can. */
+    /* The port is told by the peer; the address is the one that the connection came from. */
     struct ns_address source = tunnel->peer;
-    source.port = client->port;
+    source.port = address_same_ip(client, &tunnel->peer) ? client->port : 0;
     events_of(tunnel)->requested(tunnel, id, &source, authority);
 }
 
