@@ -1,17 +1,21 @@
 /* patience.c: whose streams end when a peer is silent, and when. The peer's kernel is this test's. */
 #include "flow/patience.h"
 
+#include <linux/sockios.h>
+
 #include "check.h"
 #include "wire/h2.h"
 
 enum { STREAMS = 4, NEVER = 0 };
 
 static int asked;                  /* by PING, in all */
+static int on_its_way;             /* bytes that the kernel has not acknowledged yet */
 static uint64_t unacknowledged_ms; /* for how long the kernel has said nothing */
 
 void __wrap_h2_ping(struct h2 *h2);
 void __real_h2_ping(struct h2 *h2);
 uint64_t __wrap_socket_unacknowledged_ms(int fd);
+int __wrap_ioctl(int fd, unsigned long request, void *argument);
 
 void __wrap_h2_ping(struct h2 *h2)
 {
@@ -23,6 +27,14 @@ uint64_t __wrap_socket_unacknowledged_ms(int fd)
 {
     (void)fd;
     return unacknowledged_ms;
+}
+
+int __wrap_ioctl(int fd, unsigned long request, void *argument)
+{
+    (void)fd;
+    CHECK_EQUAL(request, SIOCOUTQ);
+    *(int *)argument = on_its_way;
+    return 0;
 }
 
 /* A tunnel with streams, and what became of them. */
@@ -93,7 +105,7 @@ static void begin(void)
     link_init(&tunnel->streams);
     tunnel->role = TLS_SERVER; /* the pool is not its matter */
     tunnel->h2 = h2_new(0, &STREAM_H2_EVENTS, tunnel);
-    asked = 0;
+    asked = on_its_way = 0;
     unacknowledged_ms = NEVER;
     memset(is_broken, 0, sizeof(is_broken));
     memset(is_refused, 0, sizeof(is_refused));
@@ -209,6 +221,17 @@ TEST(a_peer_whose_kernel_acknowledges_is_busy)
     CHECK(!silence(119900, ACKNOWLEDGES));
     CHECK(is_left(other));
     CHECK(silence(100, ACKNOWLEDGES));
+    end();
+}
+
+TEST(a_kernel_is_not_asked_again_before_it_has_acknowledged)
+{
+    begin();
+    size_t hasty = stream_that_bears(3000);
+    on_its_way = 1;
+    CHECK(!silence(10000, ACKNOWLEDGES));
+    CHECK_EQUAL(asked, 1);
+    CHECK(is_left(hasty));
     end();
 }
 

@@ -1,6 +1,9 @@
 /* patience.c: see patience.h. */
 #include "flow/patience.h"
 
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+
 #include "flow/tunnel_end.h"
 #include "wire/h2.h"
 
@@ -100,6 +103,13 @@ static struct silence silence_of(const struct tunnel *tunnel)
     return silence;
 }
 
+/* More on top of what is on its way would only put off the time at which TCP sends that again. */
+static int is_acknowledged(const struct tunnel *tunnel)
+{
+    int left = 0;
+    return ioctl(tunnel->poll.fd, SIOCOUTQ, &left) != 0 || left == 0;
+}
+
 int patience_look(struct tunnel *tunnel)
 {
     struct silence silence = silence_of(tunnel);
@@ -109,7 +119,7 @@ int patience_look(struct tunnel *tunnel)
         if (silence.is_gone)
             tunnel_leave_pool(tunnel); /* first: what ends here may be tried elsewhere */
         end_impatient(tunnel, &silence);
-        if (silence.unacknowledged == 0)
+        if (silence.unacknowledged == 0 && is_acknowledged(tunnel))
             ask(tunnel); /* its kernel, again */
     } else if (tunnel->ping_ms == 0 && silence.unheard > tunnel->patience_ms / 3) {
         tunnel->patience_ms = least_borne(tunnel); /* streams have left since */
