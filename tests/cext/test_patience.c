@@ -2,6 +2,7 @@
 #include "flow/patience.h"
 
 #include <linux/sockios.h>
+#include <sys/ioctl.h>
 
 #include "check.h"
 #include "wire/h2.h"
