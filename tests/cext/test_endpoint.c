@@ -46,14 +46,14 @@ TEST(workload_address_port_and_identity_tell_endpoints_apart)
 {
     struct endpoints *endpoints = endpoints_new();
     struct ns_address address = host(1, 80), other_port = host(1, 81);
-    endpoint_note(endpoints, WORKLOAD, &address, PEER)->refused_ms = 1;
-    endpoint_note(endpoints, WORKLOAD, &other_port, PEER)->refused_ms = 2;
-    endpoint_note(endpoints, WORKLOAD, &address, "")->refused_ms = 3;
-    endpoint_note(endpoints, WORKLOAD + 1, &address, PEER)->refused_ms = 4;
-    CHECK_EQUAL(endpoint_find(endpoints, WORKLOAD, &address, PEER)->refused_ms, 1);
-    CHECK_EQUAL(endpoint_find(endpoints, WORKLOAD, &other_port, PEER)->refused_ms, 2);
-    CHECK_EQUAL(endpoint_find(endpoints, WORKLOAD, &address, "")->refused_ms, 3);
-    CHECK_EQUAL(endpoint_find(endpoints, WORKLOAD + 1, &address, PEER)->refused_ms, 4);
+    endpoint_note(endpoints, WORKLOAD, &address, PEER)->away_ms = 1;
+    endpoint_note(endpoints, WORKLOAD, &other_port, PEER)->away_ms = 2;
+    endpoint_note(endpoints, WORKLOAD, &address, "")->away_ms = 3;
+    endpoint_note(endpoints, WORKLOAD + 1, &address, PEER)->away_ms = 4;
+    CHECK_EQUAL(endpoint_find(endpoints, WORKLOAD, &address, PEER)->away_ms, 1);
+    CHECK_EQUAL(endpoint_find(endpoints, WORKLOAD, &other_port, PEER)->away_ms, 2);
+    CHECK_EQUAL(endpoint_find(endpoints, WORKLOAD, &address, "")->away_ms, 3);
+    CHECK_EQUAL(endpoint_find(endpoints, WORKLOAD + 1, &address, PEER)->away_ms, 4);
     endpoints_free(endpoints);
 }
 
@@ -97,6 +97,59 @@ TEST(a_workload_that_leaves_is_forgotten_and_no_other)
     CHECK(endpoint_find(endpoints, WORKLOAD, &address, PEER) == NULL);
     CHECK(endpoint_find(endpoints, WORKLOAD + 1, &address, PEER) != NULL);
     endpoints_free(endpoints);
+}
+
+/* ---- what became of attempts ---- */
+
+TEST(one_that_fails_is_away_twice_as_long_each_time)
+{
+    struct endpoint endpoint = {0};
+    static const uint64_t AWAY[] = {1000, 2000, 4000, 8000, 8000};
+    uint64_t now_ms = 5000;
+    for (size_t i = 0; i < sizeof(AWAY) / sizeof(AWAY[0]); i++) {
+        endpoint_missed(&endpoint, now_ms);
+        CHECK_EQUAL(endpoint.away_ms, now_ms + AWAY[i]);
+        now_ms = endpoint.away_ms;
+        endpoint_probed(&endpoint, now_ms);
+        CHECK(endpoint.away_ms > now_ms + endpoint_patience_ms(&endpoint)); /* nobody else tries it */
+    }
+}
+
+TEST(many_that_fail_together_are_one_failure)
+{
+    struct endpoint endpoint = {0};
+    for (int i = 0; i < 100; i++)
+        endpoint_missed(&endpoint, 5000 + (uint64_t)i);
+    CHECK_EQUAL(endpoint.misses, 1);
+    CHECK_EQUAL(endpoint.away_ms, 5099 + 1000);
+}
+
+TEST(one_that_answers_is_there)
+{
+    struct endpoint endpoint = {0};
+    endpoint_missed(&endpoint, 5000);
+    endpoint_probed(&endpoint, 6000);
+    endpoint_answered(&endpoint, 2);
+    CHECK_EQUAL(endpoint.misses, 0);
+    CHECK_EQUAL(endpoint.away_ms, 0);
+    CHECK_EQUAL(endpoint.probing, 0);
+    CHECK_EQUAL(endpoint.usual_ms, 0);
+}
+
+TEST(an_attempt_lasts_three_seconds_or_a_multiple_of_what_is_usual)
+{
+    struct endpoint endpoint = {0};
+    CHECK_EQUAL(endpoint_patience_ms(NULL), 3000);
+    CHECK_EQUAL(endpoint_patience_ms(&endpoint), 3000);
+    endpoint_missed(&endpoint, 5000);
+    CHECK_EQUAL(endpoint_patience_ms(&endpoint), 1000); /* seldom in vain, and then not for long */
+    endpoint_answered(&endpoint, 2000);
+    CHECK_EQUAL(endpoint_patience_ms(&endpoint), 16000);
+    endpoint_missed(&endpoint, 5000);
+    CHECK_EQUAL(endpoint_patience_ms(&endpoint), 16000);
+    for (int i = 0; i < 30; i++)
+        endpoint_answered(&endpoint, 1);
+    CHECK_EQUAL(endpoint_patience_ms(&endpoint), 3000);
 }
 
 CHECK_MAIN

@@ -6,6 +6,15 @@
 #include "base/hash.h"
 #include "wire/names.h"
 
+enum {
+    ATTEMPT_MS = 3000, /* two retransmissions of a SYN (RFC 6298) that may have been lost */
+    PROBE_MS = 1000,   /* for one that did not answer last time */
+    USUALS = 8,        /* times what it usually takes, if that is more */
+    SLOW_MS = ATTEMPT_MS / USUALS,
+    AWAY_MS = 1000, /* after the first failure; doubled with each */
+    AWAY_DOUBLINGS = 3,
+};
+
 void endpoints_init(struct endpoints *endpoints)
 {
     for (int i = 0; i < ENDPOINT_BUCKETS; i++)
@@ -80,4 +89,50 @@ struct endpoint *endpoint_note(struct endpoints *endpoints, uint64_t workload,
     }
     link_append(&endpoints->noted, &endpoint->noted_link);
     return endpoint;
+}
+
+/* ---- what became of attempts ---- */
+
+static uint64_t away_for(const struct endpoint *endpoint)
+{
+    uint32_t doublings = endpoint->misses > 0 ? endpoint->misses - 1 : 0;
+    return (uint64_t)AWAY_MS << (doublings < AWAY_DOUBLINGS ? doublings : AWAY_DOUBLINGS);
+}
+
+void endpoint_missed(struct endpoint *endpoint, uint64_t now_ms)
+{
+    /* Many that were under way fail at once. */
+    if (endpoint->misses == 0 || now_ms >= endpoint->away_ms || endpoint->probing)
+        endpoint->misses++;
+    endpoint->probing = 0;
+    endpoint->away_ms = now_ms + away_for(endpoint);
+}
+
+void endpoint_answered(struct endpoint *endpoint, uint64_t took_ms)
+{
+    endpoint->misses = 0;
+    endpoint->away_ms = 0;
+    endpoint->probing = 0;
+    if (endpoint->usual_ms != 0 || endpoint_is_slow(took_ms))
+        endpoint->usual_ms = endpoint->usual_ms == 0
+                                 ? (uint32_t)took_ms
+                                 : (uint32_t)((3 * (uint64_t)endpoint->usual_ms + took_ms) / 4);
+}
+
+void endpoint_probed(struct endpoint *endpoint, uint64_t now_ms)
+{
+    endpoint->probing = 1;
+    endpoint->away_ms = now_ms + 2 * endpoint_patience_ms(endpoint); /* should nothing be heard of it */
+}
+
+int endpoint_is_slow(uint64_t took_ms)
+{
+    return took_ms > SLOW_MS;
+}
+
+uint64_t endpoint_patience_ms(const struct endpoint *endpoint)
+{
+    uint64_t least = endpoint != NULL && endpoint->misses > 0 ? PROBE_MS : ATTEMPT_MS;
+    uint64_t usual = endpoint != NULL ? (uint64_t)USUALS * endpoint->usual_ms : 0;
+    return usual > least ? usual : least;
 }

@@ -3,12 +3,23 @@
 
 #include <stddef.h>
 
-uint32_t pick(const struct endpoint *const known[], uint32_t count, uint32_t first, uint64_t since_ms)
+static uint64_t away_until(const struct endpoint *endpoint)
 {
+    return endpoint == NULL ? 0 : endpoint->away_ms;
+}
+
+uint32_t pick(const struct endpoint *const known[], uint32_t count, uint32_t tried, uint32_t first,
+              uint64_t now_ms)
+{
+    uint32_t soonest = count;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t at = (first + i) % count;
-        if (known[at] == NULL || known[at]->refused_ms == 0 || known[at]->refused_ms < since_ms)
+        if (tried & (1u << at))
+            continue;
+        if (away_until(known[at]) <= now_ms)
             return at;
+        if (soonest == count || away_until(known[at]) < away_until(known[soonest]))
+            soonest = at;
     }
-    return first % count;
+    return soonest;
 }

@@ -6,9 +6,10 @@
 
 #include "balance/endpoint.h"
 
-/* The number of one of `count` endpoints, at least one, of which `known[i]` is remembered (NULL: nothing): in
- * turn from `first` on, the first that has not refused since `since_ms`; the one that is in turn if all have.
- */
-uint32_t pick(const struct endpoint *const known[], uint32_t count, uint32_t first, uint64_t since_ms);
+/* The number of one of `count` endpoints, at most 32, of which `known[i]` is remembered (NULL: nothing) and
+ * those in the set `tried` (a bit each) are none; at least one is left. In turn from `first` on, the first
+ * that is not away; if all are, the one that is to be back soonest. */
+uint32_t pick(const struct endpoint *const known[], uint32_t count, uint32_t tried, uint32_t first,
+              uint64_t now_ms);
 
 #endif

@@ -85,10 +85,14 @@ struct flow {
     struct decision_waiter waiter;
     /* Held; NULL until answered. */
     struct decision *decision;
-    /* Endpoints or tunnels tried. */
-    uint32_t attempts;
-    /* The decision's endpoint that was tried last. */
+    /* The decision's endpoints that were tried in this round, a bit for each. */
     uint32_t tried;
+    /* The number of the one that was tried last. */
+    uint32_t at;
+    /* When that began. */
+    uint64_t begun_ms;
+    /* How often an endpoint was tried on another tunnel in this round. */
+    uint32_t repeats;
     /* The worker's when it was last asked about. */
     uint64_t recheck_round;
     /* The SYN that it began with, until that is answered. */

@@ -5,9 +5,12 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "flow/stream_events.h"
 #include "flow/tunnel_end.h"
 #include "wire/h2.h"
 #include "wire/names.h"
+
+#define PORT_REFUSES "the peer's port 15008 refuses connections"
 
 enum { RETRY_MS = 50 };
 
@@ -44,6 +47,14 @@ void pool_dial_again(struct tunnel *tunnel)
         tunnel_abort(tunnel, "no socket for a tunnel");
 }
 
+/* Its streams may go elsewhere meanwhile. */
+static void tunnel_tell_delay(struct tunnel *tunnel, const char *reason)
+{
+    struct link *at, *next;
+    link_each(at, next, &tunnel->streams)
+        tunnel->worker->stream_events->delayed(container_of(at, struct stream, link), reason);
+}
+
 void pool_dial_failed(struct tunnel *tunnel, int error)
 {
     struct worker *worker = tunnel->worker;
@@ -53,13 +64,13 @@ void pool_dial_failed(struct tunnel *tunnel, int error)
         worker->now_ms + RETRY_MS < tunnel->use.begun_ms + worker->options->refused_retry_ms) {
         worker->pool.retrying++;
         tunnel->state = TUNNEL_WAITING;
+        tunnel_tell_delay(tunnel, PORT_REFUSES);
         return;
     }
     /* Where its port is closed a core starts, or ends. */
     enum cause cause = cause_of_errno(error);
     tunnel->cause = cause == CAUSE_REFUSED ? CAUSE_PASSING : cause;
-    tunnel_abort(tunnel, error == ECONNREFUSED ? "the peer's port 15008 refuses connections"
-                                               : "the peer cannot be reached");
+    tunnel_abort(tunnel, error == ECONNREFUSED ? PORT_REFUSES : "the peer cannot be reached");
 }
 
 /* ---- for a flow ---- */

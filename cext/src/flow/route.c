@@ -35,6 +35,7 @@ static void route_open(struct flow *flow)
 /* The same, but an application whose SYN is held has to be let in first. */
 static void route_reached(struct flow *flow)
 {
+    attempt_reached(flow);
     if (!held_is(&flow->held)) {
         route_open(flow);
         return;
@@ -226,6 +227,8 @@ void route_wake(struct flow *flow)
     } else if (flow->leader != NULL) {
         flow_follow_no_more(flow);
         route_to_application(flow);
+    } else if (flow->state == FLOW_CONNECTING && flow->direction == NS_OUTBOUND) {
+        attempt_overdue(flow);
     }
 }
 
@@ -431,6 +434,11 @@ static void on_refused(struct stream *stream, int again, enum cause cause, const
     attempt_failed(flow_of(stream), again, cause, reason);
 }
 
+static void on_delayed(struct stream *stream, const char *reason)
+{
+    attempt_delayed(flow_of(stream), CAUSE_PASSING, reason);
+}
+
 static void on_broken(struct stream *stream, const char *reason)
 {
     flow_abort(flow_of(stream), reason);
@@ -452,6 +460,7 @@ const struct stream_events ROUTE_EVENTS = {
     .answered = on_answered,
     .opened = on_opened,
     .refused = on_refused,
+    .delayed = on_delayed,
     .data = relay_data,
     .end = relay_end,
     .closed = relay_closed,

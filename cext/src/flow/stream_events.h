@@ -1,6 +1,7 @@
 /*
  * stream_events.h: what a tunnel's streams tell those whom they belong to (stream.h). Each worker has one
- * table of it. All but `lost`, `read` and what stream_give_up tells are called inside h2_feed or h2_produce.
+ * table of it. All but `delayed`, `lost`, `read` and what stream_give_up tells are called inside h2_feed or
+ * h2_produce.
  */
 #ifndef NS_STREAM_EVENTS_H
 #define NS_STREAM_EVENTS_H
@@ -32,6 +33,8 @@ struct stream_events {
     /* Client, STREAM_ASKED: it comes to nothing, whether it was answered or not. `again`: another tunnel to
      * the same endpoint may do. The owner parts from it (stream_leave). */
     void (*refused)(struct stream *stream, int again, enum cause cause, const char *reason);
+    /* Client, STREAM_ASKED: the peer's port refuses, and is tried again in a moment. The owner may end it. */
+    void (*delayed)(struct stream *stream, const char *reason);
     /* Bytes from the peer, which last until `read`. */
     void (*data)(struct tunnel *tunnel, struct stream *stream, const uint8_t *bytes, size_t length);
     /* The peer will send no more (half close). */
