@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <linux/sockios.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -54,6 +55,8 @@ int __wrap_setsockopt(int fd, int level, int name, const void *value, socklen_t 
 {
     if ((level == SOL_SOCKET && name == SO_MARK) || (level == IPPROTO_IP && name == IP_TRANSPARENT))
         return 0;
+    if (level == IPPROTO_TCP && name == TCP_USER_TIMEOUT)
+        __atomic_store_n(&calls.user_timeout, *(const int *)value, __ATOMIC_RELAXED);
     return __real_setsockopt(fd, level, name, value, length);
 }
 

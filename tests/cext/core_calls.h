@@ -28,6 +28,7 @@ struct core_calls {
     int accepts_tried;
     int steps; /* of handshakes */
     int steps_of_workers;
+    int user_timeout;            /* as it was last set, in ms */
     int produced;                /* bytes of frames, in all */
     _Atomic int tunnels_dialled; /* connections to peers' port 15008 that were begun */
 

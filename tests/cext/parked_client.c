@@ -209,15 +209,27 @@ void parked_arrival(struct lab *lab, int client, uint32_t sequence)
     ring_put(&record);
 }
 
-void parked_gone(struct lab *lab, int client)
+/* A record about the connection of `client`. */
+static void put_flow(struct lab *lab, int client, struct parked_record record)
 {
-    struct parked_record record = {.kind = PARKED_GONE};
     struct ns_address from = mapped(local_of(client)), to = mapped(local_of(lab->outbound));
     memcpy(record.flow.source, from.ip, 16);
     memcpy(record.flow.destination, to.ip, 16);
     record.flow.source_port = htons(from.port);
     record.flow.destination_port = htons(to.port);
     ring_put(&record);
+}
+
+void parked_gone(struct lab *lab, int client)
+{
+    put_flow(lab, client, (struct parked_record){.kind = PARKED_GONE});
+}
+
+void parked_bears(struct lab *lab, int client, uint32_t keepalive_ms, uint32_t unacknowledged_ms)
+{
+    struct parked_record record = {
+        .kind = PARKED_TOLERANCE, .value = keepalive_ms, .mark = unacknowledged_ms};
+    put_flow(lab, client, record);
 }
 
 void parked_connect(struct lab *lab, int client)

@@ -33,6 +33,8 @@ void parked_syn(struct lab *lab, int client, uint32_t sequence, uint32_t value);
 void parked_arrival(struct lab *lab, int client, uint32_t sequence);
 /* The application gives up. */
 void parked_gone(struct lab *lab, int client);
+/* It is connected, and says what it bears of its peer's silence. */
+void parked_bears(struct lab *lab, int client, uint32_t keepalive_ms, uint32_t unacknowledged_ms);
 
 /* Waits for the next packet that the core has sent. */
 struct sent parked_sent(void);

@@ -349,6 +349,46 @@ TEST(another_worker_than_the_reader_may_hold_it)
     lab_close(lab);
 }
 
+/* Of a flow in plaintext, whose far socket shows it. */
+static void check_bears(struct lab *lab)
+{
+    int client = parked_client(), other = parked_client();
+    for (int i = 0; i < 2; i++) {
+        parked_syn(lab, i == 0 ? client : other, 1000, 0);
+        struct sent sent = parked_sent();
+        check_released(&sent);
+        parked_connect(lab, i == 0 ? client : other);
+    }
+    int servers[] = {take_connection(lab->application), take_connection(lab->application)};
+    COUNT_RESET(calls.user_timeout);
+    parked_bears(lab, client, 9000, 4000);
+    WAIT_UNTIL(COUNT(calls.user_timeout) == 4000);
+    parked_bears(lab, other, 0, 5000);
+    WAIT_UNTIL(COUNT(calls.user_timeout) == 5000);
+    parked_bears(lab, client, 9000, 0);
+    WAIT_UNTIL(COUNT(calls.user_timeout) == 0);
+    close(client);
+    close(other);
+    close(servers[0]);
+    close(servers[1]);
+    WAIT_UNTIL(lab_core_stats(lab).live_connections == 0);
+}
+
+TEST(what_an_application_bears_reaches_its_flow)
+{
+    struct lab *lab = lab_parked(0);
+    check_bears(lab);
+    lab_close(lab);
+}
+
+TEST(what_an_application_bears_reaches_its_flow_on_another_worker)
+{
+    struct lab *lab = lab_parked(0);
+    parked_elsewhere();
+    check_bears(lab);
+    lab_close(lab);
+}
+
 TEST(connection_that_was_not_parked_is_accepted_as_before)
 {
     struct lab *lab = lab_parked(1);
