@@ -97,6 +97,29 @@ TEST(application_sees_the_peers_address_and_the_clients_port_or_a_high_one)
     lab_free(lab);
 }
 
+/* An application that is bound to a further address of its workload: the peer takes for its address what the
+ * tunnel comes from. */
+TEST(application_sees_the_address_that_its_client_is_bound_to)
+{
+    static const uint32_t FROM[] = {0x7f000001, 0x7f000009, 0x7f000009, 0x7f000001};
+    struct lab *lab = lab_new_of_one_worker();
+    struct sockaddr_in outbound = local_of(lab->outbound);
+    for (size_t i = 0; i < sizeof(FROM) / sizeof(FROM[0]); i++) {
+        struct sockaddr_in own = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(FROM[i])}, peer;
+        struct ends ends = {.client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+        socklen_t length = sizeof(peer);
+        CHECK_EQUAL(bind(ends.client, (struct sockaddr *)&own, sizeof(own)), 0);
+        CHECK_EQUAL(connect(ends.client, (struct sockaddr *)&outbound, sizeof(outbound)), 0);
+        ends.server = take_connection(lab->application);
+        CHECK_EQUAL(getpeername(ends.server, (struct sockaddr *)&peer, &length), 0);
+        CHECK_EQUAL(ntohl(peer.sin_addr.s_addr), FROM[i]);
+        exchange(&ends, 0);
+        ends_close(&ends);
+    }
+    CHECK_EQUAL(lab_stats(lab, SHIPPER_KEY).tunnels, 2);
+    lab_free(lab);
+}
+
 TEST(question_about_a_tunnels_stream_names_peer_and_authority)
 {
     struct lab *lab = lab_new();

@@ -84,7 +84,7 @@ static void connect_to(int family, const char *host, const char *source)
     int listener = listen_at(family, host, 0, &where);
     if (source != NULL)
         own = address_of(source);
-    int client = source == NULL ? socket_connect(&HERE, &where, NS_MARK_CORE)
+    int client = source == NULL ? socket_connect(&HERE, NULL, &where, NS_MARK_CORE)
                                 : socket_connect_for(&HERE, -1, &own, &where, NS_MARK_TO_APP, 0);
     CHECK_CASE(client >= 0, "%s", strerror(errno));
     int server = accept_in_time(listener, &peer);
@@ -102,6 +102,35 @@ TEST(connections_of_both_families)
 {
     connect_to(AF_INET, "127.0.0.1", NULL);
     connect_to(AF_INET6, "::1", NULL);
+}
+
+/* Where a connection to the loopback address of a family comes from that is asked to come from `from`. */
+static void check_comes_from(int family, const char *from, const char *expected)
+{
+    struct ns_address where, peer, own = address_of(from), wanted = address_of(expected);
+    int listener = listen_at(family, family == AF_INET ? "127.0.0.1" : "::1", 0, &where);
+    int client = socket_connect(&HERE, &own, &where, NS_MARK_CORE);
+    CHECK_CASE(client >= 0, "%s", strerror(errno));
+    int server = accept_in_time(listener, &peer);
+    CHECK_CASE(address_same_ip(&peer, &wanted), "%s", from);
+    CHECK_CASE(peer.port >= 61000, "%u", peer.port);
+    close(client);
+    close(server);
+    close(listener);
+}
+
+TEST(connection_comes_from_the_address_that_is_asked_for)
+{
+    check_comes_from(AF_INET, "127.0.0.9:5", "127.0.0.9:1");
+    check_comes_from(AF_INET6, "[::1]:5", "[::1]:1");
+}
+
+TEST(connection_from_an_address_of_somebody_else_or_of_another_family_comes_from_ones_own)
+{
+    check_comes_from(AF_INET, "203.0.113.5:5", "127.0.0.1:1");
+    check_comes_from(AF_INET6, "[2001:db8::5]:5", "[::1]:1");
+    check_comes_from(AF_INET, "[::1]:5", "127.0.0.1:1");
+    check_comes_from(AF_INET6, "127.0.0.9:5", "[::1]:1");
 }
 
 TEST(connections_of_both_families_with_a_source)
@@ -169,7 +198,7 @@ TEST(a_listener_tells_how_many_wait_for_acceptance)
     CHECK_EQUAL(socket_waiting(listener), 0);
     for (int i = 0; i < CLIENTS; i++) {
         struct pollfd ready = {.events = POLLOUT};
-        clients[i] = ready.fd = socket_connect(&HERE, &where, NS_MARK_CORE);
+        clients[i] = ready.fd = socket_connect(&HERE, NULL, &where, NS_MARK_CORE);
         CHECK_EQUAL(poll(&ready, 1, 10000), 1);
         CHECK_EQUAL(socket_waiting(listener), i + 1);
     }
@@ -186,7 +215,7 @@ TEST(a_socket_whose_peer_reads_nothing_holds_little_that_is_not_sent)
     static const char piece[16384];
     struct ns_address where, peer;
     int listener = listen_at(AF_INET, "127.0.0.1", 0, &where), unsent = 0;
-    int client = socket_connect(&HERE, &where, NS_MARK_CORE);
+    int client = socket_connect(&HERE, NULL, &where, NS_MARK_CORE);
     int server = accept_in_time(listener, &peer);
     struct pollfd ready = {.fd = client, .events = POLLOUT};
     socket_limit_unsent(client, MOST);
@@ -394,7 +423,7 @@ TEST(many_connections_to_one_place_have_ports_of_ours)
     int ends[MANY][2];
     for (int i = 0; i < MANY; i++) {
         struct ns_address peer;
-        ends[i][0] = socket_connect(&HERE, &scene.application, NS_MARK_CORE);
+        ends[i][0] = socket_connect(&HERE, NULL, &scene.application, NS_MARK_CORE);
         ends[i][1] = accept_in_time(scene.listener, &peer);
         CHECK_CASE(peer.port >= OWN_FIRST, "%u", peer.port);
     }
@@ -411,7 +440,7 @@ TEST(no_connection_is_lost_where_all_our_ports_are_taken)
     struct scene scene = scene_of(1, 0);
     struct ns_address peer;
     binds_refused = 1;
-    int client = socket_connect(&HERE, &scene.application, NS_MARK_CORE);
+    int client = socket_connect(&HERE, NULL, &scene.application, NS_MARK_CORE);
     binds_refused = 0;
     CHECK_CASE(client >= 0, "%s", strerror(errno));
     int server = accept_in_time(scene.listener, &peer);

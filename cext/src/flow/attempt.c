@@ -23,7 +23,7 @@ static int dial(struct flow *flow, const struct ns_endpoint *endpoint)
     if (flow->mtls)
         return stream_connect(&flow->stream, worker, flow->workload, endpoint, &flow->source,
                               &flow->destination);
-    int fd = socket_connect(&flow->workload->netns, &endpoint->address, NS_MARK_CORE);
+    int fd = socket_connect(&flow->workload->netns, &flow->source, &endpoint->address, NS_MARK_CORE);
     if (fd < 0)
         return -1;
     flow_adopt(flow, &flow->far, fd);

@@ -26,9 +26,12 @@ static int tunnel_dial(struct tunnel *tunnel)
 {
     struct ns_address to = tunnel->peer;
     to.port = NS_HBONE_PORT;
-    int fd = socket_connect(&tunnel->workload->netns, &to, NS_MARK_CORE);
+    int known = tunnel->from.port > 0;
+    int fd = socket_connect(&tunnel->workload->netns, known ? &tunnel->from : NULL, &to, NS_MARK_CORE);
     if (fd < 0)
         return -1;
+    if (!known)
+        (void)socket_local_address(fd, &tunnel->from);
     tunnel_prepare_socket(tunnel, fd);
     tunnel_adopt(tunnel, fd);
     tunnel->poll.readable = tunnel->poll.writable = tunnel->poll.ending = 0;
@@ -75,9 +78,16 @@ void pool_dial_failed(struct tunnel *tunnel, int error)
 
 /* ---- for a flow ---- */
 
-/* The one with room for a stream; NULL: there is none. */
+/* NULL: it cannot be dialled from there, or that does not matter. */
+static const struct ns_address *from_of(const struct ns_address *client, const struct ns_address *peer)
+{
+    return client != NULL && address_is_v4(client) == address_is_v4(peer) ? client : NULL;
+}
+
+/* The one from that address (NULL: any) with room for a stream; NULL: there is none. */
 static struct tunnel *pool_find(struct worker *worker, struct workload *workload,
-                                const struct ns_address *address, const char *identity)
+                                const struct ns_address *from, const struct ns_address *address,
+                                const char *identity)
 {
     struct link *bucket = &worker->pool.buckets[bucket_of(workload, address)];
     struct link *at, *next;
@@ -85,16 +95,18 @@ static struct tunnel *pool_find(struct worker *worker, struct workload *workload
     {
         struct tunnel *tunnel = container_of(at, struct tunnel, pool_link);
         if (tunnel->workload == workload && !tunnel->retired && address_same_ip(&tunnel->peer, address) &&
+            (from == NULL || address_same_ip(&tunnel->from, from)) &&
             strcmp(tunnel->tls.expected, identity) == 0 && h2_room(tunnel->h2) > 0)
             return tunnel;
     }
     return NULL;
 }
 
-struct tunnel *pool_tunnel(struct worker *worker, struct workload *workload, const struct ns_address *address,
-                           const char *identity, int by_name)
+struct tunnel *pool_tunnel(struct worker *worker, struct workload *workload, const struct ns_address *client,
+                           const struct ns_address *address, const char *identity, int by_name)
 {
-    struct tunnel *tunnel = pool_find(worker, workload, address, identity);
+    const struct ns_address *from = from_of(client, address);
+    struct tunnel *tunnel = pool_find(worker, workload, from, address, identity);
     errno = EAGAIN;
     if (tunnel != NULL || workload->credentials.context == NULL)
         return tunnel;
@@ -102,6 +114,8 @@ struct tunnel *pool_tunnel(struct worker *worker, struct workload *workload, con
     tunnel_count(tunnel, 1);
     turns_spend(&workload->budget, TURN_TUNNEL);
     tunnel->peer = *address;
+    if (from != NULL)
+        tunnel->from = *from;
     tunnel->use.begun_ms = worker->now_ms;
     errno = ENOMEM;
     if (tls_init(&tunnel->tls, TLS_CLIENT, &workload->credentials, worker->options->trust_domain, identity) !=
@@ -136,8 +150,9 @@ void pool_preconnect_decided(struct preconnect *preconnect, const struct decisio
     struct worker *worker = preconnect->worker;
     struct workload *workload = preconnect->workload;
     const struct ns_endpoint *endpoint = leads_to(decision, preconnect);
-    if (endpoint != NULL && pool_find(worker, workload, &preconnect->peer, preconnect->identity) == NULL) {
-        struct tunnel *tunnel = pool_tunnel(worker, workload, &preconnect->peer, preconnect->identity,
+    if (endpoint != NULL &&
+        pool_find(worker, workload, NULL, &preconnect->peer, preconnect->identity) == NULL) {
+        struct tunnel *tunnel = pool_tunnel(worker, workload, NULL, &preconnect->peer, preconnect->identity,
                                             endpoint->tunnel == NS_TUNNEL_BY_NAME);
         if (tunnel == NULL) {
             preconnect_delay(preconnect);

@@ -11,10 +11,12 @@
 enum { POOL_PRECONNECTS = 8 };
 
 /* A tunnel of `workload` to `identity` at address:15008 with room for a stream: from the pool, or a new one.
- * `by_name`: several identities live there, and the peer is told which is meant. NULL with errno if none
- * can be made (no credentials, no descriptor). */
-struct tunnel *pool_tunnel(struct worker *worker, struct workload *workload, const struct ns_address *address,
-                           const char *identity, int by_name);
+ * It comes from the address of `client`, whose stream it is for, if that is of the same family: the peer
+ * takes for a stream's source what its tunnel comes from. NULL: whichever there is. `by_name`: several
+ * identities live there, and the peer is told which is meant. NULL with errno if none can be made (no
+ * credentials, no descriptor). */
+struct tunnel *pool_tunnel(struct worker *worker, struct workload *workload, const struct ns_address *client,
+                           const struct ns_address *address, const char *identity, int by_name);
 /* WAITING: dials again. */
 void pool_dial_again(struct tunnel *tunnel);
 /* CONNECTING: what the dialling has come to; the tunnel waits to dial again, or ends. */

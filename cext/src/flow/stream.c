@@ -92,7 +92,7 @@ int stream_connect(struct stream *stream, struct worker *worker, struct workload
                    const struct ns_endpoint *endpoint, const struct ns_address *client,
                    const struct ns_address *destination)
 {
-    struct tunnel *tunnel = pool_tunnel(worker, workload, &endpoint->address, endpoint->identity,
+    struct tunnel *tunnel = pool_tunnel(worker, workload, client, &endpoint->address, endpoint->identity,
                                         endpoint->tunnel == NS_TUNNEL_BY_NAME);
     if (tunnel == NULL)
         return -1;

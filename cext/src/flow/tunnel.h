@@ -68,6 +68,8 @@ struct tunnel {
     /* Server: where the peer connected to. */
     struct ns_address local;
     struct ns_address peer;
+    /* Client: where its streams come from, and it too. Port 0: that is left to the first dialling. */
+    struct ns_address from;
 
     /* The handshake: while its step is out, `tls` is not to be touched. */
     struct step step;

@@ -230,20 +230,39 @@ static int port_failed(void)
     return errno == EADDRINUSE || errno == EADDRNOTAVAIL;
 }
 
-int socket_connect(const struct netns *netns, const struct ns_address *destination, uint32_t mark)
+/* The unspecified address of that family, without a port. */
+static struct ns_address any_like(const struct ns_address *address)
 {
-    int family = address_is_v4(destination) ? AF_INET : AF_INET6;
-    struct ns_address own = *destination;
-    memset(family == AF_INET ? own.ip + 12 : own.ip, 0, family == AF_INET ? 4 : 16);
+    struct ns_address any = *address;
+    int is_v4 = address_is_v4(address);
+    memset(is_v4 ? any.ip + 12 : any.ip, 0, is_v4 ? 4 : 16);
+    any.port = 0;
+    return any;
+}
+
+int socket_connect(const struct netns *netns, const struct ns_address *from,
+                   const struct ns_address *destination, uint32_t mark)
+{
+    int is_v4 = address_is_v4(destination);
+    int chosen = from != NULL && address_is_v4(from) == is_v4;
+    struct ns_address own = chosen ? *from : any_like(destination);
     for (int tries = 0;; tries++) {
-        int fd = socket_prepared(netns, family, mark, 0);
+        int last = tries == OWN_PORT_TRIES;
+        int fd = socket_prepared(netns, is_v4 ? AF_INET : AF_INET6, mark, 0);
         if (fd < 0)
             return -1;
         keep_alive(fd, KEEPALIVE_SECONDS, KEEPALIVE_SECONDS / 3, KEEPALIVE_COUNT);
-        own.port = own_port();
-        if ((tries == OWN_PORT_TRIES || bind_to(fd, &own) == 0) && connect_to(fd, destination) == 0)
+        own.port = last ? 0 : own_port();
+        if (last) /* the port is found by connect(), which knows the other end */
+            (void)set_option(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1);
+        int bound = last && !chosen ? 0 : bind_to(fd, &own);
+        if (bound == 0 && connect_to(fd, destination) == 0)
             return fd;
-        if (tries == OWN_PORT_TRIES || !port_failed())
+        if (bound != 0 && errno == EADDRNOTAVAIL) { /* not one of the namespace's */
+            own = any_like(destination);
+            chosen = 0;
+        }
+        if (last || !port_failed())
             return close_keeping_errno(fd);
         close(fd);
     }

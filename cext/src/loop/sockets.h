@@ -46,10 +46,12 @@ int socket_accept(int listener, struct ns_address *peer);
  * itself and applications seldom listen: in the workload's namespace it is taken from them.
  */
 
-/* Begins a connection to `destination` that is marked `mark`, from the address that the routes say. Keepalive
- * is set (after 180 s, as ztunnel): another machine can vanish without a word. Only when many ports towards
- * that destination are taken, the kernel chooses one, as it does for any client. */
-int socket_connect(const struct netns *netns, const struct ns_address *destination, uint32_t mark);
+/* Begins a connection to `destination` that is marked `mark`, from the address `from`; NULL, of another
+ * family, or not the namespace's own: from the one that the routes say. Keepalive is set (after 180 s, as
+ * ztunnel): another machine can vanish without a word. Only when many ports towards that destination are
+ * taken, the kernel chooses one, as it does for any client. */
+int socket_connect(const struct netns *netns, const struct ns_address *from,
+                   const struct ns_address *destination, uint32_t mark);
 
 /*
  * The same for a client, whom the application is to see: the socket is transparent and bound to `source`, the
