@@ -23,11 +23,13 @@
 #define NS_FORBID 0
 #define NS_ALLOW 1
 
+/* Raw sockets are the core's own, or of those who can send a packet with any mark. */
 static __always_inline int asks_for_host(struct bpf_sockopt *ctx)
 {
     u32 *value = ctx->optval;
 
-    return (void *)(value + 1) <= ctx->optval_end && host_mark(*value);
+    return ctx->sk->type != NS_SOCK_RAW && (void *)(value + 1) <= ctx->optval_end &&
+           (host_mark(*value) || host_released(*value));
 }
 
 /* Takes the option over that is about to be set; 0: it is none of these, or the kernel will refuse it. */

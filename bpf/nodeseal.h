@@ -260,6 +260,7 @@ struct ns_native_total {
 #define NS_AF_INET 2
 #define NS_AF_INET6 10
 #define NS_SOCK_STREAM 1
+#define NS_SOCK_RAW 3
 #define NS_IPPROTO_TCP 6
 #define NS_SOL_SOCKET 1
 #define NS_SO_BINDTODEVICE 25

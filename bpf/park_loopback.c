@@ -30,15 +30,6 @@
 #include "lib/ring.h"
 #include "lib/socket.h"
 
-/* Whether the socket in whose name a packet is sent is established. */
-static __always_inline int sent_by_established(struct __sk_buff *skb, const struct packet *packet)
-{
-    struct ns_flow back = {packet->flow.destination, packet->flow.source, packet->flow.destination_port,
-                           packet->flow.source_port};
-
-    return receiver_state(skb, &back, packet->ipv6) == STATE_ESTABLISHED;
-}
-
 /* A SYN from outside that is for the application itself: the socket that it accepts has no mark of it, and
  * its answers go their own way. */
 static __always_inline int admit(struct __sk_buff *skb)
@@ -68,7 +59,7 @@ int park_loopback(struct __sk_buff *skb)
         return packet.other ? TC_ACT_UNSPEC : dropped(NS_COUNT_PARK_UNREADABLE);
     if ((packet.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
         return park(skb, NS_PARKED_SYN, packet.length, pod_natives(*bits), NS_MARK_RELEASED);
-    if (packet.flags & TCP_RST && sent_by_established(skb, &packet))
+    if (packet.flags & TCP_RST && established_sender(skb, &packet.flow, packet.ipv6))
         return dropped(NS_COUNT_PARK_RESET_HELD);
     return TC_ACT_UNSPEC;
 }

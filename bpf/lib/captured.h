@@ -18,11 +18,17 @@ static __always_inline int host_mark(u32 mark)
     return (mark & NS_MARK_HOST_MASK) == NS_MARK_HOST;
 }
 
+/* Of a SYN of such a process that was parked, and goes on. */
+static __always_inline int host_released(u32 mark)
+{
+    return (mark & NS_MARK_HOST_MASK) == NS_MARK_HOST_RELEASED;
+}
+
 /* Of either end of a captured connection, in a pod or in the node's namespace, or of a SYN of one. */
 static __always_inline int captured_mark(u32 mark)
 {
     return mark == NS_MARK_CAPTURED || mark == NS_MARK_TO_APP || mark == NS_MARK_ANSWER ||
-           mark == NS_MARK_RELEASED || host_mark(mark);
+           mark == NS_MARK_RELEASED || host_mark(mark) || host_released(mark);
 }
 
 /* `sk`: the packet's sender, or 0. */

@@ -20,31 +20,39 @@ static __always_inline int ring_crowded(const struct ns_ring *workload)
 }
 
 /*
- * Parks a SYN, and has the packet dropped: nobody answers it before the core does. `length`: of its headers.
- * What does not fit is dropped all the same, and the sender's kernel sends it again.
+ * Parks a SYN, and has the packet dropped: nobody answers it before the core does. `record`: reserved for it,
+ * with the size of one; `length`: of its headers; `value`, `mark`: see struct ns_parked. What does not fit is
+ * dropped all the same, and the sender's kernel sends it again.
  */
-static __always_inline int park(struct __sk_buff *skb, u32 kind, u32 length, u32 value, u32 mark)
+static __always_inline int park_as(struct __sk_buff *skb, struct ns_parked *record, u32 kind, u32 length,
+                                   u32 value, u32 mark)
 {
-    struct ns_parked *record;
     u64 bytes = length;
 
-    if (bytes < sizeof(struct ipv4_header))
-        return dropped(NS_COUNT_PARK_UNREADABLE);
-    /* A whole register, and no comparison that the compiler has made of two: the verifier is to follow. */
-    asm volatile("" : "+r"(bytes));
-    if (bytes > sizeof(record->packet))
-        return dropped(NS_COUNT_PARK_UNREADABLE);
-    record = parked.ringbuf_reserve(sizeof(*record));
     if (!record)
         return dropped(NS_COUNT_PARK_FULL);
+    /* A whole register, and no comparison that the compiler has made of two: the verifier is to follow. */
+    asm volatile("" : "+r"(bytes));
+    if (bytes < sizeof(struct ipv4_header))
+        goto unreadable;
+    asm volatile("" : "+r"(bytes));
+    if (bytes > sizeof(record->packet))
+        goto unreadable;
     record->kind = kind;
     record->length = bytes;
     record->value = value;
     record->mark = mark;
-    if (bpf_skb_load_bytes_relative(skb, 0, record->packet, bytes, BPF_HDR_START_NET)) {
-        parked.ringbuf_discard(record, 0);
-        return dropped(NS_COUNT_PARK_UNREADABLE);
-    }
-    parked.ringbuf_submit(record, 0);
+    if (bpf_skb_load_bytes_relative(skb, 0, record->packet, bytes, BPF_HDR_START_NET))
+        goto unreadable;
+    bpf_ringbuf_submit(record, 0);
     return TC_ACT_SHOT;
+unreadable:
+    bpf_ringbuf_discard(record, 0);
+    return dropped(NS_COUNT_PARK_UNREADABLE);
+}
+
+/* The same in the ring of the workload whose namespace it is. */
+static __always_inline int park(struct __sk_buff *skb, u32 kind, u32 length, u32 value, u32 mark)
+{
+    return park_as(skb, parked.ringbuf_reserve(sizeof(struct ns_parked)), kind, length, value, mark);
 }

@@ -21,30 +21,53 @@ static __always_inline struct bpf_sock *sender(struct __sk_buff *skb)
     return sk ? bpf_sk_fullsock(sk) : 0;
 }
 
-/* The state of the socket, not a listener, that a packet with these numbers finds in this namespace; 0: there
- * is none. */
-static __always_inline u32 receiver_state(struct __sk_buff *skb, const struct ns_flow *flow, int ipv6)
+/* The socket, or the request, or the listener, that a packet with these numbers finds in this namespace, with
+ * a reference; 0: there is none. */
+static __always_inline struct bpf_sock *receiver(struct __sk_buff *skb, const struct ns_flow *flow, int ipv6)
 {
     struct bpf_sock_tuple tuple = {};
-    struct bpf_sock *found;
-    u32 state;
 
     if (ipv6) {
         __builtin_memcpy(tuple.ipv6.saddr, &flow->source, sizeof(tuple.ipv6.saddr));
         __builtin_memcpy(tuple.ipv6.daddr, &flow->destination, sizeof(tuple.ipv6.daddr));
         tuple.ipv6.sport = flow->source_port;
         tuple.ipv6.dport = flow->destination_port;
-        found = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
-    } else {
-        tuple.ipv4.saddr = flow->source.word[3];
-        tuple.ipv4.daddr = flow->destination.word[3];
-        tuple.ipv4.sport = flow->source_port;
-        tuple.ipv4.dport = flow->destination_port;
-        found = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+        return bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
     }
+    tuple.ipv4.saddr = flow->source.word[3];
+    tuple.ipv4.daddr = flow->destination.word[3];
+    tuple.ipv4.sport = flow->source_port;
+    tuple.ipv4.dport = flow->destination_port;
+    return bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+}
+
+/* Its state, unless it is a listener; 0: there is none. */
+static __always_inline u32 receiver_state(struct __sk_buff *skb, const struct ns_flow *flow, int ipv6)
+{
+    struct bpf_sock *found = receiver(skb, flow, ipv6);
+    u32 state;
+
     if (!found)
         return 0;
     state = found->state;
     bpf_sk_release(found);
     return state == STATE_LISTEN ? 0 : state;
+}
+
+/* The mark of the socket in whose name a packet with these numbers is sent, if that is established, here and
+ * with a mark; else 0. */
+static __always_inline u32 established_sender(struct __sk_buff *skb, const struct ns_flow *flow, int ipv6)
+{
+    struct ns_flow back = {flow->destination, flow->source, flow->destination_port, flow->source_port};
+    struct bpf_sock *found = receiver(skb, &back, ipv6);
+    struct bpf_sock *sk;
+    u32 mark = 0;
+
+    if (!found)
+        return 0;
+    sk = found->state == STATE_ESTABLISHED ? bpf_sk_fullsock(found) : 0;
+    if (sk)
+        mark = sk->mark;
+    bpf_sk_release(found);
+    return mark;
 }

@@ -113,12 +113,13 @@ void parked_elsewhere(void)
 
 /* ---- packets ---- */
 
-int __wrap_socket_raw_in(const struct netns *netns, int family);
+int __wrap_socket_raw_in(const struct netns *netns, int family, uint32_t mark);
 int __wrap_sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags);
 
-int __wrap_socket_raw_in(const struct netns *netns, int family)
+int __wrap_socket_raw_in(const struct netns *netns, int family, uint32_t mark)
 {
     (void)netns;
+    (void)mark;
     return socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 }
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
 
 from nodeseal.capture import constants
 from nodeseal.linux.socket_options import SO_MARK
@@ -151,7 +152,7 @@ def _checksum(data: bytes) -> int:
     total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    return int(~total & 0xFFFF)
 
 
 class Sender:
@@ -224,7 +225,8 @@ class Answers:
         return (one for one in self.seen if one.kind == kind)
 
     def _run(self) -> None:
-        while self._stop_reader not in select.select([self._ring, self._stop_reader], [], [])[0]:
+        watched: list[Any] = [self._ring, self._stop_reader]
+        while self._stop_reader not in select.select(watched, [], [])[0]:
             for one in self._ring.read():
                 self.seen.append(one)
                 if one.kind == ARRIVED:

@@ -102,3 +102,8 @@ RULE_PRIORITY = 100
 def host_mark(number: int) -> int:
     """The mark of the connections that the process of the node with this number dials."""
     return MARK_HOST | number
+
+
+def host_released_mark(number: int) -> int:
+    """The mark of its SYNs that were parked and are released."""
+    return MARK_HOST_RELEASED | number

@@ -64,12 +64,6 @@ int socket_in(const struct netns *netns, int family)
     return socket_of_type_in(netns, family, SOCK_STREAM, 0);
 }
 
-/* IPPROTO_RAW: the header is the caller's, in both families (raw(7); rawv6_init_sk). */
-int socket_raw_in(const struct netns *netns, int family)
-{
-    return socket_of_type_in(netns, family, SOCK_RAW, IPPROTO_RAW);
-}
-
 int socket_asking_in(const struct netns *netns)
 {
     int fd = socket_of_type_in(netns, AF_NETLINK, SOCK_RAW, NETLINK_SOCK_DIAG);
@@ -329,6 +323,15 @@ int socket_connect_for(const struct netns *netns, int asking, const struct ns_ad
     }
     errno = EADDRNOTAVAIL;
     return -1;
+}
+
+/* IPPROTO_RAW: the header is the caller's, in both families (raw(7); rawv6_init_sk). */
+int socket_raw_in(const struct netns *netns, int family, uint32_t mark)
+{
+    int fd = socket_of_type_in(netns, family, SOCK_RAW, IPPROTO_RAW);
+    if (fd >= 0 && mark != 0 && set_option(fd, SOL_SOCKET, SO_MARK, (int)mark) != 0)
+        return close_keeping_errno(fd);
+    return fd;
 }
 
 int socket_path_in(const struct netns *netns, int family, uint32_t mark)

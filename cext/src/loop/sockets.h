@@ -24,8 +24,9 @@ int socket_in(const struct netns *netns, int family);
 /* A socket there by which occupants are asked for (occupant.h); -1 with errno. */
 int socket_asking_in(const struct netns *netns);
 
-/* A raw socket there, for packets with their own IP header; -1 with errno. It receives nothing. */
-int socket_raw_in(const struct netns *netns, int family);
+/* A raw socket there, for packets with their own IP header; -1 with errno. It receives nothing. `mark`: its
+ * own; 0: none. */
+int socket_raw_in(const struct netns *netns, int family, uint32_t mark);
 /* A socket there with the mark, to be given to socket_path_mtu; -1 with errno. It sends nothing. */
 int socket_path_in(const struct netns *netns, int family, uint32_t mark);
 /* The largest IP packet on the way to `to`, as far as the kernel knows, at most 65535; 0: not known. */

@@ -9,8 +9,15 @@
 static struct answer *room(struct worker *worker, struct workload *workload, const struct ns_address *to,
                            uint32_t mark)
 {
-    int fd = workload_raw(workload, address_is_v4(to));
+    int fd = workload_raw(workload, address_is_v4(to), mark);
     return fd < 0 ? NULL : answers_room(&worker->answers, fd, to, mark);
+}
+
+/* That of a process of the node keeps what refuses it from the node's conntrack, which would find it invalid.
+ */
+static uint32_t refusal_mark(const struct held *held)
+{
+    return mark_is_host_released(held->mark) ? held->mark : NS_MARK_CORE;
 }
 
 void syn_forget(struct worker *worker, struct held *held)
@@ -55,7 +62,7 @@ void syn_send_on(struct worker *worker, struct workload *workload, struct held *
 void syn_refuse(struct worker *worker, struct workload *workload, struct held *held, enum cause cause)
 {
     if (cause == CAUSE_REFUSED || cause == CAUSE_NO_HOST || cause == CAUSE_NO_NETWORK) {
-        struct answer *answer = room(worker, workload, &held->tuple.source, NS_MARK_CORE);
+        struct answer *answer = room(worker, workload, &held->tuple.source, refusal_mark(held));
         if (answer != NULL)
             answer->length = cause == CAUSE_REFUSED
                                  ? syn_refusal(held->syn, answer->bytes, sizeof(answer->bytes))

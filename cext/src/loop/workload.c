@@ -157,10 +157,17 @@ struct workload *workload_named(struct worker *worker, const struct workload *li
 
 /* ---- its connections ---- */
 
-int workload_raw(struct workload *workload, int is_v4)
+int mark_is_host_released(uint32_t mark)
+{
+    return (mark & 0xffffff00u) == NS_MARK_HOST_RELEASED;
+}
+
+int workload_raw(struct workload *workload, int is_v4, uint32_t mark)
 {
     int *fd = &workload->raw[is_v4 ? 0 : 1];
-    return *fd >= 0 ? *fd : kept(workload, fd, socket_raw_in(&workload->netns, is_v4 ? AF_INET : AF_INET6));
+    int family = is_v4 ? AF_INET : AF_INET6;
+    uint32_t own = mark_is_host_released(mark) ? mark : 0;
+    return *fd >= 0 ? *fd : kept(workload, fd, socket_raw_in(&workload->netns, family, own));
 }
 
 uint16_t workload_path_mss(struct workload *workload, const struct ns_address *to)

@@ -118,8 +118,11 @@ void workloads_each(struct worker *worker, workload_visit *visit, void *argument
  * any if `name` is NULL; NULL: there is none. */
 struct workload *workload_named(struct worker *worker, const struct workload *like, const char *name);
 
-/* A raw socket in its namespace; -1: none can be had. */
-int workload_raw(struct workload *workload, int is_v4);
+/* A raw socket in its namespace; -1: none can be had. `mark`: what is to be sent. That of a process of the
+ * node is the socket's own too, by which it is restored where rules of the node take it away (bpf/). */
+int workload_raw(struct workload *workload, int is_v4, uint32_t mark);
+/* Whether it is that of SYNs of a process of the node, NS_MARK_HOST_RELEASED and its number. */
+int mark_is_host_released(uint32_t mark);
 /* The largest segment (TCP's MSS) that a connection from its namespace to `to` can send at first. */
 uint16_t workload_path_mss(struct workload *workload, const struct ns_address *to);
 /* What socket_asking_in gives, made once; -1: none can be had. */

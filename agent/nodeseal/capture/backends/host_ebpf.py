@@ -5,6 +5,7 @@ What differs from a namespace of its own (pod_ebpf.py), where everything belongs
 * its connections are marked by programs at its own cgroup (bpf/mark_host.c), each workload with a mark, a rule and a
   table of its own; the kernel runs them for the cgroup and for those below it, and for no other process;
 * on lo, bpf/note_loopback.c and bpf/lookup_host.c give a marked SYN to the listener of the workload whose mark it has;
+  or it is parked in that workload's ring, and what the core sends in its stead has a mark and a rule of its own;
 * bpf/lookup_host.c gives what arrives at one of the ports to that workload's inbound listener;
 * the core's connection to the application carries TO_APP, but the application's answers do not: the settings that
   would make them (tcp_fwmark_accept, fwmark_reflect) concern every process of the node, and the marks of whatever else
@@ -50,7 +51,8 @@ from nodeseal.linux.rtnetlink import LOOPBACK, Survey
 log = logging.getLogger("nodeseal.capture")
 
 _LO = Link("lo", LOOPBACK)
-_SHARED_MAPS = ("places", "looped", "host_listeners")
+_SHARED_MAPS = ("places", "looped", "host_listeners", "host_rings", "settings")
+_OWN_MAPS = ("host", "parked")
 # What is looped back from a device has lost its route, and its source is the node's own address: fib_validate_source().
 _SETTINGS = {4: {"net/ipv4/conf/lo/accept_local": "1"}}
 
@@ -93,19 +95,20 @@ class HostEbpfBackend:
         """See Backend: a number and a mark that are free in the namespace."""
         taken = {other.number for other in neighbours}
         in_use = namespace.run(rtnetlink.marks_in_use)
-        free = (one for one in constants.HOST_NUMBERS if one not in taken and constants.host_mark(one) not in in_use)
+        free = (one for one in constants.HOST_NUMBERS if one not in taken and in_use.isdisjoint(_marks_of(one)))
         entry.number = next(free, 0)
         if not entry.number:
             raise CaptureError(
                 f"cannot capture {entry.name}: {len(constants.HOST_NUMBERS)} processes of the node are captured"
             )
-        entry.marks = [constants.host_mark(entry.number), constants.MARK_TO_APP]
+        entry.marks = [*_marks_of(entry.number), constants.MARK_TO_APP]
 
     def plan(self, entry: Entry, survey: Survey) -> None:
         """See Backend: settings, and what holds the rules of untracked.py."""
         if not self._runtime.tcx:
             # The clsact qdisc that a filter needs would take every device of the node out of service for a moment.
             raise CaptureError(f"cannot capture {entry.name}: processes of the node need TCX links (Linux 6.6)")
+        self._plan_parking(entry)
         wanted = {path: value for version in entry.versions for path, value in _SETTINGS.get(version, {}).items()}
         settings.plan(entry, wanted)
         if not entry.untracked:
@@ -125,6 +128,8 @@ class HostEbpfBackend:
     def configure(self, entry: Entry) -> None:
         """See Backend."""
         try:
+            with contextlib.ExitStack() as stack:
+                self._set_parking(entry, self._rings(entry, stack))
             with opened(self._pins / entry.pins / "host") as host:
                 maps.enter_host(host, entry, maps.state_of(entry))
             with opened(self._pins / shared_pins(entry) / "places") as places:
@@ -164,6 +169,7 @@ class HostEbpfBackend:
         where = f"{entry.name} ({entry.cgroup})"
         shared = self._pins / shared_pins(entry)
         steps: list[Step] = [
+            (f"ring of {where}", partial(self._forget_ring, entry)),
             (f"BPF programs at the cgroup of {where}", partial(remove_all, self._pins / entry.pins)),
             (f"claimed ports of {where}", partial(_release_places, shared, entry)),
         ]
@@ -198,8 +204,12 @@ class HostEbpfBackend:
         except OSError as error:
             raise CaptureError(f"cannot give {entry.name} its listeners: {error.strerror}") from None
 
-    def ring(self, entry: Entry) -> None:
-        """See Backend: nothing is parked."""
+    def ring(self, entry: Entry) -> int | None:
+        """See Backend."""
+        try:
+            return bpf.pinned(self._pins / entry.pins / "parked")
+        except OSError as error:
+            raise CaptureError(f"cannot open the ring of {entry.name}: {error.strerror}") from None
 
     def live_listeners(self, entry: Entry, namespace: NetworkNamespace) -> frozenset[int]:
         """See Backend. None when nothing is installed."""
@@ -215,13 +225,46 @@ class HostEbpfBackend:
 
     # ---- inside
 
+    def _plan_parking(self, entry: Entry) -> None:
+        """The part of plan() that a workload which leaves needs too, if an older version captured it."""
+        entry.marks += [mark for mark in _marks_of(entry.number) if mark not in entry.marks]
+
+    def _rings(self, entry: Entry, stack: contextlib.ExitStack) -> dict[str, int]:
+        """The maps of rings, the workload's own among them, until the stack ends."""
+        shared = self._pins / shared_pins(entry)
+        where = {"parked": self._pins / entry.pins, "host_rings": shared, "settings": shared}
+        return {name: stack.enter_context(opened(path / name)) for name, path in where.items()}
+
+    def _set_parking(self, entry: Entry, own: Mapping[str, int]) -> None:
+        """Put in force what the entry says of it. Raises OSError."""
+        assert self._journal is not None
+        rings = self._runtime.maps["rings"]
+        if entry.parking:
+            maps.enter_ring(rings, entry, own["parked"])
+            maps.enter_host_ring(own["host_rings"], entry, own["parked"])
+        else:
+            maps.remove_host_ring(own["host_rings"], entry)
+            maps.remove_ring(rings, entry)
+        any_parking = any(one.parking for one in (entry, *self._journal.neighbours(entry)))
+        maps.enter_host_settings(own["settings"], parking=any_parking)
+
+    def _forget_ring(self, entry: Entry) -> bool:
+        """Nothing of the workload's is parked any more."""
+        found = False
+        for path, remove in (
+            (self._pins / "rings", maps.remove_ring),
+            (self._pins / shared_pins(entry) / "host_rings", maps.remove_host_ring),
+        ):
+            with contextlib.suppress(FileNotFoundError), opened(path) as rings:  # nothing was prepared
+                found = remove(rings, entry) or found
+        return found
+
     def _renew(self, entry: Entry, namespace: NetworkNamespace, listeners: Mapping[int, int]) -> None:
         assert self._journal is not None
         capturing = entry.state == "capturing"
-        if capturing:
-            survey = namespace.run(rtnetlink.survey)
-            namespace.run(lambda: self.plan(entry, survey))
-            self._journal.save()
+        survey = namespace.run(rtnetlink.survey)
+        namespace.run(lambda: self.plan(entry, survey) if capturing else self._plan_parking(entry))
+        self._journal.save()
         self._install(entry, namespace, listeners, capturing=capturing)
         self._journal.save()
 
@@ -237,13 +280,14 @@ class HostEbpfBackend:
                 for path in (directory, shared):
                     path.mkdir(mode=0o700, exist_ok=True)
                 own: dict[str, int] = {}
-                for name in (*_SHARED_MAPS, "host"):
-                    where = (directory if name == "host" else shared) / name
+                for name in (*_SHARED_MAPS, *_OWN_MAPS):
+                    where = (directory if name in _OWN_MAPS else shared) / name
                     own[name], new = pinned_or_new(where, partial(programs.new_map, name), partial(programs.fits, name))
                     stack.callback(os.close, own[name])
                     replace = replace or new
                 maps.enter_host_listeners(own["host_listeners"], entry, listeners)
                 maps.enter_host(own["host"], entry, state)
+                self._set_parking(entry, own)
                 namespace.run(lambda: _prepare_routing(entry))
                 self._attach_shared(shared, namespace, own, replace=replace)
                 self._cover_devices(entry, namespace, replace=replace)
@@ -308,6 +352,11 @@ class HostEbpfBackend:
             return self._runtime.load(stack, function, {"host": host, "host_listeners": listeners})
 
         cgroup_links.attach(entry.name, self.cgroups.directory(entry.cgroup), pins, load, replace=replace)
+
+
+def _marks_of(number: int) -> tuple[int, int]:
+    """What packets of the process with this number carry: its own, and SYNs of it that are released."""
+    return constants.host_mark(number), constants.host_released_mark(number)
 
 
 def _prepare_routing(entry: Entry) -> None:

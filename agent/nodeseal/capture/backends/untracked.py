@@ -4,8 +4,9 @@ What a process of the node dials passes the node's netfilter rules before it com
 kube-proxy translate the address of a service (DNAT), set bits of the mark and have the packet routed anew by what came
 out: it would leave for the endpoint, in plaintext. (bpf/return_host.c drops it then.) Rules of a nat table see only
 what conntrack knows. So a rule at the hook `output`, before everybody else's, takes what carries our marks out of it,
-`notrack`, in both directions: the process's own packets, and what the core answers (MARK_ANSWER). Packets stay
-untracked on lo, up to the socket. For firewalls they are UNTRACKED, not INVALID.
+`notrack`, in both directions: the process's own packets, the SYNs that the core sends in its stead when they were
+parked, and what refuses them (MARK_HOST_RELEASED), and what the core answers (MARK_ANSWER). Packets stay untracked on
+lo, up to the socket. For firewalls they are UNTRACKED, not INVALID.
 
 The core's connections to applications (TO_APP) stay tracked: the application's answers have no mark, and only as
 answers of a connection that conntrack knows do they keep clear of rules for new ones. But once bpf/return_host.c has
@@ -34,6 +35,7 @@ PRIORITY = -500  # before NF_IP_PRI_RAW_BEFORE_DEFRAG, -450, the first that the 
 _NFTABLES = "nftables"
 _SENT = (
     nftables.Mark(constants.MARK_HOST, constants.MARK_HOST_MASK),
+    nftables.Mark(constants.MARK_HOST_RELEASED, constants.MARK_HOST_MASK),
     nftables.Mark(constants.MARK_ANSWER),
 )
 _LOOPED = (nftables.Mark(constants.MARK_TO_APP),)

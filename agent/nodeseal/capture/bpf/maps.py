@@ -152,6 +152,21 @@ def enter_host(host: int, entry: Entry, state: int) -> None:
     bpf.map_update(host, ONLY, head + _enrolment(entry, state))
 
 
+def enter_host_ring(rings: int, entry: Entry, ring: int) -> None:
+    """What the workload dials is parked in its ring from now on."""
+    bpf.map_update(rings, struct.pack("=I", entry.number), struct.pack("=I", ring))
+
+
+def remove_host_ring(rings: int, entry: Entry) -> bool:
+    """The opposite. False when there was nothing."""
+    return bpf.map_delete(rings, struct.pack("=I", entry.number))
+
+
+def enter_host_settings(settings: int, *, parking: bool) -> None:
+    """Whether anything that a process of the namespace dials is parked."""
+    bpf.map_update(settings, ONLY, struct.pack("=I", constants.SETTING_PARK if parking else 0))
+
+
 def enter_host_listeners(listeners: int, entry: Entry, held: Mapping[int, int]) -> None:
     """Put listening sockets, by role, into the map `host_listeners`."""
     for role in STEERED:

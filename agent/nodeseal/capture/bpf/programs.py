@@ -34,7 +34,7 @@ _KINDS = {
     "return_host": (bpf.PROG_SCHED_CLS, 0),
 }
 PROGRAMS = tuple(_KINDS)
-_INNER = {"rings": "parked"}
+_INNER = {"rings": "parked", "host_rings": "parked"}
 """A map of maps -> the map that its values are like."""
 
 
