@@ -26,7 +26,7 @@ APT_PROFILE := $(APT_RUN) linux-perf valgrind
 C_SOURCES := $(wildcard cext/src/*/*.[ch] cext/include/*.h)
 C_FORMATTED := $(C_SOURCES) $(wildcard tests/cext/*.[ch] bpf/*.[ch] bpf/lib/*.h bench/*.[ch] bench/instructions/*.[ch])
 
-.PHONY: help demo test test-workers test-iptables chaos lint guard bench profile scale format reference man pictures clean install
+.PHONY: help demo test test-workers test-iptables chaos storm lint guard bench profile scale format reference man pictures clean install
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -112,6 +112,9 @@ lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-forma
 	@mkdir -p $(BUILD)/lint
 	for f in $(filter %.c,$(C_SOURCES)); do \
 	  gcc -std=gnu11 -Wall -Wextra -Wconversion -Wshadow -Werror -O2 -Icext/include -Icext/src -c $$f -o $(BUILD)/lint/$$(basename $$f .c).o; done
+
+storm: $(VENV)/.installed-test ## 200,000 connections, none reset, and 100,000 given up, nothing left (root, 10 minutes; STORM=N)
+	NODESEAL_TEST_STORM=$(or $(STORM),200000) $(BIN)/python -m pytest tests/differential/test_storm.py
 
 guard: $(VENV)/.installed ## instructions of the data path, compared with the recorded ones (20 s)
 	$(call apt_install,$(APT_GUARD))

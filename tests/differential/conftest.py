@@ -16,7 +16,7 @@ from differential.setting import HOST_WORKLOADS, PODS
 from differential.world import World
 from nodeseal_lab.lab import Lab
 from support.agent import use_compiled
-from support.lab import live_labs, running_lab
+from support.lab import RunningLab, live_labs, running_lab
 from support.pods import compiled
 
 SYN_RETRIES = "1"
@@ -35,15 +35,14 @@ def pytest_runtest_makereport(
 
 
 @pytest.fixture(scope="session")
-def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worlds]:
-    """With everything enrolled that is in setting.py, and with nothing of nodeseal at all. Both have what a node of
-    Kubernetes has, for the services' sake."""
+def labs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RunningLab]]:
+    """`enrolled`, with everything that is in setting.py, and `plain`, with nothing of nodeseal at all. Both have what a
+    node of Kubernetes has, for the services' sake."""
     assert os.geteuid() == 0, "makes network namespaces: needs root"
     with contextlib.ExitStack() as stack:
         stack.enter_context(use_compiled(compiled(), tmp_path_factory.mktemp("bpf") / "compiled.json"))
-        makers = []
-        for kind in ("enrolled", "plain"):
-            lab = stack.enter_context(
+        yield {
+            kind: stack.enter_context(
                 running_lab(
                     _short(tmp_path_factory, kind),
                     more_pods=PODS,
@@ -52,13 +51,28 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worlds]:
                     with_agents=kind == "enrolled",
                     ipv6=True,
                     node_rules="kube-proxy-nftables",
-                    settings={"connect": "truthful"},
                 )
-            ).lab
-            places = _Places(lab)
+            )
+            for kind in ("enrolled", "plain")
+        }
+
+
+@pytest.fixture(scope="session")
+def worlds(labs: dict[str, RunningLab]) -> Iterator[Worlds]:
+    """What cases run in."""
+    with contextlib.ExitStack() as stack:
+        makers = []
+        for kind in ("enrolled", "plain"):
+            places = _Places(labs[kind].lab)
             stack.callback(places.close)
-            makers.append(functools.partial(World, lab, places))
+            makers.append(functools.partial(World, labs[kind].lab, places))
         yield Worlds(*makers)
+
+
+@pytest.fixture(scope="session")
+def enrolled(labs: dict[str, RunningLab]) -> RunningLab:
+    """The enrolled lab, for tests that ask its agents and cores."""
+    return labs["enrolled"]
 
 
 class _Places:

@@ -7,9 +7,6 @@ ACCEPTS_FIRST = (
     "before it knows whether anyone answers. What is wrong is told by a reset afterwards. It is to hold the SYN until "
     "there is an answer."
 )
-OWN_PORT = (
-    "**To come.** The core chooses the source port of its connection to the application. It is to use the client's own."
-)
 PROXIED = "**To come.** Plaintext connections are relayed by the core. They are to be the kernel's own from end to end."
 NO_URGENT_DATA = (
     "A tunnel is a stream of HTTP/2, which has no urgent data, and no place to say where a byte of it was (RFC 9113). "
@@ -40,4 +37,15 @@ APP_MARK = (
 LISTENER_MARK = (
     "The kernel gives the mark of a listening socket to its answers (tcp_fwmark_accept counts for those without one). "
     "They leave for the client instead of the core, and no handshake ends. Exclude the port, or capture by iptables."
+)
+NO_TIMEOUT_ON_THE_WIRE = (
+    "The application's TCP has its peer on the same node, which answers. That the far side is silent is known to the "
+    "core, and it ends the connection when the application's own options would. But TCP has one message for that: a "
+    "reset. No packet makes a socket fail with ETIMEDOUT."
+)
+LEG_HAS_THE_PORT = (
+    "The core's connection to the application has the client's address and port, which it binds in the server's "
+    "namespace. While it is open, the port can be bound at any address only with SO_REUSEADDR, as if the application "
+    "had dialled from it (inet_csk_bind_conflict of net/ipv4/inet_connection_sock.c). Clients' ports are where nobody "
+    "listens."
 )

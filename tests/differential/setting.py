@@ -8,7 +8,7 @@ REGISTRY_PORT = 5000
 PIPELINE_PORT = 8080
 """Of the service in front of `pipeline`, see nodeseal_lab.plan."""
 
-PODS = ("guest:node1:plain",)
+PODS = ("guest:node1:plain", "far:node2")
 HOST_WORKLOADS = ("vector:node1:9100", f"registry:node2:{REGISTRY_PORT}")
 """What a lab has beside its default pods."""
 
@@ -35,6 +35,10 @@ INWARD = Relation("inward", "guest", "pipeline", "only the server is enrolled")
 SERVICE = Relation("service", "shipper", "pipeline", "the client dials a service", PIPELINE_PORT, service=True)
 FROM_NODE = Relation("from-node", "vector", "pipeline", "the client is a process of its node")
 TO_NODE = Relation("to-node", "shipper", "registry", "the server is a process of its node", REGISTRY_PORT)
+
+# Whose network is cut: the others' tunnels are to go on meanwhile.
+FAR_MESH = Relation("far-mesh", "siem", "far", "both are enrolled")
+FAR_OUTWARD = Relation("far-outward", "siem", "intruder", "only the client is enrolled")
 
 PODS_ONLY = (MESH, OUTWARD, INWARD)
 PARKED = (MESH, NEIGHBOURS, OUTWARD, SERVICE, TO_NODE)

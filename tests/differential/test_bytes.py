@@ -16,7 +16,7 @@ from support.connection import receive_exactly, reset
 from support.patience import wait_for
 
 LARGE = 8 << 20
-SIOCATMARK = 0x8905  # asm-generic/sockios.h
+TCP_REPAIR = 19  # linux/tcp.h
 BOTH = (4, 6)
 
 
@@ -163,6 +163,19 @@ def test_unread_data_resets(world: World) -> Observation:
     client.sendall(b"unread")
     receive_exactly_peeking(accepted, 6)
     accepted.close()
+    return {"client reads": received(lambda: client.recv(1))}
+
+
+@case(*PODS_ONLY)
+def test_half_open(world: World) -> Observation:
+    """A server's kernel forgets a connection, as after a crash; the client does not know, and sends."""
+    client, accepted = world.connected()
+    client.sendall(b"x")
+    accepted.recv(1)
+    # With TCP_REPAIR close() sends nothing (tcp_close of net/ipv4/tcp.c).
+    accepted.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+    accepted.close()
+    client.sendall(b"still there?")
     return {"client reads": received(lambda: client.recv(1))}
 
 

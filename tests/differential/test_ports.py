@@ -7,22 +7,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from differential.case import Notice, case
-from differential.notices import FORWARDED_SOURCE, OWN_PORT, UNKNOWN_VIP
+from differential.notices import FORWARDED_SOURCE, PROXIED, UNKNOWN_VIP
 from differential.observation import Observation, outcome
-from differential.setting import EVERYWHERE, INWARD, MESH, PODS_ONLY
+from differential.setting import EVERYWHERE, FAR_MESH, INWARD, MESH, OUTWARD, PODS_ONLY
 from differential.world import World
 from support.connection import echoes, receive_exactly, reset
 
 BOTH = (4, 6)
+PLAINTEXT = (OUTWARD, INWARD)
 VIP = {4: "198.51.100.20", 6: "2001:db8::20"}
 """Of a service that nodeseal knows nothing of (RFC 5737, RFC 3849)."""
-ANOTHER_PORT = Notice("server sees", "the server sees another port", OWN_PORT)
+ANOTHER_PORT = Notice("server sees", "the server sees another port", PROXIED, where=PLAINTEXT)
 
 
 @case(
     *EVERYWHERE,
     versions=BOTH,
-    notices=(Notice("server's peer's port is the client's", "the server sees another port", OWN_PORT),),
+    notices=(Notice("server's peer's port is the client's", "the server sees another port", PROXIED, where=PLAINTEXT),),
 )
 def test_addresses(world: World) -> Observation:
     """Client and server ask for the addresses and ports of their connection."""
@@ -56,7 +57,10 @@ def test_bound_port(world: World) -> Observation:
     return {"connect()": result, "own port": client.getsockname()[1] == world.more_ports[0], "server sees": peer[:2]}
 
 
-@case(*PODS_ONLY, notices=(Notice("server sees a privileged port", "the server sees another port", OWN_PORT),))
+@case(
+    *PODS_ONLY,
+    notices=(Notice("server sees a privileged port", "the server sees another port", PROXIED, where=PLAINTEXT),),
+)
 def test_privileged_port(world: World) -> Observation:
     """A client dials from a port below 1024, as rsh and NFS do; the server admits nobody else."""
     listener = world.listen()
@@ -150,10 +154,7 @@ def _port_range() -> str:
     return Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().strip()
 
 
-@case(
-    *PODS_ONLY,
-    notices=(Notice("ports that cannot be bound", "some are taken by the core", OWN_PORT, where=(MESH, INWARD)),),
-)
+@case(FAR_MESH)
 def test_listen_ports_stay_free(world: World) -> Observation:
     """While 300 connections are open, an application in the server's pod binds 500 ports out of the clients' range."""
     world.serve(backlog=512)
