@@ -95,7 +95,7 @@ static __always_inline void watch_tolerance(struct bpf_sockopt *ctx, struct bpf_
     key.netns = bpf_get_netns_cookie(ctx);
     key.number = host_mark(sk->mark) ? sk->mark & ~NS_MARK_HOST_MASK : 0;
     ring = rings.lookup(&key);
-    if (!ring || !tolerance_read(sk, &before))
+    if (!ring || !tolerance_read(sk, &before) || !tolerance_read_times(sk, &before))
         return;
     after = before;
     tolerance_set(&after, ctx->level, ctx->optname, *value);

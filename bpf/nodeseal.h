@@ -248,12 +248,12 @@ struct ns_native_total {
 #define NS_COUNT_PARK_FULL 24          /* drop: a SYN, and the ring had no room; its sender sends it again */
 #define NS_COUNT_PARK_RESET_HELD 25    /* drop: a reset on lo whose own sender is established */
 #define NS_COUNT_DIAL_UNWATCHED 26     /* pass: a captured socket, of whose end the core will not be told */
-#define NS_COUNT_DIAL_UNTOLD 27        /* pass: the ring had no room for what the core was to be told */
-#define NS_COUNT_DIAL_SLOW 28          /* pass: first bytes that are lost are sent again after 200 ms */
-#define NS_COUNT_NATIVE_UNNOTED 29     /* pass: a native connection that will not be accounted for */
-#define NS_COUNT_NATIVE_LOST 30        /* pass: the same, `natives` had no room or could not watch it */
-#define NS_COUNT_NATIVE_TOTAL_LOST 31  /* pass: counted nowhere, `native_totals` had no room */
-#define NS_COUNT_NATIVE_HELD 32        /* the socket stays captured: its mark could not be taken off */
+#define NS_COUNT_DIAL_UNTOLD 27    /* pass: the core was not told: its ring was full, or the kernel silent */
+#define NS_COUNT_DIAL_SLOW 28      /* pass: first bytes that are lost are sent again after 200 ms */
+#define NS_COUNT_NATIVE_UNNOTED 29 /* pass: a native connection that will not be accounted for */
+#define NS_COUNT_NATIVE_LOST 30    /* pass: the same, `natives` had no room or could not watch it */
+#define NS_COUNT_NATIVE_TOTAL_LOST 31 /* pass: counted nowhere, `native_totals` had no room */
+#define NS_COUNT_NATIVE_HELD 32       /* the socket stays captured: its mark could not be taken off */
 #define NS_COUNT_COUNT 33
 
 /* Values of the Linux ABI that bcc's own headers do not bring. */

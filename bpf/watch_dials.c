@@ -69,7 +69,8 @@ static __always_inline void tell_tolerance(struct bpf_sock_ops *ops, void *ring)
     struct tolerance tolerance;
     struct ns_flow flow;
 
-    if (!tolerance_read(ops, &tolerance) || !(tolerance.keepalive || tolerance.unacknowledged))
+    if (!tolerance_read(ops, &tolerance) || !(tolerance.keepalive || tolerance.unacknowledged) ||
+        (tolerance.keepalive && !tolerance_read_times(ops, &tolerance)))
         return;
     dial_flow(ops, &flow);
     tolerance_tell(ring, &flow, &tolerance);

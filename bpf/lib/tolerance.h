@@ -22,14 +22,22 @@ struct tolerance {
     int unacknowledged;
 };
 
-/* 1, or 0 if the kernel does not tell. */
+/* What the socket was asked for. 1, or 0 if the kernel does not tell. */
 static __always_inline int tolerance_read(void *socket, struct tolerance *tolerance)
 {
     if (!bpf_getsockopt(socket, NS_SOL_SOCKET, NS_SO_KEEPALIVE, &tolerance->keepalive, sizeof(int)) &&
-        !bpf_getsockopt(socket, NS_IPPROTO_TCP, NS_TCP_KEEPIDLE, &tolerance->idle, sizeof(int)) &&
-        !bpf_getsockopt(socket, NS_IPPROTO_TCP, NS_TCP_KEEPINTVL, &tolerance->interval, sizeof(int)) &&
-        !bpf_getsockopt(socket, NS_IPPROTO_TCP, NS_TCP_KEEPCNT, &tolerance->count, sizeof(int)) &&
         !bpf_getsockopt(socket, NS_IPPROTO_TCP, NS_TCP_USER_TIMEOUT, &tolerance->unacknowledged, sizeof(int)))
+        return 1;
+    count(NS_COUNT_DIAL_UNTOLD);
+    return 0;
+}
+
+/* The times of keepalive, which few have on. */
+static __always_inline int tolerance_read_times(void *socket, struct tolerance *tolerance)
+{
+    if (!bpf_getsockopt(socket, NS_IPPROTO_TCP, NS_TCP_KEEPIDLE, &tolerance->idle, sizeof(int)) &&
+        !bpf_getsockopt(socket, NS_IPPROTO_TCP, NS_TCP_KEEPINTVL, &tolerance->interval, sizeof(int)) &&
+        !bpf_getsockopt(socket, NS_IPPROTO_TCP, NS_TCP_KEEPCNT, &tolerance->count, sizeof(int)))
         return 1;
     count(NS_COUNT_DIAL_UNTOLD);
     return 0;

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,6 @@ from support.connection import echo, echoes, family_of
 from support.lab import RunningLab, running_lab
 from support.patience import PATIENCE, wait_for
 from support.programs import Programs, Worker
-from support.server import Server
 
 pytestmark = pytest.mark.ebpf_only("rules park nothing, and tell nobody what applications bear")
 
@@ -88,9 +88,6 @@ class Ends:
     def __init__(self, programs: Programs) -> None:
         self._programs = programs
         self._servers = {pod: programs.serve(pod, echo) for pod in ("pipeline", "intruder")}
-
-    def server(self, pod: str) -> Server:
-        return self._servers[pod]
 
     def dial(self, client: str, server: str, options: tuple[tuple[int, int, int], ...] = ()) -> socket.socket:
         connection = self._programs.dial(client, self._servers[server].address)
@@ -171,3 +168,19 @@ def test_a_short_silence_ends_nothing(lab: RunningLab, programs: Programs, ends:
     for one in patient:
         one.settimeout(PATIENCE)
         assert echoes(one)
+
+
+def test_a_node_may_give_up_what_is_not_acknowledged(tmp_path: Path) -> None:
+    """Of two connections in one tunnel the one whose applications bear more, both of them, goes on."""
+    settings = {"connect": "truthful", "unacknowledged_limit": "3s"}
+    with running_lab(tmp_path, settings=settings) as lab, Programs(lab) as programs:
+        patience = (TCP, socket.TCP_USER_TIMEOUT, 100_000)
+        server = programs.serve("pipeline", echo, prepare=lambda listener: listener.setsockopt(*patience))
+        other, patient = (programs.dial("shipper", server.address) for _ in range(2))
+        assert echoes(other)
+        assert echoes(patient)
+        patient.setsockopt(*patience)
+        other.settimeout(None)
+        with silence(lab):
+            assert programs.thread(lambda: sends_until_it_ends(other)).result() < OTHERWISE_S
+        assert echoes(patient)
