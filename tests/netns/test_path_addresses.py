@@ -16,12 +16,14 @@ from nodeseal_lab.mesh_state import change_workloads
 from nodeseal_lab.plan import IPV4_LENGTH, IPV6_LENGTH
 from support.connection import echoes, endpoint, family_of
 from support.lab import HBONE_PORT, RunningLab, running_lab
+from support.netfilter import rule
 from support.patience import wait_for
 from support.programs import Programs
 
 CARD = b"card=4111 1111 1111 1111;"
 FURTHER = 100
 """How far a pod's further address is from its first one, which is in the same subnet."""
+VIRTUAL = "10.99.9.9"
 REFUSED = (ConnectionError, EOFError)
 ENROLLED = ("shipper", "pipeline", "siem")
 
@@ -34,7 +36,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
             add_addresses(lab, pod, FURTHER)
         attribute(lab, dict.fromkeys(ENROLLED, (0, FURTHER)))
         wait_for(lambda: all(len(lab.workload(pod)["addresses"]) == 4 for pod in ENROLLED), "the further addresses")
-        wait_for(lambda: not problems(lab, "node1") and not problems(lab, "node2"), "nothing is wrong")
+        wait_for(lambda: not astray(lab, "node1") and not astray(lab, "node2"), "nothing is wrong")
         yield lab
 
 
@@ -63,13 +65,19 @@ def attribute(lab: RunningLab, offsets: dict[str, tuple[int, ...]], **more: Any)
 
 
 def problems(lab: RunningLab, node: str) -> list[dict[str, Any]]:
-    return [one for one in lab.status(node)["problems"] if one["word"].startswith(("address-", "family-"))]
+    words = ("address-", "family-", "plaintext-from")
+    return [one for one in lab.status(node)["problems"] if one["word"].startswith(words)]
+
+
+def astray(lab: RunningLab, node: str) -> list[dict[str, Any]]:
+    """Without what is told for some minutes."""
+    return [one for one in problems(lab, node) if one["word"] != "plaintext-from-enrolled"]
 
 
 def named(lab: RunningLab, node: str, word: str) -> str:
     """The text of the problem, once it is there."""
     found = wait_for(
-        lambda: next((one["text"] for one in problems(lab, node) if one["word"] == word), ""), f"{word} on {node}"
+        lambda: next((one["text"] for one in problems(lab, node) if one["word"] == word), ""), f"{word} on {node}", 90
     )
     return str(found)
 
@@ -116,6 +124,26 @@ def test_tunnels_arrive_at_each_address(lab: RunningLab, programs: Programs) -> 
         programs.dial("intruder", (nth(lab, "pipeline", offset), HBONE_PORT)).close()
 
 
+def test_virtual_address_that_is_translated_on_the_way_is_refused_and_named(
+    lab: RunningLab, programs: Programs
+) -> None:
+    """Somebody's load balancer on the client's node, of which the mesh state knows nothing."""
+    served = programs.serve("pipeline")
+    node = lab.lab.plan.node("node1").netns
+    with rule(
+        node, "type nat hook prerouting priority -100", f"ip daddr {VIRTUAL} dnat ip to {programs.at('pipeline')}"
+    ):
+        assert echoes(programs.dial("intruder", served.address))
+        with pytest.raises(REFUSED):
+            echoes(programs.dial("shipper", (VIRTUAL, served.address[1])), CARD)
+    assert len(served.peers) == 1
+    text = named(lab, "node2", "plaintext-from-enrolled")
+    assert "default/pipeline: plaintext of default/shipper (on node1" in text
+    # The client's node has seen a destination outside the mesh, and can know no more.
+    rows = [row for row in lab.connections("node1") if row["destination"] == f"{VIRTUAL}:{served.address[1]}"]
+    assert not any(row["mtls"] for row in rows)
+
+
 def test_address_that_two_workloads_claim_is_neithers_and_both_nodes_name_both(
     lab: RunningLab, programs: Programs
 ) -> None:
@@ -140,7 +168,7 @@ def test_address_that_two_workloads_claim_is_neithers_and_both_nodes_name_both(
         assert echoes(programs.dial("shipper", programs.serve("pipeline").address))
     finally:
         attribute(lab, {"siem": (0, FURTHER)})
-    wait_for(lambda: not problems(lab, "node1") and not problems(lab, "node2"), "nothing is wrong")
+    wait_for(lambda: not astray(lab, "node1") and not astray(lab, "node2"), "nothing is wrong")
     assert echoes(programs.dial("shipper", served.address))
 
 
@@ -151,7 +179,7 @@ def test_addresses_come_and_go_in_the_mesh_state_while_connections_go_on(lab: Ru
     assert nth(lab, "shipper", FURTHER) in named(lab, "node1", "address-not-attributed")
     assert all(echoes(one) for one in older)
     attribute(lab, {"shipper": (0, FURTHER)})
-    wait_for(lambda: not problems(lab, "node1"), "the address is attributed again")
+    wait_for(lambda: not astray(lab, "node1"), "the address is attributed again")
     assert all(echoes(one) for one in older)
     assert lab.workload("shipper")["enrolled"]
 
@@ -161,19 +189,21 @@ def test_address_that_is_not_attributed_is_named_and_enrolled_peers_are_refused_
 ) -> None:
     attribute(lab, {"pipeline": (0,)})
     text = named(lab, "node2", "address-not-attributed")
-    astray = nth(lab, "pipeline", FURTHER)
-    assert astray in text
-    served = programs.serve("pipeline", host=astray)
+    further = nth(lab, "pipeline", FURTHER)
+    assert further in text
+    served = programs.serve("pipeline", host=further)
     try:
         # One that is not enrolled is served.
         assert echoes(programs.dial("intruder", served.address))
         with pytest.raises(REFUSED):
             echoes(programs.dial("shipper", served.address), CARD)
         assert len(served.peers) == 1
+        told = wait_for(lambda: any(f"to {further}" in one["text"] for one in problems(lab, "node2")), "it is told", 90)
+        assert told
         # Dialled from there, it is captured like from any other.
-        dialled = dial_from(programs, "pipeline", astray, programs.serve("shipper").address)
+        dialled = dial_from(programs, "pipeline", further, programs.serve("shipper").address)
         assert echoes(dialled)
         assert lab.connection("node2", "outbound", endpoint(dialled.getsockname()))["mtls"]
     finally:
         attribute(lab, {"pipeline": (0, FURTHER)})
-        wait_for(lambda: not problems(lab, "node2"), "the address is attributed again")
+        wait_for(lambda: not astray(lab, "node2"), "the address is attributed again")

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from nodeseal.authority.creation import init_authority
@@ -365,6 +366,34 @@ def test_tunnel_that_does_not_come_to_be_is_named_with_peer_and_reason() -> None
     assert problem.text == f"default/shipper: no tunnel to 10.77.2.10:15008: {UNTRUSTED}"
     clock.now += vigil_module._SHOWN_S
     assert list(handshakes.problems()) == []
+
+
+@pytest.mark.parametrize(
+    ("destination", "why", "remedy"),
+    [
+        ("10.77.2.99:80", "since nobody knows whose address that is", "add 10.77.2.99 to the 'addresses' of default/b"),
+        ("10.77.2.10:80", "node1 did not know whom it dialled", "see which address default/a dials"),
+    ],
+)
+def test_plaintext_of_an_enrolled_workload_names_what_to_add(destination: str, why: str, remedy: str) -> None:
+    core, clock = FakeCore(), Clock()
+    handshakes = Handshakes(core, clock)  # type: ignore[arg-type]
+    state = mesh(
+        remote("a", "node1", addresses=(IPv4Address("10.77.1.10"),)),
+        remote("b", "node2", addresses=(IPv4Address("10.77.2.10"),)),
+    )
+    found = refusal(workload="default/b", kind="plaintext", direction="inbound", reason="source-is-enrolled")
+    core.refusals = [msgspec.structs.replace(found, destination=destination)]
+    core.failed = 1
+    asyncio.run(handshakes.look())
+    (problem,) = handshakes.strays.problems(state)
+    assert (problem.word, problem.about) == ("plaintext-from-enrolled", "default/b")
+    assert f"plaintext of default/a (on node1, 10.77.1.10) to {destination} was refused" in problem.text
+    assert why in problem.text
+    assert problem.remedy.startswith(remedy)
+    assert not list(handshakes.strays.problems(mesh()))
+    clock.now += 601
+    assert not list(handshakes.strays.problems(state))
 
 
 def test_strangers_who_fail_cost_a_look_in_half_a_minute_and_are_no_problem() -> None:

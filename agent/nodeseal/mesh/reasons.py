@@ -467,6 +467,14 @@ class ProblemWord(Word):
         "connections to it are refused, and so is plaintext from it.",
         "Take it away from the one that does not have it.",
     )
+    PLAINTEXT_FROM_ENROLLED = (
+        "plaintext-from-enrolled",
+        Level.WARNING,
+        "Plaintext of an enrolled workload arrived for one of this node's and was refused: the client's node did not "
+        "know whom it dialled. It dialled an address that the mesh state does not have, which is translated on the way "
+        "or is a further one of the workload.",
+        "Add the address that is dialled to the workload's `addresses`, or make it a service.",
+    )
     ADDRESS_NOT_ATTRIBUTED = (
         "address-not-attributed",
         Level.WARNING,

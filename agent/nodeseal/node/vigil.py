@@ -23,6 +23,7 @@ from nodeseal.mesh.reasons import ProblemWord
 from nodeseal.mesh.trust import Trust
 from nodeseal.node import peers
 from nodeseal.node.leftovers import HasCgroup, Leftovers
+from nodeseal.node.strays import Strays
 from nodeseal.sources.source import Description, Publishers
 
 log = logging.getLogger("nodeseal.agent")
@@ -37,10 +38,11 @@ _LOOK_AGAIN_S = 30.0  # at the connections and refusals: tens of thousands cost 
 
 
 class Handshakes:
-    """Notices tunnels that do not come to be, of this node's workloads as clients: by a counter, and when that moves by
-    a look at whom the core notes as refused."""
+    """Notices tunnels that do not come to be, of this node's workloads as clients, and plaintext that should not have
+    come: by counters, and when these move by a look at whom the core notes as refused."""
 
-    def __init__(self, core: CoreSupervisor, clock: Callable[[], float]) -> None:
+    def __init__(self, core: CoreSupervisor, clock: Callable[[], float], strays: Strays | None = None) -> None:
+        self.strays = strays or Strays(clock)
         self._core = core
         self._clock = clock
         self._counts: dict[str, int] = {}
@@ -55,7 +57,7 @@ class Handshakes:
         counts: dict[str, int] = {}
         for _link, (_stats, rows) in answers:
             for row in rows:
-                counts[str(row.workload)] = counts.get(str(row.workload), 0) + row.tls_failed
+                counts[str(row.workload)] = counts.get(str(row.workload), 0) + row.tls_failed + row.refused
         self._look = self._look or any(count > self._counts.get(name, 0) for name, count in counts.items())
         self._counts = counts
         now = self._clock()
@@ -63,6 +65,7 @@ class Handshakes:
             return
         self._look, self._looked = False, now
         for _link, refusals in await self._core.call_all(CoreClient.refusals):
+            self.strays.take(refusals)
             for one in refusals:
                 if one.direction != "outbound" or one.kind != "handshake" or one.workload is None:
                     continue
@@ -98,7 +101,8 @@ class Vigil:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.leftovers = Leftovers(node, run_dir)
-        self.handshakes = Handshakes(core, clock)
+        self.strays = Strays(clock)
+        self.handshakes = Handshakes(core, clock, self.strays)
         self._node = node
         self._source = source
         self._patience = PATIENCE_S + settle
@@ -163,7 +167,7 @@ class Vigil:
         now = self._clock()
         self._since = {_key(problem): self._since.get(_key(problem), now) for problem in found}
         standing = [problem for problem in found if now - self._since[_key(problem)] >= self._patience]
-        return [*standing, *self.handshakes.problems()]
+        return [*standing, *self.handshakes.problems(), *self.strays.problems(self._mesh)]
 
 
 def _stuck(name: WorkloadName) -> Problem:
