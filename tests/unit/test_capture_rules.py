@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import ip_network
+from ipaddress import IPv4Address, ip_network
 
 import pytest
 
@@ -173,3 +173,13 @@ def test_what_is_captured_leaves_by_lo_only() -> None:
 )
 def test_tables_are_in_use_when_they_hold_rules_or_chains(text: str, used: bool) -> None:
     assert xtables.holds_rules(text) is used
+
+
+def test_tunnels_to_further_addresses_go_to_the_listener_of_the_first() -> None:
+    addresses = [IPv4Address("10.0.0.5"), IPv4Address("10.0.0.6")]
+    text = ruleset.installation("", 4, {OUTBOUND: 40000, INBOUND: 40001}, capturing=True, addresses=addresses)
+    (rule,) = [line for line in text.splitlines() if "--on-port 15008" in line]
+    assert "-d 10.0.0.6 " in rule
+    assert rule.endswith("--on-ip 10.0.0.5")
+    assert text.index(rule) < text.index("--dport 15008 -j RETURN")
+    assert ruleset.ports(text) == {OUTBOUND: 40000, INBOUND: 40001}

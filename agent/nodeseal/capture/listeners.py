@@ -146,8 +146,8 @@ def _listen(where: str, role: int, version: int, address: str, mark: int, *, kee
             # a captured application those must stay on lo, instead of leaving for the address that it dialled.
             listener.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if steered:
-                # The same flag for both families.
+            if steered or role in SHARED:
+                # The same flag for both families. TPROXY gives connections to such sockets only.
                 listener.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
             # Accepted sockets inherit these, which saves a system call for each of them per connection. Only inbound
             # plaintext needs keepalive: tunnels have pings, and a workload cannot vanish without a word.

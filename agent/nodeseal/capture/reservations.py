@@ -24,6 +24,7 @@ RESERVATIONS: dict[BackendName, tuple[str, ...]] = {
         "A rule in an enrolled namespace that writes marks of its own into conntrack's entries (CONNMARK) can take a "
         "connection past the core, in plaintext.",
         "Processes of the node itself (host in the mesh state) are not captured.",
+        "A family (IPv4, IPv6) in which the mesh state gives a workload no address is not captured.",
         "An address without a route cannot be dialled, not even a service's.",
         "A client that crashed and comes back from the port of a connection older than enrolment waits until that one "
         "has ended.",

@@ -59,7 +59,7 @@ class IptablesBackend:
     name: BackendName = "iptables"
     of_processes = False
     needs_keepalive = True
-    tunnels_anywhere = False
+    tunnels_anywhere = True
     accepted_mark = constants.MARK_CAPTURED
 
     def __init__(self) -> None:
@@ -178,7 +178,15 @@ class IptablesBackend:
         for program in entry.xtables:
             saved = xtables.save(program)
             now = ruleset.ports(saved) if ports is None else ports
-            text = ruleset.installation(saved, family_of(program), now, capturing=capturing, bypass=bypass)
+            family = family_of(program)
+            text = ruleset.installation(
+                saved,
+                family,
+                now,
+                capturing=capturing,
+                bypass=bypass,
+                addresses=[one for one in entry.target_addresses if one.version == family],
+            )
             xtables.restore(program, text)
 
 

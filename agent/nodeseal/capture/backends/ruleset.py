@@ -39,10 +39,11 @@ cannot see is a rule that writes another mark into the entry.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from nodeseal.capture import constants
 from nodeseal.capture.listeners import INBOUND, OUTBOUND
+from nodeseal.mesh.address import Address
 from nodeseal.mesh.exclusions import Excluded
 
 OUTPUT = "NODESEAL_OUTPUT"
@@ -70,19 +71,28 @@ COUNTERS = {
 
 
 def installation(
-    saved: str, family: int, ports: Mapping[int, int], *, capturing: bool, bypass: Excluded | None = None
+    saved: str,
+    family: int,
+    ports: Mapping[int, int],
+    *,
+    capturing: bool,
+    bypass: Excluded | None = None,
+    addresses: Sequence[Address] = (),
 ) -> str:
     """What makes the rules be there as they should be, whatever of them is there already; takes effect as a whole.
 
     `saved`: the output of `iptables-save -t mangle`; `family`: 4 or 6; `ports`: role -> port of the core's listener on
     the loopback address (a role without one gets nothing new, and what would go there is dropped); `capturing`: False
     when new connections go direct and only captured ones are served; `bypass`: what comes in and is left to the
-    application all the same, None for what the rules say of that already.
+    application all the same, None for what the rules say of that already; `addresses`: the workload's of this family,
+    of which the first has the listener for tunnels.
     """
     left_alone = _bypass_of(saved) if bypass is None else list(_bypass(family, bypass))
     lines = ["*mangle", *(f":{chain} - [0:0]" for chain in _JUMPS.values())]
     lines += [f"-A {OUTPUT} {rule}" for rule in _output(family, capturing=capturing)]
-    lines += [f"-A {PREROUTING} {rule}" for rule in _prerouting(family, ports, left_alone, capturing=capturing)]
+    lines += [
+        f"-A {PREROUTING} {rule}" for rule in _prerouting(family, ports, left_alone, addresses, capturing=capturing)
+    ]
     lines += [f"-A {POSTROUTING} {rule}" for rule in _postrouting()]
     for builtin, chain in _JUMPS.items():
         found = _rules_of(saved, builtin)
@@ -108,7 +118,8 @@ def ports(saved: str) -> dict[int, int]:
     """Role -> port that the rules hand connections to now."""
     found = {}
     for rule in _rules_of(saved, PREROUTING):
-        if match := re.search(r"--on-port (\d+)", rule):
+        # Tunnels to further addresses are no role's.
+        if f"--dport {constants.HBONE_PORT} " not in rule and (match := re.search(r"--on-port (\d+)", rule)):
             found[OUTBOUND if "-i lo" in rule else INBOUND] = int(match[1])
     return found
 
@@ -161,13 +172,20 @@ def _bypass_of(saved: str) -> list[str]:
     return [rule for rule in _rules_of(saved, PREROUTING) if _ONLY_SYN in rule and rule.endswith("-j RETURN")]
 
 
-def _prerouting(family: int, ports: Mapping[int, int], left_alone: Iterable[str], *, capturing: bool) -> Iterator[str]:
+def _prerouting(
+    family: int, ports: Mapping[int, int], left_alone: Iterable[str], addresses: Sequence[Address], *, capturing: bool
+) -> Iterator[str]:
     yield f"-i lo -m mark ! --mark {_CAPTURED} -j RETURN"
     yield "-i lo -m addrtype --dst-type LOCAL -j RETURN"
     yield f"-i lo -p tcp {_target(family, ports.get(OUTBOUND), _CAPTURED)}"
     if family == 6:
         yield f"-s {_ON_THE_LINK} -j RETURN"
     # What opens no connection to this namespace: tunnels, which the core accepts by itself, resets, forwarded packets.
+    for address in addresses[1:]:
+        yield (
+            f"-d {address} -p tcp -m tcp --dport {constants.HBONE_PORT} --tcp-flags RST NONE "
+            f"-j TPROXY --on-port {constants.HBONE_PORT} --on-ip {addresses[0]}"
+        )
     yield f"-p tcp -m tcp --dport {constants.HBONE_PORT} -j RETURN"
     yield "-p tcp -m tcp --tcp-flags RST RST -j RETURN"
     yield "-m addrtype ! --dst-type LOCAL -j RETURN"
