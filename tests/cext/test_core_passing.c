@@ -154,6 +154,24 @@ TEST(denial_by_the_peer_is_refused)
     }
 }
 
+/* A kernel has accepted for it, so that connect() succeeds natively. */
+TEST(application_that_resets_at_once_had_accepted)
+{
+    for (int tunnel = 0; tunnel < 2; tunnel++) {
+        struct lab *lab = lab_parked();
+        struct sockaddr_in address = local_of(lab->application);
+        LAB_SET(lab, tunnel, tunnel);
+        gate_close(&address);
+        int client = parked(lab);
+        reset(take_connection(lab->application));
+        gate_open();
+        expect_released();
+        CHECK_EQUAL(lab_stats(lab, SHIPPER_KEY).failed, 0);
+        close(client);
+        lab_close(lab);
+    }
+}
+
 /* ---- an application that does not accept ---- */
 
 /* Its queue is full: the kernel drops SYNs. */

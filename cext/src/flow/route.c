@@ -331,8 +331,10 @@ static void side_connected(struct flow *flow, struct pollable *side, uint32_t ev
     int error = 0;
     if (events & (EPOLLERR | EPOLLHUP)) {
         error = socket_error(side->fd);
-        if (error == 0)
-            error = ECONNRESET; /* made, and reset before we looked */
+        if (error == 0 || error == ECONNRESET) {
+            side->failed = ECONNRESET; /* made, and reset before we looked */
+            error = 0;
+        }
     }
     if (error == 0) {
         if (side == &flow->near)

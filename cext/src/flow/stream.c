@@ -298,6 +298,14 @@ static void on_closed(void *owner, void *of, uint32_t code)
     events_of(tunnel)->read(tunnel->worker);
     if (stream->tunnel == NULL)
         return; /* what was written last has ended it */
+    if (stream->state == STREAM_ASKED && code == H2_CONNECT_ERROR) {
+        /* The application had accepted: it was its connection that was reset (RFC 9113 section 8.5). */
+        stream->state = STREAM_OPEN;
+        events_of(tunnel)->answered(stream);
+        events_of(tunnel)->opened(stream);
+        if (stream->tunnel == NULL)
+            return;
+    }
     if (stream->state == STREAM_ASKED) {
         int again = code == REFUSED_STREAM;
         events_of(tunnel)->refused(stream, again, again ? CAUSE_PASSING : CAUSE_REFUSED,
