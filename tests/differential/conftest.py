@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import subprocess
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -12,11 +13,14 @@ import pytest
 
 from differential.case import Worlds
 from differential.place import Place
-from differential.setting import HOST_WORKLOADS, PODS
+from differential.setting import HOST_WORKLOADS, NAMED, PODS, SEVERAL, UNNAMED
 from differential.world import World
 from nodeseal_lab.lab import Lab
+from nodeseal_lab.mesh_state import change_workloads
+from nodeseal_lab.topology import UPLINK
 from support.agent import use_compiled
 from support.lab import RunningLab, live_labs, running_lab
+from support.patience import wait_for
 from support.pods import compiled
 
 SYN_RETRIES = "1"
@@ -41,7 +45,7 @@ def labs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Running
     assert os.geteuid() == 0, "makes network namespaces: needs root"
     with contextlib.ExitStack() as stack:
         stack.enter_context(use_compiled(compiled(), tmp_path_factory.mktemp("bpf") / "compiled.json"))
-        yield {
+        made = {
             kind: stack.enter_context(
                 running_lab(
                     _short(tmp_path_factory, kind),
@@ -55,6 +59,36 @@ def labs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Running
             )
             for kind in ("enrolled", "plain")
         }
+        for kind, lab in made.items():
+            give_addresses(lab, known=kind == "enrolled")
+        yield made
+
+
+def give_addresses(lab: RunningLab, *, known: bool) -> None:
+    """The further addresses of SEVERAL; `known`: agents are there, and learn of those that they are to know."""
+    changes: dict[str, dict[str, object]] = {}
+    for name in SEVERAL:
+        pod = lab.lab.plan.pod(name)
+        network = str(pod.address).rpartition(".")[0]
+        for last in (NAMED, UNNAMED):
+            add = ["ip", "-n", pod.netns, "address", "add", f"{network}.{last}/24", "dev", UPLINK]
+            subprocess.run(add, check=True, timeout=20)
+        changes[name] = {"addresses": [*map(str, pod.addresses), f"{network}.{NAMED}"]}
+    change_workloads(lab.lab.mesh, changes)
+    if known:
+        for name in SEVERAL:
+            wait_for(lambda name=name: len(lab.workload(name)["addresses"]) == 3, f"{name} has its addresses")  # type: ignore[misc]
+        wait_for(lambda: not problems_of_addresses(lab), "both nodes know the addresses")
+
+
+def problems_of_addresses(lab: RunningLab) -> list[str]:
+    """What the agents say of addresses, but for those that they are not to know."""
+    return [
+        problem["text"]
+        for node in lab.lab.plan.nodes
+        for problem in lab.status(node.name)["problems"]
+        if problem["word"].startswith("address-") and f".{UNNAMED}" not in problem["text"]
+    ]
 
 
 @pytest.fixture(scope="session")

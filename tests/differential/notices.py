@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 ACCEPTS_FIRST = (
-    "**To come.** The core accepts plaintext from those who are not enrolled, and what a process of the node dials, "
-    "before it knows whether anyone answers. What is wrong is told by a reset afterwards. It is to hold the SYN until "
-    "there is an answer."
+    "**To come.** The core accepts plaintext from those who are not enrolled before it knows whether the application "
+    "listens. What is wrong is told by a reset afterwards. It is to hold the SYN until there is an answer."
 )
 PROXIED = "**To come.** Plaintext connections are relayed by the core. They are to be the kernel's own from end to end."
 NO_URGENT_DATA = (
@@ -48,4 +47,8 @@ LEG_HAS_THE_PORT = (
     "namespace. While it is open, the port can be bound at any address only with SO_REUSEADDR, as if the application "
     "had dialled from it (inet_csk_bind_conflict of net/ipv4/inet_connection_sock.c). Clients' ports are where nobody "
     "listens."
+)
+UNKNOWN_ADDRESS = (
+    "The client's node cannot know whose the address is, and sends plaintext, which the server's node refuses: the two "
+    "are enrolled. `nodeseal status` on both nodes names the address. Give it to the workload in the mesh state."
 )

@@ -8,9 +8,14 @@ REGISTRY_PORT = 5000
 PIPELINE_PORT = 8080
 """Of the service in front of `pipeline`, see nodeseal_lab.plan."""
 
-PODS = ("guest:node1:plain", "far:node2")
+PODS = ("guest:node1:plain", "far:node2", "several:node2")
 HOST_WORKLOADS = ("vector:node1:9100", f"registry:node2:{REGISTRY_PORT}")
 """What a lab has beside its default pods."""
+
+
+NAMED, UNNAMED = 200, 201
+"""The last parts of further addresses of the two pods below, on their devices. The mesh state has the former alone."""
+SEVERAL = ("siem", "several")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +41,13 @@ SERVICE = Relation("service", "shipper", "pipeline", "the client dials a service
 FROM_NODE = Relation("from-node", "vector", "pipeline", "the client is a process of its node")
 TO_NODE = Relation("to-node", "shipper", "registry", "the server is a process of its node", REGISTRY_PORT)
 
+SEVERAL_MESH = Relation("several-mesh", "siem", "several", "both are enrolled")
 # Whose network is cut: the others' tunnels are to go on meanwhile.
 FAR_MESH = Relation("far-mesh", "siem", "far", "both are enrolled")
 FAR_OUTWARD = Relation("far-outward", "siem", "intruder", "only the client is enrolled")
 
 PODS_ONLY = (MESH, OUTWARD, INWARD)
-PARKED = (MESH, NEIGHBOURS, OUTWARD, SERVICE, TO_NODE)
+PARKED = (MESH, NEIGHBOURS, OUTWARD, SERVICE, FROM_NODE, TO_NODE)
 """Where SYNs are held until there is an answer."""
 EVERYWHERE = (MESH, NEIGHBOURS, OUTWARD, INWARD, SERVICE, FROM_NODE, TO_NODE)
 

@@ -10,7 +10,7 @@ from differential.case import Notice, case
 from differential.notices import ACCEPTS_FIRST, PROXIED
 from differential.observation import Observation, Seconds, outcome, received, timed
 from differential.router import HOST, NETWORK, PROHIBITED
-from differential.setting import EVERYWHERE, FROM_NODE, INWARD, OUTWARD, PODS_ONLY
+from differential.setting import EVERYWHERE, INWARD, OUTWARD, PODS_ONLY
 from differential.world import World
 from support.connection import echoes, receive_exactly
 
@@ -18,7 +18,7 @@ UNROUTED = {4: "198.51.100.9", 6: "2001:db8::9"}
 """Nobody's address (RFC 5737, RFC 3849)."""
 
 BOTH = (4, 6)
-CONNECTED = Notice("connect()", "connect() succeeds, and a reset follows", ACCEPTS_FIRST, where=(INWARD, FROM_NODE))
+CONNECTED = Notice("connect()", "connect() succeeds, and a reset follows", ACCEPTS_FIRST, where=(INWARD,))
 
 
 @case(*EVERYWHERE, versions=BOTH, notices=(CONNECTED,))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from differential.case import Notice, case
 from differential.notices import ACCEPTS_FIRST
 from differential.observation import Observation, named, outcome, received, timed
-from differential.setting import EVERYWHERE, FROM_NODE, INWARD, PODS_ONLY
+from differential.setting import EVERYWHERE, INWARD, PODS_ONLY
 from differential.world import World
 from support.connection import echoes, receive_exactly
 
@@ -40,7 +40,7 @@ def filtered(world: World) -> None:
     world.filter(world.server.plan.netns, "input", f"tcp dport {world.port} drop")
 
 
-REFUSED_LATE = (Notice("SO_ERROR", "there is none, or ECONNRESET", ACCEPTS_FIRST, where=(INWARD, FROM_NODE)),)
+REFUSED_LATE = (Notice("SO_ERROR", "there is none, or ECONNRESET", ACCEPTS_FIRST, where=(INWARD,)),)
 
 
 @case(*EVERYWHERE, versions=BOTH, notices=REFUSED_LATE)

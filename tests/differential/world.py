@@ -59,22 +59,27 @@ class World:
         return self.closing(client)
 
     def listen(
-        self, backlog: int = 128, *, port: int = 0, prepare: Callable[[socket.socket], None] | None = None
+        self,
+        backlog: int = 128,
+        *,
+        port: int = 0,
+        at: str = "",
+        prepare: Callable[[socket.socket], None] | None = None,
     ) -> socket.socket:
-        """A server's socket that listens at its own address; `prepare` gets it before that."""
+        """A server's socket that listens at its own address, or `at` another; `prepare` gets it before that."""
         listener = self.server.make_socket(self.family)
         self.closing(listener)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if prepare is not None:
             prepare(listener)
-        listener.bind((self.server.address(self.version), port or self.port))
+        listener.bind((at or self.server.address(self.version), port or self.port))
         listener.listen(backlog)
         listener.settimeout(LIMIT)
         return listener
 
-    def serve(self, handler: Handler = echo, *, port: int = 0, backlog: int = 128) -> Served:
+    def serve(self, handler: Handler = echo, *, port: int = 0, at: str = "", backlog: int = 128) -> Served:
         """A server with a thread for each connection; the handler's connection is closed when it returns."""
-        served = Served(self.listen(backlog, port=port), handler)
+        served = Served(self.listen(backlog, port=port, at=at), handler)
         self._stack.callback(served.close)
         return served
 
