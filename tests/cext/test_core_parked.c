@@ -2,6 +2,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include "loop/mailbox.h"
 #include "parked_client.h"
 
 enum { SYN = 0x02, RST_ACK = 0x14 };
@@ -386,6 +387,50 @@ TEST(what_an_application_bears_reaches_its_flow_on_another_worker)
     struct lab *lab = lab_parked(0);
     parked_elsewhere();
     check_bears(lab);
+    lab_close(lab);
+}
+
+static int posts[COMMAND_STOP + 1]; /* by kind; counted */
+void __wrap_mailbox_post(struct mailbox *mailbox, struct command *command);
+void __real_mailbox_post(struct mailbox *mailbox, struct command *command);
+
+void __wrap_mailbox_post(struct mailbox *mailbox, struct command *command)
+{
+    __atomic_add_fetch(&posts[command->kind], 1, __ATOMIC_RELAXED);
+    __real_mailbox_post(mailbox, command);
+}
+
+TEST(an_application_cannot_fill_the_mailbox_of_another_worker)
+{
+    enum { ROUNDS = 5, RECORDS = 40, MOST = 64 };
+    struct lab *lab = lab_parked(0);
+    struct sockaddr_in application = local_of(lab->application);
+    int clients[ROUNDS + 1];
+    parked_elsewhere();
+    gate_close(&application);
+    for (int i = 0; i <= ROUNDS; i++)
+        clients[i] = parked_client();
+    parked_syn(lab, clients[0], 1, 0);
+    WAIT_UNTIL(gate_held() == 1); /* the other worker does nothing any more */
+    COUNT_RESET(posts[COMMAND_PARKED]);
+    for (int i = 1; i <= ROUNDS; i++) {
+        for (int record = 0; record < RECORDS; record++)
+            parked_bears(lab, clients[0], 1000, 0);
+        parked_syn(lab, clients[i], 1, 0);
+        while (COUNT(posts[COMMAND_PARKED]) < i)
+            usleep(1000);
+    }
+    CHECK(COUNT(posts[COMMAND_TOLERANCE]) <= MOST);
+    gate_open();
+    for (int i = 0; i <= ROUNDS; i++) {
+        struct sent sent = parked_sent();
+        check_released(&sent);
+    }
+    COUNT_RESET(calls.user_timeout);
+    parked_bears(lab, clients[0], 0, 4000);
+    WAIT_UNTIL(COUNT(calls.user_timeout) == 4000); /* it is told again */
+    for (int i = 0; i <= ROUNDS; i++)
+        close(clients[i]);
     lab_close(lab);
 }
 

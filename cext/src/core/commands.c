@@ -135,6 +135,7 @@ static void command_run(struct worker *worker, struct command *command)
         route_gave_up(worker, &command->tuple, command->sequence);
         break;
     case COMMAND_TOLERANCE:
+        __atomic_sub_fetch(&worker->bearing, 1, __ATOMIC_RELAXED);
         (void)bearing_tell(worker, &command->tuple, &command->tolerance);
         break;
     case COMMAND_ANSWERED:

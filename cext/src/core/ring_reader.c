@@ -9,7 +9,10 @@
 #include "flow/route.h"
 #include "loop/syn_answer.h"
 
-enum { RECORDS_PER_EVENT = 64 };
+enum {
+    RECORDS_PER_EVENT = 64,
+    BEARING_MOST = 64, /* records of what is borne, on their way to one worker */
+};
 
 static struct worker *holder_of(struct worker *worker, const struct parked *parked)
 {
@@ -130,7 +133,8 @@ static void read_gone(struct worker *worker, struct workload *workload, const st
         gave_up(worker, parked);
 }
 
-/* The flow is here, or on any other worker. */
+/* The flow is here, or on any other worker. An application may say it as often as it likes: where others wait
+ * to be told, it is not. */
 static void read_tolerance(struct worker *worker, struct workload *workload,
                            const struct parked_record *record)
 {
@@ -140,12 +144,14 @@ static void read_tolerance(struct worker *worker, struct workload *workload,
     if (bearing_tell(worker, &ends, &tolerance))
         return;
     for (uint32_t i = 0; i < worker->context->worker_count; i++) {
-        if (i == worker->index)
+        struct worker *to = &worker->context->workers[i];
+        if (to == worker || __atomic_load_n(&to->bearing, __ATOMIC_RELAXED) >= BEARING_MOST)
             continue;
+        __atomic_add_fetch(&to->bearing, 1, __ATOMIC_RELAXED);
         struct command *command = command_new(COMMAND_TOLERANCE, workload->key);
         command->tuple = ends;
         command->tolerance = tolerance;
-        mailbox_post(&worker->context->workers[i].mailbox, command);
+        mailbox_post(&to->mailbox, command);
     }
 }
 

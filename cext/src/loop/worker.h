@@ -191,6 +191,8 @@ struct worker {
     struct mailbox mailbox;
     /* Atomic: strangers that other workers have sent and that are not here yet. */
     uint32_t coming;
+    /* Atomic: commands of what applications bear that were sent here and not run yet. */
+    uint32_t bearing;
     /* eventfd: the mailbox has something, or steps of handshakes were made. */
     struct pollable wake;
     pthread_t thread;
