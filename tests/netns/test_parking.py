@@ -20,6 +20,7 @@ from nodeseal.capture.listeners import OUTBOUND, PARKED
 from nodeseal.capture.node import NodeCapture
 from nodeseal.capture.workload import Captured
 from support.connection import echoes
+from support.netfilter import rule
 from support.parking import GONE, SYN, Answers, Ring, Sender, again, refusal
 from support.patience import PATIENCE, wait_for
 from support.pods import SERVER, Pods
@@ -225,6 +226,33 @@ def test_a_mapped_address_is_ipv4(client: Client) -> None:
     (gone,) = answers.of(GONE)
     assert gone.destination == (SERVER, PORT)
     assert gone.source == list(answers.of(SYN))[-1].source
+
+
+def seconds_of_an_echo_whose_request_is_lost(client: Client) -> float:
+    connection = client.dial()
+    # The first packet of the two fits into it.
+    lost = f"iif lo tcp dport {PORT} tcp flags & psh == psh quota until 110 bytes drop"
+    with rule(client.pods.client.name, "type filter hook input priority 0", lost):
+        began = time.monotonic()
+        assert echoes(connection, b"x" * 20)
+        return time.monotonic() - began
+
+
+def test_first_bytes_that_are_lost_are_soon_sent_again(client: Client) -> None:
+    client.answers()
+    soon = [seconds_of_an_echo_whose_request_is_lost(client) for _ in range(3)]
+    client.capture.park(client.captured, on=False)
+    late = [seconds_of_an_echo_whose_request_is_lost(client) for _ in range(3)]
+    assert 2 * min(soon) < min(late)
+
+
+def test_later_ones_have_the_kernels_time_again(client: Client) -> None:
+    client.answers()
+    connection = client.dial()
+    assert echoes(connection)
+    (timeout,) = struct.unpack_from("=I", connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 12), 8)
+    assert timeout >= 200_000  # tcpi_rto, microseconds
+    assert client.error("dial_slow") == client.error("dial_unwatched") == 0
 
 
 def test_without_the_setting_it_is_accepted_at_once(client: Client) -> None:

@@ -20,19 +20,24 @@ from support.lab import RunningLab
 from support.patience import wait_for
 from support.programs import Dials, Lines, Programs
 
-FORMER = "1008fd92d61c6873226de42afc9d7f68408b281f"
+FORMER = "1cdbd50530ca9a52f8ffdff7216087dfb3a07747"
+OLDER = "1008fd92d61c6873226de42afc9d7f68408b281f"
+"""Its local API is another."""
 NODES = ("node1", "node2")
+CLOSED = 9
 PATHS = (("shipper", "pipeline"), ("pipeline", "siem"), ("shipper", "siem"), ("guest", "pipeline"))
 
 pytestmark = [
-    pytest.mark.skipif(not is_there(FORMER), reason=f"no git history here that has the former version {FORMER[:7]}"),
+    pytest.mark.skipif(
+        not (is_there(FORMER) and is_there(OLDER)), reason=f"no git history here that has {FORMER[:7]} and {OLDER[:7]}"
+    ),
 ]
 
 
 @pytest.fixture(scope="module")
-def former(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def former(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, str]:
     """The environment in which `nodeseal` is the former version."""
-    return build(FORMER, tmp_path_factory.mktemp("former"))
+    return build(request.param, tmp_path_factory.mktemp("former"))
 
 
 @pytest.fixture
@@ -68,6 +73,7 @@ def upgrade(lab: RunningLab, node: str) -> None:
     wait_for(lambda: not lab.status(node)["core"]["outdated"], f"{node} uses the core of this version")
 
 
+@pytest.mark.parametrize("former", [FORMER], indirect=True, ids=["former"])
 def test_nothing_is_cut_by_an_upgrade_of_agent_and_core(lab: RunningLab) -> None:
     with Programs(lab, 4) as programs:
         lines = [Lines(programs, source, programs.serve(target).address) for source, target in PATHS]
@@ -84,11 +90,17 @@ def test_nothing_is_cut_by_an_upgrade_of_agent_and_core(lab: RunningLab) -> None
                 lambda node=node, older=older: older < {row["core"] for row in lab.connections(node)},
                 "its connections are listed beside those of the new core",
             )
+            for pod in ("shipper", "siem", "pipeline"):
+                if lab.node_of(pod) == node:
+                    wait_for(lambda pod=pod: lab.workload(pod)["connect"] == "truthful", f"connect() of {pod} is true")
         wait_for(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled")
         assert dials.finish() > 0
+        with pytest.raises(ConnectionRefusedError):
+            programs.dial("shipper", (programs.at("pipeline"), CLOSED))
         assert [one.finish() > 0 for one in lines] == [True] * len(lines)
 
 
+@pytest.mark.parametrize("former", [OLDER], indirect=True, ids=["older"])
 def test_command_and_agent_of_two_versions_say_what_to_do(lab: RunningLab, former: dict[str, str]) -> None:
     run_dir = str(lab.run_dir("node1"))
 

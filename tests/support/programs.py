@@ -16,7 +16,9 @@ socket() is called inside the pod's.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -85,6 +87,20 @@ class Programs:
 
         connection = self.lab.run(pod, connect)
         self._dialled.append(connection)
+        self._stack.callback(connection.close)
+        return connection
+
+    def begin(self, pod: str, address: Address) -> socket.socket:
+        """A connection from the pod that is being made; it does not block."""
+
+        def connect() -> socket.socket:
+            connection = socket.socket(family_of(address[0]))
+            connection.setblocking(False)
+            error = connection.connect_ex(address)
+            assert error == errno.EINPROGRESS, os.strerror(error)
+            return connection
+
+        connection = self.lab.run(pod, connect)
         self._stack.callback(connection.close)
         return connection
 
