@@ -1,11 +1,16 @@
 """Workloads with any number of addresses, addresses that two claim, and what cores of former protocols are told."""
 
+import asyncio
+import json
 import random
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, ip_address
+from pathlib import Path
 
 import pytest
 
+from nodeseal.contracts import core
+from nodeseal.cores.client import CoreClient
 from nodeseal.mesh.address import Address, ApplicationAddress, OriginalDestination, TunnelAddress
 from nodeseal.mesh.decide import (
     Allow,
@@ -203,3 +208,29 @@ def test_a_former_core_knows_one_claimant_of_a_contested_address() -> None:
     assert not former.contested
     assert out(former, SHARED) == Route((Tunnel(ApplicationAddress(SHARED, 80), identity(B)),))
     assert C not in former.workloads
+
+
+def test_what_goes_to_a_former_core_has_one_address_of_each_family(tmp_path: Path) -> None:
+    sent: list[core.MeshChange] = []
+
+    async def ask(request: core.MeshChange) -> None:
+        sent.append(request)
+
+    async def story() -> None:
+        client = CoreClient(tmp_path, 1)
+        client._protocol = core.ADDRESSES_SINCE - 1
+        client._ask = ask  # type: ignore[assignment, method-assign]
+        before = mesh(ONE, workload(B, "10.0.0.2"))
+        await client.mesh(mesh(ONE, MANY), 1)
+        assert await client.mesh_change(before, mesh(ONE, MANY), 2, base=1)
+        assert await client.mesh_change(mesh(ONE, MANY), before, 3, base=2)
+
+    asyncio.run(story())
+    whole, more, fewer = sent
+    for part in (whole.full, more.difference, fewer.difference):
+        for message in json.loads(bytes(part))["workloads"]:
+            versions = [ip_address(text).version for text in message["addresses"]]
+            assert len(set(versions)) == len(versions)
+    names = [message["name"] for message in json.loads(bytes(whole.full))["workloads"]]
+    assert sorted(names) == ["a", "b", "b~10.0.0.3", "b~fd00::3"]
+    assert json.loads(bytes(fewer.difference))["removed_workloads"] == ["default/b~10.0.0.3", "default/b~fd00::3"]
