@@ -19,6 +19,7 @@ from typing import Any
 
 from nodeseal.capture import constants
 from nodeseal.capture.backends.backend import Choice
+from nodeseal.capture.natives import Native, Total
 from nodeseal.capture.workload import Addresses, Captured, CaptureTarget
 from nodeseal.contracts.core import CoreStats, WorkloadStats
 from nodeseal.cores.client import CoreError
@@ -201,6 +202,7 @@ class FakeCapture:
         self.changed = False
         """Whether there is something new in a namespace."""
         self.bypass = FakeBypass()
+        self.native: dict[str, dict[int, Native]] = {}
         self.backend = "ebpf"
         self.why = ""
 
@@ -256,9 +258,9 @@ class FakeCapture:
                 captured.listeners[role] = os.dup(held[role]) if role in held else socket.socket().detach()
         return []
 
-    async def park(self, captured: Captured, *, on: bool) -> None:
+    async def park(self, captured: Captured, *, on: bool, native: bool) -> None:
         self._note("park" if on else "unpark", captured.target.name)
-        captured.parking = on
+        captured.parking, captured.native = on, on and native
 
     async def configure(self, one: Workload) -> None:
         self._note("configure", str(one.key))
@@ -280,6 +282,16 @@ class FakeCapture:
 
     async def direct(self, _captured: Captured) -> list[Any]:
         return []
+
+    async def natives(self) -> dict[str, dict[int, Native]]:
+        return self.native
+
+    async def native_sums(self) -> dict[str, Total]:
+        return {name: Total(opened=len(found)) for name, found in self.native.items()}
+
+    async def end_native(self, captured: Captured, native: Native) -> bool:
+        self._note("end_native", captured.target.name)
+        return self.native[captured.target.name].pop(native.cookie, None) is not None
 
     def close(self) -> None:
         for captured in self.captured.values():

@@ -13,7 +13,7 @@ from nodeseal.daemon import verify
 from nodeseal.local import config
 from nodeseal.local.config import ConfigError
 from nodeseal.mesh.limits import Limits
-from nodeseal.mesh.model import Connect
+from nodeseal.mesh.model import Connect, PlaintextWay
 
 MINIMAL = "node: node1\nmesh: mesh\nca: /etc/nodeseal/ca\n"
 
@@ -84,6 +84,11 @@ NODE_ADDRESS = "'local', an address, or a range of addresses such as 10.0.0.0/24
 def test_wrong_node_addresses(tmp_path: Path, value: str, message: str) -> None:
     (line,) = problems(tmp_path, f"{MINIMAL}node_addresses: {value}\n")
     assert line.startswith(f"agent.yaml:4: {message}")
+
+
+def test_plaintext_is_proxied_unless_native_is_asked_for(tmp_path: Path) -> None:
+    assert load(tmp_path, MINIMAL).plaintext is PlaintextWay.PROXIED
+    assert load(tmp_path, MINIMAL + "plaintext: native\n").plaintext is PlaintextWay.NATIVE
 
 
 def test_extent_of_the_mesh(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from nodeseal.api import connections_view
 from nodeseal.api.connections_view import Position
 from nodeseal.api.exchange import RequestError
+from nodeseal.capture.natives import Native
 from nodeseal.contracts import core
 from nodeseal.contracts.api import PAGE, PAGE_MAX
 from nodeseal.contracts.connections import ConnectionFilter, Connections
@@ -61,7 +62,7 @@ class Node:
         self.config = status_of(node="node1")
         self.trust_domain = "example.org"
         self.mesh = mesh(HERE, OTHER)
-        self.bypass = status_of(is_node=lambda _address: False)
+        self.bypass = status_of(is_node=lambda _address: False, is_outside=lambda _mesh, _address: False)
         self.found = [Link(generation, rows, old=old) for generation, rows in cores.items()]
         self.core = status_of(current=self.found[0], links=lambda: self.found)
         self.capture = self
@@ -75,6 +76,9 @@ class Node:
         if isinstance(found, Exception):
             raise found
         return random.sample(found, len(found))
+
+    async def natives(self) -> dict[str, dict[int, Native]]:
+        return {}
 
 
 def page(node: Any, **wanted: Any) -> Connections:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import NamedTuple, Self
 
 from nodeseal.api.exchange import RequestError
+from nodeseal.capture.natives import Native
 from nodeseal.clock import utc_now
 from nodeseal.contracts import core
 from nodeseal.contracts.api import PAGE, PAGE_MAX
@@ -35,6 +37,7 @@ from nodeseal.mesh import decide
 from nodeseal.mesh.address import AddressError, OriginalDestination, SourceAddress, parse_address
 from nodeseal.mesh.model import Mesh
 from nodeseal.mesh.reasons import WhyPlaintext
+from nodeseal.node import natives
 from nodeseal.node.node import Node
 
 _CORE_PATIENCE_S = 6.0
@@ -146,6 +149,7 @@ async def _lines(
                 if link is current:
                     raise
                 # It has ended meanwhile, with its last connection.
+    noted = None
     for name, enrolment in sorted(node.enrolments.items()):
         if wanted.workload not in (None, str(name)) or (after is not None and str(name) < after.workload):
             continue
@@ -154,10 +158,12 @@ async def _lines(
             continue
         try:
             directs = await node.capture.direct(enrolment.installed.captured)
+            if noted is None:
+                noted = await node.capture.natives()
         except (DirectError, OSError) as error:
             yield [Incomplete(error=f"{name}: connections past the core cannot be listed: {error}")]
             continue
-        past = [past_core(node, enrolment, direct) for direct in directs]
+        past = [past_core(node, enrolment, direct, noted.get(str(name), {}).get(direct.cookie)) for direct in directs]
         past.sort(key=Position.of)
         yield [*past]
 
@@ -188,7 +194,7 @@ async def refused(node: Node, wanted: RefusedFilter) -> Refused:
     """Those of the last day. Raises CoreError, TimeoutError when the core does not answer."""
     async with asyncio.timeout(_CORE_PATIENCE_S):
         answers = await node.core.call_all(CoreClient.refusals)
-    found = merged(refusal for _link, refusals in answers for refusal in refusals)
+    found = merged([*node.natives.refusals(), *(refusal for _link, refusals in answers for refusal in refusals)])
     rows = [refused_row(node.mesh, refusal, utc_now()) for refusal in found]
     return Refused(
         node=node.config.node,
@@ -250,17 +256,21 @@ def refused_row(mesh: Mesh | None, refusal: Refusal, now: datetime) -> RefusedRo
     )
 
 
-def past_core(node: Node, enrolment: Enrolment, direct: Direct) -> ConnectionRow:
-    """Of a connection of the workload that the core does not see."""
+def past_core(node: Node, enrolment: Enrolment, direct: Direct, native: Native | None = None) -> ConnectionRow:
+    """Of a connection of the workload that the core does not see; `native`: what the kernel has noted of it."""
     mesh = node.mesh
+    inbound = native.inbound if native is not None else direct.inbound
+    reason = (
+        natives.why(mesh, enrolment.name, native) if native is not None else _why_past_core(node, enrolment, direct)
+    )
     local, remote = (str(SourceAddress(*end)) for end in (direct.local, direct.remote))
-    source, destination = (remote, local) if direct.inbound else (local, remote)
+    source, destination = (remote, local) if inbound else (local, remote)
     # Counted for the dialling application, as the core does.
     dialled = (direct.bytes_sent, direct.bytes_received)
-    sent, received = dialled[::-1] if direct.inbound else dialled
+    sent, received = dialled[::-1] if inbound else dialled
     return ConnectionRow(
         workload=str(enrolment.name),
-        direction="inbound" if direct.inbound else "outbound",
+        direction="inbound" if inbound else "outbound",
         source=source,
         source_workload=_name_of(mesh, source),
         destination=destination,
@@ -268,9 +278,11 @@ def past_core(node: Node, enrolment: Enrolment, direct: Direct) -> ConnectionRow
         endpoint=destination,
         endpoint_workload=_name_of(mesh, destination),
         state="open",
-        reason=_why_past_core(node, enrolment, direct).value,
+        reason=reason.value if reason is not None else None,
         bytes_sent=sent,
         bytes_received=received,
+        age_seconds=(time.monotonic_ns() - native.opened) / 1e9 if native is not None else None,
+        native=native is not None,
     )
 
 

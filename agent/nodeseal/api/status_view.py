@@ -65,7 +65,11 @@ async def status(node: Node) -> Status:
             core = _with_stats(core, answers[0][1][0])
         except (CoreError, TimeoutError) as error:
             core = replace(core, error=str(error) or "it does not answer")
-    workloads = [_workload(node, enrolment, counts, limits) for _name, enrolment in sorted(node.enrolments.items())]
+    natives = await node.natives.rows()
+    workloads = [
+        replace(_workload(node, enrolment, counts, limits), native=natives.get(str(name)))
+        for name, enrolment in sorted(node.enrolments.items())
+    ]
     counted = await node.capture.errors()
     answer = Status(
         node=node.config.node,

@@ -4,6 +4,7 @@ have come to."""
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -97,13 +98,12 @@ def forget(native_totals: int, owner: Owner) -> bool:
     return bool(keys)
 
 
-def sums(counted: dict[Place, Total]) -> dict[Owner, dict[int, Total]]:
-    """By workload and reason, of all far addresses together."""
-    found: dict[Owner, dict[int, Total]] = {}
+def sums(counted: Mapping[Place, Total]) -> dict[Owner, Total]:
+    """By workload, of all reasons and far addresses together."""
+    found: dict[Owner, Total] = {}
     for place, total in counted.items():
-        reasons = found.setdefault(place.owner, {})
-        before = reasons.get(place.reason, Total())
-        reasons[place.reason] = Total(
+        before = found.get(place.owner, Total())
+        found[place.owner] = Total(
             before.opened + total.opened,
             before.closed + total.closed,
             before.acknowledged + total.acknowledged,

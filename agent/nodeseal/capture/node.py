@@ -19,7 +19,7 @@ from nodeseal.capture.backends.selection import Selection
 from nodeseal.capture.bypass import Bypass
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import BackendName, Entry, Journal
-from nodeseal.capture.natives import Native, Place, Total
+from nodeseal.capture.natives import Native, Owner, Place, Total
 from nodeseal.capture.survey import in_place, near_of, survey_for
 from nodeseal.capture.workload import Addresses, Captured, CaptureTarget, new_entry, ranges_of, takes, target_of
 from nodeseal.linux import bpf, rtnetlink
@@ -122,6 +122,10 @@ class NodeCapture:
         self._ready()
         return self._backends.runtime.native_totals()
 
+    def owners(self) -> dict[Owner, str]:
+        """Whose native connections are which workload's."""
+        return {Owner(entry.cookie, entry.number): entry.name for entry in self._ready().entries.values()}
+
     # ---- workloads
 
     @property
@@ -188,7 +192,8 @@ class NodeCapture:
             known.target, known.phase, known.listeners = target, "capturing", sockets
         else:
             known = self._captured[target.name] = Captured(target, namespace, "capturing", entry.backend, sockets)
-        known.addresses, known.seen, known.parking = Addresses.of(entry), _seen(survey), entry.parking
+        known.addresses, known.seen = Addresses.of(entry), _seen(survey)
+        known.parking, known.native = entry.parking, entry.native
         return known
 
     def configure(self, target: CaptureTarget) -> None:
@@ -212,7 +217,7 @@ class NodeCapture:
             entry.parking, entry.native = on, on and native
             journal.save()
             self._backends.of(entry).configure(entry)
-        captured.parking = on
+        captured.parking, captured.native = entry.parking, entry.native
 
     def look_again(self, name: str) -> bool:
         """Whether the devices or addresses of a captured workload's namespace are other ones than when it was enrolled;
@@ -307,7 +312,8 @@ class NodeCapture:
                 continue
             target = target_of(entry)
             captured = Captured(target, namespace, entry.state, entry.backend)
-            captured.addresses, captured.parking = Addresses.of(entry), entry.parking
+            captured.addresses = Addresses.of(entry)
+            captured.parking, captured.native = entry.parking, entry.native
             self._captured[entry.name] = captured
             if entry.state == "leaving":
                 self._backends.of(entry).stop_new(entry, namespace)

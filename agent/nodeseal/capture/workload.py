@@ -63,6 +63,8 @@ class Captured:
     listeners: dict[int, int] = field(default_factory=dict)
     parking: bool = False
     """What the workload dials waits in its ring until the core has found the far side."""
+    native: bool = False
+    """With parking: what is decided to be plaintext goes past the core."""
     addresses: Addresses = field(default_factory=Addresses)
     seen: object = None
     """Of the namespace, when it was last looked at: for who compares."""

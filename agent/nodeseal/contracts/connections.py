@@ -50,7 +50,9 @@ class ConnectionRow(Row, frozen=True):
     bytes_received: int | None = None
     """The same the other way."""
     age_seconds: float | None = None
-    """Since it was accepted; null past the core."""
+    """Since it was accepted, or a native one was established; null for others past the core."""
+    native: bool = False
+    """It goes from kernel to kernel, with nothing of nodeseal on its way, and was allowed to."""
     closed_seconds: float | None = None
     """Since it was closed; null while it is open."""
 

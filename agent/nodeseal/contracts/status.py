@@ -198,6 +198,21 @@ class Limit(Row, frozen=True):
     """Since the last of them."""
 
 
+class NativeRow(Row, frozen=True):
+    """Native connections of a workload, which go from kernel to kernel in plaintext, since capture began."""
+
+    open: int = 0
+    """How many there are now."""
+    opened: int = 0
+    closed: int = 0
+    bytes_acknowledged: int = 0
+    """Of those that are closed: what the workload sent, and the far kernel has."""
+    bytes_received: int = 0
+    """The same the other way."""
+    ended: int = 0
+    """By this agent, because they were allowed no more."""
+
+
 class WorkloadRow(Row, frozen=True):
     """A workload of this node: one that the mesh state gives to it, or one that is still captured here."""
 
@@ -251,6 +266,8 @@ class WorkloadRow(Row, frozen=True):
     """Bytes that the core holds for it."""
     limits: dict[str, Limit] = {}
     """By the name of the limit; empty while it is not enrolled."""
+    native: NativeRow | None = None
+    """Null while it is not enrolled."""
 
 
 class ProblemRow(Row, frozen=True):

@@ -14,10 +14,11 @@ from nodeseal.capture.bypass import Bypass
 from nodeseal.capture.cleanup import cleanup
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import BackendName
+from nodeseal.capture.natives import Native, Total, sums
 from nodeseal.capture.node import NodeCapture
 from nodeseal.capture.workload import Captured, CaptureTarget
 from nodeseal.linux.namespace import NAMED, NetworkNamespace
-from nodeseal.linux.sock_diag import Direct, direct_connections
+from nodeseal.linux.sock_diag import Direct, direct_connections, end_connection
 from nodeseal.mesh.exclusions import Excluded
 from nodeseal.mesh.model import OnFailure, Workload
 
@@ -105,9 +106,9 @@ class CaptureThread:
         of these."""
         return await self._run(self._capture.take_listeners, captured, held)
 
-    async def park(self, captured: Captured, *, on: bool) -> None:
+    async def park(self, captured: Captured, *, on: bool, native: bool) -> None:
         """See NodeCapture.park."""
-        await self._run(self._capture.park, captured, on=on)
+        await self._run(self._capture.park, captured, on=on, native=native)
 
     async def look_again(self, workload: Workload) -> bool:
         """See NodeCapture.look_again."""
@@ -156,6 +157,34 @@ class CaptureThread:
             for one in found
             if (one.local[0] in own and host.has(one.local[1]) if one.inbound else one.cgroup in cgroups)
         ]
+
+    async def natives(self) -> dict[str, dict[int, Native]]:
+        """Workload -> its native connections, by the cookie of its socket. Raises OSError."""
+
+        def read() -> dict[str, dict[int, Native]]:
+            owners = self._capture.owners()
+            found: dict[str, dict[int, Native]] = {}
+            for cookie, native in self._capture.natives().items():
+                if (name := owners.get(native.owner)) is not None:
+                    found.setdefault(name, {})[cookie] = native
+            return found
+
+        return await self._run(read)
+
+    async def native_sums(self) -> dict[str, Total]:
+        """Workload -> what its native connections have come to. Raises OSError."""
+
+        def read() -> dict[str, Total]:
+            owners = self._capture.owners()
+            counted = sums(self._capture.native_totals())
+            return {owners[owner]: total for owner, total in counted.items() if owner in owners}
+
+        return await self._run(read)
+
+    async def end_native(self, captured: Captured, native: Native) -> bool:
+        """Ends a native connection of the workload. False when it has ended by itself. Raises DirectError."""
+        ends = (native.destination, native.source) if native.inbound else (native.source, native.destination)
+        return await self._run(captured.namespace.run, lambda: end_connection(*ends, native.cookie))
 
     async def refresh(self) -> None:
         """See NodeCapture.refresh."""

@@ -51,5 +51,7 @@ class Context:
     limits: Limits = field(default_factory=Limits)
     connect: Connect | None = None
     """Of workloads for which the mesh state does not say; None: nobody has said."""
+    native: bool = False
+    """What is decided to be plaintext goes past the core."""
     now: Callable[[], datetime] = utc_now
     rand: Callable[[], float] = random.random

@@ -74,5 +74,6 @@ async def _take_back(context: Context, installed: Installed) -> None:
 
 
 async def _park(context: Context, installed: Installed, *, on: bool) -> None:
-    if installed.captured.parking != on:
-        await context.capture.park(installed.captured, on=on)
+    native = on and context.native
+    if (installed.captured.parking, installed.captured.native) != (on, native):
+        await context.capture.park(installed.captured, on=on, native=native)

@@ -31,6 +31,8 @@ _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _REQUEST = struct.Struct("=BBBBI48s")  # struct inet_diag_req_v2
 _MESSAGE = struct.Struct("=BBBB48sIIIII")  # struct inet_diag_msg
 _ATTRIBUTE = struct.Struct("=HH")
+# In struct inet_diag_sockid, which is 48 bytes: ports, addresses, a device, and the cookie.
+_COOKIE, _COOKIE_AT = struct.Struct("=Q"), 40
 _V4_MAPPED = b"\0" * 10 + b"\xff\xff"
 # struct tcp_info (linux/tcp.h): tcpi_bytes_received at 128; tcpi_bytes_sent, tcpi_bytes_retrans at 200.
 _BYTES_RECEIVED, _BYTES_SENT = 128, 200
@@ -56,6 +58,8 @@ class Direct:
     bytes_received: int | None
     cgroup: int = field(default=0, compare=False)
     """The number of the cgroup that the socket was made in; 0: the kernel does not say."""
+    cookie: int = field(default=0, compare=False)
+    """The kernel's number of the socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,12 @@ class _Socket:
     mark: int
     info: bytes
     cgroup: int
+
+    @property
+    def cookie(self) -> int:
+        """The kernel's number of it."""
+        number: int = _COOKIE.unpack_from(self.identity, _COOKIE_AT)[0]
+        return number
 
 
 def direct_connections(own: Collection[Address], marks: frozenset[int]) -> list[Direct]:
@@ -95,7 +105,7 @@ def direct_connections(own: Collection[Address], marks: frozenset[int]) -> list[
         ):
             continue
         sent, received = _byte_counts(one.info)
-        found.append(Direct(local, remote, local[1] in listening, one.mark, sent, received, one.cgroup))
+        found.append(Direct(local, remote, local[1] in listening, one.mark, sent, received, one.cgroup, one.cookie))
     return found
 
 
@@ -114,8 +124,16 @@ def end_captured(
         for one in list(_dump(family, _ANY_LIVE_STATE)):
             waits = opening and one.state == _TCP_SYN_SENT and not one.mark and not one.destination[0].is_loopback
             if one.mark in marks or waits or (one.source, one.destination) in connections:
-                ended += _destroy(one)
+                ended += _destroy(one.family, 1 << one.state, one.identity)
     return ended
+
+
+def end_connection(local: Endpoint, remote: Endpoint, cookie: int) -> bool:
+    """Ends this one socket of the calling thread's network namespace, and no other with the same ends. False when it
+    has ended meanwhile. Raises DirectError."""
+    family = socket.AF_INET if local[0].version == 4 else socket.AF_INET6
+    ends = struct.pack("!HH16s16s", local[1], remote[1], local[0].packed, remote[0].packed)
+    return bool(_destroy(family, _ANY_LIVE_STATE, ends + bytes(4) + _COOKIE.pack(cookie)))
 
 
 def _dump(family: int, states: int) -> Iterator[_Socket]:
@@ -131,8 +149,8 @@ def _dump(family: int, states: int) -> Iterator[_Socket]:
                 yield _parse(payload)
 
 
-def _destroy(one: _Socket) -> int:
-    request = _REQUEST.pack(one.family, socket.IPPROTO_TCP, 0, 0, 1 << one.state, one.identity)
+def _destroy(family: int, states: int, identity: bytes) -> int:
+    request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, states, identity)
     with _netlink() as netlink:
         _send(netlink, _SOCK_DESTROY, _NLM_F_REQUEST | _NLM_F_ACK, request)
         for kind, payload in _messages(netlink):

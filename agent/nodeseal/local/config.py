@@ -21,6 +21,7 @@
     outside_mesh: [10.96.0.1]        # outside all the same: addresses, ranges; the API server's, for example
     capture: auto                    # ebpf, iptables, or auto: ebpf where this machine has what it needs
     connect: truthful                # when a workload's connect() returns: once the far side is there, or early
+    plaintext: proxied               # what is decided to be plaintext goes through the core, or is native
 
 `cgroup`, the root of the cgroup v2 tree, is found; who has several names one (/sys/fs/cgroup/unified, say).
 A setting that is given and cannot be met is an error, see verify.py.
@@ -46,7 +47,7 @@ from nodeseal.documents.schema import Fields, Problems, open_document
 from nodeseal.mesh.exclusions import Network
 from nodeseal.mesh.extent import Extent
 from nodeseal.mesh.limits import Limits
-from nodeseal.mesh.model import Connect
+from nodeseal.mesh.model import Connect, PlaintextWay
 
 DEFAULT_RUN_DIR = Path("/run/nodeseal")
 DEFAULT_CONNECT = Connect.TRUTHFUL
@@ -112,6 +113,8 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     unacknowledged_limit: timedelta | None = None
     """None: as long as any silence of a peer is borne."""
+    plaintext: PlaintextWay = PlaintextWay.PROXIED
+    """Native where `connect` is truthful; other workloads have it proxied."""
     connect: Connect | None = None
     """Of workloads for which the mesh state does not say; None: DEFAULT_CONNECT, where it can be had."""
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
@@ -155,6 +158,7 @@ def load(path: Path) -> Config:
         node_addresses=_node_addresses(fields),
         extent=_extent(fields),
         limits=read_limits(fields, "limits").over(Limits()),
+        plaintext=fields.choice("plaintext", PlaintextWay.PROXIED),
         connect=fields.choice("connect", DEFAULT_CONNECT) if fields.has("connect") else None,
         lines={name: fields.line_of(name) for name in Config.__dataclass_fields__ if fields.has(name)},
     )

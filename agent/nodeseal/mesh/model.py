@@ -11,7 +11,18 @@ from nodeseal.mesh.claims import Claims
 from nodeseal.mesh.kinds import GroupIndex, Index, K, Kind, MeshError, T, Table, Tables, V, check_shared
 from nodeseal.mesh.service import SERVICE_BY_ADDRESS, SERVICES, Service, ServicePort
 from nodeseal.mesh.spiffe import SpiffeIdError, check_trust_domain
-from nodeseal.mesh.workload import BY_ADDRESS, HOSTS, WORKLOADS, Connect, Mode, OnFailure, Phase, Workload, WorkloadName
+from nodeseal.mesh.workload import (
+    BY_ADDRESS,
+    HOSTS,
+    WORKLOADS,
+    Connect,
+    Mode,
+    OnFailure,
+    Phase,
+    PlaintextWay,
+    Workload,
+    WorkloadName,
+)
 
 __all__ = [
     "KINDS",
@@ -22,6 +33,7 @@ __all__ = [
     "Mode",
     "OnFailure",
     "Phase",
+    "PlaintextWay",
     "Service",
     "ServicePort",
     "Workload",

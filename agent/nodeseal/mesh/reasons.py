@@ -77,6 +77,11 @@ class WhyPlaintext(Word):
         "unless it dials an enrolled workload.",
         "Take the mark away if the connection should be captured.",
     )
+    OPEN_ON_FAILURE = (
+        "open-on-failure",
+        "The workload is `on_failure: open`, and neither an agent nor a core ran when the connection was opened.",
+        "Let the application connect again when it suits.",
+    )
     FROM_NODE = (
         "from-node",
         "Inbound: the client is the node itself (the kubelet's probes), or another address of `node_addresses`.",

@@ -62,6 +62,15 @@ class Connect(StrEnum):
     """At once, by the core. What fails later ends it."""
 
 
+class PlaintextWay(StrEnum):
+    """The way of connections of a captured workload that are decided to be plaintext."""
+
+    NATIVE = "native"
+    """From kernel to kernel, once they are decided."""
+    PROXIED = "proxied"
+    """Through the core."""
+
+
 class Phase(StrEnum):
     """How far a workload is on its way into the mesh or out of it."""
 

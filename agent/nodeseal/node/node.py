@@ -28,7 +28,7 @@ from nodeseal.identity.credentials import Credentials
 from nodeseal.identity.issuer import Issuer
 from nodeseal.linux import addresses
 from nodeseal.local.config import Config
-from nodeseal.mesh.model import Mesh, Phase, WorkloadName
+from nodeseal.mesh.model import Mesh, Phase, PlaintextWay, WorkloadName
 from nodeseal.mesh.problem import Problem
 from nodeseal.node import probes
 from nodeseal.node.absence import Absence
@@ -36,6 +36,7 @@ from nodeseal.node.former_publications import FormerPublications
 from nodeseal.node.held_back import HeldBack
 from nodeseal.node.issuer_watch import IssuerWatch
 from nodeseal.node.mesh_state import MeshState
+from nodeseal.node.natives import NativeConnections
 from nodeseal.node.problems import Part
 from nodeseal.node.publication import OwnPublication
 from nodeseal.node.start_steps import Starting
@@ -82,7 +83,9 @@ class Node:
         credentials = Credentials(issuer, now=now)
         settle = config.settle.total_seconds()
         trust = TrustPusher(self.core, lambda: credentials.bundle)
-        self.context = Context(self, self.core, capture, credentials, trust, settle, config.limits, config.connect, now)
+        self.context = Context(self, self.core, capture, credentials, trust, settle, config.limits, config.connect)
+        self.context.native = config.plaintext is PlaintextWay.NATIVE
+        self.context.now = now
         self.enrolments = Enrolments()
         self.publication = OwnPublication(source, lambda: credentials.trust, self.enrolments.published)
         self.former = FormerPublications(config.run_dir, source, source_at)
@@ -92,6 +95,7 @@ class Node:
         self.issuer_watch = IssuerWatch(issuer, config.run_dir)
         self.pusher = MeshPusher(self.core, lambda: self.mesh_state.effective(self.enrolments.values()))
         self.bypass = BypassKeeper(capture, config.node, config.node_addresses, config.extent)
+        self.natives = NativeConnections(capture, self.enrolments, lambda: self.mesh)
         self.vigil = Vigil(config.node, source.describe(), config.run_dir, self.core, self.context.settle)
         self.source = source
         self.mesh_state = MeshState(source, config.node, issuer.trust_domain, issuer.describe())
@@ -167,6 +171,7 @@ class Node:
         self.pusher.stop()
         self.hot_restart.stop()
         self.bypass.stop()
+        self.natives.stop()
         await self.enrolments.stop()
         for task in self._tasks:
             task.cancel()
@@ -262,6 +267,7 @@ class Node:
         """Sends the present mesh to the core. Never raises, see MeshPusher."""
         await self.pusher.push()
         await self.bypass.take(self.pusher.mesh)
+        self.natives.look_again()
         self.moved_on()
 
     # ---- what the enrolments ask for
