@@ -21,6 +21,8 @@ enum {
     OWN_PORT_FIRST = 61000,
     OWN_PORT_LAST = 65535,
     OWN_PORT_TRIES = 64,
+    /* Where the kernel can choose instead: of ports that are half taken, one connection of 60,000 has its. */
+    OWN_PORT_TRIES_FEW = 16,
     KEEPALIVE_SECONDS = 180,
     KEEPALIVE_COUNT = 9,
     KEEPALIVE_THIRD_MOST = 32767,
@@ -241,7 +243,7 @@ int socket_connect(const struct netns *netns, const struct ns_address *from,
     int chosen = from != NULL && address_is_v4(from) == is_v4;
     struct ns_address own = chosen ? *from : any_like(destination);
     for (int tries = 0;; tries++) {
-        int last = tries == OWN_PORT_TRIES;
+        int last = tries == OWN_PORT_TRIES_FEW;
         int fd = socket_prepared(netns, is_v4 ? AF_INET : AF_INET6, mark, 0);
         if (fd < 0)
             return -1;
