@@ -81,7 +81,7 @@ def judge(
     lines = [f"differs: {difference}" for difference in unknown]
     lines += [
         f"does not differ any more: {key} is {plain.get(key)!r} in both labs (with nodeseal {enrolled.get(key)!r}). "
-        "Take its notice out of the case, and run: make notices"
+        "Take its notice out of the case, and run: make reference"
         for key in gone
     ]
     if lines:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 ACCEPTS_FIRST = (
-    "**To come.** The core accepts plaintext from those who are not enrolled before it knows whether the application "
-    "listens. What is wrong is told by a reset afterwards. It is to hold the SYN until there is an answer."
+    "Plaintext from those who are not enrolled is relayed by the server's core (`plaintext: proxied`), which accepts "
+    "before it knows whether the application listens. What is wrong is told by a reset afterwards."
 )
-PROXIED = "**To come.** Plaintext connections are relayed by the core. They are to be the kernel's own from end to end."
+PROXIED = (
+    "Plaintext is relayed by the core of the end that is enrolled (`plaintext: proxied`): either end has a connection "
+    "with the core, of which the following is seen."
+)
 NO_URGENT_DATA = (
     "A tunnel is a stream of HTTP/2, which has no urgent data, and no place to say where a byte of it was (RFC 9113). "
     "RFC 6093 tells applications not to use it, for middleboxes clear it. The byte is delivered like all others."

@@ -47,17 +47,18 @@ def _blocks(cases: Sequence[Case]) -> Iterator[str]:
         "is here and is gone."
     )
     yield "## What differs, and why"
-    reasons: dict[str, list[tuple[Case, Notice]]] = {}
+    reasons: dict[str, dict[tuple[Case, str], list[str]]] = {}
     for case in cases:
         for notice in case.notices:
-            reasons.setdefault(notice.why, []).append((case, notice))
+            where = _where(_relations(case, notice), _versions(case, notice))
+            noticed = reasons.setdefault(notice.why, {}).setdefault((case, where), [])
+            noticed.append(f"{notice.key}: {notice.what}")
     if not reasons:
         yield "Nothing."
     for why, found in reasons.items():
         yield paragraph(why)
         yield "\n".join(
-            item(f"{case.summary} **{notice.what}** ({_where(_relations(case, notice), _versions(case, notice))})")
-            for case, notice in found
+            item(f"{case.summary} **{'; '.join(noticed)}** ({where})") for (case, where), noticed in found.items()
         )
     yield "## What was compared"
     yield paragraph("A client and a server are pods on different nodes, and both enrolled, where nothing else is said.")

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from differential.case import Notice, case
-from differential.notices import FORWARDED_SOURCE, PROXIED, UNKNOWN_VIP
+from differential.notices import FORWARDED_SOURCE, LEG_HAS_THE_PORT, PROXIED, UNKNOWN_VIP
 from differential.observation import Observation, outcome
 from differential.setting import EVERYWHERE, FAR_MESH, INWARD, MESH, OUTWARD, PODS_ONLY
 from differential.world import World
@@ -165,6 +165,21 @@ def test_listen_ports_stay_free(world: World) -> Observation:
         with world.server.make_socket(socket.AF_INET) as listener:
             taken += outcome(lambda listener=listener, port=2000 + 50 * number: listener.bind(("", port))) != "ok"  # type: ignore[misc]
     return {"ports that cannot be bound": taken}
+
+
+@case(*PODS_ONLY, notices=(Notice("bind()", "the port is in use", LEG_HAS_THE_PORT, where=(MESH,)),))
+def test_listens_at_the_clients_port(world: World) -> Observation:
+    """While a client is connected, an application in the server's pod binds the port that the client has, at any
+    address; then it does with SO_REUSEADDR."""
+    world.serve()
+    client = bound(world, world.more_ports[0])
+    client.connect(world.target)
+    seen: dict[str, object] = {"echo": echoes(client)}
+    for name, share in (("bind()", 0), ("bind() with SO_REUSEADDR", 1)):
+        with world.server.make_socket(socket.AF_INET) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, share)
+            seen[name] = outcome(lambda listener=listener: listener.bind(("", world.more_ports[0])))  # type: ignore[misc]
+    return seen
 
 
 @case(
