@@ -288,6 +288,12 @@ def test_reset_by_the_client_resets_the_stream(programs: Programs, envoy: Envoy)
     assert envoy.entry("forwarded", forwarded(source))["flags"] == "DR"  # "downstream remote reset"
 
 
+def test_closed_port_refuses_a_client_that_waits(programs: Programs, envoy: Envoy, lab: RunningLab) -> None:
+    """Envoy says 503 and no more."""
+    with pytest.raises(ConnectionRefusedError):
+        programs.dial("probe", (lab.address("gate"), CLOSED))
+
+
 def test_closed_port_resets_the_client(lab: RunningLab, programs: Programs, envoy: Envoy) -> None:
     row = refused(lab, programs, CLOSED)
     assert envoy.entry("forwarded", forwarded(row["source"]))["status"] == 503
