@@ -26,6 +26,7 @@ from nodeseal.capture.bypass import extent_entries, node_entries, peer_entries
 from nodeseal.capture.errors import AddressInUseError, CaptureError, CgroupGoneError
 from nodeseal.capture.journal import Journal
 from nodeseal.capture.listeners import set_mark
+from nodeseal.capture.natives import Owner
 from nodeseal.capture.workload import CaptureTarget
 from nodeseal.linux import nftables, xtables
 from nodeseal.linux.namespace import NetworkNamespace
@@ -74,7 +75,8 @@ def test_process_reaches_what_is_outside_the_mesh_when_nobody_runs(scene: Scene)
     pods = scene.pods
     echo = pods.echo(pods.client)
     capture = pods.capture()
-    relay = pods.relay(capture.enrol(scene.target("vector")))
+    captured = capture.enrol(scene.target("vector"))
+    relay, cookie = pods.relay(captured), captured.cookie
     process = scene.process("vector")
     assert process.dial((pods.client_at, 8080)).echoes()
     assert len(relay.flows) == 1
@@ -84,6 +86,11 @@ def test_process_reaches_what_is_outside_the_mesh_when_nobody_runs(scene: Scene)
     capture.close()
     assert process.dial((pods.client_at, 8080)).echoes()
     assert len(echo.peers) == 2
+    later = pods.capture()
+    assert [native.owner for native in later.natives().values()] == [Owner(cookie, 1)]
+    later.adopt()
+    later.release(scene.target("vector"))
+    assert later.native_totals() == {}
 
 
 def test_each_connection_goes_to_the_listener_of_the_workload_whose_process_dials(scene: Scene) -> None:

@@ -172,6 +172,7 @@ class HostEbpfBackend:
             (f"ring of {where}", partial(self._forget_ring, entry)),
             (f"BPF programs at the cgroup of {where}", partial(remove_all, self._pins / entry.pins)),
             (f"claimed ports of {where}", partial(_release_places, shared, entry)),
+            (f"native totals of {where}", partial(_forget_totals, self._pins / "native_totals", entry)),
         ]
         if namespace is not None:
             steps += routing.removals(entry, namespace, where)
@@ -369,6 +370,14 @@ def _prepare_routing(entry: Entry) -> None:
 def _put_untracked(entry: Entry) -> None:
     for one in entry.untracked:
         untracked.put(*one.split())
+
+
+def _forget_totals(path: Path, entry: Entry) -> bool:
+    try:
+        with opened(path) as native_totals:
+            return maps.remove_totals(native_totals, entry)
+    except FileNotFoundError:  # nothing was prepared
+        return False
 
 
 def _release_places(shared: Path, entry: Entry) -> bool:
