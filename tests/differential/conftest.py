@@ -55,6 +55,7 @@ def labs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Running
                     with_agents=kind == "enrolled",
                     ipv6=True,
                     node_rules="kube-proxy-nftables",
+                    settings={"plaintext": "native"},
                 )
             )
             for kind in ("enrolled", "plain")

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-ACCEPTS_FIRST = (
-    "Plaintext from those who are not enrolled is relayed by the server's core (`plaintext: proxied`), which accepts "
-    "before it knows whether the application listens. What is wrong is told by a reset afterwards."
-)
-PROXIED = (
-    "Plaintext is relayed by the core of the end that is enrolled (`plaintext: proxied`): either end has a connection "
-    "with the core, of which the following is seen."
+NO_WAY_OUT = (
+    "**To be mended.** The core sends the SYN of a native connection on, in the pod's namespace. That there is no "
+    "route for it is not told to the application yet."
 )
 NO_URGENT_DATA = (
     "A tunnel is a stream of HTTP/2, which has no urgent data, and no place to say where a byte of it was (RFC 9113). "

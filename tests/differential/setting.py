@@ -47,8 +47,6 @@ FAR_MESH = Relation("far-mesh", "siem", "far", "both are enrolled")
 FAR_OUTWARD = Relation("far-outward", "siem", "intruder", "only the client is enrolled")
 
 PODS_ONLY = (MESH, OUTWARD, INWARD)
-PARKED = (MESH, NEIGHBOURS, OUTWARD, SERVICE, FROM_NODE, TO_NODE)
-"""Where SYNs are held until there is an answer."""
 EVERYWHERE = (MESH, NEIGHBOURS, OUTWARD, INWARD, SERVICE, FROM_NODE, TO_NODE)
 
 

@@ -46,6 +46,12 @@ def _blocks(cases: Sequence[Case]) -> Iterator[str]:
         "made from the cases (`make reference`). A difference that is not here fails the tests, and so does one that "
         "is here and is gone."
     )
+    yield paragraph(
+        "The labs have `connect: truthful` and `plaintext: native`. With `plaintext: proxied`, plaintext is relayed by "
+        "the core of the end that is enrolled: what is said below of sizes of segments, marks, urgent data and silence "
+        "between two enrolled workloads holds for it as well. The server sees another port of the client then, and "
+        "who is not enrolled is accepted before it is known whether the application listens."
+    )
     yield "## What differs, and why"
     reasons: dict[str, dict[tuple[Case, str], list[str]]] = {}
     for case in cases:

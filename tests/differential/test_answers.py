@@ -7,10 +7,10 @@ import socket
 import threading
 
 from differential.case import Notice, case
-from differential.notices import ACCEPTS_FIRST, PROXIED
+from differential.notices import NO_WAY_OUT
 from differential.observation import Observation, Seconds, outcome, received, timed
 from differential.router import HOST, NETWORK, PROHIBITED
-from differential.setting import EVERYWHERE, INWARD, OUTWARD, PODS_ONLY
+from differential.setting import EVERYWHERE, OUTWARD, PODS_ONLY
 from differential.world import World
 from support.connection import echoes, receive_exactly
 
@@ -18,10 +18,9 @@ UNROUTED = {4: "198.51.100.9", 6: "2001:db8::9"}
 """Nobody's address (RFC 5737, RFC 3849)."""
 
 BOTH = (4, 6)
-CONNECTED = Notice("connect()", "connect() succeeds, and a reset follows", ACCEPTS_FIRST, where=(INWARD,))
 
 
-@case(*EVERYWHERE, versions=BOTH, notices=(CONNECTED,))
+@case(*EVERYWHERE, versions=BOTH)
 def test_closed_port(world: World) -> Observation:
     """A client dials a port where nobody listens."""
     client = world.new_socket(None)
@@ -73,7 +72,7 @@ def test_network_unreachable(world: World) -> Observation:
     return unreachable(world, NETWORK)
 
 
-@case(OUTWARD, versions=BOTH, notices=(Notice("connect()", "it fails with EHOSTUNREACH", PROXIED, versions=(6,)),))
+@case(OUTWARD, versions=BOTH)
 def test_prohibited(world: World) -> Observation:
     """A client dials an address outside the mesh, and a router says that it is prohibited."""
     return unreachable(world, PROHIBITED)
@@ -86,7 +85,14 @@ def unreachable(world: World, says: str) -> Observation:
     return {"connect()": result, "time": seconds}
 
 
-@case(OUTWARD, versions=BOTH)
+@case(
+    OUTWARD,
+    versions=BOTH,
+    notices=(
+        Notice("connect()", "it fails with ETIMEDOUT", NO_WAY_OUT),
+        Notice("time", "it waits for its own time limit", NO_WAY_OUT),
+    ),
+)
 def test_no_route(world: World) -> Observation:
     """A client dials an address to which its own pod has no route."""
     address = UNROUTED[world.version]
@@ -110,10 +116,7 @@ def test_slow_accept(world: World) -> Observation:
     return {"connect()": result, "time": seconds, "server reads": receive_exactly(accepted, 5)}
 
 
-@case(
-    *PODS_ONLY,
-    notices=(Notice("clients that wait", "the client is connected at once", ACCEPTS_FIRST, where=(INWARD,)),),
-)
+@case(*PODS_ONLY)
 def test_full_backlog(world: World) -> Observation:
     """A server's queue of connections is full; the server takes one out later, and a client that waits is served."""
     listener = world.listen(0)

@@ -8,9 +8,9 @@ import struct
 import threading
 
 from differential.case import Notice, case
-from differential.notices import NO_URGENT_DATA, PROXIED
+from differential.notices import NO_URGENT_DATA
 from differential.observation import Observation, outcome, received
-from differential.setting import EVERYWHERE, INWARD, MESH, OUTWARD, PODS_ONLY
+from differential.setting import EVERYWHERE, MESH, PODS_ONLY
 from differential.world import World
 from support.connection import receive_exactly, reset
 from support.patience import wait_for
@@ -241,8 +241,6 @@ def test_order_of_small_writes(world: World) -> Observation:
     notices=(
         Notice("out of line", "there is no urgent data (EINVAL)", NO_URGENT_DATA, where=(MESH,)),
         Notice("in line", "the byte comes in its place among the others", NO_URGENT_DATA, where=(MESH,)),
-        Notice("out of line", "there is no urgent data (EINVAL)", PROXIED, where=(OUTWARD, INWARD)),
-        Notice("in line", "the byte comes in its place among the others", PROXIED, where=(OUTWARD, INWARD)),
     ),
 )
 def test_urgent_data(world: World) -> Observation:

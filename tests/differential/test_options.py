@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 
 from differential.case import Notice, case
-from differential.notices import APP_MARK, LISTENER_MARK, LOOPBACK, OUR_MARK, PROXIED
+from differential.notices import APP_MARK, LISTENER_MARK, LOOPBACK, OUR_MARK
 from differential.observation import Observation, outcome
-from differential.setting import INWARD, MESH, OUTWARD, PODS_ONLY
+from differential.setting import MESH, PODS_ONLY
 from differential.world import World
 from support.connection import echoes
 from support.tcp_table import ESTABLISHED
@@ -74,10 +74,6 @@ def test_state(world: World) -> Observation:
         Notice("server's TCP_MAXSEG", "it is larger", LOOPBACK, where=(MESH,)),
         Notice("client's IP_MTU", "it is lo's", LOOPBACK, where=(MESH,)),
         Notice("server's IP_MTU", "it is lo's", LOOPBACK, where=(MESH,)),
-        Notice("client's TCP_MAXSEG", "it is larger", PROXIED, where=(OUTWARD,)),
-        Notice("server's TCP_MAXSEG", "it is larger", PROXIED, where=(INWARD,)),
-        Notice("client's IP_MTU", "it is lo's", PROXIED, where=(OUTWARD,)),
-        Notice("server's IP_MTU", "it is lo's", PROXIED, where=(INWARD,)),
     ),
 )
 def test_sizes_of_segments(world: World) -> Observation:
@@ -98,8 +94,6 @@ def test_sizes_of_segments(world: World) -> Observation:
     notices=(
         Notice("client's", "it is nodeseal's", OUR_MARK, where=(MESH,)),
         Notice("server's", "it is nodeseal's", OUR_MARK, where=(MESH,)),
-        Notice("client's", "it is nodeseal's", PROXIED, where=(OUTWARD,)),
-        Notice("server's", "it is nodeseal's", PROXIED, where=(INWARD,)),
     ),
 )
 def test_mark_is_read(world: World) -> Observation:
@@ -146,7 +140,6 @@ def test_server_is_bound_to_a_device(world: World) -> Observation:
     notices=(
         Notice("connect()", "nobody answers", LISTENER_MARK, where=(MESH,)),
         Notice("accept()", "the connection never arrives", LISTENER_MARK, where=(MESH,)),
-        Notice("accept()", "the connection never arrives", PROXIED, where=(INWARD,)),
     ),
 )
 def test_server_has_a_mark(world: World) -> Observation:

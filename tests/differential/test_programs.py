@@ -17,7 +17,7 @@ import pytest
 
 from differential.case import case
 from differential.observation import Observation, clock
-from differential.setting import EVERYWHERE, MESH, OUTWARD, PARKED, PODS_ONLY
+from differential.setting import EVERYWHERE, PODS_ONLY
 from differential.world import World
 from support.kept import kept_in
 from support.patience import wait_for
@@ -60,7 +60,7 @@ def drop(world: World, version: int | None = None) -> None:
 # ---- nc, curl, bash
 
 
-@case(*PARKED, versions=BOTH)
+@case(*EVERYWHERE, versions=BOTH)
 def test_nc_closed_port(world: World) -> Observation:
     """`nc -z` asks whether a closed port is open."""
     return ran(world, "nc", "-z", world.target[0], str(world.port))
@@ -87,7 +87,7 @@ def test_curl(world: World) -> Observation:
     return ran(world, "curl", "-sS", "--max-time", "20", url(world, world.target[0]))
 
 
-@case(*PARKED)
+@case(*EVERYWHERE)
 def test_curl_closed_port(world: World) -> Observation:
     """curl fetches from a closed port."""
     return ran_curl(world, "--max-time", "20", url(world, world.target[0]))
@@ -111,7 +111,7 @@ def url(world: World, host: str) -> str:
     return f"http://[{host}]:{world.port}/" if ":" in host else f"http://{host}:{world.port}/"
 
 
-@case(MESH, OUTWARD)
+@case(*PODS_ONLY)
 def test_wait_for_it(world: World) -> Observation:
     """A script dials by bash's /dev/tcp until a server is there, which starts a second later (wait-for-it.sh)."""
     started = threading.Timer(1.0, lambda: world.serve(answers_http))
@@ -131,7 +131,7 @@ def test_wait_for_it(world: World) -> Observation:
 # ---- both families
 
 
-@case(MESH, OUTWARD)
+@case(*PODS_ONLY)
 def test_curl_second_family(world: World) -> Observation:
     """curl fetches from a name with both families; nobody listens at its IPv6 address."""
     world.serve(answers_http)
@@ -162,7 +162,7 @@ asyncio.run(asyncio.wait_for(main(), 10))
 """
 
 
-@case(MESH, OUTWARD)
+@case(*PODS_ONLY)
 def test_asyncio_second_family(world: World) -> Observation:
     """asyncio dials a name with both families (happy_eyeballs_delay); nobody listens at its IPv6 address."""
     world.serve()
@@ -231,7 +231,7 @@ def build(source: Path, program: Path) -> None:
         pytest.fail(f"go build: {done.stderr}")
 
 
-@case(MESH, OUTWARD)
+@case(*PODS_ONLY)
 def test_go_second_family(world: World) -> Observation:
     """A Go program dials a name with both families; nobody listens at its IPv6 address."""
     world.serve()
@@ -239,7 +239,7 @@ def test_go_second_family(world: World) -> Observation:
     return ran(world, go_dial(), NAME, str(world.port), wrapped=named)
 
 
-@case(MESH, OUTWARD)
+@case(*PODS_ONLY)
 def test_go_closed_port(world: World) -> Observation:
     """A Go program dials a closed port."""
     seen = dict(ran(world, go_dial(), world.target[0], str(world.port)))
@@ -283,7 +283,7 @@ def psql(world: World, ports: str, more: str = "") -> Observation:
     return ran(world, "psql", "-X", "-A", "-t", "-c", "select 1", where)
 
 
-@case(MESH, OUTWARD)
+@case(*PODS_ONLY)
 def test_libpq_second_host(world: World) -> Observation:
     """psql (libpq) is given two hosts; nobody listens at the first."""
     world.serve(answers_postgres, port=world.more_ports[0])
@@ -298,13 +298,13 @@ def test_libpq_silent_host(world: World) -> Observation:
     return psql(world, f"{world.port},{world.more_ports[0]}", "connect_timeout=2")
 
 
-@case(MESH, OUTWARD)
+@case(*PODS_ONLY)
 def test_libpq_closed_port(world: World) -> Observation:
     """psql (libpq) dials a closed port."""
     return psql(world, str(world.port))
 
 
-@case(MESH, OUTWARD)
+@case(*PODS_ONLY)
 def test_redis_closed_port(world: World) -> Observation:
     """redis-cli dials a closed port."""
     return ran(world, "redis-cli", "-h", world.target[0], "-p", str(world.port), "PING")
@@ -326,7 +326,7 @@ def mariadb(world: World) -> Observation:
     return ran(world, "mariadb", "--no-defaults", "--skip-ssl", "-h", world.target[0], "-P", str(world.port), "-e", "")
 
 
-@case(MESH, OUTWARD)
+@case(*PODS_ONLY)
 def test_mariadb_closed_port(world: World) -> Observation:
     """mariadb dials a closed port."""
     return mariadb(world)
@@ -361,7 +361,7 @@ def ssh(world: World, *options: str) -> Observation:
     return ran(world, "ssh", *plain, *options, "-p", str(world.port), f"nobody@{world.target[0]}", "true")
 
 
-@case(MESH, OUTWARD, versions=BOTH)
+@case(*PODS_ONLY, versions=BOTH)
 def test_ssh_closed_port(world: World) -> Observation:
     """ssh dials a closed port."""
     return ssh(world)
@@ -398,7 +398,7 @@ def statuses(world: World, port: int) -> list[int]:
     return [world.client.run(ask) for _ in range(20)]
 
 
-@case(MESH, OUTWARD)
+@case(*PODS_ONLY)
 def test_haproxy_checks(world: World) -> Observation:
     """haproxy checks two servers, one of which is dead, and is asked for 20 pages."""
     world.serve(answers_http, port=world.more_ports[0])
@@ -440,7 +440,7 @@ def test_haproxy_checks(world: World) -> Observation:
     return {"servers": servers(), "answers": sorted(set(statuses(world, front)))}
 
 
-@case(MESH, OUTWARD)
+@case(*PODS_ONLY)
 def test_nginx_upstreams(world: World) -> Observation:
     """nginx has two upstreams, one of which is dead, and is asked for 20 pages."""
     world.serve(answers_http, port=world.more_ports[0])

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from differential.case import Notice, case
-from differential.notices import NO_TIMEOUT_ON_THE_WIRE, PROXIED
+from differential.notices import NO_TIMEOUT_ON_THE_WIRE
 from differential.observation import Observation, Seconds, outcome, received
 from differential.setting import FAR_MESH, FAR_OUTWARD
 from differential.world import World
@@ -15,10 +15,7 @@ from support.connection import echoes
 from support.patience import wait_for
 
 LIMIT = 12.0
-RESET = (
-    Notice("read", "it fails with ECONNRESET", NO_TIMEOUT_ON_THE_WIRE, where=(FAR_MESH,)),
-    Notice("read", "it fails with ECONNRESET", PROXIED, where=(FAR_OUTWARD,)),
-)
+RESET = (Notice("read", "it fails with ECONNRESET", NO_TIMEOUT_ON_THE_WIRE, where=(FAR_MESH,)),)
 
 
 def dial(world: World) -> socket.socket:
@@ -89,7 +86,7 @@ def test_client_keeps_alive(world: World) -> Observation:
     return silence(client)
 
 
-@case(FAR_MESH, FAR_OUTWARD, notices=RESET[:1])
+@case(FAR_MESH, FAR_OUTWARD, notices=RESET)
 def test_server_keeps_alive(world: World) -> Observation:
     """A server with keepalive (a second, three probes) waits for a client that has become silent."""
     _, accepted = connected(world)

@@ -9,10 +9,9 @@ import socket
 import struct
 from collections.abc import Callable
 
-from differential.case import Notice, case
-from differential.notices import ACCEPTS_FIRST
+from differential.case import case
 from differential.observation import Observation, named, outcome, received, timed
-from differential.setting import EVERYWHERE, INWARD, PODS_ONLY
+from differential.setting import EVERYWHERE, PODS_ONLY
 from differential.world import World
 from support.connection import echoes, receive_exactly
 
@@ -40,10 +39,7 @@ def filtered(world: World) -> None:
     world.filter(world.server.plan.netns, "input", f"tcp dport {world.port} drop")
 
 
-REFUSED_LATE = (Notice("SO_ERROR", "there is none, or ECONNRESET", ACCEPTS_FIRST, where=(INWARD,)),)
-
-
-@case(*EVERYWHERE, versions=BOTH, notices=REFUSED_LATE)
+@case(*EVERYWHERE, versions=BOTH)
 def test_nonblocking_closed_port(world: World) -> Observation:
     """A non-blocking client dials a closed port, polls, and asks for SO_ERROR."""
     client = world.new_socket(None)
@@ -81,7 +77,7 @@ def test_asyncio(world: World) -> Observation:
     return {"answer": world.client.run(lambda: asyncio.run(talk()))}
 
 
-@case(*PODS_ONLY, versions=BOTH, notices=(Notice("open_connection()", "it succeeds", ACCEPTS_FIRST, where=(INWARD,)),))
+@case(*PODS_ONLY, versions=BOTH)
 def test_asyncio_closed_port(world: World) -> Observation:
     """A client of asyncio dials a closed port."""
 
@@ -158,7 +154,7 @@ def test_mapped(world: World) -> Observation:
     }
 
 
-@case(*PODS_ONLY, notices=(Notice("connect()", "it succeeds, and a reset follows", ACCEPTS_FIRST, where=(INWARD,)),))
+@case(*PODS_ONLY)
 def test_mapped_closed_port(world: World) -> Observation:
     """An IPv6 socket dials a closed port of an IPv4 address (v4-mapped)."""
     client = world.closing(world.client.make_socket(socket.AF_INET6))
@@ -204,7 +200,7 @@ def test_fast_open_connect(world: World) -> Observation:
     return fast_open_twice(world, send)
 
 
-@case(*PODS_ONLY, notices=(Notice("sendto()", "it succeeds, and a reset follows", ACCEPTS_FIRST, where=(INWARD,)),))
+@case(*PODS_ONLY)
 def test_fast_open_closed_port(world: World) -> Observation:
     """A client sends with MSG_FASTOPEN to a closed port."""
     client = world.new_socket(None)
