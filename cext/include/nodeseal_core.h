@@ -59,8 +59,9 @@ enum ns_listener_role {
     NS_LISTEN_HBONE = 2,
     /* The same of its IPv6 address. */
     NS_LISTEN_HBONE6 = 3,
-    /* No socket: the ring in which the workload's SYNs are parked (bpf/nodeseal.h, struct ns_parked). One
-     * core at a time may have it. */
+    /* No listener: the ring in which the workload's SYNs are parked (bpf/nodeseal.h, struct ns_parked), or
+     * where rules capture it, a netlink socket that is bound to a queue of packets (NFQUEUE). One core at a
+     * time may have it. */
     NS_LISTEN_PARKED = 4,
 };
 

@@ -10,6 +10,7 @@
 
 #include "flow/route.h"
 #include "flow/tunnel_server.h"
+#include "loop/packet_queue.h"
 
 enum {
     ACCEPTS_PER_EVENT = 64,
@@ -261,18 +262,25 @@ void listener_close(struct worker *worker, struct listener *listener)
     listener_leave(worker, listener);
 }
 
+static enum pollable_kind kind_of(int role, int fd)
+{
+    if (role != NS_LISTEN_PARKED)
+        return POLL_LISTENER;
+    return packet_queue_is(fd) ? POLL_QUEUE : POLL_RING;
+}
+
 void listener_open(struct worker *worker, struct workload *workload, struct command *command)
 {
     struct listener *listener = &workload->listeners[command->role];
     listener_close(worker, listener);
     listener->workload = workload;
     listener->role = command->role;
-    listener->poll.kind = command->role == NS_LISTEN_PARKED ? POLL_RING : POLL_LISTENER;
+    listener->poll.kind = kind_of(command->role, command->fd);
     listener->poll.fd = command->fd;
     descriptors_change(workload->quota->process, 1);
     listener->closing = 0;
     command->fd = -1;
-    if (listener->role == NS_LISTEN_PARKED &&
+    if (listener->poll.kind == POLL_RING &&
         ring_open(&workload->ring, listener->poll.fd, ring_size(listener->poll.fd)) != 0) {
         fprintf(stderr, "nodeseal core: cannot read the ring of a workload: %s\n", strerror(errno));
         listener_leave(worker, listener);

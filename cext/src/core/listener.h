@@ -7,8 +7,8 @@
  * wakes the worker again. Where nothing can be accepted though somebody waits, it is paused until the next
  * tick.
  *
- * The ring in which SYNs are parked is opened and closed here as well; core/ring_reader.h reads it. What the
- * outbound listener accepts then belongs to a flow that waits for it.
+ * The ring or queue in which SYNs are parked is opened and closed here as well; core/ring_reader.h reads it.
+ * What the outbound listener accepts then belongs to a flow that waits for it.
  */
 #ifndef NS_LISTENER_H
 #define NS_LISTENER_H

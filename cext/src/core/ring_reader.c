@@ -7,6 +7,7 @@
 #include "core/listener.h"
 #include "flow/bearing.h"
 #include "flow/route.h"
+#include "loop/packet_queue.h"
 #include "loop/syn_answer.h"
 
 enum {
@@ -172,6 +173,22 @@ void ring_reader_event(struct worker *worker, struct listener *listener)
             read_tolerance(worker, workload, record);
     }
     ring_done(&workload->ring);
+}
+
+void ring_reader_queue_event(struct worker *worker, struct listener *listener)
+{
+    struct workload *workload = listener->workload;
+    struct packet_batch batch;
+    int count = QUEUE_PACKETS;
+    (void)turns_event(&worker->turns, &workload->budget);
+    /* What is left raises the event again. */
+    for (int read = 0; count == QUEUE_PACKETS && read < RECORDS_PER_EVENT &&
+                       (read == 0 || turns_left(&worker->turns, &workload->budget, TURN_BUDGET / 2));
+         read += count) {
+        count = packet_queue_read(listener->poll.fd, &batch);
+        for (int i = 0; i < batch.count; i++)
+            read_syn(worker, workload, &batch.records[i]);
+    }
 }
 
 void ring_reader_tick(struct worker *worker)

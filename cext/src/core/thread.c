@@ -86,6 +86,9 @@ static void dispatch(struct worker *worker, struct pollable *pollable, uint32_t 
     case POLL_RING:
         ring_reader_event(worker, container_of(pollable, struct listener, poll));
         break;
+    case POLL_QUEUE:
+        ring_reader_queue_event(worker, container_of(pollable, struct listener, poll));
+        break;
     case POLL_TUNNEL:
         tunnel_event(container_of(pollable, struct tunnel, poll), events);
         break;

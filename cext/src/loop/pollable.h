@@ -3,7 +3,7 @@
 #define NS_POLLABLE_H
 
 /* Which object a pollable is embedded in; POLL_WAKE: the worker itself. */
-enum pollable_kind { POLL_WAKE, POLL_LISTENER, POLL_RING, POLL_TUNNEL, POLL_NEAR, POLL_FAR };
+enum pollable_kind { POLL_WAKE, POLL_LISTENER, POLL_RING, POLL_QUEUE, POLL_TUNNEL, POLL_NEAR, POLL_FAR };
 
 /* A registered descriptor; edge triggered, so readiness is remembered here. */
 struct pollable {
