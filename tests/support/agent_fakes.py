@@ -276,6 +276,7 @@ class FakeCapture:
 
     has_rules = False
     tracked = ""
+    early = ""
 
     async def errors(self) -> dict[str, int]:
         return dict.fromkeys(constants.COUNTERS, 0)

@@ -195,18 +195,22 @@ def test_when_connections_are_made(tmp_path: Path, value: str) -> None:
     assert line == "agent.yaml:4: connect: expected truthful or early, found 'late'"
 
 
-def test_who_says_truthful_says_ebpf(tmp_path: Path) -> None:
-    assert load(tmp_path, MINIMAL).backend is Choice.AUTO
-    assert load(tmp_path, MINIMAL + "connect: truthful\n").backend is Choice.EBPF
-    assert load(tmp_path, MINIMAL + "connect: early\n").backend is Choice.AUTO
+@pytest.mark.parametrize("why", [None, "no queue of packets can be had"])
+def test_truthful_by_iptables_needs_what_parks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str | None
+) -> None:
+    monkeypatch.setattr(verify, "cannot_park", lambda: why)
+    assert not load(tmp_path, MINIMAL).truthful
+    assert not load(tmp_path, MINIMAL + "connect: early\n").truthful
     both = load(tmp_path, MINIMAL + "capture: iptables\nconnect: truthful\n")
     with pytest.raises(ConfigError) as caught:
         verify.verify(tmp_path / "agent.yaml", both)
     told = [line for line in str(caught.value).splitlines() if "connect" in line]
-    assert told == [
-        f"{tmp_path}/agent.yaml:5: connect: truthful cannot be had with 'capture: iptables': say early, or have eBPF "
-        "capture"
-    ]
+    expected = (
+        f"{tmp_path}/agent.yaml:5: connect: truthful cannot be had with 'capture: iptables' here, say early, or have "
+        f"eBPF capture: {why}"
+    )
+    assert told == ([] if why is None else [expected])
 
 
 @pytest.mark.parametrize("name", ["preconnect", "warm_tunnels"])

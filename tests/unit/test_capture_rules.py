@@ -41,6 +41,38 @@ def test_rules_are_as_written_down(golden: Callable[[str, str], None], family: i
     golden(f"rules_ipv{family}_{phase}.txt", text)
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_rules_that_park_are_as_written_down(golden: Callable[[str, str], None], family: int) -> None:
+    golden(f"rules_ipv{family}_parking.txt", ruleset.installation("", family, PORTS, capturing=True, queue=20051))
+
+
+@pytest.mark.parametrize("capturing", [True, False])
+def test_what_is_parked_is_the_captured_syn_alone(capturing: bool) -> None:
+    def rules(queue: int | None) -> list[str]:
+        return ruleset.installation("", 4, PORTS, capturing=capturing, queue=queue).splitlines()
+
+    (parks,) = set(rules(20051)) - set(rules(None))
+    assert parks == (
+        "-A NODESEAL_PREROUTING -i lo -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j NFQUEUE --queue-num 20051"
+    )
+    at = rules(20051).index(parks)
+    assert f"-i lo -m mark ! --mark {constants.MARK_CAPTURED:#x} -j RETURN" in rules(20051)[at - 2]
+    assert "TPROXY --on-port 40001" in rules(20051)[at + 1]
+    # A queue without a reader holds what comes to it.
+    assert "bypass" not in parks
+
+
+def test_what_is_released_goes_to_the_outbound_listener_and_nowhere_else() -> None:
+    mark = f"{constants.MARK_RELEASED:#x}"
+    lines = [line for line in ruleset.installation("", 4, PORTS, capturing=True).splitlines() if mark in line]
+    assert [line.split()[1] for line in lines] == [
+        f"NODESEAL_{name}" for name in ("OUTPUT", "PREROUTING", "POSTROUTING")
+    ]
+    assert lines[0].endswith("-j RETURN")
+    assert f"TPROXY --on-port 40001 --on-ip 127.0.0.1 --tproxy-mark {constants.MARK_CAPTURED:#x}/" in lines[1]
+    assert lines[2].endswith(f"! -o lo -m mark --mark {mark} -j DROP")
+
+
 BYPASS = Excluded((PortRange(9090, 9090), PortRange(8000, 8010)), (ip_network("10.0.0.0/8"), ip_network("fd00::/8")))
 SYN_ONLY = "--tcp-flags FIN,SYN,RST,ACK SYN -j RETURN"
 
@@ -131,7 +163,7 @@ def test_ports_are_read_back() -> None:
 def test_without_a_listener_its_connections_are_dropped() -> None:
     lines = ruleset.installation("", 4, {}, capturing=True).splitlines()
     assert not any("TPROXY" in line for line in lines)
-    assert sum(line.startswith("-A NODESEAL_PREROUTING") and line.endswith("-j DROP") for line in lines) == 3
+    assert sum(line.startswith("-A NODESEAL_PREROUTING") and line.endswith("-j DROP") for line in lines) == 4
 
 
 def test_leaving_workload_takes_no_new_connections() -> None:
@@ -156,9 +188,10 @@ def test_what_is_captured_leaves_by_lo_only() -> None:
     for capturing in (True, False):
         lines = ruleset.installation("", 4, PORTS, capturing=capturing).splitlines()
         marks = (constants.MARK_CAPTURED, constants.MARK_TO_APP, constants.MARK_DIALLED)
+        sent = (constants.MARK_CAPTURED, constants.MARK_TO_APP, constants.MARK_RELEASED)
         assert [line for line in lines if line.startswith("-A NODESEAL_POSTROUTING")] == [
             *(f"-A NODESEAL_POSTROUTING ! -o lo -m connmark --mark {mark:#x} -j DROP" for mark in marks),
-            *(f"-A NODESEAL_POSTROUTING ! -o lo -m mark --mark {mark:#x} -j DROP" for mark in marks[:2]),
+            *(f"-A NODESEAL_POSTROUTING ! -o lo -m mark --mark {mark:#x} -j DROP" for mark in sent),
         ]
 
 

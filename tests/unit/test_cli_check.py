@@ -10,6 +10,7 @@ import pytest
 
 from nodeseal.capture.backends.backend import Choice
 from nodeseal.capture.features import Feature, For
+from nodeseal.capture.reservations import EARLY
 from nodeseal.cli import check, table
 from nodeseal.cli.main import main
 from nodeseal.daemon import check as checking
@@ -31,6 +32,7 @@ def machine(*without: str) -> list[Feature]:
         "cgroup v2": NO_CGROUP + "cgroup v1 it may stand beside it",
         "iptables IPv4": NOT_INSTALLED + "configuration",
         "core": "the compiled core cannot be loaded (No module named 'nodeseal._core'): install nodeseal again",
+        "NFQUEUE": "connections are early: no queue of packets can be had (CONFIG_NETFILTER_NETLINK_QUEUE)",
         "TPROXY IPv6": "ip6tables-nft-restore: line 2: RULE_APPEND failed (No such file or directory)",
     }
     features = [
@@ -40,6 +42,7 @@ def machine(*without: str) -> list[Feature]:
         feature("BPF mark_connect4", "ebpf", "the kernel takes it"),
         feature("iptables IPv4", "iptables", "iptables-nft, where a namespace does not use the other flavour"),
         feature("TPROXY IPv6", "iptables", "the kernel takes it", needed=False),
+        feature("NFQUEUE", "iptables", "what workloads dial can wait until the far side is there", needed=False),
     ]
     return [
         Feature(one.name, one.use, False, missing[one.name], one.needed) if one.name in without else one
@@ -70,10 +73,39 @@ def test_backend_that_is_chosen(wanted: Choice, without: tuple[str, ...], chosen
 
 
 @pytest.mark.parametrize(
+    ("wanted", "without", "chosen"),
+    [
+        (Choice.AUTO, (), "ebpf"),
+        (Choice.AUTO, ("NFQUEUE",), "ebpf"),
+        (Choice.AUTO, ("cgroup v2",), "iptables"),
+        (Choice.AUTO, ("cgroup v2", "NFQUEUE"), None),
+        (Choice.IPTABLES, ("NFQUEUE",), None),
+    ],
+)
+def test_who_asks_for_truthful_connections_is_not_given_early_ones(
+    wanted: Choice, without: tuple[str, ...], chosen: str | None
+) -> None:
+    found = conclude(machine(*without), wanted, truthful=True)
+    assert found.chosen == chosen
+    if chosen is None:
+        assert "NFQUEUE" in found.why
+        assert conclude(machine(*without), wanted).chosen == "iptables"
+
+
+def test_early_connections_are_a_reservation_where_nothing_can_park() -> None:
+    def reserved(*without: str) -> bool:
+        return EARLY in conclude(machine(*without), Choice.AUTO).reservations
+
+    assert [reserved(*without) for without in ((), ("NFQUEUE",), ("cgroup v2",))] == [False] * 3
+    assert reserved("cgroup v2", "NFQUEUE")
+
+
+@pytest.mark.parametrize(
     ("name", "wanted", "without"),
     [
         ("healthy", Choice.AUTO, ()),
         ("iptables", Choice.AUTO, ("cgroup v2", "TPROXY IPv6")),
+        ("iptables_early", Choice.IPTABLES, ("NFQUEUE",)),
         ("nothing", Choice.AUTO, ("core", "cgroup v2", "iptables IPv4")),
         ("strict", Choice.EBPF, ("cgroup v2",)),
     ],

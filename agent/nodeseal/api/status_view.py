@@ -82,6 +82,7 @@ async def status(node: Node) -> Status:
         capture=CaptureRow(
             backend=node.capture.backend,
             why=node.capture.why or None,
+            early=node.capture.early or None,
             held=node.held_back.shown(counted["egress_held"]),
             tracked=node.capture.tracked or None,
         ),

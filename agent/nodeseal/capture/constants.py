@@ -97,6 +97,8 @@ NATIVE_NODE = 7
 # The workload's own routing table and rules, inside its namespace. 0x4e53 is "NS".
 ROUTE_TABLE = 0x4E53
 RULE_PRIORITY = 100
+# Of the queue in which rules park SYNs: the first that is free.
+QUEUES = range(ROUTE_TABLE, ROUTE_TABLE + 16)
 
 
 def host_mark(number: int) -> int:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from nodeseal.capture import constants
 from nodeseal.capture.backends import ruleset
-from nodeseal.capture.backends.iptables import sample
+from nodeseal.capture.backends.iptables import cannot_park, sample
 from nodeseal.capture.bpf import steering
 from nodeseal.capture.bpf.compile import Compiled, compile_in_child
 from nodeseal.capture.bpf.programs import PROGRAMS, Programs
@@ -28,6 +28,8 @@ from nodeseal.linux.rtnetlink import LOOPBACK, Device, Route, Rule
 
 # Whom a feature is for: a backend, or both of them.
 For = Literal["ebpf", "iptables", "both"]
+PARKING = "NFQUEUE"
+"""The feature without which iptables captures, but cannot park."""
 _LOOPBACK_ADDRESSES = {4: "127.0.0.1", 6: "::1"}
 # What each part of the rules is tried by: target or match -> a rule.
 _PARTS = {
@@ -71,11 +73,16 @@ def survey(cgroup: Path | None) -> Iterator[Feature]:
     for family in (4, 6):
         yield from _iptables(family)
     yield _try("conntrack's list", "iptables", lambda: in_new_namespace(_conntrack_list))
+    yield _try(PARKING, "iptables", _parking, needed=False)
 
 
-def lacking(features: list[Feature], backend: BackendName) -> list[Feature]:
-    """The features that a backend needs and this machine lacks."""
-    return [one for one in features if one.use in ("both", backend) and one.needed and not one.found]
+def lacking(features: list[Feature], backend: BackendName, *, truthful: bool = False) -> list[Feature]:
+    """The features that a backend needs and this machine lacks. `truthful`: it must be able to park."""
+    return [
+        one
+        for one in features
+        if one.use in ("both", backend) and (one.needed or (truthful and one.name == PARKING)) and not one.found
+    ]
 
 
 def _try(name: str, use: For, attempt: Callable[[], str], *, needed: bool = True) -> Feature:
@@ -165,6 +172,12 @@ def _iptables(family: int) -> Iterator[Feature]:
         return f"chains {ruleset.OUTPUT}, {ruleset.PREROUTING} and {ruleset.POSTROUTING}"
 
     yield _try(f"all rules IPv{family}", "iptables", whole, needed=needed)
+
+
+def _parking() -> str:
+    if (why := cannot_park()) is not None:
+        raise CaptureError(f"connections are early: {why}")
+    return "what workloads dial can wait until the far side is there"
 
 
 def _conntrack_list() -> str:

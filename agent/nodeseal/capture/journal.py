@@ -72,6 +72,7 @@ class Entry:
     ports: list[list[int]] = field(default_factory=list)  # its own: first and last of each range
     programs: str = ""  # version of those that are attached (Programs.version); "": of some other one
     backend: BackendName = "ebpf"
+    queue: int = 0  # where rules park SYNs: the number of the queue of packets; 0: there is none
     xtables: list[str] = field(default_factory=list)
     """The programs whose tables hold our rules: iptables-nft, ip6tables-legacy..."""
     untracked: list[str] = field(default_factory=list)

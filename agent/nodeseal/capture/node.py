@@ -22,7 +22,7 @@ from nodeseal.capture.journal import BackendName, Entry, Journal
 from nodeseal.capture.natives import Native, Owner, Place, Total
 from nodeseal.capture.survey import in_place, near_of, survey_for
 from nodeseal.capture.workload import Addresses, Captured, CaptureTarget, new_entry, ranges_of, takes, target_of
-from nodeseal.linux import bpf, rtnetlink
+from nodeseal.linux import bpf, packet_queue, rtnetlink
 from nodeseal.linux.errors import LinuxError
 from nodeseal.linux.namespace import NamespaceGoneError, NetworkNamespace
 from nodeseal.linux.rtnetlink import Survey
@@ -36,10 +36,13 @@ class NodeCapture:
     Methods raise LinuxError: what the machine refuses as it is, the rest as the CaptureError that they name.
     """
 
-    def __init__(self, run_dir: Path, cgroup: Path | None = None, choice: Choice = Choice.AUTO) -> None:
-        """`run_dir`: this node's own directory; `cgroup`: root of the cgroup v2 tree, None to find it."""
+    def __init__(
+        self, run_dir: Path, cgroup: Path | None = None, choice: Choice = Choice.AUTO, *, truthful: bool = False
+    ) -> None:
+        """`run_dir`: this node's own directory; `cgroup`: root of the cgroup v2 tree, None to find it; `truthful`: no
+        backend will do that cannot park what new workloads dial."""
         self._run_dir = run_dir
-        self._backends = Selection(run_dir, cgroup, choice)
+        self._backends = Selection(run_dir, cgroup, choice, truthful=truthful)
         self._captured: dict[str, Captured] = {}
         self._journal: Journal | None = None
 
@@ -69,6 +72,11 @@ class NodeCapture:
     def why(self) -> str:
         """Why `auto` did not choose eBPF; "" when it did, or when there was no choice."""
         return self._backends.why
+
+    @property
+    def early(self) -> str:
+        """Why what workloads dial that iptables captures is early; "" when it need not be, or when there are none."""
+        return (self.has_rules and self._backends.iptables.cannot_park) or ""
 
     @property
     def tracked(self) -> str:
@@ -175,7 +183,7 @@ class NodeCapture:
             journal.save()
             sockets |= made
             backend.install(entry, namespace, survey, sockets)
-            sockets |= self._ring(entry, besides=sockets)
+            sockets |= self._ring(entry, namespace, besides=sockets)
             entry.state = "capturing"
             journal.save()
         except BaseException:
@@ -200,11 +208,12 @@ class NodeCapture:
         """What may change while a workload is captured: `open_on_failure`. Raises CaptureError."""
         journal = self._ready()
         entry = journal.entries.get(target.name)
-        if entry is None or entry.open_on_failure == target.open_on_failure:
+        captured = self._captured.get(target.name)
+        if entry is None or captured is None or entry.open_on_failure == target.open_on_failure:
             return
         entry.open_on_failure = target.open_on_failure
         journal.save()
-        self._backends.of(entry).configure(entry)
+        self._backends.of(entry).configure(entry, captured.namespace)
 
     def park(self, captured: Captured, *, on: bool, native: bool = False) -> None:
         """Whether what the workload dials waits in its ring from now on: for when a core reads it. What waits there
@@ -216,7 +225,7 @@ class NodeCapture:
         if (entry.parking, entry.native) != (on, on and native):
             entry.parking, entry.native = on, on and native
             journal.save()
-            self._backends.of(entry).configure(entry)
+            self._backends.of(entry).configure(entry, captured.namespace)
         captured.parking, captured.native = entry.parking, entry.native
 
     def look_again(self, name: str) -> bool:
@@ -351,9 +360,10 @@ class NodeCapture:
             # An older version may have given it another mark.
             listeners.set_mark(captured.listeners[listeners.OUTBOUND], backend.accepted_mark)
         backend.give_listeners(entry, captured.namespace, {role: captured.listeners[role] for role in roles})
-        ring = self._ring(entry, besides=captured.listeners)
+        ring = self._ring(entry, captured.namespace, besides=captured.listeners, held=held.get(listeners.PARKED))
         captured.listeners.update(ring)
-        other = {role for role in ring if role in held and not bpf.same_map(held[role], ring[role])}
+        journal.save()
+        other = {role for role in ring if role in held and not _same_ring(held[role], ring[role])}
         return [*made, *other]
 
     # ---- inside
@@ -394,11 +404,13 @@ class NodeCapture:
             raise
         return made
 
-    def _ring(self, entry: Entry, *, besides: Container[int]) -> dict[int, int]:
+    def _ring(
+        self, entry: Entry, namespace: NetworkNamespace, *, besides: Container[int], held: int | None = None
+    ) -> dict[int, int]:
         """The workload's ring, by its role; nothing where there is none, or it is held already."""
         if listeners.PARKED in besides:
             return {}
-        ring = self._backends.of(entry).ring(entry)
+        ring = self._backends.of(entry).ring(entry, namespace, held)
         return {} if ring is None else {listeners.PARKED: ring}
 
     def _of_neighbour(self, entry: Entry, role: int) -> int | None:
@@ -440,6 +452,10 @@ class NodeCapture:
                     f"cannot capture {target.name}: its network namespace {target.netns} is {entry.name}'s, which is "
                     "enrolled"
                 )
+
+
+def _same_ring(one: int, other: int) -> bool:
+    return bpf.same_map(one, other) or packet_queue.same_socket(one, other)
 
 
 def _takes(entry: Entry, target: CaptureTarget) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from nodeseal.capture.journal import BackendName
 
+EARLY = "A connection is made before the far side has accepted it (connect: early): the kernel has no NFQUEUE."
+"""That of iptables where it cannot park."""
 RESERVATIONS: dict[BackendName, tuple[str, ...]] = {
     "ebpf": (
         "A socket whose application set a mark of its own (SO_MARK) is captured only towards enrolled workloads.",
@@ -14,6 +16,8 @@ RESERVATIONS: dict[BackendName, tuple[str, ...]] = {
         "What workloads exclude outbound goes through the core, in plaintext; it fails while no core runs.",
         "on_failure: open has no effect: closed.",
         "mesh_networks and outside_mesh have no effect: what is outside the mesh goes through the core, too.",
+        "Nothing is native: plaintext goes through the core in both directions.",
+        "What an application bears of its peer's silence (its keepalive, TCP_USER_TIMEOUT) is not heard.",
         "Every connection of an enrolled namespace takes an entry of the machine's conntrack table "
         "(nf_conntrack_max): when it is full, new connections are dropped.",
         "Who deletes conntrack entries in an enrolled namespace (conntrack -F) lets the next packet of a captured "

@@ -128,6 +128,8 @@ def text(status: Status) -> str:
     elif not starting:
         parts.append("no workload of the mesh state is on this node")
     details = [*_absence(status.agent.absence), *_older_cores(status.older_cores)]
+    if status.capture.early:
+        details.append(f"captured by iptables, connections are made early: {status.capture.early}")
     details += [*_draining(workloads), *_captured_otherwise(status), *past_core.lines(status)]
     details = [*(_problem(one) for one in listed if one.word != ProblemWord.CAPTURE_FALLBACK), *details]
     if details:

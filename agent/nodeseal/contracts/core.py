@@ -13,7 +13,7 @@ of the protocol (`PROTOCOL`, told by Hello) says which operations a core has:
     4   WorkloadLimits
     5   Subscribe, TrustBundle, Refusals, and Connections in parts; before it, trust anchors come with
         WorkloadCredentials
-    6   the listener role 4, the ring of parked SYNs; WorkloadAddresses. Before it, a workload of the mesh
+    6   the listener role 4, where SYNs are parked; WorkloadAddresses. Before it, a workload of the mesh
         state has at most one address of each family (nodeseal.mesh.former)
 
 An agent asks every operation of cores whose protocol is SPOKEN. Of all others it asks only those that keep their form

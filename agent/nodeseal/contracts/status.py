@@ -143,6 +143,8 @@ class CaptureRow(Row, frozen=True):
     """ "ebpf" or "iptables": what new workloads get."""
     why: str | None = None
     """Why it is iptables, where eBPF was tried first."""
+    early: str | None = None
+    """Why the connections of workloads that iptables captures are early; null when they need not be."""
     held: HeldPackets = HeldPackets()
     tracked: str | None = None
     """Why no rule keeps what processes of the node dial from the node's own NAT; null when there is one."""

@@ -15,7 +15,7 @@ from nodeseal.capture import features
 from nodeseal.capture.backends.backend import Choice
 from nodeseal.capture.features import Feature
 from nodeseal.capture.journal import BackendName
-from nodeseal.capture.reservations import RESERVATIONS
+from nodeseal.capture.reservations import EARLY, RESERVATIONS
 from nodeseal.daemon.composition import source_of
 from nodeseal.daemon.verify import congestion_problem
 from nodeseal.linux import addresses
@@ -47,7 +47,10 @@ class Findings:
     @property
     def reservations(self) -> tuple[str, ...]:
         """What the chosen backend does not promise."""
-        return RESERVATIONS[self.chosen] if self.chosen is not None else ()
+        if self.chosen is None:
+            return ()
+        parks = self.chosen == "ebpf" or any(one.name == features.PARKING and one.found for one in self.features)
+        return RESERVATIONS[self.chosen] if parks else (EARLY, *RESERVATIONS[self.chosen])
 
 
 def check(config: Config | None) -> Findings:
@@ -56,8 +59,10 @@ def check(config: Config | None) -> Findings:
         *_process_features(config.congestion_control if config is not None else ""),
         *features.survey(config.cgroup if config is not None else None),
     ]
-    findings = conclude(found, config.backend if config is not None else Choice.AUTO)
-    if config is None or findings.chosen is None:
+    if config is None:
+        return conclude(found, Choice.AUTO)
+    findings = conclude(found, config.capture, truthful=config.truthful)
+    if findings.chosen is None:
         return findings
     return replace(findings, warnings=tuple(warnings(config, findings.chosen, addresses.node_addresses())))
 
@@ -85,10 +90,11 @@ def warnings(config: Config, chosen: BackendName, local: frozenset[Address]) -> 
         yield f"{text}: {probes.REMEDY}"
 
 
-def conclude(found: Sequence[Feature], wanted: Choice) -> Findings:
-    """Which backend captures where these features are found."""
+def conclude(found: Sequence[Feature], wanted: Choice, *, truthful: bool = False) -> Findings:
+    """Which backend captures where these features are found. `truthful`: connections must not be early."""
     lacking: dict[BackendName, str] = {
-        name: ", ".join(one.name for one in features.lacking(list(found), name)) for name in ("ebpf", "iptables")
+        name: ", ".join(one.name for one in features.lacking(list(found), name, truthful=truthful))
+        for name in ("ebpf", "iptables")
     }
     missing_ebpf = f"eBPF lacks: {lacking['ebpf']}"
     missing_iptables = f"iptables lacks: {lacking['iptables']}"

@@ -91,7 +91,7 @@ async def _serve(config: Config, source: Source, issuer: Issuer, lock: LockFile)
         config,
         issuer,
         source,
-        CaptureThread(NodeCapture(config.run_dir, config.cgroup, config.backend)),
+        CaptureThread(NodeCapture(config.run_dir, config.cgroup, config.capture, truthful=config.truthful)),
         source_at=source_at,
         last_seen=lock.previous_touch,
         sign_of_life=lock.touch,

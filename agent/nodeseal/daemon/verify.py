@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nodeseal.capture.backends.backend import Choice
+from nodeseal.capture.backends.iptables import cannot_park
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Journal
 from nodeseal.daemon.composition import issuer_of, source_of
@@ -105,8 +106,8 @@ def _cgroup(config: Config) -> Iterator[str]:
 
 
 def _connect(config: Config) -> Iterator[str]:
-    if config.connect is Connect.TRUTHFUL and config.capture is Choice.IPTABLES:
-        yield "truthful cannot be had with 'capture: iptables': say early, or have eBPF capture"
+    if config.connect is Connect.TRUTHFUL and config.capture is Choice.IPTABLES and (why := cannot_park()) is not None:
+        yield f"truthful cannot be had with 'capture: iptables' here, say early, or have eBPF capture: {why}"
 
 
 _LOOKS: dict[str, Callable[[Config], Iterator[str]]] = {

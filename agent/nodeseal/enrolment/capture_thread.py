@@ -84,6 +84,11 @@ class CaptureThread:
         return self._capture.why
 
     @property
+    def early(self) -> str:
+        """See NodeCapture.early."""
+        return self._capture.early
+
+    @property
     def bypass(self) -> Bypass:
         """What bypasses the core, after prepare(). It may be used in any thread."""
         assert self._bypass is not None

@@ -106,6 +106,8 @@ class EnrolmentState:
                 yield Problem(word, f"{name}: {text}", remedy, name)
         if installed is not None and self.phase is Phase.ENROLLED and self._is_early(installed):
             text = f"{name}: its connections are accepted before the far side has accepted them"
+            if installed.captured.backend == "iptables" and self.context.capture.early:
+                text += f": {self.context.capture.early}"
             remedy = "let eBPF capture it, upgrade the core, or say 'connect: early' if that is meant"
             yield Problem(ProblemWord.CONNECT_EARLY, text, remedy, name)
         if self.failure is not None:

@@ -121,9 +121,9 @@ class Config:
     """Setting -> its line in the file, of those that are there."""
 
     @property
-    def backend(self) -> Choice:
-        """What may capture: only eBPF has what `connect: truthful` asks for."""
-        return Choice.EBPF if self.connect is Connect.TRUTHFUL and self.capture is Choice.AUTO else self.capture
+    def truthful(self) -> bool:
+        """Whether what captures must have `connect: truthful`."""
+        return self.connect is Connect.TRUTHFUL
 
 
 def load(path: Path) -> Config:

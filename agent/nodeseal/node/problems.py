@@ -76,7 +76,7 @@ def _core(core: CoreRow, run_dir: Path) -> list[Problem]:
 def _capture(capture: CaptureRow) -> list[Problem]:
     found = []
     if capture.why:
-        lost = len(RESERVATIONS["iptables"]) - len(RESERVATIONS["ebpf"])
+        lost = len(RESERVATIONS["iptables"]) - len(RESERVATIONS["ebpf"]) + bool(capture.early)
         less = f"with {lost} promises less ('nodeseal check' lists them)"
         text = f"capture is by iptables, not by eBPF, {less}: {capture.why}"
         remedy = "say 'capture: iptables' in the configuration if that is meant"

@@ -57,7 +57,7 @@ class Backend(Protocol):
     def install(self, entry: Entry, namespace: NetworkNamespace, survey: Survey, listeners: Mapping[int, int]) -> None:
         """Capture new connections. `listeners`: role -> descriptor. Undoing is left to the caller."""
 
-    def configure(self, entry: Entry) -> None:
+    def configure(self, entry: Entry, namespace: NetworkNamespace) -> None:
         """Put what the entry says of `open_on_failure` and `parking` in force, of a workload that is captured."""
 
     def refresh(self, entry: Entry, namespace: NetworkNamespace) -> None:
@@ -78,9 +78,10 @@ class Backend(Protocol):
     def give_listeners(self, entry: Entry, namespace: NetworkNamespace, listeners: Mapping[int, int]) -> None:
         """Hand the captured connections of each role in `listeners` to its listener from now on."""
 
-    def ring(self, entry: Entry) -> int | None:
-        """A descriptor of the ring in which what the workload dials is parked, the caller's to close; None: nothing of
-        it ever is.
+    def ring(self, entry: Entry, namespace: NetworkNamespace, held: int | None) -> int | None:
+        """A descriptor of the ring (by rules: the queue of packets) in which what the workload dials is parked, the
+        caller's to close; None: nothing of it ever is. `held`: one that a core has, which stays the caller's. The
+        journal is to be saved afterwards.
         """
 
     def live_listeners(self, entry: Entry, namespace: NetworkNamespace) -> frozenset[int]:

@@ -125,7 +125,7 @@ class HostEbpfBackend:
         """See Backend: the connections of the entry's cgroup and ports."""
         self._install(entry, namespace, listeners, capturing=True)
 
-    def configure(self, entry: Entry) -> None:
+    def configure(self, entry: Entry, namespace: NetworkNamespace) -> None:
         """See Backend."""
         try:
             with contextlib.ExitStack() as stack:
@@ -158,7 +158,7 @@ class HostEbpfBackend:
 
     def stop_new(self, entry: Entry, namespace: NetworkNamespace) -> None:
         """See Backend: the entry says that the workload leaves."""
-        self.configure(entry)
+        self.configure(entry, namespace)
 
     def remove(
         self, entry: Entry, namespace: NetworkNamespace | None, neighbours: Collection[Entry]
@@ -205,7 +205,7 @@ class HostEbpfBackend:
         except OSError as error:
             raise CaptureError(f"cannot give {entry.name} its listeners: {error.strerror}") from None
 
-    def ring(self, entry: Entry) -> int | None:
+    def ring(self, entry: Entry, namespace: NetworkNamespace, held: int | None) -> int | None:
         """See Backend."""
         try:
             return bpf.pinned(self._pins / entry.pins / "parked")

@@ -35,7 +35,7 @@ from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import BackendName, Entry, Journal
 from nodeseal.capture.listeners import INBOUND, OUTBOUND, STEERED
 from nodeseal.capture.removal import Step
-from nodeseal.linux import capabilities, conntrack, proc_net, sysctls, xtables
+from nodeseal.linux import capabilities, conntrack, packet_queue, proc_net, rtnetlink, sysctls, xtables
 from nodeseal.linux.errors import LinuxError
 from nodeseal.linux.namespace import NetworkNamespace, in_new_namespace
 from nodeseal.linux.rtnetlink import Survey
@@ -43,6 +43,7 @@ from nodeseal.mesh.exclusions import Excluded
 
 log = logging.getLogger("nodeseal.capture")
 
+_PARK_FULL = "park_full"  # of constants.COUNTERS
 CONNTRACK_SYSCTLS = {
     # Connections older than enrolment are taken up in their middle. It is the default.
     "net/netfilter/nf_conntrack_tcp_loose": "1",
@@ -64,6 +65,9 @@ class IptablesBackend:
 
     def __init__(self) -> None:
         self._bypass: Mapping[str, Excluded] | None = None
+        self._journal: Journal | None = None
+        self.cannot_park: str | None = "it was not tried"
+        """Why no rule can park SYNs here, after prepare(); None: they can."""
 
     def set_bypass(self, bypass: Mapping[str, Excluded], captured: Iterable[tuple[Entry, NetworkNamespace]]) -> None:
         """Workload -> what comes in and is left to the application: of those that are captured already, and of those
@@ -88,6 +92,8 @@ class IptablesBackend:
             conntrack.marked_connections(constants.MARK_CAPTURED)
 
         in_new_namespace(attempt)
+        self._journal = journal
+        self.cannot_park = cannot_park()
 
     def begin(self, entry: Entry, namespace: NetworkNamespace, neighbours: Collection[Entry]) -> None:
         """See Backend: it has no neighbours."""
@@ -96,6 +102,8 @@ class IptablesBackend:
         """See Backend."""
         if not entry.xtables:
             entry.xtables += [xtables.choose(version) for version in entry.versions]
+        if constants.MARK_RELEASED not in entry.marks:
+            entry.marks.append(constants.MARK_RELEASED)
         settings.plan(entry, settings.of_pod(entry) | CONNTRACK_SYSCTLS)
 
     def install(self, entry: Entry, namespace: NetworkNamespace, survey: Survey, listeners: Mapping[int, int]) -> None:
@@ -106,16 +114,16 @@ class IptablesBackend:
             routing.put(entry, survey.devices)
             self._write(entry, _ports_of(listeners), capturing=True)
 
-        self.configure(entry)
+        _warn(entry)
         try:
             namespace.run(body)
         except OSError as error:
             raise CaptureError(f"cannot capture {entry.name} in {entry.netns}: {error.strerror}") from None
 
-    def configure(self, entry: Entry) -> None:
+    def configure(self, entry: Entry, namespace: NetworkNamespace) -> None:
         """See Backend: `open_on_failure` cannot be had, since no rule can tell whether somebody holds a listener."""
-        if entry.open_on_failure:
-            log.warning("workload %s: on_failure: open has no effect with capture by iptables: closed", entry.name)
+        _warn(entry)
+        namespace.run(partial(self._write, entry, None, capturing=entry.state != "leaving"))
 
     def refresh(self, entry: Entry, namespace: NetworkNamespace) -> None:
         """See Backend: devices that came since are covered when the workload is enrolled again."""
@@ -142,10 +150,36 @@ class IptablesBackend:
 
     def give_listeners(self, entry: Entry, namespace: NetworkNamespace, listeners: Mapping[int, int]) -> None:
         """See Backend."""
-        namespace.run(lambda: self._write(entry, _ports_of(listeners), capturing=entry.state != "leaving"))
 
-    def ring(self, entry: Entry) -> None:
-        """See Backend: no rule parks anything."""
+        def body() -> None:
+            if constants.MARK_RELEASED not in entry.marks:
+                assert self._journal is not None
+                entry.marks.append(constants.MARK_RELEASED)  # an older version captured it
+                self._journal.save()
+                routing.put(entry, rtnetlink.survey().devices)
+            self._write(entry, _ports_of(listeners), capturing=entry.state != "leaving")
+
+        namespace.run(body)
+
+    def ring(self, entry: Entry, namespace: NetworkNamespace, held: int | None) -> int | None:
+        """See Backend: a queue of packets, which is the core's as long as it has the socket. A new one has another
+        number if somebody has the last one's: an older core, until it has let go of it."""
+        if self.cannot_park is not None:
+            return None
+
+        def body() -> int:
+            number = packet_queue.number_of(held) if held is not None else None
+            if held is not None and number is not None:
+                ring = os.dup(held)
+            else:
+                ring, number = packet_queue.make(constants.QUEUES)
+            if number != entry.queue:
+                entry.queue = number
+                if entry.parking:
+                    self._write(entry, None, capturing=entry.state != "leaving")
+            return ring
+
+        return namespace.run(body)
 
     def live_listeners(self, entry: Entry, namespace: NetworkNamespace) -> frozenset[int]:
         """See Backend."""
@@ -161,8 +195,11 @@ class IptablesBackend:
 
     def counters(self, captured: Iterable[tuple[Entry, NetworkNamespace]]) -> dict[str, int]:
         """What went wrong, as the rules of all workloads counted it: name -> how often. Takes milliseconds for each."""
-        totals = dict.fromkeys(ruleset.COUNTERS, 0)
+        totals = dict.fromkeys((*ruleset.COUNTERS, _PARK_FULL), 0)
         for entry, namespace in captured:
+            if entry.queue:
+                queues = namespace.run(lambda: list(packet_queue.queues()))
+                totals[_PARK_FULL] += sum(one.dropped for one in queues if one.number == entry.queue)
             for program in entry.xtables:
                 saved = namespace.run(partial(xtables.save, program, counters=True))
                 for name, count in ruleset.counters(saved).items():
@@ -186,6 +223,7 @@ class IptablesBackend:
                 capturing=capturing,
                 bypass=bypass,
                 addresses=[one for one in entry.target_addresses if one.version == family],
+                queue=entry.queue if entry.parking else None,
             )
             xtables.restore(program, text)
 
@@ -211,6 +249,28 @@ def _ports_of(listeners: Mapping[int, int]) -> dict[int, int]:
     return ports
 
 
-def sample(family: int) -> str:
-    """All rules, for ports that nobody listens on."""
-    return ruleset.installation("", family, {OUTBOUND: 1, INBOUND: 1}, capturing=True)
+def sample(family: int, *, queue: int | None = None) -> str:
+    """All rules, for ports that nobody listens on. `queue`: they park SYNs in it."""
+    return ruleset.installation("", family, {OUTBOUND: 1, INBOUND: 1}, capturing=True, queue=queue)
+
+
+def cannot_park() -> str | None:
+    """Why no rule can park SYNs here, found out in a network namespace that is made for it; None: they can."""
+
+    def attempt() -> None:
+        queue, number = packet_queue.make(constants.QUEUES)
+        try:
+            xtables.restore(xtables.choose(4), sample(4, queue=number))
+        finally:
+            os.close(queue)
+
+    try:
+        in_new_namespace(attempt)
+    except LinuxError as error:
+        return str(error)
+    return None
+
+
+def _warn(entry: Entry) -> None:
+    if entry.open_on_failure:
+        log.warning("workload %s: on_failure: open has no effect with capture by iptables: closed", entry.name)

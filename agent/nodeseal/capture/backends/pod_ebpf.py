@@ -108,7 +108,7 @@ class PodEbpfBackend:
         """See Backend."""
         self._install(entry, namespace, survey, listeners, capturing=True)
 
-    def configure(self, entry: Entry) -> None:
+    def configure(self, entry: Entry, namespace: NetworkNamespace) -> None:
         """See Backend."""
         try:
             if entry.parking:
@@ -169,7 +169,7 @@ class PodEbpfBackend:
         except OSError as error:
             raise CaptureError(f"cannot give {entry.name} its listeners: {error.strerror}") from None
 
-    def ring(self, entry: Entry) -> int | None:
+    def ring(self, entry: Entry, namespace: NetworkNamespace, held: int | None) -> int | None:
         """See Backend."""
         try:
             return bpf.pinned(self._pins / entry.pins / "parked")

@@ -25,6 +25,11 @@ as well, for an application that puts another mark on the socket that it accepte
 
 What is to bypass the core is left alone at its SYN: it gets no mark, and conntrack nothing to remember.
 
+Where SYNs are parked, NFQUEUE takes the captured SYN as it arrives at lo, instead of TPROXY, and the core reads it from
+there (linux/packet_queue.py). It drops the packet, and when the far side is there sends the same SYN with the mark
+RELEASED. That one is routed to lo by its mark and goes to the outbound listener, as CAPTURED. To conntrack it is the
+SYN sent again. A queue that nobody has drops what comes to it: there is no --queue-bypass.
+
 A packet of the application that conntrack cannot place (INVALID) has no entry to take the mark from, so one that
 carries data is dropped rather than sent past the core. FIN and SYN-ACK are not: they are INVALID when they are the
 first that conntrack sees of a connection older than enrolment.
@@ -57,6 +62,7 @@ _CAPTURED = f"{constants.MARK_CAPTURED:#x}"
 _TO_APP = f"{constants.MARK_TO_APP:#x}"
 _CORE = f"{constants.MARK_CORE:#x}"
 _DIALLED = f"{constants.MARK_DIALLED:#x}"
+_RELEASED = f"{constants.MARK_RELEASED:#x}"
 _SYN_ACK = "-p tcp -m tcp --tcp-flags SYN,ACK SYN,ACK"
 _ONLY_SYN = "--tcp-flags FIN,SYN,RST,ACK SYN"
 _SYN = f"-p tcp -m tcp {_ONLY_SYN}"
@@ -78,6 +84,7 @@ def installation(
     capturing: bool,
     bypass: Excluded | None = None,
     addresses: Sequence[Address] = (),
+    queue: int | None = None,
 ) -> str:
     """What makes the rules be there as they should be, whatever of them is there already; takes effect as a whole.
 
@@ -85,14 +92,14 @@ def installation(
     the loopback address (a role without one gets nothing new, and what would go there is dropped); `capturing`: False
     when new connections go direct and only captured ones are served; `bypass`: what comes in and is left to the
     application all the same, None for what the rules say of that already; `addresses`: the workload's of this family,
-    of which the first has the listener for tunnels.
+    of which the first has the listener for tunnels; `queue`: number of the queue in which SYNs are parked, None when
+    they are not.
     """
     left_alone = _bypass_of(saved) if bypass is None else list(_bypass(family, bypass))
     lines = ["*mangle", *(f":{chain} - [0:0]" for chain in _JUMPS.values())]
     lines += [f"-A {OUTPUT} {rule}" for rule in _output(family, capturing=capturing)]
-    lines += [
-        f"-A {PREROUTING} {rule}" for rule in _prerouting(family, ports, left_alone, addresses, capturing=capturing)
-    ]
+    prerouting = _prerouting(family, ports, left_alone, addresses, capturing=capturing, queue=queue)
+    lines += [f"-A {PREROUTING} {rule}" for rule in prerouting]
     lines += [f"-A {POSTROUTING} {rule}" for rule in _postrouting()]
     for builtin, chain in _JUMPS.items():
         found = _rules_of(saved, builtin)
@@ -138,7 +145,8 @@ def counters(saved: str) -> dict[str, int]:
 def _output(family: int, *, capturing: bool) -> Iterator[str]:
     # The core's own, and the application's answers to it.
     yield (f"{_SYN_ACK} -m tcp ! --sport {constants.HBONE_PORT} -m mark --mark {_CORE} -j CONNMARK --set-xmark {_CORE}")
-    yield f"-m mark --mark {_CORE} -j RETURN"
+    for mark in (_CORE, _RELEASED):
+        yield f"-m mark --mark {mark} -j RETURN"
     for mark in (_TO_APP, _CAPTURED):
         yield f"-m mark --mark {mark} -j CONNMARK --set-xmark {mark}"
         yield f"-m mark --mark {mark} -j RETURN"
@@ -173,10 +181,19 @@ def _bypass_of(saved: str) -> list[str]:
 
 
 def _prerouting(
-    family: int, ports: Mapping[int, int], left_alone: Iterable[str], addresses: Sequence[Address], *, capturing: bool
+    family: int,
+    ports: Mapping[int, int],
+    left_alone: Iterable[str],
+    addresses: Sequence[Address],
+    *,
+    capturing: bool,
+    queue: int | None,
 ) -> Iterator[str]:
+    yield f"-i lo -p tcp -m mark --mark {_RELEASED} {_target(family, ports.get(OUTBOUND), _CAPTURED)}"
     yield f"-i lo -m mark ! --mark {_CAPTURED} -j RETURN"
     yield "-i lo -m addrtype --dst-type LOCAL -j RETURN"
+    if queue is not None:
+        yield f"-i lo {_SYN} -j NFQUEUE --queue-num {queue}"
     yield f"-i lo -p tcp {_target(family, ports.get(OUTBOUND), _CAPTURED)}"
     if family == 6:
         yield f"-s {_ON_THE_LINK} -j RETURN"
@@ -200,7 +217,7 @@ def _prerouting(
 def _postrouting() -> Iterator[str]:
     for mark in (_CAPTURED, _TO_APP, _DIALLED):
         yield f"! -o lo -m connmark --mark {mark} -j DROP"
-    for mark in (_CAPTURED, _TO_APP):
+    for mark in (_CAPTURED, _TO_APP, _RELEASED):
         # A copy (TEE): conntrack knows nothing of it.
         yield f"! -o lo -m mark --mark {mark} -j DROP"
 

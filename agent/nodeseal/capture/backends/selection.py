@@ -29,8 +29,10 @@ log = logging.getLogger("nodeseal.capture")
 class Selection:
     """The backends of one run directory."""
 
-    def __init__(self, run_dir: Path, cgroup: Path | None = None, choice: Choice = Choice.AUTO) -> None:
-        """`cgroup`: root of the cgroup v2 tree, None to find it."""
+    def __init__(
+        self, run_dir: Path, cgroup: Path | None = None, choice: Choice = Choice.AUTO, *, truthful: bool = False
+    ) -> None:
+        """`cgroup`: root of the cgroup v2 tree, None to find it; `truthful`: what is chosen must be able to park."""
         self.runtime = Runtime(run_dir, cgroup)
         self.iptables = IptablesBackend()
         self.host = HostEbpfBackend(self.runtime)
@@ -39,6 +41,7 @@ class Selection:
         self.why = ""
         """Why `auto` did not choose eBPF; "" when it did, or when there was no choice."""
         self._choice = choice
+        self._truthful = truthful
         # Those of one name are prepared in this order.
         self._all: tuple[Backend, ...] = (PodEbpfBackend(self.runtime), self.host, self.iptables)
 
@@ -76,11 +79,11 @@ class Selection:
         """Prepares the choice, and says which it is."""
         if self._choice is not Choice.AUTO:
             name: BackendName = "ebpf" if self._choice is Choice.EBPF else "iptables"
-            self._prepare(name, journal, undo)
+            self._prepare_chosen(name, journal, undo)
             return name
         try:
             with contextlib.ExitStack() as attempt:
-                self._prepare("ebpf", journal, attempt)
+                self._prepare_chosen("ebpf", journal, attempt)
                 undo.push(attempt.pop_all())
             return "ebpf"
         except CompilingInterruptedError:
@@ -88,11 +91,16 @@ class Selection:
         except LinuxError as error:
             self.why = str(error)
         try:
-            self._prepare("iptables", journal, undo)
+            self._prepare_chosen("iptables", journal, undo)
         except LinuxError as error:
             raise CaptureError(f"no capture backend can be used here: ebpf: {self.why}; iptables: {error}") from None
         log.warning("capture is by iptables, not by eBPF: %s", self.why)
         return "iptables"
+
+    def _prepare_chosen(self, name: BackendName, journal: Journal, undo: contextlib.ExitStack) -> None:
+        self._prepare(name, journal, undo)
+        if name == "iptables" and self._truthful and (why := self.iptables.cannot_park) is not None:
+            raise CaptureError(f"it cannot have 'connect: truthful', say early if that will do: {why}")
 
     def _prepare(self, name: BackendName, journal: Journal, undo: contextlib.ExitStack) -> None:
         for backend in self._all:
