@@ -208,6 +208,27 @@ TEST(server_that_speaks_first_and_ends_is_heard_after_the_release)
     }
 }
 
+TEST(server_that_resets_before_the_application_has_come_is_not_dialled_again)
+{
+    for (int tunnel = 0; tunnel < 2; tunnel++) {
+        struct lab *lab = lab_parked(tunnel);
+        int client = parked_client();
+        parked_syn(lab, client, 7, 0);
+        int server = take_connection(lab->application);
+        struct sent sent = parked_sent();
+        check_released(&sent);
+        reset(server);
+        usleep(50000); /* the reset has come */
+        parked_connect(lab, client);
+        expect_reset(client);
+        close(client);
+        WAIT_UNTIL(lab_core_stats(lab).live_connections == 0);
+        CHECK(nobody_waits_at(lab->application));
+        CHECK_EQUAL(lab_stats(lab, SHIPPER_KEY).accepted, 1);
+        lab_close(lab);
+    }
+}
+
 TEST(limit_refuses_the_syn_and_counts_native_connections)
 {
     struct lab *lab = lab_parked(0);

@@ -232,6 +232,19 @@ void flow_abort(struct flow *flow, const char *reason)
         flow_close(flow, reason, socket_abort);
 }
 
+void flow_cut(struct flow *flow, const char *reason)
+{
+    NS_CHECK(flow, FLOW_MAGIC);
+    if (flow->state != FLOW_RELEASED) {
+        flow_abort(flow, reason);
+        return;
+    }
+    byte_queue_clear(&flow->to_near.pending, &flow->worker->blocks);
+    stream_close(&flow->stream, 1);
+    flow->is_cut = 1;
+    snprintf(flow->reason, sizeof(flow->reason), "%s", reason);
+}
+
 void flow_fail(struct flow *flow, const char *reason)
 {
     flow->workload->stats.failed++;

@@ -115,6 +115,8 @@ struct flow {
     uint64_t accepted_ms;
     /* Until OPEN; 0: none, the application waits for as long as it likes. */
     uint64_t deadline_ms;
+    /* Its far side was reset since its SYN was released; `reason` says why. */
+    int is_cut;
     /* It never was a connection: it stands among the refusals (refusals.h) instead, or is none of ours. */
     int unlisted;
     /* Plaintext: why. */
@@ -153,6 +155,9 @@ void flow_answer_refused(struct flow *flow, enum outcome outcome, const char *re
 
 /* Both directions have ended and everything is written: closes in order. */
 void flow_finish(struct flow *flow);
+/* Its far side was reset. It ends; but an application whose SYN was released is let in first, and then reset.
+ */
+void flow_cut(struct flow *flow, const char *reason);
 /* Ends it with a reset; flow_fail also counts it, and answers an inbound stream that was not answered yet, by
  * its `cause`. */
 void flow_abort(struct flow *flow, const char *reason);

@@ -364,8 +364,8 @@ void relay_closed(struct stream *stream, int clean)
             flow_discard(flow);
         relay_flow(flow); /* finishes once the application has taken what is pending */
     } else
-        flow_abort(flow,
-                   flow->near.failed ? "the application reset the connection" : "the peer reset the stream");
+        flow_cut(flow,
+                 flow->near.failed ? "the application reset the connection" : "the peer reset the stream");
 }
 
 ssize_t relay_source(struct tunnel *tunnel, struct stream *stream, uint8_t *out, size_t capacity, int *end)

@@ -317,7 +317,9 @@ int route_pair(struct worker *worker, const struct tuple *tuple, int fd)
     held_end(&flow->held);
     socket_bound(fd, quota_buffers(flow->workload->quota));
     flow_adopt(flow, &flow->near, fd);
-    if (worker_watch(worker, &flow->near) != 0)
+    if (flow->is_cut)
+        flow_abort(flow, flow->reason);
+    else if (worker_watch(worker, &flow->near) != 0)
         flow_fail(flow, "the connection could not be set up");
     else
         route_open(flow);
@@ -443,7 +445,7 @@ static void on_delayed(struct stream *stream, const char *reason)
 
 static void on_broken(struct stream *stream, const char *reason)
 {
-    flow_abort(flow_of(stream), reason);
+    flow_cut(flow_of(stream), reason);
 }
 
 static void on_lost(struct stream *stream, int again, enum cause cause, const char *reason)
@@ -454,7 +456,7 @@ static void on_lost(struct stream *stream, int again, enum cause cause, const ch
         return;
     }
     stream_leave(stream);
-    flow_abort(flow, reason);
+    flow_cut(flow, reason);
 }
 
 const struct stream_events ROUTE_EVENTS = {
