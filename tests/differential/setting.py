@@ -8,7 +8,7 @@ REGISTRY_PORT = 5000
 PIPELINE_PORT = 8080
 """Of the service in front of `pipeline`, see nodeseal_lab.plan."""
 
-PODS = ("guest:node1:plain", "far:node2", "several:node2")
+PODS = ("guest:node1:plain", "far:node2", "several:node2", "roamer:node1", "inn:node2")
 HOST_WORKLOADS = ("vector:node1:9100", f"registry:node2:{REGISTRY_PORT}")
 """What a lab has beside its default pods."""
 
@@ -41,6 +41,9 @@ SERVICE = Relation("service", "shipper", "pipeline", "the client dials a service
 FROM_NODE = Relation("from-node", "vector", "pipeline", "the client is a process of its node")
 TO_NODE = Relation("to-node", "shipper", "registry", "the server is a process of its node", REGISTRY_PORT)
 
+# Whose many connections leave any port in TIME_WAIT.
+ROAMER_MESH = Relation("roamer-mesh", "roamer", "inn", "both are enrolled")
+ROAMER_OUTWARD = Relation("roamer-outward", "roamer", "intruder", "only the client is enrolled")
 SEVERAL_MESH = Relation("several-mesh", "siem", "several", "both are enrolled")
 # Whose network is cut: the others' tunnels are to go on meanwhile.
 FAR_MESH = Relation("far-mesh", "siem", "far", "both are enrolled")

@@ -9,7 +9,7 @@ from pathlib import Path
 from differential.case import Notice, case
 from differential.notices import FORWARDED_SOURCE, LEG_HAS_THE_PORT, UNKNOWN_VIP
 from differential.observation import Observation, outcome
-from differential.setting import EVERYWHERE, FAR_MESH, FAR_OUTWARD, MESH, PODS_ONLY, SEVERAL_MESH
+from differential.setting import EVERYWHERE, FAR_MESH, MESH, PODS_ONLY, ROAMER_MESH, ROAMER_OUTWARD
 from differential.world import World
 from support.connection import echoes, receive_exactly, reset
 
@@ -122,7 +122,7 @@ def test_one_port_to_two_servers(world: World) -> Observation:
     return {"connect()": results, "echo": [echoes(client) for client in clients]}
 
 
-@case(SEVERAL_MESH, FAR_OUTWARD)
+@case(ROAMER_MESH, ROAMER_OUTWARD)
 def test_many_from_all_ports(world: World) -> Observation:
     """2,000 connections, 20 at a time, from a pod whose port range is 1024 to 65535; each is answered and closed."""
     world.serve(backlog=1024)
