@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-NO_WAY_OUT = (
-    "**To be mended.** The core sends the SYN of a native connection on, in the pod's namespace. That there is no "
-    "route for it is not told to the application yet."
-)
 NO_URGENT_DATA = (
     "A tunnel is a stream of HTTP/2, which has no urgent data, and no place to say where a byte of it was (RFC 9113). "
     "RFC 6093 tells applications not to use it, for middleboxes clear it. The byte is delivered like all others."

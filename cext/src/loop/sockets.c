@@ -352,6 +352,7 @@ uint32_t socket_path_mtu(int fd, const struct ns_address *to)
     if (connect_to(fd, to) != 0 ||
         getsockopt(fd, is_v4 ? IPPROTO_IP : IPPROTO_IPV6, is_v4 ? IP_MTU : IPV6_MTU, &mtu, &length) != 0)
         return 0;
+    errno = 0;
     return mtu < 576 ? 0 : mtu > 65535 ? 65535 : (uint32_t)mtu;
 }
 

@@ -29,7 +29,8 @@ int socket_asking_in(const struct netns *netns);
 int socket_raw_in(const struct netns *netns, int family, uint32_t mark);
 /* A socket there with the mark, to be given to socket_path_mtu; -1 with errno. It sends nothing. */
 int socket_path_in(const struct netns *netns, int family, uint32_t mark);
-/* The largest IP packet on the way to `to`, as far as the kernel knows, at most 65535; 0: not known. */
+/* The largest IP packet on the way to `to`, as far as the kernel knows, at most 65535; 0 with errno: not
+ * known, or there is no way (ENETUNREACH, EHOSTUNREACH). */
 uint32_t socket_path_mtu(int fd, const struct ns_address *to);
 
 /* Socket addresses from and to the core's own form. */

@@ -1,6 +1,8 @@
 /* syn_answer.c: see syn_answer.h. */
 #include "loop/syn_answer.h"
 
+#include <errno.h>
+
 #include "loop/worker.h"
 #include "loop/workload.h"
 #include "wire/names.h"
@@ -50,12 +52,15 @@ void syn_release(struct worker *worker, struct workload *workload, struct held *
 void syn_send_on(struct worker *worker, struct workload *workload, struct held *held, uint32_t mark)
 {
     const struct ns_address *to = &held->tuple.destination;
-    struct answer *answer = room(worker, workload, to, mark);
-    if (answer != NULL) {
-        /* Its own number is that of lo. */
-        uint16_t mss = mark == NS_MARK_NATIVE ? workload_path_mss(workload, to) : 0;
-        answer->length = syn_again(held->syn, mss, answer->bytes, sizeof(answer->bytes));
+    /* Its own number is that of lo. */
+    uint16_t mss = mark == NS_MARK_NATIVE ? workload_path_mss(workload, to) : 0;
+    if (mark == NS_MARK_NATIVE && mss == 0) {
+        syn_refuse(worker, workload, held, cause_of_errno(errno));
+        return;
     }
+    struct answer *answer = room(worker, workload, to, mark);
+    if (answer != NULL)
+        answer->length = syn_again(held->syn, mss, answer->bytes, sizeof(answer->bytes));
     syn_forget(worker, held);
 }
 

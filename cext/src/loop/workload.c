@@ -1,6 +1,7 @@
 /* workload.c: see workload.h. */
 #include "loop/workload.h"
 
+#include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -178,6 +179,8 @@ uint16_t workload_path_mss(struct workload *workload, const struct ns_address *t
         (void)kept(workload, fd, socket_path_in(&workload->netns, is_v4 ? AF_INET : AF_INET6, NS_MARK_CORE));
     uint32_t headers = is_v4 ? 40 : 60;
     uint32_t mtu = *fd >= 0 ? socket_path_mtu(*fd, to) : 0;
+    if (*fd >= 0 && mtu == 0 && (errno == ENETUNREACH || errno == EHOSTUNREACH))
+        return 0;
     return (uint16_t)(mtu == 0 ? PATH_MTU_USUAL - headers : mtu - headers);
 }
 

@@ -123,7 +123,8 @@ struct workload *workload_named(struct worker *worker, const struct workload *li
 int workload_raw(struct workload *workload, int is_v4, uint32_t mark);
 /* Whether it is that of SYNs of a process of the node, NS_MARK_HOST_RELEASED and its number. */
 int mark_is_host_released(uint32_t mark);
-/* The largest segment (TCP's MSS) that a connection from its namespace to `to` can send at first. */
+/* The largest segment (TCP's MSS) that a connection from its namespace to `to` can send at first; 0 with
+ * errno: there is no way (ENETUNREACH, EHOSTUNREACH). */
 uint16_t workload_path_mss(struct workload *workload, const struct ns_address *to);
 /* What socket_asking_in gives, made once; -1: none can be had. */
 int workload_asking(struct workload *workload);
