@@ -12,6 +12,7 @@
 
 #include "core/snapshot.h"
 #include "core/thread.h"
+#include "loop/packet_queue.h"
 #include "loop/workload.h"
 
 enum {
@@ -209,6 +210,18 @@ int core_workload_credentials(struct core *core, uint64_t workload, const char *
     return known ? 0 : fail(error, error_size, "no workload has this key", 0);
 }
 
+/* Whether SYNs can be read from it: the caller is told, for nobody would answer what is parked there. */
+static int parks(int fd)
+{
+    struct ring ring = {0};
+    if (packet_queue_is(fd))
+        return 1;
+    if (ring_open(&ring, fd, ring_size(fd)) != 0)
+        return 0;
+    ring_close(&ring);
+    return 1;
+}
+
 int core_workload_listen(struct core *core, uint64_t workload, int role, int fd, char *error,
                          size_t error_size)
 {
@@ -217,7 +230,8 @@ int core_workload_listen(struct core *core, uint64_t workload, int role, int fd,
     int result = -1;
     struct registered *registered = registered_for(core, workload, role, error, error_size);
     if (registered != NULL) {
-        int own = socket_set_nonblocking(fd) == 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
+        int usable = (role != NS_LISTEN_PARKED || parks(fd)) && socket_set_nonblocking(fd) == 0;
+        int own = usable ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
         if (own < 0) {
             fail(error, error_size, "the listener is no usable descriptor", errno);
         } else {
