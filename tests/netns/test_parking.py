@@ -26,7 +26,7 @@ from support.patience import PATIENCE, wait_for
 from support.pods import SERVER, Pods
 from support.relay import Relay
 
-pytestmark = pytest.mark.ebpf_only("rules park nothing")
+pytestmark = pytest.mark.ebpf_only("rules park in a queue of packets: test_capture_queue.py")
 
 PORT = 8080
 

@@ -21,7 +21,7 @@ from support.lab import RunningLab, running_lab
 from support.patience import PATIENCE, wait_for
 from support.programs import Programs, Worker
 
-pytestmark = pytest.mark.ebpf_only("rules park nothing, and tell nobody what applications bear")
+pytestmark = pytest.mark.ebpf_only("no rule tells what applications bear")
 
 IP_VERSIONS = (4, 6)
 TCP = socket.IPPROTO_TCP

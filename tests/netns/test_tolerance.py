@@ -16,7 +16,7 @@ from support.parking import TOLERANCE, Answers, Parked
 from support.patience import PATIENCE, wait_for
 from support.pods import Pods
 
-pytestmark = pytest.mark.ebpf_only("rules park nothing")
+pytestmark = pytest.mark.ebpf_only("no rule tells what applications bear")
 
 PORT = 8080
 TCP = socket.IPPROTO_TCP

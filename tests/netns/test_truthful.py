@@ -7,22 +7,25 @@ from collections.abc import Iterator
 
 import pytest
 
+from nodeseal.capture.backends.backend import Choice
 from nodeseal_lab.mesh_state import change_workloads
 from support.connection import echoes
 from support.hosts import HOSTS, Host
 from support.lab import RunningLab, running_lab
 from support.netfilter import rule
+from support.options import BACKEND
 from support.patience import PATIENCE, wait_for
 from support.programs import BOTH_FAMILIES, Programs
 
-pytestmark = pytest.mark.ebpf_only("rules park nothing")
+pytestmark = pytest.mark.both_backends
 
 CLOSED = 9
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
-    with running_lab(tmp_path_factory.mktemp("truthful"), host_workloads=HOSTS, ipv6=True) as lab:
+    hosts = HOSTS if BACKEND.asked() is Choice.EBPF else ()
+    with running_lab(tmp_path_factory.mktemp("truthful"), host_workloads=hosts, ipv6=True) as lab:
         wait_for(lambda: connect(lab, "shipper") == "truthful", "what it dials is parked")
         yield lab
 
@@ -47,6 +50,7 @@ def test_a_closed_port_is_refused(lab: RunningLab, programs: Programs) -> None:
             programs.dial("shipper", (programs.at(pod), CLOSED))
 
 
+@pytest.mark.ebpf_only("processes of the node are captured by eBPF only")
 def test_a_closed_port_is_refused_to_a_process_of_the_node(lab: RunningLab, programs: Programs, host: Host) -> None:
     wait_for(lambda: connect(lab, "vector") == "truthful", "what it dials is parked")
     process = host.process("vector")
