@@ -16,7 +16,7 @@ RESERVATIONS: dict[BackendName, tuple[str, ...]] = {
         "What workloads exclude outbound goes through the core, in plaintext; it fails while no core runs.",
         "on_failure: open has no effect: closed.",
         "mesh_networks and outside_mesh have no effect: what is outside the mesh goes through the core, too.",
-        "Nothing is native: plaintext goes through the core in both directions.",
+        "plaintext: native has no effect: plaintext goes through the core, in both directions.",
         "What an application bears of its peer's silence (its keepalive, TCP_USER_TIMEOUT) is not heard.",
         "Every connection of an enrolled namespace takes an entry of the machine's conntrack table "
         "(nf_conntrack_max): when it is full, new connections are dropped.",
