@@ -89,6 +89,18 @@ def test_captured_syn_waits_in_the_queue_and_not_at_the_listener(pods: Pods) -> 
     assert connection.connect_ex((pods.server_at, PORT)) == errno.EALREADY
 
 
+def test_it_is_the_same_with_the_tables_of_legacy(pods: Pods) -> None:
+    for program in ("iptables-legacy", "ip6tables-legacy"):
+        with pods.client.popen(program, "-t", "mangle", "-A", "INPUT", "-p", "udp", "-j", "ACCEPT") as process:
+            assert process.wait(20) == 0
+    _, captured = parked(pods)
+    programs = Journal.load(pods.run_dir()).entries["default/client"].xtables
+    assert all(program.endswith("-legacy") for program in programs)
+    assert parking_rules(pods.client) == {FIRST}
+    begin(pods)
+    wait_for(lambda: waiting(captured.listeners[PARKED]), "it is parked")
+
+
 def test_what_is_not_parked_is_accepted_at_once(pods: Pods) -> None:
     pods.echo(pods.server)
     capture, captured = parked(pods)
