@@ -6,6 +6,7 @@ import contextlib
 import resource
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -169,34 +170,34 @@ def test_a_workload_that_reads_nothing_fills_its_memory_and_slows_nobody(lab: Ru
     same_tunnel.finish()
 
 
-def test_in_plaintext_a_workload_that_reads_nothing_holds_less_than_its_limit(
-    lab: RunningLab, programs: Programs
-) -> None:
-    server = programs.serve("intruder", send_bulk)
-    echo_server = programs.serve("intruder")
-    # Beside a light workload pieces are small. What a stalled one holds is what its last read happened to find.
-    neighbour = Lines(programs, "siem", echo_server.address)
-    same = Lines(programs, "shipper", echo_server.address)
-    stalled: list[socket.socket] = []
-    limit_memory(lab)
+def test_in_relayed_plaintext_a_workload_that_reads_nothing_holds_less_than_its_limit(tmp_path: Path) -> None:
+    settings = {"workers": 1, "plaintext": "proxied"}
+    with running_lab(tmp_path, settings=settings) as lab, Programs(lab) as programs:
+        server = programs.serve("intruder", send_bulk)
+        echo_server = programs.serve("intruder")
+        # Beside a light workload pieces are small. What a stalled one holds is what its last read happened to find.
+        neighbour = Lines(programs, "siem", echo_server.address)
+        same = Lines(programs, "shipper", echo_server.address)
+        stalled: list[socket.socket] = []
+        limit_memory(lab)
 
-    def half_is_held() -> bool:
-        if lab.workload("shipper")["memory"] >= MIB // 2:
-            return True
-        if len(stalled) < 400:
-            stalled.append(programs.dial("shipper", server.address))
-            stalled[-1].sendall(b"x")
-        return False
+        def half_is_held() -> bool:
+            if lab.workload("shipper")["memory"] >= MIB // 2:
+                return True
+            if len(stalled) < 400:
+                stalled.append(programs.dial("shipper", server.address))
+                stalled[-1].sendall(b"x")
+            return False
 
-    wait_for(half_is_held, "the workload holds half of what it may")
-    same.goes_on()
-    # What was spliced before it was half: one pipe.
-    assert lab.workload("shipper")["memory"] <= 2 * MIB
-    for connection in stalled:
-        assert receive_exactly(connection, BULK) == bytes(BULK)
-    wait_for(lambda: lab.workload("shipper")["memory"] == 0, "nothing is held any more")
-    neighbour.finish()
-    same.finish()
+        wait_for(half_is_held, "the workload holds half of what it may")
+        same.goes_on()
+        # What was spliced before it was half: one pipe.
+        assert lab.workload("shipper")["memory"] <= 2 * MIB
+        for connection in stalled:
+            assert receive_exactly(connection, BULK) == bytes(BULK)
+        wait_for(lambda: lab.workload("shipper")["memory"] == 0, "nothing is held any more")
+        neighbour.finish()
+        same.finish()
 
 
 @contextlib.contextmanager

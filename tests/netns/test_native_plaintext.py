@@ -17,13 +17,12 @@ from support.programs import Programs
 
 pytestmark = pytest.mark.ebpf_only("with iptables plaintext goes through the core")
 IP_VERSIONS = (4, 6)
-NATIVE = {"plaintext": "native"}
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     pods = ("guest:node1:plain", "visitor:node2:plain")
-    with running_lab(tmp_path_factory.mktemp("native"), more_pods=pods, ipv6=True, settings=NATIVE) as lab:
+    with running_lab(tmp_path_factory.mktemp("native"), more_pods=pods, ipv6=True) as lab:
         yield lab
 
 

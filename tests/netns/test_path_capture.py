@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from nodeseal_lab.plan import PIPELINE_HTTP_PORT, SERVICE_ADDRESS, SERVICE_ADDRESS_6
 from support.connection import Address, echoes, endpoint, receive_exactly, reset, silent
-from support.lab import HBONE_PORT, RunningLab
+from support.lab import HBONE_PORT, RunningLab, running_lab
 from support.patience import wait_for
 from support.programs import Programs
 from support.server import Server
@@ -226,10 +226,29 @@ GOINGS = pytest.mark.parametrize("goes", [close_before, reset_before, close_in_t
 KINDS = pytest.mark.parametrize("target", ["pipeline", "intruder"], ids=["mtls", "plaintext"])
 
 
+@pytest.fixture(scope="module")
+def relaying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
+    """A lab in which plaintext goes through the cores as well."""
+    with running_lab(tmp_path_factory.mktemp("relaying"), settings={"plaintext": "proxied"}, ipv6=True) as lab:
+        yield lab
+
+
 @pytest.fixture
-def gone(lab: RunningLab, programs: Programs, goes: Callable[[socket.socket, Server], None], target: str) -> Gone:
-    """A captured connection of shipper whose client has gone so, seen on the link between the pod and its node."""
-    return Gone(lab, programs, goes, target)
+def gone(
+    request: pytest.FixtureRequest,
+    lab: RunningLab,
+    programs: Programs,
+    goes: Callable[[socket.socket, Server], None],
+    target: str,
+) -> Iterator[Gone]:
+    """A captured connection of shipper, through the core, whose client has gone so, seen on the link between the pod
+    and its node."""
+    if target == "pipeline":
+        yield Gone(lab, programs, goes, target)
+        return
+    relaying: RunningLab = request.getfixturevalue("relaying")
+    with Programs(relaying, programs.version) as through_core:
+        yield Gone(relaying, through_core, goes, target)
 
 
 @KINDS

@@ -228,23 +228,26 @@ def test_strict_resets_a_live_plaintext_connection(lab: RunningLab, programs: Pr
     lab.lab.set_mode("pipeline", "strict")
     with pytest.raises(ConnectionResetError):
         client.recv(1)
-    # The application behind it is told as well.
-    with pytest.raises(ConnectionResetError):
+    # The application behind it is told as well: ECONNABORTED is what its own kernel says (SOCK_DESTROY).
+    with pytest.raises((ConnectionResetError, ConnectionAbortedError)):
         server.connection().recv(1)
 
 
 def test_strict_refuses_a_new_plaintext_connection(lab: RunningLab, programs: Programs) -> None:
     server = programs.serve("pipeline")
     lab.lab.set_mode("pipeline", "strict")
+    guest = next(pod for pod in lab.lab.plan.pods if pod.name == "guest")
+    source = str(guest.addresses[programs.version == 6])
+    # One that another test had open was ended for it, and is counted there.
+    before = sum(row["count"] for row in lab.refused("node2", source=source, reason="strict"))
     with pytest.raises((ConnectionRefusedError, ConnectionResetError)):  # noqa: PT012
         client = programs.dial("guest", server.address)
         client.recv(1)
     assert server.peers == []
     there = endpoint(server.address)
     (row,) = lab.refused("node2", destination=there)
-    assert (row["kind"], row["reason"], row["count"]) == ("plaintext", "strict", 1)
-    guest = next(pod for pod in lab.lab.plan.pods if pod.name == "guest")
-    assert row["source"] in map(str, guest.addresses)
+    assert (row["kind"], row["reason"], row["count"]) == ("plaintext", "strict", before + 1)
+    assert row["source"] == source
     assert row["source_workload"] == "default/guest"
     assert [row for row in lab.connections("node2") if row["destination"] == there] == []
 

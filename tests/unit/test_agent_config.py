@@ -86,9 +86,9 @@ def test_wrong_node_addresses(tmp_path: Path, value: str, message: str) -> None:
     assert line.startswith(f"agent.yaml:4: {message}")
 
 
-def test_plaintext_is_proxied_unless_native_is_asked_for(tmp_path: Path) -> None:
-    assert load(tmp_path, MINIMAL).plaintext is PlaintextWay.PROXIED
-    assert load(tmp_path, MINIMAL + "plaintext: native\n").plaintext is PlaintextWay.NATIVE
+def test_plaintext_is_native_unless_it_is_to_go_through_the_core(tmp_path: Path) -> None:
+    assert load(tmp_path, MINIMAL).plaintext is PlaintextWay.NATIVE
+    assert load(tmp_path, MINIMAL + "plaintext: proxied\n").plaintext is PlaintextWay.PROXIED
 
 
 def test_extent_of_the_mesh(tmp_path: Path) -> None:

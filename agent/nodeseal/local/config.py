@@ -21,7 +21,7 @@
     outside_mesh: [10.96.0.1]        # outside all the same: addresses, ranges; the API server's, for example
     capture: auto                    # ebpf, iptables, or auto: ebpf where this machine has what it needs
     connect: truthful                # when a workload's connect() returns: once the far side is there, or early
-    plaintext: proxied               # what is decided to be plaintext goes through the core, or is native
+    plaintext: native                # what is decided to be plaintext is native, or goes through the core: proxied
 
 `cgroup`, the root of the cgroup v2 tree, is found; who has several names one (/sys/fs/cgroup/unified, say).
 A setting that is given and cannot be met is an error, see verify.py.
@@ -113,7 +113,7 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     unacknowledged_limit: timedelta | None = None
     """None: as long as any silence of a peer is borne."""
-    plaintext: PlaintextWay = PlaintextWay.PROXIED
+    plaintext: PlaintextWay = PlaintextWay.NATIVE
     """Native where `connect` is truthful; other workloads have it proxied."""
     connect: Connect | None = None
     """Of workloads for which the mesh state does not say; None: DEFAULT_CONNECT, where it can be had."""
@@ -158,7 +158,7 @@ def load(path: Path) -> Config:
         node_addresses=_node_addresses(fields),
         extent=_extent(fields),
         limits=read_limits(fields, "limits").over(Limits()),
-        plaintext=fields.choice("plaintext", PlaintextWay.PROXIED),
+        plaintext=fields.choice("plaintext", PlaintextWay.NATIVE),
         connect=fields.choice("connect", DEFAULT_CONNECT) if fields.has("connect") else None,
         lines={name: fields.line_of(name) for name in Config.__dataclass_fields__ if fields.has(name)},
     )
