@@ -200,6 +200,32 @@ def test_in_relayed_plaintext_a_workload_that_reads_nothing_holds_less_than_its_
         same.finish()
 
 
+@pytest.mark.ebpf_only("with iptables plaintext goes through the core")
+@pytest.mark.parametrize("way", ["outbound", "inbound"])
+def test_native_connections_count_with_the_others(lab: RunningLab, programs: Programs, way: str) -> None:
+    """One more is refused, and so is one that would be tunnelled, from here. One that ends makes room."""
+    limited = "shipper" if way == "outbound" else "pipeline"
+    client, server = ("shipper", "intruder") if way == "outbound" else ("intruder", "pipeline")
+    plain, mtls = programs.serve(server), programs.serve("pipeline")
+    before = refused(lab, limited, "connections")
+    wait_for(lambda: lab.workload(limited)["connections"] == 0, "what other tests had has ended")
+    told = lab.workload(limited)
+    running = [programs.dial(client, plain.address) for _ in range(3)]
+    assert all(echoes(one) for one in running)
+    assert lab.workload(limited)["native"]["open"] == told["native"]["open"] + 3
+    # Tunnels that peers opened count as well.
+    limit(lab, limited, connections=3 + (told["tunnels"] if way == "inbound" else 0))
+    with pytest.raises(ConnectionRefusedError):
+        programs.dial(client, plain.address)
+    if way == "outbound":
+        assert is_reset(programs, "shipper", mtls.address)
+    assert refused(lab, limited, "connections") == before + (2 if way == "outbound" else 1)
+    assert all(echoes(one) for one in running)
+    running.pop().close()
+    wait_for(lambda: lab.workload(limited)["native"]["open"] == told["native"]["open"] + 2, "one has ended")
+    assert not is_reset(programs, client, plain.address)
+
+
 @contextlib.contextmanager
 def descriptors_limited(pid: int, count: int) -> Iterator[None]:
     """Lowers another process's RLIMIT_NOFILE (prlimit(2)) for a while."""
