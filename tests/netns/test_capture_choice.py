@@ -57,7 +57,7 @@ def test_auto_takes_iptables_and_says_why(lab: RunningLab) -> None:
     text = nodeseal("status", "--run-dir", str(lab.run_dir("node1"))).stdout
     assert "capture by iptables" in text
     first = text.splitlines()[0]
-    assert first.startswith("capture-fallback: capture is by iptables, not by eBPF, with 11 promises less ")
+    assert first.startswith("capture-fallback: capture is by iptables, not by eBPF, with 15 promises less ")
     assert f"{NO_CGROUP}, though the machine has one at {find_cgroup()}: 'ip netns exec' hides it" in first
     assert f"say 'nsenter --net=/run/netns/{lab.lab.plan.node('node1').netns}' in its place" in first
     assert "capture is by iptables, not by eBPF" in (lab.run_dir("node1") / "agent.log").read_text()
@@ -93,6 +93,7 @@ def test_workload_moves_to_the_other_backend_when_it_is_enrolled_again(lab: Runn
             "why": None,
             "held": {"packets": 0, "last_seconds": None},
             "tracked": None,
+            "early": None,
         }
         assert lab.workload("shipper")["capture"] == "iptables"
         assert_tunnelled(lab, "shipper", "pipeline")
