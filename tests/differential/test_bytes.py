@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import select
 import socket
 import struct
 import threading
@@ -132,6 +133,7 @@ def test_server_closes_before_accept(world: World) -> Observation:
     """A server closes its listening socket while a connection waits to be accepted."""
     listener = world.listen()
     client = world.dial()
+    select.select([listener], [], [], 20)  # it is in the queue
     listener.close()
     return {"client reads": received(lambda: client.recv(1))}
 
