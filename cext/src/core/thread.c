@@ -20,7 +20,7 @@
 #include "flow/tunnel_events.h"
 #include "flow/tunnel_handshake.h"
 #include "flow/windows.h"
-#include "loop/syn_answer.h"
+#include "loop/answers.h"
 
 enum {
     EVENTS_PER_TURN = 256,
@@ -117,7 +117,8 @@ static void handle_events(struct worker *worker, struct epoll_event *events, int
  * lo when they are sent: their connections can be accepted, without another turn. */
 static void answer_syns(struct worker *worker)
 {
-    syn_answers_send(worker);
+    if (worker->answers.count > 0)
+        answers_send(&worker->answers);
     while (!link_empty(&worker->answers.released)) {
         struct workload *workload =
             container_of(worker->answers.released.next, struct workload, released_link);
@@ -339,7 +340,7 @@ static void *turn_until_stopped(void *argument)
     handshakes_go_on(worker);
     workloads_each(worker, commands_remove, NULL);
     commands_end_workloads(worker, INT_MAX);
-    syn_answers_send(worker);
+    answers_send(&worker->answers);
     bury(worker);
     return NULL;
 }

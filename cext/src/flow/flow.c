@@ -189,6 +189,16 @@ void flow_answer_refused(struct flow *flow, enum outcome outcome, const char *re
 
 /* ---- the end ---- */
 
+/* What it has brought and nobody has taken is dropped with it. */
+static void flow_close_stream(struct flow *flow)
+{
+    struct worker *worker = flow->worker;
+    byte_queue_clear(&flow->to_near.pending, &worker->blocks);
+    stream_close(&flow->stream, flow->state >= FLOW_RELEASED);
+    if (worker->scratch.gathered.flow == flow)
+        worker->scratch.gathered.flow = NULL;
+}
+
 /* Ends the flow: sockets are closed by `how`, the rest is taken apart. */
 static void flow_close(struct flow *flow, const char *reason, void (*how)(int))
 {
@@ -197,16 +207,13 @@ static void flow_close(struct flow *flow, const char *reason, void (*how)(int))
         flow_remember(flow, reason);
     if (held_is(&flow->held))
         syn_refuse(worker, flow->workload, &flow->held, flow->cause);
-    byte_queue_clear(&flow->to_near.pending, &worker->blocks);
     byte_queue_clear(&flow->to_far.pending, &worker->blocks);
-    stream_close(&flow->stream, flow->state >= FLOW_RELEASED);
+    flow_close_stream(flow);
     flow->state = FLOW_CLOSED;
     flow_close_side(flow, &flow->near, how);
     flow_close_side(flow, &flow->far, how);
     flow_give_pipe(flow, &flow->to_near);
     flow_give_pipe(flow, &flow->to_far);
-    if (worker->scratch.gathered.flow == flow)
-        worker->scratch.gathered.flow = NULL;
     flow_follow_no_more(flow);
     flow_let_follow(flow);
     decision_waiter_cancel(&flow->waiter);
@@ -239,8 +246,7 @@ void flow_cut(struct flow *flow, const char *reason)
         flow_abort(flow, reason);
         return;
     }
-    byte_queue_clear(&flow->to_near.pending, &flow->worker->blocks);
-    stream_close(&flow->stream, 1);
+    flow_close_stream(flow);
     flow->is_cut = 1;
     snprintf(flow->reason, sizeof(flow->reason), "%s", reason);
 }

@@ -128,7 +128,7 @@ void held_begin(struct parking *parking, uint64_t workload, struct held *held, s
     held->tuple.source = syn->source;
     held->tuple.destination = syn->destination;
     held->mark = mark;
-    held->native = held->released = 0;
+    held->native = 0;
     link_append(&parking->held[bucket_of(&held->tuple)], &held->found_link);
 }
 

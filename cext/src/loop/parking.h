@@ -60,8 +60,6 @@ struct held {
     uint32_t mark;
     /* It may be sent on as it is. */
     int native;
-    /* The listener may have it. */
-    int released;
 };
 
 /* One object per worker. */

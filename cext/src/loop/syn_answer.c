@@ -44,7 +44,6 @@ void syn_release(struct worker *worker, struct workload *workload, struct held *
     if (answer == NULL)
         return; /* it comes again */
     answer->length = syn_again(held->syn, 0, answer->bytes, sizeof(answer->bytes));
-    held->released = 1;
     if (link_empty(&workload->released_link))
         link_append(&worker->answers.released, &workload->released_link);
 }
@@ -74,10 +73,4 @@ void syn_refuse(struct worker *worker, struct workload *workload, struct held *h
                                  : syn_unreachable(held->syn, cause, answer->bytes, sizeof(answer->bytes));
     }
     syn_forget(worker, held);
-}
-
-void syn_answers_send(struct worker *worker)
-{
-    if (worker->answers.count > 0)
-        answers_send(&worker->answers);
 }

@@ -21,7 +21,5 @@ void syn_send_on(struct worker *worker, struct workload *workload, struct held *
 void syn_refuse(struct worker *worker, struct workload *workload, struct held *held, enum cause cause);
 /* No answer. Harmless if nothing is held. */
 void syn_forget(struct worker *worker, struct held *held);
-/* What is sent at the end of the turn is sent now. */
-void syn_answers_send(struct worker *worker);
 
 #endif
