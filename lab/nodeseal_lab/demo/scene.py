@@ -62,17 +62,7 @@ class Scene:
 
     def connect_mode(self, node: str, pod: str) -> str:
         """How a pod's connect() ends, "truthful" or "early", by `nodeseal status`. Raises LabError."""
-        result = subprocess.run(
-            [sys.executable, "-m", "nodeseal", "status", "--run-dir", str(self.lab.run_dirs[node]), "-o", "json"],
-            capture_output=True,
-            text=True,
-            timeout=_COMMAND_SECONDS,
-            check=False,
-            env=child_environment(),
-        )
-        if result.returncode != 0:
-            raise LabError(f"nodeseal status fails on {node}: {result.stderr.strip()}")
-        workloads = [one for row in json.loads(result.stdout)["nodes"] for one in row["workloads"]]
+        workloads = [one for row in self._told(node, "status")["nodes"] for one in row["workloads"]]
         return next(str(one["connect"]) for one in workloads if one["workload"].rpartition("/")[2] == pod)
 
     def access_log(self, pod: str) -> list[str]:
@@ -84,17 +74,7 @@ class Scene:
 
     def connections(self, node: str) -> list[dict[str, Any]]:
         """What `nodeseal connections` says of a node. Raises LabError."""
-        result = subprocess.run(
-            self._connections_command(node, "-o", "json"),
-            capture_output=True,
-            text=True,
-            timeout=_COMMAND_SECONDS,
-            check=False,
-            env=child_environment(),
-        )
-        if result.returncode != 0:
-            raise LabError(f"nodeseal connections fails on {node}: {result.stderr.strip()}")
-        connections: list[dict[str, Any]] = json.loads(result.stdout)["connections"]
+        connections: list[dict[str, Any]] = self._told(node, "connections")["connections"]
         return connections
 
     def connections_on_terminal(self, node: str, columns: int) -> str:
@@ -105,7 +85,7 @@ class Scene:
                 termios.tcsetwinsize(follower, (24, columns))
                 environment = {name: value for name, value in child_environment().items() if name != "COLUMNS"}
                 command = subprocess.Popen(
-                    self._connections_command(node, "--live"),
+                    self._command(node, "connections", "--live"),
                     stdin=subprocess.DEVNULL,
                     stdout=follower,
                     stderr=follower,
@@ -122,5 +102,20 @@ class Scene:
             raise LabError(f"nodeseal connections fails on {node}: {text.strip()}")
         return text
 
-    def _connections_command(self, node: str, *options: str) -> list[str]:
-        return [sys.executable, "-m", "nodeseal", "connections", "--run-dir", str(self.lab.run_dirs[node]), *options]
+    def _told(self, node: str, command: str) -> dict[str, Any]:
+        """What a command of nodeseal says of a node with `-o json`. Raises LabError."""
+        result = subprocess.run(
+            self._command(node, command, "-o", "json"),
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_SECONDS,
+            check=False,
+            env=child_environment(),
+        )
+        if result.returncode != 0:
+            raise LabError(f"nodeseal {command} fails on {node}: {result.stderr.strip()}")
+        told: dict[str, Any] = json.loads(result.stdout)
+        return told
+
+    def _command(self, node: str, command: str, *options: str) -> list[str]:
+        return [sys.executable, "-m", "nodeseal", command, "--run-dir", str(self.lab.run_dirs[node]), *options]
