@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import subprocess
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,23 +19,13 @@ from nodeseal_lab.lab import Lab
 from nodeseal_lab.mesh_state import change_workloads
 from nodeseal_lab.topology import UPLINK
 from support.agent import use_compiled
-from support.lab import RunningLab, live_labs, running_lab
+from support.failure_logs import pytest_runtest_makereport  # noqa: F401  (a hook)
+from support.lab import RunningLab, running_lab
 from support.patience import wait_for
 from support.pods import compiled
 
 SYN_RETRIES = "1"
 """Of every client: what nobody answers takes some seconds, and not minutes."""
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failure shows what the agents and cores wrote last."""
-    report = yield
-    if report.failed:
-        report.sections += [(name, text) for lab in live_labs for name, text in lab.logs()]
-    return report
 
 
 @pytest.fixture(scope="session")

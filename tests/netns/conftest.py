@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support.agent import use_compiled
+from support.failure_logs import pytest_runtest_makereport  # noqa: F401  (a hook)
 from support.hosts import Host
-from support.lab import RunningLab, live_labs, running_lab
+from support.lab import RunningLab, running_lab
 from support.pods import compiled
 from support.programs import Programs
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failure shows what the agents and cores of the labs that are up wrote last: with the lab it is gone."""
-    report = yield
-    if report.failed:
-        report.sections += [(name, text) for lab in live_labs for name, text in lab.logs()]
-    return report
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
