@@ -95,6 +95,13 @@ def dial_from(programs: Programs, pod: str, source: str, address: tuple[str, int
     return made
 
 
+def reaches(programs: Programs, address: tuple[str, int]) -> bool:
+    try:
+        return echoes(programs.dial("shipper", address))
+    except REFUSED:
+        return False
+
+
 @pytest.mark.parametrize("programs", [4, 6], ids=["ipv4", "ipv6"], indirect=True)
 @pytest.mark.parametrize("to", [0, FURTHER])
 @pytest.mark.parametrize("source", [0, FURTHER])
@@ -169,7 +176,8 @@ def test_address_that_two_workloads_claim_is_neithers_and_both_nodes_name_both(
     finally:
         attribute(lab, {"siem": (0, FURTHER)})
     wait_for(lambda: not astray(lab, "node1") and not astray(lab, "node2"), "nothing is wrong")
-    assert echoes(programs.dial("shipper", served.address))
+    # An agent knows it a moment before its core does.
+    wait_for(lambda: reaches(programs, served.address), "the address is the pipeline's alone")
 
 
 def test_addresses_come_and_go_in_the_mesh_state_while_connections_go_on(lab: RunningLab, programs: Programs) -> None:
