@@ -43,6 +43,8 @@ class Nodeseal(Peer):
     name = "nodeseal"
     enrolled: frozenset[str] = frozenset({CLIENT, SERVER})
     """Of these two pods, those that are; the others of a bed are in any case."""
+    unknown: frozenset[str] = frozenset()
+    """Pods that the mesh state does not have."""
 
     def __init__(self, settings: Mapping[str, object] | None = None) -> None:
         self.settings = {"workers": default_workers(), "settle": _SETTLE} | dict(settings or {})
@@ -55,8 +57,14 @@ class Nodeseal(Peer):
     def start(self, bed: Bed) -> Started:
         lab = bed.lab
         left_out = {CLIENT, SERVER} - self.enrolled
-        pods = tuple(dataclasses.replace(pod, enrolled_from_start=pod.name not in left_out) for pod in lab.plan.pods)
+        pods = tuple(
+            dataclasses.replace(pod, enrolled_from_start=pod.name not in left_out)
+            for pod in lab.plan.pods
+            if pod.name not in self.unknown
+        )
         write_mesh(lab.mesh, dataclasses.replace(lab.plan, pods=pods))
+        if self.unknown:
+            (lab.mesh / "services.yaml").unlink()  # nobody dials one, and they lead to pods that are unknown
         records = start_agents(bed, self.settings)
         agents.wait_for_workloads(
             lab.run_dirs,
@@ -104,6 +112,7 @@ class NodesealOutside(NodesealOutbound):
     """From an enrolled workload to where nothing of the mesh is, which a map says at connect()."""
 
     name = "nodeseal-outside"
+    unknown = frozenset({SERVER})
 
     def __init__(self, settings: Mapping[str, object] | None = None) -> None:
         super().__init__(dict(settings or {}) | {"mesh_networks": ["192.0.2.0/24"]})
