@@ -32,7 +32,6 @@ Relative paths are relative to the file's own directory.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -41,6 +40,7 @@ from pathlib import Path
 
 from nodeseal.capture.backends.backend import Choice
 from nodeseal.documents.document import Node, Scalar
+from nodeseal.documents.durations import read_duration, read_optional_duration
 from nodeseal.documents.exclude import read_items, read_network
 from nodeseal.documents.limits import read_limits
 from nodeseal.documents.schema import Fields, Problems, open_document
@@ -51,10 +51,6 @@ from nodeseal.mesh.model import Connect, PlaintextWay
 
 DEFAULT_RUN_DIR = Path("/run/nodeseal")
 DEFAULT_CONNECT = Connect.TRUTHFUL
-_UNITS = {"us": 0.000001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(us|ms|s|m|h|d)"
-_NONE = "none"
-_DURATION_EXPECTED = "a duration such as 30s, 10m, 24h or 7d"
 _LIFETIME_MIN = timedelta(seconds=2)
 _LIFETIME_MAX = timedelta(days=365)
 _SETTLE_MAX = timedelta(hours=1)
@@ -145,12 +141,12 @@ def load(path: Path) -> Config:
             expected="the name of a congestion control of the kernel, such as cubic or bbr",
             pattern=r"[a-z0-9_-]{0,15}",
         ),
-        spin=_duration(fields, "spin", "0us", timedelta(0), _SPIN_MAX),
-        certificate_lifetime=_duration(fields, "certificate_lifetime", "24h", _LIFETIME_MIN, _LIFETIME_MAX),
-        settle=_duration(fields, "settle", "2s", timedelta(0), _SETTLE_MAX),
+        spin=read_duration(fields, "spin", "0us", timedelta(0), _SPIN_MAX),
+        certificate_lifetime=read_duration(fields, "certificate_lifetime", "24h", _LIFETIME_MIN, _LIFETIME_MAX),
+        settle=read_duration(fields, "settle", "2s", timedelta(0), _SETTLE_MAX),
         preconnect=_preconnect(fields),
-        drain_limit=_optional_duration(fields, "drain_limit", timedelta(0), _DRAIN_MAX),
-        unacknowledged_limit=_optional_duration(
+        drain_limit=read_optional_duration(fields, "drain_limit", timedelta(0), _DRAIN_MAX),
+        unacknowledged_limit=read_optional_duration(
             fields, "unacknowledged_limit", _UNACKNOWLEDGED_MIN, _UNACKNOWLEDGED_MAX
         ),
         capture=fields.choice("capture", Choice.AUTO),
@@ -231,40 +227,10 @@ def _not_all(problems: Problems, node: Node, field: str, network: Network) -> No
 
 
 def _preconnect(fields: Fields) -> timedelta:
-    value = _duration(fields, "preconnect", "0s", timedelta(0), _PRECONNECT_MAX)
+    value = read_duration(fields, "preconnect", "0s", timedelta(0), _PRECONNECT_MAX)
     if not fields.has(_PRECONNECT_FORMERLY):
         return value
     if fields.has("preconnect"):
         line = fields.line_of(_PRECONNECT_FORMERLY)
         fields.problems.add(line, _PRECONNECT_FORMERLY, "preconnect alone, which it was renamed to", "both")
-    return _duration(fields, _PRECONNECT_FORMERLY, "0s", timedelta(0), _PRECONNECT_MAX)
-
-
-def _duration(fields: Fields, name: str, default: str, low: timedelta, high: timedelta) -> timedelta:
-    before = len(fields.problems.found)
-    text = fields.text(name, default, expected=_DURATION_EXPECTED, pattern=_DURATION)
-    match = re.fullmatch(_DURATION, text)
-    if len(fields.problems.found) > before or match is None:
-        return low
-    value = timedelta(seconds=float(match[1]) * _UNITS[match[2]]) if len(match[1]) < 10 else high * 2
-    if not low <= value <= high:
-        fields.problems.add(
-            fields.line_of(name), fields.at(name), f"a duration from {_shown(low)} to {_shown(high)}", text
-        )
-    return value
-
-
-def _optional_duration(fields: Fields, name: str, low: timedelta, high: timedelta) -> timedelta | None:
-    """None for the word `none`, which is the default."""
-    text = fields.text(name, _NONE, expected=f"{_DURATION_EXPECTED}, or none", pattern=f"{_NONE}|{_DURATION}")
-    if text == _NONE or not re.fullmatch(_DURATION, text):
-        return None
-    return _duration(fields, name, text, low, high)
-
-
-def _shown(value: timedelta) -> str:
-    """In the largest unit that needs no fraction."""
-    if not value:
-        return "0s"
-    sizes = sorted(((timedelta(seconds=seconds), unit) for unit, seconds in _UNITS.items()), reverse=True)
-    return next(f"{value // size}{unit}" for size, unit in sizes if not value % size)
+    return read_duration(fields, _PRECONNECT_FORMERLY, "0s", timedelta(0), _PRECONNECT_MAX)
