@@ -23,7 +23,7 @@
 /* 0x4e530005 is the iptables backend's own. The next ones are on packets that the core sends by a raw socket:
  * SYNs that were parked (struct ns_parked), once it is known what becomes of them. */
 #define NS_MARK_RELEASED 0x4e530006 /* the workload's, the far side is there: to the core's listener */
-#define NS_MARK_NATIVE 0x4e530007   /* the workload's: leaves as if there were no capture */
+#define NS_MARK_NATIVE 0x4e530007   /* the workload's: leaves as if there were no capture (lib/let_out.h) */
 #define NS_MARK_ADMITTED 0x4e530008 /* from outside: to the application itself */
 
 /*

@@ -51,6 +51,7 @@ int note_loopback(struct __sk_buff *skb)
     struct packet packet = {};
     u32 mark = skb->mark;
     u32 number = mark & ~NS_MARK_HOST_MASK;
+    u32 *bits;
     void *ring;
 
     if (!mark)
@@ -64,9 +65,12 @@ int note_loopback(struct __sk_buff *skb)
         return TC_ACT_UNSPEC;
     if (packet.flags & TCP_SYN) {
         ring = host_mark(mark) ? host_rings.lookup(&number) : 0;
-        if (ring)
+        if (ring) {
+            bits = pod_settings();
             return park_as(skb, bpf_ringbuf_reserve(ring, sizeof(struct ns_parked), 0), NS_PARKED_SYN,
-                           packet.length, 0, NS_MARK_HOST_RELEASED | number);
+                           packet.length, bits ? pod_natives(*bits, number) : 0,
+                           NS_MARK_HOST_RELEASED | number);
+        }
     } else if (receiver_state(skb, &packet.flow, packet.ipv6)) {
         return TC_ACT_UNSPEC;
     }

@@ -58,7 +58,7 @@ int park_loopback(struct __sk_buff *skb)
     if (!packet_read(skb, &packet))
         return packet.other ? TC_ACT_UNSPEC : dropped(NS_COUNT_PARK_UNREADABLE);
     if ((packet.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
-        return park(skb, NS_PARKED_SYN, packet.length, pod_natives(*bits), NS_MARK_RELEASED);
+        return park(skb, NS_PARKED_SYN, packet.length, pod_natives(*bits, 0), NS_MARK_RELEASED);
     if (packet.flags & TCP_RST && established_sender(skb, &packet.flow, packet.ipv6))
         return dropped(NS_COUNT_PARK_RESET_HELD);
     return TC_ACT_UNSPEC;

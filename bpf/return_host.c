@@ -17,7 +17,8 @@
  * application's answers have no mark by which to know them: where they come from and go to is asked of their
  * socket, and one whose packet says something else (a rule of the node translated it) is dropped.
  *
- * The SYN that the core sends out for a connection that is to be native (lib/natives.h) passes, and is noted.
+ * The SYN that the core sends out for a connection that is to be native passes like any other; a notice of
+ * one (lib/let_out.h) that a rule has led here is dropped.
  *
  * Fails closed: an answer that cannot be turned round is dropped.
  */
@@ -77,8 +78,8 @@ int return_host(struct __sk_buff *skb)
 
     if (captured_packet(skb, sk))
         return dropped(NS_COUNT_EGRESS_HELD);
-    if (let_out_syn(skb))
-        return TC_ACT_UNSPEC;
+    if (let_out_notice(skb, sk, &packet))
+        return dropped(NS_COUNT_EGRESS_HELD);
     read = packet_read(skb, &packet);
     written = packet.flow;
     if (!(sk && ends_of(sk, &packet)) && !read)

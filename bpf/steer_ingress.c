@@ -327,8 +327,8 @@ int steer_ingress(struct __sk_buff *skb)
         if (claim != REVISITED && admitted(&packet.flow) && (claim == REQUESTED || !(tcp.flags & TCP_SYN)))
             return TC_ACT_UNSPEC;
         if (claim != REQUESTED && tcp.flags & TCP_SYN && can_wait(&packet) && !unguarded(*wanted))
-            return park(skb, NS_PARKED_ARRIVED, packet.length + (tcp.offset >> 4) * 4, pod_natives(*wanted),
-                        0);
+            return park(skb, NS_PARKED_ARRIVED, packet.length + (tcp.offset >> 4) * 4,
+                        pod_natives(*wanted, 0), 0);
     }
     if (claim != OPENING)
         return revisiting(&packet);

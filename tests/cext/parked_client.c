@@ -196,11 +196,21 @@ static void record_syn(struct parked_record *record, struct sockaddr_in from, st
     tcp[13] = 0x02;
 }
 
-void parked_syn(struct lab *lab, int client, uint32_t sequence, uint32_t value)
+static void put_syn(struct lab *lab, int client, uint32_t sequence, uint32_t value, uint32_t mark)
 {
-    struct parked_record record = {.kind = PARKED_SYN, .mark = NS_MARK_RELEASED, .value = value};
+    struct parked_record record = {.kind = PARKED_SYN, .mark = mark, .value = value};
     record_syn(&record, local_of(client), local_of(lab->outbound), sequence);
     ring_put(&record);
+}
+
+void parked_syn(struct lab *lab, int client, uint32_t sequence, uint32_t value)
+{
+    put_syn(lab, client, sequence, value, NS_MARK_RELEASED);
+}
+
+void parked_host_syn(struct lab *lab, int client, uint32_t sequence, uint32_t value)
+{
+    put_syn(lab, client, sequence, value, NS_MARK_HOST_RELEASED | 1);
 }
 
 void parked_arrival(struct lab *lab, int client, uint32_t sequence)

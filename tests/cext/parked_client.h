@@ -29,6 +29,8 @@ void parked_elsewhere(void);
 int parked_client(void);
 /* Puts the SYN of `client` to the lab's outbound listener into the ring. */
 void parked_syn(struct lab *lab, int client, uint32_t sequence, uint32_t value);
+/* The same, as that of a process of the node. */
+void parked_host_syn(struct lab *lab, int client, uint32_t sequence, uint32_t value);
 /* The same, as somebody's who dials the workload. */
 void parked_arrival(struct lab *lab, int client, uint32_t sequence);
 /* The application gives up. */

@@ -5,7 +5,7 @@
 #include "loop/mailbox.h"
 #include "parked_client.h"
 
-enum { SYN = 0x02, RST_ACK = 0x14 };
+enum { SYN = 0x02, RST = 0x04, RST_ACK = 0x14 };
 
 static struct lab *lab_parked_of(struct core_options options, int tunnel)
 {
@@ -263,6 +263,24 @@ TEST(plaintext_to_where_it_was_dialled_goes_natively)
     sent = parked_sent();
     CHECK_EQUAL(sent.mark, NS_MARK_NATIVE);
     CHECK_EQUAL(lab_stats(lab, SHIPPER_KEY).plaintext, 2);
+    close(client);
+    lab_close(lab);
+}
+
+TEST(plaintext_of_a_process_of_the_node_goes_without_a_mark_behind_a_notice)
+{
+    struct lab *lab = lab_parked(0);
+    int client = parked_client();
+    LAB_SET(lab, endpoint, local_of(lab->outbound));
+    parked_host_syn(lab, client, 7, PARKED_NATIVE);
+    struct sent notice = parked_sent(), syn = parked_sent();
+    CHECK_EQUAL(notice.mark, NS_MARK_NATIVE);
+    CHECK_EQUAL(parked_flags(&notice), RST);
+    CHECK_EQUAL(syn.mark, 0);
+    CHECK_EQUAL(parked_flags(&syn), SYN);
+    CHECK_EQUAL(memcmp(notice.bytes + 12, syn.bytes + 12, 16), 0); /* addresses, ports and number */
+    WAIT_UNTIL(lab_core_stats(lab).live_connections == 0);
+    CHECK_EQUAL(parked_sent_count(), 0);
     close(client);
     lab_close(lab);
 }

@@ -306,6 +306,21 @@ TEST(a_refusal_is_that_of_a_closed_port)
     check_packet(out, syn_refusal(&six, out, sizeof(out)), RST6);
 }
 
+TEST(a_notice_is_a_reset_in_the_place_of_the_syn)
+{
+    static const char *const SYNS[] = {SYN4, SYN6};
+    uint8_t out[ROOM];
+    for (int i = 0; i < 2; i++) {
+        struct syn syn = parsed(SYNS[i]);
+        size_t length = syn_notice(&syn, out, sizeof(out));
+        const uint8_t *ip = syn.tcp_at == IPV6 ? out + 8 : out + 12, *tcp = out + syn.tcp_at;
+        check_whole(out, length);
+        CHECK_EQUAL(memcmp(ip, syn.bytes + (ip - out), syn.tcp_at == IPV6 ? 32 : 8), 0); /* from and to */
+        CHECK_EQUAL(memcmp(tcp, syn.bytes + syn.tcp_at, 8), 0); /* ports and number */
+        CHECK_EQUAL(tcp[13], 0x04);
+    }
+}
+
 TEST(an_unreachable_host_is_told_as_a_router_does)
 {
     uint8_t out[ROOM];
@@ -350,14 +365,15 @@ TEST(other_causes_are_not_told_by_icmp)
 /* Each answer in a buffer of exactly its length, and in all that are shorter. */
 static void check_answers(const struct syn *syn)
 {
-    for (int which = 0; which < 5; which++) {
+    for (int which = 0; which < 6; which++) {
         size_t needed = 0;
         for (size_t capacity = 0; capacity <= SYN_ANSWER_MAX && needed == 0; capacity++) {
             uint8_t *out = malloc(capacity + (capacity == 0));
             needed = which == 0   ? syn_again(syn, 0, out, capacity)
                      : which == 1 ? syn_again(syn, 536, out, capacity)
                      : which == 2 ? syn_refusal(syn, out, capacity)
-                     : which == 3 ? syn_unreachable(syn, CAUSE_NO_HOST, out, capacity)
+                     : which == 3 ? syn_notice(syn, out, capacity)
+                     : which == 4 ? syn_unreachable(syn, CAUSE_NO_HOST, out, capacity)
                                   : syn_unreachable(syn, CAUSE_NO_NETWORK, out, capacity);
             CHECK(needed == 0 || needed == capacity);
             if (needed != 0)

@@ -39,6 +39,9 @@ OUTWARD = Relation("outward", "shipper", "intruder", "only the client is enrolle
 INWARD = Relation("inward", "guest", "pipeline", "only the server is enrolled")
 SERVICE = Relation("service", "shipper", "pipeline", "the client dials a service", PIPELINE_PORT, service=True)
 FROM_NODE = Relation("from-node", "vector", "pipeline", "the client is a process of its node")
+NODE_OUTWARD = Relation(
+    "node-outward", "vector", "intruder", "the client is a process of its node, and only it is enrolled"
+)
 TO_NODE = Relation("to-node", "shipper", "registry", "the server is a process of its node", REGISTRY_PORT)
 
 # Whose many connections leave any port in TIME_WAIT.
@@ -50,7 +53,7 @@ FAR_MESH = Relation("far-mesh", "siem", "far", "both are enrolled")
 FAR_OUTWARD = Relation("far-outward", "siem", "intruder", "only the client is enrolled")
 
 PODS_ONLY = (MESH, OUTWARD, INWARD)
-EVERYWHERE = (MESH, NEIGHBOURS, OUTWARD, INWARD, SERVICE, FROM_NODE, TO_NODE)
+EVERYWHERE = (MESH, NEIGHBOURS, OUTWARD, INWARD, SERVICE, FROM_NODE, NODE_OUTWARD, TO_NODE)
 
 
 @dataclass(frozen=True, slots=True)

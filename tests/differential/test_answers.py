@@ -9,7 +9,7 @@ import threading
 from differential.case import case
 from differential.observation import Observation, Seconds, outcome, received, timed
 from differential.router import HOST, NETWORK, PROHIBITED
-from differential.setting import EVERYWHERE, OUTWARD, PODS_ONLY
+from differential.setting import EVERYWHERE, NODE_OUTWARD, OUTWARD, PODS_ONLY
 from differential.world import World
 from support.connection import echoes, receive_exactly
 
@@ -84,9 +84,9 @@ def unreachable(world: World, says: str) -> Observation:
     return {"connect()": result, "time": seconds}
 
 
-@case(OUTWARD, versions=BOTH)
+@case(OUTWARD, NODE_OUTWARD, versions=BOTH)
 def test_no_route(world: World) -> Observation:
-    """A client dials an address to which its own pod has no route."""
+    """A client dials an address to which its own namespace has no route."""
     address = UNROUTED[world.version]
     world.route(world.client.plan.netns, "unreachable", address)
     client = world.new_socket(None)

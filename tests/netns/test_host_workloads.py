@@ -54,6 +54,39 @@ def test_each_process_dials_with_its_own_identity(lab: RunningLab, programs: Pro
         assert not wire.carries(CARD.encode())
 
 
+def test_who_is_not_enrolled_is_dialled_natively(lab: RunningLab, programs: Programs, host: Host) -> None:
+    server = programs.serve("intruder")
+    before = lab.workload("vector")["native"]
+    dialled = host.process("vector").dial(server.address)
+    assert dialled.mark == 0
+    assert dialled.echoes("12345")
+    assert server.sources == [(host.address, dialled.port)]
+    row = lab.connection("node1", "outbound", host.source_of(dialled))
+    assert (row["native"], row["core"], row["mtls"]) == (True, None, False)
+    assert (row["workload"], row["reason"]) == ("default/vector", "destination-not-enrolled")
+    assert (row["bytes_sent"], row["bytes_received"]) == (5, 5)
+    assert lab.workload("vector")["native"]["open"] == before["open"] + 1
+    dialled.close()
+    wait_for(lambda: lab.workload("vector")["native"]["closed"] == before["closed"] + 1, "it is counted")
+    with pytest.raises(ConnectionRefusedError):
+        host.process("vector").dial((server.address[0], 9999))
+
+
+def test_native_connections_of_a_process_outlive_agent_and_core(
+    lab: RunningLab, programs: Programs, host: Host
+) -> None:
+    dialled = host.process("registry").dial(programs.serve("intruder").address)
+    assert dialled.echoes(CARD)
+    lab.kill_agent("node1")
+    lab.kill_core("node1")
+    assert dialled.echoes(CARD)
+    lab.start_agents()
+    wait_for(lambda: lab.enrolled("vector", "registry"), "both are enrolled again")
+    assert dialled.echoes(CARD)
+    row = lab.connection("node1", "outbound", host.source_of(dialled))
+    assert (row["native"], row["workload"]) == (True, "default/registry")
+
+
 def test_a_process_of_no_workload_stays_in_plaintext(lab: RunningLab, programs: Programs, host: Host) -> None:
     server = programs.serve("pipeline")
     with programs.sniff("node1") as wire:

@@ -16,7 +16,7 @@ from nodeseal_lab.plan import NODE_RULES, PIPELINE_HTTP_PORT
 from support.connection import echoes, endpoint
 from support.hosts import HOSTS, PORTS, Host
 from support.lab import HBONE_PORT, RunningLab, running_lab
-from support.netfilter import ruleset, tracked
+from support.netfilter import rule, ruleset, tracked
 from support.programs import Programs
 from support.sniffer import ports_used
 
@@ -72,6 +72,23 @@ def test_a_process_of_no_workload_is_served_by_the_nodes_rules(lab: RunningLab, 
         assert host.process().dial(service).echoes(CARD)
         assert wire.carries(CARD.encode())
     assert service in dialled_by_the_node(lab)
+
+
+def test_who_is_not_enrolled_is_dialled_natively_through_the_nodes_rules(
+    lab: RunningLab, programs: Programs, host: Host
+) -> None:
+    """At a virtual address that they translate, and that the mesh state does not have."""
+    server = programs.serve("intruder")
+    family, virtual = ("ip", "10.99.0.1") if programs.version == 4 else ("ip6", "fd99::1")
+    translation = f"{family} daddr {virtual} dnat {family} to {server.address[0]}"
+    with rule(lab.lab.plan.node("node1").netns, "type nat hook output priority -100", translation):
+        dialled = host.process("vector").dial((virtual, server.address[1]))
+        assert dialled.echoes(CARD)
+        assert (virtual, server.address[1]) in dialled_by_the_node(lab)
+    row = lab.connection("node1", "outbound", host.source_of(dialled))
+    assert (row["native"], row["destination"]) == (True, endpoint((virtual, server.address[1])))
+    assert [address for address, _ in server.sources] == [host.address]
+    assert host.process("vector").dial(server.address).echoes(CARD)
 
 
 def test_a_pod_is_dialled_through_the_mesh(lab: RunningLab, programs: Programs, host: Host) -> None:

@@ -122,6 +122,13 @@ def again(packet: bytes) -> bytes:
     return _packet(packet[:at], packet[at:])
 
 
+def notice(packet: bytes) -> bytes:
+    """That the SYN of a process of the node goes out natively: a RST in its place (bpf/lib/let_out.h)."""
+    at = _tcp_at(packet)
+    ends_and_sequence = packet[at : at + 8]
+    return _packet(packet[:at], ends_and_sequence + struct.pack("!IBBHHH", 0, 5 << 4, 0x04, 0, 0, 0))
+
+
 def refusal(packet: bytes) -> bytes:
     """What a closed port answers it."""
     at = _tcp_at(packet)
@@ -158,13 +165,16 @@ def _checksum(data: bytes) -> int:
 class Sender:
     """Sends whole packets inside a namespace."""
 
-    def __init__(self, namespace: Namespace) -> None:
+    def __init__(self, namespace: Namespace, mark: int = 0) -> None:
+        """`mark`: of its sockets, where packets have another one."""
         self._sockets = namespace.run(
             lambda: {
                 version: socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
                 for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6))
             }
         )
+        for raw in self._sockets.values():
+            raw.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
 
     def close(self) -> None:
         """No more."""

@@ -48,18 +48,40 @@ void syn_release(struct worker *worker, struct workload *workload, struct held *
         link_append(&worker->answers.released, &workload->released_link);
 }
 
+/* The SYN itself, to where it was going; `mss`: see syn_again. */
+static void put_syn(struct answer *answer, const struct held *held, uint16_t mss)
+{
+    if (answer != NULL)
+        answer->length = syn_again(held->syn, mss, answer->bytes, sizeof(answer->bytes));
+}
+
+/* That of a process of the node goes through the node's rules as its own would, without a mark. */
+static void send_among_others(struct worker *worker, struct workload *workload, struct held *held,
+                              uint16_t mss)
+{
+    const struct ns_address *to = &held->tuple.destination;
+    int fd = workload_raw_native(workload, address_is_v4(to));
+    if (fd < 0)
+        return;
+    struct answer *notice = answers_room(&worker->answers, fd, to, NS_MARK_NATIVE);
+    notice->length = syn_notice(held->syn, notice->bytes, sizeof(notice->bytes));
+    put_syn(answers_room(&worker->answers, fd, to, 0), held, mss);
+}
+
 void syn_send_on(struct worker *worker, struct workload *workload, struct held *held, uint32_t mark)
 {
     const struct ns_address *to = &held->tuple.destination;
+    int is_native = mark == NS_MARK_NATIVE, of_node = is_native && mark_is_host_released(held->mark);
     /* Its own number is that of lo. */
-    uint16_t mss = mark == NS_MARK_NATIVE ? workload_path_mss(workload, to) : 0;
-    if (mark == NS_MARK_NATIVE && mss == 0) {
+    uint16_t mss = is_native ? workload_path_mss(workload, to, of_node ? 0 : NS_MARK_CORE) : 0;
+    if (is_native && mss == 0) {
         syn_refuse(worker, workload, held, cause_of_errno(errno));
         return;
     }
-    struct answer *answer = room(worker, workload, to, mark);
-    if (answer != NULL)
-        answer->length = syn_again(held->syn, mss, answer->bytes, sizeof(answer->bytes));
+    if (of_node)
+        send_among_others(worker, workload, held, mss);
+    else
+        put_syn(room(worker, workload, to, mark), held, mss);
     syn_forget(worker, held);
 }
 

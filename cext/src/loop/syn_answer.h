@@ -14,8 +14,8 @@ struct workload;
 
 /* The workload's listener gets it, at the end of the turn; it stays held until then. */
 void syn_release(struct worker *worker, struct workload *workload, struct held *held);
-/* Goes to where it was going, marked NS_MARK_NATIVE or NS_MARK_ADMITTED; where there is no way, the
- * application is told. Held no more. */
+/* Goes to where it was going, marked NS_MARK_NATIVE or NS_MARK_ADMITTED (that of a process of the node: with
+ * no mark); where there is no way, the application is told. Held no more. */
 void syn_send_on(struct worker *worker, struct workload *workload, struct held *held, uint32_t mark);
 /* The application's connect() fails as `cause` says, or waits on. Held no more. */
 void syn_refuse(struct worker *worker, struct workload *workload, struct held *held, enum cause cause);

@@ -32,7 +32,7 @@ struct workload *workload_new(uint64_t key, int netns_fd, uint64_t netns_serial,
         link_init(&workload->listeners[role].paused_link);
     }
     for (int i = 0; i < 2; i++)
-        workload->raw[i] = workload->path[i] = -1;
+        workload->raw[i] = workload->native[i] = workload->path[i] = -1;
     workload->asking = -1;
     budget_init(&workload->budget);
     decision_share_init(&workload->decisions);
@@ -71,6 +71,7 @@ void workload_free(struct workload *workload)
     close(workload->netns.fd);
     for (int i = 0; i < 2; i++) {
         kept_close(workload, &workload->raw[i]);
+        kept_close(workload, &workload->native[i]);
         kept_close(workload, &workload->path[i]);
     }
     link_remove(&workload->released_link);
@@ -171,12 +172,19 @@ int workload_raw(struct workload *workload, int is_v4, uint32_t mark)
     return *fd >= 0 ? *fd : kept(workload, fd, socket_raw_in(&workload->netns, family, own));
 }
 
-uint16_t workload_path_mss(struct workload *workload, const struct ns_address *to)
+int workload_raw_native(struct workload *workload, int is_v4)
+{
+    int *fd = &workload->native[is_v4 ? 0 : 1];
+    int family = is_v4 ? AF_INET : AF_INET6;
+    return *fd >= 0 ? *fd : kept(workload, fd, socket_raw_in(&workload->netns, family, NS_MARK_NATIVE));
+}
+
+uint16_t workload_path_mss(struct workload *workload, const struct ns_address *to, uint32_t mark)
 {
     int is_v4 = address_is_v4(to);
     int *fd = &workload->path[is_v4 ? 0 : 1];
     if (*fd < 0)
-        (void)kept(workload, fd, socket_path_in(&workload->netns, is_v4 ? AF_INET : AF_INET6, NS_MARK_CORE));
+        (void)kept(workload, fd, socket_path_in(&workload->netns, is_v4 ? AF_INET : AF_INET6, mark));
     uint32_t headers = is_v4 ? 40 : 60;
     uint32_t mtu = *fd >= 0 ? socket_path_mtu(*fd, to) : 0;
     if (*fd >= 0 && mtu == 0 && (errno == ENETUNREACH || errno == EHOSTUNREACH))

@@ -63,6 +63,8 @@ struct workload {
     struct ring ring;
     /* Raw sockets of this worker in its namespace, IPv4 and IPv6; -1: not needed yet. */
     int raw[2];
+    /* The same of a process of the node, for what workload_raw_native says. */
+    int native[2];
     /* The same of UDP, by which the MTU of a path is asked. */
     int path[2];
     /* In worker->answers.released. */
@@ -121,11 +123,15 @@ struct workload *workload_named(struct worker *worker, const struct workload *li
 /* A raw socket in its namespace; -1: none can be had. `mark`: what is to be sent. That of a process of the
  * node is the socket's own too, by which it is restored where rules of the node take it away (bpf/). */
 int workload_raw(struct workload *workload, int is_v4, uint32_t mark);
+/* Another one, of a process of the node, which has the mark NS_MARK_NATIVE: for SYNs that the node's rules
+ * are to find without one, and the notice of them (bpf/lib/let_out.h). */
+int workload_raw_native(struct workload *workload, int is_v4);
 /* Whether it is that of SYNs of a process of the node, NS_MARK_HOST_RELEASED and its number. */
 int mark_is_host_released(uint32_t mark);
 /* The largest segment (TCP's MSS) that a connection from its namespace to `to` can send at first; 0 with
- * errno: there is no way (ENETUNREACH, EHOSTUNREACH). */
-uint16_t workload_path_mss(struct workload *workload, const struct ns_address *to);
+ * errno: there is no way (ENETUNREACH, EHOSTUNREACH). `mark`: of what is sent there, always the same of one
+ * workload. */
+uint16_t workload_path_mss(struct workload *workload, const struct ns_address *to, uint32_t mark);
 /* What socket_asking_in gives, made once; -1: none can be had. */
 int workload_asking(struct workload *workload);
 

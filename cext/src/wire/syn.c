@@ -211,20 +211,33 @@ size_t syn_again(const struct syn *syn, uint16_t mss_most, uint8_t *out, size_t 
     return packet_finish(out, syn->tcp_at, syn->length, 16);
 }
 
-size_t syn_refusal(const struct syn *syn, uint8_t *out, size_t capacity)
+/* A packet of TCP without options. */
+static size_t tcp_make(const struct syn *syn, const struct ns_address *from, const struct ns_address *to,
+                       uint32_t sequence, uint32_t acknowledges, uint8_t flags, uint8_t *out, size_t capacity)
 {
     size_t length = ip_header(syn) + TCP_HEADER;
     if (capacity < length)
         return 0;
-    size_t at = packet_begin(syn, out, &syn->destination, &syn->source, PROTOCOL_TCP);
+    size_t at = packet_begin(syn, out, from, to, PROTOCOL_TCP);
     uint8_t *tcp = out + at;
     memset(tcp, 0, TCP_HEADER);
-    put16(tcp, syn->destination.port);
-    put16(tcp + 2, syn->source.port);
-    put32(tcp + 8, syn->sequence + 1);
+    put16(tcp, from->port);
+    put16(tcp + 2, to->port);
+    put32(tcp + 4, sequence);
+    put32(tcp + 8, acknowledges);
     tcp[12] = TCP_HEADER / 4 << 4;
-    tcp[13] = RST | ACK;
+    tcp[13] = flags;
     return packet_finish(out, at, length, 16);
+}
+
+size_t syn_notice(const struct syn *syn, uint8_t *out, size_t capacity)
+{
+    return tcp_make(syn, &syn->source, &syn->destination, syn->sequence, 0, RST, out, capacity);
+}
+
+size_t syn_refusal(const struct syn *syn, uint8_t *out, size_t capacity)
+{
+    return tcp_make(syn, &syn->destination, &syn->source, 0, syn->sequence + 1, RST | ACK, out, capacity);
 }
 
 size_t syn_unreachable(const struct syn *syn, enum cause cause, uint8_t *out, size_t capacity)

@@ -51,6 +51,8 @@ int syn_parse(const uint8_t *bytes, size_t length, struct syn *out);
 
 /* The same SYN without its payload. A maximum segment size above `mss_most` is lowered to it; 0: it stays. */
 size_t syn_again(const struct syn *syn, uint16_t mss_most, uint8_t *out, size_t capacity);
+/* That a SYN with these ends and this number follows: a RST in its place (bpf/lib/let_out.h). */
+size_t syn_notice(const struct syn *syn, uint8_t *out, size_t capacity);
 /* What a closed port answers: RST and ACK, from the destination to the source. */
 size_t syn_refusal(const struct syn *syn, uint8_t *out, size_t capacity);
 /* An ICMP or ICMPv6 error, from the source to the source. CAUSE_NO_HOST: host (address) unreachable;

@@ -6,6 +6,8 @@ What differs from a namespace of its own (pod_ebpf.py), where everything belongs
   table of its own; the kernel runs them for the cgroup and for those below it, and for no other process;
 * on lo, bpf/note_loopback.c and bpf/lookup_host.c give a marked SYN to the listener of the workload whose mark it has;
   or it is parked in that workload's ring, and what the core sends in its stead has a mark and a rule of its own;
+* a SYN that the core sends out for a connection that is to be native has no mark, so that the node's rules treat it as
+  the process's own; what makes the socket lose its mark then is a notice of it on lo (bpf/lib/let_out.h);
 * bpf/lookup_host.c gives what arrives at one of the ports to that workload's inbound listener;
 * the core's connection to the application carries TO_APP, but the application's answers do not: the settings that
   would make them (tcp_fwmark_accept, fwmark_reflect) concern every process of the node, and the marks of whatever else
@@ -51,8 +53,9 @@ from nodeseal.linux.rtnetlink import LOOPBACK, Survey
 log = logging.getLogger("nodeseal.capture")
 
 _LO = Link("lo", LOOPBACK)
-_SHARED_MAPS = ("places", "looped", "host_listeners", "host_rings", "settings")
+_SHARED_MAPS = ("places", "looped", "host_listeners", "host_rings", "settings", "self")
 _OWN_MAPS = ("host", "parked")
+_SHARED_MARKS = (constants.MARK_TO_APP, constants.MARK_NATIVE)
 # What is looped back from a device has lost its route, and its source is the node's own address: fib_validate_source().
 _SETTINGS = {4: {"net/ipv4/conf/lo/accept_local": "1"}}
 
@@ -101,7 +104,7 @@ class HostEbpfBackend:
             raise CaptureError(
                 f"cannot capture {entry.name}: {len(constants.HOST_NUMBERS)} processes of the node are captured"
             )
-        entry.marks = [*_marks_of(entry.number), constants.MARK_TO_APP]
+        entry.marks = [*_marks_of(entry.number), *_SHARED_MARKS]
 
     def plan(self, entry: Entry, survey: Survey) -> None:
         """See Backend: settings, and what holds the rules of untracked.py."""
@@ -228,7 +231,8 @@ class HostEbpfBackend:
 
     def _plan_parking(self, entry: Entry) -> None:
         """The part of plan() that a workload which leaves needs too, if an older version captured it."""
-        entry.marks += [mark for mark in _marks_of(entry.number) if mark not in entry.marks]
+        wanted = (*_marks_of(entry.number), *_SHARED_MARKS)
+        entry.marks += [mark for mark in wanted if mark not in entry.marks]
 
     def _rings(self, entry: Entry, stack: contextlib.ExitStack) -> dict[str, int]:
         """The maps of rings, the workload's own among them, until the stack ends."""
@@ -246,8 +250,9 @@ class HostEbpfBackend:
         else:
             maps.remove_host_ring(own["host_rings"], entry)
             maps.remove_ring(rings, entry)
-        any_parking = any(one.parking for one in (entry, *self._journal.neighbours(entry)))
-        maps.enter_host_settings(own["settings"], parking=any_parking)
+        parked = [one for one in (entry, *self._journal.neighbours(entry)) if one.parking]
+        # All are of one configuration; a core that is just given the ring of another one may send SYNs on as well.
+        maps.enter_host_settings(own["settings"], parking=bool(parked), native=any(one.native for one in parked))
 
     def _forget_ring(self, entry: Entry) -> bool:
         """Nothing of the workload's is parked any more."""
@@ -288,6 +293,7 @@ class HostEbpfBackend:
                     replace = replace or new
                 maps.enter_host_listeners(own["host_listeners"], entry, listeners)
                 maps.enter_host(own["host"], entry, state)
+                maps.enter_host_self(own["self"], entry)
                 self._set_parking(entry, own)
                 namespace.run(lambda: _prepare_routing(entry))
                 self._attach_shared(shared, namespace, own, replace=replace)

@@ -8,6 +8,9 @@ what conntrack knows. So a rule at the hook `output`, before everybody else's, t
 parked, and what refuses them (MARK_HOST_RELEASED), and what the core answers (MARK_ANSWER). Packets stay untracked on
 lo, up to the socket. For firewalls they are UNTRACKED, not INVALID.
 
+Connections that are to be native are the node's own affair: their SYNs carry no mark, and are tracked and translated as
+any other. Only the notice that the core gives of one (MARK_NATIVE, bpf/lib/let_out.h) is untracked.
+
 The core's connections to applications (TO_APP) stay tracked: the application's answers have no mark, and only as
 answers of a connection that conntrack knows do they keep clear of rules for new ones. But once bpf/return_host.c has
 turned them round to lo, with the mark TO_APP, they are untracked too, so that no rule there puts the mark that
@@ -37,6 +40,7 @@ _SENT = (
     nftables.Mark(constants.MARK_HOST, constants.MARK_HOST_MASK),
     nftables.Mark(constants.MARK_HOST_RELEASED, constants.MARK_HOST_MASK),
     nftables.Mark(constants.MARK_ANSWER),
+    nftables.Mark(constants.MARK_NATIVE),
 )
 _LOOPED = (nftables.Mark(constants.MARK_TO_APP),)
 _TABLE = "raw"

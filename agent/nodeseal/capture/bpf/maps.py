@@ -109,7 +109,7 @@ def enter_settings(settings: int, entry: Entry) -> None:
 
 def enter_self(own: int, entry: Entry) -> None:
     """By what the namespace's own programs find the workload in maps of all."""
-    bpf.map_update(own, ONLY, _ring(entry))
+    bpf.map_update(own, ONLY, _ring(entry.cookie, entry.number))
 
 
 def remove_totals(native_totals: int, entry: Entry) -> bool:
@@ -124,17 +124,17 @@ def enter_enrolment(enrolled: int, entry: Entry, state: int) -> None:
 
 def enter_ring(rings: int, entry: Entry, ring: int) -> None:
     """What the workload's sockets have to tell goes into its ring."""
-    bpf.map_update(rings, _ring(entry), struct.pack("=I", ring))
+    bpf.map_update(rings, _ring(entry.cookie, entry.number), struct.pack("=I", ring))
 
 
 def remove_ring(rings: int, entry: Entry) -> bool:
     """The opposite. False when there was nothing."""
-    return bpf.map_delete(rings, _ring(entry))
+    return bpf.map_delete(rings, _ring(entry.cookie, entry.number))
 
 
-def _ring(entry: Entry) -> bytes:
+def _ring(netns: int, number: int = 0) -> bytes:
     """struct ns_ring."""
-    return struct.pack("=QII", entry.cookie, entry.number, 0)
+    return struct.pack("=QII", netns, number, 0)
 
 
 def _enrolment(entry: Entry, state: int) -> bytes:
@@ -162,9 +162,17 @@ def remove_host_ring(rings: int, entry: Entry) -> bool:
     return bpf.map_delete(rings, struct.pack("=I", entry.number))
 
 
-def enter_host_settings(settings: int, *, parking: bool) -> None:
-    """Whether anything that a process of the namespace dials is parked."""
-    bpf.map_update(settings, ONLY, struct.pack("=I", constants.SETTING_PARK if parking else 0))
+def enter_host_settings(settings: int, *, parking: bool, native: bool) -> None:
+    """Whether anything that a process of the namespace dials is parked, and may be native then."""
+    bits = constants.SETTING_PARK if parking else 0
+    if parking and native:
+        bits |= constants.SETTING_NATIVE
+    bpf.map_update(settings, ONLY, struct.pack("=I", bits))
+
+
+def enter_host_self(own: int, entry: Entry) -> None:
+    """The namespace, by which and their numbers its processes are found in maps of all."""
+    bpf.map_update(own, ONLY, _ring(entry.cookie))
 
 
 def enter_host_listeners(listeners: int, entry: Entry, held: Mapping[int, int]) -> None:
