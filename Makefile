@@ -46,7 +46,7 @@ $(VENV)/bin/python:
 	$(call apt_install,$(APT_RUN))
 	$(PYTHON) -m venv --system-site-packages $(VENV)
 
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml cext/build_core.py $(C_SOURCES)
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml cext/build_core.py cext/build_keys.py $(C_SOURCES)
 	$(call apt_install,$(APT_RUN))
 	$(BIN)/pip install -q -e .
 	@touch $@

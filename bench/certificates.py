@@ -10,6 +10,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from nodeseal.authority.creation import init_authority
+from nodeseal.authority.signer import Signer
+from nodeseal.identity import embedded
+from nodeseal.identity.issuer import Svid
+from nodeseal.identity.key import PrivateKey
+from nodeseal.identity.presented import svid_of
+from nodeseal.identity.trust import TrustBundle
 from nodeseal.mesh.spiffe import SpiffeId
 from nodeseal_lab.plan import NAMESPACE, TRUST_DOMAIN
 
@@ -30,6 +36,14 @@ def make_authority(directory: Path) -> Path:
     """A new CA directory, the one that nodeseal's agents and `issue` use."""
     init_authority(directory, trust_domain=TRUST_DOMAIN, now=datetime.now(UTC))
     return directory
+
+
+def issue_svid(signer: Signer, identity: SpiffeId) -> Svid:
+    """A certificate for an hour, as an agent gives it to a core."""
+    key, now = PrivateKey.generate(), datetime.now(UTC)
+    signed = embedded.sign(signer, identity, key.request(str(identity)).decode(), lifetime=timedelta(hours=1), now=now)
+    bundle = TrustBundle.read(signer.trust_domain, signer.bundle_pem)
+    return svid_of(identity, signed.chain_pem, key, bundle, now=now, issued=signed.issued)
 
 
 def issue(authority: Path, pod: str, directory: Path) -> None:

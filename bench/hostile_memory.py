@@ -32,19 +32,18 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from bench.certificates import make_authority
+from bench.certificates import issue_svid, make_authority
 from bench.errors import BenchError
 from bench.lone import lone_core, lone_namespace
 from nodeseal.authority.signer import Signer
 from nodeseal.cores.client import CoreClient
-from nodeseal.identity.embedded import issue
 from nodeseal.mesh.address import HBONE_PORT
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
@@ -185,14 +184,14 @@ def _site(directory: Path, limit: int) -> Iterator[_Site]:
         listener = stack.enter_context(socket.create_server((_VICTIM, HBONE_PORT), backlog=4096))
         core.add(1, victim, TRUST_DOMAIN, {LISTEN_HBONE: listener.fileno()})
         identity = victim.identity(TRUST_DOMAIN)
-        svid = issue(signer, identity, lifetime=timedelta(hours=1), now=datetime.now(UTC))
+        svid = issue_svid(signer, identity)
         core.ask(CoreClient.trust_bundle, TRUST_DOMAIN, signer.bundle_pem)
         core.ask(
             CoreClient.workload_credentials,
             1,
             identity,
             chain_pem=svid.chain_pem,
-            key_pem=svid.key_pem,
+            key_pem=svid.key.pem(),
             bundle_pem=signer.bundle_pem,
         )
         core.ask(CoreClient.workload_limits, 1, Limits(memory=limit))
@@ -200,9 +199,9 @@ def _site(directory: Path, limit: int) -> Iterator[_Site]:
 
 
 def _write_certificate(signer: Signer, workload: Workload, directory: Path) -> None:
-    svid = issue(signer, workload.identity(TRUST_DOMAIN), lifetime=timedelta(hours=1), now=datetime.now(UTC))
+    svid = issue_svid(signer, workload.identity(TRUST_DOMAIN))
     directory.mkdir(mode=0o700)
-    for name, text in (("chain", svid.chain_pem), ("key", svid.key_pem), ("bundle", signer.bundle_pem)):
+    for name, text in (("chain", svid.chain_pem), ("key", svid.key.pem()), ("bundle", signer.bundle_pem)):
         (directory / f"{name}.pem").write_text(text)
 
 

@@ -6,17 +6,16 @@ import contextlib
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from bench.certificates import make_authority
+from bench.certificates import issue_svid, make_authority
 from bench.errors import BenchError
 from bench.lone import LoneCore
 from bench.wire import RESPONSE_SIZE
 from nodeseal.authority.signer import Signer
 from nodeseal.cores.client import CoreClient
-from nodeseal.identity.embedded import issue
 from nodeseal.mesh.model import Mode, Phase, Service, ServicePort, Workload, WorkloadName
 from nodeseal_lab.plan import TRUST_DOMAIN
 
@@ -43,8 +42,8 @@ def certify(core: LoneCore, key: int, workload: Workload, signer: Signer) -> Cal
     """Gives the core a certificate of the workload, and again whenever what is returned is called: tunnels that were
     open take no new streams then."""
     identity = workload.identity(TRUST_DOMAIN)
-    svid = issue(signer, identity, lifetime=timedelta(hours=1), now=datetime.now(UTC))
-    pems = {"chain_pem": svid.chain_pem, "key_pem": svid.key_pem, "bundle_pem": signer.bundle_pem}
+    svid = issue_svid(signer, identity)
+    pems = {"chain_pem": svid.chain_pem, "key_pem": svid.key.pem(), "bundle_pem": signer.bundle_pem}
     core.ask(CoreClient.trust_bundle, TRUST_DOMAIN, signer.bundle_pem)
 
     def give() -> None:

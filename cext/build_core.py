@@ -33,7 +33,7 @@ ffi.cdef(declarations())
 ffi.set_source(
     "nodeseal._core",
     '#include "nodeseal_core.h"',
-    sources=sorted(relative(path) for path in (HERE / "src").rglob("*.c")),
+    sources=sorted(relative(path) for path in (HERE / "src").rglob("*.c") if path.parent.name != "keys"),
     include_dirs=[relative(HERE / "include"), relative(HERE / "src")],
     libraries=LIBRARIES,
     extra_compile_args=[*COMPILE, *SANITIZE],

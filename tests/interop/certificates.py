@@ -15,9 +15,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
 from nodeseal.authority.creation import init_authority
 from nodeseal.authority.signer import Signer
-from nodeseal.identity import embedded
 from nodeseal.mesh.spiffe import SpiffeId
 from nodeseal_lab.plan import NAMESPACE, TRUST_DOMAIN
+from support.issued import issue as issue_svid
 
 CLIENT, SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
 _LIFETIME = timedelta(hours=1)
@@ -51,8 +51,8 @@ def issue(ca: Path, pod: str, trust_domain: str = TRUST_DOMAIN) -> Credential:
     """What a node's agent would give the pod: made by nodeseal's own issuer."""
     now = datetime.now(UTC)
     signer = Signer.load(ca, now)
-    svid = embedded.issue(signer, SpiffeId(trust_domain, NAMESPACE, pod), lifetime=_LIFETIME, now=now)
-    return Credential(svid.chain_pem, svid.key_pem, signer.bundle_pem)
+    svid = issue_svid(signer, SpiffeId(trust_domain, NAMESPACE, pod), lifetime=_LIFETIME, now=now)
+    return Credential(svid.chain_pem, svid.key.pem(), signer.bundle_pem)
 
 
 def issue_from_new_ca(directory: Path, pod: str, trust_domain: str = TRUST_DOMAIN) -> Credential:

@@ -19,12 +19,12 @@ from nodeseal.authority.creation import init_authority
 from nodeseal.authority.signer import Signer
 from nodeseal.contracts import core as contract
 from nodeseal.cores.client import CoreClient
-from nodeseal.identity.embedded import issue
 from nodeseal.linux.control_socket import close_all
 from nodeseal.local import generations
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
 from support.former import build, is_there
+from support.issued import issue
 from support.patience import wait_for
 
 COMMITS = {4: "1008fd92d61c6873226de42afc9d7f68408b281f", 5: "1cdbd50530ca9a52f8ffdff7216087dfb3a07747"}
@@ -80,7 +80,7 @@ def test_former_core_is_asked_all_that_it_knows(protocol: int, run_dir: Path, tm
         await client.workload_add(1, own.key, identity, own.addresses, netns_fd=namespace)
         os.close(namespace)
         await client.workload_limits(1, LIMITS)
-        pems = {"chain_pem": svid.chain_pem, "key_pem": svid.key_pem, "bundle_pem": signer.bundle_pem}
+        pems = {"chain_pem": svid.chain_pem, "key_pem": svid.key.pem(), "bundle_pem": signer.bundle_pem}
         await client.workload_credentials(1, identity, **pems)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             await client.workload_listen(1, {0: listener.fileno()})

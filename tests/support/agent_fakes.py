@@ -25,6 +25,7 @@ from nodeseal.contracts.core import CoreStats, WorkloadStats
 from nodeseal.cores.client import CoreError
 from nodeseal.cores.process import spawn
 from nodeseal.identity.issuer import Fault, Issuer, Svid
+from nodeseal.identity.key import PrivateKey
 from nodeseal.identity.trust import TrustBundle
 from nodeseal.linux.namespace import NamespaceGoneError
 from nodeseal.local.config import Config
@@ -112,14 +113,17 @@ class FakeIssuer(Issuer):
     def describe(self) -> str:
         return "a stand-in"
 
-    async def issue(self, identity: SpiffeId) -> Svid:
+    async def issue(self, identity: SpiffeId, present: Svid | None = None) -> Svid:
+        del present
         self.asked += 1
         await self.answers.wait()
         if self.error is not None:
             raise self.error
         self.issued.append(identity)
         serial = str(len(self.issued))
-        return Svid(identity, "chain", "key", self.now, self.now + timedelta(hours=2), serial, self.anchor)
+        return Svid(
+            identity, "chain", PrivateKey.generate(), self.now, self.now + timedelta(hours=2), serial, self.anchor
+        )
 
     def trust(self, pem: str) -> None:
         """Other trust anchors from now on."""

@@ -11,12 +11,12 @@ from pathlib import Path
 from cryptography import x509
 
 from nodeseal.authority.signer import Signer
-from nodeseal.identity.embedded import issue
 from nodeseal.mesh.model import WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId
 from nodeseal.sources.directory.publications import publish
 from nodeseal_lab.mesh_state import change_workloads
 from support.connection import family_of
+from support.issued import issue
 from support.lab import HBONE_PORT, RunningLab
 from support.patience import PATIENCE, wait_for
 from support.programs import Programs
@@ -65,7 +65,7 @@ def tls_context(lab: RunningLab, protocol: int, pod: str, directory: Path) -> ss
     signer = Signer.load(lab.directory / "ca", now)
     svid = issue(signer, SpiffeId.parse(lab.identity(pod)), lifetime=timedelta(hours=1), now=now)
     certificate = directory / "peer.pem"
-    certificate.write_text(svid.chain_pem + svid.key_pem)
+    certificate.write_text(svid.chain_pem + svid.key.pem())
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False

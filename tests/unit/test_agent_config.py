@@ -12,6 +12,7 @@ from nodeseal.cores.process import CoreOptions
 from nodeseal.daemon import verify
 from nodeseal.local import config
 from nodeseal.local.config import ConfigError
+from nodeseal.local.issuers import KeyKind
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Connect, PlaintextWay
 
@@ -84,6 +85,13 @@ NODE_ADDRESS = "'local', an address, or a range of addresses such as 10.0.0.0/24
 def test_wrong_node_addresses(tmp_path: Path, value: str, message: str) -> None:
     (line,) = problems(tmp_path, f"{MINIMAL}node_addresses: {value}\n")
     assert line.startswith(f"agent.yaml:4: {message}")
+
+
+def test_kind_of_keys(tmp_path: Path) -> None:
+    assert load(tmp_path, MINIMAL).certificate_key is KeyKind.P256
+    assert load(tmp_path, MINIMAL + "certificate_key: ed25519\n").certificate_key is KeyKind.ED25519
+    (line,) = problems(tmp_path, MINIMAL + "certificate_key: rsa\n")
+    assert line == "agent.yaml:4: certificate_key: expected p256 or p384 or ed25519, found 'rsa'"
 
 
 def test_plaintext_is_native_unless_it_is_to_go_through_the_core(tmp_path: Path) -> None:

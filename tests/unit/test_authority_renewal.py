@@ -25,8 +25,8 @@ from nodeseal.authority.creation import init_authority
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.renewal import accept, renew, request, sign
 from nodeseal.authority.signer import Signer
-from nodeseal.identity.embedded import issue
 from nodeseal.mesh.spiffe import SpiffeId
+from support.issued import issue
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 LATER = NOW + timedelta(days=330)

@@ -16,9 +16,9 @@ from nodeseal.authority.creation import init_authority
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.signer import Signer
 from nodeseal.identity.credentials import renewal_time
-from nodeseal.identity.embedded import issue
 from nodeseal.identity.issuer import Svid
 from nodeseal.mesh.spiffe import SpiffeId
+from support.issued import issue
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -202,7 +202,7 @@ def test_a_root_that_did_not_sign_is_refused(directory: Path, tmp_path: Path) ->
 
 def test_a_leaf_is_no_intermediate(directory: Path, svid: Svid) -> None:
     (directory / "intermediate.pem").write_text(svid.chain_pem)
-    (directory / "intermediate.key").write_text(svid.key_pem)
+    (directory / "intermediate.key").write_text(svid.key.pem())
     assert "is not the certificate of a CA that may sign others" in refusal(directory)
 
 
@@ -329,7 +329,7 @@ def test_a_leaf_is_as_x509_svid_wants_it(svid: Svid) -> None:
 
 
 def test_the_key_belongs_to_the_leaf(svid: Svid) -> None:
-    key = serialization.load_pem_private_key(svid.key_pem.encode(), None)
+    key = serialization.load_pem_private_key(svid.key.pem().encode(), None)
     assert key.public_key() == certificates(svid.chain_pem)[0].public_key()
 
 
@@ -367,7 +367,7 @@ def test_openssl_accepts_the_chain_for_both_roles(svid: Svid, signer: Signer, tm
 
 def test_every_certificate_has_its_own_key_and_serial(signer: Signer) -> None:
     one, two = (issue(signer, SHIPPER, lifetime=DAY, now=NOW) for _ in range(2))
-    assert one.key_pem != two.key_pem
+    assert one.key.public != two.key.public
     assert one.serial != two.serial
 
 
@@ -407,7 +407,7 @@ def test_no_lifetime_is_refused(signer: Signer) -> None:
 def test_keys_do_not_show(svid: Svid, signer: Signer) -> None:
     for text in (repr(svid), str(svid), repr(signer), f"{svid!s:.9999}"):
         assert "PRIVATE" not in text
-        assert "key_pem" not in text
+        assert "key" not in text
 
 
 # Renewal

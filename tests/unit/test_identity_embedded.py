@@ -13,11 +13,14 @@ import pytest
 
 from nodeseal.authority.certificates import fingerprint
 from nodeseal.authority.creation import init_authority
+from nodeseal.authority.errors import AuthorityError
+from nodeseal.authority.signer import Signer
 from nodeseal.authority.store import read_certificates
 from nodeseal.identity import embedded
 from nodeseal.identity.credentials import Credentials
 from nodeseal.identity.embedded import EmbeddedIssuer
 from nodeseal.identity.issuer import Flaw, IssuerError
+from nodeseal.identity.key import PrivateKey
 from nodeseal.mesh.spiffe import SpiffeId
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -173,3 +176,12 @@ def test_slow_disk_keeps_the_event_loop_free(tmp_path: Path, monkeypatch: pytest
         await asyncio.gather(*asked)
 
     with_issuer(make_ca(tmp_path / "ca"), story)
+
+
+def test_request_that_its_key_did_not_sign_is_refused(tmp_path: Path) -> None:
+    make_ca(tmp_path / "ca")
+    signer = Signer.load(tmp_path / "ca", NOW)
+    lines = PrivateKey.generate().request(str(IDENTITY)).decode().splitlines()
+    lines[-2] = lines[-2][:8] + ("A" if lines[-2][8] != "A" else "B") + lines[-2][9:]
+    with pytest.raises(AuthorityError, match="is not signed by an ECDSA or Ed25519 key"):
+        embedded.sign(signer, IDENTITY, "\n".join(lines), lifetime=timedelta(hours=1), now=NOW)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from nodeseal.authority import store
@@ -81,7 +81,12 @@ class Signer:
         return cls(directory, trust_domain(chain[0], path), chain, roots, signer, key)
 
     def sign(
-        self, identity: SpiffeId, key: ec.EllipticCurvePublicKey, *, lifetime: timedelta, now: datetime
+        self,
+        identity: SpiffeId,
+        key: ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey,
+        *,
+        lifetime: timedelta,
+        now: datetime,
     ) -> x509.Certificate:
         """A certificate for this identity and key, valid for `lifetime` at most: never longer than the signer's own.
 

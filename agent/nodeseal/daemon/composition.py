@@ -23,4 +23,4 @@ def source_at(reference: Reference, run_dir: Path) -> Source:
 
 def issuer_of(config: Config) -> Issuer:
     """The issuer that the configuration asks for. Raises IssuerError when it cannot be used."""
-    return EmbeddedIssuer(config.ca, config.certificate_lifetime)
+    return EmbeddedIssuer(config.ca, config.certificate_lifetime, config.certificate_key)

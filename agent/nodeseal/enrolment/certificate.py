@@ -48,7 +48,7 @@ class Certificate:
             key,
             identity,
             chain_pem=svid.chain_pem,
-            key_pem=svid.key_pem,
+            key_pem=svid.key.pem(),
             bundle_pem=bundle.pem,
         )
         return bundle
@@ -64,7 +64,8 @@ class Certificate:
                 await self._context.trust.push()
                 if self._is_due(installed, identity):
                     what = "certificate not renewed"
-                    credential = self.request.take(identity)
+                    present = installed.credential if identity == installed.identity else None
+                    credential = self.request.take(identity, present)
                     if credential is None:
                         return LONGEST_SLEEP_S  # woken when it is there
                     installed.bundle = await self.give(installed.key, identity, credential)

@@ -24,13 +24,14 @@ class CredentialRequest:
         """Whether the issuer has yet to answer."""
         return self._task is not None and not self._task.done()
 
-    def take(self, identity: SpiffeId) -> Credential | None:
-        """The answer to what was asked for, once; None while there is none, and when this is what asks. Raises
-        IssuerError when the answer is one; the next call asks anew."""
+    def take(self, identity: SpiffeId, present: Credential | None = None) -> Credential | None:
+        """The answer to what was asked for, once; None while there is none, and when this is what asks. `present`: what
+        it is to replace. Raises IssuerError when the answer is one; the next call asks anew."""
         if self._task is None or self._identity != identity:
             self.cancel()
             self._identity = identity
-            self._task = asyncio.create_task(self._credentials.issue(identity), name=f"certificate of {identity}")
+            asking = self._credentials.issue(identity, present.svid if present is not None else None)
+            self._task = asyncio.create_task(asking, name=f"certificate of {identity}")
             self._task.add_done_callback(self._answered)
         if self.waiting:
             return None

@@ -54,9 +54,10 @@ class Credentials:
         """The CA, as other nodes are told of it."""
         return Trust.of(self._issuer.bundle.fingerprints, self._issuer.anchor)
 
-    async def issue(self, identity: SpiffeId) -> Credential:
-        """A fresh key and certificate. Takes as long as the issuer does. Raises IssuerError."""
-        svid = await self._issuer.issue(identity)
+    async def issue(self, identity: SpiffeId, present: Svid | None = None) -> Credential:
+        """A fresh key and certificate, in the place of `present`. Takes as long as the issuer does. Raises
+        IssuerError."""
+        svid = await self._issuer.issue(identity, present)
         return Credential(svid, max(renewal_time(svid, self._random), self._now() + _RENEWAL_MIN))
 
 

@@ -1,4 +1,4 @@
-"""The embedded issuer: signs with the intermediate of a CA directory, all keys in memory.
+"""The embedded issuer: signs with the intermediate of a CA directory.
 
 A changed directory is read anew; one that went bad leaves what was read before.
 """
@@ -13,8 +13,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from nodeseal.authority.certificates import fingerprint, pem
 from nodeseal.authority.description import endings, exposed
@@ -22,8 +23,10 @@ from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.signer import Signer
 from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, ROOT_CERTIFICATE
 from nodeseal.clock import utc_now
-from nodeseal.identity.issuer import Fault, Flaw, Issuer, IssuerError, Svid
+from nodeseal.identity.issuer import Fault, Flaw, IssuerError, Svid
+from nodeseal.identity.signing import Signed, SigningIssuer
 from nodeseal.identity.trust import TrustBundle
+from nodeseal.local.issuers import KeyKind
 from nodeseal.mesh.spiffe import SpiffeId
 
 log = logging.getLogger("nodeseal.agent")
@@ -36,15 +39,22 @@ CHECK_S = 5.0
 _Stamp = tuple[tuple[int, int, int], ...]
 
 
-class EmbeddedIssuer(Issuer):
+class EmbeddedIssuer(SigningIssuer):
     """Signs in a thread of its own: a disk that hangs keeps nobody else waiting."""
 
-    def __init__(self, directory: Path, lifetime: timedelta, *, now: Callable[[], datetime] = utc_now) -> None:
-        """`lifetime`: of the certificates; `now`: the wall clock. Reads the directory. Raises IssuerError when it
-        cannot be used."""
+    def __init__(
+        self,
+        directory: Path,
+        lifetime: timedelta,
+        kind: KeyKind = KeyKind.P256,
+        *,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        """`lifetime`: of the certificates; `kind`: of the workloads' keys; `now`: the wall clock. Reads the directory.
+        Raises IssuerError when it cannot be used."""
+        super().__init__(kind, now)
         self._directory = directory
         self._lifetime = lifetime
-        self._now = now
         self._stamp = self._read_stamp()
         try:
             self._signer = self._shown = Signer.load(directory, now())
@@ -58,9 +68,10 @@ class EmbeddedIssuer(Issuer):
         """See Issuer.describe."""
         return f"the CA directory {self._directory}"
 
-    async def issue(self, identity: SpiffeId) -> Svid:
-        """See Issuer.issue: a few milliseconds, unless the disk is slow."""
-        return await self._run(lambda: self._issue(identity))
+    async def sign(self, identity: SpiffeId, request: str, present: Svid | None) -> Signed:
+        """See SigningIssuer.sign: a few milliseconds, unless the disk is slow."""
+        del present
+        return await self._run(lambda: self._sign(identity, request))
 
     async def changes(self) -> AsyncIterator[TrustBundle]:
         """See Issuer.changes."""
@@ -95,10 +106,10 @@ class EmbeddedIssuer(Issuer):
 
     # ---- in the thread
 
-    def _issue(self, identity: SpiffeId) -> Svid:
+    def _sign(self, identity: SpiffeId, request: str) -> Signed:
         self._refresh()
         try:
-            return issue(self._signer, identity, lifetime=self._lifetime, now=self._now())
+            return sign(self._signer, identity, request, lifetime=self._lifetime, now=self._now())
         except AuthorityError as error:
             raise IssuerError(str(error)) from None
 
@@ -142,16 +153,15 @@ class EmbeddedIssuer(Issuer):
         return tuple(stamps)
 
 
-def issue(signer: Signer, identity: SpiffeId, *, lifetime: timedelta, now: datetime) -> Svid:
-    """A certificate for a fresh P-256 key. Raises AuthorityError, see Signer.sign."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    cert = signer.sign(identity, key.public_key(), lifetime=lifetime, now=now)
-    return Svid(
-        identity=identity,
-        chain_pem=pem(cert) + "".join(map(pem, signer.chain)),
-        key_pem=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
-        issued=min(max(now, cert.not_valid_before_utc), cert.not_valid_after_utc),
-        not_after=cert.not_valid_after_utc,
-        serial=f"{cert.serial_number:x}",
-        anchor=fingerprint(signer.root),
-    )
+def sign(signer: Signer, identity: SpiffeId, request: str, *, lifetime: timedelta, now: datetime) -> Signed:
+    """A certificate for the key of a request (PKCS 10, PEM). Raises AuthorityError, see Signer.sign."""
+    try:
+        asked = x509.load_pem_x509_csr(request.encode())
+        key = asked.public_key() if asked.is_signature_valid else None
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey):
+        raise AuthorityError(f"cannot issue {identity}: the request for it is not signed by an ECDSA or Ed25519 key")
+    cert = signer.sign(identity, key, lifetime=lifetime, now=now)
+    issued = min(max(now, cert.not_valid_before_utc), cert.not_valid_after_utc)
+    return Signed(pem(cert) + "".join(map(pem, signer.chain)), issued)

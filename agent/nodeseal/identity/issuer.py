@@ -1,8 +1,9 @@
 """The seam between the agent and what issues the certificates of its workloads.
 
-An issuer may sign by itself, ask a service in the network, or hand over what another program on the node has. It may
-be slow or gone: so it is asked asynchronously, and nothing but the certificate that was asked for waits for it. The
-agent knows its issuer by this interface alone; nodeseal.daemon chooses one by the configuration.
+An issuer may sign by itself, ask a service in the network (both: nodeseal.identity.signing), or hand over what another
+program on the node has. It may be slow or gone: so it is asked asynchronously, and nothing but the certificate that was
+asked for waits for it. The agent knows its issuer by this interface alone; nodeseal.daemon chooses one by the
+configuration.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
+from nodeseal.identity.key import PrivateKey
 from nodeseal.identity.trust import TrustBundle
 from nodeseal.mesh.spiffe import SpiffeId
 
@@ -29,8 +31,8 @@ class Svid:
     identity: SpiffeId
     chain_pem: str
     """The leaf, then the intermediates."""
-    key_pem: str = field(repr=False)
-    """PKCS 8, not encrypted. Exists in memory only; never write or log it."""
+    key: PrivateKey = field(repr=False, compare=False)
+    """The leaf's. It is wiped when nothing refers to it any more: keep a reference only as long as it may be needed."""
     issued: datetime
     """When it was issued: its validity may begin a little earlier, for clocks that are behind."""
     not_after: datetime
@@ -80,8 +82,9 @@ class Issuer(ABC):
         """What it is, for people, as in "expected example.org, as in the CA directory /etc/nodeseal/ca"."""
 
     @abstractmethod
-    async def issue(self, identity: SpiffeId) -> Svid:
-        """A certificate for a fresh key. May take as long as it takes. Raises IssuerError."""
+    async def issue(self, identity: SpiffeId, present: Svid | None = None) -> Svid:
+        """A certificate, and the key that it is for: a fresh one, unless others make the keys. `present`: what it is to
+        replace. May take as long as it takes. Raises IssuerError."""
 
     @abstractmethod
     def changes(self) -> AsyncIterator[TrustBundle]:

@@ -8,6 +8,7 @@
     congestion_control: bbr          # between nodes; the default is what each workload's namespace has
     spin: 50us                       # how long a worker looks for more before it sleeps; the default is not at all
     certificate_lifetime: 24h        # renewed at half of it
+    certificate_key: p256            # of the workloads' keys: p256, p384 or ed25519
     settle: 2s                       # how long the other nodes get to see a change
     preconnect: 0s                   # peers used within it get a new tunnel ahead of need; 0s: none do
     limits:                          # of each workload, unless the mesh state has others for it; none: no limit
@@ -44,6 +45,7 @@ from nodeseal.documents.durations import read_duration, read_optional_duration
 from nodeseal.documents.exclude import read_items, read_network
 from nodeseal.documents.limits import read_limits
 from nodeseal.documents.schema import Fields, Problems, open_document
+from nodeseal.local.issuers import KeyKind
 from nodeseal.mesh.exclusions import Network
 from nodeseal.mesh.extent import Extent
 from nodeseal.mesh.limits import Limits
@@ -113,6 +115,7 @@ class Config:
     """Native where `connect` is truthful; other workloads have it proxied."""
     connect: Connect | None = None
     """Of workloads for which the mesh state does not say; None: DEFAULT_CONNECT, where it can be had."""
+    certificate_key: KeyKind = KeyKind.P256
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
     """Setting -> its line in the file, of those that are there."""
 
@@ -156,6 +159,7 @@ def load(path: Path) -> Config:
         limits=read_limits(fields, "limits").over(Limits()),
         plaintext=fields.choice("plaintext", PlaintextWay.NATIVE),
         connect=fields.choice("connect", DEFAULT_CONNECT) if fields.has("connect") else None,
+        certificate_key=fields.choice("certificate_key", KeyKind.P256),
         lines={name: fields.line_of(name) for name in Config.__dataclass_fields__ if fields.has(name)},
     )
     if len(os.fsencode(config.run_dir)) > _RUN_DIR_MAX:

@@ -1,0 +1,53 @@
+"""Issuers that sign: they get a request with the public key, and never see the private one, which is made here.
+
+Each certificate is for a fresh key, also where a request is tried again.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from nodeseal.clock import utc_now
+from nodeseal.identity.issuer import Issuer, IssuerError, Svid
+from nodeseal.identity.key import PrivateKey, PrivateKeyError
+from nodeseal.identity.presented import PresentedError, svid_of
+from nodeseal.local.issuers import KeyKind
+from nodeseal.mesh.spiffe import SpiffeId
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What a signing issuer answers. `issued`: when, by its clock."""
+
+    chain_pem: str
+    issued: datetime
+
+
+class SigningIssuer(Issuer):
+    """`issue` makes the key; `sign` is the issuer's own."""
+
+    def __init__(self, kind: KeyKind = KeyKind.P256, now: Callable[[], datetime] = utc_now) -> None:
+        """`kind`: of the keys; `now`: the wall clock."""
+        self._kind = kind
+        self._now = now
+
+    async def issue(self, identity: SpiffeId, present: Svid | None = None) -> Svid:
+        """See Issuer.issue."""
+        try:
+            key = PrivateKey.generate(self._kind)
+            request = key.request(str(identity)).decode()
+        except PrivateKeyError as error:
+            raise IssuerError(f"no key can be made for {identity}: {error}") from None
+        signed = await self.sign(identity, request, present)
+        try:
+            return svid_of(identity, signed.chain_pem, key, self.bundle, now=self._now(), issued=signed.issued)
+        except PresentedError as error:
+            raise IssuerError(f"{self.describe()} gave for {identity} what cannot be used: it {error}") from None
+
+    @abstractmethod
+    async def sign(self, identity: SpiffeId, request: str, present: Svid | None) -> Signed:
+        """A certificate for the key of a request (PKCS 10, PEM); `bundle` has what it is verified by when this returns.
+        Raises IssuerError."""
