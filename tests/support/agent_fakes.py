@@ -89,7 +89,7 @@ def mesh(*workloads: Workload) -> Mesh:
     return Mesh.build(TRUST_DOMAIN, workloads)
 
 
-TRUST = Trust(frozenset({"1" * 32}), "1" * 32)
+TRUST = Trust(frozenset({"1" * 32}), "1" * 32, ())
 """What a node with a FakeIssuer says of its CA."""
 
 
@@ -329,6 +329,9 @@ class FakeCore:
         if name == "stats":
             return CoreStats(), (WorkloadStats(key=1, workload="default/shipper", connections=self.live),)
         return None
+
+    def links(self) -> list[FakeCore]:
+        return [self]
 
     def link(self, incarnation: int) -> FakeCore | None:
         return self if incarnation == self.incarnation else self.older.get(incarnation)

@@ -17,7 +17,7 @@ from nodeseal.capture.errors import AddressInUseError, AddressNotFoundError, Add
 from nodeseal.capture.listeners import HBONE, INBOUND, OUTBOUND
 from nodeseal.capture.workload import Addresses
 from nodeseal.cores.client import CoreError
-from nodeseal.cores.distribution import TrustPusher
+from nodeseal.cores.trust_pusher import TrustPusher
 from nodeseal.enrolment import workload as workload_module
 from nodeseal.enrolment.context import Context
 from nodeseal.enrolment.workload import Enrolment

@@ -29,9 +29,11 @@ from nodeseal.cores import distribution, link, supervisor
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone
 from nodeseal.cores.process import CoreOptions
 from nodeseal.enrolment.workload import Enrolment
+from nodeseal.identity.trust import TrustBundle
 from nodeseal.local import generations, run_directory
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
-from nodeseal.mesh.trust import Trust
+from nodeseal.mesh.trust import Need, Trust
+from nodeseal.mesh.trust_anchor import TrustAnchor
 from nodeseal.node import node as node_module
 from nodeseal.node import start_steps, vigil
 from nodeseal.node.node import Node
@@ -47,6 +49,7 @@ from support.agent_fakes import (
     until,
     workload,
 )
+from support.anchors import make_ca, root_of
 from support.core_client import BlockingClient, ask
 from support.mesh_places import KINDS, place_of
 
@@ -610,6 +613,68 @@ def test_changed_trust_anchors_reach_the_core_at_once(world: World) -> None:
             world.issuer.trust("bundle and another root")
             await until(lambda: node.context.trust._given[1].pem == "bundle and another root")
             assert world.issuer.issued == [one.installed.identity]
+
+    play(story())
+
+
+def test_trust_anchors_of_the_mesh_state_reach_the_core_and_are_told(world: World, tmp_path: Path) -> None:
+    own, new = root_of(make_ca(tmp_path / "own")), root_of(make_ca(tmp_path / "new"))
+    world.issuer.anchor = own.key
+    world.issuer.bundle = TrustBundle.read("example.org", own.pem)
+
+    def state(*anchors: TrustAnchor) -> Mesh:
+        return Mesh.build("example.org", [world.shipper], trust_anchors=anchors)
+
+    async def story() -> None:
+        async with world.node(state()) as (node, source):
+            one = await enrolled(node)
+            assert world.place.trust("node1") == Trust.of([own.key], own.key, ())
+            source.put(state(own, new))
+            both = Trust.of([own.key, new.key], own.key, ())
+            await until(lambda: world.place.trust("node1") == both, "the node tells of both")
+            assert node.context.trust.given.fingerprints == {own.key, new.key}
+            assert world.issuer.issued == [one.installed.identity]
+
+    play(story())
+
+
+def test_certificate_of_an_anchor_that_is_gone_is_replaced_at_once(world: World, tmp_path: Path) -> None:
+    own, new = root_of(make_ca(tmp_path / "own")), root_of(make_ca(tmp_path / "new"))
+    world.issuer.anchor = own.key
+    world.issuer.bundle = TrustBundle.read("example.org", own.pem)
+
+    def state(*anchors: TrustAnchor) -> Mesh:
+        return Mesh.build("example.org", [world.shipper], trust_anchors=anchors)
+
+    async def story() -> None:
+        async with world.node(state(own, new)) as (node, source):
+            one = await enrolled(node)
+            world.issuer.anchor = new.key
+            world.issuer.bundle = TrustBundle.read("example.org", new.pem)
+            world.issuer.trust(new.pem)
+            until_then = int(one.installed.credential.svid.not_after.timestamp()) + 1
+            needed = Trust.of([own.key, new.key], new.key, [Need(own.key[:32], until_then)])
+            await until(lambda: world.place.trust("node1") == needed, "the node tells what it needs")
+            assert len(world.issuer.issued) == 1
+            source.put(state(new))
+            await until(lambda: len(world.issuer.issued) == 2, "a certificate of the new anchor")
+            alone = Trust.of([new.key], new.key, ())
+            await until(lambda: world.place.trust("node1") == alone, "the node needs the new one only")
+
+    play(story())
+
+
+def test_anchor_that_verifies_nobody_is_a_problem(world: World, tmp_path: Path) -> None:
+    own = root_of(make_ca(tmp_path / "own"))
+    world.issuer.anchor = own.key
+    world.issuer.bundle = TrustBundle.read("example.org", own.pem)
+    nothing = TrustAnchor.read("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n")
+
+    async def story() -> None:
+        async with world.node(Mesh.build("example.org", [world.shipper], trust_anchors=[own, nothing])) as (node, _):
+            await enrolled(node)
+            assert [word for word, _about in await problems_of(node)] == ["trust-anchor-unusable"]
+            assert node.context.trust.given.fingerprints == {own.key}
 
     play(story())
 

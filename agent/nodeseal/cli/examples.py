@@ -91,6 +91,24 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         ("nodeseal status --check --run-dir /run/nodeseal", "one line and an exit status, for monitoring"),
         ("nodeseal status --run-dir /run/nodeseal -o json", "everything that the agent tells"),
     ),
+    "trust": (
+        ("nodeseal trust list", "the trust anchors of the mesh"),
+        ("nodeseal trust add /etc/nodeseal/ca/root.pem new/root.pem", "the first step of a rotation"),
+        ("nodeseal trust status", "which nodes have them"),
+    ),
+    "trust add": (
+        ("nodeseal trust add /etc/nodeseal/ca/root.pem new/root.pem", "the present root and the next one"),
+        ("nodeseal trust add --mesh /etc/nodeseal/mesh new/root.pem", "where no agent runs"),
+    ),
+    "trust list": (("nodeseal trust list", "what there is, and how long it is valid"),),
+    "trust remove": (
+        ("nodeseal trust remove 9c05d9feb092cbb9", "by the beginning of its fingerprint"),
+        ("nodeseal trust remove --force 9c05d9feb092cbb9", "although a node needs it still"),
+    ),
+    "trust status": (
+        ("nodeseal trust status", "which node has which anchor, and which needs it"),
+        ("nodeseal trust status -o json", "the same for a script"),
+    ),
     "upgrade-core": (
         ("nodeseal upgrade-core", "the node of this network namespace"),
         ("nodeseal upgrade-core --all", "every node of this machine, those of others too"),

@@ -2,7 +2,8 @@
 
     {"trust_domain": "example.org",
      "workloads": [WorkloadMessage, ...], "removed_workloads": ["namespace/name", ...],
-     "services": [ServiceMessage, ...], "removed_services": ["namespace/name", ...]}
+     "services": [ServiceMessage, ...], "removed_services": ["namespace/name", ...],
+     "trust_anchors": [TrustAnchorMessage, ...], "removed_trust_anchors": ["fingerprint", ...]}
 
 A kind (nodeseal.mesh.model.KINDS) of which nothing is put in or removed is left out, and so are fields with their
 defaults. Agent and core may be of different versions: kinds and fields that one does not know are passed over. A field
@@ -32,6 +33,7 @@ from nodeseal.mesh.model import (
     Phase,
     Service,
     ServicePort,
+    TrustAnchor,
     Workload,
     WorkloadName,
 )
@@ -104,6 +106,13 @@ class ServiceMessage(Struct, frozen=True, gc=False):
     ports: list[tuple[Port, Port]]
     # "namespace/name" of each.
     endpoints: list[str]
+
+
+class TrustAnchorMessage(Struct, frozen=True, gc=False):
+    """A trust anchor. A core keeps it for the agent that may come after this one; it verifies by what TrustBundle told
+    it."""
+
+    pem: str
 
 
 _T = TypeVar("_T")
@@ -272,5 +281,8 @@ def _read_exclusions(message: ExclusionsMessage) -> Exclusions:
 MESSAGES: dict[str, MessageOf[Any, Any]] = {
     "workloads": MessageOf(WorkloadMessage, _write_workload, _read_workload),
     "services": MessageOf(ServiceMessage, _write_service, _read_service),
+    "trust_anchors": MessageOf(
+        TrustAnchorMessage, lambda anchor: TrustAnchorMessage(anchor.pem), lambda message: TrustAnchor.read(message.pem)
+    ),
 }
 """How each kind travels, by its name in nodeseal.mesh.model.KINDS."""

@@ -224,6 +224,82 @@ class CaDescription(Struct, frozen=True):
     """What ends soon, and what others than root can get at."""
 
 
+class TrustAnchorRow(Struct, frozen=True):
+    """A trust anchor of a mesh."""
+
+    sha256: str = ""
+    """Its fingerprint, by which it is known."""
+    subject: str | None = None
+    """Null for what is no certificate; so are the next."""
+    trust_domain: str | None = None
+    """The one that it is limited to; null when it names none."""
+    not_after: str | None = None
+    days_left: int | None = None
+    """Below 0 once it has expired."""
+
+
+class TrustAdded(Struct, frozen=True):
+    """`nodeseal trust add`."""
+
+    mesh: str = ""
+    """The mesh directory."""
+    added: list[TrustAnchorRow] = []
+    present: list[TrustAnchorRow] = []
+    """Those that the mesh had already."""
+
+
+class NodeTrust(Struct, frozen=True):
+    """What a node says of a trust anchor."""
+
+    node: str = ""
+    has: bool | None = None
+    """Its core verifies peers by it; null when the node says nothing."""
+    issues: bool = False
+    """Its workloads get certificates that are verified by it."""
+    certificates_until: str | None = None
+    """When the last of its certificates expires that is verified by it, where it issues by another by now; null when it
+    has none."""
+    needs: str | None = None
+    """Why the anchor must not be removed yet; null when this node does not need it."""
+
+
+class TrustRemoved(Struct, frozen=True):
+    """`nodeseal trust remove`."""
+
+    mesh: str = ""
+    """The mesh directory."""
+    removed: list[TrustAnchorRow] = []
+    needed: list[NodeTrust] = []
+    """Nodes that needed one of them, with --force."""
+
+
+class TrustList(Struct, frozen=True):
+    """`nodeseal trust list`."""
+
+    mesh: str = ""
+    """The mesh directory."""
+    anchors: list[TrustAnchorRow] = []
+    """Empty: each node trusts the anchors of its own CA."""
+
+
+class AnchorStatus(TrustAnchorRow, frozen=True):
+    """A trust anchor, and what each node says of it."""
+
+    nodes: list[NodeTrust] = []
+
+
+class TrustStatus(Struct, frozen=True):
+    """`nodeseal trust status`."""
+
+    mesh: str = ""
+    """The mesh directory."""
+    complete: bool = False
+    """Every node has every anchor."""
+    anchors: list[AnchorStatus] = []
+    issuers: dict[str, list[str]] = {}
+    """By the first half of a root's fingerprint: the nodes that issue by it."""
+
+
 class LabNode(Struct, frozen=True):
     """A node of a lab."""
 
@@ -330,6 +406,10 @@ COMMANDS: dict[str, tuple[type[Struct], ...]] = {
     "ca renew": (CaRenewed,),
     "ca request": (CaRequested,),
     "ca sign": (CaSigned,),
+    "trust add": (TrustAdded,),
+    "trust remove": (TrustRemoved,),
+    "trust list": (TrustList,),
+    "trust status": (TrustStatus,),
     "lab up": (LabStatus,),
     "lab status": (LabStatus,),
     "lab enrol": (LabPods,),

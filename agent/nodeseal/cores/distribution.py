@@ -1,4 +1,4 @@
-"""Sending what all workloads of a core have in common: the mesh that it decides by, and the trust anchors.
+"""Sending the mesh that cores decide by.
 
 A mesh goes over as a difference where a core has the one before, once for many who ask.
 
@@ -15,37 +15,11 @@ from collections.abc import Callable
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone
 from nodeseal.cores.link import CoreLink
 from nodeseal.cores.supervisor import CoreSupervisor
-from nodeseal.identity.trust import TrustBundle
 from nodeseal.mesh.model import Mesh
 
 log = logging.getLogger("nodeseal.agent")
 
 _RESEND_S = 1.0
-
-
-class TrustPusher:
-    """Keeps the current core at the trust anchors that `bundle` gives."""
-
-    def __init__(self, core: CoreSupervisor, bundle: Callable[[], TrustBundle]) -> None:
-        self._core = core
-        self._bundle = bundle
-        self._lock = asyncio.Lock()
-        self._given: tuple[int, TrustBundle] | None = None
-        """Incarnation of a core, and what it has."""
-
-    @property
-    def apart(self) -> bool:
-        """Whether the current core takes them here; if not, it gets them with each workload's credentials."""
-        return self._core.current is not None and self._core.current.trust_apart
-
-    async def push(self) -> None:
-        """Returns when the current core has them. Raises CoreError when it did not take them."""
-        async with self._lock:
-            link, bundle = self._core.current, self._bundle()
-            if link is None or not link.trust_apart or self._given == (link.incarnation, bundle):
-                return
-            await link.call(CoreClient.trust_bundle, bundle.trust_domain, bundle.pem)
-            self._given = link.incarnation, bundle
 
 
 class MeshPusher:

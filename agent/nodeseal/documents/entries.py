@@ -119,3 +119,9 @@ class ServiceEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
     namespace: Annotated[Name | UnsetType, Meta(description="`default` if it is absent.")] = UNSET
     address: IpAddress | UnsetType = UNSET
     addresses: Addresses | UnsetType = UNSET
+
+
+class TrustAnchorEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    """A root by which peers of the mesh's trust domain are verified; `nodeseal trust` writes these."""
+
+    pem: Annotated[str, Meta(description="One certificate, in PEM form.")]

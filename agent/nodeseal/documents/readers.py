@@ -4,9 +4,15 @@ from typing import Any, Final
 
 from nodeseal.documents.reader import Reader
 from nodeseal.documents.service import SERVICE_READER
+from nodeseal.documents.trust_anchor import TRUST_ANCHOR_READER
 from nodeseal.documents.workload import WORKLOAD_READER
 from nodeseal.mesh.service import SERVICES
+from nodeseal.mesh.trust_anchor import TRUST_ANCHORS
 from nodeseal.mesh.workload import WORKLOADS
 
-READERS: Final[dict[str, Reader[Any, Any]]] = {WORKLOADS.name: WORKLOAD_READER, SERVICES.name: SERVICE_READER}
+READERS: Final[dict[str, Reader[Any, Any]]] = {
+    WORKLOADS.name: WORKLOAD_READER,
+    SERVICES.name: SERVICE_READER,
+    TRUST_ANCHORS.name: TRUST_ANCHOR_READER,
+}
 """By the kind's name, which is also the name of the field of a file that lists its objects."""

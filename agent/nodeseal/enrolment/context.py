@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Protocol
 
 from nodeseal.clock import utc_now
-from nodeseal.cores.distribution import TrustPusher
 from nodeseal.cores.supervisor import CoreSupervisor
+from nodeseal.cores.trust_pusher import TrustPusher
 from nodeseal.enrolment.capture_thread import CaptureThread
 from nodeseal.identity.credentials import Credentials
 from nodeseal.mesh.limits import Limits

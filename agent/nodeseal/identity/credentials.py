@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from nodeseal.clock import utc_now
 from nodeseal.identity.issuer import Issuer, Svid
-from nodeseal.identity.trust import TrustBundle
+from nodeseal.identity.trust import TrustBundle, TrustSet
 from nodeseal.mesh.spiffe import SpiffeId
 from nodeseal.mesh.trust import Trust
+from nodeseal.mesh.trust_anchor import TrustAnchor
 
 _RENEWAL_MIN = timedelta(seconds=1)  # an intermediate near its end makes half lives go to nothing
 
@@ -33,9 +34,14 @@ class Credentials:
         *,
         now: Callable[[], datetime] = utc_now,
         rand: Callable[[], float] = random.random,
+        anchors: Callable[[], Iterable[TrustAnchor]] = tuple,
     ) -> None:
-        """`now`: the wall clock; `rand` gives numbers from 0 to 1."""
+        """`now`: the wall clock; `rand` gives numbers from 0 to 1; `anchors`: those of the mesh state, the same object
+        as long as they have not changed."""
         self._issuer = issuer
+        self._anchors = anchors
+        self._known: tuple[object, ...] = ()
+        self._trust_set = TrustSet(issuer.bundle)
         self._now = now
         self._random = rand
 
@@ -45,14 +51,29 @@ class Credentials:
         return self._issuer.trust_domain
 
     @property
+    def trust_set(self) -> TrustSet:
+        """Whom peers are verified by, and which anchors of the mesh state verify nobody."""
+        known = (self._issuer.bundle, self._issuer.anchor, self._anchors())
+        if len(known) != len(self._known) or any(
+            one is not other for one, other in zip(known, self._known, strict=True)
+        ):
+            self._trust_set, self._known = TrustSet.of(*known), known
+        return self._trust_set
+
+    @property
     def bundle(self) -> TrustBundle:
         """The trust anchors that peers are verified by."""
-        return self._issuer.bundle
+        return self.trust_set.bundle
+
+    @property
+    def anchor(self) -> str:
+        """The one that a certificate which is issued now is verified by."""
+        return self._issuer.anchor
 
     @property
     def trust(self) -> Trust:
         """The CA, as other nodes are told of it."""
-        return Trust.of(self._issuer.bundle.fingerprints, self._issuer.anchor)
+        return Trust.of(self.bundle.fingerprints, self.anchor)
 
     async def issue(self, identity: SpiffeId, present: Svid | None = None) -> Credential:
         """A fresh key and certificate, in the place of `present`. Takes as long as the issuer does. Raises

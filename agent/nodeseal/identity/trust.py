@@ -6,10 +6,13 @@ issues nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from nodeseal.authority.certificates import fingerprint, parse
+from nodeseal.authority.anchors import usable_anchor
+from nodeseal.authority.certificates import fingerprint, parse, pem
+from nodeseal.mesh.trust_anchor import TrustAnchor
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +29,42 @@ class TrustBundle:
     def read(cls, trust_domain: str, pem: str) -> Self:
         """Of certificates in PEM form. Raises ValueError when they are none."""
         return cls(trust_domain, pem, frozenset(map(fingerprint, parse(pem.encode()))))
+
+
+@dataclass(frozen=True, slots=True)
+class UnusableAnchor:
+    """An anchor of the mesh state that verifies nobody. `why` follows "it"."""
+
+    fingerprint: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrustSet:
+    """What a node verifies peers of its own trust domain by.
+
+    That are the anchors of the mesh state, if it has any, and else those of the node's issuer. The one by which the
+    issuer issues is always among them: a node trusts what it issues itself.
+    """
+
+    bundle: TrustBundle
+    unusable: tuple[UnusableAnchor, ...] = ()
+
+    @classmethod
+    def of(cls, issuer: TrustBundle, anchor: str, anchors: Iterable[TrustAnchor]) -> Self:
+        """`issuer`: its bundle; `anchor`: the fingerprint of the one by which it issues; `anchors`: the mesh's."""
+        found = {one.key: one for one in anchors}
+        if not found:
+            return cls(issuer)
+        unusable, kept = [], {}
+        for key, one in sorted(found.items()):
+            why = usable_anchor(one.pem)
+            if why is None:
+                kept[key] = one.pem
+            else:
+                unusable.append(UnusableAnchor(key, why))
+        own = {fingerprint(cert): pem(cert) for cert in parse(issuer.pem.encode())}
+        # Nothing that can be used is no reason to trust nobody.
+        kept.update({anchor: own[anchor]} if anchor in own and kept else own if not kept else {})
+        text = "".join(kept[key] for key in sorted(kept))
+        return cls(TrustBundle(issuer.trust_domain, text, frozenset(kept)), tuple(unusable))

@@ -11,6 +11,7 @@ from nodeseal.mesh.claims import Claims
 from nodeseal.mesh.kinds import GroupIndex, Index, K, Kind, MeshError, T, Table, Tables, V, check_shared
 from nodeseal.mesh.service import SERVICE_BY_ADDRESS, SERVICES, Service, ServicePort
 from nodeseal.mesh.spiffe import SpiffeIdError, check_trust_domain
+from nodeseal.mesh.trust_anchor import TRUST_ANCHORS, TrustAnchor
 from nodeseal.mesh.workload import (
     BY_ADDRESS,
     HOSTS,
@@ -36,12 +37,13 @@ __all__ = [
     "PlaintextWay",
     "Service",
     "ServicePort",
+    "TrustAnchor",
     "Workload",
     "WorkloadName",
     "difference",
 ]
 
-KINDS: Final[dict[str, Kind[Any, Any]]] = {kind.name: kind for kind in (WORKLOADS, SERVICES)}
+KINDS: Final[dict[str, Kind[Any, Any]]] = {kind.name: kind for kind in (WORKLOADS, SERVICES, TRUST_ANCHORS)}
 """Every kind of objects that a mesh has, in the order in which they travel. nodeseal.contracts.mesh.MESSAGES says how
 they travel, nodeseal.documents.readers.READERS how they are written in files."""
 

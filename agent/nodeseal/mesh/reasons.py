@@ -453,6 +453,18 @@ class ProblemWord(Word):
         "such a key.",
         "Correct owner and mode; make another key with `nodeseal ca renew` if somebody may have read it.",
     )
+    TRUST_ANCHOR_UNUSABLE = (
+        "trust-anchor-unusable",
+        Level.WARNING,
+        "A trust anchor of the mesh state is no certificate of a CA: nobody is verified by it. The others count.",
+        "`nodeseal trust remove`, or correct the file that has it.",
+    )
+    TRUST_NOT_GIVEN = (
+        "trust-not-given",
+        Level.ERROR,
+        "The core did not take the trust anchors: it goes on verifying peers by those that it had.",
+        "The agent tries again; if it stays, see core.log.",
+    )
     RUN_DIRECTORY_EXPOSED = (
         "run-directory-exposed",
         Level.WARNING,

@@ -1,8 +1,9 @@
-"""What a node tells of its CA, so that others see whether theirs is another. Pure."""
+"""What a node tells of the trust anchors that it has and needs, so that others see whether theirs are others, and
+whether one may be removed. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -10,19 +11,103 @@ DIGEST_LENGTH = 32
 """Of a fingerprint, in hexadecimal digits: half of one is enough to compare, and nobody trusts it."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Need:
+    """What of a node is verified by an anchor by which it does not issue any more. Does not change with every
+    connection: a publication is read by all nodes."""
+
+    anchor: str
+    """The anchor's digest."""
+    until: int = 0
+    """When the last of the node's certificates that are verified by it expires, in seconds since the epoch; 0: it has
+    none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """A node's CA: `anchors` are digests of the roots that it trusts, `issuer` that of the one by which it issues."""
+    """A node's CA: `anchors` are digests of the roots that its core has, `issuer` that of the one by which it issues.
+
+    `needs`: others that it has certificates of. None: it does not say, as agents of former versions do.
+    """
 
     anchors: frozenset[str]
     issuer: str
+    needs: tuple[Need, ...] | None = None
 
     @classmethod
-    def of(cls, anchors: Iterable[str], issuer: str) -> Self:
-        """Of whole fingerprints."""
-        return cls(frozenset(one[:DIGEST_LENGTH] for one in anchors), issuer[:DIGEST_LENGTH])
+    def of(cls, anchors: Iterable[str], issuer: str, needs: Iterable[Need] | None = None) -> Self:
+        """Of whole fingerprints; those of `needs` are digests."""
+        digests = frozenset(map(digest_of, anchors))
+        return cls(digests, digest_of(issuer), None if needs is None else tuple(sorted(needs)))
 
     @property
     def shown(self) -> str:
         """For people: the beginning of the issuer's digest."""
         return f"root {self.issuer[:8]}"
+
+
+def digest_of(fingerprint: str) -> str:
+    """By which an anchor is known in publications."""
+    return fingerprint[:DIGEST_LENGTH]
+
+
+def needs_of(certificates: Iterable[tuple[str, int]], issuer: str) -> Iterator[Need]:
+    """`certificates`: (fingerprint of the anchor, when it expires) of each; `issuer`: the fingerprint of the anchor by
+    which the node issues, which it needs anyway."""
+    latest: dict[str, int] = {}
+    for anchor, until in certificates:
+        if anchor != issuer:
+            latest[anchor] = max(until, latest.get(anchor, 0))
+    for anchor, until in latest.items():
+        yield Need(digest_of(anchor), until)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """What a node says of one anchor."""
+
+    node: str
+    has: bool | None
+    """Its core verifies by it; None: nobody knows, for the node says nothing."""
+    issues: bool = False
+    """It issues by it."""
+    until: int | None = None
+    """See Need; None: it does not say."""
+
+
+def holders(anchor: str, nodes: Iterable[str], publishers: Mapping[str, Trust | None]) -> list[Holder]:
+    """What each node says of the anchor with this fingerprint, in the order of their names. `nodes`: those of the mesh
+    state; others that have published count as well."""
+    digest = digest_of(anchor)
+    found = []
+    for node in sorted({*nodes, *publishers}):
+        trust = publishers.get(node)
+        if trust is None:
+            found.append(Holder(node, None))
+            continue
+        until = None
+        if trust.needs is not None:
+            until = max((need.until for need in trust.needs if need.anchor == digest), default=0)
+        found.append(Holder(node, digest in trust.anchors, trust.issuer == digest, until))
+    return found
+
+
+def why_needed(holder: Holder, now: int) -> str | None:
+    """Why an anchor must not be removed yet, in words that follow the node's name; None: for all that this node says it
+    may. `now`: seconds since the epoch."""
+    if holder.issues:
+        return "issues by it"
+    if holder.until is None:
+        return "has not said what it needs"
+    return "has certificates of it" if holder.until > now else None
+
+
+def would_be_lost(anchors: Iterable[str], publishers: Mapping[str, Trust | None]) -> dict[str, list[str]]:
+    """The anchors by which nodes issue and that are not among `anchors` (fingerprints): digest -> these nodes. Were
+    `anchors` all that the mesh trusts, nobody would take their certificates."""
+    kept = set(map(digest_of, anchors))
+    lost: dict[str, list[str]] = {}
+    for node, trust in sorted(publishers.items()):
+        if trust is not None and trust.issuer not in kept:
+            lost.setdefault(trust.issuer, []).append(node)
+    return lost

@@ -21,6 +21,7 @@ from nodeseal.enrolment.workload import Enrolment
 from nodeseal.mesh.model import Mesh, MeshDifference, MeshError, Phase, Workload, WorkloadName
 from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord
+from nodeseal.mesh.trust_anchor import TRUST_ANCHORS, TrustAnchor
 from nodeseal.mesh.workload import WORKLOADS
 from nodeseal.sources.source import Concern, MeshStateError, Source, StateProblem
 
@@ -79,6 +80,8 @@ class MeshState:
         """The last good state; None as long as there is none."""
         self.ours: dict[WorkloadName, Workload] = {}
         """This node's workloads in it."""
+        self.anchors: tuple[TrustAnchor, ...] = ()
+        """The trust anchors in it. Replaced when they change."""
         self.failure: MeshFailure | None = None
         self._node = node
         self._trust_domain = trust_domain
@@ -116,6 +119,9 @@ class MeshState:
         self.present = mesh
         workloads = mesh.workloads.values() if mesh is not None else ()
         self.ours = {workload.key: workload for workload in workloads if workload.node == self._node}
+        anchors = tuple(mesh.of(TRUST_ANCHORS).values()) if mesh is not None else ()
+        if anchors != self.anchors:
+            self.anchors = anchors
 
     def effective(self, enrolments: Iterable[Enrolment]) -> Mesh | None:
         """What the cores are to decide by; see the module's text."""

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from nodeseal.clock import utc_now
-from nodeseal.cores.distribution import MeshPusher, TrustPusher
+from nodeseal.cores.distribution import MeshPusher
 from nodeseal.cores.hot_restart import HotRestart
 from nodeseal.cores.process import CoreOptions, spawn
 from nodeseal.cores.supervisor import CoreSupervisor, StartCore
+from nodeseal.cores.trust_pusher import TrustPusher
 from nodeseal.enrolment.adoption import Adoption
 from nodeseal.enrolment.bypass_keeper import BypassKeeper
 from nodeseal.enrolment.capture_thread import CaptureThread
@@ -40,6 +41,7 @@ from nodeseal.node.natives import NativeConnections
 from nodeseal.node.problems import Part
 from nodeseal.node.publication import OwnPublication
 from nodeseal.node.start_steps import Starting
+from nodeseal.node.trust_watch import TrustWatch
 from nodeseal.node.vigil import Vigil
 from nodeseal.sources.source import Reference, Source
 
@@ -75,19 +77,20 @@ class Node:
         self.core = CoreSupervisor(
             config.run_dir,
             CoreOptions.of(config, issuer.trust_domain),
-            on_start=self.push,
+            on_start=self._introduce,
             on_change=self._wake_all,
             start=start_core,
             drain_limit=config.drain_limit.total_seconds() if config.drain_limit is not None else None,
         )
-        credentials = Credentials(issuer, now=now)
+        credentials = Credentials(issuer, now=now, anchors=lambda: self.mesh_state.anchors)
         settle = config.settle.total_seconds()
-        trust = TrustPusher(self.core, lambda: credentials.bundle)
-        self.context = Context(self, self.core, capture, credentials, trust, settle, config.limits, config.connect)
+        pusher = TrustPusher(self.core, lambda: credentials.bundle)
+        self.context = Context(self, self.core, capture, credentials, pusher, settle, config.limits, config.connect)
         self.context.native = config.plaintext is PlaintextWay.NATIVE
         self.context.now = now
         self.enrolments = Enrolments()
-        self.publication = OwnPublication(source, lambda: credentials.trust, self.enrolments.published)
+        self.trust = TrustWatch(pusher, credentials, self.enrolments, now)
+        self.publication = OwnPublication(source, self.trust.published, self.enrolments.published)
         self.former = FormerPublications(config.run_dir, source, source_at)
         self.hosts = HostWatch(self.enrolments, capture)
         self.hot_restart = HotRestart(self.core, self.enrolments)
@@ -132,6 +135,7 @@ class Node:
             self.former.remember_present()
             with step("taking over what a former agent left"):
                 await self._adopt()
+            await self.trust.push()
             # A publication of a former run may name what is not captured any more.
             with step("publishing"):
                 await self.publish()
@@ -169,6 +173,7 @@ class Node:
         with contextlib.suppress(OSError):
             self._sign_of_life()
         self.pusher.stop()
+        self.context.trust.stop()
         self.hot_restart.stop()
         self.bypass.stop()
         self.natives.stop()
@@ -226,6 +231,7 @@ class Node:
             # The publication's phase is our own word and changes nothing.
             enrolment.update(replace(workload, phase=Phase.ABSENT) if workload is not None else None)
         await self.push()
+        await self._push_trust()
         read = {name for name, workload in ours.items() if workload.accepts_tunnels}
         await self.publication.compare(read, ours.keys())
         self.enrolments.drive()
@@ -241,13 +247,14 @@ class Node:
             with contextlib.suppress(OSError):
                 self._sign_of_life()
             await asyncio.sleep(_PUBLICATION_CHECK_S)
+            await self.trust.push()
             await self.publication.heal()
             await self.former.withdraw()
 
     def _tell_vigil(self) -> None:
         # Without a core nothing can be enrolled, which the status says of the core.
         pending = [name for name, one in self.enrolments.items() if one.pending and self.core.ready]
-        self.vigil.take(self.mesh_state.present, self.source.publishers, self.context.credentials.trust, pending)
+        self.vigil.take(self.mesh_state.present, self.source.publishers, self.trust.published(), pending)
 
     async def _watch_namespaces(self) -> None:
         while True:
@@ -255,13 +262,25 @@ class Node:
             self.enrolments.wake_if_gone()
 
     async def _follow_trust(self) -> None:
-        """Wakes the enrolments when the trust anchors have changed: they see to it that the core gets them."""
+        """The cores get what the issuer has changed in the trust anchors, and other nodes are told."""
         async for _bundle in self.issuer.changes():
+            await self._push_trust()
+
+    async def _push_trust(self) -> None:
+        """Whoever has a certificate of an anchor that is gone gets another one."""
+        if await self.trust.push():
             self._wake_all()
+        # A change of the issuer's own root is told even where the core has both.
+        await self.publication.heal()
 
     def _wake_all(self) -> None:
         self.moved_on()
         self.enrolments.wake()
+
+    async def _introduce(self) -> None:
+        """A core that has started gets what all workloads have in common."""
+        await self.push()
+        await self.trust.push()
 
     async def push(self) -> None:
         """Sends the present mesh to the core. Never raises, see MeshPusher."""
@@ -283,6 +302,7 @@ class Node:
         yield self.former
         yield self.mesh_state
         yield self
+        yield self.trust
         yield self.issuer_watch
         yield self.vigil
         yield from (enrolment for _name, enrolment in sorted(self.enrolments.items()))

@@ -20,7 +20,7 @@ class OwnPublication:
     """Writes it, and heals it when somebody else changes it."""
 
     def __init__(
-        self, source: Source, trust: Callable[[], Trust], names: Callable[[], frozenset[WorkloadName]]
+        self, source: Source, trust: Callable[[], Trust | None], names: Callable[[], frozenset[WorkloadName]]
     ) -> None:
         """`trust`: this node's CA, `names`: the workloads that are captured and stay, each when it is called."""
         self._source = source

@@ -7,8 +7,9 @@
 
 A peer opens tunnels to what is published, not to what the mesh state wishes for.
 
-The comment in its first line also says by which CA the node issues and whom it trusts, so that others see that theirs
-is another. It is a comment because agents of the first version take a field that they do not know for a mistake.
+The comments in its first lines also say by which CA the node issues, whom it trusts, and which other roots it still
+needs, so that others see that theirs is another, and `nodeseal trust remove` what may go. They are comments because
+agents of the first version take a field that they do not know for a mistake.
 
 Trust
 -----
@@ -41,7 +42,7 @@ from nodeseal.documents.document import MAX_PROBLEMS, Content, Problem, Problems
 from nodeseal.documents.schema import Fields
 from nodeseal.documents.workload import read_workload_name
 from nodeseal.mesh.model import Mesh, Phase, WorkloadName
-from nodeseal.mesh.trust import DIGEST_LENGTH, Trust
+from nodeseal.mesh.trust import DIGEST_LENGTH, Need, Trust
 from nodeseal.sources.source import PublicationError
 
 ENROLLED = "enrolled"
@@ -51,7 +52,11 @@ SUFFIX = ".yaml"
 """What the name of a publication ends with, behind the node's."""
 
 _DIGEST = rb"[0-9a-f]{%d}" % DIGEST_LENGTH
-_TRUST = re.compile(rb"# [^\n]{1,400}; do not edit\. CA: (%b) trusts:((?: %b){1,64})\n" % (_DIGEST, _DIGEST))
+_TRUST = re.compile(
+    rb"# [^\n]{1,400}; do not edit\. CA: (%b) trusts:((?: %b){1,64})\n(?:# needs:((?: %b=[0-9]{1,12}){0,64})\n)?"
+    % (_DIGEST, _DIGEST, _DIGEST)
+)
+"""What a node needs is in a line of its own: agents of former versions read the first one to its end."""
 
 
 def publish(directory: Path, node: str, names: Iterable[WorkloadName], trust: Trust | None = None) -> bool:
@@ -61,7 +66,10 @@ def publish(directory: Path, node: str, names: Iterable[WorkloadName], trust: Tr
     """
     path = path_of(directory, node)
     known = f" CA: {trust.issuer} trusts: {' '.join(sorted(trust.anchors))}" if trust is not None else ""
-    lines = [f"# Written by the agent of {node}; do not edit.{known}", f"node: {json.dumps(node)}"]
+    lines = [f"# Written by the agent of {node}; do not edit.{known}"]
+    if trust is not None and trust.needs is not None:
+        lines.append("# needs:" + "".join(f" {need.anchor}={need.until}" for need in trust.needs))
+    lines.append(f"node: {json.dumps(node)}")
     listed = sorted(set(names))
     lines.append("enrolled:" if listed else "enrolled: []")
     lines += [f"  - {json.dumps(str(name))}" for name in listed]
@@ -139,7 +147,11 @@ def _read_trust(data: bytes) -> Trust | None:
     if match is None:
         return None
     issuer, *anchors = (digest.decode("ascii") for digest in (match[1], *match[2].split()))
-    return Trust(frozenset(anchors), issuer)
+    needs = None
+    if match[3] is not None:
+        pairs = (token.decode("ascii").split("=") for token in match[3].split())
+        needs = tuple(sorted(Need(anchor, int(until)) for anchor, until in pairs))
+    return Trust(frozenset(anchors), issuer, needs)
 
 
 def _read_names(data: bytes, node: str, problems: Problems) -> frozenset[WorkloadName] | None:

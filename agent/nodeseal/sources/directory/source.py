@@ -61,6 +61,16 @@ def examine(directory: Path) -> tuple[Mesh | None, list[Problem]]:
     return _Reader(directory).take(_Snapshot(directory, frozenset()))
 
 
+def look(directory: Path) -> tuple[Mesh, Publishers]:
+    """The mesh state as it is, and what the nodes say of their CAs. Raises MeshStateError when it cannot be used."""
+    reader = _Reader(directory)
+    mesh, problems = reader.take(_Snapshot(directory, frozenset()))
+    error = _error(problems)
+    if mesh is None or not error.used:
+        raise error
+    return mesh, {name: one.trust for name, one in reader.publications.items()}
+
+
 class DirectorySource(Source):
     """The mesh state in a directory, followed for one node of it."""
 

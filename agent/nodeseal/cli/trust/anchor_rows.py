@@ -1,0 +1,106 @@
+"""Trust anchors as the commands of `nodeseal trust` tell them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from nodeseal.cli.errors import CommandError
+from nodeseal.contracts.output import NodeTrust, TrustAnchorRow
+from nodeseal.mesh.trust import Holder, holders, why_needed
+
+if TYPE_CHECKING:
+    from nodeseal.mesh.model import Mesh
+    from nodeseal.mesh.trust_anchor import TrustAnchor
+    from nodeseal.sources.source import Publishers
+
+_PREFIX_MIN = 8
+_NAMED_MAX = 8
+
+
+def row_of(anchor: TrustAnchor, now: datetime) -> TrustAnchorRow:
+    """What a script is told of it."""
+    return TrustAnchorRow(**fields_of(anchor, now))
+
+
+def fields_of(anchor: TrustAnchor, now: datetime) -> dict[str, Any]:
+    """Of a TrustAnchorRow."""
+    from nodeseal.authority.anchors import AnchorDescription
+
+    found = AnchorDescription.of(anchor.pem)
+    if found is None:
+        return {"sha256": anchor.key}
+    return {
+        "sha256": anchor.key,
+        "subject": found.subject,
+        "trust_domain": found.trust_domain,
+        "not_after": found.not_after.isoformat(timespec="seconds"),
+        "days_left": (found.not_after - now) // timedelta(days=1),
+    }
+
+
+def shown(row: TrustAnchorRow) -> str:
+    """For people: "9c05d9feb092cbb9 (CN=nodeseal root d17c8457)"."""
+    return f"{row.sha256[:16]} ({row.subject or 'no certificate'})"
+
+
+def valid_until(row: TrustAnchorRow) -> str:
+    """ "2036-02-27, 3300 days left"."""
+    if row.not_after is None or row.days_left is None:
+        return "-"
+    if row.days_left < 0:
+        return f"{row.not_after[:10]}, expired"
+    return f"{row.not_after[:10]}, {row.days_left} day{'s' if row.days_left != 1 else ''} left"
+
+
+def find(anchors: Mapping[str, TrustAnchor], name: str) -> TrustAnchor:
+    """The one whose fingerprint is, or begins with, `name`. Raises CommandError."""
+    wanted = name.replace(":", "").lower()
+    found = [one for key, one in anchors.items() if key.startswith(wanted)]
+    if len(wanted) < _PREFIX_MIN:
+        raise CommandError(
+            f"{name!r} is too short to name a trust anchor: give {_PREFIX_MIN} digits of its fingerprint"
+        )
+    if len(found) != 1:
+        count = "several trust anchors begin" if found else "no trust anchor begins"
+        raise CommandError(f"{count} with {name}: see 'nodeseal trust list'")
+    return found[0]
+
+
+def nodes_of(mesh: Mesh) -> set[str]:
+    """The nodes that should have an agent."""
+    return {workload.node for workload in mesh.workloads.values() if workload.wanted}
+
+
+def told_by_nodes(anchor: TrustAnchor, mesh: Mesh, publishers: Publishers, now: datetime) -> list[NodeTrust]:
+    """What each node says of it."""
+    return [node_row(one, now) for one in holders(anchor.key, nodes_of(mesh), publishers)]
+
+
+def node_row(holder: Holder, now: datetime) -> NodeTrust:
+    """What a script is told of a node."""
+    until = datetime.fromtimestamp(holder.until, UTC).isoformat(timespec="seconds") if holder.until else None
+    return NodeTrust(
+        node=holder.node,
+        has=holder.has,
+        issues=holder.issues,
+        certificates_until=until,
+        needs=why_needed(holder, int(now.timestamp())),
+    )
+
+
+def names(nodes: Iterable[str]) -> str:
+    """ "node1, node2 and 17 more"."""
+    listed = list(nodes)
+    more = f" and {len(listed) - _NAMED_MAX} more" if len(listed) > _NAMED_MAX else ""
+    return ", ".join(listed[:_NAMED_MAX]) + more
+
+
+def why_not(needing: Iterable[NodeTrust]) -> str:
+    """ "node1 issues by it; node2 has certificates of it until 2026-12-01 12:00Z"."""
+    reasons: dict[str, list[str]] = {}
+    for one in needing:
+        until = f" until {one.certificates_until[:16].replace('T', ' ')}Z" if one.certificates_until else ""
+        reasons.setdefault(f"{one.needs}{until}", []).append(one.node)
+    return "; ".join(f"{names(found)}: {why}" for why, found in reasons.items())

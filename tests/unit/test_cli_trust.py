@@ -1,0 +1,221 @@
+"""`nodeseal trust`, as an operator uses it on a mesh directory."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nodeseal.cli.main import main
+from nodeseal.linux.lock_file import LockFile
+from nodeseal.mesh.model import WorkloadName
+from nodeseal.mesh.trust import Need, Trust
+from nodeseal.mesh.trust_anchor import TRUST_ANCHORS, TrustAnchor
+from nodeseal.sources.directory.publications import publish
+from nodeseal.sources.directory.source import load
+from support.anchors import make_ca, root_of
+from support.certificates import self_signed
+
+STATE = """\
+trust_domain: example.org
+workloads:
+- {name: web, node: node1, address: 10.0.0.1, netns: web, enrolled: true}
+- {name: db, node: node2, address: 10.0.0.2, netns: db, enrolled: true}
+- {name: old, node: node3, address: 10.0.0.3}
+"""
+FAR = 1 << 32
+
+
+class Mesh:
+    """A mesh directory of two nodes, and two CAs: that of today and the next."""
+
+    def __init__(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.directory = tmp_path / "mesh"
+        self.directory.mkdir()
+        (self.directory / "mesh.yaml").write_text(STATE)
+        self.today, self.next = make_ca(tmp_path / "today"), make_ca(tmp_path / "next")
+        self.old, self.new = root_of(self.today), root_of(self.next)
+        self._capsys = capsys
+
+    def says(self, node: str, issuer: TrustAnchor, *has: TrustAnchor, needs: tuple[Need, ...] | None = ()) -> None:
+        """A node publishes this."""
+        trust = Trust.of([one.key for one in has], issuer.key, needs)
+        publish(self.directory, node, [WorkloadName("default", "web")] if node == "node1" else [], trust)
+
+    def __call__(self, *arguments: object, status: int = 0) -> dict[str, Any]:
+        command = ["trust", *map(str, arguments), "--mesh", str(self.directory), "-o", "json"]
+        assert main(command) == status
+        found: dict[str, Any] = json.loads(self._capsys.readouterr().out)
+        return found
+
+    def shown(self, *arguments: object, status: int = 0) -> str:
+        assert main(["trust", *map(str, arguments), "--mesh", str(self.directory)]) == status
+        return self._capsys.readouterr().out
+
+    def refused(self, *arguments: object) -> str:
+        assert main(["trust", *map(str, arguments), "--mesh", str(self.directory)]) == 1
+        out = self._capsys.readouterr()
+        assert (out.out, out.err.count("\n")) == ("", 1)
+        return out.err
+
+    @property
+    def anchors(self) -> set[str]:
+        return set(load(self.directory).of(TRUST_ANCHORS))
+
+
+@pytest.fixture
+def mesh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Mesh:
+    found = Mesh(tmp_path, capsys)
+    for node in ("node1", "node2"):
+        found.says(node, found.old, found.old)
+    return found
+
+
+def test_added_anchors_are_part_of_the_mesh_state(mesh: Mesh) -> None:
+    answer = mesh("add", mesh.today / "root.pem", mesh.next / "root.pem")
+    assert [row["sha256"] for row in answer["added"]] == [mesh.old.key, mesh.new.key]
+    assert mesh.anchors == {mesh.old.key, mesh.new.key}
+    rows = mesh("list")["anchors"]
+    assert {row["sha256"]: (row["trust_domain"], row["days_left"]) for row in rows} == {
+        mesh.old.key: ("example.org", 3649),
+        mesh.new.key: ("example.org", 3649),
+    }
+    assert mesh.old.key in mesh.shown("list")
+
+
+def test_one_that_is_there_is_not_added_twice(mesh: Mesh) -> None:
+    mesh("add", mesh.today / "root.pem")
+    answer = mesh("add", mesh.today / "root.pem", mesh.next / "root.pem")
+    assert [row["sha256"] for row in answer["added"]] == [mesh.new.key]
+    assert [row["sha256"] for row in answer["present"]] == [mesh.old.key]
+    assert mesh.anchors == {mesh.old.key, mesh.new.key}
+
+
+def test_first_anchor_must_not_take_trust_away_from_the_root_in_use(mesh: Mesh) -> None:
+    line = mesh.refused("add", mesh.next / "root.pem")
+    assert f"node1, node2 would be trusted by nobody: the root {mesh.old.key[:16]}" in line
+    assert mesh.anchors == set()
+    mesh("add", "--force", mesh.next / "root.pem")
+    assert mesh.anchors == {mesh.new.key}
+
+
+def test_what_is_no_trust_anchor_is_refused(mesh: Mesh, tmp_path: Path) -> None:
+    other = make_ca(tmp_path / "other", trust_domain="other.org")
+    assert "it is of the trust domain other.org, not of example.org" in mesh.refused("add", other / "root.pem")
+    application, key = self_signed(tmp_path)
+    assert "is no trust anchor: it has no key usage" in mesh.refused("add", application)
+    assert "holds no certificate" in mesh.refused("add", key)
+    assert "No such file" in mesh.refused("add", tmp_path / "none.pem")
+    assert mesh.anchors == set()
+
+
+def test_expired_anchor_needs_force(mesh: Mesh, tmp_path: Path) -> None:
+    day = timedelta(days=1)
+    ca = make_ca(tmp_path / "past", ago=3 * day, root_lifetime=day, intermediate_lifetime=day)
+    assert " expired at " in mesh.refused("add", mesh.today / "root.pem", ca / "root.pem")
+    mesh("add", "--force", mesh.today / "root.pem", ca / "root.pem")
+    assert root_of(ca).key in mesh.anchors
+
+
+def test_status_says_of_each_node_whether_it_has_each_anchor(mesh: Mesh) -> None:
+    assert mesh("status") == {
+        "mesh": str(mesh.directory),
+        "complete": True,
+        "anchors": [],
+        "issuers": {mesh.old.key[:32]: ["node1", "node2"]},
+    }
+    mesh("add", mesh.today / "root.pem", mesh.next / "root.pem")
+    mesh.says("node1", mesh.old, mesh.old, mesh.new)
+    found = mesh("status", status=1)
+    assert not found["complete"]
+    assert {row["sha256"]: {one["node"]: one["has"] for one in row["nodes"]} for row in found["anchors"]} == {
+        mesh.old.key: {"node1": True, "node2": True},
+        mesh.new.key: {"node1": True, "node2": False},
+    }
+    assert "1 of 2, not node2" in mesh.shown("status", status=1)
+    mesh.says("node2", mesh.old, mesh.old, mesh.new)
+    assert mesh("status")["complete"]
+
+
+def test_node_that_says_nothing_is_named(mesh: Mesh) -> None:
+    mesh("add", mesh.today / "root.pem")
+    (mesh.directory / "enrolled" / "node2.yaml").unlink()
+    assert "1 of 2, not node2" in mesh.shown("status", status=1)
+    assert "node2: has not said what it needs" in mesh.refused("remove", mesh.old.key)
+
+
+def test_anchor_is_removed_when_nothing_needs_it(mesh: Mesh) -> None:
+    mesh("add", mesh.today / "root.pem", mesh.next / "root.pem")
+    assert "node1, node2: issues by it; wait, or" in mesh.refused("remove", mesh.old.key)
+    mesh.says("node1", mesh.new, mesh.old, mesh.new, needs=(Need(mesh.old.key[:32], FAR),))
+    mesh.says("node2", mesh.new, mesh.old, mesh.new)
+    assert "node1: has certificates of it until 2106-02-07 06:28Z; wait, or" in mesh.refused("remove", mesh.old.key)
+    mesh.says("node1", mesh.new, mesh.old, mesh.new, needs=(Need(mesh.old.key[:32], 1000),))
+    answer = mesh("remove", mesh.old.key[:8])
+    assert [row["sha256"] for row in answer["removed"]] == [mesh.old.key]
+    assert mesh.anchors == {mesh.new.key}
+    assert "no trust anchor begins with" in mesh.refused("remove", mesh.old.key)
+
+
+def test_anchor_that_is_needed_is_removed_by_force(mesh: Mesh) -> None:
+    mesh("add", mesh.today / "root.pem", mesh.next / "root.pem")
+    answer = mesh("remove", mesh.old.key, "--force")
+    assert [(one["node"], one["needs"]) for one in answer["needed"]] == [
+        ("node1", "issues by it"),
+        ("node2", "issues by it"),
+    ]
+    assert mesh.anchors == {mesh.new.key}
+
+
+def test_file_goes_with_the_last_anchor(mesh: Mesh) -> None:
+    mesh("add", mesh.today / "root.pem")
+    mesh("remove", mesh.old.key, "--force")
+    assert not (mesh.directory / "trust.yaml").exists()
+    assert "each node trusts the root.pem of its own CA" in mesh.shown("list")
+
+
+@pytest.mark.parametrize("name", ["", "9c05", "ffffffffffffffff"])
+def test_anchor_has_to_be_named_well(mesh: Mesh, name: str) -> None:
+    mesh("add", mesh.today / "root.pem")
+    assert "trust anchor" in mesh.refused("remove", name)
+
+
+def test_anchor_of_another_file_is_left_to_who_wrote_that(mesh: Mesh) -> None:
+    by_hand = {"trust_anchors": [{"pem": mesh.new.pem}]}
+    (mesh.directory / "by-hand.json").write_text(json.dumps(by_hand))
+    mesh("add", mesh.today / "root.pem")
+    assert mesh.anchors == {mesh.old.key, mesh.new.key}
+    assert "is not in" in mesh.refused("remove", mesh.new.key, "--force")
+    assert mesh.anchors == {mesh.old.key, mesh.new.key}
+
+
+def test_nothing_is_written_beside_a_broken_mesh_state(mesh: Mesh, capsys: pytest.CaptureFixture[str]) -> None:
+    (mesh.directory / "more.yaml").write_text("workloads: [")
+    assert main(["trust", "add", str(mesh.today / "root.pem"), "--mesh", str(mesh.directory)]) == 1
+    assert "more.yaml" in capsys.readouterr().err
+    assert not (mesh.directory / "trust.yaml").exists()
+
+
+def test_one_writes_at_a_time(mesh: Mesh) -> None:
+    lock = LockFile(mesh.directory / ".writer.lock")
+    try:
+        assert "another command" in mesh.refused("add", mesh.today / "root.pem")
+    finally:
+        lock.release()
+    mesh("add", mesh.today / "root.pem")
+
+
+def test_places_of_mistakes_in_the_file_are_told(mesh: Mesh, capsys: pytest.CaptureFixture[str]) -> None:
+    (mesh.directory / "trust.yaml").write_text("trust_anchors:\n- pem: nonsense\n- {}\n- {pem: x, name: y}\n")
+    assert main(["mesh", "check", str(mesh.directory)]) == 1
+    lines = [line.removeprefix(f"{mesh.directory}/") for line in capsys.readouterr().out.splitlines()]
+    expected = "expected one certificate in PEM form, found something else"
+    assert lines == [
+        f"trust.yaml:2: trust_anchors[0].pem: {expected}",
+        "trust.yaml:3: trust_anchors[1].pem: expected one certificate in PEM form, found nothing",
+        f"trust.yaml:4: trust_anchors[2].pem: {expected}",
+        "trust.yaml:4: trust_anchors[2].name: expected only pem, found the unknown field 'name'",
+    ]
