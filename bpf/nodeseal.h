@@ -246,7 +246,7 @@ struct ns_native_total {
 #define NS_COUNT_CONNECT_OUTSIDE 22    /* pass: certain to be outside the mesh */
 #define NS_COUNT_PARK_UNREADABLE 23    /* drop: captured, on lo, and its headers could not be read */
 #define NS_COUNT_PARK_FULL 24          /* drop: a SYN, and the ring had no room; its sender sends it again */
-#define NS_COUNT_PARK_RESET_HELD 25    /* drop: a reset on lo whose own sender is established */
+#define NS_COUNT_PARK_RESET_HELD 25    /* drop: a reset whose own sender is established */
 #define NS_COUNT_DIAL_UNWATCHED 26     /* pass: a captured socket, of whose end the core will not be told */
 #define NS_COUNT_DIAL_UNTOLD 27    /* pass: the core was not told: its ring was full, or the kernel silent */
 #define NS_COUNT_DIAL_SLOW 28      /* pass: first bytes that are lost are sent again after 200 ms */
@@ -262,6 +262,7 @@ struct ns_native_total {
 #define NS_SOCK_STREAM 1
 #define NS_SOCK_RAW 3
 #define NS_IPPROTO_TCP 6
+#define NS_IPPROTO_UDP 17
 #define NS_SOL_SOCKET 1
 #define NS_SO_BINDTODEVICE 25
 #define NS_SO_MARK 36

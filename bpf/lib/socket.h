@@ -71,3 +71,31 @@ static __always_inline u32 established_sender(struct __sk_buff *skb, const struc
     bpf_sk_release(found);
     return mark;
 }
+
+/* Whether no connection of this machine sends the packet: the kernel answers for none, or for a listener.
+ * `sk`: the packet's sender, or 0. */
+static __always_inline int nobody_sends(struct bpf_sock *sk)
+{
+    return !sk || ((sk->state == STATE_CLOSE || sk->state == STATE_LISTEN) && sk->protocol != NS_IPPROTO_UDP);
+}
+
+/* Whether the socket in whose name a packet with these numbers is sent is here, established, and has received
+ * no data. */
+static __always_inline int untouched_sender(struct __sk_buff *skb, const struct ns_flow *flow, int ipv6)
+{
+    struct ns_flow back = {flow->destination, flow->source, flow->destination_port, flow->source_port};
+    struct bpf_sock *found = receiver(skb, &back, ipv6);
+    struct bpf_tcp_sock *tcp;
+    struct bpf_sock *sk;
+    int untouched = 0;
+
+    if (!found)
+        return 0;
+    sk = found->state == STATE_ESTABLISHED ? bpf_sk_fullsock(found) : 0;
+    if (sk) {
+        tcp = bpf_tcp_sock(sk);
+        untouched = tcp && !tcp->data_segs_in;
+    }
+    bpf_sk_release(found);
+    return untouched;
+}

@@ -14,12 +14,13 @@ import pytest
 from nodeseal.capture import constants
 from support.bpf import DEVICE_ADDRESS, DEVICE_ADDRESS_6, PEER_ADDRESS, PEER_ADDRESS_6, Bench, ethernet, ipv4, ipv6, tcp
 from support.namespaces import needs_root
+from support.patience import wait_for
 
 pytestmark = needs_root
 
 PASS = 0xFFFFFFFF  # TC_ACT_UNSPEC
 DROP = 2  # TC_ACT_SHOT
-SYN, RST, ACK = 0x02, 0x04, 0x10
+SYN, RST, PSH, ACK = 0x02, 0x04, 0x08, 0x10
 IPV6 = 0x86DD
 PORT = 9100
 
@@ -63,6 +64,27 @@ def test_what_is_captured_does_not_leave(guard: Bench, whose: str, packet: str) 
 @pytest.mark.parametrize("whose", OTHERS)
 def test_everything_else_leaves(guard: Bench, whose: str, packet: str) -> None:
     assert guard.packet(PACKETS[packet], mark=OTHERS[whose]) == (PASS, {})
+
+
+@pytest.mark.parametrize("address", [DEVICE_ADDRESS, DEVICE_ADDRESS_6])
+def test_a_reset_of_who_is_established_and_has_received_nothing_does_not_leave(address: str) -> None:
+    """It answers what came too early. Later ones may be those of an operator's rule."""
+    with ExitStack() as stack:
+        bench = Bench(stack, "hold_egress")
+        with bench.connection(PORT, address) as (accepted, port):
+            reset, data = (sent(address, port, flags) for flags in (RST, PSH | ACK))
+            assert bench.packet(reset) == (DROP, {"park_reset_held": 1})
+            assert bench.packet(data) == (PASS, {})
+            accepted.sendall(b"x")
+            wait_for(lambda: bench.packet(reset) == (PASS, {}), "its resets pass")
+        wait_for(lambda: bench.packet(reset) == (PASS, {}), "so do those of nobody")
+
+
+def sent(address: str, port: int, flags: int) -> bytes:
+    """A packet of the namespace's socket that has dialled PORT from `port`."""
+    if address == DEVICE_ADDRESS:
+        return ethernet(ipv4(tcp(PORT, flags, port), source=address, destination=address))
+    return ethernet(ipv6(tcp(PORT, flags, port), source=address, destination=address), kind=IPV6)
 
 
 def test_an_answer_that_nobody_waits_for_leaves() -> None:
