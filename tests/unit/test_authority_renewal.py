@@ -315,7 +315,7 @@ def point(found: x509.CertificateSigningRequest) -> bytes:
 @pytest.mark.parametrize(
     ("data", "line"),
     [
-        (b"", "holds no request in PEM form"),
+        (b"", "is no PKCS 10 in PEM form"),
         (b"\x00" * 70000, "is larger than 64 KiB"),
         (requested(ed25519.Ed25519PrivateKey.generate()), "is neither P-256 nor P-384"),
         (requested(rsa.generate_private_key(65537, 2048)), "is neither P-256 nor P-384"),

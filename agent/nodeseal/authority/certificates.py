@@ -187,3 +187,31 @@ def ca_builder(
         .add_extension(x509.SubjectAlternativeName([uri]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
+
+
+def leaf_builder(
+    uri: str, key: ec.EllipticCurvePublicKey, purposes: list[x509.ObjectIdentifier], not_before: datetime,
+    not_after: datetime,
+) -> x509.CertificateBuilder:  # fmt: skip
+    """A certificate that can sign nothing, whose only name is a URI, but for its issuer. Its subject is empty, so that
+    the name is critical (RFC 5280, 4.2.1.6). `purposes`: its extended key usages. Raises ValueError or OverflowError
+    for times that cannot be."""
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(not_before)
+        .not_valid_after(not_after)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_DIGITAL_SIGNATURE, critical=True)
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
+_DIGITAL_SIGNATURE = x509.KeyUsage(
+    digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
+    key_agreement=False, key_cert_sign=False, crl_sign=False, encipher_only=False, decipher_only=False,
+)  # fmt: skip

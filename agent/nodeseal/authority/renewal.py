@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -30,7 +29,9 @@ from nodeseal.authority.certificates import (
     stated_trust_domain,
     trust_domain,
 )
+from nodeseal.authority.csr import requested_key
 from nodeseal.authority.errors import AuthorityError
+from nodeseal.authority.refused import Refused
 from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, NEXT_KEY, ROOT_CERTIFICATE, ROOT_KEY
 
 YEAR = timedelta(days=365)
@@ -185,17 +186,10 @@ def _read(file: Path) -> bytes:
 
 def _requested_key(file: Path) -> ec.EllipticCurvePublicKey:
     """Of a request, which may come from anybody."""
-    again = "make one with `nodeseal ca request`"
     try:
-        found = x509.load_pem_x509_csr(_read(file))
-        key, good = found.public_key(), found.is_signature_valid
-    except (ValueError, UnsupportedAlgorithm):
-        raise AuthorityError(f"{file} holds no request in PEM form; {again}") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1):
-        raise AuthorityError(f"the key of the request {file} is neither P-256 nor P-384; {again}")
-    if not good:
-        raise AuthorityError(f"the request {file} is not signed by its own key; {again}")
-    return key
+        return requested_key(_read(file).decode(errors="replace"))
+    except Refused as refused:
+        raise AuthorityError(f"{file}: {refused} with `nodeseal ca request`") from None
 
 
 def _utc(now: datetime) -> datetime:

@@ -1,8 +1,7 @@
 """Signing the certificates of workloads with the intermediate of a CA directory.
 
 Certificates follow the X509-SVID standard (https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md): one URI
-SAN, a leaf that can sign nothing, signing certificates with the trust domain's id. A leaf's subject is empty, so its
-SAN is critical (RFC 5280, 4.2.1.6).
+SAN, a leaf that can sign nothing, signing certificates with the trust domain's id.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -21,6 +20,7 @@ from nodeseal.authority.certificates import (
     check_valid,
     fingerprint,
     hash_for,
+    leaf_builder,
     pem,
     trust_domain,
 )
@@ -110,31 +110,13 @@ class Signer:
         not_before = max(now - CLOCK_SKEW, self._not_before)
         # X.509 times are whole seconds; a lifetime of less than one must not end before it begins.
         not_after = min(max(now + lifetime, now + timedelta(seconds=1)), self._not_after)
+        purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         return (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([]))
+            leaf_builder(str(identity), key, purposes, not_before, not_after)
             .issuer_name(self.chain[0].subject)
-            .public_key(key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(not_before)
-            .not_valid_after(not_after)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_DIGITAL_SIGNATURE, critical=True)
-            .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
-                critical=False,
-            )
-            .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(identity))]), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(authority_key_identifier(self.chain[0]), critical=False)
             .sign(self._key, hash_for(self._key))
         )
-
-
-_DIGITAL_SIGNATURE = x509.KeyUsage(
-    digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
-    key_agreement=False, key_cert_sign=False, crl_sign=False, encipher_only=False, decipher_only=False,
-)  # fmt: skip
 
 
 def _utc(now: datetime) -> datetime:

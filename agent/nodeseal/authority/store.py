@@ -31,8 +31,9 @@ NEXT_KEY = "intermediate-next.key"
 _MAX_FILE = 1 << 20
 
 
-def read(path: Path, *, private: bool = False) -> bytes:
+def read(path: Path, *, private: bool = False, remedy: str = REMEDY) -> bytes:
     """A file's content, of 1 MiB at most. `private`: it must be its owner's only, and the owner root or this user.
+    `remedy`: what to do when it cannot be used.
 
     Raises AuthorityError."""
     try:
@@ -40,29 +41,29 @@ def read(path: Path, *, private: bool = False) -> bytes:
             status = os.fstat(file.fileno())
             data = b"" if private and others_can(status, PRIVATE) else file.read(_MAX_FILE + 1)
     except OSError as error:
-        raise AuthorityError(f"cannot read the CA's file {path}: {error.strerror or error}; {REMEDY}") from error
+        raise AuthorityError(f"cannot read the CA's file {path}: {error.strerror or error}; {remedy}") from error
     if private and (why := others_can(status, PRIVATE)):
         raise AuthorityError(
             f"others can read the key in {path}: {why}; correct that (chown root, chmod 600), and make another key if "
             "somebody may have read it"
         )
     if len(data) > _MAX_FILE:
-        raise AuthorityError(f"the CA's file {path} is larger than 1 MiB; {REMEDY}")
+        raise AuthorityError(f"the CA's file {path} is larger than 1 MiB; {remedy}")
     return data
 
 
-def read_certificates(path: Path) -> list[x509.Certificate]:
+def read_certificates(path: Path, *, remedy: str = REMEDY) -> list[x509.Certificate]:
     """One or more. Raises AuthorityError."""
-    data = read(path)
+    data = read(path, remedy=remedy)
     try:
         return parse(data)
     except ValueError:
-        raise AuthorityError(f"{path} does not hold a certificate in PEM form that can be used; {REMEDY}") from None
+        raise AuthorityError(f"{path} does not hold a certificate in PEM form that can be used; {remedy}") from None
 
 
-def read_key(path: Path) -> SigningKey:
+def read_key(path: Path, *, remedy: str = REMEDY) -> SigningKey:
     """A private key that nobody else can read. Raises AuthorityError."""
-    data = read(path, private=True)
+    data = read(path, private=True, remedy=remedy)
     try:
         key = load_pem_private_key(data, password=None)
     except TypeError:
@@ -71,7 +72,7 @@ def read_key(path: Path) -> SigningKey:
         ) from None
     except (ValueError, UnsupportedAlgorithm):
         # The library's text is left out: nothing that was made of a key's bytes may get into a log.
-        raise AuthorityError(f"{path} does not hold a private key in PEM form; {REMEDY}") from None
+        raise AuthorityError(f"{path} does not hold a private key in PEM form; {remedy}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         raise AuthorityError(f"the key in {path} is neither ECDSA nor RSA; put a CA of one of these kinds there")
     return key

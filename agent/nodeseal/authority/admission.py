@@ -1,0 +1,77 @@
+"""Who may ask for which identity. Pure: the mesh state decides, and nothing else.
+
+A node gets certificates for the identities of the workloads that the mesh state wants enrolled on it. So whoever has a
+node has its workloads, and no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Self
+
+from nodeseal.authority.refused import Refused
+from nodeseal.contracts.authority import ServiceWord
+from nodeseal.mesh.model import Mesh
+from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError
+
+AGAIN_S = 2.0
+"""The service may see a change of the mesh state later than the node: so soon the node may ask again."""
+
+_Account = tuple[str, str]
+"""(namespace, service account)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Residents:
+    """What of a mesh state decides, by node: made once for each state, because every request asks."""
+
+    trust_domain: str
+    enrolled: Mapping[str, frozenset[_Account]]
+    """The accounts of workloads that are to be enrolled."""
+    known: Mapping[str, frozenset[_Account]]
+    """The accounts of all workloads."""
+
+    @classmethod
+    def of(cls, mesh: Mesh) -> Self:
+        """In linear time."""
+        enrolled: dict[str, set[_Account]] = {}
+        known: dict[str, set[_Account]] = {}
+        for workload in mesh.workloads.values():
+            account = (workload.key.namespace, workload.service_account)
+            known.setdefault(workload.node, set()).add(account)
+            if workload.wanted:
+                enrolled.setdefault(workload.node, set()).add(account)
+        return cls(mesh.trust_domain, _frozen(enrolled), _frozen(known))
+
+
+def admit(residents: Residents, node: str, identity: str) -> SpiffeId:
+    """The identity, if this node may have a certificate for it. Raises Refused."""
+    try:
+        wanted = SpiffeId.parse(identity)
+    except SpiffeIdError as error:
+        raise Refused(ServiceWord.IDENTITY_MALFORMED, str(error)) from None
+    if wanted.trust_domain != residents.trust_domain:
+        raise Refused(
+            ServiceWord.IDENTITY_OF_ANOTHER_DOMAIN,
+            f"{wanted} is not of the trust domain {residents.trust_domain}, the only one that is issued in here",
+        )
+    account = (wanted.namespace, wanted.service_account)
+    if account in residents.enrolled.get(node, ()):
+        return wanted
+    if account in residents.known.get(node, ()):
+        raise Refused(
+            ServiceWord.IDENTITY_NOT_ENROLLED,
+            f"the mesh state does not want {wanted} to be enrolled on the node {node}; set `enrolled: true` there",
+            AGAIN_S,
+        )
+    raise Refused(
+        ServiceWord.IDENTITY_NOT_ON_NODE,
+        f"the mesh state has no workload with the identity {wanted} on the node {node}; correct it if that is wrong",
+        AGAIN_S,
+    )
+
+
+def _frozen(found: Mapping[str, set[_Account]]) -> Mapping[str, frozenset[_Account]]:
+    return MappingProxyType({node: frozenset(accounts) for node, accounts in found.items()})

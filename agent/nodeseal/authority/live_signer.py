@@ -1,0 +1,67 @@
+"""The signer of a CA directory that may change: read anew when it has, and kept when what is there cannot be used."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from nodeseal.authority import store
+from nodeseal.authority.certificates import trust_domain
+from nodeseal.authority.errors import AuthorityError
+from nodeseal.authority.signer import Signer
+from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, ROOT_CERTIFICATE
+
+log = logging.getLogger("nodeseal.ca")
+
+_Stamp = tuple[tuple[int, int, int], ...]
+
+
+class LiveSigner:
+    """The directory is looked at by `refresh`, which may wait for a disk."""
+
+    def __init__(self, directory: Path, now: Callable[[], datetime]) -> None:
+        """`now`: the wall clock. A CA that cannot sign, as one that has expired, is taken: it may be renewed. Raises
+        AuthorityError when the directory does not even say its trust domain."""
+        self.directory = directory
+        self._now = now
+        self._stamp: _Stamp | None = None
+        self.signer: Signer | None = None
+        """The last one that could be used when it was read; None: there was none yet. Replaced as a whole."""
+        path = directory / INTERMEDIATE_CERTIFICATE
+        self.trust_domain = trust_domain(store.read_certificates(path)[0], path)
+        """Stays the same."""
+        self.why = self.refresh()
+        """Why what is there now is not used, one line; None: it is."""
+
+    def refresh(self) -> str | None:
+        """Reads a changed directory anew. `why`, as it is then."""
+        stamp = self._read_stamp()
+        if stamp == self._stamp:
+            return None
+        self.why = self._take(stamp)
+        return self.why
+
+    def _take(self, stamp: _Stamp) -> str | None:
+        try:
+            signer = Signer.load(self.directory, self._now())
+        except AuthorityError as error:
+            return str(error)
+        if signer.trust_domain != self.trust_domain:
+            return f"it is for the trust domain {signer.trust_domain}, and what runs is for {self.trust_domain}"
+        if self.signer is not None:
+            log.info("the CA directory %s was read anew", self.directory)
+        self.signer, self._stamp = signer, stamp
+        return None
+
+    def _read_stamp(self) -> _Stamp:
+        stamps = []
+        for name in (ROOT_CERTIFICATE, INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY):
+            try:
+                status = (self.directory / name).stat()
+            except OSError:
+                stamps.append((0, 0, 0))
+            else:
+                stamps.append((status.st_ino, status.st_mtime_ns, status.st_size))
+        return tuple(stamps)
