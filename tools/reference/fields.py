@@ -26,6 +26,7 @@ _WORDS: dict[type[types.Type], tuple[str, str]] = {
     types.FloatType: ("number", "numbers"),
     types.StrType: ("string", "strings"),
     types.NoneType: ("null", "null"),
+    types.DateTimeType: ("time", "times"),
     types.AnyType: ("anything", "anything"),
     types.RawType: ("object", "objects"),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from nodeseal.authority.errors import AuthorityError
@@ -16,6 +16,8 @@ from nodeseal.authority.rules import signing_fault
 from nodeseal.mesh.spiffe import SpiffeIdError, check_trust_domain
 
 SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+LeafKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+"""What a workload's or a node's certificate may be for."""
 
 REMEDY = "make one with `nodeseal ca init DIR`, or correct the agent's setting `ca`"
 
@@ -50,7 +52,7 @@ def key_fingerprint(key: object) -> str:
 
 def public_bytes(key: object) -> bytes:
     """By which two public keys can be compared; nothing for a key of a kind that is not used here."""
-    if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
+    if not isinstance(key, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey):
         return b""
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
@@ -190,7 +192,7 @@ def ca_builder(
 
 
 def leaf_builder(
-    uri: str, key: ec.EllipticCurvePublicKey, purposes: list[x509.ObjectIdentifier], not_before: datetime,
+    uri: str, key: LeafKey, purposes: list[x509.ObjectIdentifier], not_before: datetime,
     not_after: datetime,
 ) -> x509.CertificateBuilder:  # fmt: skip
     """A certificate that can sign nothing, whose only name is a URI, but for its issuer. Its subject is empty, so that

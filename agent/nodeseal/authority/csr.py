@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
+from nodeseal.authority.certificates import LeafKey
 from nodeseal.authority.refused import Refused
 from nodeseal.contracts.authority import ServiceWord
 
 
-def requested_key(pem: str) -> ec.EllipticCurvePublicKey:
+def requested_key(pem: str) -> LeafKey:
     """The key of a request that is signed by it. Raises Refused.
 
     What kind of key it is comes before its signature: a large RSA key costs its verifier more than its owner.
@@ -22,7 +23,10 @@ def requested_key(pem: str) -> ec.EllipticCurvePublicKey:
         raise _wrong_key() from None
     except ValueError:
         raise Refused(ServiceWord.CSR_UNREADABLE, "the request is no PKCS 10 in PEM form; make another") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1):
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        if not isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1):
+            raise _wrong_key()
+    elif not isinstance(key, ed25519.Ed25519PublicKey):
         raise _wrong_key()
     try:
         good = request.is_signature_valid
@@ -34,4 +38,4 @@ def requested_key(pem: str) -> ec.EllipticCurvePublicKey:
 
 
 def _wrong_key() -> Refused:
-    return Refused(ServiceWord.CSR_KEY, "the key of the request is neither P-256 nor P-384; make another")
+    return Refused(ServiceWord.CSR_KEY, "the key of the request is none of P-256, P-384 and Ed25519; make another")

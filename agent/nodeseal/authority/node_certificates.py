@@ -11,10 +11,9 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from nodeseal.authority.certificates import authority_key_identifier, hash_for, leaf_builder
+from nodeseal.authority.certificates import LeafKey, authority_key_identifier, hash_for, leaf_builder
 from nodeseal.authority.signer import CLOCK_SKEW
 from nodeseal.authority.state_keys import OwnKey
 from nodeseal.mesh.spiffe import SpiffeIdError, check_segment, split
@@ -43,7 +42,7 @@ def node_identity(trust_domain: str, node: str) -> str:
 
 
 def sign_node(
-    signer: OwnKey, trust_domain: str, node: str, key: ec.EllipticCurvePublicKey, *, lifetime: timedelta, now: datetime
+    signer: OwnKey, trust_domain: str, node: str, key: LeafKey, *, lifetime: timedelta, now: datetime
 ) -> x509.Certificate:
     """A certificate for this node and key. Raises SpiffeIdError."""
     now = now.astimezone(UTC).replace(microsecond=0)

@@ -187,9 +187,14 @@ def _read(file: Path) -> bytes:
 def _requested_key(file: Path) -> ec.EllipticCurvePublicKey:
     """Of a request, which may come from anybody."""
     try:
-        return requested_key(_read(file).decode(errors="replace"))
+        key = requested_key(_read(file).decode(errors="replace"))
     except Refused as refused:
         raise AuthorityError(f"{file}: {refused} with `nodeseal ca request`") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise AuthorityError(
+            f"the key of the request {file} is neither P-256 nor P-384; make another with `ca request`"
+        )
+    return key
 
 
 def _utc(now: datetime) -> datetime:

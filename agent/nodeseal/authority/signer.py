@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Self
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from nodeseal.authority import store
 from nodeseal.authority.certificates import (
+    LeafKey,
     SigningKey,
     authority_key_identifier,
     check_chain,
@@ -83,7 +83,7 @@ class Signer:
     def sign(
         self,
         identity: SpiffeId,
-        key: ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey,
+        key: LeafKey,
         *,
         lifetime: timedelta,
         now: datetime,

@@ -17,20 +17,44 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         ("nodeseal ca init /etc/nodeseal/ca", "make a CA"),
         ("nodeseal ca init ca --trust-domain prod.example.com", "one for another trust domain, in ./ca"),
     ),
+    "ca backup": (("nodeseal ca backup /backup/nodeseal-ca", "while the service runs; keep it secret"),),
+    "ca export": (
+        ("nodeseal ca export > issued.jsonl", "all that is known"),
+        ("nodeseal ca export --format csv > issued.csv", "for a table"),
+    ),
     "ca init": (
         ("nodeseal ca init /etc/nodeseal/ca", "a CA for example.org"),
         ("nodeseal ca init /etc/nodeseal/ca --trust-domain prod.example.com", "one for another trust domain"),
+    ),
+    "ca issued": (
+        ("nodeseal ca issued --node node1", "what a node has got"),
+        ("nodeseal ca issued --identity spiffe://example.org/ns/default/sa/web", "who has got an identity"),
+        ("nodeseal ca issued --serial 4f2a", "whose serial number this is"),
     ),
     "ca renew": (
         ("nodeseal ca renew /etc/nodeseal/ca", "with root.key in the directory"),
         ("nodeseal ca renew /etc/nodeseal/ca --certificate next.pem", "with what was signed elsewhere"),
     ),
     "ca request": (("nodeseal ca request /etc/nodeseal/ca next.csr", "to be signed where the root's key is"),),
+    "ca serve": (
+        ("nodeseal ca serve", "with /etc/nodeseal/ca.yaml"),
+        ("nodeseal ca serve --config ca.yaml", "with another configuration"),
+    ),
     "ca show": (
         ("nodeseal ca show /etc/nodeseal/ca", "how long it is valid, and what is wrong"),
         ("nodeseal ca show /etc/nodeseal/ca -o json", "the same for a script"),
     ),
     "ca sign": (("nodeseal ca sign /media/root next.csr next.pem", "on the machine with the root's key"),),
+    "ca token": (("nodeseal ca token create --node node1", "so that node1 can join"),),
+    "ca token create": (
+        ("nodeseal ca token create --node node1", "usable for an hour"),
+        ("nodeseal ca token create --node node1 --ttl 10m -o json", "for a script that sets up nodes"),
+    ),
+    "ca token list": (("nodeseal ca token list", "and what became of each"),),
+    "ca token revoke": (
+        ("nodeseal ca token revoke 4f2a81c09d3e", "one that was lost"),
+        ("nodeseal ca token revoke --all", "all that can still be used, as after a restore"),
+    ),
     "check": (
         ("nodeseal check", "with the defaults"),
         ("nodeseal check --config /etc/nodeseal/agent.yaml", "with a node's own settings, before it starts"),

@@ -2,7 +2,8 @@
 
 TLS is of version 1.3. The service's key is long-lived: agents know it by the SHA-256 over its SubjectPublicKeyInfo,
 which `nodeseal ca token create` prints, and look at nothing else of its certificate; or they are given that certificate
-as an anchor, and verify it for the name SERVER_NAME. So a node can join also when every other certificate has expired.
+as an anchor, and verify it for the name `nodeseal-ca`. So a node can join when every other certificate has expired,
+too.
 
 A node proves itself with a token the first time, and with its node certificate, as a TLS client, from then on. A node
 certificate says `spiffe://<trust domain>/node/<name>`, is for clients only, and is signed by a CA that no workload
@@ -56,7 +57,7 @@ class Message(Struct, frozen=True, kw_only=True):
 
 class NodeRequest(Message, frozen=True):
     """Asks for a node certificate. With `node` and `token`: to join. With neither, and with the present node
-    certificate as the TLS client's: its renewal. The key is a fresh one, P-256 or P-384."""
+    certificate as the TLS client's: its renewal. The key is a fresh one, P-256, P-384 or Ed25519."""
 
     csr: Csr
     """PKCS 10 for the node's new key. Nothing but the key is taken of it."""
@@ -90,11 +91,11 @@ class CertificateRequest(Message, frozen=True):
     identity: Annotated[str, Meta(max_length=512)]
     """Its SPIFFE id."""
     csr: Csr
-    """PKCS 10 for the workload's fresh key, P-256 or P-384. Nothing but the key is taken of it."""
+    """PKCS 10 for the workload's fresh key: P-256, P-384 or Ed25519. Nothing but the key is taken of it."""
     reason: Short = FIRST
-    """FIRST or RENEWAL."""
+    """ "first" or "renewal"."""
     expires: Time | None = None
-    """When the present certificate of a RENEWAL ends: those near their end are signed first."""
+    """When the present certificate ends, of a renewal: those near their end are signed first."""
 
 
 class Certificate(Message, frozen=True):
@@ -139,7 +140,7 @@ class Health(Message, frozen=True):
     """Whether the service works. The status is 200 when it issues, and 503 when not."""
 
     state: str
-    """ACTIVE; STANDBY: another process holds the store, this one takes over when it ends; or IMPAIRED, see
+    """ "active"; "standby": another process has the store, and this one takes over when it ends; or "impaired", see
     `problems`."""
     version: str = ""
     trust_domain: str = ""
@@ -163,7 +164,7 @@ class ServiceRefusal(Message, frozen=True):
     good, 429 and 5xx may be tried again."""
 
     word: str
-    """One of ServiceWord; a newer service may have others."""
+    """One of those below; a newer service may have others."""
     detail: str = ""
     """One line, for people: what, where, and what to do."""
     retry_after_seconds: float | None = None
@@ -176,14 +177,14 @@ class ServiceWord(StrEnum):
     MALFORMED = "malformed"
     """The body is not what the operation asks for."""
     TOO_LARGE = "too-large"
-    """The body is larger than BODY_MAX."""
+    """The body has more than 64 KiB."""
     UNKNOWN_OPERATION = "unknown-operation"
     SLOW = "slow"
     """The request did not arrive in time."""
     CSR_UNREADABLE = "csr-unreadable"
     """It is no request in PEM form."""
     CSR_KEY = "csr-key"
-    """Its key is neither P-256 nor P-384."""
+    """Its key is none of P-256, P-384 and Ed25519."""
     CSR_SIGNATURE = "csr-signature"
     """It is not signed by its own key."""
     KEY_USED = "key-used"

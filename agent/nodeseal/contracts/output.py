@@ -300,6 +300,85 @@ class TrustStatus(Struct, frozen=True):
     """By the first half of a root's fingerprint: the nodes that issue by it."""
 
 
+class CaTokenMade(Struct, frozen=True):
+    """`nodeseal ca token create`."""
+
+    id: str = ""
+    """By which the other commands name it."""
+    node: str = ""
+    token: str = ""
+    """The token itself, which is never shown again."""
+    expires: str = ""
+    """Until when it can be used."""
+    service_sha256: str = ""
+    """What agents know the service by: SHA-256 over its SubjectPublicKeyInfo."""
+
+
+class CaToken(Struct, frozen=True):
+    """A join token."""
+
+    id: str = ""
+    node: str = ""
+    state: str = ""
+    """ "open", "used", "expired" or "revoked"."""
+    created: str = ""
+    expires: str = ""
+    used: str | None = None
+    """When a node joined with it; null: none has."""
+    revoked: str | None = None
+    """When it was revoked; null: it was not."""
+
+
+class CaTokens(Struct, frozen=True):
+    """`nodeseal ca token list`."""
+
+    tokens: list[CaToken] = []
+    """The newest first."""
+
+
+class CaTokensRevoked(Struct, frozen=True):
+    """`nodeseal ca token revoke`."""
+
+    ids: list[str] = []
+
+
+class CaIssuedCertificate(Struct, frozen=True):
+    """A certificate that the service has issued. `nodeseal ca export` has the same fields."""
+
+    serial: str = ""
+    """In lower hexadecimal."""
+    kind: str = ""
+    """What it is for: "workload" or "node"."""
+    node: str = ""
+    """Which node asked for it."""
+    identity: str = ""
+    key_sha256: str = ""
+    """The fingerprint of its key."""
+    issued: str = ""
+    not_after: str = ""
+    """When it expires."""
+    reason: str = ""
+    """ "first" or "renewal"; of a node that joined by a token "join"."""
+    credential: str = ""
+    """What the node proved itself with: "token ID" or "certificate SERIAL"."""
+
+
+class CaIssued(Struct, frozen=True):
+    """`nodeseal ca issued`."""
+
+    certificates: list[CaIssuedCertificate] = []
+    """The newest first."""
+    count: int = 0
+    """How many there are; more than are listed if --limit is less."""
+
+
+class CaBackup(Struct, frozen=True):
+    """`nodeseal ca backup`."""
+
+    directory: str = ""
+    files: list[str] = []
+
+
 class LabNode(Struct, frozen=True):
     """A node of a lab."""
 
@@ -410,6 +489,11 @@ COMMANDS: dict[str, tuple[type[Struct], ...]] = {
     "trust remove": (TrustRemoved,),
     "trust list": (TrustList,),
     "trust status": (TrustStatus,),
+    "ca token create": (CaTokenMade,),
+    "ca token list": (CaTokens,),
+    "ca token revoke": (CaTokensRevoked,),
+    "ca issued": (CaIssued,),
+    "ca backup": (CaBackup,),
     "lab up": (LabStatus,),
     "lab status": (LabStatus,),
     "lab enrol": (LabPods,),

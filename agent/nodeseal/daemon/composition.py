@@ -16,6 +16,11 @@ def source_of(config: Config) -> Source:
     return DirectorySource(config.mesh, config.node, config.run_dir)
 
 
+def followed(mesh: Path) -> Source:
+    """The source of that mesh state for who follows it and publishes nothing."""
+    return DirectorySource(mesh, "", Path())
+
+
 def source_at(reference: Reference, run_dir: Path) -> Source:
     """The source that gave this reference to an agent of this run directory. Raises ValueError when there is none."""
     return DirectorySource.at(reference, run_dir)

@@ -1,4 +1,5 @@
-"""`nodeseal ca`: the certificate authority in a directory, from its making to the next intermediate."""
+"""`nodeseal ca`: the certificate authority in a directory, from its making to the next intermediate, and the service
+that issues from it."""
 
 from __future__ import annotations
 
@@ -13,6 +14,11 @@ command = Group(
         "renew": "make the next intermediate, or take one that was signed elsewhere",
         "request": "ask for the next intermediate where the root's key is not",
         "sign": "sign a request where the root's key is",
+        "serve": "issue certificates to agents over HTTPS",
+        "token": "what nodes join with",
+        "issued": "which certificates the service has issued",
+        "export": "all of them, for other programs",
+        "backup": "copy the service's state",
     },
-    help="The certificate authority in a directory.",
+    help="The certificate authority in a directory, and the service that issues from it.",
 )

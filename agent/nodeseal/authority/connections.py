@@ -1,0 +1,143 @@
+"""Who is connected to the certificate service: bounded, and the first to go is who has proven nothing.
+
+Accepting is done here rather than by asyncio's own server, because that one counts nobody before the handshake is over.
+A stranger gives way to whoever comes when there is no room; a node does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+
+from nodeseal.mesh.address import ApplicationAddress
+
+log = logging.getLogger("nodeseal.ca")
+
+HANDSHAKE_S = 5.0
+_GOODBYE_S = 2.0
+"""For a client's part of the end of TLS."""
+_BACKLOG = 4096
+_OUT_OF_DESCRIPTORS_S = 0.1
+
+
+class Connections:
+    """Belongs to the event loop."""
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        protocol: Callable[[], asyncio.Protocol],
+        most: int,
+        failed: Callable[[str, str], None],
+    ) -> None:
+        """`protocol`: makes what reads and writes; it calls `ended` when it is over. `most`: connections at once.
+        `failed`: is told the address and why, when a handshake fails."""
+        self._context = context
+        self._protocol = protocol
+        self._most = most
+        self._failed = failed
+        self._listeners: list[socket.socket] = []
+        self._accepting: list[asyncio.Task[None]] = []
+        self._strangers: dict[object, Callable[[], object]] = {}
+        """Who has shown no node certificate, or is in its handshake, the oldest first, and how to end it."""
+        self._nodes: set[asyncio.Protocol] = set()
+        self._handshakes: set[asyncio.Task[None]] = set()
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._strangers) + len(self._nodes)
+
+    def listen(self, where: ApplicationAddress) -> ApplicationAddress:
+        """Begins to accept; may be called for several addresses. Where it listens. Raises OSError."""
+        family = socket.AF_INET6 if where.address.version == 6 else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            listener.bind((str(where.address), where.port))
+            listener.listen(_BACKLOG)
+        except BaseException:
+            listener.close()
+            raise
+        self._listeners.append(listener)
+        self._accepting.append(asyncio.create_task(self._accept(listener)))
+        return ApplicationAddress(where.address, listener.getsockname()[1])
+
+    def close(self) -> None:
+        """Accepts nobody more. Who is connected stays."""
+        for task in self._accepting:
+            task.cancel()
+        for listener in self._listeners:
+            listener.close()
+
+    def ended(self, protocol: asyncio.Protocol) -> None:
+        """The connection is no more."""
+        self._nodes.discard(protocol)
+        self._strangers.pop(protocol, None)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, address = await loop.sock_accept(listener)
+            except OSError as error:  # no descriptors or memory left; connections that end give them back
+                log.warning("cannot accept a connection: %s", error.strerror or error)
+                await asyncio.sleep(_OUT_OF_DESCRIPTORS_S)
+                continue
+            if self.count >= self._most and not self._make_room():
+                accepted.close()
+                self._failed(address[0], f"{self._most:,} nodes are connected, which is the limit")
+                continue
+            task = asyncio.create_task(self._welcome(accepted, address[0]))
+            self._handshakes.add(task)
+            self._strangers[task] = task.cancel
+            task.add_done_callback(self._welcomed)
+
+    def _make_room(self) -> bool:
+        """Ends the stranger that has been here for the longest."""
+        if not self._strangers:
+            return False
+        oldest = next(iter(self._strangers))
+        self._strangers.pop(oldest)()
+        return True
+
+    def _welcomed(self, task: asyncio.Task[None]) -> None:
+        self._handshakes.discard(task)
+        self._strangers.pop(task, None)
+
+    async def _welcome(self, accepted: socket.socket, address: str) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            transport, protocol = await loop.connect_accepted_socket(
+                self._protocol, accepted, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_S,
+                ssl_shutdown_timeout=_GOODBYE_S,
+            )  # fmt: skip
+        except (OSError, ssl.SSLError) as error:
+            accepted.close()
+            self._failed(address, _why(error))
+            return
+        except asyncio.CancelledError:
+            accepted.close()
+            raise
+        if transport.is_closing():
+            return
+        shown = transport.get_extra_info("ssl_object")
+        if shown is not None and shown.getpeercert(True) is not None:
+            self._nodes.add(protocol)
+        else:
+            self._strangers[protocol] = transport.abort
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return f"TLS: {error.reason.lower().replace('_', ' ')}"
+    with contextlib.suppress(AttributeError):
+        if isinstance(error, ConnectionAbortedError) or "handshake" in str(error):
+            return "TLS: the handshake took too long"
+    return error.strerror or str(error) or "TLS: the client has gone"

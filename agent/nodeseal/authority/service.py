@@ -1,0 +1,315 @@
+"""What the certificate service does, without HTTP: a node joins, renews, and gets certificates for its workloads.
+
+The order is the same for all: who is it, may it ask so often, may it have that, and only then what costs: the request's
+signature, signing, the disk. What is recorded comes before what is given away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv6Address, ip_address, ip_network
+
+from cryptography import x509
+
+from nodeseal import __version__
+from nodeseal.authority.admission import Residents, admit
+from nodeseal.authority.audit import Audit
+from nodeseal.authority.certificates import LeafKey, fingerprint, key_fingerprint, pem
+from nodeseal.authority.csr import requested_key
+from nodeseal.authority.errors import AuthorityError
+from nodeseal.authority.ledger import Entry, Issued, Kind, Ledger
+from nodeseal.authority.live_signer import LiveSigner
+from nodeseal.authority.node_certificates import node_identity, sign_node
+from nodeseal.authority.proof import Caller, CertificateProof, NodeProof, Proven
+from nodeseal.authority.rates import Rates
+from nodeseal.authority.recorder import Recorder
+from nodeseal.authority.refused import Refused
+from nodeseal.authority.signing_queue import FIRST_S, SigningQueue
+from nodeseal.authority.state_keys import OwnKey
+from nodeseal.contracts.authority import (
+    ACTIVE,
+    FIRST,
+    IMPAIRED,
+    RENEWAL,
+    Bundle,
+    Certificate,
+    CertificateRequest,
+    Health,
+    NodeCertificate,
+    NodeRequest,
+    RefusedCount,
+    ServiceWord,
+)
+
+Queue = SigningQueue[x509.Certificate]
+
+_JOIN = "join"
+_NO_STATE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one asker may take, and all together."""
+
+    rate: float = 20.0
+    """Requests a second of a node, in the long run."""
+    burst: int = 1_000
+    """At once, after it was quiet: a node with many workloads that starts."""
+    strangers_rate: float = 20.0
+    """Attempts a second from an address (of IPv6: a /64) that prove nothing."""
+    strangers_burst: int = 200
+    waiting: int = 20_000
+    """Requests that wait to be signed."""
+    connections: int = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """How long certificates are valid."""
+
+    workload: timedelta = timedelta(hours=24)
+    node: timedelta = timedelta(hours=24)
+
+
+class Service:
+    """Belongs to the event loop."""
+
+    def __init__(
+        self, signer: LiveSigner, nodes: OwnKey, recorder: Recorder, proofs: Iterable[NodeProof], audit: Audit,
+        queue: Queue, *, limits: Limits, lifetimes: Lifetimes, now: Callable[[], datetime],
+        clock: Callable[[], float],
+    ) -> None:  # fmt: skip
+        """`proofs`: the ways of joining; `now`: the wall clock; `clock`: seconds, monotonic."""
+        self.residents: Residents | None = None
+        """Of the mesh state; None: it was not read yet. Whoever follows the state replaces it."""
+        self.problems: dict[str, str] = {}
+        """What is wrong, by what it is about; one line each. Whoever knows puts it in."""
+        self._signer = signer
+        self._nodes = nodes
+        self._recorder = recorder
+        self._own_proof = CertificateProof(signer.trust_domain, now)
+        self._proofs = (*proofs, self._own_proof)
+        self._audit = audit
+        self._queue = queue
+        self._lifetimes = lifetimes
+        self._now = now
+        self._of_nodes = Rates(limits.rate, limits.burst, clock)
+        self._of_strangers = Rates(limits.strangers_rate, limits.strangers_burst, clock)
+        self._nodes_now = 0
+        self._issued = 0
+        self._refused: Counter[str] = Counter()
+
+    async def node(self, request: NodeRequest, caller: Caller) -> NodeCertificate:
+        """A node joins, or renews its node certificate. Raises Refused."""
+        who = caller.address
+        reason = _JOIN if request.token is not None else RENEWAL
+        try:
+            proven = await self._proven(request, caller)
+            who = proven.node
+            self._check_rate(proven.node)
+            now = self._now()
+            domain, lifetime = self._signer.trust_domain, self._lifetimes.node
+            sign = functools.partial(sign_node, self._nodes, domain, proven.node, lifetime=lifetime, now=now)
+            work = functools.partial(_signed, request.csr, sign)
+            cert = await self._queue.sign(work, now.timestamp() + FIRST_S)
+            identity = node_identity(domain, proven.node)
+            issued = _entry(cert, Kind.NODE, proven, identity, now, reason)
+            await self._recorder.record(Entry(issued, proven.token))
+        except (AuthorityError, Refused) as error:
+            raise self._refusal(error, who, caller, node=request.node or None, asked=reason) from None
+        self._tell(issued, caller)
+        return NodeCertificate(
+            node=proven.node,
+            identity=identity,
+            trust_domain=domain,
+            certificate=pem(cert),
+            serial=issued.serial,
+            issued=issued.issued,
+            not_before=cert.not_valid_before_utc,
+            not_after=cert.not_valid_after_utc,
+        )
+
+    async def certificate(self, request: CertificateRequest, caller: Caller) -> Certificate:
+        """The certificate of a workload of the node that asks. Raises Refused."""
+        who = caller.address
+        try:
+            self._check_stranger(caller)
+            proven = self._own_proof.read(caller)
+            if proven is None:
+                raise Refused(
+                    ServiceWord.NODE_UNPROVEN,
+                    "no node certificate was shown; join with a token first: nodeseal ca token create --node NODE",
+                )
+            who = proven.node
+            self._check_rate(proven.node)
+            if self.residents is None:
+                raise Refused(
+                    ServiceWord.MESH_STATE_UNKNOWN, "the service has not read the mesh state yet", _NO_STATE_S
+                )
+            identity = admit(self.residents, proven.node, request.identity)
+            signer = self._signer.signer
+            if signer is None:
+                raise Refused(ServiceWord.AUTHORITY_UNABLE, f"the CA cannot sign: {self._signer.why}", _NO_STATE_S)
+            now = self._now()
+            sign = functools.partial(signer.sign, identity, lifetime=self._lifetimes.workload, now=now)
+            work = functools.partial(_signed, request.csr, sign)
+            cert = await self._queue.sign(work, _by(request, now))
+            reason = request.reason if request.reason == RENEWAL else FIRST
+            issued = _entry(cert, Kind.WORKLOAD, proven, str(identity), now, reason)
+            await self._recorder.record(Entry(issued))
+        except (AuthorityError, Refused) as error:
+            raise self._refusal(error, who, caller, identity=request.identity[:512], asked=request.reason) from None
+        self._tell(issued, caller)
+        return Certificate(
+            identity=str(identity),
+            chain=pem(cert) + "".join(map(pem, signer.chain)),
+            serial=issued.serial,
+            issued=issued.issued,
+            not_before=cert.not_valid_before_utc,
+            not_after=cert.not_valid_after_utc,
+            anchor=fingerprint(signer.root),
+            bundle=_tag(signer.bundle_pem),
+        )
+
+    def bundle(self) -> Bundle:
+        """The trust anchors. Raises Refused."""
+        signer = self._signer.signer
+        if signer is None:
+            raise Refused(ServiceWord.AUTHORITY_UNABLE, f"the CA cannot be used: {self._signer.why}", _NO_STATE_S)
+        return Bundle(trust_domain=signer.trust_domain, anchors=signer.bundle_pem, tag=_tag(signer.bundle_pem))
+
+    async def refresh(self) -> None:
+        """Looks at what a thread or a disk has to be asked for: to be called every few seconds."""
+        now = self._now()
+        try:
+            self._nodes_now = await self._recorder.ask(functools.partial(Ledger.nodes, now=now))
+        except AuthorityError as error:
+            self.problems["store"] = str(error)
+        else:
+            self.problems.pop("store", None)
+        await asyncio.to_thread(self._signer.refresh)
+
+    def health(self) -> Health:
+        """How it was when it was refreshed last."""
+        problems = list(self.problems.values())
+        if self._signer.why is not None:
+            problems.append(f"the CA directory {self._signer.directory} is not used as it is: {self._signer.why}")
+        if self.residents is None:
+            problems.append("the mesh state was not read yet")
+        elif self.residents.trust_domain != self._signer.trust_domain:
+            problems.append(
+                f"the mesh state is of the trust domain {self.residents.trust_domain}, the CA of "
+                f"{self._signer.trust_domain}; no workload gets a certificate"
+            )
+        return Health(
+            state=IMPAIRED if problems else ACTIVE,
+            version=__version__,
+            trust_domain=self._signer.trust_domain,
+            problems=problems,
+            issued=self._issued,
+            refused=[RefusedCount(word=word, count=count) for word, count in sorted(self._refused.items())],
+            waiting=self._queue.waiting,
+            nodes=self._nodes_now,
+        )
+
+    def refuse(self, error: Refused, caller: Caller) -> None:
+        """Counts and writes what was refused before it came here, such as a body that is none."""
+        self._count(error, caller.address, caller)
+
+    async def _proven(self, request: NodeRequest, caller: Caller) -> Proven:
+        self._check_stranger(caller)
+        for proof in self._proofs:
+            proven = await proof.prove(request, caller)
+            if proven is not None:
+                return proven
+        raise Refused(
+            ServiceWord.NODE_UNPROVEN,
+            "neither a token nor a node certificate was shown; make a token: nodeseal ca token create --node NODE",
+        )
+
+    def _check_rate(self, node: str) -> None:
+        if wait := self._of_nodes.wait(node):
+            raise Refused(ServiceWord.RATE, f"the node {node} asks too often; wait", wait)
+
+    def _check_stranger(self, caller: Caller) -> None:
+        """Only attempts that fail are charged: many nodes may have one address. Who has shown a node certificate is no
+        stranger."""
+        if caller.certificate is None and (wait := self._of_strangers.peek(_block(caller.address))):
+            raise Refused(ServiceWord.RATE, f"too many attempts from {caller.address} have failed; wait", wait)
+
+    def _refusal(self, error: AuthorityError | Refused, who: str, caller: Caller, **what: object) -> Refused:
+        if isinstance(error, AuthorityError):
+            error = Refused(ServiceWord.AUTHORITY_UNABLE, str(error), _NO_STATE_S)
+        self._count(error, who, caller, **what)
+        return error
+
+    def _count(self, error: Refused, who: str, caller: Caller, **what: object) -> None:
+        if who == caller.address and error.word is not ServiceWord.RATE:
+            self._of_strangers.wait(_block(caller.address))
+        self._refused[error.word.value] += 1
+        self._audit.refused(error.word.value, who, address=caller.address, detail=str(error), **what)
+
+    def _tell(self, issued: Issued, caller: Caller) -> None:
+        self._issued += 1
+        self._audit.issued(
+            who=issued.node,
+            address=caller.address,
+            kind=issued.kind.value,
+            identity=issued.identity,
+            serial=issued.serial,
+            not_after=issued.not_after.isoformat(),
+            reason=issued.reason,
+            credential=issued.credential,
+        )
+
+
+def _signed(csr: str, sign: Callable[[LeafKey], x509.Certificate]) -> x509.Certificate:
+    """In a thread: checking a request's signature costs as much as signing."""
+    return sign(requested_key(csr))
+
+
+def _by(request: CertificateRequest, now: datetime) -> float:
+    """When a certificate is needed. What a node says of it is not checked: it buys no more than its rate allows."""
+    at = now.timestamp()
+    if request.reason == RENEWAL and request.expires is not None:
+        return max(request.expires.timestamp(), at)
+    return at + FIRST_S
+
+
+def _entry(cert: x509.Certificate, kind: Kind, proven: Proven, identity: str, now: datetime, reason: str) -> Issued:
+    return Issued(
+        serial=f"{cert.serial_number:x}",
+        kind=kind,
+        node=proven.node,
+        identity=identity,
+        key_sha256=bytes.fromhex(key_fingerprint(cert.public_key())),
+        issued=now.astimezone(UTC).replace(microsecond=0),
+        not_after=cert.not_valid_after_utc,
+        reason=reason,
+        credential=proven.credential,
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _tag(bundle: str) -> str:
+    return hashlib.sha256(bundle.encode()).hexdigest()[:32]
+
+
+@functools.lru_cache(maxsize=4096)
+def _block(address: str) -> str:
+    """What one stranger has: an IPv4 address, or a /64."""
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if not isinstance(parsed, IPv6Address):
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ip_network((parsed, 64), strict=False))

@@ -1,0 +1,133 @@
+"""The configuration of `nodeseal ca serve`, in the same YAML and with the same kind of messages as an agent's.
+
+    ca: /etc/nodeseal/ca             # required; made by `nodeseal ca init`; root.key is not needed
+    mesh: /etc/nodeseal/mesh         # required; the mesh state's directory: it says who may have what
+    state: /var/lib/nodeseal/ca      # the service's own keys, what was issued, tokens: back it up
+    listen: [0.0.0.0:15018]          # addresses with their ports; "[::]:15018" for IPv6 too
+    certificate_lifetime: 24h        # of workloads
+    node_lifetime: 24h               # of nodes: one that is away for longer needs a new token
+    retention: 90d                   # how long the store remembers a certificate or a token after its end
+    audit: audit.jsonl               # the audit log; relative to `state`
+    limits:
+      node_rate: 20                  # requests a second of one node, in the long run
+      node_burst: 1000               # at once, after it was quiet
+      stranger_rate: 20              # attempts a second from one address that prove nothing
+      stranger_burst: 200
+      waiting: 20000                 # requests that wait to be signed
+      connections: 4096              # at once
+
+Relative paths are relative to the file's own directory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from nodeseal.authority.errors import AuthorityError
+from nodeseal.authority.service import Lifetimes, Limits
+from nodeseal.contracts.authority import DEFAULT_PORT
+from nodeseal.documents.document import Node, shown
+from nodeseal.documents.durations import read_duration
+from nodeseal.documents.exclude import read_items
+from nodeseal.documents.schema import Fields, Problems, open_document, read_text
+from nodeseal.mesh.address import AddressError, ApplicationAddress
+
+DEFAULT_CONFIG = Path("/etc/nodeseal/ca.yaml")
+DEFAULT_STATE = "/var/lib/nodeseal/ca"
+
+_PATH = "a path"
+_LISTEN = f"an address with a port, such as 0.0.0.0:{DEFAULT_PORT} or [::]:{DEFAULT_PORT}"
+_MINUTE, _YEAR = timedelta(minutes=1), timedelta(days=365)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceConfig:
+    """See the module's text."""
+
+    ca: Path
+    mesh: Path
+    state: Path
+    listen: tuple[ApplicationAddress, ...]
+    lifetimes: Lifetimes
+    retention: timedelta
+    audit: Path
+    limits: Limits
+
+
+def load(path: Path) -> ServiceConfig:
+    """Raises AuthorityError with every problem, one a line."""
+    problems = Problems(str(path))
+    fields = open_document(path, problems)
+    if fields is None:
+        raise _error(problems)
+    base = path.absolute().parent
+    state = base / fields.text("state", DEFAULT_STATE, expected=_PATH)
+    config = ServiceConfig(
+        ca=base / fields.text("ca", expected=_PATH),
+        mesh=base / fields.text("mesh", expected=_PATH),
+        state=state,
+        listen=_listen(fields),
+        lifetimes=Lifetimes(
+            read_duration(fields, "certificate_lifetime", "24h", _MINUTE, _YEAR),
+            read_duration(fields, "node_lifetime", "24h", _MINUTE, _YEAR),
+        ),
+        retention=read_duration(fields, "retention", "90d", timedelta(0), 20 * _YEAR),
+        audit=state / fields.text("audit", "audit.jsonl", expected=_PATH),
+        limits=_limits(fields),
+    )
+    fields.close()
+    if problems.found:
+        raise _error(problems)
+    return config
+
+
+def _listen(fields: Fields) -> tuple[ApplicationAddress, ...]:
+    expected = f"a list of addresses, each {_LISTEN}"
+    before = fields.problems.count
+    found = read_items(fields, "listen", expected, _read_listen)
+    if found or fields.problems.count != before:
+        return found
+    if fields.has("listen"):
+        fields.problems.add(fields.line_of("listen"), "listen", expected, "none")
+    return (ApplicationAddress(IPv4Address(0), DEFAULT_PORT),)
+
+
+def _read_listen(problems: Problems, node: Node, field: str) -> ApplicationAddress | None:
+    text = read_text(problems, node, field, _LISTEN)
+    if not text:
+        return None
+    try:
+        return ApplicationAddress.parse(text)
+    except AddressError:
+        problems.add(node.line, field, _LISTEN, shown(text))
+        return None
+
+
+def _limits(fields: Fields) -> Limits:
+    usual = Limits()
+    node = fields.node("limits", "a mapping", required=False)
+    if node is None:
+        return usual
+    inner = Fields(fields.problems, node, fields.at("limits"))
+    most = 1_000_000
+
+    def number(name: str, default: float) -> int:
+        return inner.integer(name, int(default), 1, most, f"a number from 1 to {most:,}")
+
+    limits = Limits(
+        rate=number("node_rate", usual.rate),
+        burst=number("node_burst", usual.burst),
+        strangers_rate=number("stranger_rate", usual.strangers_rate),
+        strangers_burst=number("stranger_burst", usual.strangers_burst),
+        waiting=number("waiting", usual.waiting),
+        connections=number("connections", usual.connections),
+    )
+    inner.close()
+    return limits
+
+
+def _error(problems: Problems) -> AuthorityError:
+    return AuthorityError("\n".join(str(problem) for problem in problems.found))

@@ -1,0 +1,179 @@
+"""The certificate service's process: `nodeseal ca serve`. It stands by or issues, until SIGTERM or SIGINT.
+
+Who holds the lock in the state directory has the store and issues. All others that were started for it listen, say that
+they stand by, and take over as soon as the lock is free, which it is when its holder ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import signal
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from nodeseal import __version__
+from nodeseal.authority import service_config, state_keys
+from nodeseal.authority.admission import Residents
+from nodeseal.authority.audit import Audit
+from nodeseal.authority.audit_file import AuditFile
+from nodeseal.authority.errors import AuthorityError
+from nodeseal.authority.ledger import Ledger
+from nodeseal.authority.live_signer import LiveSigner
+from nodeseal.authority.proof import TokenProof
+from nodeseal.authority.recorder import Recorder
+from nodeseal.authority.server import Server
+from nodeseal.authority.service import Queue, Service
+from nodeseal.authority.service_config import ServiceConfig
+from nodeseal.authority.state_keys import StateKeys
+from nodeseal.authority.tls import server_context
+from nodeseal.clock import utc_now
+from nodeseal.contracts.authority import STANDBY, Health
+from nodeseal.daemon.composition import followed
+from nodeseal.linux import hardening
+from nodeseal.linux.lock_file import AlreadyLocked, LockFile
+from nodeseal.sources.source import MeshStateError, Source
+
+log = logging.getLogger("nodeseal.ca")
+
+WRITER_LOCK = "writer.lock"
+
+SIGNERS = 2
+"""Threads: a signature is made outside of the interpreter's lock, and all else is not."""
+
+_TAKE_OVER_S = 0.5
+_REFRESH_S = 5.0
+_SETTLE_S = 1.0
+_PRUNE_S = 3600.0
+
+
+def run(path: Path) -> int:
+    """Serves with a configuration file until it is told to go. Raises AuthorityError."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    config = service_config.load(path)
+    os.umask(0o077)
+    try:
+        hardening.forbid_dumps()
+        hardening.raise_descriptor_limit()
+    except OSError as error:
+        raise AuthorityError(f"cannot prepare the service's process: {error.strerror or error}") from None
+    state_keys.prepare(config.state)
+    signer = LiveSigner(config.ca, utc_now)
+    keys = StateKeys.load(config.state, signer.trust_domain, utc_now())
+    asyncio.run(_run(config, signer, keys))
+    return 0
+
+
+async def _run(config: ServiceConfig, signer: LiveSigner, keys: StateKeys) -> None:
+    loop = asyncio.get_running_loop()
+    standby = Health(state=STANDBY, version=__version__, trust_domain=signer.trust_domain)
+    server = Server(server_context(keys), standby, config.limits.connections)
+    for where in config.listen:
+        try:
+            log.info("listens on %s", server.listen(where))
+        except OSError as error:
+            raise AuthorityError(
+                f"cannot listen on {where}: {error.strerror or error}; correct the setting `listen`"
+            ) from None
+    log.info("the service's key has the SHA-256 %s", keys.pin)
+    work = asyncio.create_task(_serve(config, signer, keys, server))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, work.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await work
+    log.info("the certificate service goes")
+
+
+async def _serve(config: ServiceConfig, signer: LiveSigner, keys: StateKeys, server: Server) -> None:
+    """Until it is cancelled. Raises AuthorityError when it cannot begin."""
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(server.stop)
+        lock = await _become_writer(config.state)
+        stack.callback(lock.release)
+        try:
+            audit_file = AuditFile(config.audit)
+        except OSError as error:
+            raise AuthorityError(
+                f"cannot write the audit log {config.audit}: {error.strerror or error}; correct the setting `audit`"
+            ) from None
+        stack.callback(audit_file.close)
+        audit = Audit(audit_file, utc_now, time.monotonic)
+        stack.callback(audit.settle, all_of_them=True)
+        recorder = Recorder(utc_now)
+        await recorder.open(config.state)
+        stack.push_async_callback(recorder.close)
+        queue = Queue(SIGNERS, config.limits.waiting)
+        stack.push_async_callback(queue.close)
+        service = Service(
+            signer, keys.nodes, recorder, [TokenProof(recorder, utc_now)], audit, queue,
+            limits=config.limits, lifetimes=config.lifetimes, now=utc_now, clock=time.monotonic,
+        )  # fmt: skip
+        # What was begun is answered before anything that it needs is closed.
+        stack.push_async_callback(server.stop)
+        server.service = service
+        log.info("issues from now on, pid %d", os.getpid())
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_follow(followed(config.mesh), service))
+            group.create_task(_watch(signer, audit, audit_file, service))
+            group.create_task(_prune(recorder, config.retention))
+
+
+async def _become_writer(state: Path) -> LockFile:
+    """Waits as long as another process has the store."""
+    told = False
+    while True:
+        try:
+            return LockFile(state / WRITER_LOCK)
+        except AlreadyLocked as error:
+            if not told:
+                log.info("stands by: the process %s has the store in %s", error.pid, state)
+                told = True
+        except OSError as error:
+            raise AuthorityError(f"cannot use {state}: {error.strerror or error}; correct its owner") from None
+        await asyncio.sleep(_TAKE_OVER_S)
+
+
+async def _follow(source: Source, service: Service) -> None:
+    """Has the service decide by the present mesh state. One that is wrong leaves the last good one."""
+    async for item in source.changes():
+        if isinstance(item, MeshStateError):
+            if item.used:
+                continue  # nothing that decides here
+            log.warning("%s", item)
+            service.problems["mesh"] = f"the mesh state {source.describe()}: {str(item).splitlines()[0]}"
+        else:
+            service.residents = await asyncio.to_thread(Residents.of, item)
+            service.problems.pop("mesh", None)
+
+
+async def _watch(signer: LiveSigner, audit: Audit, audit_file: AuditFile, service: Service) -> None:
+    """Looks at what changes by itself: the CA directory, the audit log."""
+    while True:
+        why = signer.why
+        await service.refresh()
+        if signer.why not in (None, why):
+            log.warning("the CA directory %s is not used as it is: %s", signer.directory, signer.why)
+        for _ in range(round(_REFRESH_S / _SETTLE_S)):
+            audit.settle()
+            if audit_file.failure is not None:
+                service.problems["audit"] = audit_file.failure
+            else:
+                service.problems.pop("audit", None)
+            await asyncio.sleep(_SETTLE_S)
+
+
+async def _prune(recorder: Recorder, retention: timedelta) -> None:
+    """Forgets what ended long ago, a little at a time."""
+    while True:
+        before = utc_now() - retention
+        try:
+            while await recorder.ask(functools.partial(Ledger.prune, before=before)):
+                pass
+        except AuthorityError as error:
+            log.error("%s", error)
+        await asyncio.sleep(_PRUNE_S)
