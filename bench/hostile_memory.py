@@ -185,7 +185,7 @@ def _site(directory: Path, limit: int) -> Iterator[_Site]:
         core.add(1, victim, TRUST_DOMAIN, {LISTEN_HBONE: listener.fileno()})
         identity = victim.identity(TRUST_DOMAIN)
         svid = issue_svid(signer, identity)
-        core.ask(CoreClient.trust_bundle, TRUST_DOMAIN, signer.bundle_pem)
+        core.ask(CoreClient.trust_bundles, TRUST_DOMAIN, {TRUST_DOMAIN: signer.bundle_pem})
         core.ask(
             CoreClient.workload_credentials,
             1,

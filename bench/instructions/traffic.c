@@ -354,7 +354,8 @@ static void core_new(void)
     core_events_listen(traffic.core, traffic.load->watched);
     core_epoch(traffic.core, 1);
     char *bundle = certificate_chain_pem(&authority.root, NULL);
-    if (core_trust(traffic.core, bundle, error, sizeof(error)) != 0)
+    const struct ns_bundle own = {options.trust_domain, bundle};
+    if (core_trust(traffic.core, &own, 1, error, sizeof(error)) != 0)
         kernel_fail(error);
     free(bundle);
     workload_new(&authority, CLIENT_KEY, CLIENT_IP, CLIENT_IDENTITY, NS_LISTEN_OUTBOUND, PORT);

@@ -163,6 +163,10 @@ struct ns_connection {
     char peer[512];
     /* mTLS: protocol and cipher suite as negotiated, "TLSv1.3 TLS_AES_128_GCM_SHA256". */
     char tls[64];
+    /* mTLS: the group of the key exchange, "X25519MLKEM768". */
+    char group[24];
+    /* mTLS: by which the peer has signed the handshake, "ecdsa_secp256r1_sha256". */
+    char signature[32];
     /* Open plaintext: why; closed or failing: what ended it. */
     char reason[96];
 };
@@ -239,6 +243,12 @@ struct ns_refusal {
     /* Streams: the peer's verified SPIFFE id. */
     char peer[512];
     char reason[96];
+    /* Handshakes: what the certificate that was refused says of whom it is for: the peer's, unverified, or,
+     * where the peer has refused it, the workload's own. "": no certificate was, or it does not say. */
+    char presented[192];
+    /* Handshakes: what the peer's certificate should have said, where it says something else: a SPIFFE id,
+     * or a trust domain. */
+    char expected[192];
 };
 
 enum ns_event_kind {
@@ -352,14 +362,31 @@ int core_workload_add(struct core *core, uint64_t workload, int netns_fd, const 
  */
 int core_workload_limits(struct core *core, uint64_t workload, const struct ns_limits *limits, char *error,
                          size_t error_size);
-/* The anchors (PEM) by which all workloads verify their peers from now on; without this call they trust
- * nobody. Running tunnels go on; tunnels that workloads opened take no new streams. Nothing changes when it
- * fails. */
-int core_trust(struct core *core, const char *bundle_pem, char *error, size_t error_size);
+/* The trust anchors of one trust domain. */
+struct ns_bundle {
+    const char *trust_domain;
+    /* Certificates in PEM form, at least one. */
+    const char *pem;
+};
+
+/* The trust domains that peers of all workloads may be of from now on, and the anchors by which each one's
+ * are verified; without this call they trust nobody. Running tunnels go on; tunnels that workloads opened
+ * take no new streams. Nothing changes when it fails. */
+int core_trust(struct core *core, const struct ns_bundle *bundles, size_t count, char *error,
+               size_t error_size);
+/* What is revoked from now on: digests of 16 bytes each (cext/src/wire/revoked.h), and those of them that are
+ * not any more; `whole`: nothing else is revoked. Handshakes refuse it, and what runs with it is cut. One
+ * caller at a time. Returns how many are revoked. */
+size_t core_revoke(struct core *core, const uint8_t *revoked, size_t revoked_count, const uint8_t *restored,
+                   size_t restored_count, int whole);
 /* New credentials: certificate chain (leaf first) and private key, both PEM. Running tunnels keep theirs;
  * tunnels this workload opened take no new streams. Nothing changes when it fails. */
 int core_workload_credentials(struct core *core, uint64_t workload, const char *chain_pem,
                               const char *key_pem, char *error, size_t error_size);
+/* The same with the key in a file, PEM or DER, which is read from its beginning and stays the caller's; what
+ * was read is wiped. */
+int core_workload_credentials_from(struct core *core, uint64_t workload, const char *chain_pem, int key_fd,
+                                   char *error, size_t error_size);
 /* Listens on fd (duplicated, made non-blocking); one per role. What is accepted inherits its options:
  * TCP_NODELAY should be set on it, and keepalive on that of NS_LISTEN_INBOUND. */
 int core_workload_listen(struct core *core, uint64_t workload, int role, int fd, char *error,

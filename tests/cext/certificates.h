@@ -1,7 +1,7 @@
 /*
  * certificates.h: a certificate authority in memory, for good certificates and for every kind of bad one.
  *
- * Keys are P-256. Texts that are returned are the caller's to free.
+ * Keys are P-256 unless another is wished for. Texts that are returned are the caller's to free.
  */
 #ifndef NS_CERTIFICATES_H
 #define NS_CERTIFICATES_H
@@ -28,6 +28,8 @@ struct certificate_wish {
     const char *key_usage;   /* same */
     void (*tamper)(X509 *);  /* called before it is signed; NULL: nothing */
     long begins, ends;       /* seconds from now; both 0: an hour ago until in an hour */
+    const char *key;         /* "P-384", "ED25519", "RSA" or "RSA-1024"; NULL: "P-256" */
+    const char *hash;        /* that it is signed with; NULL: SHA-256 */
 };
 
 /* "": nothing is added. */
@@ -71,12 +73,29 @@ static inline void certificate_add_names(X509 *x509, const struct certificate_wi
     GENERAL_NAMES_free(names);
 }
 
+static inline EVP_PKEY *certificate_key_new(const char *kind)
+{
+    if (kind == NULL)
+        return EVP_EC_gen("P-256");
+    if (strncmp(kind, "RSA", 3) == 0)
+        return EVP_RSA_gen(strcmp(kind, "RSA") == 0 ? 2048 : 1024);
+    return kind[0] == 'P' ? EVP_EC_gen(kind) : EVP_PKEY_Q_keygen(NULL, NULL, kind);
+}
+
+/* Ed25519 has a hash of its own. */
+static inline const EVP_MD *certificate_hash(const EVP_PKEY *signer, const struct certificate_wish *wish)
+{
+    if (EVP_PKEY_is_a(signer, "ED25519"))
+        return NULL;
+    return EVP_get_digestbyname(wish->hash == NULL ? "SHA256" : wish->hash);
+}
+
 /* `issuer` NULL: self-signed. */
 static inline struct certificate certificate_new(const struct certificate *issuer,
                                                  const struct certificate_wish *wish)
 {
     static long serial;
-    struct certificate made = {X509_new(), EVP_EC_gen("P-256")};
+    struct certificate made = {X509_new(), certificate_key_new(wish->key)};
     CHECK(made.x509 != NULL && made.key != NULL);
     const struct certificate *signer = issuer == NULL ? &made : issuer;
     int timed = wish->begins != 0 || wish->ends != 0;
@@ -106,7 +125,7 @@ static inline struct certificate certificate_new(const struct certificate *issue
     certificate_add_names(made.x509, wish);
     if (wish->tamper != NULL)
         wish->tamper(made.x509);
-    CHECK(X509_sign(made.x509, signer->key, EVP_sha256()) > 0);
+    CHECK(X509_sign(made.x509, signer->key, certificate_hash(signer->key, wish)) > 0);
     return made;
 }
 

@@ -83,8 +83,9 @@ void lab_credentials(struct lab *lab, uint64_t key, const char *identity)
 void lab_trust(struct lab *lab, const struct authority *authority)
 {
     char *bundle = certificate_chain_pem(&authority->root, NULL);
+    const struct ns_bundle own = {DOMAIN, bundle};
     char error[NS_REASON_MAX] = "";
-    CHECK_EQUAL(core_trust(lab->core, bundle, error, sizeof(error)), 0);
+    CHECK_EQUAL(core_trust(lab->core, &own, 1, error, sizeof(error)), 0);
     free(bundle);
 }
 

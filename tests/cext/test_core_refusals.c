@@ -176,12 +176,17 @@ TEST(a_peer_that_was_dialled_and_refused_is_a_refusal_of_both_ends)
     CHECK_EQUAL(rows[0].kind, NS_REFUSED_HANDSHAKE);
     CHECK_EQUAL(rows[0].direction, NS_OUTBOUND);
     CHECK_TEXT(rows[0].reason, "peer has another identity than expected");
+    CHECK_TEXT(rows[0].presented, PIPELINE);
+    CHECK_TEXT(rows[0].expected, SIEM);
     struct ns_address peer = mapped(local_of(lab->hbone));
     CHECK(address_same_ip(&rows[0].destination, &peer));
     CHECK_EQUAL(rows[0].destination.port, NS_HBONE_PORT);
     CHECK_EQUAL(refusals_of(lab, PIPELINE_KEY, rows), 1);
     CHECK_EQUAL(rows[0].direction, NS_INBOUND);
-    CHECK_TEXT(rows[0].reason, "peer refused the handshake");
+    CHECK_TEXT(rows[0].reason,
+               "peer refused this workload's certificate: broken, or of another than it expected");
+    CHECK_TEXT(rows[0].presented, PIPELINE);
+    CHECK_TEXT(rows[0].expected, "");
     CHECK_EQUAL(connections_of(lab, SHIPPER_KEY), 1); /* whose reason is the same */
     lab_free(lab);
 }

@@ -648,7 +648,7 @@ TEST(other_alerts_fail_in_plain_words_whatever_their_level)
         const char *content, *name;
     } CASES[] = {
         {"\2\x74", "peer wants a certificate"},
-        {"\1\x2a", "peer refused this workload's certificate"},
+        {"\1\x2a", "peer refused this workload's certificate: broken, or of another than it expected"},
         {"\0\x30", "peer refused this workload's certificate: it does not trust its CA"},
         {"\2\xff", "peer ended TLS with an alert"},
     };

@@ -11,79 +11,11 @@
 #include "check.h"
 #include "wire/names.h"
 #include "noise.h"
+#include "tls_pair.h"
 #include "wire/tls.h"
 
-#define DOMAIN "example.org"
 #define SHIPPER "spiffe://example.org/ns/default/sa/shipper"
 #define PIPELINE "spiffe://example.org/ns/default/sa/pipeline"
-
-enum { ROOM = 262144 };
-
-/* ---- two ends ---- */
-
-struct end {
-    struct tls tls;
-    struct tls_sink sink;
-    enum tls_result result;
-};
-
-static void end_init(struct end *end, enum tls_role role, const struct tls_credentials *credentials,
-                     const char *expected)
-{
-    memset(end, 0, sizeof(*end));
-    end->result = TLS_WANT;
-    end->sink.bytes = malloc(ROOM);
-    end->sink.capacity = ROOM;
-    CHECK_EQUAL(tls_init(&end->tls, role, credentials, DOMAIN, expected), 0);
-}
-
-static void end_dispose(struct end *end)
-{
-    tls_dispose(&end->tls);
-    free(end->sink.bytes);
-}
-
-/* Hands `from`'s bytes over. One that is done only has an alert to read. */
-static void end_deliver(struct end *from, struct end *to)
-{
-    uint8_t plain[64];
-    size_t got;
-    size_t length = from->sink.length;
-    uint8_t *bytes = malloc(length + 1);
-    CHECK(bytes != NULL);
-    memcpy(bytes, from->sink.bytes, length);
-    from->sink.length = 0;
-    tls_feed(&to->tls, bytes, length);
-    if (to->result == TLS_WANT)
-        to->result = tls_handshake(&to->tls, &to->sink);
-    else if (to->result == TLS_OK && length > 0 &&
-             tls_read(&to->tls, &to->sink, plain, sizeof(plain), &got) == TLS_FAILED)
-        to->result = TLS_FAILED;
-    free(bytes);
-}
-
-struct pair {
-    struct end client, server;
-};
-
-static void pair_run(struct pair *pair, const struct tls_credentials *client,
-                     const struct tls_credentials *server, const char *expected)
-{
-    end_init(&pair->client, TLS_CLIENT, client, expected);
-    end_init(&pair->server, TLS_SERVER, server, NULL);
-    tls_feed(&pair->client.tls, NULL, 0);
-    pair->client.result = tls_handshake(&pair->client.tls, &pair->client.sink);
-    while (pair->client.sink.length > 0 || pair->server.sink.length > 0) {
-        end_deliver(&pair->client, &pair->server);
-        end_deliver(&pair->server, &pair->client);
-    }
-}
-
-static void pair_dispose(struct pair *pair)
-{
-    end_dispose(&pair->client);
-    end_dispose(&pair->server);
-}
 
 /* ---- what is shown ---- */
 
@@ -126,8 +58,8 @@ static void outcome(const struct authority *authority, const struct certificate_
     CHECK_EQUAL(judging->result, judging->result == TLS_OK ? TLS_OK : TLS_FAILED);
     snprintf(said, NS_REASON_MAX, "%s", judging->tls.error);
     pair_dispose(&pair);
-    tls_credentials_dispose(&judge);
-    tls_credentials_dispose(&peer);
+    credentials_dispose(&judge);
+    credentials_dispose(&peer);
     certificate_dispose(&proper);
     certificate_dispose(&shown);
     authority_dispose(&of_judge);
@@ -679,6 +611,80 @@ TEST(name_constraints_are_kept)
     check_signer(&wish, "peer certificate has a name that its CA's name constraints do not allow");
 }
 
+/* ---- keys and signatures ---- */
+
+TEST(every_kind_of_key_that_issuers_make_is_taken_on_all_levels)
+{
+    static const char *const KEYS[] = {NULL, "P-384", "ED25519", "RSA"};
+    for (size_t i = 0; i < sizeof(KEYS) / sizeof(KEYS[0]); i++) {
+        struct certificate_wish signer = {.authority = 1, .key = KEYS[i]};
+        struct certificate_wish leaf = {.uris = {SHIPPER}, .key = KEYS[i]};
+        struct authority authority;
+        authority.root = certificate_new(NULL, &signer);
+        authority.intermediate = certificate_new(&authority.root, &signer);
+        check_said(&authority, &leaf, "", "");
+        authority_dispose(&authority);
+    }
+}
+
+/* What a server that keeps the rules says of a client that shows such a leaf and keeps none: our own ends
+ * would not load it. */
+static void check_weak(const struct authority *authority, const struct certificate_wish *wish,
+                       const char *said)
+{
+    struct certificate_wish good = {.uris = {PIPELINE}};
+    struct authority of_judge = authority_new();
+    struct certificate proper = certificate_new(&of_judge.intermediate, &good);
+    struct certificate weak = certificate_new(&authority->intermediate, wish);
+    struct tls_credentials judge = credentials_of(&of_judge, &proper, &authority->root);
+    struct tls_credentials peer = {.context = SSL_CTX_new(TLS_method())};
+    SSL_CTX_set_security_level(peer.context, 0);
+    SSL_CTX_set_alpn_protos(peer.context, (const unsigned char *)"\2h2", 3);
+    CHECK_EQUAL(SSL_CTX_use_certificate(peer.context, weak.x509), 1);
+    CHECK_EQUAL(SSL_CTX_add1_chain_cert(peer.context, authority->intermediate.x509), 1);
+    CHECK_EQUAL(SSL_CTX_use_PrivateKey(peer.context, weak.key), 1);
+    struct pair pair;
+    pair_run(&pair, &peer, &judge, PIPELINE);
+    CHECK_TEXT(pair.server.tls.error, said);
+    CHECK_TEXT(pair.server.tls.peer, said[0] == 0 ? SHIPPER : "");
+    pair_dispose(&pair);
+    SSL_CTX_free(peer.context);
+    credentials_dispose(&judge);
+    certificate_dispose(&proper);
+    certificate_dispose(&weak);
+    authority_dispose(&of_judge);
+}
+
+TEST(weak_keys_and_signatures_are_refused)
+{
+    static const char WEAK[] = "peer certificate, or one that it is verified by, has a weak key or signature";
+    static const struct {
+        const char *root_key, *root_hash, *signer_key, *signer_hash, *leaf_key, *leaf_hash;
+        const char *said;
+    } CASES[] = {
+        {NULL, NULL, NULL, NULL, NULL, NULL, ""},
+        {"RSA-1024", NULL, NULL, NULL, NULL, NULL, WEAK},
+        {NULL, NULL, "RSA-1024", NULL, NULL, NULL, WEAK},
+        {NULL, NULL, NULL, NULL, "RSA-1024", NULL, WEAK},
+        {NULL, NULL, NULL, "SHA1", NULL, NULL, WEAK},
+        {NULL, NULL, NULL, NULL, NULL, "SHA1", WEAK},
+        {NULL, NULL, "RSA", NULL, NULL, "MD5", WEAK},
+        {NULL, "SHA1", NULL, NULL, NULL, NULL, ""}, /* nobody verifies how an anchor signs itself */
+    };
+    for (size_t i = 0; i < sizeof(CASES) / sizeof(CASES[0]); i++) {
+        struct certificate_wish root = {.authority = 1, .key = CASES[i].root_key, .hash = CASES[i].root_hash};
+        struct certificate_wish signer = {
+            .authority = 1, .key = CASES[i].signer_key, .hash = CASES[i].signer_hash};
+        struct certificate_wish leaf = {
+            .uris = {SHIPPER}, .key = CASES[i].leaf_key, .hash = CASES[i].leaf_hash};
+        struct authority authority;
+        authority.root = certificate_new(NULL, &root);
+        authority.intermediate = certificate_new(&authority.root, &signer);
+        check_weak(&authority, &leaf, CASES[i].said);
+        authority_dispose(&authority);
+    }
+}
+
 TEST(a_trust_anchor_is_no_leaf)
 {
     struct certificate_wish wish = {.uris = {SHIPPER}};
@@ -699,7 +705,7 @@ TEST(a_trust_anchor_is_no_leaf)
     CHECK_TEXT(pair.server.tls.error, "peer certificate is not signed by a CA");
     pair_dispose(&pair);
     for (int i = 0; i < 2; i++) {
-        tls_credentials_dispose(&credentials[i]);
+        credentials_dispose(&credentials[i]);
         free(chains[i]);
         free(keys[i]);
     }

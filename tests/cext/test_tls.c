@@ -190,8 +190,8 @@ static void mesh_init(struct mesh *mesh)
 
 static void mesh_dispose(struct mesh *mesh)
 {
-    tls_credentials_dispose(&mesh->shipper);
-    tls_credentials_dispose(&mesh->pipeline);
+    credentials_dispose(&mesh->shipper);
+    credentials_dispose(&mesh->pipeline);
     authority_dispose(&mesh->authority);
 }
 
@@ -234,9 +234,13 @@ TEST(handshake_shows_each_side_the_others_identity)
     mesh_connect(&mesh, SINK);
     CHECK_TEXT(mesh.pair.client.tls.peer, PIPELINE);
     CHECK_TEXT(mesh.pair.server.tls.peer, SHIPPER);
-    char text[64];
-    tls_describe(&mesh.pair.client.tls, text, sizeof(text));
-    CHECK_TEXT(text, "TLSv1.3 TLS_AES_128_GCM_SHA256");
+    for (int i = 0; i < 2; i++) {
+        const struct tls_facts *facts = &(i == 0 ? &mesh.pair.client : &mesh.pair.server)->tls.facts;
+        CHECK_TEXT(facts->suite, "TLSv1.3 TLS_AES_128_GCM_SHA256");
+        CHECK_CASE(strcmp(facts->group, "x25519") == 0 || strcmp(facts->group, "X25519MLKEM768") == 0, "%s",
+                   facts->group);
+        CHECK_TEXT(facts->signature, "ecdsa_secp256r1_sha256");
+    }
     pair_dispose(&mesh.pair);
     mesh_dispose(&mesh);
 }
@@ -270,7 +274,7 @@ TEST(handshake_works_in_a_library_context_of_its_own)
     CHECK(!pair.client.handshaking && !pair.server.handshaking);
     CHECK_TEXT(pair.server.tls.peer, SHIPPER);
     pair_dispose(&pair);
-    tls_credentials_dispose(&credentials);
+    credentials_dispose(&credentials);
     OSSL_LIB_CTX_free(libctx);
     free(chain);
     free(key);
@@ -363,8 +367,8 @@ TEST(new_credentials_leave_running_sessions_alone)
     struct mesh mesh;
     mesh_init(&mesh);
     mesh_connect(&mesh, SINK);
-    tls_credentials_dispose(&mesh.shipper);
-    tls_credentials_dispose(&mesh.pipeline);
+    credentials_dispose(&mesh.shipper);
+    credentials_dispose(&mesh.pipeline);
     transfer(&mesh.pair.client, &mesh.pair.server, 1, 100000, 100000, SINK);
     transfer(&mesh.pair.server, &mesh.pair.client, 2, 100000, 100000, SINK);
     pair_dispose(&mesh.pair);
@@ -416,7 +420,7 @@ TEST(client_without_certificate_is_refused)
     SSL_CTX_set_alpn_protos(bare.context, (const unsigned char *)"\2h2", 3);
     check_client_refused(&mesh, &bare, "peer shows no certificate");
     CHECK_TEXT(mesh.pair.server.tls.peer, "");
-    tls_credentials_dispose(&bare);
+    credentials_dispose(&bare);
     mesh_dispose(&mesh);
 }
 
@@ -438,7 +442,7 @@ TEST(client_of_another_authority_is_refused)
     free(chain);
     free(key);
     free(bundle);
-    tls_credentials_dispose(&client);
+    credentials_dispose(&client);
     certificate_dispose(&leaf);
     authority_dispose(&other);
     mesh_dispose(&mesh);
@@ -453,13 +457,13 @@ TEST(anchors_count_from_the_moment_that_they_come)
     const struct authority *trusted[] = {&other, &mesh.authority, &other};
     for (int i = 0; i < 3; i++) {
         char *bundle = certificate_chain_pem(&trusted[i]->root, NULL);
+        const struct ns_bundle own = {DOMAIN, bundle};
         char error[NS_REASON_MAX] = "";
-        struct tls_trust trust;
-        CHECK_EQUAL(tls_trust_init(&trust, NULL, bundle, error, sizeof(error)), 0);
+        struct bundles *bundles = bundles_new(NULL, &own, 1, error, sizeof(error));
+        CHECK_TEXT(error, "");
         pair_begin(&mesh.pair, &mesh.shipper, &mesh.pipeline, PIPELINE);
         deliver(&mesh.pair.client, &mesh.pair.server, SINK); /* the hello */
-        tls_credentials_trust(&mesh.pipeline, &trust);
-        tls_trust_dispose(&trust);
+        trust_set(mesh.pipeline.trust, bundles);
         free(bundle);
         exchange(&mesh.pair, SINK);
         CHECK_TEXT(mesh.pair.server.tls.peer, i == 1 ? SHIPPER : "");
@@ -481,15 +485,15 @@ TEST(credentials_without_anchors_trust_nobody)
     char *key = certificate_key_pem(&leaf);
     char error[NS_REASON_MAX] = "";
     struct tls_credentials alone;
-    struct tls_trust none = {NULL};
-    CHECK_EQUAL(tls_credentials_init(&alone, NULL, chain, key, error, sizeof(error)), 0);
-    tls_credentials_trust(&alone, &none);
+    CHECK_EQUAL(
+        tls_credentials_init(&alone, NULL, trust_new(NULL, NULL), chain, key_of(key), error, sizeof(error)),
+        0);
     pair_begin(&mesh.pair, &mesh.shipper, &alone, PIPELINE);
     exchange(&mesh.pair, SINK);
     CHECK_TEXT(mesh.pair.server.tls.peer, "");
     CHECK_TEXT(mesh.pair.server.tls.error, "peer certificate is of a CA that is not trusted here");
     pair_dispose(&mesh.pair);
-    tls_credentials_dispose(&alone);
+    credentials_dispose(&alone);
     free(chain);
     free(key);
     certificate_dispose(&leaf);
@@ -521,7 +525,7 @@ TEST(certificate_signed_by_a_leaf_is_refused)
     free(whole);
     free(key);
     free(bundle);
-    tls_credentials_dispose(&client);
+    credentials_dispose(&client);
     certificate_dispose(&forged);
     certificate_dispose(&leaf);
     mesh_dispose(&mesh);
@@ -546,7 +550,7 @@ TEST(client_that_does_not_hold_the_certificates_key_is_refused)
     mesh_init(&mesh);
     struct tls_credentials thief = credentials_stolen(&mesh);
     check_client_refused(&mesh, &thief, "signature"); /* "bad signature", or "provider signature failure" */
-    tls_credentials_dispose(&thief);
+    credentials_dispose(&thief);
     mesh_dispose(&mesh);
 }
 
@@ -557,7 +561,7 @@ TEST(no_peer_is_named_before_it_proved_that_it_holds_the_key)
     struct tls_credentials thief = credentials_stolen(&mesh);
     check_client_refused(&mesh, &thief, "signature");
     CHECK_TEXT(mesh.pair.server.tls.peer, "");
-    tls_credentials_dispose(&thief);
+    credentials_dispose(&thief);
     mesh_dispose(&mesh);
 }
 
@@ -587,7 +591,7 @@ TEST(server_of_another_authority_is_refused)
     struct authority other = authority_new();
     struct tls_credentials server = credentials_of(&other, PIPELINE);
     check_server_refused(&mesh, &server, PIPELINE, "peer certificate is of a CA that is not trusted here");
-    tls_credentials_dispose(&server);
+    credentials_dispose(&server);
     authority_dispose(&other);
     mesh_dispose(&mesh);
 }
@@ -599,7 +603,7 @@ TEST(server_of_another_trust_domain_is_refused_even_if_expected)
     mesh_init(&mesh);
     struct tls_credentials server = credentials_of(&mesh.authority, FOREIGN);
     check_server_refused(&mesh, &server, FOREIGN, "another trust domain");
-    tls_credentials_dispose(&server);
+    credentials_dispose(&server);
     mesh_dispose(&mesh);
 }
 
@@ -610,7 +614,7 @@ TEST(expired_server_is_refused)
     struct certificate_wish wish = {.uris = {PIPELINE}, .begins = -7200, .ends = -60};
     struct tls_credentials server = credentials_wished(&mesh.authority, &wish);
     check_server_refused(&mesh, &server, PIPELINE, "has expired");
-    tls_credentials_dispose(&server);
+    credentials_dispose(&server);
     mesh_dispose(&mesh);
 }
 
@@ -682,10 +686,8 @@ TEST(openssls_session_is_freed_when_the_handshake_is_done)
 {
     struct mesh mesh;
     mesh_init(&mesh);
-    char text[64];
     pair_begin(&mesh.pair, &mesh.shipper, &mesh.pipeline, PIPELINE);
-    tls_describe(&mesh.pair.client.tls, text, sizeof(text));
-    CHECK_TEXT(text, "");
+    CHECK_TEXT(mesh.pair.client.tls.facts.suite, "");
     exchange(&mesh.pair, SINK);
     CHECK(mesh.pair.client.tls.ssl == NULL && mesh.pair.server.tls.ssl == NULL);
     CHECK(mesh.pair.client.tls.record.kept == NULL && mesh.pair.server.tls.record.kept == NULL);
@@ -761,9 +763,7 @@ TEST(sessions_with_aes_256_work_both_ways)
     mesh_init(&mesh);
     CHECK_EQUAL(SSL_CTX_set_ciphersuites(mesh.shipper.context, "TLS_AES_256_GCM_SHA384"), 1);
     mesh_connect(&mesh, SINK);
-    char text[64];
-    tls_describe(&mesh.pair.server.tls, text, sizeof(text));
-    CHECK_TEXT(text, "TLSv1.3 TLS_AES_256_GCM_SHA384");
+    CHECK_TEXT(mesh.pair.server.tls.facts.suite, "TLSv1.3 TLS_AES_256_GCM_SHA384");
     transfer(&mesh.pair.client, &mesh.pair.server, 1, 100000, 70000, 999);
     transfer(&mesh.pair.server, &mesh.pair.client, 2, 100000, 70000, 999);
     pair_dispose(&mesh.pair);

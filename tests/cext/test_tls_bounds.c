@@ -58,7 +58,7 @@ static void talk_free(struct talk *talk)
 {
     for (int i = 0; i < 2; i++) {
         tls_dispose(&talk->ends[i]);
-        tls_credentials_dispose(&talk->credentials[i]);
+        credentials_dispose(&talk->credentials[i]);
     }
     authority_dispose(&talk->authority);
     free(talk);

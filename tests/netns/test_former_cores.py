@@ -1,4 +1,4 @@
-"""Cores of the two protocols before this one, out of git: this version's client asks them everything that it asks."""
+"""Cores of the three protocols before this one, out of git: this version's client asks them everything that it asks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ from support.former import build, is_there
 from support.issued import issue
 from support.patience import wait_for
 
-COMMITS = {4: "1008fd92d61c6873226de42afc9d7f68408b281f", 5: "1cdbd50530ca9a52f8ffdff7216087dfb3a07747"}
+COMMITS = {
+    4: "1008fd92d61c6873226de42afc9d7f68408b281f",
+    5: "1cdbd50530ca9a52f8ffdff7216087dfb3a07747",
+    6: "804a03be05cc9222057a050cc6acf6e1bcc9fd52",
+}
 """By protocol: a commit whose core speaks it."""
 
 LIMITS = Limits(connections=5, memory=1 << 20, new_connections=7)
@@ -82,6 +86,9 @@ def test_former_core_is_asked_all_that_it_knows(protocol: int, run_dir: Path, tm
         await client.workload_limits(1, LIMITS)
         pems = {"chain_pem": svid.chain_pem, "key_pem": svid.key.pem(), "bundle_pem": signer.bundle_pem}
         await client.workload_credentials(1, identity, **pems)
+        if protocol >= contract.TRUST_APART_SINCE:
+            await client.trust_bundles("example.org", {"example.org": signer.bundle_pem, "other.org": "not for it"})
+        assert await client.revocations(["0" * 31 + "1"], whole=True) is None
         with socket.create_server(("127.0.0.1", 0)) as listener:
             await client.workload_listen(1, {0: listener.fileno()})
             given = await client.listeners(1)

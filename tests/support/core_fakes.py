@@ -93,13 +93,27 @@ class FakeLib:
     def core_refusals(self, _core: Any, out: Any, capacity: int) -> int:
         return self._rows(self.refused, out, capacity)
 
-    def core_trust(self, _core: Any, bundle: bytes, error: Any, _size: int) -> int:
-        return self._result("core_trust", error, bundle)
+    def core_trust(self, _core: Any, bundles: Any, count: int, error: Any, _size: int) -> int:
+        text = self._ffi.string
+        rows = [bundles[index] for index in range(count)]
+        return self._result("core_trust", error, {text(row.trust_domain): text(row.pem) for row in rows})
+
+    def core_revoke(
+        self, _core: Any, revoked: bytes, count: int, restored: bytes, restored_count: int, whole: bool
+    ) -> int:
+        assert (len(revoked), len(restored)) == (16 * count, 16 * restored_count)
+        self.calls.append(("core_revoke", revoked, restored, whole))
+        return count
 
     def core_workload_credentials(
         self, _core: Any, key: int, chain: bytes, private: bytes, error: Any, _size: int
     ) -> int:
         return self._result("core_workload_credentials", error, key, chain, private)
+
+    def core_workload_credentials_from(
+        self, _core: Any, key: int, chain: bytes, fd: int, error: Any, _size: int
+    ) -> int:
+        return self._result("core_workload_credentials_from", error, key, chain, os.pread(fd, 100, 0))
 
     def core_workload_listen(self, _core: Any, key: int, role: int, fd: int, error: Any, _size: int) -> int:
         os.fstat(fd)

@@ -119,7 +119,7 @@ def test_enrolling_prepares_the_core_then_captures_then_publishes(netns: Path) -
     assert run(netns, story).log == [
         "core.workload_add",
         "core.workload_limits",
-        "core.trust_bundle",
+        "core.trust_bundles",
         "core.workload_credentials",
         "capture.enrol shipper",
         "core.workload_listen",
@@ -568,15 +568,15 @@ def test_changed_trust_anchors_are_given_to_the_core_without_a_certificate(netns
     async def story(world: World) -> None:
         world.wants()
         await world.phase(Phase.ENROLLED)
-        assert world.given("trust_bundle") == [("example.org", "bundle")]
+        assert world.given("trust_bundles") == [("example.org", {"example.org": "bundle"})]
         world.log.clear()
         world.issuer.trust("bundle and another root")
         world.enrolment.wake()
-        await until(lambda: world.log == ["core.trust_bundle"])
-        assert world.given("trust_bundle")[-1] == ("example.org", "bundle and another root")
+        await until(lambda: world.log == ["core.trust_bundles"])
+        assert world.given("trust_bundles")[-1] == ("example.org", {"example.org": "bundle and another root"})
         world.wants(service_account="other")  # a step more: once was enough
         await until(lambda: world.log[-1].startswith("push"))
-        assert len(world.given("trust_bundle")) == len(world.issuer.issued) == 2
+        assert len(world.given("trust_bundles")) == len(world.issuer.issued) == 2
 
     run(netns, story)
 
@@ -588,7 +588,7 @@ def test_certificate_of_a_trust_anchor_that_is_none_any_more_is_replaced_at_once
         world.log.clear()
         world.issuer.bundle = TrustBundle("example.org", "another root", frozenset({"2" * 64}))
         world.enrolment.wake()
-        await until(lambda: world.log == ["core.trust_bundle", "core.workload_credentials"])
+        await until(lambda: world.log == ["core.trust_bundles", "core.workload_credentials"])
         # Though the issuer goes on with the former anchor: once for each change.
         world.enrolment.wake()
         await asyncio.sleep(0.01)
@@ -602,7 +602,7 @@ def test_trust_anchors_that_the_core_does_not_take_are_told_and_given_again(netn
         world.wants()
         await world.phase(Phase.ENROLLED)
         world.issuer.trust("nonsense")
-        world.core.failures["trust_bundle"] = CoreError("the trust bundle cannot be read")
+        world.core.failures["trust_bundles"] = CoreError("the trust bundle cannot be read")
         world.enrolment.wake()
         await until(lambda: world.enrolment.certificate.failure is not None)
         assert world.enrolment.why()[1] == "trust anchors not given to the core: the trust bundle cannot be read"
@@ -610,7 +610,7 @@ def test_trust_anchors_that_the_core_does_not_take_are_told_and_given_again(netn
         world.enrolment._renew_not_before = 0
         world.enrolment.wake()
         await until(lambda: world.enrolment.certificate.failure is None)
-        assert world.given("trust_bundle")[-1] == ("example.org", "nonsense")
+        assert world.given("trust_bundles")[-1] == ("example.org", {"example.org": "nonsense"})
 
     run(netns, story)
 
@@ -623,8 +623,8 @@ def test_new_core_gets_the_trust_anchors_before_credentials(netns: Path) -> None
         world.core.incarnation = 2
         world.enrolment.wake()
         await until(lambda: "moved on" in world.log)
-        given = [line for line in world.log if line in ("core.trust_bundle", "core.workload_credentials")]
-        assert given == ["core.trust_bundle", "core.workload_credentials"]
+        given = [line for line in world.log if line in ("core.trust_bundles", "core.workload_credentials")]
+        assert given == ["core.trust_bundles", "core.workload_credentials"]
 
     run(netns, story)
 
@@ -686,7 +686,7 @@ def test_new_core_gets_the_workload_and_the_kept_listeners(netns: Path) -> None:
     assert run(netns, story).log[:6] == [
         "core.workload_add",
         "core.workload_limits",
-        "core.trust_bundle",
+        "core.trust_bundles",
         "core.workload_credentials",
         "capture.take_listeners default/shipper",
         "core.workload_listen",

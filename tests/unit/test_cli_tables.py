@@ -150,6 +150,8 @@ def connection(**changes: Any) -> NodeConnection:
         "mtls": True,
         "peer": "spiffe://example.org/ns/default/sa/pipeline",
         "tls": "TLSv1.3 TLS_AES_128_GCM_SHA256",
+        "group": "X25519MLKEM768",
+        "signature": "ecdsa_secp256r1_sha256",
         "reason": None,
         "bytes_sent": 1234,
         "bytes_received": 104857600,
@@ -332,6 +334,16 @@ def test_connections_of_all_kinds(golden: Golden) -> None:
     golden("connections_mixed.txt", text + "\n")
 
 
+def test_how_connections_under_mutual_tls_are_protected(golden: Golden) -> None:
+    older = connection(group=None, signature=None, age_seconds=8000.0)  # of a core that does not say
+    text = connections.text([*MIXED, older], several_nodes=False, trust_domains=HERE, tls=True)
+    assert fits(text)
+    golden("connections_tls.txt", text + "\n")
+    plain = [row for row in MIXED if not row.mtls]
+    none = connections.text(plain, several_nodes=False, trust_domains=HERE, tls=True)
+    assert none == "no connections under mutual TLS"
+
+
 IPV6 = [
     connection(
         source="[fd77::1:10]:43512", destination="[fd77::2:10]:8080", endpoint="[fd77::2:10]:8080", age_seconds=12.0
@@ -436,7 +448,24 @@ REFUSED = [
         destination="10.77.3.10:15008",
         destination_workload="default/siem",
         reason="peer refused this workload's certificate: it does not trust its CA",
+        presented="spiffe://example.org/ns/default/sa/shipper",
         last_seconds=30.0,
+    ),
+    refusal(
+        source="10.77.2.12",
+        reason="peer is of another trust domain",
+        presented="spiffe://other.example/ns/default/sa/stranger",
+        expected="example.org",
+        last_seconds=7400.0,
+    ),
+    refusal(
+        direction="outbound",
+        source="10.77.1.10",
+        destination="10.77.3.10:15008",
+        reason="peer has another identity than expected",
+        presented="spiffe://example.org/ns/default/sa/siem",
+        expected="spiffe://example.org/ns/default/sa/pipeline",
+        last_seconds=7500.0,
     ),
 ]
 

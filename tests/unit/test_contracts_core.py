@@ -62,7 +62,7 @@ def covers(ours: object, theirs: object) -> bool:
 
 
 def test_every_operation_of_the_version_before_was_recorded() -> None:
-    since = {"trust_bundle", "refusals", "subscribe", "workload_addresses"}
+    since = {"trust_bundle", "trust_bundles", "revocations", "refusals", "subscribe", "workload_addresses"}
     assert {one.operation for one in GOOD} == set(REQUESTS) - since
 
 

@@ -7,10 +7,12 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import msgspec
 import pytest
@@ -196,25 +198,103 @@ def test_credentials_reach_the_core_and_the_identity_is_remembered(running: Runn
     assert running.client.hello().workloads[0].identity == other
 
 
+def test_a_private_key_reaches_the_core_in_a_descriptor(running: Running) -> None:
+    running.add()
+    with tempfile.TemporaryFile() as key:
+        key.write(b"secret")
+        key.flush()
+        running.client.workload_credentials_from(1, IDENTITY, chain_pem="chain", key_fd=key.fileno())
+    given = calls(running.lib, "core_workload_credentials_from")
+    assert given == [("core_workload_credentials_from", 1, b"chain", b"secret")]
+
+
+@pytest.mark.parametrize("request_", [{"key_fd": True}, {}, {"key_fd": True, "key_pem": "key"}])
+def test_credentials_without_a_key_or_with_two_are_refused(running: Running, request_: dict[str, Any]) -> None:
+    running.add()
+    answer = running.answer(
+        {"op": "workload_credentials", "key": 1, "identity": str(IDENTITY), "chain_pem": "c"} | request_
+    )
+    assert answer == {"ok": False, "error": ANY}
+    assert "needs the private key, in one descriptor or as text" in answer["error"]
+
+
+def trusted(running: Running) -> list[dict[bytes, bytes]]:
+    return [call[1] for call in calls(running.lib, "core_trust")]
+
+
 def test_trust_anchors_reach_the_core_when_they_change(running: Running) -> None:
     for bundle in ("one", "one", "two", "one"):
-        running.client.trust_bundle("example.org", bundle)
-    assert calls(running.lib, "core_trust") == [("core_trust", b"one"), ("core_trust", b"two"), ("core_trust", b"one")]
+        running.client.trust_bundles("example.org", {"example.org": bundle})
+    running.client.trust_bundles("example.org", {"example.org": "one", "partner.example": "three"})
+    own = b"example.org"
+    assert trusted(running) == [
+        {own: b"one"},
+        {own: b"two"},
+        {own: b"one"},
+        {own: b"one", b"partner.example": b"three"},
+    ]
 
 
 def test_trust_anchors_that_were_refused_are_not_taken_for_those_in_force(running: Running) -> None:
     running.lib.refuse["core_trust"] = "the trust bundle cannot be read"
     with pytest.raises(CoreError, match="cannot be read"):
-        running.client.trust_bundle("example.org", "one")
+        running.client.trust_bundles("example.org", {"example.org": "one"})
     running.lib.refuse.clear()
-    running.client.trust_bundle("example.org", "one")
+    running.client.trust_bundles("example.org", {"example.org": "one"})
     assert len(calls(running.lib, "core_trust")) == 2
 
 
-def test_trust_anchors_of_another_trust_domain_are_refused(running: Running) -> None:
-    with pytest.raises(CoreError, match=r"trust anchors of other.org; this core's workloads are of example.org"):
-        running.client.trust_bundle("other.org", "one")
+def test_trust_anchors_without_those_of_the_own_trust_domain_are_refused(running: Running) -> None:
+    with pytest.raises(CoreError, match=r"without those of this core's own trust domain example.org"):
+        running.client.trust_bundles("example.org", {"other.org": "one"})
     assert calls(running.lib, "core_trust") == []
+
+
+@pytest.mark.parametrize(
+    ("domains", "said"),
+    [(["example.org", "example.org"], "that is there twice"), (["example.org", "Other"], "is not 1 to 255 characters")],
+)
+def test_trust_domains_that_cannot_be_are_refused(running: Running, domains: list[str], said: str) -> None:
+    bundles = [{"trust_domain": domain, "bundle_pem": "one"} for domain in domains]
+    answer = running.answer({"op": "trust_bundles", "bundles": bundles})
+    assert not answer["ok"]
+    assert said in answer["error"]
+    assert calls(running.lib, "core_trust") == []
+
+
+def digests(count: int, first: int = 0) -> list[str]:
+    return [f"{number:032x}" for number in range(first, first + count)]
+
+
+def packed(texts: list[str]) -> bytes:
+    return bytes.fromhex("".join(texts))
+
+
+def test_revocations_reach_the_core_at_once_however_many_parts_they_came_in(running: Running) -> None:
+    many, few = digests(2 * contract.REVOCATIONS_PART + 1), digests(3, first=10**6)
+    assert running.client.revocations(many, few, whole=False) == len(many)
+    assert running.client.revocations([], whole=True) == 0
+    assert calls(running.lib, "core_revoke") == [
+        ("core_revoke", packed(many), packed(few), False),
+        ("core_revoke", b"", b"", True),
+    ]
+
+
+def test_a_part_of_revocations_that_is_missing_changes_nothing(running: Running) -> None:
+    part = {"op": "revocations", "last": False, "whole": True, "revoked": digests(1)}
+    assert running.answer(part | {"number": 0})["ok"]
+    answer = running.answer(part | {"number": 2, "last": True})
+    assert "part 2 of the revocations came, part 1 was expected" in answer["error"]
+    assert "part 1 of the revocations came" in running.answer(part | {"number": 1, "last": True})["error"]
+    assert calls(running.lib, "core_revoke") == []
+    assert running.answer(part | {"number": 0, "last": True})["ok"]
+    assert calls(running.lib, "core_revoke") == [("core_revoke", packed(digests(1)), b"", True)]
+
+
+@pytest.mark.parametrize("digest", ["", "0" * 31, "0" * 33, "G" * 32, "0" * 31 + "\n"])
+def test_what_is_no_digest_is_refused(running: Running, digest: str) -> None:
+    answer = running.answer({"op": "revocations", "number": 0, "last": True, "whole": True, "revoked": [digest]})
+    assert not answer["ok"]
 
 
 def test_mesh_is_in_place_before_the_epoch_moves(running: Running) -> None:

@@ -31,7 +31,8 @@ def test_all_rules_are_found() -> None:
 
 
 def test_every_rule_has_its_source_and_tests_that_there_are() -> None:
-    known = names_in("test_svid.c") | names_in("test_tls.c") | names_in("test_tls_bounds.c")
+    programs = ("test_svid.c", "test_tls.c", "test_tls_bounds.c", "test_trust.c", "test_revoked.c")
+    known = {name for program in programs for name in names_in(program)}
     for rule, source, _said, tests in rows():
         named = re.findall(r"`(\w+)`", tests)
         assert source, rule
@@ -51,7 +52,7 @@ def test_every_test_of_a_rule_is_named() -> None:
 def test_what_is_said_is_what_the_core_says() -> None:
     sources = "".join(
         (CHECKOUT / "cext" / "src" / "wire" / name).read_text()
-        for name in ("chain.c", "svid.c", "tls.c", "tls_words.c")
+        for name in ("chain.c", "revoked.c", "svid.c", "tls.c", "tls_words.c")
     )
     for _rule, _source, said, _tests in rows():
         first = re.split(r" \(or: |; of a trust anchor| \.\.\.", said)[0]

@@ -23,9 +23,13 @@ def page() -> str:
     blocks.append(markdown.table(("operation", "answer"), [(f"[`{name}`](#{name})", answer) for name, answer in rows]))
     for one in core.OPERATIONS:
         blocks += [f"### {_heading(one)}", markdown.paragraph(fields.summary(one)), _fields(one)]
+    answers = fields.messages(*ANSWERS)
+    for message in fields.messages(*core.OPERATIONS):
+        if message not in (*core.OPERATIONS, *answers):
+            blocks += markdown.section(message, optional=True)
     blocks.append("## Answers")
     blocks.append("Each has the field `ok` beside those that are listed: `false` in [Refused](#refused), else `true`.")
-    for message in fields.messages(*ANSWERS):
+    for message in answers:
         blocks += markdown.section(message, optional=True, without=("ok",))
     blocks += ["## Events", markdown.docstring(events.__doc__ or "")]
     for message in EVENTS:

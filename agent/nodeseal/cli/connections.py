@@ -19,8 +19,10 @@ from nodeseal.cli.tree import Command
 from nodeseal.contracts.api import REFUSED
 from nodeseal.contracts.connections import ConnectionFilter, Connections, RefusedRow
 from nodeseal.contracts.output import NodeConnection, NodeConnections, NodeRefused
+from nodeseal.contracts.refusal import in_words
 
 _HEADER = ("DIR", "SOURCE", "DESTINATION", "MTLS WITH", "SENT", "RECEIVED", "AGE")
+_TLS_HEADER = ("DIR", "SOURCE", "DESTINATION", "MTLS WITH", "GROUP", "SUITE", "SIGNATURE")
 _REFUSED_HEADER = ("DIR", "REFUSED", "SOURCE", "DESTINATION", "TIMES", "SINCE", "LAST", "WHY")
 _DIRECTIONS = {"outbound": "out", "inbound": "in"}
 
@@ -36,8 +38,14 @@ End = Callable[[str, str | None], str]
 @click.option(
     "--live", is_flag=True, help="Leave out those that were closed in the last minute, and peers that were refused."
 )
+@click.option(
+    "--tls",
+    is_flag=True,
+    help="Show those under mutual TLS, with how each is protected instead of what it carried: the group of the key "
+    "exchange, the cipher suite, and how the peer has signed.",
+)
 @nodes.looking_options
-def command(live: bool, run_dir: Path | None, output: str) -> int:
+def command(live: bool, tls: bool, run_dir: Path | None, output: str) -> int:
     """Shows the connections of this node's workloads: under mutual TLS with whom, or in plaintext and why; and below
     them the peers that were refused."""
     directories = nodes.run_directories(run_dir)
@@ -57,7 +65,7 @@ def command(live: bool, run_dir: Path | None, output: str) -> int:
         print_json(NodeConnections(connections=rows, refused=refused, errors=[*errors, *found.errors]))
     elif found.answers:
         domains = [one.says.connections.trust_domain for one in found.answers]
-        print(text(rows, several_nodes=len(directories) > 1, trust_domains=domains))
+        print(text(rows, several_nodes=len(directories) > 1, trust_domains=domains, tls=tls))
         if refused:
             print(f"\n{refused_text(refused, several_nodes=len(directories) > 1, trust_domains=domains)}")
         for error in errors:
@@ -83,15 +91,21 @@ def _ask(run_dir: Path, live: bool) -> _Seen:
     return _Seen(seen, [] if live else ask(run_dir, REFUSED).refused)
 
 
-def text(rows: Sequence[NodeConnection], *, several_nodes: bool, trust_domains: Iterable[str] = ()) -> str:
+def text(
+    rows: Sequence[NodeConnection], *, several_nodes: bool, trust_domains: Iterable[str] = (), tls: bool = False
+) -> str:
     """The table: live connections first, the oldest first; then those that were closed, the latest first.
 
-    `trust_domains`: those of the nodes that the rows are from; without them every identity is whole.
+    `trust_domains`: those of the nodes that the rows are from; without them every identity is whole. `tls`: those
+    under mutual TLS alone, with how they are protected instead of what they carried.
     """
+    if tls:
+        rows = [row for row in rows if row.mtls]
     if not rows:
-        return "no connections"
+        return "no connections under mutual TLS" if tls else "no connections"
     ordered = sorted(rows, key=_order)
-    header = ("NODE", *_HEADER) if several_nodes else _HEADER
+    columns = _TLS_HEADER if tls else _HEADER
+    header = ("NODE", *columns) if several_nodes else columns
 
     def variant(identity: Shown, source: End, destination: End) -> Callable[[], list[Cells]]:
         def cells(row: NodeConnection) -> Cells:
@@ -100,9 +114,7 @@ def text(rows: Sequence[NodeConnection], *, several_nodes: bool, trust_domains: 
                 source(row.source, row.source_workload),
                 destination(row.destination, row.destination_workload),
                 _security(row, identity),
-                size(row.bytes_sent),
-                size(row.bytes_received),
-                _age(row),
+                *(_protection(row) if tls else (size(row.bytes_sent), size(row.bytes_received), _age(row))),
             )
 
         return _each(ordered, cells, several_nodes)
@@ -117,7 +129,7 @@ def text(rows: Sequence[NodeConnection], *, several_nodes: bool, trust_domains: 
     )
     shift = 1 if several_nodes else 0
     fold = (0, 2, 3, 4) if several_nodes else (1, 2, 3)
-    return render_first_that_fits(header, variants, right=(4 + shift, 5 + shift), fold=fold)
+    return render_first_that_fits(header, variants, right=() if tls else (4 + shift, 5 + shift), fold=fold)
 
 
 def refused_text(rows: Sequence[NodeRefused], *, several_nodes: bool, trust_domains: Iterable[str] = ()) -> str:
@@ -136,7 +148,9 @@ def refused_text(rows: Sequence[NodeRefused], *, several_nodes: bool, trust_doma
                 str(row.count),
                 duration(row.first_seconds),
                 duration(row.last_seconds),
-                f"{row.reason} ({identity(row.peer)})" if row.peer else row.reason,
+                f"{row.reason} ({identity(row.peer)})"
+                if row.peer
+                else in_words(row.reason, _shown(row.presented, identity), _shown(row.expected, identity)),
             )
 
         return _each(ordered, cells, several_nodes)
@@ -196,6 +210,16 @@ def _security(row: NodeConnection, identity: Callable[[str], str]) -> str:
     if row.state in ("deciding", "connecting"):
         return f"({row.state})"
     return f"no: {row.reason or 'unknown'}"
+
+
+def _protection(row: NodeConnection) -> Cells:
+    """Group, suite and signature; the suite without what all of them begin with."""
+    suite = (row.tls or "-").removeprefix("TLSv1.3 ").removeprefix("TLS_")
+    return row.group or "-", suite, row.signature or "-"
+
+
+def _shown(name: str | None, identity: Shown) -> str | None:
+    return identity(name) if name else None
 
 
 def _age(row: NodeConnection) -> str:

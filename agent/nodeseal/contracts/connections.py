@@ -43,6 +43,10 @@ class ConnectionRow(Row, frozen=True):
     """The SPIFFE id that the other side has proven."""
     tls: str | None = None
     """Protocol and cipher suite as negotiated."""
+    group: str | None = None
+    """The group of the key exchange, "X25519MLKEM768"; null without TLS. So is the next."""
+    signature: str | None = None
+    """The algorithm by which the peer has signed the handshake, "ecdsa_secp256r1_sha256"."""
     reason: str | None = None
     """Without mutual TLS: why, a word of docs/words.md. Closed: what ended it, if it failed."""
     bytes_sent: int | None = None
@@ -78,6 +82,11 @@ class RefusedRow(Row, frozen=True):
     """Of a stream: the SPIFFE id that the peer has proven."""
     reason: str = ""
     """A word of docs/words.md, or a sentence."""
+    presented: str | None = None
+    """Of a handshake: what the certificate that was refused says of whom it is for: the peer's, which nobody has
+    verified, or, where the peer refused it, the workload's own. Shortened. Of the last one, as is the next."""
+    expected: str | None = None
+    """What the peer's certificate should have said, where it says something else: a SPIFFE id or a trust domain."""
     count: int = 0
     """How many there were."""
     first: str = ""

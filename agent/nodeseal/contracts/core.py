@@ -15,6 +15,8 @@ of the protocol (`PROTOCOL`, told by Hello) says which operations a core has:
         WorkloadCredentials
     6   the listener role 4, where SYNs are parked; WorkloadAddresses. Before it, a workload of the mesh
         state has at most one address of each family (nodeseal.mesh.former)
+    7   TrustBundles, Revocations, and private keys in a descriptor. Before it, a core trusts its own trust
+        domain only, and knows of nothing that was revoked
 
 An agent asks every operation of cores whose protocol is SPOKEN. Of all others it asks only those that keep their form
 for ever: Hello, Retire, Live, Listeners, Stop.
@@ -29,8 +31,8 @@ import msgspec
 from nodeseal.contracts.refusal import Refusal
 from nodeseal.mesh.limits import Limits
 
-PROTOCOL = 6
-OLDEST_PROTOCOL = PROTOCOL - 2
+PROTOCOL = 7
+OLDEST_PROTOCOL = 4
 SPOKEN = range(OLDEST_PROTOCOL, PROTOCOL + 1)
 LIMITS_SINCE = 4
 TRUST_APART_SINCE = 5
@@ -38,12 +40,29 @@ PARTS_SINCE = 5
 EVENTS_SINCE = 5
 PARKING_SINCE = 6
 ADDRESSES_SINCE = 6
+FEDERATION_SINCE = 7
+REVOCATION_SINCE = 7
+KEY_FD_SINCE = 7
 
 MESH_PART = 1000
 """Most workloads and services in one message. A mesh state goes over in parts: writing and reading JSON keeps the
 interpreter's lock, and whatever else is to run in the agent or in the core, the decisions above all, waits for it."""
 CONNECTIONS_PART = 1000
 """Most connections in one answer, for the same reason."""
+
+REVOCATIONS_PART = 5000
+"""Most digests in one message about revocations."""
+REVOCATIONS_MAX = 1_000_000
+"""Most digests that a core keeps: 32 MB while a set of them is replaced."""
+DOMAINS_MAX = 256
+"""Most trust domains that a core takes anchors of."""
+BUNDLE_MAX = 256 * 1024
+"""Most bytes of one trust domain's anchors, in PEM form."""
+KEY_MAX = 16 * 1024
+"""Most bytes of a private key."""
+
+Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+"""Stands for an identity or a certificate: nodeseal.mesh.revoked."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Key = Count
@@ -168,12 +187,20 @@ class WorkloadLimits(Request[Answer], frozen=True, kw_only=True, tag="workload_l
 
 
 class WorkloadCredentials(Request[Answer], frozen=True, kw_only=True, tag="workload_credentials"):
-    """Gives a workload its certificate chain (leaf first) and private key, both PEM."""
+    """Gives a workload its certificate chain (leaf first, PEM) and private key.
+
+    The key comes in a descriptor beside the message, or, for a core whose protocol is older than KEY_FD_SINCE, as text.
+    The core reads the descriptor from its beginning to its end, whatever its position, and closes it; what it has read
+    is wiped. Neither end of the control socket has the key in a Python object."""
 
     key: Key
     identity: str
     chain_pem: str
-    key_pem: str
+    key_fd: bool = False
+    """One descriptor comes along: a memfd, or another file that can be read at any position, with the key: PKCS 8, not
+    encrypted, DER or PEM, at most KEY_MAX bytes."""
+    key_pem: str | msgspec.UnsetType = msgspec.UNSET
+    """Otherwise: the key, PKCS 8."""
     bundle_pem: str | msgspec.UnsetType = msgspec.UNSET
     """The trust anchors: of an agent, or for a core, whose protocol is older than TRUST_APART_SINCE."""
 
@@ -183,10 +210,55 @@ class WorkloadCredentials(Request[Answer], frozen=True, kw_only=True, tag="workl
 
 
 class TrustBundle(Request[Answer], frozen=True, kw_only=True, tag="trust_bundle"):
-    """The trust anchors (PEM) by which peers of a trust domain are verified from now on, for all workloads."""
+    """The trust anchors (PEM) by which peers of the core's own trust domain are verified from now on, for all
+    workloads. Those of other domains are trusted no more. Superseded by TrustBundles."""
 
     trust_domain: str
     bundle_pem: str
+
+
+class DomainBundle(msgspec.Struct, frozen=True, kw_only=True):
+    """The trust anchors of one trust domain."""
+
+    trust_domain: str
+    bundle_pem: Annotated[str, msgspec.Meta(max_length=BUNDLE_MAX)]
+    """Certificates in PEM form, at least one."""
+
+
+class TrustBundles(Request[Answer], frozen=True, kw_only=True, tag="trust_bundles"):
+    """The trust domains whose workloads may be peers from now on, of all workloads of the core, and the anchors of
+    each.
+
+    A peer is verified by the anchors of its own trust domain and by no others. All or nothing: a bundle that cannot be
+    read is refused by its domain's name, and then everything stays as it was. What is the same as before changes
+    nothing, and costs nothing. Running tunnels go on, also those of a domain that is left out."""
+
+    bundles: Annotated[tuple[DomainBundle, ...], msgspec.Meta(min_length=1, max_length=DOMAINS_MAX)]
+    """No domain twice; the core's own is among them."""
+
+
+class RevocationsInForce(Answer, frozen=True, kw_only=True):
+    """How many digests are revoked now; before the last part, how many were."""
+
+    count: Count
+
+
+class Revocations(Request[RevocationsInForce], frozen=True, kw_only=True, tag="revocations"):
+    """What is revoked from now on: a whole set, or a difference to what the core has, in parts.
+
+    Nothing of it counts before the last part. From then on handshakes with whom it names are refused, and tunnels that
+    are up are cut at once, whether it names the peer or the core's own workload. A core that starts has none revoked.
+    An agent that does not know what a core has sends the whole set: what was revoked before stays so without a gap."""
+
+    number: Count
+    """Of this part; 0 begins anew, others have to follow one another."""
+    last: bool
+    """It is complete with this one."""
+    whole: bool
+    """Of the last part: what is not `revoked` in one of the parts is not any more, and `restored` says nothing."""
+    revoked: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=REVOCATIONS_PART)] = ()
+    restored: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=REVOCATIONS_PART)] = ()
+    """Not revoked any more. One that is in both is revoked."""
 
 
 class WorkloadListen(Request[Answer], frozen=True, kw_only=True, tag="workload_listen"):
@@ -294,6 +366,10 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     """The peer's verified SPIFFE id, of those with mtls."""
     tls: str = ""
     """Protocol and cipher suite as negotiated, of those with mtls."""
+    group: str = ""
+    """The group of the key exchange, "X25519MLKEM768"; of those with mtls. So is the next."""
+    signature: str = ""
+    """The algorithm by which the peer has signed the handshake, "ecdsa_secp256r1_sha256"."""
     reason: str = ""
     """Open in plaintext: why; closed or failing: what ended it."""
 
@@ -410,6 +486,8 @@ OPERATIONS: tuple[type[Request[Any]], ...] = (
     WorkloadLimits,
     WorkloadCredentials,
     TrustBundle,
+    TrustBundles,
+    Revocations,
     WorkloadListen,
     WorkloadUnlisten,
     Listeners,

@@ -37,6 +37,26 @@ class Refusal(msgspec.Struct, frozen=True):
     """Of a stream: the peer's verified SPIFFE id."""
     untold: int = 0
     """Of a notice: refusals of others for which there will be none."""
+    presented: str = ""
+    """Of a handshake: what the certificate that was refused says of whom it is for: the peer's, which nobody has
+    verified, or, where the peer refused it, the workload's own. Shortened; "": none was refused, or it does not say.
+    This and the next are of the last one."""
+    expected: str = ""
+    """What the peer's certificate should have said, where it says something else: a SPIFFE id or a trust domain."""
+
+    @property
+    def words(self) -> str:
+        """The reason, with what was presented and expected."""
+        return in_words(self.reason, self.presented, self.expected)
+
+
+def in_words(reason: str, presented: str | None, expected: str | None) -> str:
+    """ "peer is of another trust domain (presented spiffe://other.org/a, expected trust domain example.org)"."""
+    if not presented:
+        return reason
+    what = "" if not expected or "/" in expected else "trust domain "
+    behind = f", expected {what}{expected}" if expected and expected != presented else ""
+    return f"{reason} (presented {presented}{behind})"
 
 
 def merged(refusals: Iterable[Refusal]) -> list[Refusal]:

@@ -120,6 +120,7 @@ class CoreClient:
         self._listing = _Conversation()
         self._closed = False
         self._transfer = asyncio.Lock()
+        self._revoking = asyncio.Lock()
 
     @classmethod
     def newest(cls, run_dir: Path, timeout: float = _TIMEOUT_S) -> CoreClient:
@@ -204,10 +205,44 @@ class CoreClient:
             )
         )
 
-    async def trust_bundle(self, trust_domain: str, bundle_pem: str) -> None:
-        """The trust anchors by which all workloads verify peers of this trust domain from now on. To be asked of cores
-        whose protocol has it (contracts.core.TRUST_APART_SINCE)."""
-        await self._ask(core.TrustBundle(trust_domain=trust_domain, bundle_pem=bundle_pem))
+    async def workload_credentials_from(self, key: int, identity: SpiffeId, *, chain_pem: str, key_fd: int) -> None:
+        """The same with the key in a descriptor, which stays the caller's (contracts.core.WorkloadCredentials says what
+        it may be). To be asked of cores that take it so (contracts.core.KEY_FD_SINCE)."""
+        request = core.WorkloadCredentials(key=key, identity=str(identity), chain_pem=chain_pem, key_fd=True)
+        await self._ask(request, key_fd)
+
+    async def trust_bundles(self, own: str, bundles: Mapping[str, str]) -> None:
+        """The trust domains that peers of all workloads may be of from now on, and the anchors (PEM) of each. `own` is
+        the core's, and among them. A core that knows no other domain gets its own; to be asked of cores that take
+        anchors apart from credentials (contracts.core.TRUST_APART_SINCE)."""
+        if self._protocol < core.FEDERATION_SINCE:
+            await self._ask(core.TrustBundle(trust_domain=own, bundle_pem=bundles[own]))
+            return
+        rows = tuple(core.DomainBundle(trust_domain=domain, bundle_pem=pem) for domain, pem in bundles.items())
+        await self._ask(core.TrustBundles(bundles=rows))
+
+    async def revocations(
+        self, revoked: Sequence[core.Digest], restored: Sequence[core.Digest] = (), *, whole: bool
+    ) -> int | None:
+        """What is revoked from now on, by digests (nodeseal.mesh.revoked): all of it, or a difference to what the core
+        has. How many are revoked then; None: the core knows of no revocation."""
+        if self._protocol < core.REVOCATION_SINCE:
+            return None
+        async with self._revoking:
+            size, answer = core.REVOCATIONS_PART, core.RevocationsInForce(count=0)
+            parts = max(1, -(-max(len(revoked), len(restored)) // size))
+            for number in range(parts):
+                piece = slice(number * size, (number + 1) * size)
+                answer = await self._ask(
+                    core.Revocations(
+                        number=number,
+                        last=number == parts - 1,
+                        whole=whole,
+                        revoked=tuple(revoked[piece]),
+                        restored=tuple(restored[piece]),
+                    )
+                )
+            return answer.count
 
     async def workload_listen(self, key: int, listeners: Mapping[int, int]) -> None:
         """Hands listening sockets over: role -> descriptor (which stays the caller's as well)."""

@@ -74,5 +74,5 @@ class TrustPusher:
     async def _give(self, link: CoreLink, bundle: TrustBundle) -> None:
         if self._given.get(link.incarnation) == bundle:
             return
-        await link.call(CoreClient.trust_bundle, bundle.trust_domain, bundle.pem)
+        await link.call(CoreClient.trust_bundles, bundle.trust_domain, {bundle.trust_domain: bundle.pem})
         self._given[link.incarnation] = bundle

@@ -23,11 +23,12 @@ from nodeseal.contracts.core import Answer, Refused, Request
 from nodeseal.linux.control_socket import close_all
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.model import Mesh, WorkloadName
-from nodeseal.mesh.spiffe import SpiffeId
+from nodeseal.mesh.spiffe import SpiffeId, check_trust_domain
 from nodeseal.splice import native
 from nodeseal.splice.decider import Decider, State
 from nodeseal.splice.event_stream import EventStream
 from nodeseal.splice.published import published_anew, published_change
+from nodeseal.splice.revocations import IncomingRevocations
 from nodeseal.splice.transfer import Incoming, TransferError, part_of
 
 log = logging.getLogger("nodeseal.core")
@@ -91,7 +92,10 @@ class ControlServer:
         self.retired = False
         self._ends_at: float | None = None
         self._records: dict[int, Record] = {}
-        self._trusted = ""
+        self._trusted: dict[str, str] = {}
+        """Anchors (PEM) by trust domain."""
+        self._revocations = IncomingRevocations()
+        self._revoked = 0
         self.decider = Decider(core, self._name_of)
         self.stopping = False
         self._removed: dict[int, tuple[str, float]] = {}
@@ -107,6 +111,8 @@ class ControlServer:
             contract.WorkloadLimits: self._workload_limits,
             contract.WorkloadCredentials: self._workload_credentials,
             contract.TrustBundle: self._trust_bundle,
+            contract.TrustBundles: self._trust_bundles,
+            contract.Revocations: self._revoke,
             contract.WorkloadListen: self._workload_listen,
             contract.WorkloadUnlisten: self._workload_unlisten,
             contract.WorkloadRemove: self._workload_remove,
@@ -244,12 +250,17 @@ class ControlServer:
         log.info("workload %s has the limits %s", record.name, request.limits.as_dict())
         return Answer()
 
-    def _workload_credentials(self, request: contract.WorkloadCredentials, _carried: Carried) -> Outcome:
+    def _workload_credentials(self, request: contract.WorkloadCredentials, carried: Carried) -> Outcome:
         record = self._record(request.key)
         identity = SpiffeId.parse(request.identity)
+        if request.key_fd != (request.key_pem is msgspec.UNSET) or len(carried.fds) != request.key_fd:
+            raise RequestError("workload_credentials needs the private key, in one descriptor or as text")
         if request.bundle_pem is not msgspec.UNSET:
-            self._trust(request.bundle_pem)
-        self._core.workload_credentials(record.key, request.chain_pem, request.key_pem)
+            self._trust({self._trust_domain: request.bundle_pem})
+        if request.key_pem is msgspec.UNSET:
+            self._core.workload_credentials_from(record.key, request.chain_pem, carried.fds[0])
+        else:
+            self._core.workload_credentials(record.key, request.chain_pem, request.key_pem)
         record.identity = identity
         log.info("workload %s has new credentials for %s", record.name, identity)
         return Answer()
@@ -259,15 +270,35 @@ class ControlServer:
             raise RequestError(
                 f"trust anchors of {request.trust_domain}; this core's workloads are of {self._trust_domain}"
             )
-        self._trust(request.bundle_pem)
+        self._trust({self._trust_domain: request.bundle_pem})
         return Answer()
 
-    def _trust(self, bundle_pem: str) -> None:
+    def _trust_bundles(self, request: contract.TrustBundles, _carried: Carried) -> Outcome:
+        bundles = {bundle.trust_domain: bundle.bundle_pem for bundle in request.bundles}
+        for domain in bundles:
+            check_trust_domain(domain)
+        if len(bundles) != len(request.bundles):
+            raise RequestError("trust anchors of a trust domain that is there twice")
+        if self._trust_domain not in bundles:
+            raise RequestError(f"trust anchors without those of this core's own trust domain {self._trust_domain}")
+        self._trust(bundles)
+        return Answer()
+
+    def _trust(self, bundles: dict[str, str]) -> None:
         # An agent that starts does not know what this core has, and tunnels need not suffer for that.
-        if bundle_pem != self._trusted:
-            self._core.trust(bundle_pem)
-            self._trusted = bundle_pem
-            log.info("new trust anchors for %s", self._trust_domain)
+        if bundles != self._trusted:
+            self._core.trust(bundles)
+            self._trusted = bundles
+            log.info("new trust anchors for %s", ", ".join(sorted(bundles)))
+
+    def _revoke(self, request: contract.Revocations, _carried: Carried) -> Outcome:
+        change = self._revocations.add(request)
+        if change is None:
+            return contract.RevocationsInForce(count=self._revoked)
+        before, self._revoked = self._revoked, self._core.revoke(change.revoked, change.restored, whole=change.whole)
+        if self._revoked or before:
+            log.info("%d identities and certificates are revoked, before it were %d", self._revoked, before)
+        return contract.RevocationsInForce(count=self._revoked)
 
     def _workload_listen(self, request: contract.WorkloadListen, carried: Carried) -> Outcome:
         record, roles = self._record(request.key), list(request.roles)

@@ -191,7 +191,7 @@ def _refusal_text(refusal: Refusal) -> str:
         who = f"refused {refusal.source}, {refusal.kind}{status} to {refusal.destination}{peer}"
     times = f" ({refusal.count} times)" if refusal.count > 1 else ""
     untold = f"; {refusal.untold} refusals of others are not told" if refusal.untold else ""
-    return f"{who}: {refusal.reason}{times}{untold}"
+    return f"{who}: {refusal.words}{times}{untold}"
 
 
 @functools.lru_cache(maxsize=1024)

@@ -10,7 +10,7 @@ import importlib
 import ipaddress
 import struct
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -51,6 +51,8 @@ QUESTION_SIZE = 576
 ANSWER_HEAD = struct.Struct("=QQII96s")
 ENDPOINT = struct.Struct("=16sH2xI512s96s")
 IDENTITY_MAX, REASON_MAX, ENDPOINTS_MAX = 512, 96, 32
+REVOKED_SIZE = 16
+"""Bytes of a digest of what is revoked."""
 _V4_MAPPED = b"\0" * 10 + b"\xff\xff"
 
 
@@ -246,13 +248,27 @@ class Core:
         structure = self.native.ffi.new("struct ns_limits *", limits.as_dict())
         self._call("core_workload_limits", key, structure)
 
-    def trust(self, bundle_pem: str) -> None:
-        """See core_trust: of all workloads."""
-        self._call("core_trust", bundle_pem.encode())
+    def trust(self, bundles: Mapping[str, str]) -> None:
+        """See core_trust: trust domain -> its anchors (PEM), of all workloads."""
+        texts = [(self._text(domain), self._text(pem)) for domain, pem in bundles.items()]
+        rows = self.native.ffi.new("struct ns_bundle[]", [{"trust_domain": one, "pem": pem} for one, pem in texts])
+        self._call("core_trust", rows, len(texts))
+
+    def revoke(self, revoked: bytes, restored: bytes, *, whole: bool) -> int:
+        """See core_revoke: 16 bytes for each digest. How many are revoked now."""
+        size = REVOKED_SIZE
+        count = self.native.lib.core_revoke(
+            self.handle, revoked, len(revoked) // size, restored, len(restored) // size, whole
+        )
+        return int(count)
 
     def workload_credentials(self, key: int, chain_pem: str, key_pem: str) -> None:
         """See core_workload_credentials: all or nothing."""
         self._call("core_workload_credentials", key, chain_pem.encode(), key_pem.encode())
+
+    def workload_credentials_from(self, key: int, chain_pem: str, key_fd: int) -> None:
+        """See core_workload_credentials_from: all or nothing; `key_fd` stays the caller's."""
+        self._call("core_workload_credentials_from", key, chain_pem.encode(), key_fd)
 
     def workload_listen(self, key: int, role: int, fd: int) -> None:
         """See core_workload_listen; `fd` is duplicated."""
@@ -334,6 +350,10 @@ class Core:
                 return _Rows(out, count)
             capacity = count + count // 4
 
+    def _text(self, text: str) -> Any:
+        """A C string, which lasts as long as what is returned."""
+        return self.native.ffi.new("char[]", text.encode())
+
     def _call(self, function: str, *arguments: Any) -> None:
         error = self.native.ffi.new("char[]", _ERROR_SIZE)
         if getattr(self.native.lib, function)(self.handle, *arguments, error, _ERROR_SIZE) != 0:
@@ -401,6 +421,8 @@ def _connection_row(ffi: Any, row: Any, name: str | None) -> Connection:
         closed_ms=row.closed_ms,
         peer=text(ffi, row.peer),
         tls=text(ffi, row.tls),
+        group=text(ffi, row.group),
+        signature=text(ffi, row.signature),
         reason=text(ffi, row.reason),
     )
 
@@ -419,6 +441,8 @@ def _refusal(ffi: Any, row: Any) -> KeyedRefusal:
         status=row.status,
         peer=text(ffi, row.peer),
         untold=row.untold,
+        presented=text(ffi, row.presented),
+        expected=text(ffi, row.expected),
     )
     return KeyedRefusal(row.workload, refusal)
 

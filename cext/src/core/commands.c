@@ -10,6 +10,7 @@
 #include "flow/bearing.h"
 #include "flow/flow.h"
 #include "flow/preconnect.h"
+#include "flow/revocation.h"
 #include "flow/route.h"
 #include "flow/tunnel_end.h"
 
@@ -26,11 +27,11 @@ static void add(struct worker *worker, struct command *command)
     workload_enter(worker, workload);
 }
 
-/* Verifies the workload's peers by the worker's trust from now on. New streams use new tunnels. */
-static void give_trust(struct worker *worker, struct workload *workload, void *unused)
+/* What is presented, or trusted, is another from now on: new streams use new tunnels. */
+static void renew_tunnels(struct worker *worker, struct workload *workload, void *unused)
 {
+    (void)worker;
     (void)unused;
-    tls_credentials_trust(&workload->credentials, &worker->trust);
     struct link *at, *next;
     link_each(at, next, &workload->tunnels)
     {
@@ -46,16 +47,15 @@ static void take_credentials(struct worker *worker, struct workload *workload, s
     tls_credentials_dispose(&workload->credentials);
     workload->credentials = command->credentials;
     memset(&command->credentials, 0, sizeof(command->credentials));
-    give_trust(worker, workload, NULL);
+    renew_tunnels(worker, workload, NULL);
 }
 
 /* Takes the anchors of a COMMAND_TRUST over. */
 static void take_trust(struct worker *worker, struct command *command)
 {
-    tls_trust_dispose(&worker->trust);
-    worker->trust = command->trust;
-    command->trust.store = NULL;
-    workloads_each(worker, give_trust, NULL);
+    trust_set(&worker->trust, command->bundles);
+    command->bundles = NULL;
+    workloads_each(worker, renew_tunnels, NULL);
 }
 
 void commands_remove(struct worker *worker, struct workload *workload, void *unused)
@@ -116,6 +116,9 @@ static void command_run(struct worker *worker, struct command *command)
         break;
     case COMMAND_TRUST:
         take_trust(worker, command);
+        break;
+    case COMMAND_REVOKED:
+        revocation_enforce(worker);
         break;
     case COMMAND_LISTEN:
         if (workload != NULL)

@@ -1,6 +1,6 @@
 /*
  * core.c: see core.h. Turns public calls into commands for the workers. What is told to the caller is in
- * reports.c.
+ * reports.c, what concerns certificates in identity.c.
  */
 #define _GNU_SOURCE
 #include "core/core.h"
@@ -16,7 +16,6 @@
 #include "loop/workload.h"
 
 enum {
-    WORKERS_MAX = 64,
     PIPES_POOLED = 2 * SPLICE_PIPES_KEPT, /* descriptors of a worker that belong to no workload */
 };
 
@@ -42,7 +41,7 @@ void core_answer(struct core *core, const struct ns_answer *answer)
 
 /* ---- the register ---- */
 
-static struct registered *registered_find(struct core *core, uint64_t key)
+struct registered *registered_find(struct core *core, uint64_t key)
 {
     struct link *at, *next;
     link_each(at, next, &core->registered)
@@ -69,7 +68,7 @@ static void registered_free(struct registered *registered)
     free(registered);
 }
 
-static int fail(char *error, size_t error_size, const char *what, int number)
+int core_fail(char *error, size_t error_size, const char *what, int number)
 {
     snprintf(error, error_size, number == 0 ? "%s" : "%s: %s", what, strerror(number));
     return -1;
@@ -81,9 +80,9 @@ static struct registered *registered_for(struct core *core, uint64_t workload, i
 {
     struct registered *registered = registered_find(core, workload);
     if (registered == NULL)
-        fail(error, error_size, "no workload has this key", 0);
+        core_fail(error, error_size, "no workload has this key", 0);
     else if (role < 0 || role >= LISTENER_ROLES) {
-        fail(error, error_size, "no such listener role", 0);
+        core_fail(error, error_size, "no such listener role", 0);
         registered = NULL;
     }
     return registered;
@@ -107,7 +106,7 @@ static int post_all(struct core *core, const struct command *like, int fd, char 
                     close(commands[j]->fd);
                 free(commands[j]);
             }
-            return fail(error, error_size, "the descriptor cannot be duplicated", number);
+            return core_fail(error, error_size, "the descriptor cannot be duplicated", number);
         }
     }
     for (uint32_t i = 0; i < core->worker_count; i++) {
@@ -127,7 +126,7 @@ int core_workload_add(struct core *core, uint64_t workload, int netns_fd, const 
     struct quota *quota = quota_new(workload, &core->descriptors, &core->limits_due);
     quota->refusals = refusals_new(workload, &core->refusals_due);
     if (registered_find(core, workload) != NULL) {
-        fail(error, error_size, "a workload with this key exists", 0);
+        core_fail(error, error_size, "a workload with this key exists", 0);
     } else {
         struct command like = {
             .kind = COMMAND_ADD, .workload = workload, .address = *address, .quota = quota};
@@ -157,57 +156,7 @@ int core_workload_limits(struct core *core, uint64_t workload, const struct ns_l
     if (registered != NULL)
         quota_set_limits(registered->quota, limits);
     pthread_mutex_unlock(&core->mutex);
-    return registered != NULL ? 0 : fail(error, error_size, "no workload has this key", 0);
-}
-
-int core_trust(struct core *core, const char *bundle_pem, char *error, size_t error_size)
-{
-    NS_CHECK(core, CORE_MAGIC);
-    struct tls_trust made[WORKERS_MAX];
-    for (uint32_t i = 0; i < core->worker_count; i++) {
-        if (tls_trust_init(&made[i], core->workers[i].libctx, bundle_pem, error, error_size) != 0) {
-            while (i-- > 0)
-                tls_trust_dispose(&made[i]);
-            return -1;
-        }
-    }
-    pthread_mutex_lock(&core->mutex);
-    for (uint32_t i = 0; i < core->worker_count; i++) {
-        struct command *command = command_new(COMMAND_TRUST, 0);
-        command->trust = made[i];
-        mailbox_post(&core->workers[i].mailbox, command);
-    }
-    pthread_mutex_unlock(&core->mutex);
-    return 0;
-}
-
-int core_workload_credentials(struct core *core, uint64_t workload, const char *chain_pem,
-                              const char *key_pem, char *error, size_t error_size)
-{
-    NS_CHECK(core, CORE_MAGIC);
-    struct tls_credentials made[WORKERS_MAX];
-    /* Made here, each in its worker's library context, so that no worker spends time on parsing. */
-    for (uint32_t i = 0; i < core->worker_count; i++) {
-        if (tls_credentials_init(&made[i], core->workers[i].libctx, chain_pem, key_pem, error, error_size) !=
-            0) {
-            while (i-- > 0)
-                tls_credentials_dispose(&made[i]);
-            return -1;
-        }
-    }
-    pthread_mutex_lock(&core->mutex);
-    int known = registered_find(core, workload) != NULL;
-    for (uint32_t i = 0; i < core->worker_count; i++) {
-        if (!known) {
-            tls_credentials_dispose(&made[i]);
-            continue;
-        }
-        struct command *command = command_new(COMMAND_CREDENTIALS, workload);
-        command->credentials = made[i];
-        mailbox_post(&core->workers[i].mailbox, command);
-    }
-    pthread_mutex_unlock(&core->mutex);
-    return known ? 0 : fail(error, error_size, "no workload has this key", 0);
+    return registered != NULL ? 0 : core_fail(error, error_size, "no workload has this key", 0);
 }
 
 /* Whether SYNs can be read from it: the caller is told, for nobody would answer what is parked there. */
@@ -233,7 +182,7 @@ int core_workload_listen(struct core *core, uint64_t workload, int role, int fd,
         int usable = (role != NS_LISTEN_PARKED || parks(fd)) && socket_set_nonblocking(fd) == 0;
         int own = usable ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
         if (own < 0) {
-            fail(error, error_size, "the listener is no usable descriptor", errno);
+            core_fail(error, error_size, "the listener is no usable descriptor", errno);
         } else {
             struct command *command = command_new(COMMAND_LISTEN, workload);
             command->role = role;
@@ -340,7 +289,7 @@ static struct placement *places_new(uint32_t count)
 struct core *core_start(const struct core_options *options, char *error, size_t error_size)
 {
     if (options->workers < 1 || options->workers > WORKERS_MAX) {
-        fail(error, error_size, "the number of workers must be 1 to 64", 0);
+        core_fail(error, error_size, "the number of workers must be 1 to 64", 0);
         return NULL;
     }
     /* What the kernel lacks is told now and not by each connection. */
@@ -358,11 +307,13 @@ struct core *core_start(const struct core_options *options, char *error, size_t 
     pthread_mutex_init(&core->mutex, NULL);
     questions_init(&core->questions);
     published_init(&core->published);
+    revoked_init(&core->revoked);
     descriptors_init(&core->descriptors, (uint64_t)options->workers * STRANGERS_OF_WORKER_IN_ALL);
     core->workers = ns_alloc(options->workers * sizeof(core->workers[0]));
     core->context = (struct context){
         .options = &core->options,
         .published = &core->published,
+        .revoked = &core->revoked,
         .questions = &core->questions,
         .places = places_new(options->workers),
         .workers = core->workers,
@@ -389,6 +340,7 @@ void core_stop(struct core *core)
         thread_join(&core->workers[i]);
     questions_dispose(&core->questions);
     published_dispose(&core->published);
+    revoked_dispose(&core->revoked);
     while (!link_empty(&core->registered))
         registered_free(container_of(core->registered.next, struct registered, link));
     pthread_mutex_destroy(&core->mutex);

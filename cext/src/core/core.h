@@ -13,7 +13,7 @@
 #include "loop/published.h"
 #include "loop/worker.h"
 
-enum { CORE_MAGIC = 0x6e736372 };
+enum { CORE_MAGIC = 0x6e736372, WORKERS_MAX = 64 };
 
 /* A workload. */
 struct registered {
@@ -47,6 +47,12 @@ struct core {
     struct descriptors descriptors;
     struct questions questions;
     struct published published;
+    struct revoked revoked;
 };
+
+/* Under the mutex: the workload with this key; NULL: there is none. */
+struct registered *registered_find(struct core *core, uint64_t key);
+/* -1, with a line in `error`: what went wrong, and the errno, if it is not 0. */
+int core_fail(char *error, size_t error_size, const char *what, int number);
 
 #endif

@@ -19,6 +19,7 @@ struct flow *flow_new(struct worker *worker, struct workload *workload, enum ns_
     flow->id = worker_next_id(worker);
     flow->worker = worker;
     flow->workload = workload;
+    flow->facts = TLS_NO_FACTS;
     stream_init(&flow->stream, &flow->to_near.pending);
     link_init(&flow->task.link);
     link_init(&flow->bearing_link);
@@ -150,7 +151,9 @@ void flow_describe(const struct flow *flow, struct ns_connection *out)
     out->bytes_received = received->bytes;
     out->age_ms = flow->worker->now_ms - flow->accepted_ms;
     memcpy(out->peer, flow->peer, sizeof(out->peer));
-    memcpy(out->tls, flow->tls, sizeof(out->tls));
+    snprintf(out->tls, sizeof(out->tls), "%s", flow->facts.suite);
+    snprintf(out->group, sizeof(out->group), "%s", flow->facts.group);
+    snprintf(out->signature, sizeof(out->signature), "%s", flow->facts.signature);
     memcpy(out->reason, flow->reason, sizeof(out->reason));
 }
 

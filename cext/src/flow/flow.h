@@ -123,7 +123,7 @@ struct flow {
     char reason[NS_REASON_MAX];
     /* mtls: survives the tunnel, for the list of connections. */
     char peer[NS_IDENTITY_MAX];
-    char tls[64];
+    struct tls_facts facts;
 };
 
 /* A flow without a far or a near side yet, for a connection that was counted in (quota_admit); DECIDING. */

@@ -402,7 +402,7 @@ static struct flow *flow_of(struct stream *stream)
 
 static void flow_note_tls(struct flow *flow)
 {
-    stream_describe(&flow->stream, flow->peer, flow->tls, sizeof(flow->tls));
+    stream_describe(&flow->stream, flow->peer, &flow->facts);
 }
 
 static void on_requested(struct tunnel *tunnel, int32_t id, const struct ns_address *source,

@@ -80,10 +80,10 @@ void stream_close(struct stream *stream, int was_open)
     stream_leave(stream);
 }
 
-void stream_describe(const struct stream *stream, char peer[NS_IDENTITY_MAX], char *tls, size_t tls_size)
+void stream_describe(const struct stream *stream, char peer[NS_IDENTITY_MAX], struct tls_facts *facts)
 {
     memcpy(peer, stream->tunnel->tls.peer, NS_IDENTITY_MAX);
-    tls_describe(&stream->tunnel->tls, tls, tls_size);
+    *facts = stream->tunnel->tls.facts;
 }
 
 /* ---- beginning ---- */

@@ -38,8 +38,8 @@ void stream_taken(struct stream *stream, size_t length, uint64_t received);
 /* True while flow control, the peer's reluctance, keeps it from sending. */
 int stream_is_blocked(const struct stream *stream);
 
-/* The verified identity of the peer, and what TLS was negotiated. */
-void stream_describe(const struct stream *stream, char peer[NS_IDENTITY_MAX], char *tls, size_t tls_size);
+/* The verified identity of the peer, and how the tunnel is protected. */
+void stream_describe(const struct stream *stream, char peer[NS_IDENTITY_MAX], struct tls_facts *facts);
 
 /* Its application bears so much silence of the peer; 0: it has not said. In a tunnel or not. */
 void stream_bear(struct stream *stream, uint32_t patience_ms);

@@ -187,6 +187,7 @@ void tunnel_retire(struct tunnel *tunnel)
 
 void tunnel_note_failed(const struct tunnel *tunnel, const char *reason)
 {
+    const struct tls *tls = &tunnel->tls;
     int is_server = tunnel->role == TLS_SERVER;
     struct refusal refusal = {
         .kind = NS_REFUSED_HANDSHAKE,
@@ -194,7 +195,12 @@ void tunnel_note_failed(const struct tunnel *tunnel, const char *reason)
         .source = is_server ? tunnel->peer : tunnel->workload->address,
         .destination = is_server ? tunnel->local : tunnel->peer,
         .reason = reason,
+        .presented = tls->presented,
     };
+    if (tls->presented != NULL)
+        refusal.expected = is_server ? tls->trust_domain : tls->expected;
+    else if (tls_was_refused(tls))
+        refusal.presented = tunnel->workload->credentials.presented;
     refusal.destination.port = NS_HBONE_PORT;
     workload_note_refused(tunnel->worker, tunnel->workload, &refusal);
 }

@@ -50,6 +50,8 @@ struct tunnel {
     enum cause cause;
     /* Why it must end; acted on when the callback that found out has returned. */
     const char *doom;
+    /* The alert with which it ends; 0: close_notify. */
+    uint8_t last_alert;
     struct worker *worker;
     struct workload *workload;
     /* In its workload's tunnels. */
@@ -203,7 +205,7 @@ void tunnel_leave_pool(struct tunnel *tunnel);
 /* No new streams; ends with its last one. */
 void tunnel_retire(struct tunnel *tunnel);
 
-/* The handshake has failed, or the peer refuses what comes behind it: notes why, for who looks at refusals. A
+/* The handshake has failed, or one end refuses the other behind it: notes why, for who looks at refusals. A
  * peer that went away without having said anything was not refused. */
 void tunnel_note_failed(const struct tunnel *tunnel, const char *reason);
 /* Server: a request was answered so, without a flow having begun. */

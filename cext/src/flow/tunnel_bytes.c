@@ -68,6 +68,8 @@ static int tunnel_produce(struct tunnel *tunnel)
     struct worker *worker = tunnel->worker;
     int more = 1;
     tunnel_drain(tunnel);
+    if (tunnel->last_alert != 0)
+        return 0; /* it comes behind what was sealed already */
     if (tunnel->pending.length > 0 || tunnel->doom != NULL)
         return 1; /* goes on when the socket is writable again */
     struct budget *budget = &tunnel->workload->budget;
@@ -194,8 +196,9 @@ void tunnel_digest(struct tunnel *tunnel)
         doom = tunnel->tls.error;
         tunnel->cause = CAUSE_REFUSED;
         /* A server looks at our certificate when our handshake is done: its alert is the first that it says.
-         */
-        if (tunnel->role == TLS_CLIENT && tunnel->tls.record.opening.sequence <= 1)
+         * What is revoked is refused later, too. */
+        if ((tunnel->role == TLS_CLIENT && tunnel->tls.record.opening.sequence <= 1) ||
+            tls_was_refused(&tunnel->tls))
             tunnel_note_failed(tunnel, doom);
     }
     if (tunnel->unfed.length > 0)

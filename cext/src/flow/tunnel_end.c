@@ -15,7 +15,10 @@ static void tunnel_farewell(struct tunnel *tunnel)
     if (tunnel->state < TUNNEL_OPEN || tunnel->parted || tunnel->pending.length > 0 || !tunnel->poll.writable)
         return;
     struct tls_sink sink = tunnel_sink(tunnel);
-    tls_close(&tunnel->tls, &sink);
+    if (tunnel->last_alert != 0)
+        tls_refuse(&tunnel->tls, &sink, tunnel->last_alert);
+    else
+        tls_close(&tunnel->tls, &sink);
     (void)!send(tunnel->poll.fd, sink.bytes, sink.length, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
@@ -38,21 +41,34 @@ static void tunnel_lose_streams(struct tunnel *tunnel, enum tunnel_state state, 
 
 /* Closed at once, with bytes of the peer's that nobody has read, TCP would send a reset, which may overtake
  * what we say. */
-void tunnel_part(struct tunnel *tunnel)
+static void part(struct tunnel *tunnel, const char *reason)
 {
     tunnel->cause = CAUSE_REFUSED;
-    tunnel_lose_streams(tunnel, TUNNEL_PARTING, PROTOCOL_BROKEN);
+    tunnel_lose_streams(tunnel, TUNNEL_PARTING, reason);
     tunnel->deadline_ms = tunnel->worker->now_ms + PARTING_MS;
     byte_queue_clear(&tunnel->unfed, &tunnel->worker->blocks);
     link_remove(&tunnel->task.link);
     tunnel_touch(tunnel);
 }
 
+void tunnel_part(struct tunnel *tunnel)
+{
+    part(tunnel, PROTOCOL_BROKEN);
+}
+
+void tunnel_cut(struct tunnel *tunnel, uint8_t alert, const char *reason)
+{
+    snprintf(tunnel->tls.error, sizeof(tunnel->tls.error), "%s", reason);
+    tunnel->last_alert = alert;
+    tunnel_note_failed(tunnel, reason);
+    part(tunnel, reason);
+}
+
 void tunnel_conclude(struct tunnel *tunnel)
 {
     if (tunnel->parted || tunnel->pending.length > 0 || !tunnel->poll.writable)
         return;
-    if (h2_wants_produce(tunnel->h2)) {
+    if (tunnel->last_alert == 0 && h2_wants_produce(tunnel->h2)) {
         tunnel_touch(tunnel);
         return;
     }

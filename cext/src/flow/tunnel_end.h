@@ -14,6 +14,9 @@
 void tunnel_abort(struct tunnel *tunnel, const char *reason);
 /* The peer broke the protocol, and gets the time to read so: PARTING. */
 void tunnel_part(struct tunnel *tunnel);
+/* OPEN: one end must not talk with the other any more. Its flows end now, and the peer gets the time to read
+ * the alert: PARTING. Outside of callbacks. */
+void tunnel_cut(struct tunnel *tunnel, uint8_t alert, const char *reason);
 /* PARTING: our last words are followed by the end of what we send, once the socket has taken them all. */
 void tunnel_conclude(struct tunnel *tunnel);
 

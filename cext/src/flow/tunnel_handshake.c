@@ -93,6 +93,16 @@ static void handshake_failed(struct tunnel *tunnel)
     tunnel->doom = tunnel->tls.error;
 }
 
+/* What was revoked while the last step was out. */
+static int revocation_came(struct tunnel *tunnel)
+{
+    int own;
+    const char *revoked = tls_revoked(&tunnel->tls, &own);
+    if (revoked != NULL)
+        snprintf(tunnel->tls.error, sizeof(tunnel->tls.error), "%s", revoked);
+    return revoked != NULL;
+}
+
 void tunnel_stepped(struct tunnel *tunnel)
 {
     NS_CHECK(tunnel, TUNNEL_MAGIC);
@@ -107,7 +117,9 @@ void tunnel_stepped(struct tunnel *tunnel)
     if (result == TLS_OK || !stranger_is(&tunnel->stranger))
         (void)turns_event(&worker->turns, &tunnel->workload->budget);
     tunnel_say(tunnel, tunnel->step.output, tunnel->step.output_length);
-    if (result == TLS_OK)
+    if (result == TLS_OK && revocation_came(tunnel))
+        handshake_failed(tunnel);
+    else if (result == TLS_OK)
         handshake_done(tunnel);
     else if (result == TLS_CHOOSE)
         tunnel_choose(tunnel);

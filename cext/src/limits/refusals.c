@@ -21,6 +21,7 @@ struct row {
     struct ns_address source;
     struct ns_address destination; /* of the last one */
     char *peer;                    /* owned; NULL: none */
+    char *presented, *expected;    /* same, of the last one */
     char reason[NS_REASON_MAX];
 };
 
@@ -35,6 +36,34 @@ struct refusals {
     uint32_t told;            /* notices in it */
     uint64_t untold;          /* refusals of rows that were pushed out before they were told */
 };
+
+static const char *or_empty(const char *text)
+{
+    return text == NULL ? "" : text;
+}
+
+/* NULL for an empty one, or without memory. */
+static char *copy(const char *text)
+{
+    return or_empty(text)[0] == 0 ? NULL : strdup(text);
+}
+
+/* Most refusals of a row say the same. */
+static void replace(char **place, const char *text)
+{
+    if (strcmp(or_empty(*place), or_empty(text)) == 0)
+        return;
+    free(*place);
+    *place = copy(text);
+}
+
+/* Frees what it owns. */
+static void row_forget(struct row *row)
+{
+    free(row->peer);
+    free(row->presented);
+    free(row->expected);
+}
 
 struct refusals *refusals_new(uint64_t workload, struct notices *notices)
 {
@@ -51,7 +80,7 @@ void refusals_free(struct refusals *refusals)
         return;
     for (int part = 0; part < PARTS; part++) {
         for (int i = 0; refusals->parts[part] != NULL && i < REFUSAL_ROWS; i++)
-            free(refusals->parts[part][i].peer);
+            row_forget(&refusals->parts[part][i]);
         free(refusals->parts[part]);
     }
     pthread_mutex_destroy(&refusals->mutex);
@@ -72,7 +101,7 @@ static int row_matches(const struct row *row, const struct refusal *refusal)
     return row->count > 0 && row->kind == refusal->kind && row->direction == refusal->direction &&
            row->status == refusal->status && address_same_ip(&row->source, &refusal->source) &&
            (row->direction == NS_INBOUND || address_same_ip(&row->destination, &refusal->destination)) &&
-           strcmp(row->peer == NULL ? "" : row->peer, refusal->peer == NULL ? "" : refusal->peer) == 0 &&
+           strcmp(or_empty(row->peer), or_empty(refusal->peer)) == 0 &&
            strncmp(row->reason, refusal->reason, sizeof(row->reason) - 1) == 0;
 }
 
@@ -103,7 +132,7 @@ static struct row *row_for(struct refusals *refusals, const struct refusal *refu
             place = row;
     }
     refusals->untold += place->count - place->noticed;
-    free(place->peer);
+    row_forget(place);
     memset(place, 0, sizeof(*place));
     place->kind = refusal->kind;
     place->direction = refusal->direction;
@@ -111,8 +140,7 @@ static struct row *row_for(struct refusals *refusals, const struct refusal *refu
     place->source = refusal->source;
     place->source.port = 0;
     place->first_ms = now_ms;
-    if (refusal->peer != NULL && refusal->peer[0] != 0)
-        place->peer = strdup(refusal->peer); /* without memory for it, it has none */
+    place->peer = copy(refusal->peer);
     snprintf(place->reason, sizeof(place->reason), "%s", refusal->reason);
     return place;
 }
@@ -126,6 +154,8 @@ void refusals_note(struct refusals *refusals, const struct refusal *refusal, uin
     row->count++;
     row->last_ms = now_ms;
     row->destination = refusal->destination;
+    replace(&row->presented, refusal->presented);
+    replace(&row->expected, refusal->expected);
     pthread_mutex_unlock(&refusals->mutex);
     notices_set(refusals->notices);
 }
@@ -143,8 +173,10 @@ void refusal_describe(const struct refusal *refusal, uint64_t workload, struct n
     out->source = refusal->source;
     out->source.port = 0;
     out->destination = refusal->destination;
-    snprintf(out->peer, sizeof(out->peer), "%s", refusal->peer == NULL ? "" : refusal->peer);
+    snprintf(out->peer, sizeof(out->peer), "%s", or_empty(refusal->peer));
     snprintf(out->reason, sizeof(out->reason), "%s", refusal->reason);
+    snprintf(out->presented, sizeof(out->presented), "%s", or_empty(refusal->presented));
+    snprintf(out->expected, sizeof(out->expected), "%s", or_empty(refusal->expected));
 }
 
 static void row_describe(const struct refusals *refusals, const struct row *row, uint64_t now_ms,
@@ -160,8 +192,10 @@ static void row_describe(const struct refusals *refusals, const struct row *row,
     out->status = (uint32_t)row->status;
     out->source = row->source;
     out->destination = row->destination;
-    snprintf(out->peer, sizeof(out->peer), "%s", row->peer == NULL ? "" : row->peer);
+    snprintf(out->peer, sizeof(out->peer), "%s", or_empty(row->peer));
     memcpy(out->reason, row->reason, sizeof(out->reason));
+    snprintf(out->presented, sizeof(out->presented), "%s", or_empty(row->presented));
+    snprintf(out->expected, sizeof(out->expected), "%s", or_empty(row->expected));
 }
 
 /* The rows one after the other: NULL first. NULL behind the last. */

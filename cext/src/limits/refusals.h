@@ -44,6 +44,9 @@ struct refusal {
     /* Verified identity; NULL or "": none. */
     const char *peer;
     const char *reason;
+    /* As in struct ns_refusal; NULL or "": nothing. Of refusals in one row the last ones are told. */
+    const char *presented;
+    const char *expected;
 };
 
 struct refusals;

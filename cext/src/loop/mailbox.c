@@ -20,7 +20,7 @@ void command_free(struct command *command)
     if (command->fd >= 0)
         close(command->fd);
     tls_credentials_dispose(&command->credentials);
-    tls_trust_dispose(&command->trust);
+    bundles_release(command->bundles);
     decision_release(command->decision);
     quota_release(command->quota);
     free(command->syn);

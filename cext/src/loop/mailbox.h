@@ -28,7 +28,8 @@ enum command_kind {
     COMMAND_ADD,
     COMMAND_CREDENTIALS,
     COMMAND_TRUST,
-    COMMAND_LISTEN, /* to the home worker only */
+    COMMAND_REVOKED, /* the set of what is revoked has changed */
+    COMMAND_LISTEN,  /* to the home worker only */
     COMMAND_UNLISTEN,
     COMMAND_ACCEPTED,  /* from the home worker: a connection for another one */
     COMMAND_PARKED,    /* the same of a SYN; it may be one that came before */
@@ -72,8 +73,8 @@ struct command {
     int native;
     /* Handed over. */
     struct tls_credentials credentials;
-    /* Handed over. */
-    struct tls_trust trust;
+    /* TRUST: handed over. */
+    struct bundles *bundles;
     /* ANSWER: handed over. */
     struct decision *decision;
     /* Borrowed from the caller, who waits. */

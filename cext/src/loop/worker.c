@@ -55,6 +55,7 @@ void worker_init(struct worker *worker, const struct context *context, uint32_t 
     worker->wake.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     worker->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     worker->libctx = OSSL_LIB_CTX_new();
+    trust_init(&worker->trust, context->revoked);
     mailbox_init(&worker->mailbox, worker->wake.fd);
     handshakes_init(&worker->handshakes, worker->wake.fd);
 }
@@ -71,7 +72,7 @@ void worker_dispose(struct worker *worker)
     events_dispose(&worker->events);
     parking_dispose(&worker->parking);
     answers_dispose(&worker->answers);
-    tls_trust_dispose(&worker->trust);
+    trust_dispose(&worker->trust);
     OSSL_LIB_CTX_free(worker->libctx);
     int fds[] = {worker->epoll_fd, worker->wake.fd, worker->spare_fd};
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)

@@ -58,6 +58,7 @@ struct stream_events;
 struct context {
     const struct core_options *options;
     struct published *published;
+    struct revoked *revoked;
     struct questions *questions;
     /* Of each worker, by its index. */
     struct placement *places;
@@ -155,8 +156,8 @@ struct worker {
     /* Given up for a moment when descriptors run out, to accept and reset a connection. */
     int spare_fd;
     OSSL_LIB_CTX *libctx;
-    /* By which all workloads verify their peers; nobody until it comes. */
-    struct tls_trust trust;
+    /* By which all workloads verify their peers. */
+    struct trust trust;
     struct block_pool blocks;
     struct splice_pool pipes;
     struct scratch scratch;

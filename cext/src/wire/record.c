@@ -22,6 +22,7 @@ enum {
     KEY_UPDATE = 24,
     TICKET_LEAST = 14,                                     /* RFC 8446, 4.6.1: ticket of one byte */
     TICKET_MOST = 4 + 4 + 1 + 255 + 2 + 65535 + 2 + 65534, /* all fields at their greatest */
+    ALERT_WARNING = 1,
     ALERT_FATAL = 2,
 };
 
@@ -99,13 +100,24 @@ enum tls_result record_write(struct record *record, struct tls_sink *sink, const
     return record->failure == NULL ? TLS_OK : TLS_FAILED;
 }
 
-void record_end(struct record *record, struct tls_sink *sink)
+/* Our last record is an alert. */
+static void last_words(struct record *record, struct tls_sink *sink, uint8_t level, uint8_t alert)
 {
-    static const uint8_t CLOSE_NOTIFY[] = {1, SSL3_AD_CLOSE_NOTIFY};
+    const uint8_t content[] = {level, alert};
     if (record->suite == NULL || record->failure != NULL || record->ended)
         return;
     record->ended = 1;
-    (void)sink_seal(record, sink, RECORD_ALERT, CLOSE_NOTIFY, sizeof(CLOSE_NOTIFY));
+    (void)sink_seal(record, sink, RECORD_ALERT, content, sizeof(content));
+}
+
+void record_end(struct record *record, struct tls_sink *sink)
+{
+    last_words(record, sink, ALERT_WARNING, SSL3_AD_CLOSE_NOTIFY);
+}
+
+void record_refuse(struct record *record, struct tls_sink *sink, uint8_t alert)
+{
+    last_words(record, sink, ALERT_FATAL, alert);
 }
 
 /* ---- reading ---- */
@@ -227,8 +239,10 @@ static void take_alert(struct record *record, struct tls_sink *sink, const uint8
         record_fail(record, sink, SSL_AD_DECODE_ERROR, "alert of a wrong length");
     else if (bytes[1] == SSL_AD_CLOSE_NOTIFY)
         record->peer_ended = 1;
-    else if (bytes[1] != SSL_AD_USER_CANCELLED) /* the level means nothing (RFC 8446, 6) */
+    else if (bytes[1] != SSL_AD_USER_CANCELLED) { /* the level means nothing (RFC 8446, 6) */
+        record->alert = bytes[1];
         record->failure = tls_alert_words(bytes[1]);
+    }
 }
 
 /* Acts on an opened record's inner plaintext. Returns how many bytes of it, from its beginning, are data. */

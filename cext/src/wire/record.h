@@ -82,6 +82,8 @@ struct record {
     uint8_t ended;
     /* Records without data in a row: they are bounded. */
     uint8_t dataless;
+    /* By which the peer has ended the session; 0: by none. */
+    uint8_t alert;
 };
 
 /* Begins with sequence number 0 in both directions, under the secrets that are in place. 0, or -1 with
@@ -99,5 +101,7 @@ enum tls_result record_write(struct record *record, struct tls_sink *sink, const
                              size_t length);
 /* Writes close_notify, once. */
 void record_end(struct record *record, struct tls_sink *sink);
+/* Ends the session with a fatal alert instead. */
+void record_refuse(struct record *record, struct tls_sink *sink, uint8_t alert);
 
 #endif

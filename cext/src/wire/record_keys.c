@@ -10,8 +10,8 @@
 #include <string.h>
 
 static const struct record_suite SUITES[] = {
-    {0x1301, "TLS_AES_128_GCM_SHA256", "AES-128-GCM", "SHA256", 16, 32},
-    {0x1302, "TLS_AES_256_GCM_SHA384", "AES-256-GCM", "SHA384", 32, 48},
+    {0x1301, "TLSv1.3 TLS_AES_128_GCM_SHA256", "AES-128-GCM", "SHA256", 16, 32},
+    {0x1302, "TLSv1.3 TLS_AES_256_GCM_SHA384", "AES-256-GCM", "SHA384", 32, 48},
 };
 
 const struct record_suite *record_suite_find(unsigned id)

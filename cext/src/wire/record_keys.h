@@ -24,7 +24,7 @@ enum record_type { RECORD_ALERT = 21, RECORD_HANDSHAKE = 22, RECORD_APPLICATION 
 struct record_suite {
     /* IANA's number. */
     unsigned id;
-    /* As RFC 8446 writes it. */
+    /* The protocol, and the suite as RFC 8446 writes it. */
     const char *name;
     /* EVP's name. */
     const char *cipher;

@@ -281,6 +281,40 @@ int svid_identity(X509 *certificate, char identity[NS_IDENTITY_MAX])
     return identity[0] != 0 ? 0 : -1;
 }
 
+int svid_domain(X509 *certificate, char domain[TRUST_DOMAIN_MAX])
+{
+    static const size_t SCHEME = sizeof("spiffe://") - 1;
+    struct reading reading;
+    size_t length = 0;
+    if (certificate_read(certificate, &reading) == SOUND && reading.uris == 1 &&
+        (spiffe_id_valid(reading.uri, reading.uri_length) ||
+         spiffe_domain_id_valid(reading.uri, reading.uri_length))) {
+        const char *end = memchr(reading.uri + SCHEME, '/', reading.uri_length - SCHEME);
+        length = end == NULL ? reading.uri_length - SCHEME : (size_t)(end - reading.uri) - SCHEME;
+        memcpy(domain, reading.uri + SCHEME, length); /* valid ones have 255 bytes at most */
+    }
+    domain[length] = 0;
+    reading_dispose(&reading);
+    return length > 0 ? 0 : -1;
+}
+
+void svid_presented(X509 *certificate, char *out, size_t size)
+{
+    static const char CUT[] = "...";
+    GENERAL_NAMES *names = X509_get_ext_d2i(certificate, NID_subject_alt_name, NULL, NULL);
+    struct reading reading = {.names = names};
+    size_t length;
+    ERR_clear_error();
+    read_uris(&reading);
+    length = reading.uri_length < size ? reading.uri_length : size - 1;
+    for (size_t i = 0; i < length; i++)
+        out[i] = (char)(reading.uri[i] > ' ' && reading.uri[i] < 0x7f ? reading.uri[i] : '?');
+    out[length] = 0;
+    if (length < reading.uri_length)
+        memcpy(out + size - sizeof(CUT), CUT, sizeof(CUT));
+    GENERAL_NAMES_free(names);
+}
+
 /* ---- signing certificates ---- */
 
 /* One need not be an SVID itself: then its names are of no concern. */

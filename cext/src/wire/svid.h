@@ -13,6 +13,7 @@
 #include <openssl/x509.h>
 
 #include "nodeseal_core.h"
+#include "wire/trust.h"
 
 /* What a certificate that a peer shows is to be good for. */
 enum svid_role { SVID_CLIENT = 0, SVID_SERVER = 1 };
@@ -29,5 +30,11 @@ const char *svid_path_fault(int error, int depth);
 
 /* The certificate's only URI if it is a workload's SPIFFE id; 0, or -1. */
 int svid_identity(X509 *certificate, char identity[NS_IDENTITY_MAX]);
+/* The trust domain of the certificate's only URI if that is a SPIFFE id, of whatever path; 0, or -1. */
+int svid_domain(X509 *certificate, char domain[TRUST_DOMAIN_MAX]);
+/* What a certificate that was refused, or is to be, says of who it is for: its first URI, which nobody has
+ * verified. For people: what is not printable ASCII, or blank, becomes "?", and what is too long ends in
+ * "...". "": it has no URI that can be read. */
+void svid_presented(X509 *certificate, char *out, size_t size);
 
 #endif

@@ -10,6 +10,7 @@
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "wire/chain.h"
@@ -79,22 +80,50 @@ static enum svid_role peer_role(const struct tls *tls)
     return SSL_is_server(tls->ssl) ? SVID_CLIENT : SVID_SERVER;
 }
 
-/* The peer's certificate and those that it is verified by; OpenSSL has found their path good. */
-static const char *peer_fault(const struct tls *tls, X509_STORE_CTX *store_ctx)
+/* Why a handshake comes to nothing: words, and the error by which OpenSSL chooses the alert for the peer. */
+struct fault {
+    const char *words;
+    int error;
+};
+
+/* The error for which OpenSSL sends certificate_revoked, unsupported_certificate, bad_certificate, unknown_ca
+ * or handshake_failure. */
+enum {
+    AS_REVOKED = X509_V_ERR_CERT_REVOKED,
+    AS_UNSUPPORTED = X509_V_ERR_INVALID_PURPOSE,
+    AS_ANOTHERS = X509_V_ERR_HOSTNAME_MISMATCH,
+    AS_UNTRUSTED = X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY,
+    AS_OUR_OWN = X509_V_ERR_APPLICATION_VERIFICATION,
+};
+
+static struct fault revocation_fault(struct tls *tls)
 {
+    int own = 0;
+    const char *words = tls_revoked(tls, &own);
+    return (struct fault){words, own ? AS_OUR_OWN : AS_REVOKED};
+}
+
+/* The peer's certificate, whose trust domain is `domain`, and those that it is verified by; OpenSSL has found
+ * their path good. */
+static struct fault peer_fault(struct tls *tls, X509_STORE_CTX *store_ctx, const char *domain)
+{
+    X509 *leaf = X509_STORE_CTX_get0_cert(store_ctx);
     char identity[NS_IDENTITY_MAX];
-    const char *wrong = svid_leaf_fault(X509_STORE_CTX_get_current_cert(store_ctx), peer_role(tls),
-                                        tls->trust_domain, identity);
+    const char *wrong = svid_leaf_fault(leaf, peer_role(tls), domain, identity);
     if (wrong == NULL)
-        wrong = svid_signers_fault(X509_STORE_CTX_get0_chain(store_ctx), tls->trust_domain);
-    if (wrong == NULL && !SSL_is_server(tls->ssl) && strcmp(identity, tls->expected) != 0)
-        wrong = "peer has another identity than expected";
-    return wrong;
+        wrong = svid_signers_fault(X509_STORE_CTX_get0_chain(store_ctx), domain);
+    if (wrong != NULL)
+        return (struct fault){wrong, AS_UNSUPPORTED};
+    if (!SSL_is_server(tls->ssl) && strcmp(identity, tls->expected) != 0)
+        return (struct fault){"peer has another identity than expected", AS_ANOTHERS};
+    if (digests_of(tls->libctx, leaf, identity, &tls->peers) != 0)
+        return (struct fault){"OpenSSL cannot look at the peer certificate", AS_OUR_OWN};
+    return revocation_fault(tls);
 }
 
 /* OpenSSL has found the path wrong: notes why. Of a leaf that it cannot read, or not use, our own rules tell
  * more. */
-static void note_path_fault(struct tls *tls, X509_STORE_CTX *store_ctx)
+static void note_path_fault(struct tls *tls, X509_STORE_CTX *store_ctx, const char *domain)
 {
     X509 *certificate = X509_STORE_CTX_get_current_cert(store_ctx);
     int error = X509_STORE_CTX_get_error(store_ctx);
@@ -103,7 +132,7 @@ static void note_path_fault(struct tls *tls, X509_STORE_CTX *store_ctx)
     const char *wrong = NULL;
     if (depth == 0 && certificate != NULL &&
         (error == X509_V_ERR_INVALID_PURPOSE || (X509_get_extension_flags(certificate) & EXFLAG_INVALID)))
-        wrong = svid_leaf_fault(certificate, peer_role(tls), tls->trust_domain, identity);
+        wrong = svid_leaf_fault(certificate, peer_role(tls), domain, identity);
     if (wrong == NULL)
         wrong = svid_path_fault(error, depth);
     if (wrong != NULL)
@@ -113,21 +142,51 @@ static void note_path_fault(struct tls *tls, X509_STORE_CTX *store_ctx)
                  X509_verify_cert_error_string(error));
 }
 
-/* Runs inside the handshake for each certificate of the chain, the leaf last; 0 ends the handshake with an
- * alert. */
-static int verify_peer(int chain_ok, X509_STORE_CTX *store_ctx)
+/* Why the certificate tells no trust domain: which of the rules it breaks. */
+static struct fault domain_fault(const struct tls *tls, X509 *leaf)
 {
+    char identity[NS_IDENTITY_MAX];
+    const char *wrong = svid_leaf_fault(leaf, peer_role(tls), tls->trust_domain, identity);
+    return (struct fault){wrong != NULL ? wrong : "peer certificate cannot be read", AS_UNSUPPORTED};
+}
+
+/* NULL as words: the peer's chain is good. */
+static struct fault chain_fault(struct tls *tls, X509_STORE_CTX *store_ctx, const struct bundles *bundles)
+{
+    X509 *leaf = X509_STORE_CTX_get0_cert(store_ctx);
+    char domain[TRUST_DOMAIN_MAX];
+    if (svid_domain(leaf, domain) != 0)
+        return domain_fault(tls, leaf);
+    STACK_OF(X509) *anchors = bundles_anchors(bundles, domain);
+    if (anchors == NULL && strcmp(domain, tls->trust_domain) == 0)
+        return (struct fault){svid_path_fault(AS_UNTRUSTED, 0), AS_UNTRUSTED};
+    if (anchors == NULL)
+        return (struct fault){"peer is of another trust domain", AS_UNTRUSTED};
+    X509_STORE_CTX_set0_trusted_stack(store_ctx, anchors);
+    if (X509_verify_cert(store_ctx) == 1)
+        return peer_fault(tls, store_ctx, domain);
+    note_path_fault(tls, store_ctx, domain);
+    int error = X509_STORE_CTX_get_error(store_ctx);
+    return (struct fault){tls->error, error != X509_V_OK ? error : AS_UNTRUSTED};
+}
+
+/* Runs inside the handshake in the place of OpenSSL's own verification: 0 ends it with an alert. */
+static int verify_peer(X509_STORE_CTX *store_ctx, void *unused)
+{
+    (void)unused;
     SSL *ssl = X509_STORE_CTX_get_ex_data(store_ctx, SSL_get_ex_data_X509_STORE_CTX_idx());
     struct tls *tls = SSL_get_ex_data(ssl, session_index);
-    if (!chain_ok) {
-        note_path_fault(tls, store_ctx);
-        return 0;
-    }
-    const char *wrong = X509_STORE_CTX_get_error_depth(store_ctx) == 0 ? peer_fault(tls, store_ctx) : NULL;
-    if (wrong == NULL)
+    struct bundles *bundles = trust_hold(tls->trust);
+    const struct fault fault = chain_fault(tls, store_ctx, bundles);
+    bundles_release(bundles);
+    X509_STORE_CTX_set0_trusted_stack(store_ctx, NULL); /* those were the bundles' */
+    if (fault.words == NULL)
         return 1;
-    snprintf(tls->error, sizeof(tls->error), "%s", wrong);
-    X509_STORE_CTX_set_error(store_ctx, X509_V_ERR_APPLICATION_VERIFICATION);
+    if (fault.words != tls->error)
+        snprintf(tls->error, sizeof(tls->error), "%s", fault.words);
+    if (tls->presented == NULL && (tls->presented = malloc(TLS_PRESENTED_MAX)) != NULL)
+        svid_presented(X509_STORE_CTX_get0_cert(store_ctx), tls->presented, TLS_PRESENTED_MAX);
+    X509_STORE_CTX_set_error(store_ctx, fault.error);
     return 0;
 }
 
@@ -252,25 +311,8 @@ static void error_line(char *error, size_t size, const char *what)
     ERR_clear_error();
 }
 
-int tls_trust_init(struct tls_trust *trust, OSSL_LIB_CTX *libctx, const char *bundle_pem, char *error,
-                   size_t error_size)
-{
-    ERR_clear_error();
-    trust->store = pem_bundle(libctx, bundle_pem);
-    if (trust->store != NULL)
-        return 0;
-    error_line(error, error_size, "the trust bundle cannot be read or holds no certificate");
-    return -1;
-}
-
-void tls_trust_dispose(struct tls_trust *trust)
-{
-    X509_STORE_free(trust->store);
-    trust->store = NULL;
-}
-
 /* One for both roles: a session takes its role when it begins. */
-static SSL_CTX *context_new(OSSL_LIB_CTX *libctx, const char *chain_pem, const char *key_pem, char *error,
+static SSL_CTX *context_new(OSSL_LIB_CTX *libctx, const char *chain_pem, struct tls_key key, char *error,
                             size_t error_size)
 {
     ERR_clear_error();
@@ -287,7 +329,7 @@ static SSL_CTX *context_new(OSSL_LIB_CTX *libctx, const char *chain_pem, const c
         ;
     else if (pem_load_chain(ctx, libctx, chain_pem) != 0)
         wrong = "the certificate chain cannot be read";
-    else if (pem_load_key(ctx, libctx, key_pem) != 0)
+    else if (pem_load_key(ctx, libctx, key.bytes, key.length) != 0)
         wrong = "the private key cannot be read or does not fit the certificate";
     if (wrong != NULL) {
         error_line(error, error_size, wrong);
@@ -302,37 +344,42 @@ static SSL_CTX *context_new(OSSL_LIB_CTX *libctx, const char *chain_pem, const c
     SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
     SSL_CTX_set_keylog_callback(ctx, take_secret);
     SSL_CTX_set_msg_callback(ctx, watch_message);
-    SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, verify_peer);
+    SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
+    SSL_CTX_set_cert_verify_callback(ctx, verify_peer, NULL);
     SSL_CTX_set_alpn_protos(ctx, ALPN_H2, sizeof(ALPN_H2));
     SSL_CTX_set_alpn_select_cb(ctx, select_alpn, NULL);
     SSL_CTX_set_cert_cb(ctx, wait_for_choice, NULL);
     return ctx;
 }
 
-int tls_credentials_init(struct tls_credentials *credentials, OSSL_LIB_CTX *libctx, const char *chain_pem,
-                         const char *key_pem, char *error, size_t error_size)
+int tls_credentials_init(struct tls_credentials *credentials, OSSL_LIB_CTX *libctx, struct trust *trust,
+                         const char *chain_pem, struct tls_key key, char *error, size_t error_size)
 {
-    credentials->libctx = libctx;
-    credentials->context = context_new(libctx, chain_pem, key_pem, error, error_size);
-    credentials->name[0] = 0;
     char identity[NS_IDENTITY_MAX];
-    if (credentials->context != NULL &&
-        svid_identity(SSL_CTX_get0_certificate(credentials->context), identity) == 0)
+    memset(credentials, 0, sizeof(*credentials));
+    credentials->libctx = libctx;
+    credentials->trust = trust;
+    credentials->context = context_new(libctx, chain_pem, key, error, error_size);
+    if (credentials->context == NULL)
+        return -1;
+    X509 *certificate = SSL_CTX_get0_certificate(credentials->context);
+    credentials->presented = malloc(TLS_PRESENTED_MAX);
+    if (credentials->presented != NULL)
+        svid_presented(certificate, credentials->presented, TLS_PRESENTED_MAX);
+    if (svid_identity(certificate, identity) == 0) {
         tls_name_of(libctx, identity, credentials->name);
-    return credentials->context != NULL ? 0 : -1;
-}
-
-void tls_credentials_trust(struct tls_credentials *credentials, const struct tls_trust *trust)
-{
-    /* Sessions read the store through their context when the peer has shown its chain. */
-    if (credentials->context != NULL && trust->store != NULL)
-        SSL_CTX_set1_cert_store(credentials->context, trust->store);
+        if (digests_of(libctx, certificate, identity, &credentials->digests) != 0)
+            memset(&credentials->digests, 0, sizeof(credentials->digests));
+    }
+    return 0;
 }
 
 void tls_credentials_dispose(struct tls_credentials *credentials)
 {
     SSL_CTX_free(credentials->context);
+    free(credentials->presented);
     credentials->context = NULL;
+    credentials->presented = NULL;
 }
 
 /* ---- sessions ---- */
@@ -342,7 +389,10 @@ int tls_init(struct tls *tls, enum tls_role role, const struct tls_credentials *
 {
     memset(tls, 0, sizeof(*tls));
     tls->trust_domain = trust_domain;
+    tls->trust = credentials->trust;
     tls->libctx = credentials->libctx;
+    tls->own = credentials->digests;
+    tls->facts = TLS_NO_FACTS;
     if (expected != NULL)
         snprintf(tls->expected, sizeof(tls->expected), "%s", expected);
     tls->ssl = SSL_new(credentials->context);
@@ -374,6 +424,8 @@ void tls_dispose(struct tls *tls)
     SSL_free(tls->ssl);
     tls->ssl = NULL;
     record_dispose(&tls->record);
+    free(tls->presented);
+    tls->presented = NULL;
 }
 
 void tls_feed(struct tls *tls, const uint8_t *bytes, size_t length)
@@ -393,6 +445,7 @@ static enum tls_result handshake_result(struct tls *tls, int returned)
     case SSL_ERROR_ZERO_RETURN:
         return TLS_CLOSED;
     default:
+        tls->record.alert = tls_error_alert(ERR_peek_error());
         if (tls->error[0] == 0 && tls_error_words(ERR_peek_error()) != NULL)
             snprintf(tls->error, sizeof(tls->error), "%s", tls_error_words(ERR_peek_error()));
         if (tls->error[0] == 0)
@@ -418,8 +471,10 @@ enum tls_result tls_handshake(struct tls *tls, struct tls_sink *sink)
         return TLS_FAILED;
     }
     char peer[NS_IDENTITY_MAX];
+    const struct tls_facts facts = tls_facts_of(tls->ssl);
     if (svid_identity(SSL_get0_peer_certificate(tls->ssl), peer) != 0 || tls_hand_over(tls) != 0)
         return TLS_FAILED;
+    tls->facts = facts;
     /* Only now has the peer proved that it holds the certificate's key. */
     snprintf(tls->peer, sizeof(tls->peer), "%s", peer);
     return TLS_OK;
@@ -433,8 +488,10 @@ const char *tls_wanted(const struct tls *tls)
 void tls_present(struct tls *tls, const struct tls_credentials *credentials)
 {
     tls->choosing = 0;
-    if (credentials != NULL && SSL_get_SSL_CTX(tls->ssl) != credentials->context)
+    if (credentials != NULL && SSL_get_SSL_CTX(tls->ssl) != credentials->context) {
         (void)SSL_set_SSL_CTX(tls->ssl, credentials->context);
+        tls->own = credentials->digests;
+    }
 }
 
 /* Notes why the record layer failed; the words for an alert say already who means what. */
@@ -464,8 +521,21 @@ void tls_close(struct tls *tls, struct tls_sink *sink)
     record_end(&tls->record, sink);
 }
 
-void tls_describe(const struct tls *tls, char *out, size_t size)
+void tls_refuse(struct tls *tls, struct tls_sink *sink, uint8_t alert)
 {
-    const struct record_suite *suite = tls->record.suite;
-    snprintf(out, size, "%s%s", suite == NULL ? "" : "TLSv1.3 ", suite == NULL ? "" : suite->name);
+    record_refuse(&tls->record, sink, alert);
+}
+
+int tls_was_refused(const struct tls *tls)
+{
+    return tls_alert_refuses(tls->record.alert);
+}
+
+const char *tls_revoked(const struct tls *tls, int *own)
+{
+    enum revoked_by by = revoked_look(tls->trust->revoked, &tls->peers);
+    *own = by == REVOKED_NOT;
+    if (*own)
+        by = revoked_look(tls->trust->revoked, &tls->own);
+    return by == REVOKED_NOT ? NULL : revoked_words(by, *own);
 }

@@ -6,9 +6,10 @@
  * buffer when idle. The handshake is OpenSSL's; once it is done, its session is freed and the record layer
  * (record.h) has the traffic secrets. One session belongs to one thread at a time.
  *
- * Both sides prove an identity: a chain to the trust bundle, and an X.509-SVID of the right trust domain
- * (svid.h). A client also names the only identity it accepts. All of this is checked inside the handshake, so
- * that a peer with a wrong certificate never gets to send a byte of application data.
+ * Both sides prove an identity: an X.509-SVID (svid.h) and a chain from it to an anchor of its own trust
+ * domain (trust.h); a domain that is not trusted has none. Nothing of it may be revoked (revoked.h). A client
+ * also names the only identity it accepts. All of this is checked inside the handshake, so that a peer with a
+ * wrong certificate never gets to send a byte of application data.
  */
 #ifndef NS_TLS_H
 #define NS_TLS_H
@@ -19,40 +20,45 @@
 
 #include "nodeseal_core.h"
 #include "wire/record.h"
+#include "wire/tls_facts.h"
+#include "wire/trust.h"
 
 enum tls_role { TLS_CLIENT = 0, TLS_SERVER = 1 };
 
 enum { TLS_NAME_SIZE = 48 };
 
-/* The anchors by which peers are verified; immutable, counted by OpenSSL through its store. */
-struct tls_trust {
-    /* NULL: nobody is trusted. */
-    X509_STORE *store;
-};
-
-/* Reads them into `libctx`. On failure returns -1, writes one line to error, and leaves nothing allocated. */
-int tls_trust_init(struct tls_trust *trust, OSSL_LIB_CTX *libctx, const char *bundle_pem, char *error,
-                   size_t error_size);
-void tls_trust_dispose(struct tls_trust *trust);
-
-/* What one workload presents, and whom it trusts; counted by OpenSSL through its context. */
+/* What one workload presents, and whom it trusts. */
 struct tls_credentials {
-    /* For both roles. */
+    /* For both roles; counted by OpenSSL. */
     SSL_CTX *context;
     /* Borrowed; NULL: OpenSSL's default. */
     OSSL_LIB_CTX *libctx;
+    /* Borrowed: by which its peers are verified. */
+    struct trust *trust;
     /* tls_name_of the certificate's identity; "": it has none. */
     char name[TLS_NAME_SIZE];
+    /* Held: what the certificate says of whom it is for (svid_presented). */
+    char *presented;
+    /* What the certificate can be revoked by; all zero if it has no identity. */
+    struct digests digests;
 };
 
-/* Makes them in `libctx` (one per worker, because OpenSSL 3.0's own locks are slow). They trust nobody yet.
- * On failure returns -1, writes one line to error, and leaves nothing allocated. */
-int tls_credentials_init(struct tls_credentials *credentials, OSSL_LIB_CTX *libctx, const char *chain_pem,
-                         const char *key_pem, char *error, size_t error_size);
-/* From now on peers are verified by `trust`, those of handshakes that have begun as well. It belongs to the
- * same thread as the sessions. Nothing happens if the credentials have no context. */
-void tls_credentials_trust(struct tls_credentials *credentials, const struct tls_trust *trust);
+/* A private key, in PEM form or DER. */
+struct tls_key {
+    const uint8_t *bytes;
+    size_t length;
+};
+
+/* Makes them in `libctx` (one per worker, because OpenSSL 3.0's own locks are slow). On failure returns -1,
+ * writes one line to error, and leaves nothing allocated. */
+int tls_credentials_init(struct tls_credentials *credentials, OSSL_LIB_CTX *libctx, struct trust *trust,
+                         const char *chain_pem, struct tls_key key, char *error, size_t error_size);
+/* Harmless if they are all zero. */
 void tls_credentials_dispose(struct tls_credentials *credentials);
+
+enum {
+    TLS_PRESENTED_MAX = 192, /* what a peer's certificate says of whom it is for, shortened */
+};
 
 struct tls {
     /* NULL once the handshake is done, and after dispose. */
@@ -69,8 +75,15 @@ struct tls {
     uint8_t finished;
     /* The handshake went on behind a Finished: no one else may go on with it. */
     uint8_t late;
-    /* Borrowed; peers of another are refused. */
+    /* Borrowed: by which the peer is verified. */
+    struct trust *trust;
+    /* Borrowed: the own one; what is said when a peer is of one that is not trusted. */
     const char *trust_domain;
+    /* Of the own certificate, and, verified, the peer's. */
+    struct digests own, peers;
+    struct tls_facts facts;
+    /* Held: what the certificate that was refused says of whom it is for, unverified; NULL: none was. */
+    char *presented;
     /* Server, set by the caller: once the client has said whom it wants, TLS_CHOOSE. */
     uint8_t choosing;
     /* Client: the only peer identity accepted. */
@@ -110,8 +123,13 @@ enum tls_result tls_read(struct tls *tls, struct tls_sink *sink, uint8_t *out, s
 enum tls_result tls_write(struct tls *tls, struct tls_sink *sink, const uint8_t *bytes, size_t length);
 /* Writes close_notify. */
 void tls_close(struct tls *tls, struct tls_sink *sink);
-/* "TLSv1.3 TLS_AES_128_GCM_SHA256", as negotiated; "" before the handshake is done. */
-void tls_describe(const struct tls *tls, char *out, size_t size);
+/* Ends the session with a fatal alert (RFC 8446, 6.2). */
+void tls_refuse(struct tls *tls, struct tls_sink *sink, uint8_t alert);
+/* After TLS_FAILED: the peer's alert refuses who this end is, or its certificate. */
+int tls_was_refused(const struct tls *tls);
+/* Whether the peer, or this end, is revoked by now: why, in words of storage that lasts; NULL: neither is.
+ * `own`: it is this end. */
+const char *tls_revoked(const struct tls *tls, int *own);
 
 /* Upper bound of what tls_write makes of `length` bytes: 22 more for each record of 16 KiB, and a KeyUpdate.
  */

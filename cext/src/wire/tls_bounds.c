@@ -51,6 +51,7 @@ const char *tls_bounds_set(SSL_CTX *context)
 {
     if (!set_groups(context))
         return "OpenSSL lacks X25519, P-256 and P-384";
+    SSL_CTX_set_security_level(context, TLS_STRENGTH);
     SSL_CTX_set_max_cert_list(context, TLS_CERTIFICATES_MOST);
 #ifdef SSL_OP_NO_RX_CERTIFICATE_COMPRESSION /* OpenSSL 3.2: what is small may become large */
     SSL_CTX_set_options(context, SSL_OP_NO_RX_CERTIFICATE_COMPRESSION | SSL_OP_NO_TX_CERTIFICATE_COMPRESSION);

@@ -22,6 +22,7 @@ enum {
     TLS_CERTIFICATES_MOST = 16384, /* bytes; a chain of three with RSA keys of 4096 bits is a third of that */
     TLS_INTERMEDIATES_MOST = 8,    /* between a leaf and what is trusted */
     TLS_HANDSHAKE_MOST = 65536,    /* bytes from a peer, until its handshake is done */
+    TLS_STRENGTH = 2, /* OpenSSL's level of 112 bits: no RSA below 2048 bits, no SHA-1 in certificates */
 };
 
 /* NULL, or what OpenSSL lacks. */

@@ -15,10 +15,13 @@ const char *tls_alert_words(uint8_t alert)
     case SSL_AD_CERTIFICATE_REVOKED:
         return "peer refused this workload's certificate: it was revoked";
     case SSL_AD_BAD_CERTIFICATE:
+        return "peer refused this workload's certificate: broken, or of another than it expected";
     case SSL_AD_UNSUPPORTED_CERTIFICATE:
+        return "peer refused this workload's certificate: it is of a kind that it does not take";
     case SSL_AD_CERTIFICATE_UNKNOWN:
+        return "peer refused this workload's certificate, and does not say why";
     case SSL_AD_ACCESS_DENIED:
-        return "peer refused this workload's certificate";
+        return "peer denies access: a certificate or an identity of either end may be revoked";
     case TLS13_AD_CERTIFICATE_REQUIRED:
         return "peer wants a certificate";
     case SSL_AD_HANDSHAKE_FAILURE:
@@ -45,14 +48,36 @@ const char *tls_alert_words(uint8_t alert)
     }
 }
 
+int tls_alert_refuses(uint8_t alert)
+{
+    switch (alert) {
+    case SSL_AD_UNKNOWN_CA:
+    case SSL_AD_CERTIFICATE_EXPIRED:
+    case SSL_AD_CERTIFICATE_REVOKED:
+    case SSL_AD_BAD_CERTIFICATE:
+    case SSL_AD_UNSUPPORTED_CERTIFICATE:
+    case SSL_AD_CERTIFICATE_UNKNOWN:
+    case SSL_AD_ACCESS_DENIED:
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+uint8_t tls_error_alert(unsigned long error)
+{
+    int reason = ERR_GET_LIB(error) == ERR_LIB_SSL ? ERR_GET_REASON(error) : 0;
+    int is_alert = reason >= SSL_AD_REASON_OFFSET && reason < SSL_AD_REASON_OFFSET + 256;
+    return (uint8_t)(is_alert ? reason - SSL_AD_REASON_OFFSET : 0);
+}
+
 const char *tls_error_words(unsigned long error)
 {
     if (ERR_GET_LIB(error) != ERR_LIB_SSL)
         return NULL;
-    int reason = ERR_GET_REASON(error);
-    if (reason >= SSL_AD_REASON_OFFSET && reason < SSL_AD_REASON_OFFSET + 256)
-        return tls_alert_words((uint8_t)(reason - SSL_AD_REASON_OFFSET));
-    switch (reason) {
+    if (tls_error_alert(error) != 0)
+        return tls_alert_words(tls_error_alert(error));
+    switch (ERR_GET_REASON(error)) {
     case SSL_R_HTTP_REQUEST:
     case SSL_R_HTTPS_PROXY_REQUEST:
         return "peer speaks plain HTTP, not TLS";

@@ -1,0 +1,270 @@
+/* revoked.c: what is revoked, and handshakes with whom. */
+#include "wire/revoked.h"
+
+#include "certificates.h"
+#include "check.h"
+#include "credentials.h"
+#include "noise.h"
+#include "tls_pair.h"
+
+#define SHIPPER "spiffe://example.org/ns/default/sa/shipper"
+#define PIPELINE "spiffe://example.org/ns/default/sa/pipeline"
+
+/* ---- digests ---- */
+
+static void check_digest(const uint8_t digest[REVOKED_DIGEST], const char *expected)
+{
+    char text[2 * REVOKED_DIGEST + 1];
+    for (int i = 0; i < REVOKED_DIGEST; i++)
+        snprintf(text + 2 * i, 3, "%02x", digest[i]);
+    CHECK_TEXT(text, expected);
+}
+
+static void name_issuer(X509 *x509)
+{
+    X509_NAME *name = X509_NAME_new();
+    X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_UTF8, (const unsigned char *)"an issuer", -1, -1, 0);
+    X509_set_issuer_name(x509, name);
+    X509_NAME_free(name);
+    ASN1_INTEGER_set(X509_get_serialNumber(x509), 0x0a1b2c);
+}
+
+/* tests/unit/test_mesh_revoked.py has the same three. */
+TEST(digests_are_those_that_agents_make)
+{
+    struct authority authority = authority_new();
+    struct certificate_wish wish = {.uris = {SHIPPER}, .tamper = name_issuer};
+    struct certificate leaf = certificate_new(&authority.intermediate, &wish);
+    struct digests digests;
+    CHECK_EQUAL(digests_of(NULL, leaf.x509, SHIPPER, &digests), 0);
+    check_digest(digests.identity, "ec8315f56f5bd4e3db39a53eaddc9616");
+    check_digest(digests.serial, "04f293c147a1a0d9e632bdd3736a94fe");
+    check_digest(digests.issued, "ab1f2f886aa70aa87e6faf81af30cbc6");
+    certificate_dispose(&leaf);
+    authority_dispose(&authority);
+}
+
+/* ---- the set ---- */
+
+static struct digests numbered(uint64_t number)
+{
+    struct digests digests;
+    noise_fill(number + 1, 0, (uint8_t *)&digests, sizeof(digests));
+    return digests;
+}
+
+static int is_revoked(struct revoked *revoked, uint64_t number)
+{
+    const struct digests digests = numbered(number);
+    return revoked_look(revoked, &digests) != REVOKED_NOT;
+}
+
+/* The serial digests of [from, end). */
+static uint8_t *serials(uint64_t from, uint64_t end)
+{
+    uint8_t *all = malloc((end - from) * REVOKED_DIGEST + 1);
+    for (uint64_t i = from; i < end; i++) {
+        const struct digests digests = numbered(i);
+        memcpy(all + (i - from) * REVOKED_DIGEST, digests.serial, REVOKED_DIGEST);
+    }
+    return all;
+}
+
+static size_t change(struct revoked *revoked, uint64_t add, uint64_t add_end, uint64_t drop,
+                     uint64_t drop_end, int whole)
+{
+    uint8_t *added = serials(add, add_end), *dropped = serials(drop, drop_end);
+    size_t count =
+        revoked_change(revoked, added, (size_t)(add_end - add), dropped, (size_t)(drop_end - drop), whole);
+    free(added);
+    free(dropped);
+    return count;
+}
+
+TEST(nothing_is_revoked_at_first)
+{
+    struct revoked revoked;
+    revoked_init(&revoked);
+    CHECK(!is_revoked(&revoked, 1));
+    const struct digests none = {0};
+    CHECK_EQUAL(revoked_look(&revoked, &none), REVOKED_NOT);
+    CHECK_EQUAL(revoked_look(NULL, &none), REVOKED_NOT);
+    revoked_dispose(&revoked);
+}
+
+TEST(what_was_revoked_is_so_until_it_is_restored)
+{
+    struct revoked revoked;
+    revoked_init(&revoked);
+    CHECK_EQUAL(change(&revoked, 0, 1000, 0, 0, 0), 1000);
+    CHECK_EQUAL(change(&revoked, 1000, 1500, 0, 500, 0), 1000);
+    for (uint64_t i = 0; i < 2000; i++)
+        CHECK_CASE(is_revoked(&revoked, i) == (i >= 500 && i < 1500), "%d", (int)i);
+    CHECK_EQUAL(change(&revoked, 700, 800, 700, 800, 0), 1000); /* what is in both is revoked */
+    CHECK_EQUAL(change(&revoked, 0, 10, 0, 0, 1), 10);
+    for (uint64_t i = 0; i < 2000; i++)
+        CHECK_CASE(is_revoked(&revoked, i) == (i < 10), "%d", (int)i);
+    CHECK_EQUAL(change(&revoked, 0, 0, 0, 0, 1), 0);
+    CHECK(!is_revoked(&revoked, 1));
+    revoked_dispose(&revoked);
+}
+
+TEST(each_of_the_three_digests_revokes)
+{
+    const struct digests digests = numbered(5);
+    const struct {
+        const uint8_t *digest;
+        enum revoked_by by;
+    } CASES[] = {{digests.identity, REVOKED_IDENTITY},
+                 {digests.serial, REVOKED_CERTIFICATE},
+                 {digests.issued, REVOKED_CERTIFICATE}};
+    for (int i = 0; i < 3; i++) {
+        struct revoked revoked;
+        revoked_init(&revoked);
+        CHECK_EQUAL(revoked_change(&revoked, CASES[i].digest, 1, NULL, 0, 0), 1);
+        CHECK_EQUAL(revoked_look(&revoked, &digests), CASES[i].by);
+        revoked_dispose(&revoked);
+    }
+}
+
+TEST(a_hundred_thousand_cost_four_megabytes)
+{
+    struct revoked revoked;
+    revoked_init(&revoked);
+    CHECK_EQUAL(change(&revoked, 0, 100000, 0, 0, 1), 100000);
+    CHECK_EQUAL(revoked.capacity * REVOKED_DIGEST, 4 << 20);
+    revoked_dispose(&revoked);
+}
+
+/* ---- handshakes ---- */
+
+struct mesh {
+    struct authority authority;
+    struct revoked revoked;
+    struct tls_credentials shipper, pipeline;
+};
+
+/* With the revocations of `revoked`; NULL: it hears of none. */
+static struct tls_credentials credentials_of(const struct authority *authority, const char *identity,
+                                             struct revoked *revoked)
+{
+    struct certificate_wish wish = {.uris = {identity}};
+    struct certificate leaf = certificate_new(&authority->intermediate, &wish);
+    char *chain = certificate_chain_pem(&leaf, &authority->intermediate);
+    char *key = certificate_key_pem(&leaf);
+    char *bundle = certificate_chain_pem(&authority->root, NULL);
+    struct tls_credentials credentials;
+    char error[NS_REASON_MAX] = "";
+    CHECK_EQUAL(credentials_init(&credentials, NULL, chain, key, bundle, error, sizeof(error)), 0);
+    credentials.trust->revoked = revoked;
+    free(chain);
+    free(key);
+    free(bundle);
+    certificate_dispose(&leaf);
+    return credentials;
+}
+
+/* shipper hears of revocations, pipeline does not. */
+static void mesh_init(struct mesh *mesh)
+{
+    mesh->authority = authority_new();
+    revoked_init(&mesh->revoked);
+    mesh->shipper = credentials_of(&mesh->authority, SHIPPER, &mesh->revoked);
+    mesh->pipeline = credentials_of(&mesh->authority, PIPELINE, NULL);
+}
+
+static void mesh_dispose(struct mesh *mesh)
+{
+    credentials_dispose(&mesh->shipper);
+    credentials_dispose(&mesh->pipeline);
+    revoked_dispose(&mesh->revoked);
+    authority_dispose(&mesh->authority);
+}
+
+/* What both say, with shipper in each role. */
+static void check_handshakes(struct mesh *mesh, const char *shipper, const char *pipeline)
+{
+    for (int role = 0; role < 2; role++) {
+        struct pair pair;
+        if (role == TLS_CLIENT)
+            pair_run(&pair, &mesh->shipper, &mesh->pipeline, PIPELINE);
+        else
+            pair_run(&pair, &mesh->pipeline, &mesh->shipper, SHIPPER);
+        const struct end *one = role == TLS_CLIENT ? &pair.client : &pair.server;
+        const struct end *other = role == TLS_CLIENT ? &pair.server : &pair.client;
+        CHECK_TEXT(one->tls.error, shipper);
+        CHECK_TEXT(other->tls.error, pipeline);
+        CHECK_TEXT(one->tls.peer, shipper[0] == 0 ? PIPELINE : "");
+        CHECK_EQUAL(tls_was_refused(&other->tls), strstr(pipeline, "was revoked") != NULL);
+        pair_dispose(&pair);
+    }
+}
+
+TEST(a_revoked_peer_is_refused_and_told_so)
+{
+    static const char SAID[] = "peer refused this workload's certificate: it was revoked";
+    struct mesh mesh;
+    mesh_init(&mesh);
+    const struct digests digests = mesh.pipeline.digests;
+    check_handshakes(&mesh, "", "");
+    (void)revoked_change(&mesh.revoked, digests.identity, 1, NULL, 0, 0);
+    check_handshakes(&mesh, "peer's identity was revoked", SAID);
+    (void)revoked_change(&mesh.revoked, digests.serial, 1, NULL, 0, 1);
+    check_handshakes(&mesh, "peer's certificate was revoked", SAID);
+    (void)revoked_change(&mesh.revoked, digests.issued, 1, NULL, 0, 1);
+    check_handshakes(&mesh, "peer's certificate was revoked", SAID);
+    (void)revoked_change(&mesh.revoked, NULL, 0, digests.issued, 1, 0);
+    check_handshakes(&mesh, "", "");
+    mesh_dispose(&mesh);
+}
+
+TEST(who_is_revoked_itself_talks_with_nobody)
+{
+    struct mesh mesh;
+    mesh_init(&mesh);
+    const struct digests digests = mesh.shipper.digests;
+    (void)revoked_change(&mesh.revoked, digests.identity, 1, NULL, 0, 0);
+    check_handshakes(&mesh, "this workload's identity was revoked", "peer refused the handshake");
+    (void)revoked_change(&mesh.revoked, digests.serial, 1, NULL, 0, 1);
+    check_handshakes(&mesh, "this workload's certificate was revoked", "peer refused the handshake");
+    mesh_dispose(&mesh);
+}
+
+TEST(a_session_that_is_refused_later_ends_with_words)
+{
+    struct mesh mesh;
+    struct pair pair;
+    mesh_init(&mesh);
+    pair_run(&pair, &mesh.shipper, &mesh.pipeline, PIPELINE);
+    CHECK_EQUAL(pair.client.result, TLS_OK);
+    tls_refuse(&pair.client.tls, &pair.client.sink, SSL_AD_CERTIFICATE_REVOKED);
+    tls_close(&pair.client.tls, &pair.client.sink); /* nothing follows an alert */
+    end_deliver(&pair.client, &pair.server);
+    CHECK_EQUAL(pair.server.result, TLS_FAILED);
+    CHECK_TEXT(pair.server.tls.error, "peer refused this workload's certificate: it was revoked");
+    CHECK(tls_was_refused(&pair.server.tls));
+    pair_dispose(&pair);
+    mesh_dispose(&mesh);
+}
+
+TEST(a_session_that_runs_can_be_asked_whether_an_end_was_revoked)
+{
+    struct mesh mesh;
+    struct pair pair;
+    int own;
+    mesh_init(&mesh);
+    const struct digests peers = mesh.pipeline.digests, ours = mesh.shipper.digests;
+    pair_run(&pair, &mesh.shipper, &mesh.pipeline, PIPELINE);
+    CHECK(tls_revoked(&pair.client.tls, &own) == NULL);
+    (void)revoked_change(&mesh.revoked, peers.serial, 1, NULL, 0, 1);
+    CHECK_TEXT(tls_revoked(&pair.client.tls, &own), "peer's certificate was revoked");
+    CHECK(!own);
+    (void)revoked_change(&mesh.revoked, ours.issued, 1, NULL, 0, 1);
+    CHECK_TEXT(tls_revoked(&pair.client.tls, &own), "this workload's certificate was revoked");
+    CHECK(own);
+    CHECK(tls_revoked(&pair.server.tls, &own) == NULL);
+    pair_dispose(&pair);
+    mesh_dispose(&mesh);
+}
+
+CHECK_MAIN
