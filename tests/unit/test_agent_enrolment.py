@@ -615,6 +615,26 @@ def test_trust_anchors_that_the_core_does_not_take_are_told_and_given_again(netn
     run(netns, story)
 
 
+def test_certificate_that_failed_is_tried_at_once_when_the_issuer_has_changed(netns: Path) -> None:
+    async def story(world: World) -> None:
+        world.wants()
+        await world.phase(Phase.ENROLLED)
+        world.issuer.error = IssuerError("its CA has expired")
+        world.now += timedelta(hours=3)
+        world.enrolment.wake()
+        await until(lambda: world.enrolment.certificate.failure is not None)
+        asked = world.issuer.asked
+        world.issuer.error = None
+        world.enrolment.wake()
+        await asyncio.sleep(0.01)
+        assert world.issuer.asked == asked
+        world.enrolment.certificate.retry()
+        world.enrolment.wake()
+        await until(lambda: world.enrolment.certificate.failure is None)
+
+    run(netns, story)
+
+
 def test_new_core_gets_the_trust_anchors_before_credentials(netns: Path) -> None:
     async def story(world: World) -> None:
         world.wants()

@@ -84,6 +84,11 @@ class Certificate:
             return max(_SHORTEST_SLEEP_S, self._not_before - loop.time())
         return max(_SHORTEST_SLEEP_S, (installed.credential.renew_at - self._context.now()).total_seconds())
 
+    def retry(self) -> None:
+        """What has failed is tried at the next step, and not later."""
+        self._retry.reset()
+        self._not_before = 0.0
+
     def forget(self) -> None:
         """The workload is not enrolled any more."""
         self.request.cancel()

@@ -42,6 +42,12 @@ class Enrolments(Mapping[WorkloadName, Enrolment]):
         for enrolment in self._enrolments.values():
             enrolment.wake()
 
+    def retry_certificates(self) -> None:
+        """The issuer is another one by now: certificates that could not be renewed are asked for again."""
+        for enrolment in self._enrolments.values():
+            enrolment.certificate.retry()
+            enrolment.wake()
+
     def wake_if_gone(self) -> None:
         """Wakes those whose network namespace is gone: a look at each costs far less than waking all."""
         for enrolment in self._enrolments.values():

@@ -265,6 +265,7 @@ class Node:
         """The cores get what the issuer has changed in the trust anchors, and other nodes are told."""
         async for _bundle in self.issuer.changes():
             await self._push_trust()
+            self.enrolments.retry_certificates()
 
     async def _push_trust(self) -> None:
         """Whoever has a certificate of an anchor that is gone gets another one."""

@@ -1,0 +1,227 @@
+"""docs/rotate-your-trust-anchor.md, followed literally under 500 live connections: none is cut, and new ones work at
+every stage, also while the two nodes are at different ones."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from support.anchors import make_ca, root_of
+from support.connection import echoes
+from support.lab import RunningLab, running_lab
+from support.long_lived import LongLived
+from support.patience import wait_for
+from support.programs import Programs
+
+PAGE = Path(__file__).parents[2] / "docs" / "rotate-your-trust-anchor.md"
+CONNECTIONS = 500
+PAIRS = (("shipper", "pipeline"), ("pipeline", "shipper"), ("siem", "shipper"))
+NODES = ("node1", "node2")
+THEIR_CA = "/etc/nodeseal/ca"
+
+MAKE, ADD, STATUS, ISSUE, REMOVE = re.findall(r"^```\n(.+)\n```$", PAGE.read_text(), re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
+    """Each node has a copy of the CA. Certificates are renewed about every four seconds."""
+    settings = {"certificate_lifetime": "8s"}
+    with running_lab(tmp_path_factory.mktemp("rotation"), settings=settings) as lab:
+        for node in NODES:
+            shutil.copytree(lab.directory / "ca", ca_of(lab, node))
+            lab.restart_agent(node, ca=str(ca_of(lab, node)))
+        wait_for(lambda: lab.enrolled("shipper", "pipeline", "siem"), "everything is enrolled")
+        yield lab
+
+
+def ca_of(lab: RunningLab, node: str) -> Path:
+    return lab.directory / f"ca-{node}"
+
+
+class Newcomers:
+    """Connections that come and go between the nodes, both ways, all the time."""
+
+    def __init__(self, programs: Programs) -> None:
+        self.counts = dict.fromkeys(PAIRS[:2], 0)
+        self._stop = threading.Event()
+        programs.at_end(self._stop.set)
+        self._threads = [programs.thread(lambda pair=pair: self._run(programs, pair)) for pair in self.counts]
+
+    def _run(self, programs: Programs, pair: tuple[str, str]) -> None:
+        server = programs.serve(pair[1])
+        while not self._stop.wait(0.02):
+            connection = programs.dial(pair[0], server.address)
+            assert echoes(connection)
+            connection.close()
+            self.counts[pair] += 1
+
+    def go_on(self) -> None:
+        """Each way has new ones that worked, from here on."""
+        before = dict(self.counts)
+        wait_for(
+            lambda: self.failed or all(self.counts[pair] >= count + 3 for pair, count in before.items()),
+            "new connections work both ways",
+        )
+        if self.failed:
+            self.end()
+
+    @property
+    def failed(self) -> bool:
+        return not all(thread.running for thread in self._threads)
+
+    def end(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.result()
+
+
+class Shell:
+    """The page's commands on one node of the lab."""
+
+    def __init__(self, lab: RunningLab, directory: Path) -> None:
+        self._lab = lab
+        self._directory = directory
+
+    def __call__(self, line: str, node: str = "node1") -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "NODESEAL_RUN_DIR": str(self._lab.run_dir(node))}
+        bin_directory = Path(sys.executable).parent
+        environment["PATH"] = f"{bin_directory}:{environment['PATH']}"
+        line = line.replace(THEIR_CA, str(ca_of(self._lab, node)))
+        return subprocess.run(["sh", "-c", line], cwd=self._directory, env=environment, capture_output=True, text=True)
+
+    def does(self, line: str, node: str = "node1") -> str:
+        done = self(line, node)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+        return done.stdout
+
+
+def serial(lab: RunningLab, pod: str) -> str:
+    found: str = lab.workload(pod)["certificate"]["serial"]
+    return found
+
+
+def wait_for_renewal(lab: RunningLab, *pods: str) -> None:
+    for pod, old in [(pod, serial(lab, pod)) for pod in pods]:
+        wait_for(lambda pod=pod, old=old: serial(lab, pod) != old, f"{pod} gets a new certificate")
+
+
+def test_rotation_cuts_nothing_at_any_stage(lab: RunningLab, programs: Programs, tmp_path: Path) -> None:
+    shell, newcomers = Shell(lab, tmp_path), Newcomers(programs)
+    old = root_of(ca_of(lab, "node1")).key
+    with LongLived(lab.lab, PAIRS, CONNECTIONS) as connections:
+        connections.wait_open()
+        shell.does(MAKE)
+        new = root_of(tmp_path / "new").key
+        shell.does(ADD)
+        wait_for(lambda: shell(STATUS).returncode == 0, "every node has both roots")
+
+        # Stage by stage on one node before the other; what the other does not know yet it need not know.
+        shell.does(ISSUE, "node1")
+        wait_for(lambda: issuer(lab, "node1") == new[:32], "node1 issues by the new root")
+        wait_for_renewal(lab, "shipper")
+        newcomers.go_on()
+        refused = shell(REMOVE.replace("OLD", old[:16]))
+        assert refused.returncode == 1
+        assert "node2: issues by it" in refused.stderr
+        shell.does(ISSUE, "node2")
+        wait_for(lambda: issuer(lab, "node2") == new[:32], "node2 issues by the new root")
+        wait_for_renewal(lab, "pipeline", "siem")
+        newcomers.go_on()
+
+        wait_for(lambda: shell(REMOVE.replace("OLD", old[:16])).returncode == 0, "nobody needs the old root")
+        for node in NODES:
+            wait_for(lambda node=node: trusts(lab, node) == {new[:32]}, f"{node} trusts the new root only")
+        wait_for_renewal(lab, "shipper", "pipeline")
+        newcomers.go_on()
+        newcomers.end()
+        total = connections.finish()
+        assert (total.opened, total.cut, total.wrong, total.incidents) == (CONNECTIONS, 0, 0, 0)
+        assert total.sent == total.received
+    assert [lab.refused(node) for node in NODES] == [[], []]
+
+
+def test_node_that_does_not_follow_yet_goes_on_talking(lab: RunningLab, programs: Programs, tmp_path: Path) -> None:
+    """The agent of one node stands still while anchors come and go: its core is a stage behind."""
+    shell, newcomers = Shell(lab, tmp_path), Newcomers(programs)
+    present = root_of(ca_of(lab, "node1")).key
+    shell.does(MAKE)
+    held = lab.agent_pid("node2")
+    os.kill(held, signal.SIGSTOP)
+    programs.at_end(lambda: os.kill(held, signal.SIGCONT))
+    shell.does(ADD)
+    wait_for(lambda: len(trusts(lab, "node1")) == 2, "node1 has both roots")
+    newcomers.go_on()
+    assert "1 of 2, not node2" in shell(STATUS).stdout
+    os.kill(held, signal.SIGCONT)
+    wait_for(lambda: shell(STATUS).returncode == 0, "every node has both roots")
+    for node in NODES:
+        shell.does(ISSUE, node)
+    wait_for(lambda: all(issuer(lab, node) != present[:32] for node in NODES), "both nodes issue by the new root")
+    wait_for(
+        lambda: "nobody" in shell(f"{STATUS} | grep {present[:16]}").stdout, "no node needs the root that was there"
+    )
+    os.kill(held, signal.SIGSTOP)
+    shell.does(REMOVE.replace("OLD", present[:16]))
+    wait_for(lambda: len(trusts(lab, "node1")) == 1, "node1 has the new root only")
+    newcomers.go_on()
+    os.kill(held, signal.SIGCONT)
+    wait_for(lambda: len(trusts(lab, "node2")) == 1, "node2 has the new root only")
+    newcomers.go_on()
+    newcomers.end()
+
+
+def test_mesh_whose_roots_have_all_expired_gets_a_new_one(lab: RunningLab, programs: Programs, tmp_path: Path) -> None:
+    """As the page says; last in this file: what the nodes had before is gone."""
+    shell = Shell(lab, tmp_path)
+    soon = timedelta(seconds=12)
+    short = make_ca(tmp_path / "short", root_lifetime=soon, intermediate_lifetime=soon)
+    shell.does(f"nodeseal trust add {THEIR_CA}/root.pem {short}/root.pem")
+    for node in NODES:
+        shell.does(ISSUE.replace("new/", f"{short}/"), node)
+    wait_for(lambda: all(issuer(lab, node) == root_of(short).key[:32] for node in NODES), "both nodes issue by it")
+    server = programs.serve("pipeline")
+
+    def works() -> bool:
+        with contextlib.suppress(OSError):
+            return echoes(programs.dial("shipper", server.address, timeout=2))
+        return False
+
+    wait_for(lambda: "ca-expired" in words(lab, "node1"), "the roots have expired")
+    # The tunnel that there is goes on, and with it whatever comes through it.
+    assert all(lab.workload(pod)["certificate"]["remaining_seconds"] < 0 for pod in ("shipper", "pipeline"))
+    lab.kill_core("node1")
+    shell.does(MAKE)
+    shell.does("nodeseal trust add --force new/root.pem")
+    for node in NODES:
+        shell.does(ISSUE, node)
+    wait_for(works, "new connections work again")
+    assert lab.outbound(programs.dial("shipper", server.address))["mtls"]
+
+
+def words(lab: RunningLab, node: str) -> list[str]:
+    return [problem["word"] for problem in lab.status(node)["problems"]]
+
+
+def publication(lab: RunningLab, node: str) -> str:
+    return (lab.directory / "mesh" / "enrolled" / f"{node}.yaml").read_text().splitlines()[0]
+
+
+def issuer(lab: RunningLab, node: str) -> str:
+    """The digest of the root by which the node says that it issues."""
+    return publication(lab, node).partition(" CA: ")[2][:32]
+
+
+def trusts(lab: RunningLab, node: str) -> set[str]:
+    """The digests of the roots that the node says its core has."""
+    return set(publication(lab, node).partition(" trusts: ")[2].split())
