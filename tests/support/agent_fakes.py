@@ -29,6 +29,7 @@ from nodeseal.identity.key import PrivateKey
 from nodeseal.identity.trust import TrustBundle
 from nodeseal.linux.namespace import NamespaceGoneError
 from nodeseal.local.config import Config
+from nodeseal.local.issuers import OwnCa
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId
 from nodeseal.mesh.trust import Trust
@@ -54,7 +55,7 @@ def agent_config(mesh: Path, **changes: Any) -> Config:
     values: dict[str, Any] = {
         "node": "node1",
         "mesh": mesh,
-        "ca": mesh,
+        "ca": OwnCa(mesh),
         "run_dir": mesh,
         "workers": 1,
         "congestion_control": "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from nodeseal.cores.process import CoreOptions
 from nodeseal.daemon import verify
 from nodeseal.local import config
 from nodeseal.local.config import ConfigError
-from nodeseal.local.issuers import KeyKind
+from nodeseal.local.issuers import DeliveredCa, KeyKind, NamespaceCa, OwnCa, ServiceCa
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Connect, PlaintextWay
 
@@ -35,7 +36,7 @@ def test_defaults_and_relative_paths(tmp_path: Path) -> None:
     loaded = load(tmp_path, MINIMAL)
     assert loaded.node == "node1"
     assert loaded.mesh == tmp_path / "mesh"
-    assert loaded.ca == Path("/etc/nodeseal/ca")
+    assert loaded.ca == OwnCa(Path("/etc/nodeseal/ca"))
     assert loaded.run_dir == Path("/run/nodeseal")
     assert 1 <= loaded.workers <= 4
     assert (loaded.certificate_lifetime, loaded.settle) == (timedelta(hours=24), timedelta(seconds=2))
@@ -94,6 +95,108 @@ def test_kind_of_keys(tmp_path: Path) -> None:
     assert line == "agent.yaml:4: certificate_key: expected p256 or p384 or ed25519, found 'rsa'"
 
 
+PIN = "0123456789abcdef" * 4
+SERVICE = f"""\
+node: node1
+mesh: mesh
+ca:
+  service: [https://10.0.0.1:15018, "https://[fd00::1]:15018"]
+  trust_domain: example.org
+  pin: {PIN}
+  token_file: token
+  keep: /var/lib/nodeseal
+"""
+
+
+def test_certificate_service(tmp_path: Path) -> None:
+    services = ("https://10.0.0.1:15018", "https://[fd00::1]:15018")
+    expected = ServiceCa(services, "example.org", PIN, None, tmp_path / "token", Path("/var/lib/nodeseal"))
+    assert load(tmp_path, SERVICE).ca == expected
+    one = SERVICE.replace(SERVICE.splitlines()[3], "  service: https://10.0.0.1:15018/").replace(
+        "pin: ", "pin: sha256:"
+    )
+    assert load(tmp_path, one).ca == replace(expected, services=services[:1])
+
+
+def test_delivered_certificates_and_issuers_of_namespaces(tmp_path: Path) -> None:
+    text = """\
+ca: ca
+issuers:
+- namespaces: [payments, cards]
+  ca: {delivered: /run/c, trust_domain: example.org, path: "{service_account}.{namespace}", key: svid.key}
+- namespaces: [legacy]
+  ca: ca-of-legacy
+"""
+    loaded = load(tmp_path, f"node: node1\nmesh: mesh\n{text}")
+    assert loaded.ca == OwnCa(tmp_path / "ca")
+    pattern = "{service_account}.{namespace}"
+    delivered = DeliveredCa(Path("/run/c"), "example.org", pattern, "tls.crt", "svid.key", "ca.crt")
+    assert loaded.issuers == (
+        NamespaceCa(("payments", "cards"), delivered),
+        NamespaceCa(("legacy",), OwnCa(tmp_path / "ca-of-legacy")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("ca:\n", "ca: []\nrest:\n"), "ca: expected the path of a CA directory, or a mapping with one of service"),
+        (("  service:", "  servis:"), "ca: expected one of service, delivered, found none of them"),
+        (("https://10", "http://10"), "ca.service[0]: expected an address such as https://10.0.0.1:8443, found"),
+        (("1:15018,", "1,"), "ca.service[0]: expected an address such as https://10.0.0.1:8443, found"),
+        (
+            ("  trust_domain: example.org\n", ""),
+            "ca.trust_domain: expected the mesh state's trust domain,",
+        ),
+        (("example.org", "Example"), "ca.trust_domain: expected a trust domain of a-z, 0-9, '.', '_' and '-', found"),
+        (
+            (f"  pin: {PIN}\n", ""),
+            "ca: expected either 'pin' or 'anchor', by which",
+        ),
+        (
+            ("  pin:", "  anchor: a\n  pin:"),
+            "ca: expected either 'pin' or 'anchor', by which",
+        ),
+        ((PIN, "12"), "ca.pin: expected "),
+        (("  keep:", "  delivered: /run/c\n  keep:"), "ca: expected one of service, delivered, found service and"),
+        (("  keep:", "  kept:"), "ca.kept: expected 'keep', found the unknown field 'kept'"),
+        (("node: node1", "certificate_key: ed25519\nnode: node1"), "certificate_key: expected p256 or p384, which"),
+    ],
+)
+def test_wrong_certificate_service(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    assert change[0] in SERVICE
+    assert any(line.split(": ", 1)[1].startswith(message) for line in problems(tmp_path, SERVICE.replace(*change, 1)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- {namespaces: [], ca: x}", "issuers[0].namespaces: expected at least one namespace, found none"),
+        ("- {ca: x}", "issuers[0].namespaces: expected a list of namespaces, at least one, found nothing"),
+        ("- {namespaces: [a]}", "issuers[0].ca: expected the path of a CA directory, or"),
+        (
+            "- {namespaces: [a], ca: x}\n- {namespaces: [b, a], ca: y}",
+            "issuers[1].namespaces: expected namespaces that no other issuer has, found a, which issuers[0] has",
+        ),
+        (
+            '- {namespaces: [a], ca: {delivered: d, trust_domain: t, path: "{pod}"}}',
+            "issuers[0].ca.path: expected a relative path, with {namespace} and {service_account} in it, found",
+        ),
+        (
+            "- {namespaces: [a], ca: {delivered: d, trust_domain: t, path: ../x}}",
+            "issuers[0].ca.path: expected a relative path, with {namespace} and {service_account} in it, found",
+        ),
+        (
+            "- {namespaces: [a], ca: {delivered: d, trust_domain: t, key: ../x}}",
+            "issuers[0].ca.key: expected a file's name, found",
+        ),
+    ],
+)
+def test_wrong_issuers(tmp_path: Path, text: str, message: str) -> None:
+    (line,) = problems(tmp_path, f"{MINIMAL}issuers:\n{text}\n")
+    assert line.split(": ", 1)[1].startswith(message)
+
+
 def test_plaintext_is_native_unless_it_is_to_go_through_the_core(tmp_path: Path) -> None:
     assert load(tmp_path, MINIMAL).plaintext is PlaintextWay.NATIVE
     assert load(tmp_path, MINIMAL + "plaintext: proxied\n").plaintext is PlaintextWay.PROXIED
@@ -128,7 +231,8 @@ def test_wrong_extent(tmp_path: Path, text: str, message: str) -> None:
 def test_every_problem_is_told_with_its_place(tmp_path: Path) -> None:
     text = "node: node1\nmesh: mesh\nworkers: 100\nsettle: soon\ncertificat_lifetime: 1h\n"
     assert problems(tmp_path, text) == [
-        "agent.yaml:1: ca: expected a path, found nothing",
+        "agent.yaml:1: ca: expected the path of a CA directory, or a mapping with one of service and delivered, "
+        "found nothing",
         "agent.yaml:3: workers: expected a number of threads from 1 to 64, found the number 100",
         "agent.yaml:4: settle: expected a duration such as 30s, 10m, 24h or 7d, found 'soon'",
         "agent.yaml:5: certificat_lifetime: expected 'certificate_lifetime', "

@@ -12,6 +12,7 @@ import pytest
 
 from nodeseal.cli.lab import up
 from nodeseal.local import config
+from nodeseal.local.issuers import OwnCa
 from support.command_line import parsed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,7 +94,7 @@ def test_configuration_on_a_host_is_taken(tmp_path: Path) -> None:
     (tmp_path / "mesh" / "mesh.yaml").write_text(files["/etc/nodeseal/mesh/mesh.yaml"])
     (tmp_path / "agent.yaml").write_text(files["/etc/nodeseal/agent.yaml"])
     read = config.load(tmp_path / "agent.yaml")
-    assert (read.node, str(read.mesh), str(read.ca)) == ("node1", "/etc/nodeseal/mesh", "/etc/nodeseal/ca")
+    assert (read.node, read.mesh, read.ca) == ("node1", Path("/etc/nodeseal/mesh"), OwnCa(Path("/etc/nodeseal/ca")))
     (workload,) = load(tmp_path / "mesh").workloads.values()
     assert (workload.node, workload.netns, workload.wanted) == ("node1", "/run/netns/web", True)
 

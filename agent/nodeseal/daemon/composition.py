@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nodeseal.identity.by_namespace import IssuersByNamespace
+from nodeseal.identity.delivered import DeliveredIssuer
 from nodeseal.identity.embedded import EmbeddedIssuer
 from nodeseal.identity.issuer import Issuer
 from nodeseal.local.config import Config
+from nodeseal.local.issuers import Ca, DeliveredCa, OwnCa, ServiceCa
 from nodeseal.sources.directory.source import DirectorySource
 from nodeseal.sources.source import Reference, Source
 
@@ -28,4 +31,21 @@ def source_at(reference: Reference, run_dir: Path) -> Source:
 
 def issuer_of(config: Config) -> Issuer:
     """The issuer that the configuration asks for. Raises IssuerError when it cannot be used."""
-    return EmbeddedIssuer(config.ca, config.certificate_lifetime, config.certificate_key)
+    default = _issuer(config.ca, config)
+    if not config.issuers:
+        return default
+    others = {name: issuer for one in config.issuers for issuer in [_issuer(one.ca, config)] for name in one.namespaces}
+    return IssuersByNamespace(default, others)
+
+
+def _issuer(ca: Ca, config: Config) -> Issuer:
+    match ca:
+        case OwnCa():
+            return EmbeddedIssuer(ca.directory, config.certificate_lifetime, config.certificate_key)
+        case DeliveredCa():
+            return DeliveredIssuer(ca)
+        case ServiceCa():
+            # Here, so that no other node has an HTTP client in its memory.
+            from nodeseal.identity.remote import RemoteIssuer
+
+            return RemoteIssuer(ca, config.node, config.run_dir, config.certificate_key)

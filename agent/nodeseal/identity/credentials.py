@@ -79,7 +79,12 @@ class Credentials:
         """A fresh key and certificate, in the place of `present`. Takes as long as the issuer does. Raises
         IssuerError."""
         svid = await self._issuer.issue(identity, present)
-        return Credential(svid, max(renewal_time(svid, self._random), self._now() + _RENEWAL_MIN))
+        due = svid.not_after if svid.delivered else renewal_time(svid, self._random)
+        return Credential(svid, max(due, self._now() + _RENEWAL_MIN))
+
+    def superseded(self, credential: Credential) -> bool:
+        """Whether the issuer has a newer one already."""
+        return credential.svid.delivered and self._issuer.superseded(credential.svid)
 
 
 def renewal_time(svid: Svid, rand: Callable[[], float]) -> datetime:

@@ -40,6 +40,9 @@ class Svid:
     """The leaf's serial number, in hexadecimal."""
     anchor: str
     """The trust anchor that it is verified by, as in TrustBundle.fingerprints."""
+    delivered: bool = False
+    """Others made the key and the certificate. It is replaced once the issuer has another one (Issuer.superseded);
+    other SVIDs at half of their life."""
 
 
 class Flaw(Enum):
@@ -53,6 +56,12 @@ class Flaw(Enum):
     """It goes on with what it had before, because what is there now cannot be used."""
     EXPOSED = "exposed"
     """Others than it could get at its keys or trust anchors."""
+    ON_DISK = "on-disk"
+    """Private keys are on a disk."""
+    AWAY = "away"
+    """It does not answer; what was issued goes on."""
+    UNPROVEN = "unproven"
+    """It does not take this node for what it is: somebody has to do something, on this node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +90,24 @@ class Issuer(ABC):
     def describe(self) -> str:
         """What it is, for people, as in "expected example.org, as in the CA directory /etc/nodeseal/ca"."""
 
+    async def begin(self) -> None:  # noqa: B027 (most have nothing to do)
+        """Returns once the trust anchors are known; what the node needs to issue may still be lacking. Raises
+        IssuerError when they cannot be had: the agent does not start then."""
+
     @abstractmethod
     async def issue(self, identity: SpiffeId, present: Svid | None = None) -> Svid:
         """A certificate, and the key that it is for: a fresh one, unless others make the keys. `present`: what it is to
         replace. May take as long as it takes. Raises IssuerError."""
 
+    def superseded(self, svid: Svid) -> bool:
+        """Whether there is a newer one by now than this, which was delivered. Never waits."""
+        del svid
+        return False
+
     @abstractmethod
     def changes(self) -> AsyncIterator[TrustBundle]:
-        """First the present bundle, then each that replaces it. Never ends by itself, and never raises."""
+        """First the present bundle, then each that replaces it; the same again when something else has changed that
+        concerns who has certificates (`superseded`). Never ends by itself, and never raises."""
 
     @abstractmethod
     async def condition(self) -> tuple[Fault, ...]:

@@ -32,10 +32,11 @@ def svid_of(
     bundle: TrustBundle,
     *,
     now: datetime,
-    issued: datetime,
+    issued: datetime | None = None,
+    delivered: bool = False,
 ) -> Svid:
-    """An SVID of the certificates in PEM form, the leaf first. `issued`: by the issuer's clock; the anchor is found in
-    the bundle. Raises PresentedError."""
+    """An SVID of the certificates in PEM form, the leaf first. `issued`: by the issuer's clock, if it says; the anchor
+    is found in the bundle; `delivered`: see Svid. Raises PresentedError."""
     chain = read_chain(chain_pem)
     leaf = chain[0]
     if public_key_of(leaf) != key.public:
@@ -47,14 +48,16 @@ def svid_of(
     anchor = anchor_of(chain, bundle)
     if anchor is None:
         raise PresentedError(f"is not signed by a trust anchor of {bundle.trust_domain}")
+    began = leaf.not_valid_before_utc if issued is None else issued
     return Svid(
         identity=identity,
         chain_pem=chain_pem,
         key=key,
-        issued=min(max(issued, leaf.not_valid_before_utc), leaf.not_valid_after_utc),
+        issued=min(max(began, leaf.not_valid_before_utc), leaf.not_valid_after_utc),
         not_after=leaf.not_valid_after_utc,
         serial=f"{leaf.serial_number:x}",
         anchor=anchor,
+        delivered=delivered,
     )
 
 

@@ -30,6 +30,17 @@ class TrustBundle:
         """Of certificates in PEM form. Raises ValueError when they are none."""
         return cls(trust_domain, pem, frozenset(map(fingerprint, parse(pem.encode()))))
 
+    @classmethod
+    def none(cls, trust_domain: str) -> Self:
+        """Nothing is known yet, and nobody trusted."""
+        return cls(trust_domain, "", frozenset())
+
+    @classmethod
+    def joined(cls, trust_domain: str, bundles: Iterable[TrustBundle]) -> Self:
+        """The anchors of all of them, each once, in the order of their fingerprints."""
+        certs = {fingerprint(cert): cert for one in bundles if one.pem for cert in parse(one.pem.encode())}
+        return cls(trust_domain, "".join(pem(certs[key]) for key in sorted(certs)), frozenset(certs))
+
 
 @dataclass(frozen=True, slots=True)
 class UnusableAnchor:

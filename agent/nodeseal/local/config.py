@@ -2,7 +2,8 @@
 
     node: node1                      # required; this node's name in the mesh state
     mesh: /etc/nodeseal/mesh         # required; the mesh state's directory
-    ca: /etc/nodeseal/ca             # required; made by `nodeseal ca init`
+    ca: /etc/nodeseal/ca             # required; made by `nodeseal ca init`, or another issuer, see issuers.py
+    issuers: []                      # other issuers for some namespaces, see issuers.py
     run_dir: /run/nodeseal           # sockets, locks, journal
     workers: 4                       # threads that move bytes; the default is one for every two CPUs, at most 4
     congestion_control: bbr          # between nodes; the default is what each workload's namespace has
@@ -45,7 +46,7 @@ from nodeseal.documents.durations import read_duration, read_optional_duration
 from nodeseal.documents.exclude import read_items, read_network
 from nodeseal.documents.limits import read_limits
 from nodeseal.documents.schema import Fields, Problems, open_document
-from nodeseal.local.issuers import KeyKind
+from nodeseal.local.issuers import Ca, KeyKind, NamespaceCa, ServiceCa, read_ca, read_issuers
 from nodeseal.mesh.exclusions import Network
 from nodeseal.mesh.extent import Extent
 from nodeseal.mesh.limits import Limits
@@ -91,7 +92,7 @@ class Config:
 
     node: str
     mesh: Path
-    ca: Path
+    ca: Ca
     run_dir: Path
     workers: int
     congestion_control: str
@@ -116,6 +117,9 @@ class Config:
     connect: Connect | None = None
     """Of workloads for which the mesh state does not say; None: DEFAULT_CONNECT, where it can be had."""
     certificate_key: KeyKind = KeyKind.P256
+    """Of keys that are made on this node."""
+    issuers: tuple[NamespaceCa, ...] = ()
+    """Instead of `ca`, for the workloads of some namespaces."""
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
     """Setting -> its line in the file, of those that are there."""
 
@@ -135,7 +139,7 @@ def load(path: Path) -> Config:
     config = Config(
         node=fields.name("node"),
         mesh=base / fields.text("mesh", expected=_PATH_EXPECTED),
-        ca=base / fields.text("ca", expected=_PATH_EXPECTED),
+        ca=read_ca(fields, "ca", base),
         run_dir=base / fields.text("run_dir", str(DEFAULT_RUN_DIR), expected=_PATH_EXPECTED),
         workers=fields.integer("workers", default_workers(), 1, 64, "a number of threads from 1 to 64"),
         congestion_control=fields.text(
@@ -160,11 +164,16 @@ def load(path: Path) -> Config:
         plaintext=fields.choice("plaintext", PlaintextWay.NATIVE),
         connect=fields.choice("connect", DEFAULT_CONNECT) if fields.has("connect") else None,
         certificate_key=fields.choice("certificate_key", KeyKind.P256),
+        issuers=read_issuers(fields, base),
         lines={name: fields.line_of(name) for name in Config.__dataclass_fields__ if fields.has(name)},
     )
     if len(os.fsencode(config.run_dir)) > _RUN_DIR_MAX:
         found = f"one of {len(os.fsencode(config.run_dir))}"
         problems.add(fields.line_of("run_dir"), "run_dir", f"a path of at most {_RUN_DIR_MAX} bytes", found)
+    asked = (config.ca, *(one.ca for one in config.issuers))
+    if config.certificate_key is KeyKind.ED25519 and any(isinstance(ca, ServiceCa) for ca in asked):
+        expected = "p256 or p384, which the certificate service signs"
+        problems.add(fields.line_of("certificate_key"), "certificate_key", expected, "ed25519")
     fields.close()
     if problems.found:
         raise _error(problems)

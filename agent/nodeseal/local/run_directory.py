@@ -20,8 +20,11 @@ CORE_LOG = generations.LOG_NAME
 CAPTURE_JOURNAL = "capture.json"
 LEFTOVERS = "left-over.json"
 PUBLICATION = "publication.json"
+NODE_CERTIFICATE = "node.pem"
+ISSUER_STATE = "issuer.json"
 OWN_FILES = (
     AGENT_SOCKET, AGENT_PID, AGENT_LOCK, CORE_LOG, f"{CORE_LOG}.1", LEFTOVERS, PUBLICATION, cache.FILE_NAME,
+    NODE_CERTIFICATE, ISSUER_STATE,
 )  # fmt: skip
 """Beside those of the cores, see own_files()."""
 _TRACES = (AGENT_SOCKET, AGENT_LOCK, CAPTURE_JOURNAL)

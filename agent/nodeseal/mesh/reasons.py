@@ -442,9 +442,28 @@ class ProblemWord(Word):
     CA_NOT_USED = (
         "ca-not-used",
         Level.WARNING,
-        "The CA directory has changed and cannot be used as it is; the agent goes on with what it read before, and "
-        "could not start again.",
+        "The CA directory, or what a tool has delivered, has changed and cannot be used as it is. The agent goes on "
+        "with what it read before, and could not start again.",
         "Correct what the line says.",
+    )
+    CA_AWAY = (
+        "ca-away",
+        Level.WARNING,
+        "The issuer does not answer. Certificates go on as long as they are valid; none is renewed meanwhile.",
+        "Look at the issuer, and at the way there. It is asked again and again.",
+    )
+    NODE_UNPROVEN = (
+        "node-unproven",
+        Level.ERROR,
+        "The certificate service does not take this node for what it is: its token or its own certificate is not "
+        "valid any more, as after a long absence. No certificate is renewed.",
+        "`nodeseal ca token create` on the service; put the token into the agent's `token_file`.",
+    )
+    KEYS_ON_DISK = (
+        "keys-on-disk",
+        Level.ERROR,
+        "A tool writes private keys into a directory that is on a disk.",
+        "Mount a tmpfs there, and have the tool make other keys.",
     )
     CA_EXPOSED = (
         "ca-exposed",

@@ -27,6 +27,9 @@ _WORDS = {
     Flaw.EXPIRES: ProblemWord.CA_EXPIRES,
     Flaw.STALE: ProblemWord.CA_NOT_USED,
     Flaw.EXPOSED: ProblemWord.CA_EXPOSED,
+    Flaw.ON_DISK: ProblemWord.KEYS_ON_DISK,
+    Flaw.AWAY: ProblemWord.CA_AWAY,
+    Flaw.UNPROVEN: ProblemWord.NODE_UNPROVEN,
 }
 
 

@@ -121,9 +121,11 @@ class Node:
     # ---- beginning and end
 
     async def begin(self) -> None:
-        """Finds or starts the core, prepares capture, adopts what is there. Raises CoreError, CaptureError,
-        PublicationError, OSError, with nothing left behind that was not there before."""
+        """Finds or starts the core, prepares capture, adopts what is there. Raises IssuerError, CoreError,
+        CaptureError, PublicationError, OSError, with nothing left behind that was not there before."""
         step = self.starting.step
+        with step(f"asking {self.issuer.describe()} for trust anchors"):
+            await self.issuer.begin()
         with step("finding or starting a core"):
             await self.core.begin()
         try:
@@ -262,7 +264,8 @@ class Node:
             self.enrolments.wake_if_gone()
 
     async def _follow_trust(self) -> None:
-        """The cores get what the issuer has changed in the trust anchors, and other nodes are told."""
+        """The cores get what the issuer has changed in the trust anchors, and other nodes are told. Whoever has a
+        certificate looks whether there is another one by now."""
         async for _bundle in self.issuer.changes():
             await self._push_trust()
             self.enrolments.retry_certificates()

@@ -1,0 +1,345 @@
+"""The issuer in the network: the certificate service, `nodeseal ca serve`.
+
+Theory of operation. The node joins with a token, once, and gets a node certificate, which it renews at half of its life
+and keeps in a file (node_certificate.py). With that it asks for the certificates of its workloads. Whatever it was told
+of trust anchors is kept in a file too, so that an agent can start while the service is away: certificates that are
+valid concern nobody. A node that was away longer than its node certificate lives needs another token. It says so, and
+joins as soon as there is one in the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import random
+import ssl
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from pathlib import Path
+
+from nodeseal.backoff import Backoff
+from nodeseal.clock import utc_now
+from nodeseal.contracts.authority import (
+    BUNDLE,
+    CERTIFICATES,
+    FIRST,
+    NODE,
+    RENEWAL,
+    CertificateRequest,
+    NodeRequest,
+    ServiceWord,
+)
+from nodeseal.identity.issuer import Fault, Flaw, IssuerError, Svid
+from nodeseal.identity.key import PrivateKey, PrivateKeyError
+from nodeseal.identity.node_certificate import NodeProof
+from nodeseal.identity.presented import PresentedError
+from nodeseal.identity.service_client import ServiceAway, ServiceClient, ServiceRefused
+from nodeseal.identity.signing import Signed, SigningIssuer
+from nodeseal.identity.trust import TrustBundle
+from nodeseal.linux.permissions import PRIVATE, others_can
+from nodeseal.local.issuers import KeyKind, ServiceCa
+from nodeseal.local.run_directory import ISSUER_STATE
+from nodeseal.mesh.spiffe import SpiffeId
+
+log = logging.getLogger("nodeseal.agent")
+
+CHECK_S = 5.0
+"""So often it is looked at what is due."""
+BEGIN_S = 30.0
+"""So long the service is waited for when nothing is known of its trust anchors."""
+
+_AGAIN_S = 1.0
+_PATIENCE_S = 30.0  # how long one certificate waits because the service is busy
+_TRIES = 3
+_TOKEN_MAX = 4096
+_UNPROVEN = (ServiceWord.NODE_UNPROVEN, ServiceWord.NODE_EXPIRED)
+
+
+class RemoteIssuer(SigningIssuer):
+    """One node's."""
+
+    def __init__(
+        self,
+        ca: ServiceCa,
+        node: str,
+        run_dir: Path,
+        kind: KeyKind = KeyKind.P256,
+        *,
+        now: Callable[[], datetime] = utc_now,
+        rand: Callable[[], float] = random.random,
+    ) -> None:
+        """`now`: the wall clock; `rand` gives numbers from 0 to 1. Raises IssuerError."""
+        super().__init__(kind, now)
+        self.trust_domain = ca.trust_domain
+        self.bundle = TrustBundle.none(ca.trust_domain)
+        self.anchor = ""
+        self._ca = ca
+        self._node = node
+        self._directory = ca.keep or run_dir
+        self._random = rand
+        self._client = ServiceClient(ca)
+        self._proof: NodeProof | None = None
+        self._tag = ""
+        self._refresh_at = 0.0
+        self._renewal = Backoff(5.0, 600.0, rand)
+        self._renew_at = 0.0
+        self._share = 0.9 + 0.2 * rand()
+        """Of half of the node certificate's life: not all nodes renew at once."""
+        self._joining = asyncio.Lock()
+        self._spent = ""
+        """The digest of a token that was refused."""
+        self._unproven: str | None = None
+        self._away: str | None = None
+        self._joined = 0
+
+    def describe(self) -> str:
+        """See Issuer.describe."""
+        return f"the certificate service {self._ca.services[0]}"
+
+    async def begin(self) -> None:
+        """See Issuer.begin."""
+        self._proof = NodeProof.load(self._directory, self.trust_domain, self._node)
+        await self._show()
+        self._recall()
+        deadline = asyncio.get_running_loop().time() + BEGIN_S
+        while not self.bundle.fingerprints:
+            try:
+                await self._fetch()
+            except IssuerError as error:
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise IssuerError(f"{error}; start the service, or correct the setting 'ca'") from None
+                await asyncio.sleep(_AGAIN_S)
+
+    async def sign(self, identity: SpiffeId, request: str, present: Svid | None) -> Signed:
+        """See SigningIssuer.sign."""
+        message = CertificateRequest(
+            identity=str(identity),
+            csr=request,
+            reason=FIRST if present is None else RENEWAL,
+            expires=present.not_after if present is not None else None,
+        )
+        for last in (False,) * (_TRIES - 1) + (True,):
+            await self._prove()
+            joined = self._joined
+            try:
+                answer = await self._client.ask(CERTIFICATES, message)
+            except ServiceAway as error:
+                raise self._is_away(error) from None
+            except ServiceRefused as error:
+                self._away = None
+                if error.word in _UNPROVEN and not last:
+                    if joined == self._joined:
+                        self._proof = None
+                    continue
+                wait = error.retry_after
+                if last or error.for_good or wait is None or wait > _PATIENCE_S:
+                    raise IssuerError(f"{self.describe()} refuses a certificate for {identity}: {error}") from None
+                await asyncio.sleep(wait * (1 + self._random()))
+                continue
+            assert answer is not None  # nothing was asked by a tag
+            self._away = None
+            if answer.bundle != self._tag or answer.anchor not in self.bundle.fingerprints:
+                await self._fetch()
+            if answer.anchor in self.bundle.fingerprints and answer.anchor != self.anchor:
+                self.anchor = answer.anchor
+                self._remember()
+            return Signed(answer.chain, answer.issued)
+        raise AssertionError("the last try has an end")
+
+    async def changes(self) -> AsyncIterator[TrustBundle]:
+        """See Issuer.changes."""
+        told: object = None
+        while True:
+            if (now := (self.bundle, self._joined)) != told:
+                told = now
+                yield self.bundle
+            await asyncio.sleep(CHECK_S)
+            await self._keep_up()
+
+    async def condition(self) -> tuple[Fault, ...]:
+        """See Issuer.condition."""
+        found = []
+        if self._unproven is not None:
+            found.append(Fault(Flaw.UNPROVEN, self._unproven, self._remedy()))
+        if self._away is not None:
+            remedy = "it is asked again and again; certificates go on as long as they are valid"
+            found.append(Fault(Flaw.AWAY, self._away, remedy))
+        for path in (self._ca.token_file, self._proof.path if self._proof is not None else None):
+            try:
+                why = others_can(path.stat(), PRIVATE) if path is not None else None
+            except OSError:
+                continue
+            if why is not None:
+                found.append(Fault(Flaw.EXPOSED, f"others can read {path}: {why}", "chown root and chmod 600 it"))
+        return tuple(found)
+
+    async def close(self) -> None:
+        """See Issuer.close."""
+        await self._client.close()
+
+    # ---- the node's own certificate
+
+    async def _prove(self) -> None:
+        """Joins if need be. Raises IssuerError."""
+        async with self._joining:
+            if self._proof is None or self._proof.not_after <= self._now():
+                await self._join()
+
+    async def _join(self) -> None:
+        ended = f", its own has expired at {self._proof.not_after:%Y-%m-%d %H:%M}Z" if self._proof is not None else ""
+        lacking = f"the node {self._node} has no valid certificate of {self.describe()}{ended}"
+        token = self._token()
+        if token is None:
+            self._unproven = lacking
+            raise IssuerError(f"{lacking}; {self._remedy()}")
+        if hashlib.sha256(token.encode()).hexdigest() == self._spent:
+            raise IssuerError(f"{self._unproven}; {self._remedy()}")
+        await self._client.show(None)
+        try:
+            await self._certify(token)
+        except ServiceRefused as error:
+            if error.for_good:
+                self._spent = hashlib.sha256(token.encode()).hexdigest()
+                self._unproven = f"{lacking}, and its token is refused: {error}"
+                raise IssuerError(f"{self._unproven}; {self._remedy()}") from None
+            raise IssuerError(f"{self.describe()} does not let the node {self._node} join: {error}") from None
+        self._unproven = None
+        self._joined += 1
+        log.info("the node %s has joined %s", self._node, self.describe())
+
+    async def _certify(self, token: str | None) -> None:
+        """Gets a node certificate, by a token or by the present one. Raises IssuerError, ServiceRefused."""
+        try:
+            key = PrivateKey.generate()
+            csr = key.request(f"spiffe://{self.trust_domain}/node/{self._node}").decode()
+            node = self._node if token is not None else ""
+            answer = await self._client.ask(NODE, NodeRequest(csr=csr, node=node, token=token))
+            assert answer is not None
+            if answer.trust_domain != self.trust_domain:
+                raise PresentedError(f"is of the trust domain {answer.trust_domain!a}, not of {self.trust_domain}")
+            self._proof = NodeProof.keep(
+                self._directory, answer.certificate, key, self.trust_domain, self._node, answer.issued
+            )
+        except ServiceAway as error:
+            raise self._is_away(error) from None
+        except (PresentedError, PrivateKeyError) as error:
+            raise IssuerError(f"the node certificate that {self.describe()} gave cannot be used: it {error}") from None
+        except OSError as error:
+            raise IssuerError(f"cannot keep the node's certificate in {self._directory}: {error}") from None
+        self._away = None
+        self._share = 0.9 + 0.2 * self._random()
+        self._renewal.reset()
+        if token is not None:
+            # What is kept of connections was made without a certificate.
+            await self._client.show(None)
+        await self._show()
+
+    async def _show(self) -> None:
+        if self._proof is not None:
+            try:
+                await self._client.show(self._proof.path)
+            except (OSError, ssl.SSLError) as error:
+                log.warning("the node's certificate in %s cannot be used: %s", self._proof.path, error)
+                self._proof = None
+
+    def _token(self) -> str | None:
+        path = self._ca.token_file
+        if path is None:
+            return None
+        try:
+            with path.open("rb") as file:
+                if (why := others_can(os.fstat(file.fileno()), PRIVATE)) is not None:
+                    raise IssuerError(f"others can read the token in {path}: {why}; chmod 600 it, and make another")
+                return file.read(_TOKEN_MAX).decode("ascii", "replace").strip() or None
+        except OSError:
+            return None
+
+    def _remedy(self) -> str:
+        where = self._ca.token_file or "a file, and name it as 'token_file'"
+        return f"`nodeseal ca token create --node {self._node}` on the service, and put the token into {where}"
+
+    # ---- what is due
+
+    async def _keep_up(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        try:
+            if self._unproven is not None:
+                token = self._token()
+                if token is not None and hashlib.sha256(token.encode()).hexdigest() != self._spent:
+                    await self._prove()
+            if now >= self._refresh_at:
+                self._refresh_at = now + self._renewal.next()
+                await self._fetch()
+            if self._is_due() and now >= self._renew_at:
+                self._renew_at = now + self._renewal.next()
+                async with self._joining:
+                    await self._certify(None)
+                log.info("the node %s has a new certificate of %s", self._node, self.describe())
+        except (IssuerError, ServiceRefused) as error:
+            log.warning("%s", error)
+
+    def _is_due(self) -> bool:
+        proof = self._proof
+        if proof is None or proof.not_after <= self._now():
+            return False
+        return self._now() >= proof.issued + (proof.not_after - proof.issued) / 2 * self._share
+
+    # ---- trust anchors
+
+    async def _fetch(self) -> None:
+        """Raises IssuerError."""
+        try:
+            answer = await self._client.ask(BUNDLE, tag=self._tag)
+        except ServiceAway as error:
+            raise self._is_away(error) from None
+        except ServiceRefused as error:
+            raise IssuerError(f"{self.describe()} does not give its trust anchors: {error}") from None
+        self._away = None
+        self._refresh_at = asyncio.get_running_loop().time() + 60.0
+        if answer is None:
+            return
+        if answer.trust_domain != self.trust_domain:
+            raise IssuerError(
+                f"{self.describe()} is for the trust domain {answer.trust_domain[:80]!a}, this agent for "
+                f"{self.trust_domain}; correct 'trust_domain'"
+            )
+        try:
+            bundle = TrustBundle.read(self.trust_domain, answer.anchors)
+        except ValueError:
+            raise IssuerError(f"{self.describe()} gave trust anchors that cannot be read") from None
+        self._refresh_at = asyncio.get_running_loop().time() + max(10, min(answer.refresh_seconds, 3600))
+        self._tag = answer.tag
+        if bundle != self.bundle:
+            self.bundle = bundle
+            if self.anchor not in bundle.fingerprints:
+                self.anchor = min(bundle.fingerprints)
+            log.info("%s has %d trust anchors", self.describe(), len(bundle.fingerprints))
+            self._remember()
+
+    def _remember(self) -> None:
+        draft = self._directory / f".{ISSUER_STATE}.new"
+        text = json.dumps({"trust_domain": self.trust_domain, "anchors": self.bundle.pem, "anchor": self.anchor})
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            draft.write_text(text, encoding="ascii")
+            draft.replace(self._directory / ISSUER_STATE)
+        except OSError as error:
+            log.warning("the trust anchors cannot be kept in %s: %s", self._directory, error.strerror or error)
+
+    def _recall(self) -> None:
+        """What a former agent was told."""
+        try:
+            known = json.loads((self._directory / ISSUER_STATE).read_text(encoding="ascii"))
+            bundle = TrustBundle.read(self.trust_domain, known["anchors"])
+            if known["trust_domain"] == self.trust_domain and known["anchor"] in bundle.fingerprints:
+                self.bundle, self.anchor = bundle, known["anchor"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return
+
+    def _is_away(self, error: ServiceAway) -> IssuerError:
+        self._away = f"the certificate service does not answer: {error}"
+        return IssuerError(self._away)

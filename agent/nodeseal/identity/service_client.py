@@ -1,0 +1,200 @@
+"""Asking the certificate service (`nodeseal ca serve`) over HTTPS: its addresses in turn, known by its key.
+
+How it works: TLS 1.3. With a pin nothing but the key of the service's certificate counts, and it is looked at before a
+byte of HTTP is sent; with an anchor the certificate is verified by it, for the service's one name, whatever the
+address. Connections are kept, for a node asks for all its certificates at once. What the service answers is hostile
+until it is parsed, and read up to a bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+from cryptography import x509
+
+from nodeseal.authority.certificates import key_fingerprint
+from nodeseal.contracts.authority import (
+    ANSWER_MAX,
+    SERVER_NAME,
+    Message,
+    ServiceOperation,
+    ServiceRefusal,
+    ServiceWord,
+    decode,
+    encode,
+)
+from nodeseal.identity.issuer import IssuerError
+from nodeseal.local.issuers import ServiceCa
+
+A = TypeVar("A", bound=Message)
+
+_TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
+_CONNECTIONS = 8
+_KEPT_S = 5.0  # less than the service keeps a connection that is idle
+_LINE_MAX = 300
+
+
+class ServiceAway(Exception):
+    """None of the addresses has answered. One line: why each has not."""
+
+
+class ServiceRefused(Exception):
+    """The service has not carried it out. One line."""
+
+    def __init__(self, refusal: ServiceRefusal, status: int) -> None:
+        super().__init__(f"{_line(refusal.detail) or 'it gives no reason'} ({_line(refusal.word)})")
+        self.word = refusal.word
+        self.retry_after = refusal.retry_after_seconds
+        self.for_good = 400 <= status < 500 and status != 429
+
+
+class ServiceClient:
+    """All methods belong to the event loop, but for the first."""
+
+    def __init__(self, ca: ServiceCa) -> None:
+        """Reads the anchor, if there is one. Raises IssuerError."""
+        self._addresses = list(ca.services)
+        self._pin = ca.pin
+        self._anchor = _read_anchor(ca.anchor) if ca.anchor is not None else None
+        self._context: ssl.SSLContext | None = None
+        self._session: aiohttp.ClientSession | None = None
+
+    async def show(self, certificate: Path | None) -> None:
+        """The node certificate, with its key in the same file, that new connections show. None: none; what is kept of
+        connections ends. Raises ssl.SSLError, OSError."""
+        if certificate is None or self._context is None:
+            await self.close()
+            self._context = self._new_context()
+        if certificate is not None:
+            self._context.load_cert_chain(certificate)
+
+    async def ask(self, operation: ServiceOperation[Any, A], message: Message | None = None, tag: str = "") -> A | None:
+        """The answer; None: what has this tag has not changed. Raises ServiceAway, ServiceRefused."""
+        failures = []
+        for address in list(self._addresses):
+            try:
+                answer = await self._ask(address, operation, message, tag)
+            except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
+                failures.append(f"{address}: {_why(error)}")
+            except TimeoutError:
+                failures.append(f"{address}: no answer in time")
+            except ServiceRefused as refused:
+                if refused.word != ServiceWord.STANDBY:
+                    self._prefer(address)
+                    raise
+                failures.append(f"{address}: {refused}")
+            else:
+                self._prefer(address)
+                return answer
+        raise ServiceAway("; ".join(failures))
+
+    async def close(self) -> None:
+        """What is under way fails."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def _prefer(self, address: str) -> None:
+        self._addresses.remove(address)
+        self._addresses.insert(0, address)
+
+    async def _ask(
+        self, address: str, operation: ServiceOperation[Any, A], message: Message | None, tag: str
+    ) -> A | None:
+        headers = {"Content-Type": "application/json"} if message is not None else {}
+        if tag:
+            headers["If-None-Match"] = f'"{tag}"'
+        async with self._opened().request(
+            operation.method,
+            address + operation.path,
+            data=encode(message) if message is not None else None,
+            headers=headers,
+            server_hostname=SERVER_NAME if self._anchor is not None else None,
+            allow_redirects=False,
+        ) as response:
+            body = await _read(response)
+            if response.status == 304:
+                return None
+            if response.status == 200:
+                return decode(body, operation.answer)
+            raise ServiceRefused(decode(body, ServiceRefusal), response.status)
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            if self._context is None:
+                self._context = self._new_context()
+            connector = aiohttp.TCPConnector(ssl=self._context, limit=_CONNECTIONS, keepalive_timeout=_KEPT_S)
+            self._session = aiohttp.ClientSession(
+                connector=connector, timeout=_TIMEOUT, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
+            )
+        return self._session
+
+    def _new_context(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        if self._anchor is not None:
+            context.load_verify_locations(cadata=self._anchor)
+            return context
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        context.sslobject_class = _pinned(self._pin or "")
+        return context
+
+
+def _pinned(pin: str) -> type[ssl.SSLObject]:
+    """Sessions whose handshake fails unless the peer's key has this fingerprint."""
+
+    class Pinned(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            shown = self.getpeercert(binary_form=True)
+            try:
+                found = key_fingerprint(x509.load_der_x509_certificate(shown or b"").public_key())
+            except ValueError:
+                found = ""
+            if found != pin:
+                line = f"the service has the key sha256:{found}, and another was expected"
+                raise ssl.SSLCertVerificationError(ssl.SSL_ERROR_SSL, line)
+
+    return Pinned
+
+
+def _read_anchor(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="ascii", errors="replace")
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError):
+        why = "it holds no certificate in PEM form"
+    except OSError as error:
+        why = error.strerror or str(error)
+    else:
+        return text
+    raise IssuerError(f"the certificate service cannot be known by {path}: {why}; correct 'anchor'")
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > ANSWER_MAX:
+            raise ValueError(f"it answers with more than {ANSWER_MAX} bytes")
+        await asyncio.sleep(0)
+    return bytes(body)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        error = error.certificate_error
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        error = error.os_error
+    said = error.strerror if isinstance(error, OSError) else None
+    return _line(said or error) or type(error).__name__
+
+
+def _line(text: object) -> str:
+    """What may have come from the service, on one line."""
+    return "".join(one if one.isprintable() else " " for one in " ".join(str(text).split()))[:_LINE_MAX]
