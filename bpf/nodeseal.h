@@ -220,6 +220,25 @@ struct ns_native_total {
     u64 received;
 };
 
+/*
+ * In the map `native_log`, of each CPU the last NS_NATIVE_LOG in turn: the place is the number, counted from
+ * 0, modulo that. `native_told` has the next number of each CPU. The only value of `native_wanted` is not 0
+ * while somebody listens.
+ */
+struct ns_native_event {
+    u64 number; /* plus one, written last; another one: it is being written */
+    u64 when;   /* nanoseconds (bpf_ktime_get_ns) */
+    u64 cookie;
+    u32 kind; /* NS_NATIVE_OPENED or NS_NATIVE_CLOSED */
+    u32 reserved;
+    u64 acknowledged; /* as in the totals; of one that is closed */
+    u64 received;
+    struct ns_native native;
+};
+#define NS_NATIVE_LOG 256
+#define NS_NATIVE_OPENED 1 /* told while somebody listens */
+#define NS_NATIVE_CLOSED 2
+
 /* Keys of the `counters` map, a per-CPU array of u64. Drop and refuse: the program failed closed. */
 #define NS_COUNT_CONNECT_MARK_FAILED 0    /* refuse: the mark could not be set */
 #define NS_COUNT_CONNECT_UNBIND_FAILED 1  /* refuse: the socket could not be freed from its device */

@@ -19,6 +19,44 @@
 BPF_F_TABLE("hash", u64, struct ns_native, natives, NS_NATIVES, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("hash", struct ns_native_place, struct ns_native_total, native_totals, NS_NATIVE_TOTALS,
             BPF_F_NO_PREALLOC);
+BPF_TABLE("percpu_array", u32, struct ns_native_event, native_log, NS_NATIVE_LOG);
+BPF_TABLE("percpu_array", u32, u64, native_told, 1);
+BPF_TABLE("array", u32, u32, native_wanted, 1);
+
+#define barrier() asm volatile("" ::: "memory")
+
+/*
+ * The last that were closed can be asked for; those that are opened are told to who listens, for whom it is
+ * worth its time. Nobody is woken, and nothing is shared between CPUs. A program that interrupts this one
+ * takes another number, or, between the two instructions that count, makes that of this one its own: then
+ * what it wrote is written over as a whole.
+ */
+static __always_inline void tell(const struct ns_native *native, u64 cookie, u32 kind, u64 acknowledged,
+                                 u64 received)
+{
+    u32 key = 0, place, *wanted = native_wanted.lookup(&key);
+    u64 number, *told = native_told.lookup(&key);
+    struct ns_native_event *event;
+
+    if (!told || !wanted || (kind == NS_NATIVE_OPENED && !*wanted))
+        return;
+    number = *told;
+    *told = number + 1;
+    place = number % NS_NATIVE_LOG;
+    event = native_log.lookup(&place);
+    if (!event)
+        return;
+    event->number = 0;
+    barrier();
+    event->when = bpf_ktime_get_ns();
+    event->cookie = cookie;
+    event->kind = kind;
+    event->acknowledged = acknowledged;
+    event->received = received;
+    event->native = *native;
+    barrier();
+    event->number = number + 1;
+}
 
 static __always_inline void turn_round(struct ns_flow *flow)
 {
@@ -89,6 +127,7 @@ static __always_inline void account_opened(struct bpf_sock_ops *ops, struct ns_n
         return;
     }
     count_open(native, 1);
+    tell(native, cookie, NS_NATIVE_OPENED, 0, 0);
 }
 
 /* The socket has dialled: 1 if its connection is native. What the core has decided so loses its mark before
@@ -165,6 +204,7 @@ static __always_inline void account_closed(struct bpf_sock_ops *ops, u32 state)
         acknowledged--;
     if ((state == STATE_CLOSING || state == STATE_LAST_ACK || state == STATE_CLOSE_WAIT) && received)
         received--;
+    tell(&native, cookie, NS_NATIVE_CLOSED, acknowledged, received);
     place = place_of(&native);
     total = native_totals.lookup(&place);
     if (!total)

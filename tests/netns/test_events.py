@@ -72,3 +72,27 @@ def test_connections_are_told_as_they_open_and_end(lab: RunningLab, programs: Pr
         closed = listener.next("closed")
     assert closed["connection"]["bytes_sent"] == 1000
     assert closed["time"] >= opened["time"]
+
+
+@pytest.mark.ebpf_only("with iptables plaintext goes through the core")
+def test_native_connections_are_told_too(lab: RunningLab, programs: Programs, listener: Listener) -> None:
+    server = programs.serve("pipeline")
+    stop = threading.Event()
+
+    def dial_on() -> None:
+        """As above."""
+        while not stop.wait(0.01):
+            client = programs.dial("intruder", server.address)
+            assert echoes(client, b"x" * 1000)
+            client.close()
+
+    programs.thread(dial_on)
+    programs.at_end(stop.set)
+    opened = listener.next("opened")
+    row = opened["connection"]
+    assert (row["direction"], row["native"], row["reason"]) == ("inbound", True, "source-not-enrolled")
+    closed = listener.next("closed")
+    while closed["connection"]["id"] != row["id"]:
+        closed = listener.next("closed")
+    assert (closed["connection"]["state"], closed["connection"]["bytes_sent"]) == ("closed", 1000)
+    assert closed["time"] >= opened["time"]

@@ -51,6 +51,50 @@ def test_outbound_to_a_workload_that_is_not_enrolled(lab: RunningLab, programs: 
     assert native(lab, "shipper")["bytes_acknowledged"] == before["bytes_acknowledged"] + 5
 
 
+@pytest.mark.parametrize("direction", ["outbound", "inbound"])
+def test_one_that_was_closed_is_listed_for_a_while(lab: RunningLab, programs: Programs, direction: str) -> None:
+    outbound = direction == "outbound"
+    server = programs.serve("visitor" if outbound else "pipeline")
+    client = programs.dial("shipper" if outbound else "visitor", server.address)
+    assert echoes(client, b"12345")
+    node, source = "node1" if outbound else "node2", endpoint(client.getsockname())
+    before = row_of(lab, node, direction, source)
+    client.close()
+
+    def closed() -> dict[str, Any] | None:
+        row = row_of(lab, node, direction, source)
+        return row if row["state"] == "closed" else None
+
+    row = wait_for(closed, "it is closed")
+    for key in ("id", "workload", "destination", "reason", "native"):
+        assert row[key] == before[key]
+    assert row["bytes_sent"] == 5
+    assert row["closed_seconds"] < row["age_seconds"]
+
+
+def test_while_its_workload_drains_it_is_listed_and_can_be_ended(lab: RunningLab, programs: Programs) -> None:
+    servers = programs.serve("siem"), programs.serve("pipeline")
+    native_one, tunnelled = programs.dial("guest", servers[0].address), programs.dial("siem", servers[1].address)
+    assert all(map(echoes, (native_one, tunnelled)))
+    lab.lab.unenrol("siem")
+    try:
+        wait_for(lambda: lab.workload("siem")["draining"], "its other connection goes on")
+        row = row_of(lab, "node1", "inbound", endpoint(native_one.getsockname()))
+        assert (row["native"], row["state"], row["workload"]) == (True, "open", "default/siem")
+        new = programs.dial("guest", servers[0].address)
+        assert echoes(new)
+        assert not [one for one in lab.connections("node1") if one["source"] == endpoint(new.getsockname())]
+        lab.lab.set_mode("siem", "strict")
+        native_one.settimeout(10)
+        with pytest.raises(ConnectionResetError):
+            native_one.recv(1)
+        assert all(map(echoes, (new, tunnelled)))
+    finally:
+        tunnelled.close()
+        lab.lab.set_mode("siem", "permissive")
+        lab.lab.enrol("siem")
+
+
 def test_inbound_from_a_workload_that_is_not_enrolled(lab: RunningLab, programs: Programs) -> None:
     server = programs.serve("pipeline")
     client = programs.dial("visitor", server.address)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,6 +32,7 @@ pytestmark = pytest.mark.ebpf_only("with iptables nothing is native")
 
 OUTSIDE = extent_entries(Extent((ip_network("10.91.1.0/24"), ip_network("fd91:1::/64"))))
 OWN_MARK = ((socket.SOL_SOCKET, socket_options.SO_MARK, 77),)
+NO_LINGER = ((socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0"),)
 _SO_COOKIE = 57
 
 
@@ -125,6 +128,56 @@ def test_bytes_are_those_of_the_applications(pods: Pods, end: str) -> None:
     found = client.total(constants.NATIVE_OUTSIDE)
     assert (found.opened, found.closed, found.acknowledged) == (1, 1, 5)
     assert found.received in ((5, 6) if end == "client first" else (5,))
+
+
+def test_the_last_that_were_closed_are_told(pods: Pods) -> None:
+    client = Client(pods, OUTSIDE)
+    connection = client.dial()
+    assert echoes(connection, b"12345")
+    number, (native,) = cookie(connection), client.capture.natives().values()
+    assert client.capture.native_log(wanted=False).events == ()
+    connection.close()
+    wait_for(lambda: not client.capture.natives(), "it is closed")
+    log = client.capture.native_log(wanted=False)
+    (event,) = log.events
+    assert (event.native, event.native.cookie, event.closed) == (native, number, True)
+    assert event.acknowledged == 5
+    assert event.when > native.opened
+    assert client.capture.native_log(wanted=False) == log
+    assert client.capture.native_log(log.next, wanted=False) == replace(log, events=())
+
+
+def test_those_that_are_opened_are_told_to_who_listens(pods: Pods) -> None:
+    client = Client(pods, OUTSIDE)
+    client.capture.native_log(wanted=True)
+    connection = client.dial()
+    log = client.capture.native_log(wanted=False)
+    (event,) = log.events
+    assert (event.native.cookie, event.closed, event.when >= event.native.opened) == (cookie(connection), False, True)
+    client.dial()
+    assert client.capture.native_log(log.next, wanted=False).events == ()
+
+
+@contextlib.contextmanager
+def on_one_cpu() -> Iterator[None]:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def test_of_too_many_the_oldest_are_not_told(pods: Pods) -> None:
+    client = Client(pods, OUTSIDE)
+    log = client.capture.native_log(wanted=False)
+    with on_one_cpu():
+        for _ in range(constants.NATIVE_LOG + 3):
+            client.dial(options=NO_LINGER).close()
+    wait_for(lambda: not client.capture.natives(), "all are closed")
+    after = client.capture.native_log(log.next, wanted=False)
+    assert (len(after.events), after.lost) == (constants.NATIVE_LOG, 3)
+    assert [event.when for event in after.events] == sorted(event.when for event in after.events)
 
 
 def test_connection_outlives_the_agent_and_is_accounted_for(pods: Pods) -> None:

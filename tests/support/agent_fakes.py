@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
@@ -19,7 +19,7 @@ from typing import Any
 
 from nodeseal.capture import constants
 from nodeseal.capture.backends.backend import Choice
-from nodeseal.capture.natives import Native, Total
+from nodeseal.capture.natives import Event, Log, Native, Total
 from nodeseal.capture.workload import Addresses, Captured, CaptureTarget
 from nodeseal.contracts.core import CoreStats, WorkloadStats
 from nodeseal.cores.client import CoreError
@@ -288,6 +288,9 @@ class FakeCapture:
 
     async def direct(self, _captured: Captured) -> list[Any]:
         return []
+
+    async def native_log(self, _first: Sequence[int], *, wanted: bool) -> tuple[list[tuple[str, Event]], Log]:
+        return [], Log()
 
     async def natives(self) -> dict[str, dict[int, Native]]:
         return self.native

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 from nodeseal.api import connections_view
 from nodeseal.api.connections_view import Position
 from nodeseal.api.exchange import RequestError
-from nodeseal.capture.natives import Native
+from nodeseal.capture import constants
+from nodeseal.capture.natives import Event as NativeEvent
+from nodeseal.capture.natives import Native, Owner
 from nodeseal.contracts import core
 from nodeseal.contracts.api import PAGE, PAGE_MAX
 from nodeseal.contracts.connections import ConnectionFilter, Connections
@@ -66,6 +69,9 @@ class Node:
         self.found = [Link(generation, rows, old=old) for generation, rows in cores.items()]
         self.core = status_of(current=self.found[0], links=lambda: self.found)
         self.capture = self
+        self.ended: list[tuple[str, NativeEvent]] = []
+        self.native_log = self
+        self.noted: dict[str, dict[int, Native]] = {}
         self.enrolments = {}
         for name in past:
             installed = status_of(draining=False, captured=name)
@@ -77,8 +83,11 @@ class Node:
             raise found
         return random.sample(found, len(found))
 
+    async def closed(self) -> list[tuple[str, NativeEvent]]:
+        return self.ended
+
     async def natives(self) -> dict[str, dict[int, Native]]:
-        return {}
+        return self.noted
 
 
 def page(node: Any, **wanted: Any) -> Connections:
@@ -181,11 +190,48 @@ def test_what_cannot_be_listed_is_said(node: Node) -> None:
 
 
 @pytest.mark.parametrize(
-    "after", ["", "core", "core,1", "core,x,1", f"core,1,{2**63 - 1}", "core,1,-2", "past,a", "future,1,2"]
+    "after",
+    [
+        "",
+        "core",
+        "core,1",
+        "core,x,1",
+        f"core,1,{2**63 - 1}",
+        "core,1,-2",
+        "past,a",
+        "past,a,b,c,d",
+        "past,a,b,c,1,2",
+        "future,1,2",
+    ],
 )
 def test_place_that_is_none_is_refused(node: Node, after: str) -> None:
     with pytest.raises(RequestError, match="is not the 'next' of a page"):
         page(node, after=after)
+
+
+def test_native_ones_that_were_closed_are_listed_beside_others_with_their_ends(node: Node) -> None:
+    ends = ((IPv4Address("192.0.2.7"), 4000), (HERE.addresses[0], 80))
+    for number in (12, 11):
+        closed = Native(number, Owner(1), True, constants.NATIVE_DECIDED, *ends, 0)
+        node.ended.append(("default/a", NativeEvent(closed, True, 1, acknowledged=5, received=3)))
+    wanted = [PAST[0], f"{PAST[0]},11", f"{PAST[0]},12", PAST[1]]
+    assert positions(page(node, workload="default/a", direction="inbound"))[1:] == wanted
+    found = list(pages(node, limit=1))
+    assert [position for one in found for position in positions(one)] == [*IN_ORDER, *wanted, PAST[2]]
+    row = found[6].connections[0]
+    assert (row.state, row.native, row.bytes_sent, row.bytes_received) == ("closed", True, 3, 5)
+    assert positions(page(node, workload="default/a", direction="inbound", live=True))[1:] == PAST[:2]
+
+
+def test_while_a_workload_drains_its_native_ones_are_listed_alone(node: Node) -> None:
+    node.enrolments[HERE.key].installed.draining = True
+    assert positions(page(node, workload="default/a", direction="inbound")) == [IN_ORDER[3]]
+    (first, _) = node.past["default/a"] = past(4001, 4000)
+    node.past["default/a"] = [replace(first, cookie=7)]
+    ends = (first.remote, first.local)
+    node.noted = {"default/a": {7: Native(7, Owner(1), True, constants.NATIVE_DECIDED, *ends, 0)}}
+    found = page(node, workload="default/a", direction="inbound").connections
+    assert [(one.source, one.native) for one in found[1:]] == [("192.0.2.7:4001", True)]
 
 
 def test_row_is_complete(node: Node) -> None:

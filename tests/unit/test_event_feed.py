@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,6 +15,9 @@ import pytest
 
 from nodeseal.api import events_view
 from nodeseal.api.events_view import EventStreams
+from nodeseal.capture import constants
+from nodeseal.capture.natives import Event as NativeEvent
+from nodeseal.capture.natives import Log, Native, Owner
 from nodeseal.contracts import core
 from nodeseal.contracts.event_rows import EventFilter, EventRow, ReachedLimit
 from nodeseal.contracts.events import Event, LimitReached, Opened, PeerRefused, Told
@@ -21,6 +25,7 @@ from nodeseal.contracts.refusal import Refusal
 from nodeseal.cores import event_feed
 from nodeseal.cores.client import CoreGone
 from nodeseal.cores.event_feed import Heard, heard
+from nodeseal.node.native_log import NativeLog
 from nodeseal.node.node import Node
 
 
@@ -143,8 +148,21 @@ def row_of(line: msgspec.Raw) -> EventRow:
     return msgspec.json.decode(line, type=EventRow)
 
 
-def node_of(link: Link) -> Node:
-    return cast(Node, SimpleNamespace(core=Cores(link), mesh=None))
+def node_of(link: Link, natives: Natives | None = None) -> Node:
+    return cast(Node, SimpleNamespace(core=Cores(link), mesh=None, native_log=NativeLog(natives or Natives())))
+
+
+class Natives:
+    """The log of native connections: what is put into it while somebody listens."""
+
+    def __init__(self) -> None:
+        self.queue: list[Log] = []
+        self.wanted = False
+
+    async def native_log(self, _first: Sequence[int], *, wanted: bool) -> tuple[list[tuple[str, NativeEvent]], Log]:
+        was_wanted, self.wanted = self.wanted, wanted
+        found = self.queue.pop(0) if was_wanted and self.queue else Log()
+        return [("default/a", event) for event in found.events], found
 
 
 def rows_of(wanted: EventFilter, *messages: Told) -> list[EventRow]:
@@ -195,6 +213,28 @@ def test_a_filter_passes_over_the_others_but_never_that_some_were_lost() -> None
     assert [row.event for row in of_a] == ["lost", "refused", "limit"]
     limits = rows_of(EventFilter(event="limit"), happened)
     assert [row.event for row in limits] == ["lost", "limit"]
+
+
+def test_native_connections_are_told_too() -> None:
+    ends = (IPv4Address("10.0.0.1"), 40000), (IPv4Address("10.0.0.2"), 80)
+    native = Native(7, Owner(1), False, constants.NATIVE_OUTSIDE, *ends, 0)
+    natives = Natives()
+    natives.queue = [Log((NativeEvent(native, False, 1),)), Log((NativeEvent(native, True, 2, 5, 3),), lost=4)]
+    rows: list[EventRow] = []
+
+    async def story() -> None:
+        async with contextlib.aclosing(EventStreams(node_of(Link(3), natives)).stream(EventFilter())) as batches:
+            while len(rows) < 3:
+                rows.extend(map(row_of, await anext(batches)))
+
+    play(story)
+    assert [(row.event, row.core, row.lost) for row in rows] == [("opened", 0, 0), ("lost", 0, 4), ("closed", 0, 0)]
+    for row in (rows[0].connection, rows[2].connection):
+        assert row is not None
+        assert (row.id, row.workload, row.native, row.reason) == (7, "default/a", True, "outside-mesh")
+    assert rows[2].connection is not None
+    assert (rows[2].connection.bytes_sent, rows[2].connection.bytes_received) == (5, 3)
+    assert not natives.wanted
 
 
 def test_rows_are_made_once_for_all_who_listen(monkeypatch: pytest.MonkeyPatch) -> None:

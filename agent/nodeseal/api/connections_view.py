@@ -13,8 +13,10 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import NamedTuple, Self
 
+from msgspec import structs
+
 from nodeseal.api.exchange import RequestError
-from nodeseal.capture.natives import Native
+from nodeseal.capture.natives import Event, Native
 from nodeseal.clock import utc_now
 from nodeseal.contracts import core
 from nodeseal.contracts.api import PAGE, PAGE_MAX
@@ -32,10 +34,10 @@ from nodeseal.contracts.rows import Incomplete
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone
 from nodeseal.cores.link import CoreLink
 from nodeseal.enrolment.workload import Enrolment
-from nodeseal.linux.sock_diag import Direct, DirectError
+from nodeseal.linux.sock_diag import Direct, DirectError, Endpoint
 from nodeseal.mesh import decide
 from nodeseal.mesh.address import AddressError, OriginalDestination, SourceAddress, parse_address
-from nodeseal.mesh.model import Mesh
+from nodeseal.mesh.model import Mesh, WorkloadName
 from nodeseal.mesh.reasons import WhyPlaintext
 from nodeseal.node import natives
 from nodeseal.node.node import Node
@@ -48,8 +50,9 @@ Line = ConnectionRow | Incomplete
 
 
 class Position(NamedTuple):
-    """Where a connection stands in the listing: by core and number, behind them those past the core by their ends. It
-    keeps its place as long as it is there, so a page goes on behind the one before, whatever came and went."""
+    """Where a connection stands in the listing: by core and number, behind them those past the core by their ends, and
+    by the numbers of native ones. It keeps its place as long as it is there, so a page goes on behind the one before,
+    whatever came and went."""
 
     past_core: bool
     core: int
@@ -57,13 +60,14 @@ class Position(NamedTuple):
     workload: str
     source: str
     destination: str
+    socket: int = 0
 
     @classmethod
     def of(cls, row: ConnectionRow) -> Self:
         """Of a row."""
         if row.core is not None:
             return cls(False, row.core, row.id or 0, "", "", "")
-        return cls(True, 0, 0, row.workload or "", row.source, row.destination)
+        return cls(True, 0, 0, row.workload or "", row.source, row.destination, row.id or 0)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -75,15 +79,16 @@ class Position(NamedTuple):
                 if core >= 0 and 0 <= number < _ID_MAX:
                     return cls(False, core, number, "", "", "")
             if kind == "past":
-                workload, source, destination = parts
-                return cls(True, 0, 0, workload, source, destination)
-        except ValueError:
+                workload, source, destination, *socket = parts
+                return cls(True, 0, 0, workload, source, destination, *map(int, socket))
+        except (ValueError, TypeError):
             pass
         raise RequestError(HTTPStatus.BAD_REQUEST, f"parameter 'after': {text!r} is not the 'next' of a page")
 
     def __str__(self) -> str:
         if self.past_core:
-            return f"past,{self.workload},{self.source},{self.destination}"
+            socket = f",{self.socket}" if self.socket else ""
+            return f"past,{self.workload},{self.source},{self.destination}{socket}"
         return f"core,{self.core},{self.id}"
 
 
@@ -149,12 +154,11 @@ async def _lines(
                 if link is current:
                     raise
                 # It has ended meanwhile, with its last connection.
-    noted = None
+    noted, closed = None, await node.native_log.closed()
     for name, enrolment in sorted(node.enrolments.items()):
         if wanted.workload not in (None, str(name)) or (after is not None and str(name) < after.workload):
             continue
-        # While it drains, what is new goes past the core as well, and nothing tells which is which.
-        if enrolment.installed is None or enrolment.installed.draining:
+        if enrolment.installed is None:
             continue
         try:
             directs = await node.capture.direct(enrolment.installed.captured)
@@ -163,7 +167,14 @@ async def _lines(
         except (DirectError, OSError) as error:
             yield [Incomplete(error=f"{name}: connections past the core cannot be listed: {error}")]
             continue
-        past = [past_core(node, enrolment, direct, noted.get(str(name), {}).get(direct.cookie)) for direct in directs]
+        ours = noted.get(str(name), {})
+        past = [
+            past_core(node, enrolment, direct, ours.get(direct.cookie))
+            for direct in directs
+            # While it drains, what is new goes past the core as well, and nothing tells it from what is older.
+            if direct.cookie in ours or not enrolment.installed.draining
+        ]
+        past += [closed_native(node.mesh, enrolment.name, event) for whose, event in closed if whose == str(name)]
         past.sort(key=Position.of)
         yield [*past]
 
@@ -262,18 +273,42 @@ def refused_row(mesh: Mesh | None, refusal: Refusal, now: datetime) -> RefusedRo
 
 def past_core(node: Node, enrolment: Enrolment, direct: Direct, native: Native | None = None) -> ConnectionRow:
     """Of a connection of the workload that the core does not see; `native`: what the kernel has noted of it."""
-    mesh = node.mesh
-    inbound = native.inbound if native is not None else direct.inbound
-    reason = (
-        natives.why(mesh, enrolment.name, native) if native is not None else _why_past_core(node, enrolment, direct)
-    )
-    local, remote = (str(SourceAddress(*end)) for end in (direct.local, direct.remote))
-    source, destination = (remote, local) if inbound else (local, remote)
-    # Counted for the dialling application, as the core does.
-    dialled = (direct.bytes_sent, direct.bytes_received)
-    sent, received = dialled[::-1] if inbound else dialled
+    if native is not None:
+        return native_row(node.mesh, enrolment.name, native, direct.bytes_sent, direct.bytes_received)
+    ends = (direct.remote, direct.local) if direct.inbound else (direct.local, direct.remote)
+    reason = _why_past_core(node, enrolment, direct)
+    return _row_past(node.mesh, enrolment.name, direct.inbound, ends, reason, direct.bytes_sent, direct.bytes_received)
+
+
+def native_row(
+    mesh: Mesh | None, name: WorkloadName, native: Native, sent: int | None, received: int | None
+) -> ConnectionRow:
+    """Of a native connection of the workload; what it has sent and received."""
+    ends, reason = (native.source, native.destination), natives.why(mesh, name, native)
+    row = _row_past(mesh, name, native.inbound, ends, reason, sent, received)
+    age = (time.monotonic_ns() - native.opened) / 1e9
+    return structs.replace(row, id=native.cookie, native=True, age_seconds=age)
+
+
+def closed_native(mesh: Mesh | None, name: WorkloadName, event: Event) -> ConnectionRow:
+    """Of a native connection of the workload that has been closed."""
+    row = native_row(mesh, name, event.native, event.acknowledged, event.received)
+    ago = (time.monotonic_ns() - event.when) / 1e9
+    return structs.replace(row, state="closed", closed_seconds=ago)
+
+
+def _row_past(
+    mesh: Mesh | None,
+    name: WorkloadName,
+    inbound: bool,
+    ends: tuple[Endpoint, Endpoint],
+    reason: WhyPlaintext | None,
+    sent: int | None,
+    received: int | None,
+) -> ConnectionRow:
+    source, destination = (str(SourceAddress(*end)) for end in ends)
     return ConnectionRow(
-        workload=str(enrolment.name),
+        workload=str(name),
         direction="inbound" if inbound else "outbound",
         source=source,
         source_workload=_name_of(mesh, source),
@@ -283,10 +318,9 @@ def past_core(node: Node, enrolment: Enrolment, direct: Direct, native: Native |
         endpoint_workload=_name_of(mesh, destination),
         state="open",
         reason=reason.value if reason is not None else None,
-        bytes_sent=sent,
-        bytes_received=received,
-        age_seconds=(time.monotonic_ns() - native.opened) / 1e9 if native is not None else None,
-        native=native is not None,
+        # Counted for the dialling application, as the core does.
+        bytes_sent=received if inbound else sent,
+        bytes_received=sent if inbound else received,
     )
 
 

@@ -1,4 +1,4 @@
-"""Events of a node's cores as the local API tells them.
+"""Events of a node's cores, and of its native connections, as the local API tells them.
 
 Rows and their JSON are made once, whoever listens: making them is most of the work, and many listeners on a busy node
 would leave the agent no time for anything else. What is left for each is to choose its lines, and a queue of at most
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 from datetime import datetime, timedelta
@@ -16,12 +17,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from nodeseal.api.connections_view import refused_row, through_core
+from nodeseal.api.connections_view import closed_native, native_row, refused_row, through_core
+from nodeseal.capture.natives import Event
 from nodeseal.clock import utc_now
 from nodeseal.contracts import events
 from nodeseal.contracts.event_rows import EventFilter, EventRow, ReachedLimit
 from nodeseal.cores.event_feed import QUEUED, Heard, heard
-from nodeseal.mesh.model import Mesh
+from nodeseal.mesh.model import Mesh, WorkloadName
+from nodeseal.node.native_log import Told
 from nodeseal.node.node import Node
 
 LOST = "lost"
@@ -38,7 +41,8 @@ class _Line(NamedTuple):
 
 
 class _Message(NamedTuple):
-    """What a core told at once; `events`: how many, without the line that says that some were lost."""
+    """What a core told at once, or 0: what was told of native connections; `events`: how many, without the line that
+    says that some were lost."""
 
     core: int
     events: int
@@ -86,7 +90,8 @@ class _Listener:
 
 
 class EventStreams:
-    """What all who listen to a node are told. Cores are listened to as long as anybody does."""
+    """What all who listen to a node are told. Cores, and the log of native connections, are listened to as long as
+    anybody does."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -112,15 +117,45 @@ class EventStreams:
 
     async def _follow(self) -> None:
         try:
-            async with contextlib.aclosing(heard(self._node.core)) as messages:
-                async for message in messages:
-                    shown = _message(self._node.mesh, message)
-                    for listener in self._listeners:
-                        listener.put(shown)
-        except Exception as error:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._follow_cores())
+                group.create_task(self._follow_natives())
+        except ExceptionGroup as failed:
             self._following = None
             for listener in self._listeners:
-                listener.end(error)
+                listener.end(failed.exceptions[0])
+
+    async def _follow_cores(self) -> None:
+        async with contextlib.aclosing(heard(self._node.core)) as messages:
+            async for message in messages:
+                self._put(_message(self._node.mesh, message))
+
+    async def _follow_natives(self) -> None:
+        async with contextlib.aclosing(self._node.native_log.heard()) as messages:
+            async for told in messages:
+                self._put(_native_message(self._node.mesh, told))
+
+    def _put(self, message: _Message) -> None:
+        for listener in self._listeners:
+            listener.put(message)
+
+
+def _native_message(mesh: Mesh | None, told: Told) -> _Message:
+    now, clock = utc_now(), time.monotonic_ns()
+    rows = [_native_row(mesh, WorkloadName.parse(name), event, now, clock) for name, event in told.events]
+    if told.lost:
+        rows.insert(0, EventRow(event=LOST, time=_time(now, 0), lost=told.lost))
+    return _Message(0, len(told.events) + told.lost, list(map(_line, rows)))
+
+
+def _native_row(mesh: Mesh | None, name: WorkloadName, event: Event, now: datetime, clock: int) -> EventRow:
+    row = closed_native(mesh, name, event) if event.closed else native_row(mesh, name, event.native, 0, 0)
+    return EventRow(
+        event="closed" if event.closed else "opened",
+        time=_time(now, (clock - event.when) // 1_000_000),
+        workload=str(name),
+        connection=row,
+    )
 
 
 def _message(mesh: Mesh | None, message: Heard) -> _Message:

@@ -85,7 +85,20 @@ NODE_TRUSTED = 2
 BYPASS_KEY_SIZE = 40
 
 # Of native connections, see bpf/lib/natives.h.
-NATIVE_MAPS = ("let_go", "let_out", "let_in", "natives", "native_totals", "native_open")
+NATIVE_MAPS = (
+    "let_go",
+    "let_out",
+    "let_in",
+    "natives",
+    "native_totals",
+    "native_open",
+    "native_log",
+    "native_told",
+    "native_wanted",
+)
+NATIVE_LOG = 256
+NATIVE_OPENED = 1
+NATIVE_CLOSED = 2
 NATIVE_EXCLUDED_PORT = 1
 NATIVE_EXCLUDED_RANGE = 2
 NATIVE_OUTSIDE = 3

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from nodeseal.capture.backends.selection import Selection
 from nodeseal.capture.bypass import Bypass
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import BackendName, Entry, Journal
-from nodeseal.capture.natives import Native, Owner, Place, Total
+from nodeseal.capture.natives import Log, Native, Owner, Place, Total
 from nodeseal.capture.survey import in_place, near_of, survey_for
 from nodeseal.capture.workload import Addresses, Captured, CaptureTarget, new_entry, ranges_of, takes, target_of
 from nodeseal.linux import bpf, packet_queue, rtnetlink
@@ -129,6 +129,11 @@ class NodeCapture:
         """See Runtime.native_totals. Raises OSError."""
         self._ready()
         return self._backends.runtime.native_totals()
+
+    def native_log(self, first: Sequence[int] = (), *, wanted: bool) -> Log:
+        """See Runtime.native_log. Raises OSError."""
+        self._ready()
+        return self._backends.runtime.native_log(first, wanted=wanted)
 
     def owners(self) -> dict[Owner, str]:
         """Whose native connections are which workload's."""

@@ -17,7 +17,7 @@ class ConnectionRow(Row, frozen=True):
     """
 
     id: int | None = None
-    """Its number in the core; null past the core."""
+    """Its number in the core; of a native one, the kernel's of its socket; null for others past the core."""
     core: int | None = None
     """The core's generation; null past the core."""
     workload: str | None = None

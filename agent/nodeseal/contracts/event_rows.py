@@ -28,7 +28,7 @@ class EventRow(Row, frozen=True):
     time: str = ""
     """When it happened."""
     core: int = 0
-    """The generation of the core that tells it."""
+    """The generation of the core that tells it; 0: it is about a native connection, of which no core knows."""
     workload: str | None = None
     """The workload of this node, "namespace/name"; null for one that was removed."""
     connection: ConnectionRow | None = None

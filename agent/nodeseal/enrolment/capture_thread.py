@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -14,7 +14,7 @@ from nodeseal.capture.bypass import Bypass
 from nodeseal.capture.cleanup import cleanup
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import BackendName
-from nodeseal.capture.natives import Native, Total, sums
+from nodeseal.capture.natives import Event, Log, Native, Total, sums
 from nodeseal.capture.node import NodeCapture
 from nodeseal.capture.workload import Captured, CaptureTarget
 from nodeseal.linux.namespace import NAMED, NetworkNamespace
@@ -183,6 +183,17 @@ class CaptureThread:
             owners = self._capture.owners()
             counted = sums(self._capture.native_totals())
             return {owners[owner]: total for owner, total in counted.items() if owner in owners}
+
+        return await self._run(read)
+
+    async def native_log(self, first: Sequence[int], *, wanted: bool) -> tuple[list[tuple[str, Event]], Log]:
+        """What became of native connections, as it was read, and each with its workload, if that is still captured. See
+        Runtime.native_log. Raises OSError."""
+
+        def read() -> tuple[list[tuple[str, Event]], Log]:
+            owners = self._capture.owners()
+            found = self._capture.native_log(first, wanted=wanted)
+            return [(owners[one.native.owner], one) for one in found.events if one.native.owner in owners], found
 
         return await self._run(read)
 

@@ -37,6 +37,7 @@ from nodeseal.node.former_publications import FormerPublications
 from nodeseal.node.held_back import HeldBack
 from nodeseal.node.issuer_watch import IssuerWatch
 from nodeseal.node.mesh_state import MeshState
+from nodeseal.node.native_log import NativeLog
 from nodeseal.node.natives import NativeConnections
 from nodeseal.node.problems import Part
 from nodeseal.node.publication import OwnPublication
@@ -99,6 +100,7 @@ class Node:
         self.pusher = MeshPusher(self.core, lambda: self.mesh_state.effective(self.enrolments.values()))
         self.bypass = BypassKeeper(capture, config.node, config.node_addresses, config.extent)
         self.natives = NativeConnections(capture, self.enrolments, lambda: self.mesh)
+        self.native_log = NativeLog(capture)
         self.vigil = Vigil(config.node, source.describe(), config.run_dir, self.core, self.context.settle)
         self.source = source
         self.mesh_state = MeshState(source, config.node, issuer.trust_domain, issuer.describe())

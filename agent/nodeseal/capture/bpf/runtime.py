@@ -6,7 +6,8 @@ run_dir/bpf/owned      map: the addresses of these namespaces
 run_dir/bpf/guards     map: the outbound listeners, by the same key
 run_dir/bpf/rings      map: the rings of parked SYNs, by namespace and process
 run_dir/bpf/bypass     map: which connections bypass the core, of all workloads (bypass.py)
-run_dir/bpf/natives    map: native connections (bpf/lib/natives.h); native_totals, native_open: what they come to
+run_dir/bpf/natives    map: native connections (bpf/lib/natives.h); native_totals, native_open: what they come to;
+                       native_log, native_told, native_wanted: the last that were opened and closed
 run_dir/bpf/let_...    maps: connections that are let go and not established yet
 run_dir/bpf/counters   map: what went wrong, counted by all programs
 """
@@ -18,7 +19,7 @@ import logging
 import os
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from nodeseal.capture.bpf.pins import pinned_or_new
 from nodeseal.capture.bpf.programs import Programs
 from nodeseal.capture.bypass import Bypass, NoBypass
 from nodeseal.capture.errors import CaptureError
-from nodeseal.capture.natives import Native, Place, Total, open_natives, totals
+from nodeseal.capture.natives import Log, Native, Place, Total, open_natives, read_log, totals, want_log
 from nodeseal.linux import bpf, capabilities, cgroups, mounts
 from nodeseal.linux.cgroups import CgroupTree
 
@@ -135,6 +136,13 @@ class Runtime:
     def native_totals(self) -> dict[Place, Total]:
         """What native connections have come to. Nothing where eBPF is not in use."""
         return totals(self.maps["native_totals"]) if self.prepared else {}
+
+    def native_log(self, first: Sequence[int] = (), *, wanted: bool) -> Log:
+        """See read_log and want_log. Nothing where eBPF is not in use."""
+        if not self.prepared:
+            return Log()
+        want_log(self.maps["native_wanted"], wanted=wanted)
+        return read_log(self.maps["native_log"], self.maps["native_told"], first)
 
     def close(self) -> None:
         """Let go of all descriptors; what is installed stays."""
