@@ -191,7 +191,7 @@ def _site(directory: Path, limit: int) -> Iterator[_Site]:
             1,
             identity,
             chain_pem=svid.chain_pem,
-            key_pem=svid.key.pem(),
+            private_key=svid.key,
             bundle_pem=signer.bundle_pem,
         )
         core.ask(CoreClient.workload_limits, 1, Limits(memory=limit))

@@ -84,7 +84,7 @@ def test_former_core_is_asked_all_that_it_knows(protocol: int, run_dir: Path, tm
         await client.workload_add(1, own.key, identity, own.addresses, netns_fd=namespace)
         os.close(namespace)
         await client.workload_limits(1, LIMITS)
-        pems = {"chain_pem": svid.chain_pem, "key_pem": svid.key.pem(), "bundle_pem": signer.bundle_pem}
+        pems = {"chain_pem": svid.chain_pem, "private_key": svid.key, "bundle_pem": signer.bundle_pem}
         await client.workload_credentials(1, identity, **pems)
         if protocol >= contract.TRUST_APART_SINCE:
             await client.trust_bundles("example.org", {"example.org": signer.bundle_pem, "other.org": "not for it"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import socket
 import ssl
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from nodeseal_lab.namespaces import run_in
 from support.connection import echoes
 from support.lab import HBONE_PORT, RunningLab, running_lab
+from support.memory import numbers, places
 from support.patience import PATIENCE, wait_for
 from support.peer import tls_context
 from support.programs import Programs
@@ -21,7 +24,7 @@ from support.programs import Programs
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
-    with running_lab(tmp_path_factory.mktemp("keys"), settings={"certificate_lifetime": "6s"}) as lab:
+    with running_lab(tmp_path_factory.mktemp("keys"), settings={"certificate_lifetime": "16s"}) as lab:
         yield lab
 
 
@@ -37,6 +40,43 @@ def presented(lab: RunningLab, programs: Programs, pod: str, directory: Path) ->
         shown = tunnel.getpeercert(binary_form=True)
     assert shown is not None
     return x509.load_der_x509_certificate(shown)
+
+
+def private_number(agent: int, public: ec.EllipticCurvePublicKey) -> bytes | None:
+    """The private key of a public one, if it is in the agent's protected memory: 32 bytes, the first the highest."""
+    for number in numbers(agent, 32):
+        with contextlib.suppress(ValueError):
+            made = ec.derive_private_key(int.from_bytes(number, "big"), ec.SECP256R1())
+            if made.public_key() == public:
+                return number
+    return None
+
+
+def test_key_is_nowhere_once_its_certificate_was_renewed(lab: RunningLab, programs: Programs, tmp_path: Path) -> None:
+    """The whole memory of agent and core is read, which is more than a core dump has."""
+    agent, core = lab.agent_pid("node2"), lab.core_pid("node2")
+
+    def found() -> tuple[ec.EllipticCurvePublicKey, bytes] | None:
+        public = presented(lab, programs, "pipeline", tmp_path).public_key()
+        assert isinstance(public, ec.EllipticCurvePublicKey)
+        number = private_number(agent, public)
+        return None if number is None else (public, number)
+
+    # Again, if it was renewed meanwhile.
+    public, number = wait_for(found, "the key of the certificate that is shown is found in the agent")
+    texts = [number, number[::-1], base64.b64encode(number)[:40], base64.b64encode(number[1:])[:40]]
+    texts.append(base64.b64encode(number[2:])[:40])
+    held = places(agent, *texts)
+    assert held
+    assert all(one.protected for one in held), "of the agent's memory, only in what is locked and not dumped"
+    assert places(core, *texts), "a core in use has it"
+
+    def retired() -> bool:
+        return presented(lab, programs, "pipeline", tmp_path).public_key() != public
+
+    wait_for(retired, "pipeline has another key")
+    wait_for(lambda: not places(agent, *texts), "the agent has nothing left of the key")
+    wait_for(lambda: not places(core, *texts), "the core has nothing left of the key")
 
 
 def test_nodes_with_other_kinds_of_keys_talk_to_each_other(lab: RunningLab, programs: Programs, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ class FakeLib:
     def core_workload_credentials_from(
         self, _core: Any, key: int, chain: bytes, fd: int, error: Any, _size: int
     ) -> int:
-        return self._result("core_workload_credentials_from", error, key, chain, os.pread(fd, 100, 0))
+        return self._result("core_workload_credentials_from", error, key, chain, os.pread(fd, 4096, 0))
 
     def core_workload_listen(self, _core: Any, key: int, role: int, fd: int, error: Any, _size: int) -> int:
         os.fstat(fd)

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -22,6 +21,7 @@ from nodeseal.contracts.mesh import encode_difference
 from nodeseal.contracts.refusal import Refusal
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone
 from nodeseal.cores.process import CoreOptions, spawn
+from nodeseal.identity.key import PrivateKey
 from nodeseal.linux import control_socket
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
@@ -192,20 +192,14 @@ def test_removed_workload_leaves_no_descriptor(running: Running) -> None:
 def test_credentials_reach_the_core_and_the_identity_is_remembered(running: Running) -> None:
     running.add()
     other = SpiffeId("example.org", "default", "other")
-    running.client.workload_credentials(1, other, chain_pem="chain", key_pem="key", bundle_pem="bundle")
-    assert calls(running.lib, "core_workload_credentials") == [("core_workload_credentials", 1, b"chain", b"key")]
+    key = PrivateKey.generate()
+    running.client.workload_credentials(1, other, chain_pem="chain", private_key=key, bundle_pem="bundle")
+    with key.exported() as fd:
+        encoded = os.pread(fd, 4096, 0)
+    given = calls(running.lib, "core_workload_credentials_from")
+    assert given == [("core_workload_credentials_from", 1, b"chain", encoded)]
     assert calls(running.lib, "core_trust") == []
     assert running.client.hello().workloads[0].identity == other
-
-
-def test_a_private_key_reaches_the_core_in_a_descriptor(running: Running) -> None:
-    running.add()
-    with tempfile.TemporaryFile() as key:
-        key.write(b"secret")
-        key.flush()
-        running.client.workload_credentials_from(1, IDENTITY, chain_pem="chain", key_fd=key.fileno())
-    given = calls(running.lib, "core_workload_credentials_from")
-    assert given == [("core_workload_credentials_from", 1, b"chain", b"secret")]
 
 
 @pytest.mark.parametrize("request_", [{"key_fd": True}, {}, {"key_fd": True, "key_pem": "key"}])

@@ -17,6 +17,7 @@ import pytest
 
 from nodeseal.contracts import core as contract
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone
+from nodeseal.identity.key import PrivateKey
 from nodeseal.linux import control_socket
 from nodeseal.local import generations
 from nodeseal.mesh.limits import Limits
@@ -166,7 +167,7 @@ def as_recorded(request: dict[str, Any], fds: list[int]) -> Reply:
 
 
 def test_core_of_the_version_before_is_asked_what_it_knows(make_core: MakeCore, tmp_path: Path) -> None:
-    core = make_core(as_recorded)
+    core, key = make_core(as_recorded), PrivateKey.generate()
     before = mesh(3)
 
     async def story() -> None:
@@ -175,7 +176,7 @@ def test_core_of_the_version_before_is_asked_what_it_knows(make_core: MakeCore, 
             assert (hello.protocol, hello.trust_domain, hello.retired) == (4, "example.org", False)
             await client.workload_add(5, NAME, IDENTITY, (IPv4Address("10.0.0.1"), IPv6Address("fd00::1")), netns_fd=0)
             await client.workload_limits(5, Limits(1, 2, 3))
-            await client.workload_credentials(5, IDENTITY, chain_pem="chain", key_pem="key", bundle_pem="bundle")
+            await client.workload_credentials(5, IDENTITY, chain_pem="chain", private_key=key, bundle_pem="bundle")
             await client.workload_listen(5, {0: 0, 1: 0, 2: 0, 3: 0})
             given = await client.listeners(5)
             assert list(given) == [0, 1, 2, 3]
@@ -198,6 +199,7 @@ def test_core_of_the_version_before_is_asked_what_it_knows(make_core: MakeCore, 
 
     play(story())
     assert core.requests[3]["bundle_pem"] == "bundle"
+    assert core.requests[3]["key_pem"] == key.pem()
 
 
 def test_core_without_limits_is_given_none(make_core: MakeCore, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from nodeseal.contracts.core import Connection, CoreStats, WorkloadStats
 from nodeseal.contracts.events import Told, read_told
 from nodeseal.contracts.mesh import decode_difference, encode_difference
 from nodeseal.contracts.refusal import Refusal
+from nodeseal.identity.key import PrivateKey, PrivateKeyError
 from nodeseal.linux.control_channel import ControlChannel
 from nodeseal.linux.control_socket import ControlClosed, ControlError, close_all
 from nodeseal.local import generations
@@ -191,16 +192,24 @@ class CoreClient:
             await self._ask(core.WorkloadLimits(key=key, limits=limits))
 
     async def workload_credentials(
-        self, key: int, identity: SpiffeId, *, chain_pem: str, key_pem: str, bundle_pem: str
+        self, key: int, identity: SpiffeId, *, chain_pem: str, private_key: PrivateKey, bundle_pem: str
     ) -> None:
         """Gives a workload its certificate chain (leaf first) and private key; to a core that takes trust anchors only
-        with them, these as well."""
+        with them, these as well. The key goes in a descriptor, to cores of former versions as text."""
+        try:
+            if self._protocol >= core.KEY_FD_SINCE:
+                with private_key.exported() as fd:
+                    await self.workload_credentials_from(key, identity, chain_pem=chain_pem, key_fd=fd)
+                return
+            text = private_key.pem()
+        except PrivateKeyError as error:
+            raise CoreError(f"the private key cannot be handed to the core: {error}") from None
         await self._ask(
             core.WorkloadCredentials(
                 key=key,
                 identity=str(identity),
                 chain_pem=chain_pem,
-                key_pem=key_pem,
+                key_pem=text,
                 bundle_pem=UNSET if self._protocol >= core.TRUST_APART_SINCE else bundle_pem,
             )
         )

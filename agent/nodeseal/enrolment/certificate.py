@@ -48,7 +48,7 @@ class Certificate:
             key,
             identity,
             chain_pem=svid.chain_pem,
-            key_pem=svid.key.pem(),
+            private_key=svid.key,
             bundle_pem=bundle.pem,
         )
         return bundle
