@@ -19,7 +19,7 @@ from nodeseal.authority.recorder import Recorder
 from nodeseal.authority.refused import Refused
 from nodeseal.authority.signing_queue import SigningQueue
 from nodeseal.contracts.authority import ServiceWord
-from support.patience import wait_for
+from support.patience import PATIENCE, wait_for
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -98,6 +98,17 @@ def test_the_earliest_is_signed_first() -> None:
         return done
 
     assert asyncio.run(scenario()) == ["a", "b", "c"]
+
+
+def test_one_that_comes_as_the_last_is_answered_is_signed_too() -> None:
+    async def scenario() -> list[int]:
+        queue: SigningQueue[int] = SigningQueue(1, 100)
+        async with asyncio.timeout(PATIENCE):
+            found = [await queue.sign(lambda number=number: number, 0) for number in range(50)]
+        await queue.close()
+        return found
+
+    assert asyncio.run(scenario()) == list(range(50))
 
 
 def test_too_many_are_refused_and_told_when_to_come_again() -> None:

@@ -36,7 +36,10 @@ class SigningQueue(Generic[T]):
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="signer")
         self._heap: list[tuple[float, int, Callable[[], T], asyncio.Future[T]]] = []
         self._order = itertools.count()
-        self._busy: set[asyncio.Task[None]] = set()
+        self._serving = 0
+        """Tasks that will look at the heap again. Not how many tasks there are: one that has ended is told of later,
+        and what came in between would wait for it."""
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def waiting(self) -> int:
@@ -52,10 +55,11 @@ class SigningQueue(Generic[T]):
             )
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._heap, (by, next(self._order), work, done))
-        if len(self._busy) < self._threads:
+        if self._serving < self._threads:
+            self._serving += 1
             task = asyncio.create_task(self._serve())
-            self._busy.add(task)
-            task.add_done_callback(self._busy.discard)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         return await done
 
     async def close(self) -> None:
@@ -63,21 +67,24 @@ class SigningQueue(Generic[T]):
         for *_, done in self._heap:
             done.cancel()
         self._heap.clear()
-        if self._busy:
-            await asyncio.wait(self._busy)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         self._pool.shutdown(wait=False)
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        while batch := self._next():
-            outcomes = await loop.run_in_executor(self._pool, _all, [work for work, _done in batch])
-            for (_work, done), outcome in zip(batch, outcomes, strict=True):
-                if done.done():  # whoever asked has gone
-                    continue
-                if isinstance(outcome, _Failed):
-                    done.set_exception(outcome.error)
-                else:
-                    done.set_result(outcome)
+        try:
+            while batch := self._next():
+                outcomes = await loop.run_in_executor(self._pool, _all, [work for work, _done in batch])
+                for (_work, done), outcome in zip(batch, outcomes, strict=True):
+                    if done.done():  # whoever asked has gone
+                        continue
+                    if isinstance(outcome, _Failed):
+                        done.set_exception(outcome.error)
+                    else:
+                        done.set_result(outcome)
+        finally:
+            self._serving -= 1
 
     def _next(self) -> list[tuple[Callable[[], T], asyncio.Future[T]]]:
         found: list[tuple[Callable[[], T], asyncio.Future[T]]] = []
