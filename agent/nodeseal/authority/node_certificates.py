@@ -6,6 +6,7 @@ for TLS clients only, and no workload trusts what signs them. So a node certific
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -55,6 +56,7 @@ def sign_node(
     )
 
 
+@functools.lru_cache(maxsize=4096)
 def read_node(der: bytes) -> ShownNode:
     """Of a certificate that TLS has verified by `nodes.pem`, but for its time. Raises ValueError for one that is no
     node's."""

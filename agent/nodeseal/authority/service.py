@@ -20,7 +20,7 @@ from cryptography import x509
 from nodeseal import __version__
 from nodeseal.authority.admission import Residents, admit
 from nodeseal.authority.audit import Audit
-from nodeseal.authority.certificates import LeafKey, fingerprint, key_fingerprint, pem
+from nodeseal.authority.certificates import LeafKey, fingerprint, pem, public_bytes
 from nodeseal.authority.csr import requested_key
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.ledger import Entry, Issued, Kind, Ledger
@@ -30,6 +30,7 @@ from nodeseal.authority.proof import Caller, CertificateProof, NodeProof, Proven
 from nodeseal.authority.rates import Rates
 from nodeseal.authority.recorder import Recorder
 from nodeseal.authority.refused import Refused
+from nodeseal.authority.signer import Signer
 from nodeseal.authority.signing_queue import FIRST_S, SigningQueue
 from nodeseal.authority.state_keys import OwnKey
 from nodeseal.contracts.authority import (
@@ -46,8 +47,6 @@ from nodeseal.contracts.authority import (
     RefusedCount,
     ServiceWord,
 )
-
-Queue = SigningQueue[x509.Certificate]
 
 _JOIN = "join"
 _NO_STATE_S = 2.0
@@ -117,9 +116,9 @@ class Service:
             domain, lifetime = self._signer.trust_domain, self._lifetimes.node
             sign = functools.partial(sign_node, self._nodes, domain, proven.node, lifetime=lifetime, now=now)
             work = functools.partial(_signed, request.csr, sign)
-            cert = await self._queue.sign(work, now.timestamp() + FIRST_S)
+            signed = await self._queue.sign(work, now.timestamp() + FIRST_S)
             identity = node_identity(domain, proven.node)
-            issued = _entry(cert, Kind.NODE, proven, identity, now, reason)
+            issued = _entry(signed, Kind.NODE, proven, identity, now, reason)
             await self._recorder.record(Entry(issued, proven.token))
         except (AuthorityError, Refused) as error:
             raise self._refusal(error, who, caller, node=request.node or None, asked=reason) from None
@@ -128,11 +127,11 @@ class Service:
             node=proven.node,
             identity=identity,
             trust_domain=domain,
-            certificate=pem(cert),
-            serial=issued.serial,
+            certificate=signed.pem,
+            serial=signed.serial,
             issued=issued.issued,
-            not_before=cert.not_valid_before_utc,
-            not_after=cert.not_valid_after_utc,
+            not_before=signed.not_before,
+            not_after=signed.not_after,
         )
 
     async def certificate(self, request: CertificateRequest, caller: Caller) -> Certificate:
@@ -159,21 +158,22 @@ class Service:
             now = self._now()
             sign = functools.partial(signer.sign, identity, lifetime=self._lifetimes.workload, now=now)
             work = functools.partial(_signed, request.csr, sign)
-            cert = await self._queue.sign(work, _by(request, now))
+            signed = await self._queue.sign(work, _by(request, now))
             reason = request.reason if request.reason == RENEWAL else FIRST
-            issued = _entry(cert, Kind.WORKLOAD, proven, str(identity), now, reason)
+            issued = _entry(signed, Kind.WORKLOAD, proven, str(identity), now, reason)
             await self._recorder.record(Entry(issued))
         except (AuthorityError, Refused) as error:
             raise self._refusal(error, who, caller, identity=request.identity[:512], asked=request.reason) from None
         self._tell(issued, caller)
+        chain, anchor = _chain(signer)
         return Certificate(
             identity=str(identity),
-            chain=pem(cert) + "".join(map(pem, signer.chain)),
-            serial=issued.serial,
+            chain=signed.pem + chain,
+            serial=signed.serial,
             issued=issued.issued,
-            not_before=cert.not_valid_before_utc,
-            not_after=cert.not_valid_after_utc,
-            anchor=fingerprint(signer.root),
+            not_before=signed.not_before,
+            not_after=signed.not_after,
+            anchor=anchor,
             bundle=_tag(signer.bundle_pem),
         )
 
@@ -269,9 +269,31 @@ class Service:
         )
 
 
-def _signed(csr: str, sign: Callable[[LeafKey], x509.Certificate]) -> x509.Certificate:
-    """In a thread: checking a request's signature costs as much as signing."""
-    return sign(requested_key(csr))
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A certificate, and what is told of it."""
+
+    pem: str
+    serial: str
+    key_sha256: bytes
+    not_before: datetime
+    not_after: datetime
+
+
+Queue = SigningQueue[Signed]
+
+
+def _signed(csr: str, sign: Callable[[LeafKey], x509.Certificate]) -> Signed:
+    """In a thread: all that takes time, of which checking a request's signature is as much as signing."""
+    key = requested_key(csr)
+    cert = sign(key)
+    return Signed(
+        pem(cert),
+        f"{cert.serial_number:x}",
+        hashlib.sha256(public_bytes(key)).digest(),
+        cert.not_valid_before_utc,
+        cert.not_valid_after_utc,
+    )
 
 
 def _by(request: CertificateRequest, now: datetime) -> float:
@@ -282,18 +304,24 @@ def _by(request: CertificateRequest, now: datetime) -> float:
     return at + FIRST_S
 
 
-def _entry(cert: x509.Certificate, kind: Kind, proven: Proven, identity: str, now: datetime, reason: str) -> Issued:
+def _entry(signed: Signed, kind: Kind, proven: Proven, identity: str, now: datetime, reason: str) -> Issued:
     return Issued(
-        serial=f"{cert.serial_number:x}",
+        serial=signed.serial,
         kind=kind,
         node=proven.node,
         identity=identity,
-        key_sha256=bytes.fromhex(key_fingerprint(cert.public_key())),
+        key_sha256=signed.key_sha256,
         issued=now.astimezone(UTC).replace(microsecond=0),
-        not_after=cert.not_valid_after_utc,
+        not_after=signed.not_after,
         reason=reason,
         credential=proven.credential,
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _chain(signer: Signer) -> tuple[str, str]:
+    """(the intermediates, the fingerprint of their root)"""
+    return "".join(map(pem, signer.chain)), fingerprint(signer.root)
 
 
 @functools.lru_cache(maxsize=4)

@@ -46,6 +46,7 @@ WRITER_LOCK = "writer.lock"
 SIGNERS = 2
 """Threads: a signature is made outside of the interpreter's lock, and all else is not."""
 
+_SWITCH_S = 0.0005  # the event loop waits no longer for the interpreter's lock while a thread signs
 _TAKE_OVER_S = 0.5
 _REFRESH_S = 5.0
 _SETTLE_S = 1.0
@@ -62,6 +63,7 @@ def run(path: Path) -> int:
         hardening.raise_descriptor_limit()
     except OSError as error:
         raise AuthorityError(f"cannot prepare the service's process: {error.strerror or error}") from None
+    sys.setswitchinterval(_SWITCH_S)
     state_keys.prepare(config.state)
     signer = LiveSigner(config.ca, utc_now)
     keys = StateKeys.load(config.state, signer.trust_domain, utc_now())
