@@ -417,7 +417,17 @@ def test_keys_do_not_show(svid: Svid, signer: Signer) -> None:
     ("random", "share"), [(0.0, 0.45), (0.5, 0.5), (1.0, 0.55)], ids=["earliest", "middle", "latest"]
 )
 def test_renewal_is_at_half_life_give_or_take(svid: Svid, random: float, share: float) -> None:
-    assert renewal_time(svid, lambda: random) == NOW + DAY * share
+    for before in (-1, 0, 1):
+        due = svid.issued + before * DAY * 0.04
+        assert renewal_time(svid, lambda: random, due) == NOW + DAY * share
+
+
+@pytest.mark.parametrize("due", [None, -DAY / 4, DAY / 4], ids=["first", "late", "early"])
+def test_renewal_of_what_came_out_of_turn_is_anywhere_in_the_first_half(svid: Svid, due: timedelta | None) -> None:
+    """So that what was issued at once is not renewed at once."""
+    when = svid.issued + due if due is not None else None
+    found = [renewal_time(svid, lambda random=random: random, when) for random in (0.0, 0.5, 1.0)]
+    assert found == [NOW + DAY * share for share in (0.025, 0.2625, 0.5)]
 
 
 def test_a_short_life_is_renewed_within_it(signer: Signer) -> None:

@@ -59,12 +59,18 @@ def with_issuer(
 
 
 def test_renewal_is_due_at_half_life(tmp_path: Path) -> None:
-    async def story(issuer: EmbeddedIssuer) -> None:
-        credential = await Credentials(issuer, now=lambda: NOW, rand=lambda: 0.5).issue(IDENTITY)
-        assert credential.renew_at == NOW + timedelta(hours=12)
-        assert credential.svid.identity == IDENTITY
+    clock = Clock()
 
-    with_issuer(make_ca(tmp_path / "ca"), story)
+    async def story(issuer: EmbeddedIssuer) -> None:
+        credentials = Credentials(issuer, now=clock, rand=lambda: 0.5)
+        first = await credentials.issue(IDENTITY)
+        assert first.svid.identity == IDENTITY
+        assert first.renew_at < NOW + timedelta(hours=12)
+        clock.time = first.renew_at
+        second = await credentials.issue(IDENTITY, first)
+        assert second.renew_at == clock.time + timedelta(hours=12)
+
+    with_issuer(make_ca(tmp_path / "ca"), story, clock)
 
 
 def test_renewal_never_comes_closer_than_a_second(tmp_path: Path) -> None:

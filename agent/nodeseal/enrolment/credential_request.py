@@ -30,7 +30,7 @@ class CredentialRequest:
         if self._task is None or self._identity != identity:
             self.cancel()
             self._identity = identity
-            asking = self._credentials.issue(identity, present.svid if present is not None else None)
+            asking = self._credentials.issue(identity, present)
             self._task = asyncio.create_task(asking, name=f"certificate of {identity}")
             self._task.add_done_callback(self._answered)
         if self.waiting:

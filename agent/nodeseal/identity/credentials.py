@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from nodeseal.clock import utc_now
 from nodeseal.identity.issuer import Issuer, Svid
@@ -15,6 +16,9 @@ from nodeseal.mesh.trust import Trust
 from nodeseal.mesh.trust_anchor import TrustAnchor
 
 _RENEWAL_MIN = timedelta(seconds=1)  # an intermediate near its end makes half lives go to nothing
+_SOONEST = 0.05
+_NEAR = 0.1
+"""A renewal that comes so much before or after its time, in half lives, is in turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +79,14 @@ class Credentials:
         """The CA, as other nodes are told of it."""
         return Trust.of(self.bundle.fingerprints, self.anchor)
 
-    async def issue(self, identity: SpiffeId, present: Svid | None = None) -> Credential:
+    async def issue(self, identity: SpiffeId, present: Credential | None = None) -> Credential:
         """A fresh key and certificate, in the place of `present`. Takes as long as the issuer does. Raises
         IssuerError."""
-        svid = await self._issuer.issue(identity, present)
-        due = svid.not_after if svid.delivered else renewal_time(svid, self._random)
+        svid = await self._issuer.issue(identity, present.svid if present is not None else None)
+        if svid.delivered:
+            due = svid.not_after
+        else:
+            due = renewal_time(svid, self._random, present.renew_at if present is not None else None)
         return Credential(svid, max(due, self._now() + _RENEWAL_MIN))
 
     def superseded(self, credential: Credential) -> bool:
@@ -87,10 +94,27 @@ class Credentials:
         return credential.svid.delivered and self._issuer.superseded(credential.svid)
 
 
-def renewal_time(svid: Svid, rand: Callable[[], float]) -> datetime:
+class Validity(Protocol):
+    """From when to when a certificate is valid."""
+
+    @property
+    def issued(self) -> datetime:
+        """See Svid.issued."""
+
+    @property
+    def not_after(self) -> datetime:
+        """When it ends."""
+
+
+def renewal_time(svid: Validity, rand: Callable[[], float], due: datetime | None = None) -> datetime:
     """When to replace a certificate: at half its life, give or take a tenth, so that not all are replaced at once.
 
-    `rand` gives numbers from 0 to 1. At least a second after it was issued, however short its life.
+    One that was issued out of turn is replaced at any time within the first half of its life: many may have been
+    issued with it, as when a fleet starts, loses a trust anchor, or finds its issuer again, and a tenth would keep them
+    together for days. `due`: when the one before it was to be replaced; None: there was none. `rand` gives numbers from
+    0 to 1. At least a second after it was issued, however short its life.
     """
     half = (svid.not_after - svid.issued) / 2
-    return svid.issued + max(half * (0.9 + 0.2 * rand()), _RENEWAL_MIN)
+    in_turn = due is not None and abs(svid.issued - due) <= half * _NEAR
+    share = 0.9 + 0.2 * rand() if in_turn else _SOONEST + (1 - _SOONEST) * rand()
+    return svid.issued + max(half * share, _RENEWAL_MIN)
