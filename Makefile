@@ -26,7 +26,7 @@ APT_PROFILE := $(APT_RUN) linux-perf valgrind
 C_SOURCES := $(wildcard cext/src/*/*.[ch] cext/include/*.h)
 C_FORMATTED := $(C_SOURCES) $(wildcard tests/cext/*.[ch] bpf/*.[ch] bpf/lib/*.h bench/*.[ch] bench/instructions/*.[ch])
 
-.PHONY: help demo test test-workers test-iptables chaos storm lint guard bench profile scale format reference man pictures clean install
+.PHONY: help demo test test-workers test-iptables chaos storm lint guard bench profile scale fleet format reference man pictures clean install
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -129,6 +129,9 @@ profile: $(VENV)/.installed-bench ## flame graphs of the core under each load, i
 
 scale: $(VENV)/.installed-bench ## 200 workloads, 10,000 connections, 50,000 workloads in the mesh (root, 5 minutes)
 	$(BIN)/python -m bench.scale
+
+fleet: $(VENV)/.installed-bench ## the certificate service when 1,000 nodes with 50 identities each start at once (3 minutes)
+	$(BIN)/python -m bench.authority
 
 format: $(VENV)/.installed-lint ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix-only -q .
