@@ -65,6 +65,18 @@ def build_traffic(directory: Path, more: Sequence[str] = ()) -> Path:
     return program
 
 
+def build_revoked(directory: Path = BUILD / "bench") -> Path:
+    """bench/revoked.c, with the source that it measures compiled as the extension is. Raises BenchError."""
+    core = CHECKOUT / "cext"
+    setup = runpy.run_path(str(core / "build_core.py"))
+    directory.mkdir(parents=True, exist_ok=True)
+    includes = (f"-I{core / 'include'}", f"-I{core / 'src'}", "-isystem", CHECKOUT / "tests" / "cext")
+    program = directory / "revoked"
+    sources = (SOURCES / "revoked.c", core / "src" / "wire" / "revoked.c")
+    _gcc(*setup["COMPILE"], *includes, *sources, "-o", program, *(f"-l{name}" for name in setup["LIBRARIES"]))
+    return program
+
+
 def _wrapped(kernel: Path) -> list[str]:
     """The functions that the kernel in memory takes the place of: NAME for every __wrap_NAME that it defines."""
     done = subprocess.run(["nm", "--defined-only", str(kernel)], capture_output=True, text=True, check=True)

@@ -345,6 +345,9 @@ struct core_options {
     char congestion_control[16];
     /* Peers used within it are dialled again ahead of need; 0: none. */
     uint32_t preconnect_ms;
+    /* 1: handshakes and records use OpenSSL's FIPS module alone (cext/src/wire/profile.h); 0: all that is
+     * sound. */
+    uint32_t fips;
     char trust_domain[256];
 };
 

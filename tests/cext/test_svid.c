@@ -343,11 +343,37 @@ TEST(a_leaf_may_have_names_of_other_types)
 TEST(a_leafs_uri_must_be_a_spiffe_id)
 {
     static const char *const URIS[] = {
-        "https://example.org/ns/default/sa/shipper", "SPIFFE://example.org/ns/default/sa/shipper",
-        "spiffe://Example.org/ns/default/sa/a",      "spiffe://example.org/ns/default/sa/a/",
-        "spiffe://example.org/ns/../sa/a",           "spiffe://example.org/ns/default/sa/a?b",
-        "spiffe://example.org:8443/ns/default/sa/a", "spiffe://user@example.org/ns/default/sa/a",
-        "spiffe://example.org/ns/default/sa/%41",    "spiffe://",
+        "https://example.org/ns/default/sa/shipper",
+        "SPIFFE://example.org/ns/default/sa/shipper",
+        "spiffe://Example.org/ns/default/sa/a",
+        "spiffe://example.org/ns/default/sa/a/",
+        "spiffe://example.org/ns/../sa/a",
+        "spiffe://example.org/ns/default/sa/a?b",
+        "spiffe://example.org:8443/ns/default/sa/a",
+        "spiffe://user@example.org/ns/default/sa/a",
+        "spiffe://example.org/ns/default/sa/%41",
+        "spiffe://",
+        /* wildcards */
+        "spiffe://*.example.org/ns/default/sa/a",
+        "spiffe://example.org/ns/*/sa/a",
+        "spiffe://example.org/ns/default/sa/*",
+        "*",
+        /* what decodes to the trust domain, or looks like it */
+        "spiffe://example%2eorg/ns/default/sa/a",
+        "spiffe://example.org%2fns/default/sa/a",
+        "spiffe://ex\xc3\xa4mple.org/ns/default/sa/a",
+        "spiffe://ex\xef\xbd\x81mple.org/ns/default/sa/a",
+        "spiffe://example.org/ns/default/sa/\xc0\xae\xc0\xae",
+        "spiffe://example.org/ns/default/sa/a\xff",
+        /* characters that end a line, or a text, elsewhere */
+        "spiffe://example.org/ns/default/sa/a\n",
+        "spiffe://example.org/ns/default/sa/a ",
+        " spiffe://example.org/ns/default/sa/a",
+        "spiffe://example.org/ns/default/sa/a\t",
+        "spiffe://example.org/ns/default/sa/a#b",
+        "spiffe://example.org//ns/default/sa/a",
+        "spiffe:/example.org/ns/default/sa/a",
+        "spiffe://example.org\\ns/default/sa/a",
     };
     for (size_t i = 0; i < sizeof(URIS) / sizeof(URIS[0]); i++) {
         struct certificate_wish wish = {.uris = {URIS[i]}};

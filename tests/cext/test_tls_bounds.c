@@ -134,6 +134,46 @@ TEST(a_client_offers_four_groups_and_no_other)
         check_group(GROUPS[i].name, TLS_SERVER, GROUPS[i].taken);
 }
 
+/* With the profile `fips` on one end, and a wish of the other. */
+static void check_fips(enum tls_role fips, const char *groups, const char *signatures, int taken)
+{
+    struct talk *talk = talk_new();
+    CHECK(tls_bounds_set(talk->credentials[fips].context, 1) == NULL);
+    if (groups != NULL)
+        CHECK_EQUAL(SSL_CTX_set1_groups_list(talk->credentials[!fips].context, groups), 1);
+    if (signatures != NULL)
+        CHECK_EQUAL(SSL_CTX_set1_sigalgs_list(talk->credentials[!fips].context, signatures), 1);
+    talk_begin(talk);
+    talk_go_on(talk);
+    CHECK_CASE(talk->results[fips] == (taken ? TLS_OK : TLS_FAILED), "%s", talk->ends[fips].error);
+    if (taken) {
+        const char *group = talk->ends[fips].facts.group;
+        CHECK_CASE(strcmp(group, "secp256r1") == 0 || strcmp(group, "secp384r1") == 0, "%s", group);
+    }
+    talk_free(talk);
+}
+
+TEST(with_the_profile_fips_groups_and_signatures_are_those_of_the_module)
+{
+    for (int role = 0; role < 2; role++) {
+        enum tls_role fips = (enum tls_role)role;
+        check_fips(fips, NULL, NULL, 1); /* an end without the profile has a group in common */
+        check_fips(fips, "P-384", NULL, 1);
+        check_fips(fips, "X25519", NULL, 0);
+        check_fips(fips, NULL, "ECDSA+SHA256", 1);
+        check_fips(fips, NULL, "ed25519", 0);
+    }
+}
+
+TEST(a_core_with_the_profile_fips_starts_with_the_module_or_says_why_not)
+{
+    struct core_options options = {.workers = 1, .fips = 1, .trust_domain = DOMAIN};
+    char error[256] = "";
+    setenv("OPENSSL_MODULES", "/nonexistent", 1); /* where it would be */
+    CHECK(core_start(&options, error, sizeof(error)) == NULL);
+    CHECK_CASE(strstr(error, "OpenSSL's FIPS module cannot be loaded: ") != NULL, "%s", error);
+}
+
 /* RFC 8446, 4.1.3: what tells a HelloRetryRequest from a ServerHello. */
 static int asks_for_another_share(const struct tls_sink *sink)
 {
@@ -167,6 +207,34 @@ static void check_refused_client(struct talk *talk, const char *error)
     CHECK_CASE(strstr(talk->ends[TLS_SERVER].error, error) != NULL, "%s", talk->ends[TLS_SERVER].error);
 }
 
+static void add_60_kilobytes(X509 *x509)
+{
+    enum { SIZE = 60 << 10 };
+    uint8_t *bytes = calloc(1, SIZE);
+    ASN1_OBJECT *object = OBJ_txt2obj("1.3.6.1.4.1.99999.1", 1);
+    ASN1_OCTET_STRING *value = ASN1_OCTET_STRING_new();
+    CHECK(ASN1_OCTET_STRING_set(value, bytes, SIZE) == 1);
+    X509_EXTENSION *extension = X509_EXTENSION_create_by_OBJ(NULL, object, 0, value);
+    CHECK(X509_add_ext(x509, extension, -1) == 1);
+    X509_EXTENSION_free(extension);
+    ASN1_OCTET_STRING_free(value);
+    ASN1_OBJECT_free(object);
+    free(bytes);
+}
+
+TEST(a_certificate_with_60_kilobytes_of_extensions_is_not_read)
+{
+    struct talk *talk = talk_new();
+    struct certificate_wish wish = {.uris = {SHIPPER}, .tamper = add_60_kilobytes};
+    struct certificate leaf = certificate_new(&talk->authority.intermediate, &wish);
+    SSL_CTX *context = talk->credentials[TLS_CLIENT].context;
+    CHECK_EQUAL(SSL_CTX_use_certificate(context, leaf.x509), 1);
+    CHECK_EQUAL(SSL_CTX_use_PrivateKey(context, leaf.key), 1);
+    check_refused_client(talk, "peer sends certificates of more bytes than are looked at");
+    certificate_dispose(&leaf);
+    talk_free(talk);
+}
+
 TEST(more_certificates_than_any_chain_needs_are_not_read)
 {
     enum { CERTIFICATES = 100 };
@@ -175,7 +243,7 @@ TEST(more_certificates_than_any_chain_needs_are_not_read)
         CHECK_EQUAL(
             SSL_CTX_add1_chain_cert(talk->credentials[TLS_CLIENT].context, talk->authority.intermediate.x509),
             1);
-    check_refused_client(talk, "excessive message size");
+    check_refused_client(talk, "peer sends certificates of more bytes than are looked at");
     talk_free(talk);
 }
 

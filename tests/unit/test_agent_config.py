@@ -345,3 +345,31 @@ def test_run_dir_must_leave_room_for_a_socket(tmp_path: Path) -> None:
 def test_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected a readable file"):
         config.load(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "fips"), [("", False), ("tls: {profile: default}\n", False), ("tls: {profile: fips}\n", True)]
+)
+def test_tls_has_a_profile(tmp_path: Path, text: str, fips: bool) -> None:
+    assert CoreOptions.of(load(tmp_path, MINIMAL + text), "example.org").fips is fips
+
+
+def test_tls_profile_that_does_not_exist(tmp_path: Path) -> None:
+    (line,) = problems(tmp_path, MINIMAL + "tls: {profile: FIPS}\n")
+    assert line == "agent.yaml:4: tls.profile: expected default or fips, found 'FIPS'"
+
+
+def test_profile_fips_has_no_ed25519(tmp_path: Path) -> None:
+    (line,) = problems(tmp_path, MINIMAL + "tls: {profile: fips}\ncertificate_key: ed25519\n")
+    assert line == "agent.yaml:5: certificate_key: expected p256 or p384 with the profile fips of 'tls', found ed25519"
+
+
+def test_profile_fips_needs_the_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENSSL_MODULES", str(tmp_path))
+    asked = load(tmp_path, MINIMAL + "tls: {profile: fips}\n")
+    with pytest.raises(ConfigError) as caught:
+        verify.verify(tmp_path / "agent.yaml", asked)
+    (told,) = [line for line in str(caught.value).splitlines() if ": tls: " in line]
+    assert told.startswith(
+        f"{tmp_path}/agent.yaml:4: tls: profile fips cannot be had: OpenSSL's FIPS module cannot be loaded: "
+    )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,7 @@ from nodeseal.cli import check, table
 from nodeseal.cli.main import main
 from nodeseal.daemon import check as checking
 from nodeseal.daemon.check import Findings, conclude
+from nodeseal.local.tls_profile import TlsProfile
 
 Golden = Callable[[str, str], None]
 
@@ -164,3 +167,16 @@ def test_few_file_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     (found,) = [one for one in checking._process_features("") if one.name == "file descriptors"]
     assert (found.found, found.needed) == (False, False)
     assert found.detail.startswith("at most 4096, and each connection through the core takes two")
+
+
+def test_provider_of_tls_is_named_with_its_version() -> None:
+    (found,) = [one for one in checking._process_features("") if one.name == "OpenSSL"]
+    assert found.found
+    assert re.fullmatch(r"OpenSSL 3\.\S+; TLS by OpenSSL Default Provider 3\.\S+, profile default", found.detail)
+
+
+def test_fips_module_that_is_not_there_is_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OPENSSL_MODULES", str(tmp_path))
+    (found,) = [one for one in checking._process_features("", TlsProfile.FIPS) if one.name == "OpenSSL"]
+    assert not found.found
+    assert found.detail.startswith("OpenSSL's FIPS module cannot be loaded: ")

@@ -16,6 +16,7 @@ from typing import Self
 from nodeseal.cores.client import CoreError
 from nodeseal.local import generations
 from nodeseal.local.config import Config
+from nodeseal.local.tls_profile import TlsProfile
 
 _START_TIMEOUT_S = 20.0
 
@@ -32,6 +33,8 @@ class CoreOptions:
     """Peers used within so many milliseconds are dialled again ahead of need; 0: none are."""
     unacknowledged_ms: int = 0
     """A peer that acknowledges nothing for so many milliseconds is given up; 0: none is."""
+    fips: bool = False
+    """Its TLS uses OpenSSL's FIPS module alone."""
 
     @classmethod
     def of(cls, config: Config, trust_domain: str) -> Self:
@@ -44,6 +47,7 @@ class CoreOptions:
             congestion_control=config.congestion_control,
             preconnect_ms=round(config.preconnect.total_seconds() * 1000),
             unacknowledged_ms=round(unacknowledged.total_seconds() * 1000),
+            fips=config.tls is TlsProfile.FIPS,
         )
 
 
@@ -64,6 +68,8 @@ def spawn(
     command += ["--spin-us", str(options.spin_us), "--congestion-control", options.congestion_control]
     command += ["--preconnect-ms", str(options.preconnect_ms)]
     command += ["--unacknowledged-ms", str(options.unacknowledged_ms)]
+    if options.fips:
+        command.append("--fips")
     try:
         try:
             log_fd = os.open(

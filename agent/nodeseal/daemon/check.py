@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import importlib
-import re
 import resource
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +16,10 @@ from nodeseal.capture.journal import BackendName
 from nodeseal.capture.reservations import EARLY, RESERVATIONS
 from nodeseal.daemon.composition import source_of
 from nodeseal.daemon.verify import congestion_problem
-from nodeseal.linux import addresses
+from nodeseal.linux import addresses, openssl
+from nodeseal.linux.openssl import OpenSSLError
 from nodeseal.local.config import Config
+from nodeseal.local.tls_profile import TlsProfile
 from nodeseal.mesh.address import Address
 from nodeseal.node import probes
 from nodeseal.node.peers import names_of
@@ -28,7 +28,6 @@ from nodeseal.sources.source import MeshStateError
 _DESCRIPTORS = 65536  # two for each connection through the core
 _CONGESTION_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 _IPV6 = Path("/proc/sys/net/ipv6")
-_LIBCRYPTO = "libcrypto.so.3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,10 @@ class Findings:
 def check(config: Config | None) -> Findings:
     """Look at this machine; `config`: None for the defaults. Changes nothing; takes a few seconds."""
     found = [
-        *_process_features(config.congestion_control if config is not None else ""),
+        *_process_features(
+            config.congestion_control if config is not None else "",
+            config.tls if config is not None else TlsProfile.DEFAULT,
+        ),
         *features.survey(config.cgroup if config is not None else None),
     ]
     if config is None:
@@ -113,10 +115,10 @@ def conclude(found: Sequence[Feature], wanted: Choice, *, truthful: bool = False
     return Findings(tuple(found), wanted, chosen, why)
 
 
-def _process_features(congestion_control: str) -> list[Feature]:
+def _process_features(congestion_control: str, profile: TlsProfile = TlsProfile.DEFAULT) -> list[Feature]:
     return [
         _feature("core", _core),
-        _feature("OpenSSL", _openssl),
+        _feature("OpenSSL", lambda: _openssl(profile)),
         _feature("file descriptors", _descriptors, needed=False),
         _feature("congestion control", lambda: _congestion_control(congestion_control), needed=False),
         _feature("IPv6", _ipv6, needed=False),
@@ -142,15 +144,13 @@ def _core() -> str:
     return "compiled and loadable"
 
 
-def _openssl() -> str:
+def _openssl(profile: TlsProfile) -> str:
     try:
-        library = ctypes.CDLL(_LIBCRYPTO)
-    except OSError:
-        raise _Missing(f"{_LIBCRYPTO} cannot be loaded: apt-get install libssl3") from None
-    library.OpenSSL_version.restype = ctypes.c_char_p
-    text: bytes = library.OpenSSL_version(0)
-    match = re.match(r"OpenSSL \S+", text.decode())
-    return match[0] if match else text.decode()
+        version = openssl.library_version()
+        provider = openssl.provider(fips=profile is TlsProfile.FIPS)
+    except OpenSSLError as error:
+        raise _Missing(str(error)) from None
+    return f"{version}; TLS by {provider}, profile {profile}"
 
 
 def _descriptors() -> str:

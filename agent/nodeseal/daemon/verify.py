@@ -17,11 +17,14 @@ from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Journal
 from nodeseal.daemon.composition import issuer_of, source_of
 from nodeseal.identity.issuer import IssuerError
+from nodeseal.linux import openssl
 from nodeseal.linux.cgroups import check_cgroup
 from nodeseal.linux.errors import LinuxError
+from nodeseal.linux.openssl import OpenSSLError
 from nodeseal.local import config as configuration
 from nodeseal.local import run_directory
 from nodeseal.local.config import Config, ConfigError
+from nodeseal.local.tls_profile import TlsProfile
 from nodeseal.mesh.model import Connect
 
 _CONGESTION_CONTROLS = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
@@ -110,6 +113,17 @@ def _connect(config: Config) -> Iterator[str]:
         yield f"truthful cannot be had with 'capture: iptables' here, say early, or have eBPF capture: {why}"
 
 
+def _tls(config: Config) -> Iterator[str]:
+    if config.tls is TlsProfile.FIPS:
+        try:
+            openssl.provider(fips=True)
+        except OpenSSLError as error:
+            yield (
+                f"profile fips cannot be had: {error}; have OpenSSL's configuration activate its module "
+                "(fips_module(7)), or leave the profile out"
+            )
+
+
 _LOOKS: dict[str, Callable[[Config], Iterator[str]]] = {
     "mesh": _mesh,
     "ca": _ca,
@@ -117,4 +131,5 @@ _LOOKS: dict[str, Callable[[Config], Iterator[str]]] = {
     "congestion_control": _congestion_control,
     "cgroup": _cgroup,
     "connect": _connect,
+    "tls": _tls,
 }

@@ -10,6 +10,8 @@
     spin: 50us                       # how long a worker looks for more before it sleeps; the default is not at all
     certificate_lifetime: 24h        # renewed at half of it
     certificate_key: p256            # of the workloads' keys: p256, p384 or ed25519
+    tls:                             # of tunnels
+      profile: default               # or fips: OpenSSL's FIPS module alone
     settle: 2s                       # how long the other nodes get to see a change
     preconnect: 0s                   # peers used within it get a new tunnel ahead of need; 0s: none do
     limits:                          # of each workload, unless the mesh state has others for it; none: no limit
@@ -47,6 +49,7 @@ from nodeseal.documents.exclude import read_items, read_network
 from nodeseal.documents.limits import read_limits
 from nodeseal.documents.schema import Fields, Problems, open_document
 from nodeseal.local.issuers import Ca, KeyKind, NamespaceCa, ServiceCa, read_ca, read_issuers
+from nodeseal.local.tls_profile import TlsProfile, read_tls_profile
 from nodeseal.mesh.exclusions import Network
 from nodeseal.mesh.extent import Extent
 from nodeseal.mesh.limits import Limits
@@ -120,6 +123,7 @@ class Config:
     """Of keys that are made on this node."""
     issuers: tuple[NamespaceCa, ...] = ()
     """Instead of `ca`, for the workloads of some namespaces."""
+    tls: TlsProfile = TlsProfile.DEFAULT
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
     """Setting -> its line in the file, of those that are there."""
 
@@ -165,6 +169,7 @@ def load(path: Path) -> Config:
         connect=fields.choice("connect", DEFAULT_CONNECT) if fields.has("connect") else None,
         certificate_key=fields.choice("certificate_key", KeyKind.P256),
         issuers=read_issuers(fields, base),
+        tls=read_tls_profile(fields, "tls"),
         lines={name: fields.line_of(name) for name in Config.__dataclass_fields__ if fields.has(name)},
     )
     if len(os.fsencode(config.run_dir)) > _RUN_DIR_MAX:
@@ -174,6 +179,9 @@ def load(path: Path) -> Config:
     if config.certificate_key is KeyKind.ED25519 and any(isinstance(ca, ServiceCa) for ca in asked):
         expected = "p256 or p384, which the certificate service signs"
         problems.add(fields.line_of("certificate_key"), "certificate_key", expected, "ed25519")
+    if config.tls is TlsProfile.FIPS and config.certificate_key is KeyKind.ED25519:
+        expected = "p256 or p384 with the profile fips of 'tls'"
+        problems.add(fields.line_of("certificate_key"), "certificate_key", expected, str(config.certificate_key))
     fields.close()
     if problems.found:
         raise _error(problems)

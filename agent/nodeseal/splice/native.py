@@ -211,6 +211,7 @@ class Core:
         congestion_control: str = "",
         preconnect_ms: int = 0,
         unacknowledged_ms: int = 0,
+        fips: bool = False,
     ) -> None:
         self.native = native
         ffi, lib = native.ffi, native.lib
@@ -223,6 +224,7 @@ class Core:
         options.congestion_control = fit(congestion_control, 16)
         options.preconnect_ms = preconnect_ms
         options.unacknowledged_ms = unacknowledged_ms
+        options.fips = fips
         options.trust_domain = fit(trust_domain, 256)
         error = ffi.new("char[]", _ERROR_SIZE)
         self._notices = ffi.new("struct ns_limit_notice[]", _NOTICES)

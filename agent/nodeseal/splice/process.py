@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--unacknowledged-ms", type=int, default=0, help="give up peers that acknowledge nothing for it"
     )
+    result.add_argument("--fips", action="store_true", help="use OpenSSL's FIPS module alone")
     result.add_argument("--ready-fd", type=int, default=-1, help=argparse.SUPPRESS)
     return result
 
@@ -104,6 +105,7 @@ def _run(options: argparse.Namespace) -> None:
             congestion_control=options.congestion_control,
             preconnect_ms=options.preconnect_ms,
             unacknowledged_ms=options.unacknowledged_ms,
+            fips=options.fips,
         )
         path = generations.socket_path(options.run_dir, options.generation)
         try:

@@ -21,6 +21,7 @@
 #include "flow/tunnel_handshake.h"
 #include "flow/windows.h"
 #include "loop/answers.h"
+#include "wire/profile.h"
 
 enum {
     EVENTS_PER_TURN = 256,
@@ -385,15 +386,17 @@ int thread_start(struct worker *worker, const struct context *context, uint32_t 
     worker->stream_events = &ROUTE_EVENTS;
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = &worker->wake};
     int failure = 0;
+    char why[NS_REASON_MAX] = "";
     if (worker->epoll_fd < 0 || worker->wake.fd < 0 ||
         epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, worker->wake.fd, &event) != 0)
         failure = errno;
-    else if (worker->libctx == NULL)
+    else if ((worker->libctx = profile_context((int)worker->options->fips, why, sizeof(why))) == NULL)
         failure = ENOMEM;
     else
         failure = begin_both(worker);
     if (failure != 0) {
-        snprintf(error, error_size, "worker %u cannot be started: %s", index, strerror(failure));
+        snprintf(error, error_size, "worker %u cannot be started: %s", index,
+                 why[0] != 0 ? why : strerror(failure));
         decisions_free(worker->decisions);
         worker_dispose(worker);
         return -1;

@@ -146,7 +146,7 @@ void flow_follow(struct flow *flow, struct flow *leader);
 /* Harmless if it waits for none. */
 void flow_follow_no_more(struct flow *flow);
 
-/* Fills a row of the list of connections. */
+/* Fills a row of the list of connections, which is all zero. */
 void flow_describe(const struct flow *flow, struct ns_connection *out);
 /* Inbound, and it comes to nothing. `outcome`: what its stream is told; OUTCOME_OPEN: it has none. */
 void flow_note_refused(struct flow *flow, enum outcome outcome, const char *reason);

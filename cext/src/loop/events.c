@@ -6,6 +6,8 @@
 
 #include "base/link.h"
 
+enum { CLEAN_HEAD = offsetof(struct ns_event, connection) };
+
 void events_init(struct events *events)
 {
     memset(events, 0, sizeof(*events));
@@ -26,7 +28,7 @@ struct ns_event *events_room(struct events *events, enum ns_event_kind kind)
         return NULL;
     }
     struct ns_event *event = &events->slots[events->written % EVENTS_KEPT];
-    memset(event, 0, sizeof(*event));
+    memset(event, 0, kind == NS_EVENT_REFUSED ? CLEAN_HEAD : CLEAN_HEAD + sizeof(event->connection));
     event->kind = kind;
     return event;
 }

@@ -40,8 +40,8 @@ void events_init(struct events *events);
 /* No worker runs any more. */
 void events_dispose(struct events *events);
 
-/* The worker: room for an event, all zero but `kind`, that events_put shows to the reader; NULL: nobody
- * listens, or there is none. */
+/* The worker: room for an event, all zero but `kind`, and but `refusal`, which is the longest, and written by
+ * one who writes all of it. events_put shows it to the reader. NULL: nobody listens, or there is none. */
 struct ns_event *events_room(struct events *events, enum ns_event_kind kind);
 void events_put(struct events *events);
 /* Tells one of a connection, as `row` has it; `at_ms`: the worker's clock. */

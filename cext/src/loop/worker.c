@@ -54,7 +54,6 @@ void worker_init(struct worker *worker, const struct context *context, uint32_t 
     worker->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     worker->wake.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     worker->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    worker->libctx = OSSL_LIB_CTX_new();
     trust_init(&worker->trust, context->revoked);
     mailbox_init(&worker->mailbox, worker->wake.fd);
     handshakes_init(&worker->handshakes, worker->wake.fd);

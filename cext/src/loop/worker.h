@@ -204,7 +204,8 @@ struct worker {
     struct spin spin;
 };
 
-/* All but the decisions and the threads. What could not be had is -1 or NULL: epoll_fd, wake.fd, libctx. */
+/* All but the library context, the decisions and the threads. What could not be had is -1: epoll_fd, wake.fd.
+ */
 void worker_init(struct worker *worker, const struct context *context, uint32_t index);
 /* Nothing lives on it any more. */
 void worker_dispose(struct worker *worker);

@@ -15,6 +15,7 @@
 
 #include "wire/chain.h"
 #include "wire/pem.h"
+#include "wire/profile.h"
 #include "wire/svid.h"
 #include "wire/tls_bounds.h"
 #include "wire/tls_words.h"
@@ -325,7 +326,7 @@ static SSL_CTX *context_new(OSSL_LIB_CTX *libctx, const char *chain_pem, struct 
     if (!SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION) ||
         !SSL_CTX_set_ciphersuites(ctx, "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"))
         wrong = "OpenSSL lacks TLS 1.3 with AES-GCM";
-    else if ((wrong = tls_bounds_set(ctx)) != NULL)
+    else if ((wrong = tls_bounds_set(ctx, profile_is_fips(libctx))) != NULL)
         ;
     else if (pem_load_chain(ctx, libctx, chain_pem) != 0)
         wrong = "the certificate chain cannot be read";

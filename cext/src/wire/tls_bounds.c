@@ -6,9 +6,15 @@
 
 enum { LIST_SIZE = 128 };
 
-/* The best first. A library, or its provider (FIPS has no X25519), may lack some. */
+/* The best first. A library may lack some. */
 static const char *const GROUPS[] = {"X25519MLKEM768", "X25519", "P-256", "P-384"};
 enum { GROUP_COUNT = sizeof(GROUPS) / sizeof(GROUPS[0]) };
+
+/* Of the profile `fips`: NIST's curves (SP 800-56A), and signatures of FIPS 186-4. */
+static const char FIPS_GROUPS[] = "P-256:P-384";
+static const char FIPS_SIGNATURES[] =
+    "ECDSA+SHA256:ECDSA+SHA384:ECDSA+SHA512:rsa_pss_rsae_sha256:rsa_pss_rsae_sha384:rsa_pss_rsae_sha512:"
+    "rsa_pss_pss_sha256:rsa_pss_pss_sha384:rsa_pss_pss_sha512";
 
 /* `mark` before each name. */
 static void list_append(char list[LIST_SIZE], size_t *length, const char *mark, const char *name)
@@ -47,9 +53,17 @@ static int set_groups(SSL_CTX *context)
     return done;
 }
 
-const char *tls_bounds_set(SSL_CTX *context)
+static int set_fips(SSL_CTX *context)
 {
-    if (!set_groups(context))
+    return SSL_CTX_set1_groups_list(context, FIPS_GROUPS) == 1 &&
+           SSL_CTX_set1_sigalgs_list(context, FIPS_SIGNATURES) == 1;
+}
+
+const char *tls_bounds_set(SSL_CTX *context, int fips)
+{
+    if (fips && !set_fips(context))
+        return "OpenSSL's FIPS module lacks P-256 and P-384, or ECDSA and RSA";
+    if (!fips && !set_groups(context))
         return "OpenSSL lacks X25519, P-256 and P-384";
     SSL_CTX_set_security_level(context, TLS_STRENGTH);
     SSL_CTX_set_max_cert_list(context, TLS_CERTIFICATES_MOST);

@@ -25,7 +25,7 @@ enum {
     TLS_STRENGTH = 2, /* OpenSSL's level of 112 bits: no RSA below 2048 bits, no SHA-1 in certificates */
 };
 
-/* NULL, or what OpenSSL lacks. */
-const char *tls_bounds_set(SSL_CTX *context);
+/* NULL, or what OpenSSL lacks. `fips`: the groups and signatures of that profile alone (profile.h). */
+const char *tls_bounds_set(SSL_CTX *context, int fips);
 
 #endif

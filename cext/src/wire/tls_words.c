@@ -92,6 +92,8 @@ const char *tls_error_words(unsigned long error)
         return "peer offers none of the key exchange groups";
     case SSL_R_NO_APPLICATION_PROTOCOL:
         return "peer does not speak HTTP/2 (ALPN h2)";
+    case SSL_R_EXCESSIVE_MESSAGE_SIZE:
+        return "peer sends certificates of more bytes than are looked at";
     case SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE:
         return "peer shows no certificate";
     case SSL_R_BAD_SIGNATURE:

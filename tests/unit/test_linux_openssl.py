@@ -1,0 +1,25 @@
+"""What OpenSSL's library says of itself and its providers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from nodeseal.linux import openssl
+from nodeseal.linux.openssl import OpenSSLError
+
+
+def test_library_and_default_provider_are_named_with_their_versions() -> None:
+    version = openssl.library_version()
+    assert re.fullmatch(r"OpenSSL 3\.\d+\.\d+", version)
+    assert openssl.provider(fips=False) == f"OpenSSL Default Provider {version.removeprefix('OpenSSL ')}"
+
+
+def test_fips_module_that_is_not_there_is_an_error_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OPENSSL_MODULES", str(tmp_path))  # where it would be
+    with pytest.raises(OpenSSLError, match=r"^OpenSSL's FIPS module cannot be loaded: [^\n]+$"):
+        openssl.provider(fips=True)
