@@ -1,4 +1,4 @@
-"""A certificate of an application that speaks TLS itself: nodeseal has no part in it."""
+"""Certificates and revocation lists that others made: nodeseal has no part in them."""
 
 from __future__ import annotations
 
@@ -33,3 +33,26 @@ def self_signed(directory: Path, name: str = "application") -> tuple[Path, Path]
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return certificate_file, key_file
+
+
+PARTNER = x509.Name(
+    [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Partner"), x509.NameAttribute(NameOID.COMMON_NAME, "Issuer")]
+)
+
+
+def make_crl(
+    *serials: int,
+    name: x509.Name = PARTNER,
+    extension: x509.ExtensionType | None = None,
+    now: datetime | None = None,
+) -> bytes:
+    """A revocation list of an issuer with these serial numbers (DER), valid for a week."""
+    now = now or datetime.now(UTC)
+    builder = x509.CertificateRevocationListBuilder().issuer_name(name).last_update(now).next_update(now + timedelta(7))
+    if extension is not None:
+        builder = builder.add_extension(extension, critical=True)
+    for serial in serials:
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+        builder = builder.add_revoked_certificate(entry)
+    signed = builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    return signed.public_bytes(serialization.Encoding.DER)

@@ -88,6 +88,12 @@ def test_wrong_node_addresses(tmp_path: Path, value: str, message: str) -> None:
     assert line.startswith(f"agent.yaml:4: {message}")
 
 
+def test_revocation_lists_are_files(tmp_path: Path) -> None:
+    assert load(tmp_path, MINIMAL).crls == ()
+    assert load(tmp_path, f"{MINIMAL}crls: [a.crl, /etc/b.crl]\n").crls == (tmp_path / "a.crl", Path("/etc/b.crl"))
+    assert problems(tmp_path, f"{MINIMAL}crls: [7]\n")[0].startswith("agent.yaml:4: crls[0]: expected a path, found ")
+
+
 def test_kind_of_keys(tmp_path: Path) -> None:
     assert load(tmp_path, MINIMAL).certificate_key is KeyKind.P256
     assert load(tmp_path, MINIMAL + "certificate_key: ed25519\n").certificate_key is KeyKind.ED25519

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -29,13 +30,16 @@ from nodeseal.cores import distribution, link, supervisor
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone
 from nodeseal.cores.process import CoreOptions
 from nodeseal.enrolment.workload import Enrolment
+from nodeseal.identity.issuer import IssuerError
 from nodeseal.identity.trust import TrustBundle
 from nodeseal.local import generations, run_directory
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
+from nodeseal.mesh.revocation import Revocation, revoked_identity, revoked_node, revoked_serials
+from nodeseal.mesh.revoked import of_identity, of_serial, unpacked
 from nodeseal.mesh.trust import Need, Trust
 from nodeseal.mesh.trust_anchor import TrustAnchor
 from nodeseal.node import node as node_module
-from nodeseal.node import start_steps, vigil
+from nodeseal.node import revocations, start_steps, vigil
 from nodeseal.node.node import Node
 from nodeseal.sources.source import Concern, MeshStateError, StateProblem
 from support.agent_fakes import (
@@ -50,6 +54,7 @@ from support.agent_fakes import (
     workload,
 )
 from support.anchors import make_ca, root_of
+from support.certificates import make_crl
 from support.core_client import BlockingClient, ask
 from support.mesh_places import KINDS, place_of
 
@@ -675,6 +680,87 @@ def test_anchor_that_verifies_nobody_is_a_problem(world: World, tmp_path: Path) 
             await enrolled(node)
             assert [word for word, _about in await problems_of(node)] == ["trust-anchor-unusable"]
             assert node.context.trust.given.fingerprints == {own.key}
+
+    play(story())
+
+
+def revoking(world: World, *revocations: Revocation) -> Mesh:
+    return Mesh.build("example.org", [world.shipper, world.remote], revocations=revocations)
+
+
+def test_what_the_mesh_state_revokes_reaches_the_core(world: World) -> None:
+    async def story() -> None:
+        async with world.node(world.state()) as (node, source):
+            one = await enrolled(node)
+            assert node.core.current is not None
+            given = node._revoker._given
+            await until(lambda: given_digests(node) == set(), "the core is told that nothing is revoked")
+            source.put(revoking(world, revoked_identity(one.installed.identity, "leaked"), revoked_serials([5])))
+            both = {of_identity(one.installed.identity), of_serial("example.org", 5)}
+            await until(lambda: given_digests(node) == both, "the core knows both")
+            assert await problems_of(node) == [("identity-revoked", "default/shipper")]
+            source.put(revoking(world, revoked_serials([5])))
+            await until(lambda: given_digests(node) == {of_serial("example.org", 5)}, "one is taken back")
+            assert await problems_of(node) == []
+            assert given is not None
+
+    def given_digests(node: Node) -> set[str] | None:
+        given = node._revoker._given.get(node.core.incarnation)
+        return None if given is None else unpacked(given)
+
+    play(story())
+
+
+def test_nothing_is_issued_for_a_revoked_identity_or_on_a_revoked_node(world: World) -> None:
+    late = workload("late", world.netns, addresses=(IPv4Address("10.77.1.99"),))
+    identity = late.identity("example.org")
+
+    async def story() -> None:
+        state = Mesh.build("example.org", [world.shipper], revocations=[revoked_identity(identity, "leaked")])
+        async with world.node(state) as (node, source):
+            await enrolled(node)
+            for one, why in (
+                (revoked_identity(identity, "leaked"), f"{identity} is revoked (leaked)"),
+                (revoked_node("node1", ()), "the node node1 is revoked"),
+            ):
+                source.put(Mesh.build("example.org", [world.shipper, late], revocations=[one]))
+                await until(lambda why=why: why in (node.revocations.why_not_issued(identity) or ""), why)
+                with pytest.raises(IssuerError, match=re.escape(why)):
+                    await node.context.credentials.issue(identity)
+            source.put(Mesh.build("example.org", [world.shipper]))
+            await until(lambda: node.revocations.why_not_issued(identity) is None, "it is taken back")
+            assert (await node.context.credentials.issue(identity)).svid.identity == identity
+
+    play(story())
+
+
+def test_revocation_lists_are_followed_and_what_they_said_stays(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revocations, "LOOK_S", 0.01)
+    path = tmp_path / "partner.crl"
+    path.write_bytes(make_crl(5))
+    world.config = replace(world.config, crls=(path,))
+
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            await enrolled(node)
+
+            def count() -> int:
+                return len(node._revoker._given.get(node.core.incarnation, b"")) // 16
+
+            await until(lambda: count() == 1, "the core knows of the certificate")
+            draft = tmp_path / "draft"
+            draft.write_bytes(make_crl(5, 6))
+            draft.replace(path)
+            await until(lambda: count() == 2, "the list is read anew")
+            path.write_text("nonsense")
+            word = "revocation-list-unread"
+            await until(lambda: [one.word.value for one in node.revocations.problems()] == [word])
+            assert count() == 2
+            path.unlink()
+            await asyncio.sleep(0.05)
+            assert count() == 2
 
     play(story())
 

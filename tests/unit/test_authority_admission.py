@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from nodeseal.authority.admission import Residents, admit
@@ -9,6 +11,8 @@ from nodeseal.authority.refused import Refused
 from nodeseal.contracts.authority import STATUSES, ServiceWord
 from nodeseal.mesh.address import parse_address
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
+from nodeseal.mesh.revocation import revoked_identity, revoked_node, revoked_serials
+from nodeseal.mesh.spiffe import SpiffeId
 
 
 def workload(name: str, node: str, number: int, *, account: str = "", wanted: bool = True) -> Workload:
@@ -32,7 +36,36 @@ RESIDENTS = Residents.of(
         ],
     )
 )
+REVOKED = Residents.of(
+    Mesh.build(
+        "example.org",
+        [workload("web", "node1", 1), workload("db", "node1", 2), workload("mail", "node2", 3)],
+        revocations=[
+            revoked_identity(SpiffeId("example.org", "default", "web"), "leaked"),
+            revoked_node("node2", ()),
+            revoked_serials([5]),
+        ],
+    )
+)
 ID = "spiffe://example.org/ns/default/sa/"
+
+
+@pytest.mark.parametrize(
+    ("node", "identity", "why"),
+    [
+        ("node1", f"{ID}db", None),
+        ("node1", f"{ID}web", f"{ID}web is revoked (leaked); see 'nodeseal revoke list'"),
+        ("node2", f"{ID}mail", "the node node2 is revoked; see 'nodeseal revoke list'"),
+    ],
+)
+def test_nothing_is_issued_for_what_is_revoked(node: str, identity: str, why: str | None) -> None:
+    if why is None:
+        assert str(admit(REVOKED, node, identity)) == identity
+        return
+    with pytest.raises(Refused, match=re.escape(why)) as caught:
+        admit(REVOKED, node, identity)
+    assert caught.value.word in (ServiceWord.IDENTITY_REVOKED, ServiceWord.NODE_REVOKED)
+    assert STATUSES[caught.value.word] == 403
 
 
 @pytest.mark.parametrize(

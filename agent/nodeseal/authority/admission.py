@@ -7,13 +7,14 @@ node has its workloads, and no others.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Self
 
 from nodeseal.authority.refused import Refused
 from nodeseal.contracts.authority import ServiceWord
 from nodeseal.mesh.model import Mesh
+from nodeseal.mesh.revocation import REVOCATIONS, Revocation, identities_of, nodes_of
 from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError
 
 AGAIN_S = 2.0
@@ -32,6 +33,9 @@ class Residents:
     """The accounts of workloads that are to be enrolled."""
     known: Mapping[str, frozenset[_Account]]
     """The accounts of all workloads."""
+    revoked: Mapping[SpiffeId, Revocation] = field(default_factory=dict)
+    """The identities that are revoked."""
+    revoked_nodes: Mapping[str, Revocation] = field(default_factory=dict)
 
     @classmethod
     def of(cls, mesh: Mesh) -> Self:
@@ -43,7 +47,18 @@ class Residents:
             known.setdefault(workload.node, set()).add(account)
             if workload.wanted:
                 enrolled.setdefault(workload.node, set()).add(account)
-        return cls(mesh.trust_domain, _frozen(enrolled), _frozen(known))
+        revocations = mesh.of(REVOCATIONS).values()
+        return cls(
+            mesh.trust_domain, _frozen(enrolled), _frozen(known), identities_of(revocations), nodes_of(revocations)
+        )
+
+
+def check_node(residents: Residents, node: str) -> None:
+    """Raises Refused if the mesh state revokes the node: nothing is issued to it, not even a certificate of its own."""
+    if (found := residents.revoked_nodes.get(node)) is not None:
+        raise Refused(
+            ServiceWord.NODE_REVOKED, f"the node {node} is revoked{found.because}; see 'nodeseal revoke list'"
+        )
 
 
 def admit(residents: Residents, node: str, identity: str) -> SpiffeId:
@@ -57,6 +72,9 @@ def admit(residents: Residents, node: str, identity: str) -> SpiffeId:
             ServiceWord.IDENTITY_OF_ANOTHER_DOMAIN,
             f"{wanted} is not of the trust domain {residents.trust_domain}, the only one that is issued in here",
         )
+    check_node(residents, node)
+    if (found := residents.revoked.get(wanted)) is not None:
+        raise Refused(ServiceWord.IDENTITY_REVOKED, f"{wanted} is revoked{found.because}; see 'nodeseal revoke list'")
     account = (wanted.namespace, wanted.service_account)
     if account in residents.enrolled.get(node, ()):
         return wanted

@@ -18,7 +18,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from cryptography import x509
 
 from nodeseal import __version__
-from nodeseal.authority.admission import Residents, admit
+from nodeseal.authority.admission import Residents, admit, check_node
 from nodeseal.authority.audit import Audit
 from nodeseal.authority.certificates import LeafKey, fingerprint, pem, public_bytes
 from nodeseal.authority.csr import requested_key
@@ -112,6 +112,8 @@ class Service:
             proven = await self._proven(request, caller)
             who = proven.node
             self._check_rate(proven.node)
+            if self.residents is not None:
+                check_node(self.residents, proven.node)
             now = self._now()
             domain, lifetime = self._signer.trust_domain, self._lifetimes.node
             sign = functools.partial(sign_node, self._nodes, domain, proven.node, lifetime=lifetime, now=now)

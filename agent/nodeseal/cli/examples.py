@@ -111,6 +111,20 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         ("nodeseal mesh check mesh/", "in a pipeline, before it is rolled out"),
         ("nodeseal mesh check mesh/ -o json", "the problems for a script"),
     ),
+    "revoke": (
+        ("nodeseal revoke identity spiffe://example.org/ns/default/sa/web", "its connections are cut at once"),
+        ("nodeseal revoke list", "what is revoked"),
+    ),
+    "revoke identity": (
+        ("nodeseal revoke identity spiffe://example.org/ns/default/sa/web", "whoever has it"),
+        ("nodeseal revoke identity spiffe://example.org/ns/default/sa/web --undo", "take it back"),
+    ),
+    "revoke list": (("nodeseal revoke list", "since when, and why"),),
+    "revoke node": (("nodeseal revoke node node3 --reason stolen", "and the identities of its workloads"),),
+    "revoke serial": (
+        ("nodeseal revoke serial 78689e6389569f1ea392b7b071f8b22dc2ff7997", "one certificate"),
+        ("nodeseal revoke serial --file serials.txt", "many"),
+    ),
     "status": (
         ("nodeseal status", "the node of this network namespace, or all"),
         ("nodeseal status --check --run-dir /run/nodeseal", "one line and an exit status, for monitoring"),

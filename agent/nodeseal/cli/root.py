@@ -22,6 +22,7 @@ command = Group(
         "mesh": "the mesh state in a directory",
         "cleanup": "remove every trace on this node, with or without a running agent",
         "ca": "the certificate authority in a directory",
+        "revoke": "what a mesh does not talk with any more",
         "trust": "the roots that every node of a mesh trusts",
         "lab": "nodes and pods as network namespaces on this machine, to try nodeseal",
         "version": "the version of this command",

@@ -205,6 +205,10 @@ class ServiceWord(StrEnum):
     """The mesh state has no workload with that identity on the node."""
     IDENTITY_NOT_ENROLLED = "identity-not-enrolled"
     """It has one, and does not want it to be enrolled."""
+    IDENTITY_REVOKED = "identity-revoked"
+    """The mesh state revokes it: `nodeseal revoke list`."""
+    NODE_REVOKED = "node-revoked"
+    """The mesh state revokes the node that asks."""
     RATE = "rate"
     """The node, or the address, has asked too often."""
     BUSY = "busy"
@@ -242,6 +246,8 @@ STATUSES: Mapping[ServiceWord, int] = MappingProxyType(
         ServiceWord.IDENTITY_OF_ANOTHER_DOMAIN: 403,
         ServiceWord.IDENTITY_NOT_ON_NODE: 403,
         ServiceWord.IDENTITY_NOT_ENROLLED: 403,
+        ServiceWord.IDENTITY_REVOKED: 403,
+        ServiceWord.NODE_REVOKED: 403,
         ServiceWord.RATE: 429,
         ServiceWord.BUSY: 503,
         ServiceWord.STANDBY: 503,

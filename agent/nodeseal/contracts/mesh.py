@@ -22,6 +22,7 @@ from msgspec import Meta, Raw, Struct
 from nodeseal.mesh.address import Address, parse_address
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
 from nodeseal.mesh.host import HostPlace
+from nodeseal.mesh.kinds import Kind
 from nodeseal.mesh.limits import UNCHANGED, LimitChanges
 from nodeseal.mesh.model import (
     KINDS,
@@ -132,7 +133,7 @@ class MessageOf(Generic[_T, _M]):
 def encode_difference(difference: MeshDifference) -> Raw:
     """The difference as JSON, to stand in a message as it is."""
     message: dict[str, object] = {"trust_domain": difference.trust_domain}
-    for name in KINDS:
+    for name in _travelling():
         if items := difference.put.get(name):
             write = MESSAGES[name].write
             message[name] = [write(item) for item in items]
@@ -152,7 +153,7 @@ def decode_difference(data: Raw | bytes) -> MeshDifference:
             raise MeshError("'trust_domain' is missing")
         where = "trust_domain: "
         trust_domain = _decode_text(fields["trust_domain"])
-        for name, kind in KINDS.items():
+        for name, kind in _travelling().items():
             if name in fields:
                 where, message = f"{name}: ", MESSAGES[name]
                 items = msgspec.json.decode(fields[name], type=list[message.type])  # type: ignore[name-defined]
@@ -163,6 +164,10 @@ def decode_difference(data: Raw | bytes) -> MeshDifference:
     except (ValueError, RecursionError) as error:
         raise MeshError(f"mesh on the wire: {where}{error}") from None
     return MeshDifference(trust_domain, put, removed)
+
+
+def _travelling() -> dict[str, Kind[Any, Any]]:
+    return {name: kind for name, kind in KINDS.items() if kind.for_cores}
 
 
 _encode = msgspec.json.Encoder().encode
@@ -285,4 +290,4 @@ MESSAGES: dict[str, MessageOf[Any, Any]] = {
         TrustAnchorMessage, lambda anchor: TrustAnchorMessage(anchor.pem), lambda message: TrustAnchor.read(message.pem)
     ),
 }
-"""How each kind travels, by its name in nodeseal.mesh.model.KINDS."""
+"""How each kind that is for cores travels, by its name in nodeseal.mesh.model.KINDS."""

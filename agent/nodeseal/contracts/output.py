@@ -379,6 +379,42 @@ class CaBackup(Struct, frozen=True):
     files: list[str] = []
 
 
+class RevocationRow(Struct, frozen=True):
+    """Something that is revoked."""
+
+    what: str = ""
+    """ "identity", "node", "serial" or "serials"."""
+    name: str = ""
+    """The SPIFFE id, the node or the serial number; of several serial numbers a digest of them."""
+    identities: list[str] = []
+    """The SPIFFE ids that are revoked by it."""
+    serials: int = 0
+    """How many serial numbers are."""
+    reason: str = ""
+    since: str | None = None
+
+
+class RevocationsChanged(Struct, frozen=True):
+    """`nodeseal revoke identity`, `node` and `serial`."""
+
+    mesh: str = ""
+    """The mesh directory."""
+    revoked: list[RevocationRow] = []
+    """Empty if it was revoked already."""
+    restored: list[RevocationRow] = []
+    """What is not revoked any more, with --undo."""
+    notes: list[str] = []
+    """What the command could not revoke, one line each."""
+
+
+class RevocationList(Struct, frozen=True):
+    """`nodeseal revoke list`."""
+
+    mesh: str = ""
+    """The mesh directory."""
+    revoked: list[RevocationRow] = []
+
+
 class LabNode(Struct, frozen=True):
     """A node of a lab."""
 
@@ -485,6 +521,10 @@ COMMANDS: dict[str, tuple[type[Struct], ...]] = {
     "ca renew": (CaRenewed,),
     "ca request": (CaRequested,),
     "ca sign": (CaSigned,),
+    "revoke identity": (RevocationsChanged,),
+    "revoke serial": (RevocationsChanged,),
+    "revoke node": (RevocationsChanged,),
+    "revoke list": (RevocationList,),
     "trust add": (TrustAdded,),
     "trust remove": (TrustRemoved,),
     "trust list": (TrustList,),

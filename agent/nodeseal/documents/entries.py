@@ -125,3 +125,22 @@ class TrustAnchorEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False
     """A root by which peers of the mesh's trust domain are verified; `nodeseal trust` writes these."""
 
     pem: Annotated[str, Meta(description="One certificate, in PEM form.")]
+
+
+class RevocationEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    """What the mesh does not talk with any more: `identity`, `node` or `serials`; `nodeseal revoke` writes these."""
+
+    identity: Annotated[str | UnsetType, Meta(description="A SPIFFE id, whoever has a certificate with it.")] = UNSET
+    node: Annotated[Name | UnsetType, Meta(description="A node: nothing is issued to it.")] = UNSET
+    identities: Annotated[
+        list[str] | UnsetType, Meta(description="With `node`: SPIFFE ids that are its alone, and are revoked as well.")
+    ] = UNSET
+    serials: Annotated[
+        list[str] | UnsetType,
+        Meta(description="Serial numbers of certificates, in hexadecimal, whoever issued them."),
+    ] = UNSET
+    trust_domain: Annotated[
+        str | UnsetType, Meta(description="With `serials`: of these certificates' SPIFFE ids; the mesh's if absent.")
+    ] = UNSET
+    reason: Annotated[str | UnsetType, Meta(description="For people.")] = UNSET
+    since: Annotated[str | UnsetType, Meta(description="When it was revoked, ISO 8601 in UTC.")] = UNSET

@@ -3,9 +3,11 @@
 from typing import Any, Final
 
 from nodeseal.documents.reader import Reader
+from nodeseal.documents.revocation import REVOCATION_READER
 from nodeseal.documents.service import SERVICE_READER
 from nodeseal.documents.trust_anchor import TRUST_ANCHOR_READER
 from nodeseal.documents.workload import WORKLOAD_READER
+from nodeseal.mesh.revocation import REVOCATIONS
 from nodeseal.mesh.service import SERVICES
 from nodeseal.mesh.trust_anchor import TRUST_ANCHORS
 from nodeseal.mesh.workload import WORKLOADS
@@ -14,5 +16,6 @@ READERS: Final[dict[str, Reader[Any, Any]]] = {
     WORKLOADS.name: WORKLOAD_READER,
     SERVICES.name: SERVICE_READER,
     TRUST_ANCHORS.name: TRUST_ANCHOR_READER,
+    REVOCATIONS.name: REVOCATION_READER,
 }
 """By the kind's name, which is also the name of the field of a file that lists its objects."""

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from nodeseal.clock import utc_now
-from nodeseal.identity.issuer import Issuer, Svid
+from nodeseal.identity.issuer import Issuer, IssuerError, Svid
 from nodeseal.identity.trust import TrustBundle, TrustSet
 from nodeseal.mesh.spiffe import SpiffeId
 from nodeseal.mesh.trust import Trust
@@ -39,11 +39,13 @@ class Credentials:
         now: Callable[[], datetime] = utc_now,
         rand: Callable[[], float] = random.random,
         anchors: Callable[[], Iterable[TrustAnchor]] = tuple,
+        why_not: Callable[[SpiffeId], str | None] = lambda _identity: None,
     ) -> None:
         """`now`: the wall clock; `rand` gives numbers from 0 to 1; `anchors`: those of the mesh state, the same object
-        as long as they have not changed."""
+        as long as they have not changed; `why_not`: why nothing is issued for an identity, one line."""
         self._issuer = issuer
         self._anchors = anchors
+        self._why_not = why_not
         self._known: tuple[object, ...] = ()
         self._trust_set = TrustSet(issuer.bundle)
         self._now = now
@@ -82,6 +84,8 @@ class Credentials:
     async def issue(self, identity: SpiffeId, present: Credential | None = None) -> Credential:
         """A fresh key and certificate, in the place of `present`. Takes as long as the issuer does. Raises
         IssuerError."""
+        if (why := self._why_not(identity)) is not None:
+            raise IssuerError(why)
         svid = await self._issuer.issue(identity, present.svid if present is not None else None)
         if svid.delivered:
             due = svid.not_after

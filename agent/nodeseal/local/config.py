@@ -4,6 +4,7 @@
     mesh: /etc/nodeseal/mesh         # required; the mesh state's directory
     ca: /etc/nodeseal/ca             # required; made by `nodeseal ca init`, or another issuer, see issuers.py
     issuers: []                      # other issuers for some namespaces, see issuers.py
+    crls: []                         # revocation lists of other issuers: files, DER or PEM
     run_dir: /run/nodeseal           # sockets, locks, journal
     workers: 4                       # threads that move bytes; the default is one for every two CPUs, at most 4
     congestion_control: bbr          # between nodes; the default is what each workload's namespace has
@@ -47,7 +48,7 @@ from nodeseal.documents.document import Node, Scalar
 from nodeseal.documents.durations import read_duration, read_optional_duration
 from nodeseal.documents.exclude import read_items, read_network
 from nodeseal.documents.limits import read_limits
-from nodeseal.documents.schema import Fields, Problems, open_document
+from nodeseal.documents.schema import Fields, Problems, open_document, read_text
 from nodeseal.local.issuers import Ca, KeyKind, NamespaceCa, ServiceCa, read_ca, read_issuers
 from nodeseal.local.tls_profile import TlsProfile, read_tls_profile
 from nodeseal.mesh.exclusions import Network
@@ -124,6 +125,8 @@ class Config:
     issuers: tuple[NamespaceCa, ...] = ()
     """Instead of `ca`, for the workloads of some namespaces."""
     tls: TlsProfile = TlsProfile.DEFAULT
+    crls: tuple[Path, ...] = ()
+    """Revocation lists of other issuers."""
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
     """Setting -> its line in the file, of those that are there."""
 
@@ -170,6 +173,7 @@ def load(path: Path) -> Config:
         certificate_key=fields.choice("certificate_key", KeyKind.P256),
         issuers=read_issuers(fields, base),
         tls=read_tls_profile(fields, "tls"),
+        crls=_crls(fields, base),
         lines={name: fields.line_of(name) for name in Config.__dataclass_fields__ if fields.has(name)},
     )
     if len(os.fsencode(config.run_dir)) > _RUN_DIR_MAX:
@@ -203,6 +207,13 @@ def _error(problems: Problems) -> ConfigError:
 def _optional_path(fields: Fields, base: Path) -> Path | None:
     text = fields.text("cgroup", "", expected=_PATH_EXPECTED)
     return base / text if text else None
+
+
+def _crls(fields: Fields, base: Path) -> tuple[Path, ...]:
+    nodes = fields.items("crls", "a list of files", required=False)
+    return tuple(
+        base / read_text(fields.problems, node, f"crls[{index}]", _PATH_EXPECTED) for index, node in enumerate(nodes)
+    )
 
 
 def _node_addresses(fields: Fields) -> NodeAddresses:

@@ -138,6 +138,8 @@ class Kind(Generic[K, T]):
     indexes: tuple[Index[Any, T] | GroupIndex[Any, T] | ClaimIndex[Any, T], ...] = ()
     check: Callable[[str, Iterable[T]], None] = _unchecked
     """check(trust_domain, objects): raises MeshError for what no such mesh can have."""
+    for_cores: bool = True
+    """It is part of the mesh that cores get. What may be large and is decided by nobody is not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any, Final
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.claims import Claims
 from nodeseal.mesh.kinds import GroupIndex, Index, K, Kind, MeshError, T, Table, Tables, V, check_shared
+from nodeseal.mesh.revocation import REVOCATIONS
 from nodeseal.mesh.service import SERVICE_BY_ADDRESS, SERVICES, Service, ServicePort
 from nodeseal.mesh.spiffe import SpiffeIdError, check_trust_domain
 from nodeseal.mesh.trust_anchor import TRUST_ANCHORS, TrustAnchor
@@ -43,9 +44,11 @@ __all__ = [
     "difference",
 ]
 
-KINDS: Final[dict[str, Kind[Any, Any]]] = {kind.name: kind for kind in (WORKLOADS, SERVICES, TRUST_ANCHORS)}
+KINDS: Final[dict[str, Kind[Any, Any]]] = {
+    kind.name: kind for kind in (WORKLOADS, SERVICES, TRUST_ANCHORS, REVOCATIONS)
+}
 """Every kind of objects that a mesh has, in the order in which they travel. nodeseal.contracts.mesh.MESSAGES says how
-they travel, nodeseal.documents.readers.READERS how they are written in files."""
+those for cores travel, nodeseal.documents.readers.READERS how they are written in files."""
 
 _Objects = Mapping[str, tuple[Any, ...]]
 
@@ -210,6 +213,14 @@ class Mesh:
         for name, table in tables.items():
             KINDS[name].check(trust_domain, put.get(name, ()) if same_domain else table.items.values())
         return Mesh(trust_domain, MappingProxyType(tables))
+
+    def for_cores(self) -> "Mesh":
+        """The same without the objects that cores do not get (Kind.for_cores)."""
+        kept = {name: table for name, table in self.tables.items() if table.kind.for_cores or not table.items}
+        if len(kept) == len(self.tables):
+            return self
+        tables = {name: kept.get(name) or Table.empty(table.kind) for name, table in self.tables.items()}
+        return Mesh(self.trust_domain, MappingProxyType(tables))
 
     def as_difference(self) -> MeshDifference:
         """What turns nothing into this model."""

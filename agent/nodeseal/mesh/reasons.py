@@ -484,6 +484,32 @@ class ProblemWord(Word):
         "The core did not take the trust anchors: it goes on verifying peers by those that it had.",
         "The agent tries again; if it stays, see core.log.",
     )
+    IDENTITY_REVOKED = (
+        "identity-revoked",
+        Level.ERROR,
+        "A workload of this node is enrolled with an identity that is revoked, or the node itself is: its tunnels are "
+        "cut, peers refuse new ones, and no certificate is issued for it.",
+        "Give it another service account, or take the revocation back (`nodeseal revoke ... --undo`).",
+    )
+    REVOCATION_LIST_UNREAD = (
+        "revocation-list-unread",
+        Level.ERROR,
+        "A revocation list that the configuration names (`crls`) cannot be read: what it said before stays revoked.",
+        "Correct the file that is named.",
+    )
+    REVOCATION_LIST_STALE = (
+        "revocation-list-stale",
+        Level.WARNING,
+        "A revocation list (`crls`) is older than its issuer says that it may be. What it says stays revoked.",
+        "Bring the present one.",
+    )
+    REVOCATIONS_NOT_IN_FORCE = (
+        "revocations-not-in-force",
+        Level.ERROR,
+        "A core did not take what is revoked, or is of a former version that knows of no revocation: tunnels with what "
+        "is revoked go on there.",
+        "The agent tries again; end an old core that must not go on.",
+    )
     RUN_DIRECTORY_EXPOSED = (
         "run-directory-exposed",
         Level.WARNING,

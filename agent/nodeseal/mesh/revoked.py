@@ -8,7 +8,9 @@ certificate is revoked by any of its three digests.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
+from nodeseal.mesh.revocation import Revocation
 from nodeseal.mesh.spiffe import SpiffeId
 
 _LENGTH = 32
@@ -33,3 +35,24 @@ def of_issued(issuer_name: bytes, serial: int) -> str:
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_LENGTH]
+
+
+def of_revocations(revocations: Iterable[Revocation], trust_domain: str) -> list[str]:
+    """All that these revoke. `trust_domain`: the mesh's own."""
+    found: list[str] = []
+    for one in revocations:
+        found += map(of_identity, one.identities)
+        domain = one.trust_domain or trust_domain
+        found += [of_serial(domain, serial) for serial in one.serials]
+    return found
+
+
+def packed(digests: Iterable[str]) -> bytes:
+    """In ascending order, each once, 16 bytes each: what is kept of a large set."""
+    return bytes.fromhex("".join(sorted(set(digests))))
+
+
+def unpacked(digests: bytes) -> set[str]:
+    """The reverse."""
+    text = digests.hex()
+    return {text[at : at + _LENGTH] for at in range(0, len(text), _LENGTH)}

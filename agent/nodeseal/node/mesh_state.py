@@ -1,8 +1,8 @@
 """The mesh state as this node follows it, and the mesh that its cores decide by.
 
-That mesh is the source's with three changes: this node's workloads have the phases of their enrolments (a publication
-of our own says nothing that we do not know better), a workload that is leaving stays in it until it has left, and its
-address and identity are those it was captured with.
+That mesh is the source's, as far as it is for cores, with three changes: this node's workloads have the phases of their
+enrolments (a publication of our own says nothing that we do not know better), a workload that is leaving stays in it
+until it has left, and its address and identity are those it was captured with.
 """
 
 from __future__ import annotations
@@ -128,6 +128,7 @@ class MeshState:
         source = self.present
         if source is None:
             return None
+        source = source.for_cores()
         ours = dict.fromkeys(self.ours, Phase.ABSENT)
         kept = []
         for enrolment in enrolments:

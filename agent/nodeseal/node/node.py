@@ -16,6 +16,7 @@ from nodeseal.clock import utc_now
 from nodeseal.cores.distribution import MeshPusher
 from nodeseal.cores.hot_restart import HotRestart
 from nodeseal.cores.process import CoreOptions, spawn
+from nodeseal.cores.revocation_pusher import RevocationPusher
 from nodeseal.cores.supervisor import CoreSupervisor, StartCore
 from nodeseal.cores.trust_pusher import TrustPusher
 from nodeseal.enrolment.adoption import Adoption
@@ -41,6 +42,7 @@ from nodeseal.node.native_log import NativeLog
 from nodeseal.node.natives import NativeConnections
 from nodeseal.node.problems import Part
 from nodeseal.node.publication import OwnPublication
+from nodeseal.node.revocations import Revocations
 from nodeseal.node.start_steps import Starting
 from nodeseal.node.trust_watch import TrustWatch
 from nodeseal.node.vigil import Vigil
@@ -83,13 +85,20 @@ class Node:
             start=start_core,
             drain_limit=config.drain_limit.total_seconds() if config.drain_limit is not None else None,
         )
-        credentials = Credentials(issuer, now=now, anchors=lambda: self.mesh_state.anchors)
+        credentials = Credentials(
+            issuer,
+            now=now,
+            anchors=lambda: self.mesh_state.anchors,
+            why_not=lambda identity: self.revocations.why_not_issued(identity),
+        )
         settle = config.settle.total_seconds()
         pusher = TrustPusher(self.core, lambda: credentials.bundle)
         self.context = Context(self, self.core, capture, credentials, pusher, settle, config.limits, config.connect)
         self.context.native = config.plaintext is PlaintextWay.NATIVE
         self.context.now = now
         self.enrolments = Enrolments()
+        self._revoker = RevocationPusher(self.core)
+        self.revocations = Revocations(config.node, config.crls, self._revoker, self.enrolments, now)
         self.trust = TrustWatch(pusher, credentials, self.enrolments, now)
         self.publication = OwnPublication(source, self.trust.published, self.enrolments.published)
         self.former = FormerPublications(config.run_dir, source, source_at)
@@ -163,6 +172,7 @@ class Node:
         self._go_on("host", self.hosts.run())
         self._go_on("issuer", self.issuer_watch.run())
         self._go_on("trust", self._follow_trust())
+        self._go_on("revocations", self.revocations.run())
         self._go_on("vigil", self.vigil.run(self._tell_vigil, self.capture.has_cgroup))
         if self.mesh_state.present is not None:
             # Without any mesh state nobody knows what is wanted: what is captured waits for one.
@@ -178,6 +188,7 @@ class Node:
             self._sign_of_life()
         self.pusher.stop()
         self.context.trust.stop()
+        self._revoker.stop()
         self.hot_restart.stop()
         self.bypass.stop()
         self.natives.stop()
@@ -223,6 +234,7 @@ class Node:
         if self.absence is not None:
             self.absence.note(mesh, self.config.node, self._adopted)
         self._use(mesh)
+        await self.revocations.take(mesh)
         ours = self.mesh_state.ours
         for name in ours.keys() - self.enrolments.keys():
             self.enrolments.add(Enrolment(name, self.context))
@@ -252,6 +264,7 @@ class Node:
                 self._sign_of_life()
             await asyncio.sleep(_PUBLICATION_CHECK_S)
             await self.trust.push()
+            await self.revocations.push()
             await self.publication.heal()
             await self.former.withdraw()
 
@@ -287,6 +300,7 @@ class Node:
         """A core that has started gets what all workloads have in common."""
         await self.push()
         await self.trust.push()
+        await self.revocations.push()
 
     async def push(self) -> None:
         """Sends the present mesh to the core. Never raises, see MeshPusher."""
@@ -309,6 +323,7 @@ class Node:
         yield self.mesh_state
         yield self
         yield self.trust
+        yield self.revocations
         yield self.issuer_watch
         yield self.vigil
         yield from (enrolment for _name, enrolment in sorted(self.enrolments.items()))
