@@ -222,19 +222,35 @@ static void tidy(struct worker *worker)
 static void look_at_waiting(struct worker *worker)
 {
     struct link *at, *next;
-    worker->live.wake_ms = UINT64_MAX;
     link_each(at, next, &worker->live.waiting)
     {
         struct flow *flow = container_of(at, struct flow, waiting_link);
         if (flow->deadline_ms != 0 && worker->now_ms > flow->deadline_ms) {
             flow->cause = CAUSE_SILENT;
             flow_fail(flow, "timed out");
-            continue;
         }
+    }
+}
+
+/* Of those, the ones that want to be woken. What one of them does may end others. */
+static void look_at_timed(struct worker *worker)
+{
+    struct live *live = &worker->live;
+    struct link all;
+    link_init(&all);
+    link_splice(&all, &live->timed);
+    live->wake_ms = UINT64_MAX;
+    while (!link_empty(&all)) {
+        struct flow *flow = container_of(all.next, struct flow, timed_link);
+        link_remove(&flow->timed_link);
         if (flow->wake_ms != 0 && worker->now_ms >= flow->wake_ms)
             route_wake(flow);
-        if (flow->state < FLOW_OPEN && flow->wake_ms != 0 && flow->wake_ms < worker->live.wake_ms)
-            worker->live.wake_ms = flow->wake_ms;
+        if (flow->state >= FLOW_OPEN || flow->wake_ms == 0)
+            continue;
+        if (flow->wake_ms < live->wake_ms)
+            live->wake_ms = flow->wake_ms;
+        if (link_empty(&flow->timed_link))
+            link_append(&live->timed, &flow->timed_link);
     }
 }
 
@@ -249,6 +265,7 @@ static void tick(struct worker *worker)
     workloads_each(worker, tick_tunnels, &dials);
     tidy(worker);
     look_at_waiting(worker);
+    look_at_timed(worker);
     if (worker->rechecks.missed) {
         worker->rechecks.missed = 0;
         recheck_begin(worker);
@@ -328,7 +345,7 @@ static void *turn_until_stopped(void *argument)
         if (worker->now_ms - worker->last_tick_ms >= tick_interval(worker))
             tick(worker);
         else if (worker->now_ms >= worker->live.wake_ms)
-            look_at_waiting(worker);
+            look_at_timed(worker);
         if (!link_empty(&worker->hasty.tunnels))
             patience_look_at_hasty(worker);
         answer_syns(worker);

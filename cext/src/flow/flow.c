@@ -25,6 +25,7 @@ struct flow *flow_new(struct worker *worker, struct workload *workload, enum ns_
     link_init(&flow->bearing_link);
     flow->task.kind = TASK_FLOW;
     link_init(&flow->waiting_link);
+    link_init(&flow->timed_link);
     link_init(&flow->waiter.link);
     held_init(&flow->held);
     flow->near.fd = -1;
@@ -101,10 +102,12 @@ void flow_give_pipe(struct flow *flow, struct half *half)
 void flow_wake_in(struct flow *flow, uint64_t ms)
 {
     struct live *live = &flow->worker->live;
-    /* All that wait are looked at then: not for each of them. */
+    /* All that have a time are looked at then: not for each of them. */
     flow->wake_ms = (flow->worker->now_ms + ms) / WAKE_GRAIN_MS * WAKE_GRAIN_MS + WAKE_GRAIN_MS;
     if (flow->wake_ms < live->wake_ms)
         live->wake_ms = flow->wake_ms;
+    if (link_empty(&flow->timed_link))
+        link_append(&live->timed, &flow->timed_link);
 }
 
 /* ---- one after another ---- */
@@ -230,6 +233,7 @@ static void flow_close(struct flow *flow, const char *reason, void (*how)(int))
     link_remove(&flow->task.link);
     link_remove(&flow->bearing_link);
     link_remove(&flow->waiting_link);
+    link_remove(&flow->timed_link);
     link_remove(&flow->link);
     link_append(&worker->graveyard.flows, &flow->link);
     worker->live.flows--;

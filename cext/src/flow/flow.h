@@ -82,6 +82,8 @@ struct flow {
     struct tolerance tolerance;
     /* In worker->live.waiting until OPEN. */
     struct link waiting_link;
+    /* In worker->live.timed; harmless to be there without `wake_ms`. */
+    struct link timed_link;
     struct decision_waiter waiter;
     /* Held; NULL until answered. */
     struct decision *decision;

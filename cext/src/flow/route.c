@@ -19,6 +19,7 @@ static void route_open(struct flow *flow)
 {
     flow->state = FLOW_OPEN;
     link_remove(&flow->waiting_link);
+    link_remove(&flow->timed_link);
     if (flow->mtls)
         flow->workload->stats.tunnelled++;
     else

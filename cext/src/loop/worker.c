@@ -17,9 +17,9 @@ static void links_init(struct link *links, size_t count)
 static void lists_init(struct worker *worker)
 {
     struct link *lists[] = {
-        &worker->workloads.leaving,   &worker->rechecks.workloads, &worker->paused_listeners,
-        &worker->live.waiting,        &worker->graveyard.flows,    &worker->graveyard.tunnels,
-        &worker->graveyard.workloads, &worker->hasty.tunnels,
+        &worker->workloads.leaving, &worker->rechecks.workloads,  &worker->paused_listeners,
+        &worker->live.waiting,      &worker->live.timed,          &worker->graveyard.flows,
+        &worker->graveyard.tunnels, &worker->graveyard.workloads, &worker->hasty.tunnels,
     };
     for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
         link_init(lists[i]);

@@ -135,7 +135,9 @@ struct live {
     uint64_t tunnels;
     /* Flows that are not open yet; they have deadlines. */
     struct link waiting;
-    /* When the first of them wants to be woken, at the earliest; UINT64_MAX: none does. */
+    /* Of them, those that want to be woken, and some that no longer do. */
+    struct link timed;
+    /* When the first of these wants to be woken, at the earliest; UINT64_MAX: none does. */
     uint64_t wake_ms;
     /* The most flows and tunnels that ticks have seen since memory was last given back. */
     uint64_t most;
