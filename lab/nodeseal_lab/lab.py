@@ -8,6 +8,7 @@
                       nodeN/         the run directory of node N's agent, with agent.yaml and agent.log
                       pods/POD/      the logs of the programs in a pod
                       supervisor.log what was started again (see supervisor.py)
+                      ca.yaml ca.log the certificate service, if there is one, and ca-state/, what it keeps
 ```
 """
 
@@ -301,11 +302,18 @@ class Lab:
             init_authority(ca, trust_domain=TRUST_DOMAIN, now=datetime.now(UTC))
         except AuthorityError as error:
             raise LabError(f"cannot make the lab's certificate authority: {error}") from error
+        for run_dir in self.run_dirs.values():
+            run_dir.mkdir(mode=0o700)
+        settings: dict[str, Any] = dict.fromkeys(self.run_dirs, str(ca))
+        if self.plan.issuer == "service":
+            from nodeseal_lab import certificate_service
+
+            settings = certificate_service.prepare(self.directory, self.plan, ca, self.mesh)
+            certificate_service.start(self.directory, self.plan, self.processes)
         records = []
         for node in self.plan.nodes:
             run_dir = self.run_dirs[node.name]
-            run_dir.mkdir(mode=0o700)
-            write_agent_config(run_dir / "agent.yaml", node, mesh=self.mesh, ca=ca)
+            write_agent_config(run_dir / "agent.yaml", node, mesh=self.mesh, ca=settings[node.name])
             records.append(agents.start_agent(self.processes, node, run_dir))
         return records
 

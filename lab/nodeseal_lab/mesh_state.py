@@ -52,15 +52,15 @@ def write_mesh(directory: Path, plan: Plan) -> None:
     _write(directory / "services.yaml", {"services": services})
 
 
-def write_agent_config(path: Path, node: Node, *, mesh: Path, ca: Path) -> None:
-    """The configuration of one node's agent; its run directory is the one that the file is in."""
+def write_agent_config(path: Path, node: Node, *, mesh: Path, ca: str | dict[str, Any]) -> None:
+    """The configuration of one node's agent; its run directory is the one that the file is in. `ca`: the setting."""
     _write(
         path,
         {
             "node": node.name,
             "run_dir": str(path.parent),
             "mesh": str(mesh),
-            "ca": str(ca),
+            "ca": ca,
             "settle": SETTLE,
         },
     )

@@ -25,6 +25,8 @@ from nodeseal_lab.errors import LabPlanError, UnknownPodError
 DEFAULT_NAME = "lab"
 NODE_RULES = ("kube-proxy-iptables", "kube-proxy-nftables", "docker", "firewalld", "ufw")
 """What the nodes of a lab may have of other programs' netfilter rules, see node_rules.py."""
+ISSUERS = ("embedded", "service")
+"""Where certificates come from: each agent issues itself, or asks the certificate service of the lab."""
 NAMESPACE = "default"
 TRUST_DOMAIN = "example.org"
 MAX_NODES = 50
@@ -173,6 +175,8 @@ class Plan:
     """Everything has an IPv6 address as well."""
     node_rules: str = ""
     """Which netfilter rules the nodes have, one of NODE_RULES; "": none."""
+    issuer: str = ISSUERS[0]
+    """One of ISSUERS."""
 
     @classmethod
     def build(
@@ -185,11 +189,15 @@ class Plan:
         ipv6: bool = False,
         ipv6_names: bool = True,
         node_rules: str = "",
+        issuer: str = ISSUERS[0],
     ) -> Plan:
         """The default pods plus `more_pods` on `nodes` nodes; `enrol` False starts with nobody enrolled; `ipv6_names`:
-        with `ipv6`, the pods' names stand for their IPv6 addresses; `node_rules` is one of NODE_RULES, or "".
+        with `ipv6`, the pods' names stand for their IPv6 addresses; `node_rules` is one of NODE_RULES, or "";
+        `issuer` is one of ISSUERS.
 
-        Raises LabPlanError for a name, a number of nodes, a pod or rules that cannot be."""
+        Raises LabPlanError for a name, a number of nodes, a pod, rules or an issuer that cannot be."""
+        if issuer not in ISSUERS:
+            raise LabPlanError(f"--issuer {issuer}: expected one of {', '.join(ISSUERS)}")
         if node_rules and node_rules not in NODE_RULES:
             raise LabPlanError(f"--node-rules {node_rules}: expected one of {', '.join(NODE_RULES)}")
         check_lab_name(name)
@@ -217,7 +225,7 @@ class Plan:
                 address6=IPv6Address(f"fd77::{by_name[request.node].number}:{number}") if ipv6 else None,
                 named_ipv4=not ipv6_names,
             )
-        return cls(name, planned, tuple(pods.values()), ipv6, node_rules)
+        return cls(name, planned, tuple(pods.values()), ipv6, node_rules, issuer)
 
     @property
     def fabric(self) -> str:
@@ -254,6 +262,7 @@ class Plan:
             "name": self.name,
             "ipv6": self.ipv6,
             "node_rules": self.node_rules,
+            "issuer": self.issuer,
             "nodes": [{"name": node.name, "number": node.number, "netns": node.netns} for node in self.nodes],
             "pods": [
                 {
@@ -279,6 +288,7 @@ class Plan:
             name=str(value["name"]),
             ipv6=ipv6,
             node_rules=str(value.get("node_rules", "")),
+            issuer=str(value.get("issuer", ISSUERS[0])),
             nodes=tuple(Node(node["name"], node["number"], node["netns"], ipv6) for node in value["nodes"]),
             pods=tuple(
                 Pod(

@@ -24,7 +24,7 @@ from nodeseal_lab import agents
 from nodeseal_lab.errors import AgentError
 from nodeseal_lab.lab import Lab, take_down
 from nodeseal_lab.namespaces import run_in
-from nodeseal_lab.plan import NAMESPACE, TRUST_DOMAIN, Plan, PodRequest
+from nodeseal_lab.plan import ISSUERS, NAMESPACE, TRUST_DOMAIN, Plan, PodRequest
 from support.connection import endpoint
 from support.core_client import ask
 from support.options import NODE_RULES
@@ -208,16 +208,17 @@ def running_lab(
     settings: dict[str, Any] | None = None,
     ipv6: bool = False,
     node_rules: str | None = None,
+    issuer: str = ISSUERS[0],
 ) -> Iterator[RunningLab]:
     """A lab with a name of its own below `root`, gone at the end. `more_pods` as in `lab up --pod`, `host_workloads` as
-    in `lab up --host-workload`; `node_rules` as in `lab up --node-rules`, None: those that were asked for; `settings`
-    are added to the agents' configuration, whose `settle` is QUICK_SETTLE otherwise. An agent that ends stays away
-    unless `supervised`."""
+    in `lab up --host-workload`; `node_rules` as in `lab up --node-rules`, None: those that were asked for; `issuer` as
+    in `lab up --issuer`; `settings` are added to the agents' configuration, whose `settle` is QUICK_SETTLE otherwise.
+    An agent that ends stays away unless `supervised`."""
     name = f"t{os.getpid()}x{next(_numbers)}"
     requests = [PodRequest.parse(text) for text in more_pods]
     requests += [PodRequest.parse_host_workload(text) for text in host_workloads]
     rules = NODE_RULES.asked() if node_rules is None else node_rules
-    plan = Plan.build(name, more_pods=requests, enrol=enrol, ipv6=ipv6, node_rules=rules)
+    plan = Plan.build(name, more_pods=requests, enrol=enrol, ipv6=ipv6, node_rules=rules, issuer=issuer)
 
     with lab_settings({"settle": QUICK_SETTLE} | (settings or {})):
         lab = Lab.up(plan, with_agents=with_agents, with_apps=with_apps, supervised=supervised, root=root)

@@ -70,6 +70,6 @@ def test_file_broken_by_hand_is_named_and_left_alone(tmp_path: Path, text: str) 
 
 def test_agent_config_points_at_its_own_directory(tmp_path: Path) -> None:
     node = Plan.build().nodes[0]
-    write_agent_config(tmp_path / "agent.yaml", node, mesh=Path("/m"), ca=Path("/c"))
+    write_agent_config(tmp_path / "agent.yaml", node, mesh=Path("/m"), ca="/c")
     config = yaml.safe_load((tmp_path / "agent.yaml").read_text())
     assert (config["node"], config["run_dir"], config["mesh"], config["ca"]) == ("node1", str(tmp_path), "/m", "/c")

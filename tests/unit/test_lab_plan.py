@@ -173,3 +173,11 @@ def test_names_stand_for_ipv6_where_it_is() -> None:
     lines = Plan.build(ipv6=True).hosts_file().splitlines()
     assert {"fd77::2:10 pipeline", "fd77::200:1 pipeline.svc", "fd77::2 node2", "::1 localhost"} <= set(lines)
     assert not any(line.endswith(" pipeline") and line.startswith("10.") for line in lines)
+
+
+def test_issuer_is_kept_and_must_be_one_that_there_is() -> None:
+    plan = Plan.build(issuer="service")
+    assert Plan.from_json(plan.to_json()) == plan
+    assert Plan.build().issuer == "embedded"
+    with pytest.raises(LabPlanError, match="--issuer vault: expected one of embedded, service"):
+        Plan.build(issuer="vault")

@@ -47,7 +47,7 @@ class Demo(Scene):
     """One run of the demo."""
 
     def __init__(self, name: str, report: Report, *, ipv6: bool = False) -> None:
-        super().__init__(Plan.build(name, enrol=False, ipv6=True, ipv6_names=ipv6))
+        super().__init__(Plan.build(name, enrol=False, ipv6=True, ipv6_names=ipv6, issuer="service"))
         self.report = report
         self.wire: Wiretap
         self.old: LongConnection
@@ -87,7 +87,10 @@ class Demo(Scene):
         for node in self.plan.nodes:
             pods = ", ".join(f"{pod.name} {pod.named_address}" for pod in self.plan.pods if pod.node == node.name)
             report.say(f"  {node.name} {', '.join(map(str, node.addresses))}   {pods}")
-        report.say(f"  an agent and a core on each node; nobody is enrolled; up in {time.monotonic() - began:.1f} s")
+        report.say(
+            "  an agent and a core on each node, which get certificates from the certificate service on node1; nobody "
+            f"is enrolled; up in {time.monotonic() - began:.1f} s"
+        )
 
     def before_enrolment(self) -> None:
         """(a)"""

@@ -10,7 +10,7 @@ from nodeseal.cli.options import output_option
 from nodeseal.cli.output import print_json
 from nodeseal.cli.progress import waiting
 from nodeseal.cli.tree import Command
-from nodeseal_lab.plan import DEFAULT_NAME, NODE_RULES
+from nodeseal_lab.plan import DEFAULT_NAME, ISSUERS, NODE_RULES
 
 
 @click.command("up", cls=Command)
@@ -37,6 +37,13 @@ from nodeseal_lab.plan import DEFAULT_NAME, NODE_RULES
     metavar="KIND",
     help=f"Netfilter rules of other programs on the nodes: {', '.join(NODE_RULES)}.",
 )
+@click.option(
+    "--issuer",
+    type=click.Choice(ISSUERS),
+    default=ISSUERS[0],
+    show_default=True,
+    help="Where certificates come from: each agent, or `nodeseal ca serve` on the first node.",
+)
 @click.option("--ipv6", is_flag=True, help="IPv6 addresses as well; names stand for those.")
 @click.option("--not-enrolled", is_flag=True, help="Start with no pod enrolled.")
 @click.option("--unsupervised", is_flag=True, help="Leave an agent that ends at that.")
@@ -48,6 +55,7 @@ def command(
     pods: tuple[str, ...],
     host_workloads: tuple[str, ...],
     node_rules: str | None,
+    issuer: str,
     ipv6: bool,
     not_enrolled: bool,
     unsupervised: bool,
@@ -60,7 +68,15 @@ def command(
 
     more = [PodRequest.parse(text) for text in pods]
     more += [PodRequest.parse_host_workload(text) for text in host_workloads]
-    plan = Plan.build(name, nodes=nodes, more_pods=more, enrol=not not_enrolled, ipv6=ipv6, node_rules=node_rules or "")
+    plan = Plan.build(
+        name,
+        nodes=nodes,
+        more_pods=more,
+        enrol=not not_enrolled,
+        ipv6=ipv6,
+        node_rules=node_rules or "",
+        issuer=issuer,
+    )
     with signals_interrupt(), waiting(f"making the lab '{name}'"):
         status = Lab.up(plan, supervised=not unsupervised).status()
     if output == "json":
