@@ -43,11 +43,17 @@ def certify(core: LoneCore, key: int, workload: Workload, signer: Signer) -> Cal
     open take no new streams then."""
     identity = workload.identity(TRUST_DOMAIN)
     svid = issue_svid(signer, identity)
-    pems = {"chain_pem": svid.chain_pem, "private_key": svid.key, "bundle_pem": signer.bundle_pem}
     core.ask(CoreClient.trust_bundles, TRUST_DOMAIN, {TRUST_DOMAIN: signer.bundle_pem})
 
     def give() -> None:
-        core.ask(CoreClient.workload_credentials, key, identity, **pems)
+        core.ask(
+            CoreClient.workload_credentials,
+            key,
+            identity,
+            chain_pem=svid.chain_pem,
+            private_key=svid.key,
+            bundle_pem=signer.bundle_pem,
+        )
 
     give()
     return give
