@@ -52,7 +52,7 @@ def test_every_test_of_a_rule_is_named() -> None:
 def test_what_is_said_is_what_the_core_says() -> None:
     sources = "".join(
         (CHECKOUT / "cext" / "src" / "wire" / name).read_text()
-        for name in ("chain.c", "revoked.c", "svid.c", "tls.c", "tls_words.c")
+        for name in ("chain.c", "peer.c", "revoked.c", "svid.c", "tls.c", "tls_words.c")
     )
     for _rule, _source, said, _tests in rows():
         first = re.split(r" \(or: |; of a trust anchor| \.\.\.", said)[0]

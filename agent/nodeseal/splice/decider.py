@@ -196,10 +196,14 @@ def _refusal_text(refusal: Refusal) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _peer(identity: bytes, trust_domain: str) -> SpiffeId | WhyRefused:
-    """Or why there is no workload of that name. Ids of other trust domains may have any path."""
+    """Or why there is no workload of that name. Whether one of another trust domain may come is decided with the rest;
+    there an id may have any path, by which nobody is known here."""
     text = identity.decode("utf-8", "replace")
     try:
         domain, _path = split(text)
-        return SpiffeId.parse(text) if domain == trust_domain else WhyRefused.WRONG_TRUST_DOMAIN
     except SpiffeIdError:
         return WhyRefused.UNKNOWN_PEER
+    try:
+        return SpiffeId.parse(text)
+    except SpiffeIdError:
+        return WhyRefused.UNKNOWN_PEER if domain == trust_domain else WhyRefused.WRONG_TRUST_DOMAIN

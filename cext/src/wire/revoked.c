@@ -228,9 +228,19 @@ enum revoked_by revoked_look(struct revoked *revoked, const struct digests *dige
     return by;
 }
 
-const char *revoked_words(enum revoked_by by, int own)
+static const char *words(enum revoked_by by, int own)
 {
     if (by == REVOKED_IDENTITY)
         return own ? "this workload's identity was revoked" : "peer's identity was revoked";
     return own ? "this workload's certificate was revoked" : "peer's certificate was revoked";
+}
+
+const char *revoked_reason(struct revoked *revoked, const struct digests *peers, const struct digests *own,
+                           int *is_own)
+{
+    enum revoked_by by = revoked_look(revoked, peers);
+    *is_own = by == REVOKED_NOT;
+    if (*is_own)
+        by = revoked_look(revoked, own);
+    return by == REVOKED_NOT ? NULL : words(by, *is_own);
 }

@@ -58,7 +58,9 @@ enum revoked_by { REVOKED_NOT = 0, REVOKED_CERTIFICATE = 1, REVOKED_IDENTITY = 2
 
 /* For any thread. NULL for `revoked`: nothing is. */
 enum revoked_by revoked_look(struct revoked *revoked, const struct digests *digests);
-/* In words, of storage that lasts and shorter than NS_REASON_MAX; `own`: of this end's certificate. */
-const char *revoked_words(enum revoked_by by, int own);
+/* Whether one of two ends is: why, in words of storage that lasts, shorter than NS_REASON_MAX; NULL: neither
+ * is. `is_own`: it is the own one. */
+const char *revoked_reason(struct revoked *revoked, const struct digests *peers, const struct digests *own,
+                           int *is_own);
 
 #endif

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "wire/chain.h"
+#include "wire/peer.h"
 #include "wire/pem.h"
 #include "wire/profile.h"
 #include "wire/svid.h"
@@ -76,118 +77,25 @@ __attribute__((constructor)) static void bio_method_init(void)
 
 /* ---- identity ---- */
 
-static enum svid_role peer_role(const struct tls *tls)
-{
-    return SSL_is_server(tls->ssl) ? SVID_CLIENT : SVID_SERVER;
-}
-
-/* Why a handshake comes to nothing: words, and the error by which OpenSSL chooses the alert for the peer. */
-struct fault {
-    const char *words;
-    int error;
-};
-
-/* The error for which OpenSSL sends certificate_revoked, unsupported_certificate, bad_certificate, unknown_ca
- * or handshake_failure. */
-enum {
-    AS_REVOKED = X509_V_ERR_CERT_REVOKED,
-    AS_UNSUPPORTED = X509_V_ERR_INVALID_PURPOSE,
-    AS_ANOTHERS = X509_V_ERR_HOSTNAME_MISMATCH,
-    AS_UNTRUSTED = X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY,
-    AS_OUR_OWN = X509_V_ERR_APPLICATION_VERIFICATION,
-};
-
-static struct fault revocation_fault(struct tls *tls)
-{
-    int own = 0;
-    const char *words = tls_revoked(tls, &own);
-    return (struct fault){words, own ? AS_OUR_OWN : AS_REVOKED};
-}
-
-/* The peer's certificate, whose trust domain is `domain`, and those that it is verified by; OpenSSL has found
- * their path good. */
-static struct fault peer_fault(struct tls *tls, X509_STORE_CTX *store_ctx, const char *domain)
-{
-    X509 *leaf = X509_STORE_CTX_get0_cert(store_ctx);
-    char identity[NS_IDENTITY_MAX];
-    const char *wrong = svid_leaf_fault(leaf, peer_role(tls), domain, identity);
-    if (wrong == NULL)
-        wrong = svid_signers_fault(X509_STORE_CTX_get0_chain(store_ctx), domain);
-    if (wrong != NULL)
-        return (struct fault){wrong, AS_UNSUPPORTED};
-    if (!SSL_is_server(tls->ssl) && strcmp(identity, tls->expected) != 0)
-        return (struct fault){"peer has another identity than expected", AS_ANOTHERS};
-    if (digests_of(tls->libctx, leaf, identity, &tls->peers) != 0)
-        return (struct fault){"OpenSSL cannot look at the peer certificate", AS_OUR_OWN};
-    return revocation_fault(tls);
-}
-
-/* OpenSSL has found the path wrong: notes why. Of a leaf that it cannot read, or not use, our own rules tell
- * more. */
-static void note_path_fault(struct tls *tls, X509_STORE_CTX *store_ctx, const char *domain)
-{
-    X509 *certificate = X509_STORE_CTX_get_current_cert(store_ctx);
-    int error = X509_STORE_CTX_get_error(store_ctx);
-    int depth = X509_STORE_CTX_get_error_depth(store_ctx);
-    char identity[NS_IDENTITY_MAX];
-    const char *wrong = NULL;
-    if (depth == 0 && certificate != NULL &&
-        (error == X509_V_ERR_INVALID_PURPOSE || (X509_get_extension_flags(certificate) & EXFLAG_INVALID)))
-        wrong = svid_leaf_fault(certificate, peer_role(tls), domain, identity);
-    if (wrong == NULL)
-        wrong = svid_path_fault(error, depth);
-    if (wrong != NULL)
-        snprintf(tls->error, sizeof(tls->error), "%s", wrong);
-    else
-        snprintf(tls->error, sizeof(tls->error), "peer certificate refused: %.60s",
-                 X509_verify_cert_error_string(error));
-}
-
-/* Why the certificate tells no trust domain: which of the rules it breaks. */
-static struct fault domain_fault(const struct tls *tls, X509 *leaf)
-{
-    char identity[NS_IDENTITY_MAX];
-    const char *wrong = svid_leaf_fault(leaf, peer_role(tls), tls->trust_domain, identity);
-    return (struct fault){wrong != NULL ? wrong : "peer certificate cannot be read", AS_UNSUPPORTED};
-}
-
-/* NULL as words: the peer's chain is good. */
-static struct fault chain_fault(struct tls *tls, X509_STORE_CTX *store_ctx, const struct bundles *bundles)
-{
-    X509 *leaf = X509_STORE_CTX_get0_cert(store_ctx);
-    char domain[TRUST_DOMAIN_MAX];
-    if (svid_domain(leaf, domain) != 0)
-        return domain_fault(tls, leaf);
-    STACK_OF(X509) *anchors = bundles_anchors(bundles, domain);
-    if (anchors == NULL && strcmp(domain, tls->trust_domain) == 0)
-        return (struct fault){svid_path_fault(AS_UNTRUSTED, 0), AS_UNTRUSTED};
-    if (anchors == NULL)
-        return (struct fault){"peer is of another trust domain", AS_UNTRUSTED};
-    X509_STORE_CTX_set0_trusted_stack(store_ctx, anchors);
-    if (X509_verify_cert(store_ctx) == 1)
-        return peer_fault(tls, store_ctx, domain);
-    note_path_fault(tls, store_ctx, domain);
-    int error = X509_STORE_CTX_get_error(store_ctx);
-    return (struct fault){tls->error, error != X509_V_OK ? error : AS_UNTRUSTED};
-}
-
 /* Runs inside the handshake in the place of OpenSSL's own verification: 0 ends it with an alert. */
 static int verify_peer(X509_STORE_CTX *store_ctx, void *unused)
 {
     (void)unused;
     SSL *ssl = X509_STORE_CTX_get_ex_data(store_ctx, SSL_get_ex_data_X509_STORE_CTX_idx());
     struct tls *tls = SSL_get_ex_data(ssl, session_index);
-    struct bundles *bundles = trust_hold(tls->trust);
-    const struct fault fault = chain_fault(tls, store_ctx, bundles);
-    bundles_release(bundles);
-    X509_STORE_CTX_set0_trusted_stack(store_ctx, NULL); /* those were the bundles' */
-    if (fault.words == NULL)
+    const int is_server = SSL_is_server(ssl);
+    const struct peer peer = {
+        .libctx = tls->libctx,
+        .trust = tls->trust,
+        .trust_domain = tls->trust_domain,
+        .role = is_server ? SVID_CLIENT : SVID_SERVER,
+        .expected = is_server ? NULL : tls->expected,
+        .own = &tls->own,
+    };
+    if (peer_verify(&peer, store_ctx, &tls->peers, tls->error))
         return 1;
-    if (fault.words != tls->error)
-        snprintf(tls->error, sizeof(tls->error), "%s", fault.words);
     if (tls->presented == NULL && (tls->presented = malloc(TLS_PRESENTED_MAX)) != NULL)
         svid_presented(X509_STORE_CTX_get0_cert(store_ctx), tls->presented, TLS_PRESENTED_MAX);
-    X509_STORE_CTX_set_error(store_ctx, fault.error);
     return 0;
 }
 
@@ -534,9 +442,5 @@ int tls_was_refused(const struct tls *tls)
 
 const char *tls_revoked(const struct tls *tls, int *own)
 {
-    enum revoked_by by = revoked_look(tls->trust->revoked, &tls->peers);
-    *own = by == REVOKED_NOT;
-    if (*own)
-        by = revoked_look(tls->trust->revoked, &tls->own);
-    return by == REVOKED_NOT ? NULL : revoked_words(by, *own);
+    return revoked_reason(tls->trust->revoked, &tls->peers, &tls->own, own);
 }
