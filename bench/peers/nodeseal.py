@@ -29,7 +29,7 @@ def start_agents(bed: Bed, settings: Mapping[str, object]) -> list[ProcessRecord
         run_dir = lab.run_dirs[node.name]
         run_dir.mkdir()
         path = run_dir / "agent.yaml"
-        write_agent_config(path, node, mesh=lab.mesh, ca=bed.authority)
+        write_agent_config(path, node, mesh=lab.mesh, ca=str(bed.authority))
         path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | dict(settings)))
         records.append(agents.start_agent(lab.processes, node, run_dir))
     agents.wait_for_agents(lab.run_dirs, records)
