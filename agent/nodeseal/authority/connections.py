@@ -44,8 +44,10 @@ class Connections:
         self._accepting: list[asyncio.Task[None]] = []
         self._strangers: dict[object, Callable[[], object]] = {}
         """Who has shown no node certificate, or is in its handshake, the oldest first, and how to end it."""
-        self._nodes: set[asyncio.Protocol] = set()
+        self._nodes: dict[asyncio.Protocol, Callable[[], object]] = {}
+        """Who has shown a node certificate, and how to end it."""
         self._handshakes: set[asyncio.Task[None]] = set()
+        self._none_left = asyncio.Event()
 
     @property
     def count(self) -> int:
@@ -76,10 +78,24 @@ class Connections:
         for listener in self._listeners:
             listener.close()
 
+    async def end(self) -> None:
+        """Ends all that there are, without a goodbye."""
+        for end in (*self._strangers.values(), *self._nodes.values()):
+            end()
+        if self._handshakes:
+            await asyncio.wait(self._handshakes)
+        if self.count:
+            self._none_left.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GOODBYE_S):
+                    await self._none_left.wait()
+
     def ended(self, protocol: asyncio.Protocol) -> None:
         """The connection is no more."""
-        self._nodes.discard(protocol)
+        self._nodes.pop(protocol, None)
         self._strangers.pop(protocol, None)
+        if not self.count:
+            self._none_left.set()
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -129,7 +145,7 @@ class Connections:
             return
         shown = transport.get_extra_info("ssl_object")
         if shown is not None and shown.getpeercert(True) is not None:
-            self._nodes.add(protocol)
+            self._nodes[protocol] = transport.abort
         else:
             self._strangers[protocol] = transport.abort
 

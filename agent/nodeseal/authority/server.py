@@ -80,6 +80,7 @@ class Server:
         """Accepts nobody more; what was asked before is answered, if that does not take long."""
         self._connections.close()
         await self._http.shutdown(_GOODBYE_S)
+        await self._connections.end()
 
     def _new_connection(self) -> asyncio.Protocol:
         return _Connection(self._http, self._connections, self._refused_head)

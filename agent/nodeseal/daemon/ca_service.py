@@ -31,7 +31,7 @@ from nodeseal.authority.server import Server
 from nodeseal.authority.service import Queue, Service
 from nodeseal.authority.service_config import ServiceConfig
 from nodeseal.authority.state_keys import StateKeys
-from nodeseal.authority.tls import server_context
+from nodeseal.authority.tls import bound_buffers, server_context
 from nodeseal.clock import utc_now
 from nodeseal.contracts.authority import STANDBY, Health
 from nodeseal.daemon.composition import followed
@@ -64,6 +64,7 @@ def run(path: Path) -> int:
     except OSError as error:
         raise AuthorityError(f"cannot prepare the service's process: {error.strerror or error}") from None
     sys.setswitchinterval(_SWITCH_S)
+    bound_buffers()
     state_keys.prepare(config.state)
     signer = LiveSigner(config.ca, utc_now)
     keys = StateKeys.load(config.state, signer.trust_domain, utc_now())
