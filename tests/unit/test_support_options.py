@@ -77,7 +77,7 @@ def test_agents_of_a_lab_are_given_the_number(
         monkeypatch.setenv(WORKERS.environment, variable)
     with lab_settings(settings):
         lab.write_agent_config(
-            tmp_path / "agent.yaml", Plan.build("n").node("node1"), mesh=tmp_path / "mesh", ca=tmp_path / "ca"
+            tmp_path / "agent.yaml", Plan.build("n").node("node1"), mesh=tmp_path / "mesh", ca=str(tmp_path / "ca")
         )
     config = yaml.safe_load((tmp_path / "agent.yaml").read_text())
     assert config["node"] == "node1"
