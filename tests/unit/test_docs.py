@@ -109,7 +109,7 @@ def test_examples_of_the_mesh_state_are_taken(tmp_path: Path) -> None:
     for number, (suffix, text) in enumerate(blocks):
         (tmp_path / f"{number}.{suffix}").write_text(text)
     names = {name.name for name in load(tmp_path).workloads}
-    assert names == {"shipper", "siem", "pipeline", "collector", "archive", "database", "ingress"}
+    assert names == {"shipper", "siem", "pipeline", "collector", "archive", "database", "ingress", "ledger"}
 
 
 @pytest.mark.parametrize("source", sorted((ROOT / "docs" / "pictures").glob("*.dot")), ids=lambda path: path.name)

@@ -31,7 +31,7 @@ PLAIN: dict[str, Any] = {
 }
 WORKLOADS: list[dict[str, Any]] = [
     PLAIN,
-    {"name": "7", "node": "on", "address": "fd00::", "connect": "early"},
+    {"name": "7", "node": "on", "address": "fd00::", "connect": "early", "trust_domain": "example.org"},
     {"name": "both", "node": "node1", "addresses": ["fd00::4", "10.0.0.4"], "netns": "both", "enrolled": False},
     {
         "name": "limited",

@@ -21,6 +21,7 @@ from msgspec import Meta, Raw, Struct
 
 from nodeseal.mesh.address import Address, parse_address
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
+from nodeseal.mesh.federated import Federated, read_domain
 from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.kinds import Kind
 from nodeseal.mesh.limits import UNCHANGED, LimitChanges
@@ -94,6 +95,8 @@ class WorkloadMessage(Struct, frozen=True, gc=False, omit_defaults=True):
     limits: LimitsMessage | None = None
     host: HostMessage | None = None
     connect: Connect | None = None
+    # Of its identity, if it is not the mesh's own. Cores whose protocol is older than 7 pass it over.
+    trust_domain: str | None = None
 
 
 class ServiceMessage(Struct, frozen=True, gc=False):
@@ -114,6 +117,15 @@ class TrustAnchorMessage(Struct, frozen=True, gc=False):
     it."""
 
     pem: str
+
+
+class FederatedMessage(Struct, frozen=True, gc=False):
+    """A trust domain that the mesh is federated with. A core decides by its name, and verifies by what
+    TrustBundles told it."""
+
+    trust_domain: str
+    bundle: str = ""
+    bundle_file: str = ""
 
 
 _T = TypeVar("_T")
@@ -197,6 +209,7 @@ def _write_workload(workload: Workload) -> WorkloadMessage:
         LimitsMessage(**limits.as_dict()) if limits is not UNCHANGED else None,
         HostMessage(host.cgroup, _write_ports(host.ports)) if host is not None else None,
         workload.connect,
+        workload.trust_domain,
     )
 
 
@@ -217,6 +230,7 @@ def _read_workload(message: WorkloadMessage) -> Workload:
         UNCHANGED if limits is None else LimitChanges(limits.connections, limits.memory, limits.new_connections),
         HostPlace(host.cgroup, _read_ports(host.ports)) if host is not None else None,
         message.connect,
+        message.trust_domain,
     )
 
 
@@ -288,6 +302,11 @@ MESSAGES: dict[str, MessageOf[Any, Any]] = {
     "services": MessageOf(ServiceMessage, _write_service, _read_service),
     "trust_anchors": MessageOf(
         TrustAnchorMessage, lambda anchor: TrustAnchorMessage(anchor.pem), lambda message: TrustAnchor.read(message.pem)
+    ),
+    "federated": MessageOf(
+        FederatedMessage,
+        lambda one: FederatedMessage(one.key, one.bundle, one.bundle_file),
+        lambda message: Federated(read_domain(message.trust_domain), message.bundle, message.bundle_file),
     ),
 }
 """How each kind that is for cores travels, by its name in nodeseal.mesh.model.KINDS."""

@@ -97,6 +97,10 @@ class WorkloadEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
         Meta(description="When connect() returns; as the node's configuration says if it is absent."),
     ] = UNSET
     mode: Annotated[Mode | UnsetType, Meta(description="What happens to plaintext that reaches it.")] = UNSET
+    trust_domain: Annotated[
+        str | UnsetType,
+        Meta(description="Of its identity: one that the mesh is `federated` with; the mesh's if absent."),
+    ] = UNSET
     limits: LimitsEntry | UnsetType = UNSET
     exclude: ExcludeEntry | UnsetType = UNSET
 
@@ -144,3 +148,15 @@ class RevocationEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False)
     ] = UNSET
     reason: Annotated[str | UnsetType, Meta(description="For people.")] = UNSET
     since: Annotated[str | UnsetType, Meta(description="When it was revoked, ISO 8601 in UTC.")] = UNSET
+
+
+class FederatedEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    """A trust domain whose workloads may be peers."""
+
+    trust_domain: str
+    bundle: Annotated[
+        str | UnsetType, Meta(description="Its trust anchors: certificates in PEM form, or a SPIFFE bundle (JWKS).")
+    ] = UNSET
+    bundle_file: Annotated[
+        str | UnsetType, Meta(description="Instead: the path of a file with the same, on every node. It is followed.")
+    ] = UNSET

@@ -16,6 +16,7 @@ from nodeseal.documents.limits import read_limits
 from nodeseal.documents.reader import Placed, Reader, Stated
 from nodeseal.documents.schema import Fields, is_name, read_text, unusable
 from nodeseal.mesh.address import Address, parse_address
+from nodeseal.mesh.federated import FEDERATED
 from nodeseal.mesh.host import OWN_NAMESPACE
 from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError
 from nodeseal.mesh.workload import MOST_ADDRESSES, Connect, Mode, OnFailure, Workload, WorkloadName
@@ -44,6 +45,7 @@ def read_workload(problems: Problems, node: Node, path: str) -> Workload | None:
         limits=read_limits(fields, "limits"),
         host=read_host(fields),
         connect=fields.choice("connect", Connect.EARLY) if fields.has("connect") else None,
+        trust_domain=fields.text("trust_domain", "", expected="a trust domain") or None,
     )
     if workload.host is not None:
         # In one order for all of them: the core knows them by the first.
@@ -56,6 +58,8 @@ def read_workload(problems: Problems, node: Node, path: str) -> Workload | None:
 def take_workload(entry: WorkloadEntry) -> Workload | None:
     """The same for one in a namespace, without exclusions and limits of its own; None for others and for wrong ones."""
     if entry.exclude is not UNSET or entry.limits is not UNSET or entry.host is not UNSET:
+        return None
+    if entry.trust_domain is not UNSET:
         return None
     netns = None if entry.netns is UNSET else entry.netns
     if not is_name(entry.name) or (netns is not None and _NETNS.fullmatch(netns) is None):
@@ -125,6 +129,11 @@ def _check_identities(stated: Stated, lists: Iterable[Placed[Workload]]) -> Iter
             SpiffeId(stated.trust_domain, *pair)
         except SpiffeIdError as error:
             wrong[pair] = error
+    for placed in lists:
+        for index, workload in placed.valid():
+            domain = workload.trust_domain
+            if domain is not None and domain != stated.trust_domain and domain not in stated.keys[FEDERATED.name]:
+                yield placed.problem(index, "trust_domain", "one that the mesh is 'federated' with", shown(domain))
     for placed in lists if wrong else ():
         for index, workload in placed.valid():
             pair = (workload.key.namespace, workload.service_account)

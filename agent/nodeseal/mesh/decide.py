@@ -49,7 +49,7 @@ from nodeseal.mesh.model import Mesh, Mode, Phase, Service, Workload, WorkloadNa
 from nodeseal.mesh.reasons import WhyPlaintext, WhyRefused
 from nodeseal.mesh.spiffe import SpiffeId
 
-POLICY_TRUST_DOMAIN = "same trust domain"
+POLICY_TRUST_DOMAIN = "same trust domain, or one that is federated with"
 POLICY_OWN_IDENTITY = "identity of the source's workload"
 POLICY_NO_PLAINTEXT = "no plaintext between enrolled workloads"
 POLICY_MESH_PORTS = "no connection to the mesh's own ports"
@@ -155,7 +155,7 @@ def inbound_tunnel(
     of them; towards such a process the port has to be one of its own. The phase of `workload` plays no part: see the
     module's text.
     """
-    if peer.trust_domain != mesh.trust_domain:
+    if peer.trust_domain not in mesh.trust_domains:
         return Deny(POLICY_TRUST_DOMAIN, WhyRefused.WRONG_TRUST_DOMAIN)
     here = mesh.workloads.get(workload)
     if here is None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.claims import Claims
+from nodeseal.mesh.federated import FEDERATED
 from nodeseal.mesh.kinds import GroupIndex, Index, K, Kind, MeshError, T, Table, Tables, V, check_shared
 from nodeseal.mesh.revocation import REVOCATIONS
 from nodeseal.mesh.service import SERVICE_BY_ADDRESS, SERVICES, Service, ServicePort
@@ -45,7 +46,7 @@ __all__ = [
 ]
 
 KINDS: Final[dict[str, Kind[Any, Any]]] = {
-    kind.name: kind for kind in (WORKLOADS, SERVICES, TRUST_ANCHORS, REVOCATIONS)
+    kind.name: kind for kind in (WORKLOADS, SERVICES, TRUST_ANCHORS, REVOCATIONS, FEDERATED)
 }
 """Every kind of objects that a mesh has, in the order in which they travel. nodeseal.contracts.mesh.MESSAGES says how
 those for cores travel, nodeseal.documents.readers.READERS how they are written in files."""
@@ -118,6 +119,8 @@ class Mesh:
     service_by_address: Mapping[Address, Service] = field(init=False, compare=False, repr=False)
     hosts: Mapping[Address, tuple[Workload, ...]] = field(init=False, compare=False, repr=False)
     """The nodes' own processes by the address that they share, in the order of their names."""
+    trust_domains: frozenset[str] = field(init=False, compare=False, repr=False)
+    """Whose workloads may be peers: the mesh's own domain, and those that it is federated with."""
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -128,6 +131,7 @@ class Mesh:
         put(self, "contested", claims.contested)
         put(self, "service_by_address", self.by(SERVICES, SERVICE_BY_ADDRESS))
         put(self, "hosts", self.groups(WORKLOADS, HOSTS))
+        put(self, "trust_domains", frozenset((self.trust_domain, *self.of(FEDERATED))))
 
     def of(self, kind: Kind[K, T]) -> Mapping[K, T]:
         """The objects of one kind."""

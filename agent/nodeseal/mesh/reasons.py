@@ -484,6 +484,13 @@ class ProblemWord(Word):
         "The core did not take the trust anchors: it goes on verifying peers by those that it had.",
         "The agent tries again; if it stays, see core.log.",
     )
+    BUNDLE_UNREAD = (
+        "bundle-unread",
+        Level.ERROR,
+        "The bundle of a trust domain that the mesh is federated with cannot be read: what it said before counts. If "
+        "it was never read, the domain's workloads are refused.",
+        "Correct what the line says.",
+    )
     IDENTITY_REVOKED = (
         "identity-revoked",
         Level.ERROR,

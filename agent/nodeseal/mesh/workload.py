@@ -116,6 +116,8 @@ class Workload:
     """For a process of the node: it shares the node's address with others. None: it has a network namespace."""
     connect: Connect | None = None
     """None: as its node has it."""
+    trust_domain: str | None = None
+    """Of its identity, if it is not the mesh's own."""
 
     @property
     def own_addresses(self) -> tuple[Address, ...]:
@@ -167,11 +169,13 @@ class Workload:
             self.limits,
             self.host,
             self.connect,
+            self.trust_domain,
         )
 
     def identity(self, trust_domain: str) -> SpiffeId:
-        """Its SPIFFE id in that trust domain. Raises SpiffeIdError, never for a workload that is in a Mesh."""
-        return _identity(trust_domain, self.key.namespace, self.service_account)
+        """Its SPIFFE id in that trust domain, the mesh's, or in its own. Raises SpiffeIdError, never for a workload
+        that is in a Mesh."""
+        return _identity(self.trust_domain or trust_domain, self.key.namespace, self.service_account)
 
 
 def primaries_of(addresses: Iterable[Address]) -> tuple[Address, ...]:
@@ -198,8 +202,10 @@ def _clash_of_neighbours(address: Address, one: Workload, other: Workload) -> Cl
 def _check_identities(trust_domain: str, workloads: Iterable[Workload]) -> None:
     """Makes sure that no decision can fail later for want of an identity."""
     try:
-        for namespace, account in {(workload.key.namespace, workload.service_account) for workload in workloads}:
-            SpiffeId(trust_domain, namespace, account)
+        for domain, namespace, account in {
+            (workload.trust_domain, workload.key.namespace, workload.service_account) for workload in workloads
+        }:
+            SpiffeId(domain or trust_domain, namespace, account)
     except SpiffeIdError as error:
         raise MeshError(str(error)) from None
 

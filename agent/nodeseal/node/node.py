@@ -34,6 +34,7 @@ from nodeseal.mesh.model import Mesh, Phase, PlaintextWay, WorkloadName
 from nodeseal.mesh.problem import Problem
 from nodeseal.node import probes
 from nodeseal.node.absence import Absence
+from nodeseal.node.federation import Federation
 from nodeseal.node.former_publications import FormerPublications
 from nodeseal.node.held_back import HeldBack
 from nodeseal.node.issuer_watch import IssuerWatch
@@ -92,7 +93,8 @@ class Node:
             why_not=lambda identity: self.revocations.why_not_issued(identity),
         )
         settle = config.settle.total_seconds()
-        pusher = TrustPusher(self.core, lambda: credentials.bundle)
+        self.federation = Federation()
+        pusher = TrustPusher(self.core, lambda: credentials.bundle, lambda: self.federation.bundles)
         self.context = Context(self, self.core, capture, credentials, pusher, settle, config.limits, config.connect)
         self.context.native = config.plaintext is PlaintextWay.NATIVE
         self.context.now = now
@@ -173,6 +175,7 @@ class Node:
         self._go_on("issuer", self.issuer_watch.run())
         self._go_on("trust", self._follow_trust())
         self._go_on("revocations", self.revocations.run())
+        self._go_on("federation", self.federation.run(self._push_trust))
         self._go_on("vigil", self.vigil.run(self._tell_vigil, self.capture.has_cgroup))
         if self.mesh_state.present is not None:
             # Without any mesh state nobody knows what is wanted: what is captured waits for one.
@@ -213,6 +216,8 @@ class Node:
         if known is None:
             known = await self.mesh_state.load()
         self._use(known)
+        if known is not None:
+            await self.federation.take(known)
         async for enrolment in adoption.enrolments(known):
             self.enrolments.add(enrolment)
         self._adopted = frozenset(self.enrolments)
@@ -234,6 +239,7 @@ class Node:
         if self.absence is not None:
             self.absence.note(mesh, self.config.node, self._adopted)
         self._use(mesh)
+        await self.federation.take(mesh)
         await self.revocations.take(mesh)
         ours = self.mesh_state.ours
         for name in ours.keys() - self.enrolments.keys():
@@ -323,6 +329,7 @@ class Node:
         yield self.mesh_state
         yield self
         yield self.trust
+        yield self.federation
         yield self.revocations
         yield self.issuer_watch
         yield self.vigil

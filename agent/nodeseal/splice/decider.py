@@ -123,7 +123,7 @@ class Decider:
             destination = OriginalDestination(address, port)
             result = decide.outbound(mesh, name, destination, established=question.established)
         elif question.kind == native.ASK_INBOUND_TUNNEL:
-            peer = _peer(question.peer, mesh.trust_domain)
+            peer = _peer(question.peer, mesh.trust_domains)
             if isinstance(peer, WhyRefused):
                 answer.fill(question.id, epoch, native.REFUSE, peer)
                 return
@@ -195,7 +195,7 @@ def _refusal_text(refusal: Refusal) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _peer(identity: bytes, trust_domain: str) -> SpiffeId | WhyRefused:
+def _peer(identity: bytes, trust_domains: frozenset[str]) -> SpiffeId | WhyRefused:
     """Or why there is no workload of that name. Whether one of another trust domain may come is decided with the rest;
     there an id may have any path, by which nobody is known here."""
     text = identity.decode("utf-8", "replace")
@@ -206,4 +206,4 @@ def _peer(identity: bytes, trust_domain: str) -> SpiffeId | WhyRefused:
     try:
         return SpiffeId.parse(text)
     except SpiffeIdError:
-        return WhyRefused.UNKNOWN_PEER if domain == trust_domain else WhyRefused.WRONG_TRUST_DOMAIN
+        return WhyRefused.UNKNOWN_PEER if domain in trust_domains else WhyRefused.WRONG_TRUST_DOMAIN
