@@ -234,6 +234,27 @@ def test_while_a_workload_drains_its_native_ones_are_listed_alone(node: Node) ->
     assert [(one.source, one.native) for one in found[1:]] == [("192.0.2.7:4001", True)]
 
 
+def test_what_ends_or_is_opened_between_the_looks_is_not_taken_for_older_than_enrolment(node: Node) -> None:
+    """Sockets and notes are read one after the other; whoever has gone by the second look at sockets is not listed."""
+    (first, second) = past(4000, 4001)
+    older, opened, ended = (replace(first, cookie=1), replace(second, cookie=2), replace(past(4002)[0], cookie=3))
+    looks = [[older, opened, ended], [older, opened]]
+    notes: list[dict[str, dict[int, Native]]] = [{}]
+    ends = (opened.remote, opened.local)
+    notes.append({"default/a": {2: Native(2, Owner(1), True, constants.NATIVE_DECIDED, *ends, 0)}})
+
+    async def direct(_captured: str) -> list[Direct]:
+        return looks.pop(0)
+
+    async def natives() -> dict[str, dict[int, Native]]:
+        return notes.pop(0)
+
+    node.direct, node.natives = direct, natives  # type: ignore[method-assign]
+    found = page(node, workload="default/a", direction="inbound").connections[1:]
+    reasons = {one.source: one.reason for one in found}
+    assert reasons == {"192.0.2.7:4000": "opened-before-enrolment", "192.0.2.7:4001": "source-not-in-mesh"}
+
+
 def test_row_is_complete(node: Node) -> None:
     (found,) = page(node, limit=1).connections
     assert msgspec.to_builtins(found)["closed_seconds"] == 0.5

@@ -17,6 +17,7 @@ from msgspec import structs
 
 from nodeseal.api.exchange import RequestError
 from nodeseal.capture.natives import Event, Native
+from nodeseal.capture.workload import Captured
 from nodeseal.clock import utc_now
 from nodeseal.contracts import core
 from nodeseal.contracts.api import PAGE, PAGE_MAX
@@ -164,10 +165,12 @@ async def _lines(
             directs = await node.capture.direct(enrolment.installed.captured)
             if noted is None:
                 noted = await node.capture.natives()
+            ours = noted.get(str(name), {})
+            if any(direct.cookie not in ours for direct in directs):
+                directs, ours = await _looked_again(node, enrolment.installed.captured, str(name), directs)
         except (DirectError, OSError) as error:
             yield [Incomplete(error=f"{name}: connections past the core cannot be listed: {error}")]
             continue
-        ours = noted.get(str(name), {})
         past = [
             past_core(node, enrolment, direct, ours.get(direct.cookie))
             for direct in directs
@@ -177,6 +180,16 @@ async def _lines(
         past += [closed_native(node.mesh, enrolment.name, event) for whose, event in closed if whose == str(name)]
         past.sort(key=Position.of)
         yield [*past]
+
+
+async def _looked_again(
+    node: Node, captured: Captured, name: str, directs: list[Direct]
+) -> tuple[list[Direct], dict[int, Native]]:
+    """The connections, and which of them are noted as native: a look at sockets and one at notes are two moments. What
+    was opened before the first is noted by now, unless it has ended; what is there still, and is not, never was."""
+    ours = (await node.capture.natives()).get(name, {})
+    there = {direct.cookie for direct in await node.capture.direct(captured)}
+    return [direct for direct in directs if direct.cookie in ours or direct.cookie in there], ours
 
 
 async def _core_rows(
