@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.client
 import json
 import signal
@@ -264,7 +265,9 @@ def test_what_is_no_operation(
 
 
 def test_little_that_would_be_much_when_it_is_unpacked(stranger: Asker) -> None:
-    status, _headers, data = stranger.send("POST", "/v1/node", b"{}", {"Content-Encoding": "gzip"})
+    """It is not unpacked: what arrives is small, and no JSON."""
+    body = gzip.compress(b" " * 1_000_000)
+    status, _headers, data = stranger.send("POST", "/v1/node", body, {"Content-Encoding": "gzip"})
     assert (status, decode(data, ServiceRefusal).word) == (400, "malformed")
 
 
@@ -397,8 +400,9 @@ def test_flood_is_refused_and_counted_and_the_service_lives(tmp_path: Path) -> N
         assert words["token-unknown"] >= 1_000
         other = json.dumps({"identity": DB, "csr": "x"}).encode()
         assert Counter(_pipelined(node1, CERTIFICATES.path, other, 500)).keys() == {"identity-not-on-node", "rate"}
+        assert Counter(_pipelined(node1, NODE.path, b'{"csr": "x"}', 50)).keys() == {"rate"}
         refused = {one.word: one.count for one in service.asker.health().refused}
-        assert sum(refused.values()) == 2_500
+        assert sum(refused.values()) == 2_550
         assert place.audited(word="token-unknown")["address"] == "127.0.0.1"
         assert {line["who"] for line in place.audit() if line.get("word") == "rate"} == {"127.0.0.1", "node1"}
         assert len(place.audit()) < 50
