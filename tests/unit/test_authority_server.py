@@ -345,14 +345,27 @@ def test_expired_ca_lets_nodes_join_and_issues_again_when_it_is_renewed(tmp_path
     place = Place.make(tmp_path, made=then)
     renew(tmp_path / "ca", now=then, lifetime=timedelta(days=1))
     with running(place, active=False) as service:
-        wait_for(lambda: service.asker.health().state == "impaired", "the service is there")
+        wait_for(lambda: len(service.asker.health().problems) == 1, "the mesh state is read")
         (problem,) = service.asker.health().problems
+        assert service.asker.health().state == "impaired"
         assert "intermediate.pem expired at" in problem
         node1 = service.asker.joined("node1", place.token("node1"))
         assert word_of(node1, WEB) == "authority-unable"
         renew(tmp_path / "ca", now=datetime.now(UTC))
         wait_for(lambda: service.asker.health().state == "active", "the next intermediate counts")
         assert node1.certificate(WEB).identity == WEB
+
+
+def test_ca_that_cannot_be_used_for_a_while_is_told_for_so_long(tmp_path: Path) -> None:
+    place = Place.make(tmp_path)
+    with running(place) as service:
+        key = tmp_path / "ca" / "intermediate.key"
+        key.rename(tmp_path / "away")
+        wait_for(lambda: service.asker.health().state == "impaired", "it is told")
+        node1 = service.asker.joined("node1", place.token("node1"))
+        assert node1.certificate(WEB).identity == WEB  # it goes on with what it has
+        (tmp_path / "away").rename(key)
+        wait_for(lambda: service.asker.health().state == "active", "it is well again")
 
 
 def test_another_process_stands_by_and_takes_over(tmp_path: Path) -> None:

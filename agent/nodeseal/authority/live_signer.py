@@ -38,9 +38,8 @@ class LiveSigner:
     def refresh(self) -> str | None:
         """Reads a changed directory anew. `why`, as it is then."""
         stamp = self._read_stamp()
-        if stamp == self._stamp:
-            return None
-        self.why = self._take(stamp)
+        # As it was before: it may have been something else in between.
+        self.why = None if stamp == self._stamp else self._take(stamp)
         return self.why
 
     def _take(self, stamp: _Stamp) -> str | None:
