@@ -616,7 +616,7 @@ def test_changed_trust_anchors_reach_the_core_at_once(world: World) -> None:
         async with world.node(world.state()) as (node, _source):
             one = await enrolled(node)
             world.issuer.trust("bundle and another root")
-            await until(lambda: node.context.trust._given[1].pem == "bundle and another root")
+            await until(lambda: node.context.trust.given.pem == "bundle and another root")
             assert world.issuer.issued == [one.installed.identity]
 
     play(story())

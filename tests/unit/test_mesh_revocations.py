@@ -21,7 +21,16 @@ from nodeseal.mesh.revocation import (
     revoked_node,
     revoked_serials,
 )
-from nodeseal.mesh.revoked import of_identity, of_revocations, of_serial, packed, unpacked
+from nodeseal.mesh.revoked import (
+    Digests,
+    difference,
+    of_identity,
+    of_revocations,
+    of_serial,
+    packed,
+    union,
+    unpacked,
+)
 from nodeseal.mesh.spiffe import SpiffeId
 from nodeseal.sources.directory.source import load
 from nodeseal.sources.source import MeshStateError
@@ -78,6 +87,19 @@ def test_what_revocations_revoke() -> None:
     }
     assert list(nodes_of(revocations)) == ["node3"]
     assert unpacked(packed(["b" * 32, "a" * 32, "b" * 32])) == {"a" * 32, "b" * 32}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("", ""), ("", "ab"), ("ab", ""), ("abc", "abc"), ("ac", "bcd"), ("bcd", "ac"), ("abd", "ce")]
+)
+def test_sets_of_digests_are_put_together_and_compared(old: str, new: str) -> None:
+    before, after = ({letter * 32 for letter in letters} for letters in (old, new))
+    added, removed = difference(packed(before), packed(after))
+    assert (unpacked(added), unpacked(removed)) == (after - before, before - after)
+    assert unpacked(union([packed(before), packed(after), b""])) == before | after
+    assert union([packed(before), packed(after)]) == packed(before | after)
+    digests = Digests(packed(after))
+    assert (list(digests), digests[1:5]) == (sorted(after), sorted(after)[1:5])
 
 
 def test_revocations_are_not_in_the_mesh_of_cores() -> None:

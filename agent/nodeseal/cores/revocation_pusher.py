@@ -14,7 +14,7 @@ from nodeseal.contracts.core import REVOCATION_SINCE
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone
 from nodeseal.cores.link import CoreLink
 from nodeseal.cores.supervisor import CoreSupervisor
-from nodeseal.mesh.revoked import unpacked
+from nodeseal.mesh.revoked import Digests, difference
 
 log = logging.getLogger("nodeseal.agent")
 
@@ -82,8 +82,7 @@ class RevocationPusher:
 
 def _change(known: bytes | None, digests: bytes) -> tuple[Sequence[str], Sequence[str]]:
     """(what is revoked, what is not any more) from `known` to `digests`; all of it without anything known."""
-    present = unpacked(digests)
     if known is None:
-        return sorted(present), ()
-    before = unpacked(known)
-    return sorted(present - before), sorted(before - present)
+        return Digests(digests), ()
+    revoked, restored = difference(known, digests)
+    return Digests(revoked), Digests(restored)

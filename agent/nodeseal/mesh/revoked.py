@@ -8,12 +8,15 @@ certificate is revoked by any of its three digests.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from typing import overload
 
 from nodeseal.mesh.revocation import Revocation
 from nodeseal.mesh.spiffe import SpiffeId
 
 _LENGTH = 32
+_SIZE = 16
 
 
 def of_identity(identity: SpiffeId) -> str:
@@ -49,10 +52,62 @@ def of_revocations(revocations: Iterable[Revocation], trust_domain: str) -> list
 
 def packed(digests: Iterable[str]) -> bytes:
     """In ascending order, each once, 16 bytes each: what is kept of a large set."""
-    return bytes.fromhex("".join(sorted(set(digests))))
+    return b"".join(sorted({bytes.fromhex(one) for one in digests}))
 
 
 def unpacked(digests: bytes) -> set[str]:
     """The reverse."""
-    text = digests.hex()
-    return {text[at : at + _LENGTH] for at in range(0, len(text), _LENGTH)}
+    return set(Digests(digests))
+
+
+def union(sets: Iterable[bytes]) -> bytes:
+    """All that is in one of them; all are packed. Takes no more memory than the result."""
+    result, last = bytearray(), b""
+    for one in heapq.merge(*map(_pieces, sets)):
+        if one != last:
+            result += one
+            last = one
+    return bytes(result)
+
+
+def difference(old: bytes, new: bytes) -> tuple[bytes, bytes]:
+    """(what `new` has and `old` has not, the reverse); all are packed."""
+    added, removed = bytearray(), bytearray()
+    coming, going = _pieces(new), _pieces(old)
+    one, other = next(coming, None), next(going, None)
+    while one is not None or other is not None:
+        if one == other:
+            one, other = next(coming, None), next(going, None)
+        elif other is None or (one is not None and one < other):
+            assert one is not None
+            added += one
+            one = next(coming, None)
+        else:
+            removed += other
+            other = next(going, None)
+    return bytes(added), bytes(removed)
+
+
+class Digests(Sequence[str]):
+    """Packed digests as the texts that they are elsewhere, made when they are asked for."""
+
+    def __init__(self, packed: bytes) -> None:
+        self._packed = packed
+
+    def __len__(self) -> int:
+        return len(self._packed) // _SIZE
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        if isinstance(at, slice):
+            return [self[index] for index in range(*at.indices(len(self)))]
+        if not 0 <= at < len(self):
+            raise IndexError(at)
+        return self._packed[at * _SIZE : (at + 1) * _SIZE].hex()
+
+
+def _pieces(packed: bytes) -> Iterator[bytes]:
+    return (packed[at : at + _SIZE] for at in range(0, len(packed), _SIZE))

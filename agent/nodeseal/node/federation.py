@@ -23,6 +23,8 @@ log = logging.getLogger("nodeseal.agent")
 LOOK_S = 1.0
 """So often files are read anew: they are small."""
 
+_IDLE_S = 5.0  # while there are none
+
 
 class Federation:
     """`bundles`: the anchors (PEM) by trust domain. Replaced as a whole when it changes."""
@@ -42,9 +44,10 @@ class Federation:
     async def run(self, changed: Callable[[], Awaitable[None]]) -> None:
         """Follows the files; `changed` is called when a bundle is another one. Never ends."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            files = any(one.bundle_file for one in self._domains)
+            await asyncio.sleep(LOOK_S if files else _IDLE_S)
             before = self.bundles
-            if any(one.bundle_file for one in self._domains):
+            if files:
                 await self.look()
             if self.bundles is not before:
                 await changed()

@@ -21,7 +21,7 @@ from nodeseal.mesh.model import Mesh
 from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord
 from nodeseal.mesh.revocation import REVOCATIONS, Revocation, RevocationKey, identities_of, nodes_of
-from nodeseal.mesh.revoked import of_revocations, packed, unpacked
+from nodeseal.mesh.revoked import of_revocations, packed, union
 from nodeseal.mesh.spiffe import SpiffeId
 
 log = logging.getLogger("nodeseal.agent")
@@ -58,6 +58,8 @@ class Revocations:
         self._stamps: dict[Path, _Stamp] = {}
         self._unread: dict[Path, str] = {}
         self._failure: str | None = None
+        self._packed: dict[Revocation, bytes] = {}
+        """By what is revoked: the digests of it."""
 
     # ---- what is revoked
 
@@ -105,10 +107,14 @@ class Revocations:
         async with self._turn:
             if self._table is None:
                 return  # without a mesh state nobody knows all of it: cores keep what they have
-            revocations, domain = list(self._table.values()), self._trust_domain
-            lists = [one.digests for one in self._lists.values()]
-            self._pusher.take(await asyncio.to_thread(_digests, revocations, domain, lists))
+            self._pusher.take(await asyncio.to_thread(self._digests, list(self._table.values()), self._trust_domain))
         await self.push()
+
+    def _digests(self, revocations: Sequence[Revocation], trust_domain: str) -> bytes:
+        """In a thread. Those of a revocation are made once: a list of serial numbers may be long."""
+        known = self._packed
+        self._packed = {one: known.get(one) or packed(of_revocations((one,), trust_domain)) for one in revocations}
+        return union([*self._packed.values(), *(one.digests for one in self._lists.values())])
 
     async def push(self) -> None:
         """Brings the cores what they do not have yet. Never raises: what one does not take is tried again."""
@@ -154,13 +160,6 @@ class Revocations:
                 text = f"the core of generation {link.generation}, version {link.version}, knows of no revocation"
                 remedy = f"end it (pid {link.pid}) if what is revoked must not go on there"
                 yield Problem(ProblemWord.REVOCATIONS_NOT_IN_FORCE, text, remedy)
-
-
-def _digests(revocations: Sequence[Revocation], trust_domain: str, lists: Sequence[bytes]) -> bytes:
-    found = set(of_revocations(revocations, trust_domain))
-    for one in lists:
-        found |= unpacked(one)
-    return packed(found)
 
 
 def _stamp(path: Path) -> _Stamp:

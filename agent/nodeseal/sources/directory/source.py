@@ -12,6 +12,7 @@ from typing import Self
 
 from nodeseal.documents.document import Content, Problem, read_content, shown_path, why_none
 from nodeseal.mesh.model import Mesh, WorkloadName
+from nodeseal.mesh.revocation import REVOCATIONS
 from nodeseal.mesh.trust import Trust
 from nodeseal.sources.directory import claim
 from nodeseal.sources.directory.claim import DirectoryClaim
@@ -324,7 +325,8 @@ def _take(reader: _Reader, heap: Heap, snapshots: list[_Snapshot]) -> tuple[Mesh
         result = reader.take(snapshots.pop())
         if result[0] is not None and reader.files is not before:
             before = None
-            heap.settle(len(result[0].workloads))
+            serials = sum(len(one.serials) for one in result[0].of(REVOCATIONS).values())
+            heap.settle(len(result[0].workloads) + serials)
     return result
 
 
