@@ -7,19 +7,37 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.x509.oid import SignatureAlgorithmOID
 
+from nodeseal.authority.creation import init_authority
+from nodeseal.authority.signing_key import kind_of
+from nodeseal.contracts.key_kind import KeyKind
 from nodeseal_lab.namespaces import run_in
+from nodeseal_lab.plan import TRUST_DOMAIN
 from support.connection import echoes
 from support.lab import HBONE_PORT, RunningLab, running_lab
 from support.memory import numbers, places
 from support.patience import PATIENCE, wait_for
 from support.peer import tls_context
 from support.programs import Programs
+
+SIGNATURES = {
+    KeyKind.P256: SignatureAlgorithmOID.ECDSA_WITH_SHA256,
+    KeyKind.P384: SignatureAlgorithmOID.ECDSA_WITH_SHA384,
+    KeyKind.ED25519: SignatureAlgorithmOID.ED25519,
+}
+
+HANDSHAKES = {
+    KeyKind.P256: "ecdsa_secp256r1_sha256",
+    KeyKind.P384: "ecdsa_secp384r1_sha384",
+    KeyKind.ED25519: "ed25519",
+}
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +116,35 @@ def test_nodes_with_other_kinds_of_keys_talk_to_each_other(lab: RunningLab, prog
     client = programs.dial("shipper", server.address)
     assert echoes(client)
     assert lab.outbound(client)["mtls"]
+
+
+def test_cas_and_workloads_of_other_kinds_talk_to_those_of_p256(
+    lab: RunningLab, programs: Programs, tmp_path: Path
+) -> None:
+    """Every node has the root of the lab, which is P-256, and those of a CA of each other kind."""
+    directories = {KeyKind.P256: lab.directory / "ca"}
+    for kind in (KeyKind.P384, KeyKind.ED25519):
+        directories[kind] = tmp_path / kind.value
+        init_authority(directories[kind], trust_domain=TRUST_DOMAIN, kind=kind, now=datetime.now(UTC))
+    every = "".join((directory / "root.pem").read_text() for directory in directories.values())
+    for directory in directories.values():
+        (directory / "root.pem").write_text(every)
+
+    def use(node: str, pod: str, kind: KeyKind) -> None:
+        lab.restart_agent(node, ca=str(directories[kind]), certificate_key=kind.value)
+
+        def shown() -> bool:
+            cert = presented(lab, programs, pod, tmp_path)
+            return (kind_of(cert.public_key()), cert.signature_algorithm_oid) == (kind.value, SIGNATURES[kind])
+
+        wait_for(shown, f"{pod} has a key of {kind} that such a CA has signed")
+
+    server, back = programs.serve("pipeline"), programs.serve("siem")
+    use("node2", "pipeline", KeyKind.P256)
+    for kind in (KeyKind.P384, KeyKind.ED25519):
+        use("node1", "siem", kind)
+        there, here = programs.dial("siem", server.address), programs.dial("pipeline", back.address)
+        assert echoes(there)
+        assert echoes(here)
+        assert lab.outbound(there)["signature"] == HANDSHAKES[KeyKind.P256]
+        assert lab.outbound(here)["signature"] == HANDSHAKES[kind]

@@ -7,16 +7,28 @@ from pathlib import Path
 
 from nodeseal.authority.anchors import read_anchors
 from nodeseal.authority.creation import init_authority
+from nodeseal.authority.renewal import YEAR
 from nodeseal.mesh.trust_anchor import TrustAnchor
 
 DOMAIN = "example.org"
 
 
 def make_ca(
-    directory: Path, *, trust_domain: str = DOMAIN, ago: timedelta = timedelta(), **lifetimes: timedelta
+    directory: Path,
+    *,
+    trust_domain: str = DOMAIN,
+    ago: timedelta = timedelta(),
+    root_lifetime: timedelta = 10 * YEAR,
+    intermediate_lifetime: timedelta = YEAR,
 ) -> Path:
     """A CA directory, made so long ago."""
-    init_authority(directory, trust_domain=trust_domain, now=datetime.now(UTC) - ago, **lifetimes)
+    init_authority(
+        directory,
+        trust_domain=trust_domain,
+        root_lifetime=root_lifetime,
+        intermediate_lifetime=intermediate_lifetime,
+        now=datetime.now(UTC) - ago,
+    )
     return directory
 
 

@@ -42,6 +42,7 @@ from nodeseal.contracts.authority import (
     decode,
     encode,
 )
+from nodeseal.contracts.key_kind import KeyKind
 from nodeseal_lab.processes import child_environment
 from support.patience import PATIENCE, wait_for
 from support.process import nodeseal
@@ -166,9 +167,16 @@ class Place:
     root: Path
 
     @classmethod
-    def make(cls, root: Path, mesh: str = MESH, made: datetime | None = None, **settings: Any) -> Place:
-        """With a CA that was made now, or then; `settings` as in the configuration."""
-        init_authority(root / "ca", trust_domain="example.org", now=made or datetime.now(UTC))
+    def make(
+        cls,
+        root: Path,
+        mesh: str = MESH,
+        made: datetime | None = None,
+        kind: KeyKind = KeyKind.P256,
+        **settings: Any,
+    ) -> Place:
+        """With a CA that was made now, or then, of this kind of keys; `settings` as in the configuration."""
+        init_authority(root / "ca", trust_domain="example.org", kind=kind, now=made or datetime.now(UTC))
         (root / "mesh").mkdir()
         (root / "mesh" / "mesh.yaml").write_text(mesh)
         place = cls(root)

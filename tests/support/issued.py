@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from nodeseal.authority.signer import Signer
+from nodeseal.contracts.key_kind import KeyKind
 from nodeseal.identity import embedded
 from nodeseal.identity.issuer import Svid
 from nodeseal.identity.key import PrivateKey
 from nodeseal.identity.presented import svid_of
 from nodeseal.identity.trust import TrustBundle
-from nodeseal.local.issuers import KeyKind
 from nodeseal.mesh.spiffe import SpiffeId
 
 

@@ -22,7 +22,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from nodeseal.authority.ledger import Ledger
 from nodeseal.authority.renewal import renew
+from nodeseal.authority.signing_key import kind_of
 from nodeseal.contracts.authority import BODY_MAX, CERTIFICATES, NODE, NodeRequest, ServiceRefusal, decode
+from nodeseal.contracts.key_kind import KeyKind
 from support.ca_service import DB, IDLE, WEB, Asker, Place, RefusedRequest, Running, csr_of, new_key, running
 from support.patience import wait_for
 
@@ -224,6 +226,17 @@ def test_other_keys_that_are_taken(node1: Asker, kind: Callable[[], object]) -> 
     csrs = [csr_of(kind()) for _ in range(2)]
     assert [node1.certificate(WEB, csr).identity for csr in csrs] == [WEB, WEB]
     assert word_of(node1, WEB, csrs[0]) == "key-used"
+
+
+@pytest.mark.parametrize("kind", [KeyKind.P384, KeyKind.ED25519], ids=lambda kind: kind.value)
+def test_ca_of_another_kind(tmp_path: Path, kind: KeyKind) -> None:
+    place = Place.make(tmp_path, kind=kind)
+    with running(place) as service:
+        node = service.asker.joined("node1", place.token("node1"))
+        issued = node.certificate(WEB, csr_of(ed25519.Ed25519PrivateKey.generate()))
+        leaf, intermediate = x509.load_pem_x509_certificates(issued.chain.encode())
+        leaf.verify_directly_issued_by(intermediate)
+        assert (kind_of(leaf.public_key()), kind_of(intermediate.public_key())) == ("ed25519", kind)
 
 
 @pytest.mark.parametrize("csr", ["x", "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed448
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
@@ -283,10 +283,10 @@ def test_every_trust_anchor_must_be_a_signing_certificate(directory: Path, svid:
 
 
 def test_a_key_of_another_kind_is_refused(directory: Path) -> None:
-    key = ed25519.Ed25519PrivateKey.generate()
+    key = ed448.Ed448PrivateKey.generate()
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     (directory / "intermediate.key").write_bytes(pem)
-    assert "is neither ECDSA nor RSA" in refusal(directory)
+    assert "is neither ECDSA, nor Ed25519, nor RSA" in refusal(directory)
 
 
 def test_an_encrypted_key_is_refused(directory: Path) -> None:

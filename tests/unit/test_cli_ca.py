@@ -30,6 +30,7 @@ FOUND = {
             "days_left": 3300,
             "sha256": "9c05d9feb092cbb96b35b1b782df12833c8369eb287d9936748204b7eb48e71b",
             "path_length": 1,
+            "key_type": "p384",
             "key": None,
         },
         {
@@ -42,6 +43,7 @@ FOUND = {
             "days_left": 15,
             "sha256": "468bcf6602cf26afceb4c3d054bd02149d816084d1f315d301fad2440b792932",
             "path_length": 0,
+            "key_type": "p256",
             "key": "intermediate.key",
         },
     ],
@@ -96,7 +98,7 @@ def test_key_that_cannot_be_used_is_not_said_to_be_away(tmp_path: Path, capsys: 
     capsys.readouterr()
     assert main(["ca", "show", str(directory)]) == 0
     out = capsys.readouterr().out
-    keys = [line.removeprefix("  key          ") for line in out.splitlines() if line.startswith("  key ")]
+    keys = [line.removeprefix("  key          ") for line in out.splitlines() if line.startswith("  key  ")]
     assert keys == ["not here", "intermediate.key is here and cannot be used"]
     assert f"an agent cannot use it: others can read the key in {directory}/intermediate.key" in " ".join(out.split())
 

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from nodeseal.contracts.key_kind import KeyKind
 from nodeseal.identity.key import PrivateKey, PrivateKeyError
-from nodeseal.local.issuers import KeyKind
 from support.memory import places
 
 URI = "spiffe://example.org/ns/default/sa/shipper"
@@ -26,7 +26,7 @@ URI = "spiffe://example.org/ns/default/sa/shipper"
 STORY = """
 import sys
 from nodeseal.identity.key import PrivateKey
-from nodeseal.local.issuers import KeyKind
+from nodeseal.contracts.key_kind import KeyKind
 fd = int(sys.argv[2])
 def hand_over(key):
     import os

@@ -8,16 +8,12 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.rules import signing_fault
+from nodeseal.authority.signing_key import CaKey, LeafKey, SigningKey
 from nodeseal.mesh.spiffe import SpiffeIdError, check_trust_domain
-
-SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-LeafKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
-"""What a workload's or a node's certificate may be for."""
 
 REMEDY = "make one with `nodeseal ca init DIR`, or correct the agent's setting `ca`"
 
@@ -52,19 +48,14 @@ def key_fingerprint(key: object) -> str:
 
 def public_bytes(key: object) -> bytes:
     """By which two public keys can be compared; nothing for a key of a kind that is not used here."""
-    if not isinstance(key, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey):
+    if not isinstance(key, CaKey):
         return b""
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def belong_together(key: SigningKey, cert: x509.Certificate) -> bool:
     """Whether the certificate is for this key."""
-    return public_bytes(key.public_key()) == public_bytes(cert.public_key())
-
-
-def hash_for(key: SigningKey) -> hashes.SHA256 | hashes.SHA384:
-    """What this key signs over."""
-    return hashes.SHA384() if key.key_size == 384 else hashes.SHA256()
+    return public_bytes(key.public_key) == public_bytes(cert.public_key())
 
 
 def is_signed_by(cert: x509.Certificate, above: x509.Certificate) -> bool:
@@ -161,14 +152,16 @@ def authority_key_identifier(cert: x509.Certificate) -> x509.AuthorityKeyIdentif
         own = cert.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     except x509.ExtensionNotFound:
         key = cert.public_key()
-        if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
-            raise AuthorityError("the CA's key is neither ECDSA nor RSA; use a CA of one of these kinds") from None
+        if not isinstance(key, CaKey):
+            raise AuthorityError(
+                "the CA's key is neither ECDSA, nor Ed25519, nor RSA; use a CA of one of these kinds"
+            ) from None
         return x509.AuthorityKeyIdentifier.from_issuer_public_key(key)
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
 
 
 def ca_builder(
-    domain: str, name: x509.Name, key: ec.EllipticCurvePublicKey, length: int, now: datetime, end: datetime
+    domain: str, name: x509.Name, key: CaKey, length: int, now: datetime, end: datetime
 ) -> x509.CertificateBuilder:
     """A signing certificate as X509-SVID wants it, but for its issuer. Raises ValueError or OverflowError for times
     that cannot be."""

@@ -7,8 +7,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
@@ -16,7 +14,9 @@ from nodeseal.authority import store
 from nodeseal.authority.certificates import ca_builder
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.renewal import INTERMEDIATE_LIFETIME, YEAR, certify
-from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, ROOT_CERTIFICATE, ROOT_KEY, key_pem
+from nodeseal.authority.signing_key import FileKey
+from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, ROOT_CERTIFICATE, ROOT_KEY
+from nodeseal.contracts.key_kind import KeyKind
 from nodeseal.mesh.spiffe import SpiffeIdError, check_trust_domain
 
 
@@ -26,6 +26,7 @@ def init_authority(
     trust_domain: str,
     root_lifetime: timedelta = 10 * YEAR,
     intermediate_lifetime: timedelta = INTERMEDIATE_LIFETIME,
+    kind: KeyKind = KeyKind.P256,
     now: datetime,
 ) -> None:
     """Writes root.pem, root.key, intermediate.pem and intermediate.key into a directory that is missing or empty.
@@ -33,7 +34,7 @@ def init_authority(
     The directory gets mode 0700, the keys 0600. All or nothing: the directory appears complete. Afterwards root.key
     may be taken away to a safe place; it is needed only to sign another intermediate.
 
-    `now` has a time zone. Raises AuthorityError.
+    `kind`: of both keys; `now` has a time zone. Raises AuthorityError.
     """
     if now.tzinfo is None:
         raise ValueError("a time with a time zone is expected")
@@ -44,7 +45,8 @@ def init_authority(
     if min(root_lifetime, intermediate_lifetime) <= timedelta(0):
         raise AuthorityError("cannot make a CA that is valid for no time; give lifetimes above zero")
     _check_free(directory)
-    files = _make(trust_domain, root_lifetime, intermediate_lifetime, now.astimezone(UTC).replace(microsecond=0))
+    now = now.astimezone(UTC).replace(microsecond=0)
+    files = _make(trust_domain, root_lifetime, intermediate_lifetime, kind, now)
     _write(directory, files)
 
 
@@ -61,25 +63,27 @@ def _check_free(directory: Path) -> None:
         raise AuthorityError(f"cannot make a CA in {directory}: it is not empty; name another place, or empty it")
 
 
-def _make(trust_domain: str, root_life: timedelta, intermediate_life: timedelta, now: datetime) -> dict[str, bytes]:
-    root_key, intermediate_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+def _make(
+    trust_domain: str, root_life: timedelta, intermediate_life: timedelta, kind: KeyKind, now: datetime
+) -> dict[str, bytes]:
+    root_key, intermediate_key = FileKey.generate(kind), FileKey.generate(kind)
+    public = root_key.public_key
     try:
         # A part that differs, so that the certificates of two CAs are not taken for one another by their names.
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"nodeseal root {os.urandom(4).hex()}")])
-        root = (
-            ca_builder(trust_domain, name, root_key.public_key(), 1, now, now + root_life)
+        root = root_key.sign(
+            ca_builder(trust_domain, name, public, 1, now, now + root_life)
             .issuer_name(name)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()), critical=False)
-            .sign(root_key, hashes.SHA256())
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
         )
-        intermediate = certify(intermediate_key.public_key(), trust_domain, root, root_key, now, intermediate_life)
+        intermediate = certify(intermediate_key.public_key, trust_domain, root, root_key, now, intermediate_life)
     except (OverflowError, ValueError) as error:
         raise AuthorityError(f"cannot make a CA: {error}; give shorter lifetimes") from None
     return {
         ROOT_CERTIFICATE: root.public_bytes(Encoding.PEM),
-        ROOT_KEY: key_pem(root_key),
+        ROOT_KEY: root_key.pem(),
         INTERMEDIATE_CERTIFICATE: intermediate.public_bytes(Encoding.PEM),
-        INTERMEDIATE_KEY: key_pem(intermediate_key),
+        INTERMEDIATE_KEY: intermediate_key.pem(),
     }
 
 

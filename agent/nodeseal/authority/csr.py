@@ -6,8 +6,8 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from nodeseal.authority.certificates import LeafKey
 from nodeseal.authority.refused import Refused
+from nodeseal.authority.signing_key import LeafKey
 from nodeseal.contracts.authority import ServiceWord
 
 

@@ -11,6 +11,7 @@ from nodeseal.authority import store
 from nodeseal.authority.certificates import fingerprint, path_length, stated_trust_domain
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.signer import Signer
+from nodeseal.authority.signing_key import kind_of
 from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, NEXT_KEY, ROOT_CERTIFICATE, ROOT_KEY
 from nodeseal.contracts.output import CaCertificate, CaDescription
 from nodeseal.linux.permissions import PRIVATE, UNCHANGED, others_can
@@ -105,6 +106,7 @@ def _certificates(
             days_left=(cert.not_valid_after_utc - now) // _DAY,
             sha256=fingerprint(cert),
             path_length=path_length(cert),
+            key_type=kind_of(cert.public_key()),
             key=next((key for key in keys if store.is_key_of(directory / key, cert)), None),
         )
 

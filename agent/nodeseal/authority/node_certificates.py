@@ -14,8 +14,9 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from nodeseal.authority.certificates import LeafKey, authority_key_identifier, hash_for, leaf_builder
+from nodeseal.authority.certificates import authority_key_identifier, leaf_builder
 from nodeseal.authority.signer import CLOCK_SKEW
+from nodeseal.authority.signing_key import LeafKey
 from nodeseal.authority.state_keys import OwnKey
 from nodeseal.mesh.spiffe import SpiffeIdError, check_segment, split
 
@@ -48,11 +49,10 @@ def sign_node(
     """A certificate for this node and key. Raises SpiffeIdError."""
     now = now.astimezone(UTC).replace(microsecond=0)
     uri = node_identity(trust_domain, node)
-    return (
+    return signer.key.sign(
         leaf_builder(uri, key, [ExtendedKeyUsageOID.CLIENT_AUTH], now - CLOCK_SKEW, now + lifetime)
         .issuer_name(signer.certificate.subject)
         .add_extension(authority_key_identifier(signer.certificate), critical=False)
-        .sign(signer.key, hash_for(signer.key))
     )
 
 

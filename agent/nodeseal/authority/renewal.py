@@ -4,26 +4,23 @@ Whatever comes out has a key of its own. Certificates that the former intermedia
 they go on until they expire; nothing has to know of two intermediates at a time.
 """
 
+import contextlib
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from nodeseal.authority import store
 from nodeseal.authority.certificates import (
-    SigningKey,
     authority_key_identifier,
     belong_together,
     ca_builder,
     check_ca,
     check_chain,
     check_valid,
-    hash_for,
     parse,
     pem,
     stated_trust_domain,
@@ -32,7 +29,9 @@ from nodeseal.authority.certificates import (
 from nodeseal.authority.csr import requested_key
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.refused import Refused
+from nodeseal.authority.signing_key import CaKey, FileKey, LeafKey, SigningKey, known_kind
 from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, NEXT_KEY, ROOT_CERTIFICATE, ROOT_KEY
+from nodeseal.contracts.key_kind import KeyKind
 
 YEAR = timedelta(days=365)
 INTERMEDIATE_LIFETIME = YEAR
@@ -40,10 +39,13 @@ INTERMEDIATE_LIFETIME = YEAR
 _MAX_BROUGHT = 64 * 1024
 
 
-def renew(directory: Path, *, now: datetime, lifetime: timedelta = INTERMEDIATE_LIFETIME) -> x509.Certificate:
+def renew(
+    directory: Path, *, now: datetime, lifetime: timedelta = INTERMEDIATE_LIFETIME, kind: KeyKind | None = None
+) -> x509.Certificate:
     """Makes the next intermediate in a CA directory that has the root's key. It counts whole or not at all.
 
-    A request that waits is void after it. Raises AuthorityError.
+    `kind`: of its key; None: that of the present intermediate. A request that waits is void after it. Raises
+    AuthorityError.
     """
     with store.locked(directory):
         if not (directory / ROOT_KEY).exists():
@@ -53,25 +55,26 @@ def renew(directory: Path, *, now: datetime, lifetime: timedelta = INTERMEDIATE_
                 f"`nodeseal ca renew {directory} --certificate FILE`"
             )
         root, root_key = _signer(directory, now)
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = FileKey.generate(kind or _kind(directory))
         domain = _domain(directory, root)
-        cert = _certified(key.public_key(), domain, root, root_key, now, lifetime)
-        store.write(directory, NEXT_KEY, store.key_pem(key))
+        cert = _certified(key.public_key, domain, root, root_key, now, lifetime)
+        store.write(directory, NEXT_KEY, key.pem())
         _put(directory, cert.public_bytes(Encoding.PEM))
     return cert
 
 
-def request(directory: Path) -> x509.CertificateSigningRequest:
+def request(directory: Path, kind: KeyKind | None = None) -> x509.CertificateSigningRequest:
     """Puts a fresh key beside the present one, to wait for its certificate, and makes the request for it.
 
-    The directory has root.pem at least. The last request counts, the one before it is void. Raises AuthorityError.
+    The directory has root.pem at least. `kind`: of the key; None: that of the present intermediate or, where there is
+    none, of the root. The last request counts, the one before it is void. Raises AuthorityError.
     """
     with store.locked(directory):
         store.read_certificates(directory / ROOT_CERTIFICATE)
-        key = ec.generate_private_key(ec.SECP256R1())
-        store.write(directory, NEXT_KEY, store.key_pem(key))
+        key = FileKey.generate(kind or _kind(directory))
+        store.write(directory, NEXT_KEY, key.pem())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nodeseal intermediate")])
-    return x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
+    return key.sign(x509.CertificateSigningRequestBuilder().subject_name(name))
 
 
 def sign(
@@ -121,23 +124,22 @@ def accept(directory: Path, file: Path, *, now: datetime) -> x509.Certificate:
 
 
 def certify(
-    key: ec.EllipticCurvePublicKey, domain: str, root: x509.Certificate, root_key: SigningKey, now: datetime,
+    key: CaKey, domain: str, root: x509.Certificate, root_key: SigningKey, now: datetime,
     lifetime: timedelta,
 ) -> x509.Certificate:  # fmt: skip
     """An intermediate that the root signs; it does not outlive it. `now` in whole seconds of UTC. Raises ValueError or
     OverflowError for times that cannot be."""
     # A part that differs, so that two are not taken for one another by their names.
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"nodeseal intermediate {os.urandom(4).hex()}")])
-    return (
+    return root_key.sign(
         ca_builder(domain, name, key, 0, now, min(now + lifetime, root.not_valid_after_utc))
         .issuer_name(root.subject)
         .add_extension(authority_key_identifier(root), critical=False)
-        .sign(root_key, hash_for(root_key))
     )
 
 
 def _certified(
-    key: ec.EllipticCurvePublicKey, domain: str, root: x509.Certificate, root_key: SigningKey, now: datetime,
+    key: CaKey, domain: str, root: x509.Certificate, root_key: SigningKey, now: datetime,
     lifetime: timedelta,
 ) -> x509.Certificate:  # fmt: skip
     try:
@@ -156,6 +158,16 @@ def _signer(directory: Path, now: datetime) -> tuple[x509.Certificate, SigningKe
     check_ca(root, path, 1)
     check_valid(root, path, _utc(now))
     return root, key
+
+
+def _kind(directory: Path) -> KeyKind:
+    """Of the next intermediate, unless something else is wanted: that of the present one; where there is none that can
+    be read, the root's; P-256 where nodeseal makes none such."""
+    for name in (INTERMEDIATE_CERTIFICATE, ROOT_CERTIFICATE):
+        with contextlib.suppress(AuthorityError):
+            (present, *_above) = store.read_certificates(directory / name)
+            return known_kind(present.public_key()) or KeyKind.P256
+    return KeyKind.P256
 
 
 def _domain(directory: Path, root: x509.Certificate) -> str:
@@ -184,17 +196,12 @@ def _read(file: Path) -> bytes:
     return data
 
 
-def _requested_key(file: Path) -> ec.EllipticCurvePublicKey:
+def _requested_key(file: Path) -> LeafKey:
     """Of a request, which may come from anybody."""
     try:
-        key = requested_key(_read(file).decode(errors="replace"))
+        return requested_key(_read(file).decode(errors="replace"))
     except Refused as refused:
         raise AuthorityError(f"{file}: {refused} with `nodeseal ca request`") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise AuthorityError(
-            f"the key of the request {file} is neither P-256 nor P-384; make another with `ca request`"
-        )
-    return key
 
 
 def _utc(now: datetime) -> datetime:

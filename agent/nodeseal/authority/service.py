@@ -20,7 +20,7 @@ from cryptography import x509
 from nodeseal import __version__
 from nodeseal.authority.admission import Residents, admit, check_node
 from nodeseal.authority.audit import Audit
-from nodeseal.authority.certificates import LeafKey, fingerprint, pem, public_bytes
+from nodeseal.authority.certificates import fingerprint, pem, public_bytes
 from nodeseal.authority.csr import requested_key
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.ledger import Entry, Issued, Kind, Ledger
@@ -31,6 +31,7 @@ from nodeseal.authority.rates import Rates
 from nodeseal.authority.recorder import Recorder
 from nodeseal.authority.refused import Refused
 from nodeseal.authority.signer import Signer
+from nodeseal.authority.signing_key import LeafKey
 from nodeseal.authority.signing_queue import FIRST_S, SigningQueue
 from nodeseal.authority.state_keys import OwnKey
 from nodeseal.contracts.authority import (

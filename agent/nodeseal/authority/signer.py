@@ -13,18 +13,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from nodeseal.authority import store
 from nodeseal.authority.certificates import (
-    LeafKey,
-    SigningKey,
     authority_key_identifier,
     check_chain,
     check_valid,
     fingerprint,
-    hash_for,
     leaf_builder,
     pem,
     trust_domain,
 )
 from nodeseal.authority.errors import AuthorityError
+from nodeseal.authority.signing_key import LeafKey, SigningKey
 from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE, ROOT_CERTIFICATE
 from nodeseal.mesh.spiffe import SpiffeId
 
@@ -111,11 +109,10 @@ class Signer:
         # X.509 times are whole seconds; a lifetime of less than one must not end before it begins.
         not_after = min(max(now + lifetime, now + timedelta(seconds=1)), self._not_after)
         purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-        return (
+        return self._key.sign(
             leaf_builder(str(identity), key, purposes, not_before, not_after)
             .issuer_name(self.chain[0].subject)
             .add_extension(authority_key_identifier(self.chain[0]), critical=False)
-            .sign(self._key, hash_for(self._key))
         )
 
 

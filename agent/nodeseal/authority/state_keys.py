@@ -19,20 +19,19 @@ from pathlib import Path
 from typing import Self
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from nodeseal.authority import store
 from nodeseal.authority.certificates import (
-    SigningKey,
     belong_together,
     ca_builder,
-    hash_for,
     key_fingerprint,
     pem,
 )
 from nodeseal.authority.errors import AuthorityError
+from nodeseal.authority.signing_key import FileKey, SigningKey
 from nodeseal.contracts.authority import SERVER_NAME
+from nodeseal.contracts.key_kind import KeyKind
 
 SERVICE = "service.pem"
 NODES = "nodes.pem"
@@ -95,12 +94,12 @@ def prepare(state: Path) -> None:
         ) from error
 
 
-def _made_once(path: Path, certify: Callable[[ec.EllipticCurvePrivateKey], x509.Certificate]) -> OwnKey:
+def _made_once(path: Path, certify: Callable[[FileKey], x509.Certificate]) -> OwnKey:
     if not path.exists():
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = FileKey.generate(KeyKind.P256)
         beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            store.create(beside, store.key_pem(key) + pem(certify(key)).encode(), 0o600)
+            store.create(beside, key.pem() + pem(certify(key)).encode(), 0o600)
             try:
                 # Of two processes that begin at once one is the first, and the other takes what that has made.
                 with contextlib.suppress(FileExistsError):
@@ -115,29 +114,26 @@ def _made_once(path: Path, certify: Callable[[ec.EllipticCurvePrivateKey], x509.
     return OwnKey.read(path)
 
 
-def _service_certificate(key: ec.EllipticCurvePrivateKey, now: datetime) -> x509.Certificate:
+def _service_certificate(key: FileKey, now: datetime) -> x509.Certificate:
     name = _name("nodeseal certificate service")
-    return (
+    return key.sign(
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
-        .public_key(key.public_key())
+        .public_key(key.public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(_FOR_EVER)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)]), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hash_for(key))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key), critical=False)
     )
 
 
-def _nodes_certificate(key: ec.EllipticCurvePrivateKey, trust_domain: str, now: datetime) -> x509.Certificate:
+def _nodes_certificate(key: FileKey, trust_domain: str, now: datetime) -> x509.Certificate:
     name = _name("nodeseal nodes")
-    return (
-        ca_builder(trust_domain, name, key.public_key(), 0, now, _FOR_EVER).issuer_name(name).sign(key, hash_for(key))
-    )
+    return key.sign(ca_builder(trust_domain, name, key.public_key, 0, now, _FOR_EVER).issuer_name(name))
 
 
 def _name(what: str) -> x509.Name:

@@ -14,11 +14,10 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from nodeseal.authority.certificates import REMEDY, SigningKey, belong_together, parse
+from nodeseal.authority.certificates import REMEDY, belong_together, parse
 from nodeseal.authority.errors import AuthorityError
+from nodeseal.authority.signing_key import FileKey
 from nodeseal.linux.permissions import PRIVATE, others_can
 
 ROOT_CERTIFICATE = "root.pem"
@@ -61,11 +60,11 @@ def read_certificates(path: Path, *, remedy: str = REMEDY) -> list[x509.Certific
         raise AuthorityError(f"{path} does not hold a certificate in PEM form that can be used; {remedy}") from None
 
 
-def read_key(path: Path, *, remedy: str = REMEDY) -> SigningKey:
+def read_key(path: Path, *, remedy: str = REMEDY) -> FileKey:
     """A private key that nobody else can read. Raises AuthorityError."""
     data = read(path, private=True, remedy=remedy)
     try:
-        key = load_pem_private_key(data, password=None)
+        key = FileKey.read(data)
     except TypeError:
         raise AuthorityError(
             f"the key in {path} is encrypted; put it there unencrypted, readable by root only"
@@ -73,12 +72,14 @@ def read_key(path: Path, *, remedy: str = REMEDY) -> SigningKey:
     except (ValueError, UnsupportedAlgorithm):
         # The library's text is left out: nothing that was made of a key's bytes may get into a log.
         raise AuthorityError(f"{path} does not hold a private key in PEM form; {remedy}") from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-        raise AuthorityError(f"the key in {path} is neither ECDSA nor RSA; put a CA of one of these kinds there")
+    if key is None:
+        raise AuthorityError(
+            f"the key in {path} is neither ECDSA, nor Ed25519, nor RSA; put a CA of one of these kinds there"
+        )
     return key
 
 
-def read_key_of(directory: Path, cert: x509.Certificate) -> SigningKey:
+def read_key_of(directory: Path, cert: x509.Certificate) -> FileKey:
     """The intermediate's key, also from a directory that somebody is about to change. Raises AuthorityError."""
     try:
         key = read_key(directory / INTERMEDIATE_KEY)
@@ -96,7 +97,7 @@ def read_key_of(directory: Path, cert: x509.Certificate) -> SigningKey:
     )
 
 
-def _next_key_of(directory: Path, cert: x509.Certificate) -> SigningKey | None:
+def _next_key_of(directory: Path, cert: x509.Certificate) -> FileKey | None:
     path = directory / NEXT_KEY
     return read_key(path) if is_key_of(path, cert) else None
 
@@ -107,11 +108,6 @@ def is_key_of(path: Path, cert: x509.Certificate) -> bool:
         return belong_together(read_key(path), cert)
     except AuthorityError:
         return False
-
-
-def key_pem(key: SigningKey) -> bytes:
-    """Not encrypted: for a file that `write` makes."""
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     "ca init": (
         ("nodeseal ca init /etc/nodeseal/ca", "a CA for example.org"),
         ("nodeseal ca init /etc/nodeseal/ca --trust-domain prod.example.com", "one for another trust domain"),
+        ("nodeseal ca init /etc/nodeseal/ca --key-type p384", "one with keys of another kind"),
     ),
     "ca issued": (
         ("nodeseal ca issued --node node1", "what a node has got"),

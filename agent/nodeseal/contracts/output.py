@@ -155,6 +155,8 @@ class CaMade(Struct, frozen=True):
 
     directory: str = ""
     trust_domain: str = ""
+    key_type: str = ""
+    """Of both keys: "p256", "p384" or "ed25519"."""
 
 
 class CaRequested(Struct, frozen=True):
@@ -165,6 +167,8 @@ class CaRequested(Struct, frozen=True):
     """The file that was written."""
     key_sha256: str = ""
     """The fingerprint of the key, to be compared with what `nodeseal ca sign` prints."""
+    key_type: str = ""
+    """The key's kind: "p256", "p384" or "ed25519"."""
 
 
 class CaRenewed(Struct, frozen=True):
@@ -178,6 +182,9 @@ class CaRenewed(Struct, frozen=True):
     """Its fingerprint."""
     key_sha256: str = ""
     """Its key's fingerprint."""
+    key_type: str = ""
+    """Its key's kind: "p256", "p384" or "ed25519"; of a certificate that others made perhaps another, such as
+    "rsa3072"."""
 
 
 class CaSigned(CaRenewed, frozen=True):
@@ -204,6 +211,9 @@ class CaCertificate(Struct, frozen=True):
     """Its fingerprint."""
     path_length: int | None = None
     """How many CAs may stand below it; null: as many as there are."""
+    key_type: str = ""
+    """The kind of its key: "p256", "p384" or "ed25519"; of a CA that others made perhaps another, such as
+    "rsa3072"."""
     key: str | None = None
     """The file with its key; null when it is not there or cannot be used."""
 

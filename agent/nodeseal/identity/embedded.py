@@ -23,10 +23,10 @@ from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.signer import Signer
 from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, ROOT_CERTIFICATE
 from nodeseal.clock import utc_now
+from nodeseal.contracts.key_kind import KeyKind
 from nodeseal.identity.issuer import Fault, Flaw, IssuerError, Svid
 from nodeseal.identity.signing import Signed, SigningIssuer
 from nodeseal.identity.trust import TrustBundle
-from nodeseal.local.issuers import KeyKind
 from nodeseal.mesh.spiffe import SpiffeId
 
 log = logging.getLogger("nodeseal.agent")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from nodeseal._keys import ffi, lib
-from nodeseal.local.issuers import KeyKind
+from nodeseal.contracts.key_kind import KeyKind
 
 log = logging.getLogger("nodeseal.agent")
 

@@ -32,6 +32,7 @@ from nodeseal.contracts.authority import (
     NodeRequest,
     ServiceWord,
 )
+from nodeseal.contracts.key_kind import KeyKind
 from nodeseal.identity.issuer import Fault, Flaw, IssuerError, Svid
 from nodeseal.identity.key import PrivateKey, PrivateKeyError
 from nodeseal.identity.node_certificate import NodeProof
@@ -40,7 +41,7 @@ from nodeseal.identity.service_client import ServiceAway, ServiceClient, Service
 from nodeseal.identity.signing import Signed, SigningIssuer
 from nodeseal.identity.trust import TrustBundle
 from nodeseal.linux.permissions import PRIVATE, others_can
-from nodeseal.local.issuers import KeyKind, ServiceCa
+from nodeseal.local.issuers import ServiceCa
 from nodeseal.local.run_directory import ISSUER_STATE
 from nodeseal.mesh.spiffe import SpiffeId
 

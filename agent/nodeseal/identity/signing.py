@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from nodeseal.clock import utc_now
+from nodeseal.contracts.key_kind import KeyKind
 from nodeseal.identity.issuer import Issuer, IssuerError, Svid
 from nodeseal.identity.key import PrivateKey, PrivateKeyError
 from nodeseal.identity.presented import PresentedError, svid_of
-from nodeseal.local.issuers import KeyKind
 from nodeseal.mesh.spiffe import SpiffeId
 
 

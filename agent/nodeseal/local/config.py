@@ -44,12 +44,13 @@ from ipaddress import IPv6Network
 from pathlib import Path
 
 from nodeseal.capture.backends.backend import Choice
+from nodeseal.contracts.key_kind import KeyKind
 from nodeseal.documents.document import Node, Scalar
 from nodeseal.documents.durations import read_duration, read_optional_duration
 from nodeseal.documents.exclude import read_items, read_network
 from nodeseal.documents.limits import read_limits
 from nodeseal.documents.schema import Fields, Problems, open_document, read_text
-from nodeseal.local.issuers import Ca, KeyKind, NamespaceCa, ServiceCa, read_ca, read_issuers
+from nodeseal.local.issuers import Ca, NamespaceCa, read_ca, read_issuers
 from nodeseal.local.tls_profile import TlsProfile, read_tls_profile
 from nodeseal.mesh.exclusions import Network
 from nodeseal.mesh.extent import Extent
@@ -179,10 +180,6 @@ def load(path: Path) -> Config:
     if len(os.fsencode(config.run_dir)) > _RUN_DIR_MAX:
         found = f"one of {len(os.fsencode(config.run_dir))}"
         problems.add(fields.line_of("run_dir"), "run_dir", f"a path of at most {_RUN_DIR_MAX} bytes", found)
-    asked = (config.ca, *(one.ca for one in config.issuers))
-    if config.certificate_key is KeyKind.ED25519 and any(isinstance(ca, ServiceCa) for ca in asked):
-        expected = "p256 or p384, which the certificate service signs"
-        problems.add(fields.line_of("certificate_key"), "certificate_key", expected, "ed25519")
     if config.tls is TlsProfile.FIPS and config.certificate_key is KeyKind.ED25519:
         expected = "p256 or p384 with the profile fips of 'tls'"
         problems.add(fields.line_of("certificate_key"), "certificate_key", expected, str(config.certificate_key))

@@ -30,7 +30,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -46,14 +45,6 @@ _PIN = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _FILE = r"[A-Za-z0-9._-]{1,64}"
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _SERVICES_MAX = 16
-
-
-class KeyKind(StrEnum):
-    """Of the keys that are made on this node."""
-
-    P256 = "p256"
-    P384 = "p384"
-    ED25519 = "ed25519"
 
 
 @dataclass(frozen=True, slots=True)

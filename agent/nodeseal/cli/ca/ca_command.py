@@ -12,6 +12,7 @@ import click
 from nodeseal.cli.errors import CommandError
 from nodeseal.cli.options import PATH, Callback
 from nodeseal.cli.output import print_json
+from nodeseal.contracts.key_kind import KeyKind
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -21,6 +22,19 @@ if TYPE_CHECKING:
 def directory_argument(what: str = "the CA's directory") -> Callable[[Callback], Callback]:
     """DIR, where the CA is."""
     return click.argument("directory", metavar="DIR", type=PATH, help=what)
+
+
+key_type_option = click.option(
+    "--key-type",
+    type=click.Choice([kind.value for kind in KeyKind]),
+    help="The kind of its key; that of the present intermediate, or else of the root, unless given.",
+)
+"""The command gets a KeyKind's word as `key_type`, or None."""
+
+
+def kind_of_option(word: str | None) -> KeyKind | None:
+    """What `key_type_option` gave."""
+    return KeyKind(word) if word is not None else None
 
 
 def reporting(callback: Callback) -> Callback:
@@ -41,12 +55,14 @@ def reporting(callback: Callback) -> Callback:
 def describe(cert: x509.Certificate) -> dict[str, Any]:
     """What a script is told of a certificate."""
     from nodeseal.authority.certificates import fingerprint, key_fingerprint, stated_trust_domain
+    from nodeseal.authority.signing_key import kind_of
 
     return {
         "trust_domain": stated_trust_domain(cert),
         "not_after": cert.not_valid_after_utc.isoformat(timespec="seconds"),
         "sha256": fingerprint(cert),
         "key_sha256": key_fingerprint(cert.public_key()),
+        "key_type": kind_of(cert.public_key()),
     }
 
 
