@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from nodeseal.authority.creation import init_authority
 from nodeseal.capture.backends.backend import Choice
 from nodeseal.contracts.key_kind import KeyKind
 from nodeseal.cores.process import CoreOptions
@@ -369,6 +370,17 @@ def test_tls_profile_that_does_not_exist(tmp_path: Path) -> None:
 def test_profile_fips_has_no_ed25519(tmp_path: Path) -> None:
     (line,) = problems(tmp_path, MINIMAL + "tls: {profile: fips}\ncertificate_key: ed25519\n")
     assert line == "agent.yaml:5: certificate_key: expected p256 or p384 with the profile fips of 'tls', found ed25519"
+
+
+def test_profile_fips_refuses_a_ca_of_ed25519(tmp_path: Path) -> None:
+    asked = load(tmp_path, "node: node1\nmesh: mesh\nca: ca\ntls: {profile: fips}\n")
+    init_authority(tmp_path / "ca", trust_domain="example.org", kind=KeyKind.ED25519, now=datetime.now(UTC))
+    with pytest.raises(ConfigError) as caught:
+        verify.verify(tmp_path / "agent.yaml", asked)
+    (told,) = [line for line in str(caught.value).splitlines() if "Ed25519" in line]
+    assert told.startswith(
+        f"{tmp_path}/agent.yaml:4: tls: the CA in {tmp_path}/ca cannot be used: CN=nodeseal intermediate "
+    )
 
 
 def test_profile_fips_needs_the_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

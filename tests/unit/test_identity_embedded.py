@@ -14,8 +14,10 @@ import pytest
 from nodeseal.authority.certificates import fingerprint
 from nodeseal.authority.creation import init_authority
 from nodeseal.authority.errors import AuthorityError
+from nodeseal.authority.renewal import renew
 from nodeseal.authority.signer import Signer
 from nodeseal.authority.store import read_certificates
+from nodeseal.contracts.key_kind import KeyKind
 from nodeseal.identity import embedded
 from nodeseal.identity.credentials import Credentials
 from nodeseal.identity.embedded import EmbeddedIssuer
@@ -82,6 +84,26 @@ def test_renewal_never_comes_closer_than_a_second(tmp_path: Path) -> None:
         assert credential.renew_at >= clock.time + timedelta(seconds=1)
 
     with_issuer(make_ca(tmp_path / "ca"), story, clock)
+
+
+def test_profile_fips_takes_no_ed25519_from_a_ca_that_turned_to_it(tmp_path: Path) -> None:
+    directory = make_ca(tmp_path / "ca")
+
+    async def story(issuer: EmbeddedIssuer) -> None:
+        credentials = Credentials(issuer, now=lambda: NOW, fips=True)
+        assert await credentials.issue(IDENTITY)
+        renew(directory, now=NOW, kind=KeyKind.ED25519)
+        with pytest.raises(IssuerError) as caught:
+            await credentials.issue(IDENTITY)
+        assert str(caught.value).startswith(
+            f"the CA directory {directory} gave for {IDENTITY} what cannot be used: CN=nodeseal intermediate "
+        )
+        assert str(caught.value).endswith(
+            "has an Ed25519 key, which the profile fips of 'tls' refuses; use p256 or p384 for all of the CA, or leave "
+            "the profile out"
+        )
+
+    with_issuer(directory, story)
 
 
 def test_expired_intermediate_is_an_error_that_says_so(tmp_path: Path) -> None:

@@ -11,11 +11,15 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from nodeseal.authority.errors import AuthorityError
+from nodeseal.authority.signer import Signer
 from nodeseal.capture.backends.backend import Choice
 from nodeseal.capture.backends.iptables import cannot_park
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Journal
+from nodeseal.clock import utc_now
 from nodeseal.daemon.composition import issuer_of, source_of
+from nodeseal.identity.fips import unapproved
 from nodeseal.identity.issuer import IssuerError
 from nodeseal.linux import openssl
 from nodeseal.linux.cgroups import check_cgroup
@@ -24,6 +28,7 @@ from nodeseal.linux.openssl import OpenSSLError
 from nodeseal.local import config as configuration
 from nodeseal.local import run_directory
 from nodeseal.local.config import Config, ConfigError
+from nodeseal.local.issuers import OwnCa
 from nodeseal.local.tls_profile import TlsProfile
 from nodeseal.mesh.model import Connect
 
@@ -122,6 +127,17 @@ def _tls(config: Config) -> Iterator[str]:
                 f"profile fips cannot be had: {error}; have OpenSSL's configuration activate its module "
                 "(fips_module(7)), or leave the profile out"
             )
+        for ca in (config.ca, *(one.ca for one in config.issuers)):
+            if isinstance(ca, OwnCa) and (why := _unapproved(ca)) is not None:
+                yield f"the CA in {ca.directory} cannot be used: {why}"
+
+
+def _unapproved(ca: OwnCa) -> str | None:
+    try:
+        signer = Signer.load(ca.directory, utc_now())
+    except AuthorityError:
+        return None  # `_ca` says so.
+    return unapproved((*signer.chain, signer.root))
 
 
 _LOOKS: dict[str, Callable[[Config], Iterator[str]]] = {

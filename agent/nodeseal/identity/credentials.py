@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from nodeseal.clock import utc_now
+from nodeseal.identity.fips import unapproved_svid
 from nodeseal.identity.issuer import Issuer, IssuerError, Svid
 from nodeseal.identity.trust import TrustBundle, TrustSet
 from nodeseal.mesh.spiffe import SpiffeId
@@ -40,12 +41,15 @@ class Credentials:
         rand: Callable[[], float] = random.random,
         anchors: Callable[[], Iterable[TrustAnchor]] = tuple,
         why_not: Callable[[SpiffeId], str | None] = lambda _identity: None,
+        fips: bool = False,
     ) -> None:
         """`now`: the wall clock; `rand` gives numbers from 0 to 1; `anchors`: those of the mesh state, the same object
-        as long as they have not changed; `why_not`: why nothing is issued for an identity, one line."""
+        as long as they have not changed; `why_not`: why nothing is issued for an identity, one line; `fips`: what the
+        profile of this name refuses is not used."""
         self._issuer = issuer
         self._anchors = anchors
         self._why_not = why_not
+        self._fips = fips
         self._known: tuple[object, ...] = ()
         self._trust_set = TrustSet(issuer.bundle)
         self._now = now
@@ -87,6 +91,8 @@ class Credentials:
         if (why := self._why_not(identity)) is not None:
             raise IssuerError(why)
         svid = await self._issuer.issue(identity, present.svid if present is not None else None)
+        if self._fips and (why := unapproved_svid(svid, self._issuer.bundle)) is not None:
+            raise IssuerError(f"{self._issuer.describe()} gave for {identity} what cannot be used: {why}")
         if svid.delivered:
             due = svid.not_after
         else:

@@ -30,6 +30,7 @@ from nodeseal.identity.credentials import Credentials
 from nodeseal.identity.issuer import Issuer
 from nodeseal.linux import addresses
 from nodeseal.local.config import Config
+from nodeseal.local.tls_profile import TlsProfile
 from nodeseal.mesh.model import Mesh, Phase, PlaintextWay, WorkloadName
 from nodeseal.mesh.problem import Problem
 from nodeseal.node import probes
@@ -91,6 +92,7 @@ class Node:
             now=now,
             anchors=lambda: self.mesh_state.anchors,
             why_not=lambda identity: self.revocations.why_not_issued(identity),
+            fips=config.tls is TlsProfile.FIPS,
         )
         settle = config.settle.total_seconds()
         self.federation = Federation()
