@@ -1,7 +1,8 @@
 """The keys that sign certificates: all that signs does it through `SigningKey`.
 
 Today they are in files and memory (`FileKey`). A key that never leaves a hardware module or a service is another class
-with these two members: nothing else asks for a key's bytes, but for what writes the files of a CA.
+with these two members: nothing else asks for a key's bytes, but for what writes the files of a CA. Its `sign` gives the
+builder an object that implements `EllipticCurvePrivateKey` or one of its like, whose own `sign` asks the module.
 """
 
 from __future__ import annotations
