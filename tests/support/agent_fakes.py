@@ -24,7 +24,7 @@ from nodeseal.capture.workload import Addresses, Captured, CaptureTarget
 from nodeseal.contracts.core import CoreStats, WorkloadStats
 from nodeseal.cores.client import CoreError
 from nodeseal.cores.process import spawn
-from nodeseal.identity.issuer import Fault, Issuer, Svid
+from nodeseal.identity.issuer import Fault, Flaw, Issuer, Svid
 from nodeseal.identity.key import PrivateKey
 from nodeseal.identity.trust import TrustBundle
 from nodeseal.linux.namespace import NamespaceGoneError
@@ -47,6 +47,14 @@ async def until(condition: Callable[[], object], what: str = "condition", second
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"did not happen within {seconds:.0f} s: {what}"
+        await asyncio.sleep(0.002)
+
+
+async def until_flaws(issuer: Issuer, *flaws: Flaw) -> None:
+    """Lets the loop run until these are what the issuer says of itself."""
+    while True:
+        if [fault.flaw for fault in await issuer.condition()] == list(flaws):
+            return
         await asyncio.sleep(0.002)
 
 

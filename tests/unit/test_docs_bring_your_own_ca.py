@@ -16,7 +16,7 @@ from nodeseal.daemon.composition import issuer_of
 from nodeseal.identity.issuer import Svid
 from nodeseal.local import config
 from nodeseal.local.config import Config
-from nodeseal.local.issuers import ServiceCa
+from nodeseal.local.issuers import ServiceCa, WorkloadApiCa
 from nodeseal.mesh.spiffe import SpiffeId
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "bring-your-own-ca.md"
@@ -80,3 +80,8 @@ def test_configuration_of_the_service_can_be_read(tmp_path: Path) -> None:
     ca = configured(tmp_path, blocks("yaml")[2]).ca
     assert isinstance(ca, ServiceCa)
     assert ca.token_file == tmp_path / "token"
+
+
+def test_configuration_of_a_workload_api_can_be_read(tmp_path: Path) -> None:
+    ca = configured(tmp_path, blocks("yaml")[3]).ca
+    assert ca == WorkloadApiCa(Path("/run/spire/agent/public/api.sock"), "example.org")

@@ -7,9 +7,9 @@ from pathlib import Path
 from nodeseal.identity.by_namespace import IssuersByNamespace
 from nodeseal.identity.delivered import DeliveredIssuer
 from nodeseal.identity.embedded import EmbeddedIssuer
-from nodeseal.identity.issuer import Issuer
+from nodeseal.identity.issuer import Issuer, IssuerError
 from nodeseal.local.config import Config
-from nodeseal.local.issuers import Ca, DeliveredCa, OwnCa, ServiceCa
+from nodeseal.local.issuers import Ca, DeliveredCa, OwnCa, ServiceCa, WorkloadApiCa
 from nodeseal.sources.directory.source import DirectorySource
 from nodeseal.sources.source import Reference, Source
 
@@ -49,3 +49,13 @@ def _issuer(ca: Ca, config: Config) -> Issuer:
             from nodeseal.identity.remote import RemoteIssuer
 
             return RemoteIssuer(ca, config.node, config.run_dir, config.certificate_key)
+        case WorkloadApiCa():
+            # Nor gRPC: 15 MB, and threads of its own. Not every node has it installed.
+            try:
+                from nodeseal.identity.workload_api import WorkloadApiIssuer
+            except ModuleNotFoundError as error:
+                raise IssuerError(
+                    f"a Workload API (the setting 'ca') needs the Python package {error.name}, which is not installed: "
+                    "pip install 'nodeseal[spiffe]'"
+                ) from None
+            return WorkloadApiIssuer(ca)

@@ -18,6 +18,10 @@
       key: tls.key
       bundle: ca.crt
 
+    ca:                                   # or a SPIFFE Workload API
+      workload_api: /run/spire/agent.sock
+      trust_domain: example.org
+
     issuers:                              # for workloads of these namespaces, instead of `ca`
     - namespaces: [payments]
       ca: /etc/nodeseal/ca-of-payments
@@ -40,7 +44,7 @@ from nodeseal.mesh.spiffe import SpiffeIdError, check_trust_domain
 DEFAULT_PATTERN = "{namespace}/{service_account}"
 
 _PATH_EXPECTED = "a path"
-_CA_EXPECTED = "the path of a CA directory, or a mapping with one of service and delivered"
+_CA_EXPECTED = "the path of a CA directory, or a mapping with one of service, delivered and workload_api"
 _PIN = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _FILE = r"[A-Za-z0-9._-]{1,64}"
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
@@ -82,7 +86,15 @@ class DeliveredCa:
     bundle: str
 
 
-Ca = OwnCa | ServiceCa | DeliveredCa
+@dataclass(frozen=True, slots=True)
+class WorkloadApiCa:
+    """A SPIFFE Workload API's socket."""
+
+    socket: Path
+    trust_domain: str
+
+
+Ca = OwnCa | ServiceCa | DeliveredCa | WorkloadApiCa
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +222,11 @@ def _delivered(fields: Fields, base: Path) -> DeliveredCa:
     )
 
 
+def _workload_api(fields: Fields, base: Path) -> WorkloadApiCa:
+    text = fields.text("workload_api", expected="the path of a Unix socket")
+    return WorkloadApiCa(base / text.removeprefix("unix://").removeprefix("unix:"), _trust_domain(fields))
+
+
 def _path(fields: Fields, name: str, base: Path) -> Path | None:
     text = fields.text(name, "", expected=_PATH_EXPECTED)
     return base / text if text else None
@@ -218,4 +235,5 @@ def _path(fields: Fields, name: str, base: Path) -> Path | None:
 _READERS: dict[str, Callable[[Fields, Path], Ca]] = {
     "service": _service,
     "delivered": _delivered,
+    "workload_api": _workload_api,
 }
