@@ -26,7 +26,11 @@ APT_PROFILE := $(APT_RUN) linux-perf valgrind
 C_SOURCES := $(wildcard cext/src/*/*.[ch] cext/include/*.h)
 C_FORMATTED := $(C_SOURCES) $(wildcard tests/cext/*.[ch] bpf/*.[ch] bpf/lib/*.h bench/*.[ch] bench/instructions/*.[ch])
 
-.PHONY: help demo test test-workers test-iptables chaos storm lint guard bench profile scale fleet format reference man pictures clean install
+SPIRE := $(BUILD)/spire
+SPIRE_VERSION := v1.13.3
+SPIRE_PROGRAMS := $(SPIRE)/bin/spire-server $(SPIRE)/bin/spire-agent
+
+.PHONY: help demo test test-workers test-iptables chaos storm spire lint guard bench profile scale fleet format reference man pictures clean install
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -115,6 +119,19 @@ lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-forma
 
 storm: $(VENV)/.installed-test ## 200,000 connections, none reset, and 100,000 given up, nothing left (root, 10 minutes; STORM=N)
 	NODESEAL_TEST_STORM=$(or $(STORM),200000) $(BIN)/python -m pytest tests/differential/test_storm.py
+
+# Built once, by the machine's Go (1.25 or later: Debian 12's is older). With `go get` in a module of its own instead of
+# `go install ...@$(SPIRE_VERSION)`: that one also asks the module proxy for the list of all versions.
+$(SPIRE_PROGRAMS) &:
+	@command -v go >/dev/null || { echo "make: go is missing: install Go 1.25 or later, from go.dev/dl" >&2; exit 1; }
+	mkdir -p $(SPIRE)
+	cd $(SPIRE) && rm -f go.mod go.sum && go mod init nodeseal.test/spire && \
+	  go get -tool github.com/spiffe/spire/cmd/spire-server@$(SPIRE_VERSION) \
+	    github.com/spiffe/spire/cmd/spire-agent@$(SPIRE_VERSION) && \
+	  GOBIN=$(CURDIR)/$(SPIRE)/bin go install tool
+
+spire: $(VENV)/.installed-test $(SPIRE_PROGRAMS) ## the test against SPIRE; the first time builds it, in build/spire (root, Go, an hour)
+	$(BIN)/python -m pytest tests/interop/test_spire.py
 
 guard: $(VENV)/.installed ## instructions of the data path, compared with the recorded ones (20 s)
 	$(call apt_install,$(APT_GUARD))
