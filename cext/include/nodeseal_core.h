@@ -167,6 +167,8 @@ struct ns_connection {
     char group[24];
     /* mTLS: by which the peer has signed the handshake, "ecdsa_secp256r1_sha256". */
     char signature[32];
+    /* mTLS: the trust anchor that the peer was verified by: half of its certificate's SHA-256, 32 digits. */
+    char anchor[40];
     /* Open plaintext: why; closed or failing: what ended it. */
     char reason[96];
 };
@@ -325,6 +327,16 @@ struct ns_core_stats {
     uint64_t strangers_slowed;
 };
 
+/* What runs because a trust anchor verified the peer. */
+struct ns_anchor_use {
+    /* As in struct ns_connection. */
+    char anchor[40];
+    /* Live ones. */
+    uint64_t connections;
+    /* With those that have no connection now. */
+    uint64_t tunnels;
+};
+
 struct core;
 
 struct core_options {
@@ -445,6 +457,8 @@ size_t core_next_events(struct core *core, struct ns_event *out, size_t capacity
 size_t core_connections(struct core *core, struct ns_connection *out, size_t capacity);
 size_t core_workload_stats(struct core *core, struct ns_workload_stats *out, size_t capacity);
 void core_stats(struct core *core, struct ns_core_stats *out);
+/* Costs as much as there are tunnels. */
+size_t core_anchors(struct core *core, struct ns_anchor_use *out, size_t capacity);
 
 /* cffi: end */
 

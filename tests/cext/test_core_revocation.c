@@ -143,18 +143,22 @@ TEST(what_cannot_be_sent_does_not_keep_a_revoked_peers_connections)
 
 /* ---- trust domains ---- */
 
-/* Credentials of another domain's authority. */
+/* Credentials of another authority; their chain has its root as well, which the peer has too. */
 static void give(struct lab *lab, uint64_t key, const struct authority *authority, const char *identity)
 {
     struct certificate_wish wish = {.uris = {identity}};
     struct certificate leaf = certificate_new(&authority->intermediate, &wish);
-    char *chain = certificate_chain_pem(&leaf, &authority->intermediate);
+    char *below = certificate_chain_pem(&leaf, &authority->intermediate);
+    char *root = certificate_chain_pem(&authority->root, NULL);
     char *secret = certificate_key_pem(&leaf);
-    char error[NS_REASON_MAX] = "";
+    char *chain, error[NS_REASON_MAX] = "";
+    CHECK(asprintf(&chain, "%s%s", below, root) > 0);
     int fd = memfd_create("key", MFD_CLOEXEC);
     CHECK_EQUAL(write(fd, secret, strlen(secret)), (ssize_t)strlen(secret)); /* the position is its end */
     CHECK_EQUAL(core_workload_credentials_from(lab->core, key, chain, fd, error, sizeof(error)), 0);
     close(fd);
+    free(below);
+    free(root);
     free(chain);
     free(secret);
     certificate_dispose(&leaf);
@@ -209,6 +213,121 @@ TEST(a_peer_of_an_unknown_domain_is_told_of_with_what_it_presented)
     CHECK_TEXT(row.presented, TILL);
     CHECK_TEXT(row.expected, "");
     authority_dispose(&partner);
+    lab_free(lab);
+}
+
+/* ---- trust anchors ---- */
+
+/* Its names are others than those of the lab's: each source counts for itself. */
+static struct authority another_authority(void)
+{
+    struct authority first = authority_new();
+    authority_dispose(&first);
+    return authority_new();
+}
+
+/* Both roots are anchors of the own domain. */
+static void trust_both(struct lab *lab, const struct authority *another)
+{
+    char *anchors = certificate_chain_pem(&lab->authority.root, &another->root);
+    const struct ns_bundle own = {"example.org", anchors};
+    char error[256] = "";
+    CHECK_EQUAL(core_trust(lab->core, &own, 1, error, sizeof(error)), 0);
+    free(anchors);
+}
+
+static struct digests anchored(const struct authority *authority)
+{
+    struct digests digests = {.anchor = {0}};
+    CHECK_EQUAL(digest_anchor(NULL, authority->root.x509, digests.anchor), 0);
+    return digests;
+}
+
+/* The anchor that verified the peer of the workload's live connection. */
+static void anchor_of(struct lab *lab, uint64_t key, char out[REVOKED_TEXT])
+{
+    struct ns_connection rows[64];
+    size_t count = core_connections(lab->core, rows, 64);
+    out[0] = 0;
+    for (size_t i = 0; i < count && i < 64; i++)
+        if (rows[i].workload == key && rows[i].state == NS_STATE_OPEN)
+            snprintf(out, REVOKED_TEXT, "%s", rows[i].anchor);
+}
+
+/* Of the anchor; zeros: nothing needs it. */
+static struct ns_anchor_use use_of(struct lab *lab, const struct digests *digests)
+{
+    struct ns_anchor_use uses[8];
+    char wanted[REVOKED_TEXT];
+    digest_text(digests->anchor, wanted);
+    size_t count = core_anchors(lab->core, uses, 8);
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(uses[i].anchor, wanted) == 0)
+            return uses[i];
+    return (struct ns_anchor_use){.connections = 0};
+}
+
+TEST(both_ends_tell_the_anchor_that_verified_their_peer_and_how_many_need_it)
+{
+    struct lab *lab = lab_new();
+    struct authority another = another_authority();
+    const struct digests first = anchored(&lab->authority), second = anchored(&another);
+    char text[REVOKED_TEXT], found[REVOKED_TEXT];
+    CHECK_EQUAL(core_anchors(lab->core, NULL, 0), 0);
+    trust_both(lab, &another);
+    give(lab, PIPELINE_KEY, &another, PIPELINE);
+    struct ends ends = lab_connect(lab), more = lab_connect(lab);
+    anchor_of(lab, SHIPPER_KEY, found);
+    digest_text(second.anchor, text);
+    CHECK_TEXT(found, text);
+    anchor_of(lab, PIPELINE_KEY, found);
+    digest_text(first.anchor, text);
+    CHECK_TEXT(found, text);
+    CHECK_EQUAL(core_anchors(lab->core, NULL, 0), 2);
+    CHECK_EQUAL(use_of(lab, &first).connections, 2);
+    CHECK_EQUAL(use_of(lab, &second).connections, 2);
+    ends_close(&ends);
+    ends_close(&more);
+    WAIT_UNTIL(use_of(lab, &first).connections == 0 && use_of(lab, &second).connections == 0);
+    CHECK(use_of(lab, &second).tunnels >= 1); /* they wait in the pool */
+    authority_dispose(&another);
+    lab_free(lab);
+}
+
+TEST(removed_anchor_cuts_whom_it_verified_on_both_ends_and_refuses_them)
+{
+    static const char REMOVED[] = "the trust anchor that the peer was verified by was removed";
+    static const char TOLD[] = "peer refused this workload's certificate: it does not trust its CA";
+    struct lab *lab = lab_new_of_one_worker();
+    struct authority another = another_authority(), unused = authority_new();
+    const struct digests second = anchored(&another), third = anchored(&unused);
+    struct ns_refusal row;
+    char reason[NS_REASON_MAX];
+    trust_both(lab, &another);
+    give(lab, PIPELINE_KEY, &another, PIPELINE);
+    struct ends ends = lab_connect(lab);
+    CHECK_EQUAL(core_revoke(lab->core, third.anchor, 1, NULL, 0, 0), 1);
+    CHECK_EQUAL(lab_stats(lab, SHIPPER_KEY).connections, 1); /* asked behind it: all workers have looked */
+    send_stream(ends.client, 1, 0, 1000);
+    receive_stream(ends.server, 1, 0, 1000);
+    CHECK_EQUAL(core_revoke(lab->core, second.anchor, 1, NULL, 0, 0), 2);
+    expect_reset(ends.client);
+    expect_reset(ends.server);
+    closed_reason(lab, SHIPPER_KEY, reason);
+    CHECK_TEXT(reason, REMOVED);
+    closed_reason(lab, PIPELINE_KEY, reason);
+    CHECK_TEXT(reason, TOLD);
+    ends_close(&ends);
+    int client = dial(lab->outbound);
+    expect_reset(client);
+    close(client);
+    WAIT_UNTIL(was_refused(lab, SHIPPER_KEY, REMOVED, &row) && row.count >= 2);
+    WAIT_UNTIL(was_refused(lab, PIPELINE_KEY, TOLD, &row) && row.count >= 2);
+    CHECK_EQUAL(core_revoke(lab->core, NULL, 0, second.anchor, 1, 0), 1);
+    ends = lab_connect(lab);
+    ends_close(&ends);
+    authority_dispose(&another);
+    authority_dispose(&unused);
     lab_free(lab);
 }
 

@@ -40,7 +40,27 @@ TEST(digests_are_those_that_agents_make)
     check_digest(digests.identity, "ec8315f56f5bd4e3db39a53eaddc9616");
     check_digest(digests.serial, "04f293c147a1a0d9e632bdd3736a94fe");
     check_digest(digests.issued, "ab1f2f886aa70aa87e6faf81af30cbc6");
+    check_digest(digests.anchor, "00000000000000000000000000000000");
     certificate_dispose(&leaf);
+    authority_dispose(&authority);
+}
+
+TEST(digest_of_an_anchor_is_the_beginning_of_its_fingerprint)
+{
+    struct authority authority = authority_new();
+    uint8_t digest[REVOKED_DIGEST];
+    unsigned char fingerprint[EVP_MAX_MD_SIZE];
+    char expected[2 * REVOKED_DIGEST + 1], text[REVOKED_TEXT];
+    CHECK(X509_digest(authority.root.x509, EVP_sha256(), fingerprint, NULL) == 1);
+    for (int i = 0; i < REVOKED_DIGEST; i++)
+        snprintf(expected + 2 * i, 3, "%02x", fingerprint[i]);
+    CHECK_EQUAL(digest_anchor(NULL, authority.root.x509, digest), 0);
+    check_digest(digest, expected);
+    digest_text(digest, text);
+    CHECK_TEXT(text, expected);
+    memset(digest, 0, sizeof(digest));
+    digest_text(digest, text);
+    CHECK_TEXT(text, "");
     authority_dispose(&authority);
 }
 
@@ -109,7 +129,7 @@ TEST(what_was_revoked_is_so_until_it_is_restored)
     revoked_dispose(&revoked);
 }
 
-TEST(each_of_the_three_digests_revokes)
+TEST(each_of_the_four_digests_revokes)
 {
     const struct digests digests = numbered(5);
     const struct {
@@ -117,8 +137,9 @@ TEST(each_of_the_three_digests_revokes)
         enum revoked_by by;
     } CASES[] = {{digests.identity, REVOKED_IDENTITY},
                  {digests.serial, REVOKED_CERTIFICATE},
-                 {digests.issued, REVOKED_CERTIFICATE}};
-    for (int i = 0; i < 3; i++) {
+                 {digests.issued, REVOKED_CERTIFICATE},
+                 {digests.anchor, REVOKED_ANCHOR}};
+    for (int i = 0; i < 4; i++) {
         struct revoked revoked;
         revoked_init(&revoked);
         CHECK_EQUAL(revoked_change(&revoked, CASES[i].digest, 1, NULL, 0, 0), 1);
@@ -251,18 +272,22 @@ TEST(a_session_that_runs_can_be_asked_whether_an_end_was_revoked)
 {
     struct mesh mesh;
     struct pair pair;
-    int own;
+    uint8_t alert = 0;
     mesh_init(&mesh);
     const struct digests peers = mesh.pipeline.digests, ours = mesh.shipper.digests;
     pair_run(&pair, &mesh.shipper, &mesh.pipeline, PIPELINE);
-    CHECK(tls_revoked(&pair.client.tls, &own) == NULL);
+    CHECK(tls_revoked(&pair.client.tls, &alert) == NULL);
     (void)revoked_change(&mesh.revoked, peers.serial, 1, NULL, 0, 1);
-    CHECK_TEXT(tls_revoked(&pair.client.tls, &own), "peer's certificate was revoked");
-    CHECK(!own);
+    CHECK_TEXT(tls_revoked(&pair.client.tls, &alert), "peer's certificate was revoked");
+    CHECK_EQUAL(alert, SSL_AD_CERTIFICATE_REVOKED);
     (void)revoked_change(&mesh.revoked, ours.issued, 1, NULL, 0, 1);
-    CHECK_TEXT(tls_revoked(&pair.client.tls, &own), "this workload's certificate was revoked");
-    CHECK(own);
-    CHECK(tls_revoked(&pair.server.tls, &own) == NULL);
+    CHECK_TEXT(tls_revoked(&pair.client.tls, &alert), "this workload's certificate was revoked");
+    CHECK_EQUAL(alert, SSL_AD_ACCESS_DENIED);
+    CHECK(tls_revoked(&pair.server.tls, &alert) == NULL);
+    (void)revoked_change(&mesh.revoked, pair.client.tls.facts.anchor, 1, NULL, 0, 1);
+    CHECK_TEXT(tls_revoked(&pair.client.tls, &alert),
+               "the trust anchor that the peer was verified by was removed");
+    CHECK_EQUAL(alert, SSL_AD_UNKNOWN_CA);
     pair_dispose(&pair);
     mesh_dispose(&mesh);
 }

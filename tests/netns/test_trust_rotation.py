@@ -4,16 +4,19 @@ every stage, also while the two nodes are at different ones."""
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,16 +142,54 @@ def test_rotation_cuts_nothing_at_any_stage(lab: RunningLab, programs: Programs,
         wait_for_renewal(lab, "pipeline", "siem")
         newcomers.go_on()
 
-        wait_for(lambda: shell(REMOVE.replace("OLD", old[:16])).returncode == 0, "nobody needs the old root")
-        for node in NODES:
-            wait_for(lambda node=node: trusts(lab, node) == {new[:32]}, f"{node} trusts the new root only")
-        wait_for_renewal(lab, "shipper", "pipeline")
-        newcomers.go_on()
-        newcomers.end()
-        total = connections.finish()
-        assert (total.opened, total.cut, total.wrong, total.incidents) == (CONNECTIONS, 0, 0, 0)
-        assert total.sent == total.received
+        # What was opened before all this keeps the old root. What was opened since does not.
+        wait_for(lambda: only_connections_need(shell, old), "live connections alone need the old root")
+        with open_connection(programs, "siem", "shipper") as young:
+            total = connections.finish()
+            assert (total.opened, total.cut, total.wrong, total.incidents) == (CONNECTIONS, 0, 0, 0)
+            assert total.sent == total.received
+            wait_for(lambda: shell(REMOVE.replace("OLD", old[:16])).returncode == 0, "nobody needs the old root")
+            for node in NODES:
+                wait_for(lambda node=node: trusts(lab, node) == {new[:32]}, f"{node} trusts the new root only")
+            wait_for_renewal(lab, "shipper", "pipeline")
+            newcomers.go_on()
+            newcomers.end()
+            assert echoes(young)
     assert [lab.refused(node) for node in NODES] == [[], []]
+
+
+def test_forced_removal_cuts_just_what_the_root_verified(lab: RunningLab, programs: Programs, tmp_path: Path) -> None:
+    """One connection is older than the new certificates, the other is not; both lead to the same workload."""
+    shell = Shell(lab, tmp_path)
+    old = root_of(ca_of(lab, "node1")).key
+    shell.does(MAKE)
+    new = root_of(tmp_path / "new").key
+    shell.does(f"nodeseal trust add {THEIR_CA}/root.pem new/root.pem")
+    wait_for(lambda: shell(STATUS).returncode == 0, "every node has both roots")
+    with open_connection(programs, "shipper", "pipeline") as before:
+        shell.does(ISSUE, "node1")
+        shell.does(ISSUE, "node2")
+        wait_for(lambda: all(issuer(lab, node) == new[:32] for node in NODES), "both nodes issue by the new root")
+        wait_for_renewal(lab, "shipper", "pipeline", "siem")
+        with open_connection(programs, "siem", "pipeline") as since:
+            wait_for(lambda: anchors_of(lab, before) == {old[:32]}, "the first one was verified by the old root")
+            assert anchors_of(lab, since) == {new[:32]}
+            wait_for(lambda: only_connections_need(shell, old), "a live connection alone needs the old root")
+            refused = shell(REMOVE.replace("OLD", old[:16])).stderr
+            assert "node1, node2: has up to 1 connection by it" in refused
+            assert (echoes(before), echoes(since)) == (True, True)
+
+            shell.does(REMOVE.replace("remove OLD", f"remove --force {old[:16]}"))
+            assert is_cut(before)
+            reasons = {reason_of(lab, node, before) for node in NODES}
+            assert "the trust anchor that the peer was verified by was removed" in reasons
+            assert echoes(since)
+            for node in NODES:
+                wait_for(lambda node=node: trusts(lab, node) == {new[:32]}, f"{node} trusts the new root only")
+            assert echoes(since)
+    with open_connection(programs, "shipper", "pipeline"):
+        pass  # a new one, by the new root
+    assert f"anchor  {old}" in shell.does("nodeseal revoke list")
 
 
 def test_node_that_does_not_follow_yet_goes_on_talking(lab: RunningLab, programs: Programs, tmp_path: Path) -> None:
@@ -211,6 +252,48 @@ def test_mesh_whose_roots_have_all_expired_gets_a_new_one(lab: RunningLab, progr
 
 def words(lab: RunningLab, node: str) -> list[str]:
     return [problem["word"] for problem in lab.status(node)["problems"]]
+
+
+@contextlib.contextmanager
+def open_connection(programs: Programs, source: str, destination: str) -> Iterator[socket.socket]:
+    connection = programs.dial(source, programs.serve(destination).address)
+    assert echoes(connection)
+    with connection:
+        yield connection
+
+
+def is_cut(connection: socket.socket) -> bool:
+    """Waits for the end of a connection on which nobody sends; whether it was an abortive one."""
+    try:
+        return connection.recv(1) != b""
+    except ConnectionResetError:
+        return True
+
+
+def only_connections_need(shell: Shell, root: str) -> bool:
+    """A root, for all that the nodes say."""
+    found = json.loads(shell(f"{STATUS} -o json").stdout)
+    needs = {node["needs"] for anchor in found["anchors"] if anchor["sha256"] == root for node in anchor["nodes"]}
+    return "has connections by it" in needs and needs <= {"has connections by it", None}
+
+
+def rows_of(lab: RunningLab, node: str, connection: socket.socket) -> list[dict[str, Any]]:
+    host, port = connection.getsockname()
+    return [row for row in lab.connections(node) if row["source"] == f"{host}:{port}"]
+
+
+def anchors_of(lab: RunningLab, connection: socket.socket) -> set[str | None]:
+    """By which roots the two ends have verified each other."""
+    return {row["anchor"] for node in NODES for row in rows_of(lab, node, connection)}
+
+
+def reason_of(lab: RunningLab, node: str, connection: socket.socket) -> str:
+    """What the node says ended it."""
+
+    def find() -> str | None:
+        return next((str(row["reason"]) for row in rows_of(lab, node, connection) if row["state"] == "closed"), None)
+
+    return wait_for(find, f"{node} shows the end of the connection")
 
 
 def publication(lab: RunningLab, node: str) -> str:

@@ -38,6 +38,7 @@ class FakeLib:
         self.refuse: dict[str, str] = {}
         self.notices: list[dict[str, int]] = []
         self.rows: list[dict[str, Any]] = []
+        self.anchors: list[dict[str, Any]] = []
         self.refused: list[dict[str, Any]] = []
         self.refusal_notices: list[dict[str, Any]] = []
         self.events: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -189,6 +190,9 @@ class FakeLib:
             out[0].memory, out[0].limits.connections = 4096, 20
             out[0].limited[0].refused, out[0].limited[0].first_ms, out[0].limited[0].last_ms = 3, 2000, 1000
         return 1
+
+    def core_anchors(self, _core: Any, out: Any, capacity: int) -> int:
+        return self._rows(self.anchors, out, capacity)
 
     def core_stats(self, _core: Any, out: Any) -> None:
         out.epoch, out.workers = 3, 2

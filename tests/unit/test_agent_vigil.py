@@ -26,7 +26,7 @@ from nodeseal.identity.embedded import EmbeddedIssuer
 from nodeseal.local import run_directory
 from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.model import Phase, Workload, WorkloadName
-from nodeseal.mesh.trust import Trust
+from nodeseal.mesh.trust import Need, Trust
 from nodeseal.node import vigil as vigil_module
 from nodeseal.node.peers import claimed_twice, foreign, missing
 from nodeseal.node.vigil import Handshakes, Vigil
@@ -142,6 +142,14 @@ def test_publications_carry_the_ca(tmp_path: Path) -> None:
     assert not publish(tmp_path, "node2", names, BOTH)
     publication = read_publication(read_content(path, "node2.yaml"), None)
     assert (publication.names, publication.trust, publication.problems) == (frozenset(names), BOTH, ())
+    needing = Trust(BOTH.anchors, BOTH.issuer, (Need("a" * 32, 0, 500), Need("c" * 32, 1_800_000_000)))
+    publish(tmp_path, "node2", names, needing)
+    assert path.read_text().splitlines()[1:3] == [
+        f"# needs: {'a' * 32}=0 {'c' * 32}=1800000000",
+        f"# connections: {'a' * 32}=500",
+    ]
+    publication = read_publication(read_content(path, "node2.yaml"), None)
+    assert (publication.names, publication.trust, publication.problems) == (frozenset(names), needing, ())
     # A former version writes nothing of it, and reads what this one writes: it is in a comment.
     publish(tmp_path, "node2", names)
     publication = read_publication(read_content(path, "node2.yaml"), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from nodeseal.cli.main import main
 from nodeseal.linux.lock_file import LockFile
 from nodeseal.mesh.model import WorkloadName
+from nodeseal.mesh.revocation import REVOCATIONS, Revocation, RevocationKey
 from nodeseal.mesh.trust import Need, Trust
 from nodeseal.mesh.trust_anchor import TRUST_ANCHORS, TrustAnchor
 from nodeseal.sources.directory.publications import publish
@@ -64,6 +66,14 @@ class Mesh:
     @property
     def anchors(self) -> set[str]:
         return set(load(self.directory).of(TRUST_ANCHORS))
+
+    @property
+    def revoked(self) -> Mapping[RevocationKey, Revocation]:
+        return load(self.directory).of(REVOCATIONS)
+
+    def listed_as_revoked(self) -> str:
+        assert main(["revoke", "list", "--mesh", str(self.directory)]) == 0
+        return self._capsys.readouterr().out
 
 
 @pytest.fixture
@@ -154,9 +164,19 @@ def test_anchor_is_removed_when_nothing_needs_it(mesh: Mesh) -> None:
     mesh.says("node2", mesh.new, mesh.old, mesh.new)
     assert "node1: has certificates of it until 2106-02-07 06:28Z; wait, or" in mesh.refused("remove", mesh.old.key)
     mesh.says("node1", mesh.new, mesh.old, mesh.new, needs=(Need(mesh.old.key[:32], 1000),))
+    mesh.says("node2", mesh.new, mesh.old, mesh.new, needs=(Need(mesh.old.key[:32], 1000, 30),))
+    assert "is needed: node2: has up to 30 connections by it; wait, or" in mesh.refused("remove", mesh.old.key)
+    needing = {one["node"]: (one["connections"], one["needs"]) for one in mesh("status")["anchors"][0]["nodes"]}
+    assert needing == {"node1": (0, None), "node2": (30, "has connections by it")}
+    assert "node2: has up to 30 connections by it" in mesh.shown("status")
+    mesh.says("node2", mesh.new, mesh.old, mesh.new, needs=(Need(mesh.old.key[:32], FAR, 1),))
+    both = "node2: has certificates of it until 2106-02-07 06:28Z, and up to 1 connection by it; wait, or"
+    assert both in mesh.refused("remove", mesh.old.key)
+    mesh.says("node2", mesh.new, mesh.old, mesh.new)
     answer = mesh("remove", mesh.old.key[:8])
     assert [row["sha256"] for row in answer["removed"]] == [mesh.old.key]
     assert mesh.anchors == {mesh.new.key}
+    assert mesh.revoked == {}
     assert "no trust anchor begins with" in mesh.refused("remove", mesh.old.key)
 
 
@@ -168,11 +188,35 @@ def test_anchor_that_is_needed_is_removed_by_force(mesh: Mesh) -> None:
         ("node2", "issues by it"),
     ]
     assert mesh.anchors == {mesh.new.key}
+    assert list(map(str, mesh.revoked)) == [f"anchor {mesh.old.key}"]
+
+
+def test_anchor_that_is_added_again_is_revoked_no_more(mesh: Mesh) -> None:
+    mesh("add", mesh.today / "root.pem", mesh.next / "root.pem")
+    assert "are cut" in mesh.shown("remove", mesh.old.key, "--force")
+    assert mesh.old.key[:16] in mesh.listed_as_revoked()
+    mesh("add", mesh.today / "root.pem")
+    assert mesh.anchors == {mesh.old.key, mesh.new.key}
+    assert mesh.revoked == {}
+    assert "nothing is revoked" in mesh.listed_as_revoked()
+
+
+def test_what_forced_removals_have_left_is_forgotten_after_a_year(mesh: Mesh) -> None:
+    mesh("add", mesh.today / "root.pem", mesh.next / "root.pem")
+    entries = [
+        {"anchor": "aa" * 32, "since": "2020-01-01T00:00:00Z"},
+        {"anchor": "bb" * 32, "since": "9999-01-01T00:00:00Z"},
+        {"serials": ["5"], "since": "2020-01-01T00:00:00Z"},
+    ]
+    (mesh.directory / "revocations.json").write_text(json.dumps({"revocations": entries}))
+    mesh("remove", mesh.old.key, "--force")
+    assert set(map(str, mesh.revoked)) == {f"anchor {'bb' * 32}", "serial 5", f"anchor {mesh.old.key}"}
 
 
 def test_file_goes_with_the_last_anchor(mesh: Mesh) -> None:
     mesh("add", mesh.today / "root.pem")
     mesh("remove", mesh.old.key, "--force")
+    assert mesh.revoked == {}
     assert not (mesh.directory / "trust.yaml").exists()
     assert "each node trusts the root.pem of its own CA" in mesh.shown("list")
 
@@ -189,6 +233,7 @@ def test_anchor_of_another_file_is_left_to_who_wrote_that(mesh: Mesh) -> None:
     mesh("add", mesh.today / "root.pem")
     assert mesh.anchors == {mesh.old.key, mesh.new.key}
     assert "is not in" in mesh.refused("remove", mesh.new.key, "--force")
+    assert mesh.revoked == {}
     assert mesh.anchors == {mesh.old.key, mesh.new.key}
 
 

@@ -62,7 +62,7 @@ def covers(ours: object, theirs: object) -> bool:
 
 
 def test_every_operation_of_the_version_before_was_recorded() -> None:
-    since = {"trust_bundle", "trust_bundles", "revocations", "refusals", "subscribe", "workload_addresses"}
+    since = {"trust_bundle", "trust_bundles", "revocations", "anchors", "refusals", "subscribe", "workload_addresses"}
     assert {one.operation for one in GOOD} == set(REQUESTS) - since
 
 
@@ -169,6 +169,15 @@ def test_a_core_carries_out_what_agents_of_the_version_before_ask() -> None:
     ]
 
 
+def test_core_says_which_anchors_its_tunnels_need() -> None:
+    module, lib = make_native()
+    server = ControlServer(native.Core(module, workers=1, trust_domain="example.org"), trust_domain="example.org")
+    lib.anchors = [{"anchor": b"%032x" % number, "connections": number, "tunnels": 1} for number in range(1, 20)]
+    answer, _fds = server.handle(Session(), core.encode(core.Anchors()), [])
+    expected = [core.AnchorUse(anchor=f"{number:032x}", connections=number, tunnels=1) for number in range(1, 20)]
+    assert answer == core.AnchorUses(anchors=tuple(expected))
+
+
 class Later(core.Hello, frozen=True, kw_only=True, tag="hello"):
     """A request of a later version."""
 
@@ -241,6 +250,7 @@ def test_rows_have_the_fields_of_the_structures_that_they_are_made_of() -> None:
 
     assert named_fields(core.Connection) == fields("ns_connection")
     assert named_fields(core.CoreStats) == fields("ns_core_stats")
+    assert named_fields(core.AnchorUse) == fields("ns_anchor_use")
     assert named_fields(core.Limited) == fields("ns_limited")
     assert named_fields(Refusal) == fields("ns_refusal")
     assert set(Limits.__dataclass_fields__) == fields("ns_limits")

@@ -17,6 +17,7 @@ from nodeseal.mesh.revocation import (
     Serials,
     identities_of,
     nodes_of,
+    revoked_anchor,
     revoked_identity,
     revoked_node,
     revoked_serials,
@@ -37,6 +38,7 @@ from nodeseal.sources.source import MeshStateError
 
 WEB, DB = SpiffeId("example.org", "default", "web"), SpiffeId("example.org", "default", "db")
 MOST = (1 << 160) - 1
+ANCHOR = "9c05" * 16
 
 
 def test_serial_numbers_are_packed_in_order_each_once() -> None:
@@ -55,7 +57,14 @@ def test_long_list_of_serial_numbers_is_small() -> None:
 
 
 @pytest.mark.parametrize(
-    "revocation", [revoked_identity(WEB), revoked_node("node3", [WEB]), revoked_serials([5]), revoked_serials([5, 6])]
+    "revocation",
+    [
+        revoked_anchor(ANCHOR),
+        revoked_identity(WEB),
+        revoked_node("node3", [WEB]),
+        revoked_serials([5]),
+        revoked_serials([5, 6]),
+    ],
 )
 def test_keys_are_read_as_they_are_written(revocation: object) -> None:
     key = revocation.key  # type: ignore[attr-defined]
@@ -74,12 +83,14 @@ def test_what_revocations_revoke() -> None:
         revoked_node("node3", [DB]),
         revoked_serials([5]),
         revoked_serials([5], "other.org"),
+        revoked_anchor(ANCHOR),
     ]
     assert set(of_revocations(revocations, "example.org")) == {
         of_identity(WEB),
         of_identity(DB),
         of_serial("example.org", 5),
         of_serial("other.org", 5),
+        ANCHOR[:32],
     }
     assert {identity: one.because for identity, one in identities_of(revocations).items()} == {
         WEB: " (leaked)",
@@ -119,6 +130,7 @@ ENTRIES = [
     {"identity": str(WEB), "reason": "leaked", "since": "2026-11-30T16:00:00Z"},
     {"node": "node3", "identities": [str(DB)]},
     {"serials": ["05", "aa:bb"], "trust_domain": "other.org"},
+    {"anchor": ANCHOR, "reason": "removed"},
 ]
 
 
@@ -131,16 +143,17 @@ def test_files_say_what_is_revoked(tmp_path: Path, suffix: str) -> None:
         revoked_identity(WEB, "leaked", "2026-11-30T16:00:00Z"),
         revoked_node("node3", [DB]),
         revoked_serials([5, 0xAABB], "other.org"),
+        revoked_anchor(ANCHOR, "removed"),
     }
 
 
 @pytest.mark.parametrize(
     ("entry", "problem"),
     [
-        ({}, "revocations[0]: expected one of identity, node, serials, found none of them"),
+        ({}, "revocations[0]: expected one of identity, node, serials, anchor, found none of them"),
         (
             {"identity": str(WEB), "node": "x"},
-            "revocations[0]: expected one of identity, node, serials, found identity and node",
+            "revocations[0]: expected one of identity, node, serials, anchor, found identity and node",
         ),
         (
             {"identity": "web"},
@@ -152,6 +165,11 @@ def test_files_say_what_is_revoked(tmp_path: Path, suffix: str) -> None:
         ),
         ({"serials": []}, "revocations[0].serials: expected at least one serial number, found none"),
         ({"node": "n", "trust_domain": "x"}, "revocations[0].trust_domain: expected only"),
+        ({"anchor": ANCHOR[:32]}, "revocations[0].anchor: expected the fingerprint of a trust anchor, found '9c05"),
+        (
+            {"anchor": ANCHOR, "serials": ["5"]},
+            "revocations[0]: expected one of identity, node, serials, anchor, found",
+        ),
         ({"node": "n", "reason": "x" * 201}, "revocations[0].reason: expected a line of at most 200 characters"),
         ({"node": "n", "since": "now"}, "revocations[0].since: expected a time in UTC, ISO 8601, found 'now'"),
     ],

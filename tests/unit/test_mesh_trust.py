@@ -7,7 +7,7 @@ from base64 import b64encode
 import pytest
 
 from nodeseal.mesh.kinds import MeshError
-from nodeseal.mesh.trust import Need, Trust, holders, needs_of, why_needed, would_be_lost
+from nodeseal.mesh.trust import Need, Trust, holders, needs_of, told_count, why_needed, would_be_lost
 from nodeseal.mesh.trust_anchor import PemError, TrustAnchor, read_anchor_key
 
 OLD, NEW = "a" * 64, "b" * 64
@@ -61,7 +61,42 @@ def test_key_of_an_anchor_is_a_fingerprint(text: str) -> None:
 
 def test_node_needs_the_anchors_of_its_certificates_but_for_the_one_that_it_issues_by() -> None:
     certificates = [(OLD, NOW + 5), (OLD, NOW + 9), (NEW, NOW + 90)]
-    assert list(needs_of(certificates, NEW)) == [Need(OLD[:32], NOW + 9)]
+    assert list(needs_of(certificates, {}, NEW)) == [Need(OLD[:32], NOW + 9)]
+
+
+def test_node_needs_the_anchors_of_its_connections_but_for_the_one_that_it_issues_by() -> None:
+    connections = {OLD[:32]: 7, NEW[:32]: 9, "ee" * 16: 1}
+    assert list(needs_of([(OLD, NOW + 5)], connections, NEW)) == [Need(OLD[:32], NOW + 5, 7), Need("ee" * 16, 0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("now", "told", "expected"),
+    [
+        (0, 0, 0),
+        (1, 0, 1),
+        (9, 0, 9),
+        (10, 0, 10),
+        (11, 0, 20),
+        (473, 0, 500),
+        (500, 500, 500),
+        (251, 500, 500),
+        (250, 500, 300),
+        (501, 500, 600),
+        (1, 2, 1),
+        (0, 1, 0),
+    ],
+)
+def test_told_count_is_no_lower_and_changes_seldom(now: int, told: int, expected: int) -> None:
+    assert told_count(now, told) == expected
+
+
+def test_connections_that_end_one_after_the_other_change_what_is_told_a_few_times() -> None:
+    told, changes = 0, 0
+    for now in range(10_000, -1, -1):
+        before, told = told, told_count(now, told)
+        assert told >= now
+        changes += told != before
+    assert changes < 20
 
 
 def test_what_each_node_says_of_an_anchor() -> None:
@@ -69,6 +104,7 @@ def test_what_each_node_says_of_an_anchor() -> None:
         "behind": Trust.of([OLD], OLD, []),
         "between": Trust.of([OLD, NEW], NEW, [Need(OLD[:32], NOW + 1)]),
         "done": Trust.of([NEW], NEW, []),
+        "talking": Trust.of([NEW], NEW, [Need(OLD[:32], NOW, 3)]),
         "former": Trust.of([OLD], NEW),
         "over": Trust.of([OLD, NEW], NEW, [Need(OLD[:32], NOW)]),
         "silent": None,
@@ -81,6 +117,7 @@ def test_what_each_node_says_of_an_anchor() -> None:
         "done": (False, None),
         "former": (True, "has not said what it needs"),
         "over": (True, None),
+        "talking": (False, "has connections by it"),
         "silent": (None, "has not said what it needs"),
     }
 

@@ -251,6 +251,7 @@ def through_core(mesh: Mesh | None, row: Connection, generation: int) -> Connect
         tls=row.tls or None,
         group=row.group or None,
         signature=row.signature or None,
+        anchor=row.anchor or None,
         reason=row.reason or None,
         bytes_sent=row.bytes_sent,
         bytes_received=row.bytes_received,

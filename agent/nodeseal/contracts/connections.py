@@ -47,6 +47,8 @@ class ConnectionRow(Row, frozen=True):
     """The group of the key exchange, "X25519MLKEM768"; null without TLS. So is the next."""
     signature: str | None = None
     """The algorithm by which the peer has signed the handshake, "ecdsa_secp256r1_sha256"."""
+    anchor: str | None = None
+    """The trust anchor that the peer was verified by: the first 32 digits of its fingerprint; null without TLS."""
     reason: str | None = None
     """Without mutual TLS: why, a word of docs/words.md. Closed: what ended it, if it failed."""
     bytes_sent: int | None = None

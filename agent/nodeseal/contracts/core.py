@@ -15,8 +15,8 @@ of the protocol (`PROTOCOL`, told by Hello) says which operations a core has:
         WorkloadCredentials
     6   the listener role 4, where SYNs are parked; WorkloadAddresses. Before it, a workload of the mesh
         state has at most one address of each family (nodeseal.mesh.former)
-    7   TrustBundles, Revocations, and private keys in a descriptor. Before it, a core trusts its own trust
-        domain only, and knows of nothing that was revoked
+    7   TrustBundles, Revocations, Anchors, and private keys in a descriptor. Before it, a core trusts its own
+        trust domain only, knows of nothing that was revoked, and of no peer by which anchor it was verified
 
 An agent asks every operation of cores whose protocol is SPOKEN. Of all others it asks only those that keep their form
 for ever: Hello, Retire, Live, Listeners, Stop.
@@ -43,6 +43,7 @@ ADDRESSES_SINCE = 6
 FEDERATION_SINCE = 7
 REVOCATION_SINCE = 7
 KEY_FD_SINCE = 7
+ANCHORS_SINCE = 7
 
 MESH_PART = 1000
 """Most workloads and services in one message. A mesh state goes over in parts: writing and reading JSON keeps the
@@ -62,7 +63,7 @@ KEY_MAX = 16 * 1024
 """Most bytes of a private key."""
 
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
-"""Stands for an identity or a certificate: nodeseal.mesh.revoked."""
+"""Stands for an identity, a certificate or a trust anchor: nodeseal.mesh.revoked."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Key = Count
@@ -370,6 +371,8 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     """The group of the key exchange, "X25519MLKEM768"; of those with mtls. So is the next."""
     signature: str = ""
     """The algorithm by which the peer has signed the handshake, "ecdsa_secp256r1_sha256"."""
+    anchor: str = ""
+    """The trust anchor that the peer was verified by: the first 32 digits of its fingerprint; of those with mtls."""
     reason: str = ""
     """Open in plaintext: why; closed or failing: what ended it."""
 
@@ -470,6 +473,27 @@ class Stats(Request[Counters], frozen=True, kw_only=True, tag="stats"):
     """All counters."""
 
 
+class AnchorUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What runs because a trust anchor verified the peer: struct ns_anchor_use of nodeseal_core.h."""
+
+    anchor: Digest
+    """The first 32 digits of its fingerprint."""
+    connections: Count = 0
+    tunnels: Count = 0
+    """With those that have no connection now."""
+
+
+class AnchorUses(Answer, frozen=True, kw_only=True):
+    """The trust anchors that verified the peers of open tunnels, each once."""
+
+    anchors: tuple[AnchorUse, ...] = ()
+
+
+class Anchors(Request[AnchorUses], frozen=True, kw_only=True, tag="anchors"):
+    """Which trust anchors are needed by what runs. Costs as much as there are tunnels, however many connections these
+    have."""
+
+
 class Subscribe(Request[Answer], frozen=True, kw_only=True, tag="subscribe"):
     """From its answer on this control connection carries events (nodeseal.contracts.events), and no more requests."""
 
@@ -498,6 +522,7 @@ OPERATIONS: tuple[type[Request[Any]], ...] = (
     Connections,
     Refusals,
     Stats,
+    Anchors,
     Subscribe,
 )
 

@@ -269,6 +269,9 @@ class NodeTrust(Struct, frozen=True):
     certificates_until: str | None = None
     """When the last of its certificates expires that is verified by it, where it issues by another by now; null when it
     has none."""
+    connections: int = 0
+    """At most so many of its live connections are with peers that it has verified by it, where it issues by another by
+    now."""
     needs: str | None = None
     """Why the anchor must not be removed yet; null when this node does not need it."""
 
@@ -393,9 +396,10 @@ class RevocationRow(Struct, frozen=True):
     """Something that is revoked."""
 
     what: str = ""
-    """ "identity", "node", "serial" or "serials"."""
+    """ "identity", "node", "serial", "serials" or "anchor"."""
     name: str = ""
-    """The SPIFFE id, the node or the serial number; of several serial numbers a digest of them."""
+    """The SPIFFE id, the node, the serial number or the fingerprint of the trust anchor; of several serial numbers a
+    digest of them."""
     identities: list[str] = []
     """The SPIFFE ids that are revoked by it."""
     serials: int = 0

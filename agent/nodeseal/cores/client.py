@@ -343,6 +343,13 @@ class CoreClient:
             return list((await self._ask(core.Connections())).refused)
         return list((await self._ask(core.Refusals())).refused)
 
+    async def anchors(self) -> dict[str, int] | None:
+        """By the digest of each trust anchor that verified the peers of open tunnels: how many connections these have
+        now. None: the core is too old to know."""
+        if self._protocol < core.ANCHORS_SINCE:
+            return None
+        return {one.anchor: one.connections for one in (await self._ask(core.Anchors())).anchors}
+
     async def stats(self) -> tuple[CoreStats, tuple[WorkloadStats, ...]]:
         """(the process's counters, a row a workload)."""
         answer = await self._ask(core.Stats())

@@ -13,6 +13,7 @@ from nodeseal.mesh.model import Connect, Mode, OnFailure
 from nodeseal.mesh.workload import MOST_ADDRESSES
 
 # Only told to others (JSON Schema): whoever makes an object of the model checks more than a pattern can say.
+Fingerprint: TypeAlias = Annotated[str, Meta(extra_json_schema={"pattern": "^[0-9a-f]{64}$"})]
 Name: TypeAlias = Annotated[
     str, Meta(extra_json_schema={"pattern": "^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$"})
 ]
@@ -132,7 +133,8 @@ class TrustAnchorEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False
 
 
 class RevocationEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
-    """What the mesh does not talk with any more: `identity`, `node` or `serials`; `nodeseal revoke` writes these."""
+    """What the mesh does not talk with any more: `identity`, `node`, `serials` or `anchor`; `nodeseal revoke` writes
+    the first three, and `nodeseal trust remove --force` the last."""
 
     identity: Annotated[str | UnsetType, Meta(description="A SPIFFE id, whoever has a certificate with it.")] = UNSET
     node: Annotated[Name | UnsetType, Meta(description="A node: nothing is issued to it.")] = UNSET
@@ -142,6 +144,10 @@ class RevocationEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False)
     serials: Annotated[
         list[str] | UnsetType,
         Meta(description="Serial numbers of certificates, in hexadecimal, whoever issued them."),
+    ] = UNSET
+    anchor: Annotated[
+        Fingerprint | UnsetType,
+        Meta(description="The fingerprint of a trust anchor that was removed: whoever it verified."),
     ] = UNSET
     trust_domain: Annotated[
         str | UnsetType, Meta(description="With `serials`: of these certificates' SPIFFE ids; the mesh's if absent.")

@@ -15,13 +15,14 @@ from nodeseal.mesh.revocation import (
     REASON_MAX,
     SERIAL_BYTES,
     Revocation,
+    revoked_anchor,
     revoked_identity,
     revoked_node,
     revoked_serials,
 )
 from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError, check_trust_domain
 
-WHAT = ("identity", "node", "serials")
+WHAT = ("identity", "node", "serials", "anchor")
 
 _SERIAL = re.compile(rf"(?:0x)?([0-9a-fA-F]{{1,{2 * SERIAL_BYTES}}})")
 _SERIAL_EXPECTED = f"a serial number of 1 to {2 * SERIAL_BYTES} hexadecimal digits"
@@ -61,6 +62,9 @@ def read_revocation(problems: Problems, node: Node, path: str) -> Revocation | N
         nodes = fields.items("identities", "a list of SPIFFE ids", required=False)
         read = [_identity(problems, one, f"{fields.at('identities')}[{at}]") for at, one in enumerate(nodes)]
         found = revoked_node(name, [one for one in read if one is not None], reason, since)
+    elif stated == ["anchor"]:
+        fingerprint = fields.text("anchor", expected="the fingerprint of a trust anchor", pattern="[0-9a-f]{64}")
+        found = revoked_anchor(fingerprint, reason, since)
     else:
         found = _of_serials(fields, reason, since)
     fields.close()
@@ -104,7 +108,12 @@ def _take(entry: RevocationEntry) -> Revocation | None:
     reason, since = _or_empty(entry.reason), _or_empty(entry.since)
     if entry.serials is UNSET or entry.identity is not UNSET or entry.node is not UNSET:
         return None
-    if entry.identities is not UNSET or len(reason) > REASON_MAX or not reason.isprintable():
+    if (
+        entry.anchor is not UNSET
+        or entry.identities is not UNSET
+        or len(reason) > REASON_MAX
+        or not reason.isprintable()
+    ):
         return None
     if since and re.fullmatch(_SINCE, since) is None:
         return None

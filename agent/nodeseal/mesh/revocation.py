@@ -1,5 +1,5 @@
-"""Revocations: identities, certificates and nodes that a mesh does not talk with any more. One kind of objects of the
-mesh model, with the list of serial numbers of one entry packed: 100,000 take 2 MB.
+"""Revocations: identities, certificates, nodes and trust anchors that a mesh does not talk with any more. One kind of
+objects of the mesh model, with the list of serial numbers of one entry packed: 100,000 take 2 MB.
 
 What cores know a revocation by is nodeseal.mesh.revoked. They are told of it apart from the mesh state.
 """
@@ -25,11 +25,13 @@ class Revoked(StrEnum):
     IDENTITY = "identity"
     SERIAL = "serial"
     NODE = "node"
+    ANCHOR = "anchor"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class RevocationKey:
-    """By which one is known. As text: "identity spiffe://...", "node node3", "serial 3fa9", "serials 9c05...".
+    """By which one is known. As text: "identity spiffe://...", "node node3", "serial 3fa9", "serials 9c05...", and
+    "anchor 51e7..." with the whole fingerprint.
 
     Of a list of serial numbers it is the digest of all of them: another list is another revocation."""
 
@@ -69,7 +71,8 @@ class Serials:
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """One entry: an identity, a node with the identities that were its alone, or serial numbers of one trust domain."""
+    """One entry: an identity, a node with the identities that were its alone, serial numbers of one trust domain, or
+    whoever was verified by a trust anchor that was removed."""
 
     key: RevocationKey
     reason: str = ""
@@ -87,6 +90,11 @@ class Revocation:
         return self.key.name if self.key.what == Revoked.NODE else None
 
     @property
+    def anchor(self) -> str | None:
+        """The fingerprint of the trust anchor that was removed."""
+        return self.key.name if self.key.what == Revoked.ANCHOR else None
+
+    @property
     def because(self) -> str:
         """The reason, to stand after "revoked": " (key leaked)"; "" if there is none."""
         return f" ({self.reason})" if self.reason else ""
@@ -100,6 +108,11 @@ def revoked_identity(identity: SpiffeId, reason: str = "", since: str = "") -> R
 def revoked_node(node: str, identities: Iterable[SpiffeId], reason: str = "", since: str = "") -> Revocation:
     """Revokes a node: nothing is issued to it any more, and these identities are revoked."""
     return Revocation(RevocationKey(Revoked.NODE, node), reason, since, tuple(sorted(set(identities))))
+
+
+def revoked_anchor(fingerprint: str, reason: str = "", since: str = "") -> Revocation:
+    """Revokes every certificate that is verified by the trust anchor with this fingerprint (all 64 digits)."""
+    return Revocation(RevocationKey(Revoked.ANCHOR, fingerprint), reason, since)
 
 
 def revoked_serials(

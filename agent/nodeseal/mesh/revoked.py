@@ -36,6 +36,11 @@ def of_issued(issuer_name: bytes, serial: int) -> str:
     return _digest("issued", hashlib.sha256(issuer_name).hexdigest(), f"{serial:x}")
 
 
+def of_anchor(fingerprint: str) -> str:
+    """Every certificate that is verified by the trust anchor with this fingerprint: the beginning of it."""
+    return fingerprint[:_LENGTH]
+
+
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_LENGTH]
 
@@ -45,6 +50,8 @@ def of_revocations(revocations: Iterable[Revocation], trust_domain: str) -> list
     found: list[str] = []
     for one in revocations:
         found += map(of_identity, one.identities)
+        if one.anchor is not None:
+            found.append(of_anchor(one.anchor))
         domain = one.trust_domain or trust_domain
         found += [of_serial(domain, serial) for serial in one.serials]
     return found

@@ -11,23 +11,30 @@ DIGEST_LENGTH = 32
 """Of a fingerprint, in hexadecimal digits: half of one is enough to compare, and nobody trusts it."""
 
 
+BY_CERTIFICATES, BY_CONNECTIONS = "has certificates of it", "has connections by it"
+"""Why a node needs an anchor."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Need:
-    """What of a node is verified by an anchor by which it does not issue any more. Does not change with every
-    connection: a publication is read by all nodes."""
+    """What of a node is verified by an anchor by which it does not issue any more, or whom it has verified by one. Does
+    not change with every connection: a publication is read by all nodes."""
 
     anchor: str
     """The anchor's digest."""
     until: int = 0
     """When the last of the node's certificates that are verified by it expires, in seconds since the epoch; 0: it has
     none."""
+    connections: int = 0
+    """At most so many of its live connections are with peers that it has verified by it; 0: none is. See told_count."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
     """A node's CA: `anchors` are digests of the roots that its core has, `issuer` that of the one by which it issues.
 
-    `needs`: others that it has certificates of. None: it does not say, as agents of former versions do.
+    `needs`: others that it has certificates of, or connections by. None: it does not say, as agents of former versions
+    do.
     """
 
     anchors: frozenset[str]
@@ -51,15 +58,25 @@ def digest_of(fingerprint: str) -> str:
     return fingerprint[:DIGEST_LENGTH]
 
 
-def needs_of(certificates: Iterable[tuple[str, int]], issuer: str) -> Iterator[Need]:
-    """`certificates`: (fingerprint of the anchor, when it expires) of each; `issuer`: the fingerprint of the anchor by
-    which the node issues, which it needs anyway."""
+def needs_of(certificates: Iterable[tuple[str, int]], connections: Mapping[str, int], issuer: str) -> Iterator[Need]:
+    """`certificates`: (fingerprint of the anchor, when it expires) of each; `connections`: how many there are, by the
+    digest of the anchor; `issuer`: the fingerprint of the anchor by which the node issues, which it needs anyway."""
     latest: dict[str, int] = {}
     for anchor, until in certificates:
-        if anchor != issuer:
-            latest[anchor] = max(until, latest.get(anchor, 0))
-    for anchor, until in latest.items():
-        yield Need(digest_of(anchor), until)
+        digest = digest_of(anchor)
+        latest[digest] = max(until, latest.get(digest, 0))
+    for digest in {**latest, **connections}:
+        if digest != digest_of(issuer):
+            yield Need(digest, latest.get(digest, 0), connections.get(digest, 0))
+
+
+def told_count(now: int, told: int) -> int:
+    """What is told of `now` connections where `told` was told last: at least as many, and the same again until half of
+    those are gone, or there are more. So 500 that end one after the other change a publication a few times."""
+    if told // 2 < now <= told:
+        return told
+    unit: int = 10 ** (len(str(now)) - 1)
+    return -(-now // unit) * unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +90,8 @@ class Holder:
     """It issues by it."""
     until: int | None = None
     """See Need; None: it does not say."""
+    connections: int = 0
+    """Same."""
 
 
 def holders(anchor: str, nodes: Iterable[str], publishers: Mapping[str, Trust | None]) -> list[Holder]:
@@ -85,10 +104,11 @@ def holders(anchor: str, nodes: Iterable[str], publishers: Mapping[str, Trust | 
         if trust is None:
             found.append(Holder(node, None))
             continue
-        until = None
+        until, connections = None, 0
         if trust.needs is not None:
-            until = max((need.until for need in trust.needs if need.anchor == digest), default=0)
-        found.append(Holder(node, digest in trust.anchors, trust.issuer == digest, until))
+            need = next((need for need in trust.needs if need.anchor == digest), Need(digest))
+            until, connections = need.until, need.connections
+        found.append(Holder(node, digest in trust.anchors, trust.issuer == digest, until, connections))
     return found
 
 
@@ -99,7 +119,9 @@ def why_needed(holder: Holder, now: int) -> str | None:
         return "issues by it"
     if holder.until is None:
         return "has not said what it needs"
-    return "has certificates of it" if holder.until > now else None
+    if holder.until > now:
+        return BY_CERTIFICATES
+    return BY_CONNECTIONS if holder.connections else None
 
 
 def would_be_lost(anchors: Iterable[str], publishers: Mapping[str, Trust | None]) -> dict[str, list[str]]:

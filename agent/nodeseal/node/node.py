@@ -53,6 +53,7 @@ from nodeseal.sources.source import Reference, Source
 log = logging.getLogger("nodeseal.agent")
 
 _PUBLICATION_CHECK_S = 5.0
+_ANCHORS_LOOK_S = 5.0
 _NAMESPACE_CHECK_S = 5.0
 
 
@@ -103,7 +104,7 @@ class Node:
         self.enrolments = Enrolments()
         self._revoker = RevocationPusher(self.core)
         self.revocations = Revocations(config.node, config.crls, self._revoker, self.enrolments, now)
-        self.trust = TrustWatch(pusher, credentials, self.enrolments, now)
+        self.trust = TrustWatch(self.core, pusher, credentials, self.enrolments, now)
         self.publication = OwnPublication(source, self.trust.published, self.enrolments.published)
         self.former = FormerPublications(config.run_dir, source, source_at)
         self.hosts = HostWatch(self.enrolments, capture)
@@ -153,6 +154,7 @@ class Node:
             with step("taking over what a former agent left"):
                 await self._adopt()
             await self.trust.push()
+            await self.trust.look()
             # A publication of a former run may name what is not captured any more.
             with step("publishing"):
                 await self.publish()
@@ -176,6 +178,7 @@ class Node:
         self._go_on("host", self.hosts.run())
         self._go_on("issuer", self.issuer_watch.run())
         self._go_on("trust", self._follow_trust())
+        self._go_on("anchors", self._follow_anchors())
         self._go_on("revocations", self.revocations.run())
         self._go_on("federation", self.federation.run(self._push_trust))
         self._go_on("vigil", self.vigil.run(self._tell_vigil, self.capture.has_cgroup))
@@ -292,6 +295,13 @@ class Node:
         async for _bundle in self.issuer.changes():
             await self._push_trust()
             self.enrolments.retry_certificates()
+
+    async def _follow_anchors(self) -> None:
+        """Other nodes are told which anchors the connections of this one need."""
+        while True:
+            await asyncio.sleep(_ANCHORS_LOOK_S)
+            if await self.trust.look():
+                await self.publication.heal()
 
     async def _push_trust(self) -> None:
         """Whoever has a certificate of an anchor that is gone gets another one."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 
-from nodeseal.cores.client import CoreError
+from nodeseal.cores.client import CoreClient, CoreError, CoreGone
+from nodeseal.cores.link import CoreLink
+from nodeseal.cores.supervisor import CoreSupervisor
 from nodeseal.cores.trust_pusher import TrustPusher
 from nodeseal.enrolment.enrolments import Enrolments
 from nodeseal.identity.credentials import Credentials
 from nodeseal.identity.trust import TrustBundle
 from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord
-from nodeseal.mesh.trust import Need, Trust, needs_of
+from nodeseal.mesh.trust import Need, Trust, digest_of, needs_of, told_count
 
 log = logging.getLogger("nodeseal.agent")
 
@@ -22,14 +26,21 @@ class TrustWatch:
     """`pusher` brings the anchors to the cores, `credentials` says which these are."""
 
     def __init__(
-        self, pusher: TrustPusher, credentials: Credentials, enrolments: Enrolments, now: Callable[[], datetime]
+        self,
+        core: CoreSupervisor,
+        pusher: TrustPusher,
+        credentials: Credentials,
+        enrolments: Enrolments,
+        now: Callable[[], datetime],
     ) -> None:
+        self._core = core
         self._pusher = pusher
         self._credentials = credentials
         self._enrolments = enrolments
         self._now = now
         self._known: TrustBundle | None = None
         self._told: Trust | None = None
+        self._connections: Mapping[str, int] | None = None
         self._failure: str | None = None
 
     async def push(self) -> bool:
@@ -46,16 +57,35 @@ class TrustWatch:
         before, self._known = self._known, self._pusher.given
         return self._known != before
 
+    async def look(self) -> bool:
+        """Asks all cores which anchors their connections need; whether there is something else to tell. Never raises:
+        while one does not answer, nobody knows."""
+        found = await asyncio.gather(*map(_connections_of, self._core.links()))
+        before, told = self._connections, self._connections or {}
+        if any(one is None for one in found):
+            self._connections = None
+        else:
+            total = Counter[str]()
+            for one in found:
+                total.update(one or {})
+            self._connections = {anchor: told_count(count, told.get(anchor, 0)) for anchor, count in total.items()}
+        return self._connections != before
+
     def published(self) -> Trust | None:
         """What other nodes are told: the anchors that the core has, not those that it should have. None before the
         first time; while no core runs it is what the last one had."""
         given, issuer = self._pusher.given, self._credentials.anchor
         if given is not None:
-            self._told = Trust.of(given.fingerprints, issuer, self._needs(issuer))
+            self._told = Trust.of(given.fingerprints, issuer, self._needs(issuer, given.fingerprints))
         return self._told
 
-    def _needs(self, issuer: str) -> list[Need] | None:
-        """None: a workload's certificate is not known, as of one that was adopted a moment ago."""
+    def _needs(self, issuer: str, own: Collection[str]) -> list[Need] | None:
+        """`own`: the fingerprints of the own domain's anchors. None: a workload's certificate is not known, as of one
+        that was adopted a moment ago, or it is not known what connections need."""
+        if self._connections is None:
+            return None
+        domain = set(map(digest_of, own))
+        connections = {anchor: count for anchor, count in self._connections.items() if count and anchor in domain}
         certificates = []
         for enrolment in self._enrolments.values():
             if enrolment.installed is None:
@@ -65,7 +95,7 @@ class TrustWatch:
             svid = enrolment.installed.credential.svid
             if svid.not_after > self._now():
                 certificates.append((svid.anchor, int(svid.not_after.timestamp()) + 1))
-        return list(needs_of(certificates, issuer))
+        return list(needs_of(certificates, connections, issuer))
 
     def problems(self) -> Iterator[Problem]:
         """See nodeseal.node.problems."""
@@ -75,3 +105,13 @@ class TrustWatch:
         if self._failure is not None:
             text = f"the core did not take the trust anchors: {self._failure}"
             yield Problem(ProblemWord.TRUST_NOT_GIVEN, text, "it is tried again")
+
+
+async def _connections_of(link: CoreLink) -> Mapping[str, int] | None:
+    """None: it does not say."""
+    try:
+        return await link.call(CoreClient.anchors)
+    except CoreGone:
+        return {}
+    except CoreError:
+        return None

@@ -123,6 +123,7 @@ class ControlServer:
             contract.Connections: self._connections,
             contract.Refusals: self._refusals,
             contract.Stats: self._stats,
+            contract.Anchors: self._anchors,
             contract.Subscribe: self._subscribe,
             contract.Stop: self._stop,
         }
@@ -392,6 +393,9 @@ class ControlServer:
 
     def _stats(self, _request: contract.Stats, _carried: Carried) -> Outcome:
         return contract.Counters(core=self._core.stats(), workloads=self._core.workload_stats(self._text_of))
+
+    def _anchors(self, _request: contract.Anchors, _carried: Carried) -> Outcome:
+        return contract.AnchorUses(anchors=self._core.anchors())
 
     def _subscribe(self, _request: contract.Subscribe, carried: Carried) -> Outcome:
         carried.session.subscribed = True

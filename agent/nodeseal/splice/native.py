@@ -16,7 +16,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from nodeseal.contracts.core import CONNECTIONS_PART, Connection, Connections, CoreStats, Limited, WorkloadStats
+from nodeseal.contracts.core import (
+    CONNECTIONS_PART,
+    AnchorUse,
+    Connection,
+    Connections,
+    CoreStats,
+    Limited,
+    WorkloadStats,
+)
 from nodeseal.contracts.events import Closed, Event, Failed, LimitReached, Opened, PeerRefused
 from nodeseal.contracts.refusal import KINDS, Refusal
 from nodeseal.mesh.address import Address
@@ -343,6 +351,14 @@ class Core:
         self.native.lib.core_stats(self.handle, row)
         return CoreStats(**{name: getattr(row, name) for name in CoreStats.__struct_fields__})
 
+    def anchors(self) -> tuple[AnchorUse, ...]:
+        """The trust anchors that open tunnels need: see core_anchors."""
+        rows = self._snapshot("anchor_use", "core_anchors", 8)
+        return tuple(
+            AnchorUse(anchor=text(self.native.ffi, row.anchor), connections=row.connections, tunnels=row.tunnels)
+            for row in rows
+        )
+
     def _snapshot(self, structure: str, function: str, capacity: int) -> list[Any]:
         while True:
             out = self.native.ffi.new(f"struct ns_{structure}[]", capacity)
@@ -425,6 +441,7 @@ def _connection_row(ffi: Any, row: Any, name: str | None) -> Connection:
         tls=text(ffi, row.tls),
         group=text(ffi, row.group),
         signature=text(ffi, row.signature),
+        anchor=text(ffi, row.anchor),
         reason=text(ffi, row.reason),
     )
 

@@ -200,7 +200,7 @@ int core_workload_listen(struct core *core, uint64_t workload, int role, int fd,
 static void core_wait(struct core *core)
 {
     struct snapshot snapshot;
-    snapshot_begin(&snapshot, core->workers, core->worker_count, 0);
+    snapshot_begin(&snapshot, core->workers, core->worker_count, SNAPSHOT_NO_MORE);
     snapshot_end(&snapshot);
 }
 

@@ -106,7 +106,7 @@ size_t core_connections(struct core *core, struct ns_connection *out, size_t cap
     NS_CHECK(core, CORE_MAGIC);
     struct snapshot snapshot;
     size_t total = 0;
-    snapshot_begin(&snapshot, core->workers, core->worker_count, 1);
+    snapshot_begin(&snapshot, core->workers, core->worker_count, SNAPSHOT_CONNECTIONS);
     for (uint32_t i = 0; i < core->worker_count; i++) {
         const struct snapshot_part *part = &snapshot.parts[i];
         for (size_t j = 0; j < part->connection_count; j++, total++)
@@ -135,7 +135,7 @@ size_t core_workload_stats(struct core *core, struct ns_workload_stats *out, siz
 {
     NS_CHECK(core, CORE_MAGIC);
     struct snapshot snapshot;
-    snapshot_begin(&snapshot, core->workers, core->worker_count, 0);
+    snapshot_begin(&snapshot, core->workers, core->worker_count, SNAPSHOT_NO_MORE);
     const struct snapshot_part *first = &snapshot.parts[0];
     size_t total = first->workload_count;
     for (size_t i = 0; i < total && i < capacity; i++) {
@@ -155,7 +155,7 @@ void core_stats(struct core *core, struct ns_core_stats *out)
     struct snapshot snapshot;
     struct latencies decisions = {{0}};
     memset(out, 0, sizeof(*out));
-    snapshot_begin(&snapshot, core->workers, core->worker_count, 0);
+    snapshot_begin(&snapshot, core->workers, core->worker_count, SNAPSHOT_NO_MORE);
     for (uint32_t i = 0; i < core->worker_count; i++) {
         out->live_connections += snapshot.parts[i].live_connections;
         out->live_tunnels += snapshot.parts[i].live_tunnels;
@@ -177,4 +177,14 @@ void core_stats(struct core *core, struct ns_core_stats *out)
     (void)descriptors_left(&core->descriptors, clock_us(CLOCK_MONOTONIC) / 1000);
     out->descriptor_limit = __atomic_load_n(&core->descriptors.limit, __ATOMIC_RELAXED);
     out->questions = questions_asked(&core->questions);
+}
+
+size_t core_anchors(struct core *core, struct ns_anchor_use *out, size_t capacity)
+{
+    NS_CHECK(core, CORE_MAGIC);
+    struct snapshot snapshot;
+    snapshot_begin(&snapshot, core->workers, core->worker_count, SNAPSHOT_ANCHORS);
+    size_t total = snapshot_anchors(&snapshot, out, capacity);
+    snapshot_end(&snapshot);
+    return total;
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "flow/flow.h"
+#include "flow/tunnel.h"
 
 struct snapshot_state {
     struct snapshot_part *part;
@@ -58,14 +59,74 @@ static void snapshot_closed(struct worker *worker, struct snapshot_state *state)
     }
 }
 
+/* The anchor's among `count`; NULL: it is not there. */
+static struct ns_anchor_use *use_of(struct ns_anchor_use *uses, size_t count, const char *anchor)
+{
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(uses[i].anchor, anchor) == 0)
+            return &uses[i];
+    return NULL;
+}
+
+static struct ns_anchor_use *snapshot_use(struct snapshot_part *part, const char *anchor)
+{
+    struct ns_anchor_use *use = use_of(part->anchors, part->anchor_count, anchor);
+    if (use != NULL)
+        return use;
+    part->anchors = realloc(part->anchors, (part->anchor_count + 1) * sizeof(part->anchors[0]));
+    if (part->anchors == NULL)
+        abort();
+    use = &part->anchors[part->anchor_count++];
+    memset(use, 0, sizeof(*use));
+    snprintf(use->anchor, sizeof(use->anchor), "%s", anchor);
+    return use;
+}
+
+static void snapshot_tunnels(struct worker *worker, struct workload *workload, void *argument)
+{
+    (void)worker;
+    struct link *at, *next;
+    link_each(at, next, &workload->tunnels)
+    {
+        const struct tunnel *tunnel = container_of(at, struct tunnel, link);
+        char anchor[REVOKED_TEXT];
+        digest_text(tunnel->tls.facts.anchor, anchor);
+        if (tunnel->state != TUNNEL_OPEN || anchor[0] == 0)
+            continue;
+        struct ns_anchor_use *use = snapshot_use(argument, anchor);
+        use->tunnels++;
+        use->connections += tunnel->stream_count;
+    }
+}
+
+size_t snapshot_anchors(const struct snapshot *snapshot, struct ns_anchor_use *out, size_t capacity)
+{
+    struct snapshot_part sum = {.anchors = NULL};
+    for (uint32_t i = 0; i < snapshot->part_count; i++) {
+        const struct snapshot_part *part = &snapshot->parts[i];
+        for (size_t j = 0; j < part->anchor_count; j++) {
+            struct ns_anchor_use *use = snapshot_use(&sum, part->anchors[j].anchor);
+            use->tunnels += part->anchors[j].tunnels;
+            use->connections += part->anchors[j].connections;
+        }
+    }
+    size_t written = sum.anchor_count < capacity ? sum.anchor_count : capacity;
+    if (written > 0)
+        memcpy(out, sum.anchors, written * sizeof(out[0]));
+    free(sum.anchors);
+    return sum.anchor_count;
+}
+
 void snapshot_take(struct worker *worker, struct snapshot *snapshot)
 {
     struct snapshot_part *part = &snapshot->parts[worker->index];
-    if (snapshot->want_connections) {
+    if (snapshot->wanted == SNAPSHOT_CONNECTIONS) {
         struct snapshot_state state = {.part = part};
         workloads_each(worker, snapshot_connections, &state);
         snapshot_closed(worker, &state);
     }
+    if (snapshot->wanted == SNAPSHOT_ANCHORS)
+        workloads_each(worker, snapshot_tunnels, part);
     workloads_each(worker, snapshot_workload, part);
     part->live_connections = worker->live.flows;
     part->live_tunnels = worker->live.tunnels;
@@ -80,13 +141,14 @@ void snapshot_take(struct worker *worker, struct snapshot *snapshot)
     pthread_mutex_unlock(&snapshot->mutex);
 }
 
-void snapshot_begin(struct snapshot *snapshot, struct worker *workers, uint32_t count, int want_connections)
+void snapshot_begin(struct snapshot *snapshot, struct worker *workers, uint32_t count,
+                    enum snapshot_wanted wanted)
 {
     memset(snapshot, 0, sizeof(*snapshot));
     pthread_mutex_init(&snapshot->mutex, NULL);
     pthread_cond_init(&snapshot->done, NULL);
     snapshot->missing = snapshot->part_count = count;
-    snapshot->want_connections = want_connections;
+    snapshot->wanted = wanted;
     snapshot->parts = ns_alloc(count * sizeof(snapshot->parts[0]));
     for (uint32_t i = 0; i < count; i++) {
         struct command *command = command_new(COMMAND_SNAPSHOT, 0);
@@ -104,6 +166,7 @@ void snapshot_end(struct snapshot *snapshot)
     for (uint32_t i = 0; i < snapshot->part_count; i++) {
         free(snapshot->parts[i].connections);
         free(snapshot->parts[i].workloads);
+        free(snapshot->parts[i].anchors);
     }
     free(snapshot->parts);
     pthread_cond_destroy(&snapshot->done);

@@ -7,12 +7,18 @@
 #include "base/latencies.h"
 #include "loop/worker.h"
 
+/* Beside the workloads and the numbers. */
+enum snapshot_wanted { SNAPSHOT_NO_MORE = 0, SNAPSHOT_CONNECTIONS = 1, SNAPSHOT_ANCHORS = 2 };
+
 /* What one worker puts into a snapshot. */
 struct snapshot_part {
     struct ns_connection *connections;
     size_t connection_count;
     struct ns_workload_stats *workloads;
     size_t workload_count;
+    /* Each anchor once. */
+    struct ns_anchor_use *anchors;
+    size_t anchor_count;
     uint64_t live_connections;
     uint64_t live_tunnels;
     uint64_t cache_hits;
@@ -27,14 +33,17 @@ struct snapshot {
     pthread_cond_t done;
     /* Workers that have not answered. */
     uint32_t missing;
-    int want_connections;
+    enum snapshot_wanted wanted;
     /* One per worker. */
     struct snapshot_part *parts;
     uint32_t part_count;
 };
 
 /* Asks the workers for their parts, and waits until all are there. */
-void snapshot_begin(struct snapshot *snapshot, struct worker *workers, uint32_t count, int want_connections);
+void snapshot_begin(struct snapshot *snapshot, struct worker *workers, uint32_t count,
+                    enum snapshot_wanted wanted);
+/* Sums what the parts say of anchors: writes at most `capacity`, returns how many there are. */
+size_t snapshot_anchors(const struct snapshot *snapshot, struct ns_anchor_use *out, size_t capacity);
 /* Frees the parts. */
 void snapshot_end(struct snapshot *snapshot);
 /* Fills this worker's part and counts it off; the last worker wakes the caller. */

@@ -12,10 +12,10 @@ static void look_at(struct worker *worker, struct workload *workload, void *unus
     link_each(at, next, &workload->tunnels)
     {
         struct tunnel *tunnel = container_of(at, struct tunnel, link);
-        int own = 0;
-        const char *reason = tunnel->state == TUNNEL_OPEN ? tls_revoked(&tunnel->tls, &own) : NULL;
+        uint8_t alert;
+        const char *reason = tunnel->state == TUNNEL_OPEN ? tls_revoked(&tunnel->tls, &alert) : NULL;
         if (reason != NULL)
-            tunnel_cut(tunnel, own ? SSL_AD_ACCESS_DENIED : SSL_AD_CERTIFICATE_REVOKED, reason);
+            tunnel_cut(tunnel, alert, reason);
     }
 }
 

@@ -34,6 +34,7 @@ static void stream_join(struct stream *stream, struct tunnel *tunnel, int32_t id
     stream->state = state;
     stream->tunnel = tunnel;
     link_append(&tunnel->streams, &stream->link);
+    tunnel->stream_count++;
     if (stream->patience_ms != 0)
         tunnel_note_patience(tunnel, stream->patience_ms);
     if (tunnel->holder != NULL)
@@ -53,6 +54,7 @@ void stream_leave(struct stream *stream)
     stream->state = STREAM_NONE;
     stream->tunnel = NULL;
     link_remove(&stream->link);
+    tunnel->stream_count--;
     tunnel_stream_left(tunnel);
 }
 

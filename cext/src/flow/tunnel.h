@@ -64,6 +64,8 @@ struct tunnel {
     struct task task;
     /* By stream.link. */
     struct link streams;
+    /* How many these are. */
+    uint32_t stream_count;
     struct pollable poll;
     struct tls tls;
     struct h2 *h2;

@@ -96,8 +96,8 @@ static void handshake_failed(struct tunnel *tunnel)
 /* What was revoked while the last step was out. */
 static int revocation_came(struct tunnel *tunnel)
 {
-    int own;
-    const char *revoked = tls_revoked(&tunnel->tls, &own);
+    uint8_t alert;
+    const char *revoked = tls_revoked(&tunnel->tls, &alert);
     if (revoked != NULL)
         snprintf(tunnel->tls.error, sizeof(tunnel->tls.error), "%s", revoked);
     return revoked != NULL;

@@ -1,6 +1,7 @@
 /* peer.c: see peer.h. */
 #include "wire/peer.h"
 
+#include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <stdio.h>
 #include <string.h>
@@ -23,27 +24,33 @@ enum {
 
 static struct fault revocation_fault(const struct peer *peer, const struct digests *digests)
 {
-    int own = 0;
-    const char *words = revoked_reason(peer->trust->revoked, digests, peer->own, &own);
-    return (struct fault){words, own ? AS_OUR_OWN : AS_REVOKED};
+    uint8_t alert;
+    const char *words = revoked_reason(peer->trust->revoked, digests, peer->own, &alert);
+    const int error = alert == SSL_AD_ACCESS_DENIED ? AS_OUR_OWN
+                      : alert == SSL_AD_UNKNOWN_CA  ? AS_UNTRUSTED
+                                                    : AS_REVOKED;
+    return (struct fault){words, error};
 }
 
 /* The peer's certificate, whose trust domain is `domain`, and those that it is verified by; OpenSSL has found
  * their path good. */
-static struct fault leaf_fault(const struct peer *peer, X509_STORE_CTX *store_ctx, const char *domain,
-                               struct digests *digests)
+static struct fault leaf_fault(const struct peer *peer, X509_STORE_CTX *store_ctx,
+                               const struct bundles *bundles, const char *domain, struct digests *digests)
 {
     X509 *leaf = X509_STORE_CTX_get0_cert(store_ctx);
+    STACK_OF(X509) *chain = X509_STORE_CTX_get0_chain(store_ctx);
     char identity[NS_IDENTITY_MAX];
     const char *wrong = svid_leaf_fault(leaf, peer->role, domain, identity);
     if (wrong == NULL)
-        wrong = svid_signers_fault(X509_STORE_CTX_get0_chain(store_ctx), domain);
+        wrong = svid_signers_fault(chain, domain);
     if (wrong != NULL)
         return (struct fault){wrong, AS_UNSUPPORTED};
     if (peer->expected != NULL && strcmp(identity, peer->expected) != 0)
         return (struct fault){"peer has another identity than expected", AS_ANOTHERS};
-    if (digests_of(peer->libctx, leaf, identity, digests) != 0)
+    const uint8_t *anchor = bundles_digest(bundles, domain, sk_X509_value(chain, sk_X509_num(chain) - 1));
+    if (anchor == NULL || digests_of(peer->libctx, leaf, identity, digests) != 0)
         return (struct fault){"OpenSSL cannot look at the peer certificate", AS_OUR_OWN};
+    memcpy(digests->anchor, anchor, sizeof(digests->anchor));
     return revocation_fault(peer, digests);
 }
 
@@ -93,7 +100,7 @@ static struct fault chain_fault(const struct peer *peer, X509_STORE_CTX *store_c
         return (struct fault){"peer is of another trust domain", AS_UNTRUSTED};
     X509_STORE_CTX_set0_trusted_stack(store_ctx, anchors);
     if (X509_verify_cert(store_ctx) == 1)
-        return leaf_fault(peer, store_ctx, domain, digests);
+        return leaf_fault(peer, store_ctx, bundles, domain, digests);
     note_path_fault(peer, store_ctx, domain, error);
     int code = X509_STORE_CTX_get_error(store_ctx);
     return (struct fault){error, code != X509_V_OK ? code : AS_UNTRUSTED};

@@ -3,6 +3,7 @@
 
 #include <openssl/bn.h>
 #include <openssl/evp.h>
+#include <openssl/ssl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -102,6 +103,18 @@ static int issuer_text(struct hasher *hasher, const X509 *certificate, char out[
     return 0;
 }
 
+int digest_anchor(OSSL_LIB_CTX *libctx, const X509 *anchor, uint8_t out[REVOKED_DIGEST])
+{
+    uint8_t whole[SHA256_SIZE];
+    EVP_MD *kind = EVP_MD_fetch(libctx, "SHA256", NULL);
+    int ok = kind != NULL && X509_digest(anchor, kind, whole, NULL);
+    EVP_MD_free(kind);
+    if (!ok)
+        return -1;
+    memcpy(out, whole, REVOKED_DIGEST);
+    return 0;
+}
+
 int digests_of(OSSL_LIB_CTX *libctx, const X509 *certificate, const char *identity, struct digests *out)
 {
     struct hasher hasher;
@@ -120,6 +133,18 @@ int digests_of(OSSL_LIB_CTX *libctx, const X509 *certificate, const char *identi
     OPENSSL_free(serial);
     hasher_dispose(&hasher);
     return result;
+}
+
+void digest_text(const uint8_t digest[REVOKED_DIGEST], char out[REVOKED_TEXT])
+{
+    static const uint8_t ZEROS[REVOKED_DIGEST];
+    static const char DIGITS[] = "0123456789abcdef";
+    int length = memcmp(digest, ZEROS, REVOKED_DIGEST) == 0 ? 0 : REVOKED_DIGEST;
+    for (int i = 0; i < length; i++) {
+        out[2 * i] = DIGITS[digest[i] >> 4];
+        out[2 * i + 1] = DIGITS[digest[i] & 15];
+    }
+    out[2 * length] = 0;
 }
 
 /* ---- the set ---- */
@@ -224,23 +249,29 @@ enum revoked_by revoked_look(struct revoked *revoked, const struct digests *dige
     else if (has(revoked->slots, revoked->capacity, digests->serial) ||
              has(revoked->slots, revoked->capacity, digests->issued))
         by = REVOKED_CERTIFICATE;
+    else if (has(revoked->slots, revoked->capacity, digests->anchor))
+        by = REVOKED_ANCHOR;
     pthread_mutex_unlock(&revoked->mutex);
     return by;
 }
 
 static const char *words(enum revoked_by by, int own)
 {
+    if (by == REVOKED_ANCHOR)
+        return "the trust anchor that the peer was verified by was removed";
     if (by == REVOKED_IDENTITY)
         return own ? "this workload's identity was revoked" : "peer's identity was revoked";
     return own ? "this workload's certificate was revoked" : "peer's certificate was revoked";
 }
 
 const char *revoked_reason(struct revoked *revoked, const struct digests *peers, const struct digests *own,
-                           int *is_own)
+                           uint8_t *alert)
 {
     enum revoked_by by = revoked_look(revoked, peers);
-    *is_own = by == REVOKED_NOT;
-    if (*is_own)
-        by = revoked_look(revoked, own);
-    return by == REVOKED_NOT ? NULL : words(by, *is_own);
+    *alert = by == REVOKED_ANCHOR ? SSL_AD_UNKNOWN_CA : SSL_AD_CERTIFICATE_REVOKED;
+    if (by != REVOKED_NOT)
+        return words(by, 0);
+    by = revoked_look(revoked, own);
+    *alert = SSL_AD_ACCESS_DENIED;
+    return by == REVOKED_NOT ? NULL : words(by, 1);
 }

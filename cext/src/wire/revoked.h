@@ -2,12 +2,13 @@
  * revoked.h: identities and certificates that are not to be talked with any more; one set for each core.
  *
  * The set holds digests, 16 bytes for whatever they stand for: the first half of the SHA-256 of a text
- * (agent/nodeseal/mesh/revoked.py makes the same ones). A certificate has three, and is revoked by any of
- * them:
+ * (agent/nodeseal/mesh/revoked.py makes the same ones). A certificate has three, and one that was verified
+ * has a fourth, of the trust anchor at the end of its chain. It is revoked by any of them:
  *
  *   "identity" 0 SPIFFE id
  *   "serial" 0 trust domain 0 serial number
  *   "issued" 0 SHA-256 of the issuer's name in DER 0 serial number
+ *   the trust anchor's certificate in DER: its fingerprint
  *
  * Numbers and SHA-256 are in hexadecimal, numbers without leading zeros.
  *
@@ -29,14 +30,24 @@ struct digests {
     uint8_t identity[REVOKED_DIGEST];
     uint8_t serial[REVOKED_DIGEST];
     uint8_t issued[REVOKED_DIGEST];
+    /* Zeros: it was not verified here, as the own one. */
+    uint8_t anchor[REVOKED_DIGEST];
 };
 
-/* Of a certificate whose (valid) SPIFFE id is `identity`. 0, or -1: OpenSSL cannot. */
+/* Of a certificate whose (valid) SPIFFE id is `identity`; the anchor's stays as it is. 0, or -1: OpenSSL
+ * cannot. */
 int digests_of(OSSL_LIB_CTX *libctx, const X509 *certificate, const char *identity, struct digests *out);
+/* Of a trust anchor: 5 us. 0, or -1: OpenSSL cannot. */
+int digest_anchor(OSSL_LIB_CTX *libctx, const X509 *anchor, uint8_t out[REVOKED_DIGEST]);
+
+enum { REVOKED_TEXT = 2 * REVOKED_DIGEST + 1 };
+
+/* In lower-case hexadecimal digits; "" of zeros. */
+void digest_text(const uint8_t digest[REVOKED_DIGEST], char out[REVOKED_TEXT]);
 
 /* Open addressing, linear probing, at most two thirds full; a slot of zeros is free. */
 struct revoked {
-    /* Held while three slots are looked for, and while a table takes another's place. */
+    /* Held while the slots of a certificate are looked for, and while a table takes another's place. */
     pthread_mutex_t mutex;
     uint8_t (*slots)[REVOKED_DIGEST];
     /* A power of two; 0: nothing is revoked, and there are no slots. */
@@ -54,13 +65,13 @@ void revoked_dispose(struct revoked *revoked);
 size_t revoked_change(struct revoked *revoked, const uint8_t *added, size_t added_count,
                       const uint8_t *removed, size_t removed_count, int whole);
 
-enum revoked_by { REVOKED_NOT = 0, REVOKED_CERTIFICATE = 1, REVOKED_IDENTITY = 2 };
+enum revoked_by { REVOKED_NOT = 0, REVOKED_CERTIFICATE = 1, REVOKED_IDENTITY = 2, REVOKED_ANCHOR = 3 };
 
 /* For any thread. NULL for `revoked`: nothing is. */
 enum revoked_by revoked_look(struct revoked *revoked, const struct digests *digests);
 /* Whether one of two ends is: why, in words of storage that lasts, shorter than NS_REASON_MAX; NULL: neither
- * is. `is_own`: it is the own one. */
+ * is. *alert: as which the peer is told, SSL_AD_ACCESS_DENIED if it is the own one. */
 const char *revoked_reason(struct revoked *revoked, const struct digests *peers, const struct digests *own,
-                           int *is_own);
+                           uint8_t *alert);
 
 #endif

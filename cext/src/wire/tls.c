@@ -380,7 +380,8 @@ enum tls_result tls_handshake(struct tls *tls, struct tls_sink *sink)
         return TLS_FAILED;
     }
     char peer[NS_IDENTITY_MAX];
-    const struct tls_facts facts = tls_facts_of(tls->ssl);
+    struct tls_facts facts = tls_facts_of(tls->ssl);
+    memcpy(facts.anchor, tls->peers.anchor, sizeof(facts.anchor));
     if (svid_identity(SSL_get0_peer_certificate(tls->ssl), peer) != 0 || tls_hand_over(tls) != 0)
         return TLS_FAILED;
     tls->facts = facts;
@@ -440,7 +441,7 @@ int tls_was_refused(const struct tls *tls)
     return tls_alert_refuses(tls->record.alert);
 }
 
-const char *tls_revoked(const struct tls *tls, int *own)
+const char *tls_revoked(const struct tls *tls, uint8_t *alert)
 {
-    return revoked_reason(tls->trust->revoked, &tls->peers, &tls->own, own);
+    return revoked_reason(tls->trust->revoked, &tls->peers, &tls->own, alert);
 }

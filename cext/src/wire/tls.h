@@ -128,8 +128,8 @@ void tls_refuse(struct tls *tls, struct tls_sink *sink, uint8_t alert);
 /* After TLS_FAILED: the peer's alert refuses who this end is, or its certificate. */
 int tls_was_refused(const struct tls *tls);
 /* Whether the peer, or this end, is revoked by now: why, in words of storage that lasts; NULL: neither is.
- * `own`: it is this end. */
-const char *tls_revoked(const struct tls *tls, int *own);
+ * *alert: as which the peer is told. */
+const char *tls_revoked(const struct tls *tls, uint8_t *alert);
 
 /* Upper bound of what tls_write makes of `length` bytes: 22 more for each record of 16 KiB, and a KeyUpdate.
  */

@@ -6,7 +6,7 @@
 
 #include "wire/record_keys.h"
 
-const struct tls_facts TLS_NO_FACTS = {"", "", ""};
+const struct tls_facts TLS_NO_FACTS = {"", "", "", {0}};
 
 static const char OTHER[] = "other";
 
@@ -68,5 +68,9 @@ struct tls_facts tls_facts_of(SSL *ssl)
 {
     const struct record_suite *suite =
         record_suite_find(SSL_CIPHER_get_protocol_id(SSL_get_current_cipher(ssl)));
-    return (struct tls_facts){suite == NULL ? OTHER : suite->name, group_word(ssl), signature_word(ssl)};
+    return (struct tls_facts){
+        .suite = suite == NULL ? OTHER : suite->name,
+        .group = group_word(ssl),
+        .signature = signature_word(ssl),
+    };
 }

@@ -11,6 +11,8 @@
 struct bundle {
     char domain[TRUST_DOMAIN_MAX];
     STACK_OF(X509) * anchors;
+    /* Of each. */
+    uint8_t (*digests)[REVOKED_DIGEST];
 };
 
 struct bundles {
@@ -19,6 +21,20 @@ struct bundles {
     size_t count;
     struct bundle bundles[];
 };
+
+/* 0, or -1: there is no certificate, or one cannot be read. */
+static int bundle_read(struct bundle *bundle, OSSL_LIB_CTX *libctx, const char *pem)
+{
+    bundle->anchors = pem_certificates(libctx, pem);
+    if (bundle->anchors == NULL)
+        return -1;
+    const int count = sk_X509_num(bundle->anchors);
+    bundle->digests = ns_alloc((size_t)count * sizeof(bundle->digests[0]));
+    for (int i = 0; i < count; i++)
+        if (digest_anchor(libctx, sk_X509_value(bundle->anchors, i), bundle->digests[i]) != 0)
+            return -1;
+    return 0;
+}
 
 struct bundles *bundles_new(OSSL_LIB_CTX *libctx, const struct ns_bundle *domains, size_t count, char *error,
                             size_t error_size)
@@ -29,9 +45,8 @@ struct bundles *bundles_new(OSSL_LIB_CTX *libctx, const struct ns_bundle *domain
         struct bundle *bundle = &made->bundles[i];
         ERR_clear_error();
         snprintf(bundle->domain, sizeof(bundle->domain), "%s", domains[i].trust_domain);
-        bundle->anchors = pem_certificates(libctx, domains[i].pem);
         made->count = i + 1;
-        if (bundle->anchors != NULL)
+        if (bundle_read(bundle, libctx, domains[i].pem) == 0)
             continue;
         const char *reason = ERR_reason_error_string(ERR_peek_error());
         snprintf(error, error_size,
@@ -48,16 +63,34 @@ void bundles_release(struct bundles *bundles)
 {
     if (bundles == NULL || __atomic_sub_fetch(&bundles->references, 1, __ATOMIC_ACQ_REL) > 0)
         return;
-    for (size_t i = 0; i < bundles->count; i++)
+    for (size_t i = 0; i < bundles->count; i++) {
         sk_X509_pop_free(bundles->bundles[i].anchors, X509_free);
+        free(bundles->bundles[i].digests);
+    }
     free(bundles);
+}
+
+static const struct bundle *bundle_of(const struct bundles *bundles, const char *domain)
+{
+    for (size_t i = 0; bundles != NULL && i < bundles->count; i++)
+        if (strcmp(bundles->bundles[i].domain, domain) == 0)
+            return &bundles->bundles[i];
+    return NULL;
 }
 
 STACK_OF(X509) * bundles_anchors(const struct bundles *bundles, const char *domain)
 {
-    for (size_t i = 0; bundles != NULL && i < bundles->count; i++)
-        if (strcmp(bundles->bundles[i].domain, domain) == 0)
-            return bundles->bundles[i].anchors;
+    const struct bundle *bundle = bundle_of(bundles, domain);
+    return bundle == NULL ? NULL : bundle->anchors;
+}
+
+const uint8_t *bundles_digest(const struct bundles *bundles, const char *domain, const X509 *anchor)
+{
+    const struct bundle *bundle = bundle_of(bundles, domain);
+    const int count = bundle == NULL ? 0 : sk_X509_num(bundle->anchors);
+    for (int i = 0; i < count; i++)
+        if (sk_X509_value(bundle->anchors, i) == anchor)
+            return bundle->digests[i];
     return NULL;
 }
 

@@ -26,6 +26,8 @@ struct bundles *bundles_new(OSSL_LIB_CTX *libctx, const struct ns_bundle *domain
 void bundles_release(struct bundles *bundles);
 /* Of one trust domain; they last as long as the bundles. NULL: it is not trusted. */
 STACK_OF(X509) * bundles_anchors(const struct bundles *bundles, const char *domain);
+/* Of one of these anchors, by its address (digest_anchor); NULL: it is none of them. */
+const uint8_t *bundles_digest(const struct bundles *bundles, const char *domain, const X509 *anchor);
 
 struct trust {
     /* Held for a few instructions only. */

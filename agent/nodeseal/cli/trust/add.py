@@ -27,7 +27,7 @@ def command(files: tuple[Path, ...], force: bool, directory: Path, output: str) 
     from nodeseal.authority.anchors import faults, read_anchors
     from nodeseal.mesh.trust import would_be_lost
     from nodeseal.mesh.trust_anchor import TRUST_ANCHORS
-    from nodeseal.sources.directory import trust_file, writer
+    from nodeseal.sources.directory import revocations_file, trust_file, writer
     from nodeseal.sources.directory.source import look
 
     now = datetime.now(UTC)
@@ -50,6 +50,7 @@ def command(files: tuple[Path, ...], force: bool, directory: Path, output: str) 
                 f"{names(nodes)} would be trusted by nobody: the root {root[:16]}, by which they issue, is not among "
                 "the trust anchors; add its root.pem in the same command"
             )
+        revocations_file.restore_anchors(directory, anchors)
         trust_file.add(directory, [one for key, one in anchors.items() if key not in present])
     answer = TrustAdded(
         mesh=str(directory),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nodeseal.cli.errors import CommandError
 from nodeseal.contracts.output import NodeTrust, TrustAnchorRow
-from nodeseal.mesh.trust import Holder, holders, why_needed
+from nodeseal.mesh.trust import BY_CERTIFICATES, BY_CONNECTIONS, Holder, holders, why_needed
 
 if TYPE_CHECKING:
     from nodeseal.mesh.model import Mesh
@@ -86,6 +86,7 @@ def node_row(holder: Holder, now: datetime) -> NodeTrust:
         has=holder.has,
         issues=holder.issues,
         certificates_until=until,
+        connections=holder.connections,
         needs=why_needed(holder, int(now.timestamp())),
     )
 
@@ -98,9 +99,16 @@ def names(nodes: Iterable[str]) -> str:
 
 
 def why_not(needing: Iterable[NodeTrust]) -> str:
-    """ "node1 issues by it; node2 has certificates of it until 2026-12-01 12:00Z"."""
+    """ "node1: issues by it; node2: has certificates of it until 2026-12-01 12:00Z, up to 30 connections by it"."""
     reasons: dict[str, list[str]] = {}
     for one in needing:
-        until = f" until {one.certificates_until[:16].replace('T', ' ')}Z" if one.certificates_until else ""
-        reasons.setdefault(f"{one.needs}{until}", []).append(one.node)
+        reasons.setdefault(_why(one), []).append(one.node)
     return "; ".join(f"{names(found)}: {why}" for why, found in reasons.items())
+
+
+def _why(one: NodeTrust) -> str:
+    connections = f"up to {one.connections} connection{'s' if one.connections != 1 else ''} by it"
+    if one.needs == BY_CERTIFICATES:
+        until = f" until {one.certificates_until[:16].replace('T', ' ')}Z" if one.certificates_until else ""
+        return f"{one.needs}{until}{f', and {connections}' if one.connections else ''}"
+    return f"has {connections}" if one.needs == BY_CONNECTIONS else str(one.needs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -14,17 +14,26 @@ from nodeseal.cli.tree import Command
 from nodeseal.cli.trust.anchor_rows import find, row_of, shown, told_by_nodes, why_not
 from nodeseal.contracts.output import TrustRemoved
 
+_REASON = "trust remove --force"
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_KEPT = timedelta(days=365)
+"""So long a node may be away and still cut what was verified by an anchor that was removed by force."""
+
 
 @click.command("remove", cls=Command)
 @click.argument("name", metavar="ID", help="its fingerprint, or the beginning of it")
-@click.option("--force", is_flag=True, help="Also while a node needs it.")
+@click.option("--force", is_flag=True, help="Also while a node needs it; cuts the connections that do.")
 @mesh_options
 def command(name: str, force: bool, directory: Path, output: str) -> int:
     """Takes the trust anchor ID out of the mesh: no node takes certificates of it any more. Refuses while a node issues
-    by it, has unexpired certificates of it, or has not said whether it does, and names these nodes. Look at the time:
-    what needed it last may be a certificate that expires by itself."""
+    by it, has unexpired certificates of it, has live connections with peers that it has verified by it, or has not said
+    whether it does, and names these nodes. Look at the time: what needed it last may be a certificate that expires by
+    itself. With --force, connections with peers that it verified are cut, on every node, and no others; a node that is
+    away cuts them when it comes back. Behind the last anchor each node trusts the root of its own CA, and nothing is
+    cut."""
+    from nodeseal.mesh.revocation import revoked_anchor
     from nodeseal.mesh.trust_anchor import TRUST_ANCHORS
-    from nodeseal.sources.directory import trust_file, writer
+    from nodeseal.sources.directory import revocations_file, trust_file, writer
     from nodeseal.sources.directory.source import look
 
     now = datetime.now(UTC)
@@ -37,7 +46,15 @@ def command(name: str, force: bool, directory: Path, output: str) -> int:
                 f"the trust anchor {anchor.key[:16]} is needed: {why_not(needed)}; wait, or cut what needs it with "
                 "--force"
             )
+        # Behind the last one each node trusts the root of its own CA, which may be this one: nothing is cut.
+        cuts = force and len(mesh.of(TRUST_ANCHORS)) > 1
+        if cuts:
+            # Before it is removed: should one of the two writes fail, the command can be run again.
+            one = revoked_anchor(anchor.key, _REASON, now.strftime(_TIME))
+            revocations_file.revoke_anchor(directory, one, (now - _KEPT).strftime(_TIME))
         if not trust_file.remove(directory, [anchor.key]):
+            if cuts:
+                revocations_file.restore_anchors(directory, [anchor.key])
             raise CommandError(
                 f"the trust anchor {anchor.key[:16]} is not in {directory / trust_file.NAME}: take it out of the file "
                 "that has it"
@@ -49,4 +66,6 @@ def command(name: str, force: bool, directory: Path, output: str) -> int:
     for row in answer.removed:
         also = f", although it is needed: {why_not(needed)}" if needed else ""
         print(f"removed the trust anchor {shown(row)} from {directory}{also}")
+    if cuts:
+        print("connections with peers that it verified are cut")
     return 0

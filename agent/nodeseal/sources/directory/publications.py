@@ -33,7 +33,7 @@ file that is *not there* is different: it is how a node says that nothing of its
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,10 +53,12 @@ SUFFIX = ".yaml"
 
 _DIGEST = rb"[0-9a-f]{%d}" % DIGEST_LENGTH
 _TRUST = re.compile(
-    rb"# [^\n]{1,400}; do not edit\. CA: (%b) trusts:((?: %b){1,64})\n(?:# needs:((?: %b=[0-9]{1,12}){0,64})\n)?"
-    % (_DIGEST, _DIGEST, _DIGEST)
+    rb"# [^\n]{1,400}; do not edit\. CA: (%b) trusts:((?: %b){1,64})\n"
+    rb"(?:# needs:((?: %b=[0-9]{1,12}){0,64})\n(?:# connections:((?: %b=[0-9]{1,12}){1,64})\n)?)?"
+    % (_DIGEST, _DIGEST, _DIGEST, _DIGEST)
 )
-"""What a node needs is in a line of its own: agents of former versions read the first one to its end."""
+"""What a node needs is in lines of its own: agents of former versions read the first one to its end. The second of them
+has the anchors that connections need; they are in the first one as well."""
 
 
 def publish(directory: Path, node: str, names: Iterable[WorkloadName], trust: Trust | None = None) -> bool:
@@ -69,6 +71,8 @@ def publish(directory: Path, node: str, names: Iterable[WorkloadName], trust: Tr
     lines = [f"# Written by the agent of {node}; do not edit.{known}"]
     if trust is not None and trust.needs is not None:
         lines.append("# needs:" + "".join(f" {need.anchor}={need.until}" for need in trust.needs))
+        if counts := [f" {need.anchor}={need.connections}" for need in trust.needs if need.connections]:
+            lines.append("# connections:" + "".join(counts))
     lines.append(f"node: {json.dumps(node)}")
     listed = sorted(set(names))
     lines.append("enrolled:" if listed else "enrolled: []")
@@ -149,9 +153,16 @@ def _read_trust(data: bytes) -> Trust | None:
     issuer, *anchors = (digest.decode("ascii") for digest in (match[1], *match[2].split()))
     needs = None
     if match[3] is not None:
-        pairs = (token.decode("ascii").split("=") for token in match[3].split())
-        needs = tuple(sorted(Need(anchor, int(until)) for anchor, until in pairs))
+        connections = dict(_pairs(match[4] or b""))
+        needs = tuple(sorted(Need(anchor, until, connections.get(anchor, 0)) for anchor, until in _pairs(match[3])))
     return Trust(frozenset(anchors), issuer, needs)
+
+
+def _pairs(text: bytes) -> Iterator[tuple[str, int]]:
+    """Of " digest=number digest=number"."""
+    for token in text.decode("ascii").split():
+        digest, _, number = token.partition("=")
+        yield digest, int(number)
 
 
 def _read_names(data: bytes, node: str, problems: Problems) -> frozenset[WorkloadName] | None:

@@ -1,9 +1,10 @@
-"""revocations.json of a mesh directory: what `nodeseal revoke` revokes, one entry a line."""
+"""revocations.json of a mesh directory: what `nodeseal revoke` and `nodeseal trust remove --force` revoke, one entry a
+line."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,30 @@ def write(directory: Path, revocations: Iterable[Revocation]) -> None:
     writer.replace(directory / NAME, text)
 
 
+def revoke_anchor(directory: Path, one: Revocation, forget_before: str) -> None:
+    """Puts in that of a trust anchor. Those of other anchors since before `forget_before` (ISO 8601, UTC) go: whoever
+    these had verified has been cut. To be called within writer.writing. Raises WriteError."""
+    kept = [
+        other
+        for key, other in listed(directory).items()
+        if key != one.key and (other.anchor is None or not other.since or other.since >= forget_before)
+    ]
+    write(directory, [*kept, one])
+
+
+def restore_anchors(directory: Path, fingerprints: Collection[str]) -> None:
+    """Takes those of these trust anchors out. To be called within writer.writing. Raises WriteError."""
+    there = listed(directory)
+    kept = [one for one in there.values() if one.anchor not in fingerprints]
+    if len(kept) < len(there):
+        write(directory, kept)
+
+
 def _fields(one: Revocation) -> dict[str, Any]:
     if one.node is not None:
         fields: dict[str, Any] = {"node": one.node, "identities": list(map(str, one.identities))}
+    elif one.anchor is not None:
+        fields = {"anchor": one.anchor}
     elif one.identities:
         fields = {"identity": str(one.identities[0])}
     else:
