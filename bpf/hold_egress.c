@@ -19,7 +19,7 @@
 #include "lib/captured.h"
 #include "lib/let_out.h"
 
-static __always_inline int lies(struct __sk_buff *skb)
+static __always_inline int is_lying_reset(struct __sk_buff *skb)
 {
     struct packet packet = {};
 
@@ -33,7 +33,7 @@ int hold_egress(struct __sk_buff *skb)
 
     if (captured_packet(skb, sk))
         return dropped(NS_COUNT_EGRESS_HELD);
-    if (!let_out_syn(skb) && nobody_sends(sk) && lies(skb))
+    if (!let_out_syn(skb) && nobody_sends(sk) && is_lying_reset(skb))
         return dropped(NS_COUNT_PARK_RESET_HELD);
     return TC_ACT_UNSPEC;
 }
