@@ -61,6 +61,8 @@ def test_the_api_names_both_ends_and_says_when() -> None:
         "destination_workload": "default/a",
         "peer": None,
         "reason": "peer shows no certificate",
+        "presented": None,
+        "expected": None,
         "count": 3,
         "first": "2026-11-29T11:59:00+00:00",
         "last": "2026-11-29T11:59:59+00:00",

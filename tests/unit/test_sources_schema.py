@@ -377,7 +377,7 @@ def test_the_reference_shows_a_state_that_loads(tmp_path: Path) -> None:
     text = Path(__file__).parents[2].joinpath("docs", "mesh-state.md").read_text()
     (tmp_path / "enrolled").mkdir()
     blocks = [block.split("```")[0] for block in text.split("```yaml\n")[1:]]
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         title, _, _ = block.partition("\n")
         (tmp_path / title.removeprefix("# ")).write_text(block)
@@ -388,7 +388,9 @@ def test_the_reference_shows_a_state_that_loads(tmp_path: Path) -> None:
         "telemetry/pipeline": Phase.ABSENT,
         "default/database": Phase.ABSENT,
         "default/ingress": Phase.ABSENT,
+        "default/ledger": Phase.ABSENT,
     }
+    assert mesh.workloads[WorkloadName("default", "ledger")].trust_domain == "partner.example"
     assert mesh.workloads[WorkloadName("default", "ingress")].limits == LimitChanges(100_000, 1 << 30, 0)
     assert mesh.workloads[WorkloadName("default", "database")].exclude
     assert mesh.services[WorkloadName("telemetry", "pipeline")].target_port(80) == 8080
