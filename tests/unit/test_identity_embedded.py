@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nodeseal.authority import store
 from nodeseal.authority.certificates import fingerprint
 from nodeseal.authority.creation import init_authority
 from nodeseal.authority.errors import AuthorityError
@@ -187,14 +188,14 @@ def test_trust_anchors_are_followed_without_a_certificate_being_asked_for(
 
 
 def test_slow_disk_keeps_the_event_loop_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read_stamp, disk = EmbeddedIssuer._read_stamp, threading.Event()
+    stamp, disk = store.stamp, threading.Event()
 
-    def slow(issuer: EmbeddedIssuer) -> object:
+    def slow(directory: Path) -> object:
         assert disk.wait(20)
-        return read_stamp(issuer)
+        return stamp(directory)
 
     async def story(issuer: EmbeddedIssuer) -> None:
-        monkeypatch.setattr(EmbeddedIssuer, "_read_stamp", slow)
+        monkeypatch.setattr(store, "stamp", slow)
         asked = [asyncio.create_task(issuer.issue(IDENTITY)), asyncio.create_task(issuer.condition())]
         # Neither waits for the disk; nor does whatever else uses a thread of the event loop's.
         assert await asyncio.to_thread(lambda: 7) == 7

@@ -11,11 +11,9 @@ from nodeseal.authority import store
 from nodeseal.authority.certificates import trust_domain
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.signer import Signer
-from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, ROOT_CERTIFICATE
+from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE
 
 log = logging.getLogger("nodeseal.ca")
-
-_Stamp = tuple[tuple[int, int, int], ...]
 
 
 class LiveSigner:
@@ -26,7 +24,7 @@ class LiveSigner:
         AuthorityError when the directory does not even say its trust domain."""
         self.directory = directory
         self._now = now
-        self._stamp: _Stamp | None = None
+        self._stamp: store.Stamp | None = None
         self.signer: Signer | None = None
         """The last one that could be used when it was read; None: there was none yet. Replaced as a whole."""
         path = directory / INTERMEDIATE_CERTIFICATE
@@ -37,12 +35,12 @@ class LiveSigner:
 
     def refresh(self) -> str | None:
         """Reads a changed directory anew. `why`, as it is then."""
-        stamp = self._read_stamp()
+        stamp = store.stamp(self.directory)
         # As it was before: it may have been something else in between.
         self.why = None if stamp == self._stamp else self._take(stamp)
         return self.why
 
-    def _take(self, stamp: _Stamp) -> str | None:
+    def _take(self, stamp: store.Stamp) -> str | None:
         try:
             signer = Signer.load(self.directory, self._now())
         except AuthorityError as error:
@@ -53,14 +51,3 @@ class LiveSigner:
             log.info("the CA directory %s was read anew", self.directory)
         self.signer, self._stamp = signer, stamp
         return None
-
-    def _read_stamp(self) -> _Stamp:
-        stamps = []
-        for name in (ROOT_CERTIFICATE, INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY):
-            try:
-                status = (self.directory / name).stat()
-            except OSError:
-                stamps.append((0, 0, 0))
-            else:
-                stamps.append((status.st_ino, status.st_mtime_ns, status.st_size))
-        return tuple(stamps)

@@ -29,6 +29,9 @@ NEXT_KEY = "intermediate-next.key"
 
 _MAX_FILE = 1 << 20
 
+Stamp = tuple[tuple[int, int, int], ...]
+"""Inode, time of change and size of each file."""
+
 
 def read(path: Path, *, private: bool = False, remedy: str = REMEDY) -> bytes:
     """A file's content, of 1 MiB at most. `private`: it must be its owner's only, and the owner root or this user.
@@ -176,6 +179,19 @@ def sync(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def stamp(directory: Path) -> Stamp:
+    """Another one when what an agent or a service signs by has been replaced; a file that cannot be seen has zeros."""
+    stamps = []
+    for name in (ROOT_CERTIFICATE, INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY):
+        try:
+            status = (directory / name).stat()
+        except OSError:
+            stamps.append((0, 0, 0))
+        else:
+            stamps.append((status.st_ino, status.st_mtime_ns, status.st_size))
+    return tuple(stamps)
 
 
 def cannot_write(directory: Path, error: OSError) -> AuthorityError:

@@ -17,11 +17,11 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
+from nodeseal.authority import store
 from nodeseal.authority.certificates import fingerprint, pem
 from nodeseal.authority.description import endings, exposed
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.signer import Signer
-from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, ROOT_CERTIFICATE
 from nodeseal.clock import utc_now
 from nodeseal.contracts.key_kind import KeyKind
 from nodeseal.identity.issuer import Fault, Flaw, IssuerError, Svid
@@ -35,8 +35,6 @@ T = TypeVar("T")
 
 CHECK_S = 5.0
 """So often the directory is looked at by whoever follows the trust anchors."""
-
-_Stamp = tuple[tuple[int, int, int], ...]
 
 
 class EmbeddedIssuer(SigningIssuer):
@@ -55,7 +53,7 @@ class EmbeddedIssuer(SigningIssuer):
         super().__init__(kind, now)
         self._directory = directory
         self._lifetime = lifetime
-        self._stamp = self._read_stamp()
+        self._stamp = store.stamp(self._directory)
         try:
             self._signer = self._shown = Signer.load(directory, now())
         except AuthorityError as error:
@@ -128,7 +126,7 @@ class EmbeddedIssuer(SigningIssuer):
 
     def _refresh(self) -> str | None:
         """Reads a changed directory anew. Why it is not used as it is now; None when it is."""
-        stamp = self._read_stamp()
+        stamp = store.stamp(self._directory)
         if stamp == self._stamp:
             return None
         try:
@@ -140,17 +138,6 @@ class EmbeddedIssuer(SigningIssuer):
         self._signer, self._stamp = signer, stamp
         log.info("the CA directory %s was read anew", self._directory)
         return None
-
-    def _read_stamp(self) -> _Stamp:
-        stamps = []
-        for name in (ROOT_CERTIFICATE, INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY):
-            try:
-                status = (self._directory / name).stat()
-            except OSError:
-                stamps.append((0, 0, 0))
-            else:
-                stamps.append((status.st_ino, status.st_mtime_ns, status.st_size))
-        return tuple(stamps)
 
 
 def sign(signer: Signer, identity: SpiffeId, request: str, *, lifetime: timedelta, now: datetime) -> Signed:
