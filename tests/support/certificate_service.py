@@ -35,6 +35,8 @@ class CertificateService:
         init_authority(directory / "ca", trust_domain=TRUST_DOMAIN, now=now())
         self.signer = Signer.load(directory / "ca", now())
         self.tag = "1"
+        self.bundle_pem = ""
+        """More trust anchors than the signer's own."""
         self.tokens = {TOKEN}
         self.node_lifetime = DAY
         self.asked: list[tuple[str, str]] = []
@@ -89,7 +91,8 @@ class CertificateService:
         if request.path == contract.BUNDLE.path:
             if request.headers.get("If-None-Match") == f'"{self.tag}"':
                 return web.Response(status=304)
-            return answer(contract.Bundle(trust_domain=TRUST_DOMAIN, anchors=self.signer.bundle_pem, tag=self.tag))
+            anchors, anchor = self.bundle_pem or self.signer.bundle_pem, fingerprint(self.signer.root)
+            return answer(contract.Bundle(trust_domain=TRUST_DOMAIN, anchors=anchors, anchor=anchor, tag=self.tag))
         if request.path == contract.NODE.path:
             return self._certify_node(contract.decode(body, contract.NodeRequest), node)
         if not node:

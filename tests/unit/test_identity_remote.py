@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nodeseal.authority.certificates import fingerprint
 from nodeseal.authority.creation import init_authority
 from nodeseal.authority.signer import Signer
 from nodeseal.contracts.authority import CERTIFICATES, FIRST, NODE, RENEWAL, ServiceWord
@@ -296,6 +297,23 @@ def test_next_trust_anchor_is_known_before_its_first_certificate(world: World, t
         second = await issuer.issue(IDENTITY)
         assert second.anchor != first.anchor
         assert issuer.bundle.fingerprints == {second.anchor}
+
+    world.play(story)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_root_that_the_service_issues_by_is_known_without_a_certificate(
+    world: World, tmp_path: Path, which: int
+) -> None:
+    init_authority(tmp_path / "next", trust_domain=TRUST_DOMAIN, now=NOW)
+    signers = sorted((world.service.signer, Signer.load(tmp_path / "next", NOW)), key=lambda one: fingerprint(one.root))
+    world.service.bundle_pem = "".join(one.bundle_pem for one in signers)
+    world.service.signer = signers[which]
+
+    async def story(issuer: RemoteIssuer) -> None:
+        await issuer.begin()
+        assert len(issuer.bundle.fingerprints) == 2
+        assert issuer.anchor == fingerprint(signers[which].root)
 
     world.play(story)
 

@@ -177,7 +177,7 @@ class Service:
             not_before=signed.not_before,
             not_after=signed.not_after,
             anchor=anchor,
-            bundle=_tag(signer.bundle_pem),
+            bundle=_tag(signer),
         )
 
     def bundle(self) -> Bundle:
@@ -185,7 +185,9 @@ class Service:
         signer = self._signer.signer
         if signer is None:
             raise Refused(ServiceWord.AUTHORITY_UNABLE, f"the CA cannot be used: {self._signer.why}", _NO_STATE_S)
-        return Bundle(trust_domain=signer.trust_domain, anchors=signer.bundle_pem, tag=_tag(signer.bundle_pem))
+        return Bundle(
+            trust_domain=signer.trust_domain, anchors=signer.bundle_pem, anchor=_chain(signer)[1], tag=_tag(signer)
+        )
 
     async def refresh(self) -> None:
         """Looks at what a thread or a disk has to be asked for: to be called every few seconds."""
@@ -328,8 +330,9 @@ def _chain(signer: Signer) -> tuple[str, str]:
 
 
 @functools.lru_cache(maxsize=4)
-def _tag(bundle: str) -> str:
-    return hashlib.sha256(bundle.encode()).hexdigest()[:32]
+def _tag(signer: Signer) -> str:
+    """Of its Bundle."""
+    return hashlib.sha256((signer.bundle_pem + _chain(signer)[1]).encode()).hexdigest()[:32]
 
 
 @functools.lru_cache(maxsize=4096)

@@ -127,6 +127,8 @@ class Bundle(Message, frozen=True):
     tag: str
     refresh_seconds: int = 300
     """Ask again after so long."""
+    anchor: str = ""
+    """The fingerprint of the one by which the service issues now; empty: it does not say."""
 
 
 class RefusedCount(Message, frozen=True):

@@ -95,8 +95,8 @@ class Certificate:
         self.failure = None
 
     def _is_due(self, installed: Installed, identity: SpiffeId) -> bool:
-        """A certificate is due in time, for another identity, when others have made a newer one, and when its own trust
-        anchor is none any more; to a core of an older version, which takes trust anchors only with one, also when these
+        """A certificate is due in time, for another identity, when it is superseded, and when its own trust anchor is
+        none any more; to a core of an older version, which takes trust anchors only with one, also when these
         changed."""
         credential, bundle = installed.credential, self._context.credentials.bundle
         if credential is None or identity != installed.identity or self._context.now() >= credential.renew_at:

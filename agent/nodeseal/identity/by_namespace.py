@@ -57,6 +57,10 @@ class IssuersByNamespace(Issuer):
         """See Issuer.superseded."""
         return self._of(svid.identity).superseded(svid)
 
+    def anchor_for(self, identity: SpiffeId) -> str:
+        """See Issuer.anchor_for."""
+        return self._of(identity).anchor
+
     async def changes(self) -> AsyncIterator[TrustBundle]:
         """See Issuer.changes."""
         changed = asyncio.Event()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -39,7 +39,7 @@ class Credentials:
         *,
         now: Callable[[], datetime] = utc_now,
         rand: Callable[[], float] = random.random,
-        anchors: Callable[[], Iterable[TrustAnchor]] = tuple,
+        anchors: Callable[[], Collection[TrustAnchor]] = tuple,
         why_not: Callable[[SpiffeId], str | None] = lambda _identity: None,
         fips: bool = False,
     ) -> None:
@@ -100,8 +100,13 @@ class Credentials:
         return Credential(svid, max(due, self._now() + _RENEWAL_MIN))
 
     def superseded(self, credential: Credential) -> bool:
-        """Whether the issuer has a newer one already."""
-        return credential.svid.delivered and self._issuer.superseded(credential.svid)
+        """Whether it is to be replaced now, before it is due: see Issuer.superseded. Not by one of a trust anchor that
+        the mesh state does not have yet: others would not trust it."""
+        svid = credential.svid
+        anchors = self._anchors()
+        return self._issuer.superseded(svid) and (
+            svid.delivered or not anchors or any(one.key == self._issuer.anchor_for(svid.identity) for one in anchors)
+        )
 
 
 class Validity(Protocol):

@@ -42,7 +42,7 @@ class Svid:
     """The trust anchor that it is verified by, as in TrustBundle.fingerprints."""
     delivered: bool = False
     """Others made the key and the certificate. It is replaced once the issuer has another one (Issuer.superseded);
-    other SVIDs at half of their life."""
+    other SVIDs at half of their life at the latest."""
 
 
 class Flaw(Enum):
@@ -100,9 +100,15 @@ class Issuer(ABC):
         replace. May take as long as it takes. Raises IssuerError."""
 
     def superseded(self, svid: Svid) -> bool:
-        """Whether there is a newer one by now than this, which was delivered. Never waits."""
+        """Whether it is to be replaced before its time: others delivered a newer one, or the issuer has issued by
+        another trust anchor for some time. Never waits."""
         del svid
         return False
+
+    def anchor_for(self, identity: SpiffeId) -> str:
+        """`anchor`, of what is issued to this one."""
+        del identity
+        return self.anchor
 
     @abstractmethod
     def changes(self) -> AsyncIterator[TrustBundle]:

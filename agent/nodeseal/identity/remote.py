@@ -314,10 +314,11 @@ class RemoteIssuer(SigningIssuer):
             raise IssuerError(f"{self.describe()} gave trust anchors that cannot be read") from None
         self._refresh_at = asyncio.get_running_loop().time() + max(10, min(answer.refresh_seconds, 3600))
         self._tag = answer.tag
-        if bundle != self.bundle:
-            self.bundle = bundle
-            if self.anchor not in bundle.fingerprints:
-                self.anchor = min(bundle.fingerprints)
+        anchor = answer.anchor or self.anchor
+        if anchor not in bundle.fingerprints:
+            anchor = min(bundle.fingerprints)
+        if bundle != self.bundle or anchor != self.anchor:
+            self.bundle, self.anchor = bundle, anchor
             log.info("%s has %d trust anchors", self.describe(), len(bundle.fingerprints))
             self._remember()
 

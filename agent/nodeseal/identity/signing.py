@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from nodeseal.clock import utc_now
 from nodeseal.contracts.key_kind import KeyKind
@@ -16,6 +16,10 @@ from nodeseal.identity.issuer import Issuer, IssuerError, Svid
 from nodeseal.identity.key import PrivateKey, PrivateKeyError
 from nodeseal.identity.presented import PresentedError, svid_of
 from nodeseal.mesh.spiffe import SpiffeId
+
+MOVE_MOST = timedelta(hours=1)
+"""So long it takes at most until all certificates are of the trust anchor that the issuer went over to."""
+_MOVE_PART = 8  # and at most this part of a certificate's life: they are few when lives are short
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,26 @@ class SigningIssuer(Issuer):
         """`kind`: of the keys; `now`: the wall clock."""
         self._kind = kind
         self._now = now
+        self._anchor = ""
+        self._since = now()
+
+    @property
+    def anchor(self) -> str:
+        """See Issuer.anchor."""
+        return self._anchor
+
+    @anchor.setter
+    def anchor(self, fingerprint: str) -> None:
+        if fingerprint != self._anchor:
+            self._anchor, self._since = fingerprint, self._now()
+
+    def superseded(self, svid: Svid) -> bool:
+        """See Issuer.superseded. A rotation of the root would wait for half a certificate's life otherwise. Each has a
+        time of its own, by its serial number, which is random: a fleet does not ask all at once."""
+        if svid.anchor == self._anchor:
+            return False
+        share = int(svid.serial[-8:], 16) / 0xFFFFFFFF
+        return self._now() >= self._since + share * min(MOVE_MOST, (svid.not_after - svid.issued) / _MOVE_PART)
 
     async def issue(self, identity: SpiffeId, present: Svid | None = None) -> Svid:
         """See Issuer.issue."""
