@@ -9,6 +9,7 @@ from nodeseal.authority import store
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.ledger import DATABASE, Ledger
 from nodeseal.authority.state_keys import NODES, SERVICE
+from nodeseal.linux import directories
 
 
 def back_up(state: Path, directory: Path) -> list[str]:
@@ -28,7 +29,7 @@ def back_up(state: Path, directory: Path) -> list[str]:
             store.create(directory / name, store.read(state / name, private=True), 0o600)
         with Ledger(state) as ledger:
             ledger.copy_to(directory / DATABASE)
-        store.sync(directory)
+        directories.sync(directory)
     except (AuthorityError, OSError) as error:
         shutil.rmtree(directory, ignore_errors=True)
         if isinstance(error, AuthorityError):

@@ -1,4 +1,7 @@
-"""The signer of a CA directory that may change: read anew when it has, and kept when what is there cannot be used."""
+"""The signer of a CA directory that may change: read anew when it has, and kept when what is there cannot be used.
+
+The certificate service and an agent that signs by itself have one each.
+"""
 
 from __future__ import annotations
 

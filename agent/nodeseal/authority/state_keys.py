@@ -32,6 +32,7 @@ from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.signing_key import FileKey, SigningKey
 from nodeseal.contracts.authority import SERVER_NAME
 from nodeseal.contracts.key_kind import KeyKind
+from nodeseal.linux import directories
 
 SERVICE = "service.pem"
 NODES = "nodes.pem"
@@ -104,7 +105,7 @@ def _made_once(path: Path, certify: Callable[[FileKey], x509.Certificate]) -> Ow
                 # Of two processes that begin at once one is the first, and the other takes what that has made.
                 with contextlib.suppress(FileExistsError):
                     os.link(beside, path)
-                store.sync(path.parent)
+                directories.sync(path.parent)
             finally:
                 beside.unlink()
         except OSError as error:

@@ -18,6 +18,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from nodeseal.authority.certificates import REMEDY, belong_together, parse
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.signing_key import FileKey
+from nodeseal.linux import directories
 from nodeseal.linux.permissions import PRIVATE, others_can
 
 ROOT_CERTIFICATE = "root.pem"
@@ -143,7 +144,7 @@ def settle(directory: Path) -> None:
         return
     try:
         (directory / NEXT_KEY).replace(directory / INTERMEDIATE_KEY)
-        sync(directory)
+        directories.sync(directory)
     except OSError as error:
         raise cannot_write(directory, error) from error
 
@@ -156,7 +157,7 @@ def write(directory: Path, name: str, data: bytes) -> None:
         beside.unlink(missing_ok=True)
         create(beside, data, 0o600 if name.endswith(".key") else 0o644)
         beside.replace(directory / name)
-        sync(directory)
+        directories.sync(directory)
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -170,15 +171,6 @@ def create(path: Path, data: bytes, mode: int) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync(directory: Path) -> None:
-    """Makes sure that names in the directory are on the disk. Raises OSError."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def stamp(directory: Path) -> Stamp:

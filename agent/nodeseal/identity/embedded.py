@@ -6,21 +6,18 @@ A changed directory is read anew; one that went bad leaves what was read before.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-
-from nodeseal.authority import store
 from nodeseal.authority.certificates import fingerprint, pem
+from nodeseal.authority.csr import requested_key
 from nodeseal.authority.description import endings, exposed
 from nodeseal.authority.errors import AuthorityError
+from nodeseal.authority.live_signer import LiveSigner
+from nodeseal.authority.refused import Refused
 from nodeseal.authority.signer import Signer
 from nodeseal.clock import utc_now
 from nodeseal.contracts.key_kind import KeyKind
@@ -28,8 +25,6 @@ from nodeseal.identity.issuer import Fault, Flaw, IssuerError, Svid
 from nodeseal.identity.signing import Signed, SigningIssuer
 from nodeseal.identity.trust import TrustBundle
 from nodeseal.mesh.spiffe import SpiffeId
-
-log = logging.getLogger("nodeseal.agent")
 
 T = TypeVar("T")
 
@@ -53,11 +48,13 @@ class EmbeddedIssuer(SigningIssuer):
         super().__init__(kind, now)
         self._directory = directory
         self._lifetime = lifetime
-        self._stamp = store.stamp(self._directory)
         try:
-            self._signer = self._shown = Signer.load(directory, now())
+            self._live = LiveSigner(directory, now)
         except AuthorityError as error:
             raise IssuerError(str(error)) from None
+        if self._live.signer is None:
+            raise IssuerError(str(self._live.why))
+        self._signer = self._live.signer
         self.trust_domain = self._signer.trust_domain
         self._show()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="issuer")
@@ -79,7 +76,7 @@ class EmbeddedIssuer(SigningIssuer):
                 told = self.bundle
                 yield told
             await asyncio.sleep(CHECK_S)
-            await self._run(self._refresh)
+            await self._run(self._live.refresh)
 
     async def condition(self) -> tuple[Fault, ...]:
         """See Issuer.condition."""
@@ -94,28 +91,28 @@ class EmbeddedIssuer(SigningIssuer):
             return await asyncio.get_running_loop().run_in_executor(self._thread, function)
         finally:
             # Here, so that whoever asks in the event loop never sees one of them without the other.
-            if self._signer is not self._shown:
+            if self._live.signer is not None and self._live.signer is not self._signer:
+                self._signer = self._live.signer
                 self._show()
 
     def _show(self) -> None:
-        signer = self._shown = self._signer
-        self.bundle = TrustBundle.read(signer.trust_domain, signer.bundle_pem)
-        self.anchor = fingerprint(signer.root)
+        self.bundle = TrustBundle.read(self._signer.trust_domain, self._signer.bundle_pem)
+        self.anchor = fingerprint(self._signer.root)
 
     # ---- in the thread
 
     def _sign(self, identity: SpiffeId, request: str) -> Signed:
-        self._refresh()
+        self._live.refresh()
         try:
-            return sign(self._signer, identity, request, lifetime=self._lifetime, now=self._now())
+            return sign(self._newest(), identity, request, lifetime=self._lifetime, now=self._now())
         except AuthorityError as error:
             raise IssuerError(str(error)) from None
 
     def _condition(self) -> tuple[Fault, ...]:
-        unused = self._refresh()
+        unused = self._live.refresh()
         found = [
             Fault(Flaw.EXPIRED if one.over else Flaw.EXPIRES, one.text, one.remedy)
-            for one in endings(self._directory, self._signer, self._now())
+            for one in endings(self._directory, self._newest(), self._now())
         ]
         if unused is not None:
             text = f"the changed CA directory is not used: {unused}"
@@ -124,31 +121,16 @@ class EmbeddedIssuer(SigningIssuer):
         found += [Fault(Flaw.EXPOSED, text, remedy) for text in exposed(self._directory)]
         return tuple(found)
 
-    def _refresh(self) -> str | None:
-        """Reads a changed directory anew. Why it is not used as it is now; None when it is."""
-        stamp = store.stamp(self._directory)
-        if stamp == self._stamp:
-            return None
-        try:
-            signer = Signer.load(self._directory, self._now())
-        except AuthorityError as error:
-            return str(error)
-        if signer.trust_domain != self.trust_domain:
-            return f"it is for the trust domain {signer.trust_domain}, this agent runs for {self.trust_domain}"
-        self._signer, self._stamp = signer, stamp
-        log.info("the CA directory %s was read anew", self._directory)
-        return None
+    def _newest(self) -> Signer:
+        return self._live.signer or self._signer
 
 
 def sign(signer: Signer, identity: SpiffeId, request: str, *, lifetime: timedelta, now: datetime) -> Signed:
     """A certificate for the key of a request (PKCS 10, PEM). Raises AuthorityError, see Signer.sign."""
     try:
-        asked = x509.load_pem_x509_csr(request.encode())
-        key = asked.public_key() if asked.is_signature_valid else None
-    except (ValueError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey):
-        raise AuthorityError(f"cannot issue {identity}: the request for it is not signed by an ECDSA or Ed25519 key")
+        key = requested_key(request)
+    except Refused as error:
+        raise AuthorityError(f"cannot issue {identity}: {error}") from None
     cert = signer.sign(identity, key, lifetime=lifetime, now=now)
     issued = min(max(now, cert.not_valid_before_utc), cert.not_valid_after_utc)
     return Signed(pem(cert) + "".join(map(pem, signer.chain)), issued)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nodeseal.documents.document import Problem, read_content
+from nodeseal.linux import directories
 from nodeseal.linux.lock_file import AlreadyLocked, LockFile
 from nodeseal.sources.directory.state import StateFile
 
@@ -60,19 +61,11 @@ def replace(path: Path, text: str | None) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-        _settle(path.parent)
+        directories.sync(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise WriteError(f"cannot write {path}: {error.strerror or error}; nothing was changed") from error
-
-
-def _settle(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _first(problems: tuple[Problem, ...]) -> str:
