@@ -26,14 +26,17 @@ _TOKEN_LIFETIME = timedelta(hours=1)
 
 
 def prepare(directory: Path, plan: Plan, ca: Path, mesh: Path) -> dict[str, dict[str, Any]]:
-    """Writes the service's configuration into the lab's directory, and a token into the run directory of each node,
-    which is there. The setting `ca` of each node's agent, by the node's name. Raises LabError."""
+    """Writes the service's configuration into the lab's directory, and a token into the run directory of each node of
+    the lab's own trust domain, which is there. The setting `ca` of each such node's agent, by the node's name. Raises
+    LabError."""
     config, state = _config(directory), directory / "ca-state"
     listen = [f"{plan.nodes[0].address}:{DEFAULT_PORT}"]
-    settings = {"ca": str(ca), "mesh": str(mesh), "state": str(state), "listen": listen}
+    settings: dict[str, Any] = {"ca": str(ca), "mesh": str(mesh), "state": str(state), "listen": listen}
+    if plan.certificate_lifetime:
+        settings["certificate_lifetime"] = plan.certificate_lifetime
     write_atomically(config, yaml.safe_dump(settings, sort_keys=False))
     now = datetime.now(UTC)
-    tokens = {node.name: directory / node.name / "token" for node in plan.nodes}
+    tokens = {node.name: directory / node.name / "token" for node in plan.nodes if node.trust_domain == TRUST_DOMAIN}
     try:
         state_keys.prepare(state)
         pin = StateKeys.load(state, TRUST_DOMAIN, now).pin

@@ -4,7 +4,8 @@
 /run/nodeseal-lab/NAME/lab.json      the plan, written before anything is made
                       processes/     a record per process (see processes.py)
                       hosts          what /etc/hosts says inside `lab exec`
-                      ca/ mesh/      the certificate authority and the mesh state directory, shared by the nodes
+                      ca/ mesh/      the certificate authority and the mesh state directory, shared by the nodes; with
+                                     several trust domains also domains/ and bundles/, see trust_domains.py
                       nodeN/         the run directory of node N's agent, with agent.yaml and agent.log
                       pods/POD/      the logs of the programs in a pod
                       supervisor.log what was started again (see supervisor.py)
@@ -30,7 +31,7 @@ from typing import Any
 from nodeseal.contracts.api import STATUS
 from nodeseal.contracts.output import LabNode, LabPod, LabStatus
 from nodeseal.contracts.status import WorkloadRow
-from nodeseal_lab import agents
+from nodeseal_lab import agents, trust_domains
 from nodeseal_lab.cgroups import in_cgroup, make_cgroups, remove_cgroups
 from nodeseal_lab.errors import (
     AgentError,
@@ -43,7 +44,7 @@ from nodeseal_lab.errors import (
     NotRootError,
 )
 from nodeseal_lab.files import write_atomically
-from nodeseal_lab.mesh_state import change_workloads, write_agent_config, write_mesh
+from nodeseal_lab.mesh_state import change_workloads, federated_file, write_agent_config
 from nodeseal_lab.namespaces import list_namespaces, run_in
 from nodeseal_lab.node_rules import put_rules
 from nodeseal_lab.plan import (
@@ -138,7 +139,12 @@ class Lab:
 
     @property
     def mesh(self) -> Path:
-        return self.directory / "mesh"
+        """The mesh directory of the lab's own trust domain."""
+        return self.mesh_of(TRUST_DOMAIN)
+
+    def mesh_of(self, trust_domain: str) -> Path:
+        """The mesh directory of a trust domain of the lab."""
+        return trust_domains.mesh_of(self.directory, trust_domain)
 
     @property
     def run_dirs(self) -> dict[str, Path]:
@@ -226,6 +232,7 @@ class Lab:
                 addresses=[str(address) for address in node.addresses],
                 agent_pid=agents.agent_pid(self.run_dirs[node.name]),
                 core_pids=agents.core_pids(self.run_dirs[node.name]),
+                trust_domain=node.trust_domain,
             )
             for node in self.plan.nodes
         ]
@@ -276,7 +283,7 @@ class Lab:
                 put_rules(self.plan, node)
         make_cgroups(self.plan)
         write_atomically(self.directory / "hosts", self.plan.hosts_file())
-        write_mesh(self.mesh, self.plan)
+        trust_domains.write_meshes(self.directory, self.plan)
         started = self._start_agents() if with_agents else []
         if with_apps:
             self._start_apps()
@@ -294,26 +301,28 @@ class Lab:
             self._wait_for_apps()
 
     def _start_agents(self) -> list[ProcessRecord]:
-        from nodeseal.authority.creation import init_authority
-        from nodeseal.authority.errors import AuthorityError
-
-        ca = self.directory / "ca"
-        try:
-            init_authority(ca, trust_domain=TRUST_DOMAIN, now=datetime.now(UTC))
-        except AuthorityError as error:
-            raise LabError(f"cannot make the lab's certificate authority: {error}") from error
+        trust_domains.make_authorities(self.directory, self.plan)
         for run_dir in self.run_dirs.values():
             run_dir.mkdir(mode=0o700)
-        settings: dict[str, Any] = dict.fromkeys(self.run_dirs, str(ca))
+        settings: dict[str, Any] = {
+            node.name: str(trust_domains.ca_of(self.directory, node.trust_domain)) for node in self.plan.nodes
+        }
         if self.plan.issuer == "service":
             from nodeseal_lab import certificate_service
 
-            settings = certificate_service.prepare(self.directory, self.plan, ca, self.mesh)
+            ca = trust_domains.ca_of(self.directory, TRUST_DOMAIN)
+            settings |= certificate_service.prepare(self.directory, self.plan, ca, self.mesh)
             certificate_service.start(self.directory, self.plan, self.processes)
         records = []
         for node in self.plan.nodes:
             run_dir = self.run_dirs[node.name]
-            write_agent_config(run_dir / "agent.yaml", node, mesh=self.mesh, ca=settings[node.name])
+            write_agent_config(
+                run_dir / "agent.yaml",
+                node,
+                mesh=self.mesh_of(node.trust_domain),
+                ca=settings[node.name],
+                certificate_lifetime=self.plan.certificate_lifetime,
+            )
             records.append(agents.start_agent(self.processes, node, run_dir))
         return records
 
@@ -354,10 +363,16 @@ class Lab:
 
     def _change(self, pods: Sequence[str], fields: dict[str, Any]) -> None:
         require_root("changing a lab")
+        by_domain: dict[str, dict[str, dict[str, Any]]] = {}
         for pod in pods:
-            self.plan.pod(pod)
+            by_domain.setdefault(self.plan.trust_domain_of(pod), {})[pod] = fields
         with _locked(self.directory, self.plan.name):
-            change_workloads(self.mesh, dict.fromkeys(pods, fields))
+            for domain, changes in by_domain.items():
+                change_workloads(self.mesh_of(domain), changes)
+                for other in self.plan.trust_domains:
+                    # Without the file somebody has un-federated the two.
+                    if other != domain and (self.mesh_of(other) / federated_file(domain)).exists():
+                        change_workloads(self.mesh_of(other), changes, federated_file(domain))
 
     def _wait(self, pods: Sequence[str], holds: agents.Condition, what: str) -> None:
         agents.wait_for_workloads(self.run_dirs, [self.plan.pod(pod) for pod in pods], holds, what)
@@ -373,7 +388,7 @@ class Lab:
         from nodeseal.sources.source import MeshStateError
 
         with contextlib.suppress(MeshStateError):
-            mesh = load(self.mesh)
+            mesh = load(self.mesh_of(self.plan.node(node).trust_domain))
             return {
                 key.name: WorkloadRow(
                     enrolled=workload.accepts_tunnels, identity=str(workload.identity(mesh.trust_domain))

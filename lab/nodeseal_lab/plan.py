@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Any
 
@@ -41,11 +42,16 @@ SERVICE_ADDRESS_6 = IPv6Address("fd77::200:1")
 IPV4_LENGTH, IPV6_LENGTH = 24, 112
 """Of the prefixes of the networks, between the nodes and of pods."""
 
+# What agents and `nodeseal ca serve` take, but for agents: what a lab can bear.
+_LEAST_LIFETIME, _LEAST_LIFETIME_OF_SERVICE = timedelta(seconds=5), timedelta(minutes=1)
+_LONGEST_LIFETIME = timedelta(days=365)
 _FABRIC_NETWORK = IPv4Network("10.77.0.0/24")
 # No hyphen in a lab's name: "nodeseal-a-" must not be a prefix of another lab's namespaces.
 _LAB_NAME = re.compile(r"[a-z][a-z0-9]{0,15}")
 _POD_NAME = re.compile(r"[a-z]([a-z0-9-]{0,13}[a-z0-9])?")
 _HOST_WORKLOAD = re.compile(r"([^:]+):([^:]+):([1-9][0-9]{0,4})(:plain)?")
+# Of a SPIFFE id, and a part of file names of the lab.
+_TRUST_DOMAIN = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _RESERVED_POD_NAME = re.compile(r"fabric|localhost|node[0-9]+")
 
 
@@ -79,6 +85,25 @@ class PodRequest:
         return cls(match[1], match[2], enrolled=match[4] is None, port=int(match[3]))
 
 
+@dataclass(frozen=True, slots=True)
+class TrustDomainRequest:
+    """A node that is of another trust domain than the lab's own."""
+
+    node: str
+    trust_domain: str
+
+    @classmethod
+    def parse(cls, text: str) -> TrustDomainRequest:
+        """From `NODE:TRUST_DOMAIN`. Raises LabPlanError."""
+        node, _, domain = text.partition(":")
+        if not node or not _TRUST_DOMAIN.fullmatch(domain):
+            raise LabPlanError(
+                f"--trust-domain {text}: expected NODE:TRUST_DOMAIN, the latter of a-z, 0-9, '.', '_' and '-', such as "
+                "node2:partner.example"
+            )
+        return cls(node, domain)
+
+
 DEFAULT_PODS = (
     PodRequest("shipper", "node1"),
     PodRequest("siem", "node1"),
@@ -95,6 +120,8 @@ class Node:
     number: int
     netns: str
     ipv6: bool = False
+    trust_domain: str = TRUST_DOMAIN
+    """Whose identities its pods have."""
 
     @property
     def address(self) -> IPv4Address:
@@ -176,7 +203,9 @@ class Plan:
     node_rules: str = ""
     """Which netfilter rules the nodes have, one of NODE_RULES; "": none."""
     issuer: str = ISSUERS[0]
-    """One of ISSUERS."""
+    """One of ISSUERS: what the nodes of the lab's own trust domain have. Those of others issue by themselves."""
+    certificate_lifetime: str = ""
+    """Of workloads, "90s"; "": as it is without the setting."""
 
     @classmethod
     def build(
@@ -190,12 +219,14 @@ class Plan:
         ipv6_names: bool = True,
         node_rules: str = "",
         issuer: str = ISSUERS[0],
+        trust_domains: Sequence[TrustDomainRequest] = (),
+        certificate_lifetime: str = "",
     ) -> Plan:
         """The default pods plus `more_pods` on `nodes` nodes; `enrol` False starts with nobody enrolled; `ipv6_names`:
         with `ipv6`, the pods' names stand for their IPv6 addresses; `node_rules` is one of NODE_RULES, or "";
-        `issuer` is one of ISSUERS.
+        `issuer` is one of ISSUERS; `trust_domains`: the nodes that are of others; `certificate_lifetime`: see there.
 
-        Raises LabPlanError for a name, a number of nodes, a pod, rules or an issuer that cannot be."""
+        Raises LabPlanError for a name, a number of nodes, a pod, rules or whatever else cannot be."""
         if issuer not in ISSUERS:
             raise LabPlanError(f"--issuer {issuer}: expected one of {', '.join(ISSUERS)}")
         if node_rules and node_rules not in NODE_RULES:
@@ -203,7 +234,13 @@ class Plan:
         check_lab_name(name)
         if not 2 <= nodes <= MAX_NODES:
             raise LabPlanError(f"--nodes {nodes}: expected 2 to {MAX_NODES}")
-        planned = tuple(Node(f"node{n}", n, f"{prefix(name)}node{n}", ipv6) for n in range(1, nodes + 1))
+        if certificate_lifetime:
+            _check_lifetime(certificate_lifetime, issuer)
+        domains = _domains_of_nodes(trust_domains, [f"node{n}" for n in range(1, nodes + 1)])
+        planned = tuple(
+            Node(node, number, prefix(name) + node, ipv6, domain)
+            for number, (node, domain) in enumerate(domains.items(), start=1)
+        )
         by_name = {node.name: node for node in planned}
         numbers = dict.fromkeys(by_name, FIRST_POD_NUMBER)
         pods: dict[str, Pod] = {}
@@ -225,7 +262,16 @@ class Plan:
                 address6=IPv6Address(f"fd77::{by_name[request.node].number}:{number}") if ipv6 else None,
                 named_ipv4=not ipv6_names,
             )
-        return cls(name, planned, tuple(pods.values()), ipv6, node_rules, issuer)
+        return cls(name, planned, tuple(pods.values()), ipv6, node_rules, issuer, certificate_lifetime)
+
+    @property
+    def trust_domains(self) -> tuple[str, ...]:
+        """The lab's own first."""
+        return tuple(dict.fromkeys((TRUST_DOMAIN, *(node.trust_domain for node in self.nodes))))
+
+    def trust_domain_of(self, pod: str) -> str:
+        """Whose identity a pod has. Raises UnknownPodError."""
+        return self.node(self.pod(pod).node).trust_domain
 
     @property
     def fabric(self) -> str:
@@ -263,7 +309,11 @@ class Plan:
             "ipv6": self.ipv6,
             "node_rules": self.node_rules,
             "issuer": self.issuer,
-            "nodes": [{"name": node.name, "number": node.number, "netns": node.netns} for node in self.nodes],
+            "certificate_lifetime": self.certificate_lifetime,
+            "nodes": [
+                {"name": node.name, "number": node.number, "netns": node.netns, "trust_domain": node.trust_domain}
+                for node in self.nodes
+            ],
             "pods": [
                 {
                     "name": pod.name,
@@ -289,7 +339,11 @@ class Plan:
             ipv6=ipv6,
             node_rules=str(value.get("node_rules", "")),
             issuer=str(value.get("issuer", ISSUERS[0])),
-            nodes=tuple(Node(node["name"], node["number"], node["netns"], ipv6) for node in value["nodes"]),
+            certificate_lifetime=str(value.get("certificate_lifetime", "")),
+            nodes=tuple(
+                Node(node["name"], node["number"], node["netns"], ipv6, node.get("trust_domain", TRUST_DOMAIN))
+                for node in value["nodes"]
+            ),
             pods=tuple(
                 Pod(
                     name=pod["name"],
@@ -330,6 +384,41 @@ def check_lab_name(name: str) -> None:
     """Raises LabPlanError unless the name can be a lab's."""
     if not _LAB_NAME.fullmatch(name):
         raise LabPlanError(f"--name {name}: expected 1 to 16 lower case letters and digits, a letter first")
+
+
+def _domains_of_nodes(requests: Sequence[TrustDomainRequest], nodes: Sequence[str]) -> dict[str, str]:
+    """The trust domain of each node."""
+    domains = dict.fromkeys(nodes, TRUST_DOMAIN)
+    for request in requests:
+        option = f"--trust-domain {request.node}:{request.trust_domain}"
+        if request.node not in domains:
+            raise LabPlanError(f"{option}: no node '{request.node}': this lab has {', '.join(nodes)}")
+        if request.node == nodes[0]:
+            raise LabPlanError(
+                f"{option}: {nodes[0]} is of the lab's own trust domain, {TRUST_DOMAIN}; name another node"
+            )
+        if request.trust_domain == TRUST_DOMAIN:
+            raise LabPlanError(f"{option}: that is the lab's own trust domain; name another one")
+        if domains[request.node] not in (TRUST_DOMAIN, request.trust_domain):
+            raise LabPlanError(f"{option}: {request.node} is of {domains[request.node]} already")
+        domains[request.node] = request.trust_domain
+    return domains
+
+
+def _check_lifetime(text: str, issuer: str) -> None:
+    """Raises LabPlanError unless agents, and the certificate service if it is that, take it."""
+    least = _LEAST_LIFETIME_OF_SERVICE if issuer == "service" else _LEAST_LIFETIME
+    from nodeseal.documents.durations import parse_duration
+
+    try:
+        parsed: timedelta | None = parse_duration(text)
+    except ValueError:
+        parsed = None
+    if parsed is None or not least <= parsed <= _LONGEST_LIFETIME:
+        seconds = int(least.total_seconds())
+        raise LabPlanError(
+            f"--certificate-lifetime {text}: expected a number with s, m, h or d, from {seconds}s to 365d, such as 90s"
+        )
 
 
 def _host_workload(request: PodRequest, node: Node, lab: str, *, enrol: bool) -> Pod:

@@ -5,18 +5,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from nodeseal_lab import trust_domains
 from nodeseal_lab.files import write_atomically
+from nodeseal_lab.mesh_state import federated_file
 from support.anchors import make_ca
 from support.connection import Address, echoes
 from support.lab import RunningLab, running_lab
@@ -24,7 +24,6 @@ from support.patience import wait_for
 from support.programs import Programs
 
 OTHER = "other.org"
-NODES = ("node1", "node2")
 
 
 def jwks(root: Path) -> str:
@@ -38,36 +37,14 @@ def jwks(root: Path) -> str:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     """node2 with `pipeline` is of other.org, with a CA and a mesh directory of its own; node1 is of example.org. Both
-    see what the other publishes."""
-    with running_lab(tmp_path_factory.mktemp("federation")) as lab:
-        ours, theirs = lab.directory / "mesh", lab.directory / "other-mesh"
-        lab.kill_agent("node2")
-        assert lab.command("cleanup", "--run-dir", str(lab.run_dir("node2"))).returncode == 0
-        ca = make_ca(lab.directory / "other-ca", trust_domain=OTHER)
-        shutil.copytree(ours, theirs, ignore=shutil.ignore_patterns("enrolled"))
-        (theirs / "enrolled").symlink_to(ours / "enrolled")
-        write_atomically(bundle_of(lab), jwks(ca / "root.pem"))
-        federate(ours, {"trust_domain": OTHER, "bundle_file": str(bundle_of(lab))}, "node2")
-        own_root = (lab.directory / "ca" / "root.pem").read_text()
-        federate(theirs, {"trust_domain": "example.org", "bundle": own_root}, "node1")
-        write_atomically(theirs / "mesh.yaml", f"trust_domain: {OTHER}\n")
-        lab.start_agent("node2", mesh=str(theirs), ca=str(ca))
-        wait_for(lambda: lab.enrolled("shipper", "siem", "pipeline"), "everything is enrolled in its own domain")
+    see what the other publishes. node1 has the other's bundle as a JWKS."""
+    with running_lab(tmp_path_factory.mktemp("federation"), trust_domains=[f"node2:{OTHER}"]) as lab:
+        write_atomically(bundle_of(lab), jwks(trust_domains.ca_of(lab.directory, OTHER) / "root.pem"))
         yield lab
 
 
 def bundle_of(lab: RunningLab) -> Path:
-    return lab.directory / "other.json"
-
-
-def federate(mesh: Path, domain: dict[str, str], node: str) -> None:
-    """The workloads of `node` are of that domain."""
-    write_atomically(mesh / "federated.yaml", yaml.safe_dump({"federated": [domain]}))
-    workloads = yaml.safe_load((mesh / "workloads.yaml").read_text())
-    for one in workloads["workloads"]:
-        if one["node"] == node:
-            one["trust_domain"] = domain["trust_domain"]
-    write_atomically(mesh / "workloads.yaml", yaml.safe_dump(workloads))
+    return trust_domains.bundle_of(lab.directory, OTHER)
 
 
 def works(programs: Programs, source: str, address: Address) -> bool:
@@ -112,12 +89,7 @@ def test_domain_that_is_not_federated_any_more_is_refused(lab: RunningLab, progr
     """Last in this file."""
     server = programs.serve("shipper")
     wait_for(lambda: works(programs, "pipeline", server.address), "it is federated with")
-    federated, workloads = lab.directory / "mesh" / "federated.yaml", lab.directory / "mesh" / "workloads.yaml"
-    content = yaml.safe_load(workloads.read_text())
-    for one in content["workloads"]:
-        one.pop("trust_domain", None)
-    write_atomically(workloads, yaml.safe_dump(content))
-    federated.unlink()
+    (lab.lab.mesh / federated_file(OTHER)).unlink()
     wait_for(lambda: not works(programs, "pipeline", server.address), "it is refused")
     # Over the tunnel that there was, or over a new one.
     refused = {row["reason"] for row in lab.refused("node1")}

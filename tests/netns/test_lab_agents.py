@@ -110,7 +110,7 @@ def traces(lab: Lab) -> list[str]:
 def test_status_has_the_promised_shape(shared: Lab) -> None:
     status = json.loads(nodeseal("lab", "status", "--name", shared.plan.name, "-o", "json").stdout)
     assert set(status) == {"nodes", "pods", "supervisor_pid"}
-    node_keys = {"name", "netns", "address", "addresses", "agent_pid", "core_pids"}
+    node_keys = {"name", "netns", "address", "addresses", "agent_pid", "core_pids", "trust_domain"}
     assert all(set(node) == node_keys for node in status["nodes"])
     pod_keys = {"name", "node", "netns", "address", "addresses", "enrolled", "identity"}
     assert all(set(pod) == pod_keys for pod in status["pods"])

@@ -24,7 +24,7 @@ from nodeseal_lab import agents
 from nodeseal_lab.errors import AgentError
 from nodeseal_lab.lab import Lab, take_down
 from nodeseal_lab.namespaces import run_in
-from nodeseal_lab.plan import ISSUERS, NAMESPACE, TRUST_DOMAIN, Plan, PodRequest
+from nodeseal_lab.plan import ISSUERS, NAMESPACE, Plan, PodRequest, TrustDomainRequest
 from support.connection import endpoint
 from support.core_client import ask
 from support.options import NODE_RULES
@@ -57,7 +57,7 @@ class RunningLab:
 
     def identity(self, pod: str) -> str:
         """The pod's SPIFFE id."""
-        return f"spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/{pod}"
+        return f"spiffe://{self.lab.plan.trust_domain_of(pod)}/ns/{NAMESPACE}/sa/{pod}"
 
     def node_of(self, pod: str) -> str:
         """The name of the pod's node."""
@@ -209,16 +209,25 @@ def running_lab(
     ipv6: bool = False,
     node_rules: str | None = None,
     issuer: str = ISSUERS[0],
+    trust_domains: Sequence[str] = (),
 ) -> Iterator[RunningLab]:
     """A lab with a name of its own below `root`, gone at the end. `more_pods` as in `lab up --pod`, `host_workloads` as
     in `lab up --host-workload`; `node_rules` as in `lab up --node-rules`, None: those that were asked for; `issuer` as
-    in `lab up --issuer`; `settings` are added to the agents' configuration, whose `settle` is QUICK_SETTLE otherwise.
-    An agent that ends stays away unless `supervised`."""
+    in `lab up --issuer`; `trust_domains` as in `lab up --trust-domain`; `settings` are added to the agents'
+    configuration, whose `settle` is QUICK_SETTLE otherwise. An agent that ends stays away unless `supervised`."""
     name = f"t{os.getpid()}x{next(_numbers)}"
     requests = [PodRequest.parse(text) for text in more_pods]
     requests += [PodRequest.parse_host_workload(text) for text in host_workloads]
     rules = NODE_RULES.asked() if node_rules is None else node_rules
-    plan = Plan.build(name, more_pods=requests, enrol=enrol, ipv6=ipv6, node_rules=rules, issuer=issuer)
+    plan = Plan.build(
+        name,
+        more_pods=requests,
+        enrol=enrol,
+        ipv6=ipv6,
+        node_rules=rules,
+        issuer=issuer,
+        trust_domains=[TrustDomainRequest.parse(text) for text in trust_domains],
+    )
 
     with lab_settings({"settle": QUICK_SETTLE} | (settings or {})):
         lab = Lab.up(plan, with_agents=with_agents, with_apps=with_apps, supervised=supervised, root=root)

@@ -24,8 +24,8 @@ def lab_settings(settings: dict[str, Any] | None = None) -> AbstractContextManag
     """While it is entered, labs that are brought up have what was asked for, and these settings, in their agents'
     configurations."""
 
-    def write_config(path: Path, node: Node, *, mesh: Path, ca: str | dict[str, Any]) -> None:
-        write_agent_config(path, node, mesh=mesh, ca=ca)
+    def write_config(path: Path, node: Node, **settings_of_lab: Any) -> None:
+        write_agent_config(path, node, **settings_of_lab)
         add_settings(path, agent_settings() | (settings or {}))
 
     return mock.patch("nodeseal_lab.lab.write_agent_config", write_config)

@@ -127,6 +127,13 @@ def test_other_ca_is_named(trust: Trust | None, text: str | None) -> None:
     assert found == ([] if text is None else [f"{text}: no connection between their workloads works"])
 
 
+def test_ca_of_a_node_of_another_trust_domain_is_another_one() -> None:
+    publishers = {"node2": OTHERS}
+    assert list(foreign(mesh(remote(trust_domain="other.org")), "node1", publishers, OURS)) == []
+    both = mesh(remote(trust_domain="other.org"), remote("of-ours"))
+    assert [problem.about for problem in foreign(both, "node1", publishers, OURS)] == ["node2"]
+
+
 def test_ca_of_a_node_without_workloads_does_not_matter() -> None:
     assert list(foreign(mesh(remote()), "node1", {"gone": OTHERS}, OURS)) == []
 

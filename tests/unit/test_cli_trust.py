@@ -180,6 +180,24 @@ def test_anchor_is_removed_when_nothing_needs_it(mesh: Mesh) -> None:
     assert "no trust anchor begins with" in mesh.refused("remove", mesh.old.key)
 
 
+def test_nodes_of_a_federated_trust_domain_have_nothing_to_do_with_it(mesh: Mesh, tmp_path: Path) -> None:
+    """Their publications are in the mesh directory, with the root of their own CA."""
+    theirs = root_of(make_ca(tmp_path / "theirs", trust_domain="partner.example"))
+    entry = {"name": "far", "node": "node9", "address": "10.9.0.1", "enrolled": True, "trust_domain": "partner.example"}
+    federated = {"trust_domain": "partner.example", "bundle": theirs.pem}
+    (mesh.directory / "partner.json").write_text(json.dumps({"federated": [federated], "workloads": [entry]}))
+    mesh.says("node9", theirs, theirs, needs=None)
+    mesh("add", mesh.today / "root.pem", mesh.next / "root.pem")
+    for node in ("node1", "node2"):
+        mesh.says(node, mesh.new, mesh.old, mesh.new)
+    found = mesh("status")
+    assert found["complete"]
+    assert found["issuers"] == {mesh.new.key[:32]: ["node1", "node2"]}
+    assert {one["node"] for row in found["anchors"] for one in row["nodes"]} == {"node1", "node2"}
+    mesh("remove", mesh.old.key)
+    assert mesh.anchors == {mesh.new.key}
+
+
 def test_anchor_that_is_needed_is_removed_by_force(mesh: Mesh) -> None:
     mesh("add", mesh.today / "root.pem", mesh.next / "root.pem")
     answer = mesh("remove", mesh.old.key, "--force")

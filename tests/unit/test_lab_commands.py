@@ -16,7 +16,7 @@ from nodeseal.contracts.output import LabStatus
 from nodeseal_lab import lab as lab_module
 from nodeseal_lab.errors import LabError, LabExistsError, NoLabError
 from nodeseal_lab.lab import Lab, take_down
-from nodeseal_lab.plan import Plan
+from nodeseal_lab.plan import Plan, TrustDomainRequest
 from support.command_line import parsed
 
 
@@ -199,6 +199,7 @@ def test_status_of_a_lab_whose_agents_are_gone(root: Path, capsys: pytest.Captur
         "addresses": ["10.77.0.1"],
         "agent_pid": None,
         "core_pids": [],
+        "trust_domain": "example.org",
     }
     assert status["pods"][0] == {
         "name": "shipper",
@@ -222,6 +223,14 @@ def test_status_of_a_lab_with_ipv6(root: Path, capsys: pytest.CaptureFixture[str
         assert (one["address"], one["addresses"]) == (addresses[0], addresses)
     assert run("status") == 0
     assert "shipper   node1  fd77::1:10  no        -" in capsys.readouterr().out.splitlines()
+
+
+def test_status_tells_trust_domains_where_there_are_several(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_lab(root, Plan.build(trust_domains=[TrustDomainRequest("node2", "partner.example")]))
+    assert run("status") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("TRUST DOMAIN")
+    assert [line.split()[-1] for line in lines[1:3]] == ["example.org", "partner.example"]
 
 
 @pytest.mark.parametrize("addresses", [["10.77.50.209"], ["10.77.50.209", "fd77::50:209"]])

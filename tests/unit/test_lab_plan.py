@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from nodeseal_lab.errors import LabPlanError, UnknownPodError
-from nodeseal_lab.plan import MAX_NODES, Plan, PodRequest, check_lab_name, prefix
+from nodeseal_lab.plan import MAX_NODES, Plan, PodRequest, TrustDomainRequest, check_lab_name, prefix
 
 
 def test_default_lab_has_the_pods_of_the_story() -> None:
@@ -100,7 +100,14 @@ def test_host_workloads_of_a_node_have_ports_of_their_own() -> None:
 @pytest.mark.parametrize("ipv6", [False, True])
 def test_plan_survives_the_state_file(ipv6: bool) -> None:
     more = [PodRequest.parse("web:node3:plain"), PodRequest.parse_host_workload("vector:node1:9100")]
-    plan = Plan.build("demo", nodes=3, more_pods=more, ipv6=ipv6)
+    plan = Plan.build(
+        "demo",
+        nodes=3,
+        more_pods=more,
+        ipv6=ipv6,
+        trust_domains=[TrustDomainRequest("node3", "partner.example")],
+        certificate_lifetime="90s",
+    )
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
@@ -181,3 +188,49 @@ def test_issuer_is_kept_and_must_be_one_that_there_is() -> None:
     assert Plan.build().issuer == "embedded"
     with pytest.raises(LabPlanError, match="--issuer vault: expected one of embedded, service"):
         Plan.build(issuer="vault")
+
+
+def test_nodes_of_other_trust_domains_have_them_with_their_pods() -> None:
+    requests = [TrustDomainRequest.parse(text) for text in ("node3:partner.example", "node2:partner.example")]
+    plan = Plan.build(nodes=3, more_pods=[PodRequest("ledger", "node3")], trust_domains=requests)
+    assert plan.trust_domains == ("example.org", "partner.example")
+    found = {pod.name: plan.trust_domain_of(pod.name) for pod in plan.pods}
+    assert found == {
+        "shipper": "example.org",
+        "siem": "example.org",
+        "pipeline": "partner.example",
+        "intruder": "partner.example",
+        "ledger": "partner.example",
+    }
+    assert Plan.build().trust_domains == ("example.org",)
+
+
+@pytest.mark.parametrize("text", ["node2", "node2:", ":partner.example", "node2:A", "node2:..", "node2:a/b"])
+def test_trust_domain_that_is_not_of_the_form_is_refused(text: str) -> None:
+    with pytest.raises(LabPlanError, match=f"--trust-domain {text}: expected NODE:TRUST_DOMAIN"):
+        TrustDomainRequest.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("texts", "why"),
+    [
+        (["node3:a"], "no node 'node3': this lab has node1, node2"),
+        (["node1:a"], "node1 is of the lab's own trust domain, example.org; name another node"),
+        (["node2:example.org"], "that is the lab's own trust domain; name another one"),
+        (["node2:a", "node2:b"], "node2 is of a already"),
+    ],
+)
+def test_trust_domain_that_cannot_be_is_refused(texts: list[str], why: str) -> None:
+    requests = [TrustDomainRequest.parse(text) for text in texts]
+    with pytest.raises(LabPlanError, match=f"--trust-domain {texts[-1]}: {why}"):
+        Plan.build(trust_domains=requests)
+
+
+@pytest.mark.parametrize(
+    ("text", "issuer", "least"),
+    [("soon", "embedded", "5s"), ("1s", "embedded", "5s"), ("59s", "service", "60s"), ("366d", "service", "60s")],
+)
+def test_lifetime_that_nobody_takes_is_refused(text: str, issuer: str, least: str) -> None:
+    with pytest.raises(LabPlanError, match=f"--certificate-lifetime {text}: expected a number .*, from {least} to"):
+        Plan.build(certificate_lifetime=text, issuer=issuer)
+    assert Plan.build(certificate_lifetime="60s", issuer=issuer).certificate_lifetime == "60s"

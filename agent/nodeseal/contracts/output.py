@@ -442,6 +442,8 @@ class LabNode(Struct, frozen=True):
     """Null when no agent runs."""
     core_pids: list[int] = []
     """The newest first."""
+    trust_domain: str = ""
+    """Whose identities its pods have."""
 
 
 class LabPod(Struct, frozen=True):

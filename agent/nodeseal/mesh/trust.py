@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from nodeseal.mesh.workload import Workload
 
 DIGEST_LENGTH = 32
 """Of a fingerprint, in hexadecimal digits: half of one is enough to compare, and nobody trusts it."""
@@ -122,6 +125,16 @@ def why_needed(holder: Holder, now: int) -> str | None:
     if holder.until > now:
         return BY_CERTIFICATES
     return BY_CONNECTIONS if holder.connections else None
+
+
+def nodes_elsewhere(workloads: Iterable[Workload], trust_domain: str) -> frozenset[str]:
+    """The nodes of federated meshes: those all of whose workloads are of other trust domains than `trust_domain`, the
+    mesh's own. They issue by roots of their own, and the mesh's trust anchors do not concern them."""
+    ours, others = set(), set()
+    for workload in workloads:
+        of_ours = workload.trust_domain in (None, trust_domain)
+        (ours if of_ours else others).add(workload.node)
+    return frozenset(others - ours)
 
 
 def would_be_lost(anchors: Iterable[str], publishers: Mapping[str, Trust | None]) -> dict[str, list[str]]:

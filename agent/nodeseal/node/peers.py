@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from nodeseal.mesh.model import Mesh, Phase, WorkloadName
 from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord
-from nodeseal.mesh.trust import Trust
+from nodeseal.mesh.trust import Trust, nodes_elsewhere
 from nodeseal.sources.source import Description, Publishers
 
 _NAMES_SHOWN = 5
@@ -44,8 +44,9 @@ def missing(mesh: Mesh, node: str, source: Description, publishers: Publishers) 
 
 
 def foreign(mesh: Mesh, node: str, publishers: Publishers, own: Trust) -> Iterator[Problem]:
-    """Nodes whose CA is not this one's: no tunnel between them and this one comes to be."""
-    nodes = {workload.node for workload in mesh.workloads.values()} - {node}
+    """Nodes of this one's trust domain whose CA is not its own: no tunnel between them and this one comes to be."""
+    workloads = mesh.workloads.values()
+    nodes = {workload.node for workload in workloads} - nodes_elsewhere(workloads, mesh.trust_domain) - {node}
     for other in sorted(nodes):
         trust = publishers.get(other)
         if trust is None:

@@ -24,9 +24,10 @@ def print_pods(lab: Lab, names: Sequence[str], output: str) -> None:
 
 def status_tables(status: LabStatus) -> str:
     """The status for a person: a table of nodes and one of pods, within 100 columns. Addresses are those that names
-    stand for."""
+    stand for. Trust domains are shown if there are several."""
+    several = len({node.trust_domain for node in status.nodes}) > 1
     nodes = render(
-        ("NODE", "ADDRESS", "AGENT", "CORE", "NAMESPACE"),
+        ("NODE", "ADDRESS", "AGENT", "CORE", "NAMESPACE", *(("TRUST DOMAIN",) if several else ())),
         [
             (
                 node.name,
@@ -34,9 +35,11 @@ def status_tables(status: LabStatus) -> str:
                 str(node.agent_pid or "not running"),
                 " ".join(str(pid) for pid in node.core_pids) or "not running",
                 node.netns,
+                *((node.trust_domain,) if several else ()),
             )
             for node in status.nodes
         ],
+        fold=(5,) if several else (),
     )
     return f"{nodes}\n\n{_pods_table(status.pods)}"
 

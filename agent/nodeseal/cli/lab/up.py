@@ -44,6 +44,19 @@ from nodeseal_lab.plan import DEFAULT_NAME, ISSUERS, NODE_RULES
     show_default=True,
     help="Where certificates come from: each agent, or `nodeseal ca serve` on the first node.",
 )
+@click.option(
+    "--trust-domain",
+    "trust_domains",
+    multiple=True,
+    metavar="NODE:TRUST_DOMAIN",
+    help="A node of another trust domain, with a CA and mesh state of its own, federated with the others (repeatable).",
+)
+@click.option(
+    "--certificate-lifetime",
+    default="",
+    metavar="TIME",
+    help="How long workloads' certificates are valid, such as 90s, to see them renewed; default: 24h.",
+)
 @click.option("--ipv6", is_flag=True, help="IPv6 addresses as well; names stand for those.")
 @click.option("--not-enrolled", is_flag=True, help="Start with no pod enrolled.")
 @click.option("--unsupervised", is_flag=True, help="Leave an agent that ends at that.")
@@ -56,6 +69,8 @@ def command(
     host_workloads: tuple[str, ...],
     node_rules: str | None,
     issuer: str,
+    trust_domains: tuple[str, ...],
+    certificate_lifetime: str,
     ipv6: bool,
     not_enrolled: bool,
     unsupervised: bool,
@@ -64,7 +79,7 @@ def command(
     """Makes a lab and leaves it running."""
     from nodeseal_lab.interruption import signals_interrupt
     from nodeseal_lab.lab import Lab
-    from nodeseal_lab.plan import Plan, PodRequest, in_url
+    from nodeseal_lab.plan import Plan, PodRequest, TrustDomainRequest, in_url
 
     more = [PodRequest.parse(text) for text in pods]
     more += [PodRequest.parse_host_workload(text) for text in host_workloads]
@@ -76,6 +91,8 @@ def command(
         ipv6=ipv6,
         node_rules=node_rules or "",
         issuer=issuer,
+        trust_domains=[TrustDomainRequest.parse(text) for text in trust_domains],
+        certificate_lifetime=certificate_lifetime,
     )
     with signals_interrupt(), waiting(f"making the lab '{name}'"):
         status = Lab.up(plan, supervised=not unsupervised).status()

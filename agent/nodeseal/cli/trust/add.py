@@ -12,7 +12,7 @@ from nodeseal.cli.mesh_directory import mesh_options
 from nodeseal.cli.options import PATH
 from nodeseal.cli.output import print_json
 from nodeseal.cli.tree import Command
-from nodeseal.cli.trust.anchor_rows import names, row_of, shown
+from nodeseal.cli.trust.anchor_rows import looked, names, row_of, shown
 from nodeseal.contracts.output import TrustAdded
 
 
@@ -28,11 +28,10 @@ def command(files: tuple[Path, ...], force: bool, directory: Path, output: str) 
     from nodeseal.mesh.trust import would_be_lost
     from nodeseal.mesh.trust_anchor import TRUST_ANCHORS
     from nodeseal.sources.directory import revocations_file, trust_file, writer
-    from nodeseal.sources.directory.source import look
 
     now = datetime.now(UTC)
     with writer.writing(directory):
-        mesh, publishers = look(directory)
+        mesh, publishers = looked(directory)
         present = mesh.of(TRUST_ANCHORS)
         anchors = {}
         for path in files:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from nodeseal.cli.errors import CommandError
 from nodeseal.contracts.output import NodeTrust, TrustAnchorRow
-from nodeseal.mesh.trust import BY_CERTIFICATES, BY_CONNECTIONS, Holder, holders, why_needed
+from nodeseal.mesh.trust import BY_CERTIFICATES, BY_CONNECTIONS, Holder, holders, nodes_elsewhere, why_needed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from nodeseal.mesh.model import Mesh
     from nodeseal.mesh.trust_anchor import TrustAnchor
     from nodeseal.sources.source import Publishers
@@ -68,9 +70,21 @@ def find(anchors: Mapping[str, TrustAnchor], name: str) -> TrustAnchor:
     return found[0]
 
 
+def looked(directory: Path) -> tuple[Mesh, Publishers]:
+    """The mesh state, and what the nodes of its own trust domain say: those of federated ones have other roots. Raises
+    MeshStateError."""
+    from nodeseal.sources.directory.source import look
+
+    mesh, publishers = look(directory)
+    elsewhere = nodes_elsewhere(mesh.workloads.values(), mesh.trust_domain)
+    return mesh, {node: trust for node, trust in publishers.items() if node not in elsewhere}
+
+
 def nodes_of(mesh: Mesh) -> set[str]:
-    """The nodes that should have an agent."""
-    return {workload.node for workload in mesh.workloads.values() if workload.wanted}
+    """The nodes of its own trust domain that should have an agent."""
+    workloads = mesh.workloads.values()
+    wanted = {workload.node for workload in workloads if workload.wanted}
+    return wanted - nodes_elsewhere(workloads, mesh.trust_domain)
 
 
 def told_by_nodes(anchor: TrustAnchor, mesh: Mesh, publishers: Publishers, now: datetime) -> list[NodeTrust]:

@@ -11,7 +11,7 @@ from nodeseal.cli.errors import CommandError
 from nodeseal.cli.mesh_directory import mesh_options
 from nodeseal.cli.output import print_json
 from nodeseal.cli.tree import Command
-from nodeseal.cli.trust.anchor_rows import find, row_of, shown, told_by_nodes, why_not
+from nodeseal.cli.trust.anchor_rows import find, looked, row_of, shown, told_by_nodes, why_not
 from nodeseal.contracts.output import TrustRemoved
 
 _REASON = "trust remove --force"
@@ -34,11 +34,10 @@ def command(name: str, force: bool, directory: Path, output: str) -> int:
     from nodeseal.mesh.revocation import revoked_anchor
     from nodeseal.mesh.trust_anchor import TRUST_ANCHORS
     from nodeseal.sources.directory import revocations_file, trust_file, writer
-    from nodeseal.sources.directory.source import look
 
     now = datetime.now(UTC)
     with writer.writing(directory):
-        mesh, publishers = look(directory)
+        mesh, publishers = looked(directory)
         anchor = find(mesh.of(TRUST_ANCHORS), name)
         needed = [one for one in told_by_nodes(anchor, mesh, publishers, now) if one.needs is not None]
         if needed and not force:

@@ -11,7 +11,7 @@ from nodeseal.cli.mesh_directory import mesh_options
 from nodeseal.cli.output import print_json
 from nodeseal.cli.table import note, render
 from nodeseal.cli.tree import Command
-from nodeseal.cli.trust.anchor_rows import fields_of, names, told_by_nodes, why_not
+from nodeseal.cli.trust.anchor_rows import fields_of, looked, names, told_by_nodes, why_not
 from nodeseal.contracts.output import AnchorStatus, TrustStatus
 
 
@@ -21,10 +21,9 @@ def command(directory: Path, output: str) -> int:
     """Shows which nodes have each trust anchor in their cores, as they say themselves, and which need it. The exit
     status is 0 when every node has all of them, 1 otherwise."""
     from nodeseal.mesh.trust_anchor import TRUST_ANCHORS
-    from nodeseal.sources.directory.source import look
 
     now = datetime.now(UTC)
-    mesh, publishers = look(directory)
+    mesh, publishers = looked(directory)
     anchors = [
         AnchorStatus(**fields_of(one, now), nodes=told_by_nodes(one, mesh, publishers, now))
         for one in mesh.of(TRUST_ANCHORS).values()
