@@ -106,6 +106,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         ("nodeseal lab up", "two nodes and four pods"),
         ("nodeseal lab up --name big --nodes 3 --pod web:node3 --ipv6", "a larger one beside it"),
         ("nodeseal lab up --host-workload registry:node1:5000", "with a process of a node itself"),
+        ("nodeseal lab up --trust-domain node2:partner.example", "with a node of another trust domain"),
     ),
     "mesh": (("nodeseal mesh check /etc/nodeseal/mesh", "whether nodes would take it"),),
     "mesh check": (
