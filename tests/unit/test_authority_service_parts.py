@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,6 +15,7 @@ import pytest
 
 from nodeseal.authority.audit import WINDOW_S, Audit
 from nodeseal.authority.audit_file import AuditFile
+from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.ledger import Entry, Issued, Kind, Ledger, Selection
 from nodeseal.authority.rates import Rates
 from nodeseal.authority.recorder import Recorder
@@ -171,7 +174,7 @@ def test_many_records_are_committed_together(tmp_path: Path, monkeypatch: pytest
     async def scenario() -> int:
         recorder = Recorder(lambda: NOW)
         await recorder.open(tmp_path)
-        await asyncio.gather(*(recorder.record(entry(number)) for number in range(500)))
+        await asyncio.gather(*(recorder.record(entry(number), lambda: None) for number in range(500)))
         count = await recorder.ask(lambda ledger: ledger.count(Selection()))
         await recorder.close()
         return count
@@ -181,18 +184,45 @@ def test_many_records_are_committed_together(tmp_path: Path, monkeypatch: pytest
 
 
 def test_record_of_one_who_has_gone_is_made_all_the_same(tmp_path: Path) -> None:
+    told: list[int] = []
+
     async def scenario() -> int:
         recorder = Recorder(lambda: NOW)
         await recorder.open(tmp_path)
-        gone = asyncio.create_task(recorder.record(entry(1)))
+        gone = asyncio.create_task(recorder.record(entry(1), lambda: told.append(1)))
         await asyncio.sleep(0)
         gone.cancel()
-        await recorder.record(entry(2))
+        await recorder.record(entry(2), lambda: told.append(2))
         count = await recorder.ask(lambda ledger: ledger.count(Selection()))
         await recorder.close()
         return count
 
     assert asyncio.run(scenario()) == 2
+    assert told == [1, 2], "the audit log has what the store has"
+
+
+def test_nobody_waits_for_ever_when_recording_fails_in_a_way_that_nobody_thought_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    told: list[int] = []
+
+    async def scenario() -> None:
+        recorder = Recorder(lambda: NOW)
+        await recorder.open(tmp_path)
+        with monkeypatch.context() as broken:
+            broken.setattr(Ledger, "record", fail)
+            async with asyncio.timeout(PATIENCE):
+                with pytest.raises(AuthorityError, match="what was issued cannot be recorded"):
+                    await recorder.record(entry(1), lambda: told.append(1))
+        await recorder.check()
+        await recorder.record(entry(2), lambda: told.append(2))
+        await recorder.close()
+
+    asyncio.run(scenario())
+    assert told == [2]
 
 
 # ---- the audit log
@@ -238,10 +268,17 @@ def test_log_of_many_strangers_is_bounded(clock: Clock) -> None:
     lines = Lines()
     audit = Audit(lines, lambda: NOW, clock)
     for number in range(50_000):
-        audit.refused("token-unknown", f"10.0.{number // 256}.{number % 256}")
+        who = f"10.0.{number // 256}.{number % 256}"
+        audit.refused("token-unknown", who, who)
+    audit.refused("rate", "node1")  # nodes are told apart all the same
     audit.settle(all_of_them=True)
-    assert len(lines) == 1_002
-    assert lines.shown()[-1] == {"outcome": "refused", "word": "token-unknown", "who": "others", "repeated": 48_999}
+    assert len(lines) == 103
+    others = {"outcome": "refused", "word": "token-unknown", "who": "others", "repeated": 49_899}
+    assert [others] == [line for line in lines.shown() if "repeated" in line]
+    assert {"outcome": "refused", "word": "rate", "who": "node1"} in lines.shown()
+    for number in range(2_000):
+        audit.refused("rate", f"node{number}")
+    assert len(lines) == 103 + 1_001
 
 
 def test_log_goes_on_in_a_new_file_when_it_was_rotated(tmp_path: Path) -> None:
@@ -254,6 +291,28 @@ def test_log_goes_on_in_a_new_file_when_it_was_rotated(tmp_path: Path) -> None:
     log.close()
     assert (path.read_text(), (tmp_path / "audit.1").read_text()) == ("two\n", "one\n")
     assert path.stat().st_mode & 0o077 == 0
+
+
+def test_lines_wait_for_room_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "audit.jsonl"
+    log = AuditFile(path)
+    room = [4, 0]  # bytes that the disk takes
+
+    def write(descriptor: int, data: bytes) -> int:
+        if not room:
+            return os_write(descriptor, data)
+        if (left := room.pop(0)) == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return os_write(descriptor, data[:left])
+
+    os_write = os.write
+    monkeypatch.setattr(os, "write", write)
+    log("the first")
+    wait_for(lambda: log.failure, "the failure is told")
+    log("the second")
+    log.close()
+    assert path.read_text() == "the first\nthe second\n"
+    assert log.failure is None
 
 
 def test_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
@@ -270,4 +329,4 @@ def test_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     log("two")
     log.close()
     assert log.failure is None
-    assert path.read_text() == "two\n"
+    assert path.read_text() == "one\ntwo\n"

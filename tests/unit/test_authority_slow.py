@@ -37,6 +37,9 @@ class Told:
     def refuse(self, error: Refused, caller: Caller) -> None:
         self.words.append(error.word)
 
+    def node_of(self, _certificate: bytes | None) -> None:
+        return None
+
     async def node(self, _request: NodeRequest, _caller: Caller) -> None:
         raise AssertionError("the request is not whole")
 

@@ -143,6 +143,39 @@ def test_agent_starts_while_the_service_is_away_and_goes_on_when_it_is_back(worl
     world.play(story)
 
 
+def test_node_whose_certificate_is_revoked_goes_on_with_it_when_that_is_taken_back(world: World) -> None:
+    async def story(issuer: RemoteIssuer) -> None:
+        await issuer.begin()
+        await issuer.issue(IDENTITY)
+        world.token.unlink()
+        world.service.refusals = [ServiceWord.NODE_CERTIFICATE_REVOKED]
+        with pytest.raises(IssuerError, match="node-certificate-revoked"):
+            await issuer.issue(IDENTITY)
+        (fault,) = await issuer.condition()
+        assert (fault.flaw, fault.remedy.partition(" on ")[0]) == (
+            Flaw.UNPROVEN, "`nodeseal ca token create --node node1`",
+        )  # fmt: skip
+        await issuer.issue(IDENTITY)
+        assert await issuer.condition() == ()
+        assert world.count(NODE.path) == 1
+
+    world.play(story)
+
+
+def test_node_whose_certificate_is_revoked_joins_anew_when_it_has_a_token(world: World) -> None:
+    async def story(issuer: RemoteIssuer) -> None:
+        await issuer.begin()
+        await issuer.issue(IDENTITY)
+        world.service.tokens.add("another")
+        world.put_token("another")
+        world.service.refusals = [ServiceWord.NODE_CERTIFICATE_REVOKED]
+        await issuer.issue(IDENTITY)
+        assert await issuer.condition() == ()
+        assert world.count(NODE.path) == 2
+
+    world.play(story)
+
+
 def test_without_the_service_a_node_that_knows_no_anchors_does_not_begin(world: World) -> None:
     async def story(issuer: RemoteIssuer) -> None:
         await world.service.stop()

@@ -14,7 +14,7 @@ from typing import Self
 from nodeseal.authority.refused import Refused
 from nodeseal.contracts.authority import ServiceWord
 from nodeseal.mesh.model import Mesh
-from nodeseal.mesh.revocation import REVOCATIONS, Revocation, identities_of, nodes_of
+from nodeseal.mesh.revocation import REVOCATIONS, Revocation, Serials, certificates_of, identities_of, nodes_of
 from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError
 
 AGAIN_S = 2.0
@@ -36,6 +36,8 @@ class Residents:
     revoked: Mapping[SpiffeId, Revocation] = field(default_factory=dict)
     """The identities that are revoked."""
     revoked_nodes: Mapping[str, Revocation] = field(default_factory=dict)
+    revoked_certificates: Serials = field(default_factory=Serials)
+    """Of nodes too: a node certificate that is revoked proves nothing."""
 
     @classmethod
     def of(cls, mesh: Mesh) -> Self:
@@ -49,20 +51,32 @@ class Residents:
                 enrolled.setdefault(workload.node, set()).add(account)
         revocations = mesh.of(REVOCATIONS).values()
         return cls(
-            mesh.trust_domain, _frozen(enrolled), _frozen(known), identities_of(revocations), nodes_of(revocations)
+            mesh.trust_domain,
+            _frozen(enrolled),
+            _frozen(known),
+            identities_of(revocations),
+            nodes_of(revocations),
+            certificates_of(revocations, mesh.trust_domain),
         )
 
 
-def check_node(residents: Residents, node: str) -> None:
-    """Raises Refused if the mesh state revokes the node: nothing is issued to it, not even a certificate of its own."""
+def check_node(residents: Residents, node: str, serial: int | None = None) -> None:
+    """Raises Refused if the mesh state revokes the node: nothing is issued to it, not even a certificate of its own.
+    `serial`: of the node certificate that it has shown, which may be revoked by itself."""
     if (found := residents.revoked_nodes.get(node)) is not None:
         raise Refused(
             ServiceWord.NODE_REVOKED, f"the node {node} is revoked{found.because}; see 'nodeseal revoke list'"
         )
+    if serial is not None and serial in residents.revoked_certificates:
+        raise Refused(
+            ServiceWord.NODE_CERTIFICATE_REVOKED,
+            f"the node certificate {serial:x} of {node} is revoked; take that back, or let the node join anew: "
+            f"nodeseal ca token create --node {node}",
+        )
 
 
-def admit(residents: Residents, node: str, identity: str) -> SpiffeId:
-    """The identity, if this node may have a certificate for it. Raises Refused."""
+def admit(residents: Residents, node: str, identity: str, serial: int | None = None) -> SpiffeId:
+    """The identity, if this node may have a certificate for it. `serial`: see check_node. Raises Refused."""
     try:
         wanted = SpiffeId.parse(identity)
     except SpiffeIdError as error:
@@ -72,7 +86,7 @@ def admit(residents: Residents, node: str, identity: str) -> SpiffeId:
             ServiceWord.IDENTITY_OF_ANOTHER_DOMAIN,
             f"{wanted} is not of the trust domain {residents.trust_domain}, the only one that is issued in here",
         )
-    check_node(residents, node)
+    check_node(residents, node, serial)
     if (found := residents.revoked.get(wanted)) is not None:
         raise Refused(ServiceWord.IDENTITY_REVOKED, f"{wanted} is revoked{found.because}; see 'nodeseal revoke list'")
     account = (wanted.namespace, wanted.service_account)

@@ -1,8 +1,9 @@
 """The audit log: one JSON object a line, for every certificate and every refusal, with who, what and the outcome.
 
 A flood must not fill the disk. What one asker is refused for the same reason is written once; what follows within ten
-seconds is counted, and a line of its own says how many there were. What is issued is bounded by the rates, and every
-certificate has its line.
+seconds is counted, and a line of its own says how many there were. Strangers are told apart by what they pay for, an
+address or an IPv6 /64, and fewer of them than nodes: who has a botnet writes no more. What is issued is bounded by the
+rates, and every certificate has its line.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 WINDOW_S = 10.0
-_ASKERS = 1_000
-"""Most that are told apart in one window; the others are one."""
+_NODES = 1_000
+"""Most nodes that are told apart in one window; the others are one."""
+_STRANGERS = 100
+"""The same of strangers."""
 _OTHERS = "others"
 
 
@@ -41,22 +44,27 @@ class Audit:
         self._sink = sink
         self._now = now
         self._clock = clock
-        self._windows: dict[tuple[str, str], _Repeated] = {}
+        self._windows: dict[tuple[str, str, bool], _Repeated] = {}
+        self._apart = {True: 0, False: 0}
+        """How many windows strangers have, and how many nodes."""
 
     def issued(self, **what: object) -> None:
-        """A certificate was made. None that has no line is given away."""
+        """A certificate was made, and recorded. It is given away after this, if its asker is still there."""
         self._write({"outcome": "issued", **what})
 
-    def refused(self, word: str, who: str, **what: object) -> None:
-        """`who`: the node, or the address of a stranger."""
+    def refused(self, word: str, who: str, stranger: str | None = None, **what: object) -> None:
+        """`who`: the node, or the address of a stranger. `stranger`: by what that one is told from others; None for a
+        node."""
         self.settle()
+        strange = stranger is not None
         line = {"outcome": "refused", "word": word, "who": who, **what}
-        key = (word, who)
-        if key not in self._windows and len(self._windows) >= _ASKERS:
-            key, line = (word, _OTHERS), {"outcome": "refused", "word": word, "who": _OTHERS}
+        key = (word, stranger or who, strange)
+        if key not in self._windows and self._apart[strange] >= (_STRANGERS if strange else _NODES):
+            key, line = (word, _OTHERS, strange), {"outcome": "refused", "word": word, "who": _OTHERS}
         window = self._windows.get(key)
         if window is None:
             self._windows[key] = _Repeated(self._clock(), line=line)
+            self._apart[strange] += 1
             self._write(line)
         else:
             window.count += 1
@@ -70,6 +78,7 @@ class Audit:
             if window.since > end and not all_of_them:
                 return
             del self._windows[key]
+            self._apart[key[2]] -= 1
             if window.count:
                 self._write({**window.line, "repeated": window.count})
 

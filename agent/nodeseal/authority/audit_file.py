@@ -16,6 +16,9 @@ from queue import Empty, SimpleQueue
 log = logging.getLogger("nodeseal.ca")
 
 _TOGETHER = 1_000
+_WAITING = 50_000
+"""Most lines that wait for a disk which is full or hangs; those that come then are lost, and counted."""
+_AGAIN_S = 1.0
 
 
 class AuditFile:
@@ -24,32 +27,47 @@ class AuditFile:
     def __init__(self, path: Path) -> None:
         """Raises OSError when it cannot be written."""
         self.failure: str | None = None
-        """Why the last lines could not be written; one line."""
+        """Why lines wait or are lost; one line."""
         self._path = path
+        self._lost = 0
         self._descriptor = _open(path)
+        self._closing = threading.Event()
         self._lines: SimpleQueue[str | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
         self._thread.start()
 
     def __call__(self, line: str) -> None:
         """See Sink."""
-        self._lines.put(line)
+        if self._lines.qsize() < _WAITING:
+            self._lines.put(line)
+        else:
+            self._lost += 1
+            self.failure = f"the audit log {self._path} is written too slowly: {self._lost:,} lines are lost"
 
     def close(self) -> None:
-        """Returns when all is written."""
+        """Returns when all is written, or cannot be."""
+        self._closing.set()
         self._lines.put(None)
         self._thread.join()
         os.close(self._descriptor)
 
     def _run(self) -> None:
         while lines := list(self._batch()):
-            try:
-                self._write("".join(f"{line}\n" for line in lines).encode())
-                self.failure = None
-            except OSError as error:
-                if self.failure is None:
-                    log.error("the audit log %s cannot be written: %s", self._path, error.strerror or error)
-                self.failure = f"the audit log {self._path} cannot be written: {error.strerror or error}"
+            left = "".join(f"{line}\n" for line in lines).encode()
+            while left:
+                try:
+                    left = self._write(left)
+                    self.failure = None
+                except OSError as error:
+                    why = f"the audit log {self._path} cannot be written: {error.strerror or error}"
+                    if self.failure is None:
+                        log.error("%s", why)
+                    self.failure = why
+                    if self._closing.is_set():
+                        log.error("%d lines of the audit log are lost", left.count(b"\n"))
+                        break
+                    # They wait until there is room: no line is lost for that.
+                    self._closing.wait(_AGAIN_S)
 
     def _batch(self) -> Iterator[str]:
         """What waits, at least one line; nothing at the end."""
@@ -65,13 +83,13 @@ class AuditFile:
                     return
                 yield line
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> bytes:
+        """What is left of it. Raises OSError."""
         if not self._is_there():
             descriptor = _open(self._path)
             os.close(self._descriptor)
             self._descriptor = descriptor
-        while data:
-            data = data[os.write(self._descriptor, data) :]
+        return data[os.write(self._descriptor, data) :]
 
     def _is_there(self) -> bool:
         try:

@@ -1,7 +1,8 @@
 """Who is connected to the certificate service: bounded, and the first to go is who has proven nothing.
 
 Accepting is done here rather than by asyncio's own server, because that one counts nobody before the handshake is over.
-A stranger gives way to whoever comes when there is no room; a node does not.
+A stranger gives way to whoever comes when there is no room; a node does not. But no node has more than OF_ONE_NODE, so
+that one that was taken over cannot keep out the others.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from nodeseal.mesh.address import ApplicationAddress
 log = logging.getLogger("nodeseal.ca")
 
 HANDSHAKE_S = 5.0
+OF_ONE_NODE = 32
+"""Most connections of one node, the oldest of which gives way: an agent has eight."""
 _GOODBYE_S = 2.0
 """For a client's part of the end of TLS."""
 _BACKLOG = 4096
@@ -32,20 +35,25 @@ class Connections:
         context: ssl.SSLContext,
         protocol: Callable[[], asyncio.Protocol],
         most: int,
+        node_of: Callable[[bytes | None], str | None],
         failed: Callable[[str, str], None],
     ) -> None:
         """`protocol`: makes what reads and writes; it calls `ended` when it is over. `most`: connections at once.
-        `failed`: is told the address and why, when a handshake fails."""
+        `node_of`: whose certificate a client has shown (DER); None: it is a stranger. `failed`: is told the address
+        and why, when a handshake fails."""
         self._context = context
         self._protocol = protocol
         self._most = most
+        self._node_of = node_of
         self._failed = failed
         self._listeners: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
         self._strangers: dict[object, Callable[[], object]] = {}
         """Who has shown no node certificate, or is in its handshake, the oldest first, and how to end it."""
-        self._nodes: dict[asyncio.Protocol, Callable[[], object]] = {}
-        """Who has shown a node certificate, and how to end it."""
+        self._nodes: dict[asyncio.Protocol, str] = {}
+        """Who has shown a node certificate: which node."""
+        self._of_node: dict[str, dict[asyncio.Protocol, Callable[[], object]]] = {}
+        """Of each of them its connections, the oldest first, and how to end each."""
         self._handshakes: set[asyncio.Task[None]] = set()
         self._none_left = asyncio.Event()
 
@@ -80,7 +88,8 @@ class Connections:
 
     async def end(self) -> None:
         """Ends all that there are, without a goodbye."""
-        for end in (*self._strangers.values(), *self._nodes.values()):
+        nodes = (end for ends in self._of_node.values() for end in ends.values())
+        for end in (*self._strangers.values(), *nodes):
             end()
         if self._handshakes:
             await asyncio.wait(self._handshakes)
@@ -92,7 +101,8 @@ class Connections:
 
     def ended(self, protocol: asyncio.Protocol) -> None:
         """The connection is no more."""
-        self._nodes.pop(protocol, None)
+        if (node := self._nodes.pop(protocol, None)) is not None:
+            self._forget(protocol, node)
         self._strangers.pop(protocol, None)
         if not self.count:
             self._none_left.set()
@@ -144,10 +154,24 @@ class Connections:
         if transport.is_closing():
             return
         shown = transport.get_extra_info("ssl_object")
-        if shown is not None and shown.getpeercert(True) is not None:
-            self._nodes[protocol] = transport.abort
-        else:
+        node = self._node_of(shown.getpeercert(True) if shown is not None else None)
+        if node is None:
             self._strangers[protocol] = transport.abort
+            return
+        ends = self._of_node.setdefault(node, {})
+        self._nodes[protocol], ends[protocol] = node, transport.abort
+        if len(ends) > OF_ONE_NODE:
+            oldest = next(iter(ends))
+            del self._nodes[oldest]
+            self._forget(oldest, node)()
+
+    def _forget(self, protocol: asyncio.Protocol, node: str) -> Callable[[], object]:
+        """How to end the connection of the node that is no more."""
+        ends = self._of_node[node]
+        end = ends.pop(protocol)
+        if not ends:
+            del self._of_node[node]
+        return end
 
 
 def _why(error: OSError) -> str:

@@ -224,6 +224,11 @@ class Ledger:
 
     # ---- the whole
 
+    def try_writing(self) -> None:
+        """Writes what is there already."""
+        with self._transaction():
+            self._db.execute(f"PRAGMA user_version = {_VERSION}")
+
     def copy_to(self, path: Path) -> None:
         """A copy of the database as it is now, whole, while others write. `path` must not be there."""
         with _failures(path):

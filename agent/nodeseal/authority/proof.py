@@ -34,6 +34,8 @@ class Proven:
     """By what, for the ledger."""
     token: bytes | None = None
     """The digest of the token that is used up when the node gets its certificate."""
+    serial: int | None = None
+    """Of the node certificate that it has shown."""
 
 
 class NodeProof(ABC):
@@ -113,4 +115,11 @@ class CertificateProof(NodeProof):
                 f"the node certificate of {shown.node} expired at {shown.not_after:%Y-%m-%d %H:%M}Z; "
                 + _ANOTHER.format(node=shown.node),
             )
-        return Proven(shown.node, f"certificate {shown.serial}")
+        return Proven(shown.node, f"certificate {shown.serial}", serial=int(shown.serial, 16))
+
+    def node_of(self, certificate: bytes | None) -> Proven | None:
+        """As `read`; None for what proves nothing."""
+        try:
+            return self.read(Caller("", certificate))
+        except Refused:
+            return None

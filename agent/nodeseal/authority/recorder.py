@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -15,10 +16,14 @@ from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.ledger import Entry, Ledger
 from nodeseal.authority.refused import Refused
 
+log = logging.getLogger("nodeseal.ca")
+
 T = TypeVar("T")
 
 _TOGETHER = 1_000
 """Most entries of one transaction."""
+
+_Waiting = tuple[Entry, Callable[[], None], asyncio.Future[None]]
 
 
 class Recorder:
@@ -29,8 +34,10 @@ class Recorder:
         self._now = now
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
         self._ledger: Ledger | None = None
-        self._waiting: list[tuple[Entry, asyncio.Future[None]]] = []
+        self._waiting: list[_Waiting] = []
         self._committing: asyncio.Task[None] | None = None
+        self._failed = False
+        """What was to be recorded last could not be."""
 
     async def open(self, state: Path) -> None:
         """Raises AuthorityError."""
@@ -50,11 +57,19 @@ class Recorder:
         ledger = self._opened()
         return await self._run(lambda: question(ledger))
 
-    async def record(self, entry: Entry) -> None:
-        """Returns when it is on the disk. Raises Refused when it must not be, and AuthorityError."""
+    async def check(self) -> None:
+        """If recording has failed: tries whether the disk can be written by now. Raises AuthorityError while it
+        cannot, though it may be readable."""
+        if self._failed:
+            await self.ask(Ledger.try_writing)
+            self._failed = False
+
+    async def record(self, entry: Entry, recorded: Callable[[], None]) -> None:
+        """Returns when it is on the disk. `recorded` is called then, also if whoever asked has gone meanwhile. Raises
+        Refused when it must not be, and AuthorityError."""
         self._opened()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((entry, done))
+        self._waiting.append((entry, recorded, done))
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit())
         await done
@@ -64,15 +79,22 @@ class Recorder:
         try:
             while self._waiting:
                 batch, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
-                entries = [entry for entry, _done in batch]
-                now = self._now()
-                outcome: list[Refused | None] | AuthorityError
+                entries = [entry for entry, _recorded, _done in batch]
+                outcomes: Sequence[Refused | AuthorityError | None]
                 try:
-                    outcome = await self._run(functools.partial(ledger.record, entries, now))
+                    outcomes = await self._run(functools.partial(ledger.record, entries, self._now()))
+                    self._failed = False
                 except AuthorityError as error:
-                    outcome = error
-                for number, (_entry, done) in enumerate(batch):
-                    why = outcome if isinstance(outcome, AuthorityError) else outcome[number]
+                    self._failed = True
+                    outcomes = [AuthorityError(str(error)) for _ in batch]
+                except Exception:  # whatever it is, nobody waits for ever
+                    log.exception("cannot record certificates")
+                    self._failed = True
+                    outcomes = [AuthorityError("what was issued cannot be recorded; the service's log says why")]
+                    outcomes *= len(batch)
+                for (_entry, recorded, done), why in zip(batch, outcomes, strict=True):
+                    if why is None:
+                        recorded()
                     if done.done():  # whoever asked has gone
                         continue
                     if why is None:

@@ -70,7 +70,9 @@ class Server:
             _key(HEALTH): self._health,
         }
         self._http = web.Server(self._handle, request_factory=_request, handler_cancellation=True)
-        self._connections = Connections(context, self._new_connection, connections, self._handshake_failed)
+        self._connections = Connections(
+            context, self._new_connection, connections, self._node_of, self._handshake_failed
+        )
 
     def listen(self, where: ApplicationAddress) -> ApplicationAddress:
         """See Connections.listen."""
@@ -148,6 +150,9 @@ class Server:
         error = Refused(ServiceWord.MALFORMED, "this is no HTTP/1.1 request, or its head is too large")
         self._count(error, request)
         return _refusal(error)
+
+    def _node_of(self, certificate: bytes | None) -> str | None:
+        return self.service.node_of(certificate) if self.service is not None else None
 
     def _handshake_failed(self, address: str, why: str) -> None:
         if self.service is not None:

@@ -113,8 +113,7 @@ class Service:
             proven = await self._proven(request, caller)
             who = proven.node
             self._check_rate(proven.node)
-            if self.residents is not None:
-                check_node(self.residents, proven.node)
+            check_node(self._known_residents(), proven.node, proven.serial)
             now = self._now()
             domain, lifetime = self._signer.trust_domain, self._lifetimes.node
             sign = functools.partial(sign_node, self._nodes, domain, proven.node, lifetime=lifetime, now=now)
@@ -122,10 +121,9 @@ class Service:
             signed = await self._queue.sign(work, now.timestamp() + FIRST_S)
             identity = node_identity(domain, proven.node)
             issued = _entry(signed, Kind.NODE, proven, identity, now, reason)
-            await self._recorder.record(Entry(issued, proven.token))
+            await self._recorder.record(Entry(issued, proven.token), lambda: self._tell(issued, caller))
         except (AuthorityError, Refused) as error:
             raise self._refusal(error, who, caller, node=request.node or None, asked=reason) from None
-        self._tell(issued, caller)
         return NodeCertificate(
             node=proven.node,
             identity=identity,
@@ -150,11 +148,7 @@ class Service:
                 )
             who = proven.node
             self._check_rate(proven.node)
-            if self.residents is None:
-                raise Refused(
-                    ServiceWord.MESH_STATE_UNKNOWN, "the service has not read the mesh state yet", _NO_STATE_S
-                )
-            identity = admit(self.residents, proven.node, request.identity)
+            identity = admit(self._known_residents(), proven.node, request.identity, proven.serial)
             signer = self._signer.signer
             if signer is None:
                 raise Refused(ServiceWord.AUTHORITY_UNABLE, f"the CA cannot sign: {self._signer.why}", _NO_STATE_S)
@@ -164,10 +158,9 @@ class Service:
             signed = await self._queue.sign(work, _by(request, now))
             reason = request.reason if request.reason == RENEWAL else FIRST
             issued = _entry(signed, Kind.WORKLOAD, proven, str(identity), now, reason)
-            await self._recorder.record(Entry(issued))
+            await self._recorder.record(Entry(issued), lambda: self._tell(issued, caller))
         except (AuthorityError, Refused) as error:
             raise self._refusal(error, who, caller, identity=request.identity[:512], asked=request.reason) from None
-        self._tell(issued, caller)
         chain, anchor = _chain(signer)
         return Certificate(
             identity=str(identity),
@@ -194,6 +187,7 @@ class Service:
         now = self._now()
         try:
             self._nodes_now = await self._recorder.ask(functools.partial(Ledger.nodes, now=now))
+            await self._recorder.check()
         except AuthorityError as error:
             self.problems["store"] = str(error)
         else:
@@ -227,6 +221,23 @@ class Service:
         """Counts and writes what was refused before it came here, such as a body that is none."""
         self._count(error, caller.address, caller)
 
+    def node_of(self, certificate: bytes | None) -> str | None:
+        """The node whose certificate somebody shows (DER, verified but for its time); None: it is nobody's now."""
+        proven = self._own_proof.node_of(certificate)
+        if proven is None or self.residents is None:
+            return proven.node if proven is not None else None
+        try:
+            check_node(self.residents, proven.node, proven.serial)
+        except Refused:
+            return None
+        return proven.node
+
+    def _known_residents(self) -> Residents:
+        """Without the mesh state it is not known who is revoked. Raises Refused."""
+        if self.residents is None:
+            raise Refused(ServiceWord.MESH_STATE_UNKNOWN, "the service has not read the mesh state yet", _NO_STATE_S)
+        return self.residents
+
     async def _proven(self, request: NodeRequest, caller: Caller) -> Proven:
         self._check_stranger(caller)
         for proof in self._proofs:
@@ -243,9 +254,9 @@ class Service:
             raise Refused(ServiceWord.RATE, f"the node {node} asks too often; wait", wait)
 
     def _check_stranger(self, caller: Caller) -> None:
-        """Only attempts that fail are charged: many nodes may have one address. Who has shown a node certificate is no
-        stranger."""
-        if caller.certificate is None and (wait := self._of_strangers.peek(_block(caller.address))):
+        """Only attempts that fail are charged: many nodes may have one address. Who has shown a node certificate that
+        is good is no stranger."""
+        if self.node_of(caller.certificate) is None and (wait := self._of_strangers.peek(_block(caller.address))):
             raise Refused(ServiceWord.RATE, f"too many attempts from {caller.address} have failed; wait", wait)
 
     def _refusal(self, error: AuthorityError | Refused, who: str, caller: Caller, **what: object) -> Refused:
@@ -255,10 +266,11 @@ class Service:
         return error
 
     def _count(self, error: Refused, who: str, caller: Caller, **what: object) -> None:
-        if who == caller.address and error.word is not ServiceWord.RATE:
-            self._of_strangers.wait(_block(caller.address))
+        stranger = _block(caller.address) if who == caller.address else None
+        if stranger is not None and error.word is not ServiceWord.RATE:
+            self._of_strangers.wait(stranger)
         self._refused[error.word.value] += 1
-        self._audit.refused(error.word.value, who, address=caller.address, detail=str(error), **what)
+        self._audit.refused(error.word.value, who, stranger, address=caller.address, detail=str(error), **what)
 
     def _tell(self, issued: Issued, caller: Caller) -> None:
         self._issued += 1

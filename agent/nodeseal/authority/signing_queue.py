@@ -111,3 +111,5 @@ def _one(work: Callable[[], T]) -> T | _Failed:
         return work()
     except Exception as error:  # whatever it is, it is the asker's
         return _Failed(error)
+    except BaseException as error:  # a panic in cryptography's Rust is no Exception
+        return _Failed(RuntimeError(f"{type(error).__name__}: {error}"))

@@ -211,6 +211,8 @@ class ServiceWord(StrEnum):
     """The mesh state revokes it: `nodeseal revoke list`."""
     NODE_REVOKED = "node-revoked"
     """The mesh state revokes the node that asks."""
+    NODE_CERTIFICATE_REVOKED = "node-certificate-revoked"
+    """The mesh state revokes the node certificate that was shown: the node may join anew."""
     RATE = "rate"
     """The node, or the address, has asked too often."""
     BUSY = "busy"
@@ -250,6 +252,7 @@ STATUSES: Mapping[ServiceWord, int] = MappingProxyType(
         ServiceWord.IDENTITY_NOT_ENROLLED: 403,
         ServiceWord.IDENTITY_REVOKED: 403,
         ServiceWord.NODE_REVOKED: 403,
+        ServiceWord.NODE_CERTIFICATE_REVOKED: 401,
         ServiceWord.RATE: 429,
         ServiceWord.BUSY: 503,
         ServiceWord.STANDBY: 503,

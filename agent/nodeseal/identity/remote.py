@@ -93,6 +93,8 @@ class RemoteIssuer(SigningIssuer):
         self._spent = ""
         """The digest of a token that was refused."""
         self._unproven: str | None = None
+        self._revoked = False
+        """The node's certificate, when it was shown last. One that joins anew has another."""
         self._away: str | None = None
         self._joined = 0
 
@@ -131,6 +133,12 @@ class RemoteIssuer(SigningIssuer):
                 raise self._is_away(error) from None
             except ServiceRefused as error:
                 self._away = None
+                if error.word == ServiceWord.NODE_CERTIFICATE_REVOKED:
+                    # It is kept: the revocation may be taken back.
+                    self._revoked = True
+                    self._unproven = f"{self.describe()} does not take the certificate of the node: {error}"
+                    if self._fresh_token() is not None and not last:
+                        continue
                 if error.word in _UNPROVEN and not last:
                     if joined == self._joined:
                         self._proof = None
@@ -142,6 +150,8 @@ class RemoteIssuer(SigningIssuer):
                 continue
             assert answer is not None  # nothing was asked by a tag
             self._away = None
+            if self._revoked:
+                self._revoked, self._unproven = False, None
             if answer.bundle != self._tag or answer.anchor not in self.bundle.fingerprints:
                 await self._fetch()
             if answer.anchor in self.bundle.fingerprints and answer.anchor != self.anchor:
@@ -186,7 +196,8 @@ class RemoteIssuer(SigningIssuer):
     async def _prove(self) -> None:
         """Joins if need be. Raises IssuerError."""
         async with self._joining:
-            if self._proof is None or self._proof.not_after <= self._now():
+            revoked = self._revoked and self._fresh_token() is not None
+            if self._proof is None or self._proof.not_after <= self._now() or revoked:
                 await self._join()
 
     async def _join(self) -> None:
@@ -207,7 +218,7 @@ class RemoteIssuer(SigningIssuer):
                 self._unproven = f"{lacking}, and its token is refused: {error}"
                 raise IssuerError(f"{self._unproven}; {self._remedy()}") from None
             raise IssuerError(f"{self.describe()} does not let the node {self._node} join: {error}") from None
-        self._unproven = None
+        self._unproven, self._revoked = None, False
         self._joined += 1
         log.info("the node %s has joined %s", self._node, self.describe())
 
@@ -246,6 +257,11 @@ class RemoteIssuer(SigningIssuer):
                 log.warning("the node's certificate in %s cannot be used: %s", self._proof.path, error)
                 self._proof = None
 
+    def _fresh_token(self) -> str | None:
+        """One that was not refused yet."""
+        token = self._token()
+        return token if token is not None and hashlib.sha256(token.encode()).hexdigest() != self._spent else None
+
     def _token(self) -> str | None:
         path = self._ca.token_file
         if path is None:
@@ -268,10 +284,8 @@ class RemoteIssuer(SigningIssuer):
         loop = asyncio.get_running_loop()
         now = loop.time()
         try:
-            if self._unproven is not None:
-                token = self._token()
-                if token is not None and hashlib.sha256(token.encode()).hexdigest() != self._spent:
-                    await self._prove()
+            if self._unproven is not None and self._fresh_token() is not None:
+                await self._prove()
             if now >= self._refresh_at:
                 self._refresh_at = now + self._renewal.next()
                 await self._fetch()

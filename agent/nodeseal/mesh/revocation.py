@@ -4,7 +4,9 @@ objects of the mesh model, with the list of serial numbers of one entry packed: 
 What cores know a revocation by is nodeseal.mesh.revoked. They are told of it apart from the mesh state.
 """
 
+import bisect
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -60,6 +62,15 @@ class Serials:
     def of(cls, numbers: Iterable[int]) -> "Serials":
         """Each from 1 to 20 bytes long. Raises OverflowError for a longer or negative one."""
         return cls(b"".join(number.to_bytes(SERIAL_BYTES, "big") for number in sorted(set(numbers))))
+
+    def __contains__(self, number: object) -> bool:
+        if not isinstance(number, int) or not 0 <= number < 1 << 8 * SERIAL_BYTES:
+            return False
+        wanted, packed = number.to_bytes(SERIAL_BYTES, "big"), self.packed
+        found = bisect.bisect_left(
+            range(len(self)), wanted, key=lambda at: packed[at * SERIAL_BYTES : (at + 1) * SERIAL_BYTES]
+        )
+        return packed.startswith(wanted, found * SERIAL_BYTES)
 
     def __iter__(self) -> Iterator[int]:
         packed = self.packed
@@ -134,6 +145,12 @@ REVOCATIONS: Kind[RevocationKey, Revocation] = Kind("revocations", "revocation",
 def identities_of(revocations: Iterable[Revocation]) -> Mapping[SpiffeId, Revocation]:
     """The identities that are revoked, each with what revokes it: nothing is issued for them."""
     return {identity: one for one in revocations for identity in one.identities}
+
+
+def certificates_of(revocations: Iterable[Revocation], trust_domain: str) -> Serials:
+    """The serial numbers that are revoked of certificates of this trust domain, which is the mesh's own."""
+    own = (one.serials for one in revocations if one.trust_domain in (None, trust_domain))
+    return Serials.of(itertools.chain.from_iterable(own))
 
 
 def nodes_of(revocations: Iterable[Revocation]) -> Mapping[str, Revocation]:
