@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from base64 import b64encode
+from base64 import b64encode, urlsafe_b64decode
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,20 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from nodeseal.authority.creation import init_authority
 from nodeseal.authority.errors import AuthorityError
-from nodeseal.authority.spiffe_bundle import read_bundle
+from nodeseal.authority.spiffe_bundle import SpiffeBundle, read_bundle, read_jwks, write_jwks
+from nodeseal.contracts.key_kind import KeyKind
 from nodeseal.contracts.mesh import decode_difference, encode_difference
 from nodeseal.mesh.address import OriginalDestination, TunnelAddress
 from nodeseal.mesh.decide import Allow, Deny, Route, Tunnel, inbound_tunnel, outbound
-from nodeseal.mesh.federated import FEDERATED, Federated
+from nodeseal.mesh.federated import FEDERATED, BundleEndpoint, Federated, Profile
 from nodeseal.mesh.model import Mesh, MeshError, Phase, WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId
 from nodeseal.sources.directory.source import load
 from nodeseal.sources.source import MeshStateError
 from support.anchors import make_ca, root_of
+from support.bundle_server import bundle_of
 from support.certificates import self_signed
 
 STATE = {
@@ -33,6 +37,8 @@ STATE = {
     ],
     "federated": [{"trust_domain": "other.org", "bundle_file": "/etc/other.pem"}],
 }
+ONE_WAY = "one of 'bundle', 'bundle_file', 'bundle_endpoint' and 'bundle_from_workload_api'"
+URL = "https://other.example/bundle.json"
 DB = SpiffeId("other.org", "default", "default")
 
 
@@ -84,7 +90,16 @@ def test_peers_of_federated_domains_may_come(tmp_path: Path, peer: SpiffeId, sou
     ("changes", "problem"),
     [
         ({"federated": []}, "workloads[1].trust_domain: expected one that the mesh is 'federated' with, found"),
-        ({"federated": [{"trust_domain": "other.org"}]}, "federated[0]: expected either 'bundle' or 'bundle_file'"),
+        ({"federated": [{"trust_domain": "other.org"}]}, f"federated[0]: expected {ONE_WAY}, found none of them"),
+        (
+            {"federated": [{"trust_domain": "other.org", "bundle": "x", "bundle_file": "/x"}]},
+            f"federated[0]: expected {ONE_WAY}, found bundle and bundle_file",
+        ),
+        (
+            {"federated": [{"trust_domain": "other.org", "bundle": "x", "bundle_from_workload_api": True}]},
+            f"federated[0]: expected {ONE_WAY}, found bundle and bundle_from_workload_api",
+        ),
+        ({"federated": [{"trust_domain": "other.org", "bundle_from_workload_api": False}]}, f"expected {ONE_WAY}"),
         (
             {"federated": [{"trust_domain": "other.org", "bundle_file": "a.pem"}]},
             "federated[0].bundle_file: expected a path from /",
@@ -131,12 +146,14 @@ def test_bundles_are_pem_or_jwks(tmp_path: Path) -> None:
         b"nonsense",
         b"[]",
         b"{}",
-        jwks(),
-        jwks({"use": "jwt-svid"}),
-        jwks({"use": "x509-svid"}),
-        jwks({"use": "x509-svid", "x5c": ["MAA="]}),
-        jwks({"use": "x509-svid", "x5c": []}),
+        b'{"keys": 7}',
         b'{"keys": [7]}',
+        b'{"keys": [], "spiffe_sequence": -1}',
+        b'{"keys": [], "spiffe_sequence": 18446744073709551616}',
+        b'{"keys": [], "spiffe_sequence": true}',
+        b'{"keys": [], "spiffe_sequence": "7"}',
+        b'{"keys": [], "spiffe_refresh_hint": 7.5}',
+        b'{"keys": [], "spiffe_refresh_hint": ' + b"9" * 5000 + b"}",
         b"[" * 100_000,
         b"x" * (256 * 1024 + 1),
         b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n",
@@ -146,3 +163,114 @@ def test_what_is_no_bundle_is_told_in_one_line(data: bytes) -> None:
     with pytest.raises(AuthorityError) as caught:
         read_bundle(data, "it")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        jwks(),
+        jwks({"use": "jwt-svid"}),
+        jwks({"use": "x509-svid"}),
+        jwks({"use": "x509-svid", "x5c": ["MAA="]}),
+        jwks({"use": "x509-svid", "x5c": []}),
+        jwks({"use": "x509-svid", "x5c": 7}),
+    ],
+)
+def test_bundle_without_a_usable_key_trusts_nobody(data: bytes) -> None:
+    """SPIFFE Trust Domain and Bundle, 4.1.3: all that was published before is revoked."""
+    assert read_bundle(data, "it") == ""
+
+
+def test_key_that_cannot_be_used_harms_no_other(tmp_path: Path) -> None:
+    one = root_of(make_ca(tmp_path / "a", trust_domain="other.org"))
+    good = json.loads(bundle_of(one.pem))["keys"][0]
+    assert read_bundle(jwks({"use": "x509-svid", "x5c": ["MAA="]}, good, good), "it") == one.pem
+
+
+@pytest.mark.parametrize("kind", list(KeyKind))
+def test_bundle_that_is_written_is_read_again(tmp_path: Path, kind: KeyKind) -> None:
+    init_authority(tmp_path / "ca", trust_domain="other.org", now=datetime.now(UTC), kind=kind)
+    root = root_of(tmp_path / "ca").pem
+    data = write_jwks(root + root, 12, 300)
+    assert read_jwks(data, "it") == SpiffeBundle(root, 12, 300)
+    (key,) = json.loads(data)["keys"]
+    of = {KeyKind.P256: ("EC", "P-256", 32), KeyKind.P384: ("EC", "P-384", 48), KeyKind.ED25519: ("OKP", "Ed25519", 32)}
+    assert (key["use"], key["kty"], key["crv"]) == ("x509-svid", *of[kind][:2])
+    assert all(len(urlsafe_b64decode(key[name] + "==")) == of[kind][2] for name in {"x", "y"} & key.keys())
+
+
+ENDPOINT_ID = "spiffe://other.org/spire/server"
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        (
+            {"bundle_endpoint": {"url": URL, "profile": "https_web"}},
+            Federated("other.org", endpoint=BundleEndpoint(URL, Profile.WEB)),
+        ),
+        (
+            {"bundle_file": "/b", "bundle_endpoint": {"url": URL, "profile": "https_web", "ca_file": "/etc/ca.pem"}},
+            Federated("other.org", "", "/b", BundleEndpoint(URL, Profile.WEB, ca_file="/etc/ca.pem")),
+        ),
+        (
+            {"bundle": "x", "bundle_endpoint": {"url": URL, "profile": "https_spiffe", "spiffe_id": ENDPOINT_ID}},
+            Federated("other.org", "x", "", BundleEndpoint(URL, Profile.SPIFFE, ENDPOINT_ID)),
+        ),
+        (
+            {
+                "bundle_endpoint": {
+                    "url": URL,
+                    "profile": "https_spiffe",
+                    "spiffe_id": "spiffe://example.org/ns/a/sa/bundles",
+                }
+            },
+            Federated(
+                "other.org", endpoint=BundleEndpoint(URL, Profile.SPIFFE, "spiffe://example.org/ns/a/sa/bundles")
+            ),
+        ),
+        ({"bundle_from_workload_api": True}, Federated("other.org", from_workload_api=True)),
+    ],
+)
+def test_ways_to_a_bundle(tmp_path: Path, entry: dict[str, Any], expected: Federated) -> None:
+    mesh = mesh_of(tmp_path, federated=[{"trust_domain": "other.org", **entry}])
+    assert mesh.of(FEDERATED) == {"other.org": expected}
+    assert Mesh.from_difference(decode_difference(encode_difference(mesh.as_difference()))) == mesh
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "problem"),
+    [
+        ({"url": URL}, ".profile: expected https_web or https_spiffe, found nothing"),
+        ({"url": URL, "profile": "web"}, ".profile: expected https_web or https_spiffe"),
+        ({"profile": "https_web"}, ".url: expected a URL that begins with https://"),
+        ({"url": "http://other.example/", "profile": "https_web"}, ".url: expected a URL that begins with https://"),
+        ({"url": "https://me@other.example/", "profile": "https_web"}, ".url: expected a URL"),
+        ({"url": "https:///bundle", "profile": "https_web"}, ".url: expected a URL"),
+        ({"url": "https://other.example:port/", "profile": "https_web"}, ".url: expected a URL"),
+        ({"url": "https://other.example/ x", "profile": "https_web"}, ".url: expected a URL"),
+        ({"url": URL, "profile": "https_spiffe"}, ".spiffe_id: expected the SPIFFE id of the endpoint"),
+        ({"url": URL, "profile": "https_spiffe", "spiffe_id": "spiffe://other.org"}, ".spiffe_id: expected the SPIFFE"),
+        (
+            {"url": URL, "profile": "https_web", "spiffe_id": ENDPOINT_ID},
+            ".spiffe_id: expected nothing, as the profile",
+        ),
+        (
+            {"url": URL, "profile": "https_spiffe", "spiffe_id": ENDPOINT_ID, "ca_file": "/x"},
+            ".ca_file: expected nothing, as the profile is https_spiffe",
+        ),
+        (
+            {"url": URL, "profile": "https_spiffe", "spiffe_id": ENDPOINT_ID},
+            ": expected 'bundle' or 'bundle_file' beside it: the first one of other.org, by which it is known",
+        ),
+        (
+            {"url": URL, "profile": "https_spiffe", "spiffe_id": "spiffe://third.org/bundles"},
+            ".spiffe_id: expected an id of a trust domain that the mesh is 'federated' with",
+        ),
+        ({"url": URL, "profile": "https_web", "token": "x"}, ".token: expected"),
+    ],
+)
+def test_mistakes_of_endpoints_are_told(tmp_path: Path, endpoint: dict[str, Any], problem: str) -> None:
+    with pytest.raises(MeshStateError) as caught:
+        mesh_of(tmp_path, federated=[{"trust_domain": "other.org", "bundle_endpoint": endpoint}])
+    assert f"federated[0].bundle_endpoint{problem}" in str(caught.value)

@@ -64,3 +64,17 @@ def test_issuers_of_two_trust_domains_are_refused(tmp_path: Path) -> None:
     default, other = issuer_of(tmp_path / "default"), issuer_of(tmp_path / "other", "other.org")
     with pytest.raises(IssuerError, match=r"other is for the trust domain other\.org, and .* for example\.org"):
         IssuersByNamespace(default, {"payments": other})
+
+
+def test_bundles_of_other_domains_are_those_of_the_first_that_has_them(tmp_path: Path) -> None:
+    async def story() -> None:
+        default, payments = issuer_of(tmp_path / "default"), issuer_of(tmp_path / "payments")
+        issuer = IssuersByNamespace(default, {"payments": payments})
+        assert issuer.others is None
+        payments.others = {"other.org": "theirs", "third.org": "third"}
+        assert issuer.others == payments.others
+        default.others = {"other.org": "ours"}
+        assert issuer.others == {"other.org": "ours", "third.org": "third"}  # never both of one domain
+        await issuer.close()
+
+    asyncio.run(story())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,8 +24,12 @@ from nodeseal.identity import workload_api
 from nodeseal.identity.issuer import Flaw, IssuerError
 from nodeseal.identity.workload_api import WorkloadApiIssuer
 from nodeseal.local.issuers import WorkloadApiCa
+from nodeseal.mesh.federated import Federated
+from nodeseal.mesh.model import Mesh
 from nodeseal.mesh.spiffe import SpiffeId
+from nodeseal.node.federation import Federation
 from support.agent_fakes import agent_config, until, until_flaws
+from support.anchors import make_ca, root_of
 from support.issued import issue
 
 SHIPPER, SIEM = (SpiffeId("example.org", "default", name) for name in ("shipper", "siem"))
@@ -51,8 +55,8 @@ class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):  # type: ignore[
         self.answers.put(None)
         self._server.stop(None).wait()
 
-    def give(self, *identities: SpiffeId) -> list[str]:
-        """Streams a certificate for each; their serial numbers."""
+    def give(self, *identities: SpiffeId, federated: Mapping[str, Sequence[str]] | None = None) -> list[str]:
+        """Streams a certificate for each, and the anchors (PEM) of other trust domains; their serial numbers."""
         svids, serials = [], []
         root = self.signer.root.public_bytes(Encoding.DER)
         for identity in identities:
@@ -69,7 +73,13 @@ class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):  # type: ignore[
                 )
             )
             serials.append(made.serial)
-        self.answers.put(workload_pb2.X509SVIDResponse(svids=svids))
+        others = {
+            f"spiffe://{domain}": b"".join(
+                x509.load_pem_x509_certificate(pem.encode()).public_bytes(Encoding.DER) for pem in pems
+            )
+            for domain, pems in (federated or {}).items()
+        }
+        self.answers.put(workload_pb2.X509SVIDResponse(svids=svids, federated_bundles=others))
         return serials
 
     def FetchX509SVID(self, _request: Any, context: Any) -> Iterator[Any]:
@@ -133,6 +143,48 @@ def test_next_svid_is_told_when_it_comes(api: WorkloadApi) -> None:
         assert second.serial == serial
         assert not issuer.superseded(second)
         await changes.aclose()  # type: ignore[attr-defined]
+
+    play(api, story)
+
+
+def test_anchors_of_federated_domains_are_told_and_withdrawn(api: WorkloadApi, tmp_path: Path) -> None:
+    one, other = (root_of(make_ca(tmp_path / name, trust_domain="other.org")).pem for name in ("a", "b"))
+    api.give(SHIPPER, federated={"other.org": [one]})
+
+    async def story(issuer: WorkloadApiIssuer) -> None:
+        assert issuer.others == {}
+        await issuer.begin()
+        assert issuer.others == {"other.org": one}
+        changes = issuer.changes()
+        await anext(changes)
+        api.give(SHIPPER, federated={"other.org": [one, other], "third.org": [other]})
+        await anext(changes)
+        assert {domain: set(pem.splitlines()) for domain, pem in issuer.others.items()} == {
+            "other.org": set((one + other).splitlines()),
+            "third.org": set(other.splitlines()),
+        }
+        api.give(SHIPPER)
+        await anext(changes)
+        assert issuer.others == {}
+        # Nor are they anchors of the own domain at any time.
+        assert one not in issuer.bundle.pem
+        await changes.aclose()  # type: ignore[attr-defined]
+
+    play(api, story)
+
+
+def test_node_trusts_what_the_workload_api_gives_of_a_domain_that_the_mesh_state_lists(
+    api: WorkloadApi, tmp_path: Path
+) -> None:
+    root = root_of(make_ca(tmp_path / "a", trust_domain="other.org")).pem
+    api.give(SHIPPER, federated={"other.org": [root], "unlisted.org": [root]})
+
+    async def story(issuer: WorkloadApiIssuer) -> None:
+        await issuer.begin()
+        federation = Federation(tmp_path, given=lambda: issuer.others)
+        listed = Federated("other.org", from_workload_api=True)
+        await federation.take(Mesh.build("example.org", (), federated=[listed]))
+        assert federation.bundles == {"other.org": root}
 
     play(api, story)
 

@@ -1,5 +1,6 @@
-"""What X509-SVID wants of signing certificates (https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md): the
-same rules as in cext/src/wire/svid.c, for the certificates of our own CA, so that no peer refuses what they sign.
+"""What X509-SVID wants of certificates (https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md): the same
+rules as in cext/src/wire/svid.c, for the certificates of our own CA, so that no peer refuses what they sign, and for
+those of servers that the agent itself talks with.
 
 docs/identity.md has each rule with its source and its test.
 """
@@ -29,6 +30,19 @@ def signing_fault(cert: x509.Certificate) -> str | None:
     if not usage.value.key_cert_sign:
         return "may not sign certificates (key usage keyCertSign)"
     return _svid_fault(cert, critical=usage.critical)
+
+
+def leaf_fault(cert: x509.Certificate) -> str | None:
+    """Why the certificate, whose path is good, is none of an X.509-SVID, but for its names; in words that follow "it".
+    Raises what `cert.extensions` raises."""
+    constraints, usage = _extension(cert, x509.BasicConstraints), _extension(cert, x509.KeyUsage)
+    if constraints is not None and constraints.value.ca:
+        return "is a CA's"
+    if usage is None:
+        return "has no key usage"
+    if usage.value.key_cert_sign or usage.value.crl_sign:
+        return "may sign certificates or revocation lists (key usage)"
+    return None if usage.value.digital_signature else "is not for signatures (key usage digitalSignature)"
 
 
 def _svid_fault(cert: x509.Certificate, *, critical: bool) -> str | None:

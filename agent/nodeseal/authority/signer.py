@@ -24,7 +24,7 @@ from nodeseal.authority.certificates import (
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.signing_key import LeafKey, SigningKey
 from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE, ROOT_CERTIFICATE
-from nodeseal.mesh.spiffe import SpiffeId
+from nodeseal.mesh.spiffe import Identity
 
 CLOCK_SKEW = timedelta(seconds=60)
 """How far another node's clock may be behind: a certificate is valid from so long before it is issued."""
@@ -80,7 +80,7 @@ class Signer:
 
     def sign(
         self,
-        identity: SpiffeId,
+        identity: Identity,
         key: LeafKey,
         *,
         lifetime: timedelta,

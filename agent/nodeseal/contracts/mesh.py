@@ -21,7 +21,7 @@ from msgspec import Meta, Raw, Struct
 
 from nodeseal.mesh.address import Address, parse_address
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
-from nodeseal.mesh.federated import Federated, read_domain
+from nodeseal.mesh.federated import BundleEndpoint, Federated, Profile, read_domain
 from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.kinds import Kind
 from nodeseal.mesh.limits import UNCHANGED, LimitChanges
@@ -39,6 +39,7 @@ from nodeseal.mesh.model import (
     Workload,
     WorkloadName,
 )
+from nodeseal.mesh.spiffe import split
 from nodeseal.mesh.workload import MOST_ADDRESSES
 
 Port: TypeAlias = Annotated[int, Meta(ge=1, le=65535)]
@@ -119,6 +120,15 @@ class TrustAnchorMessage(Struct, frozen=True, gc=False):
     pem: str
 
 
+class BundleEndpointMessage(Struct, frozen=True, gc=False):
+    """Where agents fetch a bundle; cores do not."""
+
+    url: str
+    profile: Profile
+    spiffe_id: str = ""
+    ca_file: str = ""
+
+
 class FederatedMessage(Struct, frozen=True, gc=False):
     """A trust domain that the mesh is federated with. A core decides by its name, and verifies by what
     TrustBundles told it."""
@@ -126,6 +136,8 @@ class FederatedMessage(Struct, frozen=True, gc=False):
     trust_domain: str
     bundle: str = ""
     bundle_file: str = ""
+    endpoint: BundleEndpointMessage | None = None
+    from_workload_api: bool = False
 
 
 _T = TypeVar("_T")
@@ -297,6 +309,25 @@ def _read_exclusions(message: ExclusionsMessage) -> Exclusions:
     return Exclusions(direction(message.inbound), direction(message.outbound))
 
 
+def _write_federated(one: Federated) -> FederatedMessage:
+    at = one.endpoint
+    endpoint = BundleEndpointMessage(at.url, at.profile, at.spiffe_id, at.ca_file) if at is not None else None
+    return FederatedMessage(one.key, one.bundle, one.bundle_file, endpoint, one.from_workload_api)
+
+
+def _read_federated(message: FederatedMessage) -> Federated:
+    at = message.endpoint
+    if at is not None and at.spiffe_id:
+        split(at.spiffe_id)
+    return Federated(
+        read_domain(message.trust_domain),
+        message.bundle,
+        message.bundle_file,
+        BundleEndpoint(at.url, at.profile, at.spiffe_id, at.ca_file) if at is not None else None,
+        message.from_workload_api,
+    )
+
+
 MESSAGES: dict[str, MessageOf[Any, Any]] = {
     "workloads": MessageOf(WorkloadMessage, _write_workload, _read_workload),
     "services": MessageOf(ServiceMessage, _write_service, _read_service),
@@ -305,8 +336,8 @@ MESSAGES: dict[str, MessageOf[Any, Any]] = {
     ),
     "federated": MessageOf(
         FederatedMessage,
-        lambda one: FederatedMessage(one.key, one.bundle, one.bundle_file),
-        lambda message: Federated(read_domain(message.trust_domain), message.bundle, message.bundle_file),
+        _write_federated,
+        _read_federated,
     ),
 }
 """How each kind that is for cores travels, by its name in nodeseal.mesh.model.KINDS."""

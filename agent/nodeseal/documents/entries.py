@@ -9,6 +9,7 @@ from typing import Annotated, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from nodeseal.mesh.federated import Profile
 from nodeseal.mesh.model import Connect, Mode, OnFailure
 from nodeseal.mesh.workload import MOST_ADDRESSES
 
@@ -156,8 +157,26 @@ class RevocationEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False)
     since: Annotated[str | UnsetType, Meta(description="When it was revoked, ISO 8601 in UTC.")] = UNSET
 
 
+class BundleEndpointEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    """A SPIFFE bundle endpoint, from which each node fetches a bundle."""
+
+    url: Annotated[str, Meta(description="`https://...`; it is fetched as it is, redirects are not followed.")]
+    profile: Annotated[Profile, Meta(description="How the endpoint is known: by the Web PKI, or by an X.509-SVID.")]
+    spiffe_id: Annotated[
+        str | UnsetType,
+        Meta(description="With `https_spiffe`: the endpoint's own id. It says whose bundle verifies it."),
+    ] = UNSET
+    ca_file: Annotated[
+        str | UnsetType,
+        Meta(
+            description="With `https_web`: the path of a file of CAs (PEM) on every node, in the stead of the system's."
+        ),
+    ] = UNSET
+
+
 class FederatedEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
-    """A trust domain whose workloads may be peers."""
+    """A trust domain whose workloads may be peers, with exactly one of the ways to its bundle. Beside an endpoint there
+    may be `bundle` or `bundle_file`: what counts until the endpoint has given one."""
 
     trust_domain: str
     bundle: Annotated[
@@ -165,4 +184,10 @@ class FederatedEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
     ] = UNSET
     bundle_file: Annotated[
         str | UnsetType, Meta(description="Instead: the path of a file with the same, on every node. It is followed.")
+    ] = UNSET
+    bundle_endpoint: Annotated[
+        BundleEndpointEntry | UnsetType, Meta(description="Instead: where each node fetches it, again and again.")
+    ] = UNSET
+    bundle_from_workload_api: Annotated[
+        bool | UnsetType, Meta(description="Instead: each node takes what the Workload API of its `ca` gives.")
     ] = UNSET

@@ -41,6 +41,12 @@ class IssuersByNamespace(Issuer):
         """See Issuer.anchor: that of the issuer for all others."""
         return self._default.anchor
 
+    @property
+    def others(self) -> Mapping[str, str] | None:  # type: ignore[override]
+        """See Issuer.others: of each domain what the first of them gives that has it. They are not merged."""
+        parts = [one.others for one in self._all if one.others is not None]
+        return {domain: pem for part in reversed(parts) for domain, pem in part.items()} if parts else None
+
     def describe(self) -> str:
         """See Issuer.describe."""
         return self._default.describe()

@@ -9,7 +9,7 @@ configuration.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -86,6 +86,9 @@ class Issuer(ABC):
     anchor: str
     """The one of them that a certificate which is issued now is verified by, as in TrustBundle.fingerprints."""
 
+    others: Mapping[str, str] | None = None
+    """The trust anchors (PEM) of other trust domains, as far as it gives them. None: it is none that gives any."""
+
     @abstractmethod
     def describe(self) -> str:
         """What it is, for people, as in "expected example.org, as in the CA directory /etc/nodeseal/ca"."""
@@ -113,7 +116,7 @@ class Issuer(ABC):
     @abstractmethod
     def changes(self) -> AsyncIterator[TrustBundle]:
         """First the present bundle, then each that replaces it; the same again when something else has changed that
-        concerns who has certificates (`superseded`). Never ends by itself, and never raises."""
+        concerns who has certificates (`superseded`), or when `others` has. Never ends by itself, and never raises."""
 
     @abstractmethod
     async def condition(self) -> tuple[Fault, ...]:

@@ -8,7 +8,6 @@ until it is parsed, and read up to a bound.
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +26,7 @@ from nodeseal.contracts.authority import (
     decode,
     encode,
 )
+from nodeseal.identity.https import one_line, read_answer, why
 from nodeseal.identity.issuer import IssuerError
 from nodeseal.local.issuers import ServiceCa
 
@@ -35,7 +35,6 @@ A = TypeVar("A", bound=Message)
 _TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
 _CONNECTIONS = 8
 _KEPT_S = 5.0  # less than the service keeps a connection that is idle
-_LINE_MAX = 300
 
 
 class ServiceAway(Exception):
@@ -46,7 +45,7 @@ class ServiceRefused(Exception):
     """The service has not carried it out. One line."""
 
     def __init__(self, refusal: ServiceRefusal, status: int) -> None:
-        super().__init__(f"{_line(refusal.detail) or 'it gives no reason'} ({_line(refusal.word)})")
+        super().__init__(f"{one_line(refusal.detail) or 'it gives no reason'} ({one_line(refusal.word)})")
         self.word = refusal.word
         self.retry_after = refusal.retry_after_seconds
         self.for_good = 400 <= status < 500 and status != 429
@@ -79,7 +78,7 @@ class ServiceClient:
             try:
                 answer = await self._ask(address, operation, message, tag)
             except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
-                failures.append(f"{address}: {_why(error)}")
+                failures.append(f"{address}: {why(error)}")
             except TimeoutError:
                 failures.append(f"{address}: no answer in time")
             except ServiceRefused as refused:
@@ -116,7 +115,7 @@ class ServiceClient:
             server_hostname=SERVER_NAME if self._anchor is not None else None,
             allow_redirects=False,
         ) as response:
-            body = await _read(response)
+            body = await read_answer(response, ANSWER_MAX)
             if response.status == 304:
                 return None
             if response.status == 200:
@@ -167,34 +166,10 @@ def _read_anchor(path: Path) -> str:
     try:
         text = path.read_text(encoding="ascii", errors="replace")
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
-    except (ssl.SSLError, ValueError):
+    except (ssl.SSLError, ValueError, TypeError):  # the last for what is not ASCII
         why = "it holds no certificate in PEM form"
     except OSError as error:
         why = error.strerror or str(error)
     else:
         return text
     raise IssuerError(f"the certificate service cannot be known by {path}: {why}; correct 'anchor'")
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    async for piece in response.content.iter_any():
-        body += piece
-        if len(body) > ANSWER_MAX:
-            raise ValueError(f"it answers with more than {ANSWER_MAX} bytes")
-        await asyncio.sleep(0)
-    return bytes(body)
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        error = error.certificate_error
-    elif isinstance(error, aiohttp.ClientConnectorError):
-        error = error.os_error
-    said = error.strerror if isinstance(error, OSError) else None
-    return _line(said or error) or type(error).__name__
-
-
-def _line(text: object) -> str:
-    """What may have come from the service, on one line."""
-    return "".join(one if one.isprintable() else " " for one in " ".join(str(text).split()))[:_LINE_MAX]

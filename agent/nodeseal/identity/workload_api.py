@@ -20,10 +20,12 @@ from datetime import datetime
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509 import Certificate
 from spiffe import TrustDomain, WorkloadApiClient
 from spiffe.workloadapi.x509_context import X509Context
 
 from nodeseal.authority.certificates import pem
+from nodeseal.authority.rules import signing_fault
 from nodeseal.clock import utc_now
 from nodeseal.identity.issuer import Fault, Flaw, Issuer, IssuerError, Svid
 from nodeseal.identity.key import PrivateKey, PrivateKeyError
@@ -48,6 +50,7 @@ class WorkloadApiIssuer(Issuer):
         self.trust_domain = ca.trust_domain
         self.bundle = TrustBundle.none(ca.trust_domain)
         self.anchor = ""
+        self.others = {}
         self._ca = ca
         self._now = now
         self._svids: dict[SpiffeId, Svid] = {}
@@ -155,7 +158,7 @@ class WorkloadApiIssuer(Issuer):
 
     # ---- in the stream's thread
 
-    def _read(self, context: X509Context) -> tuple[TrustBundle, dict[SpiffeId, Svid], dict[str, str]]:
+    def _read(self, context: X509Context) -> tuple[TrustBundle, dict[SpiffeId, Svid], dict[str, str], dict[str, str]]:
         given = context.x509_bundle_set.get_bundle_for_trust_domain(TrustDomain(self.trust_domain))
         certs = list(given.x509_authorities) if given is not None else []
         bundle = TrustBundle.none(self.trust_domain)
@@ -175,13 +178,20 @@ class WorkloadApiIssuer(Issuer):
                 continue  # not a workload's: the agent's own, for example
             except (PresentedError, PrivateKeyError) as error:
                 unusable[str(one.spiffe_id)] = str(error)
-        return bundle, svids, unusable
+        others = {
+            one.trust_domain.name: "".join(map(pem, filter(_may_sign, one.x509_authorities)))
+            for one in context.x509_bundle_set.bundles
+            if one.trust_domain.name != self.trust_domain
+        }
+        return bundle, svids, unusable, others
 
     # ---- in the event loop
 
-    def _take(self, bundle: TrustBundle, svids: dict[SpiffeId, Svid], unusable: dict[str, str]) -> None:
+    def _take(
+        self, bundle: TrustBundle, svids: dict[SpiffeId, Svid], unusable: dict[str, str], others: dict[str, str]
+    ) -> None:
         self._away = None
-        self._svids, self._unusable = svids, unusable
+        self._svids, self._unusable, self.others = svids, unusable, others
         if bundle.fingerprints:
             self.bundle = bundle
             if self.anchor not in bundle.fingerprints:
@@ -193,6 +203,10 @@ class WorkloadApiIssuer(Issuer):
         if self._away != line:
             log.warning("%s", line)
         self._away = line
+
+
+def _may_sign(cert: Certificate) -> bool:
+    return signing_fault(cert) is None
 
 
 def _meaning(error: Exception) -> str:

@@ -56,7 +56,17 @@ def pids(run_dir: Path) -> list[int]:
 
 def own_files(run_dir: Path) -> list[Path]:
     """The files of agents and cores in it, whether they are there or not."""
-    return [*(run_dir / name for name in OWN_FILES), *generations.files(run_dir)]
+    return [*(run_dir / name for name in OWN_FILES), *generations.files(run_dir), *federated_bundles(run_dir)]
+
+
+def federated_bundle(run_dir: Path, name: str) -> Path:
+    """Where the bundle that was fetched of another trust domain is kept."""
+    return run_dir / f"bundle-{name}.json"
+
+
+def federated_bundles(run_dir: Path) -> list[Path]:
+    """All of those that are there."""
+    return sorted(run_dir.glob("bundle-*.json"))
 
 
 def command(verb: str, run_dir: Path) -> str:

@@ -487,9 +487,16 @@ class ProblemWord(Word):
     BUNDLE_UNREAD = (
         "bundle-unread",
         Level.ERROR,
-        "The bundle of a trust domain that the mesh is federated with cannot be read: what it said before counts. If "
-        "it was never read, the domain's workloads are refused.",
+        "The bundle of a trust domain that the mesh is federated with cannot be read, or not be fetched from its "
+        "endpoint: what it said before counts. If it was never read, the domain's workloads are refused.",
         "Correct what the line says.",
+    )
+    BUNDLE_EMPTY = (
+        "bundle-empty",
+        Level.WARNING,
+        "The bundle of a trust domain that the mesh is federated with has no trust anchor that can be used: the domain "
+        "has revoked all of its keys, and its workloads are refused.",
+        "Ask who runs the domain. Take it out of the mesh state if it is no more.",
     )
     IDENTITY_REVOKED = (
         "identity-revoked",

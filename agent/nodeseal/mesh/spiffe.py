@@ -2,12 +2,12 @@
 
 The character sets and limits are those of the SPIFFE-ID standard, sections 2.1 to 2.3
 (https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE-ID.md). The path has the form that Istio and Envoy use; ids
-of other trust domains may have any path (`split`).
+of other trust domains may have any path (`PathId`).
 """
 
 import re
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeAlias
 
 MAX_BYTES = 511
 """Longest id in bytes: the splice core keeps one in 512 bytes with its terminating zero (the standard allows 2048)."""
@@ -59,6 +59,38 @@ class SpiffeId:
                 f"SPIFFE id {text!a} is not of the form {_SCHEME}<trust domain>/ns/<namespace>/sa/<account>"
             )
         return cls(trust_domain=trust_domain, namespace=parts[2], service_account=parts[4])
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PathId:
+    """An id with another path than a SpiffeId has: that of a workload of another trust domain. An instance is always
+    valid: making an invalid one raises SpiffeIdError."""
+
+    trust_domain: str
+    path: str
+    """It begins with a "/"."""
+
+    def __post_init__(self) -> None:
+        if not split(str(self))[1] or not self.path.startswith("/"):
+            raise SpiffeIdError(f"SPIFFE id {str(self)!a} has no path")
+        if len(str(self)) > MAX_BYTES:
+            raise SpiffeIdError(f"SPIFFE id of {len(str(self))} bytes is too long: at most {MAX_BYTES} are allowed")
+
+    def __str__(self) -> str:
+        return f"{_SCHEME}{self.trust_domain}{self.path}"
+
+
+Identity: TypeAlias = SpiffeId | PathId
+"""Of a workload of whatever trust domain. One id is always of the same of the two types: see parse_identity."""
+
+
+def parse_identity(text: str) -> Identity:
+    """Reads an id in its URI form, with any path. Raises SpiffeIdError."""
+    trust_domain, path = split(text)
+    parts = path.split("/")
+    if len(parts) == 5 and parts[1] == "ns" and parts[3] == "sa":
+        return SpiffeId(trust_domain, parts[2], parts[4])
+    return PathId(trust_domain, path)
 
 
 def split(text: str) -> tuple[str, str]:

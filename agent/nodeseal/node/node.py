@@ -96,7 +96,7 @@ class Node:
             fips=config.tls is TlsProfile.FIPS,
         )
         settle = config.settle.total_seconds()
-        self.federation = Federation()
+        self.federation = Federation(config.run_dir, lambda: credentials.bundle.pem, lambda: self.issuer.others, now)
         pusher = TrustPusher(self.core, lambda: credentials.bundle, lambda: self.federation.bundles)
         self.context = Context(self, self.core, capture, credentials, pusher, settle, config.limits, config.connect)
         self.context.native = config.plaintext is PlaintextWay.NATIVE
@@ -293,6 +293,7 @@ class Node:
         """The cores get what the issuer has changed in the trust anchors, and other nodes are told. Whoever has a
         certificate looks whether there is another one by now."""
         async for _bundle in self.issuer.changes():
+            await self.federation.look()
             await self._push_trust()
             self.enrolments.retry_certificates()
 
