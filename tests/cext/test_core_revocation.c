@@ -14,7 +14,7 @@ static struct digests digests_for(const char *identity)
     struct certificate_wish wish = {.uris = {identity}};
     struct certificate leaf = certificate_new(&authority.intermediate, &wish);
     struct digests digests;
-    CHECK_EQUAL(digests_of(NULL, leaf.x509, identity, &digests), 0);
+    CHECK_EQUAL(digests_of(NULL, leaf.x509, identity, NULL, 0, 0, &digests), 0);
     certificate_dispose(&leaf);
     authority_dispose(&authority);
     return digests;

@@ -36,10 +36,10 @@ TEST(digests_are_those_that_agents_make)
     struct certificate_wish wish = {.uris = {SHIPPER}, .tamper = name_issuer};
     struct certificate leaf = certificate_new(&authority.intermediate, &wish);
     struct digests digests;
-    CHECK_EQUAL(digests_of(NULL, leaf.x509, SHIPPER, &digests), 0);
+    CHECK_EQUAL(digests_of(NULL, leaf.x509, SHIPPER, NULL, 0, 0, &digests), 0);
     check_digest(digests.identity, "ec8315f56f5bd4e3db39a53eaddc9616");
-    check_digest(digests.serial, "04f293c147a1a0d9e632bdd3736a94fe");
-    check_digest(digests.issued, "ab1f2f886aa70aa87e6faf81af30cbc6");
+    check_digest(digests.leaf.serial, "04f293c147a1a0d9e632bdd3736a94fe");
+    check_digest(digests.leaf.issued, "ab1f2f886aa70aa87e6faf81af30cbc6");
     check_digest(digests.anchor, "00000000000000000000000000000000");
     certificate_dispose(&leaf);
     authority_dispose(&authority);
@@ -70,6 +70,7 @@ static struct digests numbered(uint64_t number)
 {
     struct digests digests;
     noise_fill(number + 1, 0, (uint8_t *)&digests, sizeof(digests));
+    digests.signer_count = 2;
     return digests;
 }
 
@@ -85,7 +86,7 @@ static uint8_t *serials(uint64_t from, uint64_t end)
     uint8_t *all = malloc((end - from) * REVOKED_DIGEST + 1);
     for (uint64_t i = from; i < end; i++) {
         const struct digests digests = numbered(i);
-        memcpy(all + (i - from) * REVOKED_DIGEST, digests.serial, REVOKED_DIGEST);
+        memcpy(all + (i - from) * REVOKED_DIGEST, digests.leaf.serial, REVOKED_DIGEST);
     }
     return all;
 }
@@ -129,17 +130,17 @@ TEST(what_was_revoked_is_so_until_it_is_restored)
     revoked_dispose(&revoked);
 }
 
-TEST(each_of_the_four_digests_revokes)
+TEST(each_of_the_digests_revokes)
 {
     const struct digests digests = numbered(5);
     const struct {
         const uint8_t *digest;
         enum revoked_by by;
-    } CASES[] = {{digests.identity, REVOKED_IDENTITY},
-                 {digests.serial, REVOKED_CERTIFICATE},
-                 {digests.issued, REVOKED_CERTIFICATE},
-                 {digests.anchor, REVOKED_ANCHOR}};
-    for (int i = 0; i < 4; i++) {
+    } CASES[] = {{digests.identity, REVOKED_IDENTITY},        {digests.leaf.serial, REVOKED_CERTIFICATE},
+                 {digests.leaf.issued, REVOKED_CERTIFICATE},  {digests.anchor, REVOKED_ANCHOR},
+                 {digests.signers[0].issued, REVOKED_SIGNER}, {digests.signers[1].serial, REVOKED_SIGNER},
+                 {digests.signers[2].serial, REVOKED_NOT}};
+    for (size_t i = 0; i < sizeof(CASES) / sizeof(CASES[0]); i++) {
         struct revoked revoked;
         revoked_init(&revoked);
         CHECK_EQUAL(revoked_change(&revoked, CASES[i].digest, 1, NULL, 0, 0), 1);
@@ -230,12 +231,49 @@ TEST(a_revoked_peer_is_refused_and_told_so)
     check_handshakes(&mesh, "", "");
     (void)revoked_change(&mesh.revoked, digests.identity, 1, NULL, 0, 0);
     check_handshakes(&mesh, "peer's identity was revoked", SAID);
-    (void)revoked_change(&mesh.revoked, digests.serial, 1, NULL, 0, 1);
+    (void)revoked_change(&mesh.revoked, digests.leaf.serial, 1, NULL, 0, 1);
     check_handshakes(&mesh, "peer's certificate was revoked", SAID);
-    (void)revoked_change(&mesh.revoked, digests.issued, 1, NULL, 0, 1);
+    (void)revoked_change(&mesh.revoked, digests.leaf.issued, 1, NULL, 0, 1);
     check_handshakes(&mesh, "peer's certificate was revoked", SAID);
-    (void)revoked_change(&mesh.revoked, NULL, 0, digests.issued, 1, 0);
+    (void)revoked_change(&mesh.revoked, NULL, 0, digests.leaf.issued, 1, 0);
     check_handshakes(&mesh, "", "");
+    mesh_dispose(&mesh);
+}
+
+/* Either form: that of `nodeseal revoke serial`, and a revocation list's of the root. */
+TEST(an_intermediate_that_was_revoked_vouches_for_nobody)
+{
+    struct mesh mesh;
+    struct pair pair;
+    uint8_t alert = 0;
+    mesh_init(&mesh);
+    pair_run(&pair, &mesh.shipper, &mesh.pipeline, PIPELINE);
+    CHECK_EQUAL(pair.client.tls.peers.signer_count, 1);
+    const struct number_digests signer = pair.client.tls.peers.signers[0];
+    const uint8_t *const FORMS[] = {signer.serial, signer.issued};
+    for (int i = 0; i < 2; i++) {
+        (void)revoked_change(&mesh.revoked, FORMS[i], 1, NULL, 0, 1);
+        CHECK_TEXT(tls_revoked(&pair.client.tls, &alert), "the CA of the peer's certificate was revoked");
+        CHECK_EQUAL(alert, SSL_AD_CERTIFICATE_REVOKED);
+        check_handshakes(&mesh, "the CA of the peer's certificate was revoked",
+                         "peer refused this workload's certificate: it was revoked");
+    }
+    pair_dispose(&pair);
+    mesh_dispose(&mesh);
+}
+
+/* The one that is revoked is of another CA than its peer. */
+TEST(who_has_its_certificate_of_a_revoked_intermediate_talks_with_nobody)
+{
+    struct mesh mesh;
+    mesh_init(&mesh);
+    CHECK_EQUAL(mesh.shipper.digests.signer_count, 1);
+    struct digests without = {0};
+    uint8_t alert = 0;
+    (void)revoked_change(&mesh.revoked, mesh.shipper.digests.signers[0].serial, 1, NULL, 0, 1);
+    CHECK_TEXT(revoked_reason(&mesh.revoked, &without, &mesh.shipper.digests, &alert),
+               "the CA of this workload's certificate was revoked");
+    CHECK_EQUAL(alert, SSL_AD_ACCESS_DENIED);
     mesh_dispose(&mesh);
 }
 
@@ -246,7 +284,7 @@ TEST(who_is_revoked_itself_talks_with_nobody)
     const struct digests digests = mesh.shipper.digests;
     (void)revoked_change(&mesh.revoked, digests.identity, 1, NULL, 0, 0);
     check_handshakes(&mesh, "this workload's identity was revoked", "peer refused the handshake");
-    (void)revoked_change(&mesh.revoked, digests.serial, 1, NULL, 0, 1);
+    (void)revoked_change(&mesh.revoked, digests.leaf.serial, 1, NULL, 0, 1);
     check_handshakes(&mesh, "this workload's certificate was revoked", "peer refused the handshake");
     mesh_dispose(&mesh);
 }
@@ -277,10 +315,10 @@ TEST(a_session_that_runs_can_be_asked_whether_an_end_was_revoked)
     const struct digests peers = mesh.pipeline.digests, ours = mesh.shipper.digests;
     pair_run(&pair, &mesh.shipper, &mesh.pipeline, PIPELINE);
     CHECK(tls_revoked(&pair.client.tls, &alert) == NULL);
-    (void)revoked_change(&mesh.revoked, peers.serial, 1, NULL, 0, 1);
+    (void)revoked_change(&mesh.revoked, peers.leaf.serial, 1, NULL, 0, 1);
     CHECK_TEXT(tls_revoked(&pair.client.tls, &alert), "peer's certificate was revoked");
     CHECK_EQUAL(alert, SSL_AD_CERTIFICATE_REVOKED);
-    (void)revoked_change(&mesh.revoked, ours.issued, 1, NULL, 0, 1);
+    (void)revoked_change(&mesh.revoked, ours.leaf.issued, 1, NULL, 0, 1);
     CHECK_TEXT(tls_revoked(&pair.client.tls, &alert), "this workload's certificate was revoked");
     CHECK_EQUAL(alert, SSL_AD_ACCESS_DENIED);
     CHECK(tls_revoked(&pair.server.tls, &alert) == NULL);

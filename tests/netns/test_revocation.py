@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from nodeseal.authority.store import read_certificates
 from support.connection import Address, echoes
 from support.lab import RunningLab, running_lab
 from support.patience import wait_for
@@ -74,6 +75,10 @@ def end_of(connection: socket.socket) -> str:
     return f"{host}:{port}"
 
 
+def serial(lab: RunningLab, pod: str) -> str:
+    return str(lab.workload(pod)["certificate"]["serial"])
+
+
 def words(lab: RunningLab, node: str) -> list[tuple[str, str]]:
     return [(problem["word"], problem["about"]) for problem in lab.status(node)["problems"]]
 
@@ -120,13 +125,30 @@ def test_certificate_is_cut_by_its_serial_number(lab: RunningLab, programs: Prog
     client, other = programs.dial("shipper", server.address), programs.dial("siem", server.address)
     assert echoes(client)
     assert echoes(other)
-    serial = lab.workload("shipper")["certificate"]["serial"]
-    shell(lab, SERIAL.replace("SERIAL", serial))
+    source = end_of(client)
+    before = serial(lab, "shipper")
+    shell(lab, SERIAL.replace("SERIAL", before))
     assert is_cut(client)
-    assert not works(programs, "shipper", server.address)
+    assert all("revoked" in reason(lab, node, source) for node in NODES)
+    wait_for(lambda: serial(lab, "shipper") != before, "shipper has another certificate")
+    wait_for(lambda: works(programs, "shipper", server.address), "the other certificate works")
     assert echoes(other)
-    shell(lab, f"{SERIAL.replace('SERIAL', serial)} --undo")
-    wait_for(lambda: works(programs, "shipper", server.address), "the certificate works again")
+    shell(lab, f"{SERIAL.replace('SERIAL', before)} --undo")
+
+
+def test_intermediate_is_revoked_by_its_serial_number(lab: RunningLab, programs: Programs) -> None:
+    """Both nodes issue by the same one."""
+    server = programs.serve("pipeline")
+    client = programs.dial("siem", server.address)
+    assert echoes(client)
+    source = end_of(client)
+    (intermediate, *_) = read_certificates(lab.directory / "ca" / "intermediate.pem")
+    shell(lab, SERIAL.replace("SERIAL", f"{intermediate.serial_number:x}"))
+    assert is_cut(client)
+    assert all("revoked" in reason(lab, node, source) for node in NODES)
+    assert not works(programs, "siem", server.address)
+    shell(lab, f"{SERIAL.replace('SERIAL', f'{intermediate.serial_number:x}')} --undo")
+    wait_for(lambda: works(programs, "siem", server.address), "the certificates work again")
 
 
 def test_node_is_cut_with_all_that_it_has(lab: RunningLab, programs: Programs) -> None:

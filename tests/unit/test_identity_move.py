@@ -1,5 +1,5 @@
-"""Certificates are replaced before their time when their issuer goes over to another root: in an hour, not all at once,
-and not before others trust that root."""
+"""Certificates that are replaced before their time: at once when they are revoked; and when their issuer goes over to
+another root, in an hour, not all at once, and not before others trust that root."""
 
 from __future__ import annotations
 
@@ -112,5 +112,21 @@ def test_each_issuer_of_a_node_goes_over_by_itself(rotation: Rotation, tmp_path:
         assert (credentials.superseded(usual), credentials.superseded(other)) == (False, True)
         for issuer in (default, rotation.issuer):
             await issuer.close()
+
+    asyncio.run(story())
+
+
+def test_one_that_was_revoked_is_replaced_at_once(rotation: Rotation) -> None:
+    async def story() -> None:
+        revoked: set[str] = set()
+        credentials = Credentials(
+            rotation.issuer, now=lambda: rotation.time, revoked=lambda svid: svid.serial in revoked
+        )
+        held = await credentials.issue(WORKLOADS[0])
+        assert not credentials.superseded(held)
+        revoked.add(held.svid.serial)
+        assert credentials.superseded(held)
+        assert not credentials.superseded(await credentials.issue(WORKLOADS[0], held))
+        await rotation.issuer.close()
 
     asyncio.run(story())

@@ -30,3 +30,10 @@ def test_digests_are_of_one_domain_one_issuer_and_one_number() -> None:
     ]
     assert len(set(digests)) == len(digests)
     assert {len(one) for one in digests} == {32}
+
+
+def test_packed_set_tells_what_it_holds() -> None:
+    digests = [revoked.of_serial("example.org", number) for number in range(200)]
+    kept = revoked.packed(digests[::2])
+    assert [revoked.holds(kept, one) for one in digests] == [True, False] * 100
+    assert not revoked.holds(b"", digests[0])

@@ -41,14 +41,16 @@ class Credentials:
         rand: Callable[[], float] = random.random,
         anchors: Callable[[], Collection[TrustAnchor]] = tuple,
         why_not: Callable[[SpiffeId], str | None] = lambda _identity: None,
+        revoked: Callable[[Svid], bool] = lambda _svid: False,
         fips: bool = False,
     ) -> None:
         """`now`: the wall clock; `rand` gives numbers from 0 to 1; `anchors`: those of the mesh state, the same object
-        as long as they have not changed; `why_not`: why nothing is issued for an identity, one line; `fips`: what the
-        profile of this name refuses is not used."""
+        as long as they have not changed; `why_not`: why nothing is issued for an identity, one line; `revoked`: whether
+        a certificate was, by its number; `fips`: what the profile of this name refuses is not used."""
         self._issuer = issuer
         self._anchors = anchors
         self._why_not = why_not
+        self._revoked = revoked
         self._fips = fips
         self._known: tuple[object, ...] = ()
         self._trust_set = TrustSet(issuer.bundle)
@@ -100,9 +102,11 @@ class Credentials:
         return Credential(svid, max(due, self._now() + _RENEWAL_MIN))
 
     def superseded(self, credential: Credential) -> bool:
-        """Whether it is to be replaced now, before it is due: see Issuer.superseded. Not by one of a trust anchor that
-        the mesh state does not have yet: others would not trust it."""
+        """Whether it is to be replaced now, before it is due: because it was revoked, or see Issuer.superseded. Not by
+        one of a trust anchor that the mesh state does not have yet: others would not trust it."""
         svid = credential.svid
+        if not svid.delivered and self._revoked(svid):
+            return True
         anchors = self._anchors()
         return self._issuer.superseded(svid) and (
             svid.delivered or not anchors or any(one.key == self._issuer.anchor_for(svid.identity) for one in anchors)

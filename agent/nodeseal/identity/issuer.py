@@ -40,6 +40,8 @@ class Svid:
     """The leaf's serial number, in hexadecimal."""
     anchor: str
     """The trust anchor that it is verified by, as in TrustBundle.fingerprints."""
+    issuer_name: bytes = b""
+    """Of whoever signed the leaf: the DER of the name in it."""
     delivered: bool = False
     """Others made the key and the certificate. It is replaced once the issuer has another one (Issuer.superseded);
     other SVIDs at half of their life at the latest."""

@@ -57,6 +57,7 @@ def svid_of(
         not_after=leaf.not_valid_after_utc,
         serial=f"{leaf.serial_number:x}",
         anchor=anchor,
+        issuer_name=leaf.issuer.public_bytes(),
         delivered=delivered,
     )
 

@@ -2,11 +2,12 @@
 
 A core keeps 16 bytes for each, whatever it stands for: the first half of the SHA-256 of a text that says what it is.
 The core makes the same texts of the certificates of a handshake (cext/src/wire/revoked.c), and tests compare the two. A
-certificate is revoked by any of its three digests.
+workload's certificate is revoked by any of its three digests, and by the numbers of an intermediate above it.
 """
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
@@ -65,6 +66,15 @@ def packed(digests: Iterable[str]) -> bytes:
 def unpacked(digests: bytes) -> set[str]:
     """The reverse."""
     return set(Digests(digests))
+
+
+def holds(packed: bytes, digest: str) -> bool:
+    """Whether a packed set has it."""
+    wanted = bytes.fromhex(digest)
+    at = bisect.bisect_left(
+        range(len(packed) // _SIZE), wanted, key=lambda one: packed[one * _SIZE : (one + 1) * _SIZE]
+    )
+    return packed[at * _SIZE : (at + 1) * _SIZE] == wanted
 
 
 def union(sets: Iterable[bytes]) -> bytes:

@@ -93,6 +93,7 @@ class Node:
             now=now,
             anchors=lambda: self.mesh_state.anchors,
             why_not=lambda identity: self.revocations.why_not_issued(identity),
+            revoked=lambda svid: self.revocations.names(svid),
             fips=config.tls is TlsProfile.FIPS,
         )
         settle = config.settle.total_seconds()

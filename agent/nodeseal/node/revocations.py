@@ -17,11 +17,12 @@ from nodeseal.authority.errors import AuthorityError
 from nodeseal.cores.client import CoreError
 from nodeseal.cores.revocation_pusher import RevocationPusher
 from nodeseal.enrolment.enrolments import Enrolments
+from nodeseal.identity.issuer import Svid
 from nodeseal.mesh.model import Mesh
 from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord
 from nodeseal.mesh.revocation import REVOCATIONS, Revocation, RevocationKey, identities_of, nodes_of
-from nodeseal.mesh.revoked import of_revocations, packed, union
+from nodeseal.mesh.revoked import holds, of_issued, of_revocations, of_serial, packed, union
 from nodeseal.mesh.spiffe import SpiffeId
 
 log = logging.getLogger("nodeseal.agent")
@@ -58,6 +59,8 @@ class Revocations:
         self._stamps: dict[Path, _Stamp] = {}
         self._unread: dict[Path, str] = {}
         self._failure: str | None = None
+        self._all = b""
+        """All that is revoked, packed."""
         self._packed: dict[Revocation, bytes] = {}
         """By what is revoked: the digests of it."""
 
@@ -107,8 +110,10 @@ class Revocations:
         async with self._turn:
             if self._table is None:
                 return  # without a mesh state nobody knows all of it: cores keep what they have
-            self._pusher.take(await asyncio.to_thread(self._digests, list(self._table.values()), self._trust_domain))
+            self._all = await asyncio.to_thread(self._digests, list(self._table.values()), self._trust_domain)
+            self._pusher.take(self._all)
         await self.push()
+        self._enrolments.wake()  # one's certificate may be among them
 
     def _digests(self, revocations: Sequence[Revocation], trust_domain: str) -> bytes:
         """In a thread. Those of a revocation are made once: a list of serial numbers may be long."""
@@ -135,6 +140,14 @@ class Revocations:
         if (found := self._identities.get(identity)) is not None:
             return f"{identity} is revoked{found.because}: nodeseal revoke {found.key.what} --undo"
         return None
+
+    def names(self, svid: Svid) -> bool:
+        """Whether it is revoked by its serial number, and another one of its identity would not be."""
+        if not self._all:
+            return False
+        number = int(svid.serial, 16)
+        forms = of_serial(svid.identity.trust_domain, number), of_issued(svid.issuer_name, number)
+        return any(holds(self._all, one) for one in forms)
 
     def problems(self) -> Iterator[Problem]:
         """See nodeseal.node.problems."""

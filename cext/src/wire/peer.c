@@ -47,8 +47,9 @@ static struct fault leaf_fault(const struct peer *peer, X509_STORE_CTX *store_ct
         return (struct fault){wrong, AS_UNSUPPORTED};
     if (peer->expected != NULL && strcmp(identity, peer->expected) != 0)
         return (struct fault){"peer has another identity than expected", AS_ANOTHERS};
-    const uint8_t *anchor = bundles_digest(bundles, domain, sk_X509_value(chain, sk_X509_num(chain) - 1));
-    if (anchor == NULL || digests_of(peer->libctx, leaf, identity, digests) != 0)
+    const int last = sk_X509_num(chain) - 1;
+    const uint8_t *anchor = bundles_digest(bundles, domain, sk_X509_value(chain, last));
+    if (anchor == NULL || digests_of(peer->libctx, leaf, identity, chain, 1, last, digests) != 0)
         return (struct fault){"OpenSSL cannot look at the peer certificate", AS_OUR_OWN};
     memcpy(digests->anchor, anchor, sizeof(digests->anchor));
     return revocation_fault(peer, digests);

@@ -115,22 +115,39 @@ int digest_anchor(OSSL_LIB_CTX *libctx, const X509 *anchor, uint8_t out[REVOKED_
     return 0;
 }
 
-int digests_of(OSSL_LIB_CTX *libctx, const X509 *certificate, const char *identity, struct digests *out)
+/* Of one certificate of the trust domain. 0, or -1. */
+static int number_digests(struct hasher *hasher, const X509 *certificate, struct text domain,
+                          struct number_digests *out)
 {
-    struct hasher hasher;
     char issuer[SHA256_HEX + 1];
     char *serial = serial_text(certificate);
     int result = -1;
-    if (hasher_init(&hasher, libctx) == 0 && serial != NULL &&
-        issuer_text(&hasher, certificate, issuer) == 0) {
-        const struct text by_identity[] = {text_of("identity"), text_of(identity)};
-        const struct text by_serial[] = {text_of("serial"), domain_of(identity), text_of(serial)};
+    if (serial != NULL && issuer_text(hasher, certificate, issuer) == 0) {
+        const struct text by_serial[] = {text_of("serial"), domain, text_of(serial)};
         const struct text by_issuer[] = {text_of("issued"), text_of(issuer), text_of(serial)};
-        result = digest(&hasher, by_identity, 2, out->identity);
-        result |= digest(&hasher, by_serial, 3, out->serial);
-        result |= digest(&hasher, by_issuer, 3, out->issued);
+        result = digest(hasher, by_serial, 3, out->serial);
+        result |= digest(hasher, by_issuer, 3, out->issued);
     }
     OPENSSL_free(serial);
+    return result;
+}
+
+int digests_of(OSSL_LIB_CTX *libctx, const X509 *certificate, const char *identity,
+               const STACK_OF(X509) * chain, int from, int end, struct digests *out)
+{
+    const struct text by_identity[] = {text_of("identity"), text_of(identity)};
+    const struct text domain = domain_of(identity);
+    struct hasher hasher;
+    int result = hasher_init(&hasher, libctx);
+    out->signer_count = 0;
+    if (end - from > REVOKED_SIGNERS_MOST)
+        result = -1;
+    if (result == 0)
+        result = digest(&hasher, by_identity, 2, out->identity);
+    if (result == 0)
+        result = number_digests(&hasher, certificate, domain, &out->leaf);
+    for (int i = from; i < end && result == 0; i++)
+        result = number_digests(&hasher, sk_X509_value(chain, i), domain, &out->signers[out->signer_count++]);
     hasher_dispose(&hasher);
     return result;
 }
@@ -238,6 +255,12 @@ size_t revoked_change(struct revoked *revoked, const uint8_t *added, size_t adde
     return table.used;
 }
 
+static int has_number(const struct revoked *revoked, const struct number_digests *digests)
+{
+    return has(revoked->slots, revoked->capacity, digests->serial) ||
+           has(revoked->slots, revoked->capacity, digests->issued);
+}
+
 enum revoked_by revoked_look(struct revoked *revoked, const struct digests *digests)
 {
     enum revoked_by by = REVOKED_NOT;
@@ -246,11 +269,13 @@ enum revoked_by revoked_look(struct revoked *revoked, const struct digests *dige
     pthread_mutex_lock(&revoked->mutex);
     if (has(revoked->slots, revoked->capacity, digests->identity))
         by = REVOKED_IDENTITY;
-    else if (has(revoked->slots, revoked->capacity, digests->serial) ||
-             has(revoked->slots, revoked->capacity, digests->issued))
+    else if (has_number(revoked, &digests->leaf))
         by = REVOKED_CERTIFICATE;
     else if (has(revoked->slots, revoked->capacity, digests->anchor))
         by = REVOKED_ANCHOR;
+    for (int i = 0; i < digests->signer_count && by == REVOKED_NOT; i++)
+        if (has_number(revoked, &digests->signers[i]))
+            by = REVOKED_SIGNER;
     pthread_mutex_unlock(&revoked->mutex);
     return by;
 }
@@ -259,6 +284,9 @@ static const char *words(enum revoked_by by, int own)
 {
     if (by == REVOKED_ANCHOR)
         return "the trust anchor that the peer was verified by was removed";
+    if (by == REVOKED_SIGNER)
+        return own ? "the CA of this workload's certificate was revoked"
+                   : "the CA of the peer's certificate was revoked";
     if (by == REVOKED_IDENTITY)
         return own ? "this workload's identity was revoked" : "peer's identity was revoked";
     return own ? "this workload's certificate was revoked" : "peer's certificate was revoked";

@@ -3,7 +3,8 @@
  *
  * The set holds digests, 16 bytes for whatever they stand for: the first half of the SHA-256 of a text
  * (agent/nodeseal/mesh/revoked.py makes the same ones). A certificate has three, and one that was verified
- * has a fourth, of the trust anchor at the end of its chain. It is revoked by any of them:
+ * has another, of the trust anchor at the end of its chain. Each certificate between the two has the middle
+ * ones. It is revoked by any of them:
  *
  *   "identity" 0 SPIFFE id
  *   "serial" 0 trust domain 0 serial number
@@ -25,18 +26,30 @@
 
 enum { REVOKED_DIGEST = 16 };
 
-/* What a certificate can be revoked by. */
-struct digests {
-    uint8_t identity[REVOKED_DIGEST];
+enum { REVOKED_SIGNERS_MOST = 8 };
+
+/* By which a certificate is named by its serial number. */
+struct number_digests {
     uint8_t serial[REVOKED_DIGEST];
     uint8_t issued[REVOKED_DIGEST];
-    /* Zeros: it was not verified here, as the own one. */
-    uint8_t anchor[REVOKED_DIGEST];
 };
 
-/* Of a certificate whose (valid) SPIFFE id is `identity`; the anchor's stays as it is. 0, or -1: OpenSSL
- * cannot. */
-int digests_of(OSSL_LIB_CTX *libctx, const X509 *certificate, const char *identity, struct digests *out);
+/* What a workload's certificate can be revoked by. */
+struct digests {
+    uint8_t identity[REVOKED_DIGEST];
+    struct number_digests leaf;
+    /* Zeros: it was not verified here, as the own one. */
+    uint8_t anchor[REVOKED_DIGEST];
+    /* Of the intermediates between it and its anchor. */
+    struct number_digests signers[REVOKED_SIGNERS_MOST];
+    uint8_t signer_count;
+};
+
+/* Of a certificate whose (valid) SPIFFE id is `identity`, and of those between it and its trust anchor, the
+ * next one first: [from, end) of `chain`. Its anchor's stays as it is. 0, or -1: OpenSSL cannot, or there are
+ * too many. */
+int digests_of(OSSL_LIB_CTX *libctx, const X509 *certificate, const char *identity,
+               const STACK_OF(X509) * chain, int from, int end, struct digests *out);
 /* Of a trust anchor: 5 us. 0, or -1: OpenSSL cannot. */
 int digest_anchor(OSSL_LIB_CTX *libctx, const X509 *anchor, uint8_t out[REVOKED_DIGEST]);
 
@@ -65,7 +78,13 @@ void revoked_dispose(struct revoked *revoked);
 size_t revoked_change(struct revoked *revoked, const uint8_t *added, size_t added_count,
                       const uint8_t *removed, size_t removed_count, int whole);
 
-enum revoked_by { REVOKED_NOT = 0, REVOKED_CERTIFICATE = 1, REVOKED_IDENTITY = 2, REVOKED_ANCHOR = 3 };
+enum revoked_by {
+    REVOKED_NOT = 0,
+    REVOKED_CERTIFICATE = 1,
+    REVOKED_IDENTITY = 2,
+    REVOKED_ANCHOR = 3,
+    REVOKED_SIGNER = 4,
+};
 
 /* For any thread. NULL for `revoked`: nothing is. */
 enum revoked_by revoked_look(struct revoked *revoked, const struct digests *digests);

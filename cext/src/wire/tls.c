@@ -277,7 +277,12 @@ int tls_credentials_init(struct tls_credentials *credentials, OSSL_LIB_CTX *libc
         svid_presented(certificate, credentials->presented, TLS_PRESENTED_MAX);
     if (svid_identity(certificate, identity) == 0) {
         tls_name_of(libctx, identity, credentials->name);
-        if (digests_of(libctx, certificate, identity, &credentials->digests) != 0)
+        STACK_OF(X509) *signers = NULL;
+        (void)SSL_CTX_get0_chain_certs(credentials->context, &signers);
+        /* A root may be sent along, behind as many as there can be. */
+        int count = signers == NULL ? 0 : sk_X509_num(signers);
+        count = count < REVOKED_SIGNERS_MOST ? count : REVOKED_SIGNERS_MOST;
+        if (digests_of(libctx, certificate, identity, signers, 0, count, &credentials->digests) != 0)
             memset(&credentials->digests, 0, sizeof(credentials->digests));
     }
     return 0;

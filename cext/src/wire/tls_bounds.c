@@ -4,6 +4,8 @@
 #include <openssl/err.h>
 #include <stdio.h>
 
+#include "wire/revoked.h"
+
 enum { LIST_SIZE = 128 };
 
 /* The best first. A library may lack some. */
@@ -70,6 +72,7 @@ const char *tls_bounds_set(SSL_CTX *context, int fips)
 #ifdef SSL_OP_NO_RX_CERTIFICATE_COMPRESSION /* OpenSSL 3.2: what is small may become large */
     SSL_CTX_set_options(context, SSL_OP_NO_RX_CERTIFICATE_COMPRESSION | SSL_OP_NO_TX_CERTIFICATE_COMPRESSION);
 #endif
+    _Static_assert((int)TLS_INTERMEDIATES_MOST == REVOKED_SIGNERS_MOST, "each can be revoked");
     SSL_CTX_set_verify_depth(context, TLS_INTERMEDIATES_MOST);
     return NULL;
 }
