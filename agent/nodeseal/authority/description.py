@@ -105,6 +105,7 @@ def _certificates(
             not_after=cert.not_valid_after_utc.isoformat(timespec="seconds"),
             days_left=(cert.not_valid_after_utc - now) // _DAY,
             sha256=fingerprint(cert),
+            serial=f"{cert.serial_number:x}",
             path_length=path_length(cert),
             key_type=kind_of(cert.public_key()),
             key=next((key for key in keys if store.is_key_of(directory / key, cert)), None),

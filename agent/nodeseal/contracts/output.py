@@ -209,6 +209,8 @@ class CaCertificate(Struct, frozen=True):
     """Below 0 once it has expired."""
     sha256: str = ""
     """Its fingerprint."""
+    serial: str = ""
+    """Its serial number in hexadecimal, as `nodeseal revoke serial` takes it."""
     path_length: int | None = None
     """How many CAs may stand below it; null: as many as there are."""
     key_type: str = ""

@@ -48,6 +48,7 @@ def text(found: CaDescription) -> str:
             f"{cert.role}: {cert.subject}",
             f"  valid        from {cert.not_before[:10]} to {cert.not_after[:10]}, {life}",
             f"  SHA-256      {cert.sha256}",
+            f"  serial       {cert.serial}",
             f"  path length  {length if length is not None else 'any'}",
             f"  key type     {cert.key_type}",
             f"  key          {_key(cert, unused)}",
