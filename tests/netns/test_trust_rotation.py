@@ -26,6 +26,7 @@ from support.lab import RunningLab, running_lab
 from support.long_lived import LongLived
 from support.patience import wait_for
 from support.programs import Programs
+from support.publications import issuer, trusts
 
 PAGE = Path(__file__).parents[2] / "docs" / "rotate-your-trust-anchor.md"
 CONNECTIONS = 500
@@ -294,17 +295,3 @@ def reason_of(lab: RunningLab, node: str, connection: socket.socket) -> str:
         return next((str(row["reason"]) for row in rows_of(lab, node, connection) if row["state"] == "closed"), None)
 
     return wait_for(find, f"{node} shows the end of the connection")
-
-
-def publication(lab: RunningLab, node: str) -> str:
-    return (lab.directory / "mesh" / "enrolled" / f"{node}.yaml").read_text().splitlines()[0]
-
-
-def issuer(lab: RunningLab, node: str) -> str:
-    """The digest of the root by which the node says that it issues."""
-    return publication(lab, node).partition(" CA: ")[2][:32]
-
-
-def trusts(lab: RunningLab, node: str) -> set[str]:
-    """The digests of the roots that the node says its core has."""
-    return set(publication(lab, node).partition(" trusts: ")[2].split())
