@@ -175,7 +175,7 @@ def test_forced_removal_cuts_just_what_the_root_verified(lab: RunningLab, progra
         with open_connection(programs, "siem", "pipeline") as since:
             wait_for(lambda: anchors_of(lab, before) == {old[:32]}, "the first one was verified by the old root")
             assert anchors_of(lab, since) == {new[:32]}
-            wait_for(lambda: only_connections_need(shell, old), "a live connection alone needs the old root")
+            wait_for(lambda: only_connections_need(shell, old, *NODES), "a live connection alone needs the old root")
             refused = shell(REMOVE.replace("OLD", old[:16])).stderr
             assert "node1, node2: has up to 1 connection by it" in refused
             assert (echoes(before), echoes(since)) == (True, True)
@@ -191,6 +191,45 @@ def test_forced_removal_cuts_just_what_the_root_verified(lab: RunningLab, progra
     with open_connection(programs, "shipper", "pipeline"):
         pass  # a new one, by the new root
     assert f"anchor  {old}" in shell.does("nodeseal revoke list")
+
+
+def test_node_whose_agent_is_away_cuts_when_it_comes_back(lab: RunningLab, programs: Programs, tmp_path: Path) -> None:
+    """Its core goes on meanwhile, with what it verified by the root that is removed by force."""
+    shell = Shell(lab, tmp_path)
+    old = root_of(ca_of(lab, "node1")).key
+    shell.does(MAKE)
+    new = root_of(tmp_path / "new").key
+    shell.does(f"nodeseal trust add {THEIR_CA}/root.pem new/root.pem")
+    wait_for(lambda: shell(STATUS).returncode == 0, "every node has both roots")
+    with contextlib.ExitStack() as stack:
+        by_both = stack.enter_context(open_connection(programs, "siem", "pipeline"))
+        # node2 shows certificates of the new root, and node1 does not yet: node2 alone verifies by the old one.
+        shell.does(ISSUE, "node2")
+        wait_for(lambda: issuer(lab, "node2") == new[:32], "node2 issues by the new root")
+        wait_for_renewal(lab, "pipeline")
+        wait_for_renewal(lab, "shipper")
+        by_node2 = stack.enter_context(open_connection(programs, "shipper", "pipeline"))
+        assert [rows_of(lab, node, by_node2)[0]["anchor"] for node in NODES] == [new[:32], old[:32]]
+        shell.does(ISSUE, "node1")
+        wait_for(lambda: issuer(lab, "node1") == new[:32], "node1 issues by the new root")
+        wait_for_renewal(lab, "shipper", "pipeline")
+        by_none = stack.enter_context(open_connection(programs, "shipper", "pipeline"))
+        assert anchors_of(lab, by_none) == {new[:32]}
+
+        lab.kill_agent("node2")
+        shell.does(REMOVE.replace("remove OLD", f"remove --force {old[:16]}"))
+        assert is_cut(by_both)  # by node1
+        wait_for(lambda: trusts(lab, "node1") == {new[:32]}, "node1 trusts the new root only")
+        assert (echoes(by_node2), echoes(by_none)) == (True, True)
+        status = shell(STATUS)
+        assert status.returncode == 1
+        assert f"node2: still trusts the root {old[:16]}" in status.stdout
+
+        lab.start_agent("node2")
+        assert is_cut(by_node2)
+        assert reason_of(lab, "node2", by_node2) == "the trust anchor that the peer was verified by was removed"
+        wait_for(lambda: shell(STATUS).returncode == 0, "node2 trusts the new root only")
+        assert echoes(by_none)
 
 
 def test_node_that_does_not_follow_yet_goes_on_talking(lab: RunningLab, programs: Programs, tmp_path: Path) -> None:
@@ -271,11 +310,13 @@ def is_cut(connection: socket.socket) -> bool:
         return True
 
 
-def only_connections_need(shell: Shell, root: str) -> bool:
-    """A root, for all that the nodes say."""
+def only_connections_need(shell: Shell, root: str, *nodes: str) -> bool:
+    """A root, for all that the nodes say; of each of `nodes`."""
     found = json.loads(shell(f"{STATUS} -o json").stdout)
-    needs = {node["needs"] for anchor in found["anchors"] if anchor["sha256"] == root for node in anchor["nodes"]}
-    return "has connections by it" in needs and needs <= {"has connections by it", None}
+    told = [node for anchor in found["anchors"] if anchor["sha256"] == root for node in anchor["nodes"]]
+    by_connections = {node["node"] for node in told if node["needs"] == "has connections by it"}
+    others = {node["needs"] for node in told} - {"has connections by it", None}
+    return by_connections >= set(nodes) and bool(by_connections) and not others
 
 
 def rows_of(lab: RunningLab, node: str, connection: socket.socket) -> list[dict[str, Any]]:

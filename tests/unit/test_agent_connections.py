@@ -114,8 +114,8 @@ def past(*ports: int, inbound: bool = True) -> list[Direct]:
 @pytest.fixture(params=["present", "old"])
 def node(request: pytest.FixtureRequest) -> Node:
     """Two cores, with two and three connections, and three connections past them."""
-    older = [row(1, state="closed", closed_ms=500), row(2)]
-    present = [row(1), row(2 << 48, workload="default/b"), row(7, direction="inbound")]
+    older = [row(1, state="closed", closed_ms=500, anchor="a" * 32), row(2)]
+    present = [row(1), row(2 << 48, workload="default/b"), row(7, direction="inbound", anchor="a" * 32)]
     return Node(
         {3: present, 2: older},
         {"default/a": past(4001, 4000), "default/b": past(5000, inbound=False)},
@@ -159,6 +159,10 @@ def test_page_goes_on_whatever_has_ended(node: Node) -> None:
         ({"direction": "inbound"}, [IN_ORDER[3], *PAST[:2]]),
         ({"direction": "outbound", "workload": "default/b"}, [IN_ORDER[4], PAST[2]]),
         ({"workload": "default/c"}, []),
+        ({"anchor": "a" * 8}, [IN_ORDER[0], IN_ORDER[3]]),
+        ({"anchor": "a" * 64}, [IN_ORDER[0], IN_ORDER[3]]),
+        ({"anchor": "a" * 64, "live": True}, [IN_ORDER[3]]),
+        ({"anchor": "b" * 32}, []),
     ],
 )
 def test_only_what_is_wanted(node: Node, wanted: dict[str, Any], expected: list[str]) -> None:

@@ -324,6 +324,24 @@ def test_live_leaves_closed_connections_out(tmp_path: Path, agents: list[FakeAge
     assert agents[0].asked == [f"GET /v1/connections?live=true&limit={PAGE_MAX} HTTP/1.1"]
 
 
+def test_connections_by_a_trust_anchor_are_those_that_the_agent_finds(
+    tmp_path: Path, agents: list[FakeAgent], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Peers that were refused are not among them."""
+    agents.append(FakeAgent(tmp_path, {"node": "node1", "connections": [ROW], "refused": [REFUSED]}))
+    assert main(["connections", "--anchor", "9C:05:D9:FE", "--run-dir", str(tmp_path)]) == 0
+    assert agents[0].asked == [f"GET /v1/connections?anchor=9c05d9fe&limit={PAGE_MAX} HTTP/1.1"]
+    assert "192.0.2.44" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("anchor", ["", "9c05d9f", "9c05d9fg", "a" * 65])
+def test_trust_anchor_of_connections_is_named_by_digits(
+    anchor: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["connections", "--anchor", anchor, "--run-dir", str(tmp_path)]) == 2
+    assert "is no ID of a trust anchor: give 8 to 64 digits of it" in capsys.readouterr().err
+
+
 class TestWhichNodes:
     @pytest.fixture(autouse=True)
     def places(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,6 +136,7 @@ def test_status_says_of_each_node_whether_it_has_each_anchor(mesh: Mesh) -> None
         "complete": True,
         "anchors": [],
         "issuers": {mesh.old.key[:32]: ["node1", "node2"]},
+        "lingering": {},
     }
     mesh("add", mesh.today / "root.pem", mesh.next / "root.pem")
     mesh.says("node1", mesh.old, mesh.old, mesh.new)
@@ -148,6 +149,19 @@ def test_status_says_of_each_node_whether_it_has_each_anchor(mesh: Mesh) -> None
     assert "1 of 2, not node2" in mesh.shown("status", status=1)
     mesh.says("node2", mesh.old, mesh.old, mesh.new)
     assert mesh("status")["complete"]
+
+
+def test_status_names_nodes_that_still_trust_what_was_removed(mesh: Mesh) -> None:
+    mesh("add", mesh.today / "root.pem", mesh.next / "root.pem")
+    mesh("remove", mesh.old.key, "--force")
+    mesh.says("node1", mesh.new, mesh.new)
+    mesh.says("node2", mesh.new, mesh.old, mesh.new)
+    found = mesh("status", status=1)
+    assert (found["complete"], found["lingering"]) == (False, {mesh.old.key[:32]: ["node2"]})
+    said = f"node2: still trusts the root {mesh.old.key[:16]}, which is no trust anchor any more"
+    assert said in mesh.shown("status", status=1)
+    mesh.says("node2", mesh.new, mesh.new)
+    assert mesh("status")["lingering"] == {}
 
 
 def test_node_that_says_nothing_is_named(mesh: Mesh) -> None:
@@ -165,13 +179,14 @@ def test_anchor_is_removed_when_nothing_needs_it(mesh: Mesh) -> None:
     assert "node1: has certificates of it until 2106-02-07 06:28Z; wait, or" in mesh.refused("remove", mesh.old.key)
     mesh.says("node1", mesh.new, mesh.old, mesh.new, needs=(Need(mesh.old.key[:32], 1000),))
     mesh.says("node2", mesh.new, mesh.old, mesh.new, needs=(Need(mesh.old.key[:32], 1000, 30),))
-    assert "is needed: node2: has up to 30 connections by it; wait, or" in mesh.refused("remove", mesh.old.key)
+    listed = f"'nodeseal connections --live --anchor {mesh.old.key[:16]}' lists them there; wait, or"
+    assert f"is needed: node2: has up to 30 connections by it; {listed}" in mesh.refused("remove", mesh.old.key)
     needing = {one["node"]: (one["connections"], one["needs"]) for one in mesh("status")["anchors"][0]["nodes"]}
     assert needing == {"node1": (0, None), "node2": (30, "has connections by it")}
     assert "node2: has up to 30 connections by it" in mesh.shown("status")
     mesh.says("node2", mesh.new, mesh.old, mesh.new, needs=(Need(mesh.old.key[:32], FAR, 1),))
-    both = "node2: has certificates of it until 2106-02-07 06:28Z, and up to 1 connection by it; wait, or"
-    assert both in mesh.refused("remove", mesh.old.key)
+    both = "node2: has certificates of it until 2106-02-07 06:28Z, and up to 1 connection by it; "
+    assert both + listed in mesh.refused("remove", mesh.old.key)
     mesh.says("node2", mesh.new, mesh.old, mesh.new)
     answer = mesh("remove", mesh.old.key[:8])
     assert [row["sha256"] for row in answer["removed"]] == [mesh.old.key]

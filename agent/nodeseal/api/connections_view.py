@@ -135,8 +135,14 @@ def _is_wanted(row: ConnectionRow, wanted: ConnectionFilter, after: Position | N
         not (wanted.live and row.state == "closed")
         and wanted.workload in (None, row.workload)
         and wanted.direction in (None, row.direction)
+        and (wanted.anchor is None or _is_verified_by(row, wanted.anchor))
         and (after is None or Position.of(row) > after)
     )
+
+
+def _is_verified_by(row: ConnectionRow, anchor: str) -> bool:
+    """Rows have the beginning of its fingerprint, and so may have whoever asks."""
+    return row.anchor is not None and (row.anchor.startswith(anchor) or anchor.startswith(row.anchor))
 
 
 async def _lines(
@@ -155,6 +161,8 @@ async def _lines(
                 if link is current:
                     raise
                 # It has ended meanwhile, with its last connection.
+    if wanted.anchor is not None:
+        return  # past the cores nobody is verified
     noted, closed = None, await node.native_log.closed()
     for name, enrolment in sorted(node.enrolments.items()):
         if wanted.workload not in (None, str(name)) or (after is not None and str(name) < after.workload):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from msgspec.structs import asdict
 
 from nodeseal.api.client import ask, ask_connections
 from nodeseal.cli import nodes
+from nodeseal.cli.errors import UsageError
 from nodeseal.cli.identities import shortening
 from nodeseal.cli.output import print_json
 from nodeseal.cli.table import duration, note, render_first_that_fits, size
@@ -44,12 +46,19 @@ End = Callable[[str, str | None], str]
     help="Show those under mutual TLS, with how each is protected instead of what it carried: the group of the key "
     "exchange, the cipher suite, and how the peer has signed.",
 )
+@click.option(
+    "--anchor",
+    metavar="ID",
+    help="Only those with peers that were verified by this trust anchor, as `nodeseal trust list` has it; the first 8 "
+    "digits are enough.",
+)
 @nodes.looking_options
-def command(live: bool, tls: bool, run_dir: Path | None, output: str) -> int:
+def command(live: bool, tls: bool, anchor: str | None, run_dir: Path | None, output: str) -> int:
     """Shows the connections of this node's workloads: under mutual TLS with whom, or in plaintext and why; and below
     them the peers that were refused."""
+    wanted = ConnectionFilter(live=live, anchor=_fingerprint(anchor) if anchor is not None else None)
     directories = nodes.run_directories(run_dir)
-    found = nodes.ask_all(directories, lambda path: _ask(path, live))
+    found = nodes.ask_all(directories, lambda path: _ask(path, wanted))
     rows = [
         NodeConnection(node=one.node, run_dir=one.run_dir, **asdict(row))
         for one in found.answers
@@ -86,9 +95,21 @@ class _Seen:
         return self.connections.node
 
 
-def _ask(run_dir: Path, live: bool) -> _Seen:
-    seen = ask_connections(run_dir, ConnectionFilter(live=live))
-    return _Seen(seen, [] if live else ask(run_dir, REFUSED).refused)
+def _ask(run_dir: Path, wanted: ConnectionFilter) -> _Seen:
+    seen = ask_connections(run_dir, wanted)
+    # A peer that was refused was verified by nobody.
+    alone = wanted.live or wanted.anchor is not None
+    return _Seen(seen, [] if alone else ask(run_dir, REFUSED).refused)
+
+
+def _fingerprint(text: str) -> str:
+    """As the agents take it. Raises UsageError."""
+    digits = text.replace(":", "").lower()
+    if re.fullmatch("[0-9a-f]{8,64}", digits) is None:
+        raise UsageError(
+            f"{text[:80]!a} is no ID of a trust anchor: give 8 to 64 digits of it, as in `nodeseal trust list`"
+        )
+    return digits
 
 
 def text(

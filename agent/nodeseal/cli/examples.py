@@ -74,6 +74,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         ("nodeseal connections", "those of now, and those closed in the last minute"),
         ("nodeseal connections --live", "without the closed ones"),
         ("nodeseal connections | grep 'no:'", "what is not under mutual TLS, and why"),
+        ("nodeseal connections --live --anchor 9c05d9fe", "by that trust anchor"),
         ("nodeseal connections --tls", "with key exchange, suite and signature"),
         ("nodeseal connections -o json", "with TLS version, cipher suite and endpoint"),
     ),

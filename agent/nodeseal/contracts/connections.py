@@ -130,6 +130,8 @@ class ConnectionFilter(Parameters, frozen=True):
     """Only those of this workload, "namespace/name"."""
     direction: Literal["inbound", "outbound"] | None = None
     """Only those."""
+    anchor: Annotated[str, Meta(pattern="^[0-9a-f]{8,64}$")] | None = None
+    """Only those with peers that were verified by the trust anchor whose fingerprint is this, or begins with it."""
     limit: Annotated[int, Meta(ge=1)] | None = None
     """At most so many. Without it: 1,000 in one answer, and no limit in a stream. At most 2,000 in one answer."""
     after: str | None = None

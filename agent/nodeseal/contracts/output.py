@@ -309,10 +309,12 @@ class TrustStatus(Struct, frozen=True):
     mesh: str = ""
     """The mesh directory."""
     complete: bool = False
-    """Every node has every anchor."""
+    """Every node has every anchor, and no other."""
     anchors: list[AnchorStatus] = []
     issuers: dict[str, list[str]] = {}
     """By the first half of a root's fingerprint: the nodes that issue by it."""
+    lingering: dict[str, list[str]] = {}
+    """The same: the nodes that still trust it, although it is no trust anchor of the mesh."""
 
 
 class CaTokenMade(Struct, frozen=True):

@@ -138,6 +138,17 @@ def nodes_elsewhere(workloads: Iterable[Workload], trust_domain: str) -> frozens
     return frozenset(others - ours)
 
 
+def lingering(anchors: Iterable[str], publishers: Mapping[str, Trust | None]) -> dict[str, list[str]]:
+    """The roots that nodes have in their cores and that are not among `anchors` (fingerprints), those of the mesh:
+    digest -> these nodes. One was removed and the node has not heard of it, or the node issues by it."""
+    kept = set(map(digest_of, anchors))
+    found: dict[str, list[str]] = {}
+    for node, trust in sorted(publishers.items()):
+        for digest in sorted(trust.anchors - kept if trust is not None else ()):
+            found.setdefault(digest, []).append(node)
+    return found
+
+
 def would_be_lost(anchors: Iterable[str], publishers: Mapping[str, Trust | None]) -> dict[str, list[str]]:
     """The anchors by which nodes issue and that are not among `anchors` (fingerprints): digest -> these nodes. Were
     `anchors` all that the mesh trusts, nobody would take their certificates."""

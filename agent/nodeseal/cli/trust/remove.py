@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from nodeseal.cli.mesh_directory import mesh_options
 from nodeseal.cli.output import print_json
 from nodeseal.cli.tree import Command
 from nodeseal.cli.trust.anchor_rows import find, looked, row_of, shown, told_by_nodes, why_not
-from nodeseal.contracts.output import TrustRemoved
+from nodeseal.contracts.output import NodeTrust, TrustRemoved
 
 _REASON = "trust remove --force"
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
@@ -42,8 +43,8 @@ def command(name: str, force: bool, directory: Path, output: str) -> int:
         needed = [one for one in told_by_nodes(anchor, mesh, publishers, now) if one.needs is not None]
         if needed and not force:
             raise CommandError(
-                f"the trust anchor {anchor.key[:16]} is needed: {why_not(needed)}; wait, or cut what needs it with "
-                "--force"
+                f"the trust anchor {anchor.key[:16]} is needed: {why_not(needed)}; {_listed(anchor.key, needed)}wait, "
+                "or cut what needs it with --force"
             )
         # Behind the last one each node trusts the root of its own CA, which may be this one: nothing is cut.
         cuts = force and len(mesh.of(TRUST_ANCHORS)) > 1
@@ -68,3 +69,10 @@ def command(name: str, force: bool, directory: Path, output: str) -> int:
     if cuts:
         print("connections with peers that it verified are cut")
     return 0
+
+
+def _listed(key: str, needed: Iterable[NodeTrust]) -> str:
+    """How to find the connections that need an anchor, if some do."""
+    if not any(one.connections for one in needed):
+        return ""
+    return f"'nodeseal connections --live --anchor {key[:16]}' lists them there; "

@@ -19,7 +19,8 @@ from nodeseal.contracts.output import AnchorStatus, TrustStatus
 @mesh_options
 def command(directory: Path, output: str) -> int:
     """Shows which nodes have each trust anchor in their cores, as they say themselves, and which need it. The exit
-    status is 0 when every node has all of them, 1 otherwise."""
+    status is 0 when every node has all of them and no other, 1 otherwise."""
+    from nodeseal.mesh.trust import lingering
     from nodeseal.mesh.trust_anchor import TRUST_ANCHORS
 
     now = datetime.now(UTC)
@@ -32,8 +33,10 @@ def command(directory: Path, output: str) -> int:
     for node, trust in sorted(publishers.items()):
         if trust is not None:
             issuers.setdefault(trust.issuer, []).append(node)
-    complete = all(node.has for anchor in anchors for node in anchor.nodes)
-    found = TrustStatus(mesh=str(directory), complete=complete, anchors=anchors, issuers=issuers)
+    # Without an anchor in the mesh state each node trusts what its own CA has.
+    left = lingering((one.sha256 for one in anchors), publishers) if anchors else {}
+    complete = not left and all(node.has for anchor in anchors for node in anchor.nodes)
+    found = TrustStatus(mesh=str(directory), complete=complete, anchors=anchors, issuers=issuers, lingering=left)
     if output == "json":
         print_json(found)
     else:
@@ -51,6 +54,9 @@ def text(found: TrustStatus) -> str:
         lines.append(render(("ID", "SUBJECT", "NODES THAT HAVE IT", "NEEDED BY"), rows, fold=(1, 2, 3)))
     for root, nodes in found.issuers.items():
         lines.append(note(f"{names(nodes)}: issue{'s' if len(nodes) == 1 else ''} by the root {root[:16]}", ""))
+    for root, nodes in found.lingering.items():
+        still = f"still trust{'s' if len(nodes) == 1 else ''} the root {root[:16]}, which is no trust anchor any more"
+        lines.append(note(f"{names(nodes)}: {still}", ""))
     return "\n".join(lines)
 
 
