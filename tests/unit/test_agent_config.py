@@ -118,12 +118,14 @@ ca:
 
 def test_certificate_service(tmp_path: Path) -> None:
     services = ("https://10.0.0.1:15018", "https://[fd00::1]:15018")
-    expected = ServiceCa(services, "example.org", PIN, None, tmp_path / "token", Path("/var/lib/nodeseal"))
+    expected = ServiceCa(services, "example.org", (PIN,), None, tmp_path / "token", Path("/var/lib/nodeseal"))
     assert load(tmp_path, SERVICE).ca == expected
     one = SERVICE.replace(SERVICE.splitlines()[3], "  service: https://10.0.0.1:15018/").replace(
         "pin: ", "pin: sha256:"
     )
     assert load(tmp_path, one).ca == replace(expected, services=services[:1])
+    both = SERVICE.replace(f"pin: {PIN}", f"pin: [{PIN}, 'sha256:{PIN[::-1]}']")
+    assert load(tmp_path, both).ca == replace(expected, pins=(PIN, PIN[::-1]))
     assert load(tmp_path, SERVICE + "certificate_key: ed25519\n").certificate_key is KeyKind.ED25519
 
 
@@ -167,6 +169,8 @@ issuers:
             "ca: expected either 'pin' or 'anchor', by which",
         ),
         ((PIN, "12"), "ca.pin: expected "),
+        ((PIN, f"[{PIN}, 12]"), "ca.pin[1]: expected "),
+        ((PIN, "[]"), "ca.pin: expected 1 to 8 of the service's keys"),
         (
             ("  keep:", "  delivered: /run/c\n  keep:"),
             "ca: expected one of service, delivered, workload_api, found service and",

@@ -44,7 +44,7 @@ class World:
 
     def issuer(self, **changes: object) -> RemoteIssuer:
         """As an agent that starts has it."""
-        ca = ServiceCa((self.service.address,), TRUST_DOMAIN, self.service.pin, None, self.token, None)
+        ca = ServiceCa((self.service.address,), TRUST_DOMAIN, (self.service.pin,), None, self.token, None)
         ca = replace(ca, **changes)  # type: ignore[arg-type]
         return RemoteIssuer(ca, "node1", self.run_dir, now=lambda: self.now, rand=lambda: 0.5)
 
@@ -96,7 +96,7 @@ def test_service_is_known_by_a_certificate_as_well(world: World) -> None:
         await issuer.begin()
         assert (await issuer.issue(IDENTITY)).identity == IDENTITY
 
-    world.play(story, pin=None, anchor=world.service.anchor)
+    world.play(story, pins=(), anchor=world.service.anchor)
 
 
 def test_nodes_key_is_in_a_file_for_its_owner_only(world: World) -> None:
@@ -209,7 +209,7 @@ def test_service_with_another_key_is_told_nothing(world: World) -> None:
             await issuer.begin()
         assert world.service.asked == []
 
-    world.play(story, pin="0" * 64)
+    world.play(story, pins=("0" * 64, "1" * 64))
 
 
 def test_service_of_another_trust_domain_is_refused(world: World) -> None:
@@ -368,4 +368,4 @@ def test_anchor_that_cannot_be_read_is_an_error_from_the_start(world: World, tmp
     (tmp_path / "bad").write_text("nothing")
     for path, why in ((tmp_path / "bad", "it holds no certificate in PEM form"), (tmp_path / "no", "No such file")):
         with pytest.raises(IssuerError, match=f"cannot be known by {path}: {why}"):
-            world.issuer(pin=None, anchor=path)
+            world.issuer(pins=(), anchor=path)

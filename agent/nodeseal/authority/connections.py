@@ -57,6 +57,10 @@ class Connections:
         self._handshakes: set[asyncio.Task[None]] = set()
         self._none_left = asyncio.Event()
 
+    def use(self, context: ssl.SSLContext) -> None:
+        """For handshakes that begin from now on."""
+        self._context = context
+
     @property
     def count(self) -> int:
         """How many there are."""

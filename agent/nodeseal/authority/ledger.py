@@ -21,6 +21,7 @@ from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.refused import Refused
 from nodeseal.authority.tokens import Token, TokenState, digest_of, id_of, new_token
 from nodeseal.contracts.authority import ServiceWord
+from nodeseal.linux.permissions import keep_owner
 
 DATABASE = "issued.db"
 
@@ -106,8 +107,12 @@ class Ledger:
         """Makes what is not there. Raises AuthorityError."""
         self.path = state / DATABASE
         with _failures(self.path):
-            # SQLite makes its files with the mode of this one.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            # SQLite makes its files with the mode of this one and, as root, with its owner.
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                keep_owner(descriptor, state)
+            finally:
+                os.close(descriptor)
             self._db = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")

@@ -74,6 +74,10 @@ class Server:
             context, self._new_connection, connections, self._node_of, self._handshake_failed
         )
 
+    def use(self, context: ssl.SSLContext) -> None:
+        """For connections from now on."""
+        self._connections.use(context)
+
     def listen(self, where: ApplicationAddress) -> ApplicationAddress:
         """See Connections.listen."""
         return self._connections.listen(where)

@@ -1,10 +1,11 @@
 """The certificate service's own keys, in its state directory: made once, long-lived, each with its certificate in one
 file of mode 0600.
 
-`service.pem` is what agents know the service by: its key signs TLS handshakes and nothing else. `nodes.pem` signs node
-certificates. Neither has to do with the mesh's trust anchors: no workload takes a node for a peer, and a node can prove
-itself whatever becomes of the anchors. Both are valid for as long as certificates can say (RFC 5280, 4.1.2.5): their
-keys are what counts.
+`service.pem` is what agents know the service by: its key signs TLS handshakes and nothing else. The next one waits in
+`service-next.pem` until every agent knows it, and the former one is in `service-former.pem` until it is removed.
+`nodes.pem` signs node certificates. None has to do with the mesh's trust anchors: no workload takes a node for a peer,
+and a node can prove itself whatever becomes of the anchors. All are valid for as long as certificates can say (RFC
+5280, 4.1.2.5): their keys are what counts.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from nodeseal.contracts.key_kind import KeyKind
 from nodeseal.linux import directories
 
 SERVICE = "service.pem"
+SERVICE_NEXT = "service-next.pem"
+SERVICE_FORMER = "service-former.pem"
 NODES = "nodes.pem"
 
 _FOR_EVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -51,6 +54,11 @@ class OwnKey:
 
     def __repr__(self) -> str:
         return f"OwnKey({self.path})"
+
+    @property
+    def pin(self) -> str:
+        """SHA-256 over its SubjectPublicKeyInfo, in hexadecimal."""
+        return key_fingerprint(self.certificate.public_key())
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -71,8 +79,8 @@ class StateKeys:
 
     @property
     def pin(self) -> str:
-        """What agents know the service by: SHA-256 over its SubjectPublicKeyInfo, in hexadecimal."""
-        return key_fingerprint(self.service.certificate.public_key())
+        """What agents know the service by."""
+        return self.service.pin
 
     @classmethod
     def load(cls, state: Path, trust_domain: str, now: datetime) -> Self:
@@ -82,6 +90,56 @@ class StateKeys:
             _made_once(state / SERVICE, lambda key: _service_certificate(key, now)),
             _made_once(state / NODES, lambda key: _nodes_certificate(key, trust_domain, now)),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceKeys:
+    """The service's key, before, now and then. None: there is none."""
+
+    present: OwnKey
+    next: OwnKey | None
+    former: OwnKey | None
+
+    @classmethod
+    def read(cls, state: Path) -> Self:
+        """Raises AuthorityError."""
+        return cls(OwnKey.read(state / SERVICE), _read_if_there(state / SERVICE_NEXT), _read_former(state))
+
+
+def make_next(state: Path, now: datetime) -> None:
+    """A key for the service that is not used yet; one that waits already stays. Raises AuthorityError."""
+    now = now.astimezone(UTC).replace(microsecond=0)
+    _made_once(state / SERVICE_NEXT, lambda key: _service_certificate(key, now))
+
+
+def switch(state: Path, *, back: bool = False) -> None:
+    """The next key is the service's from now on, and the present one the former; `back`: the other way round. There is
+    one at any moment. Raises AuthorityError."""
+    coming, going = (SERVICE_FORMER, SERVICE_NEXT) if back else (SERVICE_NEXT, SERVICE_FORMER)
+    if _read_if_there(state / coming) is None or (back and _read_former(state) is None):
+        raise AuthorityError(
+            f"there is no former key in {state}" if back else f"there is no next key in {state}: nodeseal ca key next"
+        )
+    if back and (state / going).exists():
+        raise AuthorityError(f"{state / going} waits already, and the present key would take its place; remove it")
+    beside = state / f".{going}.{secrets.token_hex(4)}"
+    try:
+        os.link(state / SERVICE, beside)
+        beside.replace(state / going)
+        (state / coming).replace(state / SERVICE)
+        directories.sync(state)
+    except OSError as error:
+        raise AuthorityError(f"cannot write {state}: {error.strerror or error}; correct its owner") from error
+
+
+def _read_if_there(path: Path) -> OwnKey | None:
+    return OwnKey.read(path) if path.exists() else None
+
+
+def _read_former(state: Path) -> OwnKey | None:
+    """None also when it is the present one: a switch was ended in the middle."""
+    found, present = _read_if_there(state / SERVICE_FORMER), OwnKey.read(state / SERVICE)
+    return found if found is not None and found.pin != present.pin else None
 
 
 def prepare(state: Path) -> None:
@@ -116,7 +174,8 @@ def _made_once(path: Path, certify: Callable[[FileKey], x509.Certificate]) -> Ow
 
 
 def _service_certificate(key: FileKey, now: datetime) -> x509.Certificate:
-    name = _name("nodeseal certificate service")
+    # Another name for each key: OpenSSL looks for one anchor of a name, and agents may have the present and the next.
+    name = _name(f"nodeseal certificate service {key_fingerprint(key.public_key)[:12]}")
     return key.sign(
         x509.CertificateBuilder()
         .subject_name(name)

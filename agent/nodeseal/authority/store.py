@@ -19,7 +19,7 @@ from nodeseal.authority.certificates import REMEDY, belong_together, parse
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.signing_key import FileKey
 from nodeseal.linux import directories
-from nodeseal.linux.permissions import PRIVATE, others_can
+from nodeseal.linux.permissions import PRIVATE, keep_owner, others_can
 
 ROOT_CERTIFICATE = "root.pem"
 ROOT_KEY = "root.key"
@@ -35,17 +35,19 @@ Stamp = tuple[tuple[int, int, int], ...]
 
 
 def read(path: Path, *, private: bool = False, remedy: str = REMEDY) -> bytes:
-    """A file's content, of 1 MiB at most. `private`: it must be its owner's only, and the owner root or this user.
+    """A file's content, of 1 MiB at most. `private`: it must be its owner's only, and the owner root or this user; for
+    root also the one whose directory it is in.
     `remedy`: what to do when it cannot be used.
 
     Raises AuthorityError."""
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            data = b"" if private and others_can(status, PRIVATE) else file.read(_MAX_FILE + 1)
+            why = others_can(status, PRIVATE, path.parent) if private else None
+            data = b"" if why else file.read(_MAX_FILE + 1)
     except OSError as error:
         raise AuthorityError(f"cannot read the CA's file {path}: {error.strerror or error}; {remedy}") from error
-    if private and (why := others_can(status, PRIVATE)):
+    if why is not None:
         raise AuthorityError(
             f"others can read the key in {path}: {why}; correct that (chown root, chmod 600), and make another key if "
             "somebody may have read it"
@@ -165,9 +167,10 @@ def write(directory: Path, name: str, data: bytes) -> None:
 
 
 def create(path: Path, data: bytes, mode: int) -> None:
-    """A new file, on the disk when this returns. Raises OSError."""
+    """A new file, on the disk when this returns, of whoever has the directory. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     with os.fdopen(descriptor, "wb") as file:
+        keep_owner(descriptor, path.parent)
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -32,6 +32,16 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         ("nodeseal ca issued --identity spiffe://example.org/ns/default/sa/web", "who has got an identity"),
         ("nodeseal ca issued --serial 4f2a", "whose serial number this is"),
     ),
+    "ca key": (("nodeseal ca key show", "by what agents know the service"),),
+    "ca key next": (("nodeseal ca key next", "before it is used"),),
+    "ca key show": (
+        ("nodeseal ca key show", "by what agents know the service"),
+        ("nodeseal ca key show --certificates", "for agents that have a file as `anchor`"),
+    ),
+    "ca key switch": (
+        ("nodeseal ca key switch", "when every agent knows the next key"),
+        ("nodeseal ca key switch --back", "when one does not"),
+    ),
     "ca renew": (
         ("nodeseal ca renew /etc/nodeseal/ca", "with root.key in the directory"),
         ("nodeseal ca renew /etc/nodeseal/ca --certificate next.pem", "with what was signed elsewhere"),

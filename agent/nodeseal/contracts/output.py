@@ -329,6 +329,19 @@ class CaTokenMade(Struct, frozen=True):
     """Until when it can be used."""
     service_sha256: str = ""
     """What agents know the service by: SHA-256 over its SubjectPublicKeyInfo."""
+    next_sha256: str | None = None
+    """The same of the key that it has next; null: there is none."""
+
+
+class CaServiceKeys(Struct, frozen=True):
+    """`nodeseal ca key show`, `next` and `switch`: by what agents know the service, the SHA-256 over its
+    SubjectPublicKeyInfo."""
+
+    service_sha256: str = ""
+    next_sha256: str | None = None
+    """Of the key that is not used yet; null: there is none."""
+    former_sha256: str | None = None
+    """Of the one that was used before; null: there is none, or it was removed."""
 
 
 class CaToken(Struct, frozen=True):
@@ -552,6 +565,9 @@ COMMANDS: dict[str, tuple[type[Struct], ...]] = {
     "ca token create": (CaTokenMade,),
     "ca token list": (CaTokens,),
     "ca token revoke": (CaTokensRevoked,),
+    "ca key show": (CaServiceKeys,),
+    "ca key next": (CaServiceKeys,),
+    "ca key switch": (CaServiceKeys,),
     "ca issued": (CaIssued,),
     "ca backup": (CaBackup,),
     "lab up": (LabStatus,),

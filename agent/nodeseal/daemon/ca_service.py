@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from nodeseal.authority.recorder import Recorder
 from nodeseal.authority.server import Server
 from nodeseal.authority.service import Queue, Service
 from nodeseal.authority.service_config import ServiceConfig
-from nodeseal.authority.state_keys import StateKeys
+from nodeseal.authority.state_keys import SERVICE, OwnKey, StateKeys
 from nodeseal.authority.tls import bound_buffers, server_context
 from nodeseal.clock import utc_now
 from nodeseal.contracts.authority import STANDBY, Health
@@ -49,6 +50,7 @@ SIGNERS = 2
 _SWITCH_S = 0.0005  # the event loop waits no longer for the interpreter's lock while a thread signs
 _TAKE_OVER_S = 0.5
 _REFRESH_S = 5.0
+_KEY_S = 1.0
 _SETTLE_S = 1.0
 _PRUNE_S = 3600.0
 
@@ -84,11 +86,13 @@ async def _run(config: ServiceConfig, signer: LiveSigner, keys: StateKeys) -> No
                 f"cannot listen on {where}: {error.strerror or error}; correct the setting `listen`"
             ) from None
     log.info("the service's key has the SHA-256 %s", keys.pin)
+    rotation = asyncio.create_task(_follow_key(config.state, keys, server))
     work = asyncio.create_task(_serve(config, signer, keys, server))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, work.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await work
+    rotation.cancel()
     log.info("the certificate service goes")
 
 
@@ -124,6 +128,34 @@ async def _serve(config: ServiceConfig, signer: LiveSigner, keys: StateKeys, ser
             group.create_task(_follow(followed(config.mesh), service))
             group.create_task(_watch(signer, audit, audit_file, service))
             group.create_task(_prune(recorder, config.retention))
+
+
+async def _follow_key(state: Path, keys: StateKeys, server: Server) -> None:
+    """Has new connections use the service's key that is there now, whether this process issues or stands by."""
+    path, seen, problem = state / SERVICE, "", ""
+    while True:
+        try:
+            status = await asyncio.to_thread(path.stat)
+            stamp = f"{status.st_ino} {status.st_mtime_ns}"
+            if stamp != seen:
+                found = await asyncio.to_thread(OwnKey.read, path)
+                if found.pin != keys.pin:
+                    keys = replace(keys, service=found)
+                    server.use(server_context(keys))
+                    log.info("the service's key has the SHA-256 %s from now on", keys.pin)
+                seen = stamp
+            problem = ""
+        except (AuthorityError, OSError) as error:
+            line = str(error) if isinstance(error, AuthorityError) else f"cannot read {path}: {error.strerror or error}"
+            if line != problem:
+                log.warning("the service goes on with the key that it has: %s", line)
+            problem = line
+        if server.service is not None:
+            if problem:
+                server.service.problems["key"] = f"the service goes on with the key that it has: {problem}"
+            else:
+                server.service.problems.pop("key", None)
+        await asyncio.sleep(_KEY_S)
 
 
 async def _become_writer(state: Path) -> LockFile:

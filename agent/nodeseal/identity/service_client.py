@@ -1,6 +1,6 @@
 """Asking the certificate service (`nodeseal ca serve`) over HTTPS: its addresses in turn, known by its key.
 
-How it works: TLS 1.3. With a pin nothing but the key of the service's certificate counts, and it is looked at before a
+How it works: TLS 1.3. With pins nothing but the key of the service's certificate counts, and it is looked at before a
 byte of HTTP is sent; with an anchor the certificate is verified by it, for the service's one name, whatever the
 address. Connections are kept, for a node asks for all its certificates at once. What the service answers is hostile
 until it is parsed, and read up to a bound.
@@ -9,6 +9,7 @@ until it is parsed, and read up to a bound.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,7 +58,7 @@ class ServiceClient:
     def __init__(self, ca: ServiceCa) -> None:
         """Reads the anchor, if there is one. Raises IssuerError."""
         self._addresses = list(ca.services)
-        self._pin = ca.pin
+        self._pins = frozenset(ca.pins)
         self._anchor = _read_anchor(ca.anchor) if ca.anchor is not None else None
         self._context: ssl.SSLContext | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -140,12 +141,12 @@ class ServiceClient:
             return context
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        context.sslobject_class = _pinned(self._pin or "")
+        context.sslobject_class = _pinned(self._pins)
         return context
 
 
-def _pinned(pin: str) -> type[ssl.SSLObject]:
-    """Sessions whose handshake fails unless the peer's key has this fingerprint."""
+def _pinned(pins: Collection[str]) -> type[ssl.SSLObject]:
+    """Sessions whose handshake fails unless the peer's key has one of these fingerprints."""
 
     class Pinned(ssl.SSLObject):
         def do_handshake(self) -> None:
@@ -155,7 +156,7 @@ def _pinned(pin: str) -> type[ssl.SSLObject]:
                 found = key_fingerprint(x509.load_der_x509_certificate(shown or b"").public_key())
             except ValueError:
                 found = ""
-            if found != pin:
+            if found not in pins:
                 line = f"the service has the key sha256:{found}, and another was expected"
                 raise ssl.SSLCertVerificationError(ssl.SSL_ERROR_SSL, line)
 

@@ -5,7 +5,7 @@
     ca:                                   # or the certificate service, `nodeseal ca serve`
       service: [https://10.0.0.1:8443]    # its addresses, tried in turn
       trust_domain: example.org
-      pin: 3f1c...                        # SHA-256 of the service's key; or
+      pin: 3f1c...                        # SHA-256 of the service's key, or a list: of its next one too; or
       anchor: /etc/nodeseal/service.pem   # what the service's certificate is verified by
       token_file: /etc/nodeseal/token     # with which this node joins
       keep: /var/lib/nodeseal             # the node's own key and certificate; the default is the run directory
@@ -49,6 +49,8 @@ _PIN = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _FILE = r"[A-Za-z0-9._-]{1,64}"
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _SERVICES_MAX = 16
+_PINS_MAX = 8
+_PIN_EXPECTED = "the SHA-256 that `nodeseal ca token create` prints: 64 hexadecimal digits, or a list of such"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,9 @@ class ServiceCa:
     services: tuple[str, ...]
     """ "https://host:port" each; tried in turn."""
     trust_domain: str
-    pin: str | None
-    """SHA-256 over the service's public key, in hexadecimal. Either this or `anchor`."""
+    pins: tuple[str, ...]
+    """SHA-256 over the service's public key, in hexadecimal: the present one's, and those that it may have next. Either
+    these or `anchor`."""
     anchor: Path | None
     token_file: Path | None
     keep: Path | None
@@ -171,22 +174,38 @@ def _service(fields: Fields, base: Path) -> ServiceCa:
     items = node.items if isinstance(node, List) else [node] if isinstance(node, Scalar) else []
     if node is not None and not 1 <= len(items) <= _SERVICES_MAX:
         fields.wrong(node, "service", expected)
-    pin = fields.text("pin", "", expected="the SHA-256 that `nodeseal ca token create` prints")
+    pins = _pins(fields)
     anchor = _path(fields, "anchor", base)
-    match = _PIN.fullmatch(pin)
-    if pin and match is None:
-        fields.problems.add(fields.line_of("pin"), fields.at("pin"), "64 hexadecimal digits", shown(pin))
     if fields.has("pin") == fields.has("anchor"):
         found = "both" if fields.has("pin") else "neither"
         fields.problems.add(fields.line, fields.path, "either 'pin' or 'anchor', by which the service is known", found)
     return ServiceCa(
         services=tuple(_address(fields, one, index) for index, one in enumerate(items)),
         trust_domain=_trust_domain(fields),
-        pin=match[1] if match is not None else None,
+        pins=pins,
         anchor=anchor,
         token_file=_path(fields, "token_file", base),
         keep=_path(fields, "keep", base),
     )
+
+
+def _pins(fields: Fields) -> tuple[str, ...]:
+    """One, or a list of some."""
+    node = fields.node("pin", _PIN_EXPECTED, required=False)
+    if node is None:
+        return ()
+    items = node.items if isinstance(node, List) else [node] if isinstance(node, Scalar) else []
+    if not 1 <= len(items) <= _PINS_MAX:
+        fields.wrong(node, "pin", f"1 to {_PINS_MAX} of the service's keys, each by 64 hexadecimal digits")
+    found = []
+    for index, one in enumerate(items):
+        where = fields.at("pin") if isinstance(node, Scalar) else f"{fields.at('pin')}[{index}]"
+        text = read_text(fields.problems, one, where, _PIN_EXPECTED)
+        if (match := _PIN.fullmatch(text)) is not None:
+            found.append(match[1])
+        elif text:
+            fields.problems.add(one.line, where, "64 hexadecimal digits", shown(text))
+    return tuple(found)
 
 
 def _address(fields: Fields, node: Node, index: int) -> str:

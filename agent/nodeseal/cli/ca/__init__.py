@@ -16,6 +16,7 @@ command = Group(
         "sign": "sign a request where the root's key is",
         "serve": "issue certificates to agents over HTTPS",
         "token": "what nodes join with",
+        "key": "what agents know the service by, and its next one",
         "issued": "which certificates the service has issued",
         "export": "all of them, for other programs",
         "backup": "copy the service's state",

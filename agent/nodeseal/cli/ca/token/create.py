@@ -27,7 +27,7 @@ def command(node: str, ttl: str, config: Path, output: str) -> int:
     """Makes a token with which the node NAME can join, once. Who has the token can be that node: bring it there on a
     way that you trust. It is printed now and never again: the store has its digest only."""
     from nodeseal.authority.live_signer import LiveSigner
-    from nodeseal.authority.state_keys import StateKeys
+    from nodeseal.authority.state_keys import ServiceKeys, StateKeys
     from nodeseal.documents.durations import parse_duration
     from nodeseal.documents.schema import is_name
 
@@ -44,13 +44,22 @@ def command(node: str, ttl: str, config: Path, output: str) -> int:
     with ledger:
         signer = LiveSigner(settings.ca, lambda: now)
         pin = StateKeys.load(settings.state, signer.trust_domain, now).pin
+        following = ServiceKeys.read(settings.state).next
         token, made = ledger.make_token(node, lifetime, now)
     say(
         output,
-        CaTokenMade(id=made.id, node=node, token=token, expires=iso(made.expires), service_sha256=pin),
+        CaTokenMade(
+            id=made.id,
+            node=node,
+            token=token,
+            expires=iso(made.expires),
+            service_sha256=pin,
+            next_sha256=following.pin if following is not None else None,
+        ),
         token,
         "",
         f"the token {made.id} is for the node {node}, once, until {shown(made.expires)}",
         f"service key SHA-256 {pin}: what the agent knows the service by",
+        *([f"its next key's  {following.pin}: give the agent both"] if following is not None else []),
     )
     return 0
