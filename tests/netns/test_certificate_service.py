@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,6 +57,45 @@ def test_each_node_has_the_certificates_of_its_own_workloads_from_the_service(
     by_node = {(row["node"], row["identity"]) for row in issued(lab) if row["kind"] == "workload"}
     assert by_node == {(lab.node_of(pod), lab.identity(pod)) for pod in ("shipper", "siem", "pipeline")}
     assert serial(lab, "pipeline") in {row["serial"] for row in issued(lab)}
+
+
+def test_node_that_is_revoked_with_all_that_was_issued_to_it_is_cut_off_until_that_is_taken_back(
+    lab: RunningLab, programs: Programs
+) -> None:
+    """The commands of docs/revoke.md for a node, as they stand there."""
+    page = (Path(__file__).parents[2] / "docs" / "revoke.md").read_text()
+    *_others, revoke, issued_too, undo = re.findall(r"^```\n(.+)\n```$", page, re.MULTILINE)
+
+    def shell(line: str) -> str:
+        line = line.replace("nodeseal ca issued", f"nodeseal ca issued --config {lab.directory / 'ca.yaml'}")
+        environment = {**os.environ, "NODESEAL_RUN_DIR": str(lab.run_dir("node2"))}
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+        done = subprocess.run(["sh", "-c", line], env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    node = next(one for one in ("node1", "node2") if lab.node_of("shipper") == one)
+    assert node in revoke
+    server = programs.serve("pipeline")
+    assert echoes(programs.dial("shipper", server.address))
+    before = {row["serial"] for row in issued(lab) if row["node"] == node}
+    assert f"revoked node {node}" in shell(revoke)
+    assert re.search(rf"revoked node {node} and {len(before)} certificates", shell(issued_too))
+    (row,) = json.loads(shell("nodeseal revoke list -o json"))["revoked"]
+    assert (row["name"], row["serials"]) == (node, len(before))
+
+    def works() -> bool:
+        with contextlib.suppress(OSError):
+            return echoes(programs.dial("shipper", server.address, timeout=3))
+        return False
+
+    wait_for(lambda: not works(), "no new connection is made")
+    lab.restart_agent(node)  # which asks for certificates anew
+    audit = lab.directory / "ca-state" / "audit.jsonl"
+    wait_for(lambda: '"word": "node-revoked"' in audit.read_text(), "the service refuses the node")
+    assert {row["serial"] for row in issued(lab) if row["node"] == node} == before
+    shell(undo)
+    wait_for(works, "the node's workloads talk again")
 
 
 def test_nobody_notices_that_the_service_is_away_and_agents_restart_meanwhile(

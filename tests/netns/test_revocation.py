@@ -20,7 +20,9 @@ from support.patience import wait_for
 from support.programs import Programs
 
 PAGE = Path(__file__).parents[2] / "docs" / "revoke.md"
-IDENTITY, LIST, UNDO_IDENTITY, SERIAL, NODE, UNDO_NODE = re.findall(r"^```\n(.+)\n```$", PAGE.read_text(), re.MULTILINE)
+IDENTITY, LIST, UNDO_IDENTITY, SERIAL, NODE, ISSUED, UNDO_NODE = re.findall(
+    r"^```\n(.+)\n```$", PAGE.read_text(), re.MULTILINE
+)
 NODES = ("node1", "node2")
 
 

@@ -85,6 +85,28 @@ def test_what_was_issued_is_found(place: Place, capsys: pytest.CaptureFixture[st
         assert found["count"] == len(nodes)
 
 
+def test_all_that_is_valid_is_listed_for_a_script(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of it: it may be what is to be revoked."""
+    fill(place, 150)
+    now = datetime.now(UTC)
+    with Ledger(place.state) as ledger:
+        for number in range(120):
+            one = Issued(
+                f"{number + 1:x}", Kind.WORKLOAD, "node9", WEB, number.to_bytes(31), now, now + timedelta(hours=1),
+                "first", "certificate 1",
+            )  # fmt: skip
+            ledger.record([Entry(one)], now)
+    assert ca(place, "issued", "--valid", "-o", "json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["count"], len(found["certificates"])) == (120, 120)
+    assert ca(place, "issued", "--valid", "--node", "node1") == 0
+    assert capsys.readouterr().out == "no such certificate was issued\n"
+    assert ca(place, "issued", "--valid") == 0
+    assert capsys.readouterr().out.endswith("20 more: --limit, or nodeseal ca export\n")
+
+
 def test_everything_is_exported_in_both_forms(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     fill(place, 150)
     assert ca(place, "export") == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,70 @@ def test_node_is_revoked_with_the_identities_that_are_its_alone(mesh: Mesh) -> N
     assert mesh("node", "node1", "--undo")["restored"][0]["name"] == "node1"
     assert mesh.keys == set()
     assert "no workload on the node node3" in mesh.refused("node", "node3")
+
+
+def issued(*serials: str, node: str = "node1", count: int | None = None) -> str:
+    """As `nodeseal ca issued -o json` prints it."""
+    rows = [{"serial": serial, "node": node, "kind": "workload"} for serial in serials]
+    return json.dumps({"certificates": rows, "count": len(rows) if count is None else count})
+
+
+def test_node_is_revoked_with_what_was_issued_to_it(
+    mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "issued.json"
+    file.write_text(issued("aa", "bb"))
+    mesh("node", "node1", "--reason", "stolen")
+    (row,) = mesh("node", "node1", "--issued", file)["revoked"]
+    assert (row["serials"], row["identities"], row["reason"]) == (2, [DB], "stolen")
+    # Again, when more is known: what is known by then stays.
+    monkeypatch.setattr("sys.stdin", io.StringIO(issued("bb", "cc")))
+    answer = mesh("node", "node1", "--issued", "-")
+    assert (answer["revoked"][0]["serials"], answer["restored"]) == (3, [])
+    assert mesh("node", "node1", "--issued", file)["revoked"] == []
+    assert mesh.shown("list").endswith(f"node1 ({DB}, 3 certificates)  {row['since']}  stolen\n")
+    (found,) = load(mesh.directory).of(REVOCATIONS).values()
+    assert list(found.serials) == [0xAA, 0xBB, 0xCC]
+    # Another command takes back what it has revoked, and not this.
+    assert "the serial number aa is not revoked" in mesh.refused("serial", "aa", "--undo")
+    assert mesh.shown("serial", "aa") == f"revoked serial aa in {mesh.directory}\n"
+    mesh("node", "node1", "--undo")
+    assert mesh.keys == {"serial aa"}
+
+
+def test_node_and_what_was_issued_to_it_are_revoked_at_once(mesh: Mesh, tmp_path: Path) -> None:
+    file = tmp_path / "issued.json"
+    file.write_text(issued("aa"))
+    assert mesh.shown("node", "node1", "--issued", file) == (
+        f"revoked node node1 and 1 certificate in {mesh.directory}\n"
+        f"not revoked, but for the certificates that are: {WEB}, which workloads on node2 have too\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (issued("aa", count=7), "lists 1 of 7 certificates; ask for all of them: leave out --limit"),
+        (issued("aa", node="node2"), "lists the certificate aa of the node 'node2'; list those of node1: nodeseal ca"),
+        (issued("zz"), "'zz' is no serial number in hexadecimal digits"),
+        ("", "has no serial number; look whether what should have written it has failed"),
+        ("{", "is not what `nodeseal ca issued -o json` prints: "),
+        ('{"certificates": ' + "[" * 100_000, "is not what `nodeseal ca issued -o json` prints: "),
+    ],
+)
+def test_list_of_what_was_issued_that_is_wrong_revokes_nothing(mesh: Mesh, tmp_path: Path, text: str, why: str) -> None:
+    file = tmp_path / "issued.json"
+    file.write_text(text)
+    assert why in mesh.refused("node", "node1", "--issued", file)
+    assert mesh.keys == set()
+
+
+def test_serial_numbers_come_from_what_was_issued_as_well(mesh: Mesh, tmp_path: Path) -> None:
+    file = tmp_path / "issued.json"
+    file.write_text(issued("aa", "bb", node="node2"))
+    assert mesh("serial", "--file", file)["revoked"][0]["serials"] == 2
+    mesh("serial", "--file", file, "--undo")
+    assert mesh.keys == set()
 
 
 def test_serial_numbers_are_revoked_and_taken_back_one_by_one(mesh: Mesh, tmp_path: Path) -> None:

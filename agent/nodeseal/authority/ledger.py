@@ -93,11 +93,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which certificates are asked for; None: all. `serial`: also the beginning of one."""
+    """Which certificates are asked for; None: all. `serial`: also the beginning of one. `valid`: at that time."""
 
     node: str | None = None
     identity: str | None = None
     serial: str | None = None
+    valid: datetime | None = None
 
 
 class Ledger:
@@ -300,8 +301,9 @@ def plain_serial(text: str) -> str:
     return text.replace(":", "").strip().lower().lstrip("0")
 
 
-def _where(selection: Selection) -> tuple[str, list[str]]:
-    parts, values = [], []
+def _where(selection: Selection) -> tuple[str, list[str | int]]:
+    parts: list[str] = []
+    values: list[str | int] = []
     if selection.node is not None:
         parts.append("node = ?")
         values.append(selection.node)
@@ -312,6 +314,9 @@ def _where(selection: Selection) -> tuple[str, list[str]]:
         # A range, which uses the index as LIKE would not.
         parts.append("serial >= ? AND serial < ? || 'g'")
         values += [selection.serial, selection.serial]
+    if selection.valid is not None:
+        parts.append("not_after > ?")
+        values.append(_seconds(selection.valid))
     return ("WHERE " + " AND ".join(parts) if parts else ""), values
 
 

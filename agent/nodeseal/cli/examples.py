@@ -29,6 +29,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     ),
     "ca issued": (
         ("nodeseal ca issued --node node1", "what a node has got"),
+        ("nodeseal ca issued --node node1 --valid -o json", "what of that is good still"),
         ("nodeseal ca issued --identity spiffe://example.org/ns/default/sa/web", "who has got an identity"),
         ("nodeseal ca issued --serial 4f2a", "whose serial number this is"),
     ),
@@ -133,7 +134,11 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         ("nodeseal revoke identity spiffe://example.org/ns/default/sa/web --undo", "take it back"),
     ),
     "revoke list": (("nodeseal revoke list", "since when, and why"),),
-    "revoke node": (("nodeseal revoke node node3 --reason stolen", "and the identities of its workloads"),),
+    "revoke node": (
+        ("nodeseal revoke node node3 --reason stolen", "and the identities of its workloads"),
+        ("nodeseal revoke node node3 --issued issued.json", "and the certificates that were issued to it"),
+        ("nodeseal revoke node node3 --undo", "all of that"),
+    ),
     "revoke serial": (
         ("nodeseal revoke serial 78689e6389569f1ea392b7b071f8b22dc2ff7997", "one certificate"),
         ("nodeseal revoke serial --file serials.txt", "many"),

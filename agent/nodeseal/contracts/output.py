@@ -420,7 +420,7 @@ class RevocationRow(Struct, frozen=True):
     identities: list[str] = []
     """The SPIFFE ids that are revoked by it."""
     serials: int = 0
-    """How many serial numbers are."""
+    """How many serial numbers are; of a node those of what was issued to it."""
     reason: str = ""
     since: str | None = None
 

@@ -144,7 +144,10 @@ class RevocationEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False)
     ] = UNSET
     serials: Annotated[
         list[str] | UnsetType,
-        Meta(description="Serial numbers of certificates, in hexadecimal, whoever issued them."),
+        Meta(
+            description="Serial numbers of certificates, in hexadecimal, whoever issued them; with `node`: of what was "
+            "issued to it."
+        ),
     ] = UNSET
     anchor: Annotated[
         Fingerprint | UnsetType,

@@ -46,6 +46,8 @@ def read_revocation(problems: Problems, node: Node, path: str) -> Revocation | N
         problems.add(fields.line_of("reason"), fields.at("reason"), expected, shown(reason))
     since = fields.text("since", "", expected="a time in UTC, ISO 8601", pattern=_SINCE)
     stated = [name for name in WHAT if fields.has(name)]
+    if stated == ["node", "serials"]:
+        stated = ["node"]
     found: Revocation | None = None
     if len(stated) != 1:
         names = " and ".join(stated) if stated else "none of them"
@@ -61,7 +63,8 @@ def read_revocation(problems: Problems, node: Node, path: str) -> Revocation | N
         name = fields.name("node")
         nodes = fields.items("identities", "a list of SPIFFE ids", required=False)
         read = [_identity(problems, one, f"{fields.at('identities')}[{at}]") for at, one in enumerate(nodes)]
-        found = revoked_node(name, [one for one in read if one is not None], reason, since)
+        serials = _serials(fields) if fields.has("serials") else []
+        found = revoked_node(name, [one for one in read if one is not None], reason, since, serials)
     elif stated == ["anchor"]:
         fingerprint = fields.text("anchor", expected="the fingerprint of a trust anchor", pattern="[0-9a-f]{64}")
         found = revoked_anchor(fingerprint, reason, since)
@@ -78,6 +81,11 @@ def _of_serials(fields: Fields, reason: str, since: str) -> Revocation | None:
             check_trust_domain(domain)
         except SpiffeIdError as error:
             fields.problems.add(fields.line_of("trust_domain"), fields.at("trust_domain"), "a trust domain", str(error))
+    numbers = _serials(fields)
+    return revoked_serials(numbers, domain, reason, since) if numbers else None
+
+
+def _serials(fields: Fields) -> list[int]:
     numbers = []
     nodes = fields.items("serials", "a list of serial numbers", required=True)
     if not nodes:
@@ -90,7 +98,7 @@ def _of_serials(fields: Fields, reason: str, since: str) -> Revocation | None:
             fields.problems.add(node.line, where, _SERIAL_EXPECTED, shown(text))
         else:
             numbers.append(number)
-    return revoked_serials(numbers, domain, reason, since) if numbers else None
+    return numbers
 
 
 def _identity(problems: Problems, node: Node | None, where: str) -> SpiffeId | None:

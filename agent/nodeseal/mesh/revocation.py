@@ -82,8 +82,8 @@ class Serials:
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """One entry: an identity, a node with the identities that were its alone, serial numbers of one trust domain, or
-    whoever was verified by a trust anchor that was removed."""
+    """One entry: an identity, a node with the identities that were its alone and the serial numbers of what was issued
+    to it, serial numbers of one trust domain, or whoever was verified by a trust anchor that was removed."""
 
     key: RevocationKey
     reason: str = ""
@@ -116,9 +116,13 @@ def revoked_identity(identity: SpiffeId, reason: str = "", since: str = "") -> R
     return Revocation(RevocationKey(Revoked.IDENTITY, str(identity)), reason, since, (identity,))
 
 
-def revoked_node(node: str, identities: Iterable[SpiffeId], reason: str = "", since: str = "") -> Revocation:
-    """Revokes a node: nothing is issued to it any more, and these identities are revoked."""
-    return Revocation(RevocationKey(Revoked.NODE, node), reason, since, tuple(sorted(set(identities))))
+def revoked_node(
+    node: str, identities: Iterable[SpiffeId], reason: str = "", since: str = "", serials: Iterable[int] = ()
+) -> Revocation:
+    """Revokes a node: nothing is issued to it any more, and these identities are revoked, and the certificates of the
+    mesh's own trust domain with these serial numbers, which were issued to it. Raises OverflowError, see Serials.of."""
+    key = RevocationKey(Revoked.NODE, node)
+    return Revocation(key, reason, since, tuple(sorted(set(identities))), Serials.of(serials))
 
 
 def revoked_anchor(fingerprint: str, reason: str = "", since: str = "") -> Revocation:

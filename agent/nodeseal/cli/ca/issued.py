@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -14,23 +15,40 @@ from nodeseal.cli.table import note, render
 from nodeseal.cli.tree import Command
 from nodeseal.contracts.output import CaIssued, CaIssuedCertificate
 
+_SHOWN = 100
+
 
 @click.command("issued", cls=Command)
 @click.option("--node", metavar="NAME", help="To this node.")
 @click.option("--identity", metavar="ID", help="For this SPIFFE id.")
 @click.option("--serial", metavar="HEX", help="With this serial number, or one that begins so.")
+@click.option("--valid", is_flag=True, help="Those that have not expired.")
 @click.option(
-    "--limit", type=click.IntRange(1), default=100, show_default=True, metavar="N", help="So many, the newest."
+    "--limit",
+    type=click.IntRange(1),
+    metavar="N",
+    help="So many, the newest; 100 in a table and all with -o json, unless given.",
 )
 @config_option
 @output_option
 @reporting
-def command(node: str | None, identity: str | None, serial: str | None, limit: int, config: Path, output: str) -> int:
+def command(
+    node: str | None,
+    identity: str | None,
+    serial: str | None,
+    valid: bool,
+    limit: int | None,
+    config: Path,
+    output: str,
+) -> int:
     """Lists the certificates that the service has issued, the newest first: to which node, for which identity and until
     when. With -o json also why, and what the node proved itself with."""
     from nodeseal.authority.ledger import Selection, plain_serial
 
-    selection = Selection(node, identity, plain_serial(serial) if serial is not None else None)
+    now = datetime.now(UTC) if valid else None
+    selection = Selection(node, identity, plain_serial(serial) if serial is not None else None, now)
+    if limit is None and output == "table":
+        limit = _SHOWN
     _settings, ledger = opened(config)
     with ledger:
         found = list(ledger.issued(selection, limit))

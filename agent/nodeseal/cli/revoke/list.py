@@ -39,7 +39,11 @@ def text(found: RevocationList) -> str:
 
 
 def _name(row: RevocationRow) -> str:
-    if row.serials > 1:
+    if row.what == "node":
+        count = f"{row.serials} certificate{'s' if row.serials != 1 else ''}"
+        also = ", ".join([*row.identities, *([count] if row.serials else [])])
+    elif row.serials > 1:
         return f"{row.serials} of them"
-    also = ", ".join(row.identities) if row.what == "node" else ""
+    else:
+        also = ""
     return f"{row.name} ({also})" if also else row.name

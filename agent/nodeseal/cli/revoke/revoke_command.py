@@ -101,5 +101,8 @@ def row_of(one: Revocation) -> RevocationRow:
 
 
 def shown(one: Revocation) -> str:
-    """ "node node3", "serial 3fa9", "17 serial numbers"."""
-    return str(one.key) if len(one.serials) < 2 else f"{len(one.serials)} serial numbers"
+    """ "node node3", "serial 3fa9", "17 serial numbers", "node node3 and 17 certificates"."""
+    count = len(one.serials)
+    if one.node is not None:
+        return f"{one.key} and {count} certificate{'s' if count != 1 else ''}" if count else str(one.key)
+    return str(one.key) if count < 2 else f"{count} serial numbers"

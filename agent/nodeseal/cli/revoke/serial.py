@@ -11,20 +11,24 @@ import click
 from nodeseal.cli.errors import CommandError, UsageError
 from nodeseal.cli.options import PATH
 from nodeseal.cli.revoke.revoke_command import change, now, revoke_options, tell
+from nodeseal.cli.revoke.serials import numbers_of, read_serials
 from nodeseal.cli.tree import Command
 
 if TYPE_CHECKING:
     from nodeseal.mesh.model import Mesh
     from nodeseal.mesh.revocation import Revocation, RevocationKey
 
-_FILE_MAX = 16 << 20
-
 
 @click.command("serial", cls=Command)
 @click.argument(
     "serials", metavar="[SERIAL]...", nargs=-1, help="in hexadecimal, as `nodeseal status -o json` has them"
 )
-@click.option("--file", type=PATH, metavar="FILE", help="One serial number a line.")
+@click.option(
+    "--file",
+    type=PATH,
+    metavar="FILE",
+    help="One serial number a line, or what `nodeseal ca issued -o json` prints; - is standard input.",
+)
 @click.option("--trust-domain", metavar="NAME", help="Of the certificates' SPIFFE ids, if it is not the mesh's own.")
 @revoke_options
 def command(
@@ -46,7 +50,7 @@ def command(
             check_trust_domain(trust_domain)
         except SpiffeIdError as error:
             raise CommandError(str(error)) from None
-    numbers = set(_numbers([*serials, *(_lines(file) if file is not None else ())]))
+    numbers = set(numbers_of([*serials, *(read_serials(file) if file is not None else ())]))
     if not numbers:
         raise UsageError("name serial numbers, or a --file with some")
 
@@ -54,7 +58,7 @@ def command(
         return [
             one
             for one in mesh.of(REVOCATIONS).values()
-            if one.trust_domain == trust_domain and not numbers.isdisjoint(one.serials)
+            if one.node is None and one.trust_domain == trust_domain and not numbers.isdisjoint(one.serials)
         ]
 
     def new(mesh: Mesh) -> list[Revocation]:
@@ -75,24 +79,3 @@ def command(
 
     added, removed = change(directory, new, gone)
     return tell(output, directory, added, removed)
-
-
-def _numbers(texts: Iterable[str]) -> Iterable[int]:
-    from nodeseal.documents.revocation import parse_serial
-
-    for text in texts:
-        number = parse_serial(text)
-        if number is None:
-            raise CommandError(f"{text[:60]!a} is no serial number in hexadecimal digits")
-        yield number
-
-
-def _lines(file: Path) -> Iterable[str]:
-    try:
-        with file.open(encoding="utf-8") as opened:
-            text = opened.read(_FILE_MAX + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
-    if len(text) > _FILE_MAX:
-        raise CommandError(f"{file} is larger than {_FILE_MAX >> 20} MiB")
-    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -49,6 +49,8 @@ def restore_anchors(directory: Path, fingerprints: Collection[str]) -> None:
 def _fields(one: Revocation) -> dict[str, Any]:
     if one.node is not None:
         fields: dict[str, Any] = {"node": one.node, "identities": list(map(str, one.identities))}
+        if len(one.serials):
+            fields["serials"] = [f"{serial:x}" for serial in one.serials]
     elif one.anchor is not None:
         fields = {"anchor": one.anchor}
     elif one.identities:
