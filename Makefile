@@ -17,7 +17,7 @@ APT_RUN := python3 python3-venv python3-dev python3-bpfcc linux-libc-dev gcc pkg
 # What the differential suite (tests/differential) lets its applications run.
 APT_DIFFERENTIAL := haproxy nginx-light netcat-openbsd openssh-client redis-tools mariadb-client-core postgresql-client \
                     $(if $(shell command -v go),,golang-go)
-APT_TEST := $(APT_RUN) nftables procps binutils valgrind systemd $(APT_DIFFERENTIAL)
+APT_TEST := $(APT_RUN) nftables openssl procps binutils valgrind systemd $(APT_DIFFERENTIAL)
 APT_LINT := $(APT_RUN)
 APT_GUARD := $(APT_RUN) binutils valgrind
 APT_BENCH := $(APT_RUN) haproxy nginx-light libnginx-mod-stream
@@ -30,7 +30,13 @@ SPIRE := $(BUILD)/spire
 SPIRE_VERSION := v1.13.3
 SPIRE_PROGRAMS := $(SPIRE)/bin/spire-server $(SPIRE)/bin/spire-agent
 
-.PHONY: help demo test test-workers test-iptables chaos storm spire lint guard bench profile scale fleet format reference man pictures clean install
+# Another Debian, with another OpenSSL and its FIPS module: made once, in build/trixie, and entered by chroot.
+TRIXIE := $(BUILD)/trixie/root
+comma := ,
+empty :=
+TRIXIE_PACKAGES := $(APT_RUN) ca-certificates make nftables procps binutils openssl openssl-provider-fips
+
+.PHONY: help demo test test-workers test-iptables trixie chaos storm spire lint guard bench profile scale fleet format reference man pictures clean install
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -129,6 +135,19 @@ $(SPIRE_PROGRAMS) &:
 	  go get -tool github.com/spiffe/spire/cmd/spire-server@$(SPIRE_VERSION) \
 	    github.com/spiffe/spire/cmd/spire-agent@$(SPIRE_VERSION) && \
 	  GOBIN=$(CURDIR)/$(SPIRE)/bin go install tool
+
+# Its package list is in the stamp: another list makes it anew. Removed by its parts: nothing is mounted there now.
+$(BUILD)/trixie/.made: Makefile
+	$(call apt_install,mmdebstrap debian-archive-keyring)
+	@mkdir -p $(BUILD)/trixie
+	if [ "$$(cat $@ 2>/dev/null)" != "$(TRIXIE_PACKAGES)" ]; then \
+	  rm -rf --one-file-system $(TRIXIE) && \
+	  mmdebstrap --quiet --variant=minbase --include=$(subst $(empty) $(empty),$(comma),$(strip $(TRIXIE_PACKAGES))) \
+	    trixie $(TRIXIE) http://deb.debian.org/debian; fi
+	@echo "$(TRIXIE_PACKAGES)" > $@
+
+trixie: $(BUILD)/trixie/.made ## what depends on OpenSSL, on Debian trixie with OpenSSL 3.5 and FIPS (root, 10 minutes; TESTS=...)
+	tests/trixie/enter.sh $(TRIXIE) tests/trixie/run.sh $(TESTS)
 
 spire: $(VENV)/.installed-test $(SPIRE_PROGRAMS) ## the test against SPIRE; the first time builds it, in build/spire (root, Go, an hour)
 	$(BIN)/python -m pytest tests/interop/test_spire.py

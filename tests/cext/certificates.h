@@ -90,6 +90,28 @@ static inline const EVP_MD *certificate_hash(const EVP_PKEY *signer, const struc
     return EVP_get_digestbyname(wish->hash == NULL ? "SHA256" : wish->hash);
 }
 
+/* OpenSSL 3.5 makes whatever has extensions a certificate of version 3 when it signs it. One that was wished
+ * to be of another version is given that again, and a signature over it. */
+static inline void certificate_sign(X509 *x509, EVP_PKEY *key, const EVP_MD *hash)
+{
+    const long version = X509_get_version(x509);
+    CHECK(X509_sign(x509, key, hash) > 0);
+    if (X509_get_version(x509) == version)
+        return;
+    const ASN1_BIT_STRING *signature;
+    unsigned char made[512], *signed_part = NULL;
+    size_t made_length = sizeof(made);
+    EVP_MD_CTX *context = EVP_MD_CTX_new();
+    CHECK(X509_set_version(x509, version) == 1);
+    int length = i2d_re_X509_tbs(x509, &signed_part);
+    CHECK(length > 0 && EVP_DigestSignInit(context, NULL, hash, NULL, key) == 1 &&
+          EVP_DigestSign(context, made, &made_length, signed_part, (size_t)length) == 1);
+    X509_get0_signature(&signature, NULL, x509);
+    CHECK(ASN1_STRING_set((ASN1_BIT_STRING *)(uintptr_t)signature, made, (int)made_length) == 1);
+    EVP_MD_CTX_free(context);
+    OPENSSL_free(signed_part);
+}
+
 /* `issuer` NULL: self-signed. */
 static inline struct certificate certificate_new(const struct certificate *issuer,
                                                  const struct certificate_wish *wish)
@@ -125,7 +147,7 @@ static inline struct certificate certificate_new(const struct certificate *issue
     certificate_add_names(made.x509, wish);
     if (wish->tamper != NULL)
         wish->tamper(made.x509);
-    CHECK(X509_sign(made.x509, signer->key, certificate_hash(signer->key, wish)) > 0);
+    certificate_sign(made.x509, signer->key, certificate_hash(signer->key, wish));
     return made;
 }
 

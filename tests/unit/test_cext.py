@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from support import fips_module
 from support.kept import kept_in
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -141,6 +142,8 @@ def sanitizer_options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str
     gcc(build / "leak.c", "-o", build / "leak")
     environment = dict(os.environ, UBSAN_OPTIONS="print_stacktrace=1")
     environment["ASAN_OPTIONS"] = "detect_leaks=1:abort_on_error=0"
+    if (configuration := fips_module.configuration(build)) is not None:
+        environment["NODESEAL_TEST_FIPS"] = str(configuration)
     probe = subprocess.run([build / "leak"], env=environment, capture_output=True, text=True, timeout=RUN_SECONDS)
     if UNDER_PTRACE in probe.stderr:
         environment["ASAN_OPTIONS"] = "detect_leaks=0:abort_on_error=0"

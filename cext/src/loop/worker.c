@@ -8,6 +8,8 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "wire/profile.h"
+
 static void links_init(struct link *links, size_t count)
 {
     for (size_t i = 0; i < count; i++)
@@ -72,7 +74,7 @@ void worker_dispose(struct worker *worker)
     parking_dispose(&worker->parking);
     answers_dispose(&worker->answers);
     trust_dispose(&worker->trust);
-    OSSL_LIB_CTX_free(worker->libctx);
+    profile_context_free(worker->libctx);
     int fds[] = {worker->epoll_fd, worker->wake.fd, worker->spare_fd};
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
         if (fds[i] >= 0)

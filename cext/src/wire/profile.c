@@ -6,6 +6,7 @@
 #include <openssl/evp.h>
 #include <openssl/provider.h>
 #include <stdio.h>
+#include <string.h>
 
 /* The module verifies itself by what the configuration says of it (fips_module(7)); `base` encodes and
  * decodes, and computes nothing. */
@@ -17,6 +18,32 @@ static int load_module(OSSL_LIB_CTX *libctx)
                EVP_default_properties_enable_fips(libctx, 1);
     OPENSSL_free(path);
     return done;
+}
+
+/* What load_module has loaded; the context's own end would leave it in memory. */
+struct loaded {
+    OSSL_PROVIDER *providers[2];
+    size_t count;
+};
+
+static int note_loaded(OSSL_PROVIDER *provider, void *pointer)
+{
+    struct loaded *loaded = pointer;
+    const char *name = OSSL_PROVIDER_get0_name(provider);
+    if (loaded->count < 2 && (strcmp(name, "fips") == 0 || strcmp(name, "base") == 0))
+        loaded->providers[loaded->count++] = provider;
+    return 1;
+}
+
+void profile_context_free(OSSL_LIB_CTX *libctx)
+{
+    struct loaded loaded = {.count = 0};
+    if (libctx != NULL && profile_is_fips(libctx)) {
+        (void)OSSL_PROVIDER_do_all(libctx, note_loaded, &loaded);
+        for (size_t i = 0; i < loaded.count; i++)
+            OSSL_PROVIDER_unload(loaded.providers[i]);
+    }
+    OSSL_LIB_CTX_free(libctx);
 }
 
 OSSL_LIB_CTX *profile_context(int fips, char *error, size_t error_size)

@@ -11,8 +11,10 @@
 #include <stddef.h>
 
 /* For one worker. NULL with one line in error: there is no memory, or OpenSSL's configuration does not lead
- * to the module. To be freed with OSSL_LIB_CTX_free. */
+ * to the module. */
 OSSL_LIB_CTX *profile_context(int fips, char *error, size_t error_size);
+/* Harmless if it is NULL. Everything that was made in it is gone before. */
+void profile_context_free(OSSL_LIB_CTX *libctx);
 /* Whether the context is one of the profile `fips`. */
 int profile_is_fips(OSSL_LIB_CTX *libctx);
 
