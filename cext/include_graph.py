@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parent / "src"
-FOLDERS = ("keys", "base", "wire", "limits", "decisions", "balance", "loop", "flow", "core")
+FOLDERS = ("base", "keys", "wire", "limits", "decisions", "balance", "loop", "flow", "core")
 SOCKETS = {"sys/socket.h", "sys/epoll.h", "sys/un.h", "netinet/in.h", "netinet/tcp.h", "netdb.h"}
 HTTP2_FREE = ("flow/flow", "flow/relay", "flow/route")
 HTTP2 = {"wire/h2", "wire/frames", "wire/message"}

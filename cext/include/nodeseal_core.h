@@ -363,6 +363,10 @@ struct core_options {
     char trust_domain[256];
 };
 
+/* Private numbers are in locked memory from now on, for the life of the process; before core_start. 1; 0: it
+ * could not be locked, or not be left out of core dumps; -1: there is none, and they are in ordinary memory.
+ */
+int core_protect_keys(void);
 /* Starts the worker threads. Returns NULL and writes one line to error on failure. */
 struct core *core_start(const struct core_options *options, char *error, size_t error_size);
 /* Ends the workers and frees everything; live connections are reset. No other call may be running, except

@@ -22,7 +22,7 @@ from nodeseal_lab.namespaces import run_in
 from nodeseal_lab.plan import TRUST_DOMAIN
 from support.connection import echoes
 from support.lab import HBONE_PORT, RunningLab, running_lab
-from support.memory import numbers, places
+from support.memory import Mapping, numbers, places
 from support.patience import PATIENCE, wait_for
 from support.peer import tls_context
 from support.programs import Programs
@@ -74,24 +74,29 @@ def test_key_is_nowhere_once_its_certificate_was_renewed(lab: RunningLab, progra
     """The whole memory of agent and core is read, which is more than a core dump has."""
     agent, core = lab.agent_pid("node2"), lab.core_pid("node2")
 
-    def found() -> tuple[ec.EllipticCurvePublicKey, bytes] | None:
+    def shown() -> ec.EllipticCurvePublicKey:
         public = presented(lab, programs, "pipeline", tmp_path).public_key()
         assert isinstance(public, ec.EllipticCurvePublicKey)
-        number = private_number(agent, public)
-        return None if number is None else (public, number)
+        return public
+
+    def found() -> tuple[ec.EllipticCurvePublicKey, list[bytes], dict[int, list[Mapping]]] | None:
+        public = shown()
+        if (number := private_number(agent, public)) is None:
+            return None
+        # In PEM the number begins 16 characters before the end of a line.
+        encoded = base64.b64encode(number)
+        texts = [number, number[::-1], encoded[:16], encoded[16:40]]
+        held = {pid: places(pid, *texts) for pid in (agent, core)}
+        return (public, texts, held) if shown() == public else None
 
     # Again, if it was renewed meanwhile.
-    public, number = wait_for(found, "the key of the certificate that is shown is found in the agent")
-    # In PEM the number begins 16 characters before the end of a line.
-    encoded = base64.b64encode(number)
-    texts = [number, number[::-1], encoded[:16], encoded[16:40]]
-    held = places(agent, *texts)
-    assert held
-    assert all(one.protected for one in held), "of the agent's memory, only in what is locked and not dumped"
-    assert places(core, *texts), "a core in use has it"
+    public, texts, held = wait_for(found, "the key of the certificate that is shown is found in the agent")
+    for where in held.values():
+        assert where, "who uses it has it"
+        assert all(one.protected for one in where), f"only in what is locked and not dumped: {where}"
 
     def retired() -> bool:
-        return presented(lab, programs, "pipeline", tmp_path).public_key() != public
+        return shown() != public
 
     wait_for(retired, "pipeline has another key")
     wait_for(lambda: not places(agent, *texts), "the agent has nothing left of the key")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sqlite3
 import stat
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,8 +26,9 @@ ALL = Selection()
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path)
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger(tmp_path) as made:
+        yield made
 
 
 def certificate(number: int, node: str = "node1", identity: str = "spiffe://x/ns/a/sa/b", **more: object) -> Issued:
@@ -174,7 +177,7 @@ def test_files_are_their_owners_only(ledger: Ledger, tmp_path: Path) -> None:
 
 def test_database_of_a_newer_version_is_left_alone(ledger: Ledger, tmp_path: Path) -> None:
     ledger.close()
-    with sqlite3.connect(tmp_path / DATABASE) as db:
+    with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as db:
         db.execute("PRAGMA user_version = 99")
     with pytest.raises(AuthorityError, match="was written by a newer version of nodeseal"):
         Ledger(tmp_path)

@@ -176,7 +176,7 @@ def test_key_is_in_protected_memory_only_and_nowhere_once_it_is_gone(
     assert holder.stdout is not None
     held = places(holder.pid, *secrets)
     assert held, "it is found where it is"
-    assert all(one.protected for one in held)
+    assert all(one.protected for one in held), held
     holder.stdin.write("\n")
     holder.stdin.flush()
     assert holder.stdout.readline() == "gone\n"

@@ -206,6 +206,12 @@ def endpoint_text(structure: Any) -> str:
     return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
 
 
+def protect_keys(native: Native) -> bool:
+    """Has OpenSSL keep private keys in memory that is locked and not dumped, for the life of this process; before a
+    core starts. False: some of that could not be had."""
+    return bool(native.lib.core_protect_keys() == 1)
+
+
 class Core:
     """One running C core: every call of nodeseal_core.h but the questions, with errors as NativeError."""
 

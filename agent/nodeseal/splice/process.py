@@ -97,8 +97,14 @@ def _run(options: argparse.Namespace) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: None)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        library = native.load()
+        if not native.protect_keys(library):
+            log.warning(
+                "private keys are in memory that may be swapped out: it cannot be locked (mlock(2)); give the core "
+                "CAP_IPC_LOCK or a higher limit (LimitMEMLOCK)"
+            )
         core = native.Core(
-            native.load(),
+            library,
             workers=options.workers,
             trust_domain=options.trust_domain,
             spin_us=options.spin_us,

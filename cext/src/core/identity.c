@@ -9,8 +9,15 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/wipe.h"
 #include "core/core.h"
+#include "wire/key_heap.h"
 #include "wire/pem.h"
+
+int core_protect_keys(void)
+{
+    return key_heap_begin(KEY_HEAP_SIZE);
+}
 
 int core_trust(struct core *core, const struct ns_bundle *bundles, size_t count, char *error,
                size_t error_size)
@@ -111,6 +118,7 @@ int core_workload_credentials_from(struct core *core, uint64_t workload, const c
     else if (give_credentials(core, workload, chain_pem, key, error, error_size) == 0)
         key.bytes = NULL;
     OPENSSL_cleanse(room, sizeof(room));
+    wipe_behind();
     (void)munlock(room, sizeof(room));
     return key.bytes == NULL ? 0 : -1;
 }

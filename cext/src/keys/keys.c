@@ -25,13 +25,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/wipe.h"
+
 enum {
-    HEAP_SIZE = 1 << 20,    /* bytes, of which only those in use become resident */
-    HEAP_PIECE = 32,        /* the smallest allocation in it */
-    STACK_WIPED = 16 << 10, /* deeper than OpenSSL goes with a private number */
-    NUMBER_MAX = 48,        /* of a private key that is made here, P-384's */
-    POINT_MAX = 97,         /* its public key */
-    PKCS8_MAX = 192,        /* of a key that is made here */
+    HEAP_SIZE = 1 << 20, /* bytes, of which only those in use become resident */
+    HEAP_PIECE = 32,     /* the smallest allocation in it */
+    NUMBER_MAX = 48,     /* of a private key that is made here, P-384's */
+    POINT_MAX = 97,      /* its public key */
+    PKCS8_MAX = 192,     /* of a key that is made here */
 };
 
 struct ns_key {
@@ -79,13 +80,6 @@ static const struct form FORMS[] = {
                                  0x22, 0x04, 0x20}},
 };
 enum { FORM_COUNT = sizeof(FORMS) / sizeof(FORMS[0]) };
-
-/* What a function that was called from here has left on the stack. */
-static __attribute__((noinline)) void wipe_stack(void)
-{
-    uint8_t below[STACK_WIPED];
-    OPENSSL_cleanse(below, sizeof(below));
-}
 
 /* One line, with OpenSSL's reason if it gave one, which never holds anything of a key. */
 static void fail(char *error, size_t size, const char *what)
@@ -136,7 +130,7 @@ struct ns_key *key_new(int kind, char *error, size_t error_size)
     const struct form *form = &FORMS[kind];
     EVP_PKEY *pkey = form->group != NULL ? EVP_PKEY_Q_keygen(NULL, NULL, form->type, form->group)
                                          : EVP_PKEY_Q_keygen(NULL, NULL, form->type);
-    wipe_stack();
+    wipe_behind();
     if (pkey == NULL) {
         fail(error, error_size, "OpenSSL cannot make a key");
         return NULL;
@@ -154,7 +148,7 @@ struct ns_key *key_read(const uint8_t *bytes, size_t length, char *error, size_t
     int read = decoder != NULL && OSSL_DECODER_CTX_set_passphrase(decoder, (const uint8_t *)"", 0) &&
                OSSL_DECODER_from_data(decoder, &bytes, &length);
     OSSL_DECODER_CTX_free(decoder);
-    wipe_stack();
+    wipe_behind();
     if (!read || pkey == NULL) {
         EVP_PKEY_free(pkey);
         ERR_clear_error();
@@ -170,7 +164,7 @@ void key_free(struct ns_key *key)
         return;
     EVP_PKEY_free(key->pkey);
     free(key);
-    wipe_stack();
+    wipe_behind();
 }
 
 /* Takes over `made`, of `length` bytes or an error. */
@@ -243,7 +237,7 @@ size_t key_request(const struct ns_key *key, const char *uri, uint8_t *out, size
     int length = made ? i2d_X509_REQ(request, &encoded) : -1;
     sk_X509_EXTENSION_pop_free(extensions, X509_EXTENSION_free);
     X509_REQ_free(request);
-    wipe_stack();
+    wipe_behind();
     return give(encoded, length, out, capacity, error, error_size);
 }
 
@@ -323,7 +317,7 @@ int key_export(const struct ns_key *key, char *error, size_t error_size)
         if (size > 0)
             fd = sealed(encoded, size);
         OPENSSL_cleanse(encoded, sizeof(encoded));
-        wipe_stack();
+        wipe_behind();
     } else {
         PKCS8_PRIV_KEY_INFO *info = EVP_PKEY2PKCS8(key->pkey);
         uint8_t *encoded = NULL;

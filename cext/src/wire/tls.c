@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "wire/chain.h"
+#include "wire/key_heap.h"
 #include "wire/peer.h"
 #include "wire/pem.h"
 #include "wire/profile.h"
@@ -22,6 +23,7 @@
 #include "wire/tls_words.h"
 
 static const unsigned char ALPN_H2[] = {2, 'h', '2'};
+static const char HEAP_FULL[] = "the locked memory for private keys is full";
 
 /* ---- the BIO ---- */
 
@@ -227,7 +229,7 @@ static SSL_CTX *context_new(OSSL_LIB_CTX *libctx, const char *chain_pem, struct 
     ERR_clear_error();
     SSL_CTX *ctx = SSL_CTX_new_ex(libctx, NULL, TLS_method());
     if (ctx == NULL) {
-        error_line(error, error_size, "OpenSSL cannot make a context");
+        error_line(error, error_size, key_heap_is_full() ? HEAP_FULL : "OpenSSL cannot make a context");
         return NULL;
     }
     const char *wrong = NULL;
@@ -241,7 +243,7 @@ static SSL_CTX *context_new(OSSL_LIB_CTX *libctx, const char *chain_pem, struct 
     else if (pem_load_key(ctx, libctx, key.bytes, key.length) != 0)
         wrong = "the private key cannot be read or does not fit the certificate";
     if (wrong != NULL) {
-        error_line(error, error_size, wrong);
+        error_line(error, error_size, key_heap_is_full() ? HEAP_FULL : wrong);
         SSL_CTX_free(ctx);
         return NULL;
     }
