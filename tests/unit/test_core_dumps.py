@@ -22,8 +22,8 @@ WITHOUT_LIMIT = "import resource; resource.setrlimit = lambda *_: None; "
 
 
 def dumped(command: list[str], directory: Path) -> bool:
-    """Starts the command in the directory with the highest limit for core dumps, and has it abort; whether the kernel says
-    that it was dumped."""
+    """Starts the command in the directory with the highest limit for core dumps, and has it abort; whether the
+    kernel says that it was dumped."""
     process = subprocess.Popen(
         command,
         cwd=directory,
