@@ -16,7 +16,7 @@ from nodeseal.identity.issuer import Svid
 from nodeseal.identity.key import PrivateKey
 from nodeseal.identity.presented import svid_of
 from nodeseal.identity.trust import TrustBundle
-from nodeseal.mesh.spiffe import SpiffeId
+from nodeseal.mesh.spiffe import Identity, SpiffeId
 from nodeseal_lab.plan import NAMESPACE, TRUST_DOMAIN
 
 _LIFETIME = timedelta(days=1)
@@ -38,8 +38,9 @@ def make_authority(directory: Path) -> Path:
     return directory
 
 
-def issue_svid(signer: Signer, identity: SpiffeId) -> Svid:
-    """A certificate for an hour, as an agent gives it to a core."""
+def issue_svid(signer: Signer, identity: Identity) -> Svid:
+    """A certificate for an hour, as an agent gives it to a core, for a workload of the mesh's own."""
+    assert isinstance(identity, SpiffeId)
     key, now = PrivateKey.generate(), datetime.now(UTC)
     signed = embedded.sign(signer, identity, key.request(str(identity)).decode(), lifetime=timedelta(hours=1), now=now)
     bundle = TrustBundle.read(signer.trust_domain, signer.bundle_pem)

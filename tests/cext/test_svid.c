@@ -769,7 +769,7 @@ TEST(damaged_certificates_are_refused_or_of_a_valid_identity)
         const unsigned char *at = damaged;
         X509 *x509 = d2i_X509(NULL, &at, (long)damaged_length);
         read += x509 != NULL;
-        if (x509 != NULL && svid_leaf_fault(x509, SVID_CLIENT, DOMAIN, identity) == NULL) {
+        if (x509 != NULL && svid_leaf_fault(x509, SVID_CLIENT, DOMAIN, SVID_OWN_PATHS, identity) == NULL) {
             taken++;
             CHECK_CASE(spiffe_id_names_workload(identity, strlen(identity)), "round %d", round);
             CHECK_CASE(spiffe_id_in_domain(identity, strlen(identity), DOMAIN), "round %d", round);

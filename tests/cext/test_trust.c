@@ -81,6 +81,25 @@ static void check_judged(struct federation *federation, const struct authority *
     credentials_dispose(&peer);
 }
 
+/* The same of what is refused, whatever is presented of it. */
+static void check_refused(struct federation *federation, const struct authority *authority,
+                          const char *identity, const char *said)
+{
+    struct tls_credentials peer = show(authority, identity, &federation->own, &federation->partner);
+    for (int role = 0; role < 2; role++) {
+        struct pair pair;
+        if (role == TLS_CLIENT)
+            pair_run(&pair, &federation->judge, &peer, PARTNER);
+        else
+            pair_run(&pair, &peer, &federation->judge, SHIPPER);
+        const struct end *judge = role == TLS_CLIENT ? &pair.client : &pair.server;
+        CHECK_TEXT(judge->tls.error, said);
+        CHECK_TEXT(judge->tls.peer, "");
+        pair_dispose(&pair);
+    }
+    credentials_dispose(&peer);
+}
+
 TEST(peers_of_both_domains_are_taken_by_the_anchors_of_their_own)
 {
     struct federation federation;
@@ -109,12 +128,67 @@ TEST(a_peer_of_a_domain_that_is_not_trusted_is_refused_whoever_signed_it)
     federation_dispose(&federation);
 }
 
-TEST(ids_of_other_domains_have_five_parts_as_well)
+TEST(ids_of_other_domains_may_have_any_path)
 {
+    static const char *const IDS[] = {
+        "spiffe://partner.example/till",
+        "spiffe://partner.example/billing/api",
+        "spiffe://partner.example/ns/default",
+        "spiffe://partner.example/sa/till/ns/shop",
+        "spiffe://partner.example/ns/shop/sa/till/7",
+        "spiffe://partner.example/A.b-c_d/...",
+    };
     struct federation federation;
     federation_init(&federation);
-    check_judged(&federation, &federation.partner, "spiffe://partner.example/till",
+    for (size_t i = 0; i < sizeof(IDS) / sizeof(IDS[0]); i++) {
+        check_judged(&federation, &federation.partner, IDS[i], "");
+        check_judged(&federation, &federation.own, IDS[i],
+                     "peer certificate is of a CA that is not trusted here");
+    }
+    check_judged(&federation, &federation.own, "spiffe://example.org/billing/api",
                  "peer's SPIFFE id is not of the form <trust domain>/ns/<namespace>/sa/<account>");
+    federation_dispose(&federation);
+}
+
+TEST(ids_of_other_domains_must_be_valid_all_the_same)
+{
+    static const char *const IDS[] = {
+        "spiffe://partner.example/",         "spiffe://partner.example/till/",
+        "spiffe://partner.example//till",    "spiffe://partner.example/./till",
+        "spiffe://partner.example/../till",  "spiffe://partner.example/till?a=b",
+        "spiffe://partner.example/till#a",   "spiffe://partner.example/t%69ll",
+        "spiffe://partner.example/till\n",   "spiffe://partner.example/t\xc3\xa4ll",
+        "spiffe://partner.example/*",        "spiffe://Partner.example/till",
+        "spiffe://partner.example:443/till", "spiffe://me@partner.example/till",
+    };
+    struct federation federation;
+    federation_init(&federation);
+    for (size_t i = 0; i < sizeof(IDS) / sizeof(IDS[0]); i++)
+        check_refused(&federation, &federation.partner, IDS[i],
+                      "peer certificate has a URI that is no SPIFFE id");
+    check_refused(&federation, &federation.partner, "spiffe://partner.example",
+                  "peer certificate has a SPIFFE id without a path");
+    char uri[600] = "spiffe://partner.example/";
+    memset(uri + strlen(uri), 'x', sizeof(uri) - strlen(uri));
+    uri[NS_IDENTITY_MAX - 1] = 0;
+    check_judged(&federation, &federation.partner, uri, "");
+    uri[NS_IDENTITY_MAX - 1] = 'x';
+    uri[NS_IDENTITY_MAX] = 0;
+    check_refused(&federation, &federation.partner, uri, "peer's SPIFFE id is longer than 511 bytes");
+    federation_dispose(&federation);
+}
+
+TEST(server_of_another_domain_has_the_very_id_that_is_expected)
+{
+    struct federation federation;
+    struct pair pair;
+    federation_init(&federation);
+    struct tls_credentials peer = show(&federation.partner, "spiffe://partner.example/billing/api",
+                                       &federation.own, &federation.partner);
+    pair_run(&pair, &federation.judge, &peer, "spiffe://partner.example/billing/web");
+    CHECK_TEXT(pair.client.tls.error, "peer has another identity than expected");
+    pair_dispose(&pair);
+    credentials_dispose(&peer);
     federation_dispose(&federation);
 }
 

@@ -12,6 +12,7 @@ import pytest
 from nodeseal.cli.main import main
 from nodeseal.mesh.revocation import REVOCATIONS
 from nodeseal.sources.directory.source import load
+from nodeseal.sources.source import MeshStateError
 
 STATE = """\
 trust_domain: example.org
@@ -67,6 +68,20 @@ def test_identity_is_revoked_once_and_taken_back(mesh: Mesh) -> None:
     assert not (mesh.directory / "revocations.json").exists()
     assert "is not revoked in" in mesh.refused("identity", WEB, "--undo")
     assert mesh.shown("list") == f"nothing is revoked in {mesh.directory}\n"
+
+
+def test_identity_of_another_domain_may_have_any_path(mesh: Mesh) -> None:
+    theirs = "spiffe://other.org/billing/api"
+    assert mesh.shown("identity", theirs) == f"revoked identity {theirs} in {mesh.directory}\n"
+    assert mesh.keys == {f"identity {theirs}"}
+    assert mesh.shown("identity", theirs, "--undo").startswith(f"no longer revoked identity {theirs} ")
+
+
+def test_slip_in_an_identity_of_the_own_domain_is_told(mesh: Mesh) -> None:
+    """It would revoke nobody."""
+    (mesh.directory / "by-hand.yaml").write_text("revocations:\n- identity: spiffe://example.org/default/web\n")
+    with pytest.raises(MeshStateError, match=r"revocations\[0\].identity: expected a SPIFFE id such as"):
+        load(mesh.directory)
 
 
 def test_node_is_revoked_with_the_identities_that_are_its_alone(mesh: Mesh) -> None:
@@ -179,6 +194,7 @@ def test_100_000_serial_numbers_come_from_a_file(mesh: Mesh, tmp_path: Path) -> 
     ("arguments", "why"),
     [
         (("identity", "web"), "does not start with spiffe://"),
+        (("identity", "spiffe://example.org/default/web"), "is not of the form spiffe://<trust domain>/ns/"),
         (("serial", "zz"), "'zz' is no serial number in hexadecimal digits"),
         (("serial",), "name serial numbers, or a --file with some"),
         (("serial", "--file", "/none"), "cannot read /none: No such file or directory"),

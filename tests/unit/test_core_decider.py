@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import pytest
 
 from nodeseal.contracts.refusal import KINDS
 from nodeseal.mesh import decide
+from nodeseal.mesh.federated import Federated
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
 from nodeseal.mesh.reasons import WhyLimited
+from nodeseal.mesh.spiffe import PathId
 from nodeseal.splice import native
 from nodeseal.splice.decider import INTERNAL_ERROR, NO_MESH_STATE, Decider, State
 from support.core_fakes import FakeLib, make_native
@@ -192,6 +195,31 @@ def test_peer_of_another_trust_domain_is_refused_whatever_its_path() -> None:
     for peer in (b"spiffe://x/y", b"spiffe://example.com/ns/default/sa/shipper"):
         answer = asked.ask(native.ASK_INBOUND_TUNNEL, workload=2, destination="10.0.0.2:8080", peer=peer)
         assert (answer.verdict, asked.reason()) == (native.REFUSE, "wrong-trust-domain")
+
+
+def test_peer_of_a_federated_domain_is_judged_by_its_whole_path() -> None:
+    theirs = PathId("other.org", "/billing/api")
+    ledger = replace(workload(SIEM, "10.0.0.3"), trust_domain="other.org", spiffe_id=theirs)
+    mesh = Mesh.build(
+        "example.org",
+        [workload(SHIPPER, "10.0.0.1"), workload(PIPELINE, "10.0.0.2"), ledger],
+        federated=[Federated("other.org", "x")],
+    )
+    asked = Asked(mesh)
+    for peer, source, verdict, reason in (
+        (b"spiffe://other.org/billing/api", "10.0.0.3", native.ALLOW, ""),
+        (b"spiffe://other.org/billing/web", "10.0.0.3", native.REFUSE, "identity-mismatch"),
+        (b"spiffe://other.org/ns/default/sa/siem", "10.0.0.3", native.REFUSE, "identity-mismatch"),
+        (b"spiffe://other.org/billing/web", "10.9.9.9", native.ALLOW, ""),
+        (b"spiffe://other.org/billing//web", "10.9.9.9", native.REFUSE, "unknown-peer"),
+        (b"spiffe://other.org", "10.9.9.9", native.REFUSE, "unknown-peer"),
+        (b"spiffe://example.org/billing/web", "10.9.9.9", native.REFUSE, "unknown-peer"),
+        (b"spiffe://third.org/billing/web", "10.9.9.9", native.REFUSE, "wrong-trust-domain"),
+    ):
+        answer = asked.ask(native.ASK_INBOUND_TUNNEL, workload=2, source=source, destination="10.0.0.2:8080", peer=peer)
+        assert (answer.verdict, asked.reason()) == (verdict, reason), peer
+    answer = asked.ask(native.ASK_OUTBOUND, destination="10.0.0.3:8080")
+    assert asked.ffi.string(answer.endpoints[0].identity) == b"spiffe://other.org/billing/api"
 
 
 def test_inbound_plaintext_allowed_says_why_there_is_no_mtls() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from base64 import b64encode, urlsafe_b64decode
+from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,13 +20,16 @@ from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.spiffe_bundle import SpiffeBundle, read_bundle, read_jwks, write_jwks
 from nodeseal.contracts.key_kind import KeyKind
 from nodeseal.contracts.mesh import decode_difference, encode_difference
+from nodeseal.identity.credentials import Credentials
+from nodeseal.identity.issuer import IssuerError
 from nodeseal.mesh.address import OriginalDestination, TunnelAddress
 from nodeseal.mesh.decide import Allow, Deny, Route, Tunnel, inbound_tunnel, outbound
 from nodeseal.mesh.federated import FEDERATED, BundleEndpoint, Federated, Profile
 from nodeseal.mesh.model import Mesh, MeshError, Phase, WorkloadName
-from nodeseal.mesh.spiffe import SpiffeId
+from nodeseal.mesh.spiffe import PathId, SpiffeId
 from nodeseal.sources.directory.source import load
 from nodeseal.sources.source import MeshStateError
+from support.agent_fakes import FakeIssuer, workload
 from support.anchors import make_ca, root_of
 from support.bundle_server import bundle_of
 from support.certificates import self_signed
@@ -111,6 +116,81 @@ def test_mistakes_are_told(tmp_path: Path, changes: dict[str, Any], problem: str
     with pytest.raises(MeshStateError) as caught:
         mesh_of(tmp_path, **changes)
     assert problem in str(caught.value)
+
+
+def with_identity(**fields: Any) -> list[dict[str, Any]]:
+    return [STATE["workloads"][0], {"name": "db", "node": "node2", "address": "10.0.0.2", **fields}]
+
+
+def test_workload_of_a_federated_domain_may_have_any_identity(tmp_path: Path) -> None:
+    theirs = PathId("other.org", "/billing/api")
+    mesh = mesh_of(tmp_path, workloads=with_identity(identity=str(theirs)))
+    db = mesh.workloads[WorkloadName("default", "db")]
+    assert db.identity("example.org") == theirs
+    assert db.in_phase(Phase.ENROLLED).identity("example.org") == theirs
+    assert Mesh.from_difference(decode_difference(encode_difference(mesh.as_difference()))) == mesh
+    for peer, allowed in ((theirs, True), (DB, False), (PathId("other.org", "/billing/web"), False)):
+        answer = inbound_tunnel(
+            mesh,
+            WorkloadName("default", "web"),
+            peer,
+            ip_address("10.0.0.2"),
+            TunnelAddress(ip_address("10.0.0.1"), 80),
+        )
+        assert isinstance(answer, Allow if allowed else Deny)
+
+
+def test_identity_of_five_parts_is_not_bound_to_the_workloads_namespace(tmp_path: Path) -> None:
+    mesh = mesh_of(tmp_path, workloads=with_identity(identity="spiffe://other.org/ns/prod/sa/db"))
+    db = mesh.workloads[WorkloadName("default", "db")]
+    assert db.identity("example.org") == SpiffeId("other.org", "prod", "db")
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        (
+            {"identity": "spiffe://third.org/db"},
+            "identity: expected an id of a trust domain that the mesh is 'federated'",
+        ),
+        ({"identity": "spiffe://example.org/db"}, "identity: expected an id of a trust domain that"),
+        ({"identity": "spiffe://example.org/ns/default/sa/db"}, "identity: expected an id of a trust domain that"),
+        ({"identity": "spiffe://other.org"}, "identity: expected a SPIFFE id of another trust domain"),
+        ({"identity": "spiffe://other.org/../db"}, "identity: expected a SPIFFE id of another trust domain"),
+        ({"identity": "other.org/db"}, "identity: expected a SPIFFE id of another trust domain"),
+        (
+            {"identity": "spiffe://other.org/db", "trust_domain": "other.org"},
+            "trust_domain: expected nothing, as 'identity' says it",
+        ),
+        (
+            {"identity": "spiffe://other.org/db", "service_account": "db"},
+            "service_account: expected nothing, as 'identity' says it",
+        ),
+    ],
+)
+def test_mistakes_in_identities_are_told(tmp_path: Path, fields: dict[str, Any], problem: str) -> None:
+    with pytest.raises(MeshStateError) as caught:
+        mesh_of(tmp_path, workloads=with_identity(**fields))
+    assert f"workloads[1].{problem}" in str(caught.value)
+
+
+def test_identities_that_contradict_a_model_are_refused() -> None:
+    one = workload("db", None)
+    theirs = PathId("other.org", "/db")
+    for changes in ({"spiffe_id": theirs}, {"spiffe_id": theirs, "trust_domain": "third.org"}):
+        with pytest.raises(MeshError, match="is of another trust domain than"):
+            Mesh.build("example.org", [replace(one, **changes)])
+    own = PathId("example.org", "/db")
+    with pytest.raises(MeshError, match="is of the mesh's own trust domain"):
+        Mesh.build("example.org", [replace(one, spiffe_id=own, trust_domain="example.org")])
+
+
+def test_workload_of_another_domain_is_not_enrolled_here() -> None:
+    async def story() -> None:
+        with pytest.raises(IssuerError, match="is of another trust domain than example"):
+            await Credentials(FakeIssuer()).issue(PathId("other.org", "/billing/api"))
+
+    asyncio.run(story())
 
 
 def test_mesh_is_not_federated_with_itself(tmp_path: Path) -> None:

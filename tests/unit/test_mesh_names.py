@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 
 from nodeseal.mesh.address import AddressError, ApplicationAddress, OriginalDestination, SourceAddress, parse_address
-from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError, split
+from nodeseal.mesh.spiffe import PathId, SpiffeId, SpiffeIdError, parse_identity, split
 
 GOOD = "spiffe://example.org/ns/default/sa/shipper"
 
@@ -47,6 +47,62 @@ def test_an_id_reads_back_what_it_writes() -> None:
 def test_anything_else_is_no_id(text: str) -> None:
     with pytest.raises(SpiffeIdError):
         SpiffeId.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "spiffe://other.org/billing",
+        "spiffe://other.org/billing/api",
+        "spiffe://other.org/ns/default/sa",
+        "spiffe://other.org/ns/default/sa/a/b",
+        "spiffe://other.org/sa/default/ns/a",
+        "spiffe://other.org/...",
+        "spiffe://other.org/" + "x" * 492,
+    ],
+)
+def test_ids_of_other_domains_may_have_any_path(text: str) -> None:
+    found = parse_identity(text)
+    assert found == PathId("other.org", text.removeprefix("spiffe://other.org"))
+    assert str(found) == text
+    assert parse_identity(GOOD) == SpiffeId.parse(GOOD)  # one id is always of one type
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "spiffe://",
+        "spiffe://other.org",
+        "spiffe://other.org/",
+        "spiffe://other.org/billing/",
+        "spiffe://other.org//billing",
+        "spiffe://other.org/./billing",
+        "spiffe://other.org/billing/..",
+        "spiffe://other.org/*",
+        "spiffe://other.org/billing?x=1",
+        "spiffe://other.org/billing#x",
+        "spiffe://other.org/b%69lling",
+        "spiffe://other.org/bälling",
+        "spiffe://other.org/billing\n",
+        "spiffe://other.org/billing\0",
+        "spiffe://Other.org/billing",
+        "spiffe://other.org:80/billing",
+        "spiffe://user@other.org/billing",
+        "SPIFFE://other.org/billing",
+        "https://other.org/billing",
+        "spiffe://other.org/" + "x" * 493,
+    ],
+)
+def test_other_paths_must_be_valid_all_the_same(text: str) -> None:
+    with pytest.raises(SpiffeIdError):
+        parse_identity(text)
+
+
+@pytest.mark.parametrize("path", ["", "/", "billing", "billing/api", "/billing/", ".evil.org/billing"])
+def test_path_begins_with_a_slash(path: str) -> None:
+    with pytest.raises(SpiffeIdError):
+        PathId("other.org", path)
 
 
 def test_an_id_of_511_bytes_is_the_longest() -> None:

@@ -99,7 +99,8 @@ def test_json_and_yaml_are_put_together(tmp_path: Path) -> None:
 
 
 def test_the_entries_know_the_fields_that_the_readers_know(tmp_path: Path) -> None:
-    for name, items in (("workloads", WORKLOADS), ("services", SERVICES)):
+    of_other_domains = {"identity": "spiffe://other.org/a"}  # see test_federation.py
+    for name, items in (("workloads", [*WORKLOADS, of_other_domains]), ("services", SERVICES)):
         known = {field.encode_name for field in msgspec.structs.fields(READERS[name].entry)}
         assert known == {key for item in items for key in item}
 

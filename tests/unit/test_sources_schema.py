@@ -150,7 +150,7 @@ def test_hidden_files_and_other_suffixes_are_passed_over(tmp_path: Path) -> None
         ),
         (
             "name: a, node: n, address: 10.0.0.1, qqqqq: 1",
-            "expected only address, addresses, enrolled, exclude, host, limits, mode, name",
+            "expected only address, addresses, enrolled, exclude, host, identity, limits, mode, name",
         ),
         (
             "name: a, name: b, node: n, address: 10.0.0.1",

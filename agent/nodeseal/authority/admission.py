@@ -15,7 +15,7 @@ from nodeseal.authority.refused import Refused
 from nodeseal.contracts.authority import ServiceWord
 from nodeseal.mesh.model import Mesh
 from nodeseal.mesh.revocation import REVOCATIONS, Revocation, Serials, certificates_of, identities_of, nodes_of
-from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError
+from nodeseal.mesh.spiffe import Identity, SpiffeId, SpiffeIdError
 
 AGAIN_S = 2.0
 """The service may see a change of the mesh state later than the node: so soon the node may ask again."""
@@ -33,7 +33,7 @@ class Residents:
     """The accounts of workloads that are to be enrolled."""
     known: Mapping[str, frozenset[_Account]]
     """The accounts of all workloads."""
-    revoked: Mapping[SpiffeId, Revocation] = field(default_factory=dict)
+    revoked: Mapping[Identity, Revocation] = field(default_factory=dict)
     """The identities that are revoked."""
     revoked_nodes: Mapping[str, Revocation] = field(default_factory=dict)
     revoked_certificates: Serials = field(default_factory=Serials)

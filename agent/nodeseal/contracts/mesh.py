@@ -39,7 +39,7 @@ from nodeseal.mesh.model import (
     Workload,
     WorkloadName,
 )
-from nodeseal.mesh.spiffe import split
+from nodeseal.mesh.spiffe import parse_identity, split
 from nodeseal.mesh.workload import MOST_ADDRESSES
 
 Port: TypeAlias = Annotated[int, Meta(ge=1, le=65535)]
@@ -98,6 +98,9 @@ class WorkloadMessage(Struct, frozen=True, gc=False, omit_defaults=True):
     connect: Connect | None = None
     # Of its identity, if it is not the mesh's own. Cores whose protocol is older than 7 pass it over.
     trust_domain: str | None = None
+    # Its whole identity, if it is of another trust domain. Cores of former versions pass it over: they expect another
+    # one of it, and refuse.
+    spiffe_id: str | None = None
 
 
 class ServiceMessage(Struct, frozen=True, gc=False):
@@ -222,6 +225,7 @@ def _write_workload(workload: Workload) -> WorkloadMessage:
         HostMessage(host.cgroup, _write_ports(host.ports)) if host is not None else None,
         workload.connect,
         workload.trust_domain,
+        str(workload.spiffe_id) if workload.spiffe_id is not None else None,
     )
 
 
@@ -243,6 +247,7 @@ def _read_workload(message: WorkloadMessage) -> Workload:
         HostPlace(host.cgroup, _read_ports(host.ports)) if host is not None else None,
         message.connect,
         message.trust_domain,
+        parse_identity(message.spiffe_id) if message.spiffe_id is not None else None,
     )
 
 

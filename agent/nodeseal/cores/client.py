@@ -34,7 +34,7 @@ from nodeseal.mesh.address import Address
 from nodeseal.mesh.former import from_former, to_former
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Mesh, MeshDifference, WorkloadName, difference
-from nodeseal.mesh.spiffe import SpiffeId
+from nodeseal.mesh.spiffe import Identity, SpiffeId
 
 _TIMEOUT_S = 10.0
 
@@ -175,7 +175,7 @@ class CoreClient:
     # ---- workloads
 
     async def workload_add(
-        self, key: int, name: WorkloadName, identity: SpiffeId, addresses: Sequence[Address], *, netns_fd: int
+        self, key: int, name: WorkloadName, identity: Identity, addresses: Sequence[Address], *, netns_fd: int
     ) -> None:
         """Adds a workload under a new key; `netns_fd` stays the caller's."""
         texts = tuple(map(str, addresses))
@@ -192,7 +192,7 @@ class CoreClient:
             await self._ask(core.WorkloadLimits(key=key, limits=limits))
 
     async def workload_credentials(
-        self, key: int, identity: SpiffeId, *, chain_pem: str, private_key: PrivateKey, bundle_pem: str
+        self, key: int, identity: Identity, *, chain_pem: str, private_key: PrivateKey, bundle_pem: str
     ) -> None:
         """Gives a workload its certificate chain (leaf first) and private key; to a core that takes trust anchors only
         with them, these as well. The key goes in a descriptor, to cores of former versions as text."""
@@ -214,7 +214,7 @@ class CoreClient:
             )
         )
 
-    async def workload_credentials_from(self, key: int, identity: SpiffeId, *, chain_pem: str, key_fd: int) -> None:
+    async def workload_credentials_from(self, key: int, identity: Identity, *, chain_pem: str, key_fd: int) -> None:
         """The same with the key in a descriptor, which stays the caller's (contracts.core.WorkloadCredentials says what
         it may be). To be asked of cores that take it so (contracts.core.KEY_FD_SINCE)."""
         request = core.WorkloadCredentials(key=key, identity=str(identity), chain_pem=chain_pem, key_fd=True)

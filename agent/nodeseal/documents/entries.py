@@ -103,6 +103,10 @@ class WorkloadEntry(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
         str | UnsetType,
         Meta(description="Of its identity: one that the mesh is `federated` with; the mesh's if absent."),
     ] = UNSET
+    identity: Annotated[
+        str | UnsetType,
+        Meta(description="Its whole SPIFFE id, with any path, if it is of a domain that the mesh is `federated` with."),
+    ] = UNSET
     limits: LimitsEntry | UnsetType = UNSET
     exclude: ExcludeEntry | UnsetType = UNSET
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec import UNSET, UnsetType
 
-from nodeseal.documents.document import Node, Problems, shown
+from nodeseal.documents.document import Node, Problem, Problems, shown
 from nodeseal.documents.entries import RevocationEntry
-from nodeseal.documents.reader import Reader
+from nodeseal.documents.reader import Placed, Reader, Stated
 from nodeseal.documents.schema import Fields, read_text
 from nodeseal.mesh.revocation import (
     REASON_MAX,
@@ -20,7 +20,7 @@ from nodeseal.mesh.revocation import (
     revoked_node,
     revoked_serials,
 )
-from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError, check_trust_domain
+from nodeseal.mesh.spiffe import Identity, PathId, SpiffeIdError, check_trust_domain, parse_identity
 
 WHAT = ("identity", "node", "serials", "anchor")
 
@@ -101,11 +101,11 @@ def _serials(fields: Fields) -> list[int]:
     return numbers
 
 
-def _identity(problems: Problems, node: Node | None, where: str) -> SpiffeId | None:
+def _identity(problems: Problems, node: Node | None, where: str) -> Identity | None:
     if node is None or not (text := read_text(problems, node, where, _IDENTITY_EXPECTED)):
         return None
     try:
-        return SpiffeId.parse(text)
+        return parse_identity(text)
     except SpiffeIdError:
         problems.add(node.line, where, _IDENTITY_EXPECTED, shown(text))
         return None
@@ -146,4 +146,15 @@ def _or_empty(text: str | UnsetType) -> str:
     return "" if text is UNSET else text
 
 
-REVOCATION_READER: Reader[Revocation, RevocationEntry] = Reader(RevocationEntry, read_revocation, _take)
+def _check(stated: Stated, lists: Iterable[Placed[Revocation]]) -> Iterator[Problem]:
+    """Ids of other trust domains may have any path. One of the own domain that has is a slip, and would revoke
+    nobody."""
+    for placed in lists:
+        for index, one in placed.valid():
+            for identity in one.identities:
+                if isinstance(identity, PathId) and identity.trust_domain == stated.trust_domain:
+                    field = "identities" if one.node is not None else "identity"
+                    yield placed.problem(index, field, _IDENTITY_EXPECTED, shown(str(identity)))
+
+
+REVOCATION_READER: Reader[Revocation, RevocationEntry] = Reader(RevocationEntry, read_revocation, _take, _check)

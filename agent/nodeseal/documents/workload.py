@@ -18,12 +18,13 @@ from nodeseal.documents.schema import Fields, is_name, read_text, unusable
 from nodeseal.mesh.address import Address, parse_address
 from nodeseal.mesh.federated import FEDERATED
 from nodeseal.mesh.host import OWN_NAMESPACE
-from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError
+from nodeseal.mesh.spiffe import Identity, SpiffeId, SpiffeIdError, parse_identity
 from nodeseal.mesh.workload import MOST_ADDRESSES, Connect, Mode, OnFailure, Workload, WorkloadName
 
 DEFAULT = "default"
 """The namespace and the service account of who does not say otherwise."""
 
+_IDENTITY_EXPECTED = "a SPIFFE id of another trust domain, such as spiffe://partner.example/billing/api"
 _NETNS = re.compile(r"(?!.*(?:^|/)\.\.?(?:/|$))(?:[A-Za-z0-9._-]{1,255}|/[\x21-\x7e]{1,4094})")
 
 
@@ -47,6 +48,8 @@ def read_workload(problems: Problems, node: Node, path: str) -> Workload | None:
         connect=fields.choice("connect", Connect.EARLY) if fields.has("connect") else None,
         trust_domain=fields.text("trust_domain", "", expected="a trust domain") or None,
     )
+    if (identity := _read_identity(fields)) is not None:
+        workload = replace(workload, trust_domain=identity.trust_domain, spiffe_id=identity)
     if workload.host is not None:
         # In one order for all of them: the core knows them by the first.
         addresses = tuple(sorted(workload.addresses, key=lambda address: address.version))
@@ -55,11 +58,27 @@ def read_workload(problems: Problems, node: Node, path: str) -> Workload | None:
     return workload if problems.count == before else None
 
 
+def _read_identity(fields: Fields) -> Identity | None:
+    """The field `identity`; None if it is absent, or after noting a problem."""
+    text = fields.text("identity", "", expected=_IDENTITY_EXPECTED)
+    if not text:
+        return None
+    for other in ("trust_domain", "service_account"):
+        if fields.has(other):
+            expected = "nothing, as 'identity' says it"
+            fields.problems.add(fields.line_of(other), fields.at(other), expected, f"'{other}' as well")
+    try:
+        return parse_identity(text)
+    except SpiffeIdError:
+        fields.problems.add(fields.line_of("identity"), fields.at("identity"), _IDENTITY_EXPECTED, shown(text))
+        return None
+
+
 def take_workload(entry: WorkloadEntry) -> Workload | None:
     """The same for one in a namespace, without exclusions and limits of its own; None for others and for wrong ones."""
     if entry.exclude is not UNSET or entry.limits is not UNSET or entry.host is not UNSET:
         return None
-    if entry.trust_domain is not UNSET:
+    if entry.trust_domain is not UNSET or entry.identity is not UNSET:
         return None
     netns = None if entry.netns is UNSET else entry.netns
     if not is_name(entry.name) or (netns is not None and _NETNS.fullmatch(netns) is None):
@@ -132,7 +151,12 @@ def _check_identities(stated: Stated, lists: Iterable[Placed[Workload]]) -> Iter
     for placed in lists:
         for index, workload in placed.valid():
             domain = workload.trust_domain
-            if domain is not None and domain != stated.trust_domain and domain not in stated.keys[FEDERATED.name]:
+            if domain is None or domain in stated.keys[FEDERATED.name]:
+                continue
+            if workload.spiffe_id is not None:
+                expected = "an id of a trust domain that the mesh is 'federated' with"
+                yield placed.problem(index, "identity", expected, shown(str(workload.spiffe_id)))
+            elif domain != stated.trust_domain:
                 yield placed.problem(index, "trust_domain", "one that the mesh is 'federated' with", shown(domain))
     for placed in lists if wrong else ():
         for index, workload in placed.valid():

@@ -16,7 +16,7 @@ from nodeseal.identity.credentials import Credential
 from nodeseal.identity.issuer import IssuerError
 from nodeseal.identity.trust import TrustBundle
 from nodeseal.mesh.model import WorkloadName
-from nodeseal.mesh.spiffe import SpiffeId
+from nodeseal.mesh.spiffe import Identity
 
 log = logging.getLogger("nodeseal.agent")
 
@@ -38,7 +38,7 @@ class Certificate:
         self._retry = Backoff(1.0, 300.0)
         self._not_before = 0.0
 
-    async def give(self, key: int, identity: SpiffeId, credential: Credential) -> TrustBundle:
+    async def give(self, key: int, identity: Identity, credential: Credential) -> TrustBundle:
         """Gives it to the core; the trust anchors that the core got before it, or with it. Raises CoreError."""
         # Right before: a core that takes the place of this one meanwhile does not know the key.
         await self._context.trust.push()
@@ -53,7 +53,7 @@ class Certificate:
         )
         return bundle
 
-    async def renew(self, installed: Installed, identity: SpiffeId) -> float:
+    async def renew(self, installed: Installed, identity: Identity) -> float:
         """Renews it when it is due; the seconds until the next renewal or try.
 
         Peers are told which trust anchors this node has (see the publication), so the core has to have them now."""
@@ -94,7 +94,7 @@ class Certificate:
         self.request.cancel()
         self.failure = None
 
-    def _is_due(self, installed: Installed, identity: SpiffeId) -> bool:
+    def _is_due(self, installed: Installed, identity: Identity) -> bool:
         """A certificate is due in time, for another identity, when it is superseded, and when its own trust anchor is
         none any more; to a core of an older version, which takes trust anchors only with one, also when these
         changed."""

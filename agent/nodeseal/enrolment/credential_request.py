@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from nodeseal.identity.credentials import Credential, Credentials
-from nodeseal.mesh.spiffe import SpiffeId
+from nodeseal.mesh.spiffe import Identity
 
 
 class CredentialRequest:
@@ -16,7 +16,7 @@ class CredentialRequest:
         """`wake` is called when the issuer has answered."""
         self._credentials = credentials
         self._wake = wake
-        self._identity: SpiffeId | None = None
+        self._identity: Identity | None = None
         self._task: asyncio.Task[Credential] | None = None
 
     @property
@@ -24,7 +24,7 @@ class CredentialRequest:
         """Whether the issuer has yet to answer."""
         return self._task is not None and not self._task.done()
 
-    def take(self, identity: SpiffeId, present: Credential | None = None) -> Credential | None:
+    def take(self, identity: Identity, present: Credential | None = None) -> Credential | None:
         """The answer to what was asked for, once; None while there is none, and when this is what asks. `present`: what
         it is to replace. Raises IssuerError when the answer is one; the next call asks anew."""
         if self._task is None or self._identity != identity:

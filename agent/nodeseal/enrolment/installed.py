@@ -11,7 +11,7 @@ from nodeseal.identity.credentials import Credential
 from nodeseal.identity.trust import TrustBundle
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Workload
-from nodeseal.mesh.spiffe import SpiffeId
+from nodeseal.mesh.spiffe import Identity
 
 
 @dataclass(slots=True)
@@ -20,7 +20,7 @@ class Installed:
 
     workload: Workload
     key: int
-    identity: SpiffeId
+    identity: Identity
     captured: Captured
     # Of the core that has it; 0: no core has.
     incarnation: int

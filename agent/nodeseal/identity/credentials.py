@@ -12,7 +12,7 @@ from nodeseal.clock import utc_now
 from nodeseal.identity.fips import unapproved_svid
 from nodeseal.identity.issuer import Issuer, IssuerError, Svid
 from nodeseal.identity.trust import TrustBundle, TrustSet
-from nodeseal.mesh.spiffe import SpiffeId
+from nodeseal.mesh.spiffe import Identity, SpiffeId
 from nodeseal.mesh.trust import Trust
 from nodeseal.mesh.trust_anchor import TrustAnchor
 
@@ -40,7 +40,7 @@ class Credentials:
         now: Callable[[], datetime] = utc_now,
         rand: Callable[[], float] = random.random,
         anchors: Callable[[], Collection[TrustAnchor]] = tuple,
-        why_not: Callable[[SpiffeId], str | None] = lambda _identity: None,
+        why_not: Callable[[Identity], str | None] = lambda _identity: None,
         revoked: Callable[[Svid], bool] = lambda _svid: False,
         fips: bool = False,
     ) -> None:
@@ -87,9 +87,14 @@ class Credentials:
         """The CA, as other nodes are told of it."""
         return Trust.of(self.bundle.fingerprints, self.anchor)
 
-    async def issue(self, identity: SpiffeId, present: Credential | None = None) -> Credential:
+    async def issue(self, identity: Identity, present: Credential | None = None) -> Credential:
         """A fresh key and certificate, in the place of `present`. Takes as long as the issuer does. Raises
         IssuerError."""
+        if not isinstance(identity, SpiffeId):
+            raise IssuerError(
+                f"{identity} is of another trust domain than {self._issuer.trust_domain}, this node's; take `identity` "
+                "out of the mesh state"
+            )
         if (why := self._why_not(identity)) is not None:
             raise IssuerError(why)
         svid = await self._issuer.issue(identity, present.svid if present is not None else None)

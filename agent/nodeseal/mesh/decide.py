@@ -47,7 +47,7 @@ from nodeseal.mesh.address import (
 )
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, Workload, WorkloadName
 from nodeseal.mesh.reasons import WhyPlaintext, WhyRefused
-from nodeseal.mesh.spiffe import SpiffeId
+from nodeseal.mesh.spiffe import Identity
 
 POLICY_TRUST_DOMAIN = "same trust domain, or one that is federated with"
 POLICY_OWN_IDENTITY = "identity of the source's workload"
@@ -72,7 +72,7 @@ class Tunnel:
     """
 
     address: ApplicationAddress
-    identity: SpiffeId
+    identity: Identity
     by_name: bool = False
 
 
@@ -146,7 +146,7 @@ def outbound(
 
 
 def inbound_tunnel(
-    mesh: Mesh, workload: WorkloadName, peer: SpiffeId, source: Address, authority: TunnelAddress
+    mesh: Mesh, workload: WorkloadName, peer: Identity, source: Address, authority: TunnelAddress
 ) -> Allow | Deny | Unavailable:
     """Whether the CONNECT of an authenticated `peer`, coming from the address `source`, may reach `workload`.
 
@@ -180,7 +180,7 @@ def _reached_at(mesh: Mesh, here: Workload, authority: TunnelAddress) -> bool:
     return target is not None and target.identity(mesh.trust_domain) == here.identity(mesh.trust_domain)
 
 
-def _may_come_from(mesh: Mesh, peer: SpiffeId, source: Address) -> bool:
+def _may_come_from(mesh: Mesh, peer: Identity, source: Address) -> bool:
     origin = mesh.by_address.get(source)
     if origin is not None:
         return origin.identity(mesh.trust_domain) == peer

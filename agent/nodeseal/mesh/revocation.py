@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from nodeseal.mesh.kinds import Kind, MeshError
-from nodeseal.mesh.spiffe import SpiffeId
+from nodeseal.mesh.spiffe import Identity
 
 SERIAL_BYTES = 20
 """Longest serial number (RFC 5280, 4.1.2.2)."""
@@ -90,7 +90,7 @@ class Revocation:
     """For people; may be empty."""
     since: str = ""
     """When it was revoked: ISO 8601, UTC; may be empty."""
-    identities: tuple[SpiffeId, ...] = ()
+    identities: tuple[Identity, ...] = ()
     serials: Serials = Serials()
     trust_domain: str | None = None
     """Of the certificates with these serial numbers; None: the mesh's own."""
@@ -111,18 +111,18 @@ class Revocation:
         return f" ({self.reason})" if self.reason else ""
 
 
-def revoked_identity(identity: SpiffeId, reason: str = "", since: str = "") -> Revocation:
+def revoked_identity(identity: Identity, reason: str = "", since: str = "") -> Revocation:
     """Revokes every certificate with this identity."""
     return Revocation(RevocationKey(Revoked.IDENTITY, str(identity)), reason, since, (identity,))
 
 
 def revoked_node(
-    node: str, identities: Iterable[SpiffeId], reason: str = "", since: str = "", serials: Iterable[int] = ()
+    node: str, identities: Iterable[Identity], reason: str = "", since: str = "", serials: Iterable[int] = ()
 ) -> Revocation:
     """Revokes a node: nothing is issued to it any more, and these identities are revoked, and the certificates of the
     mesh's own trust domain with these serial numbers, which were issued to it. Raises OverflowError, see Serials.of."""
     key = RevocationKey(Revoked.NODE, node)
-    return Revocation(key, reason, since, tuple(sorted(set(identities))), Serials.of(serials))
+    return Revocation(key, reason, since, tuple(sorted(set(identities), key=str)), Serials.of(serials))
 
 
 def revoked_anchor(fingerprint: str, reason: str = "", since: str = "") -> Revocation:
@@ -146,7 +146,7 @@ def revoked_serials(
 REVOCATIONS: Kind[RevocationKey, Revocation] = Kind("revocations", "revocation", RevocationKey.parse, for_cores=False)
 
 
-def identities_of(revocations: Iterable[Revocation]) -> Mapping[SpiffeId, Revocation]:
+def identities_of(revocations: Iterable[Revocation]) -> Mapping[Identity, Revocation]:
     """The identities that are revoked, each with what revokes it: nothing is issued for them."""
     return {identity: one for one in revocations for identity in one.identities}
 

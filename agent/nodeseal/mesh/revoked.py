@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
 from nodeseal.mesh.revocation import Revocation
-from nodeseal.mesh.spiffe import SpiffeId
+from nodeseal.mesh.spiffe import Identity
 
 _LENGTH = 32
 _SIZE = 16
 
 
-def of_identity(identity: SpiffeId) -> str:
+def of_identity(identity: Identity) -> str:
     """Every certificate with this SPIFFE id, in 32 hexadecimal digits, as all of these."""
     return _digest("identity", str(identity))
 

@@ -16,7 +16,7 @@ from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Exclusions
 from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.kinds import Clash, GroupIndex, Kind, MeshError
 from nodeseal.mesh.limits import UNCHANGED, LimitChanges
-from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError
+from nodeseal.mesh.spiffe import Identity, SpiffeId, SpiffeIdError
 
 
 class WorkloadName(NamedTuple):
@@ -118,6 +118,9 @@ class Workload:
     """None: as its node has it."""
     trust_domain: str | None = None
     """Of its identity, if it is not the mesh's own."""
+    spiffe_id: Identity | None = None
+    """Its whole identity, if it is of another trust domain whose ids may have other paths; then `trust_domain` is its
+    own as well."""
 
     @property
     def own_addresses(self) -> tuple[Address, ...]:
@@ -170,11 +173,14 @@ class Workload:
             self.host,
             self.connect,
             self.trust_domain,
+            self.spiffe_id,
         )
 
-    def identity(self, trust_domain: str) -> SpiffeId:
+    def identity(self, trust_domain: str) -> Identity:
         """Its SPIFFE id in that trust domain, the mesh's, or in its own. Raises SpiffeIdError, never for a workload
         that is in a Mesh."""
+        if self.spiffe_id is not None:
+            return self.spiffe_id
         return _identity(self.trust_domain or trust_domain, self.key.namespace, self.service_account)
 
 
@@ -200,7 +206,14 @@ def _clash_of_neighbours(address: Address, one: Workload, other: Workload) -> Cl
 
 
 def _check_identities(trust_domain: str, workloads: Iterable[Workload]) -> None:
-    """Makes sure that no decision can fail later for want of an identity."""
+    """Makes sure that no decision can fail later for want of an identity, and that none of the mesh's own domain has
+    another path."""
+    workloads = list(workloads)
+    for one in workloads:
+        if one.spiffe_id is not None and one.spiffe_id.trust_domain == trust_domain:
+            raise MeshError(f"{one.spiffe_id} is of the mesh's own trust domain")
+        if one.spiffe_id is not None and one.spiffe_id.trust_domain != one.trust_domain:
+            raise MeshError(f"{one.spiffe_id} is of another trust domain than {one.trust_domain}")
     try:
         for domain, namespace, account in {
             (workload.trust_domain, workload.key.namespace, workload.service_account) for workload in workloads

@@ -23,7 +23,7 @@ from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord
 from nodeseal.mesh.revocation import REVOCATIONS, Revocation, RevocationKey, identities_of, nodes_of
 from nodeseal.mesh.revoked import holds, of_issued, of_revocations, of_serial, packed, union
-from nodeseal.mesh.spiffe import SpiffeId
+from nodeseal.mesh.spiffe import Identity
 
 log = logging.getLogger("nodeseal.agent")
 
@@ -53,7 +53,7 @@ class Revocations:
         self._turn = asyncio.Lock()
         self._table: Mapping[RevocationKey, Revocation] | None = None
         self._trust_domain = ""
-        self._identities: Mapping[SpiffeId, Revocation] = {}
+        self._identities: Mapping[Identity, Revocation] = {}
         self._own_node: Revocation | None = None
         self._lists: dict[Path, RevocationList] = {}
         self._stamps: dict[Path, _Stamp] = {}
@@ -133,7 +133,7 @@ class Revocations:
 
     # ---- what follows for this node
 
-    def why_not_issued(self, identity: SpiffeId) -> str | None:
+    def why_not_issued(self, identity: Identity) -> str | None:
         """Why no certificate may be issued for it here, one line; None: it may."""
         if self._own_node is not None:
             return f"the node {self._node} is revoked{self._own_node.because}: nodeseal revoke node --undo"

@@ -24,7 +24,7 @@ from nodeseal.mesh import decide
 from nodeseal.mesh.address import OriginalDestination, TunnelAddress
 from nodeseal.mesh.model import Mesh, WorkloadName
 from nodeseal.mesh.reasons import WhyRefused
-from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError, split
+from nodeseal.mesh.spiffe import Identity, PathId, SpiffeIdError, parse_identity
 from nodeseal.splice import native
 from nodeseal.splice.native import Core, LimitNotice, Question
 
@@ -123,7 +123,7 @@ class Decider:
             destination = OriginalDestination(address, port)
             result = decide.outbound(mesh, name, destination, established=question.established)
         elif question.kind == native.ASK_INBOUND_TUNNEL:
-            peer = _peer(question.peer, mesh.trust_domains)
+            peer = _peer(question.peer, mesh.trust_domain)
             if isinstance(peer, WhyRefused):
                 answer.fill(question.id, epoch, native.REFUSE, peer)
                 return
@@ -195,15 +195,11 @@ def _refusal_text(refusal: Refusal) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _peer(identity: bytes, trust_domains: frozenset[str]) -> SpiffeId | WhyRefused:
+def _peer(identity: bytes, own_domain: str) -> Identity | WhyRefused:
     """Or why there is no workload of that name. Whether one of another trust domain may come is decided with the rest;
-    there an id may have any path, by which nobody is known here."""
-    text = identity.decode("utf-8", "replace")
+    there an id may have any path."""
     try:
-        domain, _path = split(text)
+        found = parse_identity(identity.decode("utf-8", "replace"))
     except SpiffeIdError:
         return WhyRefused.UNKNOWN_PEER
-    try:
-        return SpiffeId.parse(text)
-    except SpiffeIdError:
-        return WhyRefused.UNKNOWN_PEER if domain in trust_domains else WhyRefused.WRONG_TRUST_DOMAIN
+    return WhyRefused.UNKNOWN_PEER if isinstance(found, PathId) and found.trust_domain == own_domain else found

@@ -17,7 +17,8 @@ int spiffe_id_valid(const char *text, size_t length);
 int spiffe_domain_id_valid(const char *text, size_t length);
 /* True if the id, valid in either way, belongs to the trust domain. */
 int spiffe_id_in_domain(const char *text, size_t length, const char *trust_domain);
-/* True if the (valid) id has the form of this mesh's workloads, <trust domain>/ns/<namespace>/sa/<account>.
+/* True if the (valid) id has the form of this mesh's own workloads, <trust
+ * domain>/ns/<namespace>/sa/<account>.
  */
 int spiffe_id_names_workload(const char *text, size_t length);
 

@@ -32,6 +32,11 @@ static struct fault revocation_fault(const struct peer *peer, const struct diges
     return (struct fault){words, error};
 }
 
+static enum svid_paths paths_of(const struct peer *peer, const char *domain)
+{
+    return strcmp(domain, peer->trust_domain) == 0 ? SVID_OWN_PATHS : SVID_ANY_PATHS;
+}
+
 /* The peer's certificate, whose trust domain is `domain`, and those that it is verified by; OpenSSL has found
  * their path good. */
 static struct fault leaf_fault(const struct peer *peer, X509_STORE_CTX *store_ctx,
@@ -40,7 +45,7 @@ static struct fault leaf_fault(const struct peer *peer, X509_STORE_CTX *store_ct
     X509 *leaf = X509_STORE_CTX_get0_cert(store_ctx);
     STACK_OF(X509) *chain = X509_STORE_CTX_get0_chain(store_ctx);
     char identity[NS_IDENTITY_MAX];
-    const char *wrong = svid_leaf_fault(leaf, peer->role, domain, identity);
+    const char *wrong = svid_leaf_fault(leaf, peer->role, domain, paths_of(peer, domain), identity);
     if (wrong == NULL)
         wrong = svid_signers_fault(chain, domain);
     if (wrong != NULL)
@@ -67,7 +72,7 @@ static void note_path_fault(const struct peer *peer, X509_STORE_CTX *store_ctx, 
     const char *wrong = NULL;
     if (depth == 0 && certificate != NULL &&
         (error == X509_V_ERR_INVALID_PURPOSE || (X509_get_extension_flags(certificate) & EXFLAG_INVALID)))
-        wrong = svid_leaf_fault(certificate, peer->role, domain, identity);
+        wrong = svid_leaf_fault(certificate, peer->role, domain, paths_of(peer, domain), identity);
     if (wrong == NULL)
         wrong = svid_path_fault(error, depth);
     if (wrong != NULL)
@@ -81,7 +86,7 @@ static void note_path_fault(const struct peer *peer, X509_STORE_CTX *store_ctx, 
 static struct fault domain_fault(const struct peer *peer, X509 *leaf)
 {
     char identity[NS_IDENTITY_MAX];
-    const char *wrong = svid_leaf_fault(leaf, peer->role, peer->trust_domain, identity);
+    const char *wrong = svid_leaf_fault(leaf, peer->role, peer->trust_domain, SVID_OWN_PATHS, identity);
     return (struct fault){wrong != NULL ? wrong : "peer certificate cannot be read", AS_UNSUPPORTED};
 }
 

@@ -234,12 +234,13 @@ static const char *leaf_name_fault(const X509 *certificate, const struct reading
     return NULL;
 }
 
-/* Of ids that are valid: those of the own trust domain have a form of their own. */
-static const char *identity_fault(const struct reading *reading, const char *trust_domain)
+/* Of ids that are valid. */
+static const char *identity_fault(const struct reading *reading, const char *trust_domain,
+                                  enum svid_paths paths)
 {
     if (!spiffe_id_in_domain(reading->uri, reading->uri_length, trust_domain))
         return "peer is of another trust domain";
-    if (!spiffe_id_names_workload(reading->uri, reading->uri_length))
+    if (paths == SVID_OWN_PATHS && !spiffe_id_names_workload(reading->uri, reading->uri_length))
         return "peer's SPIFFE id is not of the form <trust domain>/ns/<namespace>/sa/<account>";
     return reading->uri_length < NS_IDENTITY_MAX ? NULL : "peer's SPIFFE id is longer than 511 bytes";
 }
@@ -251,7 +252,7 @@ static void take_identity(const struct reading *reading, char identity[NS_IDENTI
 }
 
 const char *svid_leaf_fault(X509 *certificate, enum svid_role role, const char *trust_domain,
-                            char identity[NS_IDENTITY_MAX])
+                            enum svid_paths paths, char identity[NS_IDENTITY_MAX])
 {
     struct reading reading;
     identity[0] = 0;
@@ -263,7 +264,7 @@ const char *svid_leaf_fault(X509 *certificate, enum svid_role role, const char *
     if (wrong == NULL)
         wrong = leaf_name_fault(certificate, &reading);
     if (wrong == NULL)
-        wrong = identity_fault(&reading, trust_domain);
+        wrong = identity_fault(&reading, trust_domain, paths);
     if (wrong == NULL)
         take_identity(&reading, identity);
     reading_dispose(&reading);
@@ -275,7 +276,7 @@ int svid_identity(X509 *certificate, char identity[NS_IDENTITY_MAX])
     struct reading reading;
     identity[0] = 0;
     if (certificate_read(certificate, &reading) == SOUND && reading.uris == 1 &&
-        reading.uri_length < NS_IDENTITY_MAX && spiffe_id_names_workload(reading.uri, reading.uri_length))
+        reading.uri_length < NS_IDENTITY_MAX && spiffe_id_valid(reading.uri, reading.uri_length))
         take_identity(&reading, identity);
     reading_dispose(&reading);
     return identity[0] != 0 ? 0 : -1;

@@ -18,17 +18,21 @@
 /* What a certificate that a peer shows is to be good for. */
 enum svid_role { SVID_CLIENT = 0, SVID_SERVER = 1 };
 
+/* Which paths the ids of a trust domain may have: those of the mesh's own have one form, those of domains
+ * that it is federated with are named by others. */
+enum svid_paths { SVID_OWN_PATHS = 0, SVID_ANY_PATHS = 1 };
+
 /* NULL, with the id in `identity`, if the certificate may stand for a workload of the trust domain; else its
  * fault, and `identity` is "". */
 const char *svid_leaf_fault(X509 *certificate, enum svid_role role, const char *trust_domain,
-                            char identity[NS_IDENTITY_MAX]);
+                            enum svid_paths paths, char identity[NS_IDENTITY_MAX]);
 /* Why the chain, leaf first, must not vouch for that leaf; NULL: it may. */
 const char *svid_signers_fault(const STACK_OF(X509) * chain, const char *trust_domain);
 /* What OpenSSL found wrong at `depth` of a chain (0: the leaf), by its X509_V_ERR_; NULL: there are no
  * plainer words than its own. */
 const char *svid_path_fault(int error, int depth);
 
-/* The certificate's only URI if it is a workload's SPIFFE id; 0, or -1. */
+/* The certificate's only URI if it is a SPIFFE id with a path; 0, or -1. */
 int svid_identity(X509 *certificate, char identity[NS_IDENTITY_MAX]);
 /* The trust domain of the certificate's only URI if that is a SPIFFE id, of whatever path; 0, or -1. */
 int svid_domain(X509 *certificate, char domain[TRUST_DOMAIN_MAX]);

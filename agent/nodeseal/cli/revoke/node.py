@@ -16,7 +16,7 @@ from nodeseal.cli.tree import Command
 if TYPE_CHECKING:
     from nodeseal.mesh.model import Mesh
     from nodeseal.mesh.revocation import Revocation
-    from nodeseal.mesh.spiffe import SpiffeId
+    from nodeseal.mesh.spiffe import Identity
 
 
 @click.command("node", cls=Command)
@@ -69,11 +69,12 @@ def command(node: str, issued: Path | None, reason: str, undo: bool, directory: 
     return tell(output, directory, added, removed if undo else [], *notes)
 
 
-def identities_of(mesh: Mesh, node: str) -> tuple[list[SpiffeId], dict[SpiffeId, list[str]]]:
+def identities_of(mesh: Mesh, node: str) -> tuple[list[Identity], dict[Identity, list[str]]]:
     """(the identities that workloads of this node alone have, the others with the nodes that have them too)."""
-    nodes: dict[SpiffeId, set[str]] = {}
+    nodes: dict[Identity, set[str]] = {}
     for workload in mesh.workloads.values():
         nodes.setdefault(workload.identity(mesh.trust_domain), set()).add(workload.node)
     mine = {identity: others for identity, others in nodes.items() if node in others}
-    alone = sorted(identity for identity, others in mine.items() if len(others) == 1)
-    return alone, {identity: sorted(others - {node}) for identity, others in sorted(mine.items()) if len(others) > 1}
+    alone = sorted((identity for identity, others in mine.items() if len(others) == 1), key=str)
+    shared = sorted((identity for identity, others in mine.items() if len(others) > 1), key=str)
+    return alone, {identity: sorted(mine[identity] - {node}) for identity in shared}
