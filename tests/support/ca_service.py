@@ -12,7 +12,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -236,12 +236,13 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(place: Place, *, active: bool = True) -> Iterator[Running]:
-    """The service, until the block ends. `active`: it issues, rather than stand by."""
+def running(place: Place, *, active: bool = True, prefix: Sequence[str] = ()) -> Iterator[Running]:
+    """The service, until the block ends. `active`: it issues, rather than stand by; `prefix`: the command that it is
+    started by."""
     log = place.root / f"serve-{len(list(place.root.glob('serve-*')))}.log"
     with log.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "nodeseal", "ca", "serve", "--config", str(place.config)],
+            [*prefix, sys.executable, "-m", "nodeseal", "ca", "serve", "--config", str(place.config)],
             stderr=file,
             text=True,
             env=child_environment(),
