@@ -193,4 +193,59 @@ TEST(a_node_follows_the_trust_with_the_certificates_that_it_has)
     rotation_dispose(&rotation);
 }
 
+/* ---- a root and its renewal: the same name and key, another certificate ---- */
+
+static const struct certificate *renewed;
+
+/* The anchor's own signature is not looked at. */
+static void renew(X509 *x509)
+{
+    X509_set_subject_name(x509, X509_get_subject_name(renewed->x509));
+    X509_set_issuer_name(x509, X509_get_subject_name(renewed->x509));
+    X509_set_pubkey(x509, renewed->key);
+}
+
+/* nodeseal.identity.trust orders them by that. */
+TEST(of_two_anchors_with_one_key_the_first_that_is_valid_verifies)
+{
+    static const struct {
+        long begins, ends;
+        int first; /* whether it verifies where it comes first */
+    } CASES[] = {{-60, 9000, 1}, {-9000, -60, 0}, {60, 9000, 0}};
+    struct authority authority = authority_new();
+    renewed = &authority.root;
+    for (int i = 0; i < 3; i++)
+        for (int first = 0; first < 2; first++) {
+            struct certificate_wish wish = {
+                .authority = 1, .tamper = renew, .begins = CASES[i].begins, .ends = CASES[i].ends};
+            struct certificate other = certificate_new(NULL, &wish);
+            const struct certificate *anchors[] = {first ? &other : &authority.root,
+                                                   first ? &authority.root : &other};
+            struct certificate_wish leaf_wish = {.uris = {IDENTITY}};
+            struct certificate leaf = certificate_new(&authority.intermediate, &leaf_wish);
+            char *chain = certificate_chain_pem(&leaf, &authority.intermediate);
+            char *key = certificate_key_pem(&leaf);
+            char *bundle = certificate_chain_pem(anchors[0], anchors[1]);
+            struct tls_credentials credentials;
+            char error[NS_REASON_MAX] = "";
+            CHECK_EQUAL(credentials_init(&credentials, NULL, chain, key, bundle, error, sizeof(error)), 0);
+            struct pair pair;
+            pair_run(&pair, &credentials, &credentials, IDENTITY);
+            uint8_t expected[REVOKED_DIGEST];
+            const int is_other = first && CASES[i].first;
+            CHECK_EQUAL(digest_anchor(NULL, (is_other ? &other : &authority.root)->x509, expected), 0);
+            CHECK_TEXT(pair.client.tls.error, "");
+            CHECK_CASE(memcmp(pair.client.tls.facts.anchor, expected, sizeof(expected)) == 0,
+                       "case %d, first %d", i, first);
+            pair_dispose(&pair);
+            credentials_dispose(&credentials);
+            free(chain);
+            free(key);
+            free(bundle);
+            certificate_dispose(&leaf);
+            certificate_dispose(&other);
+        }
+    authority_dispose(&authority);
+}
+
 CHECK_MAIN

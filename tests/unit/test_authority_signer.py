@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
@@ -206,12 +206,19 @@ def test_a_leaf_is_no_intermediate(directory: Path, svid: Svid) -> None:
     assert "is not the certificate of a CA that may sign others" in refusal(directory)
 
 
-def remake(directory: Path, name: str, *changed: tuple[x509.ExtensionType, bool], without: type | None = None) -> None:
-    """Signs a signing certificate anew, with extensions in other forms (value, critical) or without one."""
-    key = serialization.load_pem_private_key((directory / "root.key").read_bytes(), None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
+def remake(
+    directory: Path,
+    name: str,
+    *changed: tuple[x509.ExtensionType, bool],
+    without: type | None = None,
+    key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey | None = None,
+) -> None:
+    """Signs a signing certificate anew, with extensions in other forms (value, critical) or without one, or for
+    another key."""
+    signer = serialization.load_pem_private_key((directory / "root.key").read_bytes(), None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
     (old,) = certificates((directory / name).read_text())
-    builder = x509.CertificateBuilder(old.issuer, old.subject, old.public_key(), old.serial_number)
+    builder = x509.CertificateBuilder(old.issuer, old.subject, key or old.public_key(), old.serial_number)
     builder = builder.not_valid_before(old.not_valid_before_utc).not_valid_after(old.not_valid_after_utc)
     for value, critical in changed:
         builder = builder.add_extension(value, critical)
@@ -219,7 +226,7 @@ def remake(directory: Path, name: str, *changed: tuple[x509.ExtensionType, bool]
     for extension in old.extensions:
         if not isinstance(extension.value, gone):
             builder = builder.add_extension(extension.value, extension.critical)
-    cert = builder.sign(key, hashes.SHA256())
+    cert = builder.sign(signer, hashes.SHA256())
     (directory / name).write_bytes(cert.public_bytes(serialization.Encoding.PEM))
 
 
@@ -233,6 +240,10 @@ def usage(*, signs: bool, critical: bool = True) -> tuple[x509.ExtensionType, bo
         key_agreement=False, key_cert_sign=signs, crl_sign=True, encipher_only=False, decipher_only=False,
     )  # fmt: skip
     return value, critical
+
+
+def purposes(*oids: x509.ObjectIdentifier) -> tuple[x509.ExtensionType, bool]:
+    return x509.ExtendedKeyUsage(oids), False
 
 
 def test_an_intermediate_without_a_trust_domain_is_refused(directory: Path) -> None:
@@ -251,6 +262,12 @@ def test_an_intermediate_without_a_trust_domain_is_refused(directory: Path) -> N
         (names("spiffe://example.org", "spiffe://example.org"), "has more than one URI"),
         (names("https://example.org/", "spiffe://example.org"), "has more than one URI"),
         (names("spiffe://Example.org"), "has a malformed SPIFFE id ("),
+        (purposes(ExtendedKeyUsageOID.SERVER_AUTH), "is not for clients and servers (extended key usage)"),
+        (purposes(ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE), "is not for clients and servers (extended key usage)"),
+        (
+            (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4.5"), b"\5\0"), True),
+            "has an unknown critical extension (1.2.3.4.5)",
+        ),
     ],
 )
 def test_signing_certificates_that_peers_would_refuse_are_refused(
@@ -270,6 +287,60 @@ def test_signing_certificates_without_an_extension_that_peers_want_are_refused(
 ) -> None:
     remake(directory, name, without=without)
     assert f"{name} is not the certificate of a CA that may sign others: it {fault}" in refusal(directory)
+
+
+@pytest.mark.parametrize("name", ["intermediate.pem", "root.pem"])
+def test_signing_certificates_may_be_for_both_roles(directory: Path, name: str) -> None:
+    remake(directory, name, purposes(ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH))
+    assert Signer.load(directory, NOW).trust_domain == "example.org"
+
+
+@pytest.mark.parametrize("name", ["intermediate.pem", "root.pem"])
+@pytest.mark.parametrize(
+    ("permitted", "excluded", "allowed"),
+    [
+        (["example.org"], None, True),
+        (["other.org", "EXAMPLE.org"], None, True),
+        (["other.org"], None, False),
+        ([".example.org"], None, False),
+        ([".org"], None, True),
+        (["example.org"], ["example.org"], False),
+        (None, [".org"], False),
+        (None, ["other.org"], True),
+    ],
+)
+def test_name_constraints_must_allow_the_trust_domain(
+    directory: Path, name: str, permitted: list[str] | None, excluded: list[str] | None, allowed: bool
+) -> None:
+    trees = [None if one is None else [x509.UniformResourceIdentifier(u) for u in one] for one in (permitted, excluded)]
+    remake(directory, name, (x509.NameConstraints(*trees), True))
+    if allowed:
+        assert Signer.load(directory, NOW).trust_domain == "example.org"
+    else:
+        fault = "it has name constraints that do not allow spiffe://example.org"
+        assert f"{name} cannot be used for workloads: {fault}" in refusal(directory)
+
+
+def test_weak_rsa_keys_are_refused(directory: Path) -> None:
+    weak = rsa.generate_private_key(65537, 1024)  # noqa: S505
+    remake(directory, "intermediate.pem", key=weak.public_key())
+    assert "may sign others: it has a weak key (RSA of 1024 bits)" in refusal(directory)
+
+
+def test_intermediate_with_a_key_that_peers_do_not_take_is_refused(directory: Path) -> None:
+    remake(directory, "intermediate.pem", key=ec.generate_private_key(ec.SECP224R1()).public_key())
+    assert "no peer takes: it has a key on the curve secp224r1, which is not taken" in refusal(directory)
+
+
+def test_intermediate_with_a_weak_signature_is_refused(directory: Path) -> None:
+    """OpenSSL's command makes it: cryptography does not."""
+    (directory / "extensions").write_text("basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\n")
+    for line in (
+        "req -new -key intermediate.key -subj /CN=weak -out request",
+        "x509 -req -in request -CA root.pem -CAkey root.key -sha1 -extfile extensions -out intermediate.pem",
+    ):
+        subprocess.run(["openssl", *line.split()], cwd=directory, check=True, capture_output=True)
+    assert "no peer takes: it is signed over SHA1, which is weak" in refusal(directory)
 
 
 def test_a_root_needs_no_spiffe_id(directory: Path) -> None:

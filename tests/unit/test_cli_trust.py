@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from nodeseal.cli.main import main
 from nodeseal.linux.lock_file import LockFile
 from nodeseal.mesh.model import WorkloadName
 from nodeseal.mesh.revocation import REVOCATIONS, Revocation, RevocationKey
 from nodeseal.mesh.trust import Need, Trust
-from nodeseal.mesh.trust_anchor import TRUST_ANCHORS, TrustAnchor
+from nodeseal.mesh.trust_anchor import MOST_ANCHORS, TRUST_ANCHORS, TrustAnchor
+from nodeseal.sources.directory import writer
 from nodeseal.sources.directory.publications import publish
 from nodeseal.sources.directory.source import load
-from support.anchors import make_ca, root_of
+from support.anchors import make_ca, renewed_root, root_of
 from support.certificates import self_signed
 
 STATE = """\
@@ -128,6 +131,83 @@ def test_expired_anchor_needs_force(mesh: Mesh, tmp_path: Path) -> None:
     assert " expired at " in mesh.refused("add", mesh.today / "root.pem", ca / "root.pem")
     mesh("add", "--force", mesh.today / "root.pem", ca / "root.pem")
     assert root_of(ca).key in mesh.anchors
+
+
+def test_anchor_that_is_not_valid_yet_needs_force(mesh: Mesh, tmp_path: Path) -> None:
+    future = renewed_root(mesh.next, begins=timedelta(days=2))
+    (tmp_path / "future.pem").write_text(future.pem)
+    assert " is not valid before " in mesh.refused("add", mesh.today / "root.pem", tmp_path / "future.pem")
+    mesh("add", "--force", mesh.today / "root.pem", tmp_path / "future.pem")
+    assert future.key in mesh.anchors
+
+
+@pytest.mark.parametrize(
+    ("extension", "fault"),
+    [
+        (
+            x509.NameConstraints([x509.UniformResourceIdentifier("other.org")], None),
+            "has name constraints that do not allow spiffe://example.org",
+        ),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), "is not for clients and servers"),
+        (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), b"\5\0"), "has an unknown critical extension"),
+    ],
+)
+def test_anchor_by_which_cores_verify_nobody_is_refused(
+    mesh: Mesh, tmp_path: Path, extension: x509.ExtensionType, fault: str
+) -> None:
+    (tmp_path / "odd.pem").write_text(renewed_root(mesh.next, (extension, True)).pem)
+    assert f"is no trust anchor: it {fault}" in mesh.refused("add", mesh.today / "root.pem", tmp_path / "odd.pem")
+    assert f"is no trust anchor: it {fault}" in mesh.refused("add", "--force", tmp_path / "odd.pem")
+
+
+def test_root_and_its_renewal_are_two_anchors(mesh: Mesh, tmp_path: Path) -> None:
+    """Same name, same key."""
+    renewed = renewed_root(mesh.today)
+    (tmp_path / "renewed.pem").write_text(renewed.pem)
+    mesh("add", mesh.today / "root.pem", tmp_path / "renewed.pem")
+    assert mesh.anchors == {mesh.old.key, renewed.key}
+    mesh("remove", "--force", mesh.old.key)
+    assert mesh.anchors == {renewed.key}
+    assert list(map(str, mesh.revoked)) == [f"anchor {mesh.old.key}"]
+
+
+def test_number_of_anchors_is_bounded(mesh: Mesh, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    many = [renewed_root(mesh.next, lifetime=timedelta(days=1 + number)) for number in range(MOST_ANCHORS)]
+    (tmp_path / "many.pem").write_text("".join(one.pem for one in many))
+    refused = mesh.refused("add", mesh.today / "root.pem", tmp_path / "many.pem")
+    assert f"would have {MOST_ANCHORS + 1} trust anchors, and at most {MOST_ANCHORS} are possible" in refused
+    mesh("add", "--force", tmp_path / "many.pem")
+    assert len(mesh.anchors) == MOST_ANCHORS
+    mesh.says("node1", mesh.old, mesh.old, *many)
+    mesh.says("node2", mesh.old, mesh.old, *many)
+    assert not any(one["has"] is False for anchor in mesh("status", status=1)["anchors"] for one in anchor["nodes"])
+    (mesh.directory / "more.json").write_text(json.dumps({"trust_anchors": [{"pem": mesh.old.pem}]}))
+    assert main(["mesh", "check", str(mesh.directory)]) == 1
+    assert f"expected at most {MOST_ANCHORS} trust anchors in all files, found one more" in capsys.readouterr().out
+
+
+def test_symbolic_link_is_not_replaced(mesh: Mesh, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.yaml"
+    elsewhere.write_text("trust_anchors: []\n")
+    (mesh.directory / "trust.yaml").symlink_to(elsewhere)
+    assert "trust.yaml is a symbolic link, which this command would" in mesh.refused("add", mesh.today / "root.pem")
+    assert (mesh.directory / "trust.yaml").is_symlink()
+    assert elsewhere.read_text() == "trust_anchors: []\n"
+
+
+def test_forced_removal_that_cannot_be_written_cuts_nothing(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh("add", mesh.today / "root.pem", mesh.next / "root.pem")
+    replace = writer.replace
+
+    def full(path: Path, text: str | None) -> None:
+        if path.name == "trust.yaml":
+            raise writer.WriteError(f"cannot write {path}: No space left on device; nothing was changed")
+        replace(path, text)
+
+    monkeypatch.setattr(writer, "replace", full)
+    assert "No space left on device; nothing was changed" in mesh.refused("remove", "--force", mesh.old.key)
+    assert mesh.anchors == {mesh.old.key, mesh.new.key}
+    assert mesh.revoked == {}
 
 
 def test_status_says_of_each_node_whether_it_has_each_anchor(mesh: Mesh) -> None:

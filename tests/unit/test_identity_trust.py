@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from nodeseal.authority.renewal import YEAR
 from nodeseal.identity.trust import TrustBundle, TrustSet, UnusableAnchor
 from nodeseal.mesh.trust_anchor import TrustAnchor
-from support.anchors import DOMAIN, make_ca, root_of
+from support.anchors import DOMAIN, make_ca, renewed_root, root_of
 from support.certificates import self_signed
 
 
@@ -38,6 +41,16 @@ def test_node_trusts_what_it_issues_whatever_the_mesh_state_says(tmp_path: Path)
 def test_order_in_the_mesh_state_means_nothing(tmp_path: Path) -> None:
     one, other = roots(tmp_path, 2)
     assert TrustSet.of(bundle_of(one), one.key, (one, other)) == TrustSet.of(bundle_of(one), one.key, (other, one))
+
+
+@pytest.mark.parametrize("years", [5, 20])
+def test_of_a_root_and_its_renewal_the_core_is_told_first_what_is_valid_for_longer(tmp_path: Path, years: int) -> None:
+    """It takes the first: so what is verified by the other comes to an end."""
+    (own,) = roots(tmp_path, 1)
+    other = renewed_root(tmp_path / "ca0", lifetime=years * YEAR)
+    found = TrustSet.of(bundle_of(own), own.key, (own, other)).bundle
+    assert found == TrustSet.of(bundle_of(own), own.key, (other, own)).bundle
+    assert found.pem == (own.pem + other.pem if years == 5 else other.pem + own.pem)
 
 
 def test_anchor_that_verifies_nobody_is_told_and_left_out(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from cryptography import x509
 
 from nodeseal.authority.certificates import is_signed_by, parse, pem, stated_trust_domain
 from nodeseal.authority.errors import AuthorityError
-from nodeseal.authority.rules import signing_fault
+from nodeseal.authority.rules import name_fault, signing_fault
 from nodeseal.mesh.trust_anchor import TrustAnchor
 
 _MAX_FILE = 1 << 20
@@ -76,12 +76,14 @@ def faults(anchor: TrustAnchor, trust_domain: str, now: datetime) -> tuple[str |
     stated = stated_trust_domain(cert)
     if fault is None and stated not in (None, trust_domain):
         fault = f"is of the trust domain {stated}, not of {trust_domain}"
-    return fault, _doubt(cert, now)
+    return fault or name_fault(cert, trust_domain), _doubt(cert, now)
 
 
 def _doubt(cert: x509.Certificate, now: datetime) -> str | None:
     if now >= cert.not_valid_after_utc:
         return f"expired at {cert.not_valid_after_utc:%Y-%m-%d %H:%M}Z"
+    if now < cert.not_valid_before_utc:
+        return f"is not valid before {cert.not_valid_before_utc:%Y-%m-%d %H:%M}Z"
     if not is_signed_by(cert, cert):
         return "is not self-signed: an intermediate need not be an anchor, its root has to be"
     return None

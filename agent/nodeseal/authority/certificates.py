@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from nodeseal.authority.errors import AuthorityError
-from nodeseal.authority.rules import signing_fault
+from nodeseal.authority.rules import shown_fault, signing_fault
 from nodeseal.authority.signing_key import CaKey, LeafKey, SigningKey
 from nodeseal.mesh.spiffe import SpiffeIdError, check_trust_domain
 
@@ -105,6 +105,8 @@ def check_chain(
     valid now. Raises AuthorityError."""
     for number, cert in enumerate(chain):
         check_ca(cert, path, number)
+        if (fault := shown_fault(cert)) is not None:
+            raise AuthorityError(f"{path} is a certificate that no peer takes: it {fault}; {REMEDY}")
         check_valid(cert, path, now)
     for cert, above in pairwise(chain):
         if not is_signed_by(cert, above):

@@ -13,6 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from nodeseal.authority import store
 from nodeseal.authority.certificates import (
+    REMEDY,
     authority_key_identifier,
     check_chain,
     check_valid,
@@ -22,6 +23,7 @@ from nodeseal.authority.certificates import (
     trust_domain,
 )
 from nodeseal.authority.errors import AuthorityError
+from nodeseal.authority.rules import name_fault
 from nodeseal.authority.signing_key import LeafKey, SigningKey
 from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE, ROOT_CERTIFICATE
 from nodeseal.mesh.spiffe import Identity
@@ -76,7 +78,12 @@ class Signer:
         roots, chain = store.read_certificates(root_path), store.read_certificates(path)
         signer = check_chain(chain, path, roots, root_path, now)
         key = store.read_key_of(directory, chain[0])
-        return cls(directory, trust_domain(chain[0], path), chain, roots, signer, key)
+        domain = trust_domain(chain[0], path)
+        for cert in (*chain, signer):
+            if (fault := name_fault(cert, domain)) is not None:
+                where = root_path if cert is signer else path
+                raise AuthorityError(f"{where} cannot be used for workloads: it {fault}; {REMEDY}")
+        return cls(directory, domain, chain, roots, signer, key)
 
     def sign(
         self,

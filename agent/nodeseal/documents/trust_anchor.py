@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from nodeseal.documents.document import Node, Problems
+from collections.abc import Iterable, Iterator
+
+from nodeseal.documents.document import Node, Problem, Problems
 from nodeseal.documents.entries import TrustAnchorEntry
-from nodeseal.documents.reader import Reader
+from nodeseal.documents.reader import Placed, Reader, Stated
 from nodeseal.documents.schema import Fields, read_text
-from nodeseal.mesh.trust_anchor import PemError, TrustAnchor
+from nodeseal.mesh.trust_anchor import MOST_ANCHORS, PemError, TrustAnchor
 
 _EXPECTED = "one certificate in PEM form"
 
@@ -33,4 +35,16 @@ def _take(entry: TrustAnchorEntry) -> TrustAnchor | None:
         return None
 
 
-TRUST_ANCHOR_READER: Reader[TrustAnchor, TrustAnchorEntry] = Reader(TrustAnchorEntry, read_trust_anchor, _take)
+def _check_count(_stated: Stated, lists: Iterable[Placed[TrustAnchor]]) -> Iterator[Problem]:
+    count = 0
+    for placed in lists:
+        for index, _anchor in placed.valid():
+            count += 1
+            if count > MOST_ANCHORS:
+                yield placed.problem(index, "pem", f"at most {MOST_ANCHORS} trust anchors in all files", "one more")
+                return
+
+
+TRUST_ANCHOR_READER: Reader[TrustAnchor, TrustAnchorEntry] = Reader(
+    TrustAnchorEntry, read_trust_anchor, _take, _check_count
+)

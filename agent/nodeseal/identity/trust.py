@@ -6,7 +6,7 @@ issues nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -77,5 +77,11 @@ class TrustSet:
         own = {fingerprint(cert): pem(cert) for cert in parse(issuer.pem.encode())}
         # Nothing that can be used is no reason to trust nobody.
         kept.update({anchor: own[anchor]} if anchor in own and kept else own if not kept else {})
-        text = "".join(kept[key] for key in sorted(kept))
-        return cls(TrustBundle(issuer.trust_domain, text, frozenset(kept)), tuple(unusable))
+        return cls(TrustBundle(issuer.trust_domain, _ordered(kept), frozenset(kept)), tuple(unusable))
+
+
+def _ordered(anchors: Mapping[str, str]) -> str:
+    """The PEM of these, by fingerprint. Of two with the same name and key, as a root and the one that renews it, the
+    core takes the first that is valid: that is the one that is valid for longer, so that the other gets out of use."""
+    ends = {key: parse(text.encode())[0].not_valid_after_utc for key, text in anchors.items()}
+    return "".join(anchors[key] for key in sorted(anchors, key=lambda key: (-ends[key].timestamp(), key)))

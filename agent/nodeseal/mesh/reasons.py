@@ -475,7 +475,8 @@ class ProblemWord(Word):
     TRUST_ANCHOR_UNUSABLE = (
         "trust-anchor-unusable",
         Level.WARNING,
-        "A trust anchor of the mesh state is no certificate of a CA: nobody is verified by it. The others count.",
+        "A trust anchor of the mesh state is no certificate by which cores verify anybody: of no CA, or weak. The "
+        "others count.",
         "`nodeseal trust remove`, or correct the file that has it.",
     )
     TRUST_NOT_GIVEN = (

@@ -17,6 +17,9 @@ from nodeseal.mesh.kinds import Kind, MeshError
 MOST_BYTES = 16 * 1024
 """Of a certificate (DER): as much as a peer may show in all."""
 
+MOST_ANCHORS = 32
+"""Of a mesh: a rotation needs two, and each node tells all others which it has."""
+
 _BLOCK = re.compile(r"\s*-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]*?)\s*-----END CERTIFICATE-----\s*")
 _KEY = re.compile(r"[0-9a-f]{64}")
 

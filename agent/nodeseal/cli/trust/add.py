@@ -26,7 +26,7 @@ def command(files: tuple[Path, ...], force: bool, directory: Path, output: str) 
     root by which they issue now has to be among them."""
     from nodeseal.authority.anchors import faults, read_anchors
     from nodeseal.mesh.trust import would_be_lost
-    from nodeseal.mesh.trust_anchor import TRUST_ANCHORS
+    from nodeseal.mesh.trust_anchor import MOST_ANCHORS, TRUST_ANCHORS
     from nodeseal.sources.directory import revocations_file, trust_file, writer
 
     now = datetime.now(UTC)
@@ -42,6 +42,12 @@ def command(files: tuple[Path, ...], force: bool, directory: Path, output: str) 
                 if doubt is not None and not force and one.key not in present:
                     raise CommandError(f"{path}: the certificate {one.key[:16]} {doubt}; --force adds it all the same")
                 anchors[one.key] = one
+        if len({*present, *anchors}) > MOST_ANCHORS:
+            count = len({*present, *anchors})
+            raise CommandError(
+                f"{directory} would have {count} trust anchors, and at most {MOST_ANCHORS} are possible: remove those "
+                "that nobody needs with 'nodeseal trust remove'"
+            )
         lost = would_be_lost([*present, *anchors], publishers)
         if lost and not force:
             root, nodes = next(iter(lost.items()))

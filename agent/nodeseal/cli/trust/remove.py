@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from nodeseal.cli.output import print_json
 from nodeseal.cli.tree import Command
 from nodeseal.cli.trust.anchor_rows import find, looked, row_of, shown, told_by_nodes, why_not
 from nodeseal.contracts.output import NodeTrust, TrustRemoved
+
+if TYPE_CHECKING:
+    from nodeseal.mesh.trust_anchor import TrustAnchor
 
 _REASON = "trust remove --force"
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
@@ -46,19 +50,23 @@ def command(name: str, force: bool, directory: Path, output: str) -> int:
                 f"the trust anchor {anchor.key[:16]} is needed: {why_not(needed)}; {_listed(anchor.key, needed)}wait, "
                 "or cut what needs it with --force"
             )
+        if not trust_file.has(directory, anchor.key):
+            raise CommandError(
+                f"the trust anchor {anchor.key[:16]} is not in {directory / trust_file.NAME}: take it out of the file "
+                "that has it"
+            )
         # Behind the last one each node trusts the root of its own CA, which may be this one: nothing is cut.
         cuts = force and len(mesh.of(TRUST_ANCHORS)) > 1
         if cuts:
             # Before it is removed: should one of the two writes fail, the command can be run again.
             one = revoked_anchor(anchor.key, _REASON, now.strftime(_TIME))
             revocations_file.revoke_anchor(directory, one, (now - _KEPT).strftime(_TIME))
-        if not trust_file.remove(directory, [anchor.key]):
-            if cuts:
-                revocations_file.restore_anchors(directory, [anchor.key])
-            raise CommandError(
-                f"the trust anchor {anchor.key[:16]} is not in {directory / trust_file.NAME}: take it out of the file "
-                "that has it"
-            )
+        try:
+            trust_file.remove(directory, [anchor.key])
+        except writer.WriteError as error:
+            if not cuts:
+                raise
+            raise _half_done(directory, anchor, error) from error
     answer = TrustRemoved(mesh=str(directory), removed=[row_of(anchor, now)], needed=needed)
     if output == "json":
         print_json(answer)
@@ -76,3 +84,17 @@ def _listed(key: str, needed: Iterable[NodeTrust]) -> str:
     if not any(one.connections for one in needed):
         return ""
     return f"'nodeseal connections --live --anchor {key[:16]}' lists them there; "
+
+
+def _half_done(directory: Path, anchor: TrustAnchor, error: Exception) -> CommandError:
+    """It was revoked, and cannot be removed: takes that back, as far as it can be."""
+    from nodeseal.sources.directory import revocations_file, writer
+
+    try:
+        revocations_file.restore_anchors(directory, [anchor.key])
+    except writer.WriteError:
+        return CommandError(
+            f"{error}, but that {directory / revocations_file.NAME} has the trust anchor: what it verified is cut; run "
+            "this command again"
+        )
+    return CommandError(str(error))

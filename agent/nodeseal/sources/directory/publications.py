@@ -51,6 +51,9 @@ ENROLLED = "enrolled"
 SUFFIX = ".yaml"
 """What the name of a publication ends with, behind the node's."""
 
+_ANCHORS_MOST = 64
+"""Of a node: more than a mesh may have, so more than there is but where a root.pem holds many."""
+
 _DIGEST = rb"[0-9a-f]{%d}" % DIGEST_LENGTH
 _TRUST = re.compile(
     rb"# [^\n]{1,400}; do not edit\. CA: (%b) trusts:((?: %b){1,64})\n"
@@ -67,11 +70,12 @@ def publish(directory: Path, node: str, names: Iterable[WorkloadName], trust: Tr
     Writes nothing if that is what the file says already, and returns whether it wrote. Raises PublicationError.
     """
     path = path_of(directory, node)
-    known = f" CA: {trust.issuer} trusts: {' '.join(sorted(trust.anchors))}" if trust is not None else ""
+    known = f" CA: {trust.issuer} trusts: {' '.join(_told(trust))}" if trust is not None else ""
     lines = [f"# Written by the agent of {node}; do not edit.{known}"]
     if trust is not None and trust.needs is not None:
-        lines.append("# needs:" + "".join(f" {need.anchor}={need.until}" for need in trust.needs))
-        if counts := [f" {need.anchor}={need.connections}" for need in trust.needs if need.connections]:
+        needs = trust.needs[:_ANCHORS_MOST]
+        lines.append("# needs:" + "".join(f" {need.anchor}={need.until}" for need in needs))
+        if counts := [f" {need.anchor}={need.connections}" for need in needs if need.connections]:
             lines.append("# connections:" + "".join(counts))
     lines.append(f"node: {json.dumps(node)}")
     listed = sorted(set(names))
@@ -100,6 +104,13 @@ def publish(directory: Path, node: str, names: Iterable[WorkloadName], trust: Tr
             f"cannot publish the enrolled workloads in {path}: {error.strerror or error}; make the directory writable"
         ) from error
     return True
+
+
+def _told(trust: Trust) -> list[str]:
+    """Its anchors, as many as readers take; the one by which it issues is among them."""
+    others = sorted(trust.anchors - {trust.issuer})
+    own = trust.anchors & {trust.issuer}
+    return sorted([*own, *others[: _ANCHORS_MOST - len(own)]])
 
 
 def withdraw(directory: Path, node: str) -> None:

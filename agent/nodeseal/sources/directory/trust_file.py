@@ -19,6 +19,11 @@ def add(directory: Path, anchors: Iterable[TrustAnchor]) -> None:
     _write(directory, [*listed.values(), *(one for one in anchors if one.key not in listed)])
 
 
+def has(directory: Path, key: str) -> bool:
+    """Whether it is there. To be called within writer.writing. Raises WriteError."""
+    return key in _listed(directory)
+
+
 def remove(directory: Path, keys: Collection[str]) -> frozenset[str]:
     """Takes out those that are there; which these were. To be called within writer.writing. Raises WriteError."""
     listed = _listed(directory)

@@ -50,6 +50,11 @@ def read_own(path: Path) -> StateFile | None:
 
 def replace(path: Path, text: str | None) -> None:
     """The file says this from now on; None: there is no such file. Raises WriteError."""
+    if path.is_symlink():
+        raise WriteError(
+            f"{path} is a symbolic link, which this command would replace: make it a file, or change what it leads to; "
+            "nothing was changed"
+        )
     temporary = path.with_name(f".{path.name}.new")
     try:
         if text is None:
