@@ -36,7 +36,7 @@ comma := ,
 empty :=
 TRIXIE_PACKAGES := $(APT_RUN) ca-certificates make nftables procps binutils openssl openssl-provider-fips
 
-.PHONY: help demo test test-workers test-iptables trixie chaos storm spire lint guard bench profile scale fleet format reference man pictures clean install
+.PHONY: help demo demo-identity test test-workers test-iptables trixie chaos storm spire lint guard bench profile scale fleet format reference man pictures clean install
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ install: $(VENV)/.installed ## a virtual environment with the nodeseal command i
 
 demo: $(VENV)/.installed ## the main job, shown with real processes and packets (root, under a minute)
 	$(BIN)/nodeseal lab demo
+
+demo-identity: $(VENV)/.installed ## certificates, a new root, a revocation, a second trust domain (root, a minute and a half)
+	$(BIN)/nodeseal lab demo identity
 
 # In parallel, but for what measures what others disturb: that runs afterwards, one by one. $(1): pytest's arguments.
 define run_tests

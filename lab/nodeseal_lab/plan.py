@@ -43,7 +43,7 @@ IPV4_LENGTH, IPV6_LENGTH = 24, 112
 """Of the prefixes of the networks, between the nodes and of pods."""
 
 # What agents and `nodeseal ca serve` take, but for agents: what a lab can bear.
-_LEAST_LIFETIME, _LEAST_LIFETIME_OF_SERVICE = timedelta(seconds=5), timedelta(minutes=1)
+_LEAST_LIFETIME, _LEAST_LIFETIME_OF_SERVICE = timedelta(seconds=5), timedelta(seconds=10)
 _LONGEST_LIFETIME = timedelta(days=365)
 _FABRIC_NETWORK = IPv4Network("10.77.0.0/24")
 # No hyphen in a lab's name: "nodeseal-a-" must not be a prefix of another lab's namespaces.

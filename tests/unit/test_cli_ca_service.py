@@ -195,6 +195,10 @@ def test_documented_settings_are_the_defaults(tmp_path: Path) -> None:
         ("ca: c\nmesh: m\nlisten: [example.org:1]", ":3: listen[0]: expected an address with a port, such as 0.0.0.0"),
         ("ca: c\nmesh: m\nlisten: ['::1:1']", ":3: listen[0]: expected an address with a port, such as 0.0.0.0"),
         ("ca: c\nmesh: m\nlisten: []", ":3: listen: "),
+        (
+            "ca: c\nmesh: m\ncertificate_lifetime: 9s",
+            ":3: certificate_lifetime: expected a duration from 10s to 365d, found 9s",
+        ),
         ("ca: c\nmesh: m\nnode_lifetime: 1s", ":3: node_lifetime: expected a duration from 1m to 365d, found 1s"),
         ("ca: c\nmesh: m\nlimits: {node_burst: 0}", ":3: limits.node_burst: expected a number from 1 to 1,000,000"),
         ("ca: c\nmesh: m\nlimits: {x: 0}", ":3: limits.x: expected only "),

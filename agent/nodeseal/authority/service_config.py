@@ -41,6 +41,8 @@ DEFAULT_STATE = "/var/lib/nodeseal/ca"
 _PATH = "a path"
 _LISTEN = f"an address with a port, such as 0.0.0.0:{DEFAULT_PORT} or [::]:{DEFAULT_PORT}"
 _MINUTE, _YEAR = timedelta(minutes=1), timedelta(days=365)
+# To see renewals; a node asks for each of its workloads twice in that time.
+_SHORTEST = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ def load(path: Path) -> ServiceConfig:
         state=state,
         listen=_listen(fields),
         lifetimes=Lifetimes(
-            read_duration(fields, "certificate_lifetime", "24h", _MINUTE, _YEAR),
+            read_duration(fields, "certificate_lifetime", "24h", _SHORTEST, _YEAR),
             read_duration(fields, "node_lifetime", "24h", _MINUTE, _YEAR),
         ),
         retention=read_duration(fields, "retention", "90d", timedelta(0), 20 * _YEAR),

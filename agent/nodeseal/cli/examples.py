@@ -98,7 +98,10 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         ("nodeseal lab exec shipper -- curl -sS http://pipeline:8080/", "a request from pod to pod"),
         ("nodeseal lab down", "remove it"),
     ),
-    "lab demo": (("nodeseal lab demo", "makes a lab of its own, and removes it"),),
+    "lab demo": (
+        ("nodeseal lab demo", "makes a lab of its own, and removes it"),
+        ("nodeseal lab demo identity", "the same for certificates, roots and trust domains"),
+    ),
     "lab down": (
         ("nodeseal lab down", "the lab named lab"),
         ("nodeseal lab down --name demo", "another one"),

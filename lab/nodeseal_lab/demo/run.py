@@ -1,4 +1,4 @@
-"""`nodeseal lab demo`: one run of all steps, in a lab of its own that is taken down whatever happens."""
+"""`nodeseal lab demo`: one run of a story, in a lab of its own that is taken down whatever happens."""
 
 from __future__ import annotations
 
@@ -14,16 +14,24 @@ from collections.abc import Iterator
 import msgspec
 
 from nodeseal.contracts import output
+from nodeseal_lab.demo.enrolment import EnrolmentStory
+from nodeseal_lab.demo.identity.story import IdentityStory
 from nodeseal_lab.demo.pcap import PcapError
 from nodeseal_lab.demo.report import CheckFailed, Report
-from nodeseal_lab.demo.steps import Demo
+from nodeseal_lab.demo.story import Story
 from nodeseal_lab.errors import LabBusyError, LabError, MissingToolError
 from nodeseal_lab.interruption import signals_interrupt
 from nodeseal_lab.lab import require_root, take_down
 
+STORIES: dict[str, type[EnrolmentStory] | type[IdentityStory]] = {
+    "enrolment": EnrolmentStory,
+    "identity": IdentityStory,
+}
+"""By the words of the command line."""
 
-def run_demo(name: str, *, as_json: bool = False, ipv6: bool = False) -> int:
-    """The whole demo in a lab of its own, which it takes down again whatever happens; `ipv6`: over IPv6. Returns the
+
+def run_demo(name: str, *, story: str = "enrolment", as_json: bool = False, ipv6: bool = False) -> int:
+    """A whole story in a lab of its own, which it takes down again whatever happens; `ipv6`: over IPv6. Returns the
     exit status.
 
     Raises LabError when it cannot begin."""
@@ -33,9 +41,10 @@ def run_demo(name: str, *, as_json: bool = False, ipv6: bool = False) -> int:
     report = Report(quiet=as_json)
     began = time.monotonic()
     failure: Exception | None = None
+    told: Story = STORIES[story](name, report, ipv6=ipv6)
     with _only_one(name), signals_interrupt():
         try:
-            Demo(name, report, ipv6=ipv6).run()
+            told.run()
         except (CheckFailed, LabError, PcapError, subprocess.TimeoutExpired) as error:
             failure = error
             report.failed(error)

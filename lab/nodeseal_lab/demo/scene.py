@@ -23,6 +23,7 @@ from nodeseal_lab.processes import child_environment
 
 # -g: brackets in an URL are those of an IPv6 address.
 _CURL = ("curl", "-g", "--silent", "--show-error", "--max-time", "15")
+_NODESEAL = (sys.executable, "-m", "nodeseal")
 _COMMAND_SECONDS = 20.0
 
 
@@ -77,15 +78,43 @@ class Scene:
         connections: list[dict[str, Any]] = self._told(node, "connections")["connections"]
         return connections
 
+    def refused(self, node: str) -> list[dict[str, Any]]:
+        """Whom a node refused, and who refused its workloads, the last first. Raises LabError."""
+        refused: list[dict[str, Any]] = self._told(node, "connections")["refused"]
+        return sorted(refused, key=lambda row: float(row["last_seconds"]))
+
     def connections_on_terminal(self, node: str, columns: int) -> str:
         """The live connections as a terminal of so many columns shows them: in a pipe lines are as long as they are."""
+        return self.on_terminal(columns, "connections", "--run-dir", str(self.lab.run_dirs[node]), "--live")
+
+    def nodeseal(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The command line: nodeseal ARGUMENTS, whatever comes of it."""
+        return subprocess.run(
+            [*_NODESEAL, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_SECONDS,
+            check=False,
+            env=child_environment(),
+        )
+
+    def does(self, *arguments: str) -> str:
+        """A command that has to work; what it prints. Raises LabError."""
+        done = self.nodeseal(*arguments)
+        if done.returncode != 0:
+            raise LabError(f"nodeseal {' '.join(arguments)} fails: {done.stderr.strip()}")
+        return done.stdout
+
+    def on_terminal(self, columns: int, *arguments: str) -> str:
+        """What a command shows on a terminal of so many columns. Raises LabError."""
         leader, follower = pty.openpty()
         with os.fdopen(leader, "rb", buffering=0) as screen:
             try:
                 termios.tcsetwinsize(follower, (24, columns))
                 environment = {name: value for name, value in child_environment().items() if name != "COLUMNS"}
                 command = subprocess.Popen(
-                    self._command(node, "connections", "--live"),
+                    [*_NODESEAL, *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=follower,
                     stderr=follower,
@@ -99,23 +128,10 @@ class Scene:
                     shown += part
         text = shown.decode().replace("\r\n", "\n")
         if command.wait(_COMMAND_SECONDS) != 0:
-            raise LabError(f"nodeseal connections fails on {node}: {text.strip()}")
+            raise LabError(f"nodeseal {' '.join(arguments)} fails: {text.strip()}")
         return text
 
     def _told(self, node: str, command: str) -> dict[str, Any]:
         """What a command of nodeseal says of a node with `-o json`. Raises LabError."""
-        result = subprocess.run(
-            self._command(node, command, "-o", "json"),
-            capture_output=True,
-            text=True,
-            timeout=_COMMAND_SECONDS,
-            check=False,
-            env=child_environment(),
-        )
-        if result.returncode != 0:
-            raise LabError(f"nodeseal {command} fails on {node}: {result.stderr.strip()}")
-        told: dict[str, Any] = json.loads(result.stdout)
+        told: dict[str, Any] = json.loads(self.does(command, "--run-dir", str(self.lab.run_dirs[node]), "-o", "json"))
         return told
-
-    def _command(self, node: str, command: str, *options: str) -> list[str]:
-        return [sys.executable, "-m", "nodeseal", command, "--run-dir", str(self.lab.run_dirs[node]), *options]

@@ -1,4 +1,6 @@
-"""The steps of the demo. Each says what it does, measures, and raises CheckFailed where a claim does not hold."""
+"""The story of a log pipeline that is enrolled and un-enrolled while it works.
+
+Each step says what it does, measures, and raises CheckFailed where a claim does not hold."""
 
 from __future__ import annotations
 
@@ -16,15 +18,12 @@ from nodeseal_lab.demo.evidence import (
     payload,
     with_card,
 )
-from nodeseal_lab.demo.host_state import HostState, our_traces, pinned_programs, pod_state, processes_of
+from nodeseal_lab.demo.host_state import pod_state
 from nodeseal_lab.demo.pcap import TCP, Packet
 from nodeseal_lab.demo.report import SHOWN_WIDTH, CheckFailed, Report
-from nodeseal_lab.demo.scene import Scene
+from nodeseal_lab.demo.story import Story
 from nodeseal_lab.demo.traffic import LongConnection, NewConnections
 from nodeseal_lab.demo.wiretap import Wiretap
-from nodeseal_lab.errors import LabError
-from nodeseal_lab.lab import LAB_ROOT, Lab, take_down
-from nodeseal_lab.namespaces import list_namespaces
 from nodeseal_lab.plan import (
     NAMESPACE,
     PIPELINE_HTTP_PORT,
@@ -33,7 +32,6 @@ from nodeseal_lab.plan import (
     TRUST_DOMAIN,
     Plan,
     in_url,
-    prefix,
 )
 
 ENROLLED = ("shipper", "pipeline", "siem")
@@ -43,19 +41,18 @@ _WAIT_SECONDS = 20.0
 _POLL_SECONDS = 0.05
 
 
-class Demo(Scene):
-    """One run of the demo."""
+class EnrolmentStory(Story):
+    """One run of it."""
 
     def __init__(self, name: str, report: Report, *, ipv6: bool = False) -> None:
-        super().__init__(Plan.build(name, enrol=False, ipv6=True, ipv6_names=ipv6, issuer="service"))
-        self.report = report
+        super().__init__(Plan.build(name, enrol=False, ipv6=True, ipv6_names=ipv6, issuer="service"), report)
         self.wire: Wiretap
         self.old: LongConnection
         self.new: LongConnection
         self.logged: dict[str, int] = {}
 
     def run(self) -> None:
-        """Every step, in order. Raises CheckFailed, LabError."""
+        """See Story.run."""
         self.begin()
         self.before_enrolment()
         self.long_connection()
@@ -65,31 +62,22 @@ class Demo(Scene):
         self.identities()
         self.strict_mode()
         self.un_enrolment()
-        self.nothing_left()
+        self.nothing_left("h")
 
     def begin(self) -> None:
+        seconds = self.bring_up()
         report = self.report
-        if (LAB_ROOT / self.plan.name).exists() or list_namespaces(prefix(self.plan.name)):
-            report.say("An earlier demo was killed half way: removing what is left of it.")
-            _raise_failures(take_down(self.plan.name).failures)
-        self.host_before = HostState.read()
-        began = time.monotonic()
-        self.lab = Lab.up(self.plan)
-        self.programs = pinned_programs(self.lab)
         self.wire = Wiretap(self.lab, "node1", towards=self.plan.node("node2").addresses[-1])
         self.pods_before = {pod: pod_state(self.lab, pod) for pod in ENROLLED}
         report.say(
             "nodeseal demo: a log pipeline on two nodes. The nodes and pods are network namespaces; the programs, the "
-            "packets "
-            "and the encryption are real."
+            "packets and the encryption are real."
         )
         report.say()
-        for node in self.plan.nodes:
-            pods = ", ".join(f"{pod.name} {pod.named_address}" for pod in self.plan.pods if pod.node == node.name)
-            report.say(f"  {node.name} {', '.join(map(str, node.addresses))}   {pods}")
+        self.say_nodes()
         report.say(
             "  an agent and a core on each node, which get certificates from the certificate service on node1; nobody "
-            f"is enrolled; up in {time.monotonic() - began:.1f} s"
+            f"is enrolled; up in {seconds:.1f} s"
         )
 
     def before_enrolment(self) -> None:
@@ -376,41 +364,6 @@ class Demo(Scene):
             seen="; ".join(meanwhile.failures),
         )
 
-    def nothing_left(self) -> None:
-        """(h)"""
-        report = self.report
-        report.step("h", "Cleanup: nothing is left")
-        report.did(
-            "nodeseal lab down: ends the programs, runs nodeseal cleanup for both nodes, removes the namespaces."
-        )
-        ours = our_traces(self.lab, self.programs)
-        records = list(self.lab.processes.records())
-        down = take_down(self.plan.name)
-        report.check(
-            "lab down removes everything", not down.failures, expected="no failures", seen="; ".join(down.failures)
-        )
-        after = HostState.read()
-        changes = self.host_before.changes(after)
-        left = [change for change in changes if any(trace in change for trace in ours)]
-        report.check("the host is as it was", not left, expected="no difference", seen="; ".join(left))
-        processes = processes_of(self.lab, records)
-        report.check("no process is left", not processes, expected="none", seen=processes)
-        directory = self.lab.directory
-        report.check(f"{directory} is gone", not directory.exists(), expected="gone", seen="still there")
-        report.proved(
-            f"{len(down.processes)} processes ended, {len(down.namespaces)} namespaces removed, {directory} is gone"
-        )
-        report.proved(
-            f"as before ({after.size} lines compared): {', '.join(sorted(after.lines))}; no process of the demo runs"
-        )
-        if changes:
-            report.did(f"(Changed meanwhile, not by the lab: {len(changes)} lines, the first is {changes[0]})")
-
 
 def _identity(pod: str) -> str:
     return f"spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/{pod}"
-
-
-def _raise_failures(failures: Sequence[str]) -> None:
-    if failures:
-        raise LabError(f"cannot remove an earlier demo: {failures[0]}")
