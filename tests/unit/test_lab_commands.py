@@ -14,6 +14,7 @@ from nodeseal.cli.lab.tables import status_tables
 from nodeseal.cli.main import main
 from nodeseal.contracts.output import LabStatus
 from nodeseal_lab import lab as lab_module
+from nodeseal_lab.demo.run import STORIES
 from nodeseal_lab.errors import LabError, LabExistsError, NoLabError
 from nodeseal_lab.lab import Lab, take_down
 from nodeseal_lab.plan import Plan, TrustDomainRequest
@@ -54,6 +55,14 @@ def test_lab_is_called_lab_unless_named(command: str) -> None:
 
 def test_demo_has_a_lab_of_its_own() -> None:
     assert parse("demo")["name"] == "demo"
+
+
+def test_demo_tells_of_enrolment_unless_another_story_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse("demo")["story"] == "enrolment"
+    for story in STORIES:
+        assert parse("demo", story)["story"] == story
+    assert run("demo", "other") == 2
+    assert "'other' is not one of 'enrolment', 'identity'" in capsys.readouterr().err
 
 
 def test_every_command_prints_a_table_unless_json_is_asked_for() -> None:

@@ -147,14 +147,17 @@ def say_by_which_roots(stage: Stage, new: Root, more: int) -> None:
     rows = [row for row in stage.connections("node1") if row["state"] == "open" and row["direction"] == "outbound"]
     counts = Counter(str(row["anchor"]) for row in rows)
     names = {
-        stage.root.sha256[:32]: f"by the old root {stage.root.short}",
-        new.sha256[:32]: f"by the new one {new.short}",
-        stage.partner_root.sha256[:32]: f"by that of {PARTNER}, {stage.partner_root.short}",
+        stage.root.sha256[:32]: f"the old root {stage.root.short}",
+        new.sha256[:32]: f"the new one {new.short}",
+        stage.partner_root.sha256[:32]: f"the one of {PARTNER} {stage.partner_root.short}",
     }
     unknown = set(counts) - set(names)
     stage.report.check("each was verified by a root that is known", not unknown, expected="none else", seen=unknown)
     text = ", ".join(f"{counts[anchor]} {name}" for anchor, name in names.items())
-    stage.report.proved(f"{more} more are opened. nodeseal connections: node1 has verified the peers of its own {text}")
+    stage.report.proved(
+        f"{more} more are opened. nodeseal connections on node1, by the root that verified the peers of those that are "
+        f"open: {text}"
+    )
 
 
 def remove_old(stage: Stage, first: Sequence[NumberedConnections], second: Sequence[NumberedConnections]) -> None:

@@ -43,7 +43,7 @@ def part_and_join(stage: Stage) -> None:
     across.wait_cut()
     stage.wait_until(lambda: ask_ledger(stage) is not None, "ledger refuses shipper")
     found = stage.wait_until(lambda: stage.reasons("node3", "shipper"), "node3 says why connections have ended")
-    meanings = {word.value: f"{word.meaning} ({word.value})" for word in WhyRefused}
+    meanings = {word.value: f"{word.meaning.rstrip('.')} ({word.value})" for word in WhyRefused}
     why = ", ".join(meanings.get(word, word) for word in found)
     report.proved(f"the {len(across.cuts)} connections are cut, and new ones fail ({ask_ledger(stage)}); node3: {why}")
 
