@@ -7,14 +7,16 @@ import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-
+from nodeseal.authority.anchors import read_anchors
 from nodeseal_lab.demo.evidence import HBONE_PORT
 from nodeseal_lab.demo.report import CheckFailed
 from nodeseal_lab.lab import Lab
 from nodeseal_lab.namespaces import run_in
+
+Certificate = tuple[str, str]
+"""Its serial number in hexadecimal, and its id."""
 
 _SECONDS = 15.0
 
@@ -28,8 +30,8 @@ class Root:
 
     @classmethod
     def of(cls, path: Path) -> Root:
-        cert = x509.load_pem_x509_certificate(path.read_bytes())
-        return cls(path, cert.fingerprint(hashes.SHA256()).hex())
+        """Raises AuthorityError."""
+        return cls(path, read_anchors(path)[0].key)
 
     @property
     def short(self) -> str:
@@ -48,39 +50,37 @@ class Shown:
 
 
 def look(lab: Lab, observer: str, pod: str, roots: Iterable[Root]) -> Shown:
-    """What `pod` shows a client in the pod `observer`: one handshake for the certificate, and one for each root, which
-    is all that the client trusts then. Raises CheckFailed when the pod speaks no TLS."""
+    """What `pod` shows a client in the pod `observer`: a handshake for each root, which is all that the client trusts
+    then. Raises CheckFailed when the pod speaks no TLS, or shows what none of the roots verifies."""
     address = str(lab.plan.pod(pod).named_address)
 
-    def handshakes() -> Shown:
-        der = _handshake(address, None)
-        assert der is not None
-        cert = x509.load_der_x509_certificate(der)
-        names = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        (identity,) = names.get_values_for_type(x509.UniformResourceIdentifier)
-        verifying = tuple(root for root in roots if _handshake(address, root) is not None)
-        return Shown(f"{cert.serial_number:x}", identity, verifying)
+    def handshakes() -> dict[Root, Certificate]:
+        found = {root: _handshake(address, root) for root in roots}
+        return {root: certificate for root, certificate in found.items() if certificate is not None}
 
     try:
-        return run_in(lab.plan.pod(observer).netns, handshakes)
+        found = run_in(lab.plan.pod(observer).netns, handshakes)
     except OSError as error:
         raise CheckFailed(f"{pod} shows a certificate", expected="a handshake", seen=error) from error
+    if not found:
+        raise CheckFailed(f"a root verifies {pod}", expected=[root.short for root in roots], seen="none of them does")
+    serial, identity = next(iter(found.values()))
+    return Shown(serial, identity, tuple(found))
 
 
-def _handshake(address: str, root: Root | None) -> bytes | None:
-    """The certificate; None: the root does not verify it. Without a root whatever is shown is taken."""
+def _handshake(address: str, root: Root) -> Certificate | None:
+    """None: the root does not verify what is shown."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols(["h2"])
     context.check_hostname = False
-    if root is None:
-        context.verify_mode = ssl.CERT_NONE
-    else:
-        context.load_verify_locations(root.path)
+    context.load_verify_locations(root.path)
     with socket.create_connection((address, HBONE_PORT), timeout=_SECONDS) as connection:
         try:
             # The server asks for a certificate when this has ended, and refuses us then.
             with context.wrap_socket(connection) as tls:
-                return tls.getpeercert(binary_form=True)
+                shown: dict[str, Any] = tls.getpeercert() or {}
         except ssl.SSLCertVerificationError:
             return None
+    ids = [value for kind, value in shown.get("subjectAltName", ()) if kind == "URI"]
+    return str(shown.get("serialNumber", "")).lower().lstrip("0"), ", ".join(ids)

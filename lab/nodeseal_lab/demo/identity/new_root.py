@@ -147,13 +147,13 @@ def say_by_which_roots(stage: Stage, new: Root, more: int) -> None:
     rows = [row for row in stage.connections("node1") if row["state"] == "open" and row["direction"] == "outbound"]
     counts = Counter(str(row["anchor"]) for row in rows)
     names = {
-        stage.root.sha256[:32]: f"the old root {stage.root.short}",
-        new.sha256[:32]: f"the new one {new.short}",
-        stage.partner_root.sha256[:32]: f"the one of {PARTNER} {stage.partner_root.short}",
+        stage.root.sha256[:32]: f"{stage.root.short}, the old one",
+        new.sha256[:32]: f"{new.short}, the new one",
+        stage.partner_root.sha256[:32]: f"{stage.partner_root.short}, that of {PARTNER}",
     }
     unknown = set(counts) - set(names)
     stage.report.check("each was verified by a root that is known", not unknown, expected="none else", seen=unknown)
-    text = ", ".join(f"{counts[anchor]} {name}" for anchor, name in names.items())
+    text = "; ".join(f"{name}: {counts[anchor]}" for anchor, name in names.items())
     stage.report.proved(
         f"{more} more are opened. nodeseal connections on node1, by the root that verified the peers of those that are "
         f"open: {text}"
