@@ -101,6 +101,18 @@ class Selection:
     valid: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the database has, at a time."""
+
+    nodes: int = 0
+    """With a node certificate that has not expired."""
+    last_hour: int = 0
+    """Certificates that were issued in the hour before."""
+    valid: int = 0
+    """Certificates that have not expired."""
+
+
 class Ledger:
     """The open database. Belongs to one thread. Every method raises AuthorityError when the database fails."""
 
@@ -168,6 +180,17 @@ class Ledger:
                 (_seconds(now), Kind.NODE.value),
             ).fetchone()
         return int(found)
+
+    def counts(self, now: datetime) -> Counts:
+        """How many there are."""
+        at = _seconds(now)
+        with _failures(self.path):
+            last_hour, valid = self._db.execute(
+                "SELECT (SELECT count(*) FROM issued WHERE issued > ?), "
+                "(SELECT count(*) FROM issued WHERE not_after > ?)",
+                (at - 3600, at),
+            ).fetchone()
+        return Counts(self.nodes(now), int(last_hour), int(valid))
 
     def prune(self, before: datetime) -> bool:
         """Forgets some of the certificates and tokens that ended before then. Whether there are more."""

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, TypeVar
 
 from aiohttp import StreamReader, web
@@ -130,8 +131,13 @@ class Server:
         answer.headers["ETag"] = tag
         return answer
 
-    async def _health(self, _request: web.BaseRequest) -> web.Response:
-        health = self._standby if self.service is None else self.service.health()
+    async def _health(self, request: web.BaseRequest) -> web.Response:
+        if self.service is None:
+            health = self._standby
+        else:
+            caller = _caller(request)
+            whole = is_own_address(request.transport) or self.service.node_of(caller.certificate) is not None
+            health = self.service.health() if whole else self.service.health().for_strangers()
         return _answer(health, 200 if health.state == ACTIVE else 503)
 
     def _active(self) -> Service:
@@ -237,6 +243,22 @@ def _caller(request: web.BaseRequest) -> Caller:
     transport = request.transport
     tls = transport.get_extra_info("ssl_object") if transport is not None else None
     return Caller(request.remote or "unknown", tls.getpeercert(True) if tls is not None else None)
+
+
+def is_own_address(transport: asyncio.BaseTransport | None) -> bool:
+    """Whether the other end of a connection is on this machine: on the loopback, or with the address of this end."""
+    if transport is None:
+        return False
+    peer, own = (_ip(transport.get_extra_info(name)) for name in ("peername", "sockname"))
+    return peer is not None and (peer == own or peer.is_loopback)
+
+
+def _ip(name: tuple[Any, ...] | None) -> IPv4Address | IPv6Address | None:
+    try:
+        found = ip_address(str(name[0]).partition("%")[0]) if name else None
+    except ValueError:
+        return None
+    return found.ipv4_mapped or found if isinstance(found, IPv6Address) else found
 
 
 def _answer(message: Message, status: int = 200) -> web.Response:

@@ -22,8 +22,9 @@ from nodeseal.authority.admission import Residents, admit, check_node
 from nodeseal.authority.audit import Audit
 from nodeseal.authority.certificates import fingerprint, pem, public_bytes
 from nodeseal.authority.csr import requested_key
+from nodeseal.authority.description import endings
 from nodeseal.authority.errors import AuthorityError
-from nodeseal.authority.ledger import Entry, Issued, Kind, Ledger
+from nodeseal.authority.ledger import Counts, Entry, Issued, Kind, Ledger
 from nodeseal.authority.live_signer import LiveSigner
 from nodeseal.authority.node_certificates import node_identity, sign_node
 from nodeseal.authority.proof import Caller, CertificateProof, NodeProof, Proven
@@ -40,6 +41,7 @@ from nodeseal.contracts.authority import (
     IMPAIRED,
     RENEWAL,
     Bundle,
+    CaCertificateEnd,
     Certificate,
     CertificateRequest,
     Health,
@@ -101,7 +103,9 @@ class Service:
         self._now = now
         self._of_nodes = Rates(limits.rate, limits.burst, clock)
         self._of_strangers = Rates(limits.strangers_rate, limits.strangers_burst, clock)
-        self._nodes_now = 0
+        self._counts = Counts()
+        self._warnings: list[str] = []
+        self._since = now()
         self._issued = 0
         self._refused: Counter[str] = Counter()
 
@@ -186,13 +190,15 @@ class Service:
         """Looks at what a thread or a disk has to be asked for: to be called every few seconds."""
         now = self._now()
         try:
-            self._nodes_now = await self._recorder.ask(functools.partial(Ledger.nodes, now=now))
+            self._counts = await self._recorder.ask(functools.partial(Ledger.counts, now=now))
             await self._recorder.check()
         except AuthorityError as error:
             self.problems["store"] = str(error)
         else:
             self.problems.pop("store", None)
         await asyncio.to_thread(self._signer.refresh)
+        if (signer := self._signer.signer) is not None:
+            self._warnings = [f"{one.text}: {one.remedy}" for one in endings(self._signer.directory, signer, now)]
 
     def health(self) -> Health:
         """How it was when it was refreshed last."""
@@ -208,13 +214,18 @@ class Service:
             )
         return Health(
             state=IMPAIRED if problems else ACTIVE,
-            version=__version__,
+            since=self._since,
             trust_domain=self._signer.trust_domain,
+            certificates=_ends(self._signer.signer) if self._signer.signer is not None else [],
+            version=__version__,
             problems=problems,
+            warnings=self._warnings,
             issued=self._issued,
             refused=[RefusedCount(word=word, count=count) for word, count in sorted(self._refused.items())],
             waiting=self._queue.waiting,
-            nodes=self._nodes_now,
+            nodes=self._counts.nodes,
+            issued_last_hour=self._counts.last_hour,
+            valid=self._counts.valid,
         )
 
     def refuse(self, error: Refused, caller: Caller) -> None:
@@ -339,6 +350,11 @@ def _entry(signed: Signed, kind: Kind, proven: Proven, identity: str, now: datet
 def _chain(signer: Signer) -> tuple[str, str]:
     """(the intermediates, the fingerprint of their root)"""
     return "".join(map(pem, signer.chain)), fingerprint(signer.root)
+
+
+def _ends(signer: Signer) -> list[CaCertificateEnd]:
+    above = [CaCertificateEnd(role="intermediate", not_after=cert.not_valid_after_utc) for cert in signer.chain]
+    return [*above, CaCertificateEnd(role="root", not_after=signer.root.not_valid_after_utc)]
 
 
 @functools.lru_cache(maxsize=4)

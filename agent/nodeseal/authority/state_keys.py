@@ -103,6 +103,8 @@ class ServiceKeys:
     @classmethod
     def read(cls, state: Path) -> Self:
         """Raises AuthorityError."""
+        if not (state / SERVICE).exists():
+            raise AuthorityError(f"no certificate service has its state in {state} yet; start one: nodeseal ca serve")
         return cls(OwnKey.read(state / SERVICE), _read_if_there(state / SERVICE_NEXT), _read_former(state))
 
 

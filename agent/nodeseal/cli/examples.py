@@ -57,6 +57,11 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         ("nodeseal ca show /etc/nodeseal/ca -o json", "the same for a script"),
     ),
     "ca sign": (("nodeseal ca sign /media/root next.csr next.pem", "on the machine with the root's key"),),
+    "ca status": (
+        ("nodeseal ca status", "on the service's machine"),
+        ("nodeseal ca status https://127.0.0.1:15019", "and one that stands by elsewhere"),
+        ("nodeseal ca status --agent /etc/nodeseal/agent.yaml", "on a node"),
+    ),
     "ca token": (("nodeseal ca token create --node node1", "so that node1 can join"),),
     "ca token create": (
         ("nodeseal ca token create --node node1", "usable for an hour"),

@@ -138,16 +138,33 @@ class RefusedCount(Message, frozen=True):
     count: int = 0
 
 
+class CaCertificateEnd(Message, frozen=True):
+    """Until when a certificate of the CA is valid."""
+
+    role: str
+    """ "intermediate" or "root"."""
+    not_after: Time
+
+
 class Health(Message, frozen=True):
-    """Whether the service works. The status is 200 when it issues, and 503 when not."""
+    """Whether the service works. The status is 200 when it issues, and 503 when not.
+
+    Anybody is told the state, since when it is that, the trust domain, and until when the CA is valid. What follows is
+    told to whoever asks on the service's own machine, or shows a node certificate."""
 
     state: str
     """ "active"; "standby": another process has the store, and this one takes over when it ends; or "impaired", see
     `problems`."""
-    version: str = ""
+    since: Time | None = None
+    """Since when it issues, or stands by."""
     trust_domain: str = ""
+    certificates: list[CaCertificateEnd] = []
+    """The intermediate by which it issues, what is above it, and their root."""
+    version: str = ""
     problems: list[str] = []
     """One line each: what is wrong, where, and what to do."""
+    warnings: list[str] = []
+    """The same of what ends soon."""
     issued: int = 0
     """Certificates since the service started; so are the following."""
     refused: list[RefusedCount] = []
@@ -155,6 +172,16 @@ class Health(Message, frozen=True):
     """Requests that wait to be signed now."""
     nodes: int = 0
     """Nodes with a certificate that has not expired."""
+    issued_last_hour: int = 0
+    """Certificates, nodes' own included, whoever issued them; so is the next."""
+    valid: int = 0
+    """Those that have not expired."""
+
+    def for_strangers(self) -> Health:
+        """What anybody is told."""
+        return Health(
+            state=self.state, since=self.since, trust_domain=self.trust_domain, certificates=self.certificates
+        )
 
 
 ACTIVE, STANDBY, IMPAIRED = "active", "standby", "impaired"

@@ -333,6 +333,61 @@ class CaTokenMade(Struct, frozen=True):
     """The same of the key that it has next; null: there is none."""
 
 
+class CaServiceState(Struct, frozen=True):
+    """One process of the certificate service."""
+
+    address: str = ""
+    state: str = ""
+    """ "active", "standby", "impaired", or "away": nobody answers there."""
+    since: str | None = None
+    """Since when it issues, or stands by."""
+    version: str = ""
+    """Empty when it is not told to whoever asks."""
+    why: str | None = None
+    """Why it is away."""
+
+
+class CaServiceRefused(Struct, frozen=True):
+    """How many requests were refused with a word."""
+
+    word: str = ""
+    count: int = 0
+
+
+class CaServiceCertificate(Struct, frozen=True):
+    """A certificate of the CA that the service issues by."""
+
+    role: str = ""
+    """ "root" or "intermediate"."""
+    not_after: str = ""
+    days_left: int = 0
+    """Below 0 once it has expired."""
+
+
+class CaStatus(Struct, frozen=True):
+    """`nodeseal ca status`. What is null is not told to whoever asks from elsewhere."""
+
+    level: str = "ok"
+    """ "ok", "warning" or "error": the worst of what is wrong; the exit status is 0, 1 or 2."""
+    services: list[CaServiceState] = []
+    trust_domain: str | None = None
+    certificates: list[CaServiceCertificate] = []
+    nodes: int | None = None
+    """Nodes with a certificate that has not expired."""
+    issued_last_hour: int | None = None
+    """Certificates, nodes' own included."""
+    valid: int | None = None
+    """Those that have not expired."""
+    waiting: int | None = None
+    """Requests that wait to be signed."""
+    refused: list[CaServiceRefused] | None = None
+    """Since the one that issues does so; the most frequent first."""
+    errors: list[str] = []
+    """What is wrong, one line each."""
+    warnings: list[str] = []
+    """What will be wrong, or may be."""
+
+
 class CaServiceKeys(Struct, frozen=True):
     """`nodeseal ca key show`, `next` and `switch`: by what agents know the service, the SHA-256 over its
     SubjectPublicKeyInfo."""
@@ -565,6 +620,7 @@ COMMANDS: dict[str, tuple[type[Struct], ...]] = {
     "ca token create": (CaTokenMade,),
     "ca token list": (CaTokens,),
     "ca token revoke": (CaTokensRevoked,),
+    "ca status": (CaStatus,),
     "ca key show": (CaServiceKeys,),
     "ca key next": (CaServiceKeys,),
     "ca key switch": (CaServiceKeys,),

@@ -76,7 +76,7 @@ def run(path: Path) -> int:
 
 async def _run(config: ServiceConfig, signer: LiveSigner, keys: StateKeys) -> None:
     loop = asyncio.get_running_loop()
-    standby = Health(state=STANDBY, version=__version__, trust_domain=signer.trust_domain)
+    standby = Health(state=STANDBY, since=utc_now(), trust_domain=signer.trust_domain, version=__version__)
     server = Server(server_context(keys), standby, config.limits.connections)
     for where in config.listen:
         try:

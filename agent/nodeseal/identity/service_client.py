@@ -19,6 +19,7 @@ from cryptography import x509
 from nodeseal.authority.certificates import key_fingerprint
 from nodeseal.contracts.authority import (
     ANSWER_MAX,
+    HEALTH,
     SERVER_NAME,
     Message,
     ServiceOperation,
@@ -119,7 +120,7 @@ class ServiceClient:
             body = await read_answer(response, ANSWER_MAX)
             if response.status == 304:
                 return None
-            if response.status == 200:
+            if response.status == 200 or (operation is HEALTH and response.status == 503):
                 return decode(body, operation.answer)
             raise ServiceRefused(decode(body, ServiceRefusal), response.status)
 

@@ -15,6 +15,7 @@ command = Group(
         "request": "ask for the next intermediate where the root's key is not",
         "sign": "sign a request where the root's key is",
         "serve": "issue certificates to agents over HTTPS",
+        "status": "how the service is: active or standing by, what it has issued, what is wrong",
         "token": "what nodes join with",
         "key": "what agents know the service by, and its next one",
         "issued": "which certificates the service has issued",
