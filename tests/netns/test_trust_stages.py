@@ -7,6 +7,7 @@ permit. Here nodes run at every two that it does, and dial both ways.
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import signal
 import socket
@@ -17,8 +18,9 @@ from typing import Any
 
 import pytest
 
+from nodeseal.mesh.trust_anchor import TrustAnchor
 from nodeseal_lab.files import write_atomically
-from support.anchors import make_ca, root_of
+from support.anchors import make_ca, renewed_root, root_of
 from support.connection import Address, echoes, endpoint
 from support.lab import RunningLab, running_lab
 from support.patience import wait_for
@@ -86,15 +88,31 @@ class Rotation:
 
     def hold(self, node: str, stage: Stage) -> None:
         """Returns when it is there, but for the certificates that its workloads have."""
-        file = self._mesh(node) / "trust.yaml"
-        if stage in self._files:
-            write_atomically(file, self._files[stage])
-        else:
-            file.unlink(missing_ok=True)
+        self.trust(node, self._files.get(stage))
         ca = self._new_ca if stage >= Stage.ISSUES_NEW else self._old_ca
         for name in ("intermediate.key", "intermediate.pem", "root.pem"):
             shutil.copy(ca / name, self._ca(node))
         wait_for(lambda: self.is_at(node, stage), f"{node} is at the stage {stage.name}")
+
+    def trust(self, node: str, text: str | None) -> None:
+        """Its trust.yaml says that from now on; None: it has none."""
+        file = self._mesh(node) / "trust.yaml"
+        if text is not None:
+            write_atomically(file, text)
+        else:
+            file.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def unreadable(self, node: str) -> Iterator[None]:
+        """Its mesh state is broken meanwhile, so an agent that starts has what the core knows."""
+        broken = self._mesh(node) / "broken.yaml"
+        broken.write_text("workloads: [")
+        yield
+        broken.unlink()
+
+    def put_root(self, node: str, root: TrustAnchor) -> None:
+        """It issues by this one from now on, with the intermediate that it has."""
+        write_atomically(self._ca(node) / "root.pem", root.pem)
 
     def is_at(self, node: str, stage: Stage) -> bool:
         """For all that it publishes."""
@@ -147,7 +165,8 @@ def test_nodes_at_every_two_stages_that_the_page_permits_talk(
     lab: RunningLab, rotation: Rotation, programs: Programs
 ) -> None:
     """By new connections both ways, and by all those that were there before. Where both are at the same stage the agent
-    of one is killed and comes back, and the core of the other is replaced: both stay where they were."""
+    of one is killed and comes back, while the mesh state cannot be read, and the core of the other is replaced: both
+    stay where they were."""
     servers = {target: programs.serve(target) for _source, target in WAYS}
     connections: list[socket.socket] = []
     at = dict.fromkeys(NODES, Stage.BEFORE)
@@ -158,7 +177,9 @@ def test_nodes_at_every_two_stages_that_the_page_permits_talk(
                 at[node] = stage
                 assert all(map(echoes, connections))
         if pair[0] == pair[1]:
-            lab.restart_agent("node1", signal.SIGKILL)
+            with rotation.unreadable("node1"):
+                lab.restart_agent("node1", signal.SIGKILL)
+                assert rotation.is_at("node1", pair[0])
             assert lab.command("upgrade-core", "--run-dir", str(lab.run_dir("node2"))).returncode == 0
             wait_for(lambda: all(rotation.is_at(node, stage) for node, stage in at.items()), "both are where they were")
         rotation.renewed()
@@ -196,3 +217,34 @@ def test_nodes_at_two_stages_that_the_page_forbids_refuse_each_other(
         wait_for(lambda source=source, address=address: not works(programs, source, address), f"{source} is refused")
     assert lab.refused("node1", reason=UNTRUSTED, kind="handshake")
     assert echoes(connection)
+
+
+def test_root_that_is_renewed_with_its_key_takes_the_place_of_the_former_one(
+    lab: RunningLab, rotation: Rotation, programs: Programs
+) -> None:
+    """Both verify the same certificates. As soon as both are trusted the renewed one does, so the other gets out of
+    use while nodes still issue by it. Last in this file."""
+    server = programs.serve("pipeline")
+    for stage in (Stage.TRUSTS_BOTH, Stage.BEFORE):
+        for node in NODES:
+            rotation.hold(node, stage)
+    former, renewed = root_of(lab.directory / "ca"), renewed_root(lab.directory / "ca")
+    rotation.renewed()
+    before = programs.dial("shipper", server.address)
+    assert echoes(before)
+    assert {rotation.anchor(node, before) for node in NODES} == {former.key[:32]}
+    for trusted in ([former, renewed], [renewed]):
+        for node in NODES:
+            rotation.trust(node, json.dumps({"trust_anchors": [{"pem": one.pem} for one in trusted]}))
+        digests = {one.key[:32] for one in trusted}
+        wait_for(lambda digests=digests: all(trusts(lab, node) == digests for node in NODES), "both nodes trust that")
+        if former in trusted:
+            rotation.renewed()
+            since = programs.dial("shipper", server.address)
+            assert echoes(since)
+            assert {rotation.anchor(node, since) for node in NODES} == {renewed.key[:32]}
+            for node in NODES:
+                rotation.put_root(node, renewed)
+            wait_for(lambda: all(issuer(lab, node) == renewed.key[:32] for node in NODES), "both issue by it")
+    assert (echoes(before), echoes(since)) == (True, True)
+    assert works(programs, "shipper", server.address)
