@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -21,6 +22,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from nodeseal.authority.signer import Signer
+from nodeseal.identity.bundle_endpoint import fetch
+from nodeseal.mesh.federated import BundleEndpoint
 from nodeseal.mesh.spiffe import parse_identity
 
 Behaviour = Callable[[ssl.SSLSocket], None]
@@ -38,6 +41,18 @@ def bundle_of(*pems: str, sequence: int | None = None, hint: int | None = None) 
     if hint is not None:
         document["spiffe_refresh_hint"] = hint
     return json.dumps(document).encode()
+
+
+def fetched(endpoint: BundleEndpoint, anchors: str = "") -> bytes:
+    """What an agent gets of it. Raises BundleEndpointError."""
+
+    async def whole() -> bytes:
+        try:
+            return await fetch(endpoint, anchors)
+        finally:
+            await asyncio.sleep(0.05)  # the loop lets go of the connection before it ends itself
+
+    return asyncio.run(whole())
 
 
 def answering(body: bytes, status: str = "200 OK", *heads: str) -> Behaviour:

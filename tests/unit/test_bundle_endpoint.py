@@ -15,7 +15,7 @@ from nodeseal.identity.bundle_endpoint import BundleEndpointError, fetch
 from nodeseal.mesh.federated import BundleEndpoint, Profile
 from support.agent_fakes import until
 from support.anchors import make_ca, root_of
-from support.bundle_server import BundleServer, answering, bundle_of, svid, web_certificate
+from support.bundle_server import BundleServer, answering, bundle_of, fetched, svid, web_certificate
 
 ENDPOINT_ID = "spiffe://other.org/spire/server"
 
@@ -52,7 +52,7 @@ def spiffe_endpoint(server: BundleServer, spiffe_id: str = ENDPOINT_ID) -> Bundl
 
 def fails(endpoint: BundleEndpoint, anchors: str = "") -> str:
     with pytest.raises(BundleEndpointError) as caught:
-        asyncio.run(fetch(endpoint, anchors))
+        fetched(endpoint, anchors)
     line = str(caught.value)
     assert endpoint.url in line
     assert "\n" not in line
@@ -60,14 +60,14 @@ def fails(endpoint: BundleEndpoint, anchors: str = "") -> str:
 
 
 def test_bundle_of_a_server_that_the_web_pki_knows(web: BundleServer, body: bytes, tmp_path: Path) -> None:
-    assert asyncio.run(fetch(web_endpoint(web, tmp_path), "")) == body
+    assert fetched(web_endpoint(web, tmp_path), "") == body
     assert web.requests == ["GET /bundle.json HTTP/1.1"]
     bundle = read_jwks(body, "it")
     assert (bundle.sequence, bundle.refresh_hint) == (7, 60)
 
 
 def test_bundle_of_a_server_with_the_svid_that_is_expected(spiffe: BundleServer, ca: Path, body: bytes) -> None:
-    assert asyncio.run(fetch(spiffe_endpoint(spiffe), root_of(ca).pem)) == body
+    assert fetched(spiffe_endpoint(spiffe), root_of(ca).pem) == body
 
 
 def test_ca_that_nobody_named_is_not_trusted(web: BundleServer) -> None:
@@ -121,7 +121,7 @@ def test_tls_older_than_1_2_is_refused(web: BundleServer, tmp_path: Path) -> Non
     fails(web_endpoint(web, tmp_path))
     assert web.requests == []
     web.show(tmp_path / "web.pem", ssl.TLSVersion.TLSv1_2)
-    asyncio.run(fetch(web_endpoint(web, tmp_path), ""))
+    fetched(web_endpoint(web, tmp_path), "")
 
 
 def test_redirect_is_told_and_not_followed(web: BundleServer, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_answer_is_read_up_to_a_bound(web: BundleServer, tmp_path: Path) -> None
 
 def test_packed_answer_is_not_unpacked(web: BundleServer, tmp_path: Path) -> None:
     web.behaviour = answering(b"\x1f\x8b", "200 OK", "Content-Encoding: gzip")
-    assert asyncio.run(fetch(web_endpoint(web, tmp_path), "")) == b"\x1f\x8b"
+    assert fetched(web_endpoint(web, tmp_path), "") == b"\x1f\x8b"
 
 
 @pytest.mark.parametrize("behaviour", ["hang", "trickle"])

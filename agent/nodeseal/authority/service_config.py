@@ -15,6 +15,8 @@
       stranger_burst: 200
       waiting: 20000                 # requests that wait to be signed
       connections: 4096              # at once
+    # A SPIFFE bundle endpoint for other trust domains, at addresses of its own; absent: there is none.
+    bundle_endpoint: {listen: [0.0.0.0:8443], refresh_hint: 5m}
 
 Relative paths are relative to the file's own directory.
 """
@@ -38,11 +40,22 @@ from nodeseal.mesh.address import AddressError, ApplicationAddress
 DEFAULT_CONFIG = Path("/etc/nodeseal/ca.yaml")
 DEFAULT_STATE = "/var/lib/nodeseal/ca"
 
+BUNDLE_ENDPOINT_PORT = 8443
+"""The one that SPIRE's bundle endpoint has by default."""
+
 _PATH = "a path"
 _LISTEN = f"an address with a port, such as 0.0.0.0:{DEFAULT_PORT} or [::]:{DEFAULT_PORT}"
 _MINUTE, _YEAR = timedelta(minutes=1), timedelta(days=365)
 # To see renewals; a node asks for each of its workloads twice in that time.
 _SHORTEST = timedelta(seconds=10)
+
+
+@dataclass(frozen=True, slots=True)
+class BundleEndpointConfig:
+    """A SPIFFE bundle endpoint."""
+
+    listen: tuple[ApplicationAddress, ...]
+    refresh_hint: timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +70,8 @@ class ServiceConfig:
     retention: timedelta
     audit: Path
     limits: Limits
+    bundle_endpoint: BundleEndpointConfig | None
+    """None: there is none."""
 
 
 def load(path: Path) -> ServiceConfig:
@@ -71,7 +86,7 @@ def load(path: Path) -> ServiceConfig:
         ca=base / fields.text("ca", expected=_PATH),
         mesh=base / fields.text("mesh", expected=_PATH),
         state=state,
-        listen=_listen(fields),
+        listen=_listen(fields, DEFAULT_PORT),
         lifetimes=Lifetimes(
             read_duration(fields, "certificate_lifetime", "24h", _SHORTEST, _YEAR),
             read_duration(fields, "node_lifetime", "24h", _MINUTE, _YEAR),
@@ -79,6 +94,7 @@ def load(path: Path) -> ServiceConfig:
         retention=read_duration(fields, "retention", "90d", timedelta(0), 20 * _YEAR),
         audit=state / fields.text("audit", "audit.jsonl", expected=_PATH),
         limits=_limits(fields),
+        bundle_endpoint=_bundle_endpoint(fields),
     )
     fields.close()
     if problems.found:
@@ -86,15 +102,26 @@ def load(path: Path) -> ServiceConfig:
     return config
 
 
-def _listen(fields: Fields) -> tuple[ApplicationAddress, ...]:
+def _listen(fields: Fields, port: int) -> tuple[ApplicationAddress, ...]:
     expected = f"a list of addresses, each {_LISTEN}"
     before = fields.problems.count
     found = read_items(fields, "listen", expected, _read_listen)
     if found or fields.problems.count != before:
         return found
     if fields.has("listen"):
-        fields.problems.add(fields.line_of("listen"), "listen", expected, "none")
-    return (ApplicationAddress(IPv4Address(0), DEFAULT_PORT),)
+        fields.problems.add(fields.line_of("listen"), fields.at("listen"), expected, "none")
+    return (ApplicationAddress(IPv4Address(0), port),)
+
+
+def _bundle_endpoint(fields: Fields) -> BundleEndpointConfig | None:
+    node = fields.node("bundle_endpoint", "a mapping", required=False)
+    if node is None:
+        return None
+    inner = Fields(fields.problems, node, fields.at("bundle_endpoint"))
+    hint = read_duration(inner, "refresh_hint", "5m", timedelta(seconds=5), timedelta(days=1))
+    endpoint = BundleEndpointConfig(_listen(inner, BUNDLE_ENDPOINT_PORT), hint)
+    inner.close()
+    return endpoint
 
 
 def _read_listen(problems: Problems, node: Node, field: str) -> ApplicationAddress | None:

@@ -92,6 +92,7 @@ class Signer:
         *,
         lifetime: timedelta,
         now: datetime,
+        server_only: bool = False,
     ) -> x509.Certificate:
         """A certificate for this identity and key, valid for `lifetime` at most: never longer than the signer's own.
 
@@ -115,7 +116,7 @@ class Signer:
         not_before = max(now - CLOCK_SKEW, self._not_before)
         # X.509 times are whole seconds; a lifetime of less than one must not end before it begins.
         not_after = min(max(now + lifetime, now + timedelta(seconds=1)), self._not_after)
-        purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        purposes = [ExtendedKeyUsageOID.SERVER_AUTH, *([] if server_only else [ExtendedKeyUsageOID.CLIENT_AUTH])]
         return self._key.sign(
             leaf_builder(str(identity), key, purposes, not_before, not_after)
             .issuer_name(self.chain[0].subject)

@@ -35,6 +35,8 @@ from nodeseal.authority.state_keys import SERVICE, OwnKey, StateKeys
 from nodeseal.authority.tls import bound_buffers, server_context
 from nodeseal.clock import utc_now
 from nodeseal.contracts.authority import STANDBY, Health
+from nodeseal.daemon import ca_bundle_endpoint
+from nodeseal.daemon.ca_bundle_endpoint import Endpoint
 from nodeseal.daemon.composition import followed
 from nodeseal.linux import hardening
 from nodeseal.linux.lock_file import AlreadyLocked, LockFile
@@ -86,8 +88,9 @@ async def _run(config: ServiceConfig, signer: LiveSigner, keys: StateKeys) -> No
                 f"cannot listen on {where}: {error.strerror or error}; correct the setting `listen`"
             ) from None
     log.info("the service's key has the SHA-256 %s", keys.pin)
+    endpoint = ca_bundle_endpoint.begin(config, signer)
     rotation = asyncio.create_task(_follow_key(config.state, keys, server))
-    work = asyncio.create_task(_serve(config, signer, keys, server))
+    work = asyncio.create_task(_serve(config, signer, keys, server, endpoint))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, work.cancel)
     with contextlib.suppress(asyncio.CancelledError):
@@ -96,9 +99,12 @@ async def _run(config: ServiceConfig, signer: LiveSigner, keys: StateKeys) -> No
     log.info("the certificate service goes")
 
 
-async def _serve(config: ServiceConfig, signer: LiveSigner, keys: StateKeys, server: Server) -> None:
+async def _serve(
+    config: ServiceConfig, signer: LiveSigner, keys: StateKeys, server: Server, endpoint: Endpoint
+) -> None:
     """Until it is cancelled. Raises AuthorityError when it cannot begin."""
     async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(endpoint.stop)
         stack.push_async_callback(server.stop)
         lock = await _become_writer(config.state)
         stack.callback(lock.release)
@@ -125,7 +131,8 @@ async def _serve(config: ServiceConfig, signer: LiveSigner, keys: StateKeys, ser
         server.service = service
         log.info("issues from now on, pid %d", os.getpid())
         async with asyncio.TaskGroup() as group:
-            group.create_task(_follow(followed(config.mesh), service))
+            group.create_task(_follow(followed(config.mesh), service, endpoint))
+            group.create_task(endpoint.follow(service))
             group.create_task(_watch(signer, audit, audit_file, service))
             group.create_task(_prune(recorder, config.retention))
 
@@ -173,7 +180,7 @@ async def _become_writer(state: Path) -> LockFile:
         await asyncio.sleep(_TAKE_OVER_S)
 
 
-async def _follow(source: Source, service: Service) -> None:
+async def _follow(source: Source, service: Service, endpoint: Endpoint) -> None:
     """Has the service decide by the present mesh state. One that is wrong leaves the last good one."""
     async for item in source.changes():
         if isinstance(item, MeshStateError):
@@ -183,6 +190,7 @@ async def _follow(source: Source, service: Service) -> None:
             service.problems["mesh"] = f"the mesh state {source.describe()}: {str(item).splitlines()[0]}"
         else:
             service.residents = await asyncio.to_thread(Residents.of, item)
+            endpoint.take(item)
             service.problems.pop("mesh", None)
 
 
