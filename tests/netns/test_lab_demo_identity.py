@@ -14,8 +14,7 @@ import pytest
 from nodeseal_lab.lab import take_down
 from nodeseal_lab.namespaces import list_namespaces
 from nodeseal_lab.plan import prefix
-from nodeseal_lab.processes import child_environment
-from support.process import nodeseal_command
+from support.process import nodeseal_command, nodeseal_environment
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -29,7 +28,7 @@ def name() -> Iterator[str]:
 
 
 def run(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False, env=child_environment())
+    return subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False, env=nodeseal_environment())
 
 
 def test_demo_of_identities_proves_every_step(name: str) -> None:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-from support.process import nodeseal_command
+from support.process import nodeseal_command, nodeseal_environment
 
 _EMPTY_RUN = "mount -t tmpfs none /run && echo ready && exec sleep infinity"
 
@@ -37,7 +37,7 @@ class Machine:
         (programs / "nodeseal").write_text(f'#!/bin/sh\nexec {shlex.join(nodeseal_command())} "$@"\n')
         (programs / "nodeseal").chmod(0o755)
         path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-        self._environment = {**os.environ, "PATH": path}
+        self._environment = nodeseal_environment() | {"PATH": path}
 
     def __enter__(self) -> Machine:
         argv = ["unshare", "--mount", "sh", "-c", _EMPTY_RUN]
@@ -65,7 +65,7 @@ class Machine:
     def does(self, line: str) -> str:
         """One command that has to work, and to complain of nothing; what it prints."""
         done = self(line)
-        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+        assert (done.returncode, done.stderr) == (0, ""), f"{line}: {done.stderr}{done.stdout}"
         return done.stdout
 
     def begins(self, line: str) -> subprocess.Popen[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from nodeseal_lab import agents
 from nodeseal_lab.processes import child_environment
 from support.patience import PATIENCE
 
@@ -49,3 +51,9 @@ def end_process(pid: int, number: int = signal.SIGKILL) -> None:
 def nodeseal_command() -> list[str]:
     """How to run nodeseal's command line when it is to bring up a lab: the agents have the tests' settings then."""
     return [sys.executable, str(Path(__file__).with_name("command.py"))]
+
+
+def nodeseal_environment() -> dict[str, str]:
+    """For nodeseal_command(): the agents have the BPF programs that the tests' own labs have (support/agent.py), which
+    saves each of them a compilation."""
+    return child_environment() | {"NODESEAL_TEST_AGENT": json.dumps(list(agents.AGENT_COMMAND))}
