@@ -36,7 +36,13 @@ comma := ,
 empty :=
 TRIXIE_PACKAGES := $(APT_RUN) ca-certificates make nftables procps binutils openssl openssl-provider-fips
 
-.PHONY: help demo demo-identity test test-workers test-iptables trixie chaos storm spire lint guard bench profile scale fleet format reference man pictures clean install
+# Outside of the checkout: they take minutes to build, and every clone needs the same. As in tests/support/api_server.py.
+KUBERNETES_VERSION := 1.36.3
+NODESEAL_KUBERNETES ?= $(HOME)/.cache/nodeseal/kubernetes-$(KUBERNETES_VERSION)
+KUBERNETES_PROGRAMS := $(NODESEAL_KUBERNETES)/bin/kube-apiserver $(NODESEAL_KUBERNETES)/bin/etcd
+export NODESEAL_KUBERNETES
+
+.PHONY: help demo demo-identity test test-workers test-iptables trixie chaos storm spire test-kubernetes lint guard bench profile scale fleet format reference man pictures clean install
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -154,6 +160,13 @@ trixie: $(BUILD)/trixie/.made ## what depends on OpenSSL, on Debian trixie with 
 
 spire: $(VENV)/.installed-test $(SPIRE_PROGRAMS) ## the test against SPIRE; the first time builds it, in build/spire (root, Go, an hour)
 	$(BIN)/python -m pytest tests/interop/test_spire.py
+
+$(KUBERNETES_PROGRAMS) &: | $(VENV)/.installed-test
+	@command -v go >/dev/null || { echo "make: go is missing: install Go 1.26 or later, from go.dev/dl" >&2; exit 1; }
+	$(BIN)/python -m tools.kubernetes_programs $(NODESEAL_KUBERNETES) $(KUBERNETES_VERSION) $(notdir $(KUBERNETES_PROGRAMS))
+
+test-kubernetes: $(VENV)/.installed-test $(KUBERNETES_PROGRAMS) ## the tests with a real API server; the first time builds it (root, Go, 6 minutes)
+	$(BIN)/python -m pytest tests/kubernetes
 
 guard: $(VENV)/.installed ## instructions of the data path, compared with the recorded ones (20 s)
 	$(call apt_install,$(APT_GUARD))

@@ -21,7 +21,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from nodeseal.authority.rules import leaf_fault
 from nodeseal.authority.spiffe_bundle import MAX_BYTES
-from nodeseal.identity.https import one_line, read_answer, why
+from nodeseal.https import one_line, read_answer, why
 from nodeseal.identity.presented import uris_of
 from nodeseal.mesh.federated import BundleEndpoint, Profile
 

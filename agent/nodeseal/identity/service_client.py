@@ -28,7 +28,7 @@ from nodeseal.contracts.authority import (
     decode,
     encode,
 )
-from nodeseal.identity.https import one_line, read_answer, why
+from nodeseal.https import one_line, read_answer, why
 from nodeseal.identity.issuer import IssuerError
 from nodeseal.local.issuers import ServiceCa
 

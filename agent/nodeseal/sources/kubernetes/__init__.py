@@ -1,0 +1,1 @@
+"""Kubernetes: its API server, and what is followed there."""
