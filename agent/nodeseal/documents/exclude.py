@@ -29,12 +29,12 @@ _Item = TypeVar("_Item")
 _Read = Callable[[Problems, Node, str], _Item | None]
 
 
-def read_exclusions(workload: Fields) -> Exclusions:
-    """The field `exclude` of a workload; none excludes nothing."""
-    node = workload.node("exclude", "a mapping with 'inbound', 'outbound' or both", required=False)
+def read_exclusions(workload: Fields, name: str = "exclude") -> Exclusions:
+    """The field `name` of a workload; none excludes nothing."""
+    node = workload.node(name, "a mapping with 'inbound', 'outbound' or both", required=False)
     if node is None:
         return NO_EXCLUSIONS
-    fields = Fields(workload.problems, node, workload.at("exclude"))
+    fields = Fields(workload.problems, node, workload.at(name))
     exclusions = Exclusions(_direction(fields, "inbound", "from"), _direction(fields, "outbound", "to"))
     fields.close()
     return exclusions
