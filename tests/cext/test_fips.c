@@ -66,7 +66,7 @@ static void check_transfer(struct end *from, struct end *to)
     enum { ROUNDS = 50, PIECE = 4000 };
     uint8_t sent[PIECE], got[PIECE + 1];
     size_t length;
-    from->tls.record.renew_after = 7;
+    from->tls.record.renew_after = from->tls.library.renew_after = 7;
     for (int i = 0; i < ROUNDS; i++) {
         memset(sent, i, sizeof(sent));
         from->sink.length = to->sink.length = 0;
@@ -78,10 +78,31 @@ static void check_transfer(struct end *from, struct end *to)
     }
 }
 
-static void check_provider(const struct record_keys *keys, const char *name)
+/* With the profile OpenSSL goes on, and no secret of the session is known outside of it. */
+static void check_records(const struct end *end, int fips)
 {
-    CHECK_TEXT(OSSL_PROVIDER_get0_name(EVP_CIPHER_get0_provider(EVP_CIPHER_CTX_get0_cipher(keys->aead))),
-               name);
+    static const uint8_t NONE[RECORD_SECRET_MAX];
+    CHECK_EQUAL(end->tls.library.ssl != NULL, fips);
+    CHECK_EQUAL(end->tls.ssl != NULL, fips);
+    CHECK_EQUAL(end->tls.record.suite == NULL, fips);
+    CHECK_EQUAL(memcmp(end->tls.record.sealing.secret, NONE, sizeof(NONE)) == 0, fips);
+    CHECK_EQUAL(memcmp(end->tls.record.opening.secret, NONE, sizeof(NONE)) == 0, fips);
+}
+
+/* How a session ends: `from` says so, and the other knows. */
+static void check_end(struct end *from, struct end *to)
+{
+    uint8_t got[16];
+    size_t length;
+    from->sink.length = 0;
+    tls_close(&from->tls, &from->sink);
+    CHECK(from->sink.length > 0);
+    tls_feed(&to->tls, from->sink.bytes, from->sink.length);
+    CHECK_EQUAL(tls_read(&to->tls, &to->sink, got, sizeof(got), &length), TLS_CLOSED);
+    size_t said = from->sink.length;
+    tls_close(&from->tls, &from->sink); /* once */
+    CHECK_EQUAL(from->sink.length, said);
+    CHECK_EQUAL(tls_write(&from->tls, &from->sink, got, 1), TLS_FAILED);
 }
 
 /* `group` NULL: they do not come together. */
@@ -98,16 +119,46 @@ static void check(OSSL_LIB_CTX *fips, const struct wish *client, const struct wi
     if (group != NULL) {
         CHECK_TEXT(pair.client.tls.facts.group, group);
         CHECK_TEXT(pair.server.tls.facts.group, group);
-        check_provider(&pair.client.tls.record.sealing, client->fips ? "fips" : "default");
-        check_provider(&pair.server.tls.record.opening, server->fips ? "fips" : "default");
+        check_records(&pair.client, client->fips);
+        check_records(&pair.server, server->fips);
         check_transfer(&pair.client, &pair.server);
         check_transfer(&pair.server, &pair.client);
+        check_end(&pair.client, &pair.server);
     }
     pair_dispose(&pair);
     credentials_dispose(&of_client);
     credentials_dispose(&of_server);
     authority_dispose(&authority);
     free(bundle);
+}
+
+/* Two ends that are done with their handshake. */
+struct talk {
+    struct authority authority;
+    struct tls_credentials client, server;
+    struct pair pair;
+};
+
+static void talk_begin(struct talk *talk, OSSL_LIB_CTX *fips, const struct wish *client,
+                       const struct wish *server)
+{
+    talk->authority = authority_new();
+    char *bundle = certificate_chain_pem(&talk->authority.root, NULL);
+    talk->client = credentials_of(fips, client, &talk->authority, bundle, SHIPPER);
+    talk->server = credentials_of(fips, server, &talk->authority, bundle, PIPELINE);
+    pair_run(&talk->pair, &talk->client, &talk->server, PIPELINE);
+    CHECK_EQUAL(talk->pair.client.result, TLS_OK);
+    CHECK_EQUAL(talk->pair.server.result, TLS_OK);
+    talk->pair.client.sink.length = talk->pair.server.sink.length = 0;
+    free(bundle);
+}
+
+static void talk_end(struct talk *talk)
+{
+    pair_dispose(&talk->pair);
+    credentials_dispose(&talk->client);
+    credentials_dispose(&talk->server);
+    authority_dispose(&talk->authority);
 }
 
 static const struct wish FIPS = {.fips = 1}, USUAL = {0};
@@ -159,6 +210,93 @@ TEST(what_the_profile_has_not_is_refused)
         check(fips, &FIPS, &ODD[i], NULL);
         check(fips, &ODD[i], &FIPS, NULL);
     }
+    profile_context_free(fips);
+}
+
+TEST(records_come_in_pieces_and_many_at_once)
+{
+    enum { LENGTH = 100000 };
+    static uint8_t sent[LENGTH], got[LENGTH + 1];
+    OSSL_LIB_CTX *fips = fips_context();
+    if (fips == NULL)
+        return;
+    struct talk talk;
+    talk_begin(&talk, fips, &FIPS, &FIPS);
+    struct end *from = &talk.pair.client, *to = &talk.pair.server;
+    for (size_t i = 0; i < LENGTH; i++)
+        sent[i] = (uint8_t)(i * 7 + i / 256);
+    static const size_t PIECES[] = {1, 5, 4096, 1 << 20};
+    for (size_t i = 0; i < sizeof(PIECES) / sizeof(PIECES[0]); i++) {
+        size_t total = 0;
+        from->sink.length = 0;
+        CHECK_EQUAL(tls_write(&from->tls, &from->sink, sent, LENGTH), TLS_OK);
+        CHECK(from->sink.length <= TLS_SEALED_SIZE(LENGTH));
+        for (size_t at = 0; at < from->sink.length; at += PIECES[i]) {
+            size_t left = from->sink.length - at, length;
+            tls_feed(&to->tls, from->sink.bytes + at, left < PIECES[i] ? left : PIECES[i]);
+            enum tls_result result;
+            while ((result = tls_read(&to->tls, &to->sink, got + total, sizeof(got) - total, &length)) ==
+                   TLS_OK)
+                total += length;
+            CHECK_EQUAL(result, TLS_WANT);
+            CHECK_EQUAL(to->tls.feed.length, 0);
+        }
+        CHECK_EQUAL(total, LENGTH);
+        CHECK(memcmp(sent, got, LENGTH) == 0);
+    }
+    CHECK(tls_has_heard(&to->tls));
+    CHECK(!tls_has_heard(&from->tls));
+    talk_end(&talk);
+    profile_context_free(fips);
+}
+
+/* What came before it is handed on; then it is told, again and again. */
+TEST(a_damaged_record_breaks_the_session_and_both_ends_know)
+{
+    uint8_t got[64];
+    size_t length;
+    OSSL_LIB_CTX *fips = fips_context();
+    if (fips == NULL)
+        return;
+    struct talk talk;
+    talk_begin(&talk, fips, &FIPS, &FIPS);
+    struct end *from = &talk.pair.client, *to = &talk.pair.server;
+    CHECK_EQUAL(tls_write(&from->tls, &from->sink, (const uint8_t *)"good", 4), TLS_OK);
+    CHECK_EQUAL(tls_write(&from->tls, &from->sink, (const uint8_t *)"evil", 4), TLS_OK);
+    from->sink.bytes[from->sink.length - 1] ^= 1;
+    tls_feed(&to->tls, from->sink.bytes, from->sink.length);
+    CHECK_EQUAL(tls_read(&to->tls, &to->sink, got, sizeof(got), &length), TLS_OK);
+    CHECK_EQUAL(length, 4);
+    for (int i = 0; i < 2; i++)
+        CHECK_EQUAL(tls_read(&to->tls, &to->sink, got, sizeof(got), &length), TLS_FAILED);
+    CHECK_CASE(strstr(to->tls.error, "bad record mac") != NULL, "%s", to->tls.error);
+    CHECK_EQUAL(tls_write(&to->tls, &to->sink, got, 1), TLS_FAILED);
+    tls_feed(&from->tls, to->sink.bytes, to->sink.length);
+    CHECK_EQUAL(tls_read(&from->tls, &from->sink, got, sizeof(got), &length), TLS_FAILED);
+    CHECK(from->tls.error[0] != 0);
+    talk_end(&talk);
+    profile_context_free(fips);
+}
+
+TEST(who_is_refused_later_is_told_why_by_an_end_without_the_profile_only)
+{
+    uint8_t got[64];
+    size_t length;
+    OSSL_LIB_CTX *fips = fips_context();
+    if (fips == NULL)
+        return;
+    struct talk talk;
+    talk_begin(&talk, fips, &FIPS, &USUAL);
+    struct end *client = &talk.pair.client, *server = &talk.pair.server;
+    tls_refuse(&client->tls, &client->sink, SSL_AD_ACCESS_DENIED);
+    CHECK_EQUAL(client->sink.length, 0);
+    tls_close(&client->tls, &client->sink); /* it is no clean end */
+    CHECK_EQUAL(client->sink.length, 0);
+    tls_refuse(&server->tls, &server->sink, SSL_AD_ACCESS_DENIED);
+    tls_feed(&client->tls, server->sink.bytes, server->sink.length);
+    CHECK_EQUAL(tls_read(&client->tls, &client->sink, got, sizeof(got), &length), TLS_FAILED);
+    CHECK(tls_was_refused(&client->tls));
+    talk_end(&talk);
     profile_context_free(fips);
 }
 

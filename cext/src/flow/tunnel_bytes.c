@@ -197,7 +197,7 @@ void tunnel_digest(struct tunnel *tunnel)
         tunnel->cause = CAUSE_REFUSED;
         /* A server looks at our certificate when our handshake is done: its alert is the first that it says.
          * What is revoked is refused later, too. */
-        if ((tunnel->role == TLS_CLIENT && tunnel->tls.record.opening.sequence <= 1) ||
+        if ((tunnel->role == TLS_CLIENT && !tls_has_heard(&tunnel->tls)) ||
             tls_was_refused(&tunnel->tls))
             tunnel_note_failed(tunnel, doom);
     }

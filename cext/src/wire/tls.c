@@ -187,11 +187,15 @@ static void watch_message(int writes, int version, int type, const void *bytes, 
         look_at_chain(tls, bytes, length);
 }
 
-/* Lets the record layer go on where OpenSSL stands now, and frees OpenSSL's session. 0, or -1 with an error.
- */
+/* Lets the record layer go on where OpenSSL stands now, and frees OpenSSL's session, or OpenSSL itself. 0, or
+ * -1 with an error. */
 static int tls_hand_over(struct tls *tls)
 {
     const SSL_CIPHER *cipher = SSL_get_current_cipher(tls->ssl);
+    if (profile_is_fips(tls->libctx)) {
+        library_start(&tls->library, tls->ssl);
+        return 0;
+    }
     unsigned fragment = SSL_SESSION_get_max_fragment_length(SSL_get0_session(tls->ssl));
     const char *wrong = NULL;
     if (SSL_version(tls->ssl) != TLS1_3_VERSION || cipher == NULL || tls->finished != 3 || tls->late ||
@@ -253,7 +257,8 @@ static SSL_CTX *context_new(OSSL_LIB_CTX *libctx, const char *chain_pem, struct 
     SSL_CTX_set_num_tickets(ctx, 0);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
-    SSL_CTX_set_keylog_callback(ctx, take_secret);
+    if (!profile_is_fips(libctx))
+        SSL_CTX_set_keylog_callback(ctx, take_secret);
     SSL_CTX_set_msg_callback(ctx, watch_message);
     SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
     SSL_CTX_set_cert_verify_callback(ctx, verify_peer, NULL);
@@ -339,6 +344,7 @@ void tls_dispose(struct tls *tls)
 {
     SSL_free(tls->ssl);
     tls->ssl = NULL;
+    tls->library.ssl = NULL;
     record_dispose(&tls->record);
     free(tls->presented);
     tls->presented = NULL;
@@ -348,6 +354,19 @@ void tls_feed(struct tls *tls, const uint8_t *bytes, size_t length)
 {
     tls->feed.bytes = bytes;
     tls->feed.length = length;
+}
+
+/* Notes why OpenSSL failed. */
+static enum tls_result openssl_failed(struct tls *tls)
+{
+    if (ERR_peek_error() != 0)
+        tls->record.alert = tls_error_alert(ERR_peek_error());
+    if (tls->error[0] == 0 && tls_error_words(ERR_peek_error()) != NULL)
+        snprintf(tls->error, sizeof(tls->error), "%s", tls_error_words(ERR_peek_error()));
+    if (tls->error[0] == 0)
+        error_line(tls->error, sizeof(tls->error), "TLS");
+    ERR_clear_error();
+    return TLS_FAILED;
 }
 
 /* Turns OpenSSL's error for the last call into a result. */
@@ -361,13 +380,7 @@ static enum tls_result handshake_result(struct tls *tls, int returned)
     case SSL_ERROR_ZERO_RETURN:
         return TLS_CLOSED;
     default:
-        tls->record.alert = tls_error_alert(ERR_peek_error());
-        if (tls->error[0] == 0 && tls_error_words(ERR_peek_error()) != NULL)
-            snprintf(tls->error, sizeof(tls->error), "%s", tls_error_words(ERR_peek_error()));
-        if (tls->error[0] == 0)
-            error_line(tls->error, sizeof(tls->error), "TLS");
-        ERR_clear_error();
-        return TLS_FAILED;
+        return openssl_failed(tls);
     }
 }
 
@@ -422,30 +435,59 @@ static enum tls_result record_result(struct tls *tls, enum tls_result result)
     return result;
 }
 
+/* After a call of library.h: its reason, once, if it broke the session. */
+static enum tls_result library_result(struct tls *tls, enum tls_result result)
+{
+    tls->sink = NULL;
+    if (tls->library.broken && tls->error[0] == 0)
+        (void)openssl_failed(tls);
+    return result;
+}
+
 enum tls_result tls_read(struct tls *tls, struct tls_sink *sink, uint8_t *out, size_t capacity,
                          size_t *length)
 {
-    return record_result(tls, record_read(&tls->record, &tls->feed, sink, out, capacity, length));
+    if (tls->library.ssl == NULL)
+        return record_result(tls, record_read(&tls->record, &tls->feed, sink, out, capacity, length));
+    tls->sink = sink;
+    return library_result(tls, library_read(&tls->library, out, capacity, length));
 }
 
 enum tls_result tls_write(struct tls *tls, struct tls_sink *sink, const uint8_t *bytes, size_t length)
 {
-    return record_result(tls, record_write(&tls->record, sink, bytes, length));
+    if (tls->library.ssl == NULL)
+        return record_result(tls, record_write(&tls->record, sink, bytes, length));
+    tls->sink = sink;
+    return library_result(tls, library_write(&tls->library, bytes, length));
 }
 
 void tls_close(struct tls *tls, struct tls_sink *sink)
 {
-    record_end(&tls->record, sink);
+    if (tls->library.ssl == NULL) {
+        record_end(&tls->record, sink);
+        return;
+    }
+    tls->sink = sink;
+    library_end(&tls->library);
+    tls->sink = NULL;
 }
 
 void tls_refuse(struct tls *tls, struct tls_sink *sink, uint8_t alert)
 {
-    record_refuse(&tls->record, sink, alert);
+    if (tls->library.ssl == NULL)
+        record_refuse(&tls->record, sink, alert);
+    else
+        tls->library.ended = 1;
 }
 
 int tls_was_refused(const struct tls *tls)
 {
     return tls_alert_refuses(tls->record.alert);
+}
+
+int tls_has_heard(const struct tls *tls)
+{
+    return tls->library.ssl == NULL ? tls->record.opening.sequence > 1 : tls->library.heard;
 }
 
 const char *tls_revoked(const struct tls *tls, uint8_t *alert)

@@ -4,7 +4,8 @@
  * Ciphertext goes in and out through memory only. While a call runs, the session reads from the bytes that
  * the caller feeds and writes into the caller's sink; between calls it holds an incomplete record, and no
  * buffer when idle. The handshake is OpenSSL's; once it is done, its session is freed and the record layer
- * (record.h) has the traffic secrets. One session belongs to one thread at a time.
+ * (record.h) has the traffic secrets. With the profile `fips` OpenSSL's session goes on (library.h). One
+ * session belongs to one thread at a time.
  *
  * Both sides prove an identity: an X.509-SVID (svid.h) and a chain from it to an anchor of its own trust
  * domain (trust.h); a domain that is not trusted has none. Nothing of it may be revoked (revoked.h). A client
@@ -19,6 +20,7 @@
 #include <stdint.h>
 
 #include "nodeseal_core.h"
+#include "wire/library.h"
 #include "wire/record.h"
 #include "wire/tls_facts.h"
 #include "wire/trust.h"
@@ -61,13 +63,14 @@ enum {
 };
 
 struct tls {
-    /* NULL once the handshake is done, and after dispose. */
+    /* NULL once the handshake is done, unless `library` goes on with it, and after dispose. */
     SSL *ssl;
-    /* Begins when the handshake is done. */
+    /* Begins when the handshake is done, unless `library` does. */
     struct record record;
+    struct library library;
     /* Ciphertext being fed. */
     struct record_feed feed;
-    /* Of a running tls_handshake; else NULL. */
+    /* Of a running call to OpenSSL's session; else NULL. */
     struct tls_sink *sink;
     /* The credentials'. */
     OSSL_LIB_CTX *libctx;
@@ -123,10 +126,12 @@ enum tls_result tls_read(struct tls *tls, struct tls_sink *sink, uint8_t *out, s
 enum tls_result tls_write(struct tls *tls, struct tls_sink *sink, const uint8_t *bytes, size_t length);
 /* Writes close_notify. */
 void tls_close(struct tls *tls, struct tls_sink *sink);
-/* Ends the session with a fatal alert (RFC 8446, 6.2). */
+/* Ends the session with a fatal alert (RFC 8446, 6.2), or without a word (library.h). */
 void tls_refuse(struct tls *tls, struct tls_sink *sink, uint8_t alert);
 /* After TLS_FAILED: the peer's alert refuses who this end is, or its certificate. */
 int tls_was_refused(const struct tls *tls);
+/* Whether the peer has said anything since the handshake, before what failed now. */
+int tls_has_heard(const struct tls *tls);
 /* Whether the peer, or this end, is revoked by now: why, in words of storage that lasts; NULL: neither is.
  * *alert: as which the peer is told. */
 const char *tls_revoked(const struct tls *tls, uint8_t *alert);
