@@ -15,6 +15,7 @@ from bench.errors import BenchError
 
 SOURCES = Path(__file__).parent
 CHECKOUT = SOURCES.parent
+CORE = CHECKOUT / "cext"
 BUILD = CHECKOUT / "build"
 TRAFFIC = SOURCES / "instructions"
 _FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-pthread")
@@ -47,11 +48,10 @@ def _compile(name: str, directory: Path) -> Path:
 def build_traffic(directory: Path, more: Sequence[str] = ()) -> Path:
     """The program of bench/instructions, with the core's sources in it, compiled as the extension is (with `more` after
     its flags) and with debug information. Raises BenchError with the compiler's message."""
-    core = CHECKOUT / "cext"
-    setup = runpy.run_path(str(core / "build_core.py"))
+    setup = runpy.run_path(str(CORE / "build_core.py"))
     directory.mkdir(parents=True, exist_ok=True)
-    includes = (f"-I{core / 'include'}", f"-I{core / 'src'}", "-isystem", CHECKOUT / "tests" / "cext")
-    sources = [*sorted((core / "src").rglob("*.c")), *sorted(TRAFFIC.glob("*.c"))]
+    includes = (f"-I{CORE / 'include'}", f"-I{CORE / 'src'}", "-isystem", CHECKOUT / "tests" / "cext")
+    sources = [*sorted((CORE / "src").rglob("*.c")), *sorted(TRAFFIC.glob("*.c"))]
     objects = [directory / f"{source.stem}.o" for source in sources]
 
     def compile_one(source: Path, output: Path) -> None:
@@ -67,13 +67,21 @@ def build_traffic(directory: Path, more: Sequence[str] = ()) -> Path:
 
 def build_revoked(directory: Path = BUILD / "bench") -> Path:
     """bench/revoked.c, with the source that it measures compiled as the extension is. Raises BenchError."""
-    core = CHECKOUT / "cext"
-    setup = runpy.run_path(str(core / "build_core.py"))
+    return _build_with("revoked", [CORE / "src" / "wire" / "revoked.c"], directory)
+
+
+def build_exchanges(directory: Path = BUILD / "bench") -> Path:
+    """bench/exchanges.c, the same. Raises BenchError."""
+    return _build_with("exchanges", sorted((CORE / "src" / "wire").glob("*.c")), directory)
+
+
+def _build_with(name: str, sources: Sequence[Path], directory: Path) -> Path:
+    setup = runpy.run_path(str(CORE / "build_core.py"))
     directory.mkdir(parents=True, exist_ok=True)
-    includes = (f"-I{core / 'include'}", f"-I{core / 'src'}", "-isystem", CHECKOUT / "tests" / "cext")
-    program = directory / "revoked"
-    sources = (SOURCES / "revoked.c", core / "src" / "wire" / "revoked.c")
-    _gcc(*setup["COMPILE"], *includes, *sources, "-o", program, *(f"-l{name}" for name in setup["LIBRARIES"]))
+    includes = (f"-I{CORE / 'include'}", f"-I{CORE / 'src'}", "-isystem", CHECKOUT / "tests" / "cext")
+    program = directory / name
+    libraries = (f"-l{library}" for library in setup["LIBRARIES"])
+    _gcc(*setup["COMPILE"], *includes, SOURCES / f"{name}.c", *sources, "-o", program, *libraries)
     return program
 
 
