@@ -197,8 +197,7 @@ void tunnel_digest(struct tunnel *tunnel)
         tunnel->cause = CAUSE_REFUSED;
         /* A server looks at our certificate when our handshake is done: its alert is the first that it says.
          * What is revoked is refused later, too. */
-        if ((tunnel->role == TLS_CLIENT && !tls_has_heard(&tunnel->tls)) ||
-            tls_was_refused(&tunnel->tls))
+        if ((tunnel->role == TLS_CLIENT && !tls_has_heard(&tunnel->tls)) || tls_was_refused(&tunnel->tls))
             tunnel_note_failed(tunnel, doom);
     }
     if (tunnel->unfed.length > 0)
