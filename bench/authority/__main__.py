@@ -6,16 +6,13 @@ import argparse
 import json
 import multiprocessing
 import os
-import re
 import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -24,11 +21,10 @@ from bench.authority.clients import Outcome, run
 from bench.authority.day import simulate
 from bench.authority.fleet import Fleet, make_fleet, shares
 from bench.authority.report import terminal_report
+from bench.authority.running import cpu_seconds, peak_mb, running_service
 from bench.build import BUILD
 from bench.errors import BenchError
 from bench.machine import describe_machine
-
-_DEADLINE_S = 60.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         result: dict[str, Any] = {"machine": describe_machine((), None)}
         _say(f"making {nodes * identities:,} keys")
         fleet = make_fleet(directory, nodes, identities)
-        with _service(fleet) as (pid, port):
+        with running_service(fleet) as (pid, port):
             _say("starting the fleet")
             load = os.getloadavg()[0]
             result["start"] = measure_start(fleet, port, pid, options.clients) | {"load_before": load}
@@ -72,7 +68,7 @@ def measure_start(fleet: Fleet, port: int, pid: int, clients: int) -> dict[str, 
         ends.append(ours)
     for end in ends:
         end.recv()
-    before = _cpu(pid)
+    before = cpu_seconds(pid)
     for end in ends:
         end.send(None)
     outcomes = [_outcome(end) for end in ends]
@@ -85,7 +81,7 @@ def measure_start(fleet: Fleet, port: int, pid: int, clients: int) -> dict[str, 
     seconds = max(one.last for one in outcomes) - min(one.first for one in outcomes)
     waits = sorted(wait for one in outcomes for wait in one.waits)
     refused: Counter[str] = sum((one.refused for one in outcomes), Counter())
-    cpu = _cpu(pid) - before
+    cpu = cpu_seconds(pid) - before
     return {
         "nodes": len(fleet.nodes),
         "certificates": came,
@@ -98,7 +94,7 @@ def measure_start(fleet: Fleet, port: int, pid: int, clients: int) -> dict[str, 
         "refused": dict(refused),
         "service_cpu_ms_each": cpu / came * 1000,
         "clients_cpu_ms_each": sum(one.cpu for one in outcomes) / came * 1000,
-        "service_peak_mb": _peak_mb(pid),
+        "service_peak_mb": peak_mb(pid),
         "database_mb": sum(path.stat().st_size for path in (fleet.directory / "state").glob("issued.db*")) / 1e6,
     }
 
@@ -109,47 +105,6 @@ def _outcome(end: Connection) -> Outcome:
     except EOFError:
         raise BenchError("a client ended before it was done") from None
     return found
-
-
-@contextmanager
-def _service(fleet: Fleet) -> Iterator[tuple[int, int]]:
-    """(its process, its port)"""
-    log = fleet.directory / "serve.log"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "nodeseal", "ca", "serve", "--config", str(fleet.config)], stderr=file
-        )
-    try:
-        deadline = time.monotonic() + _DEADLINE_S
-        while True:
-            text = log.read_text()
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise BenchError(f"the service does not start: {text}")
-            port = re.search(r"listens on 127\.0\.0\.1:(\d+)", text)
-            if port is not None and "issues from now on" in text and _has_mesh(process.pid):
-                break
-            time.sleep(0.1)
-        yield process.pid, int(port[1])
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _has_mesh(pid: int) -> bool:
-    """It has read the mesh state: it does nothing any more."""
-    before = _cpu(pid)
-    time.sleep(0.5)
-    return _cpu(pid) - before < 0.1
-
-
-def _cpu(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _peak_mb(pid: int) -> float:
-    match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(match[1]) * 1024 / 1e6 if match is not None else 0.0
 
 
 def _parser() -> argparse.ArgumentParser:

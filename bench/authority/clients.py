@@ -57,7 +57,7 @@ async def _start(node: Node, port: int, outcome: Outcome) -> None:
             outcome.connections += 1
             try:
                 while left:
-                    pause = await _ask(reader, writer, left[-1], outcome)
+                    pause = await ask(reader, writer, left[-1], outcome)
                     if pause is None:
                         left.pop()
                     else:
@@ -68,7 +68,7 @@ async def _start(node: Node, port: int, outcome: Outcome) -> None:
         await asyncio.sleep(_PAUSE_S)
 
 
-async def _ask(
+async def ask(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes, outcome: Outcome
 ) -> float | None:
     """None when the certificate came; else after how many seconds to try again."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from bench.authority import flood
 from bench.authority.__main__ import main
 from bench.authority.day import simulate
 from bench.authority.fleet import make_fleet, shares
@@ -41,3 +43,12 @@ def test_every_certificate_comes(tmp_path: Path, capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines()[:-1])) <= 100
     assert next(line.split() for line in out.splitlines() if line.startswith("certificates ")) == ["certificates", "12"]
+
+
+def test_flood_is_counted_on_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
+    assert flood.main(["--seconds", "2", "--rate", "400", "--connections", "4", "--slow", "3"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["refused"]["token-unknown"] > 0
+    assert found["counts"]["sent"] >= found["refused"]["token-unknown"] + found["refused"].get("rate", 0)
+    assert found["node_certificates"] > 0
+    assert found["service_mb"]["peak"] > 0

@@ -24,6 +24,8 @@ OF_ONE_NODE = 32
 _GOODBYE_S = 2.0
 """For a client's part of the end of TLS."""
 _BACKLOG = 4096
+_RECEIVE = 64 * 1024
+"""What the kernel keeps of a client that sends more than is answered; it would keep megabytes of each (tcp_rmem)."""
 _OUT_OF_DESCRIPTORS_S = 0.1
 
 
@@ -74,6 +76,7 @@ class Connections:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE)
             listener.bind((str(where.address), where.port))
             listener.listen(_BACKLOG)
         except BaseException:
