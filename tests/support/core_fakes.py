@@ -47,6 +47,10 @@ class FakeLib:
         self.live = 0
         self.strangers = 0
 
+    def core_protect_keys(self) -> int:
+        """It has no keys."""
+        return 1
+
     def core_start(self, options: Any, error: Any, size: int) -> Any:
         if (text := self.refuse.get("core_start")) is not None:
             self._ffi.memmove(error, text.encode() + b"\0", len(text) + 1)
