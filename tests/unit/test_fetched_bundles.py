@@ -307,6 +307,27 @@ def test_bundle_beside_an_endpoint_is_the_first(server: BundleServer, roots: lis
     play(story)
 
 
+def test_bundle_of_before_counts_until_a_new_endpoint_has_given_one(
+    server: BundleServer, roots: list[str], tmp_path: Path
+) -> None:
+    async def story() -> None:
+        federation = Federation(tmp_path)
+        server.behaviour = answering(b"nonsense")
+        async with following(federation, Federated("other.org", roots[1])):
+            await federation.take(mesh_of(entry(server, tmp_path)))
+            await until(lambda: rows(federation))
+            assert federation.bundles == {"other.org": roots[1]}
+            server.behaviour = answering(bundle_of(roots[0], hint=0))
+            await until(lambda: federation.bundles == {"other.org": roots[0]})
+            # What is listed no more is forgotten.
+            await federation.take(mesh_of())
+            server.behaviour = answering(b"nonsense")
+            await federation.take(mesh_of(entry(server, tmp_path)))
+            assert federation.bundles == {}
+
+    play(story)
+
+
 def test_endpoint_with_an_svid_is_known_by_the_bundle_that_it_gave_last(tmp_path: Path, soon: None) -> None:
     """Its domain changes its root: the first bundle, which the mesh state has, is of no use from then on."""
     old, new = (make_ca(tmp_path / name, trust_domain="other.org") for name in ("old", "new"))

@@ -140,7 +140,8 @@ class Federation:
         self._beside[one.key] = local
         if fetched.given is not None and fetched.counts(local):
             return fetched.given.bundle.anchors
-        return local
+        # What it was known by before the mesh state named an endpoint counts until that has given one.
+        return local if local is not None else self._before(one.key)
 
     # ---- bundle endpoints
 
