@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -369,6 +370,50 @@ def test_endpoint_of_another_domain_is_known_by_that_ones_bundle(tmp_path: Path,
                     await federation.take(mesh_of())
 
             play(story)
+
+
+def test_mesh_state_may_change_while_bundles_are_read(
+    server: BundleServer, roots: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slowly(_one: Federated) -> str:
+        reading.set()
+        assert go_on.wait(20)
+        return roots[0]
+
+    async def story() -> None:
+        federation = Federation(tmp_path)
+        await federation.take(mesh_of(Federated("file.org", roots[0]), entry(server, tmp_path)))
+        monkeypatch.setattr("nodeseal.node.federation._read", slowly)
+        look = asyncio.create_task(federation.look())
+        await asyncio.to_thread(reading.wait, 20)
+        take = asyncio.create_task(federation.take(mesh_of()))
+        await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.gather(look, take)
+        assert federation.bundles == {}
+
+    play(story)
+
+
+def test_endpoint_whose_answer_brings_about_a_fault_ends_nothing(
+    server: BundleServer, roots: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_data: bytes, _name: str) -> SpiffeBundle:
+        raise ZeroDivisionError
+
+    async def story() -> None:
+        federation = Federation(tmp_path)
+        with monkeypatch.context() as patched:
+            patched.setattr("nodeseal.node.federation.read_jwks", broken)
+            async with following(federation, entry(server, tmp_path)):
+                await until(lambda: rows(federation))
+                assert "ZeroDivisionError" in rows(federation)[0][1]
+                patched.undo()
+                await until(lambda: federation.bundles == {"other.org": roots[0]})
+
+    play(story)
 
 
 def test_endpoint_that_hangs_holds_up_nobody_else(server: BundleServer, roots: list[str], tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ class Federation:
         self._given = given
         self._now = now
         self._copies = BundleCopies(run_dir)
+        self._turn = asyncio.Lock()
+        """Held while domains are read: the mesh state may change meanwhile."""
         self._trust_domain = ""
         self._domains: tuple[Federated, ...] | None = None
         self._fetched: dict[str, FetchedBundle] = {}
@@ -62,11 +64,12 @@ class Federation:
     async def take(self, mesh: Mesh) -> None:
         """The mesh state is this from now on."""
         domains = tuple(mesh.of(FEDERATED).values())
-        self._trust_domain = mesh.trust_domain
-        if domains != self._domains:
-            self._domains = domains
-            await self._take_endpoints({one.key: one.endpoint for one in domains if one.endpoint is not None})
-            await self.look()
+        async with self._turn:
+            self._trust_domain = mesh.trust_domain
+            if domains != self._domains:
+                self._domains = domains
+                await self._take_endpoints({one.key: one.endpoint for one in domains if one.endpoint is not None})
+                await self._look()
 
     async def run(self, changed: Callable[[], Awaitable[None]]) -> None:
         """Follows files and endpoints; `changed` is called when a bundle is another one. Never ends."""
@@ -83,6 +86,10 @@ class Federation:
 
     async def look(self) -> None:
         """Reads all of them anew, but for what endpoints gave last."""
+        async with self._turn:
+            await self._look()
+
+    async def _look(self) -> None:
         found: dict[str, str] = {}
         unread: dict[str, tuple[str, str]] = {}
         for one in self._domains or ():
@@ -180,6 +187,9 @@ class Federation:
             bundle = await asyncio.to_thread(read_jwks, data, f"of {domain} from {endpoint.url}")
         except (BundleEndpointError, AuthorityError) as error:
             fetched.fail(str(error), self._now(), clock())
+        except Exception as error:  # whatever a stranger's answer brings about ends nothing here
+            log.exception("cannot fetch the bundle of %s", domain)
+            fetched.fail(f"{endpoint.url}: {type(error).__name__}", self._now(), clock())
         else:
             fetched.take(bundle, self._beside.get(domain), self._now(), clock())
         if self._fetched.get(domain) is not fetched:
