@@ -159,12 +159,12 @@ class Api:
         while True:
             async with self._asked("list", resource, query, _ANSWER_S) as answer:
                 found = msgspec.json.decode(await read_answer(answer, _PAGE_MAX), type=_Page)
-            for raw in found.items:
-                try:
-                    items.append(msgspec.json.decode(raw, type=resource.type))
-                except msgspec.ValidationError as error:
-                    key = _key(raw)
-                    unread[key] = _fault(resource, key, error)
+                for raw in found.items:
+                    try:
+                        items.append(msgspec.json.decode(raw, type=resource.type))
+                    except msgspec.ValidationError as error:
+                        key = _key(raw)
+                        unread[key] = _fault(resource, key, error)
             if not found.metadata.continue_:
                 return Listing(items, found.metadata.resource_version, unread)
             query["continue"] = found.metadata.continue_
