@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from nodeseal.authority import server, state_keys
+from nodeseal.authority.node_certificates import sign_node
 from nodeseal.authority.renewal import renew
-from nodeseal.authority.server import is_own_address
+from nodeseal.authority.server import Server, is_own_address
+from nodeseal.authority.service import Service
+from nodeseal.authority.state_keys import StateKeys
+from nodeseal.authority.tls import server_context
 from nodeseal.cli import table
 from nodeseal.cli.ca import status
 from nodeseal.cli.main import main
 from nodeseal.contracts.authority import ACTIVE, IMPAIRED, STANDBY, CaCertificateEnd, Health, RefusedCount
-from support.ca_service import IDLE, WEB, Place, RefusedRequest, running
+from nodeseal.mesh.address import ApplicationAddress
+from support.ca_service import IDLE, WEB, Asker, Place, RefusedRequest, new_key, running
 from support.patience import wait_for
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -164,6 +171,41 @@ WHOLE = Health(
 def test_stranger_is_told_nothing_of_paths_versions_and_numbers() -> None:
     told = WHOLE.for_strangers()
     assert told == Health(state=IMPAIRED, since=NOW, trust_domain="example.org", certificates=WHOLE.certificates)
+
+
+def test_stranger_is_told_less_by_one_that_issues_and_by_one_that_stands_by(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked from an address that is not the service's own."""
+    monkeypatch.setattr(server, "is_own_address", lambda _transport: False)
+    state_keys.prepare(place.state)
+    keys = StateKeys.load(place.state, "example.org", NOW)
+
+    class Issues:
+        def health(self) -> Health:
+            return WHOLE
+
+        def node_of(self, certificate: bytes | None) -> str | None:
+            return "node1" if certificate is not None else None
+
+    async def scenario() -> list[Health]:
+        standby = Health(state=STANDBY, since=NOW, trust_domain="example.org", version="0.1.0")
+        https = Server(server_context(keys), standby, 10)
+        port = https.listen(ApplicationAddress.parse("127.0.0.1:0")).port
+        asker = Asker(port, keys.pin)
+        key = new_key()
+        signed = sign_node(keys.nodes, "example.org", "node1", key.public_key(), lifetime=timedelta(days=1), now=NOW)
+        node = Asker(port, keys.pin, (signed.public_bytes(Encoding.PEM).decode(), key))
+        found = [await asyncio.to_thread(asker.health)]
+        https.service = cast(Service, Issues())
+        found += [await asyncio.to_thread(one.health) for one in (asker, node)]
+        await https.stop()
+        return found
+
+    standby, stranger, node = asyncio.run(scenario())
+    assert (standby.state, standby.version) == (STANDBY, "")
+    assert stranger == WHOLE.for_strangers()
+    assert node == WHOLE
 
 
 @pytest.mark.parametrize(

@@ -132,12 +132,9 @@ class Server:
         return answer
 
     async def _health(self, request: web.BaseRequest) -> web.Response:
-        if self.service is None:
-            health = self._standby
-        else:
-            caller = _caller(request)
-            whole = is_own_address(request.transport) or self.service.node_of(caller.certificate) is not None
-            health = self.service.health() if whole else self.service.health().for_strangers()
+        health = self._standby if self.service is None else self.service.health()
+        if not is_own_address(request.transport) and self._node_of(_caller(request).certificate) is None:
+            health = health.for_strangers()
         return _answer(health, 200 if health.state == ACTIVE else 503)
 
     def _active(self) -> Service:
