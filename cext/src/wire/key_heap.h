@@ -14,7 +14,7 @@
  * of them are OpenSSL's for its context. A worker has them of each workload, twice while they are renewed:
  * for 1,000 workloads and 64 workers that is 12 MiB. A handshake that is under way takes 64, a thread 1 kB.
  */
-enum { KEY_HEAP_SIZE = 64 << 20 };
+enum { KEY_HEAP_SIZE = 16 << 20 };
 
 /* Makes it, once for the process; later calls do nothing. `size` is a power of two. 1; 0: there is one, but
  * it could not be locked, or not be left out of dumps; -1: there is none, and keys are in ordinary memory. */
