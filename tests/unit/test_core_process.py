@@ -582,7 +582,7 @@ def test_spawned_core_that_cannot_start_says_why(tmp_path: Path) -> None:
     ("process", "without"),
     [
         ("splice.process", "asyncio pyroute2 yaml cryptography psutil cffi subprocess click typing_extensions"),
-        ("daemon.main", "bcc click typing_extensions nodeseal_lab"),
+        ("daemon.main", "bcc click typing_extensions nodeseal_lab aiohttp"),
     ],
 )
 def test_processes_stay_small(process: str, without: str) -> None:

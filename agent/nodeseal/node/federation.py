@@ -17,7 +17,6 @@ from pathlib import Path
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.spiffe_bundle import read_bundle, read_bundle_file, read_jwks
 from nodeseal.clock import utc_now
-from nodeseal.identity.bundle_endpoint import BundleEndpointError, fetch
 from nodeseal.mesh.federated import FEDERATED, BundleEndpoint, Federated
 from nodeseal.mesh.model import Mesh
 from nodeseal.mesh.problem import Problem
@@ -178,6 +177,9 @@ class Federation:
                 self._fetching[domain] = group.create_task(work, name=f"bundle of {domain}")
 
     async def _fetch(self, domain: str, fetched: FetchedBundle) -> None:
+        # Here: it brings aiohttp, which takes 9 MB, and most meshes have no endpoint.
+        from nodeseal.identity.bundle_endpoint import BundleEndpointError, fetch
+
         endpoint = fetched.endpoint
         shown_by = endpoint.trust_domain
         anchors = self._own() if shown_by == self._trust_domain else self.bundles.get(shown_by, "")
