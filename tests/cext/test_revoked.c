@@ -284,6 +284,10 @@ TEST(who_is_revoked_itself_talks_with_nobody)
     const struct digests digests = mesh.shipper.digests;
     (void)revoked_change(&mesh.revoked, digests.identity, 1, NULL, 0, 0);
     check_handshakes(&mesh, "this workload's identity was revoked", "peer refused the handshake");
+    struct pair pair;
+    pair_run(&pair, &mesh.shipper, &mesh.pipeline, PIPELINE);
+    CHECK(pair.client.tls.presented == NULL); /* the peer is not at fault */
+    pair_dispose(&pair);
     (void)revoked_change(&mesh.revoked, digests.leaf.serial, 1, NULL, 0, 1);
     check_handshakes(&mesh, "this workload's certificate was revoked", "peer refused the handshake");
     mesh_dispose(&mesh);

@@ -96,7 +96,9 @@ static int verify_peer(X509_STORE_CTX *store_ctx, void *unused)
     };
     if (peer_verify(&peer, store_ctx, &tls->peers, tls->error))
         return 1;
-    if (tls->presented == NULL && (tls->presented = malloc(TLS_PRESENTED_MAX)) != NULL)
+    /* Of a peer that is not at fault, as when this end is revoked, nothing is shown. */
+    const int own = X509_STORE_CTX_get_error(store_ctx) == X509_V_ERR_APPLICATION_VERIFICATION;
+    if (!own && tls->presented == NULL && (tls->presented = malloc(TLS_PRESENTED_MAX)) != NULL)
         svid_presented(X509_STORE_CTX_get0_cert(store_ctx), tls->presented, TLS_PRESENTED_MAX);
     return 0;
 }
