@@ -167,8 +167,9 @@ struct ns_connection {
     char group[24];
     /* mTLS: by which the peer has signed the handshake, "ecdsa_secp256r1_sha256". */
     char signature[32];
-    /* mTLS: the trust anchor that the peer was verified by: half of its certificate's SHA-256, 32 digits. */
-    char anchor[40];
+    /* mTLS: the trust anchor that the peer was verified by: half of its certificate's SHA-256. Zeros: none.
+     */
+    uint8_t anchor[16];
     /* Open plaintext: why; closed or failing: what ended it. */
     char reason[96];
 };
@@ -330,7 +331,7 @@ struct ns_core_stats {
 /* What runs because a trust anchor verified the peer. */
 struct ns_anchor_use {
     /* As in struct ns_connection. */
-    char anchor[40];
+    uint8_t anchor[16];
     /* Live ones. */
     uint64_t connections;
     /* With those that have no connection now. */

@@ -50,17 +50,9 @@ TEST(digest_of_an_anchor_is_the_beginning_of_its_fingerprint)
     struct authority authority = authority_new();
     uint8_t digest[REVOKED_DIGEST];
     unsigned char fingerprint[EVP_MAX_MD_SIZE];
-    char expected[2 * REVOKED_DIGEST + 1], text[REVOKED_TEXT];
     CHECK(X509_digest(authority.root.x509, EVP_sha256(), fingerprint, NULL) == 1);
-    for (int i = 0; i < REVOKED_DIGEST; i++)
-        snprintf(expected + 2 * i, 3, "%02x", fingerprint[i]);
     CHECK_EQUAL(digest_anchor(NULL, authority.root.x509, digest), 0);
-    check_digest(digest, expected);
-    digest_text(digest, text);
-    CHECK_TEXT(text, expected);
-    memset(digest, 0, sizeof(digest));
-    digest_text(digest, text);
-    CHECK_TEXT(text, "");
+    CHECK_EQUAL(memcmp(digest, fingerprint, sizeof(digest)), 0);
     authority_dispose(&authority);
 }
 

@@ -361,7 +361,7 @@ class Core:
         """The trust anchors that open tunnels need: see core_anchors."""
         rows = self._snapshot("anchor_use", "core_anchors", 8)
         return tuple(
-            AnchorUse(anchor=text(self.native.ffi, row.anchor), connections=row.connections, tunnels=row.tunnels)
+            AnchorUse(anchor=_digest(self.native.ffi, row.anchor), connections=row.connections, tunnels=row.tunnels)
             for row in rows
         )
 
@@ -447,7 +447,7 @@ def _connection_row(ffi: Any, row: Any, name: str | None) -> Connection:
         tls=text(ffi, row.tls),
         group=text(ffi, row.group),
         signature=text(ffi, row.signature),
-        anchor=text(ffi, row.anchor),
+        anchor=_digest(ffi, row.anchor),
         reason=text(ffi, row.reason),
     )
 
@@ -492,6 +492,12 @@ def _event(ffi: Any, row: Any, name_of: NameOf) -> Event:
 def text(ffi: Any, array: Any) -> str:
     """A char array up to its terminating zero."""
     return bytes(ffi.string(array)).decode("utf-8", "replace")
+
+
+def _digest(ffi: Any, array: Any) -> str:
+    """Bytes as hexadecimal digits; "" of zeros."""
+    digest = bytes(ffi.buffer(array))
+    return digest.hex() if any(digest) else ""
 
 
 def _line(ffi: Any, error: Any) -> str:

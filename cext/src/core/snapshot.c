@@ -60,15 +60,15 @@ static void snapshot_closed(struct worker *worker, struct snapshot_state *state)
 }
 
 /* The anchor's among `count`; NULL: it is not there. */
-static struct ns_anchor_use *use_of(struct ns_anchor_use *uses, size_t count, const char *anchor)
+static struct ns_anchor_use *use_of(struct ns_anchor_use *uses, size_t count, const uint8_t *anchor)
 {
     for (size_t i = 0; i < count; i++)
-        if (strcmp(uses[i].anchor, anchor) == 0)
+        if (memcmp(uses[i].anchor, anchor, sizeof(uses[i].anchor)) == 0)
             return &uses[i];
     return NULL;
 }
 
-static struct ns_anchor_use *snapshot_use(struct snapshot_part *part, const char *anchor)
+static struct ns_anchor_use *snapshot_use(struct snapshot_part *part, const uint8_t *anchor)
 {
     struct ns_anchor_use *use = use_of(part->anchors, part->anchor_count, anchor);
     if (use != NULL)
@@ -78,7 +78,7 @@ static struct ns_anchor_use *snapshot_use(struct snapshot_part *part, const char
         abort();
     use = &part->anchors[part->anchor_count++];
     memset(use, 0, sizeof(*use));
-    snprintf(use->anchor, sizeof(use->anchor), "%s", anchor);
+    memcpy(use->anchor, anchor, sizeof(use->anchor));
     return use;
 }
 
@@ -89,9 +89,9 @@ static void snapshot_tunnels(struct worker *worker, struct workload *workload, v
     link_each(at, next, &workload->tunnels)
     {
         const struct tunnel *tunnel = container_of(at, struct tunnel, link);
-        char anchor[REVOKED_TEXT];
-        digest_text(tunnel->tls.facts.anchor, anchor);
-        if (tunnel->state != TUNNEL_OPEN || anchor[0] == 0)
+        static const uint8_t NONE[REVOKED_DIGEST];
+        const uint8_t *anchor = tunnel->tls.facts.anchor;
+        if (tunnel->state != TUNNEL_OPEN || memcmp(anchor, NONE, sizeof(NONE)) == 0)
             continue;
         struct ns_anchor_use *use = snapshot_use(argument, anchor);
         use->tunnels++;

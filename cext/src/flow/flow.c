@@ -164,7 +164,7 @@ void flow_describe(const struct flow *flow, struct ns_connection *out)
     put_word(out->tls, sizeof(out->tls), flow->facts.suite);
     put_word(out->group, sizeof(out->group), flow->facts.group);
     put_word(out->signature, sizeof(out->signature), flow->facts.signature);
-    digest_text(flow->facts.anchor, out->anchor);
+    memcpy(out->anchor, flow->facts.anchor, sizeof(out->anchor));
     memcpy(out->reason, flow->reason, sizeof(out->reason));
 }
 

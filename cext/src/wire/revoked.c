@@ -152,18 +152,6 @@ int digests_of(OSSL_LIB_CTX *libctx, const X509 *certificate, const char *identi
     return result;
 }
 
-void digest_text(const uint8_t digest[REVOKED_DIGEST], char out[REVOKED_TEXT])
-{
-    static const uint8_t ZEROS[REVOKED_DIGEST];
-    static const char DIGITS[] = "0123456789abcdef";
-    int length = memcmp(digest, ZEROS, REVOKED_DIGEST) == 0 ? 0 : REVOKED_DIGEST;
-    for (int i = 0; i < length; i++) {
-        out[2 * i] = DIGITS[digest[i] >> 4];
-        out[2 * i + 1] = DIGITS[digest[i] & 15];
-    }
-    out[2 * length] = 0;
-}
-
 /* ---- the set ---- */
 
 enum { CAPACITY_LEAST = 64 };

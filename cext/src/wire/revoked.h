@@ -53,11 +53,6 @@ int digests_of(OSSL_LIB_CTX *libctx, const X509 *certificate, const char *identi
 /* Of a trust anchor: 5 us. 0, or -1: OpenSSL cannot. */
 int digest_anchor(OSSL_LIB_CTX *libctx, const X509 *anchor, uint8_t out[REVOKED_DIGEST]);
 
-enum { REVOKED_TEXT = 2 * REVOKED_DIGEST + 1 };
-
-/* In lower-case hexadecimal digits; "" of zeros. */
-void digest_text(const uint8_t digest[REVOKED_DIGEST], char out[REVOKED_TEXT]);
-
 /* Open addressing, linear probing, at most two thirds full; a slot of zeros is free. */
 struct revoked {
     /* Held while the slots of a certificate are looked for, and while a table takes another's place. */
