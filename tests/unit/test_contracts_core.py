@@ -172,7 +172,9 @@ def test_a_core_carries_out_what_agents_of_the_version_before_ask() -> None:
 def test_core_says_which_anchors_its_tunnels_need() -> None:
     module, lib = make_native()
     server = ControlServer(native.Core(module, workers=1, trust_domain="example.org"), trust_domain="example.org")
-    lib.anchors = [{"anchor": b"%032x" % number, "connections": number, "tunnels": 1} for number in range(1, 20)]
+    lib.anchors = [
+        {"anchor": number.to_bytes(16, "big"), "connections": number, "tunnels": 1} for number in range(1, 20)
+    ]
     answer, _fds = server.handle(Session(), core.encode(core.Anchors()), [])
     expected = [core.AnchorUse(anchor=f"{number:032x}", connections=number, tunnels=1) for number in range(1, 20)]
     assert answer == core.AnchorUses(anchors=tuple(expected))

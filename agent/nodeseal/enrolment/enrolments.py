@@ -43,7 +43,8 @@ class Enrolments(Mapping[WorkloadName, Enrolment]):
             enrolment.wake()
 
     def retry_certificates(self) -> None:
-        """The issuer is another one by now: certificates that could not be renewed are asked for again."""
+        """The issuer is another one by now, or something else is revoked: certificates that could not be renewed are
+        asked for again."""
         for enrolment in self._enrolments.values():
             enrolment.certificate.retry()
             enrolment.wake()

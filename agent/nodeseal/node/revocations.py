@@ -113,7 +113,8 @@ class Revocations:
             self._all = await asyncio.to_thread(self._digests, list(self._table.values()), self._trust_domain)
             self._pusher.take(self._all)
         await self.push()
-        self._enrolments.wake()  # one's certificate may be among them
+        # One's certificate may be among them, or an identity that was is none any more.
+        self._enrolments.retry_certificates()
 
     def _digests(self, revocations: Sequence[Revocation], trust_domain: str) -> bytes:
         """In a thread. Those of a revocation are made once: a list of serial numbers may be long."""
