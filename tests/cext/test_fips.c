@@ -300,4 +300,90 @@ TEST(who_is_refused_later_is_told_why_by_an_end_without_the_profile_only)
     profile_context_free(fips);
 }
 
+/* Seals a message of a handshake, behind which an end without the profile goes on. */
+static void say_handshake(struct end *end, const uint8_t *message, size_t length)
+{
+    struct record_keys *sealing = &end->tls.record.sealing;
+    CHECK_EQUAL(record_seal(sealing, RECORD_HANDSHAKE, message, length, end->sink.bytes + end->sink.length),
+                0);
+    end->sink.length += length + RECORD_OVERHEAD;
+}
+
+static void say_key_updates(struct end *end, int count)
+{
+    static const uint8_t KEY_UPDATE[] = {24, 0, 0, 1, 0};
+    for (int i = 0; i < count; i++) {
+        say_handshake(end, KEY_UPDATE, sizeof(KEY_UPDATE));
+        CHECK_EQUAL(record_keys_update(&end->tls.record.sealing, end->tls.record.suite, NULL), 0);
+    }
+}
+
+static void say_tickets(struct end *end, int count)
+{
+    static const uint8_t TICKET[] = {4, 0, 0, 14, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 7, 0, 0};
+    for (int i = 0; i < count; i++)
+        say_handshake(end, TICKET, sizeof(TICKET));
+}
+
+/* `from` says so many of them, with data behind: what `to` makes of that. */
+static enum tls_result without_data(struct end *from, struct end *to, void (*say)(struct end *, int),
+                                    int count)
+{
+    uint8_t got[64];
+    size_t length;
+    from->sink.length = to->sink.length = 0;
+    say(from, count);
+    CHECK_EQUAL(tls_write(&from->tls, &from->sink, (const uint8_t *)"data", 4), TLS_OK);
+    tls_feed(&to->tls, from->sink.bytes, from->sink.length);
+    enum tls_result result = tls_read(&to->tls, &to->sink, got, sizeof(got), &length);
+    CHECK_EQUAL(length, result == TLS_OK ? 4 : 0);
+    return result;
+}
+
+/* Each costs work, and pays for nothing. */
+TEST(messages_without_data_in_a_row_are_bounded)
+{
+    enum { MOST = 32 };
+    OSSL_LIB_CTX *fips = fips_context();
+    if (fips == NULL)
+        return;
+    for (int tickets = 0; tickets < 2; tickets++) {
+        struct talk talk;
+        talk_begin(&talk, fips, tickets ? &FIPS : &USUAL, tickets ? &USUAL : &FIPS);
+        struct end *from = tickets ? &talk.pair.server : &talk.pair.client;
+        struct end *to = tickets ? &talk.pair.client : &talk.pair.server;
+        void (*say)(struct end *, int) = tickets ? say_tickets : say_key_updates;
+        for (int i = 0; i < 3; i++)
+            CHECK_EQUAL(without_data(from, to, say, MOST), TLS_OK);
+        CHECK_EQUAL(without_data(from, to, say, 500), TLS_FAILED);
+        CHECK(to->tls.feed.length > 400 * (1 + RECORD_OVERHEAD)); /* no more than that was looked at */
+        CHECK_TEXT(to->tls.error, "TLS: too many records without data");
+        talk_end(&talk);
+    }
+    profile_context_free(fips);
+}
+
+/* Records of 512 bytes, each with its 22 more, are not what TLS_SEALED_SIZE makes room for. */
+TEST(short_records_are_refused_as_without_the_profile)
+{
+    OSSL_LIB_CTX *fips = fips_context();
+    if (fips == NULL)
+        return;
+    struct pair pair;
+    struct authority authority = authority_new();
+    char *bundle = certificate_chain_pem(&authority.root, NULL);
+    struct tls_credentials client = credentials_of(fips, &USUAL, &authority, bundle, SHIPPER);
+    struct tls_credentials server = credentials_of(fips, &FIPS, &authority, bundle, PIPELINE);
+    CHECK_EQUAL(SSL_CTX_set_tlsext_max_fragment_length(client.context, TLSEXT_max_fragment_length_512), 1);
+    pair_run(&pair, &client, &server, PIPELINE);
+    CHECK_EQUAL(pair.server.result, TLS_FAILED);
+    CHECK_TEXT(pair.server.tls.error, "TLS: the peer asks for short records (max_fragment_length)");
+    pair_dispose(&pair);
+    credentials_dispose(&client);
+    credentials_dispose(&server);
+    authority_dispose(&authority);
+    free(bundle);
+    profile_context_free(fips);
+}
+
 CHECK_MAIN

@@ -6,6 +6,8 @@
 /* RFC 8446, 5.5, allows 2^24.5 records under one AES-GCM key; OpenSSL itself never changes it. */
 static const uint64_t RENEW_AFTER = 1u << 23;
 
+enum { DATALESS_MAX = 32 }; /* as in record.c */
+
 void library_start(struct library *library, SSL *ssl)
 {
     *library = (struct library){.ssl = ssl, .renew_after = RENEW_AFTER};
@@ -30,6 +32,7 @@ enum tls_result library_read(struct library *library, uint8_t *out, size_t capac
         if (SSL_read_ex(library->ssl, out + *length, capacity - *length, &got) == 1) {
             *length += got;
             library->heard = 1;
+            library->dataless = 0;
             continue;
         }
         int error = SSL_get_error(library->ssl, 0);
@@ -72,4 +75,15 @@ void library_end(struct library *library)
     ERR_clear_error();
     (void)SSL_shutdown(library->ssl);
     ERR_clear_error();
+}
+
+void library_note_message(struct library *library)
+{
+    if (library->dataless <= DATALESS_MAX)
+        library->dataless++;
+}
+
+int library_is_flooded(const struct library *library)
+{
+    return library->dataless > DATALESS_MAX;
 }

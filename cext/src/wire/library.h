@@ -22,6 +22,8 @@ struct library {
     uint64_t written;
     /* Bytes were read. */
     uint8_t heard;
+    /* Messages read since the last bytes, in a row: they are bounded. */
+    uint8_t dataless;
     /* close_notify was sent, or the session was given up: nothing is written any more. */
     uint8_t ended;
     /* A call failed: so does each from now on. */
@@ -36,5 +38,9 @@ enum tls_result library_read(struct library *library, uint8_t *out, size_t capac
 enum tls_result library_write(struct library *library, const uint8_t *bytes, size_t length);
 /* Writes close_notify, once. */
 void library_end(struct library *library);
+/* OpenSSL has read a message of a handshake (NewSessionTicket, KeyUpdate), which it does not bound. */
+void library_note_message(struct library *library);
+/* There were too many of them: nothing more is to be read, and the session is broken by that. */
+int library_is_flooded(const struct library *library);
 
 #endif

@@ -45,6 +45,8 @@ static int bio_read(BIO *bio, char *out, size_t capacity, size_t *got)
 {
     struct tls *tls = BIO_get_data(bio);
     BIO_clear_retry_flags(bio);
+    if (library_is_flooded(&tls->library))
+        return 0; /* without a wish to go on: an error */
     if (tls->feed.length == 0) {
         BIO_set_retry_read(bio);
         return 0;
@@ -183,39 +185,47 @@ static void watch_message(int writes, int version, int type, const void *bytes, 
         return;
     if (tls->finished & side)
         tls->late = 1;
+    if (type == SSL3_RT_HANDSHAKE && !writes && tls->library.ssl != NULL)
+        library_note_message(&tls->library);
     if (type == SSL3_RT_HANDSHAKE && length > 0 && *(const uint8_t *)bytes == SSL3_MT_FINISHED)
         tls->finished |= side;
     if (type == SSL3_RT_HANDSHAKE && length > 0 && *(const uint8_t *)bytes == SSL3_MT_CERTIFICATE && !writes)
         look_at_chain(tls, bytes, length);
 }
 
-/* Lets the record layer go on where OpenSSL stands now, and frees OpenSSL's session, or OpenSSL itself. 0, or
- * -1 with an error. */
-static int tls_hand_over(struct tls *tls)
+/* Lets the record layer go on where OpenSSL stands now, and frees OpenSSL's session. NULL, or why it cannot.
+ */
+static const char *record_begin(struct tls *tls)
 {
     const SSL_CIPHER *cipher = SSL_get_current_cipher(tls->ssl);
-    if (profile_is_fips(tls->libctx)) {
-        library_start(&tls->library, tls->ssl);
-        return 0;
-    }
-    unsigned fragment = SSL_SESSION_get_max_fragment_length(SSL_get0_session(tls->ssl));
-    const char *wrong = NULL;
     if (SSL_version(tls->ssl) != TLS1_3_VERSION || cipher == NULL || tls->finished != 3 || tls->late ||
         SSL_has_pending(tls->ssl))
-        wrong = "the handshake has no clean end";
-    else if (fragment >= TLSEXT_max_fragment_length_512 && fragment <= TLSEXT_max_fragment_length_4096)
-        wrong = "the peer asks for short records (max_fragment_length)";
-    else if (record_start(&tls->record, SSL_CIPHER_get_protocol_id(cipher), tls->libctx,
-                          !SSL_is_server(tls->ssl)) != 0)
-        wrong = tls->record.failure;
-    if (wrong != NULL) {
-        tls->record.failure = wrong;
-        snprintf(tls->error, sizeof(tls->error), "TLS: %s", wrong);
-        return -1;
-    }
+        return "the handshake has no clean end";
+    if (record_start(&tls->record, SSL_CIPHER_get_protocol_id(cipher), tls->libctx,
+                     !SSL_is_server(tls->ssl)) != 0)
+        return tls->record.failure;
     SSL_free(tls->ssl);
     tls->ssl = NULL;
-    return 0;
+    return NULL;
+}
+
+/* The handshake is done: to the record layer, or with the profile `fips` to OpenSSL itself. 0, or -1 with an
+ * error. */
+static int tls_hand_over(struct tls *tls)
+{
+    unsigned fragment = SSL_SESSION_get_max_fragment_length(SSL_get0_session(tls->ssl));
+    const char *wrong = NULL;
+    if (fragment >= TLSEXT_max_fragment_length_512 && fragment <= TLSEXT_max_fragment_length_4096)
+        wrong = "the peer asks for short records (max_fragment_length)";
+    else if (profile_is_fips(tls->libctx))
+        library_start(&tls->library, tls->ssl);
+    else
+        wrong = record_begin(tls);
+    if (wrong == NULL)
+        return 0;
+    tls->record.failure = wrong;
+    snprintf(tls->error, sizeof(tls->error), "TLS: %s", wrong);
+    return -1;
 }
 
 /* ---- credentials ---- */
@@ -441,6 +451,8 @@ static enum tls_result record_result(struct tls *tls, enum tls_result result)
 static enum tls_result library_result(struct tls *tls, enum tls_result result)
 {
     tls->sink = NULL;
+    if (library_is_flooded(&tls->library) && tls->error[0] == 0)
+        snprintf(tls->error, sizeof(tls->error), "TLS: too many records without data");
     if (tls->library.broken && tls->error[0] == 0)
         (void)openssl_failed(tls);
     return result;
