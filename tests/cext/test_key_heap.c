@@ -9,6 +9,7 @@
 #include "certificates.h"
 #include "check.h"
 #include "credentials.h"
+#include "tls_pair.h"
 
 #define SHIPPER "spiffe://example.org/ns/default/sa/shipper"
 
@@ -39,6 +40,15 @@ static int init(struct tls_credentials *credentials, const struct texts *texts, 
 {
     error[0] = 0;
     return credentials_init(credentials, NULL, texts->chain, texts->key, texts->bundle, error, NS_REASON_MAX);
+}
+
+static void check_handshake(const struct tls_credentials *client, const struct tls_credentials *server)
+{
+    struct pair pair;
+    pair_run(&pair, client, server, SHIPPER);
+    CHECK_CASE(pair.client.result == TLS_OK, "%s", pair.client.tls.error);
+    CHECK_CASE(pair.server.result == TLS_OK, "%s", pair.server.tls.error);
+    pair_dispose(&pair);
 }
 
 /* They cost what key_heap.h says. */
@@ -80,12 +90,39 @@ TEST(credentials_for_which_there_is_no_room_are_refused_and_those_that_are_there
     CHECK_CASE(strncmp(error, "the locked memory for private keys is full", 42) == 0, "%s", error);
     for (int i = 0; i < count; i++)
         CHECK_EQUAL(SSL_CTX_check_private_key(credentials[i].context), 1);
+    check_handshake(&credentials[0], &credentials[count - 1]);
     /* With room again it works again. */
     while (count > 5)
         credentials_dispose(&credentials[--count]);
     CHECK_EQUAL(init(&credentials[count], &texts, error), 0);
     for (int i = 0; i <= count; i++)
         credentials_dispose(&credentials[i]);
+    texts_dispose(&texts);
+}
+
+/* As with more handshakes under way than there is room for. */
+TEST(a_handshake_for_which_there_is_no_room_says_so)
+{
+    static void *taken[1 << 12];
+    struct tls_credentials credentials;
+    char error[NS_REASON_MAX];
+    size_t count = 0;
+    struct texts texts = texts_new(NULL);
+    CHECK(key_heap_begin(1 << 16) >= 0);
+    CHECK_EQUAL(init(&credentials, &texts, error), 0);
+    check_handshake(&credentials, &credentials);
+    for (size_t size = 1 << 15; size >= 32; size /= 2)
+        while ((taken[count] = OPENSSL_secure_malloc(size)) != NULL)
+            count++;
+    struct pair pair;
+    pair_run(&pair, &credentials, &credentials, SHIPPER);
+    CHECK_EQUAL(pair.client.result, TLS_FAILED);
+    CHECK_TEXT(pair.client.tls.error, "TLS: the locked memory for private keys is full");
+    pair_dispose(&pair);
+    while (count > 0)
+        OPENSSL_secure_free(taken[--count]);
+    check_handshake(&credentials, &credentials);
+    credentials_dispose(&credentials);
     texts_dispose(&texts);
 }
 

@@ -5,8 +5,12 @@
 
 enum {
     PIECE = 32,          /* the smallest allocation in it */
+    SESSION = 1024,      /* a handshake, and what its thread needs */
     GREATEST_KEY = 8192, /* RSA's of 16,384 bits are in pieces of 1 kB */
 };
+
+/* Bytes of it; 0: there is none. */
+static size_t heap_size;
 
 int key_heap_begin(size_t size)
 {
@@ -23,14 +27,24 @@ int key_heap_begin(size_t size)
     default:
         result = -1;
     }
+    heap_size = result >= 0 ? size : 0;
     return result;
+}
+
+static int has_room(size_t size)
+{
+    void *probe = OPENSSL_secure_malloc(size);
+    OPENSSL_secure_free(probe);
+    return probe != NULL;
 }
 
 int key_heap_is_full(void)
 {
-    if (!CRYPTO_secure_malloc_initialized())
-        return 0;
-    void *probe = OPENSSL_secure_malloc(GREATEST_KEY);
-    OPENSSL_secure_free(probe);
-    return probe == NULL;
+    return heap_size > 0 && (CRYPTO_secure_used() > heap_size - heap_size / KEY_HEAP_SHARE ||
+                             !has_room(GREATEST_KEY));
+}
+
+int key_heap_is_spent(void)
+{
+    return heap_size > 0 && !has_room(SESSION);
 }

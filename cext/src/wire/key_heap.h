@@ -19,7 +19,12 @@ enum { KEY_HEAP_SIZE = 16 << 20 };
 /* Makes it, once for the process; later calls do nothing. `size` is a power of two. 1; 0: there is one, but
  * it could not be locked, or not be left out of dumps; -1: there is none, and keys are in ordinary memory. */
 int key_heap_begin(size_t size);
-/* Whether a key of the greatest size that is taken finds no room. */
+/* Of the heap one part in so many is for handshakes: no new credentials are taken that would use it. */
+enum { KEY_HEAP_SHARE = 8 };
+
+/* Whether that share is all that is left, or a key of the greatest size that is taken finds no room. */
 int key_heap_is_full(void);
+/* Whether handshakes find no room either. */
+int key_heap_is_spent(void);
 
 #endif

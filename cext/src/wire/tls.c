@@ -243,7 +243,8 @@ static SSL_CTX *context_new(OSSL_LIB_CTX *libctx, const char *chain_pem, struct 
                             size_t error_size)
 {
     ERR_clear_error();
-    SSL_CTX *ctx = SSL_CTX_new_ex(libctx, NULL, TLS_method());
+    /* Those that are there go on: what is left is for their handshakes. */
+    SSL_CTX *ctx = key_heap_is_full() ? NULL : SSL_CTX_new_ex(libctx, NULL, TLS_method());
     if (ctx == NULL) {
         error_line(error, error_size, key_heap_is_full() ? HEAP_FULL : "OpenSSL cannot make a context");
         return NULL;
@@ -375,6 +376,8 @@ static enum tls_result openssl_failed(struct tls *tls)
         tls->record.alert = tls_error_alert(ERR_peek_error());
     if (tls->error[0] == 0 && tls_error_words(ERR_peek_error()) != NULL)
         snprintf(tls->error, sizeof(tls->error), "%s", tls_error_words(ERR_peek_error()));
+    if (tls->error[0] == 0 && key_heap_is_spent())
+        snprintf(tls->error, sizeof(tls->error), "TLS: %s", HEAP_FULL);
     if (tls->error[0] == 0)
         error_line(tls->error, sizeof(tls->error), "TLS");
     ERR_clear_error();
