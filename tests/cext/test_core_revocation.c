@@ -376,4 +376,93 @@ TEST(a_key_is_read_from_a_file_in_both_forms_and_refused_in_others)
     lab_free(lab);
 }
 
+enum { STACK = 1 << 20 };
+
+/* Credentials that are handed over on a stack that is known. */
+struct handing {
+    struct lab *lab;
+    const char *chain;
+    int fd, result;
+};
+
+static void *hand_over(void *argument)
+{
+    struct handing *handing = argument;
+    char error[256] = "";
+    handing->result = core_workload_credentials_from(handing->lab->core, SHIPPER_KEY, handing->chain,
+                                                     handing->fd, error, sizeof(error));
+    return NULL;
+}
+
+/* The sanitizer knows of variables there that are gone. */
+__attribute__((no_sanitize("address"))) static int stack_has(const uint8_t *stack, const uint8_t *part,
+                                                             size_t length)
+{
+    for (size_t at = 0; at + length <= STACK; at++) {
+        size_t same = 0;
+        while (same < length && stack[at + same] == part[same])
+            same++;
+        if (same == length)
+            return 1;
+    }
+    return 0;
+}
+
+/* What OpenSSL's assembler works on, as deep as it goes. */
+static const uint8_t LEFT[] = "a copy of a private number that nobody has wiped";
+
+/* In the order of the header, which the linker cannot check. */
+int __real_tls_credentials_init(struct tls_credentials *credentials, OSSL_LIB_CTX *libctx,
+                                struct trust *trust, const char *chain, struct tls_key key, char *error,
+                                size_t error_size);
+int __wrap_tls_credentials_init(struct tls_credentials *credentials, OSSL_LIB_CTX *libctx,
+                                struct trust *trust, const char *chain, struct tls_key key, char *error,
+                                size_t error_size);
+
+static __attribute__((noinline)) void leave_behind(void)
+{
+    volatile uint8_t deep[8192]; /* what is called next does not reach its end */
+    for (size_t i = 0; i < sizeof(LEFT); i++)
+        deep[i] = LEFT[i];
+    (void)deep[0];
+}
+
+int __wrap_tls_credentials_init(struct tls_credentials *credentials, OSSL_LIB_CTX *libctx,
+                                struct trust *trust, const char *chain, struct tls_key key, char *error,
+                                size_t error_size)
+{
+    int result = __real_tls_credentials_init(credentials, libctx, trust, chain, key, error, error_size);
+    leave_behind();
+    return result;
+}
+
+TEST(nothing_of_a_key_that_was_handed_over_stays_on_the_stack)
+{
+    struct lab *lab = lab_new();
+    struct certificate_wish wish = {.uris = {SHIPPER}};
+    struct certificate leaf = certificate_new(&lab->authority.intermediate, &wish);
+    char *chain = certificate_chain_pem(&leaf, &lab->authority.intermediate);
+    char *pem = certificate_key_pem(&leaf);
+    struct handing handing = {.lab = lab, .chain = chain, .fd = memfd_create("key", MFD_CLOEXEC)};
+    CHECK_EQUAL(write(handing.fd, pem, strlen(pem)), (ssize_t)strlen(pem));
+    uint8_t *stack = mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    pthread_attr_t attributes;
+    pthread_t thread;
+    CHECK(stack != MAP_FAILED);
+    CHECK_EQUAL(pthread_attr_init(&attributes), 0);
+    CHECK_EQUAL(pthread_attr_setstack(&attributes, stack, STACK), 0);
+    CHECK_EQUAL(pthread_create(&thread, &attributes, hand_over, &handing), 0);
+    pthread_join(thread, NULL);
+    CHECK_EQUAL(handing.result, 0);
+    CHECK(!stack_has(stack, LEFT, sizeof(LEFT)));
+    CHECK(!stack_has(stack, (const uint8_t *)pem + 60, 16)); /* of its second line */
+    pthread_attr_destroy(&attributes);
+    munmap(stack, STACK);
+    close(handing.fd);
+    free(chain);
+    free(pem);
+    certificate_dispose(&leaf);
+    lab_free(lab);
+}
+
 CHECK_MAIN

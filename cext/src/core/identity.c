@@ -74,8 +74,10 @@ static int give_credentials(struct core *core, uint64_t workload, const char *ch
     /* Made here, each in its worker's library context, so that no worker spends time on parsing. */
     for (uint32_t i = 0; i < core->worker_count; i++) {
         struct worker *worker = &core->workers[i];
-        if (tls_credentials_init(&made[i], worker->libctx, &worker->trust, chain_pem, key, error,
-                                 error_size) != 0) {
+        int result = tls_credentials_init(&made[i], worker->libctx, &worker->trust, chain_pem, key, error,
+                                          error_size);
+        wipe_behind(); /* here: `made` is larger than what a caller's wiping reaches */
+        if (result != 0) {
             while (i-- > 0)
                 tls_credentials_dispose(&made[i]);
             return -1;
@@ -118,7 +120,7 @@ int core_workload_credentials_from(struct core *core, uint64_t workload, const c
     else if (give_credentials(core, workload, chain_pem, key, error, error_size) == 0)
         key.bytes = NULL;
     OPENSSL_cleanse(room, sizeof(room));
-    wipe_behind();
+    wipe_behind(); /* what the last copies have left in registers */
     (void)munlock(room, sizeof(room));
     return key.bytes == NULL ? 0 : -1;
 }
