@@ -74,8 +74,8 @@ static int give_credentials(struct core *core, uint64_t workload, const char *ch
     /* Made here, each in its worker's library context, so that no worker spends time on parsing. */
     for (uint32_t i = 0; i < core->worker_count; i++) {
         struct worker *worker = &core->workers[i];
-        int result = tls_credentials_init(&made[i], worker->libctx, &worker->trust, chain_pem, key, error,
-                                          error_size);
+        int result =
+            tls_credentials_init(&made[i], worker->libctx, &worker->trust, chain_pem, key, error, error_size);
         wipe_behind(); /* here: `made` is larger than what a caller's wiping reaches */
         if (result != 0) {
             while (i-- > 0)

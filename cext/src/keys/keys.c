@@ -317,7 +317,6 @@ int key_export(const struct ns_key *key, char *error, size_t error_size)
         if (size > 0)
             fd = sealed(encoded, size);
         OPENSSL_cleanse(encoded, sizeof(encoded));
-        wipe_behind();
     } else {
         PKCS8_PRIV_KEY_INFO *info = EVP_PKEY2PKCS8(key->pkey);
         uint8_t *encoded = NULL;
@@ -328,6 +327,7 @@ int key_export(const struct ns_key *key, char *error, size_t error_size)
         }
         PKCS8_PRIV_KEY_INFO_free(info);
     }
+    wipe_behind();
     if (fd < 0)
         fail(error, error_size, "the key cannot be put into a memfd");
     return fd;

@@ -40,8 +40,8 @@ static int has_room(size_t size)
 
 int key_heap_is_full(void)
 {
-    return heap_size > 0 && (CRYPTO_secure_used() > heap_size - heap_size / KEY_HEAP_SHARE ||
-                             !has_room(GREATEST_KEY));
+    return heap_size > 0 &&
+           (CRYPTO_secure_used() > heap_size - heap_size / KEY_HEAP_SHARE || !has_room(GREATEST_KEY));
 }
 
 int key_heap_is_spent(void)

@@ -12,8 +12,8 @@
 
 /* Bytes. Credentials with a key of P-256 or Ed25519 take 96, of P-384 128, of RSA with 2,048 bits 1,024: 64
  * of them are OpenSSL's for its context. A worker has them of each workload, twice while they are renewed:
- * for 1,000 workloads and 64 workers that is 12 MiB. A handshake that is under way takes 64, a thread 1 kB.
- */
+ * for 1,000 workloads and 64 workers that is 12 MiB. A handshake that is under way takes 64, and with the
+ * profile `fips` as long as the session lasts; a thread 1 kB. */
 enum { KEY_HEAP_SIZE = 16 << 20 };
 
 /* Makes it, once for the process; later calls do nothing. `size` is a power of two. 1; 0: there is one, but
