@@ -6,22 +6,10 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
-#include "base/wipe.h"
 #include "certificates.h"
 #include "check.h"
 #include "credentials.h"
 #include "tls_pair.h"
-
-/* As it is compiled for use: a call at its end would become a jump, behind which nothing is wiped any more.
- */
-#pragma GCC push_options
-#pragma GCC optimize("O2")
-#define wipe_behind wipe_behind_in_use
-#define noinline noinline, no_sanitize("address", "undefined")
-#include "base/wipe.c"
-#undef noinline
-#undef wipe_behind
-#pragma GCC pop_options
 
 #define SHIPPER "spiffe://example.org/ns/default/sa/shipper"
 
@@ -161,39 +149,6 @@ TEST(memory_that_cannot_be_locked_is_told)
     CHECK_EQUAL(key_heap_begin(1 << 16), 0);
     (void)seteuid(getuid());
     (void)prctl(PR_SET_DUMPABLE, 1); /* for the leak checker */
-}
-
-/* Vector registers have 32 bytes, of which compilers for processors without AVX know half. */
-TEST(registers_are_wiped_whole)
-{
-#if defined(__x86_64__)
-    uint64_t general;
-    static uint8_t left[2][32];
-    static uint8_t secret[32], nothing[32];
-    if (!__builtin_cpu_supports("avx"))
-        return;
-    memset(secret, 0x5a, sizeof(secret));
-    __asm__ volatile("vmovdqu %[secret], %%ymm3\n\t"
-                     "vmovdqu %[secret], %%ymm15\n\t"
-                     "mov $0x5a5a5a5a, %%r10\n\t"
-                     "mov %%rsp, %%r12\n\t"
-                     "sub $256, %%rsp\n\t" /* beyond the red zone */
-                     "and $-64, %%rsp\n\t"
-                     "call wipe_behind_in_use\n\t"
-                     "mov %%r12, %%rsp\n\t"
-                     "mov %%r10, %[general]\n\t"
-                     "vmovdqu %%ymm3, %[third]\n\t"
-                     "vmovdqu %%ymm15, %[last]\n\t"
-                     "vzeroupper"
-                     : [general] "=m"(general), [third] "=m"(left[0]), [last] "=m"(left[1])
-                     : [secret] "m"(secret)
-                     : "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "cc", "memory",
-                       "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
-                       "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
-    CHECK_EQUAL(general, 0);
-    for (int i = 0; i < 2; i++)
-        CHECK_CASE(memcmp(left[i], nothing, sizeof(nothing)) == 0, "%d", i);
-#endif
 }
 
 CHECK_MAIN
