@@ -1,4 +1,5 @@
 /* revoked.c: what is revoked, and handshakes with whom. */
+#define _GNU_SOURCE
 #include "wire/revoked.h"
 
 #include "certificates.h"
@@ -252,6 +253,71 @@ TEST(an_intermediate_that_was_revoked_vouches_for_nobody)
     }
     pair_dispose(&pair);
     mesh_dispose(&mesh);
+}
+
+/* With so many intermediates, and the root sent along. */
+static struct tls_credentials credentials_below(const struct authority *authority, int count,
+                                                struct revoked *revoked)
+{
+    struct certificate path[REVOKED_SIGNERS_MOST + 1];
+    const struct certificate *signer = &authority->root;
+    for (int i = 0; i <= count; i++) {
+        const struct certificate_wish wish = {.authority = i < count, .uris = {i < count ? NULL : SHIPPER}};
+        path[i] = certificate_new(signer, &wish);
+        signer = &path[i];
+    }
+    char *chain = certificate_chain_pem(&authority->root, NULL);
+    for (int i = 0; i <= count; i++) {
+        char *one = certificate_chain_pem(&path[i], NULL), *longer;
+        CHECK(asprintf(&longer, "%s%s", one, chain) > 0);
+        free(one);
+        free(chain);
+        chain = longer;
+    }
+    char *key = certificate_key_pem(&path[count]);
+    char *bundle = certificate_chain_pem(&authority->root, NULL);
+    char error[NS_REASON_MAX] = "";
+    struct tls_credentials credentials;
+    CHECK_EQUAL(credentials_init(&credentials, NULL, chain, key, bundle, error, sizeof(error)), 0);
+    credentials.trust->revoked = revoked;
+    for (int i = 0; i <= count; i++)
+        certificate_dispose(&path[i]);
+    free(chain);
+    free(key);
+    free(bundle);
+    return credentials;
+}
+
+TEST(each_intermediate_counts_whether_there_are_none_or_eight)
+{
+    static const int COUNTS[] = {0, 1, 7, REVOKED_SIGNERS_MOST};
+    struct revoked revoked;
+    struct authority authority = authority_new();
+    revoked_init(&revoked);
+    for (size_t i = 0; i < sizeof(COUNTS) / sizeof(COUNTS[0]); i++) {
+        struct pair pair;
+        const int count = COUNTS[i];
+        struct tls_credentials credentials = credentials_below(&authority, count, &revoked);
+        pair_run(&pair, &credentials, &credentials, SHIPPER);
+        CHECK_CASE(pair.client.result == TLS_OK, "%d: %s", count, pair.client.tls.error);
+        CHECK_CASE(pair.server.result == TLS_OK, "%d: %s", count, pair.server.tls.error);
+        const struct digests *peers = &pair.client.tls.peers, *own = &pair.client.tls.own;
+        CHECK_EQUAL(peers->signer_count, count); /* the root is an anchor, and none of them */
+        CHECK_EQUAL(own->signer_count, count < REVOKED_SIGNERS_MOST ? count + 1 : count);
+        for (int at = 0; at < count; at++) {
+            CHECK(memcmp(&peers->signers[at], &own->signers[at], sizeof(own->signers[at])) == 0);
+            (void)revoked_change(&revoked, peers->signers[at].serial, 1, NULL, 0, 1);
+            CHECK_EQUAL(revoked_look(&revoked, peers), REVOKED_SIGNER);
+        }
+        (void)revoked_change(&revoked, peers->anchor, 1, NULL, 0, 1);
+        CHECK_EQUAL(revoked_look(&revoked, peers), REVOKED_ANCHOR);
+        (void)revoked_change(&revoked, NULL, 0, NULL, 0, 1);
+        CHECK_EQUAL(revoked_look(&revoked, peers), REVOKED_NOT);
+        pair_dispose(&pair);
+        credentials_dispose(&credentials);
+    }
+    revoked_dispose(&revoked);
+    authority_dispose(&authority);
 }
 
 /* The one that is revoked is of another CA than its peer. */
