@@ -13,7 +13,7 @@ import pytest
 
 from nodeseal.sources.kubernetes import api as api_module
 from nodeseal.sources.kubernetes.access import Access
-from nodeseal.sources.kubernetes.api import Api, AwayError, Change, ChangeType, RefusedError
+from nodeseal.sources.kubernetes.api import Api, AwayError, Change, ChangeType, Listing, RefusedError
 from nodeseal.sources.kubernetes.objects import PODS, Pod
 from support.bundle_server import Behaviour, BundleServer, answering, web_certificate
 
@@ -134,6 +134,58 @@ def test_object_that_cannot_be_read_is_named_and_the_others_count(server: Bundle
         assert why.startswith("pods shop/b cannot be read: Expected `bool`, got `str`")
 
     play(server, tmp_path, story)
+
+
+def test_list_of_none_may_be_null(server: BundleServer, tmp_path: Path) -> None:
+    server.behaviour = answering(b'{"metadata": {"resourceVersion": "9"}, "items": null}')
+
+    async def story(api: Api) -> None:
+        assert await api.list_all(PODS, {}) == Listing([], "9", {})
+
+    play(server, tmp_path, story)
+
+
+def test_line_that_is_empty_is_passed_over(server: BundleServer, tmp_path: Path) -> None:
+    server.behaviour = answering(b"\n")
+
+    async def story(api: Api) -> None:
+        assert [some async for some in api.watch(PODS, "1", {})] == [[]]
+
+    play(server, tmp_path, story)
+
+
+def test_version_that_is_not_there_yet_is_gone(server: BundleServer, tmp_path: Path) -> None:
+    causes = [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]
+    status = {"reason": "Timeout", "details": {"causes": causes, "retryAfterSeconds": 1}}
+    server.behaviour = answering(json.dumps(status).encode(), "504 Gateway Timeout")
+
+    async def story(api: Api) -> None:
+        with pytest.raises(RefusedError) as raised:
+            await api.list_all(PODS, {})
+        assert raised.value.gone
+
+    play(server, tmp_path, story)
+
+
+def test_ca_of_the_server_may_be_replaced(server: BundleServer, tmp_path: Path) -> None:
+    good = json.dumps({"metadata": {"resourceVersion": "9"}}).encode()
+
+    async def story(api: Api) -> None:
+        server.behaviour = answering(good)
+        await api.list_all(PODS, {})
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "web.pem").write_bytes(web_certificate(tmp_path / "new", "127.0.0.1").read_bytes())
+        server.show(tmp_path / "new" / "web.pem")
+        (tmp_path / "new" / "web.pem").replace(tmp_path / "web.pem")
+        await api.list_all(PODS, {})
+
+    play(server, tmp_path, story)
+
+
+def test_object_that_is_too_deep_is_one_line(server: BundleServer, tmp_path: Path) -> None:
+    deep = b'{"a":' * 5_000 + b"1" + b"}" * 5_000
+    server.behaviour = answering(b'{"metadata": {}, "items": [' + deep + b"]}")
+    assert "recursion" in listed(server, tmp_path, AwayError)
 
 
 def test_lines_of_a_watch_are_put_together(server: BundleServer, tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, Generic
 
 import aiohttp
@@ -43,6 +44,11 @@ _SILENCE_S = 150.0
 """A watch sends a bookmark a minute. One that sends nothing for so long has lost its server."""
 
 
+_TOO_LARGE = "ResourceVersionTooLarge"
+_VERSION_UNUSABLE = {"Expired", "Gone", _TOO_LARGE}
+"""https://kubernetes.io/docs/reference/using-api/api-concepts/#unavailable-resource-versions"""
+
+
 class AwayError(Exception):
     """The API server has not answered, or with something else than an answer. One line."""
 
@@ -55,13 +61,14 @@ class RefusedError(Exception):
         self.code = code
         """The HTTP status."""
         self.reason = reason
-        """Kubernetes' word for it: "Forbidden", "Expired", "NotFound"; may be empty."""
+        """Kubernetes' word for it: "Forbidden", "Expired", "NotFound"; of a timeout its cause; may be empty."""
         self.retry_after = retry_after
 
     @property
     def gone(self) -> bool:
-        """The version that was asked from is too old: list again."""
-        return self.code == 410
+        """The version that was asked from is too old, or not there yet, as after etcd was brought back from a backup:
+        list again."""
+        return self.code == 410 or self.reason in _VERSION_UNUSABLE
 
 
 class ChangeType(Enum):
@@ -101,7 +108,8 @@ class _ListMeta(Struct, rename="camel"):
 
 class _Page(Struct):
     metadata: _ListMeta
-    items: list[Raw] = field(default_factory=list)
+    items: list[Raw] | None = None
+    """Go writes null for none."""
 
 
 class _Line(Struct):
@@ -119,8 +127,13 @@ class _Versioned(Struct):
     metadata: _Version
 
 
+class _StatusCause(Struct):
+    reason: str = ""
+
+
 class _StatusDetails(Struct, rename="camel"):
     retry_after_seconds: float | None = None
+    causes: list[_StatusCause] | None = None
 
 
 class _Status(Struct):
@@ -131,6 +144,12 @@ class _Status(Struct):
     message: str = ""
     details: _StatusDetails | None = None
 
+    @property
+    def word(self) -> str:
+        """See RefusedError.reason."""
+        causes = self.details.causes if self.details is not None else None
+        return _TOO_LARGE if any(one.reason == _TOO_LARGE for one in causes or ()) else self.reason
+
 
 class Api:
     """One API server. All methods belong to the event loop."""
@@ -139,6 +158,7 @@ class Api:
         """`agent`: what it calls itself in the server's logs. Raises AccessError."""
         self._access = access
         self._agent = agent
+        self._stamp = _stamp(access.ca)
         try:
             self._context = ssl.create_default_context(cafile=access.ca)
         except (OSError, ssl.SSLError) as error:
@@ -159,7 +179,7 @@ class Api:
         while True:
             async with self._asked("list", resource, query, _ANSWER_S) as answer:
                 found = msgspec.json.decode(await read_answer(answer, _PAGE_MAX), type=_Page)
-                for raw in found.items:
+                for raw in found.items or ():
                     try:
                         items.append(msgspec.json.decode(raw, type=resource.type))
                     except msgspec.ValidationError as error:
@@ -176,10 +196,10 @@ class Api:
         version: str,
         selectors: Mapping[str, str],
         seconds: int = 600,
-    ) -> AsyncIterator[list[Change[T]]]:
-        """What changes after `version`, as it comes: what has come at once is one list. Ends when the server has had
-        enough, after so many seconds at the latest; go on from the last version then. Raises AwayError, RefusedError,
-        AccessError."""
+    ) -> AsyncGenerator[list[Change[T]], None]:
+        """What changes after `version`, as it comes: what has come at once is one list. The first one is empty: the
+        server watches. Ends when the server has had enough, after so many seconds at the latest; go on from
+        the last version then. Raises AwayError, RefusedError, AccessError."""
         query = {
             **selectors,
             "watch": "true",
@@ -188,6 +208,7 @@ class Api:
             "timeoutSeconds": str(seconds),
         }
         async with self._asked("watch", resource, query, _SILENCE_S) as answer:
+            yield []
             async for lines in _lines(answer):
                 yield [_change(resource, line) for line in lines]
 
@@ -195,11 +216,19 @@ class Api:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 self._access.server,
-                connector=aiohttp.TCPConnector(ssl=self._context),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 read_bufsize=1 << 20,
             )
         return self._session
+
+    def _known(self) -> ssl.SSLContext:
+        """What verifies the server: read anew when its CA is another one. One that cannot be read changes nothing."""
+        stamp = _stamp(self._access.ca)
+        if stamp != self._stamp:
+            with contextlib.suppress(OSError, ssl.SSLError):
+                self._context = ssl.create_default_context(cafile=self._access.ca)
+                self._stamp = stamp
+        return self._context
 
     @contextlib.asynccontextmanager
     async def _asked(
@@ -215,7 +244,7 @@ class Api:
         try:
             # A redirect would carry the token elsewhere.
             async with self._opened().get(
-                resource.path, params=query, headers=headers, timeout=timeout, allow_redirects=False
+                resource.path, params=query, headers=headers, timeout=timeout, allow_redirects=False, ssl=self._known()
             ) as answer:
                 if answer.status != 200:
                     raise _refused(verb, resource, answer.status, await read_answer(answer, _ERROR_MAX), answer.headers)
@@ -223,8 +252,17 @@ class Api:
         except TimeoutError:
             text = f"{self._access.server} has been silent for {silence:.0f} s, asked to {verb} {resource.name}"
             raise AwayError(text) from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
             raise AwayError(f"{self._access.server}: {why(error)}") from None
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Another one when the file was replaced; None: it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 async def _lines(answer: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]:
@@ -235,8 +273,8 @@ async def _lines(answer: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]:
         *lines, rest = rest.split(b"\n") if b"\n" in piece else (rest,)
         if len(rest) > _LINE_MAX:
             raise ValueError(f"a line of the watch has more than {_LINE_MAX >> 20} MiB")
-        if lines:
-            yield [bytes(line) for line in lines if line]
+        if found := [bytes(line) for line in lines if line]:
+            yield found
 
 
 def _change(resource: Resource[T], line: bytes) -> Change[T]:
@@ -244,9 +282,7 @@ def _change(resource: Resource[T], line: bytes) -> Change[T]:
     found = msgspec.json.decode(line, type=_Line)
     if found.type == "ERROR":
         status = msgspec.json.decode(found.object, type=_Status)
-        raise RefusedError(
-            status.code, status.reason, f"the watch of {resource.name} ended: {one_line(status.message)}"
-        )
+        raise RefusedError(status.code, status.word, f"the watch of {resource.name} ended: {one_line(status.message)}")
     kind = ChangeType(found.type)
     of = msgspec.json.decode(found.object, type=_Versioned).metadata
     key = of.namespace, of.name
@@ -287,4 +323,4 @@ def _refused(verb: str, resource: Resource[Any], status: int, body: bytes, heade
     else:
         text = f"the API server does not {verb} {resource.name}: status {status}"
     detail = one_line(said.message)
-    return RefusedError(status, said.reason, f"{text} ({detail})" if detail else text, after)
+    return RefusedError(status, said.word, f"{text} ({detail})" if detail else text, after)

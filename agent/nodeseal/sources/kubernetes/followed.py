@@ -3,13 +3,16 @@
 How it works. A watch that ends, for whatever reason, is begun again from the last version that it told, so that nothing
 is listed twice. Only a version that the server has forgotten (410), or that cannot be read, makes a new list. While the
 server is away what was known counts. Tries come at growing intervals, each with its jitter: the agents of a cluster
-find their server again at the same moment.
+find their server again at the same moment. A watch that lasted for a while and ended is no failure, however it ended:
+one of few objects is silent for so long that it is given up, where the server sends no bookmarks.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Generic
 
@@ -21,6 +24,9 @@ from nodeseal.sources.kubernetes.objects import Key, Resource, T
 log = logging.getLogger("nodeseal.agent")
 
 _FIRST_S, _LONGEST_S = 0.5, 30.0
+_WATCH_S = 600.0
+_SHORT_S = 1.0
+"""A watch that ends sooner is as one that was refused: whoever begins it again at once asks without end."""
 
 
 class Followed(Generic[T]):
@@ -46,23 +52,37 @@ class Followed(Generic[T]):
         self._changed = changed
         self._selectors = dict(selectors or {})
         self._version = ""
+        self._open_since: float | None = None
+        """When the present watch was begun; None: it is not yet."""
+        self._untold: set[Key] = set()
         self._backoff = Backoff(_FIRST_S, _LONGEST_S)
 
     async def run(self) -> None:
         """Never ends, and never raises."""
+        clock = asyncio.get_running_loop().time
         while True:
-            delay = 0.0
+            self._open_since = None
             try:
+                await self._tell(set())
                 if not self._version:
                     await self._list()
                 await self._watch()
+                after, why = None, None
             except RefusedError as error:
-                delay = self._failed(str(error), error.retry_after)
+                after, why = error.retry_after, str(error)
                 if error.gone:
-                    self._version, delay = "", min(delay, 1.0)
+                    self._version = ""
             except (AwayError, AccessError) as error:
-                delay = self._failed(str(error), None)
-            await asyncio.sleep(delay)
+                after, why = None, str(error)
+            except Exception as error:  # whatever it is, they are followed again
+                log.exception("%s cannot be followed", self._resource.name)
+                after, why = None, f"{type(error).__name__}; the agent's log has more"
+            if self._open_since is not None and clock() - self._open_since >= _SHORT_S:
+                # All watches end some time: that is none of what is wrong before it cannot be begun again.
+                self._backoff.reset()
+            else:
+                self._failed(why or "the API server ends the watch as soon as it has begun")
+            await asyncio.sleep(max(self._backoff.next(), min(after or 0.0, _LONGEST_S)))
 
     async def _list(self) -> None:
         listing = await self._api.list_all(self._resource, self._selectors)
@@ -74,18 +94,29 @@ class Followed(Generic[T]):
         self.items.update(found)
         self.unread = dict(listing.unread)
         self._version = listing.version
-        self._well()
         self.synced.set()
-        if different or gone:
-            await self._changed(different | gone)
+        await self._tell(different | gone)
 
     async def _watch(self) -> None:
-        async for changes in self._api.watch(self._resource, self._version, self._selectors):
-            self._well()
-            keys = {key for change in changes if (key := self._take(change)) is not None}
-            self._version = changes[-1].version
-            if keys:
-                await self._changed(keys)
+        # Not all agents of a cluster begin again at once for ever because they once did.
+        seconds = round(_WATCH_S * (0.5 + 0.5 * random.random()))  # noqa: S311
+        watch = self._api.watch(self._resource, self._version, self._selectors, seconds)
+        async with contextlib.aclosing(watch) as batches:
+            async for changes in batches:
+                if self._open_since is None:
+                    self._open_since = asyncio.get_running_loop().time()
+                    self._well()
+                keys = {key for change in changes if (key := self._take(change)) is not None}
+                if changes:
+                    self._version = changes[-1].version
+                await self._tell(keys)
+
+    async def _tell(self, keys: set[Key]) -> None:
+        """What could not be told before is told with it."""
+        self._untold |= keys
+        if self._untold:
+            await self._changed(set(self._untold))
+            self._untold.clear()
 
     def _take(self, change: Change[T]) -> Key | None:
         """The key of what is another now."""
@@ -108,11 +139,8 @@ class Followed(Generic[T]):
         if self.problem is not None:
             log.info("%s are followed again", self._resource.name)
         self.problem = None
-        self._backoff.reset()
 
-    def _failed(self, why: str, after: float | None) -> float:
-        """The seconds until the next try."""
+    def _failed(self, why: str) -> None:
         if self.problem is None:
             log.warning("%s cannot be followed: %s; what is known of them counts", self._resource.name, why)
         self.problem = why
-        return max(self._backoff.next(), after or 0.0)

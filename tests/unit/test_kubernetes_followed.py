@@ -1,0 +1,162 @@
+"""Following objects while the API server behaves otherwise than it should; tests/kubernetes has a real one."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from nodeseal.sources.kubernetes import followed as followed_module
+from nodeseal.sources.kubernetes.api import AwayError, Change, ChangeType, Listing, RefusedError
+from nodeseal.sources.kubernetes.followed import Followed
+from nodeseal.sources.kubernetes.objects import NAMESPACES, Key, Meta, Namespace
+from support.agent_fakes import until
+
+Step = list[Change[Namespace]] | Exception | float
+"""What a watch tells, raises, or waits for (in seconds)."""
+
+
+def namespace(name: str, **labels: str) -> Namespace:
+    return Namespace(metadata=Meta(name=name, labels=labels))
+
+
+def added(name: str, version: str, **labels: str) -> Change[Namespace]:
+    return Change(ChangeType.ADDED, version, ("", name), namespace(name, **labels))
+
+
+class PlayedApi:
+    """Answers lists from `listed`, and each watch by the next of `watches`; then watches are silent."""
+
+    def __init__(self, listed: list[Namespace], *watches: list[Step]) -> None:
+        self.listed = listed
+        self.watches: Iterator[list[Step]] = iter(watches)
+        self.asked: list[str] = []
+
+    async def list_all(self, _resource: object, _selectors: Mapping[str, str]) -> Listing[Namespace]:
+        self.asked.append("list")
+        return Listing(list(self.listed), "10", {})
+
+    async def watch(
+        self, _resource: object, version: str, _selectors: Mapping[str, str], _seconds: int = 0
+    ) -> AsyncGenerator[list[Change[Namespace]], None]:
+        self.asked.append(version)
+        for step in next(self.watches, [[], 3600.0]):
+            if isinstance(step, Exception):
+                raise step
+            if isinstance(step, float):
+                await asyncio.sleep(step)
+            else:
+                yield step
+
+
+def play(
+    api: PlayedApi, done: Callable[[Followed[Namespace]], bool], changed: Callable[[set[Key]], None] = lambda _: None
+) -> Followed[Namespace]:
+    """Followed until `done`."""
+
+    async def tell(keys: set[Key]) -> None:
+        changed(keys)
+
+    async def whole() -> Followed[Namespace]:
+        fake: Any = api
+        found = Followed(fake, NAMESPACES, tell)
+        task = asyncio.create_task(found.run())
+        await until(lambda: task.done() or done(found))
+        assert not task.done()
+        task.cancel()
+        await asyncio.wait([task])
+        return found
+
+    return asyncio.run(whole())
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(followed_module, "_FIRST_S", 0.01)
+    monkeypatch.setattr(followed_module, "_LONGEST_S", 0.08)
+
+
+def test_failure_of_whoever_is_told_ends_nothing_and_is_told_again() -> None:
+    told: list[set[Key]] = []
+
+    def changed(keys: set[Key]) -> None:
+        told.append(keys)
+        if len(told) == 1:
+            raise RuntimeError("a mistake")
+
+    api = PlayedApi([namespace("a")], [[], [added("b", "11")], 3600.0])
+    play(api, lambda found: len(found.items) == 2 and len(told) == 3, changed)
+    assert told == [{("", "a")}, {("", "a")}, {("", "b")}]
+
+
+def test_watch_that_ends_at_once_again_and_again_is_begun_ever_more_seldom() -> None:
+    delays: list[float] = []
+    api = PlayedApi([], *([[]] for _ in range(6)))
+
+    def seen(found: Followed[Namespace]) -> bool:
+        if found.problem is not None:
+            delays.append(found._backoff._next)
+        return len(api.asked) >= 7
+
+    found = play(api, seen)
+    assert api.asked[0] == "list"
+    assert max(delays) > 0.04
+    assert found is not None
+
+
+def test_it_says_when_a_watch_that_tells_nothing_ends_as_soon_as_it_has_begun() -> None:
+    found = play(PlayedApi([], *([[]] for _ in range(1000))), lambda found: found.problem is not None)
+    assert found.problem == "the API server ends the watch as soon as it has begun"
+
+
+def test_it_is_well_as_soon_as_the_server_watches_again() -> None:
+    problems: list[str | None] = []
+    api = PlayedApi([], [AwayError("nobody is there")])
+
+    def seen(found: Followed[Namespace]) -> bool:
+        problems.append(found.problem)
+        return found.problem is None and len(api.asked) == 3
+
+    play(api, seen)
+    assert "nobody is there" in problems
+
+
+def test_watch_that_lasted_and_broke_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(followed_module, "_SHORT_S", 0.05)
+    problems: set[str | None] = set()
+    api = PlayedApi([], [[], 0.2, AwayError("has been silent")])
+
+    def seen(found: Followed[Namespace]) -> bool:
+        problems.add(found.problem)
+        return len(api.asked) == 3
+
+    play(api, seen)
+    assert problems == {None}
+    assert api.asked == ["list", "10", "10"]
+
+
+@pytest.mark.parametrize("reason", ["Expired", "ResourceVersionTooLarge"])
+def test_version_that_the_server_does_not_have_makes_a_new_list(reason: str) -> None:
+    api = PlayedApi([], [RefusedError(504, reason, "no such version")])
+    play(api, lambda _found: len(api.asked) >= 4)
+    assert api.asked[:4] == ["list", "10", "list", "10"]
+
+
+def test_server_cannot_silence_it_for_long() -> None:
+    api = PlayedApi([], [RefusedError(429, "TooManyRequests", "later", 1e9)])
+    play(api, lambda _found: len(api.asked) >= 3)
+
+
+def test_interval_grows_though_lists_go_well() -> None:
+    backoffs: list[float] = []
+    api = PlayedApi([], *([RefusedError(410, "Expired", "too old")] for _ in itertools.repeat(None, 5)))
+
+    def seen(found: Followed[Namespace]) -> bool:
+        backoffs.append(found._backoff._next)
+        return len(api.asked) >= 12
+
+    play(api, seen)
+    assert max(backoffs) == 0.08
