@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from nodeseal.identity import embedded
 from nodeseal.identity.by_namespace import IssuersByNamespace
 from nodeseal.identity.embedded import EmbeddedIssuer
 from nodeseal.identity.issuer import IssuerError
+from nodeseal.identity.trust import TrustBundle
 from nodeseal.mesh.spiffe import SpiffeId
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -76,5 +78,24 @@ def test_bundles_of_other_domains_are_those_of_the_first_that_has_them(tmp_path:
         default.others = {"other.org": "ours"}
         assert issuer.others == {"other.org": "ours", "third.org": "third"}  # never both of one domain
         await issuer.close()
+
+    asyncio.run(story())
+
+
+def test_failure_of_one_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(_self: EmbeddedIssuer) -> AsyncIterator[TrustBundle]:
+        raise RuntimeError("a mistake")
+        yield
+
+    async def story() -> None:
+        default, payments = issuer_of(tmp_path / "default"), issuer_of(tmp_path / "payments")
+        monkeypatch.setattr(payments, "changes", lambda: broken(payments))
+        changes = IssuersByNamespace(default, {"payments": payments}).changes()
+        async with asyncio.timeout(20):
+            with pytest.raises(RuntimeError, match="a mistake"):
+                while True:
+                    await anext(changes)
+        await default.close()
+        await payments.close()
 
     asyncio.run(story())

@@ -93,6 +93,8 @@ class HotRestart:
                 await self.finish()
         except (CoreError, UpgradeError) as error:
             log.error("the core was not replaced: %s", error)
+        except Exception:  # not tried again by itself: each try starts a core
+            log.exception("the core was not replaced")
 
     def stop(self) -> None:
         """Nothing is retired from here on; the next agent does it."""

@@ -68,7 +68,7 @@ class IssuersByNamespace(Issuer):
         return self._of(identity).anchor
 
     async def changes(self) -> AsyncIterator[TrustBundle]:
-        """See Issuer.changes."""
+        """See Issuer.changes. Raises what one of them raises."""
         changed = asyncio.Event()
 
         async def follow(one: Issuer) -> None:
@@ -76,10 +76,15 @@ class IssuersByNamespace(Issuer):
                 changed.set()
 
         following = [asyncio.create_task(follow(one)) for one in self._all]
+        for task in following:
+            task.add_done_callback(lambda _task: changed.set())
         try:
             while True:
                 await changed.wait()
                 changed.clear()
+                for task in following:
+                    if task.done():
+                        task.result()
                 yield self.bundle
         finally:
             for task in following:

@@ -39,6 +39,7 @@ from nodeseal.node.federation import Federation
 from nodeseal.node.former_publications import FormerPublications
 from nodeseal.node.held_back import HeldBack
 from nodeseal.node.issuer_watch import IssuerWatch
+from nodeseal.node.lasting import lasting
 from nodeseal.node.mesh_state import MeshState
 from nodeseal.node.native_log import NativeLog
 from nodeseal.node.natives import NativeConnections
@@ -169,27 +170,27 @@ class Node:
         with step("telling the core the mesh state"):
             await self.push()
         self.core.set_ready()
-        self._go_on("core", self.core.run())
-        self._go_on("upgrade", self.hot_restart.begin())
-        self._go_on("mesh", self.mesh_state.follow(self._take, self.publication.heal))
+        self._go_on("core", self.core.run)
+        self._go_on("upgrade", self.hot_restart.begin)
+        self._go_on("mesh", lambda: self.mesh_state.follow(self._take, self.publication.heal))
         if self.config.node_addresses.local:
-            self._go_on("addresses", self.bypass.follow_local())
-        self._go_on("publication", self._keep_publication())
-        self._go_on("namespaces", self._watch_namespaces())
-        self._go_on("host", self.hosts.run())
-        self._go_on("issuer", self.issuer_watch.run())
-        self._go_on("trust", self._follow_trust())
-        self._go_on("anchors", self._follow_anchors())
-        self._go_on("revocations", self.revocations.run())
-        self._go_on("federation", self.federation.run(self._push_trust))
-        self._go_on("vigil", self.vigil.run(self._tell_vigil, self.capture.has_cgroup))
+            self._go_on("addresses", self.bypass.follow_local)
+        self._go_on("publication", self._keep_publication)
+        self._go_on("namespaces", self._watch_namespaces)
+        self._go_on("host", self.hosts.run)
+        self._go_on("issuer", self.issuer_watch.run)
+        self._go_on("trust", self._follow_trust)
+        self._go_on("anchors", self._follow_anchors)
+        self._go_on("revocations", self.revocations.run)
+        self._go_on("federation", lambda: self.federation.run(self._push_trust))
+        self._go_on("vigil", lambda: self.vigil.run(self._tell_vigil, self.capture.has_cgroup))
         if self.mesh_state.present is not None:
             # Without any mesh state nobody knows what is wanted: what is captured waits for one.
             self.enrolments.drive()
         self.starting.done()
 
-    def _go_on(self, name: str, what: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.create_task(what, name=name))
+    def _go_on(self, name: str, what: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._tasks.append(asyncio.create_task(lasting(name, what), name=name))
 
     async def end(self) -> None:
         """Lets the steps in hand come to their end; core, capture and publication stay as they are."""
