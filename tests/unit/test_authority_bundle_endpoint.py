@@ -8,12 +8,15 @@ import shutil
 import socket
 import ssl
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.live_signer import LiveSigner
@@ -215,6 +218,58 @@ def test_anchor_that_verifies_nobody_is_not_told(tmp_path: Path) -> None:
     bundle = published(tmp_path, ca, datetime(2026, 1, 1, tzinfo=UTC), other, nonsense)
     assert bundle.document is not None
     assert anchors_of(read_jwks(bundle.document, "it").anchors) == {other.pem, root_of(ca).pem}
+
+
+def strange_root() -> str:
+    """A CA's certificate with a key on a curve that no JWK has."""
+    key, now = ec.generate_private_key(ec.BrainpoolP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "strange")])
+    usage = dict.fromkeys(
+        ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"), False
+    ) | dict.fromkeys(("crl_sign", "encipher_only", "decipher_only"), False)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.KeyUsage(key_cert_sign=True, **usage), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return made.public_bytes(Encoding.PEM).decode()
+
+
+def test_anchor_of_a_kind_that_no_bundle_has_is_left_out_and_told(tmp_path: Path) -> None:
+    ca = make_ca(tmp_path / "ca")
+    other = root_of(make_ca(tmp_path / "other"))
+    strange = TrustAnchor("1" * 64, strange_root())
+    bundle = published(tmp_path, ca, datetime(2026, 1, 1, tzinfo=UTC), other, strange)
+    assert bundle.document is not None
+    assert anchors_of(read_jwks(bundle.document, "it").anchors) == {other.pem, root_of(ca).pem}
+    assert bundle.why is not None
+    assert "has a key of a kind that no bundle can have: it is left out" in bundle.why
+    bundle.anchors = (other,)
+    bundle.refresh()
+    assert bundle.why is None
+
+
+def test_sequence_that_cannot_be_kept_stays_and_is_kept_later(tmp_path: Path) -> None:
+    ca, state, now = make_ca(tmp_path / "ca"), tmp_path / "state", [datetime(2026, 1, 1, tzinfo=UTC)]
+    bundle = PublishedBundle(state, LiveSigner(ca, lambda: datetime.now(UTC)), 60, lambda: now[0])
+    bundle.anchors = ()
+    bundle.refresh()
+    first = sequence_of(bundle)
+    assert bundle.why is not None
+    now[0] = now[0].replace(year=2027)
+    bundle.refresh()
+    assert sequence_of(bundle) == first
+    state.mkdir()
+    bundle.refresh()
+    assert bundle.why is None
+    assert json.loads((state / "bundle-endpoint.json").read_text())["sequence"] == first
 
 
 # ---- the setting

@@ -16,6 +16,7 @@ import pytest
 from nodeseal.authority.backup import back_up
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.ledger import DATABASE, Entry, Issued, Kind, Ledger, Selection, plain_serial
+from nodeseal.authority.retention import Retention
 from nodeseal.authority.state_keys import StateKeys
 from nodeseal.authority.tokens import TokenState, digest_of
 from nodeseal.contracts.authority import TOKEN_PREFIX, ServiceWord
@@ -155,6 +156,26 @@ def test_what_ended_long_ago_is_forgotten(ledger: Ledger) -> None:
     assert ledger.prune(NOW + 2 * HOUR) is False
     assert [one.serial for one in ledger.issued(ALL)] == ["2"]
     assert [one.node for one in ledger.tokens()] == ["node2"]
+
+
+def test_clock_that_jumps_forward_forgets_nothing(ledger: Ledger) -> None:
+    now, passed = [NOW + HOUR], [0.0]
+    assert ledger.newest() is None
+    record(ledger, certificate(1))
+    kept = Retention(90 * 24 * HOUR, ledger.newest(), lambda: now[0], lambda: passed[0])
+    assert kept.before() == NOW - 90 * 24 * HOUR
+    now[0] += timedelta(days=10_000)
+    ledger.prune(kept.before())
+    assert ledger.count(ALL) == 1
+    passed[0] += 91 * 86_400
+    ledger.prune(kept.before())
+    assert ledger.count(ALL) == 0
+
+
+def test_clock_that_was_wrong_before_makes_nothing_forgotten(ledger: Ledger) -> None:
+    """A certificate of the future, from then, says nothing of the present."""
+    record(ledger, certificate(1), certificate(2, issued=NOW + timedelta(days=10_000)))
+    assert Retention(HOUR, ledger.newest(), lambda: NOW, lambda: 0.0).before() == NOW - HOUR
 
 
 def test_nodes_are_those_with_a_certificate_of_their_own(ledger: Ledger) -> None:

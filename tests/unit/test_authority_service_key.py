@@ -162,6 +162,7 @@ def test_switch_that_is_ended_in_the_middle_leaves_a_key_and_can_be_done_again(
     assert found.present.pin == keys["next_sha256"]
     assert found.former is not None
     assert found.former.pin == keys["service_sha256"]
+    assert not [path.name for path in place.state.iterdir() if path.name.startswith(".")], "a copy of a key is left"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files to another user")

@@ -225,6 +225,29 @@ def test_nobody_waits_for_ever_when_recording_fails_in_a_way_that_nobody_thought
     assert told == [2]
 
 
+def test_one_that_cannot_be_told_of_holds_up_no_other(tmp_path: Path) -> None:
+    told: list[int] = []
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    async def scenario() -> list[object]:
+        recorder = Recorder(lambda: NOW)
+        await recorder.open(tmp_path)
+        async with asyncio.timeout(PATIENCE):
+            found: list[object] = await asyncio.gather(
+                recorder.record(entry(1), fail),
+                recorder.record(entry(2), lambda: told.append(2)),
+                return_exceptions=True,
+            )
+        await recorder.close()
+        return found
+
+    first, second = asyncio.run(scenario())
+    assert isinstance(first, AuthorityError)
+    assert (second, told) == (None, [2])
+
+
 # ---- the audit log
 
 

@@ -192,6 +192,12 @@ class Ledger:
             ).fetchone()
         return Counts(self.nodes(now), int(last_hour), int(valid))
 
+    def newest(self) -> datetime | None:
+        """When the last certificate was issued; None: there is none."""
+        with _failures(self.path):
+            (found,) = self._db.execute("SELECT max(issued) FROM issued").fetchone()
+        return None if found is None else _time(found)
+
     def prune(self, before: datetime) -> bool:
         """Forgets some of the certificates and tokens that ended before then. Whether there are more."""
         end = _seconds(before)

@@ -94,7 +94,11 @@ class Recorder:
                     outcomes *= len(batch)
                 for (_entry, recorded, done), why in zip(batch, outcomes, strict=True):
                     if why is None:
-                        recorded()
+                        try:
+                            recorded()
+                        except Exception:  # the others of its batch wait too
+                            log.exception("cannot tell of a certificate that is recorded")
+                            why = AuthorityError("what was issued cannot be told of; the service's log says why")
                     if done.done():  # whoever asked has gone
                         continue
                     if why is None:

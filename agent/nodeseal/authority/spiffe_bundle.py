@@ -83,8 +83,16 @@ def read_jwks(data: bytes, name: str) -> SpiffeBundle:
     return SpiffeBundle("".join(map(pem, dict.fromkeys(anchors))), sequence, hint)
 
 
+def has_jwk(cert: x509.Certificate) -> bool:
+    """Whether a bundle can have it: there is a form for its kind of key."""
+    public = cert.public_key()
+    if isinstance(public, ec.EllipticCurvePublicKey):
+        return public.curve.name in _CURVES
+    return isinstance(public, rsa.RSAPublicKey | ed25519.Ed25519PublicKey)
+
+
 def write_jwks(anchors: str, sequence: int, refresh_hint: int) -> bytes:
-    """The bundle of these certificates (PEM)."""
+    """The bundle of these certificates (PEM), each with a kind of key that has_jwk knows."""
     keys = [_key(cert) for cert in dict.fromkeys(parse(anchors.encode()))]
     document = {"keys": keys, "spiffe_sequence": sequence, "spiffe_refresh_hint": refresh_hint}
     return json.dumps(document, indent=1).encode() + b"\n"
@@ -124,7 +132,7 @@ def _certificate(key: dict[str, Any]) -> x509.Certificate | None:
 def _key(cert: x509.Certificate) -> dict[str, Any]:
     """RFC 7517; the parameters of each kind of key: RFC 7518, section 6, and RFC 8037, section 2."""
     public = cert.public_key()
-    if isinstance(public, ec.EllipticCurvePublicKey):
+    if isinstance(public, ec.EllipticCurvePublicKey) and public.curve.name in _CURVES:
         length = (public.curve.key_size + 7) // 8
         numbers = public.public_numbers()
         kind = {"kty": "EC", "crv": _CURVES[public.curve.name]}

@@ -11,9 +11,10 @@ and a node can prove itself whatever becomes of the anchors. All are valid for a
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -117,6 +118,11 @@ def make_next(state: Path, now: datetime) -> None:
 def switch(state: Path, *, back: bool = False) -> None:
     """The next key is the service's from now on, and the present one the former; `back`: the other way round. There is
     one at any moment. Raises AuthorityError."""
+    with _alone(state):
+        _switch(state, back=back)
+
+
+def _switch(state: Path, *, back: bool) -> None:
     coming, going = (SERVICE_FORMER, SERVICE_NEXT) if back else (SERVICE_NEXT, SERVICE_FORMER)
     if _read_if_there(state / coming) is None or (back and _read_former(state) is None):
         raise AuthorityError(
@@ -124,14 +130,32 @@ def switch(state: Path, *, back: bool = False) -> None:
         )
     if back and (state / going).exists():
         raise AuthorityError(f"{state / going} waits already, and the present key would take its place; remove it")
-    beside = state / f".{going}.{secrets.token_hex(4)}"
+    beside = state / f".{going}.switch"
     try:
+        # Of one that was ended in the middle.
+        beside.unlink(missing_ok=True)
         os.link(state / SERVICE, beside)
         beside.replace(state / going)
+        # Where both are the same file already, rename(2) does nothing.
+        beside.unlink(missing_ok=True)
         (state / coming).replace(state / SERVICE)
         directories.sync(state)
     except OSError as error:
         raise AuthorityError(f"cannot write {state}: {error.strerror or error}; correct its owner") from error
+
+
+@contextlib.contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Nobody else switches meanwhile. Raises AuthorityError."""
+    try:
+        descriptor = os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise AuthorityError(f"cannot use {state}: {error.strerror or error}; correct its owner") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _read_if_there(path: Path) -> OwnKey | None:

@@ -92,6 +92,10 @@ class BundleEndpoint:
                 await self._renew()
             except (AuthorityError, OSError, ssl.SSLError) as error:
                 why = f"the bundle endpoint goes on as it is: {error}"
+            except Exception as error:  # the service itself goes on
+                why = f"the bundle endpoint goes on as it is: {type(error).__name__}; the service's log has more"
+                if service.problems.get(_PROBLEM) != why:
+                    log.exception("the bundle endpoint fails")
             why = why or self._bundle.why
             if why is None:
                 service.problems.pop(_PROBLEM, None)

@@ -28,6 +28,7 @@ from nodeseal.authority.ledger import Ledger
 from nodeseal.authority.live_signer import LiveSigner
 from nodeseal.authority.proof import TokenProof
 from nodeseal.authority.recorder import Recorder
+from nodeseal.authority.retention import Retention
 from nodeseal.authority.server import Server
 from nodeseal.authority.service import Queue, Service
 from nodeseal.authority.service_config import ServiceConfig
@@ -157,6 +158,11 @@ async def _follow_key(state: Path, keys: StateKeys, server: Server) -> None:
             if line != problem:
                 log.warning("the service goes on with the key that it has: %s", line)
             problem = line
+        except Exception as error:  # nobody would miss a task that has ended
+            line = f"cannot use {path}: {type(error).__name__}"
+            if line != problem:
+                log.exception("the service goes on with the key that it has")
+            problem = line
         if server.service is not None:
             if problem:
                 server.service.problems["key"] = f"the service goes on with the key that it has: {problem}"
@@ -212,10 +218,12 @@ async def _watch(signer: LiveSigner, audit: Audit, audit_file: AuditFile, servic
 
 async def _prune(recorder: Recorder, retention: timedelta) -> None:
     """Forgets what ended long ago, a little at a time."""
+    kept: Retention | None = None
     while True:
-        before = utc_now() - retention
         try:
-            while await recorder.ask(functools.partial(Ledger.prune, before=before)):
+            if kept is None:
+                kept = Retention(retention, await recorder.ask(Ledger.newest), utc_now, time.monotonic)
+            while await recorder.ask(functools.partial(Ledger.prune, before=kept.before())):
                 pass
         except AuthorityError as error:
             log.error("%s", error)
