@@ -23,10 +23,12 @@ from nodeseal.contracts.mesh import decode_difference, encode_difference
 from nodeseal.identity.credentials import Credentials
 from nodeseal.identity.issuer import IssuerError
 from nodeseal.mesh.address import OriginalDestination, TunnelAddress
-from nodeseal.mesh.decide import Allow, Deny, Route, Tunnel, inbound_tunnel, outbound
+from nodeseal.mesh.decide import Allow, Deny, Plaintext, Route, Tunnel, inbound_tunnel, outbound
 from nodeseal.mesh.federated import FEDERATED, BundleEndpoint, Federated, Profile
 from nodeseal.mesh.model import Mesh, MeshError, Phase, WorkloadName
+from nodeseal.mesh.reasons import WhyPlaintext, WhyRefused
 from nodeseal.mesh.spiffe import PathId, SpiffeId
+from nodeseal.node.federation import Federation
 from nodeseal.sources.directory.source import load
 from nodeseal.sources.source import MeshStateError
 from support.agent_fakes import FakeIssuer, workload
@@ -89,6 +91,33 @@ def test_peers_of_federated_domains_may_come(tmp_path: Path, peer: SpiffeId, sou
         TunnelAddress(ip_address("10.0.0.1"), 80),
     )
     assert isinstance(answer, Allow if allowed else Deny)
+
+
+def test_after_a_domain_was_left_its_workloads_are_refused_and_its_addresses_are_outside(tmp_path: Path) -> None:
+    """As docs/federation.md says: what is dialled there from then on leaves in plaintext."""
+    left = mesh_of(tmp_path, federated=[], workloads=STATE["workloads"][:1])
+    web, here = WorkloadName("default", "web"), TunnelAddress(ip_address("10.0.0.1"), 80)
+    answer = inbound_tunnel(left, web, DB, ip_address("10.0.0.2"), here)
+    assert isinstance(answer, Deny)
+    assert answer.why is WhyRefused.WRONG_TRUST_DOMAIN
+    way = outbound(left, web, OriginalDestination(ip_address("10.0.0.2"), 80), established=False)
+    assert isinstance(way, Route)
+    assert [one.why for one in way.endpoints if isinstance(one, Plaintext)] == [WhyPlaintext.DESTINATION_NOT_IN_MESH]
+
+
+def test_bundle_without_keys_keeps_a_domains_addresses_closed(tmp_path: Path) -> None:
+    """As docs/federation.md says: they are dialled by tunnels still, and no anchor verifies anybody there."""
+    mesh = mesh_of(tmp_path, federated=[{"trust_domain": "other.org", "bundle": '{"keys": []}'}])
+    enrolled = mesh.with_phases({WorkloadName("default", "db"): Phase.ENROLLED})
+    way = outbound(
+        enrolled, WorkloadName("default", "web"), OriginalDestination(ip_address("10.0.0.2"), 80), established=False
+    )
+    assert isinstance(way, Route)
+    assert [type(one) for one in way.endpoints] == [Tunnel]
+    federation = Federation(tmp_path)
+    asyncio.run(federation.take(enrolled))
+    assert federation.bundles == {}
+    assert [problem.word.value for problem in federation.problems()] == ["bundle-empty"]
 
 
 @pytest.mark.parametrize(

@@ -93,8 +93,7 @@ def test_failure_of_one_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.Mon
         changes = IssuersByNamespace(default, {"payments": payments}).changes()
         async with asyncio.timeout(20):
             with pytest.raises(RuntimeError, match="a mistake"):
-                while True:
-                    await anext(changes)
+                [bundle async for bundle in changes]
         await default.close()
         await payments.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from nodeseal.sources.kubernetes.followed import Followed
 from nodeseal.sources.kubernetes.objects import NAMESPACES, Key, Meta, Namespace
 from support.agent_fakes import until
 
-Step = list[Change[Namespace]] | Exception | float
+Step = Sequence[Change[Namespace]] | Exception | float
 """What a watch tells, raises, or waits for (in seconds)."""
 
 
@@ -30,9 +30,9 @@ def added(name: str, version: str, **labels: str) -> Change[Namespace]:
 class PlayedApi:
     """Answers lists from `listed`, and each watch by the next of `watches`; then watches are silent."""
 
-    def __init__(self, listed: list[Namespace], *watches: list[Step]) -> None:
+    def __init__(self, listed: list[Namespace], *watches: Sequence[Step]) -> None:
         self.listed = listed
-        self.watches: Iterator[list[Step]] = iter(watches)
+        self.watches: Iterator[Sequence[Step]] = iter(watches)
         self.asked: list[str] = []
 
     async def list_all(self, _resource: object, _selectors: Mapping[str, str]) -> Listing[Namespace]:
@@ -43,13 +43,14 @@ class PlayedApi:
         self, _resource: object, version: str, _selectors: Mapping[str, str], _seconds: int = 0
     ) -> AsyncGenerator[list[Change[Namespace]], None]:
         self.asked.append(version)
-        for step in next(self.watches, [[], 3600.0]):
+        silent: Sequence[Step] = [[], 3600.0]
+        for step in next(self.watches, silent):
             if isinstance(step, Exception):
                 raise step
             if isinstance(step, float):
                 await asyncio.sleep(step)
             else:
-                yield step
+                yield list(step)
 
 
 def play(

@@ -204,8 +204,8 @@ class WhyRefused(Word):
     )
     WRONG_TRUST_DOMAIN = (
         "wrong-trust-domain",
-        "The peer's identity is of another trust domain.",
-        "Give it an identity of this one.",
+        "The peer's identity is of another trust domain, which the mesh is not federated with, or not any more.",
+        "Federate with that domain, or give the peer an identity of this one.",
     )
     IDENTITY_MISMATCH = (
         "identity-mismatch",

@@ -20,7 +20,7 @@ from nodeseal.contracts.output import CaBackup
 @reporting
 def command(directory: Path, config: Path, output: str) -> int:
     """Copies the service's state to DIR while it runs: its keys, what was issued, tokens. DIR can be used as `state`
-    itself, so keep it as secret as that. docs/identity.md says how to bring it back."""
+    itself, so keep it as secret as that. docs/certificate-service.md says how to bring it back."""
     from nodeseal.authority import service_config
     from nodeseal.authority.backup import back_up
 

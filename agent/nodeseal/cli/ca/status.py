@@ -36,7 +36,8 @@ _ON_THIS_MACHINE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 def command(addresses: tuple[str, ...], agent: Path | None, config: Path, output: str) -> int:
     """Shows how the certificate service is: which process issues and which stand by, until when its CA is valid, how
     many nodes and certificates there are, what waits, what was refused, and what is wrong. The exit status is 0 if all
-    is well, 1 if something will be wrong or may be, and 2 if nobody issues.
+    is well, 1 if something will be wrong or may be, and 2 if something is or nobody
+    issues.
 
     On the service's machine it asks at the addresses in --config. From elsewhere the service tells strangers no more
     than its state and its CA's end; a node is told the rest, by its own certificate."""
