@@ -123,6 +123,8 @@ class Service:
             sign = functools.partial(sign_node, self._nodes, domain, proven.node, lifetime=lifetime, now=now)
             work = functools.partial(_signed, request.csr, sign)
             signed = await self._queue.sign(work, now.timestamp() + FIRST_S)
+            # It may have waited, and the mesh state be another one by now.
+            check_node(self._known_residents(), proven.node, proven.serial)
             identity = node_identity(domain, proven.node)
             issued = _entry(signed, Kind.NODE, proven, identity, now, reason)
             await self._recorder.record(Entry(issued, proven.token), lambda: self._tell(issued, caller))
@@ -160,6 +162,8 @@ class Service:
             sign = functools.partial(signer.sign, identity, lifetime=self._lifetimes.workload, now=now)
             work = functools.partial(_signed, request.csr, sign)
             signed = await self._queue.sign(work, _by(request, now))
+            # As above.
+            admit(self._known_residents(), proven.node, request.identity, proven.serial)
             reason = request.reason if request.reason == RENEWAL else FIRST
             issued = _entry(signed, Kind.WORKLOAD, proven, str(identity), now, reason)
             await self._recorder.record(Entry(issued), lambda: self._tell(issued, caller))
