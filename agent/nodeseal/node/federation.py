@@ -189,7 +189,9 @@ class Federation:
             bundle = await asyncio.to_thread(read_jwks, data, f"of {domain} from {endpoint.url}")
         except (BundleEndpointError, AuthorityError) as error:
             fetched.fail(str(error), self._now(), clock())
-        except Exception as error:  # whatever a stranger's answer brings about ends nothing here
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # whatever a stranger's answer brings about, a panic in Rust too, ends nothing
             log.exception("cannot fetch the bundle of %s", domain)
             fetched.fail(f"{endpoint.url}: {type(error).__name__}", self._now(), clock())
         else:

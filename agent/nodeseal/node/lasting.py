@@ -21,7 +21,9 @@ async def lasting(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> N
         begun = clock()
         try:
             return await work()
-        except Exception:
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # a panic in cryptography's Rust is no Exception
             if clock() - begun > _LONGEST_S:
                 backoff.reset()
             log.exception("the part %r of the agent has failed, and begins again", name)
