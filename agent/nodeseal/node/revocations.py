@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +30,8 @@ log = logging.getLogger("nodeseal.agent")
 
 LOOK_S = 1.0
 """So often the files of revocation lists are looked at."""
+AGAIN_S = 10.0
+"""So long after it one that could not be read is read again."""
 
 _Stamp = tuple[int, int, int] | None
 
@@ -58,6 +61,8 @@ class Revocations:
         self._lists: dict[Path, RevocationList] = {}
         self._stamps: dict[Path, _Stamp] = {}
         self._unread: dict[Path, str] = {}
+        self._again: dict[Path, float] = {}
+        """When one that could not be read is tried again though its file is the same, by the monotonic clock."""
         self._failure: str | None = None
         self._all = b""
         """All that is revoked, packed."""
@@ -88,17 +93,21 @@ class Revocations:
 
     async def look(self) -> bool:
         """Reads the lists that have changed; whether one says something else."""
-        changed = False
+        changed, clock = False, asyncio.get_running_loop().time
         for path in self._files:
             stamp = await asyncio.to_thread(_stamp, path)
-            if path in self._stamps and self._stamps[path] == stamp:
+            if path in self._stamps and self._stamps[path] == stamp and clock() < self._again.get(path, math.inf):
                 continue
             self._stamps[path] = stamp
+            self._again.pop(path, None)
             try:
                 found = await asyncio.to_thread(read_crl, path)
             except AuthorityError as error:
+                if self._unread.get(path) != str(error):
+                    log.warning("%s; what it said before stays revoked", error)
                 self._unread[path] = str(error)
-                log.warning("%s; what it said before stays revoked", error)
+                # Also if the file stays: what was wrong may have been something else, as no descriptors left.
+                self._again[path] = clock() + AGAIN_S
                 continue
             self._unread.pop(path, None)
             log.info("the revocation list %s names %d certificates", path, len(found.digests) // 16)
