@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from nodeseal.authority.errors import AuthorityError
-from nodeseal.authority.rules import shown_fault, signing_fault
+from nodeseal.authority.rules import UNREADABLE, shown_fault, signing_fault
 from nodeseal.authority.signing_key import CaKey, LeafKey, SigningKey
 from nodeseal.mesh.spiffe import SpiffeIdError, check_trust_domain
 
@@ -26,7 +26,7 @@ def parse(data: bytes) -> list[x509.Certificate]:
         certs = x509.load_pem_x509_certificates(data)
         for cert in certs:
             _ = cert.extensions, cert.public_key()
-    except (UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         raise ValueError(str(error)) from error
     return certs
 

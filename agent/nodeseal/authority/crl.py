@@ -13,6 +13,7 @@ from pathlib import Path
 from cryptography import x509
 
 from nodeseal.authority.errors import AuthorityError
+from nodeseal.authority.rules import UNREADABLE
 from nodeseal.mesh.revoked import of_issued, packed
 
 MAX_BYTES = 64 << 20
@@ -49,7 +50,7 @@ def read_crl(path: Path) -> RevocationList:
             _check(one)
             issuer = _issuer_name(one.tbs_certlist_bytes)
             digests += [of_issued(issuer, entry.serial_number) for entry in one]
-    except (ValueError, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         raise AuthorityError(f"{path} is no revocation list that can be used: {_line(error)}") from None
     updates = [one.next_update_utc for one in lists if one.next_update_utc is not None]
     return RevocationList(packed(digests), min(updates, default=None))

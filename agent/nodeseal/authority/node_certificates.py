@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from nodeseal.authority.certificates import authority_key_identifier, leaf_builder
+from nodeseal.authority.rules import UNREADABLE
 from nodeseal.authority.signer import CLOCK_SKEW
 from nodeseal.authority.signing_key import LeafKey
 from nodeseal.authority.state_keys import OwnKey
@@ -63,7 +63,7 @@ def read_node(der: bytes) -> ShownNode:
     try:
         cert = x509.load_der_x509_certificate(der)
         names = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (UnsupportedAlgorithm, x509.DuplicateExtension, x509.ExtensionNotFound) as error:
+    except (*UNREADABLE, x509.ExtensionNotFound) as error:
         raise ValueError(str(error)) from None
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1:

@@ -8,12 +8,24 @@ docs/identity.md has each rule with its source and its test.
 from typing import TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from nodeseal.authority.signing_key import CaKey
 from nodeseal.mesh.spiffe import SpiffeIdError, split
+
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What cryptography raises for a certificate, a request or a list that is well formed as far as it was read, and cannot
+be used."""
 
 _RSA_LEAST = 2048
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)

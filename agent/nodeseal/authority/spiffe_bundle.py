@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from nodeseal.authority.certificates import parse, pem
 from nodeseal.authority.errors import AuthorityError
-from nodeseal.authority.rules import signing_fault
+from nodeseal.authority.rules import UNREADABLE, signing_fault
 
 MAX_BYTES = 256 * 1024
 """Largest bundle."""
@@ -125,7 +125,7 @@ def _certificate(key: dict[str, Any]) -> x509.Certificate | None:
         (text,) = key["x5c"]
         der = x509.load_der_x509_certificate(b64decode(text, validate=True))
         return parse(pem(der).encode())[0]
-    except (ValueError, KeyError, TypeError, x509.UnsupportedGeneralNameType):
+    except (*UNREADABLE, KeyError):
         return None
 
 

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import aiohttp
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 
-from nodeseal.authority.rules import leaf_fault
+from nodeseal.authority.rules import UNREADABLE, leaf_fault
 from nodeseal.authority.spiffe_bundle import MAX_BYTES
 from nodeseal.https import one_line, read_answer, why
 from nodeseal.identity.presented import uris_of
@@ -108,7 +107,7 @@ def _fault(der: bytes, spiffe_id: str) -> str | None:
         if (fault := leaf_fault(cert)) is not None:
             return fault
         uris = uris_of(cert)
-    except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm):
+    except UNREADABLE:
         return "cannot be read"
     if uris != [spiffe_id]:
         return f"is for {one_line(', '.join(uris)) or 'no SPIFFE id'}, not for {spiffe_id}"
