@@ -18,6 +18,7 @@ from nodeseal.authority.crl import read_crl
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.live_signer import LiveSigner
 from nodeseal.authority.spiffe_bundle import read_bundle, read_jwks
+from nodeseal.identity import workload_api
 from nodeseal.identity.presented import PresentedError, read_chain
 from nodeseal.identity.trust import TrustBundle, TrustSet
 from nodeseal.mesh.federated import Federated
@@ -97,3 +98,8 @@ def test_revocation_list_that_is_one_is_told(tmp_path: Path) -> None:
     path.write_bytes(made.public_bytes(Encoding.DER))
     with pytest.raises(AuthorityError, match="is no revocation list that can be used"):
         read_crl(path)
+
+
+def test_other_domains_anchor_that_is_one_does_not_count() -> None:
+    """Of all that a Workload API gives at once it alone is passed over."""
+    assert not workload_api._may_sign(x509.load_pem_x509_certificate(ODD.encode()))

@@ -25,7 +25,7 @@ from spiffe import TrustDomain, WorkloadApiClient
 from spiffe.workloadapi.x509_context import X509Context
 
 from nodeseal.authority.certificates import pem
-from nodeseal.authority.rules import signing_fault
+from nodeseal.authority.rules import UNREADABLE, signing_fault
 from nodeseal.clock import utc_now
 from nodeseal.identity.issuer import Fault, Flaw, Issuer, IssuerError, Svid
 from nodeseal.identity.key import PrivateKey, PrivateKeyError
@@ -206,7 +206,10 @@ class WorkloadApiIssuer(Issuer):
 
 
 def _may_sign(cert: Certificate) -> bool:
-    return signing_fault(cert) is None
+    try:
+        return signing_fault(cert) is None
+    except UNREADABLE:  # another domain's: it is none of those that count, and the rest of the answer does
+        return False
 
 
 def _meaning(error: Exception) -> str:
