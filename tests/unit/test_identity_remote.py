@@ -91,6 +91,37 @@ def test_node_joins_by_its_token_and_asks_as_itself(world: World) -> None:
     world.play(story)
 
 
+@pytest.mark.parametrize(("life", "longest"), [(timedelta(minutes=10), 30.0), (DAY, 600.0)])
+def test_renewing_is_tried_again_within_the_node_certificates_life(
+    world: World, life: timedelta, longest: float
+) -> None:
+    """Behind its end only another token would help."""
+    world.service.node_lifetime = life
+
+    async def story(issuer: RemoteIssuer) -> None:
+        await issuer.begin()
+        await issuer.issue(IDENTITY)
+        following = world.issuer()
+        await following.begin()
+        for one in (issuer, following):
+            waits = [one._renewal.next() for _ in range(20)]
+            assert waits[0] <= 5.0
+            assert max(waits) == pytest.approx(longest, rel=0.2)
+        await following.close()
+
+    world.play(story)
+
+
+def test_outage_that_is_over_is_forgotten(world: World) -> None:
+    async def story(issuer: RemoteIssuer) -> None:
+        for _ in range(20):
+            issuer._refresh.next()
+        await issuer.begin()
+        assert issuer._refresh.next() <= 5.0
+
+    world.play(story)
+
+
 def test_service_is_known_by_a_certificate_as_well(world: World) -> None:
     async def story(issuer: RemoteIssuer) -> None:
         await issuer.begin()

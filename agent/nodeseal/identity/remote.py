@@ -53,6 +53,8 @@ BEGIN_S = 30.0
 """So long the service is waited for when nothing is known of its trust anchors."""
 
 _AGAIN_S = 1.0
+_FIRST_S, _LONGEST_S = 5.0, 600.0  # between tries to fetch the trust anchors, and to renew the node certificate
+_TRIES_OF_A_LIFE = 20  # at least, half of them in the half of it in which it is to be renewed
 _PATIENCE_S = 30.0  # how long one certificate waits because the service is busy
 _TRIES = 3
 _TOKEN_MAX = 4096
@@ -85,7 +87,8 @@ class RemoteIssuer(SigningIssuer):
         self._proof: NodeProof | None = None
         self._tag = ""
         self._refresh_at = 0.0
-        self._renewal = Backoff(5.0, 600.0, rand)
+        self._refresh = Backoff(_FIRST_S, _LONGEST_S, rand)
+        self._renewal = Backoff(_FIRST_S, _LONGEST_S, rand)
         self._renew_at = 0.0
         self._share = 0.9 + 0.2 * rand()
         """Of half of the node certificate's life: not all nodes renew at once."""
@@ -105,6 +108,7 @@ class RemoteIssuer(SigningIssuer):
     async def begin(self) -> None:
         """See Issuer.begin."""
         self._proof = NodeProof.load(self._directory, self.trust_domain, self._node)
+        self._pace()
         await self._show()
         self._recall()
         deadline = asyncio.get_running_loop().time() + BEGIN_S
@@ -243,7 +247,7 @@ class RemoteIssuer(SigningIssuer):
             raise IssuerError(f"cannot keep the node's certificate in {self._directory}: {error}") from None
         self._away = None
         self._share = 0.9 + 0.2 * self._random()
-        self._renewal.reset()
+        self._pace()
         if token is not None:
             # What is kept of connections was made without a certificate.
             await self._client.show(None)
@@ -287,7 +291,7 @@ class RemoteIssuer(SigningIssuer):
             if self._unproven is not None and self._fresh_token() is not None:
                 await self._prove()
             if now >= self._refresh_at:
-                self._refresh_at = now + self._renewal.next()
+                self._refresh_at = now + self._refresh.next()
                 await self._fetch()
             if self._is_due() and now >= self._renew_at:
                 self._renew_at = now + self._renewal.next()
@@ -296,6 +300,14 @@ class RemoteIssuer(SigningIssuer):
                 log.info("the node %s has a new certificate of %s", self._node, self.describe())
         except (IssuerError, ServiceRefused) as error:
             log.warning("%s", error)
+
+    def _pace(self) -> None:
+        """While renewing fails it is tried again often enough, however short the node certificate's life."""
+        if self._proof is not None:
+            life = (self._proof.not_after - self._proof.issued).total_seconds()
+            self._renewal = Backoff(
+                min(_FIRST_S, life / _TRIES_OF_A_LIFE), min(_LONGEST_S, life / _TRIES_OF_A_LIFE), self._random
+            )
 
     def _is_due(self) -> bool:
         proof = self._proof
@@ -314,6 +326,7 @@ class RemoteIssuer(SigningIssuer):
         except ServiceRefused as error:
             raise IssuerError(f"{self.describe()} does not give its trust anchors: {error}") from None
         self._away = None
+        self._refresh.reset()
         self._refresh_at = asyncio.get_running_loop().time() + 60.0
         if answer is None:
             return
