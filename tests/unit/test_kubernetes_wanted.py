@@ -127,6 +127,13 @@ def test_nothing_counts_of_a_pod_that_says_something_wrong(said: Said, text: str
     assert problem.endswith("; nothing that it says of nodeseal counts until it is corrected")
 
 
+def test_pod_that_is_enrolled_by_its_own_wish_stays_what_it_was_after_a_slip() -> None:
+    """As if it had said nothing would take it out of the mesh, to plaintext."""
+    result = found({}, {"enrol": "true", "mode": "strict", "limits": "{"})
+    assert result.settings is None
+    assert len(result.problems) == 1
+
+
 @pytest.mark.parametrize(("said", "text"), WRONG)
 def test_namespace_that_says_something_wrong_changes_nothing(said: Said, text: str) -> None:
     result = found({"enrol": "true", **said}, {"enrol": "false"})

@@ -4,8 +4,8 @@ A pod's own count before its namespace's. But who may label pods in a namespace 
 namespace that is enrolled a pod may only tighten what the namespace says, unless the namespace is labelled
 `nodeseal.io/pods-may-relax: "true"`.
 
-What is wrong is told, and nothing of it counts: of a pod its namespace's settings hold then, as if it had none of its
-own; of a namespace whatever held before. Nothing is half applied.
+What is wrong is told, and nothing of it counts: of a pod in a namespace that is enrolled its namespace's settings hold
+then, as if it had none of its own; of any other pod, and of a namespace, whatever held before. Nothing is half applied.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Stated:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """`settings`: None: whatever held before. `problems`: one line each, what is wrong and what to do."""
+    """`settings`: None: whatever held before; if nothing did, it is not enrolled. `problems`: one line each, what is
+    wrong and what to do."""
 
     settings: Settings | None
     problems: tuple[str, ...] = ()
@@ -83,7 +84,8 @@ def wanted(namespace: Namespace, pod: Pod) -> Wanted:
     own, its_problems = _read(pod.metadata, where, _POD_LABELS)
     problems += its_problems
     if own is None:
-        return Wanted(default, problems)
+        # Who is enrolled by its own wish alone stays what it was: a slip is no wish to leave.
+        return Wanted(default if default.enrol else None, problems)
     settings = own.over(default)
     relaxed = _relaxed(default, settings) if default.enrol and not around.pods_may_relax else ()
     if relaxed:
