@@ -103,6 +103,7 @@ static void check_end(struct end *from, struct end *to)
     tls_close(&from->tls, &from->sink); /* once */
     CHECK_EQUAL(from->sink.length, said);
     CHECK_EQUAL(tls_write(&from->tls, &from->sink, got, 1), TLS_FAILED);
+    CHECK_TEXT(from->tls.error, "TLS: written to after its end");
 }
 
 /* `group` NULL: they do not come together. */
@@ -360,6 +361,43 @@ TEST(messages_without_data_in_a_row_are_bounded)
         CHECK_TEXT(to->tls.error, "TLS: too many records without data");
         talk_end(&talk);
     }
+    profile_context_free(fips);
+}
+
+/* Without the profile it may be written meanwhile; OpenSSL cannot, once it has read a message's header. */
+TEST(a_message_in_two_records_is_followed_if_nothing_is_written_before_its_end)
+{
+    enum { HEADER = 4 };
+    static const uint8_t TICKET[] = {4, 0, 0, 14, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 7, 0, 0};
+    uint8_t got[64];
+    size_t length;
+    OSSL_LIB_CTX *fips = fips_context();
+    if (fips == NULL)
+        return;
+    struct talk talk;
+    talk_begin(&talk, fips, &FIPS, &USUAL);
+    struct end *from = &talk.pair.server, *to = &talk.pair.client;
+    for (size_t cut = 1; cut < sizeof(TICKET); cut++) {
+        from->sink.length = 0;
+        say_handshake(from, TICKET, cut);
+        tls_feed(&to->tls, from->sink.bytes, from->sink.length);
+        CHECK_EQUAL(tls_read(&to->tls, &to->sink, got, sizeof(got), &length), TLS_WANT);
+        if (cut < HEADER)
+            CHECK_EQUAL(tls_write(&to->tls, &to->sink, TICKET, 1), TLS_OK);
+        from->sink.length = 0;
+        say_handshake(from, TICKET + cut, sizeof(TICKET) - cut);
+        CHECK_EQUAL(tls_write(&from->tls, &from->sink, (const uint8_t *)"data", 4), TLS_OK);
+        tls_feed(&to->tls, from->sink.bytes, from->sink.length);
+        CHECK_EQUAL(tls_read(&to->tls, &to->sink, got, sizeof(got), &length), TLS_OK);
+    }
+    from->sink.length = to->sink.length = 0;
+    say_handshake(from, TICKET, HEADER);
+    tls_feed(&to->tls, from->sink.bytes, from->sink.length);
+    CHECK_EQUAL(tls_read(&to->tls, &to->sink, got, sizeof(got), &length), TLS_WANT);
+    CHECK_EQUAL(tls_write(&to->tls, &to->sink, TICKET, 1), TLS_FAILED);
+    CHECK_TEXT(to->tls.error, "TLS: half a message came, and OpenSSL writes nothing before its end");
+    CHECK_EQUAL(to->sink.length, 0);
+    talk_end(&talk);
     profile_context_free(fips);
 }
 

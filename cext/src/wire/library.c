@@ -40,6 +40,8 @@ enum tls_result library_read(struct library *library, uint8_t *out, size_t capac
                  : error == SSL_ERROR_ZERO_RETURN ? TLS_CLOSED
                                                   : TLS_FAILED;
     }
+    if (result == TLS_FAILED && library_is_flooded(library))
+        library->failure = "too many records without data";
     if (result == TLS_FAILED)
         (void)broken(library);
     return *length > 0 ? TLS_OK : result; /* what came behind these bytes is told by the next call */
@@ -51,15 +53,20 @@ enum tls_result library_write(struct library *library, const uint8_t *bytes, siz
     while (length > 0 && !library->broken) {
         size_t part = length < RECORD_CONTENT_MAX ? length : RECORD_CONTENT_MAX;
         size_t written = 0;
-        if (library->ended)
+        if (library->ended) {
+            library->failure = "written to after its end";
             return broken(library);
+        }
         if (library->written >= library->renew_after) {
             if (!SSL_key_update(library->ssl, SSL_KEY_UPDATE_NOT_REQUESTED))
                 return broken(library);
             library->written = 0;
         }
-        if (SSL_write_ex(library->ssl, bytes, part, &written) != 1 || written != part)
+        if (SSL_write_ex(library->ssl, bytes, part, &written) != 1 || written != part) {
+            if (SSL_want_read(library->ssl))
+                library->failure = "half a message came, and OpenSSL writes nothing before its end";
             return broken(library);
+        }
         library->written++;
         bytes += part;
         length -= part;

@@ -3,7 +3,9 @@
  *
  * It has the place of record.h, with the same results: no secret of the session leaves OpenSSL. It is slower,
  * for each byte is copied once more, and a session at rest keeps OpenSSL's, 23 kB. It cannot be ended
- * with an alert of one's own choice: then it ends without any word.
+ * with an alert of one's own choice: then it ends without any word. A message of the peer's
+ * (NewSessionTicket, KeyUpdate) that comes in several records has to be whole before anything is written:
+ * else that fails.
  */
 #ifndef NS_LIBRARY_H
 #define NS_LIBRARY_H
@@ -28,12 +30,14 @@ struct library {
     uint8_t ended;
     /* A call failed: so does each from now on. */
     uint8_t broken;
+    /* Why, of static storage; NULL: OpenSSL tells, or none has. */
+    const char *failure;
 };
 
 /* From now on OpenSSL goes on, whose session has done its handshake. */
 void library_start(struct library *library, SSL *ssl);
-/* As tls_read and tls_write, but that after TLS_FAILED the reason is in OpenSSL's queue, or there is none.
- * The session's BIO has the feed and the sink. */
+/* As tls_read and tls_write, but that after TLS_FAILED the reason is `failure`, or in OpenSSL's queue, or
+ * there is none. The session's BIO has the feed and the sink. */
 enum tls_result library_read(struct library *library, uint8_t *out, size_t capacity, size_t *length);
 enum tls_result library_write(struct library *library, const uint8_t *bytes, size_t length);
 /* Writes close_notify, once. */

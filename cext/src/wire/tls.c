@@ -454,8 +454,8 @@ static enum tls_result record_result(struct tls *tls, enum tls_result result)
 static enum tls_result library_result(struct tls *tls, enum tls_result result)
 {
     tls->sink = NULL;
-    if (library_is_flooded(&tls->library) && tls->error[0] == 0)
-        snprintf(tls->error, sizeof(tls->error), "TLS: too many records without data");
+    if (tls->library.failure != NULL && tls->error[0] == 0)
+        snprintf(tls->error, sizeof(tls->error), "TLS: %s", tls->library.failure);
     if (tls->library.broken && tls->error[0] == 0)
         (void)openssl_failed(tls);
     return result;
