@@ -146,6 +146,19 @@ def test_version_that_the_server_does_not_have_makes_a_new_list(reason: str) -> 
     assert api.asked[:4] == ["list", "10", "list", "10"]
 
 
+def test_version_that_is_refused_again_and_again_is_given_up() -> None:
+    """As client-go does: an API server may say "internal error" of a version for ever."""
+    api = PlayedApi([], *([RefusedError(500, "InternalError", "PrevKv=nil")] for _ in range(3)))
+    play(api, lambda _found: len(api.asked) >= 6)
+    assert api.asked[:6] == ["list", "10", "10", "10", "list", "10"]
+
+
+def test_version_is_kept_while_the_agent_may_not_watch() -> None:
+    api = PlayedApi([], *([RefusedError(403, "Forbidden", "no")] for _ in range(5)))
+    play(api, lambda _found: len(api.asked) >= 6)
+    assert api.asked[:6] == ["list", *["10"] * 5]
+
+
 def test_server_cannot_silence_it_for_long() -> None:
     api = PlayedApi([], [RefusedError(429, "TooManyRequests", "later", 1e9)])
     play(api, lambda _found: len(api.asked) >= 3)

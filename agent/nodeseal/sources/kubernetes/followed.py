@@ -1,10 +1,10 @@
 """All objects of one kind as they are now: listed once, then followed by a watch.
 
 How it works. A watch that ends, for whatever reason, is begun again from the last version that it told, so that nothing
-is listed twice. Only a version that the server has forgotten (410), or that cannot be read, makes a new list. While the
-server is away what was known counts. Tries come at growing intervals, each with its jitter: the agents of a cluster
-find their server again at the same moment. A watch that lasted for a while and ended is no failure, however it ended:
-one of few objects is silent for so long that it is given up, where the server sends no bookmarks.
+is listed twice. Only a version that the server has forgotten (410), or does not watch from time and again, makes a new
+list. While the server is away what was known counts. Tries come at growing intervals, each with its jitter: the agents
+of a cluster find their server again at the same moment. A watch that lasted for a while and ended is no failure,
+however it ended: one of few objects is silent for so long that it is given up, where the server sends no bookmarks.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ log = logging.getLogger("nodeseal.agent")
 
 _FIRST_S, _LONGEST_S = 0.5, 30.0
 _WATCH_S = 600.0
+_REFUSALS_MOST = 3
+"""After so many it may be the version's fault, whatever the server says."""
+_LATER = frozenset({401, 403, 429, 503})
+"""What another version would be refused with as well."""
 _SHORT_S = 1.0
 """A watch that ends sooner is as one that was refused: whoever begins it again at once asks without end."""
 
@@ -55,6 +59,9 @@ class Followed(Generic[T]):
         self._open_since: float | None = None
         """When the present watch was begun; None: it is not yet."""
         self._untold: set[Key] = set()
+        """Of what `changed` could not be told."""
+        self._refusals = 0
+        """How often in succession the server did not watch from this version."""
         self._backoff = Backoff(_FIRST_S, _LONGEST_S)
 
     async def run(self) -> None:
@@ -70,8 +77,9 @@ class Followed(Generic[T]):
                 after, why = None, None
             except RefusedError as error:
                 after, why = error.retry_after, str(error)
-                if error.gone:
-                    self._version = ""
+                self._refusals += error.code not in _LATER
+                if error.gone or self._refusals >= _REFUSALS_MOST:
+                    self._version, self._refusals = "", 0
             except (AwayError, AccessError) as error:
                 after, why = None, str(error)
             except Exception as error:  # whatever it is, they are followed again
@@ -80,6 +88,7 @@ class Followed(Generic[T]):
             if self._open_since is not None and clock() - self._open_since >= _SHORT_S:
                 # All watches end some time: that is none of what is wrong before it cannot be begun again.
                 self._backoff.reset()
+                self._refusals = 0
             else:
                 self._failed(why or "the API server ends the watch as soon as it has begun")
             await asyncio.sleep(max(self._backoff.next(), min(after or 0.0, _LONGEST_S)))
