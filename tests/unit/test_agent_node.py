@@ -38,8 +38,8 @@ from nodeseal.mesh.revocation import Revocation, revoked_identity, revoked_node,
 from nodeseal.mesh.revoked import of_identity, of_serial, unpacked
 from nodeseal.mesh.trust import Need, Trust
 from nodeseal.mesh.trust_anchor import TrustAnchor
+from nodeseal.node import lasting, revocations, start_steps, vigil
 from nodeseal.node import node as node_module
-from nodeseal.node import revocations, start_steps, vigil
 from nodeseal.node.node import Node
 from nodeseal.sources.source import Concern, MeshStateError, StateProblem
 from support.agent_fakes import (
@@ -1256,8 +1256,39 @@ def test_oldest_core_ends_when_the_node_runs_out_of_memory(world: World, monkeyp
             older.retired = True  # as it says while it has connections
             await asyncio.sleep(0.1)
             assert node.core.older == [older]
+            seen: list[int] = []
+
+            def unseen() -> tuple[int, int]:
+                seen.append(1)
+                raise OSError("too many open files")
+
+            monkeypatch.setattr(supervisor, "available_memory", unseen)
+            await until(lambda: len(seen) > 1, "it is looked at again")
             monkeypatch.setattr(supervisor, "available_memory", lambda: (4, 100))
             await until(lambda: not node.core.older, "it has ended")
+
+    play(story())
+
+
+def test_core_that_ends_is_replaced_also_after_its_watch_has_failed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lasting, "_FIRST_S", 0.01)
+
+    async def story() -> None:
+        async with world.node(world.state()) as (node, _source):
+            await enrolled(node)
+            recent, failed = node.core._recent_crashes, []
+
+            def fails(within: float) -> int:
+                if not failed:
+                    failed.append(1)
+                    raise ZeroDivisionError
+                return recent(within)
+
+            monkeypatch.setattr(node.core, "_recent_crashes", fails)
+            world.core.kill()
+            await until(lambda: bool(failed) and node.core.current is not None, "another core runs")
 
     play(story())
 

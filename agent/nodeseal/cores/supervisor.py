@@ -161,7 +161,9 @@ class CoreSupervisor:
         self._on_change()
 
     async def run(self) -> None:
-        """Replaces every current core that ends, until cancelled."""
+        """Replaces every current core that ends, until cancelled. May be begun again where it has failed."""
+        if self.current is None:
+            self._lost.set()
         memory = asyncio.create_task(self._watch_memory(), name="memory")
         backoff = Backoff(0.5, 30.0)
         try:
@@ -344,7 +346,11 @@ class CoreSupervisor:
             await asyncio.sleep(_MEMORY_CHECK_S)
             if not self.older:
                 continue
-            available, total = available_memory()
+            try:
+                available, total = available_memory()
+            except OSError as error:
+                log.warning("cannot see the node's memory: %s", error)
+                continue
             oldest = min(self.older, key=lambda link: link.generation)
             if available >= _MEMORY_FLOOR * total or not oldest.retired:
                 continue
