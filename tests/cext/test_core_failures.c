@@ -151,4 +151,34 @@ TEST(client_that_goes_away_while_the_tunnel_is_dialled_is_forgotten)
     lab_free(lab);
 }
 
+static int writes_fail;
+
+enum tls_result __real_tls_write(struct tls *tls, struct tls_sink *sink, const uint8_t *bytes, size_t length);
+enum tls_result __wrap_tls_write(struct tls *tls, struct tls_sink *sink, const uint8_t *bytes, size_t length);
+
+enum tls_result __wrap_tls_write(struct tls *tls, struct tls_sink *sink, const uint8_t *bytes, size_t length)
+{
+    if (COUNT(writes_fail) && tls->record.failure == NULL)
+        tls->record.failure = "it is broken";
+    return __real_tls_write(tls, sink, bytes, length);
+}
+
+TEST(who_was_in_a_tunnel_that_cannot_be_written_is_told_why)
+{
+    struct lab *lab = lab_new();
+    struct ends ends = lab_connect(lab);
+    exchange(&ends, 0);
+    __atomic_store_n(&writes_fail, 1, __ATOMIC_RELAXED);
+    send_stream(ends.client, 1, 100, 100);
+    WAIT_UNTIL(lab_core_stats(lab).live_tunnels == 0);
+    struct ns_connection list[8];
+    size_t count = core_connections(lab->core, list, 8);
+    int told = 0;
+    for (size_t i = 0; i < count && i < 8; i++)
+        told += list[i].direction == NS_OUTBOUND && strcmp(list[i].reason, "TLS: it is broken") == 0;
+    CHECK_EQUAL(told, 1);
+    ends_close(&ends);
+    lab_free(lab);
+}
+
 CHECK_MAIN

@@ -81,8 +81,10 @@ static int tunnel_produce(struct tunnel *tunnel)
     if (length == 0)
         return more;
     struct tls_sink sink = tunnel_sink(tunnel);
-    if (length == (size_t)-1 || tls_write(&tunnel->tls, &sink, worker->scratch.plain, length) != TLS_OK)
+    if (length == (size_t)-1)
         tunnel->doom = "the tunnel could not be written";
+    else if (tls_write(&tunnel->tls, &sink, worker->scratch.plain, length) != TLS_OK)
+        tunnel->doom = tunnel->tls.error;
     else
         tunnel_send(tunnel, sink.bytes, sink.length);
     return more;
