@@ -169,14 +169,14 @@ def _finalized(name: str) -> dict[str, Any]:
 
 
 def test_quiet_watch_gets_bookmarks(server: ApiServer, label: str) -> None:
-    """One a minute."""
+    """One a minute, and one right before the end."""
     make(server, label, label)
 
     async def story(api: Api) -> None:
         listing = await api.list_all(NAMESPACES, {"labelSelector": f"test={label}"})
         changes: list[Change[Namespace]] = []
         await asyncio.to_thread(make, server, f"{label}-other", "another")
-        async for some in api.watch(NAMESPACES, listing.version, {"labelSelector": f"test={label}"}, seconds=70):
+        async for some in api.watch(NAMESPACES, listing.version, {"labelSelector": f"test={label}"}, seconds=20):
             changes += some
         assert {change.type for change in changes} == {ChangeType.BOOKMARK}
         assert all(change.version for change in changes)

@@ -59,6 +59,8 @@ class ApiServer:
             self._start(
                 "etcd",
                 *(self._etcd, "--data-dir", str(self.directory / "etcd"), "--log-level", "error", "--unsafe-no-fsync"),
+                # As kubeadm has it: bookmarks come of that.
+                *("--watch-progress-notify-interval", "5s"),
                 *("--listen-client-urls", f"http://127.0.0.1:{_ETCD}"),
                 *(
                     "--advertise-client-urls",

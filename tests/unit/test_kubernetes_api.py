@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,25 @@ def test_silent_server_is_given_up(server: BundleServer, tmp_path: Path, monkeyp
     monkeypatch.setattr(api_module, "_ANSWER_S", 0.2)
     server.behaviour = lambda connection: (connection.recv(1), None)[1]
     assert "has been silent for 0 s, asked to list pods" in listed(server, tmp_path, AwayError)
+
+
+def test_silent_watch_ends_without_a_word(
+    server: BundleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_module, "_SILENCE_S", 0.2)
+    line = json.dumps({"type": "ADDED", "object": pod("a")}).encode() + b"\n"
+
+    def say_one_thing(connection: ssl.SSLSocket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + line)
+        connection.recv(1)
+
+    server.behaviour = say_one_thing
+
+    async def story(api: Api) -> None:
+        changes = [change async for some in api.watch(PODS, "1", {}) for change in some]
+        assert [change.key for change in changes] == [("shop", "a")]
+
+    play(server, tmp_path, story)
 
 
 def test_server_that_is_known_by_nobody_gets_no_token(server: BundleServer, tmp_path: Path) -> None:
