@@ -256,6 +256,32 @@ def test_copy_of_a_domain_that_is_listed_no_more_is_deleted(
     play(story)
 
 
+def test_copy_that_is_being_written_while_its_domain_goes_is_deleted_too(
+    server: BundleServer, roots: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    write = fetched_bundle.BundleCopies.write
+
+    def slow(self: fetched_bundle.BundleCopies, trust_domain: str, given: Given) -> None:
+        begun.set()
+        go_on.wait(20)
+        write(self, trust_domain, given)
+
+    monkeypatch.setattr(fetched_bundle.BundleCopies, "write", slow)
+
+    async def story() -> None:
+        federation = Federation(tmp_path)
+        async with following(federation, entry(server, tmp_path)):
+            await until(begun.is_set)
+            (task,) = federation._fetching.values()
+            await federation.take(mesh_of())
+            go_on.set()
+            await until(task.done)
+            assert copies(tmp_path) == []
+
+    play(story)
+
+
 def test_copy_says_nothing_that_is_secret(server: BundleServer, roots: list[str], tmp_path: Path) -> None:
     async def story() -> None:
         federation = Federation(tmp_path)

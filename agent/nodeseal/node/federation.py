@@ -154,13 +154,15 @@ class Federation:
     async def _take_endpoints(self, endpoints: Mapping[str, BundleEndpoint]) -> None:
         """The copies of domains that the mesh state does not list any more are deleted."""
         before, clock = self._fetched, asyncio.get_running_loop().time()
-        self._fetched = {}
+        found: dict[str, FetchedBundle] = {}
         for domain, endpoint in endpoints.items():
             fetched = before.get(domain)
             if fetched is None or fetched.endpoint != endpoint:
                 given = fetched.given if fetched is not None else await asyncio.to_thread(self._copies.read, domain)
                 fetched = FetchedBundle(endpoint, given, self._now(), clock)
-            self._fetched[domain] = fetched
+            found[domain] = fetched
+        # As a whole: what is being fetched for one that stays may come meanwhile.
+        self._fetched = found
         self._beside = {domain: bundle for domain, bundle in self._beside.items() if domain in endpoints}
         try:
             await asyncio.to_thread(self._copies.keep_only, endpoints)
@@ -212,6 +214,8 @@ class Federation:
             )  # fmt: skip
         try:
             await asyncio.to_thread(self._copies.write, domain, fetched.given)
+            if domain not in self._fetched:  # the mesh state has let go of it meanwhile
+                await asyncio.to_thread(self._copies.keep_only, tuple(self._fetched))
         except OSError as error:
             log.warning("cannot keep a copy of the bundle of %s: %s", domain, error)
 
