@@ -275,6 +275,16 @@ def test_anchor_is_removed_when_nothing_needs_it(mesh: Mesh) -> None:
     assert "no trust anchor begins with" in mesh.refused("remove", mesh.old.key)
 
 
+def test_publication_with_a_time_that_there_is_none_of_keeps_nobody_from_removing(mesh: Mesh) -> None:
+    mesh("add", mesh.today / "root.pem", mesh.next / "root.pem")
+    for node in ("node1", "node2"):
+        mesh.says(node, mesh.new, mesh.old, mesh.new, needs=(Need(mesh.old.key[:32], 999_999_999_999),))
+    refused = mesh.refused("remove", mesh.old.key)
+    assert "node1, node2: has certificates of it until 9999-12-31 00:00Z; wait, or" in refused
+    mesh("remove", mesh.old.key, "--force")
+    assert mesh.anchors == {mesh.new.key}
+
+
 def test_nodes_of_a_federated_trust_domain_have_nothing_to_do_with_it(mesh: Mesh, tmp_path: Path) -> None:
     """Their publications are in the mesh directory, with the root of their own CA."""
     theirs = root_of(make_ca(tmp_path / "theirs", trust_domain="partner.example"))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _PREFIX_MIN = 8
 _NAMED_MAX = 8
+_LAST = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
 
 
 def row_of(anchor: TrustAnchor, now: datetime) -> TrustAnchorRow:
@@ -94,7 +95,9 @@ def told_by_nodes(anchor: TrustAnchor, mesh: Mesh, publishers: Publishers, now: 
 
 def node_row(holder: Holder, now: datetime) -> NodeTrust:
     """What a script is told of a node."""
-    until = datetime.fromtimestamp(holder.until, UTC).isoformat(timespec="seconds") if holder.until else None
+    # A publication may say anything: what is wrong in one must not keep anybody from removing an anchor.
+    moment = min(holder.until or 0, _LAST)
+    until = datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds") if moment else None
     return NodeTrust(
         node=holder.node,
         has=holder.has,
