@@ -203,12 +203,13 @@ def test_load_that_was_never_recorded_fails() -> None:
     assert judge(Record("x86_64", {}, {}), Record("x86_64", {}, {"a": COUNTS})) == 1
 
 
-@pytest.mark.parametrize(("watched", "status"), [(1019, 0), (1021, 1)])
-def test_listener_to_events_may_cost_two_percent(watched: int, status: int, capsys: pytest.CaptureFixture[str]) -> None:
-    loads = {"connections": COUNTS, "watched_connections": replace(COUNTS, total=watched)}
-    assert judge_listener(loads) == status
+@pytest.mark.parametrize(("more", "status"), [(19, 0), (21, 1)])
+def test_listener_to_events_may_cost_two_percent(more: int, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of our own code: what the libraries take differs from run to run."""
+    watched = replace(COUNTS, own=COUNTS.own + more, libc=COUNTS.libc * 2, total=COUNTS.total * 2)
+    assert judge_listener({"connections": COUNTS, "watched_connections": watched}) == status
     out, err = capsys.readouterr()
-    assert f"{watched / 10 - 100:+.1f}%" in (err if status else out)
+    assert f"{more / 10:+.1f}%" in (err if status else out)
 
 
 def test_figures_of_another_machine_are_not_compared(capsys: pytest.CaptureFixture[str]) -> None:
