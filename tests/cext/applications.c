@@ -52,7 +52,7 @@ int dial(int listener)
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     CHECK(fd >= 0);
     limit_waiting(fd);
-    CHECK_EQUAL(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+    CHECK_CASE(connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0, "%s", strerror(errno));
     return fd;
 }
 
