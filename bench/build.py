@@ -72,7 +72,8 @@ def build_revoked(directory: Path = BUILD / "bench") -> Path:
 
 def build_exchanges(directory: Path = BUILD / "bench") -> Path:
     """bench/exchanges.c, the same. Raises BenchError."""
-    return _build_with("exchanges", sorted((CORE / "src" / "wire").glob("*.c")), directory)
+    sources = (path for folder in ("base", "wire") for path in (CORE / "src" / folder).glob("*.c"))
+    return _build_with("exchanges", sorted(sources), directory)
 
 
 def _build_with(name: str, sources: Sequence[Path], directory: Path) -> Path:

@@ -17,7 +17,7 @@ ffi.cdef(HEADER.read_text().partition("/* cffi: begin */")[2].partition("/* cffi
 ffi.set_source(
     "nodeseal._keys",
     '#include "nodeseal_keys.h"',
-    sources=[os.path.relpath(HERE / "src" / name) for name in ("base/wipe.c", "keys/keys.c")],
+    sources=[os.path.relpath(HERE / "src" / name) for name in ("base/secure_heap.c", "base/wipe.c", "keys/keys.c")],
     include_dirs=[os.path.relpath(HERE / "include"), os.path.relpath(HERE / "src")],
     libraries=["crypto"],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra"],

@@ -25,11 +25,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/secure_heap.h"
 #include "base/wipe.h"
 
 enum {
     HEAP_SIZE = 1 << 20, /* bytes, of which only those in use become resident */
-    HEAP_PIECE = 32,     /* the smallest allocation in it */
     NUMBER_MAX = 48,     /* of a private key that is made here, P-384's */
     POINT_MAX = 97,      /* its public key */
     PKCS8_MAX = 192,     /* of a key that is made here */
@@ -92,20 +92,7 @@ static void fail(char *error, size_t size, const char *what)
 
 int keys_begin(void)
 {
-    static int result;
-    if (CRYPTO_secure_malloc_initialized())
-        return result;
-    switch (CRYPTO_secure_malloc_init(HEAP_SIZE, HEAP_PIECE)) {
-    case 1:
-        result = 1;
-        break;
-    case 2:
-        result = 0;
-        break;
-    default:
-        result = -1;
-    }
-    return result;
+    return secure_heap_begin(HEAP_SIZE);
 }
 
 static struct ns_key *key_of(EVP_PKEY *pkey, char *error, size_t error_size)

@@ -3,8 +3,9 @@
 
 #include <openssl/crypto.h>
 
+#include "base/secure_heap.h"
+
 enum {
-    PIECE = 32,          /* the smallest allocation in it */
     SESSION = 1024,      /* a handshake, and what its thread needs */
     GREATEST_KEY = 8192, /* RSA's of 16,384 bits are in pieces of 1 kB */
 };
@@ -14,20 +15,9 @@ static size_t heap_size;
 
 int key_heap_begin(size_t size)
 {
-    static int result = -1;
-    if (CRYPTO_secure_malloc_initialized())
-        return result;
-    switch (CRYPTO_secure_malloc_init(size, PIECE)) {
-    case 1:
-        result = 1;
-        break;
-    case 2:
-        result = 0;
-        break;
-    default:
-        result = -1;
-    }
-    heap_size = result >= 0 ? size : 0;
+    int result = secure_heap_begin(size);
+    if (heap_size == 0 && result >= 0)
+        heap_size = size;
     return result;
 }
 
