@@ -95,10 +95,8 @@ class Federation:
             try:
                 bundle = await self._latest(one)
             except _NotGiven as error:
-                bundle, unread[one.key] = (
-                    None,
-                    (str(error), f"{_NOT_GIVEN}; until then none of its workloads is trusted"),
-                )
+                bundle = None
+                unread[one.key] = str(error), f"{_NOT_GIVEN}; until then none of its workloads is trusted"
                 if one.key not in self._unread:
                     log.warning("%s", error)
             except AuthorityError as error:
