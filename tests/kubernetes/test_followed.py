@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from nodeseal.sources.kubernetes import api as api_module
-from nodeseal.sources.kubernetes.api import Api, Change, ChangeType, RefusedError
-from nodeseal.sources.kubernetes.followed import Followed
-from nodeseal.sources.kubernetes.objects import NAMESPACES, PODS, Key, Namespace
+from nodeseal.kubernetes import api as api_module
+from nodeseal.kubernetes.api import Api, Change, ChangeType, RefusedError
+from nodeseal.kubernetes.followed import Followed
+from nodeseal.kubernetes.objects import NAMESPACES, PODS, Key, Namespace
 from support.agent_fakes import until
-from support.api_server import ADMIN, ApiServer
+from support.api_server import ApiServer
 
 _numbers = itertools.count()
 
@@ -53,17 +53,6 @@ class Watcher:
         return None if found is None else found.metadata.labels
 
 
-def play(server: ApiServer, story: Callable[[Api], Awaitable[None]], user: str = ADMIN) -> None:
-    async def whole() -> None:
-        api = Api(server.access(user), "nodeseal-test")
-        try:
-            await story(api)
-        finally:
-            await api.close()
-
-    server.inside(lambda: asyncio.run(whole()))
-
-
 def following(server: ApiServer, label: str, story: Callable[[Watcher], Awaitable[None]]) -> None:
     async def whole(api: Api) -> None:
         watcher = Watcher(api, label)
@@ -72,7 +61,7 @@ def following(server: ApiServer, label: str, story: Callable[[Watcher], Awaitabl
         await story(watcher)
         task.cancel()
 
-    play(server, whole)
+    server.play(whole)
 
 
 def test_list_comes_in_pages(server: ApiServer, label: str) -> None:
@@ -87,7 +76,7 @@ def test_list_comes_in_pages(server: ApiServer, label: str) -> None:
             assert listing.version
             assert not listing.unread
 
-    play(server, story)
+    server.play(story)
 
 
 def test_changes_come_as_they_happen(server: ApiServer, label: str) -> None:
@@ -181,7 +170,7 @@ def test_quiet_watch_gets_bookmarks(server: ApiServer, label: str) -> None:
         assert {change.type for change in changes} == {ChangeType.BOOKMARK}
         assert all(change.version for change in changes)
 
-    play(server, story)
+    server.play(story)
 
 
 def test_right_that_is_missing_is_named(server: ApiServer) -> None:
@@ -195,7 +184,7 @@ def test_right_that_is_missing_is_named(server: ApiServer) -> None:
             "the agent may not list pods: give its service account the verb list on pods (pods is forbidden: "
         )
 
-    play(server, story, "nobody-of-the-test")
+    server.play(story, "nobody-of-the-test")
 
 
 def test_token_that_the_server_does_not_take_is_told(server: ApiServer) -> None:
@@ -203,4 +192,4 @@ def test_token_that_the_server_does_not_take_is_told(server: ApiServer) -> None:
         with pytest.raises(RefusedError, match=r"^the API server does not take the agent's token \(Unauthorized\)$"):
             await api.list_all(PODS, {})
 
-    play(server, story, "another")
+    server.play(story, "another")

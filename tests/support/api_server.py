@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
 import os
 import ssl
 import subprocess
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -19,7 +20,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from nodeseal.sources.kubernetes.access import Access
+from nodeseal.kubernetes.access import Access
+from nodeseal.kubernetes.api import Api
 from support.namespaces import Namespace
 from support.patience import PATIENCE, wait_for
 
@@ -107,6 +109,18 @@ class ApiServer:
     def inside(self, action: Callable[[], T]) -> T:
         """Calls it where the server can be asked, in another thread."""
         return self._namespace.run(action)
+
+    def play(self, story: Callable[[Api], Awaitable[None]], token: str = ADMIN) -> None:
+        """Calls it where the server can be asked, with what asks it."""
+
+        async def whole() -> None:
+            api = Api(self.access(token), "nodeseal-test")
+            try:
+                await story(api)
+            finally:
+                await api.close()
+
+        self.inside(lambda: asyncio.run(whole()))
 
     def add_user(self, name: str, token: str) -> None:
         """One who has no rights; restarts the server, which reads its tokens once."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeseal.sources.kubernetes.access import Access, AccessError
+from nodeseal.kubernetes.access import Access, AccessError
 
 HERE = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from nodeseal.sources.kubernetes import api as api_module
-from nodeseal.sources.kubernetes.access import Access
-from nodeseal.sources.kubernetes.api import Api, AwayError, Change, ChangeType, Listing, RefusedError
-from nodeseal.sources.kubernetes.objects import PODS, Pod
+from nodeseal.kubernetes import api as api_module
+from nodeseal.kubernetes.access import Access
+from nodeseal.kubernetes.api import Api, AwayError, Change, ChangeType, Listing, RefusedError
+from nodeseal.kubernetes.objects import PODS, Pod
 from support.bundle_server import Behaviour, BundleServer, answering, web_certificate
 
 

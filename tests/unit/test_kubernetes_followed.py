@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from nodeseal.sources.kubernetes import followed as followed_module
-from nodeseal.sources.kubernetes.api import AwayError, Change, ChangeType, Listing, RefusedError
-from nodeseal.sources.kubernetes.followed import Followed
-from nodeseal.sources.kubernetes.objects import NAMESPACES, Key, Meta, Namespace
+from nodeseal.kubernetes import followed as followed_module
+from nodeseal.kubernetes.api import AwayError, Change, ChangeType, Listing, RefusedError
+from nodeseal.kubernetes.followed import Followed
+from nodeseal.kubernetes.objects import NAMESPACES, Key, Meta, Namespace
 from support.agent_fakes import until
 
 Step = Sequence[Change[Namespace]] | Exception | float

@@ -7,10 +7,10 @@ from ipaddress import ip_network
 
 import pytest
 
+from nodeseal.kubernetes.objects import Meta, Namespace, Pod
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
 from nodeseal.mesh.limits import LimitChanges
 from nodeseal.mesh.workload import Connect, Mode, OnFailure
-from nodeseal.sources.kubernetes.objects import Meta, Namespace, Pod
 from nodeseal.sources.kubernetes.wanted import Settings, Wanted, wanted
 
 LABELS = {"enrol", "mode", "pods-may-relax"}

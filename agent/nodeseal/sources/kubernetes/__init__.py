@@ -1,1 +1,1 @@
-"""Kubernetes: its API server, and what is followed there."""
+"""Kubernetes as a source of the mesh state: what its objects mean."""

@@ -20,10 +20,10 @@ from nodeseal.documents.document import Mapping as MappingNode
 from nodeseal.documents.exclude import read_exclusions
 from nodeseal.documents.limits import read_limits
 from nodeseal.documents.schema import Fields
+from nodeseal.kubernetes.objects import Meta, Namespace, Pod
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions
 from nodeseal.mesh.limits import UNCHANGED, LimitChanges
 from nodeseal.mesh.workload import Connect, Mode, OnFailure
-from nodeseal.sources.kubernetes.objects import Meta, Namespace, Pod
 
 PREFIX = "nodeseal.io/"
 ENROL, MODE = f"{PREFIX}enrol", f"{PREFIX}mode"

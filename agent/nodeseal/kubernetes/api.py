@@ -1,4 +1,5 @@
-"""Asking the API server: lists in pages, watches, and what an answer that is none means.
+"""Asking the API server: lists in pages, watches, single objects and their changes, and what an answer that is none
+means.
 
 Its own few requests over aiohttp, which the agent has anyway, and not a client library. Those were measured (resident
 memory after the import, Python 3.11): kubernetes_asyncio 36.1 takes 38 MB more than aiohttp alone, because all of its
@@ -30,8 +31,8 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from nodeseal.https import one_line, read_answer, why
-from nodeseal.sources.kubernetes.access import Access, AccessError
-from nodeseal.sources.kubernetes.objects import Key, Resource, T
+from nodeseal.kubernetes.access import Access, AccessError
+from nodeseal.kubernetes.objects import Key, Resource, T
 
 PAGE = 500
 """Objects of a page of a list, as kubectl asks for them."""
@@ -46,6 +47,19 @@ _SILENCE_S = 150.0
 
 
 _TOO_LARGE = "ResourceVersionTooLarge"
+_JSON, _MERGE, _APPLY = "application/json", "application/merge-patch+json", "application/apply-patch+yaml"
+_METHODS = {
+    "list": "GET",
+    "watch": "GET",
+    "get": "GET",
+    "create": "POST",
+    "update": "PUT",
+    "patch": "PATCH",
+    "delete": "DELETE",
+}
+"""Of RBAC's verbs. https://kubernetes.io/docs/reference/access-authn-authz/authorization/#determine-the-request-verb"""
+_GOOD = {200, 201, 202}
+
 _VERSION_UNUSABLE = {"Expired", "Gone", _TOO_LARGE}
 """https://kubernetes.io/docs/reference/using-api/api-concepts/#unavailable-resource-versions"""
 
@@ -70,6 +84,21 @@ class RefusedError(Exception):
         """The version that was asked from is too old, or not there yet, as after etcd was brought back from a backup:
         list again."""
         return self.code == 410 or self.reason in _VERSION_UNUSABLE
+
+    @property
+    def missing(self) -> bool:
+        """There is no such object. (A kind that the server does not have is refused with the same status.)"""
+        return self.reason == "NotFound" and self.code == 404
+
+    @property
+    def exists(self) -> bool:
+        """There is one of that name."""
+        return self.reason == "AlreadyExists"
+
+    @property
+    def conflict(self) -> bool:
+        """Somebody has changed it since it was read."""
+        return self.reason == "Conflict"
 
 
 class ChangeType(Enum):
@@ -191,6 +220,68 @@ class Api:
             query["continue"] = found.metadata.continue_
             await asyncio.sleep(0)
 
+    async def get(self, resource: Resource[T], key: Key) -> T | None:
+        """One object; None: there is none. Raises AwayError, RefusedError, AccessError, and ValueError for one that
+        cannot be read."""
+        try:
+            body = await self._object("get", resource, resource.at(key))
+        except RefusedError as error:
+            if error.missing:
+                return None
+            raise
+        try:
+            return msgspec.json.decode(body, type=resource.type)
+        except msgspec.DecodeError as error:
+            raise ValueError(_fault(resource, key, error)) from None
+
+    async def create(self, resource: Resource[Any], namespace: str, value: Any, *, part: str = "") -> bytes:
+        """A new object, or with `part` a subresource of a kind that has no object of its own. The answer. Raises
+        AwayError, RefusedError (`exists`), AccessError."""
+        return await self._object("create", resource, resource.within(namespace) + part, value)
+
+    async def apply(self, resource: Resource[Any], key: Key, value: Any, *, manager: str, part: str = "") -> bytes:
+        """Server-side apply: the fields in `value` are this manager's from now on, whoever had them before, and fields
+        that it had and are not in it any more go. `part`: "/status" for that subresource. The answer. Raises AwayError,
+        RefusedError, AccessError.
+
+        https://kubernetes.io/docs/reference/using-api/server-side-apply/
+        """
+        query = {"fieldManager": manager, "force": "true"}
+        return await self._object("patch", resource, resource.at(key) + part, value, _APPLY, query)
+
+    async def replace(self, resource: Resource[Any], key: Key, value: Any, *, part: str = "") -> bytes:
+        """The object is this from now on; with a resourceVersion in it only if nobody changed it since (`conflict`).
+        The answer. Raises AwayError, RefusedError, AccessError."""
+        return await self._object("update", resource, resource.at(key) + part, value)
+
+    async def merge(self, resource: Resource[Any], key: Key, value: Any, *, part: str = "") -> bytes:
+        """JSON merge patch (RFC 7386): null takes a field away. The answer. Raises AwayError, RefusedError,
+        AccessError."""
+        return await self._object("patch", resource, resource.at(key) + part, value, _MERGE)
+
+    async def delete(self, resource: Resource[Any], key: Key) -> bool:
+        """False: there was none. Raises AwayError, RefusedError, AccessError."""
+        try:
+            await self._object("delete", resource, resource.at(key))
+        except RefusedError as error:
+            if error.missing:
+                return False
+            raise
+        return True
+
+    async def _object(
+        self,
+        verb: str,
+        resource: Resource[Any],
+        path: str,
+        value: Any = None,
+        content: str = _JSON,
+        query: Mapping[str, str] | None = None,
+    ) -> bytes:
+        body = msgspec.json.encode(value) if value is not None else None
+        async with self._asked(verb, resource, query or {}, _ANSWER_S, path=path, body=body, content=content) as answer:
+            return await read_answer(answer, _LINE_MAX)
+
     async def watch(
         self,
         resource: Resource[T],
@@ -236,21 +327,38 @@ class Api:
 
     @contextlib.asynccontextmanager
     async def _asked(
-        self, verb: str, resource: Resource[Any], query: Mapping[str, str], silence: float
+        self,
+        verb: str,
+        resource: Resource[Any],
+        query: Mapping[str, str],
+        silence: float,
+        *,
+        path: str | None = None,
+        body: bytes | None = None,
+        content: str = _JSON,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A good answer, whose body is not read yet. Raises AwayError, RefusedError, AccessError."""
         headers = {
             "Authorization": f"Bearer {self._access.bearer()}",
-            "Accept": "application/json",
+            "Accept": _JSON,
             "User-Agent": self._agent,
         }
+        if body is not None:
+            headers["Content-Type"] = content
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=silence)
         try:
             # A redirect would carry the token elsewhere.
-            async with self._opened().get(
-                resource.path, params=query, headers=headers, timeout=timeout, allow_redirects=False, ssl=self._known()
+            async with self._opened().request(
+                _METHODS[verb],
+                path or resource.path,
+                params=query,
+                data=body,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+                ssl=self._known(),
             ) as answer:
-                if answer.status != 200:
+                if answer.status not in _GOOD:
                     raise _refused(verb, resource, answer.status, await read_answer(answer, _ERROR_MAX), answer.headers)
                 yield answer
         except TimeoutError:
@@ -316,15 +424,17 @@ def _refused(verb: str, resource: Resource[Any], status: int, body: bytes, heade
     after = said.details.retry_after_seconds if said.details is not None else None
     if after is None and headers.get("Retry-After", "").isdigit():
         after = float(headers["Retry-After"])
-    if status == 403:
+    detail = one_line(said.message)
+    if status == 403 and (not detail or " cannot " in detail):  # and no admission policy, which says why itself
         text = f"the agent may not {verb} {resource.name}: give its service account the verb {verb} on {resource.name}"
     elif status == 401:
         text = "the API server does not take the agent's token"
+    elif status == 404 and said.reason == "NotFound":
+        text = f"the API server has nothing to {verb} there among {resource.name}"
     elif status == 404:
         text = (
             f"the API server has no {resource.name} of version {resource.version}: install or upgrade nodeseal's CRDs"
         )
     else:
         text = f"the API server does not {verb} {resource.name}: status {status}"
-    detail = one_line(said.message)
     return RefusedError(status, said.word, f"{text} ({detail})" if detail else text, after)

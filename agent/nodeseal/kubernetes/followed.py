@@ -17,9 +17,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Generic
 
 from nodeseal.backoff import Backoff
-from nodeseal.sources.kubernetes.access import AccessError
-from nodeseal.sources.kubernetes.api import Api, AwayError, Change, ChangeType, RefusedError
-from nodeseal.sources.kubernetes.objects import Key, Resource, T
+from nodeseal.kubernetes.access import AccessError
+from nodeseal.kubernetes.api import Api, AwayError, Change, ChangeType, RefusedError
+from nodeseal.kubernetes.objects import Key, Resource, T
 
 log = logging.getLogger("nodeseal.agent")
 

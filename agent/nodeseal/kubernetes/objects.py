@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+from urllib.parse import quote
 
 from msgspec import Struct, field
 
@@ -54,6 +55,18 @@ class Resource(Generic[T]):
     def path(self) -> str:
         """Where all objects of the kind are, of all namespaces."""
         return f"/{f'apis/{self.group}' if self.group else 'api'}/{self.version}/{self.plural}"
+
+    def within(self, namespace: str) -> str:
+        """Where its objects of this namespace are; "": of a kind that has none."""
+        if namespace == "":
+            return self.path
+        root, _, plural = self.path.rpartition("/")
+        return f"{root}/namespaces/{quote(namespace, safe='')}/{plural}"
+
+    def at(self, key: Key) -> str:
+        """Where one object is."""
+        namespace, name = key
+        return f"{self.within(namespace)}/{quote(name, safe='')}"
 
     @property
     def name(self) -> str:
