@@ -11,7 +11,7 @@ from nodeseal.kubernetes.objects import Meta, Namespace, Pod
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
 from nodeseal.mesh.limits import LimitChanges
 from nodeseal.mesh.workload import Connect, Mode, OnFailure
-from nodeseal.sources.kubernetes.wanted import Settings, Wanted, wanted
+from nodeseal.sources.kubernetes.wanted import NetworkPolicies, Settings, Wanted, wanted
 
 LABELS = {"enrol", "mode", "pods-may-relax"}
 Said = dict[str, str]
@@ -49,6 +49,9 @@ EXCLUDING_9090 = Exclusions(Excluded((PortRange(9090, 9090),)))
         ({"mode": "strict"}, {"enrol": "true", "mode": "permissive"}, IN),
         ({}, {"enrol": "true", "exclude": CLOSED_9090}, replace(IN, exclude=EXCLUDING_9090)),
         ({"enrol": "true", "on-failure": "open"}, {"on-failure": "closed"}, IN),
+        ({"enrol": "true", "network-policies": "ignored"}, {}, replace(IN, network_policies=NetworkPolicies.IGNORED)),
+        ({"enrol": "true", "network-policies": "ignored"}, {"network-policies": "respected"}, IN),
+        ({}, {"enrol": "true", "network-policies": "ignored"}, replace(IN, network_policies=NetworkPolicies.IGNORED)),
         ({"enrol": "true"}, {"connect": "early"}, replace(IN, connect=Connect.EARLY)),
         ({"enrol": "true", "connect": "early"}, {"connect": "truthful"}, replace(IN, connect=Connect.TRUTHFUL)),
         ({"enrol": "true", "exclude": CLOSED_9090}, {}, replace(IN, exclude=EXCLUDING_9090)),

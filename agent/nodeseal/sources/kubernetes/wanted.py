@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from enum import StrEnum
 from typing import Any
 
 from nodeseal.documents.document import Broken, Node, Problems, Scalar, Tag, read_document, shown
@@ -34,16 +35,27 @@ ON_FAILURE, CONNECT = f"{PREFIX}on-failure", f"{PREFIX}connect"
 """Annotations: "closed" or "open", "truthful" or "early"."""
 EXCLUDE, LIMITS = f"{PREFIX}exclude", f"{PREFIX}limits"
 """Annotations: in YAML or JSON what the fields of these names are in a mesh directory."""
+NETWORK_POLICIES = f"{PREFIX}network-policies"
+"""An annotation: "respected" or "ignored", see nodeseal.sources.kubernetes.network_policies."""
 
 _POD_LABELS = (ENROL, MODE)
 _NAMESPACE_LABELS = (*_POD_LABELS, PODS_MAY_RELAX)
-_ANNOTATIONS = (ON_FAILURE, CONNECT, EXCLUDE, LIMITS)
+_ANNOTATIONS = (ON_FAILURE, CONNECT, EXCLUDE, LIMITS, NETWORK_POLICIES)
 _NESTED = (EXCLUDE, LIMITS)
+
+
+class NetworkPolicies(StrEnum):
+    """Whether a pod is enrolled that a NetworkPolicy does not fit."""
+
+    RESPECTED = "respected"
+    """It is left as it is."""
+    IGNORED = "ignored"
+    """It is enrolled, whatever the policy says."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a workload of the mesh model is made with."""
+    """What a workload of the mesh model is made with, if nothing stands against it."""
 
     enrol: bool = False
     mode: Mode = Mode.PERMISSIVE
@@ -51,6 +63,7 @@ class Settings:
     connect: Connect | None = None
     exclude: Exclusions = NO_EXCLUSIONS
     limits: LimitChanges = UNCHANGED
+    network_policies: NetworkPolicies = NetworkPolicies.RESPECTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +118,7 @@ def _relaxed(default: Settings, settings: Settings) -> tuple[str, ...]:
         ON_FAILURE: default.on_failure is OnFailure.CLOSED and settings.on_failure is not OnFailure.CLOSED,
         EXCLUDE: not _within(settings.exclude.inbound, default.exclude.inbound)
         or not _within(settings.exclude.outbound, default.exclude.outbound),
+        NETWORK_POLICIES: settings.network_policies is NetworkPolicies.IGNORED is not default.network_policies,
     }
     return tuple(name for name, is_so in found.items() if is_so)
 
@@ -148,6 +162,8 @@ def _read(meta: Meta, where: str, labels: tuple[str, ...]) -> tuple[Stated | Non
         values["exclude"] = read_exclusions(said, EXCLUDE)
     if LIMITS in entries:
         values["limits"] = read_limits(said, LIMITS)
+    if NETWORK_POLICIES in entries:
+        values["network_policies"] = said.choice(NETWORK_POLICIES, NetworkPolicies.RESPECTED)
     may_relax = PODS_MAY_RELAX in entries and _truth(said, PODS_MAY_RELAX)
     until = "nothing that it says of nodeseal counts until it is corrected"
     wrong = tuple(f"{replace(problem, line=0)}; {until}" for problem in problems.found)
