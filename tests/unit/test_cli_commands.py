@@ -342,6 +342,47 @@ def test_trust_anchor_of_connections_is_named_by_digits(
     assert "is no ID of a trust anchor: give 8 to 64 digits of it" in capsys.readouterr().err
 
 
+class TestWhichWorkloads:
+    NAMES = ("shop/web-1", "shop/cart", "bank/web-1")
+
+    def shown(self, capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str, *given: str) -> set[str]:
+        """Which of the names are in the output."""
+        words = [word for name in given for word in ("--workload", name)]
+        assert main([command, *words, "--run-dir", str(tmp_path)]) == 0
+        out = capsys.readouterr().out
+        return {name for name in self.NAMES if name in out}
+
+    def test_of_connections_and_refusals(
+        self, tmp_path: Path, agents: list[FakeAgent], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rows = [{**ROW, "workload": name, "source_workload": name} for name in self.NAMES]
+        refused = [{**REFUSED, "workload": name, "destination_workload": name} for name in self.NAMES]
+        agents.append(FakeAgent(tmp_path, {"node": "node1", "connections": [], "refused": refused, "errors": []}))
+        assert self.shown(capsys, tmp_path, "connections", "shop/*") == {"shop/web-1", "shop/cart"}
+        agents.pop().end()
+        (tmp_path / run_directory.AGENT_SOCKET).unlink()
+        agents.append(FakeAgent(tmp_path, {"node": "node1", "connections": rows, "refused": [], "errors": []}))
+        assert self.shown(capsys, tmp_path, "connections") == set(self.NAMES)
+        assert self.shown(capsys, tmp_path, "connections", "shop/web-1") == {"shop/web-1"}
+        assert self.shown(capsys, tmp_path, "connections", "*/web-1") == {"shop/web-1", "bank/web-1"}
+        assert self.shown(capsys, tmp_path, "connections", "shop/cart", "bank/*") == {"shop/cart", "bank/web-1"}
+
+    def test_of_a_status(self, tmp_path: Path, agents: list[FakeAgent], capsys: pytest.CaptureFixture[str]) -> None:
+        agents.append(FakeAgent(tmp_path, {**STATUS, "workloads": [{"workload": name} for name in self.NAMES]}))
+        assert self.shown(capsys, tmp_path, "status", "shop/*") == {"shop/web-1", "shop/cart"}
+        assert main(["status", "--workload", "shop/none", "--run-dir", str(tmp_path)]) == 0
+        assert "no such workload is on this node" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("name", ["", "shop", "shop/", "/web", "shop/web/1"])
+    def test_is_named_with_its_namespace(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["connections", "--workload", name]) == 2
+        assert f"{name!r} is no workload: say namespace/name" in capsys.readouterr().err
+
+    def test_monitoring_is_about_whole_nodes(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["status", "--check", "--workload", "shop/*"]) == 2
+        assert "give one of them" in capsys.readouterr().err
+
+
 class TestWhichNodes:
     @pytest.fixture(autouse=True)
     def places(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,7 @@ RELAXING: list[tuple[Said, Said, str]] = [
     ({}, {"enrol": "false"}, "nodeseal.io/enrol"),
     ({"mode": "strict"}, {"mode": "permissive"}, "nodeseal.io/mode"),
     ({}, {"on-failure": "open"}, "nodeseal.io/on-failure"),
+    ({}, {"network-policies": "ignored"}, "nodeseal.io/network-policies"),
     ({}, {"exclude": CLOSED_9090}, "nodeseal.io/exclude"),
     ({"exclude": CLOSED_9090}, {"exclude": "inbound: {ports: [9090-9091]}"}, "nodeseal.io/exclude"),
     ({"exclude": "outbound: {to: [10.0.0.0/8]}"}, {"exclude": "outbound: {to: ['fd00::/8']}"}, "nodeseal.io/exclude"),

@@ -18,6 +18,7 @@ from nodeseal.cli.identities import shortening
 from nodeseal.cli.output import print_json
 from nodeseal.cli.table import duration, note, render_first_that_fits, size
 from nodeseal.cli.tree import Command
+from nodeseal.cli.workloads import Selected, workload_option
 from nodeseal.contracts.api import REFUSED
 from nodeseal.contracts.connections import ConnectionFilter, Connections, RefusedRow
 from nodeseal.contracts.output import NodeConnection, NodeConnections, NodeRefused
@@ -52,10 +53,14 @@ End = Callable[[str, str | None], str]
     help="Only those with peers that were verified by this trust anchor, as `nodeseal trust list` has it; the first 8 "
     "digits are enough.",
 )
+@workload_option
 @nodes.looking_options
-def command(live: bool, tls: bool, anchor: str | None, run_dir: Path | None, output: str) -> int:
+def command(
+    live: bool, tls: bool, anchor: str | None, workloads: Sequence[str], run_dir: Path | None, output: str
+) -> int:
     """Shows the connections of this node's workloads: under mutual TLS with whom, or in plaintext and why; and below
     them the peers that were refused."""
+    selected = Selected.of(workloads)
     wanted = ConnectionFilter(live=live, anchor=_fingerprint(anchor) if anchor is not None else None)
     directories = nodes.run_directories(run_dir)
     found = nodes.ask_all(directories, lambda path: _ask(path, wanted))
@@ -63,11 +68,13 @@ def command(live: bool, tls: bool, anchor: str | None, run_dir: Path | None, out
         NodeConnection(node=one.node, run_dir=one.run_dir, **asdict(row))
         for one in found.answers
         for row in one.says.connections.connections
+        if row.workload in selected
     ]
     refused = [
         NodeRefused(node=one.node, run_dir=one.run_dir, **asdict(row))
         for one in found.answers
         for row in one.says.refused
+        if row.workload in selected
     ]
     errors = [error for one in found.answers for error in one.says.connections.errors]
     if output == "json":

@@ -89,6 +89,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     "connections": (
         ("nodeseal connections", "those of now, and those closed in the last minute"),
         ("nodeseal connections --live", "without the closed ones"),
+        ("nodeseal connections --workload 'shop/*'", "of one namespace"),
         ("nodeseal connections | grep 'no:'", "what is not under mutual TLS, and why"),
         ("nodeseal connections --live --anchor 9c05d9fe", "by that trust anchor"),
         ("nodeseal connections --tls", "with key exchange, suite and signature"),
@@ -153,6 +154,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     ),
     "status": (
         ("nodeseal status", "the node of this network namespace, or all"),
+        ("nodeseal status --workload shop/cart-0", "of one workload"),
         ("nodeseal status --check --run-dir /run/nodeseal", "one line and an exit status, for monitoring"),
         ("nodeseal status --run-dir /run/nodeseal -o json", "everything that the agent tells"),
     ),

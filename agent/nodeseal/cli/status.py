@@ -11,10 +11,12 @@ from msgspec.structs import asdict, replace
 
 from nodeseal.api.client import ask
 from nodeseal.cli import nodes, past_core
+from nodeseal.cli.errors import UsageError
 from nodeseal.cli.identities import short_identity
 from nodeseal.cli.output import OutputError, print_json
 from nodeseal.cli.table import duration, note, render_first_that_fits
 from nodeseal.cli.tree import Command
+from nodeseal.cli.workloads import Selected, workload_option
 from nodeseal.contracts.api import STATUS
 from nodeseal.contracts.output import NodeProblem, NodeStatuses, StatusCheck
 from nodeseal.contracts.status import AbsenceRow, Certificate, OlderCoreRow, ProblemRow, Status, WorkloadRow
@@ -47,18 +49,30 @@ _HEADER = ("WORKLOAD", "ENROLLED", "IDENTITY", "CERT", "CONNS")
     help="For monitoring: one line, and an exit status: 0 all is well, 1 something will be wrong or may be, 2 "
     "something is wrong (also when no agent answers).",
 )
+@workload_option
 @nodes.looking_options
-def command(check: bool, run_dir: Path | None, output: str) -> int:
+def command(check: bool, workloads: Sequence[str], run_dir: Path | None, output: str) -> int:
     """Shows this node's workloads: whether each is enrolled, or why not; its identity and how long its certificate is
     valid; and below them what is wrong with the node."""
+    selected = Selected.of(workloads)
+    if check and workloads:
+        raise UsageError("--check is about whole nodes, and --workload about some workloads: give one of them")
     found = nodes.ask_all(nodes.run_directories(run_dir), lambda path: ask(path, STATUS))
-    statuses = [replace(one.says, node=one.node, run_dir=one.run_dir) for one in found.answers]
+    statuses = [
+        replace(
+            one.says,
+            node=one.node,
+            run_dir=one.run_dir,
+            workloads=[row for row in one.says.workloads if row.workload in selected],
+        )
+        for one in found.answers
+    ]
     if check:
         return _check(statuses, found.errors, output)
     if output == "json":
         print_json(NodeStatuses(nodes=statuses, errors=found.errors))
     elif statuses:
-        print("\n\n".join(map(text, statuses)))
+        print("\n\n".join(text(one, some=bool(workloads)) for one in statuses))
     return found.report_errors()
 
 
@@ -106,8 +120,9 @@ def check_line(level: str, problems: Sequence[NodeProblem], statuses: Sequence[S
     return f"{level}: {'; '.join(shown)}{more}"
 
 
-def text(status: Status) -> str:
-    """One node's status for a person: what runs, the workloads, and below them what is wrong."""
+def text(status: Status, *, some: bool = False) -> str:
+    """One node's status for a person: what runs, the workloads, and below them what is wrong. `some`: the workloads
+    were selected."""
     core, mesh = status.core, status.mesh
     starting = status.agent.starting
     state = f", starting for {duration(starting.seconds)}" if starting else ""
@@ -126,7 +141,7 @@ def text(status: Status) -> str:
     if workloads:
         parts.append(_table(workloads))
     elif not starting:
-        parts.append("no workload of the mesh state is on this node")
+        parts.append("no such workload is on this node" if some else "no workload of the mesh state is on this node")
     details = [*_absence(status.agent.absence), *_older_cores(status.older_cores)]
     if status.capture.early:
         details.append(f"captured by iptables, connections are made early: {status.capture.early}")
