@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator, Mapping
 
 from nodeseal.enrolment.workload import Enrolment
@@ -18,6 +19,7 @@ class Enrolments(Mapping[WorkloadName, Enrolment]):
         self._enrolments: dict[WorkloadName, Enrolment] = {}
         self._drivers: dict[WorkloadName, asyncio.Task[None]] = {}
         self._stopping = False
+        self._waiting: dict[WorkloadName, set[asyncio.Event]] = {}
 
     def __getitem__(self, name: WorkloadName) -> Enrolment:
         return self._enrolments[name]
@@ -31,6 +33,26 @@ class Enrolments(Mapping[WorkloadName, Enrolment]):
     def add(self, enrolment: Enrolment) -> None:
         """One that is not driven yet."""
         self._enrolments[enrolment.name] = enrolment
+        enrolment.stepped = lambda: self._tell(enrolment.name)
+        self._tell(enrolment.name)
+
+    @contextlib.contextmanager
+    def watched(self, name: WorkloadName) -> Iterator[asyncio.Event]:
+        """An event that is set whenever one of this name is added, has made a step or failed in one, or is forgotten.
+        Whoever waits for it clears it."""
+        event = asyncio.Event()
+        self._waiting.setdefault(name, set()).add(event)
+        try:
+            yield event
+        finally:
+            waiting = self._waiting[name]
+            waiting.remove(event)
+            if not waiting:
+                del self._waiting[name]
+
+    def _tell(self, name: WorkloadName) -> None:
+        for event in self._waiting.get(name, ()):
+            event.set()
 
     def drive(self) -> None:
         """Drives those that are not yet driven. One that has finished is forgotten."""
@@ -83,6 +105,7 @@ class Enrolments(Mapping[WorkloadName, Enrolment]):
                 return
             if enrolment.finished and self._enrolments.get(name) is enrolment:
                 del self._enrolments[name]
+                self._tell(name)
             else:
                 # It came back into the mesh state in the moment that its driver ended.
                 self._drive(name)

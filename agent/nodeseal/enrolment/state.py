@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from nodeseal.enrolment.certificate import Certificate
@@ -25,6 +25,10 @@ class EnrolmentState:
     installed: Installed | None = None
     phase: Phase = Phase.ABSENT
     failure: Failure | None = None
+    departing: str | None = None
+    """The network namespace that is about to go with its pod: nothing is captured there any more."""
+    stepped: Callable[[], None] = field(default=lambda: None, repr=False)
+    """Called when a step is over, or has failed."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     certificate: Certificate = field(init=False)
 

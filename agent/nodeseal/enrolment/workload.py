@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from nodeseal.backoff import Backoff
 from nodeseal.capture.listeners import FROM_OUTSIDE, SHARED
 from nodeseal.cores.client import CoreClient, CoreError
-from nodeseal.enrolment.capture_thread import is_at
+from nodeseal.enrolment.capture_thread import inode_of, is_at
 from nodeseal.enrolment.certificate import LONGEST_SLEEP_S
 from nodeseal.enrolment.failure import Failure, reason_of, text_of
 from nodeseal.enrolment.installed import Installed
@@ -71,6 +71,32 @@ class Enrolment(EnrolmentState):
         if self.installed is not None and not self._in_place(self.installed):
             self.wake()
 
+    def arrive(self) -> None:
+        """Its pod's network has just been made, perhaps where it was before: what failed is tried again at once."""
+        self.departing = None
+        self.wake()
+
+    def depart(self, netns: str) -> None:
+        """The network namespace is about to go: without draining, for nothing runs there any more."""
+        self.departing = netns
+        self.wake()
+
+    def is_joined(self, netns: str) -> bool:
+        """Whether it is captured in this very network namespace, and published."""
+        return self.is_captured_at(netns) and self.published and self._published_at is not None
+
+    def is_captured_at(self, netns: str) -> bool:
+        """Whether it is captured in this very network namespace."""
+        installed = self.installed
+        return installed is not None and not installed.removing and is_at(installed.captured, netns)
+
+    def place_at(self, inode: int) -> str | None:
+        """As what it has, or is to have, the network namespace of this number; None: it is another one."""
+        wanted = self.wanted_state.netns if self.wanted_state is not None else None
+        if self.installed is not None and self.installed.captured.namespace.inode == inode:
+            return self.installed.captured.target.netns
+        return wanted if wanted is not None and inode_of(wanted) == inode else None
+
     def stop(self) -> None:
         """The driver ends after the step in hand; everything stays in place."""
         self._stopping = True
@@ -92,6 +118,7 @@ class Enrolment(EnrolmentState):
                 delay = backoff.next()
                 self.failure = Failure(reason_of(error), text_of(error), loop.time() + delay)
                 log.warning("workload %s: %s; next try in %.0f s", self.name, self.failure.detail, delay)
+            self.stepped()
             if not self.finished:
                 await self._wait(delay)
         self.certificate.request.cancel()
@@ -110,6 +137,9 @@ class Enrolment(EnrolmentState):
             return 0 if await self._install() else None
         if installed.removing:
             await self._remove(installed)
+            return 0
+        if installed.captured.target.netns == self.departing:
+            await self._abandon(installed, "its network is being removed")
             return 0
         if not self._in_place(installed):
             await self._abandon(installed, "its network namespace is gone, or another one by now")
@@ -141,7 +171,9 @@ class Enrolment(EnrolmentState):
 
     def _may_enrol(self) -> bool:
         wanted = self.wanted_state
-        return wanted is not None and wanted.wanted and wanted.netns is not None and self.context.core.ready
+        if wanted is None or not wanted.wanted or wanted.netns is None or wanted.netns == self.departing:
+            return False
+        return self.context.core.ready
 
     def _should_stay(self, installed: Installed) -> bool:
         wanted = self.wanted_state

@@ -35,6 +35,7 @@ from nodeseal.mesh.model import Mesh, Phase, PlaintextWay, WorkloadName
 from nodeseal.mesh.problem import Problem
 from nodeseal.node import probes
 from nodeseal.node.absence import Absence
+from nodeseal.node.arrivals import Arrivals
 from nodeseal.node.federation import Federation
 from nodeseal.node.former_publications import FormerPublications
 from nodeseal.node.held_back import HeldBack
@@ -120,6 +121,7 @@ class Node:
         self.vigil = Vigil(config.node, source.describe(), config.run_dir, self.core, self.context.settle)
         self.source = source
         self.mesh_state = MeshState(source, config.node, issuer.trust_domain, issuer.describe())
+        self.arrivals = Arrivals(source, self.enrolments, lambda: self.mesh_state.present, lambda: self.starting.doing)
         self._next_key = 1
         self.absence = Absence(last_seen, time.time()) if last_seen is not None else None
         self._sign_of_life = sign_of_life

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from nodeseal.mesh.model import Mesh, WorkloadName
 from nodeseal.mesh.trust import Trust
+from nodeseal.sources.arrival import Arrival, ArrivalError
 
 MAX_LINES = 100
 """Most problems that one MeshStateError shows."""
@@ -155,3 +156,21 @@ class Source(ABC):
 
         Raises PublicationError, SourceAwayError.
         """
+
+    async def expect(self, arrival: Arrival, present: Mesh | None) -> WorkloadName | None:
+        """Tells of a pod whose network has just been made. Which workload of this node it is in the mesh state from
+        now on, with the network namespace and the addresses that it has arrived with: a mesh that says so may still be
+        on its way. None: it is not to be enrolled. May be asked before `changes` is. Raises ArrivalError.
+
+        `present`: the mesh state that the node has. A source that knows nothing of pods answers by it.
+        """
+        if present is None:
+            raise ArrivalError(f"there is no mesh state in {self.describe()} yet")
+        workload = present.workloads.get(arrival.name)
+        wanted = workload is not None and workload.wanted and workload.node == self.node
+        return arrival.name if wanted else None
+
+    async def depart(self, arrival: Arrival) -> None:
+        """Tells that the network of a pod is about to go. Never raises. One that knows nothing of pods passes it
+        over."""
+        del arrival
