@@ -13,7 +13,7 @@ from nodeseal.mesh.limits import LimitChanges
 from nodeseal.mesh.workload import Connect, Mode, OnFailure
 from nodeseal.sources.kubernetes.wanted import NetworkPolicies, Settings, Wanted, wanted
 
-LABELS = {"enrol", "mode", "pods-may-relax"}
+LABELS = {"enrol", "mode", "pods-may-relax", "suspended"}
 Said = dict[str, str]
 OUT, IN = Settings(), Settings(enrol=True)
 
@@ -39,6 +39,9 @@ EXCLUDING_9090 = Exclusions(Excluded((PortRange(9090, 9090),)))
         ({}, {}, OUT),
         ({"enrol": "true"}, {}, IN),
         ({"enrol": "false"}, {}, OUT),
+        ({"enrol": "true", "mode": "strict", "suspended": "true"}, {}, OUT),
+        ({"suspended": "true"}, {"enrol": "true"}, OUT),
+        ({"enrol": "true", "suspended": "false"}, {}, IN),
         ({}, {"enrol": "true"}, IN),
         ({"enrol": "false"}, {"enrol": "true"}, IN),
         ({"enrol": "true"}, {"enrol": "true"}, IN),
@@ -171,3 +174,15 @@ def test_pod_cannot_allow_itself_to_relax() -> None:
 
 def test_settings_of_nobody_are_the_mesh_models_defaults() -> None:
     assert Settings() == Settings(False, Mode.PERMISSIVE, OnFailure.CLOSED, None, NO_EXCLUSIONS, LimitChanges())
+
+
+def test_suspended_namespace_is_out_though_something_else_of_it_is_wrong() -> None:
+    result = found({"enrol": "yes", "suspended": "true"}, {"enrol": "true"})
+    assert result.settings == OUT
+    assert "nodeseal.io/enrol" in result.problems[0]
+
+
+def test_slip_in_suspended_suspends_nothing() -> None:
+    result = found({"enrol": "true", "suspended": "yes"}, {})
+    assert result.settings is None
+    assert "nodeseal.io/suspended" in result.problems[0]

@@ -31,6 +31,9 @@ ENROL, MODE = f"{PREFIX}enrol", f"{PREFIX}mode"
 """Labels, so that objects can be selected by them: "true" or "false", "strict" or "permissive"."""
 PODS_MAY_RELAX = f"{PREFIX}pods-may-relax"
 """A label of namespaces: "true" or "false"."""
+SUSPENDED = f"{PREFIX}suspended"
+"""A label of namespaces: "true" takes all of its pods out, whatever they and it say otherwise. For emergencies: it is put
+on and taken off with nothing else changed."""
 ON_FAILURE, CONNECT = f"{PREFIX}on-failure", f"{PREFIX}connect"
 """Annotations: "closed" or "open", "truthful" or "early"."""
 EXCLUDE, LIMITS = f"{PREFIX}exclude", f"{PREFIX}limits"
@@ -39,7 +42,7 @@ NETWORK_POLICIES = f"{PREFIX}network-policies"
 """An annotation: "respected" or "ignored", see nodeseal.sources.kubernetes.network_policies."""
 
 _POD_LABELS = (ENROL, MODE)
-_NAMESPACE_LABELS = (*_POD_LABELS, PODS_MAY_RELAX)
+_NAMESPACE_LABELS = (*_POD_LABELS, PODS_MAY_RELAX, SUSPENDED)
 _ANNOTATIONS = (ON_FAILURE, CONNECT, EXCLUDE, LIMITS, NETWORK_POLICIES)
 _NESTED = (EXCLUDE, LIMITS)
 
@@ -90,6 +93,9 @@ class Wanted:
 def wanted(namespace: Namespace, pod: Pod) -> Wanted:
     """What is wanted of the pod."""
     around, problems = _read(namespace.metadata, f"namespace {namespace.metadata.name}", _NAMESPACE_LABELS)
+    if namespace.metadata.labels.get(SUSPENDED) == "true":
+        # In an emergency another label that is wrong is no obstacle.
+        return Wanted(Settings(), problems)
     if around is None:
         return Wanted(None, problems)
     default = around.over(Settings())
@@ -164,6 +170,8 @@ def _read(meta: Meta, where: str, labels: tuple[str, ...]) -> tuple[Stated | Non
         values["limits"] = read_limits(said, LIMITS)
     if NETWORK_POLICIES in entries:
         values["network_policies"] = said.choice(NETWORK_POLICIES, NetworkPolicies.RESPECTED)
+    if SUSPENDED in entries:
+        _truth(said, SUSPENDED)
     may_relax = PODS_MAY_RELAX in entries and _truth(said, PODS_MAY_RELAX)
     until = "nothing that it says of nodeseal counts until it is corrected"
     wrong = tuple(f"{replace(problem, line=0)}; {until}" for problem in problems.found)
