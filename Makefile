@@ -118,7 +118,7 @@ chaos: $(VENV)/.installed-test ## restarts, upgrades, crashes and a bad link at 
 	  $(if $(CONNECTIONS),--connections $(CONNECTIONS)) $(if $(ONLY),--only $(ONLY)) \
 	  $(if $(BACKEND),--backend $(BACKEND)) $(if $(JSON),-o json)
 
-lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-format, C includes, compiler warnings as errors
+lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-format, C includes, shellcheck, compiler warnings as errors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -128,6 +128,7 @@ lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-forma
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(C_FORMATTED)
 	$(BIN)/python cext/include_graph.py
+	$(BIN)/shellcheck .ci/run deploy/kubectl-nodeseal tests/trixie/*.sh
 	@mkdir -p $(BUILD)/lint
 	for f in $(filter %.c,$(C_SOURCES)); do \
 	  gcc -std=gnu11 -Wall -Wextra -Wconversion -Wshadow -Werror -O2 -Icext/include -Icext/src -c $$f -o $(BUILD)/lint/$$(basename $$f .c).o; done

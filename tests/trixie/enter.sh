@@ -17,6 +17,7 @@ git -C "$checkout" ls-files -z --cached --others --exclude-standard |
 
 # The host's names and certificates, for pip.
 export ROOT=$root
+# shellcheck disable=SC2016  # expanded by the inner shell
 exec unshare --mount --propagation private /bin/bash -eu -c '
   mount --bind "$ROOT" "$ROOT"
   for name in proc sys dev; do mount --rbind "/$name" "$ROOT/$name"; done

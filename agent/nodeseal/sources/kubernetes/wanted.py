@@ -32,8 +32,8 @@ ENROL, MODE = f"{PREFIX}enrol", f"{PREFIX}mode"
 PODS_MAY_RELAX = f"{PREFIX}pods-may-relax"
 """A label of namespaces: "true" or "false"."""
 SUSPENDED = f"{PREFIX}suspended"
-"""A label of namespaces: "true" takes all of its pods out, whatever they and it say otherwise. For emergencies: it is put
-on and taken off with nothing else changed."""
+"""A label of namespaces: "true" takes all of its pods out, whatever they and it say otherwise. For emergencies: it is
+put on and taken off with nothing else changed."""
 ON_FAILURE, CONNECT = f"{PREFIX}on-failure", f"{PREFIX}connect"
 """Annotations: "closed" or "open", "truthful" or "early"."""
 EXCLUDE, LIMITS = f"{PREFIX}exclude", f"{PREFIX}limits"
