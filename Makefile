@@ -21,6 +21,8 @@ APT_TEST := $(APT_RUN) nftables openssl procps binutils valgrind systemd $(APT_D
 APT_LINT := $(APT_RUN)
 APT_GUARD := $(APT_RUN) binutils valgrind
 APT_BENCH := $(APT_RUN) haproxy nginx-light libnginx-mod-stream
+# The nodes of a cluster on this machine (tests/cluster).
+APT_CLUSTER := $(APT_RUN) containerd runc containernetworking-plugins conntrack nftables mmdebstrap util-linux libc6-dev
 APT_PROFILE := $(APT_RUN) linux-perf valgrind
 
 C_SOURCES := $(wildcard cext/src/*/*.[ch] cext/include/*.h)
@@ -40,9 +42,10 @@ TRIXIE_PACKAGES := $(APT_RUN) ca-certificates make nftables procps binutils open
 KUBERNETES_VERSION := 1.36.3
 NODESEAL_KUBERNETES ?= $(HOME)/.cache/nodeseal/kubernetes-$(KUBERNETES_VERSION)
 KUBERNETES_PROGRAMS := $(NODESEAL_KUBERNETES)/bin/kube-apiserver $(NODESEAL_KUBERNETES)/bin/etcd
+NODE_PROGRAMS := $(addprefix $(NODESEAL_KUBERNETES)/bin/,kubelet kube-proxy kube-controller-manager kube-scheduler kubectl)
 export NODESEAL_KUBERNETES
 
-.PHONY: help demo demo-identity test test-workers test-iptables trixie chaos storm spire test-kubernetes lint guard bench profile scale fleet format reference man pictures clean install
+.PHONY: help demo demo-identity test test-workers test-iptables trixie chaos storm spire test-kubernetes cluster-programs lint guard bench profile scale fleet format reference man pictures clean install
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -124,7 +127,7 @@ lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-forma
 	$(BIN)/mypy
 	MYPYPATH=agent:lab $(BIN)/mypy --strict bench
 	MYPYPATH=agent $(BIN)/mypy --strict tools
-	MYPYPATH=agent:lab:tests:. $(BIN)/mypy --strict -p chaos -p differential -p support
+	MYPYPATH=agent:lab:tests:. $(BIN)/mypy --strict -p chaos -p cluster -p differential -p support
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(C_FORMATTED)
 	$(BIN)/python cext/include_graph.py
@@ -165,6 +168,13 @@ spire: $(VENV)/.installed-test $(SPIRE_PROGRAMS) ## the test against SPIRE; the 
 $(KUBERNETES_PROGRAMS) &: | $(VENV)/.installed-test
 	@command -v go >/dev/null || { echo "make: go is missing: install Go 1.26 or later, from go.dev/dl" >&2; exit 1; }
 	$(BIN)/python -m tools.kubernetes_programs $(NODESEAL_KUBERNETES) $(KUBERNETES_VERSION) $(notdir $(KUBERNETES_PROGRAMS))
+
+$(NODE_PROGRAMS) &: | $(VENV)/.installed-test
+	@command -v go >/dev/null || { echo "make: go is missing: install Go 1.26 or later, from go.dev/dl" >&2; exit 1; }
+	$(BIN)/python -m tools.kubernetes_programs $(NODESEAL_KUBERNETES) $(KUBERNETES_VERSION) $(notdir $(NODE_PROGRAMS))
+
+cluster-programs: $(VENV)/.installed-test $(KUBERNETES_PROGRAMS) $(NODE_PROGRAMS) ## what a cluster on this machine is made of, built and installed (root, Go, 8 minutes)
+	$(call apt_install,$(APT_CLUSTER))
 
 test-kubernetes: $(VENV)/.installed-test $(KUBERNETES_PROGRAMS) ## the tests with a real API server; the first time builds it (root, Go, 6 minutes)
 	$(BIN)/python -m pytest tests/kubernetes

@@ -1,0 +1,131 @@
+"""The command: `python -m cluster`, with tests/ in PYTHONPATH."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.cluster import Cluster, take_down
+from cluster.images import apps_image
+from cluster.node import SERVICES
+from cluster.plan import ROOT, ClusterPlan, ProxyMode
+from nodeseal_lab.errors import LabError
+from nodeseal_lab.interruption import signals_interrupt
+from nodeseal_lab.lab import require_root
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status; that of the command which was run, for kubectl, run and exec."""
+    options = _parser().parse_args(arguments)
+    try:
+        require_root("a cluster")
+        status: int = options.action(options)
+    except LabError as error:
+        print(f"cluster: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _up(options: argparse.Namespace) -> int:
+    began = time.monotonic()
+    plan = ClusterPlan(options.name, options.nodes, ProxyMode(options.proxy), tuple(map(_absolute, options.bind)))
+    images = [apps_image(), *options.image]
+    made = time.monotonic()
+    with signals_interrupt():
+        cluster = Cluster.up(plan, images)
+    print(
+        f"cluster '{plan.name}': {len(cluster.nodes)} nodes are Ready after {time.monotonic() - made:.1f} s"
+        f" (images: {made - began:.1f} s). Try: python -m cluster kubectl --name {plan.name} -- get pods -A"
+    )
+    return 0
+
+
+def _down(options: argparse.Namespace) -> int:
+    began = time.monotonic()
+    take_down(options.name)
+    print(f"cluster '{options.name}' is gone after {time.monotonic() - began:.1f} s")
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    for directory in sorted(ROOT.glob("*/plan.json")):
+        print(directory.parent.name)
+    return 0
+
+
+def _kubectl(options: argparse.Namespace) -> int:
+    return subprocess.call(Cluster.find(options.name).client(["kubectl", *options.words]))
+
+
+def _run(options: argparse.Namespace) -> int:
+    return subprocess.call(Cluster.find(options.name).client(options.words))
+
+
+def _exec(options: argparse.Namespace) -> int:
+    return subprocess.call(Cluster.find(options.name).node(options.node).enter(options.words or ["bash"]))
+
+
+def _load(options: argparse.Namespace) -> int:
+    Cluster.find(options.name).load(*options.archives)
+    return 0
+
+
+def _kill(options: argparse.Namespace) -> int:
+    Cluster.find(options.name).node(options.node).kill()
+    return 0
+
+
+def _start(options: argparse.Namespace) -> int:
+    cluster = Cluster.find(options.name)
+    cluster.start_node(cluster.node(options.node))
+    return 0
+
+
+def _restart(options: argparse.Namespace) -> int:
+    Cluster.find(options.name).node(options.node).restart(options.service)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cluster", description="A Kubernetes cluster on this machine.")
+    commands = parser.add_subparsers(required=True)
+
+    def command(name: str, action: object, text: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=text, description=text)
+        one.add_argument("--name", default="dev", help="of the cluster (default: dev)")
+        one.set_defaults(action=action)
+        return one
+
+    up = command("up", _up, "Make a cluster; its nodes are Ready at the end.")
+    up.add_argument("--nodes", type=int, default=2)
+    up.add_argument("--proxy", choices=list(ProxyMode), default=ProxyMode.IPTABLES, help="kube-proxy's mode")
+    up.add_argument("--bind", action="append", default=[], help="a directory that every node sees, read-only")
+    up.add_argument("--image", action="append", default=[], type=Path, help="a docker or OCI archive for every node")
+    command("down", _down, "Remove a cluster, or what is left of one.")
+    command("list", _list, "The names of the clusters that are up.")
+    command("kubectl", _kubectl, "kubectl, as the administrator.").add_argument("words", nargs="*")
+    command("run", _run, "A command where the API server is reached, with KUBECONFIG.").add_argument("words", nargs="+")
+    inside = command("exec", _exec, "A command on a node, in all of its namespaces (default: a shell).")
+    inside.add_argument("node")
+    inside.add_argument("words", nargs="*")
+    command("load", _load, "Give images to all nodes.").add_argument("archives", nargs="+", type=Path)
+    command("kill", _kill, "Cut a node's power.").add_argument("node")
+    command("start", _start, "Turn a node on again.").add_argument("node")
+    again = command("restart", _restart, "End a service of a node, and start it again.")
+    again.add_argument("node")
+    again.add_argument("service", choices=SERVICES)
+    return parser
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).resolve())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

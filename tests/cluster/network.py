@@ -1,0 +1,66 @@
+"""The network of a cluster: a bridge in the control plane's namespace, to which every node has a veth pair.
+
+```
+  node1 eth0 10.88.0.11 ---- node1 \\
+                                    bridge "nodes" 10.88.0.1, in the control plane's namespace
+  node2 eth0 10.88.0.12 ---- node2 /
+```
+
+Pod ranges are routed by hand. Everything is made inside the namespaces: the host's own sees no interface.
+"""
+
+from __future__ import annotations
+
+from cluster.plan import API_ADDRESS, NODES, ClusterPlan, NodePlan
+from cluster.programs import run
+from nodeseal_lab.namespaces import create_namespace, list_namespaces, remove_namespace, write_sysctls
+
+BRIDGE = "nodes"
+UPLINK = "eth0"
+_FORWARD = {"ipv4/ip_forward": "1"}
+
+
+def make_control_plane(plan: ClusterPlan) -> None:
+    """Its namespace and the bridge. Raises ClusterError, LabError."""
+    create_namespace(plan.api_netns)
+    # A MAC of its own: else the bridge has that of one of its ports, and another when that goes, for which the nodes
+    # do not reach the API server until their neighbour entries have expired.
+    _ip(plan.api_netns, "link", "add", BRIDGE, "address", "02:6e:73:00:00:01", "type", "bridge")
+    _ip(plan.api_netns, "address", "add", f"{API_ADDRESS}/{NODES.prefixlen}", "dev", BRIDGE)
+    for device in ("lo", BRIDGE):
+        _ip(plan.api_netns, "link", "set", device, "up")
+    for node in plan.nodes:
+        _ip(plan.api_netns, "route", "add", str(node.pods), "via", str(node.address))
+    write_sysctls(plan.api_netns, _FORWARD)
+
+
+def make_node(plan: ClusterPlan, node: NodePlan) -> None:
+    """A node's namespace, with its way to the others. Raises ClusterError, LabError."""
+    create_namespace(node.netns)
+    _ip(node.netns, "link", "set", "lo", "up")
+    _ip(node.netns, "link", "add", UPLINK, "type", "veth", "peer", "name", node.name, "netns", plan.api_netns)
+    _ip(plan.api_netns, "link", "set", node.name, "master", BRIDGE, "up")
+    _ip(node.netns, "address", "add", f"{node.address}/{NODES.prefixlen}", "dev", UPLINK)
+    _ip(node.netns, "link", "set", UPLINK, "up")
+    _ip(node.netns, "route", "add", "default", "via", str(API_ADDRESS))
+    for other in plan.nodes:
+        if other != node:
+            _ip(node.netns, "route", "add", str(other.pods), "via", str(other.address))
+    write_sysctls(node.netns, _FORWARD)
+
+
+def remove_node(plan: ClusterPlan, node: NodePlan) -> None:
+    """The veth pair at once, though the namespace lives on for as long as a process is in it. Raises LabError."""
+    if node.name in run(["ip", "-n", plan.api_netns, "-brief", "link", "show"]):
+        _ip(plan.api_netns, "link", "delete", node.name)
+    remove_namespace(node.netns)
+
+
+def remove_all(prefix: str) -> None:
+    """Every namespace whose name begins so. Raises LabError."""
+    for name in list_namespaces(prefix):
+        remove_namespace(name)
+
+
+def _ip(netns: str, *words: str) -> None:
+    run(["ip", "-n", netns, *words])
