@@ -35,6 +35,10 @@ class AgentGone(AgentError):
     """No agent runs for the run directory."""
 
 
+class UnknownOperation(AgentError):
+    """The agent is of a version that does not know what is asked."""
+
+
 class _OtherVersionError(Exception):
     """The agent does not know what is asked."""
 
@@ -62,7 +66,7 @@ def ask(run_dir: Path, operation: Operation[P, A], parameters: P | None = None, 
         raise AgentError(f"the agent at {path} does not answer: {error.strerror or error}") from None
     except _OtherVersionError:
         text = f"is of another version than this command ({__version__}); start the agent anew"
-        raise AgentError(f"the agent at {path} {text}") from None
+        raise UnknownOperation(f"the agent at {path} {text}") from None
     except msgspec.MsgspecError:
         raise AgentError(f"the agent at {path} gave no proper answer") from None
 

@@ -24,7 +24,7 @@ UNAVAILABLE = (CoreError, StartingError)
 
 
 def of_node(node: Node) -> list[Served[Any, Any]]:
-    """Every operation."""
+    """Every operation but HAND_OVER, which concerns the process."""
     events = EventStreams(node)
 
     async def status(_parameters: Parameters) -> Status:

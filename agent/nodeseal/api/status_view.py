@@ -36,6 +36,7 @@ from nodeseal.cores.client import CoreClient, CoreError
 from nodeseal.cores.link import CoreLink
 from nodeseal.enrolment.installed import Installed
 from nodeseal.enrolment.workload import Enrolment
+from nodeseal.local import run_directory
 from nodeseal.mesh.exclusions import Exclusions
 from nodeseal.mesh.model import Connect, Phase
 from nodeseal.mesh.problem import Problem
@@ -111,7 +112,13 @@ def _starting(node: Node, doing: str) -> Status:
 
 
 def _agent(node: Node) -> AgentRow:
-    return AgentRow(pid=os.getpid(), version=__version__, absence=_absence(node.absence))
+    return AgentRow(
+        pid=os.getpid(),
+        version=__version__,
+        absence=_absence(node.absence),
+        unready=node.unready(),
+        standby=run_directory.standbys(node.config.run_dir),
+    )
 
 
 def _absence(absence: Absence | None) -> AbsenceRow | None:

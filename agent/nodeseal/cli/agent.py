@@ -15,7 +15,8 @@ from nodeseal.cli.tree import Command
 @click.option("--config", type=PATH, required=True, metavar="FILE", help="The configuration, see docs/.")
 def command(config: Path) -> int:
     """Runs the agent of a node."""
-    from nodeseal.daemon.main import StartError, run
+    from nodeseal.daemon.errors import StartError
+    from nodeseal.daemon.main import run
 
     try:
         return run(config)

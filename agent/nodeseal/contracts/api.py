@@ -60,6 +60,14 @@ class UpgradedCore(Row, frozen=True):
     """How many it has."""
 
 
+class HandedOver(Row, frozen=True):
+    """The agent that answers lets go of the node."""
+
+    node: str
+    version: str = ""
+    pid: int = 0
+
+
 class AgentVersion(Row, frozen=True):
     """Who answers."""
 
@@ -95,5 +103,13 @@ UPGRADE_CORE = Operation(
     "Starts a new core, which takes all new connections. No connection is cut. Answers when the new core serves.",
 )
 VERSION = Operation("GET", "/v1/version", Parameters, AgentVersion, "Which agent answers.")
+HAND_OVER = Operation(
+    "POST",
+    "/v1/agent/hand-over",
+    Parameters,
+    HandedOver,
+    "Has this agent let go of the node for another one, which waits for the lock agent.lock. It answers at once, and "
+    "stands by afterwards. Needs `hand_over: true`.",
+)
 
-OPERATIONS: tuple[Operation[Any, Any], ...] = (STATUS, CONNECTIONS, REFUSED, EVENTS, UPGRADE_CORE, VERSION)
+OPERATIONS: tuple[Operation[Any, Any], ...] = (STATUS, CONNECTIONS, REFUSED, EVENTS, UPGRADE_CORE, VERSION, HAND_OVER)

@@ -38,6 +38,10 @@ class AgentRow(Row, frozen=True):
     version: str = ""
     absence: AbsenceRow | None = None
     """The time in which no agent ran; null when there was none before."""
+    unready: str | None = None
+    """Why the agent does not have yet what a rollout may rely on; null once it does."""
+    standby: list[int] = []
+    """Pids of other agents that would take over."""
     starting: Starting | None = None
     """Null once the agent is ready. Until then the rest of the status is that of a node on which nothing is."""
 

@@ -58,7 +58,7 @@ def cleanup(run_dir: Path) -> Report:
         _forget(run_dir, report)
         return report
     had_lock = (run_dir / run_directory.AGENT_LOCK).exists()
-    _end_agent(run_dir, report)
+    _end_agents(run_dir, report)
     try:
         lock = LockFile(run_dir / run_directory.AGENT_LOCK)
     except AlreadyLocked as error:
@@ -95,7 +95,12 @@ def _forget(run_dir: Path, report: Report) -> None:
         report.failed.append(f"cannot remove the note of {run_dir} in {registry.DIRECTORY}: {error.strerror or error}")
 
 
-def _end_agent(run_dir: Path, report: Report) -> None:
+def _end_agents(run_dir: Path, report: Report) -> None:
+    """Those that stand by first: they would take over."""
+    for path in run_directory.standby_locks(run_dir):
+        pid = lock_file.holder(path)
+        if pid is not None and _end_process(path, pid, _AGENT_PATIENCE_S):
+            report.removed.append(f"agent, pid {pid} (it stood by, and was ended)")
     pid = lock_file.holder(run_dir / run_directory.AGENT_LOCK)
     if pid is not None and _end_process(run_dir / run_directory.AGENT_LOCK, pid, _AGENT_PATIENCE_S):
         report.removed.append(f"agent, pid {pid} (it ran, and was ended)")

@@ -26,6 +26,8 @@
     outside_mesh: [10.96.0.1]        # outside all the same: addresses, ranges; the API server's, for example
     capture: auto                    # ebpf, iptables, or auto: ebpf where this machine has what it needs
     connect: truthful                # when a workload's connect() returns: once the far side is there, or early
+    hand_over: false                 # true: another agent of this run directory takes over, instead of being refused
+    health_directory: /run/health    # files for probes of this very process; the default is none
     plaintext: native                # what is decided to be plaintext is native, or goes through the core: proxied
 
 `cgroup`, the root of the cgroup v2 tree, is found; who has several names one (/sys/fs/cgroup/unified, say).
@@ -126,6 +128,10 @@ class Config:
     issuers: tuple[NamespaceCa, ...] = ()
     """Instead of `ca`, for the workloads of some namespaces."""
     tls: TlsProfile = TlsProfile.DEFAULT
+    hand_over: bool = False
+    """Another agent of the same run directory takes over from this one, and this one from another."""
+    health_directory: Path | None = None
+    """Where the process says that it lives and is ready; see daemon/process_health.py."""
     crls: tuple[Path, ...] = ()
     """Revocation lists of other issuers."""
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
@@ -165,7 +171,7 @@ def load(path: Path) -> Config:
             fields, "unacknowledged_limit", _UNACKNOWLEDGED_MIN, _UNACKNOWLEDGED_MAX
         ),
         capture=fields.choice("capture", Choice.AUTO),
-        cgroup=_optional_path(fields, base),
+        cgroup=_optional_path(fields, "cgroup", base),
         node_addresses=_node_addresses(fields),
         extent=_extent(fields),
         limits=read_limits(fields, "limits").over(Limits()),
@@ -175,6 +181,8 @@ def load(path: Path) -> Config:
         issuers=read_issuers(fields, base),
         tls=read_tls_profile(fields, "tls"),
         crls=_crls(fields, base),
+        hand_over=fields.truth("hand_over", False),
+        health_directory=_optional_path(fields, "health_directory", base),
         lines={name: fields.line_of(name) for name in Config.__dataclass_fields__ if fields.has(name)},
     )
     if len(os.fsencode(config.run_dir)) > _RUN_DIR_MAX:
@@ -201,8 +209,8 @@ def _error(problems: Problems) -> ConfigError:
     return ConfigError("\n".join(str(problem) for problem in problems.found))
 
 
-def _optional_path(fields: Fields, base: Path) -> Path | None:
-    text = fields.text("cgroup", "", expected=_PATH_EXPECTED)
+def _optional_path(fields: Fields, name: str, base: Path) -> Path | None:
+    text = fields.text(name, "", expected=_PATH_EXPECTED)
     return base / text if text else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from nodeseal.linux.permissions import PRIVATE, UNCHANGED, others_can
 from nodeseal.local import generations
 
 AGENT_LOCK = "agent.lock"
+AGENT_NEXT = "agent.next"
 AGENT_PID = "agent.pid"
 AGENT_SOCKET = "agent.sock"
 CORE_LOG = generations.LOG_NAME
@@ -23,10 +25,11 @@ PUBLICATION = "publication.json"
 NODE_CERTIFICATE = "node.pem"
 ISSUER_STATE = "issuer.json"
 OWN_FILES = (
-    AGENT_SOCKET, AGENT_PID, AGENT_LOCK, CORE_LOG, f"{CORE_LOG}.1", LEFTOVERS, PUBLICATION, cache.FILE_NAME,
+    AGENT_SOCKET, AGENT_PID, AGENT_LOCK, AGENT_NEXT, CORE_LOG, f"{CORE_LOG}.1", LEFTOVERS, PUBLICATION, cache.FILE_NAME,
     NODE_CERTIFICATE, ISSUER_STATE,
 )  # fmt: skip
 """Beside those of the cores, see own_files()."""
+_STANDBY = re.compile(r"agent-([1-9][0-9]*)\.lock")
 _TRACES = (AGENT_SOCKET, AGENT_LOCK, CAPTURE_JOURNAL)
 
 
@@ -49,14 +52,30 @@ def visible(run_dir: Path) -> str | None:
 
 
 def pids(run_dir: Path) -> list[int]:
-    """The agent and the cores that run for this directory."""
+    """The agents and the cores that run for this directory."""
     agent = lock_file.holder(run_dir / AGENT_LOCK)
-    return [*([agent] if agent is not None else []), *generations.running(run_dir).values()]
+    return [*([agent] if agent is not None else []), *standbys(run_dir), *generations.running(run_dir).values()]
+
+
+def standby_lock(run_dir: Path, pid: int) -> Path:
+    """What an agent holds that stands by for another one."""
+    return run_dir / f"agent-{pid}.lock"
+
+
+def standby_locks(run_dir: Path) -> list[Path]:
+    """All of those that are there."""
+    return sorted(path for path in run_dir.glob("agent-*.lock") if _STANDBY.fullmatch(path.name))
+
+
+def standbys(run_dir: Path) -> list[int]:
+    """The pids of agents that stand by."""
+    return [pid for path in standby_locks(run_dir) if (pid := lock_file.holder(path)) is not None]
 
 
 def own_files(run_dir: Path) -> list[Path]:
     """The files of agents and cores in it, whether they are there or not."""
-    return [*(run_dir / name for name in OWN_FILES), *generations.files(run_dir), *federated_bundles(run_dir)]
+    names = (run_dir / name for name in OWN_FILES)
+    return [*names, *standby_locks(run_dir), *generations.files(run_dir), *federated_bundles(run_dir)]
 
 
 def federated_bundle(run_dir: Path, name: str) -> Path:

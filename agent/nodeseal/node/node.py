@@ -46,6 +46,7 @@ from nodeseal.node.native_log import NativeLog
 from nodeseal.node.natives import NativeConnections
 from nodeseal.node.problems import Part
 from nodeseal.node.publication import OwnPublication
+from nodeseal.node.readiness import Readiness
 from nodeseal.node.revocations import Revocations
 from nodeseal.node.start_steps import Starting
 from nodeseal.node.trust_watch import TrustWatch
@@ -125,6 +126,7 @@ class Node:
         self._next_key = 1
         self.absence = Absence(last_seen, time.time()) if last_seen is not None else None
         self._sign_of_life = sign_of_life
+        self._readiness = Readiness()
         self._adopted: frozenset[WorkloadName] = frozenset()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -230,8 +232,15 @@ class Node:
         async for enrolment in adoption.enrolments(known):
             self.enrolments.add(enrolment)
         self._adopted = frozenset(self.enrolments)
+        self._readiness.adopted = frozenset(one.name for one in self.enrolments.values() if one.published)
         if any(one.shares_port for one in self.enrolments.values()):
             self.hosts.wake()
+
+    def unready(self) -> str | None:
+        """Why the node does not have yet what a rollout may rely on, one line; None: it has. See Readiness."""
+        if self.starting.doing is not None:
+            return f"it is starting: {self.starting.doing}"
+        return self._readiness.why_not(self.enrolments.values(), core_ready=self.core.ready)
 
     def moved_on(self) -> None:
         """See HotRestart.moved_on."""
@@ -266,6 +275,7 @@ class Node:
         read = {name for name, workload in ours.items() if workload.accepts_tunnels}
         await self.publication.compare(read, ours.keys())
         self.enrolments.drive()
+        self._readiness.synced()
 
     def _use(self, mesh: Mesh | None) -> None:
         self.mesh_state.use(mesh)

@@ -172,6 +172,11 @@ class Runtime:
         undo.callback(mounts.unmount, self.pins)
 
 
+def compile_ahead(run_dir: Path) -> None:
+    """For an agent that will prepare() here: what it will use is there then. Raises CaptureError."""
+    cache.load_or_compile(run_dir, _compile)
+
+
 def _compile() -> Compiled:
     log.info("compiling the BPF programs, which takes some seconds and is done once")
     began = time.monotonic()
