@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.agent_image import IMAGE, agent_image
 from cluster.cluster import Cluster, take_down
 from cluster.images import apps_image
 from cluster.node import SERVICES
@@ -71,6 +72,11 @@ def _exec(options: argparse.Namespace) -> int:
     return subprocess.call(Cluster.find(options.name).node(options.node).enter(options.words or ["bash"]))
 
 
+def _image(options: argparse.Namespace) -> int:
+    print(agent_image())
+    return 0
+
+
 def _load(options: argparse.Namespace) -> int:
     Cluster.find(options.name).load(*options.archives)
     return 0
@@ -114,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     inside = command("exec", _exec, "A command on a node, in all of its namespaces (default: a shell).")
     inside.add_argument("node")
     inside.add_argument("words", nargs="*")
+    command("image", _image, f"Make {IMAGE} of this checkout; prints its file.")
     command("load", _load, "Give images to all nodes.").add_argument("archives", nargs="+", type=Path)
     command("kill", _kill, "Cut a node's power.").add_argument("node")
     command("start", _start, "Turn a node on again.").add_argument("node")

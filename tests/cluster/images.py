@@ -5,6 +5,7 @@ The format: manifest.json, a configuration and layers in a tar file (github.com/
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -12,6 +13,7 @@ import os
 import subprocess
 import tarfile
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ APPS_IMAGE = "nodeseal.test/apps:1"
 _APPS = Path(__file__).resolve().parents[2] / "lab" / "nodeseal_lab" / "apps"
 _PACKAGES = "python3-minimal,libpython3-stdlib,curl,iproute2,procps,busybox-static"
 _SUITE = "bookworm"
+_KEPT_SECONDS = 7 * 86400.0
 _UNNEEDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/var/cache/*", "/var/lib/apt/*")
 
 # The holder of a pod's namespaces: it reaps what is left to it, and ends when it is told to.
@@ -48,29 +51,22 @@ int main(void) {
 
 def pause_image() -> Path:
     """The archive of what every pod begins with. Raises ClusterError."""
-    path = CACHE / f"pause-{_digest(_PAUSE.encode())}.tar"
-    if not path.exists():
-        with tempfile.TemporaryDirectory() as directory:
-            program = Path(directory, "pause")
-            try:
-                run(["gcc", "-Os", "-static", "-s", "-x", "c", "-", "-o", program], text=_PAUSE)
-            except FileNotFoundError:
-                raise MissingProgramError("gcc", "install it with: apt-get install gcc libc6-dev") from None
-            layer = layer_of({"pause": (program.read_bytes(), 0o755)})
-        _write(path, PAUSE_IMAGE, [layer], {"Entrypoint": ["/pause"]})
-    return path
+    with tempfile.TemporaryDirectory() as directory:
+        program = Path(directory, "pause")
+        try:
+            run(["gcc", "-Os", "-static", "-s", "-x", "c", "-", "-o", program], text=_PAUSE)
+        except FileNotFoundError:
+            raise MissingProgramError("gcc", "install it with: apt-get install gcc libc6-dev") from None
+        layer = layer_of({"pause": (program.read_bytes(), 0o755)})
+    return write_image("pause", PAUSE_IMAGE, [layer], {"Entrypoint": ["/pause"]})
 
 
 def apps_image() -> Path:
     """The programs of the lab's pods, on a small Debian with Python, curl and ip. Raises ClusterError."""
-    base = _base_layer()
     files = {f"apps/{path.name}": (path.read_bytes(), 0o644) for path in sorted(_APPS.glob("*.py"))}
-    layer = layer_of(files)
-    path = CACHE / f"apps-{_digest(layer, base.name.encode())}.tar"
-    if not path.exists():
-        environment = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONUNBUFFERED=1"]
-        _write(path, APPS_IMAGE, [base.read_bytes(), layer], {"Env": environment, "Cmd": ["/bin/sh"]})
-    return path
+    environment = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONUNBUFFERED=1"]
+    config = {"Env": environment, "Cmd": ["/bin/sh"]}
+    return write_image("apps", APPS_IMAGE, [base_layer(_PACKAGES), layer_of(files)], config)
 
 
 def layer_of(files: Mapping[str, tuple[bytes, int]]) -> bytes:
@@ -101,10 +97,11 @@ def archive_of(image: str, layers: Sequence[bytes], config: Mapping[str, Any]) -
     return layer_of(files)
 
 
-def _base_layer() -> Path:
-    """A Debian, made once. Raises ClusterError."""
-    path = CACHE / f"debian-{_digest(_SUITE.encode(), _PACKAGES.encode(), *map(str.encode, _UNNEEDED))}.tar"
+def base_layer(packages: str) -> Path:
+    """A Debian with these packages (with commas between them), made once. Raises ClusterError."""
+    path = CACHE / f"debian-{_digest(_SUITE.encode(), packages.encode(), *map(str.encode, _UNNEEDED))}.tar"
     if path.exists():
+        _keep(path)
         return path
     CACHE.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(f".{os.getpid()}.tar")
@@ -114,7 +111,7 @@ def _base_layer() -> Path:
         "mmdebstrap",
         "--quiet",
         "--variant=essential",
-        f"--include={_PACKAGES}",
+        f"--include={packages}",
         *excludes,
         *removed,
         _SUITE,
@@ -131,11 +128,28 @@ def _base_layer() -> Path:
     return path
 
 
-def _write(path: Path, image: str, layers: Sequence[bytes], config: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(f".{os.getpid()}")
-    beside.write_bytes(archive_of(image, layers, config))
-    beside.replace(path)
+def write_image(name: str, image: str, layers: Sequence[bytes | Path], config: Mapping[str, Any]) -> Path:
+    """The archive of an image of these layers, in the cache."""
+    parts = [layer.name.encode() if isinstance(layer, Path) else layer for layer in layers]
+    path = CACHE / f"{name}-{_digest(json.dumps(config).encode(), *parts)}.tar"
+    if not path.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(f".{os.getpid()}")
+        contents = [layer.read_bytes() if isinstance(layer, Path) else layer for layer in layers]
+        beside.write_bytes(archive_of(image, contents, config))
+        beside.replace(path)
+    _keep(path)
+    return path
+
+
+def _keep(used: Path) -> None:
+    """It was used now; removes what nobody has used for days."""
+    used.touch()
+    oldest = time.time() - _KEPT_SECONDS
+    for path in CACHE.glob("*.tar"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < oldest:
+                path.unlink()
 
 
 def _digest(*parts: bytes) -> str:

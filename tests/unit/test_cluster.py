@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
+import time
 from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -17,7 +19,7 @@ from cluster import settings
 from cluster.cgroups import Hierarchy, hierarchies
 from cluster.credentials import Credentials
 from cluster.errors import ClusterError, NoClusterError
-from cluster.images import archive_of, layer_of
+from cluster.images import archive_of, layer_of, write_image
 from cluster.plan import API_ADDRESS, MOST_NODES, NODES, PODS, ClusterPlan, ProxyMode
 
 HYBRID = """\
@@ -122,3 +124,22 @@ def test_archive_describes_its_layers() -> None:
 
 def test_layer_of_the_same_files_has_the_same_bytes() -> None:
     assert layer_of({"a": (b"1", 0o644), "b": (b"2", 0o755)}) == layer_of({"b": (b"2", 0o755), "a": (b"1", 0o644)})
+
+
+def test_image_is_made_once_for_the_same_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.images.CACHE", tmp_path / "cache")
+    first = write_image("x", "nodeseal.test/x:1", [layer_of({"a": (b"one", 0o644)})], {})
+    made = first.stat().st_ino
+    assert write_image("x", "nodeseal.test/x:1", [layer_of({"a": (b"one", 0o644)})], {}).stat().st_ino == made
+    assert write_image("x", "nodeseal.test/x:1", [layer_of({"a": (b"two", 0o644)})], {}) != first
+    assert write_image("x", "nodeseal.test/x:1", [layer_of({"a": (b"one", 0o644)})], {"Cmd": ["/a"]}) != first
+
+
+def test_image_that_nobody_used_for_days_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.images.CACHE", tmp_path)
+    old, kept = (write_image(name, "nodeseal.test/x:1", [layer_of({name: (b"", 0o644)})], {}) for name in "ab")
+    for path, days in ((old, 8), (kept, 6)):
+        os.utime(path, times=(time.time() - days * 86400,) * 2)
+    write_image("c", "nodeseal.test/x:1", [layer_of({"c": (b"", 0o644)})], {})
+    assert not old.exists()
+    assert kept.exists()
