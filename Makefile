@@ -43,7 +43,9 @@ KUBERNETES_VERSION := 1.36.3
 NODESEAL_KUBERNETES ?= $(HOME)/.cache/nodeseal/kubernetes-$(KUBERNETES_VERSION)
 KUBERNETES_PROGRAMS := $(NODESEAL_KUBERNETES)/bin/kube-apiserver $(NODESEAL_KUBERNETES)/bin/etcd
 NODE_PROGRAMS := $(addprefix $(NODESEAL_KUBERNETES)/bin/,kubelet kube-proxy kube-controller-manager kube-scheduler kubectl)
-export NODESEAL_KUBERNETES
+HELM_VERSION := 4.3.2
+NODESEAL_HELM ?= $(HOME)/.cache/nodeseal/helm-$(HELM_VERSION)
+export NODESEAL_KUBERNETES NODESEAL_HELM
 
 .PHONY: help demo demo-identity test test-workers test-iptables trixie chaos storm spire test-kubernetes cluster-programs lint guard bench profile scale fleet format reference man pictures clean install
 
@@ -176,7 +178,11 @@ $(NODE_PROGRAMS) &: | $(VENV)/.installed-test
 cluster-programs: $(VENV)/.installed-test $(KUBERNETES_PROGRAMS) $(NODE_PROGRAMS) ## what a cluster on this machine is made of, built and installed (root, Go, 8 minutes)
 	$(call apt_install,$(APT_CLUSTER))
 
-test-kubernetes: $(VENV)/.installed-test $(KUBERNETES_PROGRAMS) ## the tests with a real API server; the first time builds it (root, Go, 6 minutes)
+$(NODESEAL_HELM)/bin/helm: | $(VENV)/.installed-test
+	@command -v go >/dev/null || { echo "make: go is missing: install Go 1.26 or later, from go.dev/dl" >&2; exit 1; }
+	$(BIN)/python -m tools.kubernetes_programs $(NODESEAL_HELM) $(HELM_VERSION) helm
+
+test-kubernetes: $(VENV)/.installed-test $(KUBERNETES_PROGRAMS) $(NODESEAL_HELM)/bin/helm ## the tests with a real API server; the first time builds it (root, Go, 6 minutes)
 	$(BIN)/python -m pytest tests/kubernetes
 
 guard: $(VENV)/.installed ## instructions of the data path, compared with the recorded ones (20 s)

@@ -1,4 +1,5 @@
-"""Builds Kubernetes' programs for tests: `python -m tools.kubernetes_programs DIRECTORY VERSION PROGRAM...`.
+"""Builds Kubernetes' programs for tests: `python -m tools.kubernetes_programs DIRECTORY VERSION PROGRAM...`, and Helm:
+`python -m tools.kubernetes_programs DIRECTORY VERSION helm`, with Helm's own version.
 
 Kubernetes is a Go module whose own parts are replaced by folders of its repository. So a module of one's own requires
 it, and replaces each of those parts by the one that was released with it: v0.X of Kubernetes v1.X. The program "etcd"
@@ -17,6 +18,7 @@ from pathlib import Path
 
 MODULE = "k8s.io/kubernetes"
 ETCD = "go.etcd.io/etcd/server/v3"
+HELM = "helm.sh/helm/v4"
 _REPLACED = re.compile(r"^\s*(k8s\.io/\S+) => \./staging/", re.MULTILINE)
 _GO = re.compile(r"^go (\S+)$", re.MULTILINE)
 _VERSION_PACKAGES = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
@@ -29,7 +31,10 @@ def main(arguments: list[str]) -> int:
         return 2
     directory, version, programs = Path(arguments[0]), arguments[1], arguments[2:]
     try:
-        build(directory, version, programs)
+        if programs == ["helm"]:
+            build_helm(directory, version)
+        else:
+            build(directory, version, programs)
     except FileNotFoundError:
         print("go is missing: install Go 1.26 or later, from go.dev/dl", file=sys.stderr)
         return 1
@@ -51,6 +56,15 @@ def build(directory: Path, version: str, programs: list[str]) -> None:
     for program in programs:
         target = str(directory / "bin" / program)
         _go(directory, "build", "-ldflags", " ".join(["-s", "-w", *flags]), "-o", target, _package(program))
+
+
+def build_helm(directory: Path, version: str) -> None:
+    """Puts it into `directory`/bin. Raises FileNotFoundError, subprocess.CalledProcessError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "go.mod").write_text(f"module nodeseal.test/helm\n\ntool {HELM}/cmd/helm\n")
+    _go(directory, "get", f"{HELM}/cmd/helm@v{version}")
+    flags = f"-s -w -X {HELM}/internal/version.version=v{version}"
+    _go(directory, "build", "-ldflags", flags, "-o", str(directory / "bin" / "helm"), f"{HELM}/cmd/helm")
 
 
 def module_file(theirs: str, version: str, programs: list[str]) -> str:

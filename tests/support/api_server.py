@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import http.client
 import json
 import os
@@ -92,6 +93,7 @@ class ApiServer:
             *("--service-account-key-file", str(self.directory / "accounts.pub")),
             *("--service-account-signing-key-file", str(self.directory / "accounts.key")),
             *("--token-auth-file", str(self._tokens), "--service-cluster-ip-range", "10.96.0.0/16"),
+            "--allow-privileged",
             *more,
         )
         wait_for(self._ready, "the API server is ready")
@@ -102,7 +104,7 @@ class ApiServer:
 
     def access(self, token: str = ADMIN) -> Access:
         """How to ask it, from inside the namespace."""
-        file = self.directory / f"token-{token}"
+        file = self.directory / f"token-{hashlib.sha256(token.encode()).hexdigest()[:16]}"
         file.write_text(f"{token}\n")
         return Access(f"https://127.0.0.1:{_PORT}", self.directory / "certificates" / "apiserver.crt", file)
 
@@ -134,14 +136,21 @@ class ApiServer:
         revision = self._ask_etcd("/v3/kv/range", {"key": "Lw=="})["header"]["revision"]
         self._ask_etcd("/v3/kv/compaction", {"revision": revision})
 
-    def ask(self, method: str, path: str, body: Any = None, content: str = "application/json") -> Any:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        content: str = "application/json",
+        accept: str = "application/json",
+    ) -> Any:
         """As the administrator; the answer."""
-        return self._namespace.run(lambda: self._ask(method, path, body, content))
+        return self._namespace.run(lambda: self._ask(method, path, body, content, accept))
 
-    def _ask(self, method: str, path: str, body: Any, content: str) -> Any:
+    def _ask(self, method: str, path: str, body: Any, content: str, accept: str) -> Any:
         context = ssl.create_default_context(cafile=self.directory / "certificates" / "apiserver.crt")
         connection = http.client.HTTPSConnection("127.0.0.1", _PORT, context=context, timeout=30)
-        headers = {"Authorization": f"Bearer {ADMIN}", "Content-Type": content}
+        headers = {"Authorization": f"Bearer {ADMIN}", "Content-Type": content, "Accept": accept}
         with contextlib.closing(connection):
             connection.request(method, path, json.dumps(body) if body is not None else None, headers)
             answer = connection.getresponse()

@@ -99,6 +99,11 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         ("nodeseal help", "all commands"),
         ("nodeseal help lab up", "one of them"),
     ),
+    "install": (
+        ("nodeseal install | kubectl apply -f -", "with the defaults"),
+        ("nodeseal install --image registry.example.com/nodeseal:0.1.0", "with that image"),
+        ("nodeseal install -f values.yaml --set image.pullPolicy=Always", "with other values"),
+    ),
     "lab": (
         ("nodeseal lab up", "make one"),
         ("nodeseal lab exec shipper -- curl -sS http://pipeline:8080/", "a request from pod to pod"),
@@ -175,6 +180,10 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     "trust status": (
         ("nodeseal trust status", "which node has which anchor, and which needs it"),
         ("nodeseal trust status -o json", "the same for a script"),
+    ),
+    "uninstall": (
+        ("nodeseal uninstall | kubectl apply -f -", "first: clean every node"),
+        ("nodeseal uninstall --delete | kubectl delete -f -", "then: delete what is left"),
     ),
     "upgrade-core": (
         ("nodeseal upgrade-core", "the node of this network namespace"),

@@ -24,6 +24,8 @@ command = Group(
         "ca": "the certificate authority in a directory",
         "revoke": "what a mesh does not talk with any more",
         "trust": "the roots that every node of a mesh trusts",
+        "install": "what makes nodeseal of a Kubernetes cluster, for kubectl",
+        "uninstall": "what removes it from a Kubernetes cluster, for kubectl",
         "lab": "nodes and pods as network namespaces on this machine, to try nodeseal",
         "version": "the version of this command",
         "help": "the help of a command",

@@ -237,8 +237,11 @@ def why_none(error: OSError) -> str:
     return f"none: {(error.strerror or str(error)).lower()}"
 
 
-def read_document(data: bytes, problems: Problems, on_item: OnItem | None = None) -> Mapping | None:
+def read_document(
+    data: bytes, problems: Problems, on_item: OnItem | None = None, depth: int = MAX_DEPTH
+) -> Mapping | None:
     """The one document of a file, which must be a mapping; None when there is none (the problem is noted then).
+    `depth`: the deepest nesting that is read.
 
     With `on_item`, the items of the lists directly under the mapping are not kept: each is given to
     `on_item(key, index, node)` as soon as it is read.
@@ -246,7 +249,7 @@ def read_document(data: bytes, problems: Problems, on_item: OnItem | None = None
     Never raises for what is in `data`; a problem that makes the rest unreadable ends the reading.
     """
     try:
-        return _Reader(_decode(data, problems), problems, on_item).read()
+        return _Reader(_decode(data, problems), problems, on_item, depth).read()
     except _GiveUp:
         return None
     except yaml.MarkedYAMLError as error:
@@ -277,10 +280,11 @@ def _decode(data: bytes, problems: Problems) -> str:
 class _Reader:
     """Makes nodes of a parser's events."""
 
-    def __init__(self, text: str, problems: Problems, on_item: OnItem | None) -> None:
+    def __init__(self, text: str, problems: Problems, on_item: OnItem | None, most: int) -> None:
         self.events: Iterator[Any] = yaml.parse(text, Loader=_LOADER)
         self.problems = problems
         self.on_item = on_item
+        self.most = most
 
     def read(self) -> Mapping | None:
         next(self.events)  # the stream's start
@@ -313,8 +317,8 @@ class _Reader:
             self.problems.add(line, field, "a value without a tag", f"the tag {shown(event.tag)}")
         if isinstance(event, yaml.ScalarEvent):
             return Scalar(line, event.value, self.tag(event))
-        if depth >= MAX_DEPTH:
-            self.problems.add(line, field, f"at most {MAX_DEPTH} levels of lists and mappings", "more")
+        if depth >= self.most:
+            self.problems.add(line, field, f"at most {self.most} levels of lists and mappings", "more")
             raise _GiveUp
         if isinstance(event, yaml.SequenceStartEvent):
             return List(line, tuple(self.items(depth, field)))
