@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nodeseal.contracts.mesh import MESSAGES, decode_difference, encode_difference
+from nodeseal.mesh.address import ApplicationAddress
 from nodeseal.mesh.exclusions import Excluded, Exclusions, PortRange
 from nodeseal.mesh.host import OWN_NAMESPACE, HostPlace
 from nodeseal.mesh.limits import LimitChanges
@@ -25,6 +26,8 @@ from nodeseal.mesh.model import (
     Workload,
     WorkloadName,
 )
+from nodeseal.mesh.node import Node
+from nodeseal.mesh.service import Affinity, Front, NodeEndpoints, Way
 
 RECORDED = Path(__file__).parent / "recorded" / "mesh-protocol-4.jsonl"
 """As the core protocol's version 4 had them: MODEL as a whole, then CHANGE."""
@@ -159,6 +162,51 @@ SERVICE: dict[str, Any] = as_json(MeshDifference(DOMAIN, {"services": (FRONT,)})
 def test_addresses_of_a_workload_are_at_most_32_each_once(addresses: object) -> None:
     with pytest.raises(MeshError, match="addresses"):
         read({"trust_domain": DOMAIN, "workloads": [{**ITEM, "addresses": addresses}]})
+
+
+AT = ApplicationAddress(IPv4Address("10.0.0.2"), 8080), ApplicationAddress(IPv4Address("10.0.0.3"), 9090)
+LOCAL = (NodeEndpoints("node1", AT[:1]), NodeEndpoints("node2", AT[1:]))
+BALANCED = Service(
+    WorkloadName("shop", "web"),
+    (),
+    (),
+    (),
+    (
+        Front(Way.CLUSTER, 4, (IPv4Address("10.9.0.3"),), 80, 80, AT),
+        Front(Way.LOAD_BALANCER, 4, (IPv4Address("192.0.2.1"),), 80, 80, AT, sources=(ip_network("10.0.0.0/8"),)),
+        Front(Way.NODE, 4, (), 30080, 80, AT, by_node=LOCAL),
+        Front(Way.NODE, 4, (), 30081, 81, (), by_node=()),
+        Front(Way.CLUSTER, 6, (IPv6Address("fd00:9::3"),), 80, 80, (), silent=True),
+    ),
+    Affinity(10800),
+)
+
+
+def test_fronts_travel_with_their_endpoints_once() -> None:
+    node = Node("node1", (IPv4Address("192.168.0.1"), IPv6Address("fd00::1")))
+    difference = MeshDifference(DOMAIN, {"services": (BALANCED,), "nodes": (node,)}, {"nodes": ("node2",)})
+    assert decode_difference(encode_difference(difference)) == difference
+    (message,) = as_json(difference)["services"]
+    whole = [[8080, ["10.0.0.2"]], [9090, ["10.0.0.3"]]]
+    assert message["lists"] == [whole, whole[:1], whole[1:], []]
+    read = decode_difference(encode_difference(difference)).put["services"][0].fronts
+    assert read[0].endpoints is read[1].endpoints
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fronts": []}, "addresses has nothing, and there are no fronts"),
+        ({"lists": []}, "fronts has the list 0, which is none of 0"),
+        ({"lists": [[[0, ["10.0.0.2"]]]] * 4}, "lists"),
+        ({"lists": [[[8080, ["pod"]]]] * 4}, "'pod' is not an IP address"),
+        ({"affinity": -1}, "affinity"),
+    ],
+)
+def test_malformed_fronts_are_refused(change: dict[str, object], message: str) -> None:
+    (service,) = as_json(MeshDifference(DOMAIN, {"services": (BALANCED,)}))["services"]
+    with pytest.raises(MeshError, match=message):
+        read({"trust_domain": DOMAIN, "services": [service | change]})
 
 
 @pytest.mark.parametrize("addresses", [[], ["10.0.0.1", "10.0.0.2"], ["10.0.0.1", "fd00::1", "fd00::2"], "10.0.0.1"])

@@ -37,6 +37,7 @@ from nodeseal.mesh.model import (
     difference,
 )
 from nodeseal.mesh.reasons import WhyPlaintext, WhyRefused
+from nodeseal.mesh.service import Front, Way
 from nodeseal.mesh.spiffe import SpiffeId
 
 A, B, C = (WorkloadName("default", text) for text in "abc")
@@ -234,3 +235,28 @@ def test_what_goes_to_a_former_core_has_one_address_of_each_family(tmp_path: Pat
     names = [message["name"] for message in json.loads(bytes(whole.full))["workloads"]]
     assert sorted(names) == ["a", "b", "b~10.0.0.3", "b~fd00::3"]
     assert json.loads(bytes(fewer.difference))["removed_workloads"] == ["default/b~10.0.0.3", "default/b~fd00::3"]
+
+
+def test_what_goes_to_a_core_that_knows_no_fronts_has_no_service_with_some(tmp_path: Path) -> None:
+    sent: list[core.MeshChange] = []
+
+    async def ask(request: core.MeshChange) -> None:
+        sent.append(request)
+
+    web = Service(WorkloadName("default", "web"), (IPv4Address("10.9.0.1"),), (ServicePort(80, 80),), (B,))
+    front = Front(Way.CLUSTER, 4, (IPv4Address("10.9.0.2"),), 80, 80, ())
+    dialled = Service(A, (), (), (), (front,))
+    before, after = mesh(ONE, services=(web,)), mesh(ONE, MANY, services=(web, dialled))
+
+    async def story() -> None:
+        client = CoreClient(tmp_path, 1)
+        client._protocol = core.FRONTS_SINCE - 1
+        client._ask = ask  # type: ignore[assignment, method-assign]
+        await client.mesh(after, 1)
+        assert await client.mesh_change(before, after, 2, base=1)
+        assert not await client.mesh_change(before, mesh(ONE, services=(web, dialled)), 3, base=2)
+
+    asyncio.run(story())
+    whole, change = sent
+    assert [one["name"] for one in json.loads(bytes(whole.full))["services"]] == ["web"]
+    assert "services" not in json.loads(bytes(change.difference))

@@ -17,6 +17,8 @@ of the protocol (`PROTOCOL`, told by Hello) says which operations a core has:
         state has at most one address of each family (nodeseal.mesh.former)
     7   TrustBundles, Revocations, Anchors, and private keys in a descriptor. Before it, a core trusts its own
         trust domain only, knows of nothing that was revoked, and of no peer by which anchor it was verified
+    8   fronts of services, and nodes, in the mesh state. Before it, a core gets no service that has fronts:
+        what is dialled there is nobody's to it (nodeseal.mesh.former)
 
 An agent asks every operation of cores whose protocol is SPOKEN. Of all others it asks only those that keep their form
 for ever: Hello, Retire, Live, Listeners, Stop.
@@ -31,7 +33,7 @@ import msgspec
 from nodeseal.contracts.refusal import Refusal
 from nodeseal.mesh.limits import Limits
 
-PROTOCOL = 7
+PROTOCOL = 8
 OLDEST_PROTOCOL = 4
 SPOKEN = range(OLDEST_PROTOCOL, PROTOCOL + 1)
 LIMITS_SINCE = 4
@@ -44,6 +46,7 @@ FEDERATION_SINCE = 7
 REVOCATION_SINCE = 7
 KEY_FD_SINCE = 7
 ANCHORS_SINCE = 7
+FRONTS_SINCE = 8
 
 MESH_PART = 1000
 """Most workloads and services in one message. A mesh state goes over in parts: writing and reading JSON keeps the

@@ -3,6 +3,7 @@
     {"trust_domain": "example.org",
      "workloads": [WorkloadMessage, ...], "removed_workloads": ["namespace/name", ...],
      "services": [ServiceMessage, ...], "removed_services": ["namespace/name", ...],
+     "nodes": [NodeMessage, ...], "removed_nodes": ["name", ...],
      "trust_anchors": [TrustAnchorMessage, ...], "removed_trust_anchors": ["fingerprint", ...]}
 
 A kind (nodeseal.mesh.model.KINDS) of which nothing is put in or removed is left out, and so are fields with their
@@ -14,12 +15,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_network
 from sys import intern
-from typing import Annotated, Any, Generic, TypeAlias, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from nodeseal.mesh.address import Address, parse_address
+from nodeseal.mesh.address import Address, ApplicationAddress, parse_address
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
 from nodeseal.mesh.federated import BundleEndpoint, Federated, Profile, read_domain
 from nodeseal.mesh.host import HostPlace
@@ -39,6 +40,8 @@ from nodeseal.mesh.model import (
     Workload,
     WorkloadName,
 )
+from nodeseal.mesh.node import Node
+from nodeseal.mesh.service import Affinity, Front, NodeEndpoints, Way
 from nodeseal.mesh.spiffe import parse_identity, split
 from nodeseal.mesh.workload import MOST_ADDRESSES
 
@@ -103,17 +106,51 @@ class WorkloadMessage(Struct, frozen=True, gc=False, omit_defaults=True):
     spiffe_id: str | None = None
 
 
-class ServiceMessage(Struct, frozen=True, gc=False):
-    """A service."""
+Version: TypeAlias = Literal[4, 6]
+EndpointsMessage: TypeAlias = list[tuple[Port, list[str]]]
+"""[port, the addresses at which it is one] of each port."""
+
+
+class FrontMessage(Struct, frozen=True, gc=False, omit_defaults=True):
+    """Where a port of a service is dialled in one way, and where that leads."""
+
+    way: Way
+    version: Version
+    addresses: list[str]
+    port: Port
+    service_port: Port
+    # Which of the service's `lists`.
+    endpoints: Annotated[int, Meta(ge=0)]
+    silent: bool = False
+    # "10.0.0.0/8"
+    sources: list[str] = []
+    # [name of a node, number in `lists`] of each.
+    by_node: list[tuple[str, Annotated[int, Meta(ge=0)]]] | None = None
+
+
+class ServiceMessage(Struct, frozen=True, gc=False, omit_defaults=True):
+    """A service. For cores of older protocols, which know no `fronts`, see nodeseal.mesh.former."""
 
     namespace: str
     name: str
-    # One, or one of each family.
-    addresses: Annotated[list[str], Meta(min_length=1, max_length=2)]
+    # One, or one of each family; none if there are fronts.
+    addresses: Annotated[list[str], Meta(max_length=2)]
     # [port, target port] of each.
     ports: list[tuple[Port, Port]]
     # "namespace/name" of each.
     endpoints: list[str]
+    fronts: list[FrontMessage] = []
+    # Endpoints of fronts: most of them lead to the same.
+    lists: list[EndpointsMessage] = []
+    # Seconds for which a client keeps its endpoint; 0: it does not.
+    affinity: Annotated[int, Meta(ge=0)] = 0
+
+
+class NodeMessage(Struct, frozen=True, gc=False):
+    """A node of the mesh."""
+
+    name: Annotated[str, Meta(min_length=1)]
+    addresses: list[str]
 
 
 class TrustAnchorMessage(Struct, frozen=True, gc=False):
@@ -252,22 +289,89 @@ def _read_workload(message: WorkloadMessage) -> Workload:
 
 
 def _write_service(service: Service) -> ServiceMessage:
+    numbers: dict[tuple[ApplicationAddress, ...], int] = {}
+    fronts = [_write_front(front, numbers) for front in service.fronts]
     return ServiceMessage(
         service.key.namespace,
         service.key.name,
         _write_addresses(service.addresses),
         [(pair.port, pair.target_port) for pair in service.ports],
         [str(name) for name in service.endpoints],
+        fronts,
+        list(map(_write_endpoints, numbers)),
+        service.affinity.seconds if service.affinity is not None else 0,
     )
 
 
 def _read_service(message: ServiceMessage) -> Service:
+    lists = list(map(_read_endpoints, message.lists))
+    if not message.addresses and not message.fronts:
+        raise MeshError("addresses has nothing, and there are no fronts")
     return Service(
         WorkloadName(intern(message.namespace), message.name),
         _read_addresses(message.addresses),
         tuple(ServicePort(port, target) for port, target in message.ports),
         tuple(map(WorkloadName.parse, message.endpoints)),
+        tuple(_read_front(front, lists) for front in message.fronts),
+        Affinity(message.affinity) if message.affinity else None,
     )
+
+
+def _write_front(front: Front, numbers: dict[tuple[ApplicationAddress, ...], int]) -> FrontMessage:
+    def number(endpoints: tuple[ApplicationAddress, ...]) -> int:
+        return numbers.setdefault(endpoints, len(numbers))
+
+    return FrontMessage(
+        front.way,
+        6 if front.version == 6 else 4,
+        _write_addresses(front.addresses),
+        front.port,
+        front.service_port,
+        number(front.endpoints),
+        front.silent,
+        [str(network) for network in front.sources],
+        [(one.node, number(one.endpoints)) for one in front.by_node] if front.by_node is not None else None,
+    )
+
+
+def _read_front(message: FrontMessage, lists: list[tuple[ApplicationAddress, ...]]) -> Front:
+    def of(number: int) -> tuple[ApplicationAddress, ...]:
+        if number >= len(lists):
+            raise MeshError(f"fronts has the list {number}, which is none of {len(lists)}")
+        return lists[number]
+
+    return Front(
+        message.way,
+        message.version,
+        tuple(map(parse_address, message.addresses)),
+        message.port,
+        message.service_port,
+        of(message.endpoints),
+        message.silent,
+        tuple(map(ip_network, message.sources)),
+        tuple(NodeEndpoints(intern(node), of(number)) for node, number in message.by_node)
+        if message.by_node is not None
+        else None,
+    )
+
+
+def _write_endpoints(endpoints: tuple[ApplicationAddress, ...]) -> EndpointsMessage:
+    ports: dict[int, list[str]] = {}
+    for endpoint in endpoints:
+        ports.setdefault(endpoint.port, []).append(str(endpoint.address))
+    return list(ports.items())
+
+
+def _read_endpoints(message: EndpointsMessage) -> tuple[ApplicationAddress, ...]:
+    return tuple(ApplicationAddress(parse_address(text), port) for port, texts in message for text in texts)
+
+
+def _write_node(node: Node) -> NodeMessage:
+    return NodeMessage(node.key, _write_addresses(node.addresses))
+
+
+def _read_node(message: NodeMessage) -> Node:
+    return Node(intern(message.name), tuple(map(parse_address, message.addresses)))
 
 
 def _write_addresses(addresses: Iterable[Address]) -> list[str]:
@@ -287,7 +391,7 @@ def _read_addresses(texts: list[str]) -> tuple[Address, ...]:
     if len(texts) == 1:
         return (parse_address(texts[0]),)
     addresses = tuple(map(parse_address, texts))
-    if addresses[0].version == addresses[1].version:
+    if len({address.version for address in addresses}) != len(addresses):
         raise MeshError(f"addresses has {texts!a}, not one or two of different families")
     return addresses
 
@@ -344,5 +448,6 @@ MESSAGES: dict[str, MessageOf[Any, Any]] = {
         _write_federated,
         _read_federated,
     ),
+    "nodes": MessageOf(NodeMessage, _write_node, _read_node),
 }
 """How each kind that is for cores travels, by its name in nodeseal.mesh.model.KINDS."""

@@ -31,7 +31,7 @@ from nodeseal.linux.control_channel import ControlChannel
 from nodeseal.linux.control_socket import ControlClosed, ControlError, close_all
 from nodeseal.local import generations
 from nodeseal.mesh.address import Address
-from nodeseal.mesh.former import from_former, to_former
+from nodeseal.mesh.former import from_former, to_former, without_fronts
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Mesh, MeshDifference, WorkloadName, difference
 from nodeseal.mesh.spiffe import Identity, SpiffeId
@@ -285,22 +285,26 @@ class CoreClient:
     async def mesh(self, mesh: Mesh, epoch: int) -> None:
         """The whole mesh state."""
         async with self._transfer:
-            if self._protocol < core.ADDRESSES_SINCE:
-                mesh = await asyncio.to_thread(to_former, mesh)
+            mesh = await asyncio.to_thread(self._as_known, mesh)
             number, last = await self._send_parts(mesh.as_difference())
             await self._ask(core.MeshChange(epoch=epoch, parts=number, full=last))
 
     async def mesh_change(self, old: Mesh, new: Mesh, epoch: int, *, base: int) -> bool:
         """What has changed since the epoch `base`, which has the mesh state `old`; refused when that epoch is not in
         force. False: nothing has, and nothing was sent."""
-        former = self._protocol < core.ADDRESSES_SINCE
-        change = await asyncio.to_thread(_difference_of_former if former else difference, old, new)
+        change = await asyncio.to_thread(lambda: difference(self._as_known(old), self._as_known(new)))
         if not change.size:
             return False
         async with self._transfer:
             number, last = await self._send_parts(change)
             await self._ask(core.MeshChange(epoch=epoch, base=base, parts=number, difference=last))
         return True
+
+    def _as_known(self, mesh: Mesh) -> Mesh:
+        """As the core's protocol can have it."""
+        if self._protocol < core.FRONTS_SINCE:
+            mesh = without_fronts(mesh)
+        return to_former(mesh) if self._protocol < core.ADDRESSES_SINCE else mesh
 
     async def _send_parts(self, content: MeshDifference) -> tuple[int, Raw]:
         """All parts but the last: (how many these are, the last one)."""
@@ -436,10 +440,6 @@ class CoreClient:
             raise CoreGone(f"the core (pid {self.pid}) is another process by now")
         self.pid = channel.pid
         return channel
-
-
-def _difference_of_former(old: Mesh, new: Mesh) -> MeshDifference:
-    return difference(to_former(old), to_former(new))
 
 
 def _joined(pieces: Sequence[Raw]) -> Mesh:

@@ -107,5 +107,150 @@ class Pod(KubernetesObject, frozen=True):
     status: PodStatus = field(default_factory=PodStatus)
 
 
+# ---- services. Lists and objects that are empty may be null.
+
+
+class ServicePort(Struct, frozen=True, rename="camel", gc=False):
+    """A port of a service."""
+
+    port: int
+    name: str = ""
+    protocol: str = "TCP"
+    node_port: int = 0
+    """At which it is dialled at any node; 0: at none."""
+
+
+class ClientIpConfig(Struct, frozen=True, rename="camel", gc=False):
+    """What affinity by the client's address is."""
+
+    timeout_seconds: int | None = None
+
+
+class SessionAffinityConfig(Struct, frozen=True, gc=False):
+    """What each kind of affinity is."""
+
+    client_ip: ClientIpConfig | None = field(default=None, name="clientIP")
+
+
+class ServiceSpec(Struct, frozen=True, rename="camel"):
+    """What is to be balanced, and how."""
+
+    type: str = "ClusterIP"
+    cluster_ip: str = field(default="", name="clusterIP")
+    """ "None": there is none, and nothing is balanced."""
+    cluster_ips: list[str] | None = field(default=None, name="clusterIPs")
+    """One or one of each family, `cluster_ip` first."""
+    ports: list[ServicePort] | None = None
+    external_ips: list[str] | None = field(default=None, name="externalIPs")
+    session_affinity: str = "None"
+    session_affinity_config: SessionAffinityConfig | None = None
+    internal_traffic_policy: str = "Cluster"
+    external_traffic_policy: str = "Cluster"
+    load_balancer_source_ranges: list[str] | None = None
+
+
+class LoadBalancerIngress(Struct, frozen=True, rename="camel", gc=False):
+    """An address at which a load balancer takes connections."""
+
+    ip: str = ""
+    ip_mode: str | None = None
+    """ "VIP": packets reach a node with this destination; "Proxy": they reach it with another. None: "VIP"."""
+
+
+class LoadBalancerStatus(Struct, frozen=True):
+    """What a load balancer has set up."""
+
+    ingress: list[LoadBalancerIngress] | None = None
+
+
+class ServiceStatus(Struct, frozen=True, rename="camel"):
+    """What is."""
+
+    load_balancer: LoadBalancerStatus | None = None
+
+
+class Service(KubernetesObject, frozen=True):
+    """Addresses that stand for its endpoints."""
+
+    spec: ServiceSpec = field(default_factory=ServiceSpec)
+    status: ServiceStatus | None = None
+
+
+class EndpointConditions(Struct, frozen=True, gc=False):
+    """How an endpoint is; None: unknown, which counts as ready, serving and not terminating."""
+
+    ready: bool | None = None
+    """Never while it is terminating, unless its service publishes what is not ready."""
+    serving: bool | None = None
+    """The same, but also while it is terminating."""
+    terminating: bool | None = None
+
+
+class Hint(Struct, frozen=True, gc=False):
+    """For whom an endpoint is meant."""
+
+    name: str
+
+
+class EndpointHints(Struct, frozen=True, rename="camel", gc=False):
+    """The zones and the nodes whose clients an endpoint is meant for."""
+
+    for_zones: list[Hint] | None = None
+    for_nodes: list[Hint] | None = None
+
+
+class Endpoint(Struct, frozen=True, rename="camel", gc=False):
+    """One endpoint."""
+
+    addresses: list[str] | None = None
+    """The first one counts."""
+    conditions: EndpointConditions | None = None
+    node_name: str | None = None
+    hints: EndpointHints | None = None
+
+
+class EndpointPort(Struct, frozen=True, gc=False):
+    """A port at which all endpoints of a slice listen."""
+
+    name: str | None = None
+    """Of the service's port that it is for."""
+    port: int | None = None
+    """None: every one, which nobody balances."""
+    protocol: str | None = None
+    """None: TCP"""
+
+
+class EndpointSlice(KubernetesObject, frozen=True, rename="camel"):
+    """Some of the endpoints of a service, of one family."""
+
+    address_type: str = ""
+    """ "IPv4", "IPv6" or "FQDN"."""
+    endpoints: list[Endpoint] | None = None
+    ports: list[EndpointPort] | None = None
+
+
+class NodeAddress(Struct, frozen=True, gc=False):
+    """An address of a node, or a name."""
+
+    type: str
+    """ "InternalIP", "ExternalIP", "Hostname" or another."""
+    address: str
+
+
+class NodeStatus(Struct, frozen=True):
+    """What is."""
+
+    addresses: list[NodeAddress] | None = None
+
+
+class Node(KubernetesObject, frozen=True):
+    """A node of the cluster. Its labels say in which zone it is."""
+
+    status: NodeStatus | None = None
+
+
 NAMESPACES = Resource("", "v1", "namespaces", Namespace)
 PODS = Resource("", "v1", "pods", Pod)
+SERVICES = Resource("", "v1", "services", Service)
+ENDPOINT_SLICES = Resource("discovery.k8s.io", "v1", "endpointslices", EndpointSlice)
+NODES = Resource("", "v1", "nodes", Node)

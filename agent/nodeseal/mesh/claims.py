@@ -30,6 +30,11 @@ class Claims(Mapping[V, T | tuple[T, ...]]):
         found = self.contested.get(value)
         return self.alone[value] if found is None else found
 
+    def claimants(self, value: V) -> tuple[T, ...]:
+        """All who claim it; none, one or several."""
+        found = self.alone.get(value)
+        return self.contested.get(value, ()) if found is None else (found,)
+
     def __iter__(self) -> Iterator[V]:
         yield from self.alone
         yield from self.contested

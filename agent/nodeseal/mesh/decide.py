@@ -35,6 +35,7 @@ leaves only for sources that are not enrolled), the mesh's own ports, and a peer
 ends a flow that already runs. What merely leads nowhere (a name, a port, a workload that is gone) is Unavailable.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nodeseal.mesh.address import (
@@ -44,6 +45,17 @@ from nodeseal.mesh.address import (
     ApplicationAddress,
     OriginalDestination,
     TunnelAddress,
+)
+from nodeseal.mesh.fronts import (
+    Choose,
+    Found,
+    Sticky,
+    all_of,
+    endpoints_for,
+    front_at,
+    front_leads_to_a_peer,
+    leads_to_a_peer,
+    workload_at,
 )
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, Workload, WorkloadName
 from nodeseal.mesh.reasons import WhyPlaintext, WhyRefused
@@ -114,17 +126,34 @@ class Unavailable:
     @property
     def passes(self) -> bool:
         """Whether this node may only be behind: it learns in a moment what another knows already. Whoever can wait does
-        (HBONE: 503)."""
-        return self.why in (WhyRefused.UNKNOWN_WORKLOAD, WhyRefused.WRONG_ADDRESS)
+        (HBONE: 503). And whether nobody is to answer, not even by a refusal."""
+        return self.why in _PASSING
+
+
+_PASSING = frozenset(
+    {
+        WhyRefused.UNKNOWN_WORKLOAD,
+        WhyRefused.WRONG_ADDRESS,
+        WhyRefused.NO_LOCAL_ENDPOINT,
+        WhyRefused.OUTSIDE_SOURCE_RANGES,
+    }
+)
 
 
 def outbound(
-    mesh: Mesh, workload: WorkloadName, destination: OriginalDestination, *, established: bool
+    mesh: Mesh,
+    workload: WorkloadName,
+    destination: OriginalDestination,
+    *,
+    established: bool,
+    choose: Choose = all_of,
 ) -> Route | Refuse | Unavailable:
     """Where a captured connection of `workload` goes.
 
     `established` says that it already runs in plaintext: the answer is then always a Route of Plaintext, which is what
     it may stay, however the mesh has changed under it. A flow that runs in a tunnel is asked for as a new one.
+
+    `choose`: of the endpoints of a service's front, those that the answer is to name.
     """
     here = mesh.workloads.get(workload)
     if here is None and not established:
@@ -135,6 +164,8 @@ def outbound(
             return _as_dialled(destination, excluded)
     if (service := mesh.service_by_address.get(destination.address)) is not None:
         return _to_service(mesh, service, destination, established)
+    if mesh.fronts and (found := front_at(mesh, destination.address, destination.port)) is not None:
+        return _to_front(mesh, here, found, destination, established, choose)
     target = mesh.by_address.get(destination.address)
     if target is None and destination.address not in mesh.hosts:
         return _to_nobody(mesh, destination, established)
@@ -247,8 +278,9 @@ def excluded_outbound(mesh: Mesh, here: Workload, destination: OriginalDestinati
     if why is None:
         return None
     if (service := mesh.service_by_address.get(address)) is not None:
-        endpoints = (mesh.workloads.get(name) for name in service.endpoints)
-        return None if any(target is not None and target.accepts_tunnels for target in endpoints) else why
+        return None if leads_to_a_peer(mesh, service) else why
+    if mesh.fronts and isinstance(found := front_at(mesh, address, port), Found):
+        return None if front_leads_to_a_peer(mesh, found.front) else why
     targets = mesh.claimants(address)
     if not targets and (process := mesh.host_at(address, port)) is not None:
         targets = (process,)
@@ -293,6 +325,42 @@ def _to_service(
     if found:
         return Route(tuple(found))
     return _as_dialled(destination) if established else Unavailable(WhyRefused.CONTESTED_ADDRESS)
+
+
+def _to_front(
+    mesh: Mesh,
+    here: Workload | None,
+    found: Found | WhyRefused,
+    destination: OriginalDestination,
+    established: bool,
+    choose: Choose,
+) -> Route | Refuse | Unavailable:
+    if isinstance(found, WhyRefused):
+        return _as_dialled(destination) if established else Unavailable(found)
+    service, front = found
+    endpoints = endpoints_for(mesh, front, here, destination.address)
+    if isinstance(endpoints, WhyRefused):
+        if established:
+            return _as_dialled(destination)
+        return Refuse(endpoints) if endpoints is WhyRefused.MESH_PORT else Unavailable(endpoints)
+    if established:
+        # It goes on where it is; whoever keeps an endpoint keeps it by new ones.
+        chosen: Sequence[ApplicationAddress] = endpoints[:1]
+    else:
+        keeps = service.affinity
+        port, version = front.service_port, front.version
+        sticky = Sticky(service.key, port, version, keeps.seconds) if keeps is not None else None
+        chosen = choose(endpoints, sticky)
+    return Route(tuple(_to_endpoint(mesh, endpoint, established) for endpoint in chosen))
+
+
+def _to_endpoint(mesh: Mesh, endpoint: ApplicationAddress, established: bool) -> Plaintext | Tunnel:
+    target = workload_at(mesh, endpoint)
+    if target is None:
+        claimed = endpoint.address in mesh.contested
+        why = WhyPlaintext.DESTINATION_NOT_ENROLLED if claimed else WhyPlaintext.DESTINATION_NOT_IN_MESH
+        return Plaintext(endpoint, why)
+    return _to_workload(mesh, target, endpoint.address, endpoint.port, established)
 
 
 def _uncontested(mesh: Mesh, target: Workload, dialled: Address) -> Address | None:

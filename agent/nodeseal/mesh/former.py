@@ -1,18 +1,26 @@
-"""A model as cores of former protocols can have it: with one address of each family, and each address claimed once.
+"""A model as cores of former protocols can have it.
 
-They must not take a further address of an enrolled workload for nobody's: they would send plaintext there. So each of
-these becomes an object of its own, with the same identity, node, phase and exclusions. Of a contested address such a
-core knows one claimant: what it tunnels there proves that it is that one, or fails.
+Some know no fronts of services. Older ones know one address of each family, and each address claimed once. They must
+not take a further address of an enrolled workload for nobody's: they would send plaintext there. So each of these
+becomes an object of its own, with the same identity, node, phase and exclusions. Of a contested address such a core
+knows one claimant: what it tunnels there proves that it is that one, or fails.
 """
 
 from dataclasses import replace
 
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.model import Mesh, MeshDifference, Workload, WorkloadName
+from nodeseal.mesh.service import SERVICES
 from nodeseal.mesh.workload import WORKLOADS, primaries_of
 
 _SIGN = "~"
 """Between the name and the address of what stands for a further address; no name in a file has it."""
+
+
+def without_fronts(mesh: Mesh) -> Mesh:
+    """The same model without services that have fronts: what is dialled there is nobody's to such a core."""
+    gone = tuple(service.key for service in mesh.services.values() if service.fronts)
+    return mesh.apply(MeshDifference(mesh.trust_domain, {}, {SERVICES.name: gone})) if gone else mesh
 
 
 def to_former(mesh: Mesh) -> Mesh:

@@ -10,8 +10,9 @@ from nodeseal.mesh.address import Address
 from nodeseal.mesh.claims import Claims
 from nodeseal.mesh.federated import FEDERATED
 from nodeseal.mesh.kinds import GroupIndex, Index, K, Kind, MeshError, T, Table, Tables, V, check_shared
+from nodeseal.mesh.node import NODE_BY_ADDRESS, NODES, Node
 from nodeseal.mesh.revocation import REVOCATIONS
-from nodeseal.mesh.service import SERVICE_BY_ADDRESS, SERVICES, Service, ServicePort
+from nodeseal.mesh.service import FRONTS, SERVICE_BY_ADDRESS, SERVICES, Place, Service, ServicePort
 from nodeseal.mesh.spiffe import SpiffeIdError, check_trust_domain
 from nodeseal.mesh.trust_anchor import TRUST_ANCHORS, TrustAnchor
 from nodeseal.mesh.workload import (
@@ -46,7 +47,7 @@ __all__ = [
 ]
 
 KINDS: Final[dict[str, Kind[Any, Any]]] = {
-    kind.name: kind for kind in (WORKLOADS, SERVICES, TRUST_ANCHORS, REVOCATIONS, FEDERATED)
+    kind.name: kind for kind in (WORKLOADS, SERVICES, TRUST_ANCHORS, REVOCATIONS, FEDERATED, NODES)
 }
 """Every kind of objects that a mesh has, in the order in which they travel. nodeseal.contracts.mesh.MESSAGES says how
 those for cores travel, nodeseal.documents.readers.READERS how they are written in files."""
@@ -117,6 +118,10 @@ class Mesh:
     contested: Mapping[Address, tuple[Workload, ...]] = field(init=False, compare=False, repr=False)
     """Addresses that several workloads claim, which are not in `by_address`, with these in the order of their names."""
     service_by_address: Mapping[Address, Service] = field(init=False, compare=False, repr=False)
+    fronts: Claims[Place, Service] = field(init=False, compare=False, repr=False)
+    """Services by where their fronts are dialled, those that share a place with these in the order of their names."""
+    nodes: Claims[Address, Node] = field(init=False, compare=False, repr=False)
+    """By each of their addresses."""
     hosts: Mapping[Address, tuple[Workload, ...]] = field(init=False, compare=False, repr=False)
     """The nodes' own processes by the address that they share, in the order of their names."""
     trust_domains: frozenset[str] = field(init=False, compare=False, repr=False)
@@ -130,6 +135,8 @@ class Mesh:
         put(self, "by_address", claims.alone)
         put(self, "contested", claims.contested)
         put(self, "service_by_address", self.by(SERVICES, SERVICE_BY_ADDRESS))
+        put(self, "fronts", self.tables[SERVICES.name].indexes[FRONTS.name])
+        put(self, "nodes", self.tables[NODES.name].indexes[NODE_BY_ADDRESS.name])
         put(self, "hosts", self.groups(WORKLOADS, HOSTS))
         put(self, "trust_domains", frozenset((self.trust_domain, *self.of(FEDERATED))))
 

@@ -174,7 +174,8 @@ class WhyRefused(Word):
     )
     CONTESTED_ADDRESS = (
         "contested-address",
-        "Two workloads claim the address in the mesh state, and one of them is enrolled: it is neither's.",
+        "Two workloads claim the address in the mesh state, and one of them is enrolled: it is neither's. Or two "
+        "Services of Kubernetes claim it with the same port.",
         "`nodeseal status` names both; take it away from the one that does not have it.",
     )
     MESH_PORT = (
@@ -195,7 +196,19 @@ class WhyRefused(Word):
     NO_ENDPOINT = (
         "no-endpoint",
         "The service has no endpoint (of the family that was dialled).",
-        "Add one to `endpoints`.",
+        "Add one to `endpoints`; in Kubernetes, see why no pod of the Service is ready.",
+    )
+    NO_LOCAL_ENDPOINT = (
+        "no-local-endpoint",
+        "The Service's traffic policy is `Local`, and it has no endpoint on the node. `connect()` waits, as with "
+        "kube-proxy.",
+        "Have a pod of it on every node, or use the policy `Cluster`.",
+    )
+    OUTSIDE_SOURCE_RANGES = (
+        "outside-source-ranges",
+        "The Service's `loadBalancerSourceRanges` do not have the workload's address. `connect()` waits, as with "
+        "kube-proxy.",
+        "Add it there, or dial the Service's cluster IP.",
     )
     UNKNOWN_PEER = (
         "unknown-peer",

@@ -1,0 +1,127 @@
+"""Services of Kubernetes: where what a workload dials arrives, by the objects of the API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+import msgspec
+import pytest
+
+from nodeseal.kubernetes import objects
+from nodeseal.mesh.address import OriginalDestination
+from nodeseal.mesh.decide import Refuse, Route, Tunnel, Unavailable, outbound
+from nodeseal.mesh.model import Mesh, Mode, Phase, Service, Workload, WorkloadName
+from nodeseal.mesh.node import NODES, Node
+from nodeseal.sources.kubernetes.services import Here, here_of, node_of, service_key_of, service_of
+from support.service_rows import ALONE, OUTSIDE, PODS, REFUSED, ROWS, SILENT, Dial, Row, World
+from support.service_rows import node_of as node_of_pod
+
+_V4 = {
+    **{pod: f"10.0.0.{number}" for number, pod in enumerate(PODS, 1)},
+    OUTSIDE: "203.0.113.9",
+    "node1": "192.168.0.1",
+    "node2": "192.168.0.2",
+    "node3": "192.168.0.3",
+    "node2-external": "198.51.100.2",
+    "cluster": "10.96.0.1",
+    "cluster-2": "10.96.0.2",
+    "balancer": "198.51.100.80",
+    "external": "198.51.100.81",
+}
+ADDRESSES = _V4 | {f"{name}/6": f"fd00::{text.replace('.', ':')}" for name, text in _V4.items()}
+WORLD = World({name: name for name in ("node1", "node2", "node3")}, ADDRESSES)
+HERE = Here("node1", "zone-a")
+CLIENT = WorkloadName("shop", "client")
+NAMES = {ip_address(text): name for name, text in ADDRESSES.items()}
+
+
+def pod(name: str) -> Workload:
+    addresses = (ip_address(ADDRESSES[name]), ip_address(ADDRESSES[f"{name}/6"]))
+    key = WorkloadName("shop", name)
+    return Workload(key, name, node_of_pod(name), addresses, None, True, Mode.PERMISSIVE, Phase.ENROLLED)
+
+
+def node(name: str) -> Node:
+    types = [("InternalIP", name), ("InternalIP", f"{name}/6"), ("Hostname", None)]
+    types += [("ExternalIP", f"{name}-external")] if f"{name}-external" in ADDRESSES else []
+    addresses = [{"type": kind, "address": ADDRESSES[at] if at else name} for kind, at in types]
+    return node_of(msgspec.convert({"metadata": {"name": name}, "status": {"addresses": addresses}}, objects.Node))
+
+
+def services_of(manifests: Iterable[dict[str, Any]], here: Here = HERE) -> list[Service]:
+    """As one who follows the API makes them: a service from its own object and all slices that name it."""
+    found: list[objects.Service] = []
+    slices: list[objects.EndpointSlice] = []
+    for manifest in manifests:
+        if manifest["kind"] == "Service":
+            found.append(msgspec.convert(manifest, objects.Service))
+        else:
+            slices.append(msgspec.convert(manifest, objects.EndpointSlice))
+    read = [service_of(one, [part for part in slices if service_key_of(part) == one.key], here) for one in found]
+    assert [problem for one in read for problem in one.problems] == []
+    return [one.service for one in read if one.service is not None]
+
+
+def mesh_of(services: Iterable[Service], *workloads: Workload) -> Mesh:
+    pods = {one.key: one for one in (*map(pod, PODS), *workloads)}
+    nodes = tuple(map(node, ("node1", "node2", "node3")))
+    return Mesh.build("example.org", pods.values(), services, **{NODES.name: nodes})
+
+
+def arrives(mesh: Mesh, dial: Dial, client: WorkloadName = CLIENT) -> str:
+    """In the words of a Dial. Whoever is enrolled is reached through a tunnel, anybody else in plaintext."""
+    destination = OriginalDestination(ip_address(ADDRESSES[dial.to]), dial.port)
+    answer = outbound(mesh, client, destination, established=False)
+    if isinstance(answer, Refuse):
+        return REFUSED
+    if isinstance(answer, Unavailable):
+        return SILENT if answer.passes else REFUSED
+    assert isinstance(answer, Route)
+    found = set()
+    for one in answer.endpoints:
+        name = NAMES[one.address.address]
+        assert isinstance(one, Tunnel) == (name.removesuffix("/6") in PODS)
+        found.add(f"{name}:{one.address.port}")
+    dialled = f"{dial.to}:{dial.port}"
+    return ALONE if found == {dialled} and dial.to.removesuffix("/6") not in PODS else " ".join(sorted(found))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
+def test_a_connection_goes_where_kube_proxy_would_send_it(row: Row) -> None:
+    mesh = mesh_of(services_of(row.objects(WORLD)))
+    for dial in row.dials:
+        expected = " ".join(sorted(dial.endpoints)) or dial.arrives
+        assert arrives(mesh, dial) == expected, f"{dial.to}:{dial.port}"
+
+
+def test_the_rows_have_names_of_their_own() -> None:
+    assert len({row.name for row in ROWS}) == len(ROWS)
+    assert all(row.dials for row in ROWS)
+
+
+def test_the_own_node_has_a_zone_by_its_label() -> None:
+    read = msgspec.convert({"metadata": {"name": "n", "labels": {"topology.kubernetes.io/zone": "z"}}}, objects.Node)
+    assert here_of(read) == Here("n", "z")
+    assert here_of(objects.Node(objects.Meta("n"))) == Here("n")
+
+
+def test_a_service_that_is_looked_at_from_another_node_leads_elsewhere() -> None:
+    row = next(row for row in ROWS if row.name == "internal-local")
+    mesh = mesh_of(services_of(row.objects(WORLD), Here("node2", "zone-b")))
+    assert arrives(mesh, row.dials[0], WorkloadName("shop", "b2")) == "b1:8080"
+
+
+def test_what_is_not_enrolled_is_reached_in_plaintext() -> None:
+    row = next(row for row in ROWS if row.name == "cluster-ip")
+    outside = replace(pod("b1"), phase=Phase.ABSENT)
+    mesh = mesh_of(services_of(row.objects(WORLD)), outside)
+    destination = OriginalDestination(ip_address(ADDRESSES["cluster"]), 80)
+    answer = outbound(mesh, CLIENT, destination, established=False)
+    assert isinstance(answer, Route)
+    assert {(NAMES[one.address.address], type(one).__name__) for one in answer.endpoints} == {
+        ("a1", "Tunnel"),
+        ("b1", "Plaintext"),
+    }
