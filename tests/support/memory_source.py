@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nodeseal.local import run_directory
-from nodeseal.mesh.model import Mesh, Phase, WorkloadName
+from nodeseal.mesh.model import Mesh, Phase, Workload, WorkloadName
 from nodeseal.mesh.trust import Trust
 from nodeseal.sources.source import (
     ClaimError,
@@ -144,9 +144,10 @@ class MemorySource(Source):
             raise ClaimError(why)
         return MemoryClaim(self._memory, self.node, self._run_dir)
 
-    async def publish(self, names: Iterable[WorkloadName], trust: Trust | None = None) -> bool:
+    async def publish(self, workloads: Iterable[Workload], trust: Trust | None = None) -> bool:
         self._check("publish")
-        wanted, known = Publication(frozenset(names), trust), self._memory.publications.get(self.node)
+        names = frozenset(workload.key for workload in workloads)
+        wanted, known = Publication(names, trust), self._memory.publications.get(self.node)
         if known is not None and (known.names, known.trust) == (wanted.names, wanted.trust):
             return False
         self._memory.publications[self.node] = wanted

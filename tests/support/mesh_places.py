@@ -60,7 +60,7 @@ class MeshPlace(ABC):
 
     async def publish(self, node: str, *workloads: Workload, trust: Trust | None = None) -> None:
         """What an agent of this node would do."""
-        await self.source(node, Path("/nowhere")).publish([workload.key for workload in workloads], trust)
+        await self.source(node, Path("/nowhere")).publish(workloads, trust)
 
 
 class DirectoryPlace(MeshPlace):

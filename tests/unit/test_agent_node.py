@@ -56,7 +56,7 @@ from support.agent_fakes import (
 from support.anchors import make_ca, root_of
 from support.certificates import make_crl
 from support.core_client import BlockingClient, ask
-from support.mesh_places import KINDS, place_of
+from support.mesh_places import KINDS, MemoryPlace, place_of
 
 SHIPPER = WorkloadName("default", "shipper")
 PIPELINE = WorkloadName("default", "pipeline")
@@ -480,6 +480,28 @@ def test_publication_that_cannot_be_written_is_told_and_tried_again(
             await until(lambda: not list(node.publication.problems()))
 
     play(story())
+
+
+def test_agent_starts_while_its_source_is_away_and_publishes_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "_PUBLICATION_CHECK_S", 0.01)
+    world = World(tmp_path, MemoryPlace.kind)
+    assert isinstance(world.place, MemoryPlace)
+    memory = world.place.memory
+
+    async def story() -> None:
+        memory.away = True
+        async with world.node(world.state()) as (node, _source):
+            assert ("not-published", None) in [(one.word, one.about) for one in node.publication.problems()]
+            memory.away = False
+            await until(lambda: world.published is not None, "published")
+            await until(lambda: not list(node.publication.problems()))
+
+    try:
+        play(story())
+    finally:
+        world.end()
 
 
 def test_workload_that_is_not_enrolled_is_a_problem_with_its_name(world: World) -> None:

@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nodeseal.local import run_directory
-from nodeseal.mesh.model import WorkloadName
+from nodeseal.mesh.model import Mode, Workload
+from nodeseal.mesh.trust import Trust
 from nodeseal.node.former_publications import FormerPublications
 from nodeseal.node.publication import OwnPublication
 from nodeseal.sources.source import PublicationError, Source
-from support.agent_fakes import TRUST
+from support.agent_fakes import TRUST, workload
+from support.memory_source import MemoryMesh, MemorySource
 from support.mesh_places import KINDS, DirectoryPlace, MeshPlace, place_of
 
-A, B = WorkloadName("default", "a"), WorkloadName("default", "b")
+A, B = workload("a", None), workload("b", None)
 
 
 class World:
-    """A place for the mesh state and a run directory; `names` are captured and stay."""
+    """A place for the mesh state and a run directory; `workloads` are captured and stay."""
 
     def __init__(self, place: MeshPlace, run_dir: Path) -> None:
         self.place = place
         self.run_dir = run_dir
-        self.names = {A}
+        self.workloads = {A}
 
     def source(self, node: str = "node1") -> Source:
         return self.place.source(node, self.run_dir)
 
     def own(self, node: str = "node1") -> OwnPublication:
-        return OwnPublication(self.source(node), lambda: TRUST, lambda: frozenset(self.names))
+        return OwnPublication(self.source(node), lambda: TRUST, lambda: frozenset(self.workloads))
 
     def former(self, node: str = "node1") -> FormerPublications:
         """As an agent of this node finds them, which notes its own."""
@@ -58,7 +62,7 @@ def test_what_is_published_already_is_not_written_again(world: World) -> None:
         world.place.remove("node1")
         await own.publish()
         assert world.published is None
-        world.names.add(B)
+        world.workloads.add(B)
         await own.publish()
         assert world.published == {"default/a", "default/b"}
 
@@ -92,12 +96,46 @@ def test_only_what_the_mesh_state_has_is_compared(world: World) -> None:
         await own.publish()
         world.place.remove("node1")
         await own.compare(set(), set())
-        await own.compare({A}, {A, B})
+        await own.compare({A.key}, {A.key, B.key})
         assert world.published is None
-        await own.compare(set(), {A})
+        await own.compare(set(), {A.key})
         assert world.published == {"default/a"}
 
     asyncio.run(story())
+
+
+def test_workload_that_is_another_by_now_is_published_again_and_nobody_else_is_blamed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Kinds of sources that publish more than names have it from this."""
+    source = Noting()
+    workloads = {A}
+    own = OwnPublication(source, lambda: TRUST, lambda: frozenset(workloads))
+
+    async def story() -> None:
+        await own.publish()
+        await own.compare({A.key}, {A.key})
+        assert source.told == [{A}]
+        workloads.clear()
+        strict = replace(A, mode=Mode.STRICT)
+        workloads.add(strict)
+        await own.compare({A.key}, {A.key})
+        assert source.told == [{A}, {strict}]
+        assert caplog.text == ""
+
+    asyncio.run(story())
+
+
+class Noting(MemorySource):
+    """Notes what is published."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryMesh(), "node1", Path("/nowhere"))
+        self.told: list[set[Workload]] = []
+
+    async def publish(self, workloads: Iterable[Workload], trust: Trust | None = None) -> bool:
+        self.told.append(set(workloads))
+        return True
 
 
 def test_what_cannot_be_written_is_a_problem_until_it_can(world: World) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nodeseal.local import generations
-from nodeseal.mesh.model import Mesh, Phase, WorkloadName
+from nodeseal.mesh.model import Mesh, Phase
 from nodeseal.mesh.trust import Trust
 from nodeseal.sources.source import ClaimError, Concern, MeshStateError, PublicationError, Source
 from support.agent_fakes import workload
@@ -69,7 +69,7 @@ def test_what_one_node_publishes_the_others_see(place: MeshPlace, tmp_path: Path
         one, two = (place.source(node, tmp_path / node) for node in ("node1", "node2"))
         async with following(one) as item:
             await item()
-            assert await two.publish([B.key], TRUST)
+            assert await two.publish([B], TRUST)
             assert phases(await item()) == {"a": Phase.ABSENT, "b": Phase.ENROLLED}
             assert one.publishers == {"node2": TRUST}
             assert phases(await one.load())["b"] is Phase.ENROLLED
@@ -83,9 +83,9 @@ def test_what_one_node_publishes_the_others_see(place: MeshPlace, tmp_path: Path
 def test_publishing_the_same_again_writes_nothing(place: MeshPlace, tmp_path: Path) -> None:
     async def story() -> None:
         source = place.source("node1", tmp_path)
-        assert await source.publish([A.key, A.key])
-        assert not await source.publish([A.key])
-        assert await source.publish([A.key], TRUST)
+        assert await source.publish([A, A])
+        assert not await source.publish([A])
+        assert await source.publish([A], TRUST)
         assert await source.publish([])
         assert place.published("node1") == set()
 
@@ -95,14 +95,14 @@ def test_publishing_the_same_again_writes_nothing(place: MeshPlace, tmp_path: Pa
 def test_workload_is_enrolled_by_the_word_of_its_own_node_only(place: MeshPlace, tmp_path: Path) -> None:
     async def story() -> None:
         place.put(A, B)
-        await place.source("node1", tmp_path).publish([A.key, B.key, WorkloadName("default", "unknown")])
+        await place.source("node1", tmp_path).publish([A, B, workload("unknown", None)])
         async with following(place.source("node2", tmp_path)) as item:
             assert phases(await item()) == {"a": Phase.ENROLLED, "b": Phase.ABSENT}
             error = await item()
             assert isinstance(error, MeshStateError)
             assert error.used
             assert [problem.concern for problem in error.problems] == [Concern.PUBLICATION]
-            await place.source("node1", tmp_path).publish([A.key])
+            await place.source("node1", tmp_path).publish([A])
             # The same state again: nothing is wrong with it any more.
             assert phases(await item()) == {"a": Phase.ENROLLED, "b": Phase.ABSENT}
 
@@ -113,8 +113,8 @@ def test_publication_that_fails_is_one_line(place: MeshPlace, tmp_path: Path) ->
     async def story() -> None:
         source = place.source("node1", tmp_path)
         with place.failing("no space left"), pytest.raises(PublicationError, match=r"^.*no space left$"):
-            await source.publish([A.key])
-        assert await source.publish([A.key])
+            await source.publish([A])
+        assert await source.publish([A])
         with place.failing("no space left"), pytest.raises(PublicationError, match=r"^.*no space left$"):
             await source.withdraw()
         assert place.published("node1") == {"default/a"}
@@ -167,7 +167,7 @@ def test_publication_of_another_agent_is_not_withdrawn(place: MeshPlace, tmp_pat
     async def story() -> None:
         first, second = (place.source("node1", tmp_path / name) for name in ("a", "b"))
         claim = await first.claim()
-        await first.publish([A.key])
+        await first.publish([A])
         assert await second.withdraw() is None
         # The claim that is held tells, whatever the run directory is called.
         assert await place.source("node1", tmp_path / "a").withdraw() is None
@@ -194,7 +194,7 @@ def test_failed_start_leaves_the_node_to_whoever_had_it(place: MeshPlace, tmp_pa
 def test_source_is_found_again_by_its_reference(place: MeshPlace, tmp_path: Path) -> None:
     async def story() -> None:
         source = place.source("node1", tmp_path)
-        await source.publish([A.key])
+        await source.publish([A])
         noted = json.loads(json.dumps(dict(source.reference())))
         again = place.source_at(noted, tmp_path)
         assert (again.node, again.reference(), again.describe()) == ("node1", noted, source.describe())

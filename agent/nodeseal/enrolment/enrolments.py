@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 
 from nodeseal.enrolment.workload import Enrolment
-from nodeseal.mesh.model import WorkloadName
+from nodeseal.mesh.model import Workload, WorkloadName
 
 _STOP_TIMEOUT_S = 20.0
 
@@ -76,9 +76,10 @@ class Enrolments(Mapping[WorkloadName, Enrolment]):
         for enrolment in self._enrolments.values():
             enrolment.wake_if_gone()
 
-    def published(self) -> frozenset[WorkloadName]:
+    def published(self) -> frozenset[Workload]:
         """Those that belong into this node's publication."""
-        return frozenset(name for name, enrolment in self._enrolments.items() if enrolment.published)
+        found = (enrolment.as_published() for enrolment in self._enrolments.values())
+        return frozenset(workload for workload in found if workload is not None)
 
     async def stop(self) -> None:
         """Lets the steps in hand come to their end; everything stays in place."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nodeseal.enrolment.certificate import Certificate
 from nodeseal.enrolment.context import Context
@@ -39,6 +39,15 @@ class EnrolmentState:
     def published(self) -> bool:
         """Belongs into this node's publication."""
         return self.phase in (Phase.JOINING, Phase.ENROLLED)
+
+    def as_published(self) -> Workload | None:
+        """As other nodes are to know it: where and as whom it was captured, with what the mesh state says now of its
+        mode and of what passes by. None: it does not belong into the publication."""
+        if not self.published or self.installed is None:
+            return None
+        captured = self.installed.workload
+        now = self.wanted_state or captured
+        return replace(captured, phase=Phase.ENROLLED, mode=now.mode, exclude=now.exclude)
 
     @property
     def pending(self) -> bool:

@@ -51,7 +51,7 @@ from nodeseal.node.revocations import Revocations
 from nodeseal.node.start_steps import Starting
 from nodeseal.node.trust_watch import TrustWatch
 from nodeseal.node.vigil import Vigil
-from nodeseal.sources.source import Reference, Source
+from nodeseal.sources.source import Reference, Source, SourceAwayError
 
 log = logging.getLogger("nodeseal.agent")
 
@@ -162,7 +162,8 @@ class Node:
             await self.trust.push()
             await self.trust.look()
             # A publication of a former run may name what is not captured any more.
-            with step("publishing"):
+            with step("publishing"), contextlib.suppress(SourceAwayError):
+                # What a former agent has published stays meanwhile, and it is tried again.
                 await self.publish()
         except BaseException:
             if self.core.started_here:

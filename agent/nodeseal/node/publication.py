@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 
-from nodeseal.mesh.model import WorkloadName
+from nodeseal.mesh.model import Workload, WorkloadName
 from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord
 from nodeseal.mesh.trust import Trust
@@ -20,50 +21,53 @@ class OwnPublication:
     """Writes it, and heals it when somebody else changes it."""
 
     def __init__(
-        self, source: Source, trust: Callable[[], Trust | None], names: Callable[[], frozenset[WorkloadName]]
+        self, source: Source, trust: Callable[[], Trust | None], workloads: Callable[[], frozenset[Workload]]
     ) -> None:
-        """`trust`: this node's CA, `names`: the workloads that are captured and stay, each when it is called."""
+        """`trust`: this node's CA, `workloads`: those that are captured and stay, each when it is called."""
         self._source = source
         self._trust = trust
-        self._names = names
+        self._workloads = workloads
         self._publishing = asyncio.Lock()
-        self._published: frozenset[WorkloadName] | None = None
+        self._published: frozenset[Workload] | None = None
         self._published_trust: Trust | None = None
         self._failure: str | None = None
 
     async def publish(self, *, healing: bool = False) -> None:
-        """Publishes the names, unless they are published already; `healing`: also then. Raises PublicationError."""
+        """Publishes the workloads, unless they are published already; `healing`: also then. Raises PublicationError."""
         async with self._publishing:
-            names = self._names()
-            if names == self._published and not healing:
+            workloads = self._workloads()
+            if workloads == self._published and not healing:
                 return
-            self._published = None
             trust = self._trust()
-            renewed, self._published_trust = trust != self._published_trust, trust
+            renewed = workloads != self._published or trust != self._published_trust
+            self._published, self._published_trust = None, trust
             try:
-                wrote = await self._source.publish(names, trust)
+                wrote = await self._source.publish(workloads, trust)
             except PublicationError as error:
+                if self._failure is None:
+                    log.warning("%s", error)
                 self._failure = str(error)
                 raise
             failed, self._failure = self._failure is not None, None
-            self._published = names
+            self._published = workloads
             if healing and wrote and not failed and not renewed:
                 log.warning("the publication of this node had been changed by somebody else: written again")
 
     async def heal(self) -> None:
-        """Publishes again; what fails is logged."""
+        """Publishes again; what fails is a problem until it does not."""
         if self._published is None and self._failure is None:
             return  # whoever publishes first tries by himself
-        try:
+        with contextlib.suppress(PublicationError):
             await self.publish(healing=True)
-        except PublicationError as error:
-            log.warning("%s", error)
 
     async def compare(self, read: AbstractSet[WorkloadName], known: AbstractSet[WorkloadName]) -> None:
-        """Publishes again when the source does not say what this agent wrote: somebody edited or removed it, and peers
-        that believe it would send plaintext. What was read may also be older than what was written; then this writes
-        nothing. `read`: what it says; `known`: the workloads of this node that the mesh state has."""
-        if self._published is not None and read != self._published & known:
+        """Publishes again when there is something else to say, and when the source does not say what this agent wrote:
+        somebody edited or removed it, and peers that believe it would send plaintext. What was read may also be older
+        than what was written; then this writes nothing. `read`: what it says; `known`: the workloads of this node that
+        the mesh state has."""
+        if self._published is None:
+            return
+        if read != {one.key for one in self._published} & known or self._workloads() != self._published:
             await self.heal()
 
     def problems(self) -> Iterator[Problem]:

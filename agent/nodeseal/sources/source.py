@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from nodeseal.mesh.model import Mesh, WorkloadName
+from nodeseal.mesh.model import Mesh, Workload, WorkloadName
+from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.trust import Trust
 from nodeseal.sources.arrival import Arrival, ArrivalError
 
@@ -92,6 +93,15 @@ class Description:
         return self.state
 
 
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """What a node says of itself, for people who look from outside. `problems`: the worst first."""
+
+    enrolled: int
+    wanted: int
+    problems: tuple[Problem, ...] = ()
+
+
 class Claim(Protocol):
     """The right to publish for a node, held until it is released or the process ends."""
 
@@ -143,8 +153,9 @@ class Source(ABC):
         """The right to publish for the node. Raises ClaimError when it is another agent's."""
 
     @abstractmethod
-    async def publish(self, names: Iterable[WorkloadName], trust: Trust | None = None) -> bool:
-        """Says that exactly these workloads of the node are enrolled. Atomic: readers see the old list or the new one.
+    async def publish(self, workloads: Iterable[Workload], trust: Trust | None = None) -> bool:
+        """Says that exactly these workloads of the node are enrolled, as they are captured. Atomic for each of them:
+        readers see what was said of it before, or what is said now; one that stays is never absent in between.
 
         Writes nothing if that is published already, and returns whether it wrote. Raises PublicationError.
         """
@@ -174,3 +185,8 @@ class Source(ABC):
         """Tells that the network of a pod is about to go. Never raises. One that knows nothing of pods passes it
         over."""
         del arrival
+
+    def report(self, report: NodeReport) -> None:
+        """How the node is, where the source has a place to tell it: it is told when there is time for it. Never
+        raises."""
+        del report

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from nodeseal.documents.document import Content, Problem, read_content, shown_path, why_none
-from nodeseal.mesh.model import Mesh, WorkloadName
+from nodeseal.mesh.model import Mesh, Workload
 from nodeseal.mesh.revocation import REVOCATIONS
 from nodeseal.mesh.trust import Trust
 from nodeseal.sources.directory import claim
@@ -122,8 +122,9 @@ class DirectorySource(Source):
         """See Source.claim. At once: a lock on a file."""
         return DirectoryClaim(self.directory, self.node, self._run_dir)
 
-    async def publish(self, names: Iterable[WorkloadName], trust: Trust | None = None) -> bool:
-        """See Source.publish."""
+    async def publish(self, workloads: Iterable[Workload], trust: Trust | None = None) -> bool:
+        """See Source.publish. Their names alone are published: the directory has the rest."""
+        names = [workload.key for workload in workloads]
         return await asyncio.to_thread(publish, self.directory, self.node, names, trust)
 
     async def withdraw(self) -> str | None:
