@@ -36,6 +36,10 @@ EVERYTHING = {
 WORKLOAD = {"namespace": "shop", "name": "cart-0", "serviceAccount": "cart", "addresses": ["10.0.0.1", "fd00::1"]}
 
 
+TIME = "2026-01-01T00:00:00Z"
+SHOWN = ("Name", "Version", "Enrolled", "Wanted", "Healthy", "Problems")
+
+
 @pytest.fixture(scope="module")
 def cluster(server: ApiServer) -> Cluster:
     """With all of it installed."""
@@ -102,7 +106,15 @@ def mesh_endpoints(node: str, its_name: str, /, **changes: Any) -> dict[str, Any
 
 
 def mesh_node(name: str, **changes: Any) -> dict[str, Any]:
-    status = {"agentVersion": "0.1.0", "enrolled": 1, "wanted": 2, "renewTime": "2026-01-01T00:00:00Z", **changes}
+    holder = {"boot": "b", "runDirectory": "/run/nodeseal"}
+    status = {
+        "agentVersion": "0.1.0",
+        "holder": holder,
+        "enrolled": 1,
+        "wanted": 2,
+        "renewTime": TIME,
+        **changes,
+    }
     return {
         "apiVersion": "nodeseal.io/v1alpha1",
         "kind": "MeshNode",
@@ -186,22 +198,34 @@ def test_agent_does_not_say_that_its_object_is_another_node_s(server: ApiServer,
 
 
 @pytest.mark.usefixtures("empty")
+def test_agent_does_not_delete_all_objects_at_once(server: ApiServer, tokens: dict[str, str]) -> None:
+    for node in ("n1", "n1-a"):
+        asked(server, tokens[node], "create", ENDPOINTS, mesh_endpoints(node, f"{node}-0"))
+
+    async def story(api: Api) -> None:
+        with pytest.raises(RefusedError):
+            await api.delete(ENDPOINTS, ("", ""))  # the path of all of them
+
+    server.play(story, tokens["n1"])
+    assert server.ask("GET", "/apis/nodeseal.io/v1alpha1/meshendpoints/n1-a-0")
+
+
+@pytest.mark.usefixtures("empty")
 def test_whole_object_is_kept(server: ApiServer, tokens: dict[str, str]) -> None:
     """No field is dropped because the schema lacks it."""
     body = mesh_endpoints(
         "n1",
         "n1-0",
         mode="strict",
-        connect="early",
         exclude={
             "inbound": {"ports": [9090, "8000-8010"], "from": ["10.0.0.0/8"]},
             "outbound": {"ports": [1], "to": ["fd00::/8"]},
         },
-        host={"cgroup": "/kubepods/pod1", "ports": [1, "2-3"]},
+        host={"ports": [1, "2-3"]},
     )
     node = mesh_node(
         "n1",
-        problemCount=1,
+        summary="w",
         problems=[{"word": "w", "text": "t", "remedy": "r", "about": "shop/cart"}],
         trust={
             "issuer": "0" * 32,
@@ -214,7 +238,7 @@ def test_whole_object_is_kept(server: ApiServer, tokens: dict[str, str]) -> None
                 "status": "True",
                 "reason": "Synced",
                 "message": "",
-                "lastTransitionTime": "2026-01-01T00:00:00Z",
+                "lastTransitionTime": TIME,
             }
         ],
     )
@@ -247,14 +271,16 @@ def test_what_is_out_of_bounds_is_refused(
 
 @pytest.mark.usefixtures("empty")
 def test_node_is_a_row_of_what_matters(server: ApiServer, tokens: dict[str, str]) -> None:
-    asked(server, tokens["n1"], "create", NODES, mesh_node("n1", problemCount=3))
+    healthy = {"type": "Healthy", "status": "False", "reason": "R", "message": "", "lastTransitionTime": TIME}
+    asked(server, tokens["n1"], "create", NODES, mesh_node("n1", summary="core-down", conditions=[healthy]))
     accept = "/apis/nodeseal.io/v1alpha1/meshnodes"
     table = server.ask("GET", accept, accept="application/json;as=Table;v=v1;g=meta.k8s.io")
     shown = {one["name"]: cell for one, cell in zip(table["columnDefinitions"], table["rows"][0]["cells"], strict=True)}
-    assert {key: shown[key] for key in ("Name", "Version", "Enrolled", "Wanted", "Problems")} == {
+    assert {key: shown[key] for key in SHOWN} == {
         "Name": "n1",
         "Version": "0.1.0",
         "Enrolled": 1,
         "Wanted": 2,
-        "Problems": 3,
+        "Healthy": "False",
+        "Problems": "core-down",
     }
