@@ -47,7 +47,7 @@ int main(int argc, char **argv)
     link_init(&waiter.link);
     struct decision_share share;
     decision_share_init(&share);
-    decisions_epoch(decisions, 1);
+    decisions_epoch(decisions, 1, NULL);
     for (uint32_t i = 0; i < keys; i++) {
         key(i, &question);
         (void)decisions_get(decisions, &share, &question, &waiter, &waiting);

@@ -352,7 +352,7 @@ static void core_new(void)
     if (traffic.core == NULL)
         kernel_fail(error);
     core_events_listen(traffic.core, traffic.load->watched);
-    core_epoch(traffic.core, 1);
+    core_epoch(traffic.core, 1, &(struct ns_concern){.all = 1});
     char *bundle = certificate_chain_pem(&authority.root, NULL);
     const struct ns_bundle own = {options.trust_domain, bundle};
     if (core_trust(traffic.core, &own, 1, error, sizeof(error)) != 0)

@@ -89,6 +89,21 @@ struct ns_question {
     char peer[512];
 };
 
+/* What a change of the mesh state can concern; any other answer would be the same again. */
+struct ns_concern {
+    /* Everything: the rest is not looked at. */
+    uint32_t all;
+    /* 16 bytes each, as in struct ns_address: connections that come from there or go there. */
+    const uint8_t *addresses;
+    size_t address_count;
+    /* Connections to these ports, at whatever address. */
+    const uint16_t *ports;
+    size_t port_count;
+    /* All connections of these: keys of core_workload_add. */
+    const uint64_t *workloads;
+    size_t workload_count;
+};
+
 enum ns_verdict {
     NS_REFUSE = 0,      /* reset the connection; a tunnel stream is answered 401 */
     NS_ALLOW = 1,       /* outbound: use the endpoints; inbound: connect to the application */
@@ -422,9 +437,9 @@ int core_workload_remove(struct core *core, uint64_t workload, char *error, size
  * its end: the core has finished when core_stats shows neither connections nor tunnels. */
 void core_retire(struct core *core);
 
-/* The mesh state moved on: cached answers are void and live flows are asked about again. The model that
- * answers must be in place before. Epochs only grow. */
-void core_epoch(struct core *core, uint64_t epoch);
+/* The mesh state moved on: cached answers that it concerns are void, and live flows are asked about again.
+ * The model that answers must be in place before. Epochs only grow. */
+void core_epoch(struct core *core, uint64_t epoch, const struct ns_concern *concern);
 
 /* Workloads were published, or withdrawn: `count` addresses of 16 bytes each, as in struct ns_address; one
  * that two workloads share is there twice. Handshakes with peers that come from there go before those of

@@ -137,7 +137,7 @@ struct lab *lab_with(struct core_options options)
     lab->identity = PIPELINE;
     lab->outbound_verdict = lab->tunnel_verdict = lab->plaintext_verdict = NS_ALLOW;
     lab->epoch = 1;
-    core_epoch(lab->core, 1);
+    core_epoch(lab->core, 1, &(struct ns_concern){.all = 1});
     lab->application = listen_at(host(2, 0));
     lab->endpoint = local_of(lab->application);
     lab_trust(lab, &lab->authority);
@@ -189,7 +189,7 @@ void lab_move_on(struct lab *lab)
     pthread_mutex_lock(&lab->mutex);
     uint64_t epoch = ++lab->epoch;
     pthread_mutex_unlock(&lab->mutex);
-    core_epoch(lab->core, epoch);
+    core_epoch(lab->core, epoch, &(struct ns_concern){.all = 1});
 }
 
 struct ns_workload_stats lab_stats(struct lab *lab, uint64_t key)

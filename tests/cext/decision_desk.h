@@ -56,7 +56,7 @@ static inline struct desk *desk_new(void)
     struct desk *desk = ns_alloc(sizeof(*desk));
     desk->decisions = decisions_new(WORKER, desk_ask, desk_ready, desk);
     decision_share_init(&desk->share);
-    decisions_epoch(desk->decisions, 1);
+    decisions_epoch(desk->decisions, 1, NULL);
     return desk;
 }
 
@@ -99,16 +99,22 @@ static inline struct ns_question question_number(uint32_t number)
     return question;
 }
 
-static inline void desk_answer(struct desk *desk, uint64_t id, uint64_t epoch, const char *reason)
+static inline void desk_answer_with(struct desk *desk, uint64_t id, uint64_t epoch, uint32_t verdict,
+                                    const char *reason)
 {
     struct ns_answer *answer = ns_alloc(sizeof(*answer));
     answer->id = id;
     answer->epoch = epoch;
-    answer->verdict = NS_ALLOW;
+    answer->verdict = verdict;
     answer->endpoint_count = 1;
     snprintf(answer->reason, sizeof(answer->reason), "%s", reason);
     decisions_answer(desk->decisions, decision_new(answer));
     free(answer);
+}
+
+static inline void desk_answer(struct desk *desk, uint64_t id, uint64_t epoch, const char *reason)
+{
+    desk_answer_with(desk, id, epoch, NS_ALLOW, reason);
 }
 
 /* Asks on behalf of a guest; true if it now waits. */

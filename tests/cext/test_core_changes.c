@@ -129,6 +129,34 @@ TEST(a_new_epoch_that_refuses_resets_both_ends)
     lab_free(lab);
 }
 
+/* Moves on by what concerns one workload. */
+static void lab_move_on_for(struct lab *lab, uint64_t workload)
+{
+    pthread_mutex_lock(&lab->mutex);
+    uint64_t epoch = ++lab->epoch;
+    pthread_mutex_unlock(&lab->mutex);
+    core_epoch(lab->core, epoch, &(struct ns_concern){.workloads = &workload, .workload_count = 1});
+}
+
+TEST(an_epoch_asks_again_about_the_connections_that_it_concerns)
+{
+    struct lab *lab = lab_new_of_one_worker();
+    struct ends ends = lab_connect(lab);
+    uint64_t questions = lab_core_stats(lab).questions;
+    LAB_SET(lab, tunnel_verdict, NS_REFUSE);
+    lab_move_on_for(lab, SIEM_KEY);
+    exchange(&ends, 0);
+    CHECK_EQUAL(lab_core_stats(lab).questions, questions);
+    lab_move_on_for(lab, SHIPPER_KEY);
+    WAIT_UNTIL(lab_core_stats(lab).questions == questions + 1);
+    exchange(&ends, 100); /* what pipeline may take was not asked again */
+    lab_move_on_for(lab, PIPELINE_KEY);
+    expect_reset(ends.client);
+    expect_reset(ends.server);
+    ends_close(&ends);
+    lab_free(lab);
+}
+
 TEST(removing_a_workload_resets_its_connections)
 {
     struct lab *lab = lab_new();

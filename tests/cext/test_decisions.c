@@ -123,7 +123,7 @@ TEST(a_new_epoch_voids_cached_answers)
     guests_init(&guest, 1);
     CHECK(desk_wait(desk, 1, &guest));
     desk_answer(desk, desk->asked[0], 1, "old");
-    decisions_epoch(desk->decisions, 2);
+    decisions_epoch(desk->decisions, 2, NULL);
     CHECK(desk_wait(desk, 1, &guest));
     CHECK_EQUAL(desk->asked_count, 2);
     CHECK_TEXT(guest.decision->reason, "old"); /* held: it outlives its place in the cache */
@@ -134,13 +134,91 @@ TEST(a_new_epoch_voids_cached_answers)
     desk_free(desk);
 }
 
+/* Of what question_number asks about. */
+static struct concern *concern_of(uint32_t number)
+{
+    uint8_t address[16] = {0};
+    memcpy(address + 12, &number, sizeof(number));
+    return concern_new(&(struct ns_concern){.addresses = address, .address_count = 1});
+}
+
+TEST(an_epoch_voids_the_answers_that_it_concerns)
+{
+    struct desk *desk = desk_new();
+    struct guest guests[2];
+    guests_init(guests, 2);
+    for (uint32_t i = 0; i < 2; i++) {
+        CHECK(desk_wait(desk, i + 1, &guests[i]));
+        desk_answer(desk, desk->asked[i], 1, "old");
+    }
+    struct concern *concern = concern_of(1);
+    decisions_epoch(desk->decisions, 2, concern);
+    CHECK(desk_cached(desk, 2) == guests[1].decision);
+    CHECK(desk_wait(desk, 1, &guests[0]));
+    CHECK_EQUAL(desk->asked_count, 3);
+    desk_answer(desk, desk->asked[2], 2, "new");
+    CHECK(desk_cached(desk, 1) == guests[0].decision);
+    CHECK_TEXT(guests[0].decision->reason, "new");
+    concern_release(concern);
+    guests_dispose(guests, 2);
+    desk_free(desk);
+}
+
+TEST(an_answer_on_its_way_is_asked_again_if_an_epoch_since_concerns_it)
+{
+    struct desk *desk = desk_new();
+    struct guest guests[2];
+    guests_init(guests, 2);
+    CHECK(desk_wait(desk, 1, &guests[0]));
+    CHECK(desk_wait(desk, 2, &guests[1]));
+    struct concern *concern = concern_of(1);
+    decisions_epoch(desk->decisions, 2, concern);
+    concern_release(concern);
+    concern = concern_of(3);
+    decisions_epoch(desk->decisions, 3, concern);
+    concern_release(concern);
+    desk_answer(desk, desk->asked[0], 1, "stale");
+    desk_answer(desk, desk->asked[1], 1, "as good as ever");
+    CHECK_EQUAL(guests[0].served, 0);
+    CHECK_EQUAL(guests[1].served, 1);
+    CHECK_EQUAL(desk->asked_count, 3);
+    desk_answer(desk, desk->asked[2], 2, "of the epoch that concerns it");
+    CHECK_EQUAL(guests[0].served, 1);
+    CHECK(desk_cached(desk, 2) == guests[1].decision);
+    guests_dispose(guests, 2);
+    desk_free(desk);
+}
+
+TEST(an_epoch_voids_what_is_neither_yes_nor_no)
+{
+    struct desk *desk = desk_new();
+    struct concern *nobody = concern_of(4711);
+    const uint32_t verdicts[] = {NS_ALLOW, NS_REFUSE, NS_UNAVAILABLE, NS_NOT_YET};
+    for (uint32_t i = 0; i < 4; i++) {
+        struct guest guest;
+        guests_init(&guest, 1);
+        CHECK(desk_wait(desk, i, &guest));
+        desk_answer_with(desk, desk->asked[i], 1, verdicts[i], "one");
+        guests_dispose(&guest, 1);
+    }
+    decisions_epoch(desk->decisions, 2, nobody);
+    CHECK(desk_cached(desk, 0) != NULL);
+    CHECK(desk_cached(desk, 1) != NULL);
+    CHECK_EQUAL(desk->asked_count, 4);
+    CHECK(desk_cached(desk, 2) == NULL);
+    CHECK(desk_cached(desk, 3) == NULL);
+    CHECK_EQUAL(desk->asked_count, 6);
+    concern_release(nobody);
+    desk_free(desk);
+}
+
 TEST(an_answer_made_before_the_present_epoch_is_asked_again)
 {
     struct desk *desk = desk_new();
     struct guest guest;
     guests_init(&guest, 1);
     CHECK(desk_wait(desk, 1, &guest));
-    decisions_epoch(desk->decisions, 2);
+    decisions_epoch(desk->decisions, 2, NULL);
     desk_answer(desk, desk->asked[0], 1, "stale");
     CHECK_EQUAL(guest.served, 0);
     CHECK_EQUAL(desk->asked_count, 2);
@@ -160,7 +238,7 @@ TEST(a_stale_answer_that_cannot_be_asked_again_serves_its_waiters_and_nobody_els
     struct guest guest;
     guests_init(&guest, 1);
     CHECK(desk_wait(desk, 1, &guest));
-    decisions_epoch(desk->decisions, 2);
+    decisions_epoch(desk->decisions, 2, NULL);
     desk->full = 1;
     desk_answer(desk, desk->asked[0], 1, "stale");
     CHECK_EQUAL(guest.served, 1);
@@ -179,7 +257,7 @@ TEST(an_answer_ahead_of_the_epoch_serves_its_waiters)
     CHECK(desk_wait(desk, 1, &guest));
     desk_answer(desk, desk->asked[0], 2, "ahead");
     CHECK_EQUAL(guest.served, 1);
-    decisions_epoch(desk->decisions, 2);
+    decisions_epoch(desk->decisions, 2, NULL);
     CHECK(desk_cached(desk, 1) == guest.decision);
     guests_dispose(&guest, 1);
     desk_free(desk);
@@ -304,6 +382,7 @@ static void ask_the_same_again(struct desk *desk, struct guest *guest, struct de
     struct ns_question question = question_number(1);
     int waiting;
     guest->then = NULL;
+    desk->full = 0;
     if (decisions_get(desk->decisions, &desk->share, &question, &guest->waiter, &waiting) == NULL)
         CHECK(waiting);
     CHECK_TEXT(decision->reason, "first"); /* still ours to look at, whatever became of the cache */
@@ -334,8 +413,9 @@ TEST(a_ready_callback_may_throw_the_answer_out_of_the_cache_by_asking_again)
     CHECK(desk_wait(desk, 1, &guests[0]));
     CHECK(desk_wait(desk, 1, &guests[1]));
     guests[0].then = ask_the_same_again;
-    desk_answer(desk, desk->asked[0], 2,
-                "first"); /* ahead of the cache's epoch: not to be reused in this one */
+    decisions_epoch(desk->decisions, 2, NULL);
+    desk->full = 1;
+    desk_answer(desk, desk->asked[0], 1, "first"); /* too old to be reused */
     CHECK_EQUAL(desk->asked_count, 2);
     CHECK_EQUAL(guests[0].served, 1);
     CHECK_EQUAL(guests[1].served, 1);

@@ -23,6 +23,16 @@ def make_ffi() -> cffi.FFI:
     return ffi
 
 
+def _concern(concern: Any) -> Any:
+    """ "all", or (addresses, ports, workloads)."""
+    if concern.all:
+        return "all"
+    size = 16
+    packed = bytes(concern.addresses[0 : size * concern.address_count])
+    addresses = {packed[at : at + size] for at in range(0, len(packed), size)}
+    return addresses, {*concern.ports[0 : concern.port_count]}, {*concern.workloads[0 : concern.workload_count]}
+
+
 class FakeLib:
     """The functions of nodeseal_core.h. `calls` records them; `questions` feeds the decision thread."""
 
@@ -141,8 +151,8 @@ class FakeLib:
         assert len(addresses) == 16 * count
         self.calls.append(("core_withdraw", addresses))
 
-    def core_epoch(self, _core: Any, epoch: int) -> None:
-        self.calls.append(("core_epoch", epoch))
+    def core_epoch(self, _core: Any, epoch: int, concern: Any) -> None:
+        self.calls.append(("core_epoch", epoch, _concern(concern)))
 
     def core_next_questions(self, _core: Any, questions: Any, capacity: int, timeout_ms: int) -> int:
         count = 0

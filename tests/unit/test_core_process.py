@@ -293,7 +293,7 @@ def test_what_is_no_digest_is_refused(running: Running, digest: str) -> None:
 
 def test_mesh_is_in_place_before_the_epoch_moves(running: Running) -> None:
     running.client.mesh(mesh("shipper"), 5)
-    assert calls(running.lib, "core_epoch") == [("core_epoch", 5)]
+    assert calls(running.lib, "core_epoch") == [("core_epoch", 5, "all")]
     assert running.client.hello().epoch == 5
     assert running.client.mesh_read() == mesh("shipper")
 
@@ -303,6 +303,18 @@ def test_mesh_difference_is_applied(running: Running) -> None:
     running.client.mesh(old, 5)
     assert running.client.mesh_change(old, new, 6, base=5)
     assert running.client.mesh_read() == new
+
+
+def test_core_is_told_what_a_difference_concerns(running: Running) -> None:
+    running.add()
+    running.client.mesh(mesh("pipeline", "shipper", "siem"), 5)
+    assert running.client.mesh_change(mesh("pipeline", "shipper", "siem"), mesh("pipeline", "siem"), 6, base=5)
+    _whole, (_name, epoch, concern) = calls(running.lib, "core_epoch")
+    assert epoch == 6
+    addresses, ports, keys = concern
+    # siem has the address now that was the shipper's.
+    assert addresses == {IPv6Address(f"::ffff:10.0.0.{number}").packed for number in (2, 3)}
+    assert (ports, keys) == (set(), {1})
 
 
 def published(running: Running) -> list[tuple[str, set[str]]]:
@@ -402,7 +414,7 @@ def test_parts_of_a_mesh_count_for_nothing_before_it_is_complete(running: Runnin
     part = as_message(large_mesh(3))
     assert running.answer({"op": "mesh_part", "number": 0, "part": part})["ok"]
     assert running.client.mesh_read() == mesh("shipper")
-    assert calls(running.lib, "core_epoch") == [("core_epoch", 5)]
+    assert calls(running.lib, "core_epoch") == [("core_epoch", 5, "all")]
 
 
 def test_mesh_with_a_part_missing_is_refused_as_a_whole(running: Running) -> None:

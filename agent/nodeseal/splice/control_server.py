@@ -22,6 +22,7 @@ from nodeseal.contracts import core as contract
 from nodeseal.contracts.core import Answer, Refused, Request
 from nodeseal.linux.control_socket import close_all
 from nodeseal.mesh.address import Address
+from nodeseal.mesh.concern import Concern, Concerns
 from nodeseal.mesh.model import Mesh, WorkloadName
 from nodeseal.mesh.spiffe import SpiffeId, check_trust_domain
 from nodeseal.splice import native
@@ -102,6 +103,7 @@ class ControlServer:
         """Names of workloads that have gone, and until when they are known: their connections are still told of."""
         self.events = EventStream(core, self._last_text_of)
         self._incoming = Incoming()
+        self._concerns = Concerns()
         self._ops: dict[type[Request[Any]], Callable[[Any, Carried], Outcome]] = {
             contract.Hello: self._hello,
             contract.Retire: self._retire,
@@ -358,18 +360,29 @@ class ControlServer:
         if request.full is not msgspec.UNSET:
             mesh = Mesh.from_difference(content)
             change = published_anew(before, mesh)
+            concern = None
+            self._concerns.begin(mesh)
         else:
             if state is None or request.base != state.epoch:
                 raise RequestError(f"mesh difference to the epoch {request.base}, which is not in force")
             mesh = state.mesh.apply(content)
             change = published_change(before, content)
+            concern = self._concerns.take(state.mesh, content, mesh)
         # What is added comes first: an address that both have is not forgotten for a moment.
         self._core.publish(change.added)
         self._core.withdraw(change.withdrawn)
         self.decider.state = State(mesh, epoch)
-        self._core.epoch(epoch)
+        self._core.epoch(epoch, self._packed(concern))
         log.info("mesh epoch %d: %d workloads, %d services", epoch, len(mesh.workloads), len(mesh.services))
         return Answer()
+
+    def _packed(self, concern: Concern | None) -> native.Concern | None:
+        """As the core knows it."""
+        if concern is None:
+            return None
+        addresses = b"".join(map(native.pack_ip, concern.addresses))
+        keys = [key for key, record in self._records.items() if record.name in concern.workloads]
+        return native.Concern(addresses, list(concern.ports), keys)
 
     def _mesh_read(self, request: contract.MeshRead, _carried: Carried) -> Outcome:
         state = self.decider.state

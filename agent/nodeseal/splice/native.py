@@ -212,6 +212,15 @@ def protect_keys(native: Native) -> bool:
     return bool(native.lib.core_protect_keys() == 1)
 
 
+class Concern(NamedTuple):
+    """What a change of the mesh state can concern, as in struct ns_concern: 16 bytes for each address, ports, keys of
+    workloads."""
+
+    addresses: bytes
+    ports: list[int]
+    workloads: list[int]
+
+
 class Core:
     """One running C core: every call of nodeseal_core.h but the questions, with errors as NativeError."""
 
@@ -302,9 +311,23 @@ class Core:
         """See core_retire: what runs goes on, what is new is another core's."""
         self.native.lib.core_retire(self.handle)
 
-    def epoch(self, epoch: int) -> None:
-        """Voids cached answers; the model that answers must be in place before."""
-        self.native.lib.core_epoch(self.handle, epoch)
+    def epoch(self, epoch: int, concern: Concern | None) -> None:
+        """Voids cached answers that it concerns, of None all; the model that answers must be in place before."""
+        ffi = self.native.ffi
+        if concern is None:
+            self.native.lib.core_epoch(self.handle, epoch, ffi.new("struct ns_concern *", {"all": 1}))
+            return
+        addresses = ffi.from_buffer("uint8_t[]", concern.addresses)
+        ports, workloads = ffi.new("uint16_t[]", concern.ports), ffi.new("uint64_t[]", concern.workloads)
+        content = {
+            "addresses": addresses,
+            "address_count": len(concern.addresses) // 16,
+            "ports": ports,
+            "port_count": len(concern.ports),
+            "workloads": workloads,
+            "workload_count": len(concern.workloads),
+        }
+        self.native.lib.core_epoch(self.handle, epoch, ffi.new("struct ns_concern *", content))
 
     def publish(self, addresses: bytes) -> None:
         """See core_publish: 16 bytes for each address."""

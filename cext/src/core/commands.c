@@ -153,8 +153,8 @@ static void command_run(struct worker *worker, struct command *command)
         workloads_each(worker, retire, NULL);
         break;
     case COMMAND_EPOCH:
-        decisions_epoch(worker->decisions, command->epoch);
-        recheck_begin(worker);
+        decisions_epoch(worker->decisions, command->epoch, command->concern);
+        recheck_begin(worker, command->concern);
         break;
     case COMMAND_ANSWER:
         decisions_answer(worker->decisions, command->decision);

@@ -90,8 +90,8 @@ static struct registered *registered_for(struct core *core, uint64_t workload, i
 
 /* ---- commands ---- */
 
-/* Posts one command to each worker, with its own duplicate of fd if there is one, and its own reference to
- * the quota if there is one. All or none. */
+/* Posts one command to each worker, with its own duplicate of fd if there is one, and its own references to
+ * the quota and the concern if there are any. All or none. */
 static int post_all(struct core *core, const struct command *like, int fd, char *error, size_t error_size)
 {
     struct command *commands[WORKERS_MAX];
@@ -112,6 +112,7 @@ static int post_all(struct core *core, const struct command *like, int fd, char 
     for (uint32_t i = 0; i < core->worker_count; i++) {
         if (like->quota != NULL)
             quota_hold(like->quota);
+        (void)concern_hold(like->concern);
         mailbox_post(&core->workers[i].mailbox, commands[i]);
     }
     return 0;
@@ -250,17 +251,19 @@ void core_retire(struct core *core)
     pthread_mutex_unlock(&core->mutex);
 }
 
-void core_epoch(struct core *core, uint64_t epoch)
+void core_epoch(struct core *core, uint64_t epoch, const struct ns_concern *concern)
 {
     NS_CHECK(core, CORE_MAGIC);
     char error[NS_REASON_MAX];
+    struct concern *shared = concern_new(concern);
     pthread_mutex_lock(&core->mutex);
     if (epoch > core->epoch) {
         core->epoch = epoch;
-        struct command like = {.kind = COMMAND_EPOCH, .epoch = epoch};
+        struct command like = {.kind = COMMAND_EPOCH, .epoch = epoch, .concern = shared};
         (void)post_all(core, &like, -1, error, sizeof(error));
     }
     pthread_mutex_unlock(&core->mutex);
+    concern_release(shared);
 }
 
 void core_publish(struct core *core, const uint8_t *addresses, size_t count)

@@ -12,8 +12,12 @@ static void recheck_later(struct worker *worker, struct workload *workload, void
         link_append(&worker->rechecks.workloads, &workload->recheck_link);
 }
 
-void recheck_begin(struct worker *worker)
+void recheck_begin(struct worker *worker, struct concern *concern)
 {
+    /* Some may not have been asked about since the epoch before, which concerned others. */
+    int unfinished = !link_empty(&worker->rechecks.workloads);
+    concern_release(worker->rechecks.concern);
+    worker->rechecks.concern = unfinished ? NULL : concern_hold(concern);
     worker->rechecks.round++;
     workloads_each(worker, recheck_later, NULL);
 }
@@ -27,7 +31,7 @@ static int recheck_next(struct worker *worker, struct workload *workload)
     flow->recheck_round = worker->rechecks.round;
     link_remove(&flow->link);
     link_append(&workload->flows, &flow->link);
-    route_recheck(flow);
+    route_recheck(flow, worker->rechecks.concern);
     return 1;
 }
 

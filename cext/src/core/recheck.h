@@ -8,7 +8,7 @@
 #include "loop/worker.h"
 
 /* Every live flow is to be asked about again. */
-void recheck_begin(struct worker *worker);
+void recheck_begin(struct worker *worker, struct concern *concern);
 /* Asks about a turn's worth of them; none are left once worker->rechecks.workloads is empty. */
 void recheck_continue(struct worker *worker);
 

@@ -268,7 +268,7 @@ static void tick(struct worker *worker)
     look_at_timed(worker);
     if (worker->rechecks.missed) {
         worker->rechecks.missed = 0;
-        recheck_begin(worker);
+        recheck_begin(worker, NULL);
     }
 }
 

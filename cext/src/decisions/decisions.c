@@ -17,6 +17,7 @@ struct entry {
     struct decision *decision;   /* NULL while pending */
     struct link waiters;         /* empty unless pending */
     uint64_t asked_us;           /* when the question was first sent */
+    uint64_t concerned;          /* while pending: the last epoch that concerns it; no older answer will do */
 };
 
 struct decisions {
@@ -24,7 +25,7 @@ struct decisions {
     struct entry *ids[IDS_BUCKETS]; /* pending ones: answers come in another order than questions are asked */
     size_t count;                   /* entries of all shares */
     size_t pending_count;
-    uint64_t epoch;
+    uint64_t epoch;   /* the last one that concerned everything */
     uint64_t next_id; /* the worker's index in the top byte, so that an answer finds its worker */
     uint64_t hits;
     struct latencies latencies;
@@ -107,6 +108,13 @@ static void entry_free(struct decisions *decisions, struct entry *entry)
     entry->share->count--;
     decisions->count--;
     free(entry);
+}
+
+/* Whether an answer was made after all that concerns it. */
+static int entry_holds(const struct decisions *decisions, const struct entry *entry,
+                       const struct decision *decision)
+{
+    return decision->epoch >= decisions->epoch && decision->epoch >= entry->concerned;
 }
 
 static int may_have_more(size_t held, size_t used, size_t room)
@@ -209,7 +217,7 @@ struct decision *decisions_get(struct decisions *decisions, struct decision_shar
     *waiting = 0;
     struct entry *entry = entry_find(decisions, question);
     if (entry != NULL && entry->decision != NULL) {
-        if (entry->decision->epoch == decisions->epoch) {
+        if (entry_holds(decisions, entry, entry->decision)) {
             decisions->hits++;
             return entry->decision;
         }
@@ -240,7 +248,7 @@ void decision_waiter_cancel(struct decision_waiter *waiter)
 void decisions_answer(struct decisions *decisions, struct decision *answer)
 {
     struct entry *entry = pending_take(decisions, answer->id);
-    if (entry != NULL && answer->epoch < decisions->epoch && entry_ask(decisions, entry) == 0) {
+    if (entry != NULL && !entry_holds(decisions, entry, answer) && entry_ask(decisions, entry) == 0) {
         pending_add(decisions, entry);
         entry = NULL;
     }
@@ -266,9 +274,23 @@ void decisions_answer(struct decisions *decisions, struct decision *answer)
     decision_release(decision);
 }
 
-void decisions_epoch(struct decisions *decisions, uint64_t epoch)
+/* Yes or no. Anything else passes: what is missing may be there now. */
+static int is_final(const struct decision *decision)
 {
-    decisions->epoch = epoch;
+    return decision->verdict == NS_ALLOW || decision->verdict == NS_REFUSE;
+}
+
+void decisions_epoch(struct decisions *decisions, uint64_t epoch, const struct concern *concern)
+{
+    if (concern == NULL) {
+        decisions->epoch = epoch;
+        return;
+    }
+    for (size_t bucket = 0; bucket < DECISIONS_BUCKETS; bucket++)
+        for (struct entry *entry = decisions->buckets[bucket]; entry != NULL; entry = entry->next)
+            if (concern_has(concern, &entry->question) ||
+                (entry->decision != NULL && !is_final(entry->decision)))
+                entry->concerned = epoch;
 }
 
 const struct latencies *decisions_latencies(const struct decisions *decisions)

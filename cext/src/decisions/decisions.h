@@ -2,8 +2,9 @@
  * decisions.h: one worker's cache of answers, and the questions that are on their way to Python.
  *
  * A question is identified by what it depends on (its key). The first flow with a new key causes one
- * question; others with the same key wait beside it. An answer serves all of them and is kept until the mesh
- * state's epoch moves on. Sans-I/O: the worker sends the questions and delivers the answers.
+ * question; others with the same key wait beside it. An answer serves all of them and is kept until an epoch
+ * of the mesh state concerns it; one that is neither yes nor no, until the next epoch. Sans-I/O: the worker
+ * sends the questions and delivers the answers.
  *
  * Workloads share the room: none may have more answers cached, or more questions under way, than there is
  * room left. One that asks about ever new destinations ends with half of it and forgets its own oldest
@@ -14,6 +15,7 @@
 
 #include "base/latencies.h"
 #include "base/link.h"
+#include "decisions/concern.h"
 #include "nodeseal_core.h"
 
 enum {
@@ -92,10 +94,11 @@ struct decision *decisions_get(struct decisions *decisions, struct decision_shar
 /* Stops waiting; harmless if it does not wait. */
 void decision_waiter_cancel(struct decision_waiter *waiter);
 
-/* An answer from Python, taken over. If it was made before the present epoch, the question is asked once
- * more. */
+/* An answer from Python, taken over. If it was made before the last epoch that concerns it, the question is
+ * asked once more. */
 void decisions_answer(struct decisions *decisions, struct decision *answer);
-void decisions_epoch(struct decisions *decisions, uint64_t epoch);
+/* `concern`: NULL: all answers. Takes time for all that are cached, some 50 ns each. */
+void decisions_epoch(struct decisions *decisions, uint64_t epoch, const struct concern *concern);
 
 /* From sending each question to having its answer. */
 const struct latencies *decisions_latencies(const struct decisions *decisions);

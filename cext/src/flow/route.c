@@ -208,15 +208,24 @@ static void route_ask(struct flow *flow, int established)
         flow->worker->rechecks.missed = 1; /* a live flow is asked about again at the next tick */
 }
 
-void route_recheck(struct flow *flow)
+static int concerned(const struct flow *flow, const struct concern *concern, int established)
+{
+    struct ns_question question;
+    route_question(flow, &question, established);
+    return concern_has(concern, &question);
+}
+
+void route_recheck(struct flow *flow, const struct concern *concern)
 {
     NS_CHECK(flow, FLOW_MAGIC);
     if (!link_empty(&flow->waiter.link))
         return;
+    int established = flow->state == FLOW_OPEN;
     if (flow->state == FLOW_DECIDING && flow->wake_ms != 0)
         route_wake(flow);
-    else if (flow->state >= FLOW_CONNECTING && flow->state < FLOW_CLOSED)
-        route_ask(flow, flow->state == FLOW_OPEN);
+    else if (flow->state >= FLOW_CONNECTING && flow->state < FLOW_CLOSED &&
+             concerned(flow, concern, established))
+        route_ask(flow, established);
 }
 
 void route_wake(struct flow *flow)

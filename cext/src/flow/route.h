@@ -31,8 +31,8 @@ void route_gave_up(struct worker *worker, const struct tuple *tuple, uint32_t se
 int route_pair(struct worker *worker, const struct tuple *tuple, int fd);
 /* The decision that the flow waited for. */
 void route_decided(struct flow *flow, struct decision *decision);
-/* A new epoch: asks again whether a live flow is allowed. */
-void route_recheck(struct flow *flow);
+/* A new epoch: asks again whether a live flow is allowed, if it may be one of those that are concerned. */
+void route_recheck(struct flow *flow, const struct concern *concern);
 /* Not OPEN yet: what it wanted to be woken for (flow_wake_in) is due. */
 void route_wake(struct flow *flow);
 /* Its turn: at once when it begins, or after it had to wait for one. */

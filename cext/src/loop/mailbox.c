@@ -22,6 +22,7 @@ void command_free(struct command *command)
     tls_credentials_dispose(&command->credentials);
     bundles_release(command->bundles);
     decision_release(command->decision);
+    concern_release(command->concern);
     quota_release(command->quota);
     free(command->syn);
     free(command);

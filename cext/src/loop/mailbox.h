@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdint.h>
 
+#include "decisions/concern.h"
 #include "decisions/decisions.h"
 #include "nodeseal_core.h"
 #include "limits/quota.h"
@@ -71,6 +72,8 @@ struct command {
     int paired;
     /* PARKED: it may go on as it is. */
     int native;
+    /* EPOCH: a reference. */
+    struct concern *concern;
     /* Handed over. */
     struct tls_credentials credentials;
     /* TRUST: handed over. */

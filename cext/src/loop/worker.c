@@ -73,6 +73,7 @@ void worker_dispose(struct worker *worker)
     events_dispose(&worker->events);
     parking_dispose(&worker->parking);
     answers_dispose(&worker->answers);
+    concern_release(worker->rechecks.concern);
     trust_dispose(&worker->trust);
     profile_context_free(worker->libctx);
     int fds[] = {worker->epoll_fd, worker->wake.fd, worker->spare_fd};

@@ -93,10 +93,12 @@ struct workloads {
     struct link leaving;
 };
 
-/* After an epoch all live flows are asked about again, some in each turn. */
+/* After an epoch the live flows that it concerns are asked about again, some in each turn. */
 struct rechecks {
-    /* Workloads with flows to be asked about. */
+    /* Workloads with flows to be looked at. */
     struct link workloads;
+    /* A reference: who of them is asked about; NULL: all. */
+    struct concern *concern;
     /* Moves on with each epoch. */
     uint64_t round;
     /* A live flow could not be asked about after the last epoch. */
