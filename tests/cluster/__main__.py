@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _up(options: argparse.Namespace) -> int:
     began = time.monotonic()
-    plan = ClusterPlan(options.name, options.nodes, ProxyMode(options.proxy), tuple(map(_absolute, options.bind)))
+    binds = tuple(map(_absolute, options.bind))
+    plan = ClusterPlan(options.name, options.nodes, ProxyMode(options.proxy), options.dual_stack, binds)
     images = [apps_image(), *options.image]
     made = time.monotonic()
     with signals_interrupt():
@@ -111,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     up = command("up", _up, "Make a cluster; its nodes are Ready at the end.")
     up.add_argument("--nodes", type=int, default=2)
     up.add_argument("--proxy", choices=list(ProxyMode), default=ProxyMode.IPTABLES, help="kube-proxy's mode")
+    up.add_argument("--dual-stack", action="store_true", help="IPv6 beside IPv4")
     up.add_argument("--bind", action="append", default=[], help="a directory that every node sees, read-only")
     up.add_argument("--image", action="append", default=[], type=Path, help="a docker or OCI archive for every node")
     command("down", _down, "Remove a cluster, or what is left of one.")

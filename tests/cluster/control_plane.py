@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.credentials import Credentials
 from cluster.errors import ClusterError, CommandError
-from cluster.plan import API_ADDRESS, API_PORT, DOMAIN, PODS, SERVICES, ClusterPlan
+from cluster.plan import API_ADDRESS, API_PORT, DOMAIN, SERVICES, ClusterPlan
 from cluster.programs import KUBERNETES, run
 from nodeseal_lab.processes import ProcessRecord, ProcessTable
 
@@ -90,6 +90,7 @@ class ControlPlane:
 
     def _arguments(self, name: str) -> list[str]:
         own = self.directory / "credentials"
+        services = ",".join(map(str, self._plan.service_ranges))
         if name == "etcd":
             return [
                 f"--data-dir={self.directory / 'etcd'}",
@@ -125,14 +126,14 @@ class ControlPlane:
                 f"--service-account-issuer=https://kubernetes.default.svc.{DOMAIN}",
                 f"--service-account-key-file={own / 'accounts.pub'}",
                 f"--service-account-signing-key-file={own / 'accounts.key'}",
-                f"--service-cluster-ip-range={SERVICES}",
+                f"--service-cluster-ip-range={services}",
                 "--allow-privileged",
             ]
         if name == "kube-controller-manager":
             return [
                 *_client(own / "controller-manager.kubeconfig"),
-                f"--cluster-cidr={PODS}",
-                f"--service-cluster-ip-range={SERVICES}",
+                f"--cluster-cidr={','.join(map(str, self._plan.pod_ranges))}",
+                f"--service-cluster-ip-range={services}",
                 f"--root-ca-file={own / 'ca.crt'}",
                 f"--cluster-signing-cert-file={own / 'ca.crt'}",
                 f"--cluster-signing-key-file={own / 'ca.key'}",

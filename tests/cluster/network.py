@@ -11,41 +11,49 @@ Pod ranges are routed by hand. Everything is made inside the namespaces: the hos
 
 from __future__ import annotations
 
-from cluster.plan import API_ADDRESS, NODES, ClusterPlan, NodePlan
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address
+
+from cluster.plan import API_ADDRESS, NODES, NODES6, ClusterPlan, NodePlan
 from cluster.programs import run
 from nodeseal_lab.namespaces import create_namespace, list_namespaces, remove_namespace, write_sysctls
 
 BRIDGE = "nodes"
 UPLINK = "eth0"
-_FORWARD = {"ipv4/ip_forward": "1"}
+# Nobody else is there: addresses count at once (no duplicate address detection).
+_EARLY = {"ipv6/conf/default/accept_dad": "0", "ipv6/conf/default/accept_ra": "0"}
+_FORWARD = {"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1"}
 
 
 def make_control_plane(plan: ClusterPlan) -> None:
     """Its namespace and the bridge. Raises ClusterError, LabError."""
     create_namespace(plan.api_netns)
+    write_sysctls(plan.api_netns, _EARLY)
     # A MAC of its own: else the bridge has that of one of its ports, and another when that goes, for which the nodes
     # do not reach the API server until their neighbour entries have expired.
     _ip(plan.api_netns, "link", "add", BRIDGE, "address", "02:6e:73:00:00:01", "type", "bridge")
-    _ip(plan.api_netns, "address", "add", f"{API_ADDRESS}/{NODES.prefixlen}", "dev", BRIDGE)
+    _set_addresses(plan.api_netns, BRIDGE, _gateways(plan))
     for device in ("lo", BRIDGE):
         _ip(plan.api_netns, "link", "set", device, "up")
     for node in plan.nodes:
-        _ip(plan.api_netns, "route", "add", str(node.pods), "via", str(node.address))
+        _add_routes(plan.api_netns, node)
     write_sysctls(plan.api_netns, _FORWARD)
 
 
 def make_node(plan: ClusterPlan, node: NodePlan) -> None:
     """A node's namespace, with its way to the others. Raises ClusterError, LabError."""
     create_namespace(node.netns)
+    write_sysctls(node.netns, _EARLY)
     _ip(node.netns, "link", "set", "lo", "up")
     _ip(node.netns, "link", "add", UPLINK, "type", "veth", "peer", "name", node.name, "netns", plan.api_netns)
     _ip(plan.api_netns, "link", "set", node.name, "master", BRIDGE, "up")
-    _ip(node.netns, "address", "add", f"{node.address}/{NODES.prefixlen}", "dev", UPLINK)
+    _set_addresses(node.netns, UPLINK, node.addresses)
     _ip(node.netns, "link", "set", UPLINK, "up")
-    _ip(node.netns, "route", "add", "default", "via", str(API_ADDRESS))
+    for gateway in _gateways(plan):
+        _ip(node.netns, f"-{gateway.version}", "route", "add", "default", "via", str(gateway))
     for other in plan.nodes:
         if other != node:
-            _ip(node.netns, "route", "add", str(other.pods), "via", str(other.address))
+            _add_routes(node.netns, other)
     write_sysctls(node.netns, _FORWARD)
 
 
@@ -60,6 +68,23 @@ def remove_all(prefix: str) -> None:
     """Every namespace whose name begins so. Raises LabError."""
     for name in list_namespaces(prefix):
         remove_namespace(name)
+
+
+def _gateways(plan: ClusterPlan) -> tuple[IPv4Address | IPv6Address, ...]:
+    """The bridge's addresses."""
+    return (API_ADDRESS, NODES6[1]) if plan.dual_stack else (API_ADDRESS,)
+
+
+def _set_addresses(netns: str, device: str, addresses: Sequence[IPv4Address | IPv6Address]) -> None:
+    for address in addresses:
+        length = NODES.prefixlen if address.version == 4 else NODES6.prefixlen
+        _ip(netns, "address", "add", f"{address}/{length}", "dev", device)
+
+
+def _add_routes(netns: str, node: NodePlan) -> None:
+    """To the pods of a node."""
+    for address, pods in zip(node.addresses, node.pods, strict=True):
+        _ip(netns, f"-{address.version}", "route", "add", str(pods), "via", str(address))
 
 
 def _ip(netns: str, *words: str) -> None:

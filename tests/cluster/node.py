@@ -124,11 +124,11 @@ class Node:
         (root / "etc/resolv.conf").write_text("# There is no DNS.\n")
         for plugin in CNI_PLUGINS.iterdir():
             shutil.copy2(plugin, root / settings.CNI_PROGRAMS / plugin.name)
-        (root / settings.CNI_CONFIG / settings.CNI_FILE).write_text(settings.cni(self.plan.pods))
+        (root / settings.CNI_CONFIG / settings.CNI_FILE).write_text(settings.cni(self.plan))
         (root / "etc/containerd/config.toml").write_text(settings.containerd())
         own = root / settings.KUBERNETES_FILES
         (own / "kubelet.yaml").write_text(settings.kubelet())
-        (own / "kube-proxy.yaml").write_text(settings.kube_proxy(self._cluster.proxy))
+        (own / "kube-proxy.yaml").write_text(settings.kube_proxy(self._cluster))
         shutil.copy2(credentials.ca, own / "ca.crt")
         user = f"system:node:{self.name}"
         shutil.copy2(credentials.kubeconfig(self.name, user, ["system:nodes"]), own / "kubelet.kubeconfig")

@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 from cluster.errors import ClusterError, NoClusterError
@@ -19,6 +19,9 @@ SERVICES = IPv4Network("10.96.0.0/16")
 PODS = IPv4Network("10.244.0.0/16")
 NODES = IPv4Network("10.88.0.0/24")
 API_ADDRESS = NODES[1]
+SERVICES6 = IPv6Network("fd96::/108")
+PODS6 = IPv6Network("fd44::/56")
+NODES6 = IPv6Network("fd88::/64")
 DOMAIN = "cluster.local"
 MOST_NODES = 9
 
@@ -34,14 +37,20 @@ class ProxyMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """One node. `netns`: its network namespace under /run/netns; `pods`: the range of its pods' addresses."""
+    """One node. `netns`: its network namespace under /run/netns; `pods`: the range of its pods' addresses. Each of
+    IPv4, and of IPv6 where the cluster has both."""
 
     name: str
-    address: IPv4Address
-    pods: IPv4Network
+    addresses: tuple[IPv4Address | IPv6Address, ...]
+    pods: tuple[IPv4Network | IPv6Network, ...]
     netns: str
     directory: Path
     cgroup: str
+
+    @property
+    def address(self) -> str:
+        """The IPv4 one."""
+        return str(self.addresses[0])
 
     @property
     def root(self) -> Path:
@@ -61,6 +70,7 @@ class ClusterPlan:
     name: str
     count: int = 2
     proxy: ProxyMode = ProxyMode.IPTABLES
+    dual_stack: bool = False
     binds: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -84,12 +94,23 @@ class ClusterPlan:
         return cgroup_of(self.name)
 
     @property
+    def pod_ranges(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """Of all nodes."""
+        return (PODS, PODS6) if self.dual_stack else (PODS,)
+
+    @property
+    def service_ranges(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        return (SERVICES, SERVICES6) if self.dual_stack else (SERVICES,)
+
+    @property
     def nodes(self) -> list[NodePlan]:
+        families = 2 if self.dual_stack else 1
+        pods = list(zip(PODS.subnets(new_prefix=24), PODS6.subnets(new_prefix=64), strict=True))
         return [
             NodePlan(
                 name=f"node{number}",
-                address=NODES[10 + number],
-                pods=list(PODS.subnets(new_prefix=24))[number],
+                addresses=(NODES[10 + number], NODES6[10 + number])[:families],
+                pods=pods[number][:families],
                 netns=f"{netns_prefix(self.name)}node{number}",
                 directory=self.directory / f"node{number}",
                 cgroup=f"{self.cgroup}/node{number}",
@@ -99,7 +120,8 @@ class ClusterPlan:
 
     def save(self) -> None:
         """For later commands."""
-        value = {"name": self.name, "count": self.count, "proxy": self.proxy, "binds": list(self.binds)}
+        value = {"name": self.name, "count": self.count, "proxy": self.proxy}
+        value |= {"dual_stack": self.dual_stack, "binds": list(self.binds)}
         (self.directory / "plan.json").write_text(json.dumps(value) + "\n")
 
     @classmethod
@@ -109,7 +131,8 @@ class ClusterPlan:
             value = json.loads((ROOT / name / "plan.json").read_text())
         except FileNotFoundError:
             raise NoClusterError(name) from None
-        return cls(value["name"], value["count"], ProxyMode(value["proxy"]), tuple(value["binds"]))
+        mode, binds = ProxyMode(value["proxy"]), tuple(value["binds"])
+        return cls(value["name"], value["count"], mode, value["dual_stack"], binds)
 
 
 def netns_prefix(name: str) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from ipaddress import IPv4Network
 from typing import Any
 
-from cluster.plan import DOMAIN, PODS, NodePlan, ProxyMode
+from cluster.plan import DOMAIN, ClusterPlan, NodePlan
 
 PAUSE_IMAGE = "nodeseal.test/pause:1"
 
@@ -49,15 +48,15 @@ def kubelet() -> str:
     )
 
 
-def kube_proxy(mode: ProxyMode) -> str:
+def kube_proxy(plan: ClusterPlan) -> str:
     """KubeProxyConfiguration v1alpha1."""
     return _document(
         {
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
             "kind": "KubeProxyConfiguration",
-            "mode": mode.value,
+            "mode": plan.proxy.value,
             "clientConnection": {"kubeconfig": f"/{KUBERNETES_FILES}/kube-proxy.kubeconfig"},
-            "clusterCIDR": str(PODS),
+            "clusterCIDR": ",".join(map(str, plan.pod_ranges)),
             "detectLocalMode": "ClusterCIDR",
             "oomScoreAdj": 0,
             # These settings are the machine's, not a namespace's: they are left alone.
@@ -103,8 +102,9 @@ oom_score = 0
 """
 
 
-def cni(pods: IPv4Network) -> str:
-    """The list of CNI plugins: a veth pair for each pod, routed; addresses of this node's range; hostPorts."""
+def cni(node: NodePlan) -> str:
+    """The list of CNI plugins: a veth pair for each pod, routed; addresses of this node's ranges; hostPorts."""
+    everywhere = ["0.0.0.0/0", "::/0"][: len(node.pods)]
     return _document(
         {
             "cniVersion": "1.0.0",
@@ -114,8 +114,8 @@ def cni(pods: IPv4Network) -> str:
                     "type": "ptp",
                     "ipam": {
                         "type": "host-local",
-                        "ranges": [[{"subnet": str(pods)}]],
-                        "routes": [{"dst": "0.0.0.0/0"}],
+                        "ranges": [[{"subnet": str(pods)}] for pods in node.pods],
+                        "routes": [{"dst": destination} for destination in everywhere],
                     },
                 },
                 {"type": "portmap", "capabilities": {"portMappings": True}},
@@ -130,7 +130,7 @@ def kubelet_arguments(node: NodePlan) -> list[str]:
         f"--config=/{KUBERNETES_FILES}/kubelet.yaml",
         f"--kubeconfig=/{KUBERNETES_FILES}/kubelet.kubeconfig",
         f"--hostname-override={node.name}",
-        f"--node-ip={node.address}",
+        f"--node-ip={','.join(map(str, node.addresses))}",
         "--root-dir=/var/lib/kubelet",
         "--cert-dir=/var/lib/kubelet/pki",
     ]

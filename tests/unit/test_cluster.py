@@ -20,7 +20,7 @@ from cluster.cgroups import Hierarchy, hierarchies
 from cluster.credentials import Credentials
 from cluster.errors import ClusterError, NoClusterError
 from cluster.images import archive_of, layer_of, write_image
-from cluster.plan import API_ADDRESS, MOST_NODES, NODES, PODS, ClusterPlan, ProxyMode
+from cluster.plan import API_ADDRESS, MOST_NODES, ClusterPlan, ProxyMode
 
 HYBRID = """\
 ext4 / ext4 rw,relatime 0 0
@@ -33,11 +33,19 @@ cgroup2 /tmp/elsewhere cgroup2 rw,relatime 0 0
 
 
 def test_nodes_share_nothing() -> None:
-    nodes = ClusterPlan("a", count=MOST_NODES).nodes
-    for what in ("name", "address", "netns", "root", "orders", "cgroup", "pods"):
+    nodes = ClusterPlan("a", count=MOST_NODES, dual_stack=True).nodes
+    for what in ("name", "addresses", "netns", "root", "orders", "cgroup", "pods"):
         assert len({getattr(node, what) for node in nodes}) == MOST_NODES
-    assert not any(one.pods.overlaps(other.pods) for one in nodes for other in nodes if one != other)
-    assert all(node.pods.subnet_of(PODS) and node.address in NODES and node.address != API_ADDRESS for node in nodes)
+    assert len({address for node in nodes for address in node.addresses}) == 2 * MOST_NODES
+    assert len({pods for node in nodes for pods in node.pods}) == 2 * MOST_NODES
+    assert all(str(API_ADDRESS) != node.address for node in nodes)
+
+
+def test_nodes_have_both_families_where_asked() -> None:
+    one, two = ClusterPlan("a").nodes[0], ClusterPlan("a", dual_stack=True).nodes[0]
+    assert [str(address) for address in one.addresses] == ["10.88.0.11"]
+    assert [str(address) for address in two.addresses] == ["10.88.0.11", "fd88::b"]
+    assert [str(pods) for pods in two.pods] == ["10.244.1.0/24", "fd44:0:0:1::/64"]
 
 
 def test_clusters_of_two_names_share_nothing() -> None:
@@ -61,7 +69,7 @@ def test_number_of_nodes_that_cannot_be(count: int) -> None:
 
 def test_plan_is_found_by_later_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.plan.ROOT", tmp_path)
-    plan = ClusterPlan("a", 3, ProxyMode.NFTABLES, ("/work",))
+    plan = ClusterPlan("a", 3, ProxyMode.NFTABLES, True, ("/work",))
     plan.directory.mkdir()
     plan.save()
     assert ClusterPlan.load("a") == plan
@@ -84,11 +92,11 @@ def test_machine_with_cgroup_v2_alone_is_refused() -> None:
 
 
 def test_files_of_a_node(golden: Callable[[str, str], None]) -> None:
-    node = ClusterPlan("a").nodes[0]
+    plan = ClusterPlan("a", proxy=ProxyMode.NFTABLES, dual_stack=True)
     golden("cluster_kubelet.json", settings.kubelet())
-    golden("cluster_kube_proxy.json", settings.kube_proxy(ProxyMode.NFTABLES))
+    golden("cluster_kube_proxy.json", settings.kube_proxy(plan))
     golden("cluster_containerd.toml", settings.containerd())
-    golden("cluster_cni.json", settings.cni(node.pods))
+    golden("cluster_cni.json", settings.cni(plan.nodes[0]))
 
 
 def test_certificate_names_user_and_groups(tmp_path: Path) -> None:
