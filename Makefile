@@ -25,8 +25,8 @@ APT_BENCH := $(APT_RUN) haproxy nginx-light libnginx-mod-stream
 APT_CLUSTER := $(APT_RUN) containerd runc containernetworking-plugins conntrack nftables mmdebstrap util-linux libc6-dev
 APT_PROFILE := $(APT_RUN) linux-perf valgrind
 
-C_SOURCES := $(wildcard cext/src/*/*.[ch] cext/include/*.h)
-C_FORMATTED := $(C_SOURCES) $(wildcard tests/cext/*.[ch] bpf/*.[ch] bpf/lib/*.h bench/*.[ch] bench/instructions/*.[ch])
+C_SOURCES := $(wildcard cext/src/*/*.[ch] cext/include/*.h cext/cni/*.[ch])
+C_FORMATTED := $(C_SOURCES) $(wildcard cext/fuzz/*.c tests/cext/*.[ch] bpf/*.[ch] bpf/lib/*.h bench/*.[ch] bench/instructions/*.[ch])
 
 SPIRE := $(BUILD)/spire
 SPIRE_VERSION := v1.13.3
@@ -222,4 +222,4 @@ man: $(VENV)/.installed ## the manual's pages, in build/man, made of the code
 clean: ## everything that make made
 	rm -rf $(VENV) $(BUILD) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
-	rm -rf agent/nodeseal.egg-info agent/nodeseal/*.so
+	rm -rf agent/nodeseal.egg-info agent/nodeseal/*.so agent/nodeseal/cni/nodeseal-cni

@@ -215,10 +215,10 @@ def test_a_pod_that_departs_is_neither_published_nor_captured(place: Place) -> N
         place.memory.put(mesh(workload("shipper", place.netns)))
         async with place.node(MemorySource) as (node, _source):
             await until(lambda: NAME in node.enrolments and node.enrolments[NAME].phase is Phase.ENROLLED, "enrolled")
-            assert node.arrivals.is_enrolled(place.arrival())
+            assert node.arrivals.is_enrolled(str(place.netns))
             await node.arrivals.depart(place.arrival())
             assert place.memory.publications["node1"].names == frozenset()
-            assert not node.arrivals.is_enrolled(place.arrival())
+            assert not node.arrivals.is_enrolled(str(place.netns))
             assert place.capture.log[-1] == "capture.release default/shipper"
             node.enrolments.wake()
             assert await node.arrivals.arrive(place.arrival(), PATIENCE_S) is Answer.ENROLLED

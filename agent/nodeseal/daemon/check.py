@@ -14,6 +14,7 @@ from nodeseal.capture.backends.backend import Choice
 from nodeseal.capture.features import Feature
 from nodeseal.capture.journal import BackendName
 from nodeseal.capture.reservations import EARLY, RESERVATIONS
+from nodeseal.cni.installation import Installation
 from nodeseal.daemon.composition import source_of
 from nodeseal.daemon.verify import congestion_problem
 from nodeseal.linux import addresses, openssl
@@ -71,6 +72,8 @@ def check(config: Config | None) -> Findings:
 
 def warnings(config: Config, chosen: BackendName, local: frozenset[Address]) -> Iterator[str]:
     """What would not work here with this configuration, its mesh state, and these addresses of the node."""
+    if config.pod_start is not None:
+        yield from Installation(config.pod_start, config.run_dir).look()
     source = source_of(config)
     try:
         mesh = asyncio.run(source.load())

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import select
+import shutil
 import signal
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,7 @@ from nodeseal.capture import constants
 from nodeseal.capture.cleanup import cleanup as cleanup_capture
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Entry, Journal
+from nodeseal.cni import installation
 from nodeseal.cores.client import CoreClient, CoreError
 from nodeseal.daemon.composition import source_at
 from nodeseal.linux import conntrack, lock_file
@@ -55,6 +57,8 @@ def cleanup(run_dir: Path) -> Report:
         raise CleanupError("cleanup needs root's privileges: run it as root")
     report = Report()
     if not run_dir.is_dir():
+        # Of the machine's former life: the list of network plugins outlives /run.
+        _remove_plugin(run_dir, report)
         _forget(run_dir, report)
         return report
     had_lock = (run_dir / run_directory.AGENT_LOCK).exists()
@@ -67,14 +71,20 @@ def cleanup(run_dir: Path) -> Report:
     except OSError as error:
         raise CleanupError(f"cannot lock {run_dir / run_directory.AGENT_LOCK}: {error.strerror or error}") from None
     try:
+        # While pods still can start and end with it.
+        unplugged = _remove_plugin(run_dir, report)
         withdrawn = _withdraw(run_dir, report)
         _end_cores(run_dir, report)
         _end_captured_sockets(run_dir, report)
         capture = cleanup_capture(run_dir)
         report.removed += capture.removed
         report.failed += capture.failed
-        # The note of where it is stays for the next try.
-        kept = () if withdrawn else (run_directory.PUBLICATION,)
+        # The note of where something is stays for the next try.
+        kept = (
+            *(() if withdrawn else (run_directory.PUBLICATION,)),
+            *(() if unplugged else (run_directory.PLUGIN_PLACES,)),
+        )
+        shutil.rmtree(run_dir / run_directory.LET_THROUGH, ignore_errors=True)
         _remove_files(run_dir, report, had_lock=had_lock, kept=kept)
     finally:
         lock.release(remove=True)
@@ -93,6 +103,15 @@ def _forget(run_dir: Path, report: Report) -> None:
         registry.forget(run_dir)
     except OSError as error:
         report.failed.append(f"cannot remove the note of {run_dir} in {registry.DIRECTORY}: {error.strerror or error}")
+
+
+def _remove_plugin(run_dir: Path, report: Report) -> bool:
+    """The network plugin, from wherever agents of this run directory have put it. False when it should be tried
+    again."""
+    removed, failed = installation.remove(run_dir)
+    report.removed += removed
+    report.failed += failed
+    return not failed
 
 
 def _end_agents(run_dir: Path, report: Report) -> None:

@@ -26,6 +26,7 @@ from nodeseal.cores.client import CoreError
 from nodeseal.daemon.composition import source_at
 from nodeseal.daemon.errors import StartError
 from nodeseal.daemon.held_directory import HeldDirectory
+from nodeseal.daemon.pod_starts import PodStarts
 from nodeseal.daemon.process_health import ProcessHealth
 from nodeseal.enrolment.capture_thread import CaptureThread
 from nodeseal.identity.issuer import Issuer, IssuerError
@@ -86,20 +87,25 @@ class Term:
         )
         served = [*operations.of_node(node), Served(api.HAND_OVER, self._hand_over)]
         server = ApiServer(config.run_dir / run_directory.AGENT_SOCKET, served, unavailable=operations.UNAVAILABLE)
+        pod_starts = PodStarts(config, node)
         try:
             # Whoever asks meanwhile is told what takes so long.
             await server.start()
+            await pod_starts.answer()
             await node.begin()
         except BaseException:
+            await pod_starts.stop()
             await server.stop()
             node.close()
             raise
         try:
             run_directory.write_pid(config.run_dir / run_directory.AGENT_PID)
             log.info("agent has begun, pid %d", os.getpid())
+            await pod_starts.keep()
             with self._health.of(node.unready):
                 end = await self._until_told()
         finally:
+            await pod_starts.stop()
             await server.stop()
             await node.end()
         return end

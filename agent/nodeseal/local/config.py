@@ -28,6 +28,7 @@
     connect: truthful                # when a workload's connect() returns: once the far side is there, or early
     hand_over: false                 # true: another agent of this run directory takes over, instead of being refused
     health_directory: /run/health    # files for probes of this very process; the default is none
+    cni: {on_failure: closed}        # pods start once they are enrolled, see pod_start.py; the default is without
     plaintext: native                # what is decided to be plaintext is native, or goes through the core: proxied
 
 `cgroup`, the root of the cgroup v2 tree, is found; who has several names one (/sys/fs/cgroup/unified, say).
@@ -53,6 +54,7 @@ from nodeseal.documents.exclude import read_items, read_network
 from nodeseal.documents.limits import read_limits
 from nodeseal.documents.schema import Fields, Problems, open_document, read_text
 from nodeseal.local.issuers import Ca, NamespaceCa, read_ca, read_issuers
+from nodeseal.local.pod_start import PodStart, read_pod_start
 from nodeseal.local.tls_profile import TlsProfile, read_tls_profile
 from nodeseal.mesh.exclusions import Network
 from nodeseal.mesh.extent import Extent
@@ -132,6 +134,8 @@ class Config:
     """Another agent of the same run directory takes over from this one, and this one from another."""
     health_directory: Path | None = None
     """Where the process says that it lives and is ready; see daemon/process_health.py."""
+    pod_start: PodStart | None = None
+    """The network plugin, `cni`; None: there is none."""
     crls: tuple[Path, ...] = ()
     """Revocation lists of other issuers."""
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
@@ -182,6 +186,7 @@ def load(path: Path) -> Config:
         tls=read_tls_profile(fields, "tls"),
         crls=_crls(fields, base),
         hand_over=fields.truth("hand_over", False),
+        pod_start=read_pod_start(fields, "cni", base),
         health_directory=_optional_path(fields, "health_directory", base),
         lines={name: fields.line_of(name) for name in Config.__dataclass_fields__ if fields.has(name)},
     )

@@ -18,15 +18,18 @@ AGENT_LOCK = "agent.lock"
 AGENT_NEXT = "agent.next"
 AGENT_PID = "agent.pid"
 AGENT_SOCKET = "agent.sock"
+PLUGIN_SOCKET = "cni.sock"
 CORE_LOG = generations.LOG_NAME
 CAPTURE_JOURNAL = "capture.json"
 LEFTOVERS = "left-over.json"
 PUBLICATION = "publication.json"
 NODE_CERTIFICATE = "node.pem"
 ISSUER_STATE = "issuer.json"
+PLUGIN_PLACES = "cni.json"
+LET_THROUGH = "let-through"
 OWN_FILES = (
     AGENT_SOCKET, AGENT_PID, AGENT_LOCK, AGENT_NEXT, CORE_LOG, f"{CORE_LOG}.1", LEFTOVERS, PUBLICATION, cache.FILE_NAME,
-    NODE_CERTIFICATE, ISSUER_STATE,
+    NODE_CERTIFICATE, ISSUER_STATE, PLUGIN_SOCKET, PLUGIN_PLACES,
 )  # fmt: skip
 """Beside those of the cores, see own_files()."""
 _STANDBY = re.compile(r"agent-([1-9][0-9]*)\.lock")
@@ -122,6 +125,27 @@ def remembered_publications(run_dir: Path) -> list[Mapping[str, str]]:
         return [_reference(one) for one in noted]
     except (AttributeError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error!r})") from None
+
+
+def remember_plugin(run_dir: Path, configurations: Path, programs: Path) -> None:
+    """Notes where the network plugin is installed, so that cleanup finds it without a configuration, and where it was
+    before. Raises OSError."""
+    places = remembered_plugins(run_dir)
+    if (configurations, programs) in places:
+        return
+    draft = run_dir / (PLUGIN_PLACES + ".new")
+    rows = [[str(one), str(other)] for one, other in ((configurations, programs), *places)]
+    draft.write_text(json.dumps(rows), encoding="utf-8")
+    draft.replace(run_dir / PLUGIN_PLACES)
+
+
+def remembered_plugins(run_dir: Path) -> list[tuple[Path, Path]]:
+    """(Where lists of plugins are, where programs are) of each installation, the latest first."""
+    try:
+        rows = json.loads((run_dir / PLUGIN_PLACES).read_text(encoding="utf-8"))
+        return [(Path(one), Path(other)) for one, other in rows]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def _reference(value: dict[str, object]) -> Mapping[str, str]:

@@ -382,6 +382,20 @@ class ProblemWord(Word):
         "it.",
         "Remove that file if its node is no more.",
     )
+    PLUGIN_MISSING = (
+        "plugin-missing",
+        Level.ERROR,
+        "The network plugin that has pods start once they are enrolled is not in place: what a new pod dials in its "
+        "first second is in plaintext.",
+        "Correct what is named: [pods at their start](kubernetes-pod-start.md).",
+    )
+    POD_LET_THROUGH = (
+        "pod-let-through",
+        Level.WARNING,
+        "A pod started before it could be enrolled, since `on_failure` of `cni` is open, or open for its namespace: "
+        "what it dialled at first was in plaintext. The line goes when it is enrolled, or gone.",
+        "Start it again if that matters; see why no agent answered.",
+    )
     NOT_ENROLLED = (
         "not-enrolled",
         Level.ERROR,

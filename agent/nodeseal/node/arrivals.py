@@ -117,9 +117,20 @@ class Arrivals:
                 told.clear()
                 await told.wait()
 
-    def is_enrolled(self, arrival: Arrival) -> bool:
-        """Whether something is captured in the pod's network namespace."""
-        return any(one.is_captured_at(arrival.netns) for one in self._enrolments.values())
+    def is_enrolled(self, netns: str) -> bool:
+        """Whether something is captured in this network namespace."""
+        return any(one.is_captured_at(netns) for one in self._enrolments.values())
+
+    def why_not_enrolled(self, arrival: Arrival) -> str | None:
+        """Why a pod is not enrolled that is to be, one line; None: all is as it should be, or nobody knows."""
+        inode = inode_of(arrival.netns) if arrival.netns else None
+        if inode is None:
+            return None
+        there = [one for one in self._enrolments.values() if one.place_at(inode) is not None]
+        lacking = [
+            one for one in there if one.wanted_state is not None and one.wanted_state.wanted and not one.installed
+        ]
+        return (lacking[0].why()[1] or "it is about to be") if lacking else None
 
     def _why_not(self, arrival: Arrival, name: WorkloadName | None) -> str:
         if (doing := self._starting()) is not None:

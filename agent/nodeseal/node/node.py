@@ -123,6 +123,8 @@ class Node:
         self.source = source
         self.mesh_state = MeshState(source, config.node, issuer.trust_domain, issuer.describe())
         self.arrivals = Arrivals(source, self.enrolments, lambda: self.mesh_state.present, lambda: self.starting.doing)
+        self.further_parts: list[Part] = []
+        """Of the agent beside this one, which may know of something wrong."""
         self._next_key = 1
         self.absence = Absence(last_seen, time.time()) if last_seen is not None else None
         self._sign_of_life = sign_of_life
@@ -361,6 +363,7 @@ class Node:
         yield self.revocations
         yield self.issuer_watch
         yield self.vigil
+        yield from self.further_parts
         yield from (enrolment for _name, enrolment in sorted(self.enrolments.items()))
 
     def problems(self) -> Iterator[Problem]:
