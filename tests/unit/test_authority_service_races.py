@@ -41,6 +41,9 @@ class Known(NodeProof):
     async def prove(self, _request: NodeRequest, _caller: Caller) -> Proven | None:
         return Proven("node1", "test")
 
+    async def stands(self, _node: str, _caller: Caller) -> Proven | None:
+        return Proven("node1", "test")
+
     def read(self, _caller: Caller) -> Proven | None:
         """As CertificateProof.read."""
         return Proven("node1", "test")

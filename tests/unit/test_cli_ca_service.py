@@ -171,7 +171,10 @@ def test_configuration_has_its_defaults(tmp_path: Path) -> None:
     file = tmp_path / "ca.yaml"
     file.write_text("ca: ca\nmesh: /mesh\n")
     found = service_config.load(file)
-    assert (found.ca, found.mesh, found.state) == (tmp_path / "ca", Path("/mesh"), Path("/var/lib/nodeseal/ca"))
+    assert (found.directories, found.state) == (
+        service_config.DirectoryConfig(tmp_path / "ca", Path("/mesh")),
+        Path("/var/lib/nodeseal/ca"),
+    )
     assert [str(one) for one in found.listen] == ["0.0.0.0:15018"]
     assert (found.lifetimes, found.limits) == (Lifetimes(), Limits())
     assert (found.audit, found.retention) == (found.state / "audit.jsonl", timedelta(days=90))

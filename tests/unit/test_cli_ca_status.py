@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from nodeseal.authority import server, state_keys
 from nodeseal.authority.node_certificates import sign_node
+from nodeseal.authority.proof import Caller
 from nodeseal.authority.renewal import renew
 from nodeseal.authority.server import Server, is_own_address
 from nodeseal.authority.service import Service
@@ -187,6 +188,9 @@ def test_stranger_is_told_less_by_one_that_issues_and_by_one_that_stands_by(
 
         def node_of(self, certificate: bytes | None) -> str | None:
             return "node1" if certificate is not None else None
+
+        def node_known(self, caller: Caller) -> str | None:
+            return self.node_of(caller.certificate)
 
     async def scenario() -> list[Health]:
         standby = Health(state=STANDBY, since=NOW, trust_domain="example.org", version="0.1.0")

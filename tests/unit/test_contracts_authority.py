@@ -65,4 +65,4 @@ def test_every_word_has_a_status() -> None:
 
 def test_paths_of_operations_are_told_apart() -> None:
     keys = [(one.method, one.path) for one in authority.OPERATIONS]
-    assert len(keys) == len(set(keys)) == 4
+    assert len(keys) == len(set(keys)) == 6

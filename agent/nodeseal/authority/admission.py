@@ -1,7 +1,7 @@
 """Who may ask for which identity. Pure: the mesh state decides, and nothing else.
 
-A node gets certificates for the identities of the workloads that the mesh state wants enrolled on it. So whoever has a
-node has its workloads, and no others.
+A node gets certificates for the identities of the workloads that the mesh state wants enrolled on it; on Kubernetes for
+those of the pods that are bound to it (bound_pods.py). So whoever has a node has its workloads, and no others.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Self
 
+from nodeseal.authority.bound_pods import BoundPods
 from nodeseal.authority.refused import Refused
 from nodeseal.contracts.authority import ServiceWord
 from nodeseal.mesh.model import Mesh
@@ -38,6 +39,8 @@ class Residents:
     revoked_nodes: Mapping[str, Revocation] = field(default_factory=dict)
     revoked_certificates: Serials = field(default_factory=Serials)
     """Of nodes too: a node certificate that is revoked proves nothing."""
+    bound: BoundPods | None = None
+    """On Kubernetes these decide, instead of `enrolled` and `known`: they change by themselves."""
 
     @classmethod
     def of(cls, mesh: Mesh) -> Self:
@@ -90,6 +93,14 @@ def admit(residents: Residents, node: str, identity: str, serial: int | None = N
     if (found := residents.revoked.get(wanted)) is not None:
         raise Refused(ServiceWord.IDENTITY_REVOKED, f"{wanted} is revoked{found.because}; see 'nodeseal revoke list'")
     account = (wanted.namespace, wanted.service_account)
+    if residents.bound is not None:
+        if residents.bound.has(node, account):
+            return wanted
+        raise Refused(
+            ServiceWord.IDENTITY_NOT_ON_NODE,
+            f"no pod with the service account {'/'.join(account)} is bound to the node {node} now",
+            AGAIN_S,
+        )
     if account in residents.enrolled.get(node, ()):
         return wanted
     if account in residents.known.get(node, ()):

@@ -6,8 +6,10 @@ It may be rotated: when the file was moved away, the next line goes to a new one
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,10 @@ _TOGETHER = 1_000
 _WAITING = 50_000
 """Most lines that wait for a disk which is full or hangs; those that come then are lost, and counted."""
 _AGAIN_S = 1.0
+
+
+STANDARD_OUTPUT = Path("-")
+"""Instead of a file: for who collects what a process writes."""
 
 
 class AuditFile:
@@ -92,6 +98,8 @@ class AuditFile:
         return data[os.write(self._descriptor, data) :]
 
     def _is_there(self) -> bool:
+        if self._path == STANDARD_OUTPUT:
+            return True
         try:
             named = self._path.stat()
         except FileNotFoundError:
@@ -101,4 +109,6 @@ class AuditFile:
 
 
 def _open(path: Path) -> int:
+    if path == STANDARD_OUTPUT:
+        return fcntl.fcntl(sys.stdout.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -8,20 +8,17 @@ than those of workloads, so that no peer in the mesh takes it for one.
 
 from __future__ import annotations
 
-import os
 import ssl
 from datetime import datetime, timedelta
 
 from aiohttp import web
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from nodeseal.authority.published_bundle import PublishedBundle
 from nodeseal.authority.refused import Refused
 from nodeseal.authority.server import STANDBY_S, Server
 from nodeseal.authority.signer import Signer
-from nodeseal.authority.signing_key import FileKey, LeafKey
+from nodeseal.authority.tls import load_fresh
 from nodeseal.contracts.authority import Health, ServiceWord
-from nodeseal.contracts.key_kind import KeyKind
 from nodeseal.mesh.spiffe import PathId
 
 CONNECTIONS = 512
@@ -53,22 +50,10 @@ class BundleServer(Server):
 
 def endpoint_context(signer: Signer, lifetime: timedelta, now: datetime) -> ssl.SSLContext:
     """TLS 1.2 or 1.3, with a fresh key and certificate. Raises AuthorityError, OSError, ssl.SSLError."""
-    key = FileKey.generate(KeyKind.P256)
-    public = key.public_key
-    assert isinstance(public, LeafKey)
-    identity = endpoint_id(signer.trust_domain)
-    leaf = signer.sign(identity, public, lifetime=lifetime, now=now, server_only=True)
-    chain = b"".join(cert.public_bytes(Encoding.PEM) for cert in (leaf, *signer.chain))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # Mozilla's intermediate compatibility, which section 5 asks for.
     context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
     context.num_tickets = 0
-    fd = os.memfd_create("bundle-endpoint", os.MFD_CLOEXEC)
-    try:
-        with os.fdopen(os.dup(fd), "wb") as file:
-            file.write(key.pem() + chain)
-        context.load_cert_chain(f"/proc/self/fd/{fd}")
-    finally:
-        os.close(fd)
+    load_fresh(context, signer, endpoint_id(signer.trust_domain), lifetime, now)
     return context

@@ -106,6 +106,11 @@ class Connections:
                 async with asyncio.timeout(_GOODBYE_S):
                     await self._none_left.wait()
 
+    def is_node(self, protocol: asyncio.Protocol, node: str) -> None:
+        """Who is connected there has proven by a request to be this node."""
+        if (end := self._strangers.pop(protocol, None)) is not None:
+            self._has(protocol, node, end)
+
     def ended(self, protocol: asyncio.Protocol) -> None:
         """The connection is no more."""
         if (node := self._nodes.pop(protocol, None)) is not None:
@@ -165,8 +170,11 @@ class Connections:
         if node is None:
             self._strangers[protocol] = transport.abort
             return
+        self._has(protocol, node, transport.abort)
+
+    def _has(self, protocol: asyncio.Protocol, node: str, end: Callable[[], object]) -> None:
         ends = self._of_node.setdefault(node, {})
-        self._nodes[protocol], ends[protocol] = node, transport.abort
+        self._nodes[protocol], ends[protocol] = node, end
         if len(ends) > OF_ONE_NODE:
             oldest = next(iter(ends))
             del self._nodes[oldest]

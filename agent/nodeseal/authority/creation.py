@@ -14,17 +14,19 @@ from nodeseal.authority import store
 from nodeseal.authority.certificates import ca_builder
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.renewal import INTERMEDIATE_LIFETIME, YEAR, certify
-from nodeseal.authority.signing_key import FileKey
+from nodeseal.authority.signing_key import FileKey, SigningKey
 from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, ROOT_CERTIFICATE, ROOT_KEY
 from nodeseal.contracts.key_kind import KeyKind
 from nodeseal.mesh.spiffe import SpiffeIdError, check_trust_domain
+
+_ROOT_LIFETIME = 10 * YEAR
 
 
 def init_authority(
     directory: Path,
     *,
     trust_domain: str,
-    root_lifetime: timedelta = 10 * YEAR,
+    root_lifetime: timedelta = _ROOT_LIFETIME,
     intermediate_lifetime: timedelta = INTERMEDIATE_LIFETIME,
     kind: KeyKind = KeyKind.P256,
     now: datetime,
@@ -36,6 +38,28 @@ def init_authority(
 
     `kind`: of both keys; `now` has a time zone. Raises AuthorityError.
     """
+    _check_wishes(trust_domain, root_lifetime, intermediate_lifetime, now)
+    _check_free(directory)
+    _write(directory, _make(trust_domain, root_lifetime, intermediate_lifetime, kind, _utc(now)))
+
+
+def make_authority(trust_domain: str, *, now: datetime) -> dict[str, bytes]:
+    """The same files with the usual lifetimes, by their names, for whoever keeps them elsewhere. Raises
+    AuthorityError."""
+    _check_wishes(trust_domain, _ROOT_LIFETIME, INTERMEDIATE_LIFETIME, now)
+    return _make(trust_domain, _ROOT_LIFETIME, INTERMEDIATE_LIFETIME, KeyKind.P256, _utc(now))
+
+
+def make_intermediate(
+    trust_domain: str, root: x509.Certificate, root_key: SigningKey, *, now: datetime
+) -> dict[str, bytes]:
+    """The files of another intermediate of that root."""
+    key = FileKey.generate(KeyKind.P256)
+    certificate = certify(key.public_key, trust_domain, root, root_key, _utc(now), INTERMEDIATE_LIFETIME)
+    return {INTERMEDIATE_CERTIFICATE: certificate.public_bytes(Encoding.PEM), INTERMEDIATE_KEY: key.pem()}
+
+
+def _check_wishes(trust_domain: str, root_lifetime: timedelta, intermediate_lifetime: timedelta, now: datetime) -> None:
     if now.tzinfo is None:
         raise ValueError("a time with a time zone is expected")
     try:
@@ -44,10 +68,10 @@ def init_authority(
         raise AuthorityError(f"cannot make a CA: {error}") from None
     if min(root_lifetime, intermediate_lifetime) <= timedelta(0):
         raise AuthorityError("cannot make a CA that is valid for no time; give lifetimes above zero")
-    _check_free(directory)
-    now = now.astimezone(UTC).replace(microsecond=0)
-    files = _make(trust_domain, root_lifetime, intermediate_lifetime, kind, now)
-    _write(directory, files)
+
+
+def _utc(now: datetime) -> datetime:
+    return now.astimezone(UTC).replace(microsecond=0)
 
 
 def _check_free(directory: Path) -> None:

@@ -32,17 +32,19 @@ class Ending:
     remedy: str
 
 
-def endings(directory: Path, signer: Signer, now: datetime) -> Iterator[Ending]:
-    """What of the signer ends soon. `directory`: where it was read, for what the lines say."""
+def endings(directory: Path, signer: Signer, now: datetime, renewal: str | None = None) -> Iterator[Ending]:
+    """What of the signer ends soon. `directory`: where it was read, for what the lines say; `renewal`: how another
+    intermediate comes there; None: by the commands for a directory."""
     now = now.astimezone(UTC)
     root_end = signer.root.not_valid_after_utc
     for number, cert in enumerate(signer.chain):
         # One that ends with its root cannot be helped by another.
         if cert.not_valid_after_utc < root_end and _is_near(cert, now):
             what = "intermediate" if number == 0 else "upper intermediate"
-            yield _ending(f"the CA's {what} ({directory / INTERMEDIATE_CERTIFICATE})", cert, now, _renewal(directory))
+            remedy = renewal or _renewal(directory)
+            yield _ending(f"the CA's {what} ({directory / INTERMEDIATE_CERTIFICATE})", cert, now, remedy)
     if _is_near(signer.root, now):
-        remedy = "replace it: docs/operating.md, 'The life of the CA'"
+        remedy = renewal or "replace it: docs/operating.md, 'The life of the CA'"
         yield _ending(f"the CA's root ({directory / ROOT_CERTIFICATE})", signer.root, now, remedy)
 
 

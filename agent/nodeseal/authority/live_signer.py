@@ -6,12 +6,14 @@ The certificate service and an agent that signs by itself have one each.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 from nodeseal.authority import store
 from nodeseal.authority.certificates import trust_domain
+from nodeseal.authority.description import endings
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.signer import Signer
 from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE
@@ -19,8 +21,29 @@ from nodeseal.authority.store import INTERMEDIATE_CERTIFICATE
 log = logging.getLogger("nodeseal.ca")
 
 
-class LiveSigner:
-    """The directory is looked at by `refresh`, which may wait for a disk."""
+class HeldSigner(ABC):
+    """Wherever the CA is."""
+
+    trust_domain: str
+    """Stays the same."""
+    signer: Signer | None = None
+    """The last one that could be used when it was read; None: there was none yet. Replaced as a whole."""
+    why: str | None = None
+    """Why what is there now is not used, one line; None: it is."""
+    place: str
+    """Where it is, for people: "the CA directory /etc/nodeseal/ca"."""
+
+    @abstractmethod
+    def refresh(self) -> str | None:
+        """Looks whether it has changed; may wait for a disk. `why`, as it is then."""
+
+    @abstractmethod
+    def warnings(self, now: datetime) -> list[str]:
+        """What ends soon, one line each."""
+
+
+class LiveSigner(HeldSigner):
+    """The directory is looked at by `refresh`."""
 
     def __init__(self, directory: Path, now: Callable[[], datetime]) -> None:
         """`now`: the wall clock. A CA that cannot sign, as one that has expired, is taken: it may be renewed. Raises
@@ -28,13 +51,16 @@ class LiveSigner:
         self.directory = directory
         self._now = now
         self._stamp: store.Stamp | None = None
-        self.signer: Signer | None = None
-        """The last one that could be used when it was read; None: there was none yet. Replaced as a whole."""
+        self.place = f"the CA directory {directory}"
         path = directory / INTERMEDIATE_CERTIFICATE
         self.trust_domain = trust_domain(store.read_certificates(path)[0], path)
-        """Stays the same."""
         self.why = self.refresh()
-        """Why what is there now is not used, one line; None: it is."""
+
+    def warnings(self, now: datetime) -> list[str]:
+        """See HeldSigner."""
+        if self.signer is None:
+            return []
+        return [f"{one.text}: {one.remedy}" for one in endings(self.directory, self.signer, now)]
 
     def refresh(self) -> str | None:
         """Reads a changed directory anew. `why`, as it is then."""

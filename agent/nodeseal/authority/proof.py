@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from nodeseal.authority.node_certificates import read_node
@@ -23,6 +23,8 @@ class Caller:
     address: str
     certificate: bytes | None = None
     """DER, verified by `nodes.pem` but for its time; None: the client has shown none."""
+    bearer: str | None = field(default=None, repr=False)
+    """The token that came with the request; None: none came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,18 @@ class NodeProof(ABC):
 
     @abstractmethod
     async def prove(self, request: NodeRequest, caller: Caller) -> Proven | None:
-        """The node; None when the request has no evidence of this kind. Raises Refused for evidence that is wrong."""
+        """The node that joins, or renews its certificate; None when the request has no evidence of this kind. Raises
+        Refused for evidence that is wrong."""
+
+    async def stands(self, node: str, caller: Caller) -> Proven | None:
+        """The node that asks for something else; `node`: its name by its own words. As `prove`."""
+        del node, caller
+        return None
+
+    def known(self, caller: Caller) -> str | None:
+        """The node, if that is known without waiting; None: it is not, or it is nobody."""
+        del caller
+        return None
 
 
 class TokenProof(NodeProof):
@@ -92,6 +105,11 @@ class CertificateProof(NodeProof):
 
     async def prove(self, request: NodeRequest, caller: Caller) -> Proven | None:
         """See NodeProof.prove."""
+        return self.read(caller)
+
+    async def stands(self, node: str, caller: Caller) -> Proven | None:
+        """See NodeProof.stands. The certificate says which node it is."""
+        del node
         return self.read(caller)
 
     def read(self, caller: Caller) -> Proven | None:

@@ -19,7 +19,7 @@ from cryptography import x509
 
 from nodeseal.authority.certificates import fingerprint, parse, pem
 from nodeseal.authority.errors import AuthorityError
-from nodeseal.authority.live_signer import LiveSigner
+from nodeseal.authority.live_signer import HeldSigner
 from nodeseal.authority.rules import signing_fault
 from nodeseal.authority.spiffe_bundle import has_jwk, write_jwks
 from nodeseal.mesh.trust_anchor import TrustAnchor
@@ -32,7 +32,7 @@ FILE_NAME = "bundle-endpoint.json"
 class PublishedBundle:
     """`document` is the bundle; None: it is not known yet. All methods may wait for a disk; one at a time."""
 
-    def __init__(self, state: Path, signer: LiveSigner, refresh_hint: int, now: Callable[[], datetime]) -> None:
+    def __init__(self, state: Path, signer: HeldSigner, refresh_hint: int, now: Callable[[], datetime]) -> None:
         """`state`: the service's directory; `refresh_hint`: in seconds; `now`: the wall clock."""
         self.document: bytes | None = None
         self.anchors: Collection[TrustAnchor] | None = None

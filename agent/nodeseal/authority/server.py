@@ -24,16 +24,20 @@ from nodeseal.authority.refused import Refused
 from nodeseal.authority.service import Service
 from nodeseal.contracts.authority import (
     ACTIVE,
+    ALIVE,
+    BEARER,
     BODY_MAX,
     BUNDLE,
     CERTIFICATES,
     HEALTH,
     NODE,
+    READY,
     STATUSES,
     CertificateRequest,
     Health,
     Message,
     NodeRequest,
+    Probe,
     ServiceOperation,
     ServiceRefusal,
     ServiceWord,
@@ -63,12 +67,16 @@ class Server:
     def __init__(self, context: ssl.SSLContext, standby: Health, connections: int) -> None:
         """`standby`: what is answered while it stands by; `connections`: most at once."""
         self.service: Service | None = None
+        self.going: str | None = None
+        """Why it is not ready for others, though it still answers; None: it is."""
         self._standby = standby
         self._calls: Mapping[tuple[str, str], Callable[[web.BaseRequest], Awaitable[web.Response]]] = {
             _key(NODE): self._node,
             _key(CERTIFICATES): self._certificate,
             _key(BUNDLE): self._bundle,
             _key(HEALTH): self._health,
+            _key(READY): self._ready,
+            _key(ALIVE): self._alive,
         }
         self._http = web.Server(self._handle, request_factory=_request, handler_cancellation=True)
         self._connections = Connections(
@@ -119,8 +127,11 @@ class Server:
         return _answer(await service.node(await _body(request, NodeRequest), _caller(request)))
 
     async def _certificate(self, request: web.BaseRequest) -> web.Response:
-        service = self._active()
-        return _answer(await service.certificate(await _body(request, CertificateRequest), _caller(request)))
+        service, caller = self._active(), _caller(request)
+        certificate = await service.certificate(await _body(request, CertificateRequest), caller)
+        if caller.bearer is not None and (node := service.node_known(caller)) is not None:
+            self._connections.is_node(request.protocol, node)
+        return _answer(certificate)
 
     async def _bundle(self, request: web.BaseRequest) -> web.Response:
         bundle = self._active().bundle()
@@ -133,9 +144,18 @@ class Server:
 
     async def _health(self, request: web.BaseRequest) -> web.Response:
         health = self._standby if self.service is None else self.service.health()
-        if not is_own_address(request.transport) and self._node_of(_caller(request).certificate) is None:
+        if not is_own_address(request.transport) and self._known(_caller(request)) is None:
             health = health.for_strangers()
         return _answer(health, 200 if health.state == ACTIVE else 503)
+
+    async def _ready(self, request: web.BaseRequest) -> web.Response:
+        del request
+        why = self.going or ("it stands by" if self.service is None else self.service.unready)
+        return _answer(Probe(why=why or ""), 503 if why else 200)
+
+    async def _alive(self, request: web.BaseRequest) -> web.Response:
+        del request
+        return _answer(Probe())
 
     def _active(self) -> Service:
         if self.service is None:
@@ -160,6 +180,9 @@ class Server:
 
     def _node_of(self, certificate: bytes | None) -> str | None:
         return self.service.node_of(certificate) if self.service is not None else None
+
+    def _known(self, caller: Caller) -> str | None:
+        return self.service.node_known(caller) if self.service is not None else None
 
     def _handshake_failed(self, address: str, why: str) -> None:
         if self.service is not None:
@@ -239,7 +262,9 @@ async def _body(request: web.BaseRequest, kind: type[M]) -> M:
 def _caller(request: web.BaseRequest) -> Caller:
     transport = request.transport
     tls = transport.get_extra_info("ssl_object") if transport is not None else None
-    return Caller(request.remote or "unknown", tls.getpeercert(True) if tls is not None else None)
+    shown = request.headers.get("Authorization", "")
+    bearer = shown.removeprefix(BEARER).strip() if shown.startswith(BEARER) else None
+    return Caller(request.remote or "unknown", tls.getpeercert(True) if tls is not None else None, bearer)
 
 
 def is_own_address(transport: asyncio.BaseTransport | None) -> bool:

@@ -7,10 +7,11 @@ signature, signing, the disk. What is recorded comes before what is given away.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -22,10 +23,9 @@ from nodeseal.authority.admission import Residents, admit, check_node
 from nodeseal.authority.audit import Audit
 from nodeseal.authority.certificates import fingerprint, pem, public_bytes
 from nodeseal.authority.csr import requested_key
-from nodeseal.authority.description import endings
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.ledger import Counts, Entry, Issued, Kind, Ledger
-from nodeseal.authority.live_signer import LiveSigner
+from nodeseal.authority.live_signer import HeldSigner
 from nodeseal.authority.node_certificates import node_identity, sign_node
 from nodeseal.authority.proof import Caller, CertificateProof, NodeProof, Proven
 from nodeseal.authority.rates import Rates
@@ -50,9 +50,12 @@ from nodeseal.contracts.authority import (
     RefusedCount,
     ServiceWord,
 )
+from nodeseal.mesh.spiffe import SpiffeId, SpiffeIdError
 
 _JOIN = "join"
 _NO_STATE_S = 2.0
+_NOBODYS_FAULT = (ServiceWord.RATE, ServiceWord.BUSY, ServiceWord.REVIEW_UNAVAILABLE)
+"""What a stranger is not charged for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +86,19 @@ class Service:
     """Belongs to the event loop."""
 
     def __init__(
-        self, signer: LiveSigner, nodes: OwnKey, recorder: Recorder, proofs: Iterable[NodeProof], audit: Audit,
+        self, signer: HeldSigner, nodes: OwnKey | None, recorder: Recorder, proofs: Iterable[NodeProof], audit: Audit,
         queue: Queue, *, limits: Limits, lifetimes: Lifetimes, now: Callable[[], datetime],
         clock: Callable[[], float],
     ) -> None:  # fmt: skip
-        """`proofs`: the ways of joining; `now`: the wall clock; `clock`: seconds, monotonic."""
+        """`nodes`: signs node certificates; None: nodes prove themselves otherwise. `proofs`: the ways in which they
+        do, but for such certificates; `now`: the wall clock; `clock`: seconds, monotonic."""
         self.residents: Residents | None = None
         """Of the mesh state; None: it was not read yet. Whoever follows the state replaces it."""
         self.problems: dict[str, str] = {}
         """What is wrong, by what it is about; one line each. Whoever knows puts it in."""
+        self.look: Callable[[str, tuple[str, str]], Awaitable[None]] | None = None
+        """Asked before a node is refused an account (namespace, name) that may have come there a moment ago. Raises
+        Refused."""
         self._signer = signer
         self._nodes = nodes
         self._recorder = recorder
@@ -114,13 +121,18 @@ class Service:
         who = caller.address
         reason = _JOIN if request.token is not None else RENEWAL
         try:
+            nodes = self._nodes
+            if nodes is None:
+                raise Refused(
+                    ServiceWord.UNKNOWN_OPERATION, "there are no node certificates here: show the pod's token"
+                )
             proven = await self._proven(request, caller)
             who = proven.node
             self._check_rate(proven.node)
             check_node(self._known_residents(), proven.node, proven.serial)
             now = self._now()
             domain, lifetime = self._signer.trust_domain, self._lifetimes.node
-            sign = functools.partial(sign_node, self._nodes, domain, proven.node, lifetime=lifetime, now=now)
+            sign = functools.partial(sign_node, nodes, domain, proven.node, lifetime=lifetime, now=now)
             work = functools.partial(_signed, request.csr, sign)
             signed = await self._queue.sign(work, now.timestamp() + FIRST_S)
             # It may have waited, and the mesh state be another one by now.
@@ -145,15 +157,10 @@ class Service:
         """The certificate of a workload of the node that asks. Raises Refused."""
         who = caller.address
         try:
-            self._check_stranger(caller)
-            proven = self._own_proof.read(caller)
-            if proven is None:
-                raise Refused(
-                    ServiceWord.NODE_UNPROVEN,
-                    "no node certificate was shown; join with a token first: nodeseal ca token create --node NODE",
-                )
+            proven = await self._standing(request, caller)
             who = proven.node
             self._check_rate(proven.node)
+            await self._look(proven.node, request.identity)
             identity = admit(self._known_residents(), proven.node, request.identity, proven.serial)
             signer = self._signer.signer
             if signer is None:
@@ -201,14 +208,13 @@ class Service:
         else:
             self.problems.pop("store", None)
         await asyncio.to_thread(self._signer.refresh)
-        if (signer := self._signer.signer) is not None:
-            self._warnings = [f"{one.text}: {one.remedy}" for one in endings(self._signer.directory, signer, now)]
+        self._warnings = self._signer.warnings(now)
 
     def health(self) -> Health:
         """How it was when it was refreshed last."""
         problems = list(self.problems.values())
         if self._signer.why is not None:
-            problems.append(f"the CA directory {self._signer.directory} is not used as it is: {self._signer.why}")
+            problems.append(f"{self._signer.place} is not used as it is: {self._signer.why}")
         if self.residents is None:
             problems.append("the mesh state was not read yet")
         elif self.residents.trust_domain != self._signer.trust_domain:
@@ -247,11 +253,46 @@ class Service:
             return None
         return proven.node
 
+    def node_known(self, caller: Caller) -> str | None:
+        """The node that asks, as far as that is known without waiting; None: it is a stranger."""
+        if (node := self.node_of(caller.certificate)) is not None:
+            return node
+        return next((node for proof in self._proofs if (node := proof.known(caller)) is not None), None)
+
+    @property
+    def unready(self) -> str | None:
+        """Why it does not issue; None: it does."""
+        if self._signer.signer is None:
+            return f"the CA cannot be used: {self._signer.why}"
+        return "the mesh state was not read yet" if self.residents is None else None
+
     def _known_residents(self) -> Residents:
         """Without the mesh state it is not known who is revoked. Raises Refused."""
         if self.residents is None:
             raise Refused(ServiceWord.MESH_STATE_UNKNOWN, "the service has not read the mesh state yet", _NO_STATE_S)
         return self.residents
+
+    async def _standing(self, request: CertificateRequest, caller: Caller) -> Proven:
+        self._check_stranger(caller)
+        for proof in self._proofs:
+            proven = await proof.stands(request.node, caller)
+            if proven is not None:
+                return proven
+        if self._nodes is None:
+            raise Refused(
+                ServiceWord.NODE_UNPROVEN, "no token was shown: an agent shows the one that is projected into its pod"
+            )
+        raise Refused(
+            ServiceWord.NODE_UNPROVEN,
+            "no node certificate was shown; join with a token first: nodeseal ca token create --node NODE",
+        )
+
+    async def _look(self, node: str, identity: str) -> None:
+        if self.look is None:
+            return
+        with contextlib.suppress(SpiffeIdError):  # which `admit` says
+            wanted = SpiffeId.parse(identity)
+            await self.look(node, (wanted.namespace, wanted.service_account))
 
     async def _proven(self, request: NodeRequest, caller: Caller) -> Proven:
         self._check_stranger(caller)
@@ -271,7 +312,7 @@ class Service:
     def _check_stranger(self, caller: Caller) -> None:
         """Only attempts that fail are charged: many nodes may have one address. Who has shown a node certificate that
         is good is no stranger."""
-        if self.node_of(caller.certificate) is None and (wait := self._of_strangers.peek(_block(caller.address))):
+        if self.node_known(caller) is None and (wait := self._of_strangers.peek(_block(caller.address))):
             raise Refused(ServiceWord.RATE, f"too many attempts from {caller.address} have failed; wait", wait)
 
     def _refusal(self, error: AuthorityError | Refused, who: str, caller: Caller, **what: object) -> Refused:
@@ -282,7 +323,7 @@ class Service:
 
     def _count(self, error: Refused, who: str, caller: Caller, **what: object) -> None:
         stranger = _block(caller.address) if who == caller.address else None
-        if stranger is not None and error.word is not ServiceWord.RATE:
+        if stranger is not None and error.word not in _NOBODYS_FAULT:
             self._of_strangers.wait(stranger)
         self._refused[error.word.value] += 1
         self._audit.refused(error.word.value, who, stranger, address=caller.address, detail=str(error), **what)

@@ -18,6 +18,19 @@
     # A SPIFFE bundle endpoint for other trust domains, at addresses of its own; absent: there is none.
     bundle_endpoint: {listen: [0.0.0.0:8443], refresh_hint: 5m}
 
+In a cluster of Kubernetes `kubernetes` takes the place of `ca` and `mesh`:
+
+    kubernetes:
+      trust_domain: cluster.local
+      namespace: nodeseal-system       # of all that follows
+      secret: nodeseal-ca              # has the CA
+      make: true                       # whether the service makes the CA where there is none
+      root_secret: nodeseal-ca-root    # where it puts the root that it makes
+      bundle: nodeseal-trust-bundle    # the ConfigMap by which agents know the service
+      agents: nodeseal-agent           # the agents' service account
+      audience: nodeseal-ca            # of their tokens
+    audit: "-"                         # the default there: standard output
+
 Relative paths are relative to the file's own directory.
 """
 
@@ -28,14 +41,16 @@ from datetime import timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from nodeseal.authority.audit_file import STANDARD_OUTPUT
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.service import Lifetimes, Limits
-from nodeseal.contracts.authority import DEFAULT_PORT
+from nodeseal.contracts.authority import AUDIENCE, DEFAULT_PORT, TRUST_BUNDLE
 from nodeseal.documents.document import Node, shown
 from nodeseal.documents.durations import read_duration
 from nodeseal.documents.exclude import read_items
 from nodeseal.documents.schema import Fields, Problems, open_document, read_text
 from nodeseal.mesh.address import AddressError, ApplicationAddress
+from nodeseal.mesh.spiffe import SpiffeIdError, check_trust_domain
 
 DEFAULT_CONFIG = Path("/etc/nodeseal/ca.yaml")
 DEFAULT_STATE = "/var/lib/nodeseal/ca"
@@ -43,6 +58,10 @@ DEFAULT_STATE = "/var/lib/nodeseal/ca"
 BUNDLE_ENDPOINT_PORT = 8443
 """The one that SPIRE's bundle endpoint has by default."""
 
+NAMESPACE = "nodeseal-system"
+"""Where nodeseal is in a cluster."""
+
+_OBJECT = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 _PATH = "a path"
 _LISTEN = f"an address with a port, such as 0.0.0.0:{DEFAULT_PORT} or [::]:{DEFAULT_PORT}"
 _MINUTE, _YEAR = timedelta(minutes=1), timedelta(days=365)
@@ -59,11 +78,32 @@ class BundleEndpointConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceConfig:
-    """See the module's text."""
+class DirectoryConfig:
+    """The CA and the mesh state in directories."""
 
     ca: Path
     mesh: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """The cluster that the service is in."""
+
+    trust_domain: str
+    namespace: str
+    secret: str
+    make: bool
+    root_secret: str
+    bundle: str
+    agents: str
+    audience: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceConfig:
+    """See the module's text."""
+
+    place: DirectoryConfig | ClusterConfig
     state: Path
     listen: tuple[ApplicationAddress, ...]
     lifetimes: Lifetimes
@@ -72,6 +112,16 @@ class ServiceConfig:
     limits: Limits
     bundle_endpoint: BundleEndpointConfig | None
     """None: there is none."""
+
+    @property
+    def directories(self) -> DirectoryConfig:
+        """For what is done to a CA directory. Raises AuthorityError where there is none."""
+        if isinstance(self.place, ClusterConfig):
+            raise AuthorityError(
+                "this certificate service is Kubernetes': its CA is in a Secret, nodes prove themselves by their pods' "
+                "tokens, and its key is not kept; see docs/kubernetes-identity.md"
+            )
+        return self.place
 
 
 def load(path: Path) -> ServiceConfig:
@@ -82,9 +132,11 @@ def load(path: Path) -> ServiceConfig:
         raise _error(problems)
     base = path.absolute().parent
     state = base / fields.text("state", DEFAULT_STATE, expected=_PATH)
+    place = _place(fields, base)
+    in_cluster = isinstance(place, ClusterConfig)
+    audit = fields.text("audit", str(STANDARD_OUTPUT) if in_cluster else "audit.jsonl", expected=_PATH)
     config = ServiceConfig(
-        ca=base / fields.text("ca", expected=_PATH),
-        mesh=base / fields.text("mesh", expected=_PATH),
+        place=place,
         state=state,
         listen=_listen(fields, DEFAULT_PORT),
         lifetimes=Lifetimes(
@@ -92,7 +144,7 @@ def load(path: Path) -> ServiceConfig:
             read_duration(fields, "node_lifetime", "24h", _MINUTE, _YEAR),
         ),
         retention=read_duration(fields, "retention", "90d", timedelta(0), 20 * _YEAR),
-        audit=state / fields.text("audit", "audit.jsonl", expected=_PATH),
+        audit=state / audit if audit != str(STANDARD_OUTPUT) else STANDARD_OUTPUT,
         limits=_limits(fields),
         bundle_endpoint=_bundle_endpoint(fields),
     )
@@ -100,6 +152,39 @@ def load(path: Path) -> ServiceConfig:
     if problems.found:
         raise _error(problems)
     return config
+
+
+def _place(fields: Fields, base: Path) -> DirectoryConfig | ClusterConfig:
+    node = fields.node("kubernetes", "a mapping", required=False)
+    if node is None:
+        return DirectoryConfig(base / fields.text("ca", expected=_PATH), base / fields.text("mesh", expected=_PATH))
+    inner = Fields(fields.problems, node, fields.at("kubernetes"))
+    domain = inner.text("trust_domain", "cluster.local", expected="a trust domain")
+    try:
+        check_trust_domain(domain)
+    except SpiffeIdError:
+        expected = "a trust domain of a-z, 0-9, '.', '_' and '-'"
+        inner.problems.add(inner.line_of("trust_domain"), inner.at("trust_domain"), expected, shown(domain))
+
+    def name(field: str, default: str) -> str:
+        return inner.text(field, default, expected="the name of an object", pattern=_OBJECT)
+
+    place = ClusterConfig(
+        trust_domain=domain,
+        namespace=name("namespace", NAMESPACE),
+        secret=name("secret", "nodeseal-ca"),
+        make=inner.truth("make", True),
+        root_secret=name("root_secret", "nodeseal-ca-root"),
+        bundle=name("bundle", TRUST_BUNDLE),
+        agents=name("agents", "nodeseal-agent"),
+        audience=inner.text("audience", AUDIENCE, expected="an audience of tokens"),
+    )
+    inner.close()
+    if fields.has("bundle_endpoint"):
+        fields.problems.add(
+            fields.line_of("bundle_endpoint"), fields.at("bundle_endpoint"), "none beside `kubernetes`", "one"
+        )
+    return place
 
 
 def _listen(fields: Fields, port: int) -> tuple[ApplicationAddress, ...]:

@@ -4,6 +4,7 @@ Certificates follow the X509-SVID standard (https://github.com/spiffe/spiffe/blo
 SAN, a leaf that can sign nothing, signing certificates with the trust domain's id.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
@@ -73,11 +74,20 @@ class Signer:
         The root's key is not needed and not looked for. Raises AuthorityError if it could not sign, or if no peer
         would accept what it signs.
         """
-        now = _utc(now)
         path, root_path = directory / INTERMEDIATE_CERTIFICATE, directory / ROOT_CERTIFICATE
         roots, chain = store.read_certificates(root_path), store.read_certificates(path)
+        return cls.of(directory, path, chain, root_path, roots, lambda: store.read_key_of(directory, chain[0]), now)
+
+    @classmethod
+    def of(
+        cls, directory: Path, path: Path, chain: list[x509.Certificate], root_path: Path,
+        roots: list[x509.Certificate], key_of: Callable[[], SigningKey], now: datetime,
+    ) -> Self:  # fmt: skip
+        """The same of what was read before, wherever it is: the paths are for messages. `key_of`: asked when the
+        certificates are good; the key belongs to the lowest. Raises AuthorityError, and what that raises."""
+        now = _utc(now)
         signer = check_chain(chain, path, roots, root_path, now)
-        key = store.read_key_of(directory, chain[0])
+        key = key_of()
         domain = trust_domain(chain[0], path)
         for cert in (*chain, signer):
             if (fault := name_fault(cert, domain)) is not None:

@@ -88,7 +88,7 @@ class StateKeys:
         """Makes what is not there. Raises AuthorityError."""
         now = now.astimezone(UTC).replace(microsecond=0)
         return cls(
-            _made_once(state / SERVICE, lambda key: _service_certificate(key, now)),
+            _made_once(state / SERVICE, lambda key: service_certificate(key, now)),
             _made_once(state / NODES, lambda key: _nodes_certificate(key, trust_domain, now)),
         )
 
@@ -112,7 +112,7 @@ class ServiceKeys:
 def make_next(state: Path, now: datetime) -> None:
     """A key for the service that is not used yet; one that waits already stays. Raises AuthorityError."""
     now = now.astimezone(UTC).replace(microsecond=0)
-    _made_once(state / SERVICE_NEXT, lambda key: _service_certificate(key, now))
+    _made_once(state / SERVICE_NEXT, lambda key: service_certificate(key, now))
 
 
 def switch(state: Path, *, back: bool = False) -> None:
@@ -199,7 +199,8 @@ def _made_once(path: Path, certify: Callable[[FileKey], x509.Certificate]) -> Ow
     return OwnKey.read(path)
 
 
-def _service_certificate(key: FileKey, now: datetime) -> x509.Certificate:
+def service_certificate(key: FileKey, now: datetime) -> x509.Certificate:
+    """Signed by itself."""
     # Another name for each key: OpenSSL looks for one anchor of a name, and agents may have the present and the next.
     name = _name(f"nodeseal certificate service {key_fingerprint(key.public_key)[:12]}")
     return key.sign(

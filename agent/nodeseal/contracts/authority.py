@@ -9,6 +9,11 @@ A node proves itself with a token the first time, and with its node certificate,
 certificate says `spiffe://<trust domain>/node/<name>`, is for clients only, and is signed by a CA that no workload
 trusts. It is shown alone: the service knows what is above it.
 
+On Kubernetes there are no node certificates. Each request carries the token that the kubelet projects into the agent's
+pod, for the audience AUDIENCE, as `Authorization: Bearer TOKEN` (RFC 6750), and says the node's name; the service asks
+the API server whose it is. The service's own certificate is an X.509-SVID of the CA then: agents verify it by the
+mesh's trust anchors, and it has the id `spiffe://<trust domain>/nodeseal/certificate-service`.
+
 Both ends tolerate each other's version: fields that are missing have their defaults, those that are unknown are passed
 over. Certificates and requests are PEM. Fingerprints are SHA-256 in lower hexadecimal, serial numbers lower hexadecimal
 without leading zeros. Times are RFC 3339 with a zone.
@@ -30,10 +35,21 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from nodeseal.mesh.spiffe import PathId
+
 SERVER_NAME = "nodeseal-ca"
 """The DNS name in the service's own certificate, whatever its address."""
+SERVICE_PATH = "/nodeseal/certificate-service"
+"""Of its SPIFFE id on Kubernetes, which is none of a workload's."""
 DEFAULT_PORT = 15018
 """Where the service listens, unless it is told otherwise."""
+
+AUDIENCE = "nodeseal-ca"
+"""For whom the token of an agent's pod is, unless both ends are told otherwise."""
+TRUST_BUNDLE, BUNDLE_KEY = "nodeseal-trust-bundle", "bundle.pem"
+"""The ConfigMap that has the trust anchors on Kubernetes, unless both ends are told otherwise, and the key in it."""
+BEARER = "Bearer "
+"""What the header Authorization begins with."""
 
 BODY_MAX = 64 * 1024
 """Bytes of a request's body."""
@@ -96,6 +112,8 @@ class CertificateRequest(Message, frozen=True):
     """ "first" or "renewal"."""
     expires: Time | None = None
     """When the present certificate ends, of a renewal: those near their end are signed first."""
+    node: Short = ""
+    """The node's name, where it proves itself by its pod's token: it has to be the token's."""
 
 
 class Certificate(Message, frozen=True):
@@ -184,6 +202,13 @@ class Health(Message, frozen=True):
         )
 
 
+class Probe(Message, frozen=True):
+    """For probes, which look at the status alone: 200 or 503."""
+
+    why: str = ""
+    """Why not, one line."""
+
+
 ACTIVE, STANDBY, IMPAIRED = "active", "standby", "impaired"
 """The states of Health."""
 
@@ -223,15 +248,28 @@ class ServiceWord(StrEnum):
     TOKEN_EXPIRED = "token-expired"  # noqa: S105
     TOKEN_REVOKED = "token-revoked"  # noqa: S105
     TOKEN_OF_ANOTHER_NODE = "token-of-another-node"  # noqa: S105
+    POD_TOKEN_UNTAKEN = "pod-token-untaken"  # noqa: S105
+    """The API server does not take the token of the agent's pod for this service: it has expired, is for another
+    audience, or is none."""
+    POD_TOKEN_OF_ANOTHER_ACCOUNT = "pod-token-of-another-account"  # noqa: S105
+    """It is of another service account than the agents'."""
+    POD_TOKEN_UNBOUND = "pod-token-unbound"  # noqa: S105
+    """It is bound to no pod, or says no node."""
+    POD_GONE = "pod-gone"
+    """The pod that it is bound to is no more, or is bound to another node."""
+    REVIEW_UNAVAILABLE = "review-unavailable"
+    """The API server does not say whose the token is, or which pods there are."""
     NODE_UNPROVEN = "node-unproven"
-    """The operation needs a node certificate, and none was shown, or one that is not the service's."""
+    """The operation needs a node certificate, or on Kubernetes the token of the agent's pod, and none was shown, or one
+    that is not the service's."""
     NODE_EXPIRED = "node-expired"
     """The node certificate has expired: the node was away too long and needs a new token."""
     IDENTITY_MALFORMED = "identity-malformed"
     """It is no SPIFFE id of a workload."""
     IDENTITY_OF_ANOTHER_DOMAIN = "identity-of-another-domain"
     IDENTITY_NOT_ON_NODE = "identity-not-on-node"
-    """The mesh state has no workload with that identity on the node."""
+    """The mesh state has no workload with that identity on the node; on Kubernetes: no pod with that service account is
+    bound to it."""
     IDENTITY_NOT_ENROLLED = "identity-not-enrolled"
     """It has one, and does not want it to be enrolled."""
     IDENTITY_REVOKED = "identity-revoked"
@@ -271,6 +309,11 @@ STATUSES: Mapping[ServiceWord, int] = MappingProxyType(
         ServiceWord.TOKEN_EXPIRED: 401,
         ServiceWord.TOKEN_REVOKED: 401,
         ServiceWord.TOKEN_OF_ANOTHER_NODE: 403,
+        ServiceWord.POD_TOKEN_UNTAKEN: 401,
+        ServiceWord.POD_TOKEN_OF_ANOTHER_ACCOUNT: 403,
+        ServiceWord.POD_TOKEN_UNBOUND: 403,
+        ServiceWord.POD_GONE: 403,
+        ServiceWord.REVIEW_UNAVAILABLE: 503,
         ServiceWord.NODE_UNPROVEN: 401,
         ServiceWord.NODE_EXPIRED: 401,
         ServiceWord.IDENTITY_MALFORMED: 400,
@@ -325,13 +368,20 @@ CERTIFICATES = ServiceOperation(
     "/v1/certificates",
     CertificateRequest,
     Certificate,
-    "a node certificate",
+    "a node certificate, or the token of the agent's pod",
     "The certificate of a workload on the node.",
 )
 BUNDLE = ServiceOperation("GET", "/v1/bundle", type(None), Bundle, "", "The trust anchors.")
 HEALTH = ServiceOperation("GET", "/v1/health", type(None), Health, "", "Whether the service works.")
+READY = ServiceOperation("GET", "/v1/ready", type(None), Probe, "", "Whether it issues: 200 or 503, for a probe.")
+ALIVE = ServiceOperation("GET", "/v1/alive", type(None), Probe, "", "Whether its process answers at all.")
 
-OPERATIONS: tuple[ServiceOperation[Any, Any], ...] = (NODE, CERTIFICATES, BUNDLE, HEALTH)
+OPERATIONS: tuple[ServiceOperation[Any, Any], ...] = (NODE, CERTIFICATES, BUNDLE, HEALTH, READY, ALIVE)
+
+
+def service_id(trust_domain: str) -> PathId:
+    """What the service shows on Kubernetes."""
+    return PathId(trust_domain, SERVICE_PATH)
 
 
 def encode(message: Message) -> bytes:

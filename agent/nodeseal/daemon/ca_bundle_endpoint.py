@@ -12,7 +12,7 @@ from typing import Protocol
 from nodeseal import __version__
 from nodeseal.authority.bundle_server import BundleServer, endpoint_context, endpoint_id
 from nodeseal.authority.errors import AuthorityError
-from nodeseal.authority.live_signer import LiveSigner
+from nodeseal.authority.live_signer import HeldSigner
 from nodeseal.authority.published_bundle import PublishedBundle
 from nodeseal.authority.service import Service
 from nodeseal.authority.service_config import ServiceConfig
@@ -57,7 +57,7 @@ class NoEndpoint:
 class BundleEndpoint:
     """Belongs to the event loop."""
 
-    def __init__(self, config: ServiceConfig, signer: LiveSigner) -> None:
+    def __init__(self, config: ServiceConfig, signer: HeldSigner) -> None:
         """Listens. Raises AuthorityError."""
         assert config.bundle_endpoint is not None
         self._signer = signer
@@ -116,6 +116,6 @@ class BundleEndpoint:
         self._shown = signer, now + min(self._lifetime, signer.not_after - now) / 2
 
 
-def begin(config: ServiceConfig, signer: LiveSigner) -> Endpoint:
+def begin(config: ServiceConfig, signer: HeldSigner) -> Endpoint:
     """Raises AuthorityError."""
     return NoEndpoint() if config.bundle_endpoint is None else BundleEndpoint(config, signer)

@@ -25,13 +25,13 @@ from nodeseal.authority.audit import Audit
 from nodeseal.authority.audit_file import AuditFile
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.ledger import Ledger
-from nodeseal.authority.live_signer import LiveSigner
+from nodeseal.authority.live_signer import HeldSigner, LiveSigner
 from nodeseal.authority.proof import TokenProof
 from nodeseal.authority.recorder import Recorder
 from nodeseal.authority.retention import Retention
 from nodeseal.authority.server import Server
 from nodeseal.authority.service import Queue, Service
-from nodeseal.authority.service_config import ServiceConfig
+from nodeseal.authority.service_config import ClusterConfig, ServiceConfig
 from nodeseal.authority.state_keys import SERVICE, OwnKey, StateKeys
 from nodeseal.authority.tls import bound_buffers, server_context
 from nodeseal.clock import utc_now
@@ -62,6 +62,20 @@ def run(path: Path) -> int:
     """Serves with a configuration file until it is told to go. Raises AuthorityError."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     config = service_config.load(path)
+    _prepare(config)
+    if isinstance(config.place, ClusterConfig):
+        # Here, so that no other service has the cluster's parts in its memory.
+        from nodeseal.daemon.ca_in_cluster import serve
+
+        asyncio.run(serve(config, config.place))
+        return 0
+    signer = LiveSigner(config.place.ca, utc_now)
+    keys = StateKeys.load(config.state, signer.trust_domain, utc_now())
+    asyncio.run(_run(config, signer, keys))
+    return 0
+
+
+def _prepare(config: ServiceConfig) -> None:
     os.umask(0o077)
     try:
         hardening.forbid_dumps()
@@ -71,23 +85,13 @@ def run(path: Path) -> int:
     sys.setswitchinterval(_SWITCH_S)
     bound_buffers()
     state_keys.prepare(config.state)
-    signer = LiveSigner(config.ca, utc_now)
-    keys = StateKeys.load(config.state, signer.trust_domain, utc_now())
-    asyncio.run(_run(config, signer, keys))
-    return 0
 
 
 async def _run(config: ServiceConfig, signer: LiveSigner, keys: StateKeys) -> None:
     loop = asyncio.get_running_loop()
     standby = Health(state=STANDBY, since=utc_now(), trust_domain=signer.trust_domain, version=__version__)
     server = Server(server_context(keys), standby, config.limits.connections)
-    for where in config.listen:
-        try:
-            log.info("listens on %s", server.listen(where))
-        except OSError as error:
-            raise AuthorityError(
-                f"cannot listen on {where}: {error.strerror or error}; correct the setting `listen`"
-            ) from None
+    listen(server, config)
     log.info("the service's key has the SHA-256 %s", keys.pin)
     endpoint = ca_bundle_endpoint.begin(config, signer)
     rotation = asyncio.create_task(_follow_key(config.state, keys, server))
@@ -100,6 +104,17 @@ async def _run(config: ServiceConfig, signer: LiveSigner, keys: StateKeys) -> No
     log.info("the certificate service goes")
 
 
+def listen(server: Server, config: ServiceConfig) -> None:
+    """At all addresses that are configured. Raises AuthorityError."""
+    for where in config.listen:
+        try:
+            log.info("listens on %s", server.listen(where))
+        except OSError as error:
+            raise AuthorityError(
+                f"cannot listen on {where}: {error.strerror or error}; correct the setting `listen`"
+            ) from None
+
+
 async def _serve(
     config: ServiceConfig, signer: LiveSigner, keys: StateKeys, server: Server, endpoint: Endpoint
 ) -> None:
@@ -109,12 +124,7 @@ async def _serve(
         stack.push_async_callback(server.stop)
         lock = await _become_writer(config.state)
         stack.callback(lock.release)
-        try:
-            audit_file = AuditFile(config.audit)
-        except OSError as error:
-            raise AuthorityError(
-                f"cannot write the audit log {config.audit}: {error.strerror or error}; correct the setting `audit`"
-            ) from None
+        audit_file = open_audit(config)
         stack.callback(audit_file.close)
         audit = Audit(audit_file, utc_now, time.monotonic)
         stack.callback(audit.settle, all_of_them=True)
@@ -132,10 +142,20 @@ async def _serve(
         server.service = service
         log.info("issues from now on, pid %d", os.getpid())
         async with asyncio.TaskGroup() as group:
-            group.create_task(_follow(followed(config.mesh), service, endpoint))
+            group.create_task(_follow(followed(config.directories.mesh), service, endpoint))
             group.create_task(endpoint.follow(service))
-            group.create_task(_watch(signer, audit, audit_file, service))
-            group.create_task(_prune(recorder, config.retention))
+            group.create_task(watch(signer, audit, audit_file, service))
+            group.create_task(prune(recorder, config.retention))
+
+
+def open_audit(config: ServiceConfig) -> AuditFile:
+    """Raises AuthorityError."""
+    try:
+        return AuditFile(config.audit)
+    except OSError as error:
+        raise AuthorityError(
+            f"cannot write the audit log {config.audit}: {error.strerror or error}; correct the setting `audit`"
+        ) from None
 
 
 async def _follow_key(state: Path, keys: StateKeys, server: Server) -> None:
@@ -200,13 +220,13 @@ async def _follow(source: Source, service: Service, endpoint: Endpoint) -> None:
             service.problems.pop("mesh", None)
 
 
-async def _watch(signer: LiveSigner, audit: Audit, audit_file: AuditFile, service: Service) -> None:
+async def watch(signer: HeldSigner, audit: Audit, audit_file: AuditFile, service: Service) -> None:
     """Looks at what changes by itself: the CA directory, the audit log."""
     while True:
         why = signer.why
         await service.refresh()
         if signer.why not in (None, why):
-            log.warning("the CA directory %s is not used as it is: %s", signer.directory, signer.why)
+            log.warning("%s is not used as it is: %s", signer.place, signer.why)
         for _ in range(round(_REFRESH_S / _SETTLE_S)):
             audit.settle()
             if audit_file.failure is not None:
@@ -216,7 +236,7 @@ async def _watch(signer: LiveSigner, audit: Audit, audit_file: AuditFile, servic
             await asyncio.sleep(_SETTLE_S)
 
 
-async def _prune(recorder: Recorder, retention: timedelta) -> None:
+async def prune(recorder: Recorder, retention: timedelta) -> None:
     """Forgets what ended long ago, a little at a time."""
     kept: Retention | None = None
     while True:

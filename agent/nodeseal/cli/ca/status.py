@@ -182,7 +182,7 @@ def _with_store(found: CaStatus, path: Path, now: datetime) -> CaStatus:
     from nodeseal.authority.ledger import DATABASE, Ledger
 
     config = service_config.load(path)
-    ca = describe(config.ca, now)
+    ca = describe(config.directories.ca, now)
     certificates = [CaServiceCertificate(one.role, one.not_after, one.days_left) for one in ca.certificates]
     found = replace(found, trust_domain=ca.trust_domain, certificates=sorted(certificates, key=lambda one: one.role))
     if not (config.state / DATABASE).exists():

@@ -42,7 +42,7 @@ def command(node: str, ttl: str, config: Path, output: str) -> int:
     now = datetime.now(UTC)
     settings, ledger = opened(config)
     with ledger:
-        signer = LiveSigner(settings.ca, lambda: now)
+        signer = LiveSigner(settings.directories.ca, lambda: now)
         pin = StateKeys.load(settings.state, signer.trust_domain, now).pin
         following = ServiceKeys.read(settings.state).next
         token, made = ledger.make_token(node, lifetime, now)
