@@ -152,7 +152,10 @@ issuers:
     ("change", "message"),
     [
         (("ca:\n", "ca: []\nrest:\n"), "ca: expected the path of a CA directory, or a mapping with one of service"),
-        (("  service:", "  servis:"), "ca: expected one of service, delivered, workload_api, found none of them"),
+        (
+            ("  service:", "  servis:"),
+            "ca: expected one of service, kubernetes, delivered, workload_api, found none of them",
+        ),
         (("https://10", "http://10"), "ca.service[0]: expected an address such as https://10.0.0.1:8443, found"),
         (("1:15018,", "1,"), "ca.service[0]: expected an address such as https://10.0.0.1:8443, found"),
         (
@@ -173,7 +176,7 @@ issuers:
         ((PIN, "[]"), "ca.pin: expected 1 to 8 of the service's keys"),
         (
             ("  keep:", "  delivered: /run/c\n  keep:"),
-            "ca: expected one of service, delivered, workload_api, found service and",
+            "ca: expected one of service, kubernetes, delivered, workload_api, found service and",
         ),
         (("  keep:", "  kept:"), "ca.kept: expected 'keep', found the unknown field 'kept'"),
     ],
@@ -246,8 +249,8 @@ def test_wrong_extent(tmp_path: Path, text: str, message: str) -> None:
 def test_every_problem_is_told_with_its_place(tmp_path: Path) -> None:
     text = "node: node1\nmesh: mesh\nworkers: 100\nsettle: soon\ncertificat_lifetime: 1h\n"
     assert problems(tmp_path, text) == [
-        "agent.yaml:1: ca: expected the path of a CA directory, or a mapping with one of service, delivered and "
-        "workload_api, found nothing",
+        "agent.yaml:1: ca: expected the path of a CA directory, or a mapping with one of service, kubernetes, "
+        "delivered and workload_api, found nothing",
         "agent.yaml:3: workers: expected a number of threads from 1 to 64, found the number 100",
         "agent.yaml:4: settle: expected a duration such as 30s, 10m, 24h or 7d, found 'soon'",
         "agent.yaml:5: certificat_lifetime: expected 'certificate_lifetime', "

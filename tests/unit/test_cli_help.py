@@ -182,8 +182,8 @@ def test_command_that_fails_as_a_whole_says_so_in_the_json(tmp_path: Path, capsy
     config.write_text("node: node1\nmesh: m\nworkers: 0\n")
     assert main(["check", "--config", str(config), "-o", "json"]) == 1
     assert json.loads(capsys.readouterr().out)["errors"] == [
-        f"{config}:1: ca: expected the path of a CA directory, or a mapping with one of service, delivered "
-        "and workload_api, found nothing",
+        f"{config}:1: ca: expected the path of a CA directory, or a mapping with one of service, kubernetes, "
+        "delivered and workload_api, found nothing",
         f"{config}:3: workers: expected a number of threads from 1 to 64, found the number 0",
     ]
     assert main(["lab", "status", "--name", "nosuch", "-o", "json"]) == 1

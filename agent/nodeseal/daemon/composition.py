@@ -9,7 +9,7 @@ from nodeseal.identity.delivered import DeliveredIssuer
 from nodeseal.identity.embedded import EmbeddedIssuer
 from nodeseal.identity.issuer import Issuer, IssuerError
 from nodeseal.local.config import Config
-from nodeseal.local.issuers import Ca, DeliveredCa, OwnCa, ServiceCa, WorkloadApiCa
+from nodeseal.local.issuers import Ca, ClusterCa, DeliveredCa, OwnCa, ServiceCa, WorkloadApiCa
 from nodeseal.sources.directory.source import DirectorySource
 from nodeseal.sources.source import Reference, Source
 
@@ -49,6 +49,10 @@ def _issuer(ca: Ca, config: Config) -> Issuer:
             from nodeseal.identity.remote import RemoteIssuer
 
             return RemoteIssuer(ca, config.node, config.run_dir, config.certificate_key)
+        case ClusterCa():
+            from nodeseal.identity.in_cluster import ClusterIssuer
+
+            return ClusterIssuer(ca, config.node, config.run_dir, config.certificate_key)
         case WorkloadApiCa():
             # Nor gRPC: 15 MB, and threads of its own. Not every node has it installed.
             try:

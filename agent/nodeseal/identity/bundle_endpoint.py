@@ -16,12 +16,10 @@ import ssl
 from pathlib import Path
 
 import aiohttp
-from cryptography import x509
 
-from nodeseal.authority.rules import UNREADABLE, leaf_fault
 from nodeseal.authority.spiffe_bundle import MAX_BYTES
 from nodeseal.https import one_line, read_answer, why
-from nodeseal.identity.presented import uris_of
+from nodeseal.identity.shown_id import shows
 from nodeseal.mesh.federated import BundleEndpoint, Profile
 
 FETCH_S = 30.0
@@ -75,7 +73,7 @@ def _context(endpoint: BundleEndpoint, anchors: str) -> ssl.SSLContext:
         # The anchors of a bundle need not be self-signed.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         context.check_hostname = False
-        context.sslobject_class = _shows(endpoint.spiffe_id)
+        context.sslobject_class = shows(endpoint.spiffe_id)
     elif endpoint.ca_file:
         try:
             context.load_verify_locations(cadata=Path(endpoint.ca_file).read_text(encoding="ascii", errors="replace"))
@@ -86,29 +84,3 @@ def _context(endpoint: BundleEndpoint, anchors: str) -> ssl.SSLContext:
     else:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     return context
-
-
-def _shows(spiffe_id: str) -> type[ssl.SSLObject]:
-    """Sessions whose handshake fails unless the server shows an X.509-SVID with this id."""
-
-    class Shows(ssl.SSLObject):
-        def do_handshake(self) -> None:
-            super().do_handshake()
-            if (fault := _fault(self.getpeercert(binary_form=True) or b"", spiffe_id)) is not None:
-                raise ssl.SSLCertVerificationError(ssl.SSL_ERROR_SSL, f"the server's certificate {fault}")
-
-    return Shows
-
-
-def _fault(der: bytes, spiffe_id: str) -> str | None:
-    """OpenSSL has found its path good, for a server."""
-    try:
-        cert = x509.load_der_x509_certificate(der)
-        if (fault := leaf_fault(cert)) is not None:
-            return fault
-        uris = uris_of(cert)
-    except UNREADABLE:
-        return "cannot be read"
-    if uris != [spiffe_id]:
-        return f"is for {one_line(', '.join(uris)) or 'no SPIFFE id'}, not for {spiffe_id}"
-    return None

@@ -1,17 +1,14 @@
 """The issuer in the network: the certificate service, `nodeseal ca serve`.
 
 Theory of operation. The node joins with a token, once, and gets a node certificate, which it renews at half of its life
-and keeps in a file (node_certificate.py). With that it asks for the certificates of its workloads. Whatever it was told
-of trust anchors is kept in a file too, so that an agent can start while the service is away: certificates that are
-valid concern nobody. A node that was away longer than its node certificate lives needs another token. It says so, and
-joins as soon as there is one in the file.
+and keeps in a file (node_certificate.py). With that it asks for the certificates of its workloads. A node that was away
+longer than its node certificate lives needs another token. It says so, and joins as soon as there is one in the file.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import logging
 import os
 import random
@@ -23,7 +20,6 @@ from pathlib import Path
 from nodeseal.backoff import Backoff
 from nodeseal.clock import utc_now
 from nodeseal.contracts.authority import (
-    BUNDLE,
     CERTIFICATES,
     FIRST,
     NODE,
@@ -38,11 +34,11 @@ from nodeseal.identity.key import PrivateKey, PrivateKeyError
 from nodeseal.identity.node_certificate import NodeProof
 from nodeseal.identity.presented import PresentedError
 from nodeseal.identity.service_client import ServiceAway, ServiceClient, ServiceRefused
-from nodeseal.identity.signing import Signed, SigningIssuer
+from nodeseal.identity.service_issuer import FIRST_S, LONGEST_S, ServiceIssuer
+from nodeseal.identity.signing import Signed
 from nodeseal.identity.trust import TrustBundle
 from nodeseal.linux.permissions import PRIVATE, others_can
 from nodeseal.local.issuers import ServiceCa
-from nodeseal.local.run_directory import ISSUER_STATE
 from nodeseal.mesh.spiffe import SpiffeId
 
 log = logging.getLogger("nodeseal.agent")
@@ -53,7 +49,6 @@ BEGIN_S = 30.0
 """So long the service is waited for when nothing is known of its trust anchors."""
 
 _AGAIN_S = 1.0
-_FIRST_S, _LONGEST_S = 5.0, 600.0  # between tries to fetch the trust anchors, and to renew the node certificate
 _TRIES_OF_A_LIFE = 20  # at least, half of them in the half of it in which it is to be renewed
 _PATIENCE_S = 30.0  # how long one certificate waits because the service is busy
 _TRIES = 3
@@ -61,7 +56,7 @@ _TOKEN_MAX = 4096
 _UNPROVEN = (ServiceWord.NODE_UNPROVEN, ServiceWord.NODE_EXPIRED)
 
 
-class RemoteIssuer(SigningIssuer):
+class RemoteIssuer(ServiceIssuer):
     """One node's."""
 
     def __init__(
@@ -75,20 +70,11 @@ class RemoteIssuer(SigningIssuer):
         rand: Callable[[], float] = random.random,
     ) -> None:
         """`now`: the wall clock; `rand` gives numbers from 0 to 1. Raises IssuerError."""
-        super().__init__(kind, now)
-        self.trust_domain = ca.trust_domain
-        self.bundle = TrustBundle.none(ca.trust_domain)
-        self.anchor = ""
+        super().__init__(ServiceClient(ca), ca.trust_domain, ca.keep or run_dir, kind, now=now, rand=rand)
         self._ca = ca
         self._node = node
-        self._directory = ca.keep or run_dir
-        self._random = rand
-        self._client = ServiceClient(ca)
         self._proof: NodeProof | None = None
-        self._tag = ""
-        self._refresh_at = 0.0
-        self._refresh = Backoff(_FIRST_S, _LONGEST_S, rand)
-        self._renewal = Backoff(_FIRST_S, _LONGEST_S, rand)
+        self._renewal = Backoff(FIRST_S, LONGEST_S, rand)
         self._renew_at = 0.0
         self._share = 0.9 + 0.2 * rand()
         """Of half of the node certificate's life: not all nodes renew at once."""
@@ -98,7 +84,6 @@ class RemoteIssuer(SigningIssuer):
         self._unproven: str | None = None
         self._revoked = False
         """The node's certificate, when it was shown last. One that joins anew has another."""
-        self._away: str | None = None
         self._joined = 0
 
     def describe(self) -> str:
@@ -158,9 +143,7 @@ class RemoteIssuer(SigningIssuer):
                 self._revoked, self._unproven = False, None
             if answer.bundle != self._tag or answer.anchor not in self.bundle.fingerprints:
                 await self._fetch()
-            if answer.anchor in self.bundle.fingerprints and answer.anchor != self.anchor:
-                self.anchor = answer.anchor
-                self._remember()
+            self._issued_by(answer.anchor)
             return Signed(answer.chain, answer.issued)
         raise AssertionError("the last try has an end")
 
@@ -190,10 +173,6 @@ class RemoteIssuer(SigningIssuer):
             if why is not None:
                 found.append(Fault(Flaw.EXPOSED, f"others can read {path}: {why}", "chown root and chmod 600 it"))
         return tuple(found)
-
-    async def close(self) -> None:
-        """See Issuer.close."""
-        await self._client.close()
 
     # ---- the node's own certificate
 
@@ -306,7 +285,7 @@ class RemoteIssuer(SigningIssuer):
         if self._proof is not None:
             life = (self._proof.not_after - self._proof.issued).total_seconds()
             self._renewal = Backoff(
-                min(_FIRST_S, life / _TRIES_OF_A_LIFE), min(_LONGEST_S, life / _TRIES_OF_A_LIFE), self._random
+                min(FIRST_S, life / _TRIES_OF_A_LIFE), min(LONGEST_S, life / _TRIES_OF_A_LIFE), self._random
             )
 
     def _is_due(self) -> bool:
@@ -314,61 +293,3 @@ class RemoteIssuer(SigningIssuer):
         if proof is None or proof.not_after <= self._now():
             return False
         return self._now() >= proof.issued + (proof.not_after - proof.issued) / 2 * self._share
-
-    # ---- trust anchors
-
-    async def _fetch(self) -> None:
-        """Raises IssuerError."""
-        try:
-            answer = await self._client.ask(BUNDLE, tag=self._tag)
-        except ServiceAway as error:
-            raise self._is_away(error) from None
-        except ServiceRefused as error:
-            raise IssuerError(f"{self.describe()} does not give its trust anchors: {error}") from None
-        self._away = None
-        self._refresh.reset()
-        self._refresh_at = asyncio.get_running_loop().time() + 60.0
-        if answer is None:
-            return
-        if answer.trust_domain != self.trust_domain:
-            raise IssuerError(
-                f"{self.describe()} is for the trust domain {answer.trust_domain[:80]!a}, this agent for "
-                f"{self.trust_domain}; correct 'trust_domain'"
-            )
-        try:
-            bundle = TrustBundle.read(self.trust_domain, answer.anchors)
-        except ValueError:
-            raise IssuerError(f"{self.describe()} gave trust anchors that cannot be read") from None
-        self._refresh_at = asyncio.get_running_loop().time() + max(10, min(answer.refresh_seconds, 3600))
-        self._tag = answer.tag
-        anchor = answer.anchor or self.anchor
-        if anchor not in bundle.fingerprints:
-            anchor = min(bundle.fingerprints)
-        if bundle != self.bundle or anchor != self.anchor:
-            self.bundle, self.anchor = bundle, anchor
-            log.info("%s has %d trust anchors", self.describe(), len(bundle.fingerprints))
-            self._remember()
-
-    def _remember(self) -> None:
-        draft = self._directory / f".{ISSUER_STATE}.new"
-        text = json.dumps({"trust_domain": self.trust_domain, "anchors": self.bundle.pem, "anchor": self.anchor})
-        try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft.write_text(text, encoding="ascii")
-            draft.replace(self._directory / ISSUER_STATE)
-        except OSError as error:
-            log.warning("the trust anchors cannot be kept in %s: %s", self._directory, error.strerror or error)
-
-    def _recall(self) -> None:
-        """What a former agent was told."""
-        try:
-            known = json.loads((self._directory / ISSUER_STATE).read_text(encoding="ascii"))
-            bundle = TrustBundle.read(self.trust_domain, known["anchors"])
-            if known["trust_domain"] == self.trust_domain and known["anchor"] in bundle.fingerprints:
-                self.bundle, self.anchor = bundle, known["anchor"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return
-
-    def _is_away(self, error: ServiceAway) -> IssuerError:
-        self._away = f"the certificate service does not answer: {error}"
-        return IssuerError(self._away)

@@ -9,7 +9,7 @@ until it is parsed, and read up to a bound.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from cryptography import x509
 from nodeseal.authority.certificates import key_fingerprint
 from nodeseal.contracts.authority import (
     ANSWER_MAX,
+    BEARER,
     HEALTH,
     SERVER_NAME,
     Message,
@@ -27,15 +28,18 @@ from nodeseal.contracts.authority import (
     ServiceWord,
     decode,
     encode,
+    service_id,
 )
 from nodeseal.https import one_line, read_answer, why
 from nodeseal.identity.issuer import IssuerError
+from nodeseal.identity.shown_id import shows
 from nodeseal.local.issuers import ServiceCa
 
 A = TypeVar("A", bound=Message)
 
 _TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
 _CONNECTIONS = 8
+_TOKEN_MAX = 64 * 1024
 _KEPT_S = 5.0  # less than the service keeps a connection that is idle
 
 
@@ -58,6 +62,7 @@ class ServiceClient:
 
     def __init__(self, ca: ServiceCa) -> None:
         """Reads the anchor, if there is one. Raises IssuerError."""
+        self._name = SERVER_NAME if ca.anchor is not None else None
         self._addresses = list(ca.services)
         self._pins = frozenset(ca.pins)
         self._anchor = _read_anchor(ca.anchor) if ca.anchor is not None else None
@@ -91,13 +96,17 @@ class ServiceClient:
             else:
                 self._prefer(address)
                 return answer
-        raise ServiceAway("; ".join(failures))
+        raise ServiceAway("; ".join(failures) or "no address of it is known")
 
     async def close(self) -> None:
         """What is under way fails."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+    def _proof(self) -> dict[str, str]:
+        """What each request shows beside what the connection does."""
+        return {}
 
     def _prefer(self, address: str) -> None:
         self._addresses.remove(address)
@@ -106,7 +115,9 @@ class ServiceClient:
     async def _ask(
         self, address: str, operation: ServiceOperation[Any, A], message: Message | None, tag: str
     ) -> A | None:
-        headers = {"Content-Type": "application/json"} if message is not None else {}
+        headers = self._proof()
+        if message is not None:
+            headers["Content-Type"] = "application/json"
         if tag:
             headers["If-None-Match"] = f'"{tag}"'
         async with self._opened().request(
@@ -114,7 +125,7 @@ class ServiceClient:
             address + operation.path,
             data=encode(message) if message is not None else None,
             headers=headers,
-            server_hostname=SERVER_NAME if self._anchor is not None else None,
+            server_hostname=self._name,
             allow_redirects=False,
         ) as response:
             body = await read_answer(response, ANSWER_MAX)
@@ -143,6 +154,45 @@ class ServiceClient:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         context.sslobject_class = _pinned(self._pins)
+        return context
+
+
+class ClusterClient(ServiceClient):
+    """Of the service in the same cluster of Kubernetes: each request shows the pod's token, and the service is known by
+    its SPIFFE id and the mesh's trust anchors."""
+
+    def __init__(self, trust_domain: str, token: Path) -> None:
+        """`token`: a file, read for every request, because the kubelet replaces it."""
+        super().__init__(ServiceCa((), trust_domain, (), None, None, None))
+        self._id = str(service_id(trust_domain))
+        self._token = token
+
+    async def meet(self, addresses: Sequence[str], anchors: str) -> None:
+        """The service is there, and verified by these (PEM), from now on. Raises ssl.SSLError, ValueError."""
+        if anchors != self._anchor:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=anchors)
+            await self.close()
+            self._anchor, self._context = anchors, None
+        if set(addresses) != set(self._addresses):
+            self._addresses = list(addresses)
+
+    def _proof(self) -> dict[str, str]:
+        """Raises OSError, ValueError."""
+        with self._token.open("rb") as file:
+            token = file.read(_TOKEN_MAX).decode("ascii").strip()
+        if not token or not token.isprintable():
+            raise ValueError(f"the token {self._token} is empty, or is none")
+        return {"Authorization": BEARER + token}
+
+    def _new_context(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False
+        if self._anchor is not None:
+            context.load_verify_locations(cadata=self._anchor)
+            # The anchors need not be self-signed.
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.sslobject_class = shows(self._id)
         return context
 
 

@@ -10,6 +10,12 @@
       token_file: /etc/nodeseal/token     # with which this node joins
       keep: /var/lib/nodeseal             # the node's own key and certificate; the default is the run directory
 
+    ca:                                   # or the certificate service of the cluster that this node's agent is a pod of
+      kubernetes: nodeseal-system/nodeseal-ca   # its Service
+      trust_domain: cluster.local         # the default
+      bundle: nodeseal-trust-bundle       # the ConfigMap beside it, by which the service is known; the default
+      token_file: /var/run/secrets/nodeseal/token   # the pod's token for the service; the default
+
     ca:                                   # or a directory that another tool fills
       delivered: /run/certificates
       trust_domain: example.org
@@ -37,14 +43,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from nodeseal.contracts.authority import TRUST_BUNDLE
 from nodeseal.documents.document import List, Mapping, Node, Scalar, shown
 from nodeseal.documents.schema import Fields, read_name, read_text
 from nodeseal.mesh.spiffe import SpiffeIdError, check_trust_domain
 
 DEFAULT_PATTERN = "{namespace}/{service_account}"
 
+TOKEN_FILE = Path("/var/run/secrets/nodeseal/token")
+"""Where the agent's pod has the token for the certificate service."""
+
 _PATH_EXPECTED = "a path"
-_CA_EXPECTED = "the path of a CA directory, or a mapping with one of service, delivered and workload_api"
+_OBJECT = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
+_SERVICE = rf"{_OBJECT}/{_OBJECT}"
+_CA_EXPECTED = "the path of a CA directory, or a mapping with one of service, kubernetes, delivered and workload_api"
 _PIN = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _FILE = r"[A-Za-z0-9._-]{1,64}"
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
@@ -77,6 +89,20 @@ class ServiceCa:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterCa:
+    """The certificate service in the cluster that the agent is a pod of."""
+
+    namespace: str
+    service: str
+    """The name of its Service."""
+    trust_domain: str
+    bundle: str
+    """The name of the ConfigMap that has its trust anchors."""
+    token_file: Path
+    """What the kubelet projects for it."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeliveredCa:
     """A directory that another tool fills."""
 
@@ -97,7 +123,7 @@ class WorkloadApiCa:
     trust_domain: str
 
 
-Ca = OwnCa | ServiceCa | DeliveredCa | WorkloadApiCa
+Ca = OwnCa | ServiceCa | ClusterCa | DeliveredCa | WorkloadApiCa
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +183,8 @@ def _namespaces(fields: Fields) -> tuple[str, ...]:
     return names
 
 
-def _trust_domain(fields: Fields) -> str:
-    text = fields.text("trust_domain", expected="the mesh state's trust domain")
+def _trust_domain(fields: Fields, default: str | None = None) -> str:
+    text = fields.text("trust_domain", default, expected="the mesh state's trust domain")
     if text:
         try:
             check_trust_domain(text)
@@ -186,6 +212,19 @@ def _service(fields: Fields, base: Path) -> ServiceCa:
         anchor=anchor,
         token_file=_path(fields, "token_file", base),
         keep=_path(fields, "keep", base),
+    )
+
+
+def _kubernetes(fields: Fields, base: Path) -> ClusterCa:
+    expected = "a Service, as namespace/name"
+    text = fields.text("kubernetes", expected=expected, pattern=_SERVICE)
+    namespace, _, service = text.partition("/")
+    return ClusterCa(
+        namespace=namespace,
+        service=service,
+        trust_domain=_trust_domain(fields, "cluster.local"),
+        bundle=fields.text("bundle", TRUST_BUNDLE, expected="a ConfigMap's name", pattern=_OBJECT),
+        token_file=base / fields.text("token_file", str(TOKEN_FILE), expected=_PATH_EXPECTED),
     )
 
 
@@ -253,6 +292,7 @@ def _path(fields: Fields, name: str, base: Path) -> Path | None:
 
 _READERS: dict[str, Callable[[Fields, Path], Ca]] = {
     "service": _service,
+    "kubernetes": _kubernetes,
     "delivered": _delivered,
     "workload_api": _workload_api,
 }
