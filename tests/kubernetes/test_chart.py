@@ -32,6 +32,8 @@ COMBINATIONS: list[dict[str, Any]] = [
     {"agent": {"resources": {"limits": {"cpu": 2, "memory": "1.5Gi"}, "requests": None}}},
     {"agent": {"runDirectory": "/run/other", "dataDirectory": "/srv/n", "podAnnotations": {"a": "1", "b": "{{ x }}"}}},
     {"agent": {"cni": {"configurationDirectory": "/var/lib/cni/conf", "binaryDirectory": "/home/kubernetes/bin"}}},
+    {"ca": {"replicas": 1, "make": False, "secret": "mesh-ca", "certificateLifetime": "1h", "tolerations": []}},
+    {"ca": {"nodeSelector": {"a": "b"}, "resources": {"limits": {"memory": "1Gi"}}}},
     {"uninstall": True},
     {"uninstall": True, "agent": {"podAnnotations": {"a": "b"}, "priorityClassName": "system-cluster-critical"}},
 ]
@@ -94,6 +96,8 @@ def test_helm_makes_the_same_objects(values: dict[str, Any], namespace: str) -> 
         {"agent": {"updateStrategy": {"maxSurge": "101%"}}},
         {"agent": {"runDirectory": "/run/a/../b"}},
         {"agent": {"nodeSelector": {"a": True}}},
+        {"ca": {"replicas": 0}},
+        {"ca": {"secret": "A"}},
         {"uninstall": "yes"},
     ],
     ids=str,

@@ -47,7 +47,7 @@ class ApiServer:
             if not Path(program).exists():
                 pytest.skip(f"{program} is not there: `make test-kubernetes` builds it, and runs this test")
         self.directory = directory
-        self._namespace = namespace
+        self.namespace = namespace
         self._running: dict[str, subprocess.Popen[str]] = {}
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -110,7 +110,7 @@ class ApiServer:
 
     def inside(self, action: Callable[[], T]) -> T:
         """Calls it where the server can be asked, in another thread."""
-        return self._namespace.run(action)
+        return self.namespace.run(action)
 
     def play(self, story: Callable[[Api], Awaitable[None]], token: str = ADMIN) -> None:
         """Calls it where the server can be asked, with what asks it."""
@@ -145,7 +145,7 @@ class ApiServer:
         accept: str = "application/json",
     ) -> Any:
         """As the administrator; the answer."""
-        return self._namespace.run(lambda: self._ask(method, path, body, content, accept))
+        return self.namespace.run(lambda: self._ask(method, path, body, content, accept))
 
     def _ask(self, method: str, path: str, body: Any, content: str, accept: str) -> Any:
         context = ssl.create_default_context(cafile=self.directory / "certificates" / "apiserver.crt")
@@ -166,7 +166,7 @@ class ApiServer:
                 connection.request("POST", path, json.dumps(body))
                 return json.load(connection.getresponse())
 
-        return self._namespace.run(ask)
+        return self.namespace.run(ask)
 
     def _ready(self) -> bool:
         server = self._running["kube-apiserver"]
@@ -179,7 +179,7 @@ class ApiServer:
 
     def _start(self, name: str, *words: str) -> None:
         with (self.directory / f"{name}.log").open("a") as log:
-            self._running[name] = self._namespace.popen(*words, stdout=log, stderr=log)
+            self._running[name] = self.namespace.popen(*words, stdout=log, stderr=log)
 
     def _end(self, name: str) -> None:
         process = self._running.pop(name)

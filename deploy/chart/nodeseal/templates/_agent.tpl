@@ -3,6 +3,9 @@
 mesh:
   kubernetes:
     trust_domain: {{ .Values.trustDomain | quote }}
+ca:
+  kubernetes: {{ printf "%s/nodeseal-ca" .Release.Namespace | quote }}
+  trust_domain: {{ .Values.trustDomain | quote }}
 run_dir: {{ .Values.agent.runDirectory | quote }}
 hand_over: true
 health_directory: /run/health
@@ -39,6 +42,9 @@ resources:
 volumeMounts:
   - name: configuration
     mountPath: /etc/nodeseal
+    readOnly: true
+  - name: token
+    mountPath: /var/run/secrets/nodeseal
     readOnly: true
   - name: tmp
     mountPath: /tmp
