@@ -15,6 +15,7 @@ from nodeseal.cores.process import CoreOptions
 from nodeseal.daemon import verify
 from nodeseal.local import config
 from nodeseal.local.config import ConfigError
+from nodeseal.local.core_settings import CoreSettings
 from nodeseal.local.issuers import DeliveredCa, NamespaceCa, OwnCa, ServiceCa
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Connect, PlaintextWay
@@ -94,6 +95,44 @@ def test_revocation_lists_are_files(tmp_path: Path) -> None:
     assert load(tmp_path, MINIMAL).crls == ()
     assert load(tmp_path, f"{MINIMAL}crls: [a.crl, /etc/b.crl]\n").crls == (tmp_path / "a.crl", Path("/etc/b.crl"))
     assert problems(tmp_path, f"{MINIMAL}crls: [7]\n")[0].startswith("agent.yaml:4: crls[0]: expected a path, found ")
+
+
+def test_where_cores_run(tmp_path: Path) -> None:
+    assert load(tmp_path, MINIMAL).core == CoreSettings()
+    text = MINIMAL + "core: {own_cgroup: true, memory: 2GiB, cpus: 1.5, image_directory: image}\n"
+    assert load(tmp_path, text).core == CoreSettings(True, 2 << 30, 1.5, tmp_path / "image")
+    text = MINIMAL + "core: {own_cgroup: true, memory: none, cpus: 2}\n"
+    assert load(tmp_path, text).core == CoreSettings(True, None, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("7", "core: expected a mapping, found the number 7"),
+        ("{own_cgroup: 1}", "core.own_cgroup: expected true or false, found the number 1"),
+        (
+            "{own_cgroup: true, memory: 2}",
+            "core.memory: expected a size from 64MiB such as 2GiB, or none, found the number 2",
+        ),
+        ("{own_cgroup: true, cpus: 0}", "core.cpus: expected a number of CPUs from 0.1, such as 2 or 1.5, or none"),
+        ("{own_cgroup: true, cpus: 1e3}", "core.cpus: expected a number of CPUs from 0.1, such as 2 or 1.5, or none"),
+        ("{memory: 2GiB}", "core.memory: expected 'own_cgroup: true' beside it, found none"),
+        ("{cpus: 2}", "core.cpus: expected 'own_cgroup: true' beside it, found none"),
+        ("{cgroup: true}", "core.cgroup: "),
+    ],
+)
+def test_wrong_places_of_cores(tmp_path: Path, value: str, message: str) -> None:
+    (line,) = problems(tmp_path, f"{MINIMAL}core: {value}\n")
+    assert line.startswith(f"agent.yaml:4: {message}")
+
+
+def test_hand_over_and_health(tmp_path: Path) -> None:
+    plain = load(tmp_path, MINIMAL)
+    assert (plain.hand_over, plain.health_directory) == (False, None)
+    asked = load(tmp_path, MINIMAL + "hand_over: true\nhealth_directory: health\n")
+    assert (asked.hand_over, asked.health_directory) == (True, tmp_path / "health")
+    (line,) = problems(tmp_path, MINIMAL + "hand_over: perhaps\n")
+    assert line == "agent.yaml:4: hand_over: expected true or false, found 'perhaps'"
 
 
 def test_kind_of_keys(tmp_path: Path) -> None:

@@ -90,6 +90,19 @@ def test_status_names_what_was_kept_from_leaving_in_plaintext(golden: Golden) ->
     golden("status_held.txt", text + "\n")
 
 
+def test_status_where_cores_have_left_their_container(golden: Golden) -> None:
+    limited = {"cgroup": "/nodeseal/core-4", "memory": 40_000_000, "memory_limit": 512 << 20, "cpu_limit": 1.5}
+    text = status.text(
+        node_status(
+            workload("shipper"),
+            agent={"pid": 4101, "version": "0.1.0", "standby": [3990, 4007]},
+            core=RUNNING | {"generation": 4, "place": limited},
+            older_cores=[OLDER | {"connections": 17, "place": {"cgroup": "/nodeseal/core-2", "memory": 31 << 20}}],
+        )
+    )
+    golden("status_places.txt", text + "\n")
+
+
 def test_core_that_does_not_answer_is_not_said_to_run() -> None:
     head, *_rest = status.text(node_status(core=RUNNING | {"error": "it does not answer"})).splitlines()
     assert head == "node node1: agent 0.1.0 (pid 4101), core does not answer (pid 4102)"

@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -32,6 +33,7 @@ from nodeseal.contracts.status import (
     Status,
     WorkloadRow,
 )
+from nodeseal.cores import place
 from nodeseal.cores.client import CoreClient, CoreError
 from nodeseal.cores.link import CoreLink
 from nodeseal.enrolment.installed import Installed
@@ -66,6 +68,8 @@ async def status(node: Node) -> Status:
             core = _with_stats(core, answers[0][1][0])
         except (CoreError, TimeoutError) as error:
             core = replace(core, error=str(error) or "it does not answer")
+    if core.generation is not None:
+        core = replace(core, place=await asyncio.to_thread(place.described, node.config.run_dir, core.generation))
     natives = await node.natives.rows()
     workloads = [
         replace(_workload(node, enrolment, counts, limits), native=natives.get(str(name)))
@@ -78,7 +82,7 @@ async def status(node: Node) -> Status:
         trust_domain=node.trust_domain,
         agent=_agent(node),
         core=core,
-        older_cores=await asyncio.gather(*(_older_core(link) for link in node.core.older)),
+        older_cores=await asyncio.gather(*(_older_core(node.config.run_dir, link) for link in node.core.older)),
         mesh=_mesh(node),
         capture=CaptureRow(
             backend=node.capture.backend,
@@ -145,7 +149,7 @@ def _with_stats(core: CoreRow, stats: CoreStats) -> CoreRow:
     )
 
 
-async def _older_core(link: CoreLink) -> OlderCoreRow:
+async def _older_core(run_dir: Path, link: CoreLink) -> OlderCoreRow:
     """A core that was replaced and has connections left; None for what it does not tell."""
     connections, tunnels = None, None
     with contextlib.suppress(CoreError, TimeoutError):
@@ -159,6 +163,7 @@ async def _older_core(link: CoreLink) -> OlderCoreRow:
         connections=connections,
         tunnels=tunnels,
         seconds=round(asyncio.get_running_loop().time() - link.since, 1),
+        place=await asyncio.to_thread(place.described, run_dir, link.generation),
     )
 
 

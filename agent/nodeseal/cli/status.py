@@ -19,11 +19,12 @@ from nodeseal.cli.tree import Command
 from nodeseal.cli.workloads import Selected, workload_option
 from nodeseal.contracts.api import STATUS
 from nodeseal.contracts.output import NodeProblem, NodeStatuses, StatusCheck
-from nodeseal.contracts.status import AbsenceRow, Certificate, OlderCoreRow, ProblemRow, Status, WorkloadRow
+from nodeseal.contracts.status import AbsenceRow, Certificate, CoreRow, OlderCoreRow, ProblemRow, Status, WorkloadRow
 from nodeseal.mesh.reasons import ProblemWord, WhyNotEnrolled
 
 _BACKENDS = {"ebpf": "eBPF", "iptables": "iptables"}
 _EXIT_STATUS = {"ok": 0, "warning": 1, "error": 2}
+_MIB = 1 << 20
 _CHECK_SHOWN = 3
 _ON_THEIR_WAY = (WhyNotEnrolled.PENDING, WhyNotEnrolled.JOINING, WhyNotEnrolled.LEAVING)
 """What passes by itself. If it does not, the agent lists it among the problems."""
@@ -142,7 +143,8 @@ def text(status: Status, *, some: bool = False) -> str:
         parts.append(_table(workloads))
     elif not starting:
         parts.append("no such workload is on this node" if some else "no workload of the mesh state is on this node")
-    details = [*_absence(status.agent.absence), *_older_cores(status.older_cores)]
+    details = [*_absence(status.agent.absence), *_standby(status.agent.standby), *_older_cores(status.older_cores)]
+    details += _places(status)
     if status.capture.early:
         details.append(f"captured by iptables, connections are made early: {status.capture.early}")
     details += [*_draining(workloads), *_captured_otherwise(status), *past_core.lines(status)]
@@ -177,6 +179,27 @@ def _older_cores(older: Sequence[OlderCoreRow]) -> list[str]:
         what = "finishes its connections" if one.retired else "is being replaced"
         left = f": {one.connections} left, for {duration(one.seconds)} so far" if one.connections is not None else ""
         lines.append(f"core of generation {one.generation} (pid {one.pid}) {what}{left}")
+    return lines
+
+
+def _standby(pids: Sequence[int]) -> list[str]:
+    return (
+        [f"agent{'s' if len(pids) > 1 else ''} that would take over: pid {', '.join(map(str, pids))}"] if pids else []
+    )
+
+
+def _places(status: Status) -> list[str]:
+    """The cgroups that cores have of their own."""
+    lines = []
+    cores: list[CoreRow | OlderCoreRow] = [status.core, *status.older_cores]
+    for one in cores:
+        if (place := one.place) is None:
+            continue
+        used = f"{place.memory / _MIB:.0f} MiB" if place.memory is not None else "not counted"
+        most = f" of {place.memory_limit / _MIB:.0f} MiB" if place.memory_limit is not None else ""
+        cpus = f", at most {place.cpu_limit:g} CPUs" if place.cpu_limit is not None else ""
+        which = f"core of generation {one.generation} (pid {one.pid})"
+        lines.append(f"{which} is in the cgroup {place.cgroup}: memory {used}{most}{cpus}")
     return lines
 
 

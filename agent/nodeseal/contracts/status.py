@@ -79,6 +79,21 @@ class Handshakes(Row, frozen=True):
     """How many steps waited because of what their source had cost, since the core started."""
 
 
+class PlaceRow(Row, frozen=True):
+    """The cgroup that a core has of its own."""
+
+    cgroup: str = ""
+    """Its path in each hierarchy."""
+    memory: int | None = None
+    """Bytes that are charged to it; null where nobody counts them."""
+    memory_limit: int | None = None
+    """Null for none; so is `cpu_limit`."""
+    cpu_seconds: float | None = None
+    """CPU time that it has used."""
+    cpu_limit: float | None = None
+    """How many CPUs it may use."""
+
+
 class CoreRow(Row, frozen=True):
     """The core that takes new connections."""
 
@@ -99,6 +114,8 @@ class CoreRow(Row, frozen=True):
     """Null while the core does not answer; so are the next two."""
     descriptors: Descriptors | None = None
     handshakes: Handshakes | None = None
+    place: PlaceRow | None = None
+    """Null when it has no cgroup of its own."""
 
 
 class OlderCoreRow(Row, frozen=True):
@@ -115,6 +132,8 @@ class OlderCoreRow(Row, frozen=True):
     """The same for tunnels."""
     seconds: float = 0.0
     """Since it was retired, or since this agent knows it."""
+    place: PlaceRow | None = None
+    """Null when it has no cgroup of its own."""
 
 
 class MeshRow(Row, frozen=True):

@@ -8,14 +8,17 @@ import select
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
+from nodeseal.cores import place
 from nodeseal.cores.client import CoreError
+from nodeseal.cores.place import PlaceError
 from nodeseal.local import generations
 from nodeseal.local.config import Config
+from nodeseal.local.core_settings import CoreSettings
 from nodeseal.local.tls_profile import TlsProfile
 
 _START_TIMEOUT_S = 20.0
@@ -35,6 +38,8 @@ class CoreOptions:
     """A peer that acknowledges nothing for so many milliseconds is given up; 0: none is."""
     fips: bool = False
     """Its TLS uses OpenSSL's FIPS module alone."""
+    settings: CoreSettings = field(default_factory=CoreSettings)
+    """Where it runs."""
 
     @classmethod
     def of(cls, config: Config, trust_domain: str) -> Self:
@@ -48,6 +53,7 @@ class CoreOptions:
             preconnect_ms=round(config.preconnect.total_seconds() * 1000),
             unacknowledged_ms=round(unacknowledged.total_seconds() * 1000),
             fips=config.tls is TlsProfile.FIPS,
+            settings=config.core,
         )
 
 
@@ -62,33 +68,36 @@ def spawn(
     Its log goes to run_dir/core.log. Raises CoreError with the core's own line when it does not start.
     """
     reading, writing = os.pipe2(os.O_CLOEXEC)
-    command = [*core_command, "--run-dir", str(run_dir), "--ready-fd", str(writing)]
-    command += ["--generation", str(generation), "--build", generations.build()]
-    command += ["--workers", str(options.workers), "--trust-domain", options.trust_domain]
-    command += ["--spin-us", str(options.spin_us), "--congestion-control", options.congestion_control]
-    command += ["--preconnect-ms", str(options.preconnect_ms)]
-    command += ["--unacknowledged-ms", str(options.unacknowledged_ms)]
+    arguments = ["--run-dir", str(run_dir), "--ready-fd", str(writing)]
+    arguments += ["--generation", str(generation), "--build", generations.build()]
+    arguments += ["--workers", str(options.workers), "--trust-domain", options.trust_domain]
+    arguments += ["--spin-us", str(options.spin_us), "--congestion-control", options.congestion_control]
+    arguments += ["--preconnect-ms", str(options.preconnect_ms)]
+    arguments += ["--unacknowledged-ms", str(options.unacknowledged_ms)]
     if options.fips:
-        command.append("--fips")
+        arguments.append("--fips")
     try:
         try:
             log_fd = os.open(
                 run_dir / generations.LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
             )
             try:
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log_fd,
-                    stderr=log_fd,
-                    pass_fds=(writing,),
-                    start_new_session=True,
-                )
+                with place.launch(run_dir, options.settings, generation, core_command, arguments, writing) as launch:
+                    process = subprocess.Popen(
+                        launch.command,
+                        stdin=subprocess.DEVNULL,
+                        stdout=log_fd,
+                        stderr=log_fd,
+                        pass_fds=(writing, *launch.descriptors),
+                        start_new_session=True,
+                    )
             finally:
                 os.close(log_fd)
         finally:
             os.close(writing)
         said = _read_until_ready(reading)
+    except PlaceError as error:
+        raise CoreError(f"cannot start the core: {error}") from None
     except OSError as error:
         raise CoreError(f"cannot start the core: {error.strerror or error}") from error
     finally:

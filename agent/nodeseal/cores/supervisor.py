@@ -24,7 +24,7 @@ import asyncio
 import contextlib
 import logging
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 from enum import StrEnum
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -33,6 +33,7 @@ import psutil
 
 from nodeseal.backoff import Backoff
 from nodeseal.contracts.status import CoreRow
+from nodeseal.cores import place
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone, Hello
 from nodeseal.cores.link import CoreLink
 from nodeseal.cores.process import CoreOptions, spawn
@@ -86,6 +87,8 @@ class CoreSupervisor:
         self._drain_limit = drain_limit
         self._starting = asyncio.Lock()
         self._lost = asyncio.Event()  # the current core has ended
+        self._untidy = asyncio.Event()  # a core has ended, or may have before this agent came
+        self._untidy.set()
         self._crashes: list[float] = []  # when, on the event loop's clock; the last few minutes
         self._incarnations = 0
         self._generation = 0
@@ -165,6 +168,7 @@ class CoreSupervisor:
         if self.current is None:
             self._lost.set()
         memory = asyncio.create_task(self._watch_memory(), name="memory")
+        tidying = asyncio.create_task(self._keep_tidy(), name="tidy")
         backoff = Backoff(0.5, 30.0)
         try:
             while True:
@@ -192,6 +196,7 @@ class CoreSupervisor:
                 await self._introduce()
         finally:
             memory.cancel()
+            tidying.cancel()
 
     async def upgrade(self) -> CoreLink:
         """Starts a new core beside the current one and makes it the current one; the workloads are handed over by
@@ -234,6 +239,7 @@ class CoreSupervisor:
         with contextlib.suppress(CoreError, TimeoutError):
             await link.call(CoreClient.stop)
             await asyncio.wait_for(link.ended.wait(), _END_PATIENCE_S)
+        await self._tidy({one.generation for one in self.older})
 
     def close(self) -> None:
         """Lets go of the cores, which go on."""
@@ -299,9 +305,11 @@ class CoreSupervisor:
             client.close()
             if isinstance(error, CoreError):
                 self._forget_dead(generation)
+                await self._tidy({one.generation for one in (self.current, *self.older) if one is not None})
             raise
         link = self._link(hello, client, process)
         self.started_here = True
+        self._untidy.set()
         log.info("started a core, pid %d, generation %d", hello.pid, generation)
         if self.current is not None:
             self.older.append(self.current)
@@ -323,6 +331,7 @@ class CoreSupervisor:
 
     def _on_end(self, link: CoreLink) -> None:
         text = f"the core (pid {link.pid}, generation {link.generation}) ended{link.exit_text()}"
+        self._untidy.set()
         link.forget_files()
         link.close()
         if link in self.older:
@@ -363,6 +372,21 @@ class CoreSupervisor:
             )
             with contextlib.suppress(CoreError):
                 await oldest.call(CoreClient.stop)
+
+    async def _keep_tidy(self) -> None:
+        """What cores had outside of their processes goes with them; see place.tidy."""
+        while True:
+            await self._untidy.wait()
+            self._untidy.clear()
+            # A core that starts has a cgroup before it is there to be seen.
+            running = {link.generation for link in (self.current, *self.older) if link is not None}
+            await self._tidy(running | {self._generation})
+
+    async def _tidy(self, running: Set[int]) -> None:
+        try:
+            await asyncio.to_thread(place.tidy, self._run_dir, running)
+        except OSError as error:
+            log.warning("cannot remove what a core left: %s: %s", error.filename, error.strerror or error)
 
     def _rotate_log(self) -> None:
         path = self._run_dir / generations.LOG_NAME

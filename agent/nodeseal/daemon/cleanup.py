@@ -22,6 +22,7 @@ from nodeseal.capture.cleanup import cleanup as cleanup_capture
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Entry, Journal
 from nodeseal.cni import installation
+from nodeseal.cores import place
 from nodeseal.cores.client import CoreClient, CoreError
 from nodeseal.daemon.composition import source_at
 from nodeseal.linux import conntrack, lock_file
@@ -75,12 +76,14 @@ def cleanup(run_dir: Path) -> Report:
         unplugged = _remove_plugin(run_dir, report)
         withdrawn = _withdraw(run_dir, report)
         _end_cores(run_dir, report)
+        _forget_places(run_dir, report)
         _end_captured_sockets(run_dir, report)
         capture = cleanup_capture(run_dir)
         report.removed += capture.removed
         report.failed += capture.failed
         # The note of where something is stays for the next try.
         kept = (
+            run_directory.CORE_PLACE,
             *(() if withdrawn else (run_directory.PUBLICATION,)),
             *(() if unplugged else (run_directory.PLUGIN_PLACES,)),
         )
@@ -160,6 +163,15 @@ def _end_cores(run_dir: Path, report: Report) -> None:
             report.removed.append(f"core, pid {pid}")
         else:
             report.failed.append(f"the core, pid {pid}, does not end")
+
+
+def _forget_places(run_dir: Path, report: Report) -> None:
+    """The cores' cgroups, and the copies of their files."""
+    try:
+        report.removed += place.tidy(run_dir, generations.running(run_dir))
+        report.failed += place.forget(run_dir)
+    except OSError as error:
+        report.failed.append(f"cannot remove what cores left: {error.filename}: {error.strerror or error}")
 
 
 async def _stop_core(run_dir: Path, generation: int, pid: int) -> None:

@@ -21,7 +21,7 @@ from nodeseal.backoff import Backoff
 from nodeseal.daemon.composition import issuer_of, source_of
 from nodeseal.daemon.errors import StartError
 from nodeseal.daemon.held_directory import HeldDirectory
-from nodeseal.daemon.preparation import prepare
+from nodeseal.daemon.preparation import Preparation
 from nodeseal.daemon.process_health import ProcessHealth
 from nodeseal.daemon.succession import Succession
 from nodeseal.daemon.term import Term, TermEnd
@@ -76,7 +76,7 @@ async def _run(config: Config, path: Path, issuer: Issuer) -> None:
         source = source_of(config)
         try:
             if config.hand_over:
-                held = await succession.take(lambda: prepare(config, source))
+                held = await succession.take(Preparation(config, source).prepare)
             else:
                 held = _held_alone(config.run_dir)
             if held is None:

@@ -18,10 +18,12 @@ from nodeseal.capture.backends.iptables import cannot_park
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import Journal
 from nodeseal.clock import utc_now
+from nodeseal.cores.image import unusable
 from nodeseal.daemon.composition import issuer_of, source_of
 from nodeseal.identity.fips import unapproved
 from nodeseal.identity.issuer import IssuerError
 from nodeseal.linux import openssl
+from nodeseal.linux.cgroup_hierarchies import hierarchies
 from nodeseal.linux.cgroups import check_cgroup
 from nodeseal.linux.errors import LinuxError
 from nodeseal.linux.openssl import OpenSSLError
@@ -113,6 +115,17 @@ def _cgroup(config: Config) -> Iterator[str]:
             yield str(error)
 
 
+def _core(config: Config) -> Iterator[str]:
+    if config.core.own_cgroup:
+        try:
+            hierarchies()
+        except LinuxError as error:
+            yield f"own_cgroup cannot be had: {error}"
+    directory = config.core.image_directory
+    if directory is not None and (why := unusable(directory)) is not None:
+        yield f"image_directory cannot be used: {why}"
+
+
 def _connect(config: Config) -> Iterator[str]:
     if config.connect is Connect.TRUTHFUL and config.capture is Choice.IPTABLES and (why := cannot_park()) is not None:
         yield f"truthful cannot be had with 'capture: iptables' here, say early, or have eBPF capture: {why}"
@@ -147,5 +160,6 @@ _LOOKS: dict[str, Callable[[Config], Iterator[str]]] = {
     "congestion_control": _congestion_control,
     "cgroup": _cgroup,
     "connect": _connect,
+    "core": _core,
     "tls": _tls,
 }

@@ -39,6 +39,11 @@ def read_limits(fields: Fields, name: str) -> LimitChanges:
     return changes
 
 
+def read_size(fields: Fields, name: str, low: int, high: int, expected: str) -> int | None:
+    """A number of bytes; None when there is none, or it is no limit."""
+    return _limit(fields, name, low, high, expected) or None
+
+
 def _limit(fields: Fields, name: str, low: int, high: int, expected: str) -> int | None:
     node = fields.node(name, expected, required=False)
     if node is None:

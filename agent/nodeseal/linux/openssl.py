@@ -7,7 +7,9 @@ says it has is all that can be known here: whether a module has been validated i
 from __future__ import annotations
 
 import ctypes
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 _LIBCRYPTO = "libcrypto.so.3"
@@ -35,6 +37,26 @@ def library_version() -> str:
     text: bytes = _library().OpenSSL_version(0)
     match = re.match(r"OpenSSL \S+", text.decode())
     return match[0] if match else text.decode()
+
+
+def configuration_directory() -> Path:
+    """Where its configuration file is, unless OPENSSL_CONF says otherwise. Raises OpenSSLError."""
+    return _directory(4)  # OPENSSL_DIR: 'OPENSSLDIR: "/usr/lib/ssl"'
+
+
+def modules_directory() -> Path:
+    """Where its modules are, unless OPENSSL_MODULES says otherwise. Raises OpenSSLError."""
+    if given := os.environ.get("OPENSSL_MODULES"):
+        return Path(given)
+    return _directory(8)  # OPENSSL_MODULES_DIR
+
+
+def _directory(number: int) -> Path:
+    text: bytes = _library().OpenSSL_version(number)
+    match = re.search(r'"(.*)"', text.decode())
+    if match is None:
+        raise OpenSSLError(f"OpenSSL does not say where its files are, but {text.decode()!r}")
+    return Path(match[1])
 
 
 def provider(*, fips: bool) -> str:

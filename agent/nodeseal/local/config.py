@@ -26,6 +26,7 @@
     outside_mesh: [10.96.0.1]        # outside all the same: addresses, ranges; the API server's, for example
     capture: auto                    # ebpf, iptables, or auto: ebpf where this machine has what it needs
     connect: truthful                # when a workload's connect() returns: once the far side is there, or early
+    core: {}                         # where cores run: cgroup, memory, CPUs, files; see core_settings.py
     hand_over: false                 # true: another agent of this run directory takes over, instead of being refused
     health_directory: /run/health    # files for probes of this very process; the default is none
     cni: {on_failure: closed}        # pods start once they are enrolled, see pod_start.py; the default is without
@@ -53,6 +54,8 @@ from nodeseal.documents.durations import read_duration, read_optional_duration
 from nodeseal.documents.exclude import read_items, read_network
 from nodeseal.documents.limits import read_limits
 from nodeseal.documents.schema import Fields, Problems, open_document, read_text
+from nodeseal.local import run_directory
+from nodeseal.local.core_settings import CoreSettings, read_core_settings
 from nodeseal.local.issuers import Ca, NamespaceCa, read_ca, read_issuers
 from nodeseal.local.pod_start import PodStart, read_pod_start
 from nodeseal.local.tls_profile import TlsProfile, read_tls_profile
@@ -61,7 +64,7 @@ from nodeseal.mesh.extent import Extent
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Connect, PlaintextWay
 
-DEFAULT_RUN_DIR = Path("/run/nodeseal")
+DEFAULT_RUN_DIR = run_directory.DEFAULT
 DEFAULT_CONNECT = Connect.TRUTHFUL
 _LIFETIME_MIN = timedelta(seconds=2)
 _LIFETIME_MAX = timedelta(days=365)
@@ -130,6 +133,7 @@ class Config:
     issuers: tuple[NamespaceCa, ...] = ()
     """Instead of `ca`, for the workloads of some namespaces."""
     tls: TlsProfile = TlsProfile.DEFAULT
+    core: CoreSettings = field(default_factory=CoreSettings)
     hand_over: bool = False
     """Another agent of the same run directory takes over from this one, and this one from another."""
     health_directory: Path | None = None
@@ -185,6 +189,7 @@ def load(path: Path) -> Config:
         issuers=read_issuers(fields, base),
         tls=read_tls_profile(fields, "tls"),
         crls=_crls(fields, base),
+        core=read_core_settings(fields, "core", base),
         hand_over=fields.truth("hand_over", False),
         pod_start=read_pod_start(fields, "cni", base),
         health_directory=_optional_path(fields, "health_directory", base),

@@ -14,12 +14,14 @@ from nodeseal.linux import lock_file
 from nodeseal.linux.permissions import PRIVATE, UNCHANGED, others_can
 from nodeseal.local import generations
 
+DEFAULT = Path("/run/nodeseal")
 AGENT_LOCK = "agent.lock"
 AGENT_NEXT = "agent.next"
 AGENT_PID = "agent.pid"
 AGENT_SOCKET = "agent.sock"
 PLUGIN_SOCKET = "cni.sock"
 CORE_LOG = generations.LOG_NAME
+CORE_PLACE = "core-place.json"
 CAPTURE_JOURNAL = "capture.json"
 LEFTOVERS = "left-over.json"
 PUBLICATION = "publication.json"
@@ -28,8 +30,8 @@ ISSUER_STATE = "issuer.json"
 PLUGIN_PLACES = "cni.json"
 LET_THROUGH = "let-through"
 OWN_FILES = (
-    AGENT_SOCKET, AGENT_PID, AGENT_LOCK, AGENT_NEXT, CORE_LOG, f"{CORE_LOG}.1", LEFTOVERS, PUBLICATION, cache.FILE_NAME,
-    NODE_CERTIFICATE, ISSUER_STATE, PLUGIN_SOCKET, PLUGIN_PLACES,
+    AGENT_SOCKET, AGENT_PID, AGENT_LOCK, AGENT_NEXT, CORE_LOG, f"{CORE_LOG}.1", CORE_PLACE, LEFTOVERS, PUBLICATION,
+    cache.FILE_NAME, NODE_CERTIFICATE, ISSUER_STATE, PLUGIN_SOCKET, PLUGIN_PLACES,
 )  # fmt: skip
 """Beside those of the cores, see own_files()."""
 _STANDBY = re.compile(r"agent-([1-9][0-9]*)\.lock")
