@@ -21,10 +21,13 @@ from nodeseal.capture.errors import CaptureError
 from nodeseal.enrolment import bypass_keeper
 from nodeseal.enrolment.bypass_keeper import NO_EXTENT, BypassKeeper
 from nodeseal.local.config import NodeAddresses
+from nodeseal.mesh.address import ApplicationAddress
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
 from nodeseal.mesh.extent import Extent
 from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
+from nodeseal.mesh.node import Node
+from nodeseal.mesh.service import Front, Way
 from support.agent_fakes import FakeBypass, mesh, status_of, until, workload
 
 EXCLUDE = Exclusions(inbound=Excluded(ports=(PortRange(8000, 8010),)))
@@ -94,7 +97,39 @@ def test_own_workloads_exclude_before_they_are_enrolled(kept: Kept) -> None:
 
 
 A, B = away("a", Phase.ENROLLED), away("b", Phase.ENROLLED, exclude=EXCLUDE)
+LB, OF_NODE = IPv4Address("198.18.0.80"), IPv4Address("198.18.0.10")
+
+
+def with_fronts(*ends: Workload, leading: Workload = A, at: IPv4Address = LB, nodes: bool = True) -> Mesh:
+    """Services that lead to one: `web` is dialled at VIP, at `at` and at nodes, `other` at `at` as well, and `outer` at
+    NEXT_VIP, which is nobody's alone."""
+    endpoints = (ApplicationAddress(leading.addresses[0], 80),)
+    ways = (Front(Way.CLUSTER, 4, (VIP,), 80, 80, endpoints), Front(Way.NODE, 4, (), 30080, 80, endpoints))
+    services = [
+        Service(name, (), (), (), fronts)
+        for name, fronts in (
+            (WorkloadName("default", "web"), (*ways, Front(Way.LOAD_BALANCER, 4, (at,), 80, 80, endpoints))),
+            (WorkloadName("default", "other"), (Front(Way.EXTERNAL, 4, (at,), 81, 81, endpoints),)),
+            (WorkloadName("default", "outer"), (Front(Way.EXTERNAL, 4, (NEXT_VIP,), 80, 80, ()),)),
+        )
+    ]
+    workloads = {one.key: one for one in (*ends, leading)}.values()
+    return Mesh.build("example.org", workloads, services, nodes=[Node("node2", (OF_NODE,))][:nodes])
+
+
+AT_NODE = away("p", Phase.ENROLLED, addresses=(OF_NODE,), host=HostPlace("/p", (PortRange(9000, 9000),)))
 STATES = [
+    with_fronts(B),
+    with_fronts(B, leading=A.in_phase(Phase.ABSENT)),
+    with_fronts(leading=B),
+    with_fronts(at=OF_NODE),
+    with_fronts(at=OF_NODE, nodes=False),
+    with_fronts(AT_NODE, at=OF_NODE),
+    with_fronts(AT_NODE, at=OF_NODE, nodes=False),
+    with_fronts(AT_NODE, leading=AT_NODE),
+    with_fronts(B, at=B.addresses[0]),
+    with_fronts(B, away("c", Phase.ABSENT, addresses=B.addresses), leading=B),
+    mesh(AT_NODE),
     mesh(),
     mesh(A),
     mesh(A, B),
@@ -149,6 +184,21 @@ def test_service_counts_as_enrolled_while_it_leads_to_somebody_who_is(kept: Kept
     assert kept.after(with_service(VIP, absent)) == {}
 
 
+def test_an_address_of_a_front_is_a_peers_while_it_leads_to_somebody_who_is_enrolled(kept: Kept) -> None:
+    assert kept.after(with_fronts()) == peer(A) | peer_entries([VIP, LB], NO_EXCLUSIONS)
+    assert kept.after(with_fronts(), with_fronts(leading=A.in_phase(Phase.ABSENT))) == {}
+
+
+def test_a_nodes_address_is_no_peers_because_of_a_service(kept: Kept) -> None:
+    assert kept.after(with_fronts(at=OF_NODE)) == peer(A) | peer_entries([VIP], NO_EXCLUSIONS)
+    shared = peer_entries([OF_NODE], NO_EXCLUSIONS, shared=True)
+    assert kept.after(with_fronts(AT_NODE, at=OF_NODE)) == peer(A) | peer_entries([VIP], NO_EXCLUSIONS) | shared
+
+
+def test_a_workloads_address_is_its_own_whatever_a_service_says(kept: Kept) -> None:
+    assert kept.after(with_fronts(B, at=B.addresses[0])) == peer(A) | peer(B) | peer_entries([VIP], NO_EXCLUSIONS)
+
+
 def test_addresses_of_the_node_come_and_go(kept: Kept) -> None:
     async def story() -> None:
         await kept.keeper.take(mesh(A))
@@ -192,6 +242,15 @@ def test_addresses_of_the_mesh_state_are_not_outside() -> None:
         assert inside_entries([address], SMALL).items() <= kept.after(state).items()
         assert not kept.keeper.is_outside(state, address)
         assert kept.keeper.is_outside(mesh(), address)
+
+
+@pytest.mark.parametrize("address", [VIP, LB, OF_NODE])
+def test_addresses_where_services_are_dialled_are_not_outside(address: IPv4Address) -> None:
+    kept = Kept(extent=SMALL)
+    assert SMALL.is_outside(address)
+    state = with_fronts(leading=A.in_phase(Phase.ABSENT))
+    assert inside_entries([address], SMALL).items() <= kept.after(state).items()
+    assert not kept.keeper.is_outside(state, address)
 
 
 def test_an_address_that_is_named_is_outside_until_somebody_is_enrolled_there() -> None:

@@ -24,7 +24,10 @@ from nodeseal.contracts.connections import ConnectionFilter, Connections
 from nodeseal.contracts.core import Connection
 from nodeseal.cores.client import CoreGone
 from nodeseal.linux.sock_diag import Direct, DirectError
-from nodeseal.mesh.model import WorkloadName
+from nodeseal.mesh.address import ApplicationAddress
+from nodeseal.mesh.model import Mesh, Service, WorkloadName
+from nodeseal.mesh.node import Node as NodeOfMesh
+from nodeseal.mesh.service import Front, Way
 from support.agent_fakes import mesh, status_of, workload
 
 HERE, OTHER = workload("a", None), workload("b", None)
@@ -142,6 +145,20 @@ def test_pages_have_all_in_the_same_order(node: Node, limit: int) -> None:
     assert [one for part in found for one in positions(part)] == [*IN_ORDER, *PAST]
     assert all(len(part.connections) == limit for part in found[:-1])
     assert 1 <= len(found[-1].connections) <= limit
+
+
+def test_a_service_is_named_where_it_was_dialled_and_its_workload_where_that_led() -> None:
+    node = Node({1: [row(1, direction="outbound"), row(2)]}, {})
+    front = Front(Way.NODE, 4, (), 30080, 80, (ApplicationAddress(OTHER.addresses[0], 80),))
+    service = Service(WorkloadName("shop", "web"), (), (), (), (front,))
+    at_node = IPv4Address("192.168.0.1")
+    node.mesh = Mesh.build("example.org", (HERE, OTHER), (service,), nodes=(NodeOfMesh("node1", (at_node,)),))
+    node.cores[1][0] = msgspec.structs.replace(
+        node.cores[1][0], destination=f"{at_node}:30080", endpoint=f"{OTHER.addresses[0]}:80"
+    )
+    first, second = page(node).connections
+    assert (first.destination_workload, first.endpoint_workload) == ("shop/web", "default/b")
+    assert second.destination_workload != "shop/web"
 
 
 def test_page_goes_on_whatever_has_ended(node: Node) -> None:

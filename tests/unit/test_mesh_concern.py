@@ -186,4 +186,4 @@ def test_nothing_is_remembered_of_services_that_are_gone() -> None:
         mesh = after
     last = MeshDifference(DOMAIN, removed={SERVICES.name: tuple(mesh.services)})
     concerns.take(mesh, last, mesh.apply(last))
-    assert concerns._leading == {}
+    assert concerns._leading._keys == {}

@@ -37,7 +37,8 @@ from nodeseal.cores.link import CoreLink
 from nodeseal.enrolment.workload import Enrolment
 from nodeseal.linux.sock_diag import Direct, DirectError, Endpoint
 from nodeseal.mesh import decide
-from nodeseal.mesh.address import AddressError, OriginalDestination, SourceAddress, parse_address
+from nodeseal.mesh.address import Address, AddressError, OriginalDestination, SourceAddress, parse_address
+from nodeseal.mesh.fronts import Found, front_at
 from nodeseal.mesh.model import Mesh, WorkloadName
 from nodeseal.mesh.reasons import WhyPlaintext
 from nodeseal.node import natives
@@ -250,7 +251,7 @@ def through_core(mesh: Mesh | None, row: Connection, generation: int) -> Connect
         source=row.source,
         source_workload=_name_of(mesh, row.source) or own,
         destination=row.destination,
-        destination_workload=_name_of(mesh, row.destination),
+        destination_workload=_name_of_dialled(mesh, row.destination),
         endpoint=row.endpoint,
         endpoint_workload=_name_of(mesh, row.endpoint),
         state=row.state,
@@ -335,7 +336,7 @@ def _row_past(
         source=source,
         source_workload=_name_of(mesh, source),
         destination=destination,
-        destination_workload=_name_of(mesh, destination),
+        destination_workload=_name_of_dialled(mesh, destination),
         endpoint=destination,
         endpoint_workload=_name_of(mesh, destination),
         state="open",
@@ -368,14 +369,27 @@ def _why_past_core(node: Node, enrolment: Enrolment, direct: Direct) -> WhyPlain
     return WhyPlaintext.OPENED_BEFORE_ENROLMENT
 
 
+def _name_of_dialled(mesh: Mesh | None, destination: str) -> str | None:
+    """The same, but by a service's front there if there is one."""
+    if mesh is not None and (place := _place(destination)) is not None:
+        found = front_at(mesh, *place)
+        if isinstance(found, Found):
+            return str(found.service.key)
+    return _name_of(mesh, destination)
+
+
 def _name_of(mesh: Mesh | None, endpoint: str) -> str | None:
     """ "ns/name" of the workload or service at "address:port", or None."""
-    if mesh is None or not endpoint:
+    if mesh is None or (place := _place(endpoint)) is None:
         return None
-    host, _, port = endpoint.rpartition(":")
-    try:
-        address = parse_address(host.strip("[]"))
-    except AddressError:
-        return None
-    known = mesh.by_address.get(address) or mesh.service_by_address.get(address) or mesh.host_at(address, int(port))
+    address, port = place
+    known = mesh.by_address.get(address) or mesh.service_by_address.get(address) or mesh.host_at(address, port)
     return str(known.key) if known is not None else None
+
+
+def _place(text: str) -> tuple[Address, int] | None:
+    host, _, port = text.rpartition(":")
+    try:
+        return parse_address(host.strip("[]")), int(port)
+    except (AddressError, ValueError):
+        return None

@@ -12,7 +12,7 @@ import os
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, summarize_address_range
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, summarize_address_range
 
 from nodeseal.capture import constants
 from nodeseal.capture.errors import CaptureError
@@ -78,6 +78,12 @@ def inside_entries(addresses: Iterable[Address], extent: Extent) -> Entries:
         for address in addresses
         if extent.is_outside(address) and not extent.names(address)
     }
+
+
+def owner_of(key: bytes) -> Address:
+    """Whose address an entry has."""
+    packed = key[8:24]
+    return IPv4Address(packed[12:]) if packed.startswith(_V4_MAPPED) else IPv6Address(packed)
 
 
 class Bypass:

@@ -22,9 +22,11 @@ from nodeseal.capture.bypass import (
     extent_entries,
     inside_entries,
     node_entries,
+    owner_of,
     peer_entries,
 )
 from nodeseal.enrolment.capture_thread import CaptureThread
+from nodeseal.enrolment.service_entries import ServiceEntries
 from nodeseal.linux import addresses
 from nodeseal.linux.addresses import in_order
 from nodeseal.linux.errors import LinuxError
@@ -32,7 +34,8 @@ from nodeseal.local.config import NodeAddresses
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions
 from nodeseal.mesh.extent import Extent
-from nodeseal.mesh.model import Mesh, Mode, Service, Workload, WorkloadName, difference
+from nodeseal.mesh.fronts import leads_to_a_peer, services_at
+from nodeseal.mesh.model import Mesh, Mode, Workload, WorkloadName, difference
 from nodeseal.mesh.workload import WORKLOADS
 
 log = logging.getLogger("nodeseal.agent")
@@ -53,7 +56,8 @@ class BypassKeeper:
         self._wanted = wanted
         self._lock = asyncio.Lock()
         self._mesh: Mesh | None = None
-        self._done: tuple[Mesh, Entries, Entries] | None = None  # what the map holds: a mesh, its services, the node
+        # What the map holds: a mesh, its services, the node.
+        self._done: tuple[Mesh, ServiceEntries, Entries] | None = None
         self._told: dict[str, Excluded] | None = None  # what the iptables backend was told
         self._again: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -73,11 +77,12 @@ class BypassKeeper:
         """Whether connections to this address are let go because it is certain to be outside the mesh."""
         if not self._extent.is_outside(address):
             return False
-        enrolled = [one for one in (mesh.by_address.get(address), *mesh.hosts.get(address, ())) if one is not None]
-        service = mesh.service_by_address.get(address)
-        if any(one.accepts_tunnels for one in enrolled) or (service is not None and _leads_to_a_peer(mesh, service)):
+        workloads = [one for one in (mesh.by_address.get(address), *mesh.hosts.get(address, ())) if one is not None]
+        services = services_at(mesh, address)
+        if any(one.accepts_tunnels for one in workloads) or any(leads_to_a_peer(mesh, one) for one in services):
             return False
-        return self._extent.names(address) or (not enrolled and service is None)
+        known = bool(workloads or services or mesh.nodes.claimants(address))
+        return self._extent.names(address) or not known
 
     def excluded(self, name: WorkloadName) -> Exclusions:
         """What the workload excludes, as far as it is in force."""
@@ -123,16 +128,16 @@ class BypassKeeper:
     def _bring_again(self) -> None:
         self._task = asyncio.create_task(self._bring(), name="bypass")
 
-    def _apply(self, mesh: Mesh, local: frozenset[Address]) -> tuple[Mesh, Entries, Entries]:
+    def _apply(self, mesh: Mesh, local: frozenset[Address]) -> tuple[Mesh, ServiceEntries, Entries]:
         node = node_entries(local, self._wanted.trusted) | extent_entries(self._extent)
         done = self._done
         if done is None:
-            services = self._services(mesh)
-            self._capture.bypass.replace(self._workloads(mesh, mesh.workloads.values()) | services | node)
+            services = ServiceEntries(self._extent, mesh)
+            self._capture.bypass.replace(self._workloads(mesh, mesh.workloads.values()) | services.entries | node)
             return mesh, services, node
-        old, old_services, old_node = done
+        old, services, old_node = done
         change = difference(old, mesh)
-        services = self._services(mesh) if change.size else old_services
+        came, went = services.follow(old, change, mesh) if change.size else ({}, set())
         changed = list(change.put_of(WORKLOADS))
         gone = [old.workloads[key] for key in change.removed_of(WORKLOADS)]
         gone += [old.workloads[item.key] for item in changed if item.key in old.workloads]
@@ -141,13 +146,16 @@ class BypassKeeper:
             gone += old.claimants(address)
             changed += mesh.claimants(address)
         put = self._workloads(mesh, changed)
-        put |= {key: value for key, value in services.items() if key not in old_services}
+        put |= came
         put |= {key: value for key, value in node.items() if old_node.get(key) != value}
-        remove = self._workloads(old, gone).keys() | (old_services.keys() - services.keys())
+        remove = self._workloads(old, gone).keys() | went
         remove |= old_node.keys() - node.keys()
         # An address may have passed from one to the other, or be shared by others that stay.
         neighbours = [one for hosts in mesh.hosts.values() for one in hosts] if gone else []
-        remove -= put.keys() | services.keys() | self._workloads(mesh, neighbours).keys()
+        for address in map(owner_of, went):
+            neighbours += (*mesh.claimants(address), *mesh.hosts.get(address, ()))
+        remove -= put.keys() | self._workloads(mesh, neighbours).keys()
+        remove = {key for key in remove if key not in services.entries}
         if put or remove:
             self._capture.bypass.change(put, remove)
         return mesh, services, node
@@ -183,23 +191,3 @@ class BypassKeeper:
             elif workload.node == self._node and workload.exclude:
                 entries |= exclusion_entries(addresses, workload.exclude)
         return entries
-
-    def _services(self, mesh: Mesh) -> Entries:
-        """Services count as enrolled if one of their endpoints is: what dials them may be led there."""
-        found = [
-            address
-            for service in mesh.services.values()
-            if _leads_to_a_peer(mesh, service)
-            for address in service.addresses
-        ]
-        entries = peer_entries(found, NO_EXCLUSIONS)
-        if self._extent:
-            # One that leads to nobody enrolled is led somewhere by the core.
-            for service in mesh.services.values():
-                entries |= inside_entries(service.addresses, self._extent)
-        return entries
-
-
-def _leads_to_a_peer(mesh: Mesh, service: Service) -> bool:
-    endpoints = (mesh.workloads.get(name) for name in service.endpoints)
-    return any(endpoint is not None and endpoint.accepts_tunnels for endpoint in endpoints)

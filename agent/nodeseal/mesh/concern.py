@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from nodeseal.mesh.address import Address
+from nodeseal.mesh.leading import End, Leading
 from nodeseal.mesh.model import Mesh, MeshDifference, Service, Workload
 from nodeseal.mesh.service import SERVICES, Way
 from nodeseal.mesh.workload import WORKLOADS, WorkloadName
@@ -22,9 +23,6 @@ T = TypeVar("T", Workload, Service)
 
 MOST = 1024
 """Addresses, ports or workloads. What concerns more is taken for everything."""
-
-_End = WorkloadName | Address
-"""What an endpoint of a service is named by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +35,16 @@ class Concern:
 
 
 class Concerns:
-    """Follows a mesh from change to change. Knows which services lead to what."""
+    """Follows a mesh from change to change."""
 
     def __init__(self) -> None:
-        self._leading: dict[_End, set[WorkloadName]] = {}
+        self._leading = Leading()
 
     def begin(self, mesh: Mesh) -> None:
         """Another mesh takes the place of what there was, which concerns everything."""
-        self._leading = {}
+        self._leading = Leading()
         for service in mesh.services.values():
-            self._enter(service)
+            self._leading.enter(service)
 
     def take(self, before: Mesh, change: MeshDifference, after: Mesh) -> Concern | None:
         """What a change concerns; None: everything. `after`: what it makes of `before`. Takes time for what changes."""
@@ -54,9 +52,9 @@ class Concerns:
         workloads = _changed(before.workloads, change.put_of(WORKLOADS), change.removed_of(WORKLOADS))
         for old, new in services:
             if old is not None:
-                self._leave(old)
+                self._leading.leave(old)
             if new is not None:
-                self._enter(new)
+                self._leading.enter(new)
         others = {*change.put, *change.removed} - {WORKLOADS.name, SERVICES.name}
         if others or change.trust_domain != before.trust_domain:
             return None
@@ -65,26 +63,14 @@ class Concerns:
         names = {one.key for one in own}
         reached = {one for pair in services for one in pair if one is not None}
         # What leads to somebody else who claims the same address leads to nobody now, or does again.
-        ends: set[_End] = {*names, *addresses}
+        ends: set[End] = {*names, *addresses}
         ends.update(other.key for address in addresses for mesh in (before, after) for other in mesh.claimants(address))
-        for key in {key for end in ends for key in self._leading.get(end, ())}:
-            reached.add(after.services[key])
+        reached.update(after.services[key] for key in self._leading.to(ends))
         ports = {port for service in reached for port in _node_ports(service)}
         addresses.update(address for service in reached for address in _dialled(service))
         if max(len(addresses), len(ports), len(names)) > MOST:
             return None
         return Concern(frozenset(addresses), frozenset(ports), frozenset(names))
-
-    def _enter(self, service: Service) -> None:
-        for end in _ends(service):
-            self._leading.setdefault(end, set()).add(service.key)
-
-    def _leave(self, service: Service) -> None:
-        for end in _ends(service):
-            keys = self._leading[end]
-            keys.discard(service.key)
-            if not keys:
-                del self._leading[end]
 
 
 def _changed(
@@ -94,15 +80,6 @@ def _changed(
     pairs: list[tuple[T | None, T | None]] = [(known.get(one.key), one) for one in put]
     pairs += [(known[key], None) for key in removed if key in known]
     return pairs
-
-
-def _ends(service: Service) -> set[_End]:
-    """What its endpoints are named by."""
-    ends: set[_End] = set(service.endpoints)
-    for front in service.fronts:
-        ends.update(one.address for one in front.endpoints)
-        ends.update(one.address for group in front.by_node or () for one in group.endpoints)
-    return ends
 
 
 def _dialled(service: Service) -> Iterator[Address]:

@@ -53,8 +53,8 @@ from nodeseal.mesh.fronts import (
     all_of,
     endpoints_for,
     front_at,
-    front_leads_to_a_peer,
     leads_to_a_peer,
+    services_at,
     workload_at,
 )
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, Workload, WorkloadName
@@ -272,15 +272,14 @@ def excluded_inbound(mesh: Mesh, here: Workload, source: Address, port: int) -> 
 
 
 def excluded_outbound(mesh: Mesh, here: Workload, destination: OriginalDestination) -> WhyPlaintext | None:
-    """The same for what `here` dials. (A service that leads to an enrolled workload is never excluded.)"""
+    """The same for what `here` dials. (A service that leads to an enrolled workload is never excluded, but where it is
+    dialled at a node's address: who excludes that excludes its node ports.)"""
     address, port = destination.address, destination.port
     why = here.exclude.outbound.why(address, port)
     if why is None:
         return None
-    if (service := mesh.service_by_address.get(address)) is not None:
-        return None if leads_to_a_peer(mesh, service) else why
-    if mesh.fronts and isinstance(found := front_at(mesh, address, port), Found):
-        return None if front_leads_to_a_peer(mesh, found.front) else why
+    if services := services_at(mesh, address):
+        return None if any(leads_to_a_peer(mesh, service) for service in services) else why
     targets = mesh.claimants(address)
     if not targets and (process := mesh.host_at(address, port)) is not None:
         targets = (process,)

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 from nodeseal.mesh.address import MESH_PORTS, Address, ApplicationAddress
 from nodeseal.mesh.model import Mesh, Service, Workload, WorkloadName
 from nodeseal.mesh.reasons import WhyRefused
-from nodeseal.mesh.service import Front, Place, Way
+from nodeseal.mesh.service import ALONE, SHARED, Front, Place, Way
 
 
 class Found(NamedTuple):
@@ -45,7 +45,7 @@ def all_of(endpoints: Sequence[ApplicationAddress], _sticky: Sticky | None) -> S
 def front_at(mesh: Mesh, address: Address, port: int) -> Found | WhyRefused | None:
     """What is dialled there; the reason if that leads nowhere; None if it is no service's."""
     fronts = mesh.fronts
-    if fronts.claimants((address, 0)):
+    if fronts.claimants((address, ALONE)):
         return _one_of(mesh, (address, port), (Way.CLUSTER,)) or WhyRefused.NO_SUCH_PORT
     if mesh.claimants(address):
         return None
@@ -101,6 +101,16 @@ def _is_barred(mesh: Mesh, endpoint: ApplicationAddress) -> bool:
     return address in mesh.contested and any(one.accepts_tunnels for one in mesh.contested[address])
 
 
+def services_at(mesh: Mesh, address: Address) -> tuple[Service, ...]:
+    """Those that are dialled at the address, at some of their ports; node ports are at every node's. Of an address that
+    is a workload's or a node's as well, those alone whose own it is."""
+    own = mesh.service_by_address.get(address)
+    found = ((own,) if own is not None else ()) + mesh.fronts.claimants((address, ALONE))
+    if found or mesh.claimants(address) or address in mesh.hosts or mesh.nodes.claimants(address):
+        return found
+    return mesh.fronts.claimants((address, SHARED))
+
+
 def workload_at(mesh: Mesh, endpoint: ApplicationAddress) -> Workload | None:
     """Whose endpoint it is; None: no workload's, or nobody can tell."""
     return mesh.by_address.get(endpoint.address) or mesh.host_at(endpoint.address, endpoint.port)
@@ -117,9 +127,3 @@ def leads_to_a_peer(mesh: Mesh, service: Service) -> bool:
         for endpoints in lists.values()
         for endpoint in endpoints
     )
-
-
-def front_leads_to_a_peer(mesh: Mesh, front: Front) -> bool:
-    """The same of one front."""
-    found = (workload_at(mesh, endpoint) for endpoint in front.endpoints)
-    return any(one is not None and one.accepts_tunnels for one in found)

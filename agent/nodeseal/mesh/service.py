@@ -108,7 +108,9 @@ class Service:
 
 Place = tuple[Address | int, int]
 """(address, port) where a front is dialled. For an address: 4 or 6, any address of a node of this family. For a port:
-0, any that is none of the service's, at an address that is its alone."""
+ALONE or SHARED."""
+ALONE, SHARED = 0, -1
+"""Stand for every port of an address that is a service's alone, and for those of one that several may share."""
 
 
 def _places_of(front: Front) -> tuple[Place, ...]:
@@ -121,8 +123,8 @@ def _places(service: Service) -> tuple[Place, ...]:
     places: dict[Place, None] = {}
     for front in service.fronts:
         places.update(dict.fromkeys(_places_of(front)))
-        if front.way is Way.CLUSTER:
-            places.update(((address, 0), None) for address in front.addresses)
+        whole = ALONE if front.way is Way.CLUSTER else SHARED
+        places.update(((address, whole), None) for address in front.addresses)
     return tuple(places)
 
 
