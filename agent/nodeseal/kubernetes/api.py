@@ -223,16 +223,22 @@ class Api:
     async def get(self, resource: Resource[T], key: Key) -> T | None:
         """One object; None: there is none. Raises AwayError, RefusedError, AccessError, and ValueError for one that
         cannot be read."""
-        try:
-            body = await self._object("get", resource, resource.at(key))
-        except RefusedError as error:
-            if error.missing:
-                return None
-            raise
+        body = await self.get_raw(resource, key)
+        if body is None:
+            return None
         try:
             return msgspec.json.decode(body, type=resource.type)
         except msgspec.DecodeError as error:
             raise ValueError(_fault(resource, key, error)) from None
+
+    async def get_raw(self, resource: Resource[Any], key: Key) -> bytes | None:
+        """The same as it comes, JSON. Raises AwayError, RefusedError, AccessError."""
+        try:
+            return await self._object("get", resource, resource.at(key))
+        except RefusedError as error:
+            if error.missing:
+                return None
+            raise
 
     async def create(self, resource: Resource[Any], namespace: str, value: Any, *, part: str = "") -> bytes:
         """A new object, or with `part` a subresource of a kind that has no object of its own. The answer. Raises
