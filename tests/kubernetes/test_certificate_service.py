@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -22,6 +23,7 @@ from nodeseal.mesh.spiffe import SpiffeId
 from support.api_server import ApiServer
 from support.cluster_service import NAMESPACE, TRUST_DOMAIN, ClusterService, Running, identity
 from support.patience import wait_for
+from support.process import nodeseal
 
 WEB, DB = identity("web"), identity("db")
 
@@ -195,6 +197,24 @@ def test_who_shows_nothing_gets_nothing(cluster: ClusterService, service: Runnin
     with pytest.raises(ServiceAway, match=r"the token .* is empty"):
         cluster.ask("n1", "", WEB)
     assert (cluster.probe(service.address, "ready"), cluster.probe(service.address, "alive")) == (200, 200)
+
+
+def test_status_is_told_beside_it(cluster: ClusterService, service: Running, tokens: dict[str, str]) -> None:
+    cluster.ask("n1", tokens["n1"], WEB)
+    config = str(service.log.parent / "ca.yaml")
+
+    def told() -> dict[str, Any] | None:
+        done = cluster.server.inside(lambda: nodeseal("ca", "status", "--config", config, "-o", "json"))
+        found: dict[str, Any] = json.loads(done.stdout)
+        assert (done.returncode, found["level"], found["errors"]) == (0, "ok", [])
+        return found if found["issued_last_hour"] else None
+
+    found = wait_for(told, "it counts what was issued")
+    assert [one["state"] for one in found["services"]] == ["active"]
+    listed = cluster.server.inside(lambda: nodeseal("ca", "issued", "--config", config, "--node", "n1", "-o", "json"))
+    assert WEB in listed.stdout
+    made = nodeseal("ca", "token", "create", "--node", "n1", "--config", config)
+    assert made.stderr.startswith("nodeseal: this certificate service is Kubernetes'")
 
 
 def test_two_that_begin_at_once_have_one_ca_and_both_issue(

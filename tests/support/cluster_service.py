@@ -63,7 +63,6 @@ class ClusterService:
     directory: Path
     address: str = ""
     """Of the Service; on the loopback."""
-    anchors: str = ""
     nodes: set[str] = field(default_factory=set)
 
     @classmethod

@@ -229,7 +229,6 @@ def test_answer_counts_for_a_short_while_and_once_for_all_that_ask() -> None:
         await world.stands()
         assert len(world.source.reviewed) == 1
         world.clock += 2
-        assert world.proof.known(Caller("10.0.0.1", bearer=token(CLAIMS))) is None
         await world.stands()
         assert len(world.source.reviewed) == 2
 
@@ -239,8 +238,11 @@ def test_answer_counts_for_a_short_while_and_once_for_all_that_ask() -> None:
 def test_answer_counts_no_longer_than_the_token() -> None:
     async def story(world: World) -> None:
         claims = replace(CLAIMS, expires=NOW.timestamp() + 5)
+        caller = Caller("10.0.0.1", bearer=token(claims))
         await world.stands(claims)
+        assert world.proof.known(caller) == "node1"
         world.clock += 6
+        assert world.proof.known(caller) is None
         await world.stands(claims)
         assert len(world.source.reviewed) == 2
 
@@ -308,6 +310,47 @@ def test_flood_of_tokens_has_a_bound_at_the_api_server() -> None:
         words = [one.word for one in await asyncio.gather(*flood)]
         assert words.count(ServiceWord.BUSY) == 200 - 64
         assert words.count(ServiceWord.POD_TOKEN_UNTAKEN) == 64
+
+    play(story)
+
+
+def test_token_that_was_taken_before_waits_for_no_stranger() -> None:
+    async def story(world: World) -> None:
+        await world.stands()
+        world.clock += KEPT_S + 1
+        world.source.gate = asyncio.Event()
+        flood = [asyncio.create_task(world.refused(signature=f"forged-{n}")) for n in range(200)]
+        await asyncio.sleep(0.01)
+        agent = asyncio.create_task(world.stands())
+        await asyncio.sleep(0)
+        world.source.gate.set()
+        assert await agent is not None
+        await asyncio.gather(*flood)
+
+    play(story)
+
+
+def test_reviews_of_strangers_have_a_rate() -> None:
+    async def story(world: World) -> None:
+        words = [(await world.refused(signature=f"forged-{number}")).word for number in range(2_100)]
+        assert words.count(ServiceWord.BUSY) == 100
+        world.clock += 1
+        assert (await world.refused(signature="another")).word is ServiceWord.POD_TOKEN_UNTAKEN
+
+    play(story)
+
+
+def test_token_that_is_taken_no_more_is_a_strangers() -> None:
+    async def story(world: World) -> None:
+        await world.stands()
+        world.clock += KEPT_S + 1
+
+        async def says(_token: str) -> TokenClaims | str:
+            return "its service account is gone"
+
+        world.source.review = says  # type: ignore[method-assign]
+        assert "its service account is gone" in str(await world.refused())
+        assert world.proof.known(Caller("10.0.0.1", bearer=token(CLAIMS))) is None
 
     play(story)
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import socket
 import ssl
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
 
 from nodeseal.mesh.address import ApplicationAddress
 
@@ -69,9 +71,17 @@ class Connections:
         return len(self._strangers) + len(self._nodes)
 
     def listen(self, where: ApplicationAddress) -> ApplicationAddress:
-        """Begins to accept; may be called for several addresses. Where it listens. Raises OSError."""
+        """Begins to accept; may be called for several addresses. Where it listens: at every address of IPv4 where
+        every one of IPv6 was asked for and the machine has none. Raises OSError."""
         family = socket.AF_INET6 if where.address.version == 6 else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        kind = socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        try:
+            listener = socket.socket(family, kind)
+        except OSError as error:
+            if error.errno != errno.EAFNOSUPPORT or where.address != IPv6Address(0):
+                raise
+            where, family = ApplicationAddress(IPv4Address(0), where.port), socket.AF_INET
+            listener = socket.socket(family, kind)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:

@@ -6,6 +6,9 @@ nothing. Then a TokenReview is made, once for all requests that show the same to
 counts for a short while: a good one for KEPT_S, and one that the server does not take for REFUSED_S. That the pod is
 still there and bound to that node is looked at for every request, by the pods that are followed; where they have none
 yet the API server is asked. Without an answer nobody proves anything.
+
+What strangers can have the API server do is bounded, for all of them together. A token that was taken before is no
+stranger's: it waits for none of them when its answer has become old.
 """
 
 from __future__ import annotations
@@ -38,7 +41,9 @@ REFUSED_S = 10.0
 _KEPT_MOST = 20_000
 _REFUSED_MOST = 10_000
 _REVIEWS_MOST = 64
-"""Under way at a time: what strangers can have the API server do."""
+"""Of tokens that were not taken before, under way at a time."""
+_REVIEWS_RATE, _REVIEWS_BURST = 100.0, 2_000.0
+"""The same a second, in the long run and at once: all agents of a cluster may begin together."""
 _AGAIN_S = 1.0
 _CLOCK_SKEW_S = 60.0
 _LOOKS_RATE, _LOOKS_BURST = 2.0, 50.0
@@ -79,6 +84,9 @@ class ApiPods(PodSource):
 class _Kept:
     claims: TokenClaims
     until: float
+    """So long the answer counts."""
+    ends: float
+    """Then the token ends."""
 
 
 class PodProof(NodeProof):
@@ -97,6 +105,7 @@ class PodProof(NodeProof):
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
         self._refused: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
         self._reviews: dict[bytes, asyncio.Task[TokenClaims]] = {}
+        self._strange = Rates(_REVIEWS_RATE, _REVIEWS_BURST, clock)
         self._looks = Rates(_LOOKS_RATE, _LOOKS_BURST, clock)
 
     async def prove(self, request: NodeRequest, caller: Caller) -> Proven | None:
@@ -107,7 +116,7 @@ class PodProof(NodeProof):
     def known(self, caller: Caller) -> str | None:
         """See NodeProof.known."""
         kept = self._kept.get(_digest(caller.bearer)) if caller.bearer is not None else None
-        if kept is None or kept.until <= self._clock():
+        if kept is None or kept.ends <= self._clock():
             return None
         pod = self._pods.at((kept.claims.namespace, kept.claims.pod), kept.claims.pod_uid)
         return kept.claims.node if pod is not None and pod.node == kept.claims.node else None
@@ -159,7 +168,7 @@ class PodProof(NodeProof):
         check_claims(self._agents, said, node)
         review = self._reviews.get(digest)
         if review is None:
-            if len(self._reviews) >= _REVIEWS_MOST:
+            if kept is None and (len(self._reviews) >= _REVIEWS_MOST or self._strange.wait("all")):
                 raise Refused(ServiceWord.BUSY, "too many tokens wait for the API server", _AGAIN_S)
             review = self._reviews[digest] = asyncio.create_task(self._review(token, digest, left))
             review.add_done_callback(lambda task: self._reviewed(digest, task))
@@ -175,9 +184,11 @@ class PodProof(NodeProof):
             ) from None
         now = self._clock()
         if isinstance(found, str):
+            self._kept.pop(digest, None)
             _keep(self._refused, digest, (found, now + REFUSED_S), _REFUSED_MOST)
             raise _untaken(found)
-        _keep(self._kept, digest, _Kept(found, now + min(KEPT_S, max(left, 0.0))), _KEPT_MOST)
+        left = max(left, 0.0)
+        _keep(self._kept, digest, _Kept(found, now + min(KEPT_S, left), now + left), _KEPT_MOST)
         return found
 
     def _reviewed(self, digest: bytes, task: asyncio.Task[TokenClaims]) -> None:

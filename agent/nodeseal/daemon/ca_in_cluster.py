@@ -21,6 +21,7 @@ import time
 from datetime import datetime
 
 from nodeseal import __version__
+from nodeseal.authority import store
 from nodeseal.authority.admission import Residents
 from nodeseal.authority.audit import Audit
 from nodeseal.authority.bound_pods import Agents, BoundPods
@@ -155,6 +156,8 @@ async def _follow_ca(signer: SecretSigner, server: Server, config: ServiceConfig
             lifetime = config.lifetimes.workload
             try:
                 server.use(await asyncio.to_thread(fresh_context, found, lifetime, now))
+                # For `nodeseal ca status` beside it.
+                await asyncio.to_thread(store.write, config.state, BUNDLE_KEY, found.bundle_pem.encode())
                 shown = found, now + min(lifetime, found.not_after - now) / 2
             except (AuthorityError, OSError, ssl.SSLError) as error:
                 log.warning("the service goes on with the certificate that it shows: %s", error)

@@ -161,11 +161,15 @@ class ClusterClient(ServiceClient):
     """Of the service in the same cluster of Kubernetes: each request shows the pod's token, and the service is known by
     its SPIFFE id and the mesh's trust anchors."""
 
-    def __init__(self, trust_domain: str, token: Path) -> None:
-        """`token`: a file, read for every request, because the kubelet replaces it."""
-        super().__init__(ServiceCa((), trust_domain, (), None, None, None))
+    def __init__(
+        self, trust_domain: str, token: Path | None, addresses: Sequence[str] = (), anchors: str | None = None
+    ) -> None:
+        """`token`: a file, read for every request, because the kubelet replaces it; None: none is shown. Where the
+        service is, and by what it is verified, may be told by `meet`."""
+        super().__init__(ServiceCa(tuple(addresses), trust_domain, (), None, None, None))
         self._id = str(service_id(trust_domain))
         self._token = token
+        self._anchor = anchors
 
     async def meet(self, addresses: Sequence[str], anchors: str) -> None:
         """The service is there, and verified by these (PEM), from now on. Raises ssl.SSLError, ValueError."""
@@ -178,6 +182,8 @@ class ClusterClient(ServiceClient):
 
     def _proof(self) -> dict[str, str]:
         """Raises OSError, ValueError."""
+        if self._token is None:
+            return {}
         with self._token.open("rb") as file:
             token = file.read(_TOKEN_MAX).decode("ascii").strip()
         if not token or not token.isprintable():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,12 +21,13 @@ from nodeseal.contracts.output import CaServiceCertificate, CaServiceRefused, Ca
 
 if TYPE_CHECKING:
     from nodeseal.contracts.authority import Health
+    from nodeseal.identity.service_client import ServiceClient
     from nodeseal.local.issuers import ServiceCa
 
 EXIT_STATUS = {"ok": 0, "warning": 1, "error": 2}
 _REFUSED_SHOWN = 5
 _AWAY = "away"
-_ON_THIS_MACHINE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_ON_THIS_MACHINE = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}  # which a pod without IPv6 has as well
 
 
 @click.command("status", cls=Command)
@@ -47,8 +49,8 @@ def command(addresses: tuple[str, ...], agent: Path | None, config: Path, output
 
     try:
         now = datetime.now(UTC)
-        ca, proof = _of_agent(agent) if agent is not None else _of_service(config)
-        found = describe(asyncio.run(_ask([*ca.services, *addresses], ca, proof)), now)
+        services = _of_agent(agent) if agent is not None else _of_service(config)
+        found = describe(asyncio.run(_ask([*services.addresses, *addresses], services)), now)
         if agent is None and found.nodes is None:
             found = _with_store(found, config, now)
     except (AuthorityError, ConfigError, IssuerError) as error:
@@ -62,57 +64,92 @@ def command(addresses: tuple[str, ...], agent: Path | None, config: Path, output
     return EXIT_STATUS[found.level]
 
 
-def _of_service(path: Path) -> tuple[ServiceCa, Path | None]:
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Whom to ask, and how. `proof`: a node certificate to be shown; None: none."""
+
+    addresses: tuple[str, ...]
+    client: Callable[[str], ServiceClient]
+    proof: Path | None = None
+
+
+def _of_service(path: Path) -> Services:
     """What listens on this machine. Raises AuthorityError."""
     from nodeseal.authority import service_config
     from nodeseal.authority.state_keys import ServiceKeys
+    from nodeseal.identity.service_client import ClusterClient
     from nodeseal.local.issuers import ServiceCa
 
     config = service_config.load(path)
+    addresses = []
+    for where in config.listen:
+        host = _ON_THIS_MACHINE.get(str(where.address), str(where.address))
+        addresses.append(f"https://[{host}]:{where.port}" if ":" in host else f"https://{host}:{where.port}")
+    if isinstance(config.place, service_config.ClusterConfig):
+        anchors = _shown_anchors(config.state)
+        domain = config.place.trust_domain
+        return Services(tuple(addresses), lambda address: ClusterClient(domain, None, (address,), anchors))
     keys = ServiceKeys.read(config.state)
     # In the second after a switch the former one is used still.
     pins = tuple(one.pin for one in (keys.present, keys.former) if one is not None)
-    services = []
-    for where in config.listen:
-        host = _ON_THIS_MACHINE.get(str(where.address), str(where.address))
-        services.append(f"https://[{host}]:{where.port}" if ":" in host else f"https://{host}:{where.port}")
-    return ServiceCa(tuple(services), "", pins, None, None, None), None
+    return _services(ServiceCa(tuple(addresses), "", pins, None, None, None), None)
 
 
-def _of_agent(path: Path) -> tuple[ServiceCa, Path | None]:
+def _shown_anchors(state: Path) -> str:
+    """Raises AuthorityError."""
+    from nodeseal.authority.errors import AuthorityError
+    from nodeseal.contracts.authority import BUNDLE_KEY
+
+    try:
+        return (state / BUNDLE_KEY).read_text(encoding="ascii")
+    except (OSError, ValueError):
+        raise AuthorityError(f"no certificate service has its CA yet in {state}; see its log") from None
+
+
+def _of_agent(path: Path) -> Services:
     """What an agent's configuration names, and the node's certificate. Raises ConfigError."""
     from nodeseal.local import config as agent_config
-    from nodeseal.local.issuers import ServiceCa
+    from nodeseal.local.issuers import ClusterCa, ServiceCa
     from nodeseal.local.run_directory import NODE_CERTIFICATE
 
     config = agent_config.load(path)
+    if isinstance(config.ca, ClusterCa):
+        raise UsageError(
+            f"the agent of {path} has the certificate service of its cluster: ask with `kubectl -n "
+            f"{config.ca.namespace} exec deployment/{config.ca.service} -- nodeseal ca status`"
+        )
     if not isinstance(config.ca, ServiceCa):
         raise UsageError(f"the agent of {path} has no certificate service: its `ca` is another issuer")
-    return config.ca, (config.ca.keep or config.run_dir) / NODE_CERTIFICATE
+    return _services(config.ca, (config.ca.keep or config.run_dir) / NODE_CERTIFICATE)
+
+
+def _services(ca: ServiceCa, proof: Path | None) -> Services:
+    from nodeseal.identity.service_client import ServiceClient
+
+    return Services(ca.services, lambda address: ServiceClient(replace(ca, services=(address,))), proof)
 
 
 Asked = Sequence[tuple[str, "Health | str"]]
 """Each address, and what is answered there or why nothing is."""
 
 
-async def _ask(addresses: Sequence[str], ca: ServiceCa, proof: Path | None) -> Asked:
+async def _ask(addresses: Sequence[str], services: Services) -> Asked:
     """Raises IssuerError."""
-    answers = await asyncio.gather(*(_ask_one(address, ca, proof) for address in dict.fromkeys(addresses)))
+    answers = await asyncio.gather(*(_ask_one(address, services) for address in dict.fromkeys(addresses)))
     return list(zip(dict.fromkeys(addresses), answers, strict=True))
 
 
-async def _ask_one(address: str, ca: ServiceCa, proof: Path | None) -> Health | str:
-    import dataclasses
+async def _ask_one(address: str, services: Services) -> Health | str:
     import ssl
 
     from nodeseal.contracts.authority import HEALTH
-    from nodeseal.identity.service_client import ServiceAway, ServiceClient, ServiceRefused
+    from nodeseal.identity.service_client import ServiceAway, ServiceRefused
 
-    client = ServiceClient(dataclasses.replace(ca, services=(address,)))
+    client = services.client(address)
     try:
-        if proof is not None:
+        if services.proof is not None:
             try:
-                await client.show(proof)
+                await client.show(services.proof)
             except (OSError, ssl.SSLError):  # it has not joined, or is another user's
                 await client.show(None)
         found = await client.ask(HEALTH)
@@ -175,21 +212,23 @@ def _counts(told: Health) -> list[CaServiceRefused]:
 
 def _with_store(found: CaStatus, path: Path, now: datetime) -> CaStatus:
     """What the files say where nobody issues. Raises AuthorityError."""
-    from msgspec.structs import replace
+    from msgspec import structs
 
     from nodeseal.authority import service_config
     from nodeseal.authority.description import describe
     from nodeseal.authority.ledger import DATABASE, Ledger
 
     config = service_config.load(path)
-    ca = describe(config.directories.ca, now)
-    certificates = [CaServiceCertificate(one.role, one.not_after, one.days_left) for one in ca.certificates]
-    found = replace(found, trust_domain=ca.trust_domain, certificates=sorted(certificates, key=lambda one: one.role))
+    if isinstance(config.place, service_config.DirectoryConfig):
+        ca = describe(config.place.ca, now)
+        certificates = [CaServiceCertificate(one.role, one.not_after, one.days_left) for one in ca.certificates]
+        certificates.sort(key=lambda one: one.role)
+        found = structs.replace(found, trust_domain=ca.trust_domain, certificates=certificates)
     if not (config.state / DATABASE).exists():
         return found
     with Ledger(config.state) as ledger:
         counts = ledger.counts(now)
-    return replace(found, nodes=counts.nodes, issued_last_hour=counts.last_hour, valid=counts.valid)
+    return structs.replace(found, nodes=counts.nodes, issued_last_hour=counts.last_hour, valid=counts.valid)
 
 
 def text(found: CaStatus) -> str:
