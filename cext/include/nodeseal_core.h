@@ -135,6 +135,9 @@ struct ns_answer {
     uint32_t verdict;
     /* Outbound and NS_ALLOW: at least 1. */
     uint32_t endpoint_count;
+    /* After so long a new flow asks again; 0: not before the epoch has moved on. */
+    uint32_t valid_ms;
+    uint32_t reserved;
     /* Refuse and unavailable: why; inbound plaintext allowed: why there is no mTLS. */
     char reason[96];
     struct ns_endpoint endpoints[32];

@@ -99,22 +99,30 @@ static inline struct ns_question question_number(uint32_t number)
     return question;
 }
 
-static inline void desk_answer_with(struct desk *desk, uint64_t id, uint64_t epoch, uint32_t verdict,
-                                    const char *reason)
+/* `valid_ms`: how long it lasts; 0: as long as the epoch. */
+static inline void desk_answer_for(struct desk *desk, uint64_t id, uint64_t epoch, uint32_t verdict,
+                                   const char *reason, uint32_t valid_ms)
 {
     struct ns_answer *answer = ns_alloc(sizeof(*answer));
     answer->id = id;
     answer->epoch = epoch;
     answer->verdict = verdict;
     answer->endpoint_count = 1;
+    answer->valid_ms = valid_ms;
     snprintf(answer->reason, sizeof(answer->reason), "%s", reason);
     decisions_answer(desk->decisions, decision_new(answer));
     free(answer);
 }
 
+static inline void desk_answer_with(struct desk *desk, uint64_t id, uint64_t epoch, uint32_t verdict,
+                                    const char *reason)
+{
+    desk_answer_for(desk, id, epoch, verdict, reason, 0);
+}
+
 static inline void desk_answer(struct desk *desk, uint64_t id, uint64_t epoch, const char *reason)
 {
-    desk_answer_with(desk, id, epoch, NS_ALLOW, reason);
+    desk_answer_for(desk, id, epoch, NS_ALLOW, reason, 0);
 }
 
 /* Asks on behalf of a guest; true if it now waits. */

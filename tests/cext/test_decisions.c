@@ -302,6 +302,55 @@ TEST(answers_may_come_in_any_order)
     desk_free(desk);
 }
 
+/* ---- answers that last for a while ---- */
+
+static time_t seconds_later; /* than the clock says */
+
+int __real_clock_gettime(clockid_t clock, struct timespec *now);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *now);
+
+int __wrap_clock_gettime(clockid_t clock, struct timespec *now)
+{
+    int result = __real_clock_gettime(clock, now);
+    now->tv_sec += seconds_later;
+    return result;
+}
+
+TEST(an_answer_that_lasts_for_a_while_is_asked_for_again_after_it)
+{
+    struct desk *desk = desk_new();
+    struct guest guests[2];
+    guests_init(guests, 2);
+    CHECK(desk_wait(desk, 1, &guests[0]));
+    desk_answer_for(desk, desk->asked[0], 1, NS_ALLOW, "for an hour", 3600 * 1000);
+    CHECK(desk_cached(desk, 1) == guests[0].decision);
+    seconds_later = 3599;
+    CHECK(desk_cached(desk, 1) == guests[0].decision);
+    seconds_later = 3601;
+    CHECK(desk_wait(desk, 1, &guests[1]));
+    CHECK_EQUAL(desk->asked_count, 2);
+    desk_answer(desk, desk->asked[1], 1, "for ever");
+    CHECK_TEXT(desk_cached(desk, 1)->reason, "for ever");
+    CHECK_TEXT(guests[0].decision->reason, "for an hour");
+    seconds_later = 0;
+    guests_dispose(guests, 2);
+    desk_free(desk);
+}
+
+TEST(any_other_answer_lasts_as_long_as_the_epoch)
+{
+    struct desk *desk = desk_new();
+    struct guest guest;
+    guests_init(&guest, 1);
+    CHECK(desk_wait(desk, 1, &guest));
+    desk_answer(desk, desk->asked[0], 1, "for ever");
+    seconds_later = 365 * 86400;
+    CHECK(desk_cached(desk, 1) == guest.decision);
+    seconds_later = 0;
+    guests_dispose(&guest, 1);
+    desk_free(desk);
+}
+
 /* ---- what a decision holds ---- */
 
 TEST(a_decision_holds_no_more_endpoints_than_fit_and_terminates_its_texts)

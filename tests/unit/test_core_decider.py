@@ -14,11 +14,14 @@ import pytest
 
 from nodeseal.contracts.refusal import KINDS
 from nodeseal.mesh import decide
+from nodeseal.mesh.address import ApplicationAddress
 from nodeseal.mesh.federated import Federated
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, ServicePort, Workload, WorkloadName
 from nodeseal.mesh.reasons import WhyLimited
+from nodeseal.mesh.service import Affinity, Front, Way
 from nodeseal.mesh.spiffe import PathId
 from nodeseal.splice import native
+from nodeseal.splice.choice import SAMPLE_MS
 from nodeseal.splice.decider import INTERNAL_ERROR, NO_MESH_STATE, Decider, State
 from support.core_fakes import FakeLib, make_native
 
@@ -91,7 +94,7 @@ def test_service_becomes_its_endpoints() -> None:
     asked = Asked()
     answer = asked.ask(native.ASK_OUTBOUND, destination="10.9.0.1:80")
     texts = [native.endpoint_text(answer.endpoints[i].address) for i in range(answer.endpoint_count)]
-    assert texts == ["10.0.0.2:8080", "10.0.0.3:8080"]
+    assert sorted(texts) == ["10.0.0.2:8080", "10.0.0.3:8080"]
 
 
 def test_more_endpoints_than_fit_become_a_sample_without_repetition() -> None:
@@ -103,6 +106,57 @@ def test_more_endpoints_than_fit_become_a_sample_without_repetition() -> None:
     answer = asked.ask(native.ASK_OUTBOUND, destination="10.9.0.1:80")
     texts = {native.endpoint_text(answer.endpoints[i].address) for i in range(32)}
     assert answer.endpoint_count == len(texts) == 32
+    assert answer.valid_ms == SAMPLE_MS
+
+
+def test_answers_begin_with_any_of_a_services_endpoints() -> None:
+    asked = Asked()
+    first = {
+        native.endpoint_text(asked.ask(native.ASK_OUTBOUND, destination="10.9.0.1:80").endpoints[0].address)
+        for _ in range(100)
+    }
+    assert first == {"10.0.0.2:8080", "10.0.0.3:8080"}
+    assert asked.answer.valid_ms == 0
+
+
+FRONT = Front(
+    Way.CLUSTER,
+    4,
+    (IPv4Address("10.9.0.2"),),
+    80,
+    80,
+    tuple(ApplicationAddress(IPv4Address(0x0A020000 + last), 8080) for last in range(200)),
+)
+
+
+def with_front(affinity: Affinity | None) -> Asked:
+    """shipper dials 10.9.0.2:80, which has 200 endpoints."""
+    service = Service(WorkloadName("shop", "web"), (), (), (), (FRONT,), affinity)
+    return Asked(Mesh.build("example.org", [workload(SHIPPER, "10.0.0.1")], [service]))
+
+
+def test_of_many_endpoints_of_a_front_each_is_named_sooner_or_later() -> None:
+    asked, found = with_front(None), set()
+    for _ in range(100):
+        answer = asked.ask(native.ASK_OUTBOUND, destination="10.9.0.2:80")
+        assert (answer.endpoint_count, answer.valid_ms) == (32, SAMPLE_MS)
+        found |= {native.endpoint_text(answer.endpoints[i].address) for i in range(32)}
+    assert len(found) == 200
+
+
+def test_a_client_with_an_affinity_gets_one_endpoint_of_all_and_keeps_it() -> None:
+    asked, found = with_front(Affinity(600)), []
+    for _ in range(10):
+        answer = asked.ask(native.ASK_OUTBOUND, destination="10.9.0.2:80")
+        assert (answer.endpoint_count, answer.valid_ms) == (1, 60_000)
+        found.append(native.endpoint_text(answer.endpoints[0].address))
+    assert len(set(found)) == 1
+
+
+def test_what_is_open_already_changes_nothing_of_an_affinity() -> None:
+    asked = with_front(Affinity(600))
+    answer = asked.ask(native.ASK_OUTBOUND, destination="10.9.0.2:80", established=1)
+    assert (answer.endpoint_count, answer.valid_ms) == (1, 0)
 
 
 def test_refused_connections_are_logged_by_the_workloads_name(caplog: pytest.LogCaptureFixture) -> None:

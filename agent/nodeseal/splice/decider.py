@@ -3,7 +3,8 @@
 How it works: the C side puts a question into its queue and the flow waits; this thread takes all that are waiting (a
 fresh node has a thousand at once; the core hands them out of each workload in turn). For each it reads the current
 model once (one reference holds model and epoch together, so that an answer is never made from one and stamped with the
-other), asks the pure function and fills the answer. The C side caches it until the next epoch.
+other), asks the pure function and fills the answer. The C side caches it until the next epoch, or for as long as the
+answer says (nodeseal.splice.choice).
 
 What must hold: every question is answered. Anything unforeseen is answered "unavailable" with the reason
 "internal-error" and costs one log line. Without a model nothing is known of peers, so nothing is allowed.
@@ -16,7 +17,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nodeseal.contracts.refusal import Refusal
@@ -26,6 +27,7 @@ from nodeseal.mesh.model import Mesh, WorkloadName
 from nodeseal.mesh.reasons import WhyRefused
 from nodeseal.mesh.spiffe import Identity, PathId, SpiffeIdError, parse_identity
 from nodeseal.splice import native
+from nodeseal.splice.choice import Affinities, Choice
 from nodeseal.splice.native import Core, LimitNotice, Question
 
 log = logging.getLogger("nodeseal.core")
@@ -58,6 +60,7 @@ class Decider:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="decide", daemon=True)
         self._random = random.Random()  # noqa: S311  (spreads load, protects nothing)
+        self._affinities = Affinities()
         self._logged_at = float("-inf")
         self._unlogged = 0
 
@@ -118,10 +121,13 @@ class Decider:
             answer.fill(question.id, epoch, native.NOT_YET, WhyRefused.UNKNOWN_WORKLOAD)
             return
         address, port = question.destination, question.port
+        choice = Choice(self._affinities, self._random, name)
         result: decide.Route | decide.Refuse | decide.Allow | decide.Deny | decide.Unavailable
         if question.kind == native.ASK_OUTBOUND:
             destination = OriginalDestination(address, port)
-            result = decide.outbound(mesh, name, destination, established=question.established)
+            result = decide.outbound(
+                mesh, name, destination, established=question.established, choose=choice.of_service
+            )
         elif question.kind == native.ASK_INBOUND_TUNNEL:
             peer = _peer(question.peer, mesh.trust_domain)
             if isinstance(peer, WhyRefused):
@@ -135,8 +141,8 @@ class Decider:
 
         match result:
             case decide.Route(endpoints=endpoints):
-                count = self._fill_endpoints(answer, endpoints)
-                answer.fill(question.id, epoch, native.ALLOW, "", endpoints=count)
+                count = self._fill_endpoints(answer, choice.cut(endpoints))
+                answer.fill(question.id, epoch, native.ALLOW, "", endpoints=count, valid_ms=choice.valid_ms)
             case decide.Allow(why=why):
                 answer.fill(question.id, epoch, native.ALLOW, why or "")
             case decide.Refuse(why=why_refused) | decide.Deny(why=why_refused):
@@ -145,12 +151,10 @@ class Decider:
                 verdict = native.NOT_YET if result.passes else native.UNAVAILABLE
                 answer.fill(question.id, epoch, verdict, why_unavailable)
 
-    def _fill_endpoints(self, answer: native.Answer, endpoints: tuple[decide.Plaintext | decide.Tunnel, ...]) -> int:
-        """How many there are; of too many a sample."""
+    def _fill_endpoints(self, answer: native.Answer, endpoints: Sequence[decide.Plaintext | decide.Tunnel]) -> int:
+        """How many there are."""
         if not endpoints:
             raise ValueError("a route without an endpoint")
-        if len(endpoints) > native.ENDPOINTS_MAX:
-            endpoints = tuple(self._random.sample(endpoints, native.ENDPOINTS_MAX))
         for index, endpoint in enumerate(endpoints):
             address, port = endpoint.address.address, endpoint.address.port
             if isinstance(endpoint, decide.Tunnel):

@@ -56,7 +56,7 @@ _NOTICES = 16
 # struct ns_question, ns_answer and ns_endpoint as bytes; a test compares them with the header.
 QUESTION_HEAD = struct.Struct("=QQII16s2x16sH")
 QUESTION_SIZE = 576
-ANSWER_HEAD = struct.Struct("=QQII96s")
+ANSWER_HEAD = struct.Struct("=QQIII4x96s")
 ENDPOINT = struct.Struct("=16sH2xI512s96s")
 IDENTITY_MAX, REASON_MAX, ENDPOINTS_MAX = 512, 96, 32
 REVOKED_SIZE = 16
@@ -172,9 +172,12 @@ class Answer:
         self.structure = ffi.new("struct ns_answer *")
         self._bytes = ffi.buffer(self.structure)
 
-    def fill(self, question: int, epoch: int, verdict: int, reason: str, *, endpoints: int = 0) -> None:
-        """All but the endpoints, which `set_endpoint` has filled, `endpoints` of them."""
-        ANSWER_HEAD.pack_into(self._bytes, 0, question, epoch, verdict, endpoints, fit(reason, REASON_MAX))
+    def fill(
+        self, question: int, epoch: int, verdict: int, reason: str, *, endpoints: int = 0, valid_ms: int = 0
+    ) -> None:
+        """All but the endpoints, which `set_endpoint` has filled, `endpoints` of them. `valid_ms`: who comes later asks
+        again; 0: who comes in another epoch."""
+        ANSWER_HEAD.pack_into(self._bytes, 0, question, epoch, verdict, endpoints, valid_ms, fit(reason, REASON_MAX))
 
     def set_endpoint(
         self, index: int, address: Address, port: int, *, identity: str = "", by_name: bool = False, reason: str = ""

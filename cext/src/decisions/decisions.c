@@ -41,6 +41,8 @@ struct decision *decision_new(const struct ns_answer *answer)
     decision->references = 1;
     decision->id = answer->id;
     decision->epoch = answer->epoch;
+    if (answer->valid_ms != 0)
+        decision->until_us = clock_us(CLOCK_MONOTONIC) + (uint64_t)answer->valid_ms * 1000;
     decision->verdict = answer->verdict;
     decision->endpoint_count = count;
     memcpy(decision->reason, answer->reason, sizeof(decision->reason) - 1);
@@ -210,6 +212,11 @@ void decisions_forget(struct decisions *decisions, struct decision_share *share)
     }
 }
 
+static int has_lapsed(const struct decision *decision)
+{
+    return decision->until_us != 0 && clock_us(CLOCK_MONOTONIC) >= decision->until_us;
+}
+
 struct decision *decisions_get(struct decisions *decisions, struct decision_share *share,
                                const struct ns_question *question, struct decision_waiter *waiter,
                                int *waiting)
@@ -217,7 +224,7 @@ struct decision *decisions_get(struct decisions *decisions, struct decision_shar
     *waiting = 0;
     struct entry *entry = entry_find(decisions, question);
     if (entry != NULL && entry->decision != NULL) {
-        if (entry_holds(decisions, entry, entry->decision)) {
+        if (entry_holds(decisions, entry, entry->decision) && !has_lapsed(entry->decision)) {
             decisions->hits++;
             return entry->decision;
         }

@@ -3,8 +3,8 @@
  *
  * A question is identified by what it depends on (its key). The first flow with a new key causes one
  * question; others with the same key wait beside it. An answer serves all of them and is kept until an epoch
- * of the mesh state concerns it; one that is neither yes nor no, until the next epoch. Sans-I/O: the worker
- * sends the questions and delivers the answers.
+ * of the mesh state concerns it, or for as long as it says itself; one that is neither yes nor no, until the
+ * next epoch. Sans-I/O: the worker sends the questions and delivers the answers.
  *
  * Workloads share the room: none may have more answers cached, or more questions under way, than there is
  * room left. One that asks about ever new destinations ends with half of it and forgets its own oldest
@@ -34,6 +34,8 @@ struct decision {
     /* Where the next flow starts: round robin. */
     uint32_t next_endpoint;
     uint64_t epoch;
+    /* Until when it serves new flows, of CLOCK_MONOTONIC; 0: as long as the epoch stays. */
+    uint64_t until_us;
     /* enum ns_verdict. */
     uint32_t verdict;
     uint32_t endpoint_count;
