@@ -207,9 +207,10 @@ format: $(VENV)/.installed-lint ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(C_FORMATTED)
 
-reference: $(VENV)/.installed-test ## docs/reference/, docs/words.md and docs/what-applications-notice.md, made of the code
+reference: $(VENV)/.installed-test ## docs/reference/ and the other pages of docs/ that are made of the code
 	$(BIN)/python -m tools.reference
 	PYTHONPATH=tests $(BIN)/python -m differential.table
+	PYTHONPATH=tests $(BIN)/python -m support.service_page
 
 pictures: ## docs/pictures/*.svg, drawn from the .dot files beside them
 	$(call apt_install,graphviz fonts-dejavu-core)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from nodeseal.kubernetes import objects
-from nodeseal.mesh.address import OriginalDestination
+from nodeseal.mesh.address import ApplicationAddress, OriginalDestination
 from nodeseal.mesh.decide import Refuse, Route, Tunnel, Unavailable, outbound
+from nodeseal.mesh.fronts import Sticky
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, Workload, WorkloadName
 from nodeseal.mesh.node import NODES, Node
 from nodeseal.sources.kubernetes.services import Here, here_of, node_of, service_key_of, service_of
-from support.service_rows import ALONE, OUTSIDE, PODS, REFUSED, ROWS, SILENT, Dial, Row, World
+from support import service_page
+from support.service_rows import ALONE, AT_NODES, OUTSIDE, PODS, REFUSED, ROWS, SILENT, Dial, Row, Slice, World
+from support.service_rows import Service as ServiceRow
 from support.service_rows import node_of as node_of_pod
 
 _V4 = {
@@ -33,7 +37,9 @@ _V4 = {
 }
 ADDRESSES = _V4 | {f"{name}/6": f"fd00::{text.replace('.', ':')}" for name, text in _V4.items()}
 WORLD = World({name: name for name in ("node1", "node2", "node3")}, ADDRESSES)
+TESTS = Path(__file__).resolve().parents[1]
 HERE = Here("node1", "zone-a")
+DIALLED = [row for row in ROWS if row.dials]
 CLIENT = WorkloadName("shop", "client")
 NAMES = {ip_address(text): name for name, text in ADDRESSES.items()}
 
@@ -89,7 +95,7 @@ def arrives(mesh: Mesh, dial: Dial, client: WorkloadName = CLIENT) -> str:
     return ALONE if found == {dialled} and dial.to.removesuffix("/6") not in PODS else " ".join(sorted(found))
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
+@pytest.mark.parametrize("row", DIALLED, ids=[row.name for row in DIALLED])
 def test_a_connection_goes_where_kube_proxy_would_send_it(row: Row) -> None:
     mesh = mesh_of(services_of(row.objects(WORLD)))
     for dial in row.dials:
@@ -99,7 +105,37 @@ def test_a_connection_goes_where_kube_proxy_would_send_it(row: Row) -> None:
 
 def test_the_rows_have_names_of_their_own() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS)
-    assert all(row.dials for row in ROWS)
+    assert all(bool(row.dials) != bool(row.tests) for row in ROWS)
+
+
+@pytest.mark.parametrize("test", [test for row in ROWS for test in row.tests])
+def test_the_tests_that_rows_name_are_there(test: str) -> None:
+    file, _, name = test.partition(": ")
+    form = f"TEST({name})" if file.endswith(".c") else f"def {name}("
+    assert form in (TESTS / ("cext" if file.endswith(".c") else "unit") / file).read_text()
+
+
+def test_the_page_says_what_the_rows_do() -> None:
+    assert service_page.PAGE.read_text() == service_page.text(), "make reference writes it"
+
+
+def test_an_affinity_is_one_for_all_ways_to_a_port() -> None:
+    asked: list[Sticky | None] = []
+
+    def choose(endpoints: Sequence[ApplicationAddress], sticky: Sticky | None) -> Sequence[ApplicationAddress]:
+        asked.append(sticky)
+        return endpoints[:1]
+
+    spec = AT_NODES | {"sessionAffinity": "ClientIP", "externalIPs": ["$at-external"]}
+    for config, seconds in (({}, 10800), ({"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 7}}}, 7)):
+        asked.clear()
+        service = ServiceRow((Slice(("a1", "b1")),), spec | config)
+        mesh = mesh_of(services_of(Row("", "", (service,)).objects(WORLD)))
+        for to, port in (("cluster", 80), ("external", 80), ("node1", 30080), ("node2", 30080)):
+            outbound(
+                mesh, CLIENT, OriginalDestination(ip_address(ADDRESSES[to]), port), established=False, choose=choose
+            )
+        assert asked == [Sticky(WorkloadName("shop", "web"), 80, 4, seconds)] * 4
 
 
 def test_the_own_node_has_a_zone_by_its_label() -> None:
