@@ -17,7 +17,7 @@ APT_RUN := python3 python3-venv python3-dev python3-bpfcc linux-libc-dev gcc pkg
 # What the differential suite (tests/differential) lets its applications run.
 APT_DIFFERENTIAL := haproxy nginx-light netcat-openbsd openssh-client redis-tools mariadb-client-core postgresql-client \
                     $(if $(shell command -v go),,golang-go)
-APT_TEST := $(APT_RUN) nftables openssl procps binutils valgrind systemd $(APT_DIFFERENTIAL)
+APT_TEST := $(APT_RUN) nftables containernetworking-plugins openssl procps binutils valgrind systemd $(APT_DIFFERENTIAL)
 APT_LINT := $(APT_RUN)
 APT_GUARD := $(APT_RUN) binutils valgrind
 APT_BENCH := $(APT_RUN) haproxy nginx-light libnginx-mod-stream

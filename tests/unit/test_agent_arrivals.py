@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from nodeseal.capture.errors import CaptureError
 from nodeseal.cores.client import CoreClient, CoreError
+from nodeseal.local.pod_start import PodStart, Wait
 from nodeseal.mesh.model import Mesh, Phase, WorkloadName
 from nodeseal.node.arrivals import Answer, Outcome, Refused
 from nodeseal.node.node import Node
@@ -184,7 +186,7 @@ def test_refusals_say_what_is_in_the_way(place: Place) -> None:
     async def story() -> None:
         async with place.node() as (node, source):
             source.refusal = 'pods "shipper" is forbidden: get on pods'
-            assert refused(await node.arrivals.arrive(place.arrival(), PATIENCE_S)) == source.refusal
+            assert refused(await node.arrivals.arrive(place.arrival(), 0.3)) == source.refusal
             source.refusal = None
             source.kept_back = True
             why = refused(await node.arrivals.arrive(place.arrival(), 0.05))
@@ -249,5 +251,56 @@ def test_110_pods_arrive_at_once(place: Place, tmp_path: Path) -> None:
             source.put(*(workload(name, tmp_path / name) for name in names))
             assert set(await asyncio.gather(*waiting)) == {Answer.ENROLLED}
             assert len(place.memory.publications["node1"].names) == 110
+
+    play(story())
+
+
+def test_arrival_waits_for_a_source_that_cannot_say_yet(place: Place) -> None:
+    async def story() -> None:
+        async with place.node() as (node, source):
+            source.refusal = "not yet"
+            waiting = asyncio.create_task(node.arrivals.arrive(place.arrival(), PATIENCE_S))
+            await asyncio.sleep(0)
+            source.refusal = None
+            assert await waiting is Answer.ENROLLED
+
+    play(story())
+
+
+def test_answer_comes_behind_the_publication(place: Place) -> None:
+    """The source gives it back: other nodes can have it."""
+
+    async def story() -> None:
+        async with place.node() as (node, _source):
+            assert await node.arrivals.arrive(place.arrival(), PATIENCE_S) is Answer.ENROLLED
+            assert node.mesh_state.present is not None
+            assert node.mesh_state.present.workloads[NAME].phase is Phase.ENROLLED
+
+    play(story())
+
+
+def test_answer_can_wait_until_the_other_nodes_have_had_their_time(place: Place) -> None:
+    async def story() -> None:
+        changes = {"settle": timedelta(milliseconds=300), "pod_start": PodStart(wait=Wait.SETTLED)}
+        async with place.node(**changes) as (node, _source):
+            waiting = asyncio.create_task(node.arrivals.arrive(place.arrival(), PATIENCE_S))
+            await until(lambda: NAME in node.enrolments and node.enrolments[NAME].phase is Phase.JOINING, "joining")
+            assert not waiting.done()
+            assert await waiting is Answer.ENROLLED
+            assert node.enrolments[NAME].phase is Phase.ENROLLED
+
+    play(story())
+
+
+def test_what_a_core_had_before_is_no_word_of_the_source(place: Place) -> None:
+    """An agent that has taken over knows the mesh state of the one before: a pod may be newer."""
+
+    async def story() -> None:
+        place.memory.put(mesh(workload("other", place.netns)))
+        async with place.node(MemorySource) as (node, _source):
+            await until(lambda: node.epoch > 0 and not node.pusher.busy, "pushed")
+        place.memory.put(mesh(workload("other", place.netns), workload("shipper", place.netns)))
+        async with place.node(MemorySource) as (node, _source):
+            assert await node.arrivals.arrive(place.arrival(), PATIENCE_S) is Answer.ENROLLED
 
     play(story())

@@ -20,7 +20,7 @@ from nodeseal.linux import atomic_file
 from nodeseal.linux.atomic_file import ChangedMeanwhileError, replace_file
 from nodeseal.local import config as configuration
 from nodeseal.local.config import ConfigError
-from nodeseal.local.pod_start import PodStart
+from nodeseal.local.pod_start import PodStart, Wait
 from nodeseal.mesh.reasons import ProblemWord
 from support.agent_fakes import until
 
@@ -309,6 +309,9 @@ def test_settings(tmp_path: Path) -> None:
     assert loaded("cni: {}") == PodStart()
     given = "cni: {config_directory: net.d, binary_directory: /b, on_failure: open, open_namespaces: []}"
     assert loaded(given) == PodStart(tmp_path / "net.d", Path("/b"), WithoutEnrolment.OPEN, ())
-    for wrong in ("{on_failure: maybe}", "{open_namespaces: [A/B]}", "{x: 1}", "[]"):
+    settled = loaded("cni: {wait: settled}")
+    assert settled is not None
+    assert settled.wait is Wait.SETTLED
+    for wrong in ("{wait: 5s}", "{on_failure: maybe}", "{open_namespaces: [A/B]}", "{x: 1}", "[]"):
         with pytest.raises(ConfigError, match="cni"):
             loaded(f"cni: {wrong}")

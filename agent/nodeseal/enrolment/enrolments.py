@@ -38,8 +38,8 @@ class Enrolments(Mapping[WorkloadName, Enrolment]):
 
     @contextlib.contextmanager
     def watched(self, name: WorkloadName) -> Iterator[asyncio.Event]:
-        """An event that is set whenever one of this name is added, has made a step or failed in one, or is forgotten.
-        Whoever waits for it clears it."""
+        """An event that is set whenever one of this name is added, has made a step or failed in one, or is forgotten,
+        and when there is a new mesh state. Whoever waits for it clears it."""
         event = asyncio.Event()
         self._waiting.setdefault(name, set()).add(event)
         try:
@@ -49,6 +49,11 @@ class Enrolments(Mapping[WorkloadName, Enrolment]):
             waiting.remove(event)
             if not waiting:
                 del self._waiting[name]
+
+    def tell_all(self) -> None:
+        """There is a new mesh state."""
+        for name in self._waiting:
+            self._tell(name)
 
     def _tell(self, name: WorkloadName) -> None:
         for event in self._waiting.get(name, ()):

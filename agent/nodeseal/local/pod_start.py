@@ -4,6 +4,7 @@
       config_directory: /etc/cni/net.d   # the list of plugins: the runtime's network configuration
       binary_directory: /opt/cni/bin     # where the runtime looks for plugins
       on_failure: closed                 # a pod that cannot be enrolled does not start; open: it starts all the same
+      wait: published                    # until when a pod waits; settled: until `settle` has passed as well
       open_namespaces: [kube-system, nodeseal-system]   # for whose pods it is open in any case
 
 Without `cni` no plugin is installed, and one that an agent of this run directory had installed is removed.
@@ -12,6 +13,7 @@ Without `cni` no plugin is installed, and one that an agent of this run director
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from nodeseal.contracts.pod_start import WithoutEnrolment
@@ -24,6 +26,15 @@ DEFAULT_OPEN_NAMESPACES = ("kube-system", "nodeseal-system")
 _NAMESPACES_MAX = 100
 
 
+class Wait(StrEnum):
+    """Until when a pod's start waits."""
+
+    PUBLISHED = "published"
+    """It is captured, and published to the other nodes."""
+    SETTLED = "settled"
+    """They have had the time to learn of it: the workload refuses plaintext from enrolled peers."""
+
+
 @dataclass(frozen=True, slots=True)
 class PodStart:
     """See the module's text."""
@@ -32,6 +43,7 @@ class PodStart:
     binary_directory: Path = DEFAULT_BINARY_DIRECTORY
     on_failure: WithoutEnrolment = WithoutEnrolment.CLOSED
     open_namespaces: tuple[str, ...] = DEFAULT_OPEN_NAMESPACES
+    wait: Wait = Wait.PUBLISHED
 
 
 def read_pod_start(fields: Fields, name: str, base: Path) -> PodStart | None:
@@ -48,6 +60,7 @@ def read_pod_start(fields: Fields, name: str, base: Path) -> PodStart | None:
         tuple(read_name(inner.problems, one, inner.at(f"open_namespaces[{index}]")) for index, one in enumerate(items))
         if inner.has("open_namespaces")
         else DEFAULT_OPEN_NAMESPACES,
+        inner.choice("wait", Wait.PUBLISHED),
     )
     if len(items) > _NAMESPACES_MAX:
         where = inner.at("open_namespaces")

@@ -30,6 +30,7 @@ from nodeseal.identity.credentials import Credentials
 from nodeseal.identity.issuer import Issuer
 from nodeseal.linux import addresses
 from nodeseal.local.config import Config
+from nodeseal.local.pod_start import Wait
 from nodeseal.local.tls_profile import TlsProfile
 from nodeseal.mesh.model import Mesh, Phase, PlaintextWay, WorkloadName
 from nodeseal.mesh.problem import Problem
@@ -122,7 +123,8 @@ class Node:
         self.vigil = Vigil(config.node, source.describe(), config.run_dir, self.core, self.context.settle)
         self.source = source
         self.mesh_state = MeshState(source, config.node, issuer.trust_domain, issuer.describe())
-        self.arrivals = Arrivals(source, self.enrolments, lambda: self.mesh_state.present, lambda: self.starting.doing)
+        settled = config.pod_start is not None and config.pod_start.wait is Wait.SETTLED
+        self.arrivals = Arrivals(source, self.enrolments, lambda: self.starting.doing, settled=settled)
         self.further_parts: list[Part] = []
         """Of the agent beside this one, which may know of something wrong."""
         self._next_key = 1
@@ -278,6 +280,7 @@ class Node:
         read = {name for name, workload in ours.items() if workload.accepts_tunnels}
         await self.publication.compare(read, ours.keys())
         self.enrolments.drive()
+        self.arrivals.take(mesh)
         self._readiness.synced()
 
     def _use(self, mesh: Mesh | None) -> None:
