@@ -390,6 +390,7 @@ def test_report_is_brought_to_the_node_s_object(server: ApiServer, node: str, mo
 
     async def story(agents: Agents) -> None:
         agent = agents.start(node)
+        claim = await agent.publisher.claim()
         await agent.publisher.publish([], TRUST)
         agents.go_on(agent.publisher)
         agent.publisher.report(NodeReport(1, 2, (Problem(ProblemWord.CORE_DOWN, "it is gone", "look"),)))
@@ -400,5 +401,14 @@ def test_report_is_brought_to_the_node_s_object(server: ApiServer, node: str, mo
         agent.publisher.report(NodeReport(2, 2))
         await until(lambda: agent.nodes.items[("", node)].status.enrolled == 2, "and that it is well again")
         assert agent.nodes.items[("", node)].status.summary == ""
+        # Whoever has let go of the node says nothing of it any more.
+        await claim.release()
+        agent.publisher.report(NodeReport(1, 2))
+        next_ = agents.start(node)
+        agents.go_on(next_.publisher)
+        await next_.publisher.claim()
+        await next_.publisher.publish([], TRUST)
+        next_.publisher.report(NodeReport(3, 3))
+        await until(lambda: agent.nodes.items[("", node)].status.enrolled == 3, "another one does")
 
     play(server, story)

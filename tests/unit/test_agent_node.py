@@ -29,6 +29,8 @@ from nodeseal.contracts.status import Decisions
 from nodeseal.cores import distribution, link, supervisor
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone
 from nodeseal.cores.process import CoreOptions
+from nodeseal.daemon import reporter as reporter_module
+from nodeseal.daemon.reporter import Reporter
 from nodeseal.enrolment.workload import Enrolment
 from nodeseal.identity.issuer import IssuerError
 from nodeseal.identity.trust import TrustBundle
@@ -41,7 +43,7 @@ from nodeseal.mesh.trust_anchor import TrustAnchor
 from nodeseal.node import lasting, revocations, start_steps, vigil
 from nodeseal.node import node as node_module
 from nodeseal.node.node import Node
-from nodeseal.sources.source import Concern, MeshStateError, StateProblem
+from nodeseal.sources.source import Concern, MeshStateError, NodeReport, StateProblem
 from support.agent_fakes import (
     TRUST,
     FakeCapture,
@@ -56,6 +58,7 @@ from support.agent_fakes import (
 from support.anchors import make_ca, root_of
 from support.certificates import make_crl
 from support.core_client import BlockingClient, ask
+from support.memory_source import MemoryMesh, MemorySource
 from support.mesh_places import KINDS, MemoryPlace, place_of
 
 SHIPPER = WorkloadName("default", "shipper")
@@ -502,6 +505,52 @@ def test_agent_starts_while_its_source_is_away_and_publishes_when_it_is_back(
         play(story())
     finally:
         world.end()
+
+
+class Told(MemorySource):
+    """One that has a place for reports."""
+
+    takes_reports = True
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(MemoryMesh(), "node1", run_dir)
+        self.reports: list[NodeReport] = []
+
+    def report(self, report: NodeReport) -> None:
+        self.reports.append(report)
+
+
+def test_source_that_takes_reports_is_told_how_the_node_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporter_module, "_LOOK_S", 0.01)
+    told = Told(world.run_dir)
+
+    async def story() -> None:
+        lacking = workload("lacking", world.run_dir / "no-such-namespace")
+        unwanted = workload("unwanted", None, wanted=False)
+        async with world.node(world.state(world.shipper, lacking, unwanted)) as (node, _source):
+            reporter = Reporter(node, told)
+            reporter.start()
+            await until(lambda: any(one.enrolled == 1 for one in told.reports), "what is enrolled is told")
+            assert (told.reports[-1].enrolled, told.reports[-1].wanted) == (1, 2)
+            assert ("not-enrolled", "default/lacking") in [(one.word, one.about) for one in told.reports[-1].problems]
+            await reporter.stop()
+            count = len(told.reports)
+            await asyncio.sleep(0.05)
+            assert len(told.reports) == count
+
+    play(story())
+
+
+def test_source_that_has_no_place_for_reports_costs_nothing(world: World) -> None:
+    async def story() -> None:
+        async with world.node(world.state()) as (node, source):
+            before = asyncio.all_tasks()
+            reporter = Reporter(node, source)
+            reporter.start()
+            assert asyncio.all_tasks() == before
+            await reporter.stop()
+
+    play(story())
 
 
 def test_workload_that_is_not_enrolled_is_a_problem_with_its_name(world: World) -> None:

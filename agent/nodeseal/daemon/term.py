@@ -28,6 +28,7 @@ from nodeseal.daemon.errors import StartError
 from nodeseal.daemon.held_directory import HeldDirectory
 from nodeseal.daemon.pod_starts import PodStarts
 from nodeseal.daemon.process_health import ProcessHealth
+from nodeseal.daemon.reporter import Reporter
 from nodeseal.enrolment.capture_thread import CaptureThread
 from nodeseal.identity.issuer import Issuer, IssuerError
 from nodeseal.linux.errors import LinuxError
@@ -87,7 +88,7 @@ class Term:
         )
         served = [*operations.of_node(node), Served(api.HAND_OVER, self._hand_over)]
         server = ApiServer(config.run_dir / run_directory.AGENT_SOCKET, served, unavailable=operations.UNAVAILABLE)
-        pod_starts = PodStarts(config, node)
+        pod_starts, reporter = PodStarts(config, node), Reporter(node, source)
         try:
             # Whoever asks meanwhile is told what takes so long.
             await server.start()
@@ -102,9 +103,11 @@ class Term:
             run_directory.write_pid(config.run_dir / run_directory.AGENT_PID)
             log.info("agent has begun, pid %d", os.getpid())
             await pod_starts.keep()
+            reporter.start()
             with self._health.of(node.unready):
                 end = await self._until_told()
         finally:
+            await reporter.stop()
             await pod_starts.stop()
             await server.stop()
             await node.end()

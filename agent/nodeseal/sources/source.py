@@ -118,6 +118,9 @@ class Source(ABC):
     node: str
     """The node that publishes."""
 
+    takes_reports: bool = False
+    """`report` leads somewhere."""
+
     publishers: Publishers
     """As of the latest look of `changes`, whether that was worth an item or not. Replaced as a whole."""
 

@@ -67,8 +67,14 @@ _LATER = frozenset({429, 500, 502, 503, 504})
 class NodeClaim:
     """The lock of the run directory is what holds it; the MeshNode tells others."""
 
+    def __init__(self, held: asyncio.Event) -> None:
+        self._held = held
+        held.set()
+
     async def release(self, *, undo: bool = False) -> None:
-        """See Claim.release. Nothing was written for it alone."""
+        """See Claim.release. The MeshNode is not renewed any more: another agent may have taken over. Nothing was
+        written for the claim alone."""
+        self._held.clear()
 
 
 class Publisher:
@@ -107,6 +113,7 @@ class Publisher:
         self._pace = Pace(clock(), rand())
         self._told_at = float("-inf")
         self._told = asyncio.Event()
+        self._held = asyncio.Event()
         self._backoff = Backoff(_FIRST_S, _LONGEST_S, rand)
         self._not_before = float("-inf")
         self._failure: PublicationError | None = None
@@ -121,7 +128,7 @@ class Publisher:
             if not isinstance(error, AwayError) and not (isinstance(error, RefusedError) and error.code in _LATER):
                 raise ClaimError(f"cannot look whose the node {self._node} is: {error}") from None
             log.warning("whether another agent has the node %s cannot be looked at now: %s", self._node, error)
-        return NodeClaim()
+        return NodeClaim(self._held)
 
     async def publish(self, workloads: Iterable[Workload], trust: Trust | None) -> bool:
         """See Source.publish. Raises PublicationError, and SourceAwayError: the API server is not there."""
@@ -159,14 +166,16 @@ class Publisher:
         self._told.set()
 
     async def run(self) -> None:
-        """Renews the MeshNode, and brings it what is reported. Never ends, and never raises."""
+        """Renews the MeshNode while the node is claimed, and brings it what is reported. Never ends, and never
+        raises."""
         while True:
+            await self._held.wait()
             due = self._due()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(due):
                     await self._told.wait()
             self._told.clear()
-            if self._due() > 0:
+            if not self._held.is_set() or self._due() > 0:
                 continue
             try:
                 async with self._write("tell how the node is"):

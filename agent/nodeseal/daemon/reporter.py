@@ -1,0 +1,48 @@
+"""Tells the source how the node is, where it has a place for that: what `nodeseal status` says, in short."""
+
+from __future__ import annotations
+
+import asyncio
+
+from nodeseal.api import status_view
+from nodeseal.contracts.status import Status
+from nodeseal.mesh.problem import Problem
+from nodeseal.mesh.reasons import ProblemWord
+from nodeseal.node.lasting import lasting
+from nodeseal.node.node import Node
+from nodeseal.sources.source import NodeReport, Source
+
+_LOOK_S = 10.0
+_WORDS = {word.value: word for word in ProblemWord}
+
+
+class Reporter:
+    """Of an active agent. Belongs to the event loop."""
+
+    def __init__(self, node: Node, source: Source) -> None:
+        self._node = node
+        self._source = source
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """From the moment at which the agent has begun."""
+        if self._source.takes_reports:
+            self._task = asyncio.create_task(lasting("reporter", self._run), name="reporter")
+
+    async def stop(self) -> None:
+        """What was told stays as it is."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            self._source.report(report_of(await status_view.status(self._node)))
+            await asyncio.sleep(_LOOK_S)
+
+
+def report_of(status: Status) -> NodeReport:
+    """The same in short."""
+    wanted = [one for one in status.workloads if one.wanted]
+    problems = tuple(Problem(_WORDS[one.word], one.text, one.remedy, one.about) for one in status.problems)
+    return NodeReport(sum(one.enrolled for one in wanted), len(wanted), problems)
