@@ -6,6 +6,7 @@ nodeseal needs out of this Python's own environment. What is shipped is another 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
@@ -31,7 +32,9 @@ def agent_image() -> Path:
     """The archive. Raises ClusterError."""
     files = dict(_distribution_files("nodeseal"))
     own = _CHECKOUT / "agent" / "nodeseal"
-    sources = [path for path in own.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    # The programs for BPF are behind a symbolic link, as the chart is.
+    found = [Path(directory, name) for directory, _, names in os.walk(own, followlinks=True) for name in names]
+    sources = [path for path in found if "__pycache__" not in path.parts]
     if not any(path.suffix == ".so" for path in sources):
         raise ClusterError(f"{own} has no C core: build it with: python setup.py build_ext --inplace")
     files |= {f"{_SITE}/nodeseal/{path.relative_to(own)}": _file(path) for path in sources}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cluster.errors import ClusterError
 
-_REMOVE_SECONDS = 20.0
+_REMOVE_SECONDS = 90.0
 _INHERITED = ("cpuset.cpus", "cpuset.mems")
 
 

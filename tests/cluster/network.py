@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from cluster.plan import API_ADDRESS, NODES, NODES6, ClusterPlan, NodePlan
 from cluster.programs import run
-from nodeseal_lab.namespaces import create_namespace, list_namespaces, remove_namespace, write_sysctls
+from nodeseal_lab.namespaces import list_namespaces, remove_namespace, write_sysctls
 
 BRIDGE = "nodes"
 UPLINK = "eth0"
@@ -27,7 +27,7 @@ _FORWARD = {"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1"}
 
 def make_control_plane(plan: ClusterPlan) -> None:
     """Its namespace and the bridge. Raises ClusterError, LabError."""
-    create_namespace(plan.api_netns)
+    run(["ip", "netns", "add", plan.api_netns])
     write_sysctls(plan.api_netns, _EARLY)
     # A MAC of its own: else the bridge has that of one of its ports, and another when that goes, for which the nodes
     # do not reach the API server until their neighbour entries have expired.
@@ -42,7 +42,7 @@ def make_control_plane(plan: ClusterPlan) -> None:
 
 def make_node(plan: ClusterPlan, node: NodePlan) -> None:
     """A node's namespace, with its way to the others. Raises ClusterError, LabError."""
-    create_namespace(node.netns)
+    run(["ip", "netns", "add", node.netns])
     write_sysctls(node.netns, _EARLY)
     _ip(node.netns, "link", "set", "lo", "up")
     _ip(node.netns, "link", "add", UPLINK, "type", "veth", "peer", "name", node.name, "netns", plan.api_netns)

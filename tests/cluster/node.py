@@ -145,7 +145,6 @@ class Node:
             "binds": binds,
             "cgroups": [[str(one.path), one.kind, one.options] for one in cgroups.of_host()],
             "sysctls": _SYSCTLS,
-            "boot_id": str(uuid.uuid4()),
         }
         file = self.plan.directory / "settings.json"
         file.write_text(json.dumps(own))

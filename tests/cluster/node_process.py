@@ -1,7 +1,7 @@
 """The first process of a node: makes the node's root file system the root, then starts and reaps what it is told to.
 
 node_process.py SETTINGS, where SETTINGS is a JSON file: {"root", "orders", "binds": [[from, to]],
-"cgroups": [[path, kind, options]], "sysctls": {name: value}, "boot_id"}. To be run in new mount, PID, cgroup and UTS
+"cgroups": [[path, kind, options]], "sysctls": {name: value}}. To be run in new mount, PID, cgroup and UTS
 namespaces, as their first process; it is alone in its file since it runs with the system's own Python.
 
 Orders come over the Unix socket `orders`, one JSON line a connection, answered by one:
@@ -63,7 +63,7 @@ def make_root(settings: dict[str, Any]) -> None:
     # Settings of the whole machine, which a kubelet would write: it sees the values that it wants.
     own = root / "run/machine"
     own.mkdir()
-    for name, value in {**settings["sysctls"], "kernel/random/boot_id": settings["boot_id"]}.items():
+    for name, value in settings["sysctls"].items():
         file = own / name.replace("/", ".")
         file.write_text(f"{value}\n")
         mount("--bind", file, root / "proc/sys" / name)
