@@ -40,14 +40,16 @@ _PORT = 6443
 class ApiServer:
     """Runs from the making of the object until the end of the `with` block; its state outlives `stop` and `start`."""
 
-    def __init__(self, directory: Path, namespace: Namespace) -> None:
-        """Skips the test where the programs are not there."""
+    def __init__(self, directory: Path, namespace: Namespace, address: str = "127.0.0.1") -> None:
+        """`address`: of the namespace, at which it is asked. Skips the test where the programs are not there."""
         self._etcd, self._program = (str(PROGRAMS / "bin" / name) for name in ("etcd", "kube-apiserver"))
         for program in (self._etcd, self._program):
             if not Path(program).exists():
                 pytest.skip(f"{program} is not there: `make test-kubernetes` builds it, and runs this test")
         self.directory = directory
+        self.url = f"https://{address}:{_PORT}"
         self.namespace = namespace
+        self._address = address
         self._running: dict[str, subprocess.Popen[str]] = {}
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -88,7 +90,7 @@ class ApiServer:
         self._start(
             "kube-apiserver",
             *(self._program, "--etcd-servers", f"http://127.0.0.1:{_ETCD}", "--secure-port", str(_PORT)),
-            *("--bind-address", "127.0.0.1", "--advertise-address", "127.0.0.1", "--cert-dir", str(certificates)),
+            *("--bind-address", self._address, "--advertise-address", self._address, "--cert-dir", str(certificates)),
             *("--service-account-issuer", "https://kubernetes.default.svc", "--authorization-mode", "Node,RBAC"),
             *("--service-account-key-file", str(self.directory / "accounts.pub")),
             *("--service-account-signing-key-file", str(self.directory / "accounts.key")),
@@ -106,7 +108,7 @@ class ApiServer:
         """How to ask it, from inside the namespace."""
         file = self.directory / f"token-{hashlib.sha256(token.encode()).hexdigest()[:16]}"
         file.write_text(f"{token}\n")
-        return Access(f"https://127.0.0.1:{_PORT}", self.directory / "certificates" / "apiserver.crt", file)
+        return Access(self.url, self.directory / "certificates" / "apiserver.crt", file)
 
     def inside(self, action: Callable[[], T]) -> T:
         """Calls it where the server can be asked, in another thread."""
@@ -149,7 +151,7 @@ class ApiServer:
 
     def _ask(self, method: str, path: str, body: Any, content: str, accept: str) -> Any:
         context = ssl.create_default_context(cafile=self.directory / "certificates" / "apiserver.crt")
-        connection = http.client.HTTPSConnection("127.0.0.1", _PORT, context=context, timeout=30)
+        connection = http.client.HTTPSConnection(self._address, _PORT, context=context, timeout=30)
         headers = {"Authorization": f"Bearer {ADMIN}", "Content-Type": content, "Accept": accept}
         with contextlib.closing(connection):
             connection.request(method, path, json.dumps(body) if body is not None else None, headers)

@@ -17,6 +17,7 @@ from nodeseal.local import config
 from nodeseal.local.config import ConfigError
 from nodeseal.local.core_settings import CoreSettings
 from nodeseal.local.issuers import DeliveredCa, NamespaceCa, OwnCa, ServiceCa
+from nodeseal.local.mesh_source import KubernetesMesh, Outside
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Connect, PlaintextWay
 
@@ -441,3 +442,48 @@ def test_profile_fips_needs_the_module(tmp_path: Path, monkeypatch: pytest.Monke
     assert told.startswith(
         f"{tmp_path}/agent.yaml:4: tls: profile fips cannot be had: OpenSSL's FIPS module cannot be loaded: "
     )
+
+
+KUBERNETES = "node: node1\nmesh: {kubernetes: {trust_domain: cluster.local}}\nca: /etc/nodeseal/ca\n"
+
+
+def test_mesh_state_may_be_kubernetes(tmp_path: Path) -> None:
+    assert load(tmp_path, KUBERNETES).mesh == KubernetesMesh("cluster.local", "nodeseal-system")
+
+
+def test_agent_in_no_pod_names_the_api_server(tmp_path: Path) -> None:
+    text = KUBERNETES.replace(
+        "cluster.local", "cluster.local, namespace: mesh, server: 'https://10.0.0.1:6443/', ca: ca.pem, token: /t"
+    )
+    outside = Outside("https://10.0.0.1:6443", tmp_path / "ca.pem", Path("/t"))
+    assert load(tmp_path, text).mesh == KubernetesMesh("cluster.local", "mesh", outside)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "problem"),
+    [
+        ("{kubernetes: {}}", "mesh.kubernetes.trust_domain: expected the mesh's trust domain"),
+        ("{kubernetes: {trust_domain: 'A B'}}", "mesh.kubernetes.trust_domain: expected a trust domain of a-z"),
+        ("{kubernetes: {trust_domain: a, server: 'http://x'}}", "mesh.kubernetes.server: expected an address such as"),
+        ("{kubernetes: {trust_domain: a, token: /t}}", "mesh.kubernetes.server: expected the API server's address"),
+        ("{kubernetes: {trust_domain: a, servre: x}}", "found the unknown field 'servre'"),
+        ("{kubernets: {}}", "found the unknown field 'kubernets'"),
+        ("[a]", "mesh: expected the path of a directory, or a mapping with 'kubernetes', found a list"),
+    ],
+)
+def test_mistake_in_the_mesh_is_named(tmp_path: Path, mesh: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load(tmp_path, f"node: node1\nmesh: {mesh}\nca: /etc/nodeseal/ca\n")
+    assert problem in str(raised.value)
+
+
+def test_name_of_the_node_may_come_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nameless = MINIMAL.replace("node: node1\n", "")
+    with pytest.raises(ConfigError, match="node: expected a name, found nothing"):
+        load(tmp_path, nameless)
+    monkeypatch.setenv("NODESEAL_NODE", "node7")
+    assert load(tmp_path, nameless).node == "node7"
+    assert load(tmp_path, MINIMAL).node == "node1"
+    monkeypatch.setenv("NODESEAL_NODE", "no name")
+    with pytest.raises(ConfigError, match="node: expected a name in NODESEAL_NODE, found 'no name'"):
+        load(tmp_path, nameless)

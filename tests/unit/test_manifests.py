@@ -77,7 +77,7 @@ def test_options_are_values(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert pod["tolerations"] == [{"operator": "Exists", "key": "t"}]
     assert pod["containers"][0]["image"] == "r.example/n@sha256:1"
     assert yaml.safe_load(found["ConfigMap", "nodeseal-config"]["data"]["agent.yaml"])["mesh"] == {
-        "kubernetes": {"trust_domain": "of.the.option"}
+        "kubernetes": {"trust_domain": "of.the.option", "namespace": "x"}
     }
     assert {one["metadata"].get("namespace", "x") for one in found.values()} == {"x"}
     assert ("Namespace", "x") in found

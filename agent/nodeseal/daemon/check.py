@@ -75,6 +75,7 @@ def warnings(config: Config, chosen: BackendName, local: frozenset[Address]) -> 
     if config.pod_start is not None:
         yield from Installation(config.pod_start, config.run_dir).look()
     source = source_of(config)
+    yield from asyncio.run(source.examine())
     try:
         mesh = asyncio.run(source.load())
     except MeshStateError as error:

@@ -10,12 +10,18 @@ from nodeseal.identity.embedded import EmbeddedIssuer
 from nodeseal.identity.issuer import Issuer, IssuerError
 from nodeseal.local.config import Config
 from nodeseal.local.issuers import Ca, ClusterCa, DeliveredCa, OwnCa, ServiceCa, WorkloadApiCa
+from nodeseal.local.mesh_source import KubernetesMesh
 from nodeseal.sources.directory.source import DirectorySource
 from nodeseal.sources.source import Reference, Source
 
 
 def source_of(config: Config) -> Source:
     """The source that the configuration asks for."""
+    if isinstance(config.mesh, KubernetesMesh):
+        # Here, so that no other node has an HTTP client in its memory.
+        from nodeseal.sources.kubernetes.source import KubernetesSource
+
+        return KubernetesSource(config.mesh, config.node, config.run_dir, config.cgroup)
     return DirectorySource(config.mesh, config.node, config.run_dir)
 
 
@@ -26,6 +32,10 @@ def followed(mesh: Path) -> Source:
 
 def source_at(reference: Reference, run_dir: Path) -> Source:
     """The source that gave this reference to an agent of this run directory. Raises ValueError when there is none."""
+    if "kubernetes" in reference:
+        from nodeseal.sources.kubernetes.source import KubernetesSource
+
+        return KubernetesSource.at(reference, run_dir)
     return DirectorySource.at(reference, run_dir)
 
 

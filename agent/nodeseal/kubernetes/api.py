@@ -306,12 +306,14 @@ class Api:
             "timeoutSeconds": str(seconds),
         }
         async with self._asked("watch", resource, query, _SILENCE_S) as answer:
-            yield []
             try:
+                yield []
                 async for lines in _lines(answer):
                     yield [_change(resource, line) for line in lines]
             except TimeoutError:
                 return
+            finally:
+                _abort(answer)
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -372,6 +374,14 @@ class Api:
             raise AwayError(text) from None
         except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
             raise AwayError(f"{self._access.server}: {why(error)}") from None
+
+
+def _abort(answer: aiohttp.ClientResponse) -> None:
+    """Ends a connection whose answer has no end. Ending TLS in order would take the server's consent, and outlive who
+    is closed."""
+    connection = answer.connection
+    if connection is not None and connection.transport is not None:
+        connection.transport.abort()
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Generic
 
 from nodeseal.backoff import Backoff
@@ -46,7 +46,7 @@ class Followed(Generic[T]):
         """`changed` gets the keys of what was put in, changed or taken out: several where they came at once."""
         self.items: dict[Key, T] = {}
         self.synced = asyncio.Event()
-        """They were listed once."""
+        """They were listed once, or are followed from where they were known."""
         self.problem: str | None = None
         """Why they cannot be followed now, one line; None: they are."""
         self.unread: dict[Key, str] = {}
@@ -63,6 +63,23 @@ class Followed(Generic[T]):
         self._refusals = 0
         """How often in succession the server did not watch from this version."""
         self._backoff = Backoff(_FIRST_S, _LONGEST_S)
+
+    @property
+    def version(self) -> str:
+        """As of which `items` are; "": nobody knows."""
+        return self._version
+
+    @property
+    def watching(self) -> bool:
+        """What changes now is seen, as far as anybody can tell."""
+        return self._open_since is not None
+
+    def restore(self, items: Iterable[T], version: str) -> None:
+        """What was known before, in another process too: it counts until the server tells better. `version`: from where
+        it can be followed on; "": it has to be listed again. To be called before `run`; tells nobody."""
+        self.items.clear()
+        self.items.update((item.key, item) for item in items)
+        self._version = version
 
     async def run(self) -> None:
         """Never ends, and never raises."""
@@ -91,6 +108,7 @@ class Followed(Generic[T]):
                 self._refusals = 0
             else:
                 self._failed(why or "the API server ends the watch as soon as it has begun")
+            self._open_since = None
             await asyncio.sleep(max(self._backoff.next(), min(after or 0.0, _LONGEST_S)))
 
     async def _list(self) -> None:
@@ -145,6 +163,7 @@ class Followed(Generic[T]):
         return change.key
 
     def _well(self) -> None:
+        self.synced.set()
         if self.problem is not None:
             log.info("%s are followed again", self._resource.name)
         self.problem = None

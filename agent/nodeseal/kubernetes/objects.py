@@ -44,24 +44,25 @@ T = TypeVar("T", bound=KubernetesObject)
 
 @dataclass(frozen=True, slots=True)
 class Resource(Generic[T]):
-    """A kind of objects as the API server serves it. `group`: "" of the oldest kinds."""
+    """A kind of objects as the API server serves it. `group`: "" of the oldest kinds. `namespace`: whose objects alone
+    are meant where all are asked for; "": those of all."""
 
     group: str
     version: str
     plural: str
     type: type[T]
+    namespace: str = ""
 
     @property
     def path(self) -> str:
-        """Where all objects of the kind are, of all namespaces."""
-        return f"/{f'apis/{self.group}' if self.group else 'api'}/{self.version}/{self.plural}"
+        """Where all that are meant are."""
+        return self.within(self.namespace)
 
     def within(self, namespace: str) -> str:
-        """Where its objects of this namespace are; "": of a kind that has none."""
-        if namespace == "":
-            return self.path
-        root, _, plural = self.path.rpartition("/")
-        return f"{root}/namespaces/{quote(namespace, safe='')}/{plural}"
+        """Where its objects of this namespace are; "": of all, or of a kind that has none."""
+        root = f"/{f'apis/{self.group}' if self.group else 'api'}/{self.version}"
+        inside = f"namespaces/{quote(namespace, safe='')}/" if namespace else ""
+        return f"{root}/{inside}{self.plural}"
 
     def at(self, key: Key) -> str:
         """Where one object is."""
@@ -84,12 +85,27 @@ class PodIp(Struct, frozen=True):
     ip: str = ""
 
 
+class ContainerPort(Struct, frozen=True, rename="camel"):
+    """A port that a container says it listens at."""
+
+    container_port: int = 0
+    protocol: str = "TCP"
+
+
+class Container(Struct, frozen=True):
+    """One of a pod's."""
+
+    ports: list[ContainerPort] = field(default_factory=list)
+
+
 class PodSpec(Struct, frozen=True, rename="camel"):
     """What was asked for."""
 
     node_name: str = ""
     service_account_name: str = ""
     host_network: bool = False
+    containers: list[Container] = field(default_factory=list)
+    init_containers: list[Container] = field(default_factory=list)
 
 
 class PodStatus(Struct, frozen=True, rename="camel"):

@@ -1,7 +1,7 @@
 """The agent's configuration file, in the same YAML and with the same kind of messages as the mesh state.
 
-    node: node1                      # required; this node's name in the mesh state
-    mesh: /etc/nodeseal/mesh         # required; the mesh state's directory
+    node: node1                      # this node's name in the mesh state; required where NODESEAL_NODE does not say it
+    mesh: /etc/nodeseal/mesh         # required; the mesh state's directory, or Kubernetes, see mesh_source.py
     ca: /etc/nodeseal/ca             # required; made by `nodeseal ca init`, or another issuer, see issuers.py
     issuers: []                      # other issuers for some namespaces, see issuers.py
     crls: []                         # revocation lists of other issuers: files, DER or PEM
@@ -49,14 +49,15 @@ from pathlib import Path
 
 from nodeseal.capture.backends.backend import Choice
 from nodeseal.contracts.key_kind import KeyKind
-from nodeseal.documents.document import Node, Scalar
+from nodeseal.documents.document import Node, Scalar, shown
 from nodeseal.documents.durations import read_duration, read_optional_duration
 from nodeseal.documents.exclude import read_items, read_network
 from nodeseal.documents.limits import read_limits
-from nodeseal.documents.schema import Fields, Problems, open_document, read_text
+from nodeseal.documents.schema import Fields, Problems, is_name, open_document, read_text
 from nodeseal.local import run_directory
 from nodeseal.local.core_settings import CoreSettings, read_core_settings
 from nodeseal.local.issuers import Ca, NamespaceCa, read_ca, read_issuers
+from nodeseal.local.mesh_source import KubernetesMesh, read_mesh
 from nodeseal.local.pod_start import PodStart, read_pod_start
 from nodeseal.local.tls_profile import TlsProfile, read_tls_profile
 from nodeseal.mesh.exclusions import Network
@@ -65,6 +66,8 @@ from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Connect, PlaintextWay
 
 DEFAULT_RUN_DIR = run_directory.DEFAULT
+NODE_VARIABLE = "NODESEAL_NODE"
+"""Of the environment: the node's name where the file has none, as in a DaemonSet, whose pods have one file."""
 DEFAULT_CONNECT = Connect.TRUTHFUL
 _LIFETIME_MIN = timedelta(seconds=2)
 _LIFETIME_MAX = timedelta(days=365)
@@ -103,7 +106,7 @@ class Config:
     """See the module's text. `cgroup` is None when it is to be found."""
 
     node: str
-    mesh: Path
+    mesh: Path | KubernetesMesh
     ca: Ca
     run_dir: Path
     workers: int
@@ -159,8 +162,8 @@ def load(path: Path) -> Config:
         raise _error(problems)
     base = path.absolute().parent
     config = Config(
-        node=fields.name("node"),
-        mesh=base / fields.text("mesh", expected=_PATH_EXPECTED),
+        node=_node(fields),
+        mesh=read_mesh(fields, "mesh", base),
         ca=read_ca(fields, "ca", base),
         run_dir=base / fields.text("run_dir", str(DEFAULT_RUN_DIR), expected=_PATH_EXPECTED),
         workers=fields.integer("workers", default_workers(), 1, 64, "a number of threads from 1 to 64"),
@@ -217,6 +220,15 @@ def default_workers() -> int:
 
 def _error(problems: Problems) -> ConfigError:
     return ConfigError("\n".join(str(problem) for problem in problems.found))
+
+
+def _node(fields: Fields) -> str:
+    name = os.environ.get(NODE_VARIABLE, "")
+    if fields.has("node") or not name:
+        return fields.name("node")
+    if not is_name(name):
+        fields.problems.add(0, "node", f"a name in {NODE_VARIABLE}", shown(name))
+    return fields.name("node", name)
 
 
 def _optional_path(fields: Fields, name: str, base: Path) -> Path | None:

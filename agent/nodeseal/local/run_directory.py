@@ -80,7 +80,18 @@ def standbys(run_dir: Path) -> list[int]:
 def own_files(run_dir: Path) -> list[Path]:
     """The files of agents and cores in it, whether they are there or not."""
     names = (run_dir / name for name in OWN_FILES)
-    return [*names, *standby_locks(run_dir), *generations.files(run_dir), *federated_bundles(run_dir)]
+    found = (standby_locks, generations.files, federated_bundles, cluster_copies)
+    return [*names, *(path for files in found for path in files(run_dir))]
+
+
+def cluster_copy(run_dir: Path, kind: str) -> Path:
+    """Where the objects of a kind are kept that were known of the cluster."""
+    return run_dir / f"cluster-{kind}.jsonl"
+
+
+def cluster_copies(run_dir: Path) -> list[Path]:
+    """All of those that are there."""
+    return sorted(run_dir.glob("cluster-*.jsonl"))
 
 
 def federated_bundle(run_dir: Path, name: str) -> Path:

@@ -355,6 +355,21 @@ class ProblemWord(Word):
         "The mesh state has a mistake or cannot be read, and there never was a good one: nothing is enrolled.",
         "Correct the place that is named.",
     )
+    MESH_STATE_AWAY = (
+        "mesh-state-away",
+        Level.WARNING,
+        "The API server of Kubernetes does not answer, or refuses something: what was known of the mesh counts, and "
+        "new pods and changes are not seen.",
+        "The line says what is missing: a right (verb and resource), a kind of objects, the server itself.",
+    )
+    MESH_OBJECT = (
+        "mesh-object",
+        Level.WARNING,
+        "An object of Kubernetes says something that cannot be used: a label or an annotation of nodeseal's, a "
+        "document in the ConfigMap `nodeseal-mesh`; or a pod is to be enrolled and cannot be yet. The rest of the mesh "
+        "state is in force.",
+        "Correct what the line names: [what is read](kubernetes.md).",
+    )
     PUBLICATION = (
         "publication",
         Level.ERROR,

@@ -30,6 +30,8 @@ log = logging.getLogger("nodeseal.agent")
 _WHERE_USED = (
     (Concern.PUBLICATION, ProblemWord.PUBLICATION, "see the status of the node whose publication it is"),
     (Concern.UNREAD, ProblemWord.UNREAD_FILE, "move or rename it"),
+    (Concern.AWAY, ProblemWord.MESH_STATE_AWAY, "it is tried again; what was known counts"),
+    (Concern.OBJECT, ProblemWord.MESH_OBJECT, "correct it; of what is wrong counts what it said before"),
 )
 
 

@@ -9,7 +9,7 @@ source by this interface alone; nodeseal.daemon chooses one by the configuration
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -50,6 +50,10 @@ class Concern(Enum):
     """What a node has published. The state counts."""
     UNREAD = "unread"
     """Something that looks like a part of the state, and is none. The state counts."""
+    OBJECT = "object"
+    """One object of the state: of it counts what it said before. The state counts."""
+    AWAY = "away"
+    """Where the state comes from: it cannot be followed now. What was known counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,11 @@ class Source(ABC):
     def verify(self) -> Iterator[str]:
         """Why an agent could not use it now, one line each. Changes nothing. May wait for a disk or a network. Raises
         OSError."""
+
+    async def examine(self) -> Sequence[str]:
+        """What does not work now of what an agent needs of it, one line each, where that is no reason not to start.
+        Changes nothing."""
+        return ()
 
     @abstractmethod
     async def load(self) -> Mesh:

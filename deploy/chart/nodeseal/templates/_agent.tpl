@@ -3,6 +3,7 @@
 mesh:
   kubernetes:
     trust_domain: {{ .Values.trustDomain | quote }}
+    namespace: {{ .Release.Namespace | quote }}
 ca:
   kubernetes: {{ printf "%s/nodeseal-ca" .Release.Namespace | quote }}
   trust_domain: {{ .Values.trustDomain | quote }}

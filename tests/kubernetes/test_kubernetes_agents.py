@@ -1,0 +1,194 @@
+"""Agents of two nodes of a cluster: a namespace is labelled, and its running pods talk through mutual TLS. API server,
+agents, cores and kernel are real; what the kubelets do is played."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nodeseal.api import client
+from nodeseal.contracts.api import STATUS
+from nodeseal.contracts.connections import ConnectionFilter
+from nodeseal.contracts.status import Status, WorkloadRow
+from nodeseal.daemon.cleanup import cleanup
+from support import agent as agent_program
+from support.anchors import make_ca
+from support.connection import echo, echoes
+from support.manifests import NAMESPACE, Cluster, rendered
+from support.namespaces import needs_root
+from support.patience import PATIENCE, wait_for
+from support.played_node import PlayedCluster, PlayedNode, PlayedPod
+from support.pods import compiled
+from support.server import Server
+
+pytestmark = needs_root
+
+PORT = 8080
+
+
+class Agent:
+    """A node's, as its DaemonSet would run it: with the token that the API server gives to its pod."""
+
+    def __init__(self, cluster: PlayedCluster, node: PlayedNode, directory: Path, programs: Path, ca: Path) -> None:
+        self.node = node
+        self.run_dir = directory / node.name
+        self._config = directory / f"{node.name}.yaml"
+        self._programs = programs
+        access = cluster.server.access(_token(cluster, node))
+        kubernetes = {
+            "trust_domain": "cluster.local",
+            "server": access.server,
+            "ca": str(access.ca),
+            "token": str(access.token),
+        }
+        configuration = {
+            "mesh": {"kubernetes": kubernetes},
+            "ca": str(ca),
+            "run_dir": str(self.run_dir),
+            "settle": "200ms",
+            "workers": 1,
+        }
+        self._config.write_text(json.dumps(configuration))
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Returns at once."""
+        environment = {**os.environ, "NODESEAL_NODE": self.node.name, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = (sys.executable, agent_program.__file__, str(self._programs), "--config", str(self._config))
+        with self.log.open("a") as log:
+            self._process = self.node.namespace.popen(*command, stdout=log, stderr=log, env=environment)
+
+    @property
+    def log(self) -> Path:
+        return self.run_dir.with_suffix(".log")
+
+    def stop(self) -> None:
+        """Core and capture stay."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 0, self.log.read_text()[-3000:]
+
+    def close(self) -> None:
+        """Nothing of it is left."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(PATIENCE)
+        if self.run_dir.exists():
+            assert self.node.namespace.run(lambda: cleanup(self.run_dir)).failed == []
+
+    def status(self) -> Status | None:
+        """None: it does not answer yet."""
+        assert self._process is None or self._process.poll() is None, self.log.read_text()[-3000:]
+        try:
+            return client.ask(self.run_dir, STATUS, None)
+        except client.AgentError:
+            return None
+
+    def workload(self, *key: str) -> WorkloadRow | None:
+        status = self.status()
+        name = "/".join(key)
+        return next((one for one in status.workloads if one.workload == name), None) if status is not None else None
+
+    def wait_enrolled(self, pod: PlayedPod, phase: str = "enrolled") -> None:
+        def so() -> bool:
+            row = self.workload(*pod.key)
+            return row is not None and row.phase == phase
+
+        try:
+            wait_for(so, f"{pod.key} is {phase}", 20.0)
+        except BaseException:
+            sys.stderr.write(f"{self.status()}\n{self.log.read_text()[-4000:]}")
+            raise
+
+    def reasons(self) -> set[str]:
+        """Of the connections that it has: how each goes."""
+        rows = client.ask_connections(self.run_dir, ConnectionFilter()).connections
+        return {str(one.tls or one.reason) for one in rows}
+
+
+def _token(cluster: PlayedCluster, node: PlayedNode) -> str:
+    """Bound to a pod of the DaemonSet on the node."""
+    name = f"nodeseal-agent-{node.name}"
+    container = {"name": "agent", "image": "none"}
+    spec = {"nodeName": node.name, "serviceAccountName": "nodeseal-agent", "hostNetwork": True}
+    body = {"metadata": {"name": name}, "spec": {**spec, "containers": [container]}}
+    pods, account = (f"/api/v1/namespaces/{NAMESPACE}/{kind}" for kind in ("pods", "serviceaccounts"))
+    made = cluster.server.ask("POST", pods, body)
+    bound = {"kind": "Pod", "apiVersion": "v1", "name": name, "uid": made["metadata"]["uid"]}
+    asked = {"spec": {"boundObjectRef": bound}}
+    token: str = cluster.server.ask("POST", f"{account}/nodeseal-agent/token", asked)["status"]["token"]
+    return token
+
+
+class World:
+    """Two nodes with an agent each, and a pod on each: shop/client, shop/server."""
+
+    def __init__(self, cluster: PlayedCluster, agents: list[Agent]) -> None:
+        self.cluster = cluster
+        self.agents = agents
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    root = tmp_path_factory.mktemp("agents")
+    programs = root / "compiled.json"
+    programs.write_text(compiled().to_json())
+    ca = make_ca(root / "ca", trust_domain="cluster.local")
+    with PlayedCluster(root) as cluster, contextlib.ExitStack() as stack:
+        Cluster(cluster.server).apply(rendered({"namespace": {"create": True}}))
+        wait_for(lambda: _has_kinds(cluster), "the API server knows nodeseal's kinds")
+        agents = [Agent(cluster, cluster.node(number), root, programs, ca) for number in (1, 2)]
+        for agent in agents:
+            stack.callback(agent.close)
+            agent.start()
+        yield World(cluster, agents)
+
+
+def _has_kinds(cluster: PlayedCluster) -> bool:
+    try:
+        for plural in ("meshendpoints", "meshnodes"):
+            cluster.server.ask("GET", f"/apis/nodeseal.io/v1alpha1/{plural}")
+    except AssertionError:
+        return False
+    return True
+
+
+def dialled(pod: PlayedPod, server: PlayedPod, port: int = PORT) -> socket.socket:
+    def connect() -> socket.socket:
+        return socket.create_connection((server.address, port), 10)
+
+    return pod.namespace.run(connect)
+
+
+def test_namespace_is_labelled_and_its_running_pods_talk_through_mutual_tls(world: World) -> None:
+    one, two = world.agents
+    world.cluster.make_namespace("shop")
+    web, api = one.node.pod("shop", "client"), two.node.pod("shop", "server")
+    with contextlib.closing(Server(api.namespace.run, echo, "::", PORT)):
+        before = dialled(web, api)
+        assert echoes(before)
+        world.cluster.label("shop", enrol="true")
+        for agent, pod in ((one, web), (two, api)):
+            agent.wait_enrolled(pod)
+        with dialled(web, api) as through:
+            assert echoes(through)
+            wait_for(lambda: any("TLS" in reason for reason in one.reasons()), "it is mutual TLS")
+        # What was open goes on.
+        assert echoes(before)
+        world.cluster.label("shop", enrol=None)
+        for agent, pod in ((one, web), (two, api)):
+            agent.wait_enrolled(pod, "absent")
+        with dialled(web, api) as direct:
+            assert echoes(direct)
+        assert echoes(before)
+        before.close()
