@@ -23,6 +23,8 @@ APT_GUARD := $(APT_RUN) binutils valgrind
 APT_BENCH := $(APT_RUN) haproxy nginx-light libnginx-mod-stream
 # The nodes of a cluster on this machine (tests/cluster).
 APT_CLUSTER := $(APT_RUN) containerd runc containernetworking-plugins conntrack nftables mmdebstrap util-linux libc6-dev
+# What the image is built by where there is no Docker engine.
+APT_IMAGE := $(APT_RUN) mmdebstrap buildah debian-archive-keyring git
 APT_PROFILE := $(APT_RUN) linux-perf valgrind
 
 C_SOURCES := $(wildcard cext/src/*/*.[ch] cext/include/*.h cext/cni/*.[ch])
@@ -47,7 +49,7 @@ HELM_VERSION := 4.3.2
 NODESEAL_HELM ?= $(HOME)/.cache/nodeseal/helm-$(HELM_VERSION)
 export NODESEAL_KUBERNETES NODESEAL_HELM
 
-.PHONY: help demo demo-identity test test-workers test-iptables trixie chaos storm spire test-kubernetes cluster-programs lint guard bench profile scale fleet format reference man pictures clean install
+.PHONY: help demo demo-identity test test-workers test-iptables trixie chaos storm spire test-kubernetes cluster-programs image lint guard bench profile scale fleet format reference man pictures clean install
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -184,6 +186,10 @@ $(NODESEAL_HELM)/bin/helm: | $(VENV)/.installed-test
 
 test-kubernetes: $(VENV)/.installed-test $(KUBERNETES_PROGRAMS) $(NODESEAL_HELM)/bin/helm ## the tests with a real API server; the first time builds it (root, Go, 6 minutes)
 	$(BIN)/python -m pytest tests/kubernetes
+
+image: $(VENV)/.installed ## the container image, as an OCI archive in build/ (root, 4 minutes); TWICE=1: twice, to compare digests
+	$(call apt_install,$(APT_IMAGE))
+	$(BIN)/python -m tools.image $(BUILD)/nodeseal-image.tar $(if $(TWICE),--twice)
 
 guard: $(VENV)/.installed ## instructions of the data path, compared with the recorded ones (20 s)
 	$(call apt_install,$(APT_GUARD))

@@ -34,6 +34,8 @@ COMBINATIONS: list[dict[str, Any]] = [
     {"agent": {"cni": {"configurationDirectory": "/var/lib/cni/conf", "binaryDirectory": "/home/kubernetes/bin"}}},
     {"ca": {"replicas": 1, "make": False, "secret": "mesh-ca", "certificateLifetime": "1h", "tolerations": []}},
     {"ca": {"nodeSelector": {"a": "b"}, "resources": {"limits": {"memory": "1Gi"}}}},
+    {"agent": {"cni": {"enabled": False}, "core": {"memory": "none", "cpus": 1.5}}},
+    {"agent": {"cni": {"onFailure": "open", "openNamespaces": []}, "core": {"cpus": 2}}},
     {"uninstall": True},
     {"uninstall": True, "agent": {"podAnnotations": {"a": "b"}, "priorityClassName": "system-cluster-critical"}},
 ]

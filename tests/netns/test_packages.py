@@ -157,6 +157,11 @@ def test_package_is_used_from_where_it_was_installed(installed: Installed, tmp_p
     assert installed.run("version", directory=tmp_path) == f"nodeseal {__version__}\n"
 
 
+def test_installed_command_has_the_chart(installed: Installed, tmp_path: Path) -> None:
+    expected = (ROOT / "tests" / "unit" / "golden" / "install.yaml").read_text()
+    assert installed.run("install", directory=tmp_path) == expected
+
+
 def test_check_finds_all_that_a_node_needs(installed: Installed, tmp_path: Path) -> None:
     installed.run("check", directory=tmp_path)
 

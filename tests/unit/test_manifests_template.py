@@ -7,7 +7,7 @@ import pytest
 from nodeseal.documents.plain import to_yaml
 from nodeseal.manifests.template import TemplateError, Templates
 
-DOT = {"Values": {"a": "x", "no": False, "none": "", "empty": {}, "n": 3, "m": {"b": [1, "2"], "a": None}}}
+DOT = {"Values": {"a": "x", "no": False, "none": "", "empty": {}, "n": 3, "f": 1.5, "m": {"b": [1, "2"], "a": None}}}
 
 
 def rendered(text: str, **others: str) -> str:
@@ -30,6 +30,7 @@ def rendered(text: str, **others: str) -> str:
         ('{{ define "d" }}<{{ .Values.a }}>{{ end }}{{ include "d" . }}{{ include "d" . | quote }}', '<x>"<x>"'),
         ("{{ .Values.a | sha256sum }}", "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"),
         ("a - b {{- 1 }} c", "a - b1 c"),
+        ("{{ .Values.f }} {{ .Values.m.b | toJson }}", '1.5 [1,"2"]'),
     ],
 )
 def test_template_is_rendered(text: str, expected: str) -> None:

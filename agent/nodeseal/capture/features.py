@@ -16,7 +16,7 @@ from typing import Literal
 from nodeseal.capture import constants
 from nodeseal.capture.backends import ruleset
 from nodeseal.capture.backends.iptables import cannot_park, sample
-from nodeseal.capture.bpf import steering
+from nodeseal.capture.bpf import shipped, steering
 from nodeseal.capture.bpf.compile import Compiled, compile_in_child
 from nodeseal.capture.bpf.programs import PROGRAMS, Programs
 from nodeseal.capture.errors import CaptureError
@@ -109,10 +109,13 @@ def _routing(version: int) -> str:
 
 
 def _programs() -> Iterator[Feature]:
-    """The compiler, and each program as the kernel sees it."""
+    """The compiler, where one is needed, and each program as the kernel sees it."""
     compiled: list[Compiled] = []
 
     def compile_all() -> str:
+        if (there := shipped.load()) is not None:
+            compiled.append(there)
+            return "none is needed: the programs came compiled"
         compiled.append(compile_in_child())
         return "bcc compiles bpf/*.c"
 

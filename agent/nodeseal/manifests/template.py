@@ -134,6 +134,12 @@ def _quote(value: Any) -> str:
     return json.dumps(_shown(value), ensure_ascii=False)
 
 
+def _json(value: Any) -> str:
+    """As Go has it: keys in their order, and no character that HTML knows."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
 def _printf(form: str, *arguments: Any) -> str:
     if form.count("%") != form.count("%s") or form.count("%s") != len(arguments):
         raise TemplateError(f'printf knows %s alone, one for each argument: "{form}"')
@@ -145,6 +151,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "printf": _printf,
     "quote": _quote,
     "sha256sum": lambda text: hashlib.sha256(text.encode()).hexdigest(),
+    "toJson": _json,
 }
 """Beside `include` and `toYaml`."""
 
@@ -155,6 +162,8 @@ def _shown(value: Any) -> str:
             return str(value).lower()
         case str() | int():
             return str(value)
+        case float():
+            return f"{value:.12g}"
     raise TemplateError(f"a text or a number is needed, and {type(value).__name__} is there")
 
 

@@ -27,12 +27,12 @@ def load_or_compile(run_dir: Path, compile_sources: Callable[[], Compiled]) -> C
     """The programs as kept in the run directory, or compiled and then kept. Raises CaptureError."""
     path = run_dir / FILE_NAME
     wanted = fingerprint()
-    kept = _read(path, wanted)
+    kept = read(path, wanted)
     if kept is not None:
         return kept
     compiled = compile_sources()
     with contextlib.suppress(OSError):  # it is only time that would be saved
-        _write(path, wanted, compiled)
+        write(path, wanted, compiled)
     return compiled
 
 
@@ -48,10 +48,7 @@ def remove(run_dir: Path) -> bool:
 
 def fingerprint() -> str:
     """What the programs depend on, as one word: the sources, the compiler, the machine type. Raises CaptureError."""
-    digest = hashlib.sha256(platform.machine().encode())
-    directory = sources.source_directory()
-    for path in sources.files(directory):
-        digest.update(bytes(path.relative_to(directory)) + b"\0" + path.read_bytes() + b"\0")
+    digest = hashlib.sha256(of_sources().encode())
     compiler = importlib.util.find_spec("bcc")
     if compiler is not None and compiler.origin is not None:
         status = Path(compiler.origin).stat()
@@ -59,7 +56,17 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path, wanted: str) -> Compiled | None:
+def of_sources() -> str:
+    """The same without the compiler. Raises CaptureError."""
+    digest = hashlib.sha256(platform.machine().encode())
+    directory = sources.source_directory()
+    for path in sources.files(directory):
+        digest.update(bytes(path.relative_to(directory)) + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def read(path: Path, wanted: str) -> Compiled | None:
+    """What a file has that was compiled from `wanted`; None when it is not there, another's, or damaged."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         with os.fdopen(fd, encoding="utf-8") as stream:
@@ -74,9 +81,10 @@ def _read(path: Path, wanted: str) -> Compiled | None:
         return None  # not there, or damaged: it is made anew
 
 
-def _write(path: Path, wanted: str, compiled: Compiled) -> None:
+def write(path: Path, wanted: str, compiled: Compiled, mode: int = 0o600) -> None:
+    """Whole or not at all. Raises OSError."""
     draft = path.with_suffix(".new")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     with os.fdopen(fd, "w", encoding="utf-8") as stream:
         stream.write(json.dumps({"compiled_from": wanted, "compiled": json.loads(compiled.to_json())}))
     draft.replace(path)

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 
 from nodeseal.capture import constants
-from nodeseal.capture.bpf import cache, steering
+from nodeseal.capture.bpf import cache, shipped, steering
 from nodeseal.capture.bpf.compile import Compiled, compile_in_child
 from nodeseal.capture.bpf.pins import pinned_or_new
 from nodeseal.capture.bpf.programs import Programs
@@ -157,7 +157,7 @@ class Runtime:
             self.run_dir.mkdir(mode=0o700, parents=True)
             undo.callback(self.run_dir.rmdir)
         kept = (self.run_dir / cache.FILE_NAME).exists()
-        programs = Programs(cache.load_or_compile(self.run_dir, _compile))
+        programs = Programs(_compiled(self.run_dir))
         if not kept:
             undo.callback(cache.remove, self.run_dir)
         return programs
@@ -174,7 +174,13 @@ class Runtime:
 
 def compile_ahead(run_dir: Path) -> None:
     """For an agent that will prepare() here: what it will use is there then. Raises CaptureError."""
-    cache.load_or_compile(run_dir, _compile)
+    _compiled(run_dir)
+
+
+def _compiled(run_dir: Path) -> Compiled:
+    """Those that came with this installation, or else compiled here. Raises CaptureError."""
+    there = shipped.load()
+    return there if there is not None else cache.load_or_compile(run_dir, _compile)
 
 
 def _compile() -> Compiled:

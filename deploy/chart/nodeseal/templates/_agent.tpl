@@ -10,6 +10,18 @@ ca:
 run_dir: {{ .Values.agent.runDirectory | quote }}
 hand_over: true
 health_directory: /run/health
+core:
+  own_cgroup: true
+  memory: {{ .Values.agent.core.memory | quote }}
+  cpus: {{ .Values.agent.core.cpus }}
+  image_directory: {{ printf "%s/image" .Values.agent.dataDirectory | quote }}
+{{- if .Values.agent.cni.enabled }}
+cni:
+  config_directory: {{ .Values.agent.cni.configurationDirectory | quote }}
+  binary_directory: {{ .Values.agent.cni.binaryDirectory | quote }}
+  on_failure: {{ .Values.agent.cni.onFailure }}
+  open_namespaces: {{ toJson .Values.agent.cni.openNamespaces }}
+{{- end }}
 {{- if .Values.agent.configuration }}
 {{ toYaml .Values.agent.configuration }}
 {{- end }}
@@ -22,7 +34,7 @@ has these alone. docs/kubernetes-permissions.md says what each is for, and a tes
 - setpriv
 - --no-new-privs
 - --inh-caps=-all
-- --bounding-set=-all,+bpf,+dac_override,+dac_read_search,+ipc_lock,+kill,+net_admin,+net_bind_service,+net_raw,+perfmon,+sys_admin,+sys_chroot,+sys_ptrace,+sys_resource
+- --bounding-set=-all,+bpf,+dac_override,+dac_read_search,+ipc_lock,+kill,+mknod,+net_admin,+net_bind_service,+net_raw,+perfmon,+sys_admin,+sys_chroot,+sys_ptrace,+sys_resource
 - --
 {{- end -}}
 {{- define "nodeseal.agentContainer" -}}
