@@ -419,8 +419,8 @@ class ScriptedSource(Source):
     async def claim(self) -> Claim:
         return await self.behind.claim()
 
-    async def publish(self, names: Iterable[WorkloadName], trust: Trust | None = None) -> bool:
-        return await self.behind.publish(names, trust)
+    async def publish(self, workloads: Iterable[Workload], trust: Trust | None = None) -> bool:
+        return await self.behind.publish(workloads, trust)
 
     async def withdraw(self) -> str | None:
         return await self.behind.withdraw()
