@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from nodeseal.cores import place
-from nodeseal.linux.cgroup_hierarchies import children
+from nodeseal.linux.cgroup_hierarchies import PROCESSES, Hierarchy, children, hierarchies
 from nodeseal.linux.mounts import mounts
 from nodeseal_lab import agents
 from nodeseal_lab.processes import start_time
@@ -49,7 +50,7 @@ def cgroups_of(pid: int) -> set[str]:
 
 
 def generation(lab: RunningLab) -> int:
-    number: int = lab.status(NODE)["core"]["generation"]
+    number: int = wait_for(lambda: lab.status(NODE)["core"]["generation"], "a core runs")
     return number
 
 
@@ -97,6 +98,39 @@ def test_cgroup_goes_with_its_core(lab: RunningLab, programs: Programs) -> None:
     wait_for(lambda: children(parent) == {f"core-{first + 1}"}, "the cgroup of the core before is gone")
     lab.kill_core(NODE)
     wait_for(lambda: children(parent) == {f"core-{first + 2}"}, "so is that of one that was killed")
+
+
+def test_running_core_gets_the_limits_of_a_new_configuration(lab: RunningLab) -> None:
+    core = lab.core_pid(NODE)
+    before = add_core_settings(lab.run_dir(NODE) / "agent.yaml", {"own_cgroup": True, "memory": "1GiB"})
+    lab.restart_agent(NODE)
+    row = lab.status(NODE)["core"]
+    assert (row["pid"], row["place"]["memory_limit"], row["place"]["cpu_limit"]) == (core, 1 << 30, None)
+    (lab.run_dir(NODE) / "agent.yaml").write_text(before)
+    lab.restart_agent(NODE)
+    row = lab.status(NODE)["core"]
+    assert (row["pid"], row["place"]["memory_limit"], row["place"]["cpu_limit"]) == (core, MEMORY, 1.5)
+
+
+def test_core_that_needs_more_memory_says_so(lab: RunningLab) -> None:
+    core = lab.core_pid(NODE)
+    cgroup = place.cgroup_of(lab.run_dir(NODE), generation(lab))
+    usage = cgroup.usage()
+    assert usage is not None
+    assert usage.memory is not None
+    # Somebody else in its cgroup needs the memory, and it is the first to go.
+    cgroup.limit(memory=usage.memory + (32 << 20))
+    Path(f"/proc/{core}/oom_score_adj").write_text("1000")
+    (root,) = (one.root for one in hierarchies() if "memory" in one.controllers or has_memory(one))
+    joined = root / cgroup.path.lstrip("/") / PROCESSES
+    program = "import sys; open(sys.argv[1], 'w').write('0'); kept = [bytearray(b'x') * (1 << 20) for _ in range(4096)]"
+    assert subprocess.run([sys.executable, "-c", program, str(joined)], check=False).returncode == -signal.SIGKILL
+    wait_for(lambda: lab.core_pids(NODE) not in ([], [core]), "another core runs")
+    assert "it needed more memory than 'core.memory' lets it have" in (lab.run_dir(NODE) / "agent.log").read_text()
+
+
+def has_memory(hierarchy: Hierarchy) -> bool:
+    return hierarchy.unified and "memory" in (hierarchy.root / "cgroup.controllers").read_text().split()
 
 
 def test_one_that_died_without_an_agent_is_tidied_by_the_next(lab: RunningLab) -> None:

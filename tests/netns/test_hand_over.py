@@ -4,14 +4,17 @@ probe of each process sees is told by that process alone."""
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from nodeseal.authority.creation import init_authority
 from nodeseal.daemon.process_health import ALIVE, READY
 from nodeseal.local import run_directory
 from nodeseal_lab import agents
@@ -200,6 +203,34 @@ def test_agent_that_cannot_do_it_leaves_the_other_alone(
     assert failing.is_alive
     failing.end()
     assert lines.finish() > 0
+
+
+def test_agent_that_fails_after_it_has_taken_over(
+    lab: RunningLab, programs: Programs, rollout: Rollout, first: Agent, tmp_path: Path
+) -> None:
+    lines = Lines(programs, "shipper", programs.serve("pipeline").address)
+    # All that can be looked at ahead is as it should be; but the core is one of another trust domain.
+    init_authority(tmp_path / "ca", trust_domain="other.example", now=datetime.now(UTC))
+    mesh = tmp_path / "mesh"
+    mesh.mkdir()
+    (mesh / "mesh.yaml").write_text("trust_domain: other.example\n")
+    failing = rollout.start(mesh=str(mesh), ca=str(tmp_path / "ca"))
+    wait_for(lambda: not failing.runs, "it has ended")
+    assert "is for the trust domain" in failing.log.splitlines()[-1]
+    wait_for(lambda: first.is_ready, "the first agent is ready again")
+    assert first.is_active
+    assert lab.status(NODE)["agent"]["pid"] == first.pid
+    assert lines.finish() > 0
+
+
+def test_signals_that_come_again_do_no_harm(lab: RunningLab, rollout: Rollout) -> None:
+    agent = rollout.ready()
+    process = os.pidfd_open(agent.pid)
+    while not select.select([process], [], [], 0.002)[0]:
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+    os.close(process)
+    assert os.waitstatus_to_exitcode(os.waitpid(agent.pid, 0)[1]) == 0
+    assert not (lab.run_dir(NODE) / run_directory.AGENT_PID).exists()
 
 
 def test_second_agent_is_refused_where_nobody_asked_for_a_hand_over(

@@ -19,13 +19,8 @@ from nodeseal.linux.openssl import OpenSSLError
 
 PACKAGES = ("nodeseal", "msgspec", "_cffi_backend")
 """What a core imports that is not of the interpreter's own library."""
-_ROOMS_LEFT_OUT = frozenset(
-    {
-        "api", "authority", "capture", "cli", "cores", "daemon", "enrolment", "identity", "kubernetes", "node",
-        "sources",
-    }
-)  # fmt: skip
-"""The agent's rooms: of these a core has only its own entry in cli."""
+_ROOMS = frozenset({"contracts", "linux", "local", "mesh", "splice"})
+"""Of nodeseal's rooms, those that a core imports from; of cli it has its own entry alone."""
 _ENTRY = ("cli/__init__.py", "cli/main.py")
 _LEFT_OUT = frozenset(
     {
@@ -173,8 +168,9 @@ def _package(name: str) -> tuple[Path, list[Path]]:
     top = origin.parent
     if name != "nodeseal":
         return top.parent, list(_tree(top))
-    of_core = (path for path in _tree(top) if path.relative_to(top).parts[0] not in _ROOMS_LEFT_OUT)
-    return top.parent, [*of_core, *(top / entry for entry in _ENTRY)]
+    rooms = [path for room in sorted(_ROOMS) for path in _tree(top / room)]
+    top_level = [path for path in _tree(top) if path.parent == top]
+    return top.parent, [*rooms, *top_level, *(top / entry for entry in _ENTRY)]
 
 
 def _of_openssl() -> Iterable[Path]:

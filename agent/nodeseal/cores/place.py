@@ -109,6 +109,18 @@ def described(run_dir: Path, generation: int) -> PlaceRow | None:
     )
 
 
+def bound(run_dir: Path, settings: CoreSettings, generation: int) -> None:
+    """A core that runs gets the limits of now. Raises OSError."""
+    if settings.own_cgroup:
+        cgroup_of(run_dir, generation).limit(settings.memory, settings.cpus)
+
+
+def lacked_memory(run_dir: Path, generation: int) -> bool:
+    """Whether a core was killed because it needed more than its cgroup may have."""
+    usage = cgroup_of(run_dir, generation).usage()
+    return usage is not None and usage.killed > 0
+
+
 def tidy(run_dir: Path, running: Iterable[int]) -> list[str]:
     """Removes what cores left that run no more: their cgroups, and copies of files that nobody holds. One line for each
     thing that was removed. Raises OSError."""

@@ -144,6 +144,10 @@ class CoreSupervisor:
             link = self._link(*found)
             self.older.append(link)
             link.watch(self._on_end)
+            try:
+                await asyncio.to_thread(place.bound, self._run_dir, self._options.settings, generation)
+            except OSError as error:
+                log.warning("the core of generation %d keeps its limits: %s: %s", generation, error.filename, error)
             log.info("adopted a running core, pid %d, generation %d, %s", link.pid, generation, link.build)
         newest = self.older[-1] if self.older else None
         if newest is not None and newest.spoken and not newest.retired:
@@ -331,6 +335,8 @@ class CoreSupervisor:
 
     def _on_end(self, link: CoreLink) -> None:
         text = f"the core (pid {link.pid}, generation {link.generation}) ended{link.exit_text()}"
+        if place.lacked_memory(self._run_dir, link.generation):
+            text += ": it needed more memory than 'core.memory' lets it have"
         self._untidy.set()
         link.forget_files()
         link.close()

@@ -38,8 +38,9 @@ class HeldDirectory:
             self._release(undo=failed)
 
     def _release(self, *, undo: bool) -> None:
+        others = run_directory.standby_locks(self.path)
         for path in run_directory.own_files(self.path) if undo else ():
-            if path.name not in self._before:
+            if path.name not in self._before and path not in others:
                 with contextlib.suppress(OSError):
                     path.unlink()
         with contextlib.suppress(OSError):

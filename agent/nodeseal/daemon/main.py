@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import FrameType
 
 from nodeseal.backoff import Backoff
 from nodeseal.daemon.composition import issuer_of, source_of
@@ -35,8 +36,8 @@ from nodeseal.sources.source import Source
 
 log = logging.getLogger("nodeseal.agent")
 
-_SWITCH_S = 0.001  # the event loop waits no longer for the lock while a thread reads a large mesh state
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SWITCH_S = 0.001  # the event loop waits no longer for the lock while a thread reads a large mesh state
 
 
 def run(path: Path) -> int:
@@ -61,16 +62,14 @@ def run(path: Path) -> int:
     try:
         asyncio.run(_run(config, path.absolute(), issuer))
     finally:
-        # The kubelet sends a second one when it is restarted: it must not end what is on its way out.
+        # Python takes its own handlers off before the process has ended (see _told_to_end).
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
     return 0
 
 
 async def _run(config: Config, path: Path, issuer: Issuer) -> None:
-    ending = asyncio.Event()
-    for number in _SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(number, ending.set)
+    ending = _told_to_end()
     health, succession = ProcessHealth(config.health_directory), Succession(config.run_dir, ending)
     async with _beating(health):
         source = source_of(config)
@@ -85,6 +84,20 @@ async def _run(config: Config, path: Path, issuer: Issuer) -> None:
                 await _stand_by(config, path, ending, health, succession)
         finally:
             succession.close()
+
+
+def _told_to_end() -> asyncio.Event:
+    """Set by a signal. Python's handlers, which stay when the loop's own have gone: the kubelet sends SIGTERM again
+    when it is restarted, and that must not end what is on its way out."""
+    ending, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def told(_number: int, _frame: FrameType | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(ending.set)
+
+    for number in _SIGNALS:
+        signal.signal(number, told)
+    return ending
 
 
 async def _serve(held: HeldDirectory, term: Term, source: Source, issuer: Issuer, succession: Succession) -> bool:

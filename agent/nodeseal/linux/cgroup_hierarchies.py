@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,10 @@ T = TypeVar("T")
 PROCESSES = "cgroup.procs"
 _MEMORY = ("memory.current", "memory.usage_in_bytes")
 _MEMORY_LIMIT = ("memory.max", "memory.limit_in_bytes")
+_MEMORY_EVENTS = ("memory.events", "memory.oom_control")
 """Of v2 and v1, as all files here."""
+_DYING_S = 1.0
+_DYING_POLL_S = 0.01
 _PERIOD_US = 100_000
 _NO_LIMIT = 1 << 60
 """v1 has no word for no limit: what it says then is larger."""
@@ -50,6 +54,8 @@ class Usage:
     cpu_seconds: float | None = None
     cpu_limit: float | None = None
     """CPUs."""
+    killed: int = 0
+    """Processes that were killed because they needed more memory than the limit."""
 
 
 def hierarchies() -> list[Hierarchy]:
@@ -120,17 +126,23 @@ class OwnCgroup:
         nanos = _first(_number(place / "cpuacct.usage") for place in places)
         seconds = micros / 1e6 if micros is not None else nanos / 1e9 if nanos is not None else None
         quota = _first(_quota(place) for place in places)
-        return Usage(memory, limit if limit is not None and limit < _NO_LIMIT else None, seconds, quota)
+        killed = _first(_of_stat(place / name, "oom_kill") for place in places for name in _MEMORY_EVENTS)
+        return Usage(memory, limit if limit is not None and limit < _NO_LIMIT else None, seconds, quota, killed or 0)
+
+    def limit(self, memory: int | None = None, cpus: float | None = None) -> None:
+        """Changes what it may use; None: no limit. Raises OSError, one that is in use may be too large for it."""
+        quota = f"{round(cpus * _PERIOD_US)}" if cpus is not None else None
+        for place in self._places():
+            _write(place, _MEMORY_LIMIT[:1], str(memory) if memory is not None else "max")
+            _write(place, _MEMORY_LIMIT[1:], str(memory) if memory is not None else "-1")
+            _write(place, ("cpu.max",), f"{quota or 'max'} {_PERIOD_US}")
+            _write(place, ("cpu.cfs_quota_us",), quota or "-1")
 
     def remove(self) -> bool:
-        """Whether nothing is left of it. Raises OSError."""
+        """Whether nothing is left of it. May take a second for one whose last process has just ended."""
         done = True
         for place in self._places():
-            try:
-                place.rmdir()
-            except FileNotFoundError:
-                continue
-            except OSError:
+            if not _remove(place):
                 done = False
                 continue
             with contextlib.suppress(OSError):
@@ -180,6 +192,23 @@ def children(parent: str) -> set[str]:
             with contextlib.suppress(FileNotFoundError):
                 found |= {path.name for path in (one.root / parent.lstrip("/")).iterdir() if path.is_dir()}
     return found
+
+
+def _remove(place: Path) -> bool:
+    """The kernel takes a process out of its cgroup a moment after it has told of its end."""
+    deadline = time.monotonic() + _DYING_S
+    while True:
+        try:
+            place.rmdir()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            with contextlib.suppress(FileNotFoundError):
+                if (place / PROCESSES).read_text() or time.monotonic() > deadline:
+                    return False
+                time.sleep(_DYING_POLL_S)
+        else:
+            return True
 
 
 def _delegate(place: Path) -> None:
