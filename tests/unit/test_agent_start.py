@@ -60,7 +60,7 @@ def test_bad_configuration(place: Place) -> None:
     status, text = place.start()
     assert status == 1
     assert text.startswith("nodeseal: ")
-    assert "agent.yaml:1: mesh: expected a path, found nothing" in text
+    assert "agent.yaml:1: mesh: expected the path of a directory" in text
 
 
 def test_not_root(place: Place) -> None:
