@@ -37,6 +37,7 @@ from nodeseal.sources.kubernetes.service_table import ServiceTable
 from nodeseal.sources.kubernetes.services import here_of, node_of
 from nodeseal.sources.source import Concern, Publishers, StateProblem
 
+_KNOWN_LOOK_S = 0.05
 GATHER_S = 0.02
 """What comes within it is one change."""
 _FRESH_S = 5.0
@@ -199,6 +200,10 @@ class Following:
     async def expect(self, arrival: Arrival) -> WorkloadName | None:
         """See Source.expect. Waits until the API server has told of the pod; who asks bounds it."""
         key = (arrival.name.namespace, arrival.name.name)
+        while not self.is_known:
+            # Pods may be listed before their namespaces, which say what is wanted of them.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._pods_told.wait(), _KNOWN_LOOK_S)
         while (pod := self.pods.pods.get(key)) is None or arrival.uid not in ("", uid_on_node(pod)):
             # The kubelet knows it of the same server: it is about to come.
             await self._pods_told.wait()
