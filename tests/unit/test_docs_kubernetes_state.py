@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -21,7 +22,7 @@ TEXT = " ".join(PAGE.split())
 
 def test_example_is_read() -> None:
     (example,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    found = msgspec.convert(yaml.safe_load(example), MeshEndpoints)
+    found = msgspec.json.decode(json.dumps(yaml.safe_load(example)), type=MeshEndpoints)
     cart, web = read_endpoints(found).workloads
     assert (cart.key.name, len(cart.addresses)) == ("cart-0", 2)
     assert web.mode is Mode.STRICT

@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 from ipaddress import ip_address
 
+import msgspec
 import pytest
 
 from nodeseal.kubernetes.objects import Key, Meta
@@ -35,9 +36,14 @@ def a(text: str, node: str, *addresses: str, mode: Mode = Mode.PERMISSIVE) -> Wo
     return Workload(name(text), "a", node, found, None, True, mode, Phase.ENROLLED)
 
 
+def raw(spec: EndpointsSpec) -> msgspec.Raw:
+    """As it comes."""
+    return msgspec.Raw(msgspec.json.encode(spec))
+
+
 def said(number: int, node: str, *workloads: Workload) -> tuple[Key, MeshEndpoints]:
     key = f"{node}-{number}"
-    return ("", key), MeshEndpoints(Meta(key), EndpointsSpec(node, list(map(write_workload, workloads))))
+    return ("", key), MeshEndpoints(Meta(key), raw(EndpointsSpec(node, list(map(write_workload, workloads)))))
 
 
 def status(node: str, trust: Trust | None = None) -> tuple[Key, MeshNode]:
@@ -88,7 +94,7 @@ def test_object_that_cannot_be_read_is_named_and_counts_as_it_was(here: Publicat
 
 
 def test_object_that_says_it_is_another_node_s_counts_for_nobody(here: Publications) -> None:
-    stolen = MeshEndpoints(Meta("n2-0"), EndpointsSpec("n3", [write_workload(a("web", "n3", "10.0.3.1"))]))
+    stolen = MeshEndpoints(Meta("n2-0"), raw(EndpointsSpec("n3", [write_workload(a("web", "n3", "10.0.3.1"))])))
     assert here.take_endpoints({("", "n2-0"): stolen}) == set()
     assert here.workloads == {}
     assert len(list(here.problems())) == 1

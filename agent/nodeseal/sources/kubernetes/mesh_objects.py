@@ -14,9 +14,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_network
 from sys import intern
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, TypeAlias
 
-from msgspec import Meta, Struct, field
+import msgspec
+from msgspec import Meta, Raw, Struct, field
+from msgspec.structs import force_setattr
 
 from nodeseal.kubernetes.objects import Key, KubernetesObject, Resource
 from nodeseal.mesh.address import parse_address
@@ -123,16 +125,24 @@ class EndpointsSpec(Struct, frozen=True):
 
 
 class MeshEndpoints(KubernetesObject, frozen=True):
-    """As readers have it."""
+    """As readers have it. `spec`: as it came: a cluster has thousands, each is looked into once, and looked into it
+    would take four times the memory."""
 
-    spec: EndpointsSpec
+    spec: Raw
+
+    def __post_init__(self) -> None:
+        # Else it would keep the page of the list that it came in.
+        force_setattr(self, "spec", self.spec.copy())
+
+    def looked_into(self) -> EndpointsSpec:
+        """Raises ObjectError."""
+        try:
+            return _decode_spec(self.spec)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ObjectError(f"MeshEndpoints {self.metadata.name}: {' '.join(str(error).split())}") from None
 
 
-class OwnEndpoints(Struct, frozen=True):
-    """As its writer has it."""
-
-    metadata: OwnMeta
-    spec: EndpointsSpec
+_decode_spec = msgspec.json.Decoder(EndpointsSpec).decode
 
 
 class HolderSpec(Struct, frozen=True, rename="camel"):
@@ -199,13 +209,6 @@ class MeshNode(KubernetesObject, frozen=True):
     status: NodeStatus
 
 
-class OwnNode(Struct, frozen=True):
-    """As its writer has it."""
-
-    metadata: OwnMeta
-    status: NodeStatus
-
-
 class NodeInfo(Struct, frozen=True):
     """Of a Node: which boot of which machine it is."""
 
@@ -239,9 +242,15 @@ class KubernetesNode(KubernetesObject, frozen=True):
 
 MESH_ENDPOINTS = Resource(GROUP, VERSION, "meshendpoints", MeshEndpoints)
 MESH_NODES = Resource(GROUP, VERSION, "meshnodes", MeshNode)
-OWN_ENDPOINTS: Resource[Any] = Resource(GROUP, VERSION, "meshendpoints", OwnEndpoints)
-OWN_NODE: Resource[Any] = Resource(GROUP, VERSION, "meshnodes", OwnNode)
 NODES = Resource("", "v1", "nodes", KubernetesNode)
+
+
+_MODES = {mode.value: mode for mode in Mode}
+_NOBODY_S = {
+    4: tuple(map(ip_network, ("127.0.0.0/8", "224.0.0.0/4", "0.0.0.0/8", "169.254.0.0/16"))),
+    6: tuple(map(ip_network, ("::/127", "ff00::/8", "fe80::/10"))),
+}
+"""Loopback, multicast, unspecified, link-local: addresses of no workload."""
 
 
 class ObjectError(ValueError):
@@ -285,11 +294,12 @@ def write_workload(workload: Workload) -> PublishedWorkload:
 def read_endpoints(found: MeshEndpoints) -> Published:
     """The workloads in it, ENROLLED. Raises ObjectError."""
     where = f"MeshEndpoints {found.metadata.name}"
-    node = found.spec.node
+    spec = found.looked_into()
+    node = spec.node
     if number_of(found.metadata.name, node) is None:
         raise ObjectError(f"{where}: it is of the node {node[:80]!a}, whose objects have other names")
     try:
-        workloads = tuple(_read_workload(one, node) for one in found.spec.workloads)
+        workloads = tuple(_read_workload(one, node) for one in spec.workloads)
     except ValueError as error:
         raise ObjectError(f"{where}: {' '.join(str(error).split())}") from None
     if len({one.key for one in workloads}) != len(workloads):
@@ -330,12 +340,11 @@ def _read_workload(found: PublishedWorkload, node: str) -> Workload:
     check_segment(found.name, "name")
     check_segment(found.service_account, "service account")
     addresses = tuple(map(parse_address, found.addresses))
-    if len(set(addresses)) != len(addresses):
+    if len(addresses) > 1 and len(set(addresses)) != len(addresses):
         raise ValueError(f"{found.key}: an address is in it twice")
     for address in addresses:
-        if address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local:
+        if any(address in network for network in _NOBODY_S[address.version]):
             raise ValueError(f"{found.key}: {address} is no address of a workload")
-    known = {mode.value: mode for mode in Mode}
     return Workload(
         key=WorkloadName(intern(found.namespace), found.name),
         service_account=intern(found.service_account),
@@ -343,7 +352,7 @@ def _read_workload(found: PublishedWorkload, node: str) -> Workload:
         addresses=addresses,
         netns=None,
         wanted=True,
-        mode=known.get(found.mode, Mode.PERMISSIVE),
+        mode=_MODES.get(found.mode, Mode.PERMISSIVE),
         phase=Phase.ENROLLED,
         exclude=NO_EXCLUSIONS if found.exclude is None else _read_exclusions(found.exclude),
         host=HostPlace("", tuple(_read_ports(found.host.ports))) if found.host is not None else None,

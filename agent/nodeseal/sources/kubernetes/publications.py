@@ -86,7 +86,10 @@ class Publications:
                     touched.setdefault(node, set()).update(workload.key for workload in said.workloads)
             if not objects:
                 del self._objects[node]
-        return self._settle(touched)
+        changed = self._settle(touched)
+        if any((node in self._objects) != (node in self.publishers) for node in touched):
+            self._tell_publishers()
+        return changed
 
     def take_nodes(self, found: Mapping[Key, MeshNode | None]) -> None:
         """MeshNodes that are new or changed; None: that are gone."""
@@ -97,7 +100,8 @@ class Publications:
             else:
                 self.nodes[name] = one.status
                 self._trust[name] = read_trust(one.status)
-        self._tell_publishers()
+        if any(name not in self.publishers or self.publishers[name] != self._trust.get(name) for _, name in found):
+            self._tell_publishers()
 
     def take_own(self, names: Collection[WorkloadName]) -> set[WorkloadName]:
         """The workloads of this node, whether they are published or not: nobody else goes by their names."""
@@ -118,7 +122,9 @@ class Publications:
             for node in (self._silent ^ silent) | (self._expired ^ expired)
         }
         self._silent, self._expired = silent, expired
-        return self._settle(touched, anew=True)
+        changed = self._settle(touched, anew=True)
+        self._tell_publishers()
+        return changed
 
     def problems(self) -> Iterator[StateProblem]:
         """What cannot be read."""
@@ -164,7 +170,6 @@ class Publications:
                 del self._of_nodes[node]
         if anew or not self._silent.isdisjoint(touched) or any(address in self._doubtful for address in addresses):
             changed |= self._doubt()
-        self._tell_publishers()
         return changed
 
     def _doubt(self) -> set[WorkloadName]:
@@ -194,11 +199,12 @@ class Publications:
     def _enter(self, workload: Workload) -> set[WorkloadName]:
         """It is published, as this from now on."""
         name, node = workload.key, workload.node
-        kept = tuple(address for address in workload.addresses if (node, address) not in self._lost)
-        if not kept:
-            return self._leave(node, name)
-        if kept != workload.addresses:
-            workload = replace(workload, addresses=kept)
+        if self._lost:
+            kept = tuple(address for address in workload.addresses if (node, address) not in self._lost)
+            if not kept:
+                return self._leave(node, name)
+            if kept != workload.addresses:
+                workload = replace(workload, addresses=kept)
         first = self.workloads.get(name)
         changed: set[WorkloadName] = set()
         if node == self._node and first is not None and first.node != node:

@@ -39,6 +39,7 @@ from nodeseal.sources.kubernetes.mesh_objects import (
     MeshEndpoints,
     MeshNode,
     NodeStatus,
+    ObjectError,
     Owner,
     number_of,
     object_name,
@@ -329,13 +330,21 @@ class Publisher:
             seen.setdefault(number, self._endpoints.items.get(own_key(object_name(self._node, number))))
         for number, item in seen.items():
             known = objects[number].content if number in objects else None
-            if (item.spec if item is not None else None) == known or self._wrote_lately(number):
+            if _content(item) == known or self._wrote_lately(number):
                 continue
             if await self._object(objects, number).look() is None:
                 self._owner = None  # it may have gone with its Node
 
     def _wrote_lately(self, number: int) -> bool:
         return self._clock() - self._written.get(number, float("-inf")) < _LAG_S
+
+
+def _content(item: MeshEndpoints | None) -> EndpointsSpec | None:
+    if item is None:
+        return None
+    with contextlib.suppress(ObjectError):
+        return item.looked_into()
+    return None
 
 
 def _states(status: NodeStatus) -> list[tuple[str, str]]:
