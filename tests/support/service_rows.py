@@ -255,6 +255,7 @@ PARTS: dict[str, tuple[Row, ...]] = {
             "udp-and-sctp",
             "UDP and SCTP ports of a Service have endpoints of their own.",
             Slice(("a1", "b1"), {"dns-tcp": 5353, "dns/UDP": 5354}),
+            Slice(("b2",), {"dns-tcp/UDP": 5355}),
             _at("cluster", "a1:5353 b1:5353", 53),
             spec={
                 "ports": [
@@ -350,15 +351,22 @@ PARTS: dict[str, tuple[Row, ...]] = {
         _row(
             "serving-while-terminating",
             "If no endpoint is ready, those that are being deleted and still serve are used.",
-            Slice((Endpoint("a1", ready=False), ending("b1"), Endpoint("b2", ready=False, terminating=True))),
+            Slice(
+                (
+                    Endpoint("a1", ready=False),
+                    Endpoint("a2", ready=False, serving=True),
+                    ending("b1"),
+                    Endpoint("b2", ready=False, terminating=True),
+                )
+            ),
             _at("cluster", "b1:8080"),
         ),
         _row(
             "address-used-again",
             "Of two endpoints with one address the one that is not being deleted counts.",
-            Slice(("a1",)),
+            Slice(("a1", "b1")),
             Slice((ending("a1"),)),
-            _at("cluster", "a1:8080"),
+            _at("cluster", "a1:8080 b1:8080"),
         ),
     ),
     "Traffic policies and hints": (
@@ -417,6 +425,13 @@ PARTS: dict[str, tuple[Row, ...]] = {
             "The same of hints for nodes (`PreferSameNode`), which count before those for zones.",
             Slice((_zoned("a1", "zone-a", "node1"), _zoned("a2", "zone-a", "node2"), _zoned("b1", "zone-a", "node2"))),
             _at("cluster", "a1:8080"),
+            spec={"trafficDistribution": "PreferSameNode"},
+        ),
+        _row(
+            "node-hints-incomplete",
+            "If one ready endpoint has no hint for nodes, hints for zones count.",
+            Slice((_zoned("a1", "zone-a", "node1"), _zoned("a2", "zone-a"), _zoned("b1", "zone-b"))),
+            _at("cluster", "a1:8080 a2:8080"),
             spec={"trafficDistribution": "PreferSameNode"},
         ),
         _row(

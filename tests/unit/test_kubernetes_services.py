@@ -16,10 +16,11 @@ from nodeseal.mesh.address import ApplicationAddress, OriginalDestination
 from nodeseal.mesh.decide import Refuse, Route, Tunnel, Unavailable, outbound
 from nodeseal.mesh.fronts import Sticky
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, Workload, WorkloadName
-from nodeseal.mesh.node import NODES, Node
-from nodeseal.sources.kubernetes.services import Here, here_of, node_of, service_key_of, service_of
+from nodeseal.mesh.node import NODES
+from nodeseal.sources.kubernetes.services import FoundService, Here, here_of, service_of
 from support import service_page
-from support.service_rows import ALONE, AT_NODES, OUTSIDE, PODS, REFUSED, ROWS, SILENT, Dial, Row, Slice, World
+from support.service_objects import HERE, nodes_of, services_of
+from support.service_rows import ALONE, AT_NODES, HTTP, OUTSIDE, PODS, REFUSED, ROWS, SILENT, Dial, Row, Slice, World
 from support.service_rows import Service as ServiceRow
 from support.service_rows import node_of as node_of_pod
 
@@ -38,7 +39,6 @@ _V4 = {
 ADDRESSES = _V4 | {f"{name}/6": f"fd00::{text.replace('.', ':')}" for name, text in _V4.items()}
 WORLD = World({name: name for name in ("node1", "node2", "node3")}, ADDRESSES)
 TESTS = Path(__file__).resolve().parents[1]
-HERE = Here("node1", "zone-a")
 DIALLED = [row for row in ROWS if row.dials]
 CLIENT = WorkloadName("shop", "client")
 NAMES = {ip_address(text): name for name, text in ADDRESSES.items()}
@@ -50,31 +50,9 @@ def pod(name: str) -> Workload:
     return Workload(key, name, node_of_pod(name), addresses, None, True, Mode.PERMISSIVE, Phase.ENROLLED)
 
 
-def node(name: str) -> Node:
-    types = [("InternalIP", name), ("InternalIP", f"{name}/6"), ("Hostname", None)]
-    types += [("ExternalIP", f"{name}-external")] if f"{name}-external" in ADDRESSES else []
-    addresses = [{"type": kind, "address": ADDRESSES[at] if at else name} for kind, at in types]
-    return node_of(msgspec.convert({"metadata": {"name": name}, "status": {"addresses": addresses}}, objects.Node))
-
-
-def services_of(manifests: Iterable[dict[str, Any]], here: Here = HERE) -> list[Service]:
-    """As one who follows the API makes them: a service from its own object and all slices that name it."""
-    found: list[objects.Service] = []
-    slices: list[objects.EndpointSlice] = []
-    for manifest in manifests:
-        if manifest["kind"] == "Service":
-            found.append(msgspec.convert(manifest, objects.Service))
-        else:
-            slices.append(msgspec.convert(manifest, objects.EndpointSlice))
-    read = [service_of(one, [part for part in slices if service_key_of(part) == one.key], here) for one in found]
-    assert [problem for one in read for problem in one.problems] == []
-    return [one.service for one in read if one.service is not None]
-
-
 def mesh_of(services: Iterable[Service], *workloads: Workload) -> Mesh:
     pods = {one.key: one for one in (*map(pod, PODS), *workloads)}
-    nodes = tuple(map(node, ("node1", "node2", "node3")))
-    return Mesh.build("example.org", pods.values(), services, **{NODES.name: nodes})
+    return Mesh.build("example.org", pods.values(), services, **{NODES.name: nodes_of(WORLD)})
 
 
 def arrives(mesh: Mesh, dial: Dial, client: WorkloadName = CLIENT) -> str:
@@ -161,3 +139,68 @@ def test_what_is_not_enrolled_is_reached_in_plaintext() -> None:
         ("a1", "Tunnel"),
         ("b1", "Plaintext"),
     }
+
+
+WHOLE = ServiceRow((Slice(("a1",)),)).manifest()
+
+
+def read(service: dict[str, Any], *slices: dict[str, Any]) -> FoundService:
+    parts = [msgspec.convert(WORLD.filled(one), objects.EndpointSlice) for one in slices]
+    return service_of(msgspec.convert(WORLD.filled(service), objects.Service), parts, HERE)
+
+
+@pytest.mark.parametrize(
+    ("spec", "problem"),
+    [
+        ({"externalIPs": ["10.0.0.300"]}, "externalIPs has '10.0.0.300', which is no IP address"),
+        ({"clusterIPs": ["10.96.0.1", "fd00::1%eth0"]}, "clusterIPs has 'fd00::1%eth0', which is no IP address"),
+        ({"ports": [HTTP, {"name": "x", "port": 0}]}, "0 is no port"),
+        ({"ports": [HTTP | {"nodePort": 70000}]}, "70000 is no port"),
+        (
+            {"loadBalancerSourceRanges": ["10.0.0.0/33"]},
+            "loadBalancerSourceRanges has '10.0.0.0/33', which is no range of addresses",
+        ),
+    ],
+)
+def test_what_cannot_be_of_a_service_is_passed_over_and_told(spec: dict[str, Any], problem: str) -> None:
+    found = read(WHOLE | {"spec": WHOLE["spec"] | spec}, Slice(("a1",)).manifest("web", 0))
+    assert found.problems == (f"service shop/web: {problem}; it is passed over",)
+    assert found.service == read(WHOLE, Slice(("a1",)).manifest("web", 0)).service
+
+
+@pytest.mark.parametrize(
+    ("part", "problem"),
+    [
+        (
+            {"endpoints": [{"addresses": ["fd00::1"]}]},
+            "EndpointSlice web-1 has the address 'fd00::1', which is no IPv4's",
+        ),
+        ({"endpoints": [{"addresses": ["pod"]}]}, "EndpointSlice web-1 has the address 'pod', which is no IPv4's"),
+        ({"ports": [{"name": "http", "port": 65536}]}, "65536 is no port"),
+        ({"endpoints": None}, None),
+        ({"ports": None}, None),
+        ({"ports": [{"name": "http", "port": None}]}, None),
+        ({"endpoints": [{"addresses": None}]}, None),
+        ({"addressType": "FQDN", "endpoints": [{"addresses": ["example.org"]}]}, None),
+        ({"addressType": "IPv7"}, None),
+    ],
+)
+def test_what_cannot_be_of_a_slice_is_passed_over(part: dict[str, Any], problem: str | None) -> None:
+    good, bad = Slice(("a1",)).manifest("web", 0), Slice(("b1",)).manifest("web", 1) | part
+    found = read(WHOLE, good, bad)
+    assert found.problems == (() if problem is None else (f"service shop/web: {problem}; it is passed over",))
+    assert found.service == read(WHOLE, good).service
+
+
+def test_an_endpoint_of_which_nothing_is_said_is_ready() -> None:
+    slices = Slice(("a1",)).manifest("web", 0)
+    bare = slices | {"endpoints": [{"addresses": ["$at-a1"]}]}
+    assert read(WHOLE, bare).service == read(WHOLE, slices).service
+    conditions = {"ready": None, "serving": None, "terminating": None}
+    bare = slices | {"endpoints": [{"addresses": ["$at-a1"], "conditions": conditions, "hints": None}]}
+    assert read(WHOLE, bare).service == read(WHOLE, slices).service
+
+
+def test_the_order_of_slices_says_nothing() -> None:
+    parts = [Slice((name,)).manifest("web", number) for number, name in enumerate(("b1", "a1", "c1"))]
+    assert read(WHOLE, *parts).service == read(WHOLE, *reversed(parts)).service

@@ -127,9 +127,7 @@ class _Reading:
         self._slices = slices
         self._here = here
         self._internal_local = self._spec.internal_traffic_policy == "Local"
-        # As kube-proxy has it: the policy says nothing of a service that is not reached from outside.
-        from_outside = self._spec.type in ("LoadBalancer", "NodePort") or bool(self._spec.external_ips)
-        self._external_local = from_outside and self._spec.external_traffic_policy == "Local"
+        self._external_local = self._spec.external_traffic_policy == "Local"
 
     def fronts(self) -> Iterator[Front]:
         """In the order of families and ports."""
