@@ -11,10 +11,12 @@ import pytest
 
 from nodeseal.capture.backends.backend import Choice
 from support import options
+from support.api_server import HELM, PROGRAMS
 from support.namespaces import needs_root
 from support.schedule import FilesTogether
 
 HERE = Path(__file__).parent
+KUBERNETES = HERE / "kubernetes"
 IN_NAMESPACES = (HERE / "netns", HERE / "differential", HERE / "interop")
 
 
@@ -24,7 +26,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         option.add(parser)
 
 
+def without_kubernetes() -> str:
+    """Why tests/kubernetes is left out, in one line; "" when it is not."""
+    programs = [*(PROGRAMS / "bin" / name for name in ("etcd", "kube-apiserver", "kubectl")), HELM]
+    missing = [str(path) for path in programs if not path.exists()]
+    if not missing:
+        return ""
+    return (
+        f"NOT TESTED WITH KUBERNETES (tests/kubernetes): without {', '.join(missing)}: install Go 1.26 or later, "
+        "from go.dev/dl, and `make test` builds what is missing (6 minutes, once)"
+    )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if why := without_kubernetes():
+        terminalreporter.write_line(why, red=True, bold=True)
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("NODESEAL_TEST_ALL") and (why := without_kubernetes()):
+        raise pytest.UsageError(why)
     for option in options.ALL:
         option.take(config)
     for marker in (
@@ -36,10 +57,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", marker)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if without_kubernetes():
+        left_out = [item for item in items if item.path.parent == KUBERNETES]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item.path.parent != KUBERNETES]
     for item in items:
         if item.path.parent in IN_NAMESPACES:
             item.add_marker(needs_root)
+        elif item.path.parent == KUBERNETES:
+            continue
         else:
             item.add_marker(pytest.mark.fast)
 

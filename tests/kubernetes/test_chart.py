@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ import yaml
 
 from nodeseal.manifests.chart import RELEASE, Chart
 from nodeseal.manifests.values import ValuesError
+from support.api_server import HELM
 from support.manifests import NAMESPACE, Object, rendered
 
 CHART = Path(__file__).resolve().parents[2] / "deploy" / "chart" / "nodeseal"
-VERSION = "4.3.2"
-HELM = Path(os.environ.get("NODESEAL_HELM") or Path.home() / ".cache" / "nodeseal" / f"helm-{VERSION}") / "bin" / "helm"
 
 AFFINITY = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{}]}}}
 COMBINATIONS: list[dict[str, Any]] = [
@@ -42,8 +40,6 @@ COMBINATIONS: list[dict[str, Any]] = [
 
 
 def helm(*words: str, values: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
-    if not HELM.exists():
-        pytest.skip(f"{HELM} is not there: `make test-kubernetes` builds it, and runs this test")
     text = json.dumps(values or {})
     return subprocess.run(
         [HELM, *words, "-f", "-"], input=text, capture_output=True, text=True, timeout=60, check=False

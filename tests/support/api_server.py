@@ -30,6 +30,9 @@ T = TypeVar("T")
 
 VERSION = "1.36.3"
 PROGRAMS = Path(os.environ.get("NODESEAL_KUBERNETES") or Path.home() / ".cache" / "nodeseal" / f"kubernetes-{VERSION}")
+HELM_VERSION = "4.3.2"
+_OF_HELM = Path(os.environ.get("NODESEAL_HELM") or Path.home() / ".cache" / "nodeseal" / f"helm-{HELM_VERSION}")
+HELM = _OF_HELM / "bin" / "helm"
 ADMIN = "admin-of-the-test"
 """The token of who may do everything."""
 
