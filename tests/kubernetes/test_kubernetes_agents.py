@@ -4,6 +4,7 @@ agents, cores and kernel are real; what the kubelets do is played."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -170,6 +171,19 @@ def dialled(pod: PlayedPod, server: PlayedPod, port: int = PORT) -> socket.socke
     return pod.namespace.run(connect)
 
 
+def is_published(world: World, node: PlayedNode, pod: PlayedPod) -> bool:
+    items = world.cluster.server.ask("GET", "/apis/nodeseal.io/v1alpha1/meshendpoints")["items"]
+    specs = [one["spec"] for one in items if one["spec"]["node"] == node.name]
+    return [(one["namespace"], one["name"]) for spec in specs for one in spec["workloads"]] == [pod.key]
+
+
+def says_so(world: World, node: PlayedNode) -> bool:
+    """One is wanted, and one is enrolled."""
+    status = world.cluster.server.ask("GET", f"/apis/nodeseal.io/v1alpha1/meshnodes/{node.name}")["status"]
+    states = {one["type"]: one["status"] for one in status["conditions"]}
+    return (status.get("enrolled"), status.get("wanted"), states["Enrolled"]) == (1, 1, "True")
+
+
 def test_namespace_is_labelled_and_its_running_pods_talk_through_mutual_tls(world: World) -> None:
     one, two = world.agents
     world.cluster.make_namespace("shop")
@@ -185,6 +199,10 @@ def test_namespace_is_labelled_and_its_running_pods_talk_through_mutual_tls(worl
             wait_for(lambda: any("TLS" in reason for reason in one.reasons()), "it is mutual TLS")
         # What was open goes on.
         assert echoes(before)
+        for agent, pod in ((one, web), (two, api)):
+            # What peers read, and what anybody sees who asks for the MeshNode.
+            wait_for(functools.partial(is_published, world, agent.node, pod), "its pod is published, and no other")
+            wait_for(functools.partial(says_so, world, agent.node), "the node says so", 30.0)
         world.cluster.label("shop", enrol=None)
         for agent, pod in ((one, web), (two, api)):
             agent.wait_enrolled(pod, "absent")

@@ -45,6 +45,8 @@ _LONGEST_PAUSE_S = 1.0
 class KubernetesSource(Source):
     """The mesh state of a cluster, followed for one node of it."""
 
+    takes_reports = True
+
     def __init__(self, mesh: KubernetesMesh, node: str, run_dir: Path, cgroup: Path | None = None) -> None:
         """`run_dir`: where what is known is saved. `cgroup`: the root of the v2 tree; None: it is found."""
         self.node = node
