@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from nodeseal.kubernetes.api import Api
@@ -21,9 +23,16 @@ from nodeseal.mesh.reasons import ProblemWord
 from nodeseal.mesh.trust import Trust
 from nodeseal.sources.kubernetes import publisher as publisher_module
 from nodeseal.sources.kubernetes.holder import Holder
-from nodeseal.sources.kubernetes.mesh_objects import MESH_ENDPOINTS, MESH_NODES, MeshEndpoints, MeshNode
+from nodeseal.sources.kubernetes.mesh_objects import (
+    MESH_ENDPOINTS,
+    MESH_NODES,
+    MeshEndpoints,
+    MeshNode,
+    write_workload,
+)
 from nodeseal.sources.kubernetes.publications import Publications
 from nodeseal.sources.kubernetes.publisher import Publisher
+from nodeseal.sources.kubernetes.renewals import Renewals
 from nodeseal.sources.kubernetes.shards import ROOM
 from nodeseal.sources.source import ClaimError, NodeReport, PublicationError, SourceAwayError
 from support.agent_fakes import until
@@ -315,6 +324,78 @@ def test_server_that_is_away_is_told_and_tried_again_later(
         assert published(server, node) == {"w000"}
 
     play(server, story)
+
+
+def test_field_that_the_cluster_s_schema_does_not_know_is_not_written_again_and_again(
+    server: ApiServer, node: str
+) -> None:
+    """Agents of two versions are on a cluster while it is upgraded."""
+    (schema,) = (one for one in rendered() if one["metadata"]["name"] == "meshendpoints.nodeseal.io")
+    older = copy.deepcopy(schema)
+    spec = older["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    del spec["properties"]["workloads"]["items"]["properties"]["mode"]
+    strict = [replace(one, mode=Mode.STRICT) for one in some(node, 2)]
+
+    def pruned() -> bool:
+        """The server takes the schema of now into use a moment later."""
+        body = {"metadata": {"name": f"{node}-9"}, "spec": {"node": node, "workloads": [write_workload(strict[0])]}}
+        body |= {"apiVersion": "nodeseal.io/v1alpha1", "kind": "MeshEndpoints"}
+        made = server.ask("POST", f"{PATH}/meshendpoints", msgspec.to_builtins(body))
+        server.ask("DELETE", f"{PATH}/meshendpoints/{node}-9")
+        return "mode" not in made["spec"]["workloads"][0]
+
+    async def story(agents: Agents) -> None:
+        agent = agents.start(node)
+        await agent.publisher.publish(strict, TRUST)
+        await until(lambda: len(seen(agent)) == 2, "it is followed")
+        assert {one.mode for one in seen(agent).values()} == {Mode.PERMISSIVE}
+        assert not await agent.publisher.publish(strict, TRUST)
+        assert not await agent.publisher.publish(strict, TRUST)
+
+    Cluster(server).apply([older])
+    try:
+        wait_for(pruned, "the older schema is in use")
+        play(server, story)
+    finally:
+        Cluster(server).apply([schema])
+        wait_for(lambda: not pruned(), "the schema is in use again")
+
+
+# ---- nodes that do not renew
+
+
+def test_silent_node_expires_unless_its_node_is_ready(server: ApiServer, node: str) -> None:
+    def say(ready: str) -> None:
+        one = server.ask("GET", f"/api/v1/nodes/{node}")
+        one["status"]["conditions"] = [{"type": "Ready", "status": ready}]
+        server.ask("PUT", f"/api/v1/nodes/{node}/status", one)
+
+    async def story(api: Api) -> None:
+        clock = iter(range(0, 1 << 30, 100))
+        told: list[tuple[frozenset[str], frozenset[str]]] = []
+
+        async def changed(silent: frozenset[str], expired: frozenset[str]) -> None:
+            told.append((silent, expired))
+
+        renewals = Renewals(api, lambda: {node}, lambda: True, changed, clock=lambda: float(next(clock)))
+
+        async def found() -> tuple[frozenset[str], frozenset[str]]:
+            told.clear()
+            while not told:
+                renewals.seen({"another"})
+                await renewals.look()
+            return told[-1]
+
+        await asyncio.to_thread(say, "True")
+        assert await found() == ({node}, frozenset())
+        await asyncio.to_thread(say, "Unknown")
+        assert await found() == ({node}, {node})
+        await asyncio.to_thread(say, "True")
+        assert await found() == ({node}, frozenset())
+        await asyncio.to_thread(server.ask, "DELETE", f"/api/v1/nodes/{node}")
+        assert await found() == ({node}, {node})
+
+    server.play(story)
 
 
 # ---- whose the node is

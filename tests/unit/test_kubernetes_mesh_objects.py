@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import yaml
 
-from nodeseal.kubernetes.objects import Meta
+from nodeseal.kubernetes.objects import Meta, Node
 from nodeseal.manifests.chart import Chart
 from nodeseal.mesh.exclusions import Excluded, Exclusions, PortRange
 from nodeseal.mesh.host import HostPlace
@@ -20,7 +20,6 @@ from nodeseal.mesh.trust import Need, Trust
 from nodeseal.sources.kubernetes.mesh_objects import (
     MOST_ANCHORS,
     EndpointsSpec,
-    KubernetesNode,
     MeshEndpoints,
     MeshNode,
     NodeStatus,
@@ -186,7 +185,7 @@ def test_node_is_ready_when_its_kubelet_says_so() -> None:
     def ready(status: str) -> bool:
         conditions = [{"type": "DiskPressure", "status": "True"}, {"type": "Ready", "status": status}]
         data = msgspec.json.encode({"metadata": {"name": "n"}, "status": {"conditions": conditions}})
-        return msgspec.json.decode(data, type=KubernetesNode).ready
+        return msgspec.json.decode(data, type=Node).ready
 
     assert [ready(one) for one in ("True", "False", "Unknown")] == [True, False, False]
 

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nodeseal.kubernetes.api import AwayError
-from nodeseal.kubernetes.objects import Key, Meta, Resource
-from nodeseal.sources.kubernetes.mesh_objects import KubernetesNode, KubernetesNodeStatus, NodeCondition
+from nodeseal.kubernetes.objects import Key, Meta, Node, NodeCondition, NodeStatus, Resource
 from nodeseal.sources.kubernetes.renewals import SILENT_S, Renewals, WatchedTime
 
 STEP_S = 10.0
@@ -65,14 +64,14 @@ class Asked:
         self.away = False
         self.count = 0
 
-    async def get(self, _resource: Resource[Any], key: Key) -> KubernetesNode | None:
+    async def get(self, _resource: Resource[Any], key: Key) -> Node | None:
         self.count += 1
         if self.away:
             raise AwayError("away")
         ready = self.ready.get(key[1])
         if ready is None:
             return None
-        return KubernetesNode(Meta(key[1]), KubernetesNodeStatus(conditions=[NodeCondition("Ready", ready)]))
+        return Node(Meta(key[1]), NodeStatus(conditions=[NodeCondition("Ready", ready)]))
 
 
 class World:
@@ -153,4 +152,4 @@ def test_node_as_an_api_server_has_it_is_read() -> None:
     import msgspec
 
     data = json.dumps({"metadata": {"name": "n"}, "status": {"nodeInfo": {"bootID": "b"}, "conditions": []}})
-    assert msgspec.json.decode(data, type=KubernetesNode).status.node_info.boot == "b"
+    assert msgspec.json.decode(data, type=Node).boot == "b"

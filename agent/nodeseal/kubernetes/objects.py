@@ -253,16 +253,43 @@ class NodeAddress(Struct, frozen=True, gc=False):
     address: str
 
 
-class NodeStatus(Struct, frozen=True):
+class NodeInfo(Struct, frozen=True, gc=False):
+    """Which machine it is, and which boot of it."""
+
+    boot: str = field(name="bootID", default="")
+
+
+class NodeCondition(Struct, frozen=True, gc=False):
+    """How it is, in one regard."""
+
+    type: str = ""
+    status: str = ""
+
+
+class NodeStatus(Struct, frozen=True, rename="camel"):
     """What is."""
 
     addresses: list[NodeAddress] | None = None
+    node_info: NodeInfo | None = None
+    conditions: list[NodeCondition] | None = None
 
 
 class Node(KubernetesObject, frozen=True):
     """A node of the cluster. Its labels say in which zone it is."""
 
     status: NodeStatus | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Its kubelet is there."""
+        conditions = self.status.conditions if self.status is not None else None
+        return any(one.type == "Ready" and one.status == "True" for one in conditions or ())
+
+    @property
+    def boot(self) -> str:
+        """As its kubelet says; "": it does not."""
+        info = self.status.node_info if self.status is not None else None
+        return info.boot if info is not None else ""
 
 
 NAMESPACES = Resource("", "v1", "namespaces", Namespace)

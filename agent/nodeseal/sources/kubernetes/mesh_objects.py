@@ -209,40 +209,8 @@ class MeshNode(KubernetesObject, frozen=True):
     status: NodeStatus
 
 
-class NodeInfo(Struct, frozen=True):
-    """Of a Node: which boot of which machine it is."""
-
-    boot: str = field(name="bootID", default="")
-
-
-class NodeCondition(Struct, frozen=True):
-    """Of a Node."""
-
-    type: str = ""
-    status: str = ""
-
-
-class KubernetesNodeStatus(Struct, frozen=True, rename="camel"):
-    """What its kubelet says."""
-
-    node_info: NodeInfo = NodeInfo()
-    conditions: list[NodeCondition] = field(default_factory=list)
-
-
-class KubernetesNode(KubernetesObject, frozen=True):
-    """A Node, as far as its publications depend on it."""
-
-    status: KubernetesNodeStatus = KubernetesNodeStatus()
-
-    @property
-    def ready(self) -> bool:
-        """Its kubelet is there."""
-        return any(one.type == "Ready" and one.status == "True" for one in self.status.conditions)
-
-
 MESH_ENDPOINTS = Resource(GROUP, VERSION, "meshendpoints", MeshEndpoints)
 MESH_NODES = Resource(GROUP, VERSION, "meshnodes", MeshNode)
-NODES = Resource("", "v1", "nodes", KubernetesNode)
 
 
 _MODES = {mode.value: mode for mode in Mode}

@@ -42,7 +42,10 @@ class Owned(Generic[C]):
 
     def __init__(self, api: Api, kind: OwnKind[C], name: str) -> None:
         self.content: C | None = None
-        """What is in it, as far as this agent knows; None: it is not there."""
+        """What was written into it, as far as this agent knows; None: it is not there."""
+        self.stored: C | None = None
+        """What the API server has made of that: one whose schema is of another version drops fields that it does not
+        know, and writing them again would not help."""
         self._api = api
         self._kind = kind
         self._key = own_key(name)
@@ -52,17 +55,13 @@ class Owned(Generic[C]):
     async def look(self) -> C | None:
         """What is in it now. One that cannot be read is as one that is not there, but for its version."""
         found = await self._api.get_raw(self._kind.resource, self._key)
-        self.content, self._version, self._owner = None, "", None
+        self.content, self.stored, self._version, self._owner = None, None, "", None
         if found is None:
             return None
         meta = msgspec.json.decode(found, type=_Answer).metadata
         self._version = meta.resource_version
         self._owner = meta.owner_references[0] if len(meta.owner_references) == 1 else None
-        try:
-            parts = msgspec.json.decode(found, type=dict[str, msgspec.Raw])
-            self.content = msgspec.json.decode(parts.get(self._kind.part, b"null"), type=self._kind.type)
-        except msgspec.DecodeError:
-            self.content = None
+        self.content = self.stored = self._content(found)
         return self.content
 
     def is_as(self, content: C, owner: Owner) -> bool:
@@ -83,14 +82,21 @@ class Owned(Generic[C]):
                     await mine(found)
                 continue
             self._version = msgspec.json.decode(answer, type=_Answer).metadata.resource_version
-            self.content, self._owner = content, owner
+            self.content, self.stored, self._owner = content, self._content(answer), owner
             return
 
     async def remove(self) -> bool:
         """It is not there. False: it was not."""
         was = await self._api.delete(self._kind.resource, self._key)
-        self.content, self._version, self._owner = None, "", None
+        self.content, self.stored, self._version, self._owner = None, None, "", None
         return was
+
+    def _content(self, found: bytes) -> C | None:
+        try:
+            parts = msgspec.json.decode(found, type=dict[str, msgspec.Raw])
+            return msgspec.json.decode(parts.get(self._kind.part, b"null"), type=self._kind.type)
+        except msgspec.DecodeError:
+            return None
 
     async def _write(self, content: C, owner: Owner) -> bytes:
         metadata: dict[str, Any] = {"name": self._key[1], "ownerReferences": [owner]}

@@ -24,6 +24,7 @@ from nodeseal.clock import utc_now
 from nodeseal.kubernetes.access import AccessError
 from nodeseal.kubernetes.api import Api, AwayError, RefusedError
 from nodeseal.kubernetes.followed import Followed
+from nodeseal.kubernetes.objects import NODES, Node
 from nodeseal.local import run_directory
 from nodeseal.mesh.trust import Trust
 from nodeseal.mesh.workload import Workload
@@ -33,9 +34,7 @@ from nodeseal.sources.kubernetes.mesh_objects import (
     MESH_ENDPOINTS,
     MESH_NODES,
     NODE_NAME_MAX,
-    NODES,
     EndpointsSpec,
-    KubernetesNode,
     MeshEndpoints,
     MeshNode,
     NodeStatus,
@@ -227,7 +226,9 @@ class Publisher:
     async def _write(self, what: str) -> AsyncIterator[None]:
         """One at a time; what fails is not tried again at once. Raises PublicationError."""
         async with self._writing:
-            if self._failure is not None and self._clock() < self._not_before:
+            # A watch that goes on says that the server is back.
+            patient = not (isinstance(self._failure, SourceAwayError) and self._endpoints.watching)
+            if self._failure is not None and self._clock() < self._not_before and patient:
                 raise type(self._failure)(str(self._failure))
             after = None
             try:
@@ -263,12 +264,12 @@ class Publisher:
             self._owner = Owner("v1", "Node", self._node, found.metadata.uid)
         return self._owner
 
-    async def _kubernetes_node(self) -> KubernetesNode | None:
+    async def _kubernetes_node(self) -> Node | None:
         return await self._api.get(NODES, own_key(self._node))
 
     async def _hold(self) -> None:
         """The node is this agent's. Raises PublicationError when it is another one's by now."""
-        known, followed = self._own_node.content, self._nodes.items.get(own_key(self._node))
+        known, followed = self._own_node.stored, self._nodes.items.get(own_key(self._node))
         if known is not None and (followed is None or followed.status.holder != known.holder):
             if self._clock() - self._told_at < _LAG_S:
                 return
@@ -292,7 +293,7 @@ class Publisher:
         if status is None or status.holder is None or status.holder == self._holder.spec:
             return None
         node = await self._kubernetes_node()
-        boot = node.status.node_info.boot if node is not None else ""
+        boot = node.boot if node is not None else ""
         seconds = seconds_since(status.renew_time, self._now())
         left = run_directory.has_node(Path(status.holder.run_directory))
         return refusal(self._node, self._holder, status.holder, seconds, boot, left=left)
@@ -329,7 +330,7 @@ class Publisher:
         for number in self._numbers():
             seen.setdefault(number, self._endpoints.items.get(own_key(object_name(self._node, number))))
         for number, item in seen.items():
-            known = objects[number].content if number in objects else None
+            known = objects[number].stored if number in objects else None
             if _content(item) == known or self._wrote_lately(number):
                 continue
             if await self._object(objects, number).look() is None:

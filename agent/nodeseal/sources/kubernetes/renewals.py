@@ -20,7 +20,8 @@ from collections.abc import Awaitable, Callable, Collection
 
 from nodeseal.kubernetes.access import AccessError
 from nodeseal.kubernetes.api import Api, AwayError, RefusedError
-from nodeseal.sources.kubernetes.mesh_objects import NODES, own_key
+from nodeseal.kubernetes.objects import NODES
+from nodeseal.sources.kubernetes.mesh_objects import own_key
 
 log = logging.getLogger("nodeseal.agent")
 
