@@ -23,3 +23,20 @@ def test_fips_module_that_is_not_there_is_an_error_with_its_reason(
     monkeypatch.setenv("OPENSSL_MODULES", str(tmp_path))  # where it would be
     with pytest.raises(OpenSSLError, match=r"^OpenSSL's FIPS module cannot be loaded: [^\n]+$"):
         openssl.provider(fips=True)
+
+
+def test_files_of_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "more").mkdir()
+    first, second, third = tmp_path / "openssl.cnf", tmp_path / "fips.cnf", tmp_path / "more" / "a.cnf"
+    first.write_text(f"openssl_conf = init\n.include {second}\n .include=more\n.include absent.cnf\n[init]\n")
+    second.write_text(f".include {first}\n")  # round in a circle
+    third.write_text("")
+    (tmp_path / "more" / "README").write_text("")
+    monkeypatch.setenv("OPENSSL_CONF", str(first))
+    assert openssl.configuration_files() == [first, second, third]
+
+
+def test_modules_are_where_openssl_looks_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert openssl.modules_directory().name == "ossl-modules"
+    monkeypatch.setenv("OPENSSL_MODULES", "/opt/modules")
+    assert openssl.modules_directory() == Path("/opt/modules")

@@ -174,11 +174,8 @@ def _package(name: str) -> tuple[Path, list[Path]]:
 
 
 def _of_openssl() -> Iterable[Path]:
-    """Its configuration, what that includes, and its modules."""
+    """Its configuration and its modules."""
     try:
-        directories = (openssl.configuration_directory(), openssl.modules_directory())
+        return [*openssl.configuration_files(), *sorted(openssl.modules_directory().glob("*.so"))]
     except OpenSSLError:
         return []
-    found = [path for pattern in ("*.cnf", "*.so") for one in directories for path in sorted(one.glob(pattern))]
-    named = [Path(os.environ[name]) for name in ("OPENSSL_CONF",) if name in os.environ]
-    return [path for path in (*found, *named) if path.is_file()]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 _LIBCRYPTO = "libcrypto.so.3"
+_INCLUDE = re.compile(r"^\s*\.include\s*=?\s*(\S+)", re.MULTILINE)
 _LOAD_CRYPTO_STRINGS = 2  # OPENSSL_INIT_LOAD_CRYPTO_STRINGS: reasons of errors
 
 
@@ -39,20 +40,27 @@ def library_version() -> str:
     return match[0] if match else text.decode()
 
 
-def configuration_directory() -> Path:
-    """Where its configuration file is, unless OPENSSL_CONF says otherwise. Raises OpenSSLError."""
-    return _directory(4)  # OPENSSL_DIR: 'OPENSSLDIR: "/usr/lib/ssl"'
+def configuration_files() -> list[Path]:
+    """Those of its configuration that are there: the first one, and all that it includes (config(5)). Raises
+    OpenSSLError."""
+    found: list[Path] = []
+    waiting = [Path(os.fsdecode(_default_config(_library())))]
+    while waiting:
+        path = waiting.pop(0)
+        if path.is_dir():
+            waiting += sorted(one for one in path.iterdir() if one.suffix in (".cnf", ".conf"))
+        elif path.is_file() and path not in found:
+            found.append(path)
+            text = path.read_text(encoding="utf-8", errors="surrogateescape")
+            waiting += [path.parent / name for name in _INCLUDE.findall(text)]
+    return found
 
 
 def modules_directory() -> Path:
     """Where its modules are, unless OPENSSL_MODULES says otherwise. Raises OpenSSLError."""
     if given := os.environ.get("OPENSSL_MODULES"):
         return Path(given)
-    return _directory(8)  # OPENSSL_MODULES_DIR
-
-
-def _directory(number: int) -> Path:
-    text: bytes = _library().OpenSSL_version(number)
+    text: bytes = _library().OpenSSL_version(8)  # OPENSSL_MODULES_DIR: 'MODULESDIR: "/usr/lib/.../ossl-modules"'
     match = re.search(r'"(.*)"', text.decode())
     if match is None:
         raise OpenSSLError(f"OpenSSL does not say where its files are, but {text.decode()!r}")
