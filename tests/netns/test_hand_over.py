@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -129,8 +130,16 @@ def test_new_agent_takes_over_and_nothing_is_cut(
     lab: RunningLab, programs: Programs, rollout: Rollout, first: Agent
 ) -> None:
     server = programs.serve("pipeline")
-    published = lab.lab.mesh / "enrolled" / f"{NODE}.yaml"
-    before = published.stat().st_mtime_ns
+    publication = lab.lab.mesh / "enrolled" / f"{NODE}.yaml"
+    wait_for(lambda: "shipper" in publication.read_text(), "shipper is published")
+    over = threading.Event()
+
+    def is_published_all_the_time() -> None:
+        while not over.wait(0.002):
+            assert "shipper" in publication.read_text()
+
+    watch = programs.thread(is_published_all_the_time)
+    programs.at_end(over.set)
     lines, dials = Lines(programs, "shipper", server.address), Dials(programs, "shipper", server.address)
     core = lab.core_pid(NODE)
     second = rollout.ready()
@@ -146,8 +155,9 @@ def test_new_agent_takes_over_and_nothing_is_cut(
     lines.goes_on()
     assert (lines.finish() > 0, dials.finish() > 0) == (True, True)
     assert lab.core_pid(NODE) == core
-    # It was there all the time: no peer took the node's workloads for un-enrolled.
-    assert published.stat().st_mtime_ns == before
+    # No peer took the node's workloads for un-enrolled.
+    over.set()
+    watch.result()
 
 
 def test_one_that_let_go_takes_over_again(lab: RunningLab, programs: Programs, rollout: Rollout, first: Agent) -> None:
