@@ -25,17 +25,19 @@ from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.workload import CaptureTarget
 from nodeseal.contracts import core as contract
 from nodeseal.contracts.connections import ConnectionFilter, Connections, Refused, RefusedFilter
-from nodeseal.contracts.status import Decisions
+from nodeseal.contracts.status import Decisions, ProblemRow, Status, WorkloadRow
 from nodeseal.cores import distribution, link, supervisor
 from nodeseal.cores.client import CoreClient, CoreError, CoreGone
 from nodeseal.cores.process import CoreOptions
 from nodeseal.daemon import reporter as reporter_module
-from nodeseal.daemon.reporter import Reporter
+from nodeseal.daemon.reporter import Reporter, report_of
 from nodeseal.enrolment.workload import Enrolment
 from nodeseal.identity.issuer import IssuerError
 from nodeseal.identity.trust import TrustBundle
 from nodeseal.local import generations, run_directory
 from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
+from nodeseal.mesh.problem import Problem
+from nodeseal.mesh.reasons import ProblemWord
 from nodeseal.mesh.revocation import Revocation, revoked_identity, revoked_node, revoked_serials
 from nodeseal.mesh.revoked import of_identity, of_serial, unpacked
 from nodeseal.mesh.trust import Need, Trust
@@ -43,6 +45,7 @@ from nodeseal.mesh.trust_anchor import TrustAnchor
 from nodeseal.node import lasting, revocations, start_steps, vigil
 from nodeseal.node import node as node_module
 from nodeseal.node.node import Node
+from nodeseal.node.problems import row_of
 from nodeseal.sources.source import Concern, MeshStateError, NodeReport, StateProblem
 from support.agent_fakes import (
     TRUST,
@@ -539,6 +542,25 @@ def test_source_that_takes_reports_is_told_how_the_node_is(world: World, monkeyp
             assert len(told.reports) == count
 
     play(story())
+
+
+def test_what_concerns_other_nodes_is_not_reported() -> None:
+    def row(word: ProblemWord, about: str | None = None) -> ProblemRow:
+        return row_of(Problem(word, "text", "remedy", about))
+
+    own = WorkloadRow(workload="default/a", address="10.0.0.1", addresses=["10.0.0.1", "10.0.0.2"], wanted=True)
+    rows = [
+        row(ProblemWord.CORE_DOWN),
+        row(ProblemWord.PEER_NOT_ENROLLED, "node2"),
+        row(ProblemWord.ADDRESS_CLAIMED_TWICE, "10.0.0.9"),
+        row(ProblemWord.ADDRESS_CLAIMED_TWICE, "10.0.0.2"),
+    ]
+    report = report_of(Status("node1", workloads=[own], problems=rows))
+    assert (report.enrolled, report.wanted) == (0, 1)
+    assert [(one.word, one.about) for one in report.problems] == [
+        (ProblemWord.CORE_DOWN, None),
+        (ProblemWord.ADDRESS_CLAIMED_TWICE, "10.0.0.2"),
+    ]
 
 
 def test_source_that_has_no_place_for_reports_costs_nothing(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 from nodeseal.api import status_view
 from nodeseal.contracts.status import Status
@@ -13,6 +14,7 @@ from nodeseal.node.node import Node
 from nodeseal.sources.source import NodeReport, Source
 
 _LOOK_S = 10.0
+_OF_OTHERS = frozenset({ProblemWord.NODE_UNKNOWN, ProblemWord.PEER_NOT_ENROLLED, ProblemWord.PUBLICATION})
 _WORDS = {word.value: word for word in ProblemWord}
 
 
@@ -42,7 +44,15 @@ class Reporter:
 
 
 def report_of(status: Status) -> NodeReport:
-    """The same in short."""
+    """The same in short, without what concerns other nodes: all nodes of a cluster see that at once, and would say it
+    at once, of themselves."""
     wanted = [one for one in status.workloads if one.wanted]
-    problems = tuple(Problem(_WORDS[one.word], one.text, one.remedy, one.about) for one in status.problems)
-    return NodeReport(sum(one.enrolled for one in wanted), len(wanted), problems)
+    own = {address for one in status.workloads for address in one.addresses}
+    problems = (Problem(_WORDS[one.word], one.text, one.remedy, one.about) for one in status.problems)
+    kept = tuple(one for one in problems if one.word not in _OF_OTHERS and not _is_elsewhere(one, own))
+    return NodeReport(sum(one.enrolled for one in wanted), len(wanted), kept)
+
+
+def _is_elsewhere(problem: Problem, own: Collection[str]) -> bool:
+    """An address that none of this node's workloads claims."""
+    return problem.word is ProblemWord.ADDRESS_CLAIMED_TWICE and problem.about not in own
