@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +16,10 @@ import pytest
 from cryptography import x509
 
 from nodeseal.authority.creation import init_authority
-from nodeseal.contracts.authority import ServiceWord
+from nodeseal.contracts.authority import CERTIFICATES, CertificateRequest, ServiceWord
 from nodeseal.identity.issuer import IssuerError
-from nodeseal.identity.service_client import ServiceAway, ServiceRefused
+from nodeseal.identity.key import PrivateKey
+from nodeseal.identity.service_client import ClusterClient, ServiceAway, ServiceRefused
 from nodeseal.kubernetes.api import Api
 from nodeseal.kubernetes.kept import SECRETS, secret
 from nodeseal.mesh.spiffe import SpiffeId
@@ -258,6 +261,62 @@ def _published(cluster: ClusterService, name: str) -> str:
             return None
 
     return wait_for(found, "the ConfigMap")
+
+
+def test_flood_of_forged_tokens_reaches_the_api_server_bounded_and_agents_go_on(
+    cluster: ClusterService, service: Running, tokens: dict[str, str], tmp_path: Path
+) -> None:
+    """From the agent's own address: it is known by its token, not by that."""
+    bundle = _published(cluster, "nodeseal-trust-bundle")
+    request = CertificateRequest(identity=WEB, csr=PrivateKey.generate().request(WEB).decode(), node="n1")
+    issuer = cluster.issuer("n1", tokens["n1"])
+    (tmp_path / "token").write_text(tokens["n1"])
+    words: Counter[str] = Counter()
+
+    async def flood(number: int) -> None:
+        client = Forger(tokens["n1"], number)
+        await client.meet([service.address], bundle)
+        try:
+            for _ in range(100):
+                with contextlib.suppress(ServiceAway):
+                    try:
+                        await client.ask(CERTIFICATES, request)
+                    except ServiceRefused as refused:
+                        words[refused.word] += 1
+        finally:
+            await client.close()
+
+    async def story() -> None:
+        try:
+            await issuer.begin()
+            await issuer.issue(SpiffeId.parse(WEB))
+            async with asyncio.TaskGroup() as group:
+                for number in range(20):
+                    group.create_task(flood(number))
+                for _ in range(20):
+                    await issuer.issue(SpiffeId.parse(WEB))
+        finally:
+            await issuer.close()
+
+    before = cluster.server.counted("apiserver_request_total", resource="tokenreviews")
+    cluster.play(story)
+    reviews = cluster.server.counted("apiserver_request_total", resource="tokenreviews") - before
+    assert words[ServiceWord.RATE] > 0
+    assert 100 <= words[ServiceWord.POD_TOKEN_UNTAKEN] <= reviews < 1000
+    assert words.total() == 2000
+
+
+class Forger(ClusterClient):
+    """Each token is another one, and says of itself what a good one says."""
+
+    def __init__(self, token: str, number: int) -> None:
+        super().__init__(TRUST_DOMAIN, None)
+        self._said = token.rpartition(".")[0]
+        self._number = number * 1_000_000
+
+    def _proof(self) -> dict[str, str]:
+        self._number += 1
+        return {"Authorization": f"Bearer {self._said}.{self._number:0340d}"}
 
 
 def test_one_that_is_told_to_go_serves_a_while_longer(cluster: ClusterService, tokens: dict[str, str]) -> None:

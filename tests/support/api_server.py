@@ -152,7 +152,17 @@ class ApiServer:
         """As the administrator; the answer."""
         return self.namespace.run(lambda: self._ask(method, path, body, content, accept))
 
+    def counted(self, metric: str, **labels: str) -> float:
+        """The sum of one of its own metrics, of the rows that have these labels."""
+        rows = self.namespace.run(lambda: self._answer("GET", "/metrics", None, "", "text/plain")).splitlines()
+        wanted = [f'{name}="{value}"' for name, value in labels.items()]
+        found = [row for row in rows if row.startswith(f"{metric}{{") and all(one in row for one in wanted)]
+        return sum(float(row.rpartition(" ")[2]) for row in found)
+
     def _ask(self, method: str, path: str, body: Any, content: str, accept: str) -> Any:
+        return json.loads(self._answer(method, path, body, content, accept))
+
+    def _answer(self, method: str, path: str, body: Any, content: str, accept: str) -> str:
         context = ssl.create_default_context(cafile=self.directory / "certificates" / "apiserver.crt")
         connection = http.client.HTTPSConnection(self._address, _PORT, context=context, timeout=30)
         headers = {"Authorization": f"Bearer {ADMIN}", "Content-Type": content, "Accept": accept}
@@ -161,7 +171,7 @@ class ApiServer:
             answer = connection.getresponse()
             text = answer.read().decode()
         assert answer.status < 300, f"{method} {path}: {text}"
-        return json.loads(text)
+        return text
 
     def _ask_etcd(self, path: str, body: Any) -> Any:
         """Over its gateway for JSON (https://etcd.io/docs/v3.6/dev-guide/api_grpc_gateway/)."""

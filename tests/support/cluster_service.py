@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -140,6 +141,8 @@ class ClusterService:
         place = self.directory / f"service-{len(list(self.directory.iterdir()))}"
         (place / "account").mkdir(parents=True)
         access = self.server.access(self.token(None, SERVICE, audience=None))
+        api = urlsplit(access.server)
+        where = {"KUBERNETES_SERVICE_HOST": str(api.hostname), "KUBERNETES_SERVICE_PORT": str(api.port)}
         (place / "account" / "ca.crt").write_bytes(access.ca.read_bytes())
         (place / "account" / "token").write_bytes(access.token.read_bytes())
         text = self.server.ask("GET", f"/api/v1/namespaces/{NAMESPACE}/configmaps/nodeseal-ca-config")["data"][
@@ -154,7 +157,7 @@ class ClusterService:
                 "unshare", "--mount", "sh", "-c", _AS_POD, "sh", str(place / "account"),
                 sys.executable, "-m", "nodeseal", "ca", "serve", "--config", str(place / "ca.yaml"),
                 stdout=lines, stderr=errors,
-                env=child_environment() | {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": "6443"},
+                env=child_environment() | where,
             )  # fmt: skip
         try:
             yield Running(process, log, audit, f"https://{host}:{PORT}")
