@@ -202,6 +202,37 @@ def test_who_shows_nothing_gets_nothing(cluster: ClusterService, service: Runnin
     assert (cluster.probe(service.address, "ready"), cluster.probe(service.address, "alive")) == (200, 200)
 
 
+def test_revoked_ones_get_nothing_until_that_is_taken_back(
+    cluster: ClusterService, service: Running, tokens: dict[str, str]
+) -> None:
+    """As agents read it. A document that is wrong changes nothing."""
+    maps = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
+
+    def state(text: str) -> None:
+        body = {"metadata": {"name": "nodeseal-mesh"}, "data": {"revocations.yaml": text}}
+        apply = f"{maps}/nodeseal-mesh?fieldManager=test"
+        kind = {"apiVersion": "v1", "kind": "ConfigMap"}
+        cluster.server.ask("PATCH", apply, {**kind, **body}, "application/apply-patch+yaml")
+
+    def word(node: str, wanted: str) -> str | None:
+        try:
+            cluster.ask(node, tokens[node], wanted)
+        except ServiceRefused as refused:
+            return refused.word
+        return None
+
+    state(json.dumps({"revocations": [{"identity": WEB, "reason": "leaked"}, {"node": "n2"}]}))
+    wait_for(lambda: word("n1", WEB) == ServiceWord.IDENTITY_REVOKED, "web is revoked")
+    assert word("n2", DB) == ServiceWord.NODE_REVOKED
+    state("revocations: [{nobody: x}]")
+    wait_for(lambda: "what was revoked before counts" in service.text(), "it says what is wrong")
+    assert word("n1", WEB) == ServiceWord.IDENTITY_REVOKED
+    assert cluster.probe(service.address, "ready") == 200
+    cluster.server.ask("DELETE", f"{maps}/nodeseal-mesh")
+    wait_for(lambda: word("n1", WEB) is None, "web has certificates again")
+    assert word("n2", DB) is None
+
+
 def test_status_is_told_beside_it(cluster: ClusterService, service: Running, tokens: dict[str, str]) -> None:
     cluster.ask("n1", tokens["n1"], WEB)
     config = str(service.log.parent / "ca.yaml")

@@ -18,7 +18,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -29,7 +29,7 @@ from nodeseal.authority.refused import Refused
 from nodeseal.contracts.authority import NodeRequest, ServiceWord
 from nodeseal.kubernetes.access import AccessError
 from nodeseal.kubernetes.api import Api, AwayError, RefusedError
-from nodeseal.kubernetes.placed import BOUND, PlacedPod, placed_in
+from nodeseal.kubernetes.placed import BOUND, PLACED_PODS, PlacedPod
 from nodeseal.kubernetes.tokens import TokenClaims, review, unproven_claims
 
 T = TypeVar("T")
@@ -76,7 +76,9 @@ class ApiPods(PodSource):
 
     async def look(self, namespace: str, *fields: str) -> list[PlacedPod]:
         """See PodSource."""
-        listing = await self._api.list_all(placed_in(namespace), {"fieldSelector": ",".join((*fields, BOUND))})
+        listing = await self._api.list_all(
+            replace(PLACED_PODS, namespace=namespace), {"fieldSelector": ",".join((*fields, BOUND))}
+        )
         return listing.items
 
 

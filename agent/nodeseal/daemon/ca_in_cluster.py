@@ -22,7 +22,6 @@ from datetime import datetime
 
 from nodeseal import __version__
 from nodeseal.authority import store
-from nodeseal.authority.admission import Residents
 from nodeseal.authority.audit import Audit
 from nodeseal.authority.bound_pods import Agents, BoundPods
 from nodeseal.authority.errors import AuthorityError
@@ -36,13 +35,12 @@ from nodeseal.authority.signer import Signer
 from nodeseal.authority.tls import fresh_context, waiting_context
 from nodeseal.clock import utc_now
 from nodeseal.contracts.authority import BUNDLE_KEY, STANDBY, Health
+from nodeseal.daemon.ca_cluster_state import ClusterState
 from nodeseal.daemon.ca_service import SIGNERS, listen, open_audit, prune, watch
 from nodeseal.kubernetes.access import Access, AccessError
 from nodeseal.kubernetes.api import Api, AwayError, RefusedError
-from nodeseal.kubernetes.followed import Followed
 from nodeseal.kubernetes.kept import CONFIG_MAPS, config_map
 from nodeseal.kubernetes.objects import Key
-from nodeseal.kubernetes.placed import BOUND, PLACED_PODS, PlacedPod
 
 log = logging.getLogger("nodeseal.ca")
 
@@ -89,7 +87,7 @@ async def serve(config: ServiceConfig, cluster: ClusterConfig) -> None:
         server.service = service
         with contextlib.suppress(asyncio.CancelledError):
             async with asyncio.TaskGroup() as group:
-                group.create_task(_follow_pods(api, pods, service, cluster.trust_domain))
+                group.create_task(ClusterState(api, pods, service, cluster).follow())
                 group.create_task(_follow_ca(signer, server, config))
                 group.create_task(_publish(api, signer, service, (cluster.namespace, cluster.bundle)))
                 group.create_task(watch(signer, audit, audit_file, service))
@@ -114,32 +112,6 @@ async def _until_told(server: Server) -> None:
 def _signer(api: Api, cluster: ClusterConfig) -> SecretSigner:
     root = (cluster.namespace, cluster.root_secret) if cluster.make else None
     return SecretSigner(api, (cluster.namespace, cluster.secret), root, cluster.trust_domain, utc_now)
-
-
-async def _follow_pods(api: Api, pods: BoundPods, service: Service, trust_domain: str) -> None:
-    """Has the service decide by the pods that there are. Until they are known nobody gets anything."""
-
-    async def changed(keys: set[Key]) -> None:
-        for key in keys:
-            pods.put(key, followed.items.get(key))
-
-    followed: Followed[PlacedPod] = Followed(api, PLACED_PODS, changed, {"fieldSelector": BOUND})
-    async with asyncio.TaskGroup() as group:
-        group.create_task(followed.run())
-        while True:
-            if followed.synced.is_set() and service.residents is None:
-                service.residents = Residents(trust_domain, {}, {}, bound=pods)
-                log.info("issues from now on: %d pods are bound to nodes", len(pods))
-            if followed.problem is None:
-                service.problems.pop("pods", None)
-            else:
-                service.problems["pods"] = f"pods cannot be followed: {followed.problem}"
-            if service.residents is not None:
-                await asyncio.sleep(FOLLOW_S)
-                continue
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FOLLOW_S):
-                    await followed.synced.wait()
 
 
 async def _follow_ca(signer: SecretSigner, server: Server, config: ServiceConfig) -> None:

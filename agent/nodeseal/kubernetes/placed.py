@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from urllib.parse import quote
-
 from msgspec import Struct, field
 
-from nodeseal.kubernetes.objects import KubernetesObject, Resource, T
+from nodeseal.kubernetes.objects import KubernetesObject, Resource
 
 NOT_ENDED = "status.phase!=Succeeded,status.phase!=Failed"
 """A field selector: pods whose containers may still run. One that ends is told by a watch as one that was deleted."""
@@ -53,22 +50,4 @@ class PlacedPod(KubernetesObject, frozen=True, gc=False):
         return self.metadata.namespace, self.spec.service_account_name
 
 
-@dataclass(frozen=True, slots=True)
-class OfNamespace(Resource[T]):
-    """The objects of one namespace: the server need not look at those of others."""
-
-    namespace: str = ""
-
-    @property
-    def path(self) -> str:
-        """See Resource.path."""
-        root = f"apis/{self.group}" if self.group else "api"
-        return f"/{root}/{self.version}/namespaces/{quote(self.namespace, safe='')}/{self.plural}"
-
-
 PLACED_PODS = Resource("", "v1", "pods", PlacedPod)
-
-
-def placed_in(namespace: str) -> OfNamespace[PlacedPod]:
-    """The pods of this namespace."""
-    return OfNamespace("", "v1", "pods", PlacedPod, namespace)
