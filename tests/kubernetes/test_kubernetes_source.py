@@ -15,6 +15,7 @@ from nodeseal.enrolment.capture_thread import inode_of
 from nodeseal.kubernetes import followed
 from nodeseal.local.mesh_source import KubernetesMesh, Outside
 from nodeseal.local.run_directory import cluster_copies
+from nodeseal.mesh.fronts import Found, front_at
 from nodeseal.mesh.model import Mesh
 from nodeseal.mesh.revocation import REVOCATIONS
 from nodeseal.mesh.workload import Mode, Phase, Workload, WorkloadName
@@ -205,6 +206,45 @@ def test_services_lead_to_their_endpoints(cluster: PlayedCluster, node: PlayedNo
         assert [str(one) for one in front.addresses] == [made["spec"]["clusterIP"]]
         await does(cluster.server.ask, "DELETE", f"{path}/web-1")
         await until(lambda: endpoints(seen) == [], "none again")
+
+    seeing(cluster, node, tmp_path / "run", story)
+
+
+def test_nodes_tell_where_node_ports_are_dialled(
+    cluster: PlayedCluster, node: PlayedNode, shop: str, tmp_path: Path
+) -> None:
+    other, path = f"{node.name}-other", "/apis/nodeseal.io/v1alpha1/meshnodes"
+    holder = {"boot": "b", "runDirectory": "/run/nodeseal"}
+    status = {"agentVersion": "0.1.0", "holder": holder, "renewTime": "2026-01-01T00:00:00Z"}
+    told = {
+        "apiVersion": "nodeseal.io/v1alpha1",
+        "kind": "MeshNode",
+        "metadata": {"name": other},
+        "status": status | {"addresses": ["172.30.0.9", "fd30::9"]},
+    }
+    service = {"type": "NodePort", "ports": [{"port": 80, "nodePort": 30123}]}
+    cluster.server.ask("POST", f"/api/v1/namespaces/{shop}/services", {"metadata": {"name": "web"}, "spec": service})
+
+    def led(seen: Seen, address: str) -> bool:
+        found = front_at(seen.mesh, ip_address(address), 30123) if seen.mesh is not None else None
+        return isinstance(found, Found) and found.service.key == WorkloadName(shop, "web")
+
+    async def story(seen: Seen) -> None:
+        await until(lambda: led(seen, node.address), "its own node's address")
+        assert not led(seen, "172.30.0.9")
+        await does(cluster.server.ask, "POST", path, told)
+        await until(lambda: led(seen, "172.30.0.9"), "another node's")
+        assert seen.meshes > 0
+        await seen.source.publish([], None)
+        own = await does(cluster.server.ask, "GET", f"{path}/{node.name}")
+        assert own["status"]["addresses"] == [node.address]
+        merge = "application/merge-patch+json"
+        await does(cluster.server.ask, "PATCH", f"{path}/{other}", {"status": {"addresses": ["::1"]}}, merge)
+        await until(lambda: not led(seen, "172.30.0.9"), "nothing is known of its addresses")
+        await does(cluster.server.ask, "PATCH", f"{path}/{other}", {"status": {"addresses": ["172.30.0.9"]}}, merge)
+        await until(lambda: led(seen, "172.30.0.9"), "they are known again")
+        await does(cluster.server.ask, "DELETE", f"{path}/{other}")
+        await until(lambda: not led(seen, "172.30.0.9"), "the node is gone")
 
     seeing(cluster, node, tmp_path / "run", story)
 

@@ -33,8 +33,8 @@ def _blocks() -> Iterator[str]:
         "the nodes that are not, UDP and SCTP."
     )
     yield paragraph(
-        "The agent does not read Services from the API server yet: these are the rules that it will go by. They are "
-        "in `sources/kubernetes/services.py` and `mesh/fronts.py`. Of kube-proxy they are those of Kubernetes 1.36.3 "
+        "The rules are in `sources/kubernetes/services.py` and `mesh/fronts.py`. Of kube-proxy they are those of "
+        "Kubernetes 1.36.3 "
         "(`pkg/proxy/topology.go`, `serviceport.go`, `endpointslicecache.go` and `iptables/proxier.go`). This page is "
         "made of the rows that the tests go through (`tests/support/service_rows.py`, `make reference`). Where no "
         "other test is named, the test of a row is `tests/unit/test_kubernetes_services.py[NAME]`."
@@ -56,8 +56,9 @@ DIFFERENCES = (
     "An endpoint that refuses or is silent is left for another one of the Service while `connect()` waits. With "
     "kube-proxy the connection fails. Where the client keeps its endpoint by an affinity, it fails with both.",
     "Hints are those for the client's node, also for what it dials at the node port of another node.",
-    "A node port is known at the addresses of type `InternalIP` and `ExternalIP` of each Node. What a process of a "
-    "node dials at a loopback address (`127.0.0.1:30080`) is kube-proxy's.",
+    "A node port is known at the addresses of type `InternalIP` and `ExternalIP` of each Node with an agent, which "
+    "tells them in its MeshNode. Dialled at another node it is that node's kube-proxy's, in plaintext. So is what a "
+    "process of a node dials at a loopback address (`127.0.0.1:30080`).",
     "What a workload excludes is dialled past nodeseal, to a Service as well, unless the Service leads to an enrolled "
     "workload. At a node's address nothing tells that: who excludes it excludes the node ports there.",
     "kube-proxy may be set to know other things of its own: `nodePortAddresses`, the feature gate "

@@ -13,6 +13,7 @@ import yaml
 
 from nodeseal.kubernetes.objects import Meta, Node
 from nodeseal.manifests.chart import Chart
+from nodeseal.mesh import node as mesh_node
 from nodeseal.mesh.exclusions import Excluded, Exclusions, PortRange
 from nodeseal.mesh.host import HostPlace
 from nodeseal.mesh.model import Mode, Phase, Workload, WorkloadName
@@ -27,6 +28,7 @@ from nodeseal.sources.kubernetes.mesh_objects import (
     number_of,
     object_name,
     read_endpoints,
+    read_node,
     read_trust,
     write_trust,
     write_workload,
@@ -174,6 +176,30 @@ def test_more_anchors_than_readers_take_are_left_out_and_the_issuer_s_is_not() -
     assert written is not None
     assert len(written.anchors) == MOST_ANCHORS
     assert f"{99:032x}" in written.anchors
+
+
+def a_node(*addresses: object) -> MeshNode:
+    status = {"agentVersion": "0.1.0", "addresses": list(addresses)}
+    data = msgspec.json.encode({"metadata": {"name": "n1"}, "status": status})
+    return msgspec.json.decode(data, type=MeshNode)
+
+
+def test_addresses_of_a_node_are_read() -> None:
+    found = read_node(a_node("10.0.0.1", "fd00::1", "10.0.0.1"))
+    assert found == mesh_node.Node("n1", (ip_address("10.0.0.1"), ip_address("fd00::1")))
+    assert read_node(a_node()) == mesh_node.Node("n1", ())
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "fe80::1", "224.0.0.1", "node"])
+def test_what_is_no_address_of_a_node_is_an_error(address: str) -> None:
+    with pytest.raises(ObjectError, match=r"^MeshNode n1: "):
+        read_node(a_node("10.0.0.1", address))
+
+
+@pytest.mark.parametrize("addresses", [["10.0.0.1"] * 17, [7], ["1" * 46]])
+def test_addresses_of_a_node_have_bounds(addresses: list[object]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        a_node(*addresses)
 
 
 def test_node_of_another_version_is_read() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from itertools import pairwise
 from pathlib import Path
 
@@ -47,6 +48,13 @@ def test_warning_is_told_and_the_node_is_healthy() -> None:
     status = of(NodeReport(3, 3, (STARTING,)))
     assert conditions(status) == {"Enrolled": ("True", "AllEnrolled"), "Healthy": ("True", "NothingLacking")}
     assert status.summary == "agent-starting"
+
+
+def test_node_says_where_node_ports_are_dialled() -> None:
+    many = [IPv4Address(0x0A000000 + last) for last in range(20)]
+    status = node_status("0.1.0", MINE, None, None, None, NOW, many)
+    assert status.addresses == [f"10.0.0.{last}" for last in range(16)]
+    assert of(None).addresses == []
 
 
 def test_before_the_first_report_nobody_knows() -> None:

@@ -78,6 +78,8 @@ def endpoints_for(
             silent = True
     if not endpoints:
         return WhyRefused.NO_LOCAL_ENDPOINT if silent else WhyRefused.NO_ENDPOINT
+    if not mesh.contested and MESH_PORTS.isdisjoint(one.port for one in endpoints):
+        return endpoints  # as nearly always, and there may be a thousand
     usable = tuple(one for one in endpoints if not _is_barred(mesh, one))
     if usable:
         return usable

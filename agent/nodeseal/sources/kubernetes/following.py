@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from nodeseal import __version__
 from nodeseal.kubernetes.api import Api
 from nodeseal.kubernetes.objects import ENDPOINT_SLICES, NAMESPACES, NODES, PODS, SERVICES, Key
 from nodeseal.mesh import node, service
+from nodeseal.mesh.address import Address
 from nodeseal.mesh.model import Mesh, WorkloadName
 from nodeseal.sources.arrival import Arrival
 from nodeseal.sources.kubernetes import documents, saved
@@ -24,7 +26,7 @@ from nodeseal.sources.kubernetes.assembly import Assembly
 from nodeseal.sources.kubernetes.cluster import Cluster
 from nodeseal.sources.kubernetes.documents import CONFIG_MAPS, ConfigMap, Documents
 from nodeseal.sources.kubernetes.holder import Holder
-from nodeseal.sources.kubernetes.mesh_objects import MESH_ENDPOINTS, MESH_NODES
+from nodeseal.sources.kubernetes.mesh_objects import MESH_ENDPOINTS, MESH_NODES, MeshNode, ObjectError, read_node
 from nodeseal.sources.kubernetes.network_policies import NETWORK_POLICIES
 from nodeseal.sources.kubernetes.own_pods import CHECK_S, Held, OwnPods
 from nodeseal.sources.kubernetes.places import Places
@@ -36,6 +38,8 @@ from nodeseal.sources.kubernetes.renewals import Renewals
 from nodeseal.sources.kubernetes.service_table import ServiceTable
 from nodeseal.sources.kubernetes.services import here_of, node_of
 from nodeseal.sources.source import Concern, Publishers, StateProblem
+
+log = logging.getLogger("nodeseal.agent")
 
 _KNOWN_LOOK_S = 0.05
 GATHER_S = 0.02
@@ -93,12 +97,19 @@ class Following:
         self._publications = Publications(settings.node)
         self._other_endpoints: set[Key] = set()
         self.publisher = Publisher(
-            api, settings.node, Holder.here(settings.directory), __version__, self._endpoints, self._mesh_nodes
+            api,
+            settings.node,
+            Holder.here(settings.directory),
+            __version__,
+            self._endpoints,
+            self._mesh_nodes,
+            addresses=self._own_addresses,
         )
         self._renewals = Renewals(
             api, self._publications.published_nodes, lambda: self._mesh_nodes.watching, self._silence_changed
         )
         self.events = PodEvents(api, settings.node)
+        self._other_nodes: dict[str, node.Node] = {}
         self._assembly = Assembly(settings.trust_domain, settings.node)
         self._documents = Documents()
         self._documents_are_new = True
@@ -246,6 +257,10 @@ class Following:
             self._services.moved(here_of(found))
             self._assembly.put(node.NODES, found.metadata.name, node_of(found))
 
+    def _own_addresses(self) -> tuple[Address, ...]:
+        found = self._nodes.items.get(("", self._settings.node))
+        return node_of(found).addresses if found is not None else ()
+
     async def _take_endpoints(self) -> None:
         items = self._endpoints.items
         while self._other_endpoints:
@@ -270,7 +285,24 @@ class Following:
     def _mesh_nodes_changed(self, keys: set[Key]) -> None:
         items = self._mesh_nodes.items
         self._publications.take_nodes({key: items.get(key) for key in keys})
+        for _, name in keys - {("", self._settings.node)}:
+            self._put_node(name, items.get(("", name)))
         self._renewals.seen([name for _, name in keys])
+
+    def _put_node(self, name: str, said: MeshNode | None) -> None:
+        """Another one, as its agent says it is. They are written again and again, and say the same nearly always."""
+        try:
+            found = read_node(said) if said is not None else None
+        except ObjectError as error:
+            log.warning("%s: nothing is known of its addresses", error)
+            found = None
+        if self._other_nodes.get(name) == found:
+            return
+        if found is None:
+            del self._other_nodes[name]
+        else:
+            self._other_nodes[name] = found
+        self._assembly.put(node.NODES, name, found)
 
     async def _silence_changed(self, silent: frozenset[str], expired: frozenset[str]) -> None:
         self._published_changed(self._publications.take_silence(silent, expired))

@@ -21,9 +21,10 @@ from msgspec import Meta, Raw, Struct, field
 from msgspec.structs import force_setattr
 
 from nodeseal.kubernetes.objects import Key, KubernetesObject, Resource
-from nodeseal.mesh.address import parse_address
+from nodeseal.mesh.address import Address, parse_address
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
 from nodeseal.mesh.host import HostPlace
+from nodeseal.mesh.node import Node
 from nodeseal.mesh.spiffe import check_segment
 from nodeseal.mesh.trust import DIGEST_LENGTH, Need, Trust
 from nodeseal.mesh.workload import MOST_ADDRESSES, Mode, Phase, Workload, WorkloadName
@@ -38,6 +39,7 @@ MOST_OBJECTS = 1000
 MOST_PROBLEMS = 8
 """That a MeshNode tells in full."""
 MOST_ANCHORS = 64
+MOST_NODE_ADDRESSES = 16
 _MOST_EXCLUDED = 64
 _NAME_MAX = 253
 NODE_NAME_MAX = _NAME_MAX - len("-999")
@@ -200,6 +202,8 @@ class NodeStatus(Struct, frozen=True, rename="camel", omit_defaults=True):
     """The words of its problems."""
     problems: Annotated[list[ProblemSpec], Meta(max_length=MOST_PROBLEMS)] = field(default_factory=list)
     trust: TrustSpec | None = None
+    addresses: Annotated[list[_AddressText], Meta(max_length=MOST_NODE_ADDRESSES)] = field(default_factory=list)
+    """Its Node's, where node ports are dialled."""
     conditions: Annotated[list[Condition], Meta(max_length=16)] = field(default_factory=list)
 
 
@@ -218,7 +222,7 @@ _NOBODY_S = {
     4: tuple(map(ip_network, ("127.0.0.0/8", "224.0.0.0/4", "0.0.0.0/8", "169.254.0.0/16"))),
     6: tuple(map(ip_network, ("::/127", "ff00::/8", "fe80::/10"))),
 }
-"""Loopback, multicast, unspecified, link-local: addresses of no workload."""
+"""Loopback, multicast, unspecified, link-local: addresses of no workload, and of no node that others could dial."""
 
 
 class ObjectError(ValueError):
@@ -275,6 +279,14 @@ def read_endpoints(found: MeshEndpoints) -> Published:
     return Published(node, workloads)
 
 
+def read_node(found: MeshNode) -> Node:
+    """The node with the addresses that its agent says it has. Raises ObjectError."""
+    try:
+        return Node(found.metadata.name, tuple(dict.fromkeys(map(_read_address, found.status.addresses))))
+    except ValueError as error:
+        raise ObjectError(f"MeshNode {found.metadata.name}: {error}") from None
+
+
 def read_trust(status: NodeStatus) -> Trust | None:
     """None: it says nothing of it."""
     trust = status.trust
@@ -303,6 +315,17 @@ def own_key(name: str) -> Key:
     return "", name
 
 
+def _read_address(text: str) -> Address:
+    address = parse_address(text)
+    if _is_nobodys(address):
+        raise ValueError(f"{address} is no address of a node")
+    return address
+
+
+def _is_nobodys(address: Address) -> bool:
+    return any(address in network for network in _NOBODY_S[address.version])
+
+
 def _read_workload(found: PublishedWorkload, node: str) -> Workload:
     check_segment(found.namespace, "namespace")
     check_segment(found.name, "name")
@@ -311,7 +334,7 @@ def _read_workload(found: PublishedWorkload, node: str) -> Workload:
     if len(addresses) > 1 and len(set(addresses)) != len(addresses):
         raise ValueError(f"{found.key}: an address is in it twice")
     for address in addresses:
-        if any(address in network for network in _NOBODY_S[address.version]):
+        if _is_nobodys(address):
             raise ValueError(f"{found.key}: {address} is no address of a workload")
     return Workload(
         key=WorkloadName(intern(found.namespace), found.name),

@@ -7,13 +7,16 @@ otherwise with the next renewal.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from nodeseal.mesh.address import Address
 from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import Level
 from nodeseal.mesh.trust import Trust
 from nodeseal.sources.kubernetes.holder import Holder
 from nodeseal.sources.kubernetes.mesh_objects import (
+    MOST_NODE_ADDRESSES,
     MOST_PROBLEMS,
     Condition,
     NodeStatus,
@@ -39,6 +42,7 @@ def node_status(
     report: NodeReport | None,
     before: NodeStatus | None,
     now: datetime,
+    addresses: Sequence[Address] = (),
 ) -> NodeStatus:
     """What is to be written. `before`: what is; a condition that is as it was has its time."""
     time = now.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -57,6 +61,7 @@ def node_status(
         summary=_summary(problems),
         problems=[_problem(one) for one in problems[:MOST_PROBLEMS]],
         trust=write_trust(trust),
+        addresses=[str(address) for address in addresses[:MOST_NODE_ADDRESSES]],
         conditions=conditions,
     )
 

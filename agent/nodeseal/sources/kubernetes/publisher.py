@@ -15,7 +15,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from nodeseal.kubernetes.api import Api, AwayError, RefusedError
 from nodeseal.kubernetes.followed import Followed
 from nodeseal.kubernetes.objects import NODES, Node
 from nodeseal.local import run_directory
+from nodeseal.mesh.address import Address
 from nodeseal.mesh.trust import Trust
 from nodeseal.mesh.workload import Workload
 from nodeseal.sources.kubernetes import shards
@@ -89,17 +90,20 @@ class Publisher:
         endpoints: Followed[MeshEndpoints],
         nodes: Followed[MeshNode],
         *,
+        addresses: Callable[[], Sequence[Address]] = tuple,
         now: Callable[[], datetime] = utc_now,
         clock: Callable[[], float] = time.monotonic,
         rand: Callable[[], float] = random.random,
     ) -> None:
-        """`version`: the agent's; `endpoints` and `nodes`: all of the cluster."""
+        """`version`: the agent's; `endpoints` and `nodes`: all of the cluster; `addresses`: of the Node, as far as
+        they are known."""
         self._api = api
         self._node = node
         self._holder = holder
         self._version = version
         self._endpoints = endpoints
         self._nodes = nodes
+        self._addresses = addresses
         self._now, self._clock, self._rand = now, clock, rand
         self._writing = asyncio.Lock()
         self._owner: Owner | None = None
@@ -215,7 +219,8 @@ class Publisher:
 
     def _status(self) -> NodeStatus:
         before = self._own_node.content
-        return node_status(self._version, self._holder, self._trust, self._report, before, self._now())
+        addresses = self._addresses()
+        return node_status(self._version, self._holder, self._trust, self._report, before, self._now(), addresses)
 
     async def _tell(self, owner: Owner) -> None:
         await self._own_node.put(self._status(), owner, self._check)
