@@ -525,6 +525,7 @@ class Told(MemorySource):
 
 def test_source_that_takes_reports_is_told_how_the_node_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporter_module, "_LOOK_S", 0.01)
+    monkeypatch.setattr(reporter_module, "_PROBLEMS_S", 0.05)
     told = Told(world.run_dir)
 
     async def story() -> None:
@@ -540,6 +541,24 @@ def test_source_that_takes_reports_is_told_how_the_node_is(world: World, monkeyp
             count = len(told.reports)
             await asyncio.sleep(0.05)
             assert len(told.reports) == count
+
+    play(story())
+
+
+def test_number_of_enrolled_workloads_is_reported_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporter_module, "_LOOK_S", 0.01)
+    monkeypatch.setattr(reporter_module, "_PROBLEMS_S", 1000.0)
+    told = Told(world.run_dir)
+
+    async def story() -> None:
+        async with world.node(world.state()) as (node, source):
+            await enrolled(node)
+            reporter = Reporter(node, told)
+            reporter.start()
+            await until(lambda: [(one.enrolled, one.wanted) for one in told.reports] == [(1, 1)], "it is told")
+            source.put(world.state(replace(world.shipper, wanted=False)))
+            await until(lambda: [(one.enrolled, one.wanted) for one in told.reports][1:] == [(0, 0)], "and so is this")
+            await reporter.stop()
 
     play(story())
 

@@ -7,13 +7,15 @@ from collections.abc import Collection
 
 from nodeseal.api import status_view
 from nodeseal.contracts.status import Status
+from nodeseal.mesh.model import Phase
 from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord
 from nodeseal.node.lasting import lasting
 from nodeseal.node.node import Node
 from nodeseal.sources.source import NodeReport, Source
 
-_LOOK_S = 10.0
+_LOOK_S = 1.0
+_PROBLEMS_S = 10.0
 _OF_OTHERS = frozenset({ProblemWord.NODE_UNKNOWN, ProblemWord.PEER_NOT_ENROLLED, ProblemWord.PUBLICATION})
 _WORDS = {word.value: word for word in ProblemWord}
 
@@ -38,9 +40,20 @@ class Reporter:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
+        clock = asyncio.get_running_loop().time
+        told: tuple[int, int] | None = None
+        at = 0.0
         while True:
-            self._source.report(report_of(await status_view.status(self._node)))
+            counts = self._counts()
+            if counts != told or clock() - at >= _PROBLEMS_S:
+                told, at = counts, clock()
+                self._source.report(report_of(await status_view.status(self._node)))
             await asyncio.sleep(_LOOK_S)
+
+    def _counts(self) -> tuple[int, int]:
+        """What there is to tell at once: whoever has set a label waits for it. Without asking a core."""
+        wanted = [one for one in self._node.enrolments.values() if one.wanted_state and one.wanted_state.wanted]
+        return sum(one.phase is Phase.ENROLLED for one in wanted), len(wanted)
 
 
 def report_of(status: Status) -> NodeReport:
