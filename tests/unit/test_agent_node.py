@@ -1342,6 +1342,43 @@ def test_core_of_another_build_is_replaced_by_the_next_agent(world: World, monke
     play(story())
 
 
+def test_agent_whose_own_core_does_not_start_is_not_ready(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        await enrol_and_go(world)
+        older = world.core
+        monkeypatch.setattr(generations, "build", lambda: "0.2.0+abc")
+        start, failing = world.start_core, [True]
+
+        def start_core(run_dir: Path, options: CoreOptions, generation: int) -> Any:
+            if failing:
+                raise CoreError("the core did not start: no library")
+            return start(run_dir, options, generation)
+
+        world.start_core = start_core  # type: ignore[method-assign]
+        async with world.node(world.state(), capture=left_behind(world)) as (node, _source):
+            await enrolled(node)
+            expected = "the core that is installed has not taken over: the core did not start: no library"
+            await until(lambda: node.unready() == expected, "it says why it is not ready")
+            assert node.core.pid == older.pid
+            failing.clear()
+            await operations.upgrade_core(node)
+            await until(lambda: node.unready() is None, "it is ready")
+
+    play(story())
+
+
+def test_agent_is_ready_once_it_has_what_it_should(world: World) -> None:
+    async def story() -> None:
+        async with world.node() as (node, source):
+            assert node.unready() == "it has no mesh state of its source yet"
+            source.put(world.state())
+            await enrolled(node)
+            await until(lambda: node.unready() is None, "it is ready")
+            assert (await status_view.status(node)).agent.unready is None
+
+    play(story())
+
+
 def test_core_that_speaks_another_protocol_is_replaced(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         await enrol_and_go(world)

@@ -15,6 +15,7 @@ from nodeseal.mesh.reasons import WhyNotEnrolled
 from nodeseal.node import readiness
 from nodeseal.node.readiness import Readiness
 
+CORE = "its core is not ready"
 NAME = WorkloadName("apps", "shipper")
 
 
@@ -44,10 +45,10 @@ def failed(reason: WhyNotEnrolled) -> Failure:
 
 def test_needs_a_state_of_the_source_and_a_core() -> None:
     async def body(ready: Readiness) -> None:
-        assert ready.why_not([], core_ready=True) == "it has no mesh state of its source yet"
+        assert ready.why_not([], core=None) == "it has no mesh state of its source yet"
         ready.synced()
-        assert ready.why_not([], core_ready=False) == "its core is not ready"
-        assert ready.why_not([], core_ready=True) is None
+        assert ready.why_not([], core=CORE) == CORE
+        assert ready.why_not([], core=None) is None
 
     in_a_loop(body)
 
@@ -56,11 +57,11 @@ def test_names_whom_it_waits_for() -> None:
     async def body(ready: Readiness) -> None:
         ready.synced()
         one = Enrolled(NAME, workload())
-        assert ready.why_not([one], core_ready=True) == "not enrolled yet: apps/shipper"
+        assert ready.why_not([one], core=None) == "not enrolled yet: apps/shipper"
         one.phase = Phase.JOINING
-        assert ready.why_not([one], core_ready=True) == "not enrolled yet: apps/shipper"
+        assert ready.why_not([one], core=None) == "not enrolled yet: apps/shipper"
         one.phase = Phase.ENROLLED
-        assert ready.why_not([one], core_ready=True) is None
+        assert ready.why_not([one], core=None) is None
 
     in_a_loop(body)
 
@@ -69,7 +70,7 @@ def test_names_whom_it_waits_for() -> None:
 def test_does_not_wait_for_what_is_not_asked_for(wanted: Workload | None) -> None:
     async def body(ready: Readiness) -> None:
         ready.synced()
-        assert ready.why_not([Enrolled(NAME, wanted)], core_ready=True) is None
+        assert ready.why_not([Enrolled(NAME, wanted)], core=None) is None
 
     in_a_loop(body)
 
@@ -78,9 +79,9 @@ def test_one_that_never_can_is_waited_for_a_while(monkeypatch: pytest.MonkeyPatc
     async def body(ready: Readiness) -> None:
         ready.synced()
         one = Enrolled(NAME, workload(), failure=failed(WhyNotEnrolled.FAILED))
-        assert ready.why_not([one], core_ready=True) is not None
+        assert ready.why_not([one], core=None) is not None
         monkeypatch.setattr(readiness, "PATIENCE_S", 0.0)
-        assert ready.why_not([one], core_ready=True) is None
+        assert ready.why_not([one], core=None) is None
 
     in_a_loop(body)
 
@@ -92,9 +93,9 @@ def test_what_the_agent_before_had_enrolled_is_waited_for_without_end(monkeypatc
         ready.adopted = frozenset({NAME})
         ready.synced()
         one = Enrolled(NAME, workload(), failure=failed(WhyNotEnrolled.FAILED))
-        assert ready.why_not([one], core_ready=True) == "not enrolled yet: apps/shipper"
+        assert ready.why_not([one], core=None) == "not enrolled yet: apps/shipper"
         one.failure = failed(WhyNotEnrolled.NAMESPACE_GONE)
-        assert ready.why_not([one], core_ready=True) is None
+        assert ready.why_not([one], core=None) is None
 
     in_a_loop(body)
 
@@ -102,7 +103,7 @@ def test_what_the_agent_before_had_enrolled_is_waited_for_without_end(monkeypatc
 def test_stays_ready() -> None:
     async def body(ready: Readiness) -> None:
         ready.synced()
-        assert ready.why_not([], core_ready=True) is None
-        assert ready.why_not([Enrolled(NAME, workload())], core_ready=False) is None
+        assert ready.why_not([], core=None) is None
+        assert ready.why_not([Enrolled(NAME, workload())], core=CORE) is None
 
     in_a_loop(body)

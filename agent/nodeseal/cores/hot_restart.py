@@ -56,6 +56,19 @@ class HotRestart:
         self._moved_on = asyncio.Event()
         self._core_known = (0, 0.0)  # the incarnation of the core that was seen last, and since when
         self._retiring: asyncio.Task[None] | None = None
+        self._begun = False
+        self._failure = ""  # why begin() did not replace the core
+
+    @property
+    def unready(self) -> str | None:
+        """Why the core that is installed does not serve the node yet, one line; None: it does."""
+        if not self._core.ready:
+            return "its core is not ready"
+        if not self._begun:
+            return "its core is being replaced by the one that is installed"
+        if self._failure and self._core.outdated:
+            return f"the core that is installed has not taken over: {self._failure}"
+        return None
 
     async def upgrade(self) -> tuple[CoreLink, CoreLink]:
         """Replaces the core by one that is started now; no connection is cut. Returns (the one before, the new one)
@@ -92,9 +105,12 @@ class HotRestart:
             elif self._core.unretired:
                 await self.finish()
         except (CoreError, UpgradeError) as error:
+            self._failure = str(error)
             log.error("the core was not replaced: %s", error)
-        except Exception:  # not tried again by itself: each try starts a core
+        except Exception as error:  # not tried again by itself: each try starts a core
+            self._failure = repr(error)
             log.exception("the core was not replaced")
+        self._begun = True
 
     def stop(self) -> None:
         """Nothing is retired from here on; the next agent does it."""

@@ -245,7 +245,7 @@ class Node:
         """Why the node does not have yet what a rollout may rely on, one line; None: it has. See Readiness."""
         if self.starting.doing is not None:
             return f"it is starting: {self.starting.doing}"
-        return self._readiness.why_not(self.enrolments.values(), core_ready=self.core.ready)
+        return self._readiness.why_not(self.enrolments.values(), core=self.hot_restart.unready)
 
     def moved_on(self) -> None:
         """See HotRestart.moved_on."""

@@ -1,7 +1,8 @@
 """Whether a node has what a rollout may rely on: then the next node may have its turn, and the agent before may end.
 
-Ready is an agent whose core runs, that has taken a mesh state from its source, and has enrolled the workloads that it
-should. Once ready it stays so: what comes later is told by `status`. Workloads are of two kinds:
+Ready is an agent that has taken a mesh state from its source, whose core is the one that is installed, and that has
+enrolled the workloads that it should. Once ready it stays so: what comes later is told by `status`. Workloads are of
+two kinds:
 
 * One that was enrolled when this agent took over has to be so again, however long it takes: a new version that loses
   what the one before had must not go on to the next node. It is not waited for once its place is gone.
@@ -45,20 +46,20 @@ class Readiness:
         if self._synced_at is None:
             self._synced_at = asyncio.get_running_loop().time()
 
-    def why_not(self, enrolments: Iterable[Enrolled], *, core_ready: bool) -> str | None:
-        """One line; None when it is ready."""
+    def why_not(self, enrolments: Iterable[Enrolled], *, core: str | None) -> str | None:
+        """One line; None when it is ready. `core`: why the core does not serve yet."""
         if not self._ready:
-            why = self._why_not(enrolments, core_ready=core_ready)
+            why = self._why_not(enrolments, core=core)
             if why is not None:
                 return why
             self._ready = True
         return None
 
-    def _why_not(self, enrolments: Iterable[Enrolled], *, core_ready: bool) -> str | None:
+    def _why_not(self, enrolments: Iterable[Enrolled], *, core: str | None) -> str | None:
         if self._synced_at is None:
             return "it has no mesh state of its source yet"
-        if not core_ready:
-            return "its core is not ready"
+        if core is not None:
+            return core
         patient = asyncio.get_running_loop().time() - self._synced_at < PATIENCE_S
         waiting = sorted(one.name for one in enrolments if self._waits_for(one, patient=patient))
         if not waiting:
