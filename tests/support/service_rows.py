@@ -306,7 +306,7 @@ PARTS: dict[str, tuple[Row, ...]] = {
             "`ExternalName` is a matter of DNS alone.",
             Slice(("a1",)),
             _at("cluster", ALONE),
-            spec={"type": "ExternalName", "externalName": "example.org"},
+            spec={"type": "ExternalName", "externalName": "example.org", "clusterIP": "", "clusterIPs": []},
             nodeseal="Nothing.",
         ),
         _row(

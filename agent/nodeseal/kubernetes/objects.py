@@ -7,10 +7,12 @@ are those of https://kubernetes.io/docs/reference/kubernetes-api/.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from sys import intern
 from typing import Generic, TypeVar
 from urllib.parse import quote
 
 from msgspec import Struct, field
+from msgspec.structs import force_setattr
 
 Key = tuple[str, str]
 """(namespace, or "" of what has none; name)"""
@@ -202,6 +204,10 @@ class EndpointConditions(Struct, frozen=True, gc=False):
     terminating: bool | None = None
 
 
+_CONDITIONS: dict[EndpointConditions, EndpointConditions] = {}
+"""Each once: there are 27."""
+
+
 class Hint(Struct, frozen=True, gc=False):
     """For whom an endpoint is meant."""
 
@@ -218,11 +224,18 @@ class EndpointHints(Struct, frozen=True, rename="camel", gc=False):
 class Endpoint(Struct, frozen=True, rename="camel", gc=False):
     """One endpoint."""
 
-    addresses: list[str] | None = None
+    addresses: tuple[str, ...] | None = None
     """The first one counts."""
     conditions: EndpointConditions | None = None
     node_name: str | None = None
     hints: EndpointHints | None = None
+
+    def __post_init__(self) -> None:
+        # A cluster has tens of thousands of them, on fewer nodes, and nearly all are ready.
+        if self.node_name is not None:
+            force_setattr(self, "node_name", intern(self.node_name))
+        if self.conditions is not None:
+            force_setattr(self, "conditions", _CONDITIONS.setdefault(self.conditions, self.conditions))
 
 
 class EndpointPort(Struct, frozen=True, gc=False):
