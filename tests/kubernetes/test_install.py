@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nodeseal.kubernetes.api import Api, RefusedError
-from nodeseal.kubernetes.objects import KubernetesObject, Resource
+from nodeseal.kubernetes.followed import Followed
+from nodeseal.kubernetes.objects import Key, KubernetesObject, Resource
+from nodeseal.mesh.model import Mode
+from nodeseal.sources.kubernetes.holder import Holder
+from nodeseal.sources.kubernetes.mesh_objects import MESH_ENDPOINTS, MESH_NODES
+from nodeseal.sources.kubernetes.publisher import Publisher
+from nodeseal.sources.source import PublicationError
+from support.agent_fakes import workload
 from support.api_server import ApiServer
 from support.manifests import NAMESPACE, Cluster, rendered
 from support.patience import wait_for
@@ -195,6 +204,35 @@ def test_agent_does_not_say_that_its_object_is_another_node_s(server: ApiServer,
     asked(server, tokens["n1"], "create", ENDPOINTS, mesh_endpoints("n1", "n1-0"))
     with pytest.raises(RefusedError, match="may write MeshEndpoints of that node only"):
         asked(server, tokens["n1"], "replace", ENDPOINTS, mesh_endpoints("n1-a", "n1-0"))
+
+
+@pytest.mark.usefixtures("empty")
+def test_publisher_has_the_rights_that_it_needs_for_its_own_node_and_is_told_of_another(
+    server: ApiServer, tokens: dict[str, str]
+) -> None:
+    async def changed(_keys: set[Key]) -> None:
+        pass
+
+    def publisher(api: Api, node: str) -> Publisher:
+        endpoints, nodes = Followed(api, MESH_ENDPOINTS, changed), Followed(api, MESH_NODES, changed)
+        endpoints.synced.set()  # nothing is published yet
+        return Publisher(api, node, Holder("boot", Path("/run/of-the-test")), "0.1.0", endpoints, nodes)
+
+    async def story(api: Api) -> None:
+        own, other = publisher(api, "n1"), publisher(api, "n1-a")
+        for one in (own, other):
+            await one.claim()
+        one = workload("cart", None, node="n1")
+        assert await own.publish([one], None)
+        assert await own.publish([replace(one, mode=Mode.STRICT)], None)
+        with pytest.raises(PublicationError, match="the agent of the node n1 may write the MeshNode n1 only"):
+            await other.publish([], None)
+        with pytest.raises(PublicationError, match=r"the agent of the node n1 may write MeshEndpoints n1-\.\.\."):
+            await publisher(api, "n1-a").publish([replace(one, node="n1-a")], None)
+        assert await own.withdraw() == "the MeshNode n1 and its MeshEndpoints (1)"
+
+    server.play(story, tokens["n1"])
+    assert server.ask("GET", "/apis/nodeseal.io/v1alpha1/meshendpoints")["items"] == []
 
 
 @pytest.mark.usefixtures("empty")

@@ -10,9 +10,11 @@ from ipaddress import ip_address
 import msgspec
 import pytest
 
+from nodeseal.contracts.mesh import decode_difference, encode_difference
 from nodeseal.kubernetes.objects import Key, Meta
-from nodeseal.mesh.model import Mode, Phase, Workload, WorkloadName
+from nodeseal.mesh.model import Mesh, Mode, Phase, Workload, WorkloadName
 from nodeseal.mesh.trust import Trust
+from nodeseal.node.peers import claimed_twice
 from nodeseal.sources.kubernetes.mesh_objects import (
     EndpointsSpec,
     MeshEndpoints,
@@ -131,6 +133,25 @@ def test_publication_of_this_node_takes_its_name_back(here: Publications) -> Non
     here.take_endpoints(dict([said(0, "n2", theirs)]))
     assert here.take_endpoints(dict([said(0, "n1", own)])) == {own.key, name("db-0@n2")}
     assert here.workloads[own.key] == own
+
+
+def test_address_that_two_nodes_claim_is_neither_s_and_both_are_named(here: Publications) -> None:
+    one, two = a("one", "n2", "10.0.2.1", "10.0.2.2"), a("two", "n3", "10.0.2.1")
+    here.take_endpoints(dict([said(0, "n2", one), said(0, "n3", two)]))
+    mesh = Mesh.build("example.org", here.workloads.values())
+    assert [str(address) for address in mesh.by_address] == ["10.0.2.2"]
+    (problem,) = claimed_twice(mesh)
+    assert "default/one (on n2) and default/two (on n3) claim the address 10.0.2.1" in problem.text
+
+
+def test_names_beside_each_other_can_be_in_one_mesh(here: Publications) -> None:
+    old, new = a("db-0", "n2", "10.0.2.1"), a("db-0", "n3", "10.0.3.1")
+    here.take_endpoints(dict([said(0, "n2", old), said(0, "n3", new)]))
+    mesh = Mesh.build("example.org", here.workloads.values())
+    assert decode_difference(encode_difference(mesh.as_difference())) == mesh.as_difference()
+    assert {str(one.identity("example.org")) for one in mesh.workloads.values()} == {
+        "spiffe://example.org/ns/default/sa/a"
+    }
 
 
 # ---- nodes that do not renew
