@@ -244,6 +244,7 @@ def test_status_is_told_beside_it(cluster: ClusterService, service: Running, tok
         return found if found["issued_last_hour"] else None
 
     found = wait_for(told, "it counts what was issued")
+    assert found["nodes"] > 0
     assert [one["state"] for one in found["services"]] == ["active"]
     listed = cluster.server.inside(lambda: nodeseal("ca", "issued", "--config", config, "--node", "n1", "-o", "json"))
     assert WEB in listed.stdout

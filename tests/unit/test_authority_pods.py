@@ -182,6 +182,7 @@ def test_what_is_no_token_costs_the_api_server_nothing(shown: str) -> None:
         (replace(CLAIMS, audiences=frozenset()), ServiceWord.POD_TOKEN_UNTAKEN),
         (replace(CLAIMS, service_account="other"), ServiceWord.POD_TOKEN_OF_ANOTHER_ACCOUNT),
         (replace(CLAIMS, node=""), ServiceWord.POD_TOKEN_UNBOUND),
+        (replace(CLAIMS, pod=""), ServiceWord.POD_TOKEN_UNBOUND),
         (replace(CLAIMS, node="node2"), ServiceWord.TOKEN_OF_ANOTHER_NODE),
         (replace(CLAIMS, pod_uid="uid-2"), ServiceWord.POD_GONE),
     ],
@@ -270,6 +271,10 @@ def test_agent_that_the_watch_has_not_told_of_is_looked_for() -> None:
         assert world.source.looked == [("nodeseal-system", "metadata.name=nodeseal-agent-1")]
         await world.stands()
         assert len(world.source.looked) == 1
+        # The watch would have told by then.
+        world.clock += FOUND_S + 1
+        world.source.pods = []
+        assert (await world.refused()).word is ServiceWord.POD_GONE
 
     play(story)
 

@@ -106,7 +106,7 @@ class Counts:
     """What the database has, at a time."""
 
     nodes: int = 0
-    """With a node certificate that has not expired."""
+    """With a certificate that has not expired: of their own, or where nodes have none, of a workload."""
     last_hour: int = 0
     """Certificates that were issued in the hour before."""
     valid: int = 0
@@ -172,17 +172,17 @@ class Ledger:
             (found,) = self._db.execute(f"SELECT count(*) FROM issued {where}", values).fetchone()  # noqa: S608
         return int(found)
 
-    def nodes(self, now: datetime) -> int:
-        """How many nodes have a node certificate that has not expired."""
+    def nodes(self, now: datetime, kind: Kind = Kind.NODE) -> int:
+        """How many nodes have a certificate of this kind that has not expired."""
         with _failures(self.path):
             (found,) = self._db.execute(
                 "SELECT count(DISTINCT node) FROM issued WHERE not_after > ? AND kind = ?",
-                (_seconds(now), Kind.NODE.value),
+                (_seconds(now), kind.value),
             ).fetchone()
         return int(found)
 
-    def counts(self, now: datetime) -> Counts:
-        """How many there are."""
+    def counts(self, now: datetime, kind: Kind = Kind.NODE) -> Counts:
+        """How many there are. `kind`: see `nodes`."""
         at = _seconds(now)
         with _failures(self.path):
             last_hour, valid = self._db.execute(
@@ -190,7 +190,7 @@ class Ledger:
                 "(SELECT count(*) FROM issued WHERE not_after > ?)",
                 (at - 3600, at),
             ).fetchone()
-        return Counts(self.nodes(now), int(last_hour), int(valid))
+        return Counts(self.nodes(now, kind), int(last_hour), int(valid))
 
     def newest(self) -> datetime | None:
         """When the last certificate was issued; None: there is none."""

@@ -200,8 +200,9 @@ class Service:
     async def refresh(self) -> None:
         """Looks at what a thread or a disk has to be asked for: to be called every few seconds."""
         now = self._now()
+        kind = Kind.NODE if self._nodes is not None else Kind.WORKLOAD
         try:
-            self._counts = await self._recorder.ask(functools.partial(Ledger.counts, now=now))
+            self._counts = await self._recorder.ask(functools.partial(Ledger.counts, now=now, kind=kind))
             await self._recorder.check()
         except AuthorityError as error:
             self.problems["store"] = str(error)

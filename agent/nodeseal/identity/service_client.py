@@ -174,7 +174,8 @@ class ClusterClient(ServiceClient):
     async def meet(self, addresses: Sequence[str], anchors: str) -> None:
         """The service is there, and verified by these (PEM), from now on. Raises ssl.SSLError, ValueError."""
         if anchors != self._anchor:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=anchors)
+            # What is not ASCII is a ValueError then, and not a TypeError.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=anchors.encode("ascii").decode())
             await self.close()
             self._anchor, self._context = anchors, None
         if set(addresses) != set(self._addresses):
