@@ -81,9 +81,10 @@ class World:
         self.now = 0.0
         self.server = Asked()
         self.told: list[tuple[set[str], set[str]]] = []
+        self.nodes = {"own", "other"}
         self.renewals = Renewals(
             self.server,  # type: ignore[arg-type]
-            lambda: {"own", "other"},
+            lambda: self.nodes,
             lambda: True,
             self._changed,
             clock=lambda: self.now,
@@ -108,13 +109,13 @@ def test_node_that_is_silent_is_expired_when_it_is_not_ready_and_back_when_it_re
         await world.passes(SILENT_S + STEP_S)
         assert world.told == [({"other"}, set())]
         world.server.ready = {"other": "Unknown"}
-        await world.passes(60)
+        await world.passes(1800)
         assert world.told[1:] == [({"other"}, {"other"})]
         world.server.ready = {"other": "True"}
-        await world.passes(60)
+        await world.passes(1800)
         assert world.told[2:] == [({"other"}, set())]
         world.server.ready = {}
-        await world.passes(60)
+        await world.passes(1800)
         assert world.told[3:] == [({"other"}, {"other"})]
         world.renewals.seen({"other"})
         await world.passes(STEP_S)
@@ -136,14 +137,32 @@ def test_nothing_expires_while_nobody_can_be_asked() -> None:
     asyncio.run(story())
 
 
-def test_silent_node_is_asked_for_once_a_minute() -> None:
+def test_silent_node_is_asked_for_ever_more_seldom() -> None:
     async def story() -> None:
         world = World()
         world.server.ready = {"other": "True"}
         await world.passes(SILENT_S + STEP_S)
-        world.server.count = 0
-        await world.passes(600)
-        assert world.server.count == 10
+        counts = []
+        for _time in range(6):
+            world.server.count = 0
+            await world.passes(600)
+            counts.append(world.server.count)
+        assert counts == [3, 1, 0, 1, 0, 0]
+        await world.passes(3600)
+        assert world.server.count == 2
+
+    asyncio.run(story())
+
+
+def test_many_silent_nodes_are_asked_for_a_few_at_a_time() -> None:
+    async def story() -> None:
+        world = World()
+        world.nodes = {"own", *(f"n{number}" for number in range(12))}
+        await world.passes(SILENT_S + STEP_S)
+        assert world.server.count == 5
+        await world.passes(2 * STEP_S)
+        assert world.server.count == 12
+        assert world.told[-1][1] == world.nodes - {"own"}
 
     asyncio.run(story())
 

@@ -300,7 +300,7 @@ class Publisher:
         node = await self._kubernetes_node()
         boot = node.boot if node is not None else ""
         seconds = seconds_since(status.renew_time, self._now())
-        left = run_directory.has_node(Path(status.holder.run_directory))
+        left = status.holder.boot == self._holder.boot and _is_left(status.holder.run_directory)
         return refusal(self._node, self._holder, status.holder, seconds, boot, left=left)
 
     async def _known_objects(self) -> dict[int, Owned[EndpointsSpec]]:
@@ -343,6 +343,13 @@ class Publisher:
 
     def _wrote_lately(self, number: int) -> bool:
         return self._clock() - self._written.get(number, float("-inf")) < _LAG_S
+
+
+def _is_left(run_directory_: str) -> bool:
+    """Something of an agent is in it."""
+    with contextlib.suppress(OSError, ValueError):  # whatever somebody has written there
+        return run_directory.has_node(Path(run_directory_))
+    return False
 
 
 def _content(item: MeshEndpoints | None) -> EndpointsSpec | None:

@@ -30,7 +30,9 @@ SILENT_S = 600.0
 _QUIET_S = RENEWAL_S * 1.5
 """A watch of renewals that has shown nothing for so long may be broken."""
 _LOOK_S = 10.0
-_ASK_AGAIN_S = 60.0
+_AGAIN_S, _SELDOM_S = 60.0, 1800.0
+"""A silent node's Node is asked for again after so long, and ever more seldom: a thousand agents do."""
+_ASKED_AT_ONCE = 5
 
 
 class WatchedTime:
@@ -78,7 +80,8 @@ class Renewals:
         self._changed = changed
         self._clock = clock
         self._time = WatchedTime(clock())
-        self._asked: dict[str, float] = {}
+        self._asked: dict[str, tuple[float, float]] = {}
+        """When each was asked for, and after how many seconds it is again."""
         self._told: tuple[frozenset[str], frozenset[str]] = frozenset(), frozenset()
 
     def seen(self, nodes: Collection[str]) -> None:
@@ -95,16 +98,16 @@ class Renewals:
         """Never raises: of a node that cannot be asked for nothing changes."""
         silent = self._time.look(self._nodes(), self._clock(), watching=self._watching())
         expired = set(self._told[1] & silent)
-        self._asked = {node: at for node, at in self._asked.items() if node in silent}
-        for node in sorted(silent):
-            if self._clock() - self._asked.get(node, float("-inf")) < _ASK_AGAIN_S:
-                continue
+        self._asked = {node: asked for node, asked in self._asked.items() if node in silent}
+        due = [node for node in sorted(silent) if self._is_due(node)]
+        for node in due[:_ASKED_AT_ONCE]:
             try:
                 found = await self._api.get(NODES, own_key(node))
             except (AwayError, RefusedError, AccessError, ValueError) as error:
                 log.warning("node %s has not renewed what it publishes, and cannot be looked at: %s", node, error)
                 break
-            self._asked[node] = self._clock()
+            _, before = self._asked.get(node, (0.0, _AGAIN_S / 2))
+            self._asked[node] = self._clock(), min(2 * before, _SELDOM_S)
             if found is None or not found.ready:
                 expired.add(node)
             else:
@@ -118,3 +121,7 @@ class Renewals:
             log.warning("node %s is gone or not ready: what it has published counts no more", node)
         self._told = now
         await self._changed(*now)
+
+    def _is_due(self, node: str) -> bool:
+        at, after = self._asked.get(node, (float("-inf"), 0.0))
+        return self._clock() - at >= after
