@@ -22,6 +22,7 @@ from nodeseal.contracts.connections import ConnectionFilter
 from nodeseal.contracts.status import Status, WorkloadRow
 from nodeseal.daemon.cleanup import cleanup
 from support import agent as agent_program
+from support import cni_plugin
 from support.anchors import make_ca
 from support.connection import echo, echoes
 from support.manifests import NAMESPACE, Cluster, rendered
@@ -57,6 +58,7 @@ class Agent:
             "run_dir": str(self.run_dir),
             "settle": "200ms",
             "workers": 1,
+            "cni": {"config_directory": f"{self.run_dir}.net.d", "binary_directory": f"{self.run_dir}.bin"},
         }
         self._config.write_text(json.dumps(configuration))
         self._process: subprocess.Popen[str] | None = None
@@ -210,3 +212,42 @@ def test_namespace_is_labelled_and_its_running_pods_talk_through_mutual_tls(worl
             assert echoes(direct)
         assert echoes(before)
         before.close()
+
+
+def plugged(command: str, agent: Agent, pod: PlayedPod) -> cni_plugin.Called:
+    """What the network plugin says of a pod."""
+    namespace, name = pod.key
+    variables = {
+        "CNI_CONTAINERID": f"sandbox-of-{name}",
+        "CNI_NETNS": str(pod.namespace.path),
+        "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_UID={pod.uid}",
+    }
+    result = {"cniVersion": "1.0.0", "ips": [{"address": f"{pod.address}/30"}]}
+    given = cni_plugin.configuration(agent.run_dir / "cni.sock", prevResult=result)
+    return cni_plugin.call(cni_plugin.plugin(), cni_plugin.environment(command, **variables), given)
+
+
+def published(world: World) -> set[tuple[str, str]]:
+    items = world.cluster.server.ask("GET", "/apis/nodeseal.io/v1alpha1/meshendpoints")["items"]
+    return {(one["namespace"], one["name"]) for item in items for one in item["spec"].get("workloads", [])}
+
+
+def test_pod_is_enrolled_before_anything_of_it_runs(world: World) -> None:
+    agent = world.agents[0]
+    for namespace, enrol in (("starting", "true"), ("unwanted", "false")):
+        world.cluster.make_namespace(namespace)
+        world.cluster.label(namespace, enrol=enrol)
+    pod, other = agent.node.starting("starting", "web"), agent.node.starting("unwanted", "web")
+    wait_for((agent.run_dir / "cni.sock").exists, "the agent listens")
+    for one in (pod, other):
+        called = plugged("ADD", agent, one)
+        assert called.status == 0, called
+        assert json.loads(called.output)["ips"] == [{"address": f"{one.address}/30"}]
+    row = agent.workload(*pod.key)
+    assert row is not None
+    assert row.phase in ("joining", "enrolled")
+    assert pod.key in published(world)
+    assert other.key not in published(world)
+    assert plugged("DEL", agent, pod).status == 0
+    # Its namespace is still there, and so is the pod's object.
+    assert pod.key not in published(world)

@@ -180,7 +180,7 @@ class Installation:
 def entry_of(settings: PodStart, run_dir: Path) -> Entry:
     """The plugin's entry in the list."""
     socket = run_dir.absolute() / run_directory.PLUGIN_SOCKET
-    return Entry(str(socket), settings.on_failure, settings.open_namespaces)
+    return Entry(socket=str(socket), on_failure=settings.on_failure, open_namespaces=settings.open_namespaces)
 
 
 def remove(run_dir: Path) -> tuple[list[str], list[str]]:

@@ -41,15 +41,15 @@ class WithoutEnrolment(StrEnum):
     """It starts as it is, and is reported."""
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """The plugin's entry in the list: its own configuration."""
 
+    type: str = PLUGIN
     socket: str
     """The agent's, an absolute path."""
     on_failure: WithoutEnrolment = WithoutEnrolment.CLOSED
     open_namespaces: tuple[str, ...] = ()
     """Whose pods are treated as if `on_failure` was open."""
-    type: str = PLUGIN
 
 
 class Ip(msgspec.Struct, frozen=True):
