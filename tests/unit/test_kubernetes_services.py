@@ -201,6 +201,19 @@ def test_an_endpoint_of_which_nothing_is_said_is_ready() -> None:
     assert read(WHOLE, bare).service == read(WHOLE, slices).service
 
 
+def test_a_service_may_not_have_more_pairs_of_ports_and_addresses_than_agents_bear() -> None:
+    ports = [{"name": f"p{number}", "port": number, "protocol": "TCP"} for number in range(1, 1001)]
+    addresses = [f"198.18.{number // 250}.{number % 250}" for number in range(1000)]
+    found = read(WHOLE | {"spec": WHOLE["spec"] | {"ports": ports, "externalIPs": addresses}})
+    assert found.problems == (
+        "service shop/web: externalIPs has more than 64 addresses; the others are passed over",
+        "service shop/web: with the port 770 it has more than 50000 addresses and endpoints; that port and what comes "
+        "after it are passed over",
+    )
+    assert found.service is not None
+    assert {front.port for front in found.service.fronts} == set(range(1, 770))
+
+
 def test_the_order_of_slices_says_nothing() -> None:
     parts = [Slice((name,)).manifest("web", number) for number, name in enumerate(("b1", "a1", "c1"))]
     assert read(WHOLE, *parts).service == read(WHOLE, *reversed(parts)).service

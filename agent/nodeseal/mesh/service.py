@@ -101,8 +101,11 @@ class Service:
 
     def fronts_at(self, place: "Place") -> Iterator[Front]:
         """Those that are dialled there."""
+        address, port = place
         for front in self.fronts:
-            if place in _places_of(front):
+            if front.port != port:
+                continue
+            if front.version == address if front.way is Way.NODE else address in front.addresses:
                 yield front
 
 

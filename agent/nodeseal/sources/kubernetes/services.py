@@ -25,6 +25,12 @@ PROXY_NAME = "service.kubernetes.io/service-proxy-name"
 """A service with this label is not kube-proxy's, whatever it says."""
 ZONE = "topology.kubernetes.io/zone"
 
+MOST = 50_000
+"""Addresses and endpoints of all ports of one service together. Whoever may write a Service may write one with
+thousands of ports and of addresses, and every agent would have all of their pairs."""
+MOST_ADDRESSES = 64
+"""External IPs of one service, and addresses of its load balancer: each is entered in maps of every node."""
+
 _FAMILIES = {"IPv4": 4, "IPv6": 6}
 _AFFINITY_SECONDS = 10800
 _NODE_ADDRESSES = ("InternalIP", "ExternalIP")
@@ -135,10 +141,16 @@ class _Reading:
         external = self._addresses("externalIPs", self._spec.external_ips or ())
         balancers = self._addresses("status.loadBalancer.ingress", self._balancers())
         sources = self._source_ranges()
+        room = MOST
         for version in sorted({address.version for address in cluster}):
             for port in self._spec.ports or ():
                 if port.protocol == "TCP" and self._is_port(port.port):
                     candidates = self._candidates(version, port)
+                    room -= len(candidates) + len(external) + len(balancers) + 1
+                    if room < 0:
+                        what = f"with the port {port.port} it has more than {MOST} addresses and endpoints"
+                        self._note(what, "that port and what comes after it are")
+                        return
                     yield self._cluster_front(version, port, candidates, of_family(cluster, version))
                     everywhere = self._everywhere(candidates)
                     dialled = (
@@ -219,10 +231,13 @@ class _Reading:
     def _addresses(self, field: str, texts: Iterable[str]) -> tuple[Address, ...]:
         found: dict[Address, None] = {}
         for text in texts:
-            if (address := _address(text)) is not None:
-                found[address] = None
-            else:
+            if (address := _address(text)) is None:
                 self._note(f"{field} has {text[:80]!a}, which is no IP address")
+            elif len(found) == MOST_ADDRESSES:
+                self._note(f"{field} has more than {MOST_ADDRESSES} addresses", "the others are")
+                break
+            else:
+                found[address] = None
         return tuple(found)
 
     def _source_ranges(self) -> tuple[Network, ...]:
@@ -240,9 +255,9 @@ class _Reading:
         self._note(f"{number} is no port")
         return False
 
-    def _note(self, what: str) -> None:
+    def _note(self, what: str, gone: str = "it is") -> None:
         meta = self._service.metadata
-        self.problems.append(f"service {meta.namespace}/{meta.name}: {what}; it is passed over")
+        self.problems.append(f"service {meta.namespace}/{meta.name}: {what}; {gone} passed over")
 
 
 def of_family(addresses: Iterable[Address], version: int) -> tuple[Address, ...]:
