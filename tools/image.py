@@ -35,6 +35,7 @@ BASE = "localhost/nodeseal-base"
 NAME = f"docker.io/library/nodeseal:{__version__}"
 """As a kubelet completes the image nodeseal:VERSION."""
 SBOM = "usr/share/nodeseal/sbom.spdx.json"
+_SHOWN = 20
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -60,15 +61,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--twice", action="store_true", help="build it twice, and compare")
     given = parser.parse_args(arguments)
     try:
-        context = _context(WORK / "context")
-        image = build(context, WORK / "1", given.archive, given.name, fresh=given.twice)
+        context, epoch = _context(WORK / "context"), _epoch()
+        image = build(context, epoch, WORK / "1", given.archive, given.name, fresh=given.twice)
         if given.twice:
             other = given.archive.with_suffix(".second")
-            second = build(context, WORK / "2", other, given.name, fresh=True)
+            second = build(context, epoch, WORK / "2", other, given.name, fresh=True)
             if second.digest != image.digest:
-                raise ImageError(
-                    f"two builds differ: {given.archive} and {other}: {', '.join(differing(other, given.archive))}"
-                )
+                names = differing(other, given.archive)
+                text = f"two builds differ, {given.archive} and {other}, in {len(names)} files"
+                raise ImageError(f"{text}: {', '.join(names[:_SHOWN])}")
             other.unlink()
         given.archive.with_suffix(".spdx.json").write_bytes(image.sbom)
     except FileNotFoundError as error:
@@ -85,15 +86,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def build(context: Path, work: Path, archive: Path, name: str, *, fresh: bool) -> Image:
-    """`context`: the sources; `fresh`: nothing of a former build is used. Raises FileNotFoundError, CalledProcessError,
-    ImageError."""
+def build(context: Path, epoch: str, work: Path, archive: Path, name: str, *, fresh: bool) -> Image:
+    """`context`: the sources; `epoch`: the time of all files, in seconds since 1970; `fresh`: nothing of a former build
+    is used. Raises FileNotFoundError, CalledProcessError, ImageError."""
     if fresh:
         _remove(work)
     work.mkdir(parents=True, exist_ok=True)
-    epoch = subprocess.run(
-        ["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
     base = work / "base.tar"
     # Of one time for all commits, so that it need not be made anew.
     if not base.exists():
@@ -134,6 +132,12 @@ def _import_base(buildah: list[str], base: Path) -> None:
     subprocess.run([*buildah, "add", "--quiet", made, str(base), "/"], stdout=subprocess.DEVNULL, check=True)
     subprocess.run([*buildah, "commit", "--quiet", made, BASE], stdout=subprocess.DEVNULL, check=True)
     subprocess.run([*buildah, "rm", made], stdout=subprocess.DEVNULL, check=True)
+
+
+def _epoch() -> str:
+    """The time of the latest commit."""
+    command = ["git", "log", "-1", "--format=%ct"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _context(directory: Path) -> Path:

@@ -14,6 +14,7 @@ from nodeseal.kubernetes.api import Api, RefusedError
 from nodeseal.kubernetes.followed import Followed
 from nodeseal.kubernetes.objects import Key, KubernetesObject, Resource
 from nodeseal.mesh.model import Mode
+from nodeseal.sources.kubernetes import requirements
 from nodeseal.sources.kubernetes.holder import Holder
 from nodeseal.sources.kubernetes.mesh_objects import MESH_ENDPOINTS, MESH_NODES
 from nodeseal.sources.kubernetes.publisher import Publisher
@@ -42,6 +43,22 @@ EVERYTHING = {
         "configuration": {"capture": "ebpf", "limits": {"connections": 100}},
     },
 }
+_RBAC = "rbac.authorization.k8s.io"
+MORE_RIGHTS = [
+    {
+        "apiVersion": f"{_RBAC}/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": "more"},
+        "rules": [{"apiGroups": ["nodeseal.io"], "resources": ["*"], "verbs": ["patch"]}],
+    },
+    {
+        "apiVersion": f"{_RBAC}/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": "more"},
+        "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": "more"},
+        "subjects": [{"kind": "ServiceAccount", "name": "nodeseal-agent", "namespace": NAMESPACE}],
+    },
+]
 WORKLOAD = {"namespace": "shop", "name": "cart-0", "serviceAccount": "cart", "addresses": ["10.0.0.1", "fd00::1"]}
 
 
@@ -51,9 +68,9 @@ SHOWN = ("Name", "Version", "Enrolled", "Wanted", "Healthy", "Problems")
 
 @pytest.fixture(scope="module")
 def cluster(server: ApiServer) -> Cluster:
-    """With all of it installed."""
+    """With all of it installed. Agents may do more than they need: the policy holds whatever RBAC gives."""
     cluster = Cluster(server)
-    cluster.apply(rendered(WITH_NAMESPACE))
+    cluster.apply([*rendered(WITH_NAMESPACE), *MORE_RIGHTS])
     wait_for(lambda: _is_established(server), "the API server knows the new kinds")
     return cluster
 
@@ -166,6 +183,13 @@ def test_field_that_is_not_known_would_be_refused(cluster: Cluster) -> None:
     agent["spec"]["template"]["spec"]["hostNetwrok"] = True
     with pytest.raises(AssertionError, match="hostNetwrok"):
         cluster.apply([agent], really=False)
+
+
+def test_agent_has_every_right_that_it_needs(server: ApiServer, tokens: dict[str, str]) -> None:
+    async def story(api: Api) -> None:
+        assert [line async for line in requirements.missing(api, NAMESPACE)] == []
+
+    server.play(story, tokens["n1"])
 
 
 @pytest.mark.usefixtures("empty")

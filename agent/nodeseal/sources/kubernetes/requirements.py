@@ -29,7 +29,7 @@ from nodeseal.sources.kubernetes.network_policies import NETWORK_POLICIES
 from nodeseal.sources.kubernetes.pod_events import EVENTS
 
 _REVIEWS = Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", KubernetesObject)
-_READ, _WRITE = ("list", "watch"), ("get", "create", "update", "patch", "delete")
+_READ, _WRITE = ("list", "watch"), ("get", "create", "update", "delete")
 
 
 class _Status(Struct):
