@@ -293,6 +293,23 @@ def test_node_that_the_cluster_does_not_have_is_named(server: ApiServer) -> None
     play(server, story)
 
 
+def test_agent_without_rights_starts_and_names_the_one_that_is_missing(server: ApiServer, node: str) -> None:
+    server.add_user("rightless", "rightless-of-the-test")
+    wait_for(lambda: _is_established(server), "it knows its kinds again")
+
+    async def story(api: Api) -> None:
+        async def changed(_keys: set[Key]) -> None:
+            pass
+
+        endpoints, nodes = Followed(api, MESH_ENDPOINTS, changed), Followed(api, MESH_NODES, changed)
+        publisher = Publisher(api, node, Holder(BOOT, Path("/run/of-the-test")), "0.1.0", endpoints, nodes)
+        await publisher.claim()
+        with pytest.raises(SourceAwayError, match=r"the agent may not get meshnodes\.nodeseal\.io: give its service"):
+            await publisher.publish([], TRUST)
+
+    server.play(story, "rightless-of-the-test")
+
+
 def test_server_that_is_away_is_told_and_tried_again_later(
     server: ApiServer, node: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,21 +123,20 @@ class Publisher:
         self._failure: PublicationError | None = None
 
     async def claim(self) -> NodeClaim:
-        """Looks whose the node is; what is published from then on says it. While the API server is away that is looked
-        at later, by `publish`. Raises ClaimError."""
+        """Looks whose the node is; what is published from then on says it. Where the API server does not tell, that is
+        looked at later, by `publish`: nothing is written before. Raises ClaimError."""
         try:
             if (why := await self._refusal(await self._own_node.look())) is not None:
                 raise ClaimError(why)
         except (AwayError, RefusedError, AccessError, ValueError) as error:
-            if not isinstance(error, AwayError) and not (isinstance(error, RefusedError) and error.code in _LATER):
-                raise ClaimError(f"cannot look whose the node {self._node} is: {error}") from None
             log.warning("whether another agent has the node %s cannot be looked at now: %s", self._node, error)
         return NodeClaim(self._held)
 
     async def publish(self, workloads: Iterable[Workload], trust: Trust | None) -> bool:
-        """See Source.publish. Raises PublicationError, and SourceAwayError: the API server is not there."""
+        """See Source.publish. Raises PublicationError, and SourceAwayError: the API server is not there, or does not
+        let this agent: with a right or a kind that is missing an agent still has its node to look after."""
         wanted = {one.key: write_workload(one) for one in workloads}
-        async with self._write("publish the enrolled workloads"):
+        async with self._write("publish the enrolled workloads", SourceAwayError):
             await self._hold()
             objects = await self._known_objects()
             await self._doubt(objects)
@@ -228,8 +227,9 @@ class Publisher:
         self._told_at = self._clock()
 
     @contextlib.asynccontextmanager
-    async def _write(self, what: str) -> AsyncIterator[None]:
-        """One at a time; what fails is not tried again at once. Raises PublicationError."""
+    async def _write(self, what: str, refused: type[PublicationError] = PublicationError) -> AsyncIterator[None]:
+        """One at a time; what fails is not tried again at once. Raises PublicationError, `refused` when the API server
+        does not do it."""
         async with self._writing:
             # A watch that goes on says that the server is back.
             patient = not (isinstance(self._failure, SourceAwayError) and self._endpoints.watching)
@@ -242,9 +242,11 @@ class Publisher:
                 failure: PublicationError = SourceAwayError(f"cannot {what}: {error}")
             except RefusedError as error:
                 after = error.retry_after
-                kind = SourceAwayError if error.code in _LATER else PublicationError
+                kind = SourceAwayError if error.code in _LATER else refused
                 failure = kind(f"cannot {what}: {error}")
-            except (AccessError, shards.FullError, ValueError) as error:
+            except AccessError as error:
+                failure = refused(f"cannot {what}: {error}")
+            except (shards.FullError, ValueError) as error:
                 failure = PublicationError(f"cannot {what}: {error}")
             except PublicationError as error:
                 failure = error
