@@ -214,6 +214,60 @@ def test_namespace_is_labelled_and_its_running_pods_talk_through_mutual_tls(worl
         before.close()
 
 
+def test_services_are_dialled_through_mutual_tls_in_every_way(world: World) -> None:
+    """Nobody else balances here: there is no kube-proxy."""
+    one, two = world.agents
+    ask = world.cluster.server.ask
+    world.cluster.make_namespace("balanced", enrol="true")
+    client_pod, server = one.node.pod("balanced", "client"), two.node.pod("balanced", "server")
+    spec = {"type": "NodePort", "ports": [{"name": "http", "port": 80, "nodePort": 30777, "targetPort": PORT}]}
+    made = ask("POST", "/api/v1/namespaces/balanced/services", {"metadata": {"name": "web"}, "spec": spec})
+    slices = "/apis/discovery.k8s.io/v1/namespaces/balanced/endpointslices"
+    part = {
+        "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": PORT, "protocol": "TCP"}],
+        "endpoints": [{"addresses": [server.address], "conditions": {"ready": True}, "nodeName": two.node.name}],
+    }
+    ways = [(made["spec"]["clusterIP"], 80), (one.node.address, 30777), (two.node.address, 30777)]
+
+    def dial(address: tuple[str, int]) -> socket.socket:
+        return client_pod.namespace.run(lambda: socket.create_connection(address, 10))
+
+    def rows() -> list[tuple[str, str | None, bool]]:
+        found = client.ask_connections(one.run_dir, ConnectionFilter(live=True, direction="outbound")).connections
+        return [(row.destination, row.destination_workload, row.mtls) for row in found]
+
+    def is_led(address: tuple[str, int]) -> bool:
+        try:
+            with dial(address) as through:
+                expected = ("{}:{}".format(*address), "balanced/web", True)
+                return echoes(through) and expected in rows()
+        except OSError:
+            return False  # it is not known yet
+
+    def is_refused(address: tuple[str, int]) -> bool:
+        try:
+            dial(address).close()
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    with contextlib.closing(Server(server.namespace.run, echo, "::", PORT)):
+        for agent, pod in ((one, client_pod), (two, server)):
+            agent.wait_enrolled(pod)
+        wait_for(lambda: is_refused(ways[0]), "no endpoint: the connection is refused", 30.0)
+        ask("POST", slices, part)
+        for address in ways:
+            wait_for(functools.partial(is_led, address), f"{address} leads to the pod", 30.0)
+        ask("DELETE", f"{slices}/web-1")
+        for address in ways:
+            wait_for(functools.partial(is_refused, address), f"{address} is refused", 30.0)
+    world.cluster.label("balanced", enrol=None)
+
+
 def plugged(command: str, agent: Agent, pod: PlayedPod) -> cni_plugin.Called:
     """What the network plugin says of a pod."""
     namespace, name = pod.key
