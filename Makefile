@@ -49,7 +49,7 @@ HELM_VERSION := 4.3.2
 NODESEAL_HELM ?= $(HOME)/.cache/nodeseal/helm-$(HELM_VERSION)
 export NODESEAL_KUBERNETES NODESEAL_HELM
 
-.PHONY: help demo demo-identity test test-workers test-iptables trixie chaos storm spire test-kubernetes cluster-programs image lint guard bench profile scale fleet format reference man pictures clean install
+.PHONY: help demo demo-identity test test-workers test-iptables trixie chaos storm spire test-kubernetes cluster cluster-programs image lint guard bench profile scale fleet format reference man pictures clean install
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -184,6 +184,11 @@ $(NODE_PROGRAMS) &: | $(VENV)/.installed-test
 
 cluster-programs: $(VENV)/.installed-test $(KUBERNETES_PROGRAMS) $(NODE_PROGRAMS) ## what a cluster on this machine is made of, built and installed (root, Go, 8 minutes)
 	$(call apt_install,$(APT_CLUSTER))
+
+# The modules of tests/cluster are found by path; IMAGE=FILE: an image that is there already.
+cluster: cluster-programs $(if $(IMAGE)$(CHECKOUT),,image) ## the story in Kubernetes: two real nodes (root, Go, 2 minutes and the image's 4; CHECKOUT=1: an image of the checkout, in seconds)
+	PYTHONPATH=tests $(BIN)/python -m cluster story $(if $(PROXY),--proxy $(PROXY)) \
+	  $(if $(CHECKOUT),,--image $(or $(IMAGE),$(BUILD)/nodeseal-image.tar))
 
 $(NODESEAL_HELM)/bin/helm: | $(VENV)/.installed-test
 	@command -v go >/dev/null || { echo "make: go is missing: install Go 1.26 or later, from go.dev/dl" >&2; exit 1; }

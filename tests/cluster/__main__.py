@@ -14,6 +14,8 @@ from cluster.cluster import Cluster, take_down
 from cluster.images import apps_image
 from cluster.node import SERVICES
 from cluster.plan import ROOT, ClusterPlan, ProxyMode
+from cluster.story.story import Story
+from nodeseal_lab.demo.report import CheckFailed, Report
 from nodeseal_lab.errors import LabError
 from nodeseal_lab.interruption import signals_interrupt
 from nodeseal_lab.lab import require_root
@@ -83,6 +85,23 @@ def _load(options: argparse.Namespace) -> int:
     return 0
 
 
+def _story(options: argparse.Namespace) -> int:
+    report = Report()
+    began = time.monotonic()
+    take_down(options.name)
+    with signals_interrupt():
+        try:
+            Story(report, options.name, ProxyMode(options.proxy), options.image).run()
+        except (CheckFailed, LabError, subprocess.TimeoutExpired) as error:
+            report.failed(error)
+            return 1
+    report.finish_step()
+    checks = sum(len(step.checks) for step in report.steps)
+    report.say()
+    report.say(f"All {checks} checks hold, in {time.monotonic() - began:.1f} s.")
+    return 0
+
+
 def _kill(options: argparse.Namespace) -> int:
     Cluster.find(options.name).node(options.node).kill()
     return 0
@@ -124,6 +143,10 @@ def _parser() -> argparse.ArgumentParser:
     inside.add_argument("words", nargs="*")
     command("image", _image, f"Make {IMAGE} of this checkout; prints its file.")
     command("load", _load, "Give images to all nodes.").add_argument("archives", nargs="+", type=Path)
+    story = command("story", _story, "What `make cluster` shows, in a cluster of its own.")
+    story.add_argument("--proxy", choices=list(ProxyMode), default=ProxyMode.IPTABLES, help="kube-proxy's mode")
+    story.add_argument("--image", type=Path, help="an archive of nodeseal's image (default: one of this checkout)")
+    story.set_defaults(name="story")
     command("kill", _kill, "Cut a node's power.").add_argument("node")
     command("start", _start, "Turn a node on again.").add_argument("node")
     again = command("restart", _restart, "End a service of a node, and start it again.")

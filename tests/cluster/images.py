@@ -18,14 +18,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import CommandError, MissingProgramError
+from cluster.errors import ClusterError, CommandError, MissingProgramError
 from cluster.programs import run
 from cluster.settings import PAUSE_IMAGE
 
 CACHE = Path(os.environ.get("NODESEAL_IMAGES") or Path.home() / ".cache" / "nodeseal" / "images")
 APPS_IMAGE = "nodeseal.test/apps:1"
 
-_APPS = Path(__file__).resolve().parents[2] / "lab" / "nodeseal_lab" / "apps"
+_APPS = (Path(__file__).resolve().parents[2] / "lab" / "nodeseal_lab" / "apps", Path(__file__).with_name("apps"))
 _PACKAGES = "python3-minimal,libpython3-stdlib,curl,iproute2,procps,busybox-static"
 _SUITE = "bookworm"
 _KEPT_SECONDS = 7 * 86400.0
@@ -63,7 +63,8 @@ def pause_image() -> Path:
 
 def apps_image() -> Path:
     """The programs of the lab's pods, on a small Debian with Python, curl and ip. Raises ClusterError."""
-    files = {f"apps/{path.name}": (path.read_bytes(), 0o644) for path in sorted(_APPS.glob("*.py"))}
+    sources = [path for directory in _APPS for path in directory.glob("*.py") if path.name != "__init__.py"]
+    files = {f"apps/{path.name}": (path.read_bytes(), 0o644) for path in sources}
     environment = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONUNBUFFERED=1"]
     config = {"Env": environment, "Cmd": ["/bin/sh"]}
     return write_image("apps", APPS_IMAGE, [base_layer(_PACKAGES), layer_of(files)], config)
@@ -95,6 +96,21 @@ def archive_of(image: str, layers: Sequence[bytes], config: Mapping[str, Any]) -
     files = {"manifest.json": (json.dumps(manifest).encode(), 0o644), name: (told, 0o644)}
     files |= {f"{digest}/layer.tar": (layer, 0o644) for digest, layer in zip(digests, layers, strict=True)}
     return layer_of(files)
+
+
+def name_of(archive: Path) -> str:
+    """What the image in an archive is called: "docker.io/library/nodeseal:0.1.0". Raises ClusterError."""
+    try:
+        with tarfile.open(archive) as tar:
+            names = tar.getnames()
+            file = tar.extractfile("manifest.json" if "manifest.json" in names else "index.json")
+            assert file is not None
+            described = json.load(file)
+        if isinstance(described, list):
+            return str(described[0]["RepoTags"][0])
+        return str(described["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"])
+    except (OSError, tarfile.TarError, ValueError, LookupError, TypeError) as error:
+        raise ClusterError(f"{archive} is no archive of an image with a name: {error}") from error
 
 
 def base_layer(packages: str) -> Path:

@@ -19,7 +19,7 @@ from cluster import settings
 from cluster.cgroups import Hierarchy, hierarchies
 from cluster.credentials import Credentials
 from cluster.errors import ClusterError, NoClusterError
-from cluster.images import archive_of, layer_of, write_image
+from cluster.images import archive_of, layer_of, name_of, write_image
 from cluster.plan import API_ADDRESS, MOST_NODES, ClusterPlan, ProxyMode
 
 HYBRID = """\
@@ -128,6 +128,18 @@ def test_archive_describes_its_layers() -> None:
     assert [files[name] for name in manifest["Layers"]] == layers
     assert config["rootfs"]["diff_ids"] == [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]
     assert config["config"] == {"Entrypoint": ["/a"]}
+
+
+def test_name_of_an_image_in_either_kind_of_archive(tmp_path: Path) -> None:
+    docker, oci, other = tmp_path / "docker.tar", tmp_path / "oci.tar", tmp_path / "other.tar"
+    docker.write_bytes(archive_of("nodeseal.test/x:1", [layer_of({})], {}))
+    index = {"manifests": [{"annotations": {"org.opencontainers.image.ref.name": "example.org/x:2"}}]}
+    oci.write_bytes(layer_of({"index.json": (json.dumps(index).encode(), 0o644)}))
+    other.write_bytes(layer_of({"index.json": (b"{}", 0o644)}))
+    assert name_of(docker) == "nodeseal.test/x:1"
+    assert name_of(oci) == "example.org/x:2"
+    with pytest.raises(ClusterError, match=r"other\.tar is no archive of an image"):
+        name_of(other)
 
 
 def test_layer_of_the_same_files_has_the_same_bytes() -> None:

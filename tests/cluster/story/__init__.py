@@ -1,0 +1,1 @@
+"""The story of `make cluster`: a platform that runs, and becomes encrypted without noticing."""
