@@ -16,7 +16,7 @@ from nodeseal.daemon import verify
 from nodeseal.local import config
 from nodeseal.local.config import ConfigError
 from nodeseal.local.core_settings import CoreSettings
-from nodeseal.local.issuers import DeliveredCa, NamespaceCa, OwnCa, ServiceCa
+from nodeseal.local.issuers import ClusterCa, DeliveredCa, NamespaceCa, OwnCa, ServiceCa
 from nodeseal.local.mesh_source import KubernetesMesh, Outside
 from nodeseal.mesh.limits import Limits
 from nodeseal.mesh.model import Connect, PlaintextWay
@@ -167,6 +167,34 @@ def test_certificate_service(tmp_path: Path) -> None:
     both = SERVICE.replace(f"pin: {PIN}", f"pin: [{PIN}, 'sha256:{PIN[::-1]}']")
     assert load(tmp_path, both).ca == replace(expected, pins=(PIN, PIN[::-1]))
     assert load(tmp_path, SERVICE + "certificate_key: ed25519\n").certificate_key is KeyKind.ED25519
+
+
+def test_certificate_service_of_the_cluster(tmp_path: Path) -> None:
+    usual = ClusterCa(
+        "nodeseal-system", "nodeseal-ca", "cluster.local", "nodeseal-trust-bundle",
+        Path("/var/run/secrets/nodeseal/token"),
+    )  # fmt: skip
+    text = "node: node1\nmesh: mesh\nca: {kubernetes: nodeseal-system/nodeseal-ca}\n"
+    assert load(tmp_path, text).ca == usual
+    text = "node: n\nmesh: mesh\nca: {kubernetes: a/b, trust_domain: prod.example, bundle: c, token_file: t}\n"
+    assert load(tmp_path, text).ca == ClusterCa("a", "b", "prod.example", "c", tmp_path / "t")
+
+
+@pytest.mark.parametrize(
+    ("ca", "message"),
+    [
+        ("{kubernetes: nodeseal-ca}", "ca.kubernetes: expected a Service, as namespace/name, found 'nodeseal-ca'"),
+        ("{kubernetes: a/B}", "ca.kubernetes: expected a Service, as namespace/name, found 'a/B'"),
+        ("{kubernetes: a/b/c}", "ca.kubernetes: expected a Service, as namespace/name, found 'a/b/c'"),
+        ("{kubernetes: a/b, trust_domain: A}", "ca.trust_domain: expected a trust domain of a-z, 0-9"),
+        ("{kubernetes: a/b, bundle: ../c}", "ca.bundle: expected a ConfigMap's name, found '../c'"),
+        ("{kubernetes: a/b, pin: x}", "ca.pin: expected "),
+        ("{kubernetes: a/b, service: https://x:1}", "ca: expected one of service, kubernetes, delivered, workload_api"),
+    ],
+)
+def test_wrong_certificate_services_of_the_cluster(tmp_path: Path, ca: str, message: str) -> None:
+    (line,) = problems(tmp_path, f"node: node1\nmesh: mesh\nca: {ca}\n")
+    assert line.startswith(f"agent.yaml:3: {message}")
 
 
 def test_delivered_certificates_and_issuers_of_namespaces(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import asyncio
 import errno
 import json
 import os
+import socket
+import ssl
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from nodeseal.authority.audit import WINDOW_S, Audit
-from nodeseal.authority.audit_file import AuditFile
+from nodeseal.authority.audit_file import STANDARD_OUTPUT, AuditFile
+from nodeseal.authority.connections import Connections
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.ledger import Entry, Issued, Kind, Ledger, Selection
 from nodeseal.authority.rates import Rates
@@ -22,6 +25,7 @@ from nodeseal.authority.recorder import Recorder
 from nodeseal.authority.refused import Refused
 from nodeseal.authority.signing_queue import SigningQueue
 from nodeseal.contracts.authority import ServiceWord
+from nodeseal.mesh.address import ApplicationAddress
 from support.patience import PATIENCE, wait_for
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -353,3 +357,38 @@ def test_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     log.close()
     assert log.failure is None
     assert path.read_text() == "one\ntwo\n"
+
+
+def test_audit_log_may_be_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+    log = AuditFile(STANDARD_OUTPUT)
+    log("one")
+    log("two")
+    log.close()
+    assert capfd.readouterr().out == "one\ntwo\n"
+    os.write(1, b"it is open still")
+
+
+def test_machine_without_ipv6_is_listened_at_by_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every address was asked for; one address of IPv6 is not there then."""
+    usual = socket.socket
+
+    def without_ipv6(family: int = -1, *more: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return usual(family, *more)
+
+    async def story() -> None:
+        connections = Connections(
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), asyncio.Protocol, 1, lambda _shown: None, lambda _a, _why: None
+        )
+        try:
+            where = connections.listen(ApplicationAddress.parse("[::]:0"))
+            assert str(where.address) == "0.0.0.0"
+            with pytest.raises(OSError, match="not supported"):
+                connections.listen(ApplicationAddress.parse("[::1]:0"))
+        finally:
+            connections.close()
+            await connections.end()
+
+    monkeypatch.setattr(socket, "socket", without_ipv6)
+    asyncio.run(story())

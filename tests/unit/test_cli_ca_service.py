@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from nodeseal.authority import service_config
+from nodeseal.authority.audit_file import STANDARD_OUTPUT
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.ledger import Entry, Issued, Kind, Ledger
 from nodeseal.authority.service import Lifetimes, Limits
@@ -209,6 +210,46 @@ def test_documented_settings_are_the_defaults(tmp_path: Path) -> None:
     ],
 )
 def test_configuration_that_is_wrong_is_one_line(tmp_path: Path, text: str, line: str) -> None:
+    file = tmp_path / "ca.yaml"
+    file.write_text(text)
+    with pytest.raises(AuthorityError) as caught:
+        service_config.load(file)
+    assert str(caught.value).startswith(f"{file}{line}")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_configuration_in_a_cluster_has_its_defaults(tmp_path: Path) -> None:
+    """Those in the module's text, which has all of them."""
+    file = tmp_path / "ca.yaml"
+    file.write_text("kubernetes: {}\n")
+    found = service_config.load(file)
+    assert found.audit == STANDARD_OUTPUT
+    text = re.sub(r" +#.*", "", (service_config.__doc__ or "").partition("takes the place of `ca` and `mesh`:")[2])
+    file.write_text(text.partition("Relative paths")[0])
+    assert service_config.load(file) == found
+    with pytest.raises(AuthorityError, match="this certificate service is Kubernetes'"):
+        _ = found.directories
+    file.write_text("kubernetes: {trust_domain: prod.example, make: false, secret: s}\naudit: a\nstate: st\n")
+    found = service_config.load(file)
+    assert isinstance(found.place, service_config.ClusterConfig)
+    assert (found.place.trust_domain, found.place.make, found.place.secret) == ("prod.example", False, "s")
+    assert found.audit == tmp_path / "st" / "a"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("kubernetes: {}\nca: c", ":2: ca: expected "),
+        ("kubernetes: {}\nmesh: m", ":2: mesh: expected "),
+        ("kubernetes: 1", ":1: kubernetes: expected a mapping, found the number 1"),
+        ("kubernetes: {secret: A}", ":1: kubernetes.secret: expected the name of an object, found 'A'"),
+        ("kubernetes: {trust_domain: A}", ":1: kubernetes.trust_domain: expected a trust domain"),
+        ("kubernetes: {make: perhaps}", ":1: kubernetes.make: expected true or false, found 'perhaps'"),
+        ("kubernetes: {agent: a}", ":1: kubernetes.agent: expected 'agents', found the unknown field 'agent'"),
+        ("kubernetes: {}\nbundle_endpoint: {}", ":2: bundle_endpoint: expected none beside `kubernetes`, found one"),
+    ],
+)
+def test_configuration_in_a_cluster_that_is_wrong_is_one_line(tmp_path: Path, text: str, line: str) -> None:
     file = tmp_path / "ca.yaml"
     file.write_text(text)
     with pytest.raises(AuthorityError) as caught:

@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,5 +109,5 @@ class AuditFile:
 
 def _open(path: Path) -> int:
     if path == STANDARD_OUTPUT:
-        return fcntl.fcntl(sys.stdout.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
+        return fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
