@@ -34,7 +34,7 @@ has these alone. docs/kubernetes-permissions.md says what each is for, and a tes
 - setpriv
 - --no-new-privs
 - --inh-caps=-all
-- --bounding-set=-all,+dac_override,+ipc_lock,+mknod,+net_admin,+net_bind_service,+net_raw,+sys_admin,+sys_chroot,+sys_ptrace,+sys_resource
+- --bounding-set=-all,+dac_override,+ipc_lock,+mknod,+net_admin,+net_bind_service,+net_raw,+sys_admin,+sys_ptrace,+sys_resource
 - --
 {{- end -}}
 {{- define "nodeseal.agentContainer" -}}
