@@ -75,6 +75,15 @@ def test_helm_finds_nothing_wrong() -> None:
     assert "[WARNING]" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("uninstall", [False, True])
+def test_helm_says_what_comes_next(uninstall: bool) -> None:
+    done = helm("install", RELEASE, str(CHART), "-n", NAMESPACE, "--dry-run=client", values={"uninstall": uninstall})
+    assert done.returncode == 0, done.stderr
+    notes = done.stdout.partition("NOTES:\n")[2]
+    assert f"kubectl -n {NAMESPACE} rollout status daemonset/nodeseal-agent" in notes
+    assert (f"helm uninstall {RELEASE} --namespace {NAMESPACE}" in notes) == uninstall
+
+
 @pytest.mark.parametrize("values", COMBINATIONS, ids=str)
 @pytest.mark.parametrize("namespace", [NAMESPACE, "elsewhere"])
 def test_helm_makes_the_same_objects(values: dict[str, Any], namespace: str) -> None:

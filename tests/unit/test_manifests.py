@@ -13,6 +13,7 @@ import yaml
 
 from nodeseal import __version__
 from nodeseal.cli.main import main
+from nodeseal.local import config
 from nodeseal.manifests.chart import Chart
 
 CHART = Path(__file__).resolve().parents[2] / "deploy" / "chart" / "nodeseal"
@@ -124,6 +125,26 @@ def test_everything_that_was_installed_is_deleted_in_the_opposite_order(capsys: 
     assert list(objects(printed(capsys, "uninstall", "--delete"))) == installed[::-1]
     assert installed[0] == ("Namespace", "nodeseal-system")
     assert installed[-1] == ("DaemonSet", "nodeseal-agent")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"trustDomain": "prod.example.com", "agent": {"core": {"cpus": 1.5, "memory": "none"}}},
+        {"agent": {"cni": {"enabled": False}, "configuration": {"capture": "ebpf", "drain_limit": "1h"}}},
+        {"agent": {"runDirectory": "/run/other", "cni": {"onFailure": "open", "openNamespaces": []}}},
+    ],
+    ids=str,
+)
+def test_agent_takes_its_configuration(values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(config.NODE_VARIABLE, "n1")
+    chart = Chart()
+    (one,) = (one for one in chart.manifests("x", chart.values([values])) if one.name == "nodeseal-config")
+    (tmp_path / "agent.yaml").write_text(yaml.safe_load(one.text)["data"]["agent.yaml"])
+    read = config.load(tmp_path / "agent.yaml")
+    assert (read.node, read.hand_over, read.core.own_cgroup) == ("n1", True, True)
+    assert (read.pod_start is None) == (values.get("agent", {}).get("cni", {}).get("enabled") is False)
 
 
 def test_versions_are_the_package_s() -> None:
