@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from nodeseal.contracts.api import STATUS
 from nodeseal.contracts.connections import ConnectionFilter
 from nodeseal.contracts.status import Status, WorkloadRow
 from nodeseal.daemon.cleanup import cleanup
+from nodeseal.kubernetes.objects import Pod
+from nodeseal.local.run_directory import cluster_copies
+from nodeseal.sources.kubernetes import saved
 from support import agent as agent_program
 from support import cni_plugin
 from support.anchors import make_ca
@@ -108,15 +112,20 @@ class Agent:
             return row is not None and row.phase == phase
 
         try:
-            wait_for(so, f"{pod.key} is {phase}", 20.0)
+            wait_for(so, f"{pod.key} is {phase}")
         except BaseException:
             sys.stderr.write(f"{self.status()}\n{self.log.read_text()[-4000:]}")
             raise
 
-    def reasons(self) -> set[str]:
-        """Of the connections that it has: how each goes."""
+    def connections(self, port: int) -> set[str]:
+        """How those to this port go."""
         rows = client.ask_connections(self.run_dir, ConnectionFilter()).connections
-        return {str(one.tls or one.reason) for one in rows}
+        return {"mTLS" if one.mtls else str(one.reason) for one in rows if one.destination.endswith(f":{port}")}
+
+    def problems(self) -> set[str]:
+        """The words of what is wrong."""
+        status = self.status()
+        return {one.word for one in status.problems} if status is not None else set()
 
 
 def _token(cluster: PlayedCluster, node: PlayedNode) -> str:
@@ -186,6 +195,13 @@ def says_so(world: World, node: PlayedNode) -> bool:
     return (status.get("enrolled"), status.get("wanted"), states["Enrolled"]) == (1, 1, "True")
 
 
+def reached_by_mtls(agent: Agent, client: PlayedPod, server: PlayedPod, port: int = PORT) -> bool:
+    """Whether a connection goes through a tunnel. (Until both nodes have seen the other, it may be refused.)"""
+    with contextlib.suppress(ConnectionError), dialled(client, server, port) as connection:
+        return echoes(connection) and "mTLS" in agent.connections(port)
+    return False
+
+
 def test_namespace_is_labelled_and_its_running_pods_talk_through_mutual_tls(world: World) -> None:
     one, two = world.agents
     world.cluster.make_namespace("shop")
@@ -196,9 +212,7 @@ def test_namespace_is_labelled_and_its_running_pods_talk_through_mutual_tls(worl
         world.cluster.label("shop", enrol="true")
         for agent, pod in ((one, web), (two, api)):
             agent.wait_enrolled(pod)
-        with dialled(web, api) as through:
-            assert echoes(through)
-            wait_for(lambda: any("TLS" in reason for reason in one.reasons()), "it is mutual TLS")
+        wait_for(lambda: reached_by_mtls(one, web, api), "it is mutual TLS")
         # What was open goes on.
         assert echoes(before)
         for agent, pod in ((one, web), (two, api)):
@@ -305,3 +319,114 @@ def test_pod_is_enrolled_before_anything_of_it_runs(world: World) -> None:
     assert plugged("DEL", agent, pod).status == 0
     # Its namespace is still there, and so is the pod's object.
     assert pod.key not in published(world)
+
+
+def test_agent_that_starts_while_the_api_server_is_away_goes_on_from_what_it_knew(world: World) -> None:
+    one, two = world.agents
+    world.cluster.make_namespace("away", enrol="true")
+    web, api = one.node.pod("away", "client"), two.node.pod("away", "server")
+    with contextlib.closing(Server(api.namespace.run, echo, "::", PORT)):
+        for agent, pod in ((one, web), (two, api)):
+            agent.wait_enrolled(pod)
+        wait_for(lambda: reached_by_mtls(one, web, api), "it is mutual TLS")
+        kept = dialled(web, api)
+        assert echoes(kept)
+        wait_for(lambda: _names(one, "pods") >= {"client"}, "what is known is saved")
+        wait_for(lambda: len(cluster_copies(one.run_dir)) == 11, "all of it")
+        world.cluster.server.stop()
+        try:
+            one.stop()
+            one.start()
+            one.wait_enrolled(web)
+            wait_for(lambda: "mesh-state-away" in one.problems(), "it is told")
+            with dialled(web, api) as through:
+                assert echoes(through)
+            assert echoes(kept)
+            assert one.connections(PORT) == {"mTLS"}
+        finally:
+            world.cluster.server.start()
+        late = one.node.pod("away", "late")
+        one.wait_enrolled(late)
+        wait_for(lambda: "mesh-state-away" not in one.problems(), "all is well")
+        assert echoes(kept)
+        kept.close()
+
+
+def _names(agent: Agent, kind: str) -> set[str]:
+    found = saved.load(agent.run_dir, kind, Pod)
+    return {one.metadata.name for one in found.items} if found is not None else set()
+
+
+def test_pod_that_comes_again_under_its_name_is_another_one(world: World) -> None:
+    one, _ = world.agents
+    world.cluster.make_namespace("stateful", enrol="true")
+    first = one.node.pod("stateful", "db-0")
+    one.wait_enrolled(first)
+    first.delete()
+    second = one.node.pod("stateful", "db-0")
+    assert second.address != first.address
+
+    def so() -> bool:
+        row = one.workload(*second.key)
+        return row is not None and row.phase == "enrolled" and second.address in row.addresses
+
+    wait_for(so, "the second is enrolled")
+
+
+def test_sandbox_that_is_made_anew_is_enrolled_where_it_is(world: World) -> None:
+    one, _ = world.agents
+    world.cluster.make_namespace("sandbox", enrol="true")
+    pod = one.node.pod("sandbox", "web")
+    one.wait_enrolled(pod)
+    pod.end()
+    pod.namespace.close()
+    pod.namespace, pod.address = one.node.network()
+    pod.run()
+    pod.tell()
+
+    def so() -> bool:
+        row = one.workload(*pod.key)
+        return row is not None and row.phase == "enrolled" and pod.address in row.addresses
+
+    wait_for(so, "it is enrolled in its new sandbox")
+
+
+def test_pod_of_the_host_network_is_reached_through_mutual_tls(world: World) -> None:
+    one, two = world.agents
+    world.cluster.make_namespace("host", enrol="true")
+    web = one.node.pod("host", "client")
+    daemon = two.node.pod("host", "daemon", hostNetwork=True, ports=[{"containerPort": 9100, "hostPort": 9100}])
+    with contextlib.closing(Server(two.node.namespace.run, echo, "::", 9100)):
+        for agent, pod in ((one, web), (two, daemon)):
+            agent.wait_enrolled(pod)
+        wait_for(lambda: reached_by_mtls(one, web, daemon, 9100), "it is mutual TLS")
+
+
+def test_many_pods_that_start_at_once_are_all_enrolled(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    one, _ = world.agents
+    world.cluster.make_namespace("many", enrol="true")
+    pods = [one.node.starting("many", f"web-{number}") for number in range(30)]
+    began = {}
+    for pod in pods:
+        pod.run()
+        pod.tell()
+        began[pod.key] = time.monotonic()
+    seen: dict[tuple[str, str], float] = {}
+
+    def all_published() -> bool:
+        path = "/apis/nodeseal.io/v1alpha1/meshendpoints"
+        found = world.cluster.server.ask("GET", path)["items"]
+        for item in found:
+            for workload in item["spec"]["workloads"]:
+                key = workload["namespace"], workload["name"]
+                if key in began:
+                    seen.setdefault(key, time.monotonic() - began[key])
+        return len(seen) == len(pods)
+
+    wait_for(all_published, "all are published")
+    took = sorted(seen.values())
+    with capsys.disabled():
+        print(f"published after it was told to be ready: median {took[len(took) // 2]:.2f} s, most {took[-1]:.2f} s")
+    for pod in pods:
+        pod.delete()
+    wait_for(lambda: all(one.workload(*pod.key) is None for pod in pods), "all are gone")

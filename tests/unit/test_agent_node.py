@@ -388,7 +388,7 @@ def test_renamed_node_withdraws_what_it_published_before(
             await until(lambda: world.place.published("node1") is None, "the former publication is gone")
             await until(lambda: len(run_directory.remembered_publications(world.run_dir)) == 1)
             assert await problems_of(node) == []
-        assert world.published == {"default/shipper"}
+            await until(lambda: world.published == {"default/shipper"})
         assert "withdrew the publication of node1" in caplog.text
 
     play(story())

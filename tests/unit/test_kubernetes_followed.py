@@ -174,3 +174,71 @@ def test_interval_grows_though_lists_go_well() -> None:
 
     play(api, seen)
     assert max(backoffs) == 0.08
+
+
+def gone() -> RefusedError:
+    return RefusedError(410, "Expired", "the version is too old")
+
+
+def test_version_that_is_too_old_after_the_server_was_away_is_listed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(followed_module, "_LONGEST_S", 3600.0)
+    api = PlayedApi([namespace("a")], *([AwayError("nobody is there")] for _ in range(4)), [gone()], [[], 3600.0])
+
+    async def whole() -> Followed[Namespace]:
+        fake: Any = api
+
+        async def tell(_keys: set[Key]) -> None:
+            pass
+
+        found = Followed(fake, NAMESPACES, tell)
+        found.restore([namespace("old")], "5")
+        assert found.items == {("", "old"): namespace("old")}
+        task = asyncio.create_task(found.run())
+        await until(found.synced.is_set)
+        await until(lambda: found.watching)
+        assert found._backoff._next <= 0.04
+        task.cancel()
+        await asyncio.wait([task])
+        return found
+
+    found = asyncio.run(whole())
+    assert api.asked == ["5"] * 5 + ["list", "10"]
+    assert found.items == {("", "a"): namespace("a")}
+
+
+def test_list_whose_version_is_refused_time_and_again_is_asked_for_ever_more_seldom() -> None:
+    delays: list[float] = []
+    api = PlayedApi([], *([gone()] for _ in range(8)))
+
+    def seen(found: Followed[Namespace]) -> bool:
+        delays.append(found._backoff._next)
+        return len(api.asked) >= 12
+
+    play(api, seen)
+    assert max(delays) > 0.04
+
+
+def test_what_is_restored_is_followed_from_its_version() -> None:
+    api = PlayedApi([], [[], [added("b", "11")], 3600.0])
+
+    async def whole() -> None:
+        fake: Any = api
+        told: list[set[Key]] = []
+
+        async def tell(keys: set[Key]) -> None:
+            told.append(keys)
+
+        found = Followed(fake, NAMESPACES, tell)
+        items = found.items
+        found.restore([namespace("a")], "10")
+        assert items is found.items
+        task = asyncio.create_task(found.run())
+        await until(lambda: len(items) == 2)
+        assert found.synced.is_set()
+        assert told == [{("", "b")}]
+        assert found.version == "11"
+        task.cancel()
+        await asyncio.wait([task])
+
+    asyncio.run(whole())
+    assert api.asked == ["10"]

@@ -200,6 +200,9 @@ class Api:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+            for _turn in range(3):
+                # Of the event loop: what was aborted is closed in these.
+                await asyncio.sleep(0)
 
     async def list_all(self, resource: Resource[T], selectors: Mapping[str, str], page: int = PAGE) -> Listing[T]:
         """All of them. `selectors`: "fieldSelector", "labelSelector". Raises AwayError, RefusedError, AccessError."""

@@ -29,6 +29,8 @@ _REFUSALS_MOST = 3
 """After so many it may be the version's fault, whatever the server says."""
 _LATER = frozenset({401, 403, 429, 503})
 """What another version would be refused with as well."""
+_LISTED_LATELY_S = 60.0
+"""A version that is refused so soon after the list that told it is not refused for its age."""
 _SHORT_S = 1.0
 """A watch that ends sooner is as one that was refused: whoever begins it again at once asks without end."""
 
@@ -60,6 +62,7 @@ class Followed(Generic[T]):
         """When the present watch was begun; None: it is not yet."""
         self._untold: set[Key] = set()
         """Of what `changed` could not be told."""
+        self._listed_at: float | None = None
         self._refusals = 0
         """How often in succession the server did not watch from this version."""
         self._backoff = Backoff(_FIRST_S, _LONGEST_S)
@@ -97,6 +100,9 @@ class Followed(Generic[T]):
                 self._refusals += error.code not in _LATER
                 if error.gone or self._refusals >= _REFUSALS_MOST:
                     self._version, self._refusals = "", 0
+                    if self._listed_at is None or clock() - self._listed_at > _LISTED_LATELY_S:
+                        # The server is there again: what was waited for while it was away is over.
+                        self._backoff.reset()
             except (AwayError, AccessError) as error:
                 after, why = None, str(error)
             except Exception as error:  # whatever it is, they are followed again
@@ -121,6 +127,7 @@ class Followed(Generic[T]):
         self.items.update(found)
         self.unread = dict(listing.unread)
         self._version = listing.version
+        self._listed_at = asyncio.get_running_loop().time()
         self.synced.set()
         await self._tell(different | gone)
 

@@ -132,6 +132,9 @@ class Node:
         self._sign_of_life = sign_of_life
         self._readiness = Readiness()
         self._adopted: frozenset[WorkloadName] = frozenset()
+        self._read: set[WorkloadName] = set()
+        """What the mesh state says that this node has published."""
+        self._doubts = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -185,6 +188,7 @@ class Node:
         if self.config.node_addresses.local:
             self._go_on("addresses", self.bypass.follow_local)
         self._go_on("publication", self._keep_publication)
+        self._go_on("healing", self._heal_publication)
         self._go_on("namespaces", self._watch_namespaces)
         self._go_on("host", self.hosts.run)
         self._go_on("issuer", self.issuer_watch.run)
@@ -277,8 +281,8 @@ class Node:
             enrolment.update(replace(workload, phase=Phase.ABSENT) if workload is not None else None)
         await self.push()
         await self._push_trust()
-        read = {name for name, workload in ours.items() if workload.accepts_tunnels}
-        await self.publication.compare(read, ours.keys())
+        self._read = {name for name, workload in ours.items() if workload.accepts_tunnels}
+        self._doubts.set()
         self.enrolments.drive()
         self.arrivals.take(mesh)
         self._readiness.synced()
@@ -298,6 +302,15 @@ class Node:
             await self.revocations.push()
             await self.publication.heal()
             await self.former.withdraw()
+
+    async def _heal_publication(self) -> None:
+        """Looks at the publication when something may be wrong with it. In a task of its own: where a source is slow to
+        write, the next state is taken all the same."""
+        while True:
+            await self._doubts.wait()
+            self._doubts.clear()
+            await self.publication.heal()
+            await self.publication.compare(self._read, self.mesh_state.ours.keys())
 
     def _tell_vigil(self) -> None:
         # Without a core nothing can be enrolled, which the status says of the core.
@@ -329,7 +342,7 @@ class Node:
         if await self.trust.push():
             self._wake_all()
         # A change of the issuer's own root is told even where the core has both.
-        await self.publication.heal()
+        self._doubts.set()
 
     def _wake_all(self) -> None:
         self.moved_on()

@@ -53,6 +53,7 @@ class Cluster:
         self._woken = woken
         self._parts: list[_Part] = []
         self._changed = asyncio.Event()
+        self._save_failure = ""
 
     def follow(
         self,
@@ -148,26 +149,30 @@ class Cluster:
 
     async def keep(self) -> None:
         """Keeps the copy as things are. Never ends."""
-        said = ""
-        clock = asyncio.get_running_loop().time
         while True:
             await self._changed.wait()
             self._changed.clear()
             await asyncio.sleep(_SAVE_S)
-            for part in self._parts:
-                if not part.dirty:
-                    continue
-                if part.saved_at and clock() - part.saved_at < part.size / (1 << 20) * _SAVE_S_PER_MIB:
-                    self._changed.set()
-                    continue
-                part.dirty, part.saved_at = False, clock()
-                try:
-                    part.size = await self._save(part)
-                    said = ""
-                except OSError as error:
-                    part.dirty = True
-                    if said != (said := f"{self._directory}: {error.strerror or error}"):
-                        log.warning("what is known of the cluster cannot be saved: %s", said)
+            await self.save(all_of_it=False)
+
+    async def save(self, *, all_of_it: bool = True) -> None:
+        """Brings the copy up to date; without `all_of_it` what is large is left for later if it was just written."""
+        now = asyncio.get_running_loop().time()
+        for part in self._parts:
+            if not part.dirty:
+                continue
+            if not all_of_it and part.saved_at and now - part.saved_at < part.size / (1 << 20) * _SAVE_S_PER_MIB:
+                self._changed.set()
+                continue
+            part.dirty, part.saved_at = False, now
+            try:
+                part.size = await self._save(part)
+                self._save_failure = ""
+            except OSError as error:
+                part.dirty = True
+                if self._save_failure != (text := f"{self._directory}: {error.strerror or error}"):
+                    self._save_failure = text
+                    log.warning("what is known of the cluster cannot be saved: %s", text)
 
     async def _save(self, part: _Part) -> int:
         # As of now: a list, since the loop goes on while a thread writes it. Its objects never change.

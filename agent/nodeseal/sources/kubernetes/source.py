@@ -135,7 +135,7 @@ class KubernetesSource(Source):
                 raise ClaimError(str(error)) from None
             held = await following.publisher.claim()
             serving = asyncio.create_task(following.serve(), name="kubernetes, writing")
-            stack.callback(serving.cancel)
+            stack.push_async_callback(_end_serving, following, serving)
             return KubernetesClaim(held, stack.pop_all())
 
     async def publish(self, workloads: Iterable[Workload], trust: Trust | None = None) -> bool:
@@ -144,9 +144,18 @@ class KubernetesSource(Source):
             return await following.publisher.publish(workloads, trust)
 
     async def withdraw(self) -> str | None:
-        """See Source.withdraw."""
-        async with self._publishing() as following:
+        """See Source.withdraw. Nothing is followed for it."""
+        following = self._following
+        if following is not None:
             return await following.publisher.withdraw()
+        try:
+            following = Following(self._new_api(), self._settings)
+        except (AccessError, OSError) as error:
+            raise PublicationError(str(error)) from None
+        try:
+            return await following.publisher.withdraw()
+        finally:
+            await following.close()
 
     def report(self, report: NodeReport) -> None:
         """See Source.report."""
@@ -252,6 +261,13 @@ class KubernetesClaim:
         """See Claim.release."""
         await self._held.release(undo=undo)
         await self._following.aclose()
+
+
+async def _end_serving(following: Following, serving: asyncio.Task[None]) -> None:
+    serving.cancel()
+    await asyncio.wait([serving])
+    # The next agent may find the API server away.
+    await following.cluster.save()
 
 
 async def _run(following: Following) -> None:
