@@ -32,6 +32,8 @@ class Credentials:
         builder = builder.add_extension(
             x509.KeyUsage(True, False, False, False, False, True, True, False, False), critical=True
         )
+        self._identifier = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
+        builder = builder.add_extension(self._identifier, critical=False)
         directory.mkdir(parents=True, mode=0o700)
         self.ca = directory / "ca.crt"
         self.ca_key = directory / "ca.key"
@@ -52,6 +54,8 @@ class Credentials:
         usage = ExtendedKeyUsageOID.SERVER_AUTH if addresses or names else ExtendedKeyUsageOID.CLIENT_AUTH
         builder = self._certificate(_subject(user, groups), key.public_key())
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(self._identifier)
+        builder = builder.add_extension(issuer, critical=False)
         others = [*map(x509.IPAddress, addresses), *map(x509.DNSName, names)]
         if others:
             builder = builder.add_extension(x509.SubjectAlternativeName(others), critical=False)

@@ -91,6 +91,29 @@ def web_certificate(directory: Path, host: str) -> Path:
     return _write(directory / "web.pem", key, certificate)
 
 
+def spare_certificate(directory: Path, host: str) -> tuple[Path, Path]:
+    """A file with a certificate for this address and its key, and one with the CA that issued it. Neither says by which
+    keys (RFC 5280, 4.2.1.1), as it is in many clusters."""
+    ca_key, key, now = (
+        ec.generate_private_key(ec.SECP256R1()),
+        ec.generate_private_key(ec.SECP256R1()),
+        datetime.now(UTC),
+    )
+    issuer, subject = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("ca", "web"))
+
+    def begin(name: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+        return x509.CertificateBuilder(
+            issuer, name, public, x509.random_serial_number(), now - timedelta(hours=1), now + timedelta(hours=1)
+        )
+
+    basic = x509.BasicConstraints(ca=True, path_length=None)
+    ca = begin(issuer, ca_key.public_key()).add_extension(basic, critical=True).sign(ca_key, hashes.SHA256())
+    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))])
+    certificate = begin(subject, key.public_key()).add_extension(names, critical=False).sign(ca_key, hashes.SHA256())
+    (directory / "ca.pem").write_bytes(ca.public_bytes(Encoding.PEM))
+    return _write(directory / "spare.pem", key, certificate), directory / "ca.pem"
+
+
 def _write(path: Path, key: ec.EllipticCurvePrivateKey, *certificates: x509.Certificate) -> Path:
     private = key.private_bytes(Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     path.write_bytes(private + b"".join(one.public_bytes(Encoding.PEM) for one in certificates))

@@ -16,7 +16,7 @@ from nodeseal.kubernetes import api as api_module
 from nodeseal.kubernetes.access import Access
 from nodeseal.kubernetes.api import Api, AwayError, Change, ChangeType, Listing, RefusedError
 from nodeseal.kubernetes.objects import PODS, Pod
-from support.bundle_server import Behaviour, BundleServer, answering, web_certificate
+from support.bundle_server import Behaviour, BundleServer, answering, spare_certificate, web_certificate
 
 
 @pytest.fixture
@@ -99,6 +99,31 @@ def test_list_that_is_none_is_one_line(
 ) -> None:
     server.behaviour = answer
     assert text in listed(server, tmp_path, error)
+
+
+def test_server_is_verified_as_kubectl_does(
+    server: BundleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.13 refuses certificates without an authority key identifier; API servers of real clusters have such."""
+    ordinary = ssl.create_default_context
+
+    def of_a_later_python(**options: Any) -> ssl.SSLContext:
+        context = ordinary(**options)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    certificate, ca = spare_certificate(tmp_path, "127.0.0.1")
+    server.show(certificate)
+    (tmp_path / "web.pem").write_bytes(ca.read_bytes())
+    monkeypatch.setattr(ssl, "create_default_context", of_a_later_python)
+    server.behaviour = answering(b'{"metadata": {"resourceVersion": "1"}, "items": []}')
+    found = []
+
+    async def story(api: Api) -> None:
+        found.append(await api.list_all(PODS, {}))
+
+    play(server, tmp_path, story)
+    assert [(one.version, one.items) for one in found] == [("1", [])]
 
 
 def test_page_that_has_no_end_is_given_up(
