@@ -60,12 +60,18 @@ def inode_of(netns: str) -> int | None:
         return None
 
 
+_AHEAD = 2
+"""Enrolments that wait in the thread's queue at most. What else is to be done waits for no more than these: one of many
+workloads that come at once is complete before the last has begun."""
+
+
 class CaptureThread:
     """Asynchronous NodeCapture; the methods raise what it raises."""
 
     def __init__(self, capture: NodeCapture) -> None:
         self._capture = capture
         self._bypass: Bypass | None = None
+        self._enrolling = asyncio.Semaphore(_AHEAD)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="capture")
 
     async def prepare(self) -> None:
@@ -104,7 +110,8 @@ class CaptureThread:
 
     async def enrol(self, workload: Workload) -> Captured:
         """Captures a workload, or one that is leaving again."""
-        return await self._run(self._capture.enrol, target_of(workload))
+        async with self._enrolling:
+            return await self._run(self._capture.enrol, target_of(workload))
 
     async def take_listeners(self, captured: Captured, held: Mapping[int, int]) -> list[int]:
         """Completes the listeners: duplicates of `held` (role -> descriptor), new ones for what is missing. The roles
