@@ -140,7 +140,7 @@ lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-forma
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(C_FORMATTED)
 	$(BIN)/python cext/include_graph.py
-	$(BIN)/shellcheck .ci/run deploy/kubectl-nodeseal tests/trixie/*.sh
+	$(BIN)/shellcheck .ci/run deploy/kubectl-nodeseal deploy/image/*.sh tests/trixie/*.sh
 	@mkdir -p $(BUILD)/lint
 	for f in $(filter %.c,$(C_SOURCES)); do \
 	  gcc -std=gnu11 -Wall -Wextra -Wconversion -Wshadow -Werror -O2 -Icext/include -Icext/src -c $$f -o $(BUILD)/lint/$$(basename $$f .c).o; done
