@@ -127,6 +127,9 @@ def test_core_that_needs_more_memory_says_so(lab: RunningLab) -> None:
     assert subprocess.run([sys.executable, "-c", program, str(joined)], check=False).returncode == -signal.SIGKILL
     wait_for(lambda: lab.core_pids(NODE) not in ([], [core]), "another core runs")
     assert "it needed more memory than 'core.memory' lets it have" in (lab.run_dir(NODE) / "agent.log").read_text()
+    generation(lab)
+    said = [problem for problem in lab.status(NODE)["problems"] if problem["word"] == "core-crashed"]
+    assert said[0]["text"].endswith(", 1 of these for want of memory")
 
 
 def has_memory(hierarchy: Hierarchy) -> bool:

@@ -110,6 +110,8 @@ class CoreRow(Row, frozen=True):
     """Another core is installed than this one; see `nodeseal upgrade-core`."""
     crashes: int = 0
     """How many times a core crashed in the last ten minutes."""
+    starved: int = 0
+    """How many of these times it was because it needed more memory than `core.memory` lets it have."""
     decisions: Decisions | None = None
     """Null while the core does not answer; so are the next two."""
     descriptors: Descriptors | None = None

@@ -24,7 +24,7 @@ import asyncio
 import contextlib
 import logging
 import subprocess
-from collections.abc import Awaitable, Callable, Set
+from collections.abc import Awaitable, Callable, Sequence, Set
 from enum import StrEnum
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -90,6 +90,7 @@ class CoreSupervisor:
         self._untidy = asyncio.Event()  # a core has ended, or may have before this agent came
         self._untidy.set()
         self._crashes: list[float] = []  # when, on the event loop's clock; the last few minutes
+        self._starved: list[float] = []  # the same, of those that needed more memory than they may have
         self._incarnations = 0
         self._generation = 0
         self.current: CoreLink | None = None
@@ -335,7 +336,8 @@ class CoreSupervisor:
 
     def _on_end(self, link: CoreLink) -> None:
         text = f"the core (pid {link.pid}, generation {link.generation}) ended{link.exit_text()}"
-        if place.lacked_memory(self._run_dir, link.generation):
+        starved = place.lacked_memory(self._run_dir, link.generation)
+        if starved:
             text += ": it needed more memory than 'core.memory' lets it have"
         self._untidy.set()
         link.forget_files()
@@ -349,6 +351,7 @@ class CoreSupervisor:
             return
         now = asyncio.get_running_loop().time()
         self._crashes = [at for at in self._crashes if now - at < _CRASHES_WITHIN_S] + [now]
+        self._starved = [at for at in self._starved if now - at < _CRASHES_WITHIN_S] + [now] * starved
         self.current, self.state, self.ready = None, CoreState.STARTING, False
         self.error = text if len(self._crashes) == 1 else f"{text}, the {_th(len(self._crashes))} time in 10 minutes"
         log.error("%s", self.error)
@@ -411,11 +414,16 @@ class CoreSupervisor:
             version=current.version if current is not None else None,
             outdated=self.outdated,
             crashes=self._recent_crashes(_CRASHES_WITHIN_S),
+            starved=_recent(self._starved, _CRASHES_WITHIN_S),
         )
 
     def _recent_crashes(self, seconds: float) -> int:
-        now = asyncio.get_running_loop().time()
-        return sum(now - at < seconds for at in self._crashes)
+        return _recent(self._crashes, seconds)
+
+
+def _recent(times: Sequence[float], seconds: float) -> int:
+    now = asyncio.get_running_loop().time()
+    return sum(now - at < seconds for at in times)
 
 
 def available_memory() -> tuple[int, int]:

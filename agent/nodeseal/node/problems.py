@@ -66,7 +66,11 @@ def _core(core: CoreRow, run_dir: Path) -> list[Problem]:
     elif core.crashes:
         times = "once" if core.crashes == 1 else f"{core.crashes} times"
         text = f"the core crashed {times} in the last 10 minutes and was started again"
-        found.append(Problem(ProblemWord.CORE_CRASHED, text, "see core.log"))
+        remedy = "see core.log"
+        if core.starved:
+            text += f", {core.starved} of these for want of memory"
+            remedy = "raise core.memory, or lower the workloads' limits"
+        found.append(Problem(ProblemWord.CORE_CRASHED, text, remedy))
     if core.outdated:
         text = f"another core is installed than version {core.version} that runs"
         found.append(Problem(ProblemWord.CORE_OUTDATED, text, run_directory.command("upgrade-core", run_dir)))
