@@ -28,7 +28,7 @@ APT_IMAGE := $(APT_RUN) mmdebstrap buildah debian-archive-keyring git
 APT_PROFILE := $(APT_RUN) linux-perf valgrind
 
 C_SOURCES := $(wildcard cext/src/*/*.[ch] cext/include/*.h cext/cni/*.[ch])
-C_FORMATTED := $(C_SOURCES) $(wildcard cext/fuzz/*.c tests/cext/*.[ch] bpf/*.[ch] bpf/lib/*.h bench/*.[ch] bench/instructions/*.[ch])
+C_FORMATTED := $(C_SOURCES) $(wildcard cext/fuzz/*.c tests/cext/*.[ch] bpf/*.[ch] bpf/lib/*.h bench/*.[ch] bench/instructions/*.[ch] deploy/image/*.c)
 
 SPIRE := $(BUILD)/spire
 SPIRE_VERSION := v1.13.3
