@@ -38,6 +38,8 @@ struct options {
     char socket[SOCKET_MAX];
     /* A pod that nobody enrols in time may start all the same. */
     bool open;
+    /* One of a namespace that is not enrolled may (namespaces.h). */
+    bool by_namespace;
     /* How long a pod waits for the agent; 0: as long as options_patience says. */
     long timeout_seconds;
     /* Array of namespaces whose pods are treated as if open was true; {NULL, 0}: none. Within the
@@ -55,7 +57,7 @@ bool argument_find(const char *args, const char *key, char *out, size_t size);
 
 /* Reads the entry's own options from the configuration. NULL, or what is wrong. */
 const char *options_read(struct text configuration, struct options *options);
-/* True if a pod of this namespace may start although nobody has enrolled it. */
+/* True if a pod of this namespace may start although nobody has enrolled it, whatever the agent knows. */
 bool options_open(const struct options *options, const char *pod_namespace);
 /* How long a pod waits for the agent, in seconds; `open`: what options_open has said of it. */
 long options_patience(const struct options *options, bool open);

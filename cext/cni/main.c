@@ -6,7 +6,8 @@
  * result of the plugins before it, byte for byte, and the pod starts. While no agent answers, it waits for
  * one: an agent that is being upgraded is back in seconds, and a refusal would cost the pod a new sandbox, 14
  * seconds later. What becomes of a pod that waited in vain, `on_failure` of its configuration says: it may
- * not start (closed), or it starts as it is, and a note is left for the agent (open).
+ * not start (closed), or it starts as it is, and a note is left for the agent (open); or its namespace says
+ * which of the two (by-namespace).
  *
  * What goes must go: DEL and GC never fail, whatever they are given. STATUS is always well: the
  * specification's code 50 would make the whole node NotReady, its pods that are none of ours included.
@@ -26,6 +27,7 @@
 
 #include "agent.h"
 #include "call.h"
+#include "namespaces.h"
 #include "note.h"
 
 /* How long the runtime has to give the configuration, how long a pod that goes waits for the agent, how long
@@ -134,7 +136,8 @@ static int add(const struct environment *environment, struct text configuration)
         print_all(result.bytes, result.size);
         return 0;
     }
-    bool open = options_open(&options, pod_namespace);
+    bool open = options_open(&options, pod_namespace) ||
+                (options.by_namespace && namespaces_lack(options.socket, pod_namespace));
     long long patience_ms = (long long)options_patience(&options, open) * 1000;
     size_t asked = request_write(question, sizeof(question), environment, configuration);
     if (asked == 0)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from nodeseal.cni import server as server_module
+from nodeseal.cni.enrolled_namespaces import EnrolledNamespaces
 from nodeseal.cni.let_through import LetThroughPods
 from nodeseal.cni.server import PluginServer, arrival_of
 from nodeseal.contracts.pod_start import (
@@ -69,10 +70,12 @@ class Place:
         self.arrivals = FakeArrivals()
         self.enrolled: set[str] = set()
         self.let_through = LetThroughPods(run_dir, lambda netns: netns in self.enrolled)
+        self.known: frozenset[str] | None = None
+        self.namespaces = EnrolledNamespaces(run_dir, lambda: self.known)
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        server = PluginServer(self.path, self.arrivals, self.let_through)  # type: ignore[arg-type]
+        server = PluginServer(self.path, self.arrivals, self.let_through, self.namespaces)  # type: ignore[arg-type]
         await server.start()
         try:
             yield
@@ -161,6 +164,47 @@ def test_refused_pod_starts_where_that_is_open_and_is_told(changes: dict[str, An
             assert (await place.call("ADD", {"CNI_NETNS": str(netns)}, **changes)).status == 0
             assert not list(place.let_through.problems())
             assert not list((place.run_dir / "let-through").iterdir())
+
+    play(story())
+
+
+def test_refused_pod_of_a_namespace_that_is_enrolled_does_not_start_by_namespace(place: Place) -> None:
+    async def status(known: frozenset[str] | None) -> int:
+        place.known = known
+        return (await place.call("ADD", on_failure="by-namespace")).status
+
+    async def story() -> None:
+        place.arrivals.outcome = Refused("no room")
+        async with place.serving():
+            assert await status(None) == 1, "nothing is known"
+            assert await status(frozenset({"default", "shop"})) == 1
+            assert await status(frozenset({"shop"})) == 0
+            place.namespaces.keep()
+            # As an agent that knows nothing yet has it of the one before.
+            place.namespaces = EnrolledNamespaces(place.run_dir, lambda: None)
+            assert place.namespaces.lack("default")
+            assert not place.namespaces.lack("shop")
+
+    play(story())
+
+
+def test_plugin_goes_by_the_namespaces_that_the_agent_knew_last(place: Place) -> None:
+    async def status() -> int:
+        return (await place.call("ADD", on_failure="by-namespace", timeout_seconds=1)).status
+
+    async def story() -> None:
+        assert await status() == 1, "no agent has run yet"
+        for known, expected in (({"shop"}, 0), ({"shop", "default", "x"}, 1), ({"default"}, 1), ({"default2"}, 0)):
+            place.known = frozenset(known)
+            place.namespaces.keep()
+            assert await status() == expected, known
+        place.known = frozenset()
+        place.namespaces.keep()
+        assert await status() == 0
+        path = place.run_dir / "enrolled-namespaces"
+        path.unlink()
+        path.mkdir()
+        assert await status() == 1, "it cannot be read"
 
     play(story())
 

@@ -11,7 +11,7 @@ from nodeseal.kubernetes.objects import Meta, Namespace, Pod
 from nodeseal.mesh.exclusions import NO_EXCLUSIONS, Excluded, Exclusions, PortRange
 from nodeseal.mesh.limits import LimitChanges
 from nodeseal.mesh.workload import Connect, Mode, OnFailure
-from nodeseal.sources.kubernetes.wanted import NetworkPolicies, Settings, Wanted, wanted
+from nodeseal.sources.kubernetes.wanted import NetworkPolicies, Settings, Wanted, may_enrol, wanted
 
 LABELS = {"enrol", "mode", "pods-may-relax", "suspended"}
 Said = dict[str, str]
@@ -186,3 +186,17 @@ def test_slip_in_suspended_suspends_nothing() -> None:
     result = found({"enrol": "true", "suspended": "yes"}, {})
     assert result.settings is None
     assert "nodeseal.io/suspended" in result.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("said", "may"),
+    [
+        ({}, False),
+        ({"enrol": "false"}, False),
+        ({"enrol": "true"}, True),
+        ({"enrol": "yes"}, True),  # a slip: what held before counts
+        ({"enrol": "true", "suspended": "true"}, False),
+    ],
+)
+def test_namespace_may_enrol_if_it_does_not_say_otherwise(said: Said, may: bool) -> None:
+    assert may_enrol(Namespace(meta("shop", said))) is may

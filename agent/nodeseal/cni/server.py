@@ -15,6 +15,7 @@ import socket
 from ipaddress import ip_interface
 from pathlib import Path
 
+from nodeseal.cni.enrolled_namespaces import EnrolledNamespaces
 from nodeseal.cni.let_through import LetThroughPods
 from nodeseal.contracts.pod_start import (
     ANSWER_HEAD,
@@ -23,6 +24,7 @@ from nodeseal.contracts.pod_start import (
     QUESTION_MAX,
     ErrorCode,
     MessageError,
+    NetworkConfiguration,
     Question,
     Reply,
     WithoutEnrolment,
@@ -48,10 +50,13 @@ _PATIENCE_MAX_S = 200.0
 class PluginServer:
     """Belongs to the event loop."""
 
-    def __init__(self, path: Path, arrivals: Arrivals, let_through: LetThroughPods) -> None:
+    def __init__(
+        self, path: Path, arrivals: Arrivals, let_through: LetThroughPods, namespaces: EnrolledNamespaces
+    ) -> None:
         self._path = path
         self._arrivals = arrivals
         self._let_through = let_through
+        self._namespaces = namespaces
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
@@ -130,13 +135,20 @@ class PluginServer:
         if not isinstance(outcome, Refused):
             self._let_through.forget(question.container_id)
             return Reply(version)
-        config = question.config
-        if config.on_failure is WithoutEnrolment.OPEN or arrival.name.namespace in config.open_namespaces:
+        if self._is_open(question.config, arrival.name.namespace):
             log.warning("pod %s starts without being enrolled: %s", arrival.name, outcome.why)
             self._let_through.note(question)
             return Reply(version)
         text = f"nodeseal cannot enrol the pod {arrival.name}, so it does not start"
         return Reply(version, ErrorCode.TRY_AGAIN, text, outcome.why)
+
+    def _is_open(self, config: NetworkConfiguration, namespace: str) -> bool:
+        by_namespace = config.on_failure is WithoutEnrolment.BY_NAMESPACE
+        return (
+            config.on_failure is WithoutEnrolment.OPEN
+            or namespace in config.open_namespaces
+            or (by_namespace and self._namespaces.lack(namespace))
+        )
 
     def _check(self, question: Question, version: str) -> Reply:
         why = self._arrivals.why_not_enrolled(arrival_of(question))

@@ -37,6 +37,10 @@ class WithoutEnrolment(StrEnum):
 
     CLOSED = "closed"
     """It does not start; the kubelet tries again."""
+    BY_NAMESPACE = "by-namespace"
+    """The same, but not for pods of namespaces of which the agent knows, or knew last, that they are not to be
+    enrolled: for these it is as with `open`. A pod whose own label alone enrols it is such a one while no agent
+    answers."""
     OPEN = "open"
     """It starts as it is, and is reported."""
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from nodeseal.cni import installation
+from nodeseal.cni.enrolled_namespaces import EnrolledNamespaces
 from nodeseal.cni.installation import Installation
 from nodeseal.cni.let_through import LetThroughPods
 from nodeseal.cni.server import PluginServer
@@ -26,6 +27,7 @@ class PodStarts:
         self._node = node
         self._server: PluginServer | None = None
         self._let_through = LetThroughPods(config.run_dir, node.arrivals.is_enrolled)
+        self._namespaces = EnrolledNamespaces(config.run_dir, node.source.enrolled_namespaces)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def answer(self) -> None:
@@ -33,7 +35,7 @@ class PodStarts:
         if self._config.pod_start is None:
             return
         path = self._config.run_dir / run_directory.PLUGIN_SOCKET
-        self._server = PluginServer(path, self._node.arrivals, self._let_through)
+        self._server = PluginServer(path, self._node.arrivals, self._let_through, self._namespaces)
         await self._server.start()
 
     async def keep(self) -> None:
@@ -46,9 +48,15 @@ class PodStarts:
             for line in failed:
                 log.warning("the network plugin is not asked for any more: %s", line)
             return
+        # Before any list names the plugin, so that it finds them.
+        self._namespaces.keep()
         upkeep = Upkeep(Installation(self._config.pod_start, self._config.run_dir))
         self._node.further_parts += [upkeep, self._let_through]
-        for name, work in (("network plugin", upkeep.run), ("let through", self._let_through.run)):
+        for name, work in (
+            ("network plugin", upkeep.run),
+            ("let through", self._let_through.run),
+            ("enrolled namespaces", self._namespaces.run),
+        ):
             self._tasks.append(asyncio.create_task(lasting(name, work), name=name))
 
     async def stop(self) -> None:

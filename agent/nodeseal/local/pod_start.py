@@ -3,7 +3,8 @@
     cni:
       config_directory: /etc/cni/net.d   # the list of plugins: the runtime's network configuration
       binary_directory: /opt/cni/bin     # where the runtime looks for plugins
-      on_failure: closed                 # a pod that cannot be enrolled does not start; open: it starts all the same
+      on_failure: closed                 # a pod that cannot be enrolled does not start; open: it starts all the same;
+                                         # by-namespace: closed for those of namespaces that are enrolled
       wait: published                    # until when a pod waits; settled: until `settle` has passed as well
       open_namespaces: [kube-system, nodeseal-system]   # for whose pods it is open in any case
 

@@ -28,10 +28,12 @@ PUBLICATION = "publication.json"
 NODE_CERTIFICATE = "node.pem"
 ISSUER_STATE = "issuer.json"
 PLUGIN_PLACES = "cni.json"
+ENROLLED_NAMESPACES = "enrolled-namespaces"
 LET_THROUGH = "let-through"
 OWN_FILES = (
     AGENT_SOCKET, AGENT_PID, AGENT_LOCK, AGENT_NEXT, CORE_LOG, f"{CORE_LOG}.1", CORE_PLACE, LEFTOVERS, PUBLICATION,
     cache.FILE_NAME, NODE_CERTIFICATE, ISSUER_STATE, PLUGIN_SOCKET, PLUGIN_PLACES,
+    ENROLLED_NAMESPACES,
 )  # fmt: skip
 """Beside those of the cores, see own_files()."""
 _STANDBY = re.compile(r"agent-([1-9][0-9]*)\.lock")

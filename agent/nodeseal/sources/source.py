@@ -193,6 +193,10 @@ class Source(ABC):
         wanted = workload is not None and workload.wanted and workload.node == self.node
         return arrival.name if wanted else None
 
+    def enrolled_namespaces(self) -> frozenset[str] | None:
+        """Those with pods that are to be enrolled, and those that say so of all of theirs. None: it does not know."""
+        return None
+
     async def depart(self, arrival: Arrival) -> None:
         """Tells that the network of a pod is about to go. Never raises. One that knows nothing of pods passes it
         over."""

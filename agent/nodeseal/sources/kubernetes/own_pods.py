@@ -105,6 +105,11 @@ class OwnPods:
         pod = self.pods[key]
         return self._effective(pod, self._known_of(key, pod))[0].enrol
 
+    def enrolled_namespaces(self) -> frozenset[str]:
+        """See Source.enrolled_namespaces."""
+        whole = {one.metadata.name for one in self.namespaces.values() if wanted.may_enrol(one)}
+        return frozenset(whole | {key[0] for key, pod in self.pods.items() if wanted.asks_itself(pod)})
+
     def next_look(self) -> float | None:
         """When `refresh` has something to do without anybody's change; None: never."""
         times = [known.look_at for known in self._known.values() if known.look_at is not None]

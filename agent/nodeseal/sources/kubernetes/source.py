@@ -170,6 +170,11 @@ class KubernetesSource(Source):
             raise ArrivalError("the agent does not follow the API server yet")
         return await following.expect(arrival)
 
+    def enrolled_namespaces(self) -> frozenset[str] | None:
+        """See Source.enrolled_namespaces."""
+        following = self._following
+        return following.pods.enrolled_namespaces() if following is not None and following.is_known else None
+
     async def depart(self, arrival: Arrival) -> None:
         """See Source.depart."""
         if self._following is not None:

@@ -90,6 +90,17 @@ class Wanted:
     problems: tuple[str, ...] = ()
 
 
+def may_enrol(namespace: Namespace) -> bool:
+    """Whether the namespace says, or may have meant, that its pods are to be enrolled."""
+    labels = namespace.metadata.labels
+    return labels.get(ENROL, "false") != "false" and labels.get(SUSPENDED) != "true"
+
+
+def asks_itself(pod: Pod) -> bool:
+    """Whether it has the label to be enrolled."""
+    return pod.metadata.labels.get(ENROL) == "true"
+
+
 def wanted(namespace: Namespace, pod: Pod) -> Wanted:
     """What is wanted of the pod."""
     around, problems = _read(namespace.metadata, f"namespace {namespace.metadata.name}", _NAMESPACE_LABELS)

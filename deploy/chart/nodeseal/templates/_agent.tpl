@@ -20,6 +20,7 @@ cni:
   config_directory: {{ .Values.agent.cni.configurationDirectory | quote }}
   binary_directory: {{ .Values.agent.cni.binaryDirectory | quote }}
   on_failure: {{ .Values.agent.cni.onFailure }}
+  wait: {{ .Values.agent.cni.wait }}
   open_namespaces: {{ toJson .Values.agent.cni.openNamespaces }}
 {{- end }}
 {{- if .Values.agent.configuration }}
