@@ -31,7 +31,7 @@ from support.played_node import PlayedCluster, PlayedNode
 pytestmark = needs_root
 
 _numbers = itertools.count()
-NOBODY = "nobody-of-the-test"
+NOBODY, ANOTHER = "nobody-of-the-test", "another-of-the-test"
 MERGE = "application/merge-patch+json"
 
 
@@ -377,6 +377,28 @@ def test_right_that_is_missing_is_named_with_its_verb_and_resource(
         )
 
     seeing(cluster, node, tmp_path / "run", story, token=NOBODY)
+
+
+def test_check_names_the_rights_that_are_missing(cluster: PlayedCluster, node: PlayedNode, tmp_path: Path) -> None:
+    account = "/api/v1/namespaces/nodeseal-system/serviceaccounts/nodeseal-agent/token"
+    token = cluster.server.ask("POST", account, {"spec": {}})["status"]["token"]
+    cluster.server.add_user("another", ANOTHER)
+
+    def lines(of: str) -> list[str]:
+        return list(asyncio.run(source_of(cluster, node.name, tmp_path, of).examine()))
+
+    # The server reads its own rules a moment after it has begun.
+    wait_for(lambda: node.namespace.run(lambda: lines(token)) == [], "nothing is missing")
+    found = node.namespace.run(lambda: lines(ANOTHER))
+    assert "the agent may not list, watch pods: give its service account the verbs list, watch on them" in found
+    assert any(line.startswith("the agent may not list, watch configmaps nodeseal-mesh of the names") for line in found)
+    assert len(found) == 10
+    cluster.server.stop()
+    try:
+        (line,) = node.namespace.run(lambda: lines(token))
+    finally:
+        cluster.server.start()
+    assert line.startswith("the API server cannot be asked what the agent may do: https://172.29.0.1:6443: ")
 
 
 def test_load_gives_what_is_there(cluster: PlayedCluster, node: PlayedNode, shop: str, tmp_path: Path) -> None:
