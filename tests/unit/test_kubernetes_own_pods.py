@@ -373,3 +373,18 @@ def test_namespace_that_is_told_after_its_pod_counts() -> None:
         assert (await world.refresh()).wanted  # type: ignore[union-attr]
 
     play(story)
+
+
+def test_pod_that_has_no_sandbox_yet_is_no_problem_of_ours() -> None:
+    """It may wait for a volume for an hour."""
+
+    async def story(world: World) -> None:
+        world.label(enrol="true")
+        world.put(Pod(pod().metadata, pod().spec, PodStatus("Pending")))
+        assert await world.refresh() is None
+        assert world.own.next_look() is None
+        world.now += 3600
+        assert world.problems() == []
+        assert world.places.asked == []
+
+    play(story)

@@ -78,7 +78,7 @@ def event_of(pod: Pod, text: str, node: str, now: datetime) -> dict[str, object]
         "metadata": {"name": f"{meta.name[:_NAME_MAX]}.{digest}", "namespace": meta.namespace},
         "eventTime": f"{now.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
         "type": "Warning",
-        "reason": "NodesealSettings",
+        "reason": "NodesealProblem",
         "action": "Enrolling",
         "reportingController": CONTROLLER,
         "reportingInstance": f"nodeseal-agent-{node}"[:128],

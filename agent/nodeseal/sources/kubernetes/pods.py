@@ -77,7 +77,7 @@ def workload_of(pod: Pod, settings: Settings, place: Place | None, node: str, to
     which knows them before the API server does."""
     addresses = tuple(dict.fromkeys((*_usable(one.ip for one in pod.status.pod_ips), *told)))
     if has_ended(pod) or not addresses:
-        return Found(None, waits="" if has_ended(pod) else "it has no address yet")
+        return Found(None)
     name = f"pod {pod.metadata.namespace}/{pod.metadata.name}"
     workload = Workload(
         key=WorkloadName(pod.metadata.namespace, pod.metadata.name),
