@@ -194,6 +194,13 @@ class Node:
         self.stop(service, number)
         self.start(service)
 
+    def revive(self) -> None:
+        """Starts what has ended by itself, as systemd does: a kubelet ends when its containerd is not ready yet. Raises
+        ClusterError."""
+        for service in SERVICES:
+            if self._order({"ask": service})["status"] is not None:
+                self.start(service)
+
     def log(self, service: str) -> Path:
         """What a service has written."""
         return self.plan.root / "var/log" / f"{service}.log"
