@@ -112,11 +112,19 @@ class Cluster:
         node.start("kube-proxy")
 
     def wait_ready(self) -> None:
-        """Until every node is Ready. Raises ClusterError."""
+        """Until every node is Ready. Raises ClusterError, with what the kubelets said last."""
         names = {node.name for node in self.nodes}
-        self.wait_for(
-            lambda: {one for one, ready in self._readiness().items() if ready} == names, "all nodes are Ready"
-        )
+
+        def holds() -> bool:
+            for node in self.nodes:
+                node.revive()
+            return {one for one, ready in self._readiness().items() if ready} == names
+
+        try:
+            self.wait_for(holds, "all nodes are Ready")
+        except ClusterError as error:
+            last = [f"{one.name}: {one.log('kubelet').read_text().strip()[-300:]}" for one in self.nodes]
+            raise ClusterError(f"{error}; {'; '.join(last)}") from error
 
     def wait_for(self, condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
         """Asks until it holds. Raises ClusterError, naming `what`, when it never does."""
