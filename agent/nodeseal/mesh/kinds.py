@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from nodeseal.mesh.claims import ClaimIndex
+from nodeseal.mesh.lineage import Lineage
 
 
 class MeshError(ValueError):
@@ -177,6 +178,7 @@ class Table(Generic[K, T]):
     items: Mapping[K, T]
     indexes: Mapping[str, Any] = field(compare=False, repr=False)
     """By the index's name: its entries, value -> object, or objects."""
+    lineage: Lineage = field(default_factory=Lineage, compare=False, repr=False)
 
     @classmethod
     def empty(cls, kind: Kind[K, T]) -> "Table[K, T]":
@@ -207,7 +209,8 @@ class Table(Generic[K, T]):
         indexes = {
             index.name: index.changed(self.kind, self.indexes[index.name], leaving, put) for index in self.kind.indexes
         }
-        return Table(self.kind, MappingProxyType(items), indexes)
+        lineage = self.lineage.after(coming.keys() | set(removed))
+        return Table(self.kind, MappingProxyType(items), indexes, lineage)
 
 
 Tables: TypeAlias = Mapping[str, Table[Any, Any]]

@@ -2,6 +2,7 @@
 new model."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
@@ -43,6 +44,7 @@ __all__ = [
     "TrustAnchor",
     "Workload",
     "WorkloadName",
+    "changed_keys",
     "difference",
 ]
 
@@ -249,17 +251,32 @@ class Mesh:
 
 
 def difference(old: Mesh, new: Mesh) -> MeshDifference:
-    """What turns `old` into `new`, in linear time: `old.apply(difference(old, new)) == new`."""
+    """What turns `old` into `new`: `old.apply(difference(old, new)) == new`. Takes time for what changes where the two
+    come of each other by few steps, or of a common one; otherwise for all objects."""
     put, removed = {}, {}
     for name, table in new.tables.items():
-        put[name], removed[name] = _different(old.tables[name].items, table.items)
+        former = old.tables[name]
+        put[name], removed[name] = _different(former.items, table.items, former.lineage.differing(table.lineage))
     return MeshDifference(new.trust_domain, put, removed)
 
 
-def _different(old: Mapping[K, T], new: Mapping[K, T]) -> tuple[tuple[T, ...], tuple[K, ...]]:
-    """(what is new or changed, what is gone)."""
+def changed_keys(old: Mesh, new: Mesh, kind: Kind[K, T]) -> set[K] | None:
+    """The keys whose objects may be others in `new`, or there in one of the two alone; None: any."""
+    found: set[Any] | None = old.tables[kind.name].lineage.differing(new.tables[kind.name].lineage)
+    return found
+
+
+def _different(
+    old: Mapping[K, T], new: Mapping[K, T], keys: AbstractSet[Any] | None
+) -> tuple[tuple[T, ...], tuple[K, ...]]:
+    """(what is new or changed, what is gone). `keys`: no others are different; None: any may be."""
     if old is new:
         return (), ()
+    if keys is not None:
+        there = [new[key] for key in keys if key in new]
+        return tuple(item for item in there if old.get(item.key) != item), tuple(
+            key for key in keys if key in old and key not in new
+        )
     # Models that follow each other share most of their objects: fields are compared only of those that they do not.
     known = old.get
     candidates = [item for key, item in new.items() if known(key) is not item]

@@ -18,7 +18,7 @@ from enum import StrEnum
 from nodeseal.backoff import Backoff
 from nodeseal.clock import utc_now
 from nodeseal.enrolment.workload import Enrolment
-from nodeseal.mesh.model import Mesh, MeshDifference, MeshError, Phase, Workload, WorkloadName
+from nodeseal.mesh.model import Mesh, MeshDifference, MeshError, Phase, Workload, WorkloadName, changed_keys
 from nodeseal.mesh.problem import Problem
 from nodeseal.mesh.reasons import ProblemWord
 from nodeseal.mesh.trust_anchor import TRUST_ANCHORS, TrustAnchor
@@ -118,12 +118,24 @@ class MeshState:
 
     def use(self, mesh: Mesh | None) -> None:
         """This is the present state from now on."""
-        self.present = mesh
-        workloads = mesh.workloads.values() if mesh is not None else ()
-        self.ours = {workload.key: workload for workload in workloads if workload.node == self._node}
+        before, self.present = self.present, mesh
+        self.ours = self._of_node(before, mesh)
         anchors = tuple(mesh.of(TRUST_ANCHORS).values()) if mesh is not None else ()
         if anchors != self.anchors:
             self.anchors = anchors
+
+    def _of_node(self, before: Mesh | None, mesh: Mesh | None) -> dict[WorkloadName, Workload]:
+        """This node's workloads in `mesh`; they are known in the state before."""
+        if mesh is None:
+            return {}
+        changed = changed_keys(before, mesh, WORKLOADS) if before is not None else None
+        if changed is None:
+            return {name: one for name, one in mesh.workloads.items() if one.node == self._node}
+        ours = {name: one for name, one in self.ours.items() if name not in changed}
+        for name in changed:
+            if (one := mesh.workloads.get(name)) is not None and one.node == self._node:
+                ours[name] = one
+        return ours
 
     def effective(self, enrolments: Iterable[Enrolment]) -> Mesh | None:
         """What the cores are to decide by; see the module's text."""
