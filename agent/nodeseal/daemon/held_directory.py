@@ -21,6 +21,7 @@ class HeldDirectory:
         try:
             run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._before = {entry.name for entry in run_dir.iterdir()}
+            self._close_if_new()
             self.lock = LockFile(run_dir / run_directory.AGENT_LOCK)
         except OSError as error:
             raise StartError(f"cannot use the run directory {run_dir}: {error.strerror or error}") from None
@@ -36,6 +37,11 @@ class HeldDirectory:
             raise
         finally:
             self._release(undo=failed)
+
+    def _close_if_new(self) -> None:
+        """For root alone, if nothing is in it yet but of agents that stand by: a kubelet makes it for all to see."""
+        if self._before <= {path.name for path in run_directory.standby_locks(self.path)}:
+            self.path.chmod(0o700)
 
     def _release(self, *, undo: bool) -> None:
         others = run_directory.standby_locks(self.path)
