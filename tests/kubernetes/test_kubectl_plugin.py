@@ -17,7 +17,7 @@ from support.api_server import ADMIN, PROGRAMS, ApiServer
 
 PLUGIN = Path(__file__).parents[2] / "deploy" / "kubectl-nodeseal"
 SHIM = f"""#!/bin/sh
-case " $* " in *" exec "*) echo "$*"; exit "${{EXEC_STATUS:-0}}" ;; esac
+case " $* " in *" exec "*) echo "$*${{EXEC_SAYS:-}}"; exit "${{EXEC_STATUS:-0}}" ;; esac
 exec {PROGRAMS}/bin/kubectl "$@"
 """
 
@@ -168,6 +168,21 @@ def test_check_names_the_node(kubectl: Kubectl, shop: str) -> None:
     assert kubectl.lines("check", "pod/cart", "-n", shop) == [
         "node n1.example:",
         entered("n1.example", "check", "--config", "/etc/nodeseal/agent.yaml"),
+    ]
+
+
+def test_check_of_a_namespace_names_the_clients_of_its_pods(kubectl: Kubectl, server: ApiServer, shop: str) -> None:
+    status = {"status": {"podIPs": [{"ip": "192.0.2.7"}], "podIP": "192.0.2.7"}}
+    server.ask("PATCH", f"/api/v1/namespaces/{shop}/pods/cart/status", status, "application/merge-patch+json")
+    says = "\n  - shop/a: 192.0.2.7, 1 connection\n  - shop/a: 192.0.2.8, 1 connection\n  - x: ok"
+    done = kubectl.run("check", f"namespace/{shop}", EXEC_SAYS=says)
+    question = ("check", "--config", "/etc/nodeseal/agent.yaml", "--workload", f"{shop}/*")
+    assert done.stdout.splitlines()[:5] == [
+        "node n1.example:",
+        entered("n1.example", *question),
+        f"  - shop/a: 192.0.2.7 ({shop}/cart), 1 connection",
+        "  - shop/a: 192.0.2.8, 1 connection",
+        "  - x: ok",
     ]
 
 

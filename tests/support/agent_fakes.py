@@ -19,7 +19,7 @@ from typing import Any
 
 from nodeseal.capture import constants
 from nodeseal.capture.backends.backend import Choice
-from nodeseal.capture.natives import Event, Log, Native, Total
+from nodeseal.capture.natives import Event, Log, Native, Place, Total
 from nodeseal.capture.workload import Addresses, Captured, CaptureTarget
 from nodeseal.contracts.core import CoreStats, WorkloadStats
 from nodeseal.cores.client import CoreError
@@ -305,6 +305,9 @@ class FakeCapture:
 
     async def native_sums(self) -> dict[str, Total]:
         return {name: Total(opened=len(found)) for name, found in self.native.items()}
+
+    async def native_places(self) -> dict[tuple[str, Place], Total]:
+        return {}
 
     async def end_native(self, captured: Captured, native: Native) -> bool:
         self._note("end_native", captured.target.name)

@@ -9,12 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from nodeseal.capture.backends.backend import Choice
 from nodeseal.capture.features import Feature, For
 from nodeseal.capture.reservations import EARLY
 from nodeseal.cli import check, table
 from nodeseal.cli.main import main
+from nodeseal.cli.workloads import Selected
+from nodeseal.contracts.output import MachineCheck
+from nodeseal.contracts.status import PlainClientRow, Status, WorkloadRow
 from nodeseal.daemon import check as checking
 from nodeseal.daemon.check import Findings, conclude
 from nodeseal.local.tls_profile import TlsProfile
@@ -180,3 +184,38 @@ def test_fips_module_that_is_not_there_is_missed(monkeypatch: pytest.MonkeyPatch
     (found,) = [one for one in checking._process_features("", TlsProfile.FIPS) if one.name == "OpenSSL"]
     assert not found.found
     assert found.detail.startswith("OpenSSL's FIPS module cannot be loaded: ")
+
+
+def test_clients_that_strict_would_refuse_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    stranger = PlainClientRow("192.0.2.7", None, 3, 61.0)
+    known = PlainClientRow("10.0.0.9", "shop/job", 1, 5.0)
+    row = WorkloadRow("shop/cart", mode="permissive", phase="enrolled", capture="ebpf", plain_clients=[stranger, known])
+    rows = [
+        row,
+        structs.replace(row, workload="shop/safe", mode="strict"),
+        structs.replace(row, workload="shop/out", phase="absent"),
+        structs.replace(row, workload="other/cart"),
+    ]
+    monkeypatch.setattr(check, "ask", lambda *_: Status("node1", workloads=rows))
+    refuses, unknown = check.strict_refuses(Path("/run/nodeseal"), Selected.of(["shop/*"]))
+    assert check.strict_text(MachineCheck(strict_refuses=refuses, strict_unknown=unknown)) == [
+        "strict mode would refuse these clients, seen without mTLS in the last day:",
+        "  - shop/cart: 192.0.2.7, 3 connections, the last 1m01s ago",
+        "  - shop/cart: 10.0.0.9 (shop/job), 1 connection, the last 5s ago",
+    ]
+
+
+def test_why_clients_of_strict_may_be_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    row = WorkloadRow("shop/cart", mode="permissive", phase="enrolled", capture="iptables")
+    monkeypatch.setattr(check, "ask", lambda *_: Status("node1", workloads=[row]))
+    refuses, unknown = check.strict_refuses(tmp_path, Selected())
+    assert (refuses, unknown) == ([], "captured by iptables, which notes no clients: shop/cart")
+    assert "strict mode may refuse others" in check.strict_text(MachineCheck(strict_unknown=unknown))[0]
+    monkeypatch.undo()
+    _, unknown = check.strict_refuses(tmp_path, Selected())
+    assert unknown is not None
+    assert str(tmp_path) in unknown, "no agent answers there"
+
+
+def test_that_strict_would_refuse_nobody_is_said() -> None:
+    assert check.strict_text(MachineCheck()) == ["strict mode would refuse no client that was seen in the last day"]

@@ -71,8 +71,14 @@ async def status(node: Node) -> Status:
     if core.generation is not None:
         core = replace(core, place=await asyncio.to_thread(place.described, node.config.run_dir, core.generation))
     natives = await node.natives.rows()
+    await node.plain_clients.look()
+    clients = node.plain_clients.rows(node.mesh)
     workloads = [
-        replace(_workload(node, enrolment, counts, limits), native=natives.get(str(name)))
+        replace(
+            _workload(node, enrolment, counts, limits),
+            native=natives.get(str(name)),
+            plain_clients=clients.get(str(name), []),
+        )
         for name, enrolment in sorted(node.enrolments.items())
     ]
     counted = await node.capture.errors()

@@ -106,6 +106,21 @@ class Feature(Struct, frozen=True):
     """The backend cannot do without it."""
 
 
+class StrictRefusal(Struct, frozen=True):
+    """A client that a permissive workload has had without mutual TLS."""
+
+    workload: str = ""
+    """The permissive one: "namespace/name"."""
+    address: str = ""
+    """The client's."""
+    client: str | None = None
+    """Whose address that is now, if the mesh state has it."""
+    connections: int = 0
+    """How many there have been since the workload is captured."""
+    last_seconds: float = 0.0
+    """Since one was last seen."""
+
+
 class MachineCheck(Struct, frozen=True):
     """`nodeseal check`."""
 
@@ -120,6 +135,10 @@ class MachineCheck(Struct, frozen=True):
     """What the chosen backend does not promise."""
     warnings: list[str] = []
     """What would not work with this configuration and its mesh state."""
+    strict_refuses: list[StrictRefusal] = []
+    """Clients of permissive workloads, seen in the last day, that strict mode would refuse."""
+    strict_unknown: str | None = None
+    """Why there may be others; null when what is above is all that was seen."""
 
 
 class MeshProblem(Struct, frozen=True):

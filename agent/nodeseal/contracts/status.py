@@ -240,6 +240,18 @@ class NativeRow(Row, frozen=True):
     """By this agent, because they were allowed no more."""
 
 
+class PlainClientRow(Row, frozen=True):
+    """A client without mutual TLS that is not enrolled: strict mode would refuse it."""
+
+    address: str = ""
+    workload: str | None = None
+    """Whose address it is now, if the mesh state has it."""
+    connections: int = 0
+    """How many there have been since capture began."""
+    last_seconds: float = 0.0
+    """Since one was last seen, within half a minute. What there was before the agent started counts from then."""
+
+
 class WorkloadRow(Row, frozen=True):
     """A workload of this node: one that the mesh state gives to it, or one that is still captured here."""
 
@@ -295,6 +307,8 @@ class WorkloadRow(Row, frozen=True):
     """By the name of the limit; empty while it is not enrolled."""
     native: NativeRow | None = None
     """Null while it is not enrolled."""
+    plain_clients: list[PlainClientRow] = []
+    """Those of the last day, the latest first, at most 64. Seen with capture by eBPF and native plaintext alone."""
 
 
 class ProblemRow(Row, frozen=True):

@@ -14,7 +14,7 @@ from nodeseal.capture.bypass import Bypass
 from nodeseal.capture.cleanup import cleanup
 from nodeseal.capture.errors import CaptureError
 from nodeseal.capture.journal import BackendName
-from nodeseal.capture.natives import Event, Log, Native, Total, sums
+from nodeseal.capture.natives import Event, Log, Native, Place, Total, sums
 from nodeseal.capture.node import NodeCapture
 from nodeseal.capture.workload import Captured, CaptureTarget
 from nodeseal.linux.namespace import NAMED, NetworkNamespace
@@ -190,6 +190,16 @@ class CaptureThread:
             owners = self._capture.owners()
             counted = sums(self._capture.native_totals())
             return {owners[owner]: total for owner, total in counted.items() if owner in owners}
+
+        return await self._run(read)
+
+    async def native_places(self) -> dict[tuple[str, Place], Total]:
+        """The same by workload and place. Raises OSError."""
+
+        def read() -> dict[tuple[str, Place], Total]:
+            owners = self._capture.owners()
+            counted = self._capture.native_totals().items()
+            return {(owners[place.owner], place): total for place, total in counted if place.owner in owners}
 
         return await self._run(read)
 

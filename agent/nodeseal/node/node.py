@@ -45,6 +45,7 @@ from nodeseal.node.lasting import lasting
 from nodeseal.node.mesh_state import MeshState
 from nodeseal.node.native_log import NativeLog
 from nodeseal.node.natives import NativeConnections
+from nodeseal.node.plain_clients import PlainClients
 from nodeseal.node.problems import Part
 from nodeseal.node.publication import OwnPublication
 from nodeseal.node.readiness import Readiness
@@ -120,6 +121,7 @@ class Node:
         self.bypass = BypassKeeper(capture, config.node, config.node_addresses, config.extent)
         self.natives = NativeConnections(capture, self.enrolments, lambda: self.mesh)
         self.native_log = NativeLog(capture)
+        self.plain_clients = PlainClients(capture)
         self.vigil = Vigil(config.node, source.describe(), config.run_dir, self.core, self.context.settle)
         self.source = source
         self.mesh_state = MeshState(source, config.node, issuer.trust_domain, issuer.describe())
@@ -192,6 +194,7 @@ class Node:
         self._go_on("namespaces", self._watch_namespaces)
         self._go_on("host", self.hosts.run)
         self._go_on("issuer", self.issuer_watch.run)
+        self._go_on("plain clients", self.plain_clients.run)
         self._go_on("trust", self._follow_trust)
         self._go_on("anchors", self._follow_anchors)
         self._go_on("revocations", self.revocations.run)
