@@ -388,3 +388,29 @@ def test_pod_that_has_no_sandbox_yet_is_no_problem_of_ours() -> None:
         assert world.places.asked == []
 
     play(story)
+
+
+def test_pod_that_comes_by_the_name_of_one_that_went_while_places_are_looked_for() -> None:
+    async def story(world: World) -> None:
+        world.label(enrol="true")
+        world.places.there["u1"] = place("/n/1", "10.1.0.5")
+        world.put(pod())
+        await world.refresh()
+        world.remove(pod())
+        world.put(pod("u2", "10.1.0.7", name="other"))
+        again = pod("u3", "10.1.0.8")
+        find = world.places.find
+
+        def slowly(uids: Iterable[str]) -> dict[str, FakePlace]:
+            if again.key not in world.pods:
+                world.put(again)
+            return find(uids)
+
+        world.places.find = slowly  # type: ignore[method-assign]
+        await world.refresh()
+        world.places.there["u3"] = place("/n/3", "10.1.0.8")
+        one = await world.refresh()
+        assert one is not None
+        assert one.netns == "/n/3"
+
+    play(story)

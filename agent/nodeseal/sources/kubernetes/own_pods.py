@@ -231,7 +231,8 @@ class OwnPods:
         pod = self.pods.get(key)
         if pod is None:
             return None
-        known = self._known[key]
+        # While places were looked for, another pod may have come by this name: it has been noted for the next time.
+        known = self._known_of(key, pod)
         settings, problems = self._effective(pod, known)
         found = workload_of(pod, settings, known.place, self.node, known.told)
         known.problems = (*problems, *found.problems)
