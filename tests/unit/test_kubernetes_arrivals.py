@@ -35,3 +35,25 @@ def test_pods_that_are_listed_before_their_namespaces_wait(tmp_path: Path, monke
         assert await waiting == arrival.name
 
     asyncio.run(story())
+
+
+def test_pod_whose_namespace_has_not_been_told_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Following, "is_known", property(lambda _self: True))
+
+    async def story() -> None:
+        settings = Settings("cluster.local", "nodeseal-system", "node1", tmp_path, None)
+        following = Following(cast("Api", object()), settings)
+        pods, namespaces = cast("Any", following.pods.pods), cast("Any", following.pods.namespaces)
+        arrival = Arrival(WorkloadName("shop", "web"), "u1", "sandbox", "/run/netns/web")
+        waiting = asyncio.create_task(following.expect(arrival))
+        await asyncio.sleep(0)
+        pods["shop", "web"] = Pod(Meta(name="web", namespace="shop", uid="u1"))
+        following._pods_changed({("shop", "web")})
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        namespaces["", "shop"] = Namespace(Meta(name="shop", labels={"nodeseal.io/enrol": "true"}))
+        following._namespaces_changed({("", "shop")})
+        assert await waiting == arrival.name
+
+    asyncio.run(story())

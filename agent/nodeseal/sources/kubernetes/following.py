@@ -215,8 +215,12 @@ class Following:
             # Pods may be listed before their namespaces, which say what is wanted of them.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._pods_told.wait(), _KNOWN_LOOK_S)
-        while (pod := self.pods.pods.get(key)) is None or arrival.uid not in ("", uid_on_node(pod)):
-            # The kubelet knows it of the same server: it is about to come.
+        while (
+            (pod := self.pods.pods.get(key)) is None
+            or arrival.uid not in ("", uid_on_node(pod))
+            or not self.pods.is_judged(key)
+        ):
+            # The kubelet knows it of the same server: it is about to come, and so is its namespace.
             await self._pods_told.wait()
         self.pods.arrived(uid_on_node(pod), arrival.netns, arrival.addresses)
         self._hurry()
@@ -235,12 +239,16 @@ class Following:
 
     def _pods_changed(self, keys: set[Key]) -> None:
         self.pods.changed(keys)
-        self._pods_told.set()
-        self._pods_told = asyncio.Event()
+        self._tell_of_pods()
         self._hurry()
 
     def _namespaces_changed(self, keys: set[Key]) -> None:
         self.pods.surroundings_changed(name for _, name in keys)
+        self._tell_of_pods()
+
+    def _tell_of_pods(self) -> None:
+        self._pods_told.set()
+        self._pods_told = asyncio.Event()
 
     def _policies_changed(self, keys: set[Key]) -> None:
         self.pods.surroundings_changed(namespace for namespace, _ in keys)

@@ -100,6 +100,10 @@ class OwnPods:
             self._told.pop(uid, None)
         self._dirty |= {key for key, known in self._known.items() if known.uid == uid}
 
+    def is_judged(self, key: Key) -> bool:
+        """Whether it is known what its namespace says of this pod, which may be told before it."""
+        return ("", key[0]) in self.namespaces
+
     def is_wanted(self, key: Key) -> bool:
         """Whether this pod is to be enrolled, by what is known of it now."""
         pod = self.pods[key]
