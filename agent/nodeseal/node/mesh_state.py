@@ -99,6 +99,7 @@ class MeshState:
                     if isinstance(item, Mesh) and error is None:
                         self.failure = None
                         await take(item)
+                        backoff.reset()
                     elif error is not None:
                         self._note(error)
                         await fail()
