@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from ipaddress import IPv4Address
+from typing import Any
 
 from nodeseal.mesh.exclusions import PortRange
 from nodeseal.mesh.host import OWN_NAMESPACE, HostPlace
 from nodeseal.mesh.model import Mesh, Workload
 from nodeseal.mesh.workload import Phase, WorkloadName
-from nodeseal.sources.kubernetes.assembly import Assembly
+from nodeseal.sources.kubernetes.assembly import Assembly, _Entry
 from support.agent_fakes import TRUST_DOMAIN, workload
 
 A = workload("a", "/run/netns/a", addresses=(IPv4Address("10.0.0.1"),))
@@ -112,3 +113,48 @@ def test_one_that_becomes_impossible_does_not_stay_as_it_was() -> None:
 def test_name_that_cannot_be_in_an_identity_is_left_out() -> None:
     bad = replace(A, key=WorkloadName("default", "bad"), service_account="a/b")
     assert flushed(an_assembly(A, bad)).workloads.keys() == {A.key}
+
+
+def test_whoever_goes_while_the_model_is_made_loses_nothing() -> None:
+    async def story(assembly: Assembly) -> None:
+        making = asyncio.create_task(assembly.flush())
+        await asyncio.sleep(0)
+        making.cancel()
+        await asyncio.wait([making])
+        assert making.cancelled()
+        await assembly.flush()
+
+    many = [workload(f"w{n}", None, node="node2", addresses=(IPv4Address(0x0A010000 + n),)) for n in range(2000)]
+    assembly = an_assembly()
+    for one in many:
+        assembly.put_published(one.key, one.in_phase(Phase.ENROLLED))
+    asyncio.run(story(assembly))
+    assert len(assembly.mesh.workloads) == 2000
+
+
+def test_many_that_cannot_be_there_are_not_tried_with_every_change() -> None:
+    now = 0.0
+    tried = []
+
+    class Slow(Assembly):
+        async def _apply(self, entries: list[tuple[_Entry, Any | None]]) -> None:
+            nonlocal now
+            now += 0.01
+            tried.append(len(entries))
+            await super()._apply(entries)
+
+    assembly = Slow(TRUST_DOMAIN, "node1", lambda: now)
+    assembly.put_own(HOST.key, HOST)
+    clashes = [workload(f"w{n}", None, node="node2", addresses=HOST.addresses) for n in range(20)]
+    for one in clashes:
+        assembly.put_published(one.key, one.in_phase(Phase.ENROLLED))
+    flushed(assembly)
+    tried.clear()
+    assembly.put_own(A.key, A)
+    assert A.key in flushed(assembly).workloads
+    assert tried == [1]
+    assert len(list(assembly.problems())) == 20
+    now += 3600
+    assembly.put_own(HOST.key, None)
+    assert len(flushed(assembly).workloads) == 21
+    assert not list(assembly.problems())

@@ -2,13 +2,15 @@
 
 What changes costs the time for what changes, and a copy of the indexes, however often it is told in between. Who may
 write objects of Kubernetes can write some that cannot be in one model with others: those are left out and named, and
-tried again with every change.
+tried again with every change; where they are so many that it takes long, after some of the changes, so that whoever
+wrote them does not have the agent do nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 from nodeseal.mesh.kinds import Kind
@@ -18,6 +20,11 @@ from nodeseal.mesh.workload import WORKLOADS, Phase, Workload, WorkloadName
 _AT_ONCE = 500
 """Objects that are put in without a pause: some milliseconds."""
 
+_FEW, _SHORT_S = 16, 0.05
+"""What is left out is tried again with every change as long as it is no more, or takes no longer,"""
+_SHARE = 20
+"""and otherwise in one part of the time."""
+
 _Entry = tuple[str, Hashable]
 
 
@@ -25,8 +32,11 @@ class Assembly:
     """`mesh`: as of the last `flush`. A workload of this node is as its pod says, any other as its node has published
     it."""
 
-    def __init__(self, trust_domain: str, node: str) -> None:
+    def __init__(self, trust_domain: str, node: str, clock: Callable[[], float] = time.monotonic) -> None:
         """Raises MeshError for what is no trust domain."""
+        self._clock = clock
+        self._not_before = float("-inf")
+        """When what is left out is tried again."""
         self.mesh = Mesh.from_difference(MeshDifference(trust_domain))
         self._node = node
         self._dirty: dict[_Entry, Any | None] = {}
@@ -81,19 +91,35 @@ class Assembly:
         """Puts in what was told since, and returns whether the model is another one."""
         before = self.mesh
         if self._dirty:
-            changes = {**{entry: item for entry, (item, _) in self._left_out.items()}, **self._dirty}
-            self._dirty, self._left_out = {}, {}
-            # What goes, goes first: what comes may have its address by now.
-            await self._apply_all(sorted(changes.items(), key=lambda one: one[1] is not None))
-            if self._left_out and len(changes) > _AT_ONCE:
-                # What stood in the way may have gone in a later part.
-                again, self._left_out = self._left_out, {}
-                await self._apply_all([(entry, item) for entry, (item, _) in again.items()])
+            since = self._clock()
+            again = self._left_out if since >= self._not_before else {}
+            changes = {**{entry: item for entry, (item, _) in again.items()}, **self._dirty}
+            left_out = self._left_out
+            self._left_out = {entry: one for entry, one in left_out.items() if entry not in changes}
+            self._dirty = {}
+            try:
+                await self._put_in(changes)
+            except BaseException:
+                # Whoever takes the model may go at any moment, and come again: what was told is not told again.
+                self._dirty = {**changes, **self._dirty}
+                raise
+            if (took := self._clock() - since) > _SHORT_S and len(self._left_out) > _FEW:
+                self._not_before = self._clock() + took * _SHARE
         return self.mesh is not before
+
+    async def _put_in(self, changes: Mapping[_Entry, Any | None]) -> None:
+        # What goes, goes first: what comes may have its address by now.
+        await self._apply_all(sorted(changes.items(), key=lambda one: one[1] is not None))
+        here = {entry: item for entry, (item, _) in self._left_out.items() if entry in changes}
+        if here and len(changes) > _AT_ONCE:
+            # What stood in the way may have gone in a later part.
+            for entry in here:
+                del self._left_out[entry]
+            await self._apply_all(list(here.items()))
 
     async def _apply_all(self, entries: list[tuple[_Entry, Any | None]]) -> None:
         for first in range(0, len(entries), _AT_ONCE):
-            self._apply(entries[first : first + _AT_ONCE])
+            await self._apply(entries[first : first + _AT_ONCE])
             if first + _AT_ONCE < len(entries):
                 await asyncio.sleep(0)
 
@@ -102,14 +128,15 @@ class Assembly:
         for (kind, key), (_, why) in sorted(self._left_out.items(), key=str):
             yield f"{kind}: {key} is left out: {why}"
 
-    def _apply(self, entries: list[tuple[_Entry, Any | None]]) -> None:
+    async def _apply(self, entries: list[tuple[_Entry, Any | None]]) -> None:
         try:
             self.mesh = self.mesh.apply(_difference(self.mesh, entries))
         except MeshError as error:
             if len(entries) > 1:
                 middle = len(entries) // 2
-                self._apply(entries[:middle])
-                self._apply(entries[middle:])
+                await asyncio.sleep(0)
+                await self._apply(entries[:middle])
+                await self._apply(entries[middle:])
                 return
             ((entry, item),) = entries
             self._left_out[entry] = (item, str(error))
