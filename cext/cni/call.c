@@ -67,14 +67,16 @@ const char *options_read(struct text configuration, struct options *options)
     if (!json_string(json_member(configuration, "socket"), options->socket, sizeof(options->socket)) ||
         options->socket[0] != '/')
         return "'socket' has to be the absolute path of the agent's socket, of at most 107 bytes";
-    char policy[16] = "closed";
+    /* A word of a later version counts as closed: after a roll-back this program is there before its entry.
+     */
+    char policy[16] = "";
     struct text said = json_member(configuration, "on_failure");
-    if (said.bytes != NULL && !json_string(said, policy, sizeof(policy)))
+    if (said.bytes != NULL && said.bytes[0] != '"')
+        return "'on_failure' has to be closed, by-namespace or open";
+    if (!json_string(said, policy, sizeof(policy)))
         policy[0] = '\0';
     options->open = strcmp(policy, "open") == 0;
     options->by_namespace = strcmp(policy, "by-namespace") == 0;
-    if (!options->open && !options->by_namespace && strcmp(policy, "closed") != 0)
-        return "'on_failure' has to be closed, by-namespace or open";
     options->open_namespaces = json_member(configuration, "open_namespaces");
     if (options->open_namespaces.bytes != NULL && options->open_namespaces.bytes[0] != '[')
         return "'open_namespaces' has to be a list of namespaces";

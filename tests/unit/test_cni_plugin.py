@@ -113,6 +113,12 @@ def test_without_an_agent_a_pod_does_not_start(program: Path, agent: FakeAgent) 
     assert not (agent.path.parent / "let-through").exists()
 
 
+@pytest.mark.parametrize("policy", ["maybe", "open " * 100, "", "OPEN", "open\ud800"])
+def test_policy_of_another_version_counts_as_closed(policy: str, program: Path, agent: FakeAgent) -> None:
+    given = configuration(agent.path, timeout_seconds=1, on_failure=policy)
+    assert call(program, environment("ADD"), given).error["code"] == 11
+
+
 def test_without_an_agent_and_open_it_starts_and_is_noted(program: Path, agent: FakeAgent) -> None:
     given = configuration(agent.path, timeout_seconds=1, on_failure="open")
     called = call(program, environment("ADD"), given)
@@ -157,8 +163,8 @@ def test_a_container_that_is_no_pod_is_none_of_ours(program: Path, agent: FakeAg
         ({"socket": "cni.sock"}, 7, "'socket'"),
         ({"socket": "/" + "a" * 107}, 7, "'socket'"),
         ({"socket": 5}, 7, "'socket'"),
-        ({"on_failure": "maybe"}, 7, "'on_failure'"),
-        ({"on_failure": "open" * 100}, 7, "'on_failure'"),
+        ({"on_failure": True}, 7, "'on_failure'"),
+        ({"on_failure": ["open"]}, 7, "'on_failure'"),
         ({"open_namespaces": "default"}, 7, "'open_namespaces'"),
         ({"timeout_seconds": 0}, 7, "'timeout_seconds'"),
         ({"timeout_seconds": 1e9}, 7, "'timeout_seconds'"),
