@@ -392,8 +392,10 @@ class CoreSupervisor:
             await self._tidy(running | {self._generation})
 
     async def _tidy(self, running: Set[int]) -> None:
+        # One that is started while this goes on has a cgroup before anybody is in it.
+        kept = {*running, self._generation + 1}
         try:
-            await asyncio.to_thread(place.tidy, self._run_dir, running)
+            await asyncio.to_thread(place.tidy, self._run_dir, kept)
         except OSError as error:
             log.warning("cannot remove what a core left: %s: %s", error.filename, error.strerror or error)
 
