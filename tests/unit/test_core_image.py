@@ -120,6 +120,36 @@ def test_nothing_is_left_of_a_copy_that_failed(
     assert [path.suffix for path in directory.iterdir()] == [".lock"]
 
 
+def test_nothing_stays_of_whoever_is_killed_while_it_copies(
+    files: CoreFiles, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def copyfile(source: Path, target: Path) -> Path:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_module, "_remove", lambda _root: None)
+        patch.setattr(image_module.shutil, "copyfile", copyfile)
+        with pytest.raises(Killed):
+            Image(directory, files)
+    assert len(list(directory.iterdir())) == 2, "the draft and the lock"
+    assert remove_unused(directory) == []
+    assert list(directory.iterdir()) == []
+
+
+def test_draft_stays_as_long_as_anybody_makes_it(files: CoreFiles, directory: Path) -> None:
+    making = Image(directory, files)
+    draft = image_module._draft(making.root)
+    draft.mkdir()
+    remove_unused(directory)
+    assert draft.is_dir()
+    making.close()
+    remove_unused(directory)
+    assert list(directory.iterdir()) == []
+
+
 def test_directory_that_others_can_change_is_refused(files: CoreFiles, directory: Path) -> None:
     directory.mkdir()
     directory.chmod(0o777)

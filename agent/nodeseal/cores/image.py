@@ -2,10 +2,11 @@
 
     DIRECTORY/DIGEST/...     the root directory of cores, by the digest of what is in it
     DIRECTORY/DIGEST.lock    held by each core that runs from it and by each agent that would start one from it
+    DIRECTORY/.new-DIGEST-*  a copy that is being made, or goes
 
 A copy appears whole or not at all (rename(2)). One that is there is used as it is if its content has the digest of its
 name, which is computed each time a core is started: a disk may have lost what was written last. One that nobody holds
-is removed.
+is removed, and so is what somebody left who was killed in the middle.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from nodeseal.linux.permissions import UNCHANGED, others_can
 
 log = logging.getLogger("nodeseal.agent")
 
-_DIGEST = re.compile(r"[0-9a-f]{32}")
+_NAME = re.compile(r"([0-9a-f]{32})(?:\.lock)?|\.new-([0-9a-f]{32})-.*")
+"""Of all that belongs to a copy, with its digest."""
 _DRAFT = ".new-"
 _DRAFT_AGE_S = 600.0
-"""After which a copy that was begun and not finished is somebody's who was killed."""
+"""After which a draft that names no digest, as former versions made them, is somebody's who was killed."""
 
 
 class ImageError(Exception):
@@ -74,7 +76,7 @@ class Image:
                 return
             log.warning("%s is damaged: made anew", self.root)
             _remove(self.root)
-        draft = directory / f"{_DRAFT}{os.getpid()}-{time.monotonic_ns()}"
+        draft = _draft(self.root)
         draft.mkdir(mode=0o755)
         try:
             size = _copy(self.files.found, draft)
@@ -112,22 +114,29 @@ def unusable(directory: Path) -> str | None:
 def remove_unused(directory: Path) -> list[Path]:
     """Removes the copies that nobody holds, and what was left half done. What was removed. Raises OSError."""
     removed = []
+    parts: dict[str, list[Path]] = {}
     for path in _entries(directory):
-        if path.name.startswith(_DRAFT):
+        if (match := _NAME.fullmatch(path.name)) is not None:
+            parts.setdefault(match[1] or match[2], []).append(path)
+        elif path.name.startswith(_DRAFT):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > _DRAFT_AGE_S:
                     _remove(path)
-        elif _DIGEST.fullmatch(path.name):
-            try:
-                lock = _hold(_lock_path(path), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            try:
-                _remove(path)
-                _lock_path(path).unlink()
-                removed.append(path)
-            finally:
-                os.close(lock)
+    for digest, paths in parts.items():
+        root = directory / digest
+        try:
+            lock = _hold(_lock_path(root), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        try:
+            for path in paths:
+                if path != _lock_path(root):
+                    with contextlib.suppress(FileNotFoundError):  # another agent was quicker
+                        _remove(path)
+            _lock_path(root).unlink()
+            removed += [root] if root in paths else []
+        finally:
+            os.close(lock)
     return removed
 
 
@@ -141,6 +150,10 @@ def _make_directory(directory: Path) -> None:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if (why := unusable(directory)) is not None:
         raise ImageError(why)
+
+
+def _draft(root: Path) -> Path:
+    return root.with_name(f"{_DRAFT}{root.name}-{os.getpid()}-{time.monotonic_ns()}")
 
 
 def _lock_path(root: Path) -> Path:
@@ -218,7 +231,7 @@ def _at(root: Path, path: Path) -> Path:
 
 def _remove(root: Path) -> None:
     """Whole or not at all to the eye of others. Raises OSError."""
-    aside = root if root.name.startswith(_DRAFT) else root.with_name(f"{_DRAFT}{os.getpid()}-{time.monotonic_ns()}")
+    aside = root if root.name.startswith(_DRAFT) else _draft(root)
     root.rename(aside)
     shutil.rmtree(aside)
 
