@@ -218,6 +218,23 @@ def test_list_whose_version_is_refused_time_and_again_is_asked_for_ever_more_sel
     assert max(delays) > 0.04
 
 
+def test_list_that_takes_longer_than_its_version_lives_is_begun_ever_more_seldom() -> None:
+    class SlowApi(PlayedApi):
+        async def list_all(self, _resource: object, _selectors: Mapping[str, str]) -> Listing[Namespace]:
+            self.asked.append("list")
+            raise gone()
+
+    delays: list[float] = []
+    api = SlowApi([])
+
+    def seen(found: Followed[Namespace]) -> bool:
+        delays.append(found._backoff._next)
+        return len(api.asked) >= 5
+
+    play(api, seen)
+    assert max(delays) > 0.04
+
+
 def test_what_is_restored_is_followed_from_its_version() -> None:
     api = PlayedApi([], [[], [added("b", "11")], 3600.0])
 

@@ -99,8 +99,10 @@ class Followed(Generic[T]):
                 after, why = error.retry_after, str(error)
                 self._refusals += error.code not in _LATER
                 if error.gone or self._refusals >= _REFUSALS_MOST:
-                    self._version, self._refusals = "", 0
-                    if self._listed_at is None or clock() - self._listed_at > _LISTED_LATELY_S:
+                    watched, self._version, self._refusals = self._version, "", 0
+                    lately = self._listed_at is not None and clock() - self._listed_at <= _LISTED_LATELY_S
+                    # A list of which that is said comes in pages that take too long, and will the next time again.
+                    if watched and not lately:
                         # The server is there again: what was waited for while it was away is over.
                         self._backoff.reset()
             except (AwayError, AccessError) as error:
