@@ -14,6 +14,7 @@ from nodeseal.cores.supervisor import CoreSupervisor
 from nodeseal.linux import cgroup_hierarchies
 from nodeseal.linux.cgroup_hierarchies import Hierarchy
 from nodeseal.local.run_directory import CORE_PLACE
+from support.agent_fakes import until
 
 
 async def nothing() -> None:
@@ -40,8 +41,7 @@ def test_cgroup_of_a_core_that_is_started_while_a_dead_ones_goes_is_left(
         for name in ("core-3", "core-4"):
             (cgroups / name).mkdir(parents=True)
         tidying = asyncio.create_task(supervisor._keep_tidy())
-        while (cgroups / "core-3").exists():
-            await asyncio.sleep(0.001)
+        await until(lambda: not (cgroups / "core-3").exists())
         tidying.cancel()
 
     asyncio.run(story())
