@@ -77,6 +77,11 @@ class Followed(Generic[T]):
         """What changes now is seen, as far as anybody can tell."""
         return self._open_since is not None
 
+    @property
+    def watching_since(self) -> float | None:
+        """When that began, by the event loop's clock; None: it is not so."""
+        return self._open_since
+
     def restore(self, items: Iterable[T], version: str) -> None:
         """What was known before, in another process too: it counts until the server tells better. `version`: from where
         it can be followed on; "": it has to be listed again. To be called before `run`; tells nobody."""

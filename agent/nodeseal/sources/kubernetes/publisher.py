@@ -121,6 +121,10 @@ class Publisher:
         self._backoff = Backoff(_FIRST_S, _LONGEST_S, rand)
         self._not_before = float("-inf")
         self._failure: PublicationError | None = None
+        self._was_away = False
+        """Nobody has answered when it failed last."""
+        self._watched_since: float | None = None
+        """As it was then."""
 
     async def claim(self) -> NodeClaim:
         """Looks whose the node is; what is published from then on says it. Where the API server does not tell, that is
@@ -231,14 +235,15 @@ class Publisher:
         """One at a time; what fails is not tried again at once. Raises PublicationError, `refused` when the API server
         does not do it."""
         async with self._writing:
-            # A watch that goes on says that the server is back.
-            patient = not (isinstance(self._failure, SourceAwayError) and self._endpoints.watching)
+            # A watch that was begun since says that the server is back.
+            patient = not self._was_away or self._endpoints.watching_since in (None, self._watched_since)
             if self._failure is not None and self._clock() < self._not_before and patient:
                 raise type(self._failure)(str(self._failure))
-            after = None
+            after, self._was_away = None, False
             try:
                 yield
             except AwayError as error:
+                self._was_away = True
                 failure: PublicationError = SourceAwayError(f"cannot {what}: {error}")
             except RefusedError as error:
                 after = error.retry_after
@@ -249,12 +254,13 @@ class Publisher:
             except (shards.FullError, ValueError) as error:
                 failure = PublicationError(f"cannot {what}: {error}")
             except PublicationError as error:
+                self._was_away = isinstance(error, SourceAwayError)
                 failure = error
             else:
                 self._failure = None
                 self._backoff.reset()
                 return
-            self._failure = failure
+            self._failure, self._watched_since = failure, self._endpoints.watching_since
             self._not_before = self._clock() + max(self._backoff.next(), min(after or 0.0, _LONGEST_S))
             raise failure
 
