@@ -6,31 +6,23 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from nodeseal.api import client
-from nodeseal.contracts.api import STATUS
 from nodeseal.contracts.connections import ConnectionFilter
-from nodeseal.contracts.status import Status, WorkloadRow
-from nodeseal.daemon.cleanup import cleanup
 from nodeseal.kubernetes.objects import Pod
 from nodeseal.local.run_directory import cluster_copies
 from nodeseal.sources.kubernetes import saved
-from support import agent as agent_program
 from support import cni_plugin
 from support.anchors import make_ca
 from support.connection import echo, echoes
-from support.manifests import NAMESPACE, Cluster, rendered
+from support.manifests import Cluster, rendered
 from support.namespaces import needs_root
-from support.patience import PATIENCE, wait_for
+from support.patience import wait_for
+from support.played_agent import PlayedAgent, has_kinds
 from support.played_node import PlayedCluster, PlayedNode, PlayedPod
 from support.pods import compiled
 from support.server import Server
@@ -40,111 +32,10 @@ pytestmark = needs_root
 PORT = 8080
 
 
-class Agent:
-    """A node's, as its DaemonSet would run it: with the token that the API server gives to its pod."""
-
-    def __init__(self, cluster: PlayedCluster, node: PlayedNode, directory: Path, programs: Path, ca: Path) -> None:
-        self.node = node
-        self.run_dir = directory / node.name
-        self._config = directory / f"{node.name}.yaml"
-        self._programs = programs
-        access = cluster.server.access(_token(cluster, node))
-        kubernetes = {
-            "trust_domain": "cluster.local",
-            "server": access.server,
-            "ca": str(access.ca),
-            "token": str(access.token),
-        }
-        configuration = {
-            "mesh": {"kubernetes": kubernetes},
-            "ca": str(ca),
-            "run_dir": str(self.run_dir),
-            "settle": "200ms",
-            "workers": 1,
-            "cni": {"config_directory": f"{self.run_dir}.net.d", "binary_directory": f"{self.run_dir}.bin"},
-        }
-        self._config.write_text(json.dumps(configuration))
-        self._process: subprocess.Popen[str] | None = None
-
-    def start(self) -> None:
-        """Returns at once."""
-        environment = {**os.environ, "NODESEAL_NODE": self.node.name, "PYTHONPATH": os.pathsep.join(sys.path)}
-        command = (sys.executable, agent_program.__file__, str(self._programs), "--config", str(self._config))
-        with self.log.open("a") as log:
-            self._process = self.node.namespace.popen(*command, stdout=log, stderr=log, env=environment)
-
-    @property
-    def log(self) -> Path:
-        return self.run_dir.with_suffix(".log")
-
-    def stop(self) -> None:
-        """Core and capture stay."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(PATIENCE) == 0, self.log.read_text()[-3000:]
-
-    def close(self) -> None:
-        """Nothing of it is left."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(PATIENCE)
-        if self.run_dir.exists():
-            assert self.node.namespace.run(lambda: cleanup(self.run_dir)).failed == []
-
-    def status(self) -> Status | None:
-        """None: it does not answer yet."""
-        assert self._process is None or self._process.poll() is None, self.log.read_text()[-3000:]
-        try:
-            return client.ask(self.run_dir, STATUS, None)
-        except client.AgentError:
-            return None
-
-    def workload(self, *key: str) -> WorkloadRow | None:
-        status = self.status()
-        name = "/".join(key)
-        return next((one for one in status.workloads if one.workload == name), None) if status is not None else None
-
-    def wait_enrolled(self, pod: PlayedPod, phase: str = "enrolled") -> None:
-        def so() -> bool:
-            row = self.workload(*pod.key)
-            return row is not None and row.phase == phase
-
-        try:
-            wait_for(so, f"{pod.key} is {phase}")
-        except BaseException:
-            sys.stderr.write(f"{self.status()}\n{self.log.read_text()[-4000:]}")
-            raise
-
-    def connections(self, port: int) -> set[str]:
-        """How those to this port go."""
-        rows = client.ask_connections(self.run_dir, ConnectionFilter()).connections
-        return {"mTLS" if one.mtls else str(one.reason) for one in rows if one.destination.endswith(f":{port}")}
-
-    def problems(self) -> set[str]:
-        """The words of what is wrong."""
-        status = self.status()
-        return {one.word for one in status.problems} if status is not None else set()
-
-
-def _token(cluster: PlayedCluster, node: PlayedNode) -> str:
-    """Bound to a pod of the DaemonSet on the node."""
-    name = f"nodeseal-agent-{node.name}"
-    container = {"name": "agent", "image": "none"}
-    spec = {"nodeName": node.name, "serviceAccountName": "nodeseal-agent", "hostNetwork": True}
-    body = {"metadata": {"name": name}, "spec": {**spec, "containers": [container]}}
-    pods, account = (f"/api/v1/namespaces/{NAMESPACE}/{kind}" for kind in ("pods", "serviceaccounts"))
-    made = cluster.server.ask("POST", pods, body)
-    bound = {"kind": "Pod", "apiVersion": "v1", "name": name, "uid": made["metadata"]["uid"]}
-    asked = {"spec": {"boundObjectRef": bound}}
-    token: str = cluster.server.ask("POST", f"{account}/nodeseal-agent/token", asked)["status"]["token"]
-    return token
-
-
 class World:
     """Two nodes with an agent each, and a pod on each: shop/client, shop/server."""
 
-    def __init__(self, cluster: PlayedCluster, agents: list[Agent]) -> None:
+    def __init__(self, cluster: PlayedCluster, agents: list[PlayedAgent]) -> None:
         self.cluster = cluster
         self.agents = agents
 
@@ -157,21 +48,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     ca = make_ca(root / "ca", trust_domain="cluster.local")
     with PlayedCluster(root) as cluster, contextlib.ExitStack() as stack:
         Cluster(cluster.server).apply(rendered({"namespace": {"create": True}}))
-        wait_for(lambda: _has_kinds(cluster), "the API server knows nodeseal's kinds")
-        agents = [Agent(cluster, cluster.node(number), root, programs, ca) for number in (1, 2)]
+        wait_for(lambda: has_kinds(cluster), "the API server knows nodeseal's kinds")
+        agents = [PlayedAgent(cluster, cluster.node(number), root, programs, ca) for number in (1, 2)]
         for agent in agents:
             stack.callback(agent.close)
             agent.start()
         yield World(cluster, agents)
-
-
-def _has_kinds(cluster: PlayedCluster) -> bool:
-    try:
-        for plural in ("meshendpoints", "meshnodes"):
-            cluster.server.ask("GET", f"/apis/nodeseal.io/v1alpha1/{plural}")
-    except AssertionError:
-        return False
-    return True
 
 
 def dialled(pod: PlayedPod, server: PlayedPod, port: int = PORT) -> socket.socket:
@@ -194,7 +76,7 @@ def says_so(world: World, node: PlayedNode) -> bool:
     return (status.get("enrolled"), status.get("wanted"), states["Enrolled"]) == (1, 1, "True")
 
 
-def reached_by_mtls(agent: Agent, client: PlayedPod, server: PlayedPod, port: int = PORT) -> bool:
+def reached_by_mtls(agent: PlayedAgent, client: PlayedPod, server: PlayedPod, port: int = PORT) -> bool:
     """Whether a connection goes through a tunnel. (Until both nodes have seen the other, it may be refused.)"""
     with contextlib.suppress(ConnectionError), dialled(client, server, port) as connection:
         return echoes(connection) and "mTLS" in agent.connections(port)
@@ -281,7 +163,7 @@ def test_services_are_dialled_through_mutual_tls_in_every_way(world: World) -> N
     world.cluster.label("balanced", enrol=None)
 
 
-def plugged(command: str, agent: Agent, pod: PlayedPod) -> cni_plugin.Called:
+def plugged(command: str, agent: PlayedAgent, pod: PlayedPod) -> cni_plugin.Called:
     """What the network plugin says of a pod."""
     namespace, name = pod.key
     variables = {
@@ -351,7 +233,7 @@ def test_agent_that_starts_while_the_api_server_is_away_goes_on_from_what_it_kne
         kept.close()
 
 
-def _names(agent: Agent, kind: str) -> set[str]:
+def _names(agent: PlayedAgent, kind: str) -> set[str]:
     found = saved.load(agent.run_dir, kind, Pod)
     return {one.metadata.name for one in found.items} if found is not None else set()
 
