@@ -130,12 +130,10 @@ def why_needed(holder: Holder, now: int) -> str | None:
 def nodes_elsewhere(workloads: Iterable[Workload], trust_domain: str) -> frozenset[str]:
     """The nodes of federated meshes: those all of whose workloads are of other trust domains than `trust_domain`, the
     mesh's own. They issue by roots of their own, and the mesh's trust anchors do not concern them."""
-    ours: set[str] = set()
-    others: set[str] = set()
-    for workload in workloads:
-        of_ours = workload.trust_domain in (None, trust_domain)
-        (ours if of_ours else others).add(workload.node)
-    return frozenset(others - ours)
+    # Of tens of thousands of workloads there are few of these.
+    found = {(workload.node, workload.trust_domain) for workload in workloads}
+    ours = {node for node, domain in found if domain in (None, trust_domain)}
+    return frozenset({node for node, _ in found} - ours)
 
 
 def lingering(anchors: Iterable[str], publishers: Mapping[str, Trust | None]) -> dict[str, list[str]]:
