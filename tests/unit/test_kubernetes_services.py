@@ -17,7 +17,7 @@ from nodeseal.mesh.decide import Refuse, Route, Tunnel, Unavailable, outbound
 from nodeseal.mesh.fronts import Sticky
 from nodeseal.mesh.model import Mesh, Mode, Phase, Service, Workload, WorkloadName
 from nodeseal.mesh.node import NODES
-from nodeseal.sources.kubernetes.services import FoundService, Here, here_of, service_of
+from nodeseal.sources.kubernetes.services import SERVICE_NAME, FoundService, Here, KnownEndpoints, here_of, service_of
 from support import service_page
 from support.service_objects import HERE, nodes_of, services_of
 from support.service_rows import ALONE, AT_NODES, HTTP, OUTSIDE, PODS, REFUSED, ROWS, SILENT, Dial, Row, Slice, World
@@ -217,3 +217,23 @@ def test_a_service_may_not_have_more_pairs_of_ports_and_addresses_than_agents_be
 def test_the_order_of_slices_says_nothing() -> None:
     parts = [Slice((name,)).manifest("web", number) for number, name in enumerate(("b1", "a1", "c1"))]
     assert read(WHOLE, *parts).service == read(WHOLE, *reversed(parts)).service
+
+
+def test_large_service_is_read_alike_whether_its_slices_are_known_or_not() -> None:
+    def part(number: int, *addresses: str) -> objects.EndpointSlice:
+        endpoints = [objects.Endpoint((address,)) for address in addresses]
+        meta = objects.Meta(f"web-{number}", "shop", labels={SERVICE_NAME: "web"})
+        return objects.EndpointSlice(meta, "IPv4", endpoints, [objects.EndpointPort(None, 8080)])
+
+    spec = objects.ServiceSpec(cluster_ip="10.96.0.9", ports=[objects.ServicePort(80)])
+    service = objects.Service(objects.Meta("web", "shop"), spec)
+    one, two, wrong = part(1, "10.1.0.1", "10.1.0.2"), part(2, "10.1.0.3"), part(3, "nowhere")
+    changed = part(2, "10.1.0.3", "10.1.0.4")
+    known = KnownEndpoints()
+    for parts in ([one, two, wrong], [one, changed, wrong], [one, changed, wrong], [changed]):
+        assert service_of(service, parts, HERE, known) == service_of(service, parts, HERE)
+    known.forget(one.key)
+    assert known.get(one, 8080) is None
+    assert known.get(changed, 8080) is not None
+    assert known.get(two, 8080) is None
+    assert known.get(wrong, 8080) is None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from nodeseal.kubernetes.objects import EndpointSlice, Key, Service
 from nodeseal.mesh.service import Service as MeshService
 from nodeseal.mesh.workload import WorkloadName
-from nodeseal.sources.kubernetes.services import Here, service_key_of, service_of
+from nodeseal.sources.kubernetes.services import Here, KnownEndpoints, service_key_of, service_of
 
 
 class ServiceTable:
@@ -21,6 +21,7 @@ class ServiceTable:
         """Service -> its slices."""
         self._service_of: dict[Key, Key] = {}
         self._dirty: set[Key] = set()
+        self._known = KnownEndpoints()
         self._problems: dict[Key, tuple[str, ...]] = {}
 
     def services_changed(self, keys: Iterable[Key]) -> None:
@@ -31,6 +32,8 @@ class ServiceTable:
         """These have: their services are decided anew, and those that they were of before."""
         for key in keys:
             part = self._slices.get(key)
+            if part is None:
+                self._known.forget(key)
             before = self._service_of.get(key)
             now = service_key_of(part) if part is not None else None
             if before is not None and before != now:
@@ -61,7 +64,7 @@ class ServiceTable:
                 found[name] = None
                 continue
             slices = (self._slices[one] for one in self._of_service.get(key, ()) if one in self._slices)
-            read = service_of(service, slices, self._here)
+            read = service_of(service, slices, self._here, self._known)
             found[name] = read.service
             if read.problems:
                 self._problems[key] = read.problems

@@ -75,11 +75,15 @@ def service_key_of(part: EndpointSlice) -> Key | None:
     return (part.metadata.namespace, name) if name else None
 
 
-def service_of(service: Service, slices: Iterable[EndpointSlice], here: Here) -> FoundService:
-    """The service with those of its slices."""
+def service_of(
+    service: Service, slices: Iterable[EndpointSlice], here: Here, known: KnownEndpoints | None = None
+) -> FoundService:
+    """The service with those of its slices. `known`: what was read of them before."""
     if not _is_balanced(service):
         return FoundService(None)
-    reading = _Reading(service, sorted(slices, key=lambda part: part.metadata.name), here)
+    parts = sorted(slices, key=lambda part: part.metadata.name)
+    # Of a lone slice something has changed whenever it is asked for.
+    reading = _Reading(service, parts, here, known if len(parts) > 1 else None)
     fronts = tuple(reading.fronts())
     problems = tuple(dict.fromkeys(reading.problems))
     if not fronts:
@@ -123,11 +127,37 @@ class _Candidate:
         return self.serving and self.terminating
 
 
+class KnownEndpoints:
+    """The endpoints of slices as they were read last: of the many slices of a large service few change at once."""
+
+    def __init__(self) -> None:
+        self._of: dict[Key, tuple[EndpointSlice, dict[int, tuple[_Candidate, ...]]]] = {}
+
+    def get(self, part: EndpointSlice, port: int) -> tuple[_Candidate, ...] | None:
+        """Those of this very slice at a port; None: they have to be read."""
+        found = self._of.get(part.key)
+        return found[1].get(port) if found is not None and found[0] is part else None
+
+    def put(self, part: EndpointSlice, port: int, endpoints: tuple[_Candidate, ...]) -> None:
+        """They were read."""
+        found = self._of.get(part.key)
+        if found is None or found[0] is not part:
+            found = self._of[part.key] = part, {}
+        found[1][port] = endpoints
+
+    def forget(self, key: Key) -> None:
+        """There is no such slice any more."""
+        self._of.pop(key, None)
+
+
 class _Reading:
     """One service."""
 
-    def __init__(self, service: Service, slices: Sequence[EndpointSlice], here: Here) -> None:
+    def __init__(
+        self, service: Service, slices: Sequence[EndpointSlice], here: Here, known: KnownEndpoints | None
+    ) -> None:
         self.problems: list[str] = []
+        self._known = known
         self._service = service
         self._spec = service.spec
         self._slices = slices
@@ -187,17 +217,31 @@ class _Reading:
 
     def _candidates(self, version: int, port: ServicePort) -> list[_Candidate]:
         """All endpoints of a port."""
-        found: dict[ApplicationAddress, _Candidate] = {}
+        # By numbers: addresses are compared and hashed in Python, and a service may have thousands of them.
+        found: dict[tuple[int, int], _Candidate] = {}
         for part in self._slices:
             if _FAMILIES.get(part.address_type) != version:
                 continue
             for number in _numbers(part, port):
-                for endpoint in (part.endpoints or ()) if self._is_port(number) else ():
-                    one = self._candidate(part, endpoint, version, number)
+                for one in self._endpoints(part, version, number) if self._is_port(number) else ():
                     # One may be in two slices while it moves; an address may be of one that ends and of one that lives.
-                    if one is not None and (one.address not in found or not one.terminating):
-                        found[one.address] = one
-        return [found[one] for one in sorted(found, key=lambda one: (one.port, one.address))]
+                    place = number, int(one.address.address)
+                    if place not in found or not one.terminating:
+                        found[place] = one
+        return [found[place] for place in sorted(found)]
+
+    def _endpoints(self, part: EndpointSlice, version: int, port: int) -> tuple[_Candidate, ...]:
+        """Of one slice at one of its ports."""
+        known = self._known.get(part, port) if self._known is not None else None
+        if known is not None:
+            return known
+        before = len(self.problems)
+        read = (self._candidate(part, endpoint, version, port) for endpoint in part.endpoints or ())
+        found = tuple(one for one in read if one is not None)
+        if self._known is not None and len(self.problems) == before:
+            # What is wrong with them has to be told each time.
+            self._known.put(part, port, found)
+        return found
 
     def _candidate(self, part: EndpointSlice, endpoint: Endpoint, version: int, port: int) -> _Candidate | None:
         if not endpoint.addresses:
