@@ -126,10 +126,19 @@ class EndpointsSpec(Struct, frozen=True):
     workloads: Annotated[list[PublishedWorkload], Meta(max_length=MOST_WORKLOADS)]
 
 
+class NamedMeta(Struct, frozen=True, gc=False):
+    """Of ObjectMeta what names an object."""
+
+    name: str
+    namespace: str = ""
+    """Always empty: they are of the whole cluster."""
+
+
 class MeshEndpoints(KubernetesObject, frozen=True):
     """As readers have it. `spec`: as it came: a cluster has thousands, each is looked into once, and looked into it
     would take four times the memory."""
 
+    metadata: NamedMeta  # type: ignore[assignment] # thousands: no labels, no annotations
     spec: Raw
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from nodeseal.clock import utc_now
 from nodeseal.kubernetes.access import AccessError
 from nodeseal.kubernetes.api import Api, AwayError, RefusedError
 from nodeseal.kubernetes.followed import Followed
-from nodeseal.kubernetes.objects import NODES, Node
+from nodeseal.kubernetes.objects import NODES, Key, Node
 from nodeseal.local import run_directory
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.trust import Trust
@@ -326,11 +326,12 @@ class Publisher:
             self._objects = objects
         return self._objects
 
-    def _numbers(self) -> Iterator[int]:
-        names: Mapping[tuple[str, str], object] = {**self._endpoints.items, **self._endpoints.unread}
-        for _, name in names:
-            if (number := number_of(name, self._node)) is not None:
-                yield number
+    def _numbers(self) -> list[int]:
+        # Of those of all nodes, which are many, few get past the first question.
+        begin = f"{self._node}-"
+        followed: tuple[Iterable[Key], ...] = self._endpoints.items, self._endpoints.unread
+        mine = {name for names in followed for _, name in names if name.startswith(begin)}
+        return [number for name in sorted(mine) if (number := number_of(name, self._node)) is not None]
 
     def _object(self, objects: dict[int, Owned[EndpointsSpec]], number: int) -> Owned[EndpointsSpec]:
         if number not in objects:
