@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nodeseal.sources.directory.heap import Heap
+from nodeseal.sources.heap import Heap
 
 
 @pytest.fixture(autouse=True)

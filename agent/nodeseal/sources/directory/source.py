@@ -16,7 +16,6 @@ from nodeseal.mesh.revocation import REVOCATIONS
 from nodeseal.mesh.trust import Trust
 from nodeseal.sources.directory import claim
 from nodeseal.sources.directory.claim import DirectoryClaim
-from nodeseal.sources.directory.heap import Heap
 from nodeseal.sources.directory.publications import (
     ENROLLED,
     SUFFIX,
@@ -27,6 +26,7 @@ from nodeseal.sources.directory.publications import (
 )
 from nodeseal.sources.directory.state import StateCache, StateFile, combine, digest_of
 from nodeseal.sources.directory.watch import DirectoryWatch, is_lookalike, is_state_file
+from nodeseal.sources.heap import Heap
 from nodeseal.sources.source import (
     Concern,
     Description,

@@ -20,6 +20,7 @@ from nodeseal.local.mesh_source import KubernetesMesh, Outside
 from nodeseal.mesh.model import Mesh, Workload, WorkloadName
 from nodeseal.mesh.trust import Trust
 from nodeseal.sources.arrival import Arrival, ArrivalError
+from nodeseal.sources.heap import Heap
 from nodeseal.sources.kubernetes.following import Following, Settings
 from nodeseal.sources.kubernetes.requirements import missing
 from nodeseal.sources.source import (
@@ -40,6 +41,8 @@ _LOOK_S = 0.2
 _SHARE = 10
 """Of the time, one part goes into taking new states in at most."""
 _LONGEST_PAUSE_S = 1.0
+_SETTLE_S = 60.0
+"""How often what was needed for a moment goes back to the system."""
 
 
 class KubernetesSource(Source):
@@ -55,6 +58,8 @@ class KubernetesSource(Source):
         self._following: Following | None = None
         self._running: asyncio.Task[None] | None = None
         self._users = 0
+        self._heap = Heap()
+        self._settled = float("-inf")
 
     @property
     def publishers(self) -> Publishers:  # type: ignore[override]
@@ -122,6 +127,9 @@ class KubernetesSource(Source):
                 if problems and (news or problems != complained):
                     yield MeshStateError(problems)
                 complained = problems
+                if clock() - self._settled >= _SETTLE_S:
+                    self._heap.settle(len(mesh.workloads))
+                    self._settled = clock()
                 # Whoever takes a new state has work with it: no more than a share of the time goes into that.
                 await following.pause((clock() - since) * _SHARE, _LONGEST_PAUSE_S)
                 await following.news()

@@ -4,7 +4,8 @@ A state of 50,000 workloads is a quarter of a million objects, none of them in a
 each of them, and keeps the interpreter's lock for some 50 ms meanwhile, so they are not made with the collector
 running, and are taken out of its sight (gc.freeze) once they are there; they are freed all the same when nothing
 refers to them any more. What the reading itself needed, the allocator would keep for later: with malloc_trim(3) it
-goes back to the system.
+goes back to the system. Threads share one arena: what each needs for a moment stays in its own otherwise, and no two
+of them are in the interpreter at once anyway.
 """
 
 import ctypes
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _LARGE = 1000
-_M_MMAP_THRESHOLD = -3  # malloc.h
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 _MMAP_THRESHOLD = 256 * 1024
 
 
@@ -28,6 +29,7 @@ class Heap:
         if (set_option := getattr(libc, "mallopt", None)) is not None:
             # By itself it grows with the first large file that is read, and nothing below it is given back at once.
             set_option(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
+            set_option(_M_ARENA_MAX, 1)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
