@@ -49,7 +49,7 @@ HELM_VERSION := 4.3.2
 NODESEAL_HELM ?= $(HOME)/.cache/nodeseal/helm-$(HELM_VERSION)
 export NODESEAL_KUBERNETES NODESEAL_HELM
 
-.PHONY: help demo demo-identity test test-workers test-iptables trixie chaos storm spire test-kubernetes cluster cluster-programs image lint guard bench profile scale fleet format reference man pictures clean install
+.PHONY: help demo demo-identity test test-workers test-iptables trixie chaos storm spire test-kubernetes cluster cluster-programs image lint guard bench profile scale scale-kubernetes fleet format reference man pictures clean install
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -134,7 +134,7 @@ lint: $(VENV)/.installed-lint ## ruff, mypy --strict, import-linter, clang-forma
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=agent:lab $(BIN)/mypy --strict bench
+	MYPYPATH=agent:lab:tests $(BIN)/mypy --strict bench
 	MYPYPATH=agent $(BIN)/mypy --strict tools
 	MYPYPATH=agent:lab:tests:. $(BIN)/mypy --strict -p chaos -p cluster -p differential -p support
 	$(BIN)/lint-imports
@@ -214,6 +214,9 @@ profile: $(VENV)/.installed-bench ## flame graphs of the core under each load, i
 
 scale: $(VENV)/.installed-bench ## 200 workloads, 10,000 connections, 50,000 workloads in the mesh (root, 5 minutes)
 	$(BIN)/python -m bench.scale
+
+scale-kubernetes: $(VENV)/.installed-test $(VENV)/.installed-bench | $(KUBERNETES_PROGRAMS) ## an agent among 1,000 nodes with 50,000 pods, simulated on a real API server (root, Go, 10 minutes; QUICK=1: a minute)
+	$(BIN)/python -m bench.kubernetes_scale $(if $(QUICK),--quick)
 
 fleet: $(VENV)/.installed-bench ## the certificate service when 1,000 nodes with 50 identities each start at once (3 minutes)
 	$(BIN)/python -m bench.authority

@@ -103,6 +103,16 @@ class ApiServer:
         )
         wait_for(self._ready, "the API server is ready")
 
+    @property
+    def pids(self) -> dict[str, int]:
+        """Of "etcd" and "kube-apiserver", while they run."""
+        return {name: process.pid for name, process in self._running.items()}
+
+    @property
+    def etcd(self) -> str:
+        """Where etcd is asked, from inside the namespace."""
+        return f"http://127.0.0.1:{_ETCD}"
+
     def stop(self) -> None:
         """It is away; etcd has its state."""
         self._end("kube-apiserver")
