@@ -85,7 +85,7 @@ class PlayedAgent:
         name = "/".join(key)
         return next((one for one in status.workloads if one.workload == name), None) if status is not None else None
 
-    def wait_enrolled(self, pod: PlayedPod, phase: str = "enrolled") -> None:
+    def wait_enrolled(self, pod: PlayedPod, phase: str = "enrolled", seconds: float = 20.0) -> None:
         def so() -> bool:
             row = self.workload(*pod.key)
             return row is not None and row.phase == phase
