@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import yaml
 
-from nodeseal.kubernetes.objects import Meta, Node
+from nodeseal.kubernetes.objects import Node, PlainMeta
 from nodeseal.manifests.chart import Chart
 from nodeseal.mesh import node as mesh_node
 from nodeseal.mesh.exclusions import Excluded, Exclusions, PortRange
@@ -204,7 +204,7 @@ def test_addresses_of_a_node_have_bounds(addresses: list[object]) -> None:
 
 def test_node_of_another_version_is_read() -> None:
     data = b'{"metadata": {"name": "n1"}, "status": {"agentVersion": "9", "moods": [1], "trust": null}}'
-    assert msgspec.json.decode(data, type=MeshNode) == MeshNode(Meta("n1"), NodeStatus("9"))
+    assert msgspec.json.decode(data, type=MeshNode) == MeshNode(PlainMeta("n1"), NodeStatus("9"))
 
 
 def test_node_is_ready_when_its_kubelet_says_so() -> None:

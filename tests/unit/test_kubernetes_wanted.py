@@ -200,3 +200,13 @@ def test_slip_in_suspended_suspends_nothing() -> None:
 )
 def test_namespace_may_enrol_if_it_does_not_say_otherwise(said: Said, may: bool) -> None:
     assert may_enrol(Namespace(meta("shop", said))) is may
+
+
+def test_names_that_somebody_makes_by_the_thousand_are_told_a_few_times() -> None:
+    said = wanted(
+        Namespace(meta("shop", {"enrol": "true"})),
+        Pod(Meta("web-1", "shop", "", {f"nodeseal.io/enroll{n}": "" for n in range(5000)})),
+    )
+    assert said.settings == IN
+    assert len(said.problems) == 8
+    assert "nodeseal.io/enrol may be meant" in said.problems[0]

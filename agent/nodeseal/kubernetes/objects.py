@@ -7,6 +7,7 @@ are those of https://kubernetes.io/docs/reference/kubernetes-api/.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from sys import intern
 from typing import Generic, TypeVar
 from urllib.parse import quote
@@ -18,22 +19,39 @@ Key = tuple[str, str]
 """(namespace, or "" of what has none; name)"""
 
 
-class Meta(Struct, frozen=True, rename="camel"):
-    """ObjectMeta. Its version is left out: objects that say the same are equal."""
+class PlainMeta(Struct, frozen=True, rename="camel"):
+    """ObjectMeta. Its version is left out: objects that say the same are equal. So are annotations: whoever may write
+    an object may write 256 KiB of them, and a cluster has thousands of Services and EndpointSlices."""
 
     name: str
     namespace: str = ""
     uid: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+
+
+_ANNOTATIONS_READ = ("nodeseal.io/", "kubernetes.io/config.", "k8s.v1.cni.cncf.io/network-status")
+"""How the names of those begin that anybody here reads."""
+_ANNOTATIONS_MOST = 100
+"""Of those; anybody who may start pods may write thousands."""
+
+
+class Meta(PlainMeta, frozen=True, rename="camel"):
+    """The same of those kinds whose annotations count."""
+
     annotations: dict[str, str] = field(default_factory=dict)
+    """Those that are read."""
     deletion_timestamp: str | None = None
     """When it is to be gone; None: it is not being deleted."""
+
+    def __post_init__(self) -> None:
+        read = ((name, text) for name, text in self.annotations.items() if name.startswith(_ANNOTATIONS_READ))
+        force_setattr(self, "annotations", dict(islice(read, _ANNOTATIONS_MOST)))
 
 
 class KubernetesObject(Struct, frozen=True, rename="camel"):
     """What all have."""
 
-    metadata: Meta
+    metadata: PlainMeta
 
     @property
     def key(self) -> Key:
@@ -80,6 +98,8 @@ class Resource(Generic[T]):
 class Namespace(KubernetesObject, frozen=True):
     """Its labels say who is enrolled."""
 
+    metadata: Meta
+
 
 class PodIp(Struct, frozen=True):
     """One address of a pod."""
@@ -121,6 +141,7 @@ class PodStatus(Struct, frozen=True, rename="camel"):
 class Pod(KubernetesObject, frozen=True):
     """A workload, if it is wanted."""
 
+    metadata: Meta
     spec: PodSpec = field(default_factory=PodSpec)
     status: PodStatus = field(default_factory=PodStatus)
 

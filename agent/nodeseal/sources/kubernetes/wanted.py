@@ -45,6 +45,8 @@ _POD_LABELS = (ENROL, MODE)
 _NAMESPACE_LABELS = (*_POD_LABELS, PODS_MAY_RELAX, SUSPENDED)
 _ANNOTATIONS = (ON_FAILURE, CONNECT, EXCLUDE, LIMITS, NETWORK_POLICIES)
 _NESTED = (EXCLUDE, LIMITS)
+_MOST_PASSED_OVER = 8
+"""That are told of one object."""
 
 
 class NetworkPolicies(StrEnum):
@@ -153,7 +155,7 @@ def _read(meta: Meta, where: str, labels: tuple[str, ...]) -> tuple[Stated | Non
     """What an object says; None if something of it is wrong. And what is wrong, or passed over."""
     problems = Problems(where)
     entries: dict[str, Node] = {}
-    passed_over = []
+    passed_over: list[str] = []
     for known, other, texts in ((labels, _ANNOTATIONS, meta.labels), (_ANNOTATIONS, labels, meta.annotations)):
         kind, another = ("label", "an annotation") if known is labels else ("annotation", "a label")
         for name, text in texts.items():
@@ -161,7 +163,7 @@ def _read(meta: Meta, where: str, labels: tuple[str, ...]) -> tuple[Stated | Non
                 entries[name] = _node(name, text, problems)
             elif name in other:
                 passed_over.append(f"{where}: the {kind} {name} says nothing: it is {another}")
-            elif name.startswith(PREFIX):
+            elif name.startswith(PREFIX) and len(passed_over) < _MOST_PASSED_OVER:
                 near = get_close_matches(name.removeprefix(PREFIX), [one.removeprefix(PREFIX) for one in known], 1)
                 meant = f"; {PREFIX}{near[0]} may be meant" if near else ""
                 passed_over.append(f"{where}: the {kind} {shown(name)} says nothing: there is none of this name{meant}")
