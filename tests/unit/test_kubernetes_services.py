@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -237,3 +237,24 @@ def test_large_service_is_read_alike_whether_its_slices_are_known_or_not() -> No
     assert known.get(changed, 8080) is not None
     assert known.get(two, 8080) is None
     assert known.get(wrong, 8080) is None
+
+
+def test_ports_of_slices_are_looked_through_once_however_many_a_service_has() -> None:
+    looked = 0
+
+    class Ports(list[objects.EndpointPort]):
+        def __iter__(self) -> Iterator[objects.EndpointPort]:
+            nonlocal looked
+            looked += 1
+            return super().__iter__()
+
+    meta = objects.PlainMeta("web", "shop", labels={SERVICE_NAME: "web"})
+    ports = [objects.ServicePort(number, f"p{number}") for number in range(1, 1001)]
+    one = objects.Service(meta, objects.ServiceSpec(cluster_ip="10.96.0.1", ports=ports))
+    part = objects.EndpointSlice(
+        meta, "IPv4", [objects.Endpoint(("10.0.0.1",))], Ports([objects.EndpointPort("p7", 80, "TCP")])
+    )
+    found = service_of(one, [part], Here("node1")).service
+    assert found is not None
+    assert [front.port for front in found.fronts if front.endpoints] == [7]
+    assert looked == 1

@@ -160,8 +160,8 @@ class _Reading:
         self._known = known
         self._service = service
         self._spec = service.spec
-        self._slices = slices
         self._here = here
+        self._numbers = _numbers(slices)
         self._internal_local = self._spec.internal_traffic_policy == "Local"
         self._external_local = self._spec.external_traffic_policy == "Local"
 
@@ -219,15 +219,12 @@ class _Reading:
         """All endpoints of a port."""
         # By numbers: addresses are compared and hashed in Python, and a service may have thousands of them.
         found: dict[tuple[int, int], _Candidate] = {}
-        for part in self._slices:
-            if _FAMILIES.get(part.address_type) != version:
-                continue
-            for number in _numbers(part, port):
-                for one in self._endpoints(part, version, number) if self._is_port(number) else ():
-                    # One may be in two slices while it moves; an address may be of one that ends and of one that lives.
-                    place = number, int(one.address.address)
-                    if place not in found or not one.terminating:
-                        found[place] = one
+        for part, number in self._numbers.get((version, port.name, port.protocol), ()):
+            for one in self._endpoints(part, version, number) if self._is_port(number) else ():
+                # One may be in two slices while it moves; an address may be of one that ends and of one that lives.
+                place = number, int(one.address.address)
+                if place not in found or not one.terminating:
+                    found[place] = one
         return [found[place] for place in sorted(found)]
 
     def _endpoints(self, part: EndpointSlice, version: int, port: int) -> tuple[_Candidate, ...]:
@@ -315,13 +312,17 @@ def of_networks(networks: Iterable[Network], version: int) -> tuple[Network, ...
     return () if any(network.prefixlen == 0 for network in found) else found
 
 
-def _numbers(part: EndpointSlice, port: ServicePort) -> list[int]:
-    """The ports of a slice that stand for one of the service: those of its name."""
-    return [
-        one.port
-        for one in part.ports or ()
-        if one.port and (one.name or "") == port.name and (one.protocol or "TCP") == port.protocol
-    ]
+def _numbers(slices: Iterable[EndpointSlice]) -> dict[tuple[int, str, str], list[tuple[EndpointSlice, int]]]:
+    """By family, name and protocol of a service's port the slices that have it, each with its number there. (A service
+    and its slices may have thousands of ports each.)"""
+    found: dict[tuple[int, str, str], list[tuple[EndpointSlice, int]]] = {}
+    for part in slices:
+        if (version := _FAMILIES.get(part.address_type)) is None:
+            continue
+        for one in part.ports or ():
+            if one.port:
+                found.setdefault((version, one.name or "", one.protocol or "TCP"), []).append((part, one.port))
+    return found
 
 
 def _usable(candidates: Iterable[_Candidate]) -> list[_Candidate]:
