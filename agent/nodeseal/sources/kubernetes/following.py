@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from nodeseal import __version__
+from nodeseal.backoff import Backoff
 from nodeseal.kubernetes.api import Api
 from nodeseal.kubernetes.objects import ENDPOINT_SLICES, NAMESPACES, NODES, PODS, SERVICES, Key
 from nodeseal.mesh import node, service
@@ -50,6 +52,8 @@ _ENDPOINTS_AT_ONCE = 100
 """MeshEndpoints that are read without a pause: some milliseconds."""
 _SERVICES_AT_ONCE = 20
 """That are decided without a pause: some milliseconds, if they have hundreds of endpoints each."""
+_AGAIN_S, _SELDOM_S = 1.0, 60.0
+"""What has failed begins again after so long."""
 _HELD, _GOOD = "held", "documents"
 """Names of what is saved beside the objects: what pods and the ConfigMap said when it was right."""
 
@@ -155,16 +159,14 @@ class Following:
         """Follows the cluster. Never ends."""
         self._since = asyncio.get_running_loop().time()
         async with asyncio.TaskGroup() as group:
-            for one in (self.cluster.run(), self._renewals.run()):
-                group.create_task(one)
-            group.create_task(self._check_places())
+            for one in (self.cluster.run, self._renewals.run, self._check_places):
+                group.create_task(_lasting(one))
 
     async def serve(self) -> None:
         """What the agent does to which the node belongs: it writes, here and there. Never ends."""
         async with asyncio.TaskGroup() as group:
-            for one in (self.cluster.keep(), self.events.run(), self.publisher.run()):
-                group.create_task(one)
-            group.create_task(self._keep_held())
+            for one in (self.cluster.keep, self.events.run, self.publisher.run, self._keep_held):
+                group.create_task(_lasting(one))
 
     async def news(self, seconds: float | None = None) -> None:
         """Waits until `take` has something to do, or for so long."""
@@ -357,3 +359,15 @@ class Following:
                 with contextlib.suppress(OSError):  # whoever saves the rest tells of it
                     await asyncio.to_thread(saved.save, self._settings.directory, _HELD, held, "")
                     await asyncio.to_thread(saved.save, self._settings.directory, _GOOD, good, "")
+
+
+async def _lasting(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Runs `work`, again and again if it fails: one part that ends would end the others, and nobody would miss them.
+    Others would take a node that does not renew what it publishes for one that is gone."""
+    backoff = Backoff(_AGAIN_S, _SELDOM_S)
+    while True:
+        try:
+            return await work()
+        except Exception:
+            log.exception("%s has failed, and begins again", work.__qualname__)
+        await asyncio.sleep(backoff.next())
