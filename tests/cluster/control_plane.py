@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+from cluster import settings
 from cluster.credentials import Credentials
 from cluster.errors import ClusterError, CommandError
 from cluster.plan import API_ADDRESS, API_PORT, DOMAIN, SERVICES, ClusterPlan
@@ -40,6 +41,7 @@ class ControlPlane:
         credentials.issue("kubelet-client", "kube-apiserver-kubelet-client", ["system:masters"])
         credentials.issue("front-proxy", "front-proxy-client")
         credentials.account_keys()
+        (credentials.directory / "admission.json").write_text(settings.admission())
         credentials.kubeconfig("admin", "admin", ["system:masters"])
         credentials.kubeconfig("controller-manager", "system:kube-controller-manager")
         credentials.kubeconfig("scheduler", "system:kube-scheduler")
@@ -123,6 +125,7 @@ class ControlPlane:
                 "--enable-aggregator-routing",
                 "--authorization-mode=Node,RBAC",
                 "--enable-admission-plugins=NodeRestriction",
+                f"--admission-control-config-file={own / 'admission.json'}",
                 f"--service-account-issuer=https://kubernetes.default.svc.{DOMAIN}",
                 f"--service-account-key-file={own / 'accounts.pub'}",
                 f"--service-account-signing-key-file={own / 'accounts.key'}",

@@ -48,6 +48,25 @@ def kubelet() -> str:
     )
 
 
+def admission() -> str:
+    """AdmissionConfiguration v1 of the API server: as on GKE, pods of the system's classes need a quota that names
+    them."""
+    scope = {"scopeName": "PriorityClass", "operator": "In"}
+    classes = ["system-node-critical", "system-cluster-critical"]
+    quota = {
+        "apiVersion": "apiserver.config.k8s.io/v1",
+        "kind": "ResourceQuotaConfiguration",
+        "limitedResources": [{"resource": "pods", "matchScopes": [{**scope, "values": classes}]}],
+    }
+    return _document(
+        {
+            "apiVersion": "apiserver.config.k8s.io/v1",
+            "kind": "AdmissionConfiguration",
+            "plugins": [{"name": "ResourceQuota", "configuration": quota}],
+        }
+    )
+
+
 def kube_proxy(plan: ClusterPlan) -> str:
     """KubeProxyConfiguration v1alpha1."""
     return _document(

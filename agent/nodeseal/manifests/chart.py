@@ -22,6 +22,7 @@ _SERVICE = "nodeseal"
 
 _ORDER = (
     "Namespace",
+    "ResourceQuota",
     "CustomResourceDefinition",
     "ServiceAccount",
     "ClusterRole",
