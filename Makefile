@@ -49,7 +49,7 @@ HELM_VERSION := 4.3.2
 NODESEAL_HELM ?= $(HOME)/.cache/nodeseal/helm-$(HELM_VERSION)
 export NODESEAL_KUBERNETES NODESEAL_HELM
 
-.PHONY: help demo demo-identity test test-workers test-iptables trixie chaos storm spire test-kubernetes cluster cluster-programs image lint guard bench profile scale scale-kubernetes fleet format reference man pictures clean install
+.PHONY: help demo demo-identity test test-workers test-iptables trixie chaos storm spire test-kubernetes cluster cluster-works cluster-programs image lint guard bench profile scale scale-kubernetes fleet format reference man pictures clean install
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -190,6 +190,10 @@ cluster: cluster-programs $(if $(IMAGE)$(CHECKOUT),,image) ## the story in Kuber
 	PYTHONPATH=tests $(BIN)/python -m cluster story $(if $(PROXY),--proxy $(PROXY)) \
 	  $(if $(CHECKOUT),,--image $(or $(IMAGE),$(BUILD)/nodeseal-image.tar))
 
+cluster-works: cluster-programs ## what docs/ says of a cluster, tried: pages, Services beside kube-proxy, probes and more (root, Go, 10 minutes; PART=rows)
+	PYTHONPATH=tests:. $(BIN)/python -m cluster works $(if $(PROXY),--proxy $(PROXY)) $(if $(PART),--part $(PART)) \
+	  $(if $(IMAGE),--image $(IMAGE))
+
 $(NODESEAL_HELM)/bin/helm: | $(VENV)/.installed-test
 	@command -v go >/dev/null || { echo "make: go is missing: install Go 1.26 or later, from go.dev/dl" >&2; exit 1; }
 	$(BIN)/python -m tools.kubernetes_programs $(NODESEAL_HELM) $(HELM_VERSION) helm
@@ -230,6 +234,7 @@ reference: $(VENV)/.installed-test ## docs/reference/ and the other pages of doc
 	$(BIN)/python -m tools.reference
 	PYTHONPATH=tests $(BIN)/python -m differential.table
 	PYTHONPATH=tests $(BIN)/python -m support.service_page
+	PYTHONPATH=tests $(BIN)/python -m cluster.works.page
 
 pictures: ## docs/pictures/*.svg, drawn from the .dot files beside them
 	$(call apt_install,graphviz fonts-dejavu-core)

@@ -11,10 +11,14 @@ from pathlib import Path
 
 from cluster.agent_image import IMAGE, agent_image
 from cluster.cluster import Cluster, take_down
-from cluster.images import apps_image
+from cluster.follow import Following
+from cluster.images import apps_image, name_of
 from cluster.node import SERVICES
 from cluster.plan import ROOT, ClusterPlan, ProxyMode
+from cluster.services import Comparison
+from cluster.story.mesh import Mesh
 from cluster.story.story import Story
+from cluster.works import checks
 from nodeseal_lab.demo.report import CheckFailed, Report
 from nodeseal_lab.errors import LabError
 from nodeseal_lab.interruption import signals_interrupt
@@ -102,6 +106,38 @@ def _story(options: argparse.Namespace) -> int:
     return 0
 
 
+def _works(options: argparse.Namespace) -> int:
+    """In a cluster of its own: the pages are followed, which ends with nodeseal installed, then the rows are tried."""
+    report = Report()
+    began = time.monotonic()
+    take_down(options.name)
+    archive = options.image or agent_image()
+    image = name_of(archive)
+    plan = ClusterPlan(options.name, 3, ProxyMode(options.proxy), dual_stack=True)
+    with signals_interrupt():
+        try:
+            with Cluster.up(plan, [apps_image(), archive]) as cluster:
+                mesh = Mesh(cluster, image)
+                if options.part in (None, "follow"):
+                    Following(report, cluster, image).run()
+                else:
+                    mesh.install()
+                problems = []
+                if options.part in (None, "services"):
+                    problems += Comparison(report, cluster, mesh).run(*options.rows)
+                if options.part in (None, "rows"):
+                    problems += checks.run(report, checks.Works(cluster, mesh), options.rows)
+                report.check("every row holds", not problems, expected="no difference", seen="; ".join(problems))
+        except (CheckFailed, LabError, subprocess.TimeoutExpired) as error:
+            report.failed(error)
+            return 1
+    report.finish_step()
+    checked = sum(len(step.checks) for step in report.steps)
+    report.say()
+    report.say(f"All {checked} checks hold, in {time.monotonic() - began:.1f} s.")
+    return 0
+
+
 def _kill(options: argparse.Namespace) -> int:
     Cluster.find(options.name).node(options.node).kill()
     return 0
@@ -147,6 +183,13 @@ def _parser() -> argparse.ArgumentParser:
     story.add_argument("--proxy", choices=list(ProxyMode), default=ProxyMode.IPTABLES, help="kube-proxy's mode")
     story.add_argument("--image", type=Path, help="an archive of nodeseal's image (default: one of this checkout)")
     story.set_defaults(name="story")
+    works = command("works", _works, "What docs/ says of a cluster, tried in one of its own.")
+    works.add_argument("--proxy", choices=list(ProxyMode), default=ProxyMode.IPTABLES, help="kube-proxy's mode")
+    works.add_argument("--image", type=Path, help="an archive of nodeseal's image (default: one of this checkout)")
+    parts = ("follow", "services", "rows")
+    works.add_argument("--part", choices=parts, help="the pages, the rows of Services, or the others (default: all)")
+    works.add_argument("rows", nargs="*", help="rows by their names (default: all)")
+    works.set_defaults(name="works")
     command("kill", _kill, "Cut a node's power.").add_argument("node")
     command("start", _start, "Turn a node on again.").add_argument("node")
     again = command("restart", _restart, "End a service of a node, and start it again.")

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from cluster.cluster import Cluster
-from cluster.errors import CommandError
+from cluster.errors import ClusterError, CommandError
 from cluster.programs import run
 
 NAMESPACE = "nodeseal-system"
@@ -77,9 +77,11 @@ class Mesh:
         return self._cluster.kubectl("get", "meshnodes")
 
     def on_node(self, node: str, *words: str) -> str:
-        """What a command of nodeseal says in the agent of a node. Raises CommandError."""
+        """What a command of nodeseal says in the agent of a node. Raises ClusterError, also where there is none."""
         pods = self._cluster.get("pods", "--namespace", NAMESPACE, "--field-selector", f"spec.nodeName={node}")["items"]
         names = [one["metadata"]["name"] for one in pods if one["metadata"]["name"].startswith("nodeseal-agent-")]
+        if not names:
+            raise ClusterError(f"no agent's pod is on {node}")
         return self._cluster.kubectl("exec", names[0], "--namespace", NAMESPACE, "--", "nodeseal", *words)
 
     def _nodeseal(self, *words: str) -> str:
