@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import resource
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nodeseal.capture import features
+from nodeseal.capture import features, other_balancers
 from nodeseal.capture.backends.backend import Choice
 from nodeseal.capture.features import Feature
 from nodeseal.capture.journal import BackendName
@@ -17,7 +18,8 @@ from nodeseal.capture.reservations import EARLY, RESERVATIONS
 from nodeseal.cni.installation import Installation
 from nodeseal.daemon.composition import source_of
 from nodeseal.daemon.verify import congestion_problem
-from nodeseal.linux import addresses, openssl
+from nodeseal.linux import addresses, cgroups, openssl
+from nodeseal.linux.errors import LinuxError
 from nodeseal.linux.openssl import OpenSSLError
 from nodeseal.local.config import Config
 from nodeseal.local.tls_profile import TlsProfile
@@ -92,6 +94,9 @@ def warnings(config: Config, chosen: BackendName, local: frozenset[Address]) -> 
             f"mesh_networks and outside_mesh say that {names_of(apart)} cannot be in the mesh: what is dialled there "
             "before the agent has seen that it is enrolled goes past the core; have the address in mesh_networks"
         )
+    with contextlib.suppress(LinuxError, OSError):
+        # Without a cgroup v2 tree nothing is attached to one.
+        yield from other_balancers.found(config.cgroup or cgroups.find_cgroup())
     if chosen == "iptables" and (text := probes.refused(ours, config.node_addresses, local)):
         yield f"{text}: {probes.REMEDY}"
 

@@ -295,6 +295,12 @@ def program_identifier(fd: int) -> int:
     return identifier
 
 
+def program_name(fd: int) -> str:
+    """What it was called when it was loaded; 15 characters at most."""
+    # struct bpf_prog_info: the name is behind 64 bytes of numbers.
+    return _object_info(fd, 80)[64:80].rstrip(b"\0").decode(errors="replace")
+
+
 def program_by_identifier(identifier: int) -> int:
     """A descriptor of a program that is loaded, by the kernel's number of it."""
     return _bpf(_CMD_PROG_BY_ID, _attributes("=III", identifier, 0, 0))
