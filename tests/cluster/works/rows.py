@@ -63,8 +63,8 @@ PARTS: dict[str, tuple[Row, ...]] = {
             "node-port-own-node",
             "A node port, dialled from outside at the pod's own node.",
             "It answers.",
-            "It answers too: kube-proxy replaces the client's address by the node's, and what comes from the pod's own "
-            "node is not refused. Whoever may reach node ports there reaches strict pods of that node.",
+            "Refused: the client has no identity. That kube-proxy gives it the node's address does not help it: what a "
+            "node forwards is told from what it sends itself.",
         ),
         Row(
             "node-port-other-node",
@@ -78,9 +78,9 @@ PARTS: dict[str, tuple[Row, ...]] = {
             "An admission webhook that an enrolled pod serves. The API server calls it; metrics-server and other "
             "aggregated APIs are called by it in the same way.",
             "It is called.",
-            "Refused: the API server is no workload. Exclude its addresses: `nodeseal.io/exclude` with `{inbound: "
-            "{from: [10.88.0.1/32]}}`, or `{inbound: {ports: [8443]}}`. Both were tried. An API server on the pod's "
-            "own node is not refused.",
+            "Refused: the API server is no workload. Exclude its addresses by the annotation `nodeseal.io/exclude: "
+            "{inbound: {from: [10.88.0.1/32]}}`, or the port by `{inbound: {ports: [8443]}}`: on the namespace, or on "
+            "the pod if the namespace has the label `nodeseal.io/pods-may-relax`. Both were tried.",
         ),
         Row(
             "dns",
@@ -94,7 +94,8 @@ PARTS: dict[str, tuple[Row, ...]] = {
             "network-policy",
             "A NetworkPolicy with ports that selects a pod.",
             "The pod is not enrolled, and an Event on it says why. With the annotation `nodeseal.io/network-policies: "
-            "ignored` it is.",
+            "ignored` it is: on the namespace, or on the pod if the namespace has the label "
+            "`nodeseal.io/pods-may-relax`.",
         ),
         Row(
             "bad-label",
