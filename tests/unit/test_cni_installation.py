@@ -19,6 +19,7 @@ from nodeseal.contracts.pod_start import WithoutEnrolment
 from nodeseal.linux import atomic_file
 from nodeseal.linux.atomic_file import ChangedMeanwhileError, replace_file
 from nodeseal.local import config as configuration
+from nodeseal.local import run_directory
 from nodeseal.local.config import ConfigError
 from nodeseal.local.pod_start import PodStart, Wait
 from nodeseal.mesh.reasons import ProblemWord
@@ -88,6 +89,34 @@ def test_first_list_by_name_gets_the_entry_and_gives_it_back(machine: Machine) -
     assert first.read_text() == LIST
     assert machine.names == ["10-net.conflist", "20-other.conflist"]
     assert installation.remove(machine.run_dir) == ([], [])
+
+
+def test_nothing_stays_of_an_agent_that_was_killed_while_it_wrote(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    machine.put("10-net.conflist")
+    machine.installation().settle()
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic_file.os, "fsync", killed)
+        patch.setattr(atomic_file.os, "unlink", lambda _path: None)
+        for path in (machine.lists / "10-net.conflist", machine.installed, machine.run_dir / "enrolled-namespaces"):
+            with pytest.raises(Killed):
+                replace_file(path, b"half", 0o600)
+    (machine.run_dir / ".node.pem.new").touch()
+    (machine.run_dir / "new").touch()
+    assert len(machine.names) == 2
+    installation.remove(machine.run_dir)
+    assert machine.names == ["10-net.conflist"]
+    assert list(machine.programs.iterdir()) == []
+    drafts = run_directory.drafts(machine.run_dir)
+    assert [path.name[:9] for path in drafts] == [".node.pem", ".nodeseal"]
+    assert set(drafts) <= set(run_directory.own_files(machine.run_dir))
 
 
 def test_program_is_there_before_a_list_names_it(machine: Machine) -> None:

@@ -10,6 +10,7 @@ A list gets the entry; of a single plugin's configuration a list is made, whose 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from typing import Any
 from nodeseal.cni import network_list
 from nodeseal.cni.network_list import ListError
 from nodeseal.contracts.pod_start import PLUGIN, Entry, as_json
-from nodeseal.linux import directories
+from nodeseal.linux import atomic_file, directories
 from nodeseal.linux.atomic_file import replace_file
 from nodeseal.local import run_directory
 from nodeseal.local.pod_start import DEFAULT_BINARY_DIRECTORY, DEFAULT_CONFIG_DIRECTORY, PodStart
@@ -194,6 +195,7 @@ def remove(run_dir: Path) -> tuple[list[str], list[str]]:
         try:
             found = _remove_entries(configurations, socket)
             removed += found
+            _remove_drafts(configurations, programs)
             if found or (configurations, programs) in places[:-1]:
                 removed += _remove_program(configurations, programs)
         except InstallationError as error:
@@ -223,6 +225,14 @@ def _remove_entries(directory: Path, socket: str) -> list[str]:
         if _write(file, text) is not None:
             done.append(f"{PLUGIN} from {file.path}")
     return done
+
+
+def _remove_drafts(*directories: Path) -> None:
+    """Without a word: of an agent that was killed while it wrote. One that writes now begins again."""
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            for path in atomic_file.drafts(directory):
+                path.unlink()
 
 
 def _remove_program(configurations: Path, programs: Path) -> list[str]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from pathlib import Path
 
 from nodeseal.linux import directories
+
+_DRAFT = ".nodeseal-"
+_DRAFTS = re.compile(re.escape(_DRAFT) + "[a-z0-9_]{8}")
 
 
 class ChangedMeanwhileError(OSError):
@@ -21,7 +25,7 @@ def replace_file(path: Path, data: bytes, mode: int, like: os.stat_result | None
     The draft is hidden, beside the file, and has no suffix. Raises ChangedMeanwhileError when `like` is not what is
     there now; OSError.
     """
-    descriptor, draft = tempfile.mkstemp(prefix=".nodeseal-", dir=path.parent)
+    descriptor, draft = tempfile.mkstemp(prefix=_DRAFT, dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -39,6 +43,14 @@ def replace_file(path: Path, data: bytes, mode: int, like: os.stat_result | None
             os.unlink(draft)  # noqa: PTH108
         raise
     directories.sync(path.parent)
+
+
+def drafts(directory: Path) -> list[Path]:
+    """What whoever was killed while it replaced a file has left there. Raises OSError."""
+    try:
+        return sorted(path for path in directory.iterdir() if _DRAFTS.fullmatch(path.name) is not None)
+    except FileNotFoundError:
+        return []
 
 
 def _signature(status: os.stat_result) -> tuple[int, int, int]:

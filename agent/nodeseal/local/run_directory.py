@@ -36,6 +36,9 @@ OWN_FILES = (
     ENROLLED_NAMESPACES,
 )  # fmt: skip
 """Beside those of the cores, see own_files()."""
+_DRAFT = re.compile(
+    rf"\.nodeseal-[a-z0-9_]{{8}}|\.?(?:{'|'.join(map(re.escape, OWN_FILES))}|cluster-.*\.jsonl|bundle-.*\.json)\.new"
+)
 _STANDBY = re.compile(r"agent-([1-9][0-9]*)\.lock")
 _TRACES = (AGENT_SOCKET, AGENT_LOCK, CAPTURE_JOURNAL)
 
@@ -82,8 +85,16 @@ def standbys(run_dir: Path) -> list[int]:
 def own_files(run_dir: Path) -> list[Path]:
     """The files of agents and cores in it, whether they are there or not."""
     names = (run_dir / name for name in OWN_FILES)
-    found = (standby_locks, generations.files, federated_bundles, cluster_copies)
+    found = (standby_locks, generations.files, federated_bundles, cluster_copies, drafts)
     return [*names, *(path for files in found for path in files(run_dir))]
+
+
+def drafts(run_dir: Path) -> list[Path]:
+    """What an agent has left that was killed while it wrote one of these files. A key may be in it."""
+    try:
+        return sorted(path for path in run_dir.iterdir() if _DRAFT.fullmatch(path.name) is not None)
+    except OSError:
+        return []
 
 
 def cluster_copy(run_dir: Path, kind: str) -> Path:
