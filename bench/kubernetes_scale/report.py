@@ -30,6 +30,7 @@ def table(result: Mapping[str, Any]) -> str:
     rows = [
         ("agent: from nothing until its pods are enrolled", f"{start['cold_s']:.1f} s", "10 s"),
         ("agent: the same from what it has saved", f"{start['warm_s']:.1f} s", ""),
+        ("agent: CPU for these two", f"{start['cold_cpu_s']:.1f} and {start['warm_cpu_s']:.1f} s", ""),
         ("agent: memory (PSS), steady", f"{memory['agent']:.0f} MB", "120 MB"),
         ("agent: memory, peak while pods change", f"{peak['agent']:.0f} MB", ""),
         ("agent: memory, peak while it starts from nothing", f"{start['cold_peak_mb']:.0f} MB", ""),

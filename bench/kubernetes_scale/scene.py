@@ -137,12 +137,12 @@ class Scene:
         two.start()
         two.wait_enrolled(far, seconds=_PATIENCE_S)
         result: dict[str, Any] = {"cold_s": self._started()}
-        result["cold_peak_mb"] = read_peak_mb(self._agent_pid())
+        result["cold_peak_mb"], result["cold_cpu_s"] = self._spent()
         time.sleep(15.0)  # by then it has saved what it knows
         one.stop()
         result["saved_mb"] = sum(path.stat().st_size for path in one.run_dir.rglob("*.jsonl")) / 1e6
         result["warm_s"] = self._started()
-        result["warm_peak_mb"] = read_peak_mb(self._agent_pid())
+        result["warm_peak_mb"], result["warm_cpu_s"] = self._spent()
         return result
 
     def hold(self) -> int:
@@ -208,6 +208,11 @@ class Scene:
             sys.stderr.write(self.one.log.read_text()[-3000:])
             raise
         return time.monotonic() - began
+
+    def _spent(self) -> tuple[float, float]:
+        """(megabytes of resident memory, CPU seconds) that the measured agent took at most, and in all."""
+        pid = self._agent_pid()
+        return read_peak_mb(pid), read_usage([pid]).total_s
 
     def _agent_pid(self) -> int:
         status = self.one.status()

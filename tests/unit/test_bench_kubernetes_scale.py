@@ -90,7 +90,7 @@ def test_own_objects_and_those_of_kube_proxy_are_rows_of_their_own() -> None:
         "questions": 100,
         "ready_ms": [500.0, 900.0],
     }
-    start = {"cold_s": 4.0, "warm_s": 2.0, "cold_peak_mb": 90.0}
+    start = {"cold_s": 4.0, "warm_s": 2.0, "cold_peak_mb": 90.0, "cold_cpu_s": 3.0, "warm_cpu_s": 1.5}
     filled = {"objects": {"Pods": 2000}}
     text = table({"sizes": asdict(SIZES), "churn": churn, "start": start, "filled": filled, "keys": 100})
     assert "| watch: nodeseal's own objects | 20.0 kB/s | < 60 kB/s |" in text
