@@ -161,3 +161,21 @@ def test_place_whose_path_leads_elsewhere_by_now_does_not_hold(tmp_path: Path, c
     assert place.holds
     assert not module.Place(str(named), place.number).holds
     assert not module.Place(str(tmp_path / "gone"), place.number).holds
+
+
+def test_sandbox_that_is_told_of_while_the_former_one_is_looked_for_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = Places()
+    places.hint(UID, str(tmp_path / "gone"))
+
+    class Looked(type(tmp_path)):  # type: ignore[misc]
+        def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+            if self.name == "gone":
+                places.hint(UID, "/run/netns/cni-2")
+            found: os.stat_result = super().stat(follow_symlinks=follow_symlinks)
+            return found
+
+    monkeypatch.setattr(module, "Path", Looked)
+    assert places.find([UID]) == {}
+    assert places.forget(UID, "/run/netns/cni-2")

@@ -112,7 +112,8 @@ class Places:
         try:
             number = Path(netns).stat().st_ino
         except OSError:
-            self.forget(uid)
+            # Meanwhile another sandbox may have been told of.
+            self.forget(uid, netns)
             return None
         return _place(netns, number, own, "")
 
