@@ -210,3 +210,11 @@ def test_names_that_somebody_makes_by_the_thousand_are_told_a_few_times() -> Non
     assert said.settings == IN
     assert len(said.problems) == 8
     assert "nodeseal.io/enrol may be meant" in said.problems[0]
+
+
+def test_annotation_that_would_take_long_to_read_is_wrong() -> None:
+    ports = ", ".join(["8080"] * 5000)
+    said = found({"enrol": "true"}, {"exclude": f"inbound: {{ports: [{ports}]}}"})
+    assert said.settings == IN
+    (problem,) = said.problems
+    assert problem.startswith("pod shop/web-1: nodeseal.io/exclude: expected at most 16 KiB, found 29 KiB; ")

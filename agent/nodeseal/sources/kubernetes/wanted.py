@@ -45,6 +45,8 @@ _POD_LABELS = (ENROL, MODE)
 _NAMESPACE_LABELS = (*_POD_LABELS, PODS_MAY_RELAX, SUSPENDED)
 _ANNOTATIONS = (ON_FAILURE, CONNECT, EXCLUDE, LIMITS, NETWORK_POLICIES)
 _NESTED = (EXCLUDE, LIMITS)
+_NESTED_MAX = 16 << 10
+"""Bytes: some times what the longest that counts has. Whoever may start pods may write 256 KiB, again and again."""
 _MOST_PASSED_OVER = 8
 """That are told of one object."""
 
@@ -194,6 +196,9 @@ def _read(meta: Meta, where: str, labels: tuple[str, ...]) -> tuple[Stated | Non
 def _node(name: str, text: str, problems: Problems) -> Node:
     if name not in _NESTED:
         return Scalar(0, text, Tag.TEXT)
+    if len(text) > _NESTED_MAX:
+        problems.add(0, name, f"at most {_NESTED_MAX >> 10} KiB", f"{len(text) >> 10} KiB")
+        return Broken(0)
     inner = Problems(problems.file)
     found = read_document(text.encode(), inner)
     for problem in inner.found:
