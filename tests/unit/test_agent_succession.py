@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,38 @@ def test_one_that_let_go_stays_behind_one_that_comes(tmp_path: Path, monkeypatch
             assert await again is not None
 
     asyncio.run(body())
+
+
+def test_one_that_let_go_takes_over_once_the_disk_has_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(succession, "_STANDBY_POLL_S", 0.01)
+    caplog.set_level(logging.INFO)
+
+    def full(_lock: LockFile, _note: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def body() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(LockFile, "write", full)
+            again = asyncio.create_task(Succession(tmp_path, asyncio.Event()).take_again())
+            async with asyncio.timeout(30):
+                await until(lambda: "cannot take over again yet: [Errno 28]" in caplog.text or again.done())
+        async with asyncio.timeout(30):
+            assert await again is not None
+
+    asyncio.run(body())
+
+
+def test_lock_whose_note_cannot_be_written_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_lock: LockFile, _note: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LockFile, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            LockFile(tmp_path / "lock")
+    LockFile(tmp_path / "lock").release()
 
 
 def test_ends_when_it_is_told_to(tmp_path: Path) -> None:

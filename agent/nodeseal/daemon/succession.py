@@ -72,20 +72,26 @@ class Succession:
         return None
 
     async def take_again(self) -> HeldDirectory | None:
-        """For an agent that has let go: when nobody is active and nobody is about to be. Raises StartError."""
+        """For an agent that has let go: when nobody is active and nobody is about to be. What stands against it may be
+        over soon (a full disk), and nobody else may be there: it is tried again."""
         while not self._ending.is_set():
             await self._pause(_STANDBY_POLL_S)
-            if self._ending.is_set() or self._active() is not None:
-                continue
-            with contextlib.suppress(AlreadyLocked):
+            try:
+                if self._ending.is_set() or self._active() is not None:
+                    continue
                 first = LockFile(self._run_dir / run_directory.AGENT_NEXT)
                 try:
                     held = self._try()
                 finally:
                     first.release()
-                if held is not None:
-                    log.warning("no other agent is active for %s any more: taking over again", self._run_dir)
-                    return held
+            except AlreadyLocked:
+                continue
+            except (StartError, OSError) as error:
+                self._say(f"cannot take over again yet: {error}")
+                continue
+            if held is not None:
+                log.warning("no other agent is active for %s any more: taking over again", self._run_dir)
+                return held
         return None
 
     def stand_by(self) -> None:

@@ -48,9 +48,14 @@ class LockFile:
                 break
             os.close(fd)
         self._fd = fd
-        self.previous = os.pread(fd, _NOTE_MAX, 0).decode(errors="replace").rstrip("\n")
-        self.previous_touch = os.fstat(fd).st_mtime if self.previous else None
-        self.write(note if note is not None else str(os.getpid()))
+        try:
+            self.previous = os.pread(fd, _NOTE_MAX, 0).decode(errors="replace").rstrip("\n")
+            self.previous_touch = os.fstat(fd).st_mtime if self.previous else None
+            self.write(note if note is not None else str(os.getpid()))
+        except BaseException:
+            # A lock that this process has, and does not know of, nobody could take until its end.
+            self.release()
+            raise
 
     def write(self, note: str) -> None:
         """Replaces the file's text."""
