@@ -353,6 +353,8 @@ class Following:
         kept: tuple[object, ...] = ()
         while True:
             await asyncio.sleep(CHECK_S)
+            if self.cluster.fresh:
+                self.pods.forget_held()
             held, good = list(self.pods.held.values()), self._good
             if (held, good) != kept:
                 kept = (held, good)

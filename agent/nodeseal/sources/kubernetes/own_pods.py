@@ -114,6 +114,12 @@ class OwnPods:
         whole = {one.metadata.name for one in self.namespaces.values() if wanted.may_enrol(one)}
         return frozenset(whole | {key[0] for key, pod in self.pods.items() if wanted.asks_itself(pod)})
 
+    def forget_held(self) -> None:
+        """Of pods that went while no agent ran. All that there are have to be known."""
+        present = {uid_on_node(pod) for pod in self.pods.values()}
+        for uid in self.held.keys() - present:
+            del self.held[uid]
+
     def next_look(self) -> float | None:
         """When `refresh` has something to do without anybody's change; None: never."""
         times = [known.look_at for known in self._known.values() if known.look_at is not None]
