@@ -23,10 +23,9 @@ from cluster.control_plane import ControlPlane
 from cluster.errors import ClusterError, ClusterExistsError, NoClusterError
 from cluster.images import pause_image
 from cluster.node import Node
-from cluster.plan import ROOT, ClusterPlan, cgroup_of, netns_prefix
+from cluster.plan import ROOT, ClusterPlan, cgroup_of
 from cluster.programs import KUBERNETES, require_programs, run
 from nodeseal_lab.lab import require_root
-from nodeseal_lab.namespaces import list_namespaces
 
 PATIENCE = 120.0
 
@@ -44,7 +43,7 @@ class Cluster:
         """Makes it; its nodes are Ready, with these images. Raises ClusterError, LabError; nothing is left then."""
         require_root("a cluster")
         require_programs()
-        if plan.directory.exists() or list_namespaces(netns_prefix(plan.name)):
+        if plan.directory.exists() or network.namespaces_of(plan.name):
             raise ClusterExistsError(plan.name)
         plan.directory.mkdir(parents=True, mode=0o700)
         try:
@@ -169,7 +168,7 @@ def take_down(name: str) -> None:
         cluster = Cluster.find(name)
         _at_once([cluster.control_plane.stop, *(node.kill for node in cluster.nodes)])
     cgroups.remove(cgroup_of(name))
-    network.remove_all(netns_prefix(name))
+    network.remove_all(name)
     if directory.exists():
         shutil.rmtree(directory)
     with contextlib.suppress(OSError):

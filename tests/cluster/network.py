@@ -11,15 +11,17 @@ Pod ranges are routed by hand. Everything is made inside the namespaces: the hos
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 
-from cluster.plan import API_ADDRESS, NODES, NODES6, ClusterPlan, NodePlan
+from cluster.plan import API_ADDRESS, NODES, NODES6, ClusterPlan, NodePlan, netns_prefix
 from cluster.programs import run
 from nodeseal_lab.namespaces import list_namespaces, remove_namespace, write_sysctls
 
 BRIDGE = "nodes"
 UPLINK = "eth0"
+_OF_CLUSTER = re.compile(r"api|node[0-9]+")
 # Nobody else is there: addresses count at once (no duplicate address detection).
 _EARLY = {"ipv6/conf/default/accept_dad": "0", "ipv6/conf/default/accept_ra": "0"}
 _FORWARD = {"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1"}
@@ -59,14 +61,22 @@ def make_node(plan: ClusterPlan, node: NodePlan) -> None:
 
 def remove_node(plan: ClusterPlan, node: NodePlan) -> None:
     """The veth pair at once, though the namespace lives on for as long as a process is in it. Raises LabError."""
-    if node.name in run(["ip", "-n", plan.api_netns, "-brief", "link", "show"]):
+    # Of a cluster that was half removed it may be gone.
+    there = plan.api_netns in list_namespaces(plan.api_netns)
+    if there and node.name in run(["ip", "-n", plan.api_netns, "-brief", "link", "show"]):
         _ip(plan.api_netns, "link", "delete", node.name)
     remove_namespace(node.netns)
 
 
-def remove_all(prefix: str) -> None:
-    """Every namespace whose name begins so. Raises LabError."""
-    for name in list_namespaces(prefix):
+def namespaces_of(cluster: str) -> list[str]:
+    """The names of those that there are. A cluster whose name begins with this one's has others. Raises LabError."""
+    prefix = netns_prefix(cluster)
+    return [name for name in list_namespaces(prefix) if _OF_CLUSTER.fullmatch(name.removeprefix(prefix))]
+
+
+def remove_all(cluster: str) -> None:
+    """Every namespace of a cluster, by its name. Raises LabError."""
+    for name in namespaces_of(cluster):
         remove_namespace(name)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from cluster import settings
+from cluster import network, settings
 from cluster.cgroups import Hierarchy, hierarchies
 from cluster.credentials import Credentials
 from cluster.errors import ClusterError, NoClusterError
@@ -53,6 +53,14 @@ def test_clusters_of_two_names_share_nothing() -> None:
     assert not {node.netns for node in one.nodes} & {node.netns for node in other.nodes}
     assert one.directory != other.directory
     assert one.cgroup != other.cgroup
+
+
+def test_cluster_whose_name_begins_with_anothers_is_not_removed_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = ClusterPlan("a"), ClusterPlan("a-b")
+    there = [netns for plan in (one, other) for netns in (plan.api_netns, *(node.netns for node in plan.nodes))]
+    monkeypatch.setattr(network, "list_namespaces", lambda prefix: [name for name in there if name.startswith(prefix)])
+    assert network.namespaces_of("a") == there[:3]
+    assert network.namespaces_of("a-b") == there[3:]
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "A", "-a", "a" * 40])
