@@ -49,7 +49,7 @@ HELM_VERSION := 4.3.2
 NODESEAL_HELM ?= $(HOME)/.cache/nodeseal/helm-$(HELM_VERSION)
 export NODESEAL_KUBERNETES NODESEAL_HELM
 
-.PHONY: help demo demo-identity test test-workers test-iptables trixie chaos storm spire test-kubernetes cluster cluster-works cluster-programs image lint guard bench profile scale scale-kubernetes fleet format reference man pictures clean install
+.PHONY: help demo demo-identity test test-workers test-iptables trixie chaos storm spire test-kubernetes cluster cluster-works cluster-programs cluster-upgrades image lint guard bench profile scale scale-kubernetes fleet format reference man pictures clean install
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -193,6 +193,11 @@ cluster: cluster-programs $(if $(IMAGE)$(CHECKOUT),,image) ## the story in Kuber
 cluster-works: cluster-programs ## what docs/ says of a cluster, tried: pages, Services beside kube-proxy, probes and more (root, Go, 10 minutes; PART=rows)
 	PYTHONPATH=tests:. $(BIN)/python -m cluster works $(if $(PROXY),--proxy $(PROXY)) $(if $(PART),--part $(PART)) \
 	  $(if $(IMAGE),--image $(IMAGE))
+
+# FORMER=FILE: an archive of the version before, in place of one of a former commit.
+cluster-upgrades: cluster-programs $(NODESEAL_HELM)/bin/helm ## agents, cores and nodes replaced under 1,000 connections, in Kubernetes (root, Go, 10 minutes)
+	PYTHONPATH=tests $(BIN)/python -m cluster upgrades $(if $(PROXY),--proxy $(PROXY)) \
+	  $(if $(IMAGE),--image $(IMAGE)) $(if $(FORMER),--former $(FORMER))
 
 $(NODESEAL_HELM)/bin/helm: | $(VENV)/.installed-test
 	@command -v go >/dev/null || { echo "make: go is missing: install Go 1.26 or later, from go.dev/dl" >&2; exit 1; }

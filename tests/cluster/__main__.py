@@ -6,7 +6,7 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cluster.agent_image import IMAGE, agent_image
@@ -18,6 +18,7 @@ from cluster.plan import ROOT, ClusterPlan, ProxyMode
 from cluster.services import Comparison
 from cluster.story.mesh import Mesh
 from cluster.story.story import Story
+from cluster.upgrades.upgrades import Upgrades
 from cluster.works import checks
 from nodeseal_lab.demo.report import CheckFailed, Report
 from nodeseal_lab.errors import LabError
@@ -91,11 +92,25 @@ def _load(options: argparse.Namespace) -> int:
 
 def _story(options: argparse.Namespace) -> int:
     report = Report()
+    return _shown(options, report, Story(report, options.name, ProxyMode(options.proxy), options.image).run)
+
+
+def _upgrades(options: argparse.Namespace) -> int:
+    report = Report()
+    proxy = ProxyMode(options.proxy)
+    return _shown(
+        options,
+        report,
+        Upgrades(report, options.name, proxy, options.image, options.former, options.only).run,
+    )
+
+
+def _shown(options: argparse.Namespace, report: Report, run: Callable[[], None]) -> int:
     began = time.monotonic()
     take_down(options.name)
     with signals_interrupt():
         try:
-            Story(report, options.name, ProxyMode(options.proxy), options.image).run()
+            run()
         except (CheckFailed, LabError, subprocess.TimeoutExpired) as error:
             report.failed(error)
             return 1
@@ -190,6 +205,12 @@ def _parser() -> argparse.ArgumentParser:
     works.add_argument("--part", choices=parts, help="the pages, the rows of Services, or the others (default: all)")
     works.add_argument("rows", nargs="*", help="rows by their names (default: all)")
     works.set_defaults(name="works")
+    upgrades = command("upgrades", _upgrades, "What `make cluster-upgrades` shows, in a cluster of its own.")
+    upgrades.add_argument("--proxy", choices=list(ProxyMode), default=ProxyMode.IPTABLES, help="kube-proxy's mode")
+    upgrades.add_argument("--image", type=Path, help="an archive of nodeseal's image (default: one of this checkout)")
+    upgrades.add_argument("--former", type=Path, help="one of the version before (default: of a former commit)")
+    upgrades.add_argument("--only", default="", help="letters of the steps to show, beside the first and the last two")
+    upgrades.set_defaults(name="upgrades")
     command("kill", _kill, "Cut a node's power.").add_argument("node")
     command("start", _start, "Turn a node on again.").add_argument("node")
     again = command("restart", _restart, "End a service of a node, and start it again.")

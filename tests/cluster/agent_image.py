@@ -22,7 +22,7 @@ _PACKAGES = (
     "util-linux"
 )
 _CHECKOUT = Path(__file__).resolve().parents[2]
-_SITE = "usr/local/lib/python3.11/dist-packages"
+SITE = "usr/local/lib/python3.11/dist-packages"
 """Where Debian's Python looks for what Debian did not install."""
 
 _COMMAND = b"#!/usr/bin/python3\nimport sys\n\nfrom nodeseal.cli.main import main\n\nsys.exit(main())\n"
@@ -30,6 +30,12 @@ _COMMAND = b"#!/usr/bin/python3\nimport sys\n\nfrom nodeseal.cli.main import mai
 
 def agent_image() -> Path:
     """The archive. Raises ClusterError."""
+    layers, config = agent_layers()
+    return write_image("nodeseal", IMAGE, layers, config)
+
+
+def agent_layers() -> tuple[list[bytes | Path], dict[str, list[str]]]:
+    """What it is made of, for write_image(). Raises ClusterError."""
     files = dict(_distribution_files("nodeseal"))
     own = _CHECKOUT / "agent" / "nodeseal"
     # The programs for BPF are behind a symbolic link, as the chart is.
@@ -37,10 +43,10 @@ def agent_image() -> Path:
     sources = [path for path in found if "__pycache__" not in path.parts]
     if not any(path.suffix == ".so" for path in sources):
         raise ClusterError(f"{own} has no C core: build it with: python setup.py build_ext --inplace")
-    files |= {f"{_SITE}/nodeseal/{path.relative_to(own)}": _file(path) for path in sources}
+    files |= {f"{SITE}/nodeseal/{path.relative_to(own)}": _file(path) for path in sources}
     files["usr/local/bin/nodeseal"] = (_COMMAND, 0o755)
     config = {"Env": ["PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "Entrypoint": ["nodeseal"]}
-    return write_image("nodeseal", IMAGE, [base_layer(_PACKAGES), layer_of(files)], config)
+    return [base_layer(_PACKAGES), layer_of(files)], config
 
 
 def _distribution_files(name: str) -> Iterator[tuple[str, tuple[bytes, int]]]:
@@ -64,7 +70,7 @@ def _installed(one: Distribution) -> Iterator[tuple[str, tuple[bytes, int]]]:
     for path in one.files or []:
         source = Path(str(path.locate()))
         if ".." not in path.parts and "__pycache__" not in path.parts and source.is_file():
-            yield f"{_SITE}/{path}", _file(source)
+            yield f"{SITE}/{path}", _file(source)
 
 
 def _file(path: Path) -> tuple[bytes, int]:

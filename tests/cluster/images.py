@@ -26,7 +26,7 @@ CACHE = Path(os.environ.get("NODESEAL_IMAGES") or Path.home() / ".cache" / "node
 APPS_IMAGE = "nodeseal.test/apps:1"
 
 _APPS = (Path(__file__).resolve().parents[2] / "lab" / "nodeseal_lab" / "apps", Path(__file__).with_name("apps"))
-_PACKAGES = "python3-minimal,libpython3-stdlib,curl,iproute2,procps,busybox-static"
+APPS_PACKAGES = "python3-minimal,libpython3-stdlib,curl,iproute2,procps,busybox-static"
 _SUITE = "bookworm"
 _KEPT_SECONDS = 7 * 86400.0
 _UNNEEDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/var/cache/*", "/var/lib/apt/*")
@@ -67,7 +67,7 @@ def apps_image() -> Path:
     files = {f"apps/{path.name}": (path.read_bytes(), 0o644) for path in sources}
     environment = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONUNBUFFERED=1"]
     config = {"Env": environment, "Cmd": ["/bin/sh"]}
-    return write_image("apps", APPS_IMAGE, [base_layer(_PACKAGES), layer_of(files)], config)
+    return write_image("apps", APPS_IMAGE, [base_layer(APPS_PACKAGES), layer_of(files)], config)
 
 
 def layer_of(files: Mapping[str, tuple[bytes, int]]) -> bytes:

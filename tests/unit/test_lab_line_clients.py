@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -53,8 +54,8 @@ def server() -> Iterator[Server]:
 
 
 class Client:
-    def __init__(self, server: Server) -> None:
-        argv = [sys.executable, str(APPS / "line_clients.py"), "127.0.0.1", str(server.port), str(COUNT)]
+    def __init__(self, server: Server, *more: str) -> None:
+        argv = [sys.executable, str(APPS / "line_clients.py"), "127.0.0.1", str(server.port), str(COUNT), *more]
         self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
         self.lines: list[str] = []
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -76,9 +77,10 @@ class Client:
 
 
 @pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    client = Client(server)
+def client(server: Server, request: pytest.FixtureRequest) -> Iterator[Client]:
+    client = Client(server, *getattr(request, "param", ()))
     wait_for(lambda: client.says(f"open {COUNT} "), "all are open")
+    wait_for(lambda: len(server.connections) == COUNT, "the server has accepted all")
     yield client
     client.process.kill()
     client.process.communicate()
@@ -105,3 +107,16 @@ def test_line_that_comes_back_as_another_ends_its_connection(server: Server, cli
     server.spoil = True
     line = wait_for(lambda: client.says("cut"), "it is told")
     assert "came back for" in line
+
+
+@pytest.mark.parametrize("client", [("3600",)], indirect=True)
+def test_round_has_a_line_back_on_each(server: Server, client: Client) -> None:
+    wait_for(lambda: client.says(f"open {COUNT} {COUNT}"), "each has sent its first")
+    client.process.send_signal(signal.SIGUSR1)
+    wait_for(lambda: client.says("round 1"), "the round is told")
+    wait_for(lambda: client.says(f"open {COUNT} {2 * COUNT}"), "one more on each")
+    server.connections[2].shutdown(socket.SHUT_RDWR)
+    wait_for(lambda: client.says("cut"), "the cut is told")
+    client.process.send_signal(signal.SIGUSR1)
+    wait_for(lambda: client.says("round 2"), "the round of those that are left")
+    assert client.end()[1:4] == [str(COUNT - 1), str(3 * COUNT - 1), str(3 * COUNT - 1)]

@@ -1,10 +1,13 @@
-"""Keeps many TCP connections open: sends a numbered line on each every second and checks that it comes back.
+"""Keeps many TCP connections open: sends a numbered line on each now and then and checks that it comes back.
 
-line_clients.py ADDRESS PORT COUNT
+line_clients.py ADDRESS PORT COUNT [SECONDS]
+
+SECONDS: between two lines on a connection, 1 by default. SIGUSR1 begins a round: each connection sends one at once.
 
 Standard output, a line each: "open N LINES" whenever one of these numbers has changed (N connections are open, LINES
 have come back on all of them), "cut LOCAL SECONDS REASON" for a connection that has ended by itself (SECONDS: of
-CLOCK_MONOTONIC, which is the machine's), and at the end, after SIGTERM, "closed N SENT RECEIVED LONGEST_MILLISECONDS".
+CLOCK_MONOTONIC, which is the machine's), "round K" when a line of round K has come back on all of them, and at the end,
+after SIGTERM, "closed N SENT RECEIVED LONGEST_MILLISECONDS".
 """
 
 from __future__ import annotations
@@ -20,9 +23,12 @@ TOLD_SECONDS = 0.1
 
 
 class Clients:
-    """All connections."""
+    """All connections. `interval`: seconds between two lines on one."""
 
-    def __init__(self) -> None:
+    def __init__(self, interval: float) -> None:
+        self.interval = interval
+        self.round = 0
+        self.behind: set[Client] = set()
         self.open: set[Client] = set()
         self.sent = self.received = 0
         self.longest = 0.0
@@ -32,8 +38,23 @@ class Clients:
     def gone(self, one: Client) -> None:
         """It is open no more."""
         self.open.remove(one)
+        self.answered(one)
         if not self.open:
             self.none.set()
+
+    def begin_round(self) -> None:
+        """A new line on each, at once."""
+        self.round += 1
+        self.behind = set(self.open)
+        for one in list(self.open):
+            one.send_now()
+
+    def answered(self, one: Client) -> None:
+        """A line of this round has come back on it, or never will."""
+        if one in self.behind:
+            self.behind.remove(one)
+            if not self.behind:
+                say("round", self.round)
 
 
 class Client(asyncio.Protocol):
@@ -45,6 +66,7 @@ class Client(asyncio.Protocol):
         self._line = b""
         self._reply = b""
         self._began = 0.0
+        self._round = 0
         self._next: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
 
@@ -66,10 +88,15 @@ class Client(asyncio.Protocol):
         clients.received += 1
         clients.longest = max(clients.longest, time.monotonic() - self._began)
         self._line = self._reply = b""
+        late = self._round != clients.round
+        if not late:
+            clients.answered(self)
         if clients.ending:
             self.close()
+        elif late:
+            self._send()
         else:
-            self._next = asyncio.get_running_loop().call_later(INTERVAL_SECONDS, self._send)
+            self._next = asyncio.get_running_loop().call_later(clients.interval, self._send)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cut(str(exc) if exc is not None else "the connection was closed")
@@ -82,8 +109,16 @@ class Client(asyncio.Protocol):
             self._clients.gone(self)
             self._transport.close()
 
+    def send_now(self) -> None:
+        """Unless a line is on its way: then when that has come back."""
+        if not self._line:
+            if self._next is not None:
+                self._next.cancel()
+            self._send()
+
     def _send(self) -> None:
         self._number += 1
+        self._round = self._clients.round
         self._line = b"line %d\n" % self._number
         self._began = time.monotonic()
         self._clients.sent += 1
@@ -101,8 +136,10 @@ class Client(asyncio.Protocol):
 
 async def main() -> None:
     address, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    loop, stop, clients = asyncio.get_running_loop(), asyncio.Event(), Clients()
+    interval = float(sys.argv[4]) if len(sys.argv) > 4 else INTERVAL_SECONDS
+    loop, stop, clients = asyncio.get_running_loop(), asyncio.Event(), Clients(interval)
     loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGUSR1, clients.begin_round)
     told = (-1, -1)
 
     def tell() -> None:

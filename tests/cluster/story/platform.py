@@ -43,10 +43,10 @@ def objects() -> list[dict[str, Any]]:
     ]
 
 
-def client(name: str, program: str, *arguments: str) -> dict[str, Any]:
-    """A pod on the shipper's node that runs one program against the pipeline, at once, until it is told to end."""
+def client(name: str, program: str, *arguments: str, node: str = NODE_OF["shipper"]) -> dict[str, Any]:
+    """A pod that runs one program against the pipeline, at once, until it is told to end."""
     words = ["$(PIPELINE_SERVICE_HOST)" if word == "PIPELINE" else word for word in arguments]
-    spec = {**_spec(_app(program, *words), NODE_OF["shipper"], None), "restartPolicy": "Never"}
+    spec = {**_spec(_app(program, *words), node, None), "restartPolicy": "Never"}
     return {
         "apiVersion": "v1",
         "kind": "Pod",

@@ -27,10 +27,12 @@ class PodLife:
 class Clients:
     """A pod with one program, which says on its standard output how it goes. `name`: the pod's."""
 
-    def __init__(self, cluster: Cluster, name: str, program: str, *arguments: str) -> None:
+    def __init__(
+        self, cluster: Cluster, name: str, program: str, *arguments: str, node: str = platform.NODE_OF["shipper"]
+    ) -> None:
         self.name = name
         self._cluster = cluster
-        cluster.apply(platform.client(name, program, *arguments))
+        cluster.apply(platform.client(name, program, *arguments, node=node))
         self._kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=180s", seconds=200.0)
 
     def words(self) -> list[list[str]]:
@@ -51,6 +53,15 @@ class Clients:
         self._cluster.wait_for(lambda: self.words()[-1][0] in last, f"{self.name} ends in order")
         return self.words()[-1]
 
+    def is_reached(self) -> bool:
+        """Whether `kubectl exec` and `kubectl logs` reach it: a kubelet that has just started knows no pods yet."""
+        try:
+            self._kubectl("exec", self.name, "--", "true")
+            self._kubectl("logs", self.name, "--tail=1")
+        except CommandError:
+            return False
+        return True
+
     def last_number(self, word: str) -> int:
         """The first number in its last line that begins with this word; 0 without one."""
         return next((int(words[1]) for words in reversed(self.words()) if words[0] == word), 0)
@@ -64,11 +75,20 @@ class Clients:
 
 
 class LongConnections(Clients):
-    """Many connections to the pipeline, a numbered line on each every second, each echo checked."""
+    """Many connections to the pipeline, a numbered line on each every `interval` seconds, each echo checked."""
 
-    def __init__(self, cluster: Cluster, name: str, count: int) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        name: str,
+        count: int,
+        *,
+        interval: float = 1.0,
+        node: str = platform.NODE_OF["shipper"],
+    ) -> None:
         self.count = count
-        super().__init__(cluster, name, "line_clients", "PIPELINE", str(LINES_PORT), str(count))
+        words = ("PIPELINE", str(LINES_PORT), str(count), str(interval))
+        super().__init__(cluster, name, "line_clients", *words, node=node)
 
     def wait_open(self) -> None:
         """Until all are. Raises ClusterError."""
@@ -83,6 +103,16 @@ class LongConnections(Clients):
         goal = self.lines() + self.count
         self._cluster.wait_for(lambda: self.lines() >= goal, f"lines come back on {self.count} connections")
         return self.lines()
+
+    def begin_round(self) -> int:
+        """Has each send a line at once; the round's number. Raises ClusterError."""
+        number = self.last_number("round") + 1
+        self._kubectl("exec", self.name, "--", "kill", "-USR1", "1")
+        return number
+
+    def wait_for_round(self, number: int) -> None:
+        """Until such a line has come back on each that is open. Raises ClusterError."""
+        self._cluster.wait_for(lambda: self.last_number("round") >= number, f"a line comes back on all of {self.name}")
 
     def check_uncut(self) -> None:
         """Raises CheckFailed when one has ended by itself."""
@@ -157,7 +187,9 @@ class Scene:
     def lives(self) -> dict[str, PodLife]:
         """Of all pods in the pipeline's namespace, by name."""
         return {
-            pod["metadata"]["name"]: PodLife(pod["metadata"]["uid"], status["restartCount"], status["containerID"])
+            pod["metadata"]["name"]: PodLife(
+                pod["metadata"]["uid"], status["restartCount"], status.get("containerID", "")
+            )
             for pod in self.cluster.get("pods", "--namespace", NAMESPACE)["items"]
-            for status in pod["status"]["containerStatuses"]
+            for status in pod["status"].get("containerStatuses", [])
         }

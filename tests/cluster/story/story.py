@@ -21,7 +21,7 @@ from nodeseal_lab.demo.report import CheckFailed, Report
 LONG_CONNECTIONS = 200
 _POSTS = 5
 # A volume's directory on the node, which nothing in a container can remove. What is in one has a line of its own.
-_EMPTY = tuple(f"file\t{path}" for path in ("/run/nodeseal", "/run/nodeseal-nodes", "/var/lib/nodeseal"))
+EMPTY = tuple(f"file\t{path}" for path in ("/run/nodeseal", "/run/nodeseal-nodes", "/var/lib/nodeseal"))
 
 
 class Story:
@@ -222,7 +222,7 @@ class Story:
         report.proved(f"removed after {seconds:.1f} s; the pods talk on, in plaintext as in (a)")
         after = footprint.read(self.cluster)
         left = footprint.left(self.before, after)
-        left = [line for line in left if not line.endswith(_EMPTY)]
+        left = [line for line in left if not line.endswith(EMPTY)]
         report.check("the nodes are as they were", not left, expected="nothing else", seen="; ".join(left[:5]))
         report.proved(
             f"{sum(map(len, after.values()))} lines compared on {len(after)} nodes (rules, routes, filters, sysctls, "
