@@ -277,6 +277,8 @@ class Upgrades:
         self.cluster.wait_for(lambda: self.crowd.ended() == CONNECTIONS, "the connections through the cores end")
         report.proved(f"{self.crowd.ended() - ended} connections ended with their cores, as the page says")
         self.timed(self.upgrade, "Uninstall", "helm uninstall")
+        pods = ("pods", "--namespace", SYSTEM)
+        self.cluster.wait_for(lambda: not self.cluster.get(*pods)["items"], "the pods of nodeseal have ended")
         if "late" in self.scene.lives():
             self.cluster.kubectl(
                 "wait", "--for=condition=Ready", "pod/late", "--namespace", NAMESPACE, "--timeout=100s"
