@@ -132,6 +132,26 @@ def test_whoever_goes_while_the_model_is_made_loses_nothing() -> None:
     assert len(assembly.mesh.workloads) == 2000
 
 
+def test_what_is_told_back_while_the_model_is_made_counts() -> None:
+    async def story(assembly: Assembly) -> None:
+        making = asyncio.create_task(assembly.flush())
+        await asyncio.sleep(0)
+        last = many[-1].key
+        assert many[0].key in assembly.mesh.workloads
+        assert last not in assembly.mesh.workloads
+        assembly.put_published(last, None)
+        await making
+        await assembly.flush()
+        assert last not in assembly.mesh.workloads
+
+    many = [workload(f"w{n}", None, node="node2", addresses=(IPv4Address(0x0A010000 + n),)) for n in range(2000)]
+    assembly = an_assembly()
+    for one in many:
+        assembly.put_published(one.key, one.in_phase(Phase.ENROLLED))
+    asyncio.run(story(assembly))
+    assert len(assembly.mesh.workloads) == 1999
+
+
 def test_many_that_cannot_be_there_are_not_tried_with_every_change() -> None:
     now = 0.0
     tried = []

@@ -40,6 +40,8 @@ class Assembly:
         self.mesh = Mesh.from_difference(MeshDifference(trust_domain))
         self._node = node
         self._dirty: dict[_Entry, Any | None] = {}
+        self._under_way: Mapping[_Entry, Any | None] = {}
+        """What is being put in: of these the model may still say what was before."""
         self._left_out: dict[_Entry, tuple[Any, str]] = {}
         self._own: dict[WorkloadName, Workload] = {}
         self._published: dict[WorkloadName, Workload] = {}
@@ -47,7 +49,8 @@ class Assembly:
     def put(self, kind: Kind[Any, Any], key: Hashable, item: Any | None) -> None:
         """The object of this key; None: there is none."""
         entry = kind.name, key
-        if self.mesh.of(kind).get(key) != item or entry in self._dirty or entry in self._left_out:
+        open_ = entry in self._dirty or entry in self._under_way or entry in self._left_out
+        if open_ or self.mesh.of(kind).get(key) != item:
             self._dirty[entry] = item
 
     def replace(self, kind: Kind[Any, Any], items: Mapping[Any, Any]) -> None:
@@ -96,13 +99,15 @@ class Assembly:
             changes = {**{entry: item for entry, (item, _) in again.items()}, **self._dirty}
             left_out = self._left_out
             self._left_out = {entry: one for entry, one in left_out.items() if entry not in changes}
-            self._dirty = {}
+            self._dirty, self._under_way = {}, changes
             try:
                 await self._put_in(changes)
             except BaseException:
                 # Whoever takes the model may go at any moment, and come again: what was told is not told again.
                 self._dirty = {**changes, **self._dirty}
                 raise
+            finally:
+                self._under_way = {}
             if (took := self._clock() - since) > _SHORT_S and len(self._left_out) > _FEW:
                 self._not_before = self._clock() + took * _SHARE
         return self.mesh is not before
