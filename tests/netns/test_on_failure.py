@@ -112,6 +112,7 @@ def test_choice_is_changed_live_and_survives_the_agent(lab: RunningLab, programs
     # Changed while nobody is there to see it.
     change_workloads(lab.lab.mesh, {"shipper": {"on_failure": "open"}})
     lab.start_agents()
+    wait_for(lambda: lab.workload("shipper")["on_failure"] == "open", "the agent has seen it")
     wait_for(lambda: lab.enrolled("shipper"), "shipper is enrolled")
     everything_dies(lab)
     assert echoes(programs.dial("shipper", server.address))
