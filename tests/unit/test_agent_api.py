@@ -323,7 +323,7 @@ class TestBounds:
         serve(tmp_path, story, Served(STATUS, status), Served(CONNECTIONS, connections, silent))
 
     def test_others_than_root_and_the_agents_user(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(server, "_peer_uid", lambda _writer: os.geteuid() + 1)
+        monkeypatch.setattr(server, "peer_credentials", lambda _connection: (1, os.geteuid() + 1))
         with pytest.raises(client.AgentError, match=r"^the agent may be asked by root only$"):
             serve(tmp_path, lambda: client.ask(tmp_path, STATUS))
 

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import socket
-import struct
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -29,6 +28,7 @@ from nodeseal.api.exchange import (
 )
 from nodeseal.contracts.api import Operation
 from nodeseal.contracts.rows import Parameters, Row
+from nodeseal.linux.control_socket import listen, peer_credentials
 
 log = logging.getLogger("nodeseal.agent")
 
@@ -68,15 +68,8 @@ class ApiServer:
 
     async def start(self) -> None:
         """Listens. The caller holds the agent's lock, so that a socket file that is there is a stale one. OSError."""
-        with contextlib.suppress(FileNotFoundError):
-            self._path.unlink()
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener = listen(str(self._path), socket.SOCK_STREAM)
         try:
-            before = os.umask(0o177)
-            try:
-                listener.bind(str(self._path))
-            finally:
-                os.umask(before)
             self._server = await asyncio.start_unix_server(self._connected, sock=listener)
         except BaseException:
             listener.close()
@@ -100,7 +93,8 @@ class ApiServer:
         exchange = Exchange(reader, writer)
         patience = IDLE_S
         try:
-            await self._serve(exchange, _peer_uid(writer))
+            _pid, uid = peer_credentials(writer.get_extra_info("socket"))
+            await self._serve(exchange, uid)
         except RequestError as error:
             with contextlib.suppress(GoneError):
                 await exchange.refuse(error)
@@ -190,9 +184,3 @@ def _parameters(operation: Operation[P, Any], given: dict[str, str]) -> P:
     except msgspec.ValidationError as error:
         text, _, where = str(error).partition(" - at `$.")
         raise RequestError(HTTPStatus.BAD_REQUEST, f"parameter {where.rstrip('`')!r} of {operation}: {text}") from None
-
-
-def _peer_uid(writer: asyncio.StreamWriter) -> int:
-    connection = writer.get_extra_info("socket")
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", raw)[1])

@@ -50,7 +50,6 @@ from nodeseal.documents.durations import read_duration
 from nodeseal.documents.exclude import read_items
 from nodeseal.documents.schema import Fields, Problems, open_document, read_text
 from nodeseal.mesh.address import AddressError, ApplicationAddress
-from nodeseal.mesh.spiffe import SpiffeIdError, check_trust_domain
 
 DEFAULT_CONFIG = Path("/etc/nodeseal/ca.yaml")
 DEFAULT_STATE = "/var/lib/nodeseal/ca"
@@ -159,12 +158,7 @@ def _place(fields: Fields, base: Path) -> DirectoryConfig | ClusterConfig:
     if node is None:
         return DirectoryConfig(base / fields.text("ca", expected=_PATH), base / fields.text("mesh", expected=_PATH))
     inner = Fields(fields.problems, node, fields.at("kubernetes"))
-    domain = inner.text("trust_domain", "cluster.local", expected="a trust domain")
-    try:
-        check_trust_domain(domain)
-    except SpiffeIdError:
-        expected = "a trust domain of a-z, 0-9, '.', '_' and '-'"
-        inner.problems.add(inner.line_of("trust_domain"), inner.at("trust_domain"), expected, shown(domain))
+    domain = inner.trust_domain("cluster.local", expected="a trust domain")
 
     def name(field: str, default: str) -> str:
         return inner.text(field, default, expected="the name of an object", pattern=_OBJECT)

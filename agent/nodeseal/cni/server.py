@@ -31,7 +31,7 @@ from nodeseal.contracts.pod_start import (
     read,
     written,
 )
-from nodeseal.linux.control_socket import peer_credentials
+from nodeseal.linux.control_socket import listen, peer_credentials
 from nodeseal.mesh.address import Address
 from nodeseal.mesh.model import WorkloadName
 from nodeseal.node.arrivals import Arrivals, Refused
@@ -63,15 +63,8 @@ class PluginServer:
     async def start(self) -> None:
         """Listens. The caller holds the agent's lock, so that a socket file that is there is a stale one. Whoever
         connected to that is refused, and asks again. OSError."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener = listen(str(self._path), socket.SOCK_STREAM, _BACKLOG)
         try:
-            with contextlib.suppress(FileNotFoundError):
-                self._path.unlink()
-            before = os.umask(0o177)
-            try:
-                listener.bind(str(self._path))
-            finally:
-                os.umask(before)
             self._server = await asyncio.start_unix_server(self._connected, sock=listener, backlog=_BACKLOG)
         except BaseException:
             listener.close()

@@ -22,21 +22,19 @@ from datetime import datetime
 
 from nodeseal import __version__
 from nodeseal.authority import store
-from nodeseal.authority.audit import Audit
 from nodeseal.authority.bound_pods import Agents, BoundPods
 from nodeseal.authority.errors import AuthorityError
 from nodeseal.authority.pod_proof import ApiPods, PodProof
-from nodeseal.authority.recorder import Recorder
 from nodeseal.authority.secret_signer import SecretSigner
 from nodeseal.authority.server import Server
-from nodeseal.authority.service import Queue, Service
+from nodeseal.authority.service import Service
 from nodeseal.authority.service_config import ClusterConfig, ServiceConfig
 from nodeseal.authority.signer import Signer
 from nodeseal.authority.tls import fresh_context, waiting_context
 from nodeseal.clock import utc_now
 from nodeseal.contracts.authority import BUNDLE_KEY, STANDBY, Health
 from nodeseal.daemon.ca_cluster_state import ClusterState
-from nodeseal.daemon.ca_service import SIGNERS, listen, open_audit, prune, watch
+from nodeseal.daemon.ca_service import Office, listen, prune, watch
 from nodeseal.kubernetes.access import Access, AccessError
 from nodeseal.kubernetes.api import Api, AwayError, RefusedError
 from nodeseal.kubernetes.kept import CONFIG_MAPS, config_map
@@ -64,21 +62,13 @@ async def serve(config: ServiceConfig, cluster: ClusterConfig) -> None:
         server = Server(waiting_context(utc_now()), waiting, config.limits.connections)
         stack.push_async_callback(server.stop)
         listen(server, config)
-        audit_file = open_audit(config)
-        stack.callback(audit_file.close)
-        audit = Audit(audit_file, utc_now, time.monotonic)
-        stack.callback(audit.settle, all_of_them=True)
-        recorder = Recorder(utc_now)
-        await recorder.open(config.state)
-        stack.push_async_callback(recorder.close)
-        queue = Queue(SIGNERS, config.limits.waiting)
-        stack.push_async_callback(queue.close)
+        office = await Office.begin(config, stack)
         signer = _signer(api, cluster)
         pods = BoundPods(time.monotonic)
         agents = Agents(cluster.namespace, cluster.agents, cluster.audience)
         proof = PodProof(agents, pods, ApiPods(api, cluster.audience), utc_now, time.monotonic)
         service = Service(
-            signer, None, recorder, [proof], audit, queue,
+            signer, None, office.recorder, [proof], office.audit, office.queue,
             limits=config.limits, lifetimes=config.lifetimes, now=utc_now, clock=time.monotonic,
         )  # fmt: skip
         service.look = proof.look
@@ -90,8 +80,8 @@ async def serve(config: ServiceConfig, cluster: ClusterConfig) -> None:
                 group.create_task(ClusterState(api, pods, service, cluster).follow())
                 group.create_task(_follow_ca(signer, server, config))
                 group.create_task(_publish(api, signer, service, (cluster.namespace, cluster.bundle)))
-                group.create_task(watch(signer, audit, audit_file, service))
-                group.create_task(prune(recorder, config.retention))
+                group.create_task(watch(signer, office.audit, office.audit_file, service))
+                group.create_task(prune(office.recorder, config.retention))
                 work = asyncio.current_task()
                 assert work is not None
                 going = group.create_task(_until_told(server))

@@ -14,9 +14,10 @@ import os
 import signal
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Self
 
 from nodeseal import __version__
 from nodeseal.authority import service_config, state_keys
@@ -47,7 +48,7 @@ log = logging.getLogger("nodeseal.ca")
 
 WRITER_LOCK = "writer.lock"
 
-SIGNERS = 2
+_SIGNERS = 2
 """Threads: a signature is made outside of the interpreter's lock, and all else is not."""
 
 _SWITCH_S = 0.0005  # the event loop waits no longer for the interpreter's lock while a thread signs
@@ -124,17 +125,9 @@ async def _serve(
         stack.push_async_callback(server.stop)
         lock = await _become_writer(config.state)
         stack.callback(lock.release)
-        audit_file = open_audit(config)
-        stack.callback(audit_file.close)
-        audit = Audit(audit_file, utc_now, time.monotonic)
-        stack.callback(audit.settle, all_of_them=True)
-        recorder = Recorder(utc_now)
-        await recorder.open(config.state)
-        stack.push_async_callback(recorder.close)
-        queue = Queue(SIGNERS, config.limits.waiting)
-        stack.push_async_callback(queue.close)
+        office = await Office.begin(config, stack)
         service = Service(
-            signer, keys.nodes, recorder, [TokenProof(recorder, utc_now)], audit, queue,
+            signer, keys.nodes, office.recorder, [TokenProof(office.recorder, utc_now)], office.audit, office.queue,
             limits=config.limits, lifetimes=config.lifetimes, now=utc_now, clock=time.monotonic,
         )  # fmt: skip
         # What was begun is answered before anything that it needs is closed.
@@ -144,11 +137,35 @@ async def _serve(
         async with asyncio.TaskGroup() as group:
             group.create_task(_follow(followed(config.directories.mesh), service, endpoint))
             group.create_task(endpoint.follow(service))
-            group.create_task(watch(signer, audit, audit_file, service))
-            group.create_task(prune(recorder, config.retention))
+            group.create_task(watch(signer, office.audit, office.audit_file, service))
+            group.create_task(prune(office.recorder, config.retention))
 
 
-def open_audit(config: ServiceConfig) -> AuditFile:
+@dataclass(frozen=True, slots=True)
+class Office:
+    """What a service that issues works with: its audit log, its store, and who signs."""
+
+    audit_file: AuditFile
+    audit: Audit
+    recorder: Recorder
+    queue: Queue
+
+    @classmethod
+    async def begin(cls, config: ServiceConfig, stack: contextlib.AsyncExitStack) -> Self:
+        """Each is closed with the stack, the last one first. Raises AuthorityError."""
+        audit_file = _open_audit(config)
+        stack.callback(audit_file.close)
+        audit = Audit(audit_file, utc_now, time.monotonic)
+        stack.callback(audit.settle, all_of_them=True)
+        recorder = Recorder(utc_now)
+        await recorder.open(config.state)
+        stack.push_async_callback(recorder.close)
+        queue = Queue(_SIGNERS, config.limits.waiting)
+        stack.push_async_callback(queue.close)
+        return cls(audit_file, audit, recorder, queue)
+
+
+def _open_audit(config: ServiceConfig) -> AuditFile:
     """Raises AuthorityError."""
     try:
         return AuditFile(config.audit)

@@ -27,10 +27,12 @@ from nodeseal.documents.document import (
     shown,
 )
 from nodeseal.mesh.address import Address, AddressError, parse_address
+from nodeseal.mesh.spiffe import SpiffeIdError, check_trust_domain
 
 __all__ = ["Fields", "Problem", "Problems", "is_name", "open_document", "read_name", "read_text", "unusable"]
 
 _is_name = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?").fullmatch
+_TRUST_DOMAIN_EXPECTED = "a trust domain of a-z, 0-9, '.', '_' and '-'"
 _NAME_EXPECTED = "1 to 253 characters of a-z, A-Z, 0-9, '.', '_' and '-', a letter or digit first and last"
 _TRUE = frozenset({"yes", "true", "on"})
 _NOT_OF_INTERFACES = frozenset({127, *range(224, 256)})
@@ -119,6 +121,17 @@ class Fields:
         text = read_text(self.problems, node, self.at(name), expected)
         if text and pattern and re.fullmatch(pattern, text) is None:
             self.problems.add(node.line, self.at(name), expected, shown(text))
+        return text
+
+    def trust_domain(self, default: str | None = None, *, expected: str) -> str:
+        """The field `trust_domain`; required if there is no default."""
+        name = "trust_domain"
+        text = self.text(name, default, expected=expected)
+        if text:
+            try:
+                check_trust_domain(text)
+            except SpiffeIdError:
+                self.problems.add(self.line_of(name), self.at(name), _TRUST_DOMAIN_EXPECTED, shown(text))
         return text
 
     def truth(self, name: str, default: bool) -> bool:

@@ -22,11 +22,11 @@ from pathlib import Path
 
 from nodeseal import __version__
 from nodeseal.clock import utc_now
-from nodeseal.contracts.authority import BUNDLE_KEY, CERTIFICATES, FIRST, RENEWAL, CertificateRequest, ServiceWord
+from nodeseal.contracts.authority import BUNDLE_KEY, CERTIFICATES, ServiceWord
 from nodeseal.contracts.key_kind import KeyKind
 from nodeseal.identity.issuer import Fault, Flaw, IssuerError, Svid
 from nodeseal.identity.service_client import ClusterClient, ServiceAway, ServiceRefused
-from nodeseal.identity.service_issuer import ServiceIssuer
+from nodeseal.identity.service_issuer import ServiceIssuer, asked_for
 from nodeseal.identity.signing import Signed
 from nodeseal.identity.trust import TrustBundle
 from nodeseal.kubernetes.access import Access, AccessError
@@ -45,7 +45,6 @@ BEGIN_S = 300.0
 
 _AGAIN_S = 1.0
 _TOLD_S = 15.0
-_PATIENCE_S = 30.0  # how long one certificate waits because the service is busy
 _TRIES = 4
 _UNPROVEN = (
     ServiceWord.POD_TOKEN_UNTAKEN,
@@ -114,13 +113,7 @@ class ClusterIssuer(ServiceIssuer):
 
     async def sign(self, identity: SpiffeId, request: str, present: Svid | None) -> Signed:
         """See SigningIssuer.sign."""
-        message = CertificateRequest(
-            identity=str(identity),
-            csr=request,
-            reason=FIRST if present is None else RENEWAL,
-            expires=present.not_after if present is not None else None,
-            node=self._node,
-        )
+        message = asked_for(identity, request, present, self._node)
         for last in (False,) * (_TRIES - 1) + (True,):
             found = self._found
             try:
@@ -136,17 +129,11 @@ class ClusterIssuer(ServiceIssuer):
                 self._away = None
                 if error.word in _UNPROVEN:
                     self._unproven = f"{self.describe()} does not take the node {self._node} for what it is: {error}"
-                wait = error.retry_after
-                if last or error.for_good or wait is None or wait > _PATIENCE_S:
-                    raise IssuerError(f"{self.describe()} refuses a certificate for {identity}: {error}") from None
-                await asyncio.sleep(wait * (1 + self._random()))
+                await self._bear(error, identity, last=last)
                 continue
             assert answer is not None  # nothing was asked by a tag
             self._away = self._unproven = None
-            if answer.bundle != self._tag or answer.anchor not in self.bundle.fingerprints:
-                await self._fetch()
-            self._issued_by(answer.anchor)
-            return Signed(answer.chain, answer.issued)
+            return await self._signed(answer)
         raise AssertionError("the last try has an end")
 
     async def changes(self) -> AsyncIterator[TrustBundle]:
@@ -165,9 +152,7 @@ class ClusterIssuer(ServiceIssuer):
         if self._unproven is not None:
             remedy = "correct the agent's service account, the audience of its token or its node's name"
             found.append(Fault(Flaw.UNPROVEN, self._unproven, remedy))
-        if self._away is not None:
-            remedy = "it is asked again and again; certificates go on as long as they are valid"
-            found.append(Fault(Flaw.AWAY, self._away, remedy))
+        found += self._faults()
         return tuple(found)
 
     async def close(self) -> None:

@@ -21,10 +21,7 @@ from nodeseal.backoff import Backoff
 from nodeseal.clock import utc_now
 from nodeseal.contracts.authority import (
     CERTIFICATES,
-    FIRST,
     NODE,
-    RENEWAL,
-    CertificateRequest,
     NodeRequest,
     ServiceWord,
 )
@@ -34,7 +31,7 @@ from nodeseal.identity.key import PrivateKey, PrivateKeyError
 from nodeseal.identity.node_certificate import NodeProof
 from nodeseal.identity.presented import PresentedError
 from nodeseal.identity.service_client import ServiceAway, ServiceClient, ServiceRefused
-from nodeseal.identity.service_issuer import FIRST_S, LONGEST_S, ServiceIssuer
+from nodeseal.identity.service_issuer import FIRST_S, LONGEST_S, ServiceIssuer, asked_for
 from nodeseal.identity.signing import Signed
 from nodeseal.identity.trust import TrustBundle
 from nodeseal.linux.permissions import PRIVATE, others_can
@@ -50,7 +47,6 @@ BEGIN_S = 30.0
 
 _AGAIN_S = 1.0
 _TRIES_OF_A_LIFE = 20  # at least, half of them in the half of it in which it is to be renewed
-_PATIENCE_S = 30.0  # how long one certificate waits because the service is busy
 _TRIES = 3
 _TOKEN_MAX = 4096
 _UNPROVEN = (ServiceWord.NODE_UNPROVEN, ServiceWord.NODE_EXPIRED)
@@ -107,12 +103,7 @@ class RemoteIssuer(ServiceIssuer):
 
     async def sign(self, identity: SpiffeId, request: str, present: Svid | None) -> Signed:
         """See SigningIssuer.sign."""
-        message = CertificateRequest(
-            identity=str(identity),
-            csr=request,
-            reason=FIRST if present is None else RENEWAL,
-            expires=present.not_after if present is not None else None,
-        )
+        message = asked_for(identity, request, present)
         for last in (False,) * (_TRIES - 1) + (True,):
             await self._prove()
             joined = self._joined
@@ -132,19 +123,13 @@ class RemoteIssuer(ServiceIssuer):
                     if joined == self._joined:
                         self._proof = None
                     continue
-                wait = error.retry_after
-                if last or error.for_good or wait is None or wait > _PATIENCE_S:
-                    raise IssuerError(f"{self.describe()} refuses a certificate for {identity}: {error}") from None
-                await asyncio.sleep(wait * (1 + self._random()))
+                await self._bear(error, identity, last=last)
                 continue
             assert answer is not None  # nothing was asked by a tag
             self._away = None
             if self._revoked:
                 self._revoked, self._unproven = False, None
-            if answer.bundle != self._tag or answer.anchor not in self.bundle.fingerprints:
-                await self._fetch()
-            self._issued_by(answer.anchor)
-            return Signed(answer.chain, answer.issued)
+            return await self._signed(answer)
         raise AssertionError("the last try has an end")
 
     async def changes(self) -> AsyncIterator[TrustBundle]:
@@ -162,9 +147,7 @@ class RemoteIssuer(ServiceIssuer):
         found = []
         if self._unproven is not None:
             found.append(Fault(Flaw.UNPROVEN, self._unproven, self._remedy()))
-        if self._away is not None:
-            remedy = "it is asked again and again; certificates go on as long as they are valid"
-            found.append(Fault(Flaw.AWAY, self._away, remedy))
+        found += self._faults()
         for path in (self._ca.token_file, self._proof.path if self._proof is not None else None):
             try:
                 why = others_can(path.stat(), PRIVATE) if path is not None else None

@@ -10,24 +10,39 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
 from nodeseal.backoff import Backoff
 from nodeseal.clock import utc_now
-from nodeseal.contracts.authority import BUNDLE
+from nodeseal.contracts.authority import BUNDLE, FIRST, RENEWAL, Certificate, CertificateRequest
 from nodeseal.contracts.key_kind import KeyKind
-from nodeseal.identity.issuer import IssuerError
+from nodeseal.identity.issuer import Fault, Flaw, IssuerError, Svid
 from nodeseal.identity.service_client import ServiceAway, ServiceClient, ServiceRefused
-from nodeseal.identity.signing import SigningIssuer
+from nodeseal.identity.signing import Signed, SigningIssuer
 from nodeseal.identity.trust import TrustBundle
 from nodeseal.local.run_directory import ISSUER_STATE
+from nodeseal.mesh.spiffe import SpiffeId
 
 log = logging.getLogger("nodeseal.agent")
 
 FIRST_S, LONGEST_S = 5.0, 600.0
 """Between tries to fetch the trust anchors, and to renew what the node proves itself with."""
+
+_PATIENCE_S = 30.0  # how long one certificate waits because the service is busy
+
+
+def asked_for(identity: SpiffeId, request: str, present: Svid | None, node: str = "") -> CertificateRequest:
+    """What the service is asked. `request`: PEM; `present`: the certificate before it; `node`: the one that asks, if
+    what it proves itself with does not say it."""
+    return CertificateRequest(
+        identity=str(identity),
+        csr=request,
+        reason=FIRST if present is None else RENEWAL,
+        expires=present.not_after if present is not None else None,
+        node=node,
+    )
 
 
 class ServiceIssuer(SigningIssuer):
@@ -59,6 +74,28 @@ class ServiceIssuer(SigningIssuer):
     async def close(self) -> None:
         """See Issuer.close."""
         await self._client.close()
+
+    async def _bear(self, error: ServiceRefused, identity: SpiffeId, *, last: bool) -> None:
+        """Waits for as long as the service has asked for that refuses a certificate. Raises IssuerError when it is no
+        use: for good, for too long, or because it was the last try."""
+        wait = error.retry_after
+        if last or error.for_good or wait is None or wait > _PATIENCE_S:
+            raise IssuerError(f"{self.describe()} refuses a certificate for {identity}: {error}") from None
+        await asyncio.sleep(wait * (1 + self._random()))
+
+    async def _signed(self, answer: Certificate) -> Signed:
+        """What the service has issued. If it is by other trust anchors than those that are known, these are fetched.
+        Raises IssuerError."""
+        if answer.bundle != self._tag or answer.anchor not in self.bundle.fingerprints:
+            await self._fetch()
+        self._issued_by(answer.anchor)
+        return Signed(answer.chain, answer.issued)
+
+    def _faults(self) -> Iterator[Fault]:
+        """See Issuer.condition; of the service itself."""
+        if self._away is not None:
+            remedy = "it is asked again and again; certificates go on as long as they are valid"
+            yield Fault(Flaw.AWAY, self._away, remedy)
 
     async def _fetch(self) -> None:
         """Raises IssuerError."""

@@ -43,18 +43,18 @@ def close_all(fds: Iterable[int]) -> None:
             os.close(fd)
 
 
-def listen(path: str) -> socket.socket:
-    """A listening control socket at `path`, mode 0600. A stale file is replaced: the caller holds the lock."""
+def listen(path: str, kind: socket.SocketKind = socket.SOCK_SEQPACKET, backlog: int = 8) -> socket.socket:
+    """A listening socket at `path`, mode 0600. A stale file is replaced: the caller holds the lock. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)  # noqa: PTH108
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener = socket.socket(socket.AF_UNIX, kind)
     try:
         previous = os.umask(0o177)
         try:
             listener.bind(path)
         finally:
             os.umask(previous)
-        listener.listen(8)
+        listener.listen(backlog)
     except OSError:
         listener.close()
         raise

@@ -46,7 +46,6 @@ from urllib.parse import urlsplit
 from nodeseal.contracts.authority import TRUST_BUNDLE
 from nodeseal.documents.document import List, Mapping, Node, Scalar, shown
 from nodeseal.documents.schema import Fields, read_name, read_text
-from nodeseal.mesh.spiffe import SpiffeIdError, check_trust_domain
 
 DEFAULT_PATTERN = "{namespace}/{service_account}"
 
@@ -60,6 +59,7 @@ _CA_EXPECTED = "the path of a CA directory, or a mapping with one of service, ku
 _PIN = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _FILE = r"[A-Za-z0-9._-]{1,64}"
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+_TRUST_DOMAIN = "the mesh state's trust domain"
 _SERVICES_MAX = 16
 _PINS_MAX = 8
 _PIN_EXPECTED = "the SHA-256 that `nodeseal ca token create` prints: 64 hexadecimal digits, or a list of such"
@@ -183,17 +183,6 @@ def _namespaces(fields: Fields) -> tuple[str, ...]:
     return names
 
 
-def _trust_domain(fields: Fields, default: str | None = None) -> str:
-    text = fields.text("trust_domain", default, expected="the mesh state's trust domain")
-    if text:
-        try:
-            check_trust_domain(text)
-        except SpiffeIdError:
-            expected = "a trust domain of a-z, 0-9, '.', '_' and '-'"
-            fields.problems.add(fields.line_of("trust_domain"), fields.at("trust_domain"), expected, shown(text))
-    return text
-
-
 def _service(fields: Fields, base: Path) -> ServiceCa:
     expected = f"1 to {_SERVICES_MAX} addresses such as https://10.0.0.1:8443"
     node = fields.node("service", expected, required=True)
@@ -207,7 +196,7 @@ def _service(fields: Fields, base: Path) -> ServiceCa:
         fields.problems.add(fields.line, fields.path, "either 'pin' or 'anchor', by which the service is known", found)
     return ServiceCa(
         services=tuple(_address(fields, one, index) for index, one in enumerate(items)),
-        trust_domain=_trust_domain(fields),
+        trust_domain=fields.trust_domain(expected=_TRUST_DOMAIN),
         pins=pins,
         anchor=anchor,
         token_file=_path(fields, "token_file", base),
@@ -222,7 +211,7 @@ def _kubernetes(fields: Fields, base: Path) -> ClusterCa:
     return ClusterCa(
         namespace=namespace,
         service=service,
-        trust_domain=_trust_domain(fields, "cluster.local"),
+        trust_domain=fields.trust_domain("cluster.local", expected=_TRUST_DOMAIN),
         bundle=fields.text("bundle", TRUST_BUNDLE, expected="a ConfigMap's name", pattern=_OBJECT),
         token_file=base / fields.text("token_file", str(TOKEN_FILE), expected=_PATH_EXPECTED),
     )
@@ -272,7 +261,7 @@ def _delivered(fields: Fields, base: Path) -> DeliveredCa:
         fields.problems.add(fields.line_of("path"), fields.at("path"), expected, shown(pattern))
     return DeliveredCa(
         directory=base / fields.text("delivered", expected=_PATH_EXPECTED),
-        trust_domain=_trust_domain(fields),
+        trust_domain=fields.trust_domain(expected=_TRUST_DOMAIN),
         pattern=pattern,
         certificate=fields.text("certificate", "tls.crt", expected="a file's name", pattern=_FILE),
         key=fields.text("key", "tls.key", expected="a file's name", pattern=_FILE),
@@ -282,7 +271,9 @@ def _delivered(fields: Fields, base: Path) -> DeliveredCa:
 
 def _workload_api(fields: Fields, base: Path) -> WorkloadApiCa:
     text = fields.text("workload_api", expected="the path of a Unix socket")
-    return WorkloadApiCa(base / text.removeprefix("unix://").removeprefix("unix:"), _trust_domain(fields))
+    return WorkloadApiCa(
+        base / text.removeprefix("unix://").removeprefix("unix:"), fields.trust_domain(expected=_TRUST_DOMAIN)
+    )
 
 
 def _path(fields: Fields, name: str, base: Path) -> Path | None:

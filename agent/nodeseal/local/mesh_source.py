@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 
 from nodeseal.documents.document import Mapping, Scalar, shown
 from nodeseal.documents.schema import Fields, read_text
-from nodeseal.mesh.spiffe import SpiffeIdError, check_trust_domain
 
 DEFAULT_NAMESPACE = "nodeseal-system"
 
@@ -61,20 +60,10 @@ def read_mesh(fields: Fields, name: str, base: Path) -> Path | KubernetesMesh:
     if inside is None:
         return base
     inner = Fields(fields.problems, inside, outer.at("kubernetes"))
-    mesh = KubernetesMesh(_trust_domain(inner), inner.name("namespace", DEFAULT_NAMESPACE), _outside(inner, base))
+    trust_domain = inner.trust_domain(expected="the mesh's trust domain, such as cluster.local")
+    mesh = KubernetesMesh(trust_domain, inner.name("namespace", DEFAULT_NAMESPACE), _outside(inner, base))
     inner.close()
     return mesh
-
-
-def _trust_domain(fields: Fields) -> str:
-    text = fields.text("trust_domain", expected="the mesh's trust domain, such as cluster.local")
-    if text:
-        try:
-            check_trust_domain(text)
-        except SpiffeIdError:
-            expected = "a trust domain of a-z, 0-9, '.', '_' and '-'"
-            fields.problems.add(fields.line_of("trust_domain"), fields.at("trust_domain"), expected, shown(text))
-    return text
 
 
 def _outside(fields: Fields, base: Path) -> Outside | None:
